@@ -1,0 +1,1 @@
+//! Examples of inmesh; each file beside this one answers one question.

@@ -1,0 +1,2 @@
+//! `mesh`: the reference agent and its tools.
+fn main() {}
