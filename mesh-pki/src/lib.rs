@@ -1,1 +1,2 @@
-//! See the README of the workspace.
+//! SPIFFE identity.
+pub mod id;

@@ -1,0 +1,247 @@
+//! Health of live endpoints: breakers behind atomics, so that the common case takes no lock.
+//!
+//! A pick reads one atomic of the set and one or two of endpoints. Locks are taken when an
+//! endpoint fails, and when one that had failed succeeds.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Availability, Breaker, EjectPolicy, LoadView, Verdict, p2c};
+use crate::model::{Draw, EndpointSet, EndpointState, Member};
+
+/// `SetHealth::next_probe` where no endpoint is out.
+const NEVER: u64 = u64::MAX;
+
+/// One endpoint's health.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    breaker: Mutex<Breaker>,
+    /// Mirrors of the breaker for readers without the lock.
+    ejected: AtomicBool,
+    blemished: AtomicBool,
+}
+
+/// What a set as a whole remembers.
+#[derive(Debug)]
+pub(crate) struct SetHealth {
+    /// When the first ejected endpoint may be probed, in milliseconds; `NEVER` where none is out.
+    next_probe: AtomicU64,
+    /// Held while it is decided whether there is room for one more ejection.
+    ejecting: Mutex<()>,
+}
+
+/// No endpoint can be chosen, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoEndpoint {
+    /// All that are ready are ejected or were tried.
+    #[error("every ready endpoint is ejected or was tried")]
+    AllOut,
+    /// None is ready.
+    #[error("no endpoint is ready")]
+    NoneReady,
+}
+
+/// An endpoint that was chosen. Dropping it without a verdict takes no position on its health.
+#[derive(Debug)]
+pub struct Picked {
+    member: Member,
+    set: Arc<EndpointSet>,
+    probe: bool,
+    judged: bool,
+}
+
+/// Chooses an endpoint of a set for a request, and counts the request as in flight to it.
+///
+/// `now` is on the same monotonic clock as in the later verdict; `tried` are endpoints that this
+/// request was sent to already.
+///
+/// # Errors
+/// [`NoEndpoint`] where none may be chosen.
+pub fn pick(
+    set: &Arc<EndpointSet>,
+    now: Duration,
+    tried: &[Arc<EndpointState>],
+    draw: &mut Draw,
+) -> Result<Picked, NoEndpoint> {
+    if set.ready_len() == 0 {
+        return Err(NoEndpoint::NoneReady);
+    }
+    if let Some(member) = set.health().due(set, now) {
+        return Ok(Picked::new(member, set, true));
+    }
+    let index = p2c(&View { set, tried }, draw).ok_or(NoEndpoint::AllOut)?;
+    let member = set.ready(index).ok_or(NoEndpoint::NoneReady)?;
+    Ok(Picked::new(member.clone(), set, false))
+}
+
+struct View<'a> {
+    set: &'a EndpointSet,
+    tried: &'a [Arc<EndpointState>],
+}
+
+fn millis(at: Duration) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(NEVER - 1)
+}
+
+// === impl Health ===
+
+impl Health {
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut breaker);
+        let out = breaker.ejected_until().is_some();
+        self.ejected.store(out, Ordering::Relaxed);
+        self.blemished
+            .store(out || breaker.failures() > 0, Ordering::Relaxed);
+        result
+    }
+}
+
+// === impl SetHealth ===
+
+impl SetHealth {
+    /// The endpoint that this request shall probe, if one is due.
+    fn due(&self, set: &EndpointSet, now: Duration) -> Option<Member> {
+        if self.next_probe.load(Ordering::Relaxed) > millis(now) {
+            return None;
+        }
+        let found = (0..set.ready_len())
+            .filter_map(|n| set.ready(n))
+            .find(|m| m.state.is_ejected() && m.state.health.with(|b| b.poll_probe(now)))
+            .cloned();
+        if found.is_none() {
+            self.rearm(set, now);
+        }
+        found
+    }
+
+    /// Looks up when the next probe is due; a probe on its way re-arms it when it is judged.
+    fn rearm(&self, set: &EndpointSet, now: Duration) {
+        let next = set
+            .members()
+            .iter()
+            .filter(|m| m.state.is_ejected())
+            .filter_map(|m| m.state.health.with(|b| b.ejected_until()))
+            .filter(|until| *until > now)
+            .map(millis)
+            .min();
+        self.next_probe.store(next.unwrap_or(NEVER), Ordering::Relaxed);
+    }
+
+    fn wake(&self, at: Duration) {
+        self.next_probe.fetch_min(millis(at), Ordering::Relaxed);
+    }
+}
+
+impl Default for SetHealth {
+    fn default() -> Self {
+        Self {
+            next_probe: AtomicU64::new(NEVER),
+            ejecting: Mutex::new(()),
+        }
+    }
+}
+
+// === impl View ===
+
+impl LoadView for View<'_> {
+    fn len(&self) -> usize {
+        self.set.ready_len()
+    }
+
+    fn availability(&self, index: usize) -> Availability {
+        match self.set.ready(index) {
+            Some(member)
+                if !member.state.is_ejected()
+                    && !self.tried.iter().any(|t| Arc::ptr_eq(t, &member.state)) =>
+            {
+                Availability::Ready
+            }
+            _ => Availability::Out,
+        }
+    }
+
+    fn load(&self, index: usize) -> u32 {
+        self.set
+            .ready(index)
+            .map_or(u32::MAX, |member| member.state.in_flight())
+    }
+}
+
+// === impl Picked ===
+
+impl Picked {
+    fn new(member: Member, set: &Arc<EndpointSet>, probe: bool) -> Self {
+        member.state.enter();
+        Self {
+            member,
+            set: set.clone(),
+            probe,
+            judged: false,
+        }
+    }
+
+    /// The endpoint.
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// Whether this request is the probe of an ejected endpoint.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The endpoint answered as it should. Returns whether that brought it back.
+    pub fn succeeded(&mut self, now: Duration) -> bool {
+        self.judged = true;
+        let health = &self.member.state.health;
+        if !health.blemished.load(Ordering::Relaxed) {
+            return false;
+        }
+        // A straggler must not end another request's probe.
+        if health.is_ejected() && !self.probe {
+            return false;
+        }
+        health.with(|b| b.handle_success(now))
+    }
+
+    /// The request failed by the endpoint's fault.
+    pub fn failed(&mut self, policy: &EjectPolicy, now: Duration) -> Verdict {
+        self.judged = true;
+        let health = &self.member.state.health;
+        if health.is_ejected() && !self.probe {
+            return Verdict::Kept;
+        }
+        let set = self.set.health();
+        let _one_at_a_time = set.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.set.members();
+        let out = members.iter().filter(|m| m.state.is_ejected()).count();
+        let room = out < policy.allowed(members.len());
+        let verdict = health.with(|b| b.handle_failure(policy, now, room));
+        if let Verdict::Ejected { until } = verdict {
+            set.wake(until);
+        }
+        verdict
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.member.state.leave();
+        if self.probe && !self.judged {
+            let health = &self.member.state.health;
+            if let Some(until) = health.with(|b| {
+                b.handle_cancel();
+                b.ejected_until()
+            }) {
+                self.set.health().wake(until);
+            }
+        }
+    }
+}

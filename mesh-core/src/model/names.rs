@@ -1,0 +1,290 @@
+//! Names as Kubernetes knows them, checked once when they are made and cheap to clone after.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use inmesh_pki::id::{SpiffeId, TrustDomain};
+
+/// A name that is no DNS label or subdomain as Kubernetes wants it (RFC 1123).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {name:?} is not a valid name: {why}")]
+#[non_exhaustive]
+pub struct InvalidName {
+    /// What the name was meant to name, e.g. `namespace`.
+    pub what: &'static str,
+    /// The name as given, cut at 64 characters.
+    pub name: String,
+    /// The rule that it breaks.
+    pub why: &'static str,
+}
+
+/// A Kubernetes namespace: a DNS label of at most 63 characters.
+///
+/// ```
+/// use inmesh_core::model::Namespace;
+/// assert_eq!(Namespace::new("shop")?.as_str(), "shop");
+/// assert!(Namespace::new("Shop").is_err());
+/// # Ok::<(), inmesh_core::model::InvalidName>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace(Arc<str>);
+
+/// A Service by namespace and name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    namespace: Namespace,
+    name: Arc<str>,
+}
+
+/// The kinds of objects that a source may speak of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `security.istio.io/v1 AuthorizationPolicy`, also in our own group.
+    AuthorizationPolicy,
+    /// `discovery.k8s.io/v1 EndpointSlice`.
+    EndpointSlice,
+    /// `gateway.networking.k8s.io/v1 HTTPRoute`.
+    HttpRoute,
+    /// A kind that is only reported, never applied.
+    Other(Arc<str>),
+    /// `v1 Service`.
+    Service,
+}
+
+/// One configuration object: kind, namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct ObjectKey {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it lives.
+    pub namespace: Namespace,
+    /// Its name there.
+    pub name: Arc<str>,
+}
+
+/// Who says something: one source of configuration, for example `file:/etc/mesh`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(Arc<str>);
+
+/// A workload that this process serves: whose policy applies and whose name metrics carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name, usually that of the Deployment.
+    pub name: Arc<str>,
+    /// Labels that policies select by; `app` and `version` name it in metrics.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Its service account: the last part of its SPIFFE ID.
+    pub service_account: Arc<str>,
+}
+
+// === impl Namespace ===
+
+impl Namespace {
+    /// Parses a namespace.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if it is empty, longer than 63 characters or not a DNS label (RFC 1123).
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
+        check("namespace", name, 63, false)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Maps keyed by namespace are asked by text.
+impl std::borrow::Borrow<str> for Namespace {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+// === impl ServiceName ===
+
+impl ServiceName {
+    /// Parses a Service's name in a namespace.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if `name` is not a DNS label (RFC 1123) of at most 63 characters.
+    pub fn new(namespace: &Namespace, name: &str) -> Result<Self, InvalidName> {
+        check("service", name, 63, false)?;
+        Ok(Self {
+            namespace: namespace.clone(),
+            name: name.into(),
+        })
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its name within the namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// `name.namespace`, as a Kubernetes host name begins.
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.name, self.namespace)
+    }
+}
+
+impl fmt::Debug for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl Kind ===
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::HttpRoute => "HTTPRoute",
+            Self::Other(kind) => kind,
+            Self::Service => "Service",
+        })
+    }
+}
+
+// === impl ObjectKey ===
+
+impl ObjectKey {
+    /// Names an object.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if `name` is not a DNS subdomain (RFC 1123) of at most 253 characters.
+    pub fn new(kind: Kind, namespace: &Namespace, name: &str) -> Result<Self, InvalidName> {
+        check("object", name, 253, true)?;
+        Ok(Self {
+            kind,
+            namespace: namespace.clone(),
+            name: name.into(),
+        })
+    }
+}
+
+/// `Kind/namespace/name`.
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+// === impl SourceId ===
+
+impl SourceId {
+    /// Names a source; any text that an operator will recognise in a log.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// A workload without labels.
+    ///
+    /// ```
+    /// use inmesh_core::model::Workload;
+    /// let cart = Workload::new("shop", "cart", "cart")?.label("version", "v2");
+    /// assert_eq!(cart.labels["version"].as_ref(), "v2");
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidName`] if one of the names is not a DNS label or subdomain.
+    pub fn new(namespace: &str, name: &str, service_account: &str) -> Result<Self, InvalidName> {
+        check("workload", name, 253, true)?;
+        check("service account", service_account, 253, true)?;
+        Ok(Self {
+            namespace: Namespace::new(namespace)?,
+            name: name.into(),
+            labels: BTreeMap::new(),
+            service_account: service_account.into(),
+        })
+    }
+
+    /// Adds a label, replacing one of the same key.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// The SPIFFE ID of this workload in a trust domain, in Istio's shape
+    /// `spiffe://<td>/ns/<namespace>/sa/<service account>`.
+    ///
+    /// # Errors
+    /// Whatever rule of the SPIFFE ID specification the names would break; names that
+    /// [`new`](Self::new) accepted break none but the limit of 2,048 bytes.
+    pub fn spiffe_id(&self, domain: &TrustDomain) -> Result<SpiffeId, inmesh_pki::id::IdError> {
+        SpiffeId::for_workload(domain, self.namespace.as_str(), &self.service_account)
+    }
+}
+
+/// RFC 1123 as Kubernetes reads it: lower case letters, digits and `-` (and `.` in a subdomain),
+/// each label beginning and ending with a letter or digit.
+fn check(
+    what: &'static str,
+    name: &str,
+    longest: usize,
+    subdomain: bool,
+) -> Result<(), InvalidName> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    let why = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > longest {
+        "it is too long"
+    } else if subdomain && !name.split('.').all(label) {
+        "it must be labels of lower case letters, digits and '-' with '.' between"
+    } else if !subdomain && !label(name) {
+        "it must be lower case letters, digits and '-', and begin and end with no '-'"
+    } else {
+        return Ok(());
+    };
+    Err(InvalidName {
+        what,
+        name: name.chars().take(64).collect(),
+        why,
+    })
+}

@@ -1,0 +1,135 @@
+//! What became of each configuration object, for `mesh status`, metrics and logs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::SourceId;
+
+/// Where a problem stands: a file and a line, both as a person would open them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Location {
+    /// The path of the file, or another name of the place.
+    pub file: Arc<str>,
+    /// The line, counted from 1; 0 where it is not known.
+    pub line: u32,
+}
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Severity {
+    /// The object is not applied as written.
+    Refused,
+    /// The object is applied, but something in it has no effect or dangles.
+    Warning,
+}
+
+/// One thing that is wrong with one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where it stands, where the source knows.
+    pub location: Option<Location>,
+    /// The field's path, e.g. `spec.rules[0].backendRefs[1].weight`; empty for the object itself.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// What serves of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Serving {
+    /// The newest version.
+    Current,
+    /// An earlier version: the newest one was refused.
+    LastGood,
+    /// None: no version was ever good. A policy denies what it selects, a route is left out.
+    Nothing,
+}
+
+/// What became of one object.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ObjectStatus {
+    /// `Kind/namespace/name`.
+    pub object: String,
+    /// The source that spoke of it.
+    #[serde(serialize_with = "display")]
+    pub source: SourceId,
+    /// What serves of it.
+    pub serving: Serving,
+    /// What is wrong with it; empty for most.
+    pub problems: Vec<Problem>,
+}
+
+fn display<S: serde::Serializer>(value: &impl fmt::Display, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_str(value)
+}
+
+// === impl Location ===
+
+impl Location {
+    /// A line in a file.
+    pub fn new(file: impl Into<Arc<str>>, line: u32) -> Self {
+        Self {
+            file: file.into(),
+            line,
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A reason to refuse the object.
+    pub fn refused(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Refused,
+            location: None,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// Something that the operator should know although the object is applied.
+    pub fn warning(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::refused(field, message)
+        }
+    }
+
+    /// The same problem at a place.
+    #[must_use]
+    pub fn at(mut self, location: Location) -> Self {
+        self.location = Some(location);
+        self
+    }
+}
+
+/// `file:line: field: message`, leaving out what is not known.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,26 @@
+//! Route: where does a permitted request go?
+//!
+//! In come the routes attached to the destination Service, the caller's namespace, a permit and a
+//! view of the request; out comes a [`RouteMatch`]: the backend that the split drew, the header
+//! changes and the timeouts. Precedence is that of the Gateway API (HTTPRoute v1), decided once
+//! when the table is built, so that a request only walks a list. It refuses to guess: where routes
+//! are attached and none matches, the answer is 404.
+
+mod decide;
+mod split;
+mod table;
+#[cfg(feature = "runtime")]
+mod layer;
+
+pub use decide::{NoRoute, RouteMatch, decide};
+#[cfg(feature = "runtime")]
+pub(crate) use layer::{Route as RouteStage, Routed};
+pub use split::split;
+pub use table::{
+    Backend, HeaderChanges, InvalidRoute, Match, Parent, PathMatch, Regex, Route, RouteTable, Rule,
+    Timeouts, ValueMatch,
+};
+use table::RuleView;
+
+#[cfg(test)]
+mod tests;
