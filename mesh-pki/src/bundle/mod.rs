@@ -1,0 +1,335 @@
+//! The roots of one trust domain in, something that a chain can be checked against out.
+//!
+//! A bundle belongs to exactly one trust domain, and a set keeps them apart: there is no way to ask
+//! for "all roots", because a root vouches for its own domain only (S6, S21). Roots are parsed once,
+//! here, so that a handshake parses none. A bundle without roots means that the domain is
+//! distrusted, and has to be asked for by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use x509_parser::prelude::FromDer;
+
+use crate::id::TrustDomain;
+use crate::pem::{self, PemError};
+use crate::{hex, time};
+
+#[cfg(test)]
+mod tests;
+
+/// The most roots that a bundle may have; path building tries each of them.
+pub const MAX_ROOTS: usize = 64;
+
+/// The X.509 roots of one trust domain; cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    trust_domain: TrustDomain,
+    roots: Arc<[Root]>,
+}
+
+/// One root certificate of a bundle.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Root {
+    der: CertificateDer<'static>,
+    anchor: TrustAnchor<'static>,
+    key_id: String,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// Bundles by trust domain: what is trusted, and for what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BundleSet(BTreeMap<TrustDomain, TrustBundle>);
+
+/// Why roots do not make a bundle; `index` counts from 0.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// There is no root; a distrusted domain is made by [`TrustBundle::distrusted`].
+    #[error("the bundle of {trust_domain} has no root")]
+    Empty {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+    },
+    /// One of the roots is not an X.509 certificate.
+    #[error("root {index} of the bundle of {trust_domain} is not an X.509 certificate")]
+    Malformed {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+        /// Which root.
+        index: usize,
+    },
+    /// One of the roots says that it is no certificate authority (S11).
+    #[error("root {index} of the bundle of {trust_domain} is not a CA certificate")]
+    NotACa {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+        /// Which root.
+        index: usize,
+    },
+    /// The PEM text cannot be read.
+    #[error("the bundle of {trust_domain} cannot be read")]
+    Pem {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+        /// What is wrong with it.
+        #[source]
+        source: PemError,
+    },
+    /// There are more roots than [`MAX_ROOTS`].
+    #[error("the bundle of {trust_domain} has {got} roots, at most {MAX_ROOTS} are allowed")]
+    TooManyRoots {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+        /// How many there are.
+        got: usize,
+    },
+}
+
+// === impl TrustBundle ===
+
+impl TrustBundle {
+    /// A bundle of `roots`; one that is listed twice counts once.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] for no root, too many, or one that is not a CA certificate.
+    pub fn new(
+        trust_domain: TrustDomain,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, BundleError> {
+        let mut parsed: Vec<Root> = Vec::new();
+        for (index, der) in roots.into_iter().enumerate() {
+            if parsed.iter().any(|root| root.der == der) {
+                continue;
+            }
+            parsed.push(Root::parse(&trust_domain, index, der)?);
+            if parsed.len() > MAX_ROOTS {
+                let got = index + 1;
+                return Err(BundleError::TooManyRoots { trust_domain, got });
+            }
+        }
+        if parsed.is_empty() {
+            return Err(BundleError::Empty { trust_domain });
+        }
+        Ok(Self {
+            trust_domain,
+            roots: parsed.into(),
+        })
+    }
+
+    /// A bundle that refuses everybody of `trust_domain` (S18).
+    #[must_use]
+    pub fn distrusted(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            roots: Arc::new([]),
+        }
+    }
+
+    /// A bundle of all certificates in `pem`; sections of other kinds are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::Pem`] if the text cannot be read or has no certificate, else as
+    /// [`TrustBundle::new`].
+    pub fn from_pem(trust_domain: TrustDomain, pem: &[u8]) -> Result<Self, BundleError> {
+        match pem::certificates(pem) {
+            Ok(roots) => Self::new(trust_domain, roots),
+            Err(source) => Err(BundleError::Pem {
+                trust_domain,
+                source,
+            }),
+        }
+    }
+
+    /// The roots as PEM text; empty for a distrusted domain.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        pem::encode_certificates(self.roots.iter().map(|root| &root.der))
+    }
+
+    /// Whose bundle this is.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The roots, in the order in which they were given.
+    #[must_use]
+    pub fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// Whether nobody of this domain is trusted (S18).
+    #[must_use]
+    pub fn is_distrusted(&self) -> bool {
+        self.roots.is_empty()
+    }
+}
+
+/// Names the roots by key id.
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key_ids: Vec<_> = self.roots.iter().map(Root::key_id).collect();
+        f.debug_struct("TrustBundle")
+            .field("trust_domain", &self.trust_domain.as_str())
+            .field("roots", &key_ids)
+            .finish()
+    }
+}
+
+// === impl Root ===
+
+impl Root {
+    fn parse(
+        trust_domain: &TrustDomain,
+        index: usize,
+        der: CertificateDer<'static>,
+    ) -> Result<Self, BundleError> {
+        let malformed = || BundleError::Malformed {
+            trust_domain: trust_domain.clone(),
+            index,
+        };
+        let anchor = webpki::anchor_from_trusted_cert(&der)
+            .map_err(|_| malformed())?
+            .to_owned();
+        let (rest, cert) =
+            x509_parser::certificate::X509Certificate::from_der(&der).map_err(|_| malformed())?;
+        if !rest.is_empty() {
+            return Err(malformed());
+        }
+        let constraints = cert.basic_constraints().map_err(|_| malformed())?;
+        if !constraints.is_some_and(|constraints| constraints.value.ca) {
+            return Err(BundleError::NotACa {
+                trust_domain: trust_domain.clone(),
+                index,
+            });
+        }
+        let key_id = subject_key_id(&cert).unwrap_or_else(|| serial(&cert));
+        let not_before = time::from_unix(cert.validity().not_before.timestamp());
+        let not_after = time::from_unix(cert.validity().not_after.timestamp());
+        Ok(Self {
+            der,
+            anchor,
+            key_id,
+            not_before,
+            not_after,
+        })
+    }
+
+    /// The certificate.
+    #[must_use]
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// The subject key identifier in hexadecimal, or the serial number if it has none.
+    #[must_use]
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// When the root begins to be valid.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// When the root ends; chains under it end with it.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
+        &self.anchor
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Root({})", self.key_id)
+    }
+}
+
+/// The subject key identifier of `cert` in hexadecimal.
+pub(crate) fn subject_key_id(
+    cert: &x509_parser::certificate::X509Certificate<'_>,
+) -> Option<String> {
+    use x509_parser::extensions::ParsedExtension;
+    cert.extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(key_id) => Some(hex::encode(key_id.0)),
+            _ => None,
+        })
+}
+
+/// The serial number of `cert` in hexadecimal.
+pub(crate) fn serial(cert: &x509_parser::certificate::X509Certificate<'_>) -> String {
+    hex::encode(cert.raw_serial())
+}
+
+// === impl BundleSet ===
+
+impl BundleSet {
+    /// No bundle at all: nobody is trusted.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bundle of `trust_domain`, and of no other.
+    #[must_use]
+    pub fn get(&self, trust_domain: &TrustDomain) -> Option<&TrustBundle> {
+        self.0.get(trust_domain)
+    }
+
+    /// Puts `bundle` in, and returns the one of the same domain that it replaces whole.
+    pub fn insert(&mut self, bundle: TrustBundle) -> Option<TrustBundle> {
+        self.0.insert(bundle.trust_domain.clone(), bundle)
+    }
+
+    /// Takes the bundle of `trust_domain` out; its members are unknown from then on.
+    pub fn remove(&mut self, trust_domain: &TrustDomain) -> Option<TrustBundle> {
+        self.0.remove(trust_domain)
+    }
+
+    /// All bundles, ordered by trust domain.
+    pub fn iter(&self) -> impl Iterator<Item = &TrustBundle> {
+        self.0.values()
+    }
+
+    /// How many trust domains have a bundle.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no trust domain has a bundle.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Of two bundles of the same domain the later one stays; they are never merged.
+impl FromIterator<TrustBundle> for BundleSet {
+    fn from_iter<I: IntoIterator<Item = TrustBundle>>(bundles: I) -> Self {
+        let mut set = Self::new();
+        for bundle in bundles {
+            set.insert(bundle);
+        }
+        set
+    }
+}
+
+impl From<TrustBundle> for BundleSet {
+    fn from(bundle: TrustBundle) -> Self {
+        Self::from_iter([bundle])
+    }
+}

@@ -1,0 +1,95 @@
+//! Bytes in, a file out that is either the whole old or the whole new one, also after a crash:
+//! written beside its place, synced, then moved there. Keys are never readable by others, not even
+//! for a moment.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+/// The largest file that is read as a certificate, key or bundle.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Who may read a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Everybody (0644).
+    Public,
+    /// Its owner (0600).
+    Secret,
+}
+
+/// Reads a small file; its content is wiped when dropped, because it may hold a key.
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    // Room for everything at once: a buffer that grows leaves copies behind in the heap.
+    let size = file.metadata()?.len();
+    let too_large = || io::Error::new(io::ErrorKind::InvalidData, "the file is larger than 1 MiB");
+    if size > MAX_FILE {
+        return Err(too_large());
+    }
+    let room = usize::try_from(size).unwrap_or(0) + 1;
+    let mut content = Zeroizing::new(Vec::with_capacity(room));
+    (&mut file).take(MAX_FILE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_FILE {
+        return Err(too_large());
+    }
+    Ok(content)
+}
+
+/// Writes a file that must not exist yet, and syncs it.
+pub(crate) fn create(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(match mode {
+            Mode::Public => 0o644,
+            Mode::Secret => 0o600,
+        });
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
+    let mut file = options.open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Puts a file into its place in one step, unless there is one already.
+///
+/// # Errors
+///
+/// `AlreadyExists` if there is one; it is left as it was.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) fn publish_new(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = Path::new(&temporary);
+    let _ = fs::remove_file(temporary);
+    create(temporary, content, mode)?;
+    // A link, where a rename would replace what is there.
+    let linked = fs::hard_link(temporary, path);
+    let removed = fs::remove_file(temporary);
+    linked.and(removed)?;
+    sync_parent(path)
+}
+
+/// Syncs the folder that `path` stands in, so that its name survives a crash.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// Syncs a folder.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return File::open(dir)?.sync_all();
+    #[cfg(not(unix))]
+    return fs::metadata(dir).map(drop);
+}

@@ -1,0 +1,263 @@
+//! A folder in, a development CA out: root certificate and key as two files, and no more.
+//!
+//! It is for laptops and tests. Whoever reads the folder is the trust domain, so the caller warns
+//! loudly, and a workload is handed a [`WorkloadIssuer`], which can mint its own ID and no other.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ca::{CaError, LocalCa};
+use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
+use crate::bundle::TrustBundle;
+use crate::clock::Clock;
+use crate::fs::{self, Mode};
+use crate::id::{SpiffeId, TrustDomain};
+use crate::pem::{self, PemError};
+use crate::source::files;
+use crate::svid::{PrivateKey, SvidError, X509Svid};
+use crate::tls::Crypto;
+
+/// The name of the root certificate in the folder.
+pub const ROOT_FILE: &str = "ca.pem";
+
+/// The name of the root key in the folder; its mode is 0600.
+pub const KEY_FILE: &str = "ca.key";
+
+/// How long a development root lives.
+pub const ROOT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The development CA of a folder; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DevCa {
+    ca: Arc<LocalCa>,
+    crypto: Crypto,
+}
+
+/// An issuer that can mint one ID and no other; cheap to clone.
+#[derive(Clone)]
+pub struct WorkloadIssuer {
+    ca: Arc<LocalCa>,
+    id: SpiffeId,
+}
+
+/// Why there is no development CA, or no files of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DevCaError {
+    /// The root or its key cannot be used.
+    #[error("the development CA in {} cannot be used", dir.display())]
+    Ca {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: CaError,
+    },
+    /// No key for a workload could be made.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// There is a development CA already, or a part of one; it is never overwritten.
+    #[error("{} exists already; a development CA is never overwritten", path.display())]
+    Exists {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("{} cannot be read or written", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The CA refuses the ID.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The root certificate does not say which trust domain it is for.
+    #[error("{} does not name a trust domain as its one URI", path.display())]
+    NoTrustDomain {
+        /// The certificate.
+        path: PathBuf,
+    },
+    /// A file is not the PEM text that it should be.
+    #[error("{} cannot be read", path.display())]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: PemError,
+    },
+    /// What was issued is not an SVID.
+    #[error(transparent)]
+    Svid(#[from] SvidError),
+}
+
+impl DevCa {
+    /// Makes a root for `trust_domain` and writes both files into `dir`, which is made if needed.
+    ///
+    /// # Errors
+    ///
+    /// [`DevCaError::Exists`] if one of the files is there; it is left as it is.
+    pub fn init(
+        dir: &Path,
+        trust_domain: TrustDomain,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, DevCaError> {
+        let (root_path, key_path) = (dir.join(ROOT_FILE), dir.join(KEY_FILE));
+        for path in [&root_path, &key_path] {
+            if path.symlink_metadata().is_ok() {
+                return Err(DevCaError::Exists { path: path.clone() });
+            }
+        }
+        std::fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
+        let ca = LocalCa::create(trust_domain, ROOT_LIFETIME, crypto, clock).map_err(|source| {
+            DevCaError::Ca {
+                dir: dir.to_owned(),
+                source,
+            }
+        })?;
+        // The key first: a certificate is only ever seen beside its key.
+        let key = ca.secret_key().to_secret_pem();
+        publish(&key_path, key.as_bytes(), Mode::Secret)?;
+        publish(&root_path, ca.bundle().to_pem().as_bytes(), Mode::Public)?;
+        Ok(Self {
+            ca: Arc::new(ca),
+            crypto: crypto.clone(),
+        })
+    }
+
+    /// Opens the CA in `dir`; its trust domain is the one that the root certificate names.
+    ///
+    /// # Errors
+    ///
+    /// [`DevCaError`] if a file is missing, broken, or not the other's match.
+    pub fn open(dir: &Path, crypto: &Crypto, clock: Arc<dyn Clock>) -> Result<Self, DevCaError> {
+        let (root_path, key_path) = (dir.join(ROOT_FILE), dir.join(KEY_FILE));
+        let read = |path: &Path| fs::read(path).map_err(|source| io_error(path, source));
+        let bad_pem = |path: &Path, source| DevCaError::Pem {
+            path: path.to_owned(),
+            source,
+        };
+        let root = pem::certificates(&read(&root_path)?)
+            .map_err(|source| bad_pem(&root_path, source))?
+            .swap_remove(0);
+        let key =
+            PrivateKey::from_pem(&read(&key_path)?).map_err(|source| bad_pem(&key_path, source))?;
+        let trust_domain =
+            crate::svid::trust_domain_of_ca(&root).ok_or_else(|| DevCaError::NoTrustDomain {
+                path: root_path.clone(),
+            })?;
+        let ca =
+            LocalCa::from_parts(trust_domain, root, &key, crypto, clock).map_err(|source| {
+                DevCaError::Ca {
+                    dir: dir.to_owned(),
+                    source,
+                }
+            })?;
+        Ok(Self {
+            ca: Arc::new(ca),
+            crypto: crypto.clone(),
+        })
+    }
+
+    /// Whose CA it is.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.ca.trust_domain()
+    }
+
+    /// The bundle that vouches for what it issues.
+    #[must_use]
+    pub fn bundle(&self) -> &TrustBundle {
+        self.ca.bundle()
+    }
+
+    /// A handle for one workload.
+    ///
+    /// # Errors
+    ///
+    /// [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if it could never mint `id`.
+    pub fn for_workload(&self, id: SpiffeId) -> Result<WorkloadIssuer, IssueError> {
+        if id.trust_domain() != self.trust_domain() {
+            let trust_domain = self.trust_domain().clone();
+            return Err(IssueError::WrongTrustDomain { id, trust_domain });
+        }
+        if id.path().is_empty() {
+            return Err(IssueError::NoPath { id });
+        }
+        Ok(WorkloadIssuer {
+            ca: Arc::clone(&self.ca),
+            id,
+        })
+    }
+
+    /// Issues an SVID for `id` with a new key.
+    ///
+    /// # Errors
+    ///
+    /// [`DevCaError::Issue`] if the ID is not a workload of this trust domain.
+    pub fn issue_svid(&self, id: &SpiffeId) -> Result<X509Svid, DevCaError> {
+        let (key, csr) = csr::generate(id, &self.crypto)?;
+        Ok(self.ca.sign(id, &csr)?.into_svid(key, &self.crypto)?)
+    }
+
+    /// Issues an SVID for `id` and writes it with the bundle into `dir`, in one step for readers
+    /// (see [`files::publish`]).
+    ///
+    /// # Errors
+    ///
+    /// [`DevCaError`]; a set of files that stood there before stays whole.
+    pub fn issue_files(&self, id: &SpiffeId, dir: &Path) -> Result<X509Svid, DevCaError> {
+        let svid = self.issue_svid(id)?;
+        files::publish(dir, &svid, self.bundle()).map_err(|source| io_error(dir, source))?;
+        Ok(svid)
+    }
+}
+
+impl WorkloadIssuer {
+    /// The only ID that it mints.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+}
+
+impl Issuer for WorkloadIssuer {
+    async fn issue(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
+        if *id != self.id {
+            return Err(IssueError::NotAllowed {
+                id: id.clone(),
+                allowed: self.id.clone(),
+            });
+        }
+        self.ca.sign(id, csr)
+    }
+}
+
+impl fmt::Debug for WorkloadIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkloadIssuer({})", self.id)
+    }
+}
+
+fn publish(path: &Path, content: &[u8], mode: Mode) -> Result<(), DevCaError> {
+    fs::publish_new(path, content, mode).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => DevCaError::Exists {
+            path: path.to_owned(),
+        },
+        _ => io_error(path, source),
+    })
+}
+
+fn io_error(path: &Path, source: io::Error) -> DevCaError {
+    DevCaError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}

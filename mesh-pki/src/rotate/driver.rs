@@ -1,0 +1,264 @@
+//! An issuer and a clock in, writes to the identity store out: one task for each SVID.
+//!
+//! The task obeys [`schedule`]; it asks the clock every few seconds instead of trusting one long
+//! sleep, so a clock that is corrected is noticed. Whatever an issuer answers is verified before it
+//! is written: the last good SVID stays until a better one is there.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::schedule;
+use crate::bundle::TrustBundle;
+use crate::clock::Clock;
+use crate::id::SpiffeId;
+use crate::issue::{CsrError, IssueError, IssuedChain, Issuer, csr};
+use crate::status::{StatusReader, StatusWriter, status};
+use crate::store::{IdentityState, IdentityWriter};
+use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::tls::Crypto;
+
+/// How often the clock is looked at while nothing is due.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How far wall clock and timer may drift apart between two looks before it counts as a jump.
+const JUMP: Duration = Duration::from_secs(1);
+
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(30);
+
+/// Keeps the SVID of one ID renewed.
+pub struct Rotation<I> {
+    id: SpiffeId,
+    issuer: I,
+    crypto: Crypto,
+    clock: Arc<dyn Clock>,
+    draw: Box<dyn FnMut() -> f64 + Send>,
+    status: StatusWriter<RotationStatus>,
+}
+
+/// How renewal is doing; for metrics and for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RotationStatus {
+    /// How many SVIDs were written.
+    pub rotations: u64,
+    /// How many attempts failed.
+    pub failures: u64,
+    /// Why the latest attempt failed; gone with the next success.
+    pub last_error: Option<ObtainError>,
+    /// When the SVID was last renewed.
+    pub renewed_at: Option<SystemTime>,
+    /// When the SVID that is in use ends.
+    pub not_after: Option<SystemTime>,
+}
+
+/// Why no new SVID was obtained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObtainError {
+    /// No key or request could be made.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// The issuer refused, or failed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The issuer's chain does not verify under the bundle that it sent along.
+    #[error("the issuer's chain does not verify under its own bundle")]
+    NotValid(#[from] Rejected),
+    /// The issuer's answer is not an SVID for our key.
+    #[error("the issuer's answer cannot be used")]
+    Svid(#[from] SvidError),
+    /// The issuer did not answer in time.
+    #[error("the issuer did not answer within {} s", ATTEMPT.as_secs())]
+    Timeout,
+    /// The issuer answered for somebody else.
+    #[error("asked for {expected}, the issuer answered for {got}")]
+    WrongId {
+        /// Who was asked for.
+        expected: SpiffeId,
+        /// Who was answered.
+        got: SpiffeId,
+    },
+}
+
+/// Makes a key, has it certified for `id`, and verifies the answer as a peer would, at `clock`.
+///
+/// # Errors
+///
+/// [`ObtainError`]; nothing has been written anywhere.
+pub async fn obtain(
+    issuer: &impl Issuer,
+    id: &SpiffeId,
+    crypto: &Crypto,
+    clock: &dyn Clock,
+) -> Result<(X509Svid, TrustBundle), ObtainError> {
+    let (key, csr) = csr::generate(id, crypto)?;
+    let answer = timeout(ATTEMPT, issuer.issue(id, &csr)).await;
+    let issued = answer.map_err(|_| ObtainError::Timeout)??;
+    accept(issued, key, id, crypto, clock.now())
+}
+
+/// Joins and verifies an issuer's answer: right ID, right key, a path to a root of its bundle.
+fn accept(
+    issued: IssuedChain,
+    key: PrivateKey,
+    id: &SpiffeId,
+    crypto: &Crypto,
+    now: SystemTime,
+) -> Result<(X509Svid, TrustBundle), ObtainError> {
+    let bundle = issued.bundle.clone();
+    let svid = issued.into_svid(key, crypto)?;
+    if svid.id() != id {
+        return Err(ObtainError::WrongId {
+            expected: id.clone(),
+            got: svid.id().clone(),
+        });
+    }
+    let trusted = IdentityState::from_bundles(bundle.clone().into());
+    validate(svid.chain(), &trusted, now, Usage::Server, crypto)?;
+    validate(svid.chain(), &trusted, now, Usage::Client, crypto)?;
+    Ok((svid, bundle))
+}
+
+impl<I: Issuer> Rotation<I> {
+    /// A rotation for `id`; `draw` gives numbers that are uniform in 0..1.
+    #[must_use]
+    pub fn new(
+        id: SpiffeId,
+        issuer: I,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+        draw: impl FnMut() -> f64 + Send + 'static,
+    ) -> Self {
+        Self {
+            id,
+            issuer,
+            crypto: crypto.clone(),
+            clock,
+            draw: Box::new(draw),
+            status: status(RotationStatus::default()),
+        }
+    }
+
+    /// Where to read how it is doing, before and while it runs.
+    #[must_use]
+    pub fn status(&self) -> StatusReader<RotationStatus> {
+        self.status.reader()
+    }
+
+    /// Renews until `shutdown` is ready; an SVID that `writer` has already is taken over.
+    ///
+    /// 1. Wait until the SVID is due (at once, if there is none).
+    /// 2. Obtain a new one, with its bundle, and write both in one step.
+    /// 3. After a failure pause, and go back to 2; a jump of the clock ends the pause.
+    pub async fn run(mut self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => {}
+            () = self.renew_forever(&writer) => {}
+        }
+    }
+
+    async fn renew_forever(&mut self, writer: &IdentityWriter) {
+        loop {
+            if let Some(svid) = writer.load().svid(&self.id) {
+                let (issued_at, not_after) = (svid.issued_at(), svid.not_after());
+                self.status
+                    .update(|status| status.not_after = Some(not_after));
+                let due = schedule::renew_at(issued_at, not_after, (self.draw)());
+                self.wait_until(due).await;
+            }
+            self.renew(writer).await;
+        }
+    }
+
+    /// Tries until it succeeds.
+    async fn renew(&mut self, writer: &IdentityWriter) {
+        let mut failures = 0;
+        loop {
+            let clock = Arc::clone(&self.clock);
+            let error = match obtain(&self.issuer, &self.id, &self.crypto, &*clock).await {
+                Ok((svid, bundle)) => {
+                    self.written(svid, bundle, writer);
+                    return;
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            let not_after = writer.load().svid(&self.id).map(|svid| svid.not_after());
+            let pause = schedule::pause(self.clock.now(), not_after, failures, (self.draw)());
+            let pause = match &error {
+                ObtainError::Issue(IssueError::Unavailable {
+                    retry_after: Some(at_least),
+                    ..
+                }) => pause.max(*at_least),
+                _ => pause,
+            };
+            tracing::warn!(
+                id = %self.id, %error, failures, pause = ?pause, "SVID not renewed, the last one is kept"
+            );
+            self.status.update(|status| {
+                status.failures += 1;
+                status.last_error = Some(error);
+            });
+            self.pause(pause).await;
+        }
+    }
+
+    fn written(&mut self, svid: X509Svid, bundle: TrustBundle, writer: &IdentityWriter) {
+        let now = self.clock.now();
+        let not_after = svid.not_after();
+        tracing::info!(id = %self.id, serial = svid.serial(), "SVID renewed");
+        writer.update(|state| {
+            state.insert_svid(svid);
+            state.insert_bundle(bundle);
+        });
+        self.status.update(|status| {
+            status.rotations += 1;
+            status.last_error = None;
+            status.renewed_at = Some(now);
+            status.not_after = Some(not_after);
+        });
+    }
+
+    /// Sleeps in short steps until the clock says `due`.
+    async fn wait_until(&self, due: SystemTime) {
+        while let Ok(left) = due.duration_since(self.clock.now()) {
+            if left.is_zero() {
+                return;
+            }
+            sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// Sleeps for `pause`, or until the clock is seen to jump: that may be what was wrong.
+    async fn pause(&self, pause: Duration) {
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            let (wall, timer) = (self.clock.now(), Instant::now());
+            sleep((end - timer).min(LOOK)).await;
+            let passed = timer.elapsed();
+            let jumped = match self.clock.now().duration_since(wall) {
+                Ok(forward) => forward.abs_diff(passed) > JUMP,
+                Err(_) => true,
+            };
+            if jumped {
+                return;
+            }
+        }
+    }
+}
+
+impl<I> fmt::Debug for Rotation<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotation")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

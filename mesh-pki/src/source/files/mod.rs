@@ -1,0 +1,311 @@
+//! PEM files in, writes to the identity store out, now and whenever the files change.
+//!
+//! The files are read once a second and compared by content: three small reads cost less than a
+//! watcher that misses renames, network mounts and Kubernetes' symlinks. A key that does not match
+//! its certificate, as a reader sees it halfway through a change, is reported and never used: the
+//! last good identity stays.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::bundle::{BundleError, BundleSet, TrustBundle};
+use crate::fs;
+use crate::id::TrustDomain;
+use crate::status::{StatusReader, StatusWriter, status};
+use crate::store::{IdentityState, IdentityWriter};
+use crate::svid::{SvidError, X509Svid};
+use crate::tls::Crypto;
+
+mod publish;
+
+#[cfg(test)]
+mod tests;
+
+pub use publish::{BUNDLE_FILE, CERT_FILE, KEY_FILE, publish};
+
+/// How often the files are looked at, unless [`FileSource::with_interval`] says otherwise.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a set that changes while it is read is read again before it is taken as it is.
+const SETTLE: usize = 3;
+
+/// Identity from PEM files.
+pub struct FileSource {
+    files: Arc<Files>,
+    interval: Duration,
+    status: StatusWriter<FileStatus>,
+}
+
+/// How the files are doing; for metrics and for people.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct FileStatus {
+    /// How many times an identity was written.
+    pub loads: u64,
+    /// How many different contents could not be used.
+    pub failures: u64,
+    /// Why the files as they are now cannot be used; gone with the next success.
+    pub last_error: Option<Arc<FileError>>,
+}
+
+/// Why the files are no identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// A bundle cannot be used.
+    #[error("the bundle {} cannot be used", path.display())]
+    Bundle {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BundleError,
+    },
+    /// A file cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Certificate and key are not an SVID; a pair that does not match ends here.
+    #[error("{} and {} are not an SVID", cert.display(), key.display())]
+    Svid {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong with them.
+        #[source]
+        source: Box<SvidError>,
+    },
+}
+
+struct Files {
+    cert: PathBuf,
+    key: PathBuf,
+    bundle: PathBuf,
+    /// Bundles of other trust domains.
+    others: Vec<(TrustDomain, PathBuf)>,
+    crypto: Crypto,
+}
+
+/// What all files held at one look, in the order of [`Files::paths`]; an error is remembered by
+/// its kind, so that one that lasts is told once.
+#[derive(PartialEq, Eq)]
+struct Contents(Vec<Result<Zeroizing<Vec<u8>>, io::ErrorKind>>);
+
+impl FileSource {
+    /// A source of a chain (leaf first), its PKCS#8 key and the bundle of its own trust domain.
+    #[must_use]
+    pub fn new(
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        bundle: impl Into<PathBuf>,
+        crypto: &Crypto,
+    ) -> Self {
+        let files = Files {
+            cert: cert.into(),
+            key: key.into(),
+            bundle: bundle.into(),
+            others: Vec::new(),
+            crypto: crypto.clone(),
+        };
+        Self {
+            files: Arc::new(files),
+            interval: DEFAULT_INTERVAL,
+            status: status(FileStatus::default()),
+        }
+    }
+
+    /// A source of a folder that [`publish`] writes.
+    #[must_use]
+    pub fn in_dir(dir: &Path, crypto: &Crypto) -> Self {
+        Self::new(
+            dir.join(CERT_FILE),
+            dir.join(KEY_FILE),
+            dir.join(BUNDLE_FILE),
+            crypto,
+        )
+    }
+
+    /// Adds the bundle of another trust domain.
+    #[must_use]
+    pub fn with_bundle(mut self, trust_domain: TrustDomain, path: impl Into<PathBuf>) -> Self {
+        let old = &self.files;
+        let mut others = old.others.clone();
+        others.push((trust_domain, path.into()));
+        self.files = Arc::new(Files {
+            cert: old.cert.clone(),
+            key: old.key.clone(),
+            bundle: old.bundle.clone(),
+            others,
+            crypto: old.crypto.clone(),
+        });
+        self
+    }
+
+    /// Looks at the files every `interval`.
+    #[must_use]
+    pub fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Where to read how it is doing, before and while it runs.
+    #[must_use]
+    pub fn status(&self) -> StatusReader<FileStatus> {
+        self.status.reader()
+    }
+
+    /// Reads the files once, for a start that fails early and says why. It blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`] for the first file that cannot be used.
+    pub fn load(&self) -> Result<IdentityState, FileError> {
+        let (svid, bundles) = self.files.parse(&self.files.read())?;
+        Ok(IdentityState::new(svid, bundles))
+    }
+
+    /// Loads now and after every change, until `shutdown` is ready.
+    ///
+    /// 1. Read all files; if nothing differs from the last look, sleep for the interval.
+    /// 2. If something does, read again until two reads agree, so that a change is not seen halfway.
+    /// 3. Write SVID and bundles in one step, or report why not and keep what is there.
+    pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => {}
+            () = self.reload_forever(&writer) => {}
+        }
+    }
+
+    async fn reload_forever(&self, writer: &IdentityWriter) {
+        let mut seen = None;
+        loop {
+            let files = Arc::clone(&self.files);
+            // Files may be on a network; the runtime must not wait for them.
+            let look = tokio::task::spawn_blocking(move || files.look(seen));
+            let Ok((contents, loaded)) = look.await else {
+                // Only a runtime that shuts down cancels it.
+                return;
+            };
+            seen = Some(contents);
+            match loaded {
+                Some(Ok((svid, bundles))) => self.write(svid, bundles, writer),
+                Some(Err(error)) => self.report(error),
+                None => {}
+            }
+            tokio::time::sleep(self.interval).await;
+        }
+    }
+
+    fn write(&self, svid: X509Svid, bundles: BundleSet, writer: &IdentityWriter) {
+        tracing::info!(id = %svid.id(), serial = svid.serial(), "identity loaded from files");
+        writer.set(svid, bundles);
+        self.status.update(|status| {
+            status.loads += 1;
+            status.last_error = None;
+        });
+    }
+
+    fn report(&self, error: FileError) {
+        let reason: &dyn std::error::Error = &error;
+        tracing::warn!(
+            error = reason,
+            "identity files cannot be used, the last good one is kept"
+        );
+        self.status.update(|status| {
+            status.failures += 1;
+            status.last_error = Some(Arc::new(error));
+        });
+    }
+}
+
+impl fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSource")
+            .field("cert", &self.files.cert)
+            .finish_non_exhaustive()
+    }
+}
+
+type Loaded = Result<(X509Svid, BundleSet), FileError>;
+
+impl Files {
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.cert, &self.key, &self.bundle]
+            .into_iter()
+            .chain(self.others.iter().map(|(_, path)| path))
+    }
+
+    fn read(&self) -> Contents {
+        Contents(
+            self.paths()
+                .map(|path| fs::read(path).map_err(|e| e.kind()))
+                .collect(),
+        )
+    }
+
+    /// What stands in the files, parsed if it differs from what was `seen`.
+    fn look(&self, seen: Option<Contents>) -> (Contents, Option<Loaded>) {
+        let mut contents = self.read();
+        if let Some(seen) = seen
+            && seen == contents
+        {
+            return (contents, None);
+        }
+        for _ in 0..SETTLE {
+            let again = self.read();
+            let settled = again == contents;
+            contents = again;
+            if settled {
+                break;
+            }
+        }
+        let loaded = self.parse(&contents);
+        (contents, Some(loaded))
+    }
+
+    fn parse(&self, contents: &Contents) -> Loaded {
+        let mut texts = Vec::with_capacity(contents.0.len());
+        for (path, content) in self.paths().zip(&contents.0) {
+            let text = content.as_ref().map_err(|kind| FileError::Io {
+                path: path.clone(),
+                source: io::Error::from(*kind),
+            })?;
+            texts.push(text.as_slice());
+        }
+        let svid = X509Svid::from_pem(texts[0], texts[1], &self.crypto).map_err(|source| {
+            FileError::Svid {
+                cert: self.cert.clone(),
+                key: self.key.clone(),
+                source: Box::new(source),
+            }
+        })?;
+        let own = svid.id().trust_domain().clone();
+        let mut bundles = BundleSet::from(bundle(own, &self.bundle, texts[2])?);
+        for ((trust_domain, path), text) in self.others.iter().zip(&texts[3..]) {
+            bundles.insert(bundle(trust_domain.clone(), path, text)?);
+        }
+        Ok((svid, bundles))
+    }
+}
+
+fn bundle(trust_domain: TrustDomain, path: &Path, text: &[u8]) -> Result<TrustBundle, FileError> {
+    TrustBundle::from_pem(trust_domain, text).map_err(|source| FileError::Bundle {
+        path: path.to_owned(),
+        source,
+    })
+}

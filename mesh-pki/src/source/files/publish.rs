@@ -1,0 +1,118 @@
+//! An SVID and its bundle in, three files out that change together: the files are links into a
+//! folder behind one link, and that link is replaced in one step, as Kubernetes does with mounted
+//! secrets.
+
+use std::fs as std_fs;
+use std::io;
+use std::path::Path;
+
+use crate::bundle::TrustBundle;
+use crate::fs::{self, Mode};
+use crate::svid::X509Svid;
+
+/// The certificate chain, leaf first.
+pub const CERT_FILE: &str = "cert.pem";
+
+/// The private key; its mode is 0600.
+pub const KEY_FILE: &str = "key.pem";
+
+/// The roots of the SVID's own trust domain.
+pub const BUNDLE_FILE: &str = "bundle.pem";
+
+/// The link to the folder with the current files.
+const CURRENT: &str = "..data";
+
+/// What folders with files are called, followed by the serial number of the leaf.
+const VERSION: &str = "..svid-";
+
+/// Writes an SVID and its bundle into `dir` as `cert.pem`, `key.pem` and `bundle.pem`.
+///
+/// 1. A new folder with all three files, synced.
+/// 2. The link `..data` is replaced by one to it: from here on every reader sees the new set.
+/// 3. The three names, which are links through `..data`, are made where they are missing.
+/// 4. Older folders are removed.
+///
+/// A reader that opens one file before and another after step 2 sees a pair that does not match;
+/// [`super::FileSource`] notices that, and reads again.
+///
+/// # Errors
+///
+/// The system's error; before step 2 the old set stays as it was. A plain file under one of the
+/// three names is never replaced: `AlreadyExists`.
+#[cfg(unix)]
+pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<()> {
+    use std::os::unix::fs::symlink;
+
+    let names = [CERT_FILE, KEY_FILE, BUNDLE_FILE];
+    std_fs::create_dir_all(dir)?;
+    for name in names {
+        match dir.join(name).symlink_metadata() {
+            Ok(found) if !found.is_symlink() => {
+                let message = format!("{name} exists and is not a link of ours");
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+            }
+            _ => {}
+        }
+    }
+
+    let version = format!("{VERSION}{}", svid.serial());
+    let folder = dir.join(&version);
+    std_fs::create_dir(&folder)?;
+    let key = svid.key().to_secret_pem();
+    fs::create(
+        &folder.join(CERT_FILE),
+        svid.chain_pem().as_bytes(),
+        Mode::Public,
+    )?;
+    fs::create(&folder.join(KEY_FILE), key.as_bytes(), Mode::Secret)?;
+    fs::create(
+        &folder.join(BUNDLE_FILE),
+        bundle.to_pem().as_bytes(),
+        Mode::Public,
+    )?;
+    fs::sync_dir(&folder)?;
+
+    replace_link(&version, &dir.join(CURRENT))?;
+    for name in names {
+        let link = dir.join(name);
+        if link.symlink_metadata().is_err() {
+            symlink(Path::new(CURRENT).join(name), &link)?;
+        }
+    }
+    fs::sync_dir(dir)?;
+
+    for entry in std_fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let old = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(VERSION) && name != version);
+        if old {
+            std_fs::remove_dir_all(dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Not supported here: there is no way to replace three files in one step.
+///
+/// # Errors
+///
+/// Always `Unsupported`.
+#[cfg(not(unix))]
+pub fn publish(_: &Path, _: &X509Svid, _: &TrustBundle) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Makes `link` point to `target`, in one step also if there is one.
+#[cfg(unix)]
+fn replace_link(target: &str, link: &Path) -> io::Result<()> {
+    let mut new = link.as_os_str().to_owned();
+    new.push("_new");
+    let new = Path::new(&new);
+    match std_fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(target, new)?;
+    std_fs::rename(new, link)
+}

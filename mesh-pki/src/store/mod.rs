@@ -1,0 +1,244 @@
+//! Identities and bundles in, one immutable state out to every reader: one writer, many readers,
+//! swapped whole, so that no handshake ever sees a new leaf with an old bundle.
+//!
+//! Readers load without a lock (arc-swap), once per handshake; those who wait for a change sleep on
+//! a watch channel. Nothing is stored on disk here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::bundle::{BundleSet, TrustBundle};
+use crate::id::{SpiffeId, TrustDomain};
+use crate::svid::X509Svid;
+
+#[cfg(test)]
+mod tests;
+
+/// Who we are and whom we trust, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct IdentityState {
+    svids: BTreeMap<SpiffeId, Arc<X509Svid>>,
+    default: Option<SpiffeId>,
+    bundles: BundleSet,
+    epoch: u64,
+}
+
+/// Writes the state; there is one, and readers are gone from news when it is dropped.
+#[derive(Debug)]
+pub struct IdentityWriter {
+    shared: Arc<ArcSwap<IdentityState>>,
+    news: watch::Sender<u64>,
+}
+
+/// Reads the state; cheap to clone, and a clone waits for changes on its own.
+#[derive(Clone, Debug)]
+pub struct IdentityReader {
+    shared: Arc<ArcSwap<IdentityState>>,
+    news: watch::Receiver<u64>,
+}
+
+/// The writer is gone: the state that a reader has is the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the source of identity has ended")]
+pub struct SourceEnded;
+
+/// Makes a store that holds `initial`, which may be empty until a source has answered.
+#[must_use]
+pub fn identity(initial: IdentityState) -> (IdentityWriter, IdentityReader) {
+    let (sender, receiver) = watch::channel(initial.epoch);
+    let shared = Arc::new(ArcSwap::from_pointee(initial));
+    let writer = IdentityWriter {
+        shared: Arc::clone(&shared),
+        news: sender,
+    };
+    (
+        writer,
+        IdentityReader {
+            shared,
+            news: receiver,
+        },
+    )
+}
+
+// === impl IdentityState ===
+
+impl IdentityState {
+    /// A state with one SVID, which is the default, and bundles.
+    #[must_use]
+    pub fn new(svid: X509Svid, bundles: BundleSet) -> Self {
+        let mut state = Self {
+            bundles,
+            ..Self::default()
+        };
+        state.insert_svid(svid);
+        state
+    }
+
+    /// A state that trusts but is nobody: it can verify, and cannot be served.
+    #[must_use]
+    pub fn from_bundles(bundles: BundleSet) -> Self {
+        Self {
+            bundles,
+            ..Self::default()
+        }
+    }
+
+    /// The SVID of `id`.
+    #[must_use]
+    pub fn svid(&self, id: &SpiffeId) -> Option<&Arc<X509Svid>> {
+        self.svids.get(id)
+    }
+
+    /// The SVID that is used where no ID is asked for: the first that was put in, until another
+    /// is chosen.
+    #[must_use]
+    pub fn default_svid(&self) -> Option<&Arc<X509Svid>> {
+        self.svids.get(self.default.as_ref()?)
+    }
+
+    /// All SVIDs, ordered by ID.
+    pub fn svids(&self) -> impl Iterator<Item = &Arc<X509Svid>> {
+        self.svids.values()
+    }
+
+    /// The bundles.
+    #[must_use]
+    pub fn bundles(&self) -> &BundleSet {
+        &self.bundles
+    }
+
+    /// How many writes came before this state; it never goes back.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Puts `svid` in place of the one with the same ID; the first one becomes the default.
+    pub fn insert_svid(&mut self, svid: X509Svid) {
+        let id = svid.id().clone();
+        self.default.get_or_insert_with(|| id.clone());
+        self.svids.insert(id, Arc::new(svid));
+    }
+
+    /// Takes the SVID of `id` out; if it was the default, there is none until one is chosen.
+    pub fn remove_svid(&mut self, id: &SpiffeId) -> Option<Arc<X509Svid>> {
+        if self.default.as_ref() == Some(id) {
+            self.default = None;
+        }
+        self.svids.remove(id)
+    }
+
+    /// Makes the SVID of `id` the default; says whether there is one.
+    pub fn choose_default(&mut self, id: &SpiffeId) -> bool {
+        let known = self.svids.contains_key(id);
+        if known {
+            self.default = Some(id.clone());
+        }
+        known
+    }
+
+    /// Replaces all bundles.
+    pub fn replace_bundles(&mut self, bundles: BundleSet) {
+        self.bundles = bundles;
+    }
+
+    /// Puts `bundle` in place of the one of the same trust domain.
+    pub fn insert_bundle(&mut self, bundle: TrustBundle) {
+        self.bundles.insert(bundle);
+    }
+}
+
+// === impl IdentityWriter ===
+
+impl IdentityWriter {
+    /// The current state.
+    #[must_use]
+    pub fn load(&self) -> Arc<IdentityState> {
+        self.shared.load_full()
+    }
+
+    /// Another reader of the same state.
+    #[must_use]
+    pub fn reader(&self) -> IdentityReader {
+        IdentityReader {
+            shared: Arc::clone(&self.shared),
+            news: self.news.subscribe(),
+        }
+    }
+
+    /// Puts `svid` in place of the one with the same ID; returns the new epoch.
+    pub fn set_svid(&self, svid: X509Svid) -> u64 {
+        self.update(|state| state.insert_svid(svid))
+    }
+
+    /// Takes the SVID of `id` out; returns the new epoch.
+    pub fn remove_svid(&self, id: &SpiffeId) -> u64 {
+        self.update(|state| drop(state.remove_svid(id)))
+    }
+
+    /// Puts `bundle` in place of the one of the same trust domain; returns the new epoch.
+    pub fn set_bundle(&self, bundle: TrustBundle) -> u64 {
+        self.update(|state| state.insert_bundle(bundle))
+    }
+
+    /// Takes the bundle of `trust_domain` out; returns the new epoch.
+    pub fn remove_bundle(&self, trust_domain: &TrustDomain) -> u64 {
+        self.update(|state| drop(state.bundles.remove(trust_domain)))
+    }
+
+    /// Replaces all bundles; returns the new epoch.
+    pub fn set_bundles(&self, bundles: BundleSet) -> u64 {
+        self.update(|state| state.replace_bundles(bundles))
+    }
+
+    /// Replaces one SVID and all bundles in one step; returns the new epoch.
+    pub fn set(&self, svid: X509Svid, bundles: BundleSet) -> u64 {
+        self.update(|state| {
+            state.insert_svid(svid);
+            state.replace_bundles(bundles);
+        })
+    }
+
+    /// Changes several things in one step; returns the new epoch.
+    ///
+    /// Readers see all of `change` or nothing of it. Calls take turns, so a change always starts
+    /// from the state before it.
+    pub fn update(&self, change: impl FnOnce(&mut IdentityState)) -> u64 {
+        let mut next_epoch = 0;
+        // The closure runs under the channel's lock, which is what makes calls take turns.
+        self.news.send_modify(|epoch| {
+            let mut next = IdentityState::clone(&self.shared.load());
+            change(&mut next);
+            next.epoch = *epoch + 1;
+            next_epoch = next.epoch;
+            self.shared.store(Arc::new(next));
+            *epoch = next_epoch;
+        });
+        next_epoch
+    }
+}
+
+// === impl IdentityReader ===
+
+impl IdentityReader {
+    /// The current state; never waits.
+    #[must_use]
+    pub fn load(&self) -> Arc<IdentityState> {
+        self.shared.load_full()
+    }
+
+    /// Waits for a write that this reader has not been told of, and returns the state then.
+    ///
+    /// Several writes may be told as one. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceEnded`] once the writer is gone and its last write has been told.
+    pub async fn changed(&mut self) -> Result<Arc<IdentityState>, SourceEnded> {
+        self.news.changed().await.map_err(|_| SourceEnded)?;
+        Ok(self.load())
+    }
+}

@@ -1,0 +1,247 @@
+//! PEM or DER in, an [`X509Svid`] out: a chain with its key, checked to belong together; and
+//! [`validate`], the decision whether somebody else's chain is who it says (X509-SVID.md).
+//!
+//! The same leaf checks stand in both: what we would refuse from a peer, we do not present.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
+
+use crate::id::SpiffeId;
+use crate::pem;
+pub use crate::pem::PemError;
+use crate::tls::Crypto;
+
+mod inspect;
+mod key;
+mod rejected;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use key::PrivateKey;
+pub use rejected::{Place, Rejected};
+pub use validate::{MAX_PATH_LEN, MAX_PRESENTED, MAX_PRESENTED_BYTES, validate};
+
+/// An X.509-SVID: who we are, and the key that proves it.
+///
+/// Cheap to share behind an `Arc`; neither `Debug` nor an error shows the key.
+pub struct X509Svid {
+    id: SpiffeId,
+    key: PrivateKey,
+    certified: Arc<CertifiedKey>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    issued_at: SystemTime,
+    serial: String,
+}
+
+/// What a peer does with its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Usage {
+    /// The peer is the TLS client: clientAuth, if its certificate limits its use.
+    Client,
+    /// The peer is the TLS server: serverAuth, if its certificate limits its use.
+    Server,
+}
+
+/// A peer whose chain has been verified; only [`validate`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// When its leaf certificate ends.
+    pub not_after: SystemTime,
+    /// The serial number of its leaf, in hexadecimal.
+    pub serial: String,
+    /// The key id of the root that vouches for it.
+    pub root_key_id: String,
+}
+
+/// Who stands in a leaf certificate that was verified earlier, by the handshake that it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// When its leaf certificate ends.
+    pub not_after: SystemTime,
+    /// The serial number of its leaf, in hexadecimal.
+    pub serial: String,
+}
+
+/// Why a chain and a key are not an SVID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SvidError {
+    /// A peer that follows the SPIFFE rules would refuse the chain.
+    #[error("the certificate chain is not an X.509-SVID")]
+    Chain(#[from] Rejected),
+    /// The private key cannot be read, or is of a kind that the crypto provider does not have.
+    #[error("the private key for {id} cannot be used")]
+    Key {
+        /// Whom the leaf names.
+        id: SpiffeId,
+    },
+    /// The private key belongs to another certificate.
+    #[error("the private key does not match the certificate of {id} (serial {serial})")]
+    KeyMismatch {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// The leaf's serial number.
+        serial: String,
+    },
+    /// The PEM text cannot be read.
+    #[error("the certificate or its key cannot be read")]
+    Pem(#[from] PemError),
+}
+
+impl Usage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl X509Svid {
+    /// An SVID of a chain, leaf first, and its key.
+    ///
+    /// `issued_at` is the moment of issuance, from which renewal counts; without it the leaf's
+    /// notBefore stands in, which most CAs back-date by some minutes. Whether the SVID is valid
+    /// now, or under which root, is not asked: a peer decides that.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError`] if the chain breaks a SPIFFE rule, or the key is not the leaf's.
+    pub fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKey,
+        issued_at: Option<SystemTime>,
+        crypto: &Crypto,
+    ) -> Result<Self, SvidError> {
+        let (first, intermediates) = chain.split_first().ok_or(Rejected::NoCertificate)?;
+        let leaf = inspect::leaf(first)?;
+        for intermediate in intermediates {
+            inspect::signing(intermediate)?;
+        }
+
+        let unusable = |_| SvidError::Key {
+            id: leaf.id.clone(),
+        };
+        let signer = crypto
+            .provider()
+            .key_provider
+            .load_private_key(key.to_rustls())
+            .map_err(unusable)?;
+        let certified = CertifiedKey::new(chain, signer);
+        certified.keys_match().map_err(|_| SvidError::KeyMismatch {
+            id: leaf.id.clone(),
+            serial: leaf.serial.clone(),
+        })?;
+        Ok(Self {
+            id: leaf.id,
+            key,
+            certified: Arc::new(certified),
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            issued_at: issued_at.unwrap_or(leaf.not_before),
+            serial: leaf.serial,
+        })
+    }
+
+    /// An SVID of PEM texts: the chain, leaf first, and its PKCS#8 key; both may be the same text.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError::Pem`] if a text cannot be read, else as [`X509Svid::from_der`].
+    pub fn from_pem(chain: &[u8], key: &[u8], crypto: &Crypto) -> Result<Self, SvidError> {
+        let chain = pem::certificates(chain)?;
+        Self::from_der(chain, PrivateKey::from_pem(key)?, None, crypto)
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The certificates, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// The certificates as PEM text, leaf first.
+    #[must_use]
+    pub fn chain_pem(&self) -> String {
+        pem::encode_certificates(self.chain())
+    }
+
+    /// The private key.
+    #[must_use]
+    pub fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    /// When the leaf begins to be valid.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// When the leaf ends.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// When the leaf was issued; its notBefore, if nobody told.
+    #[must_use]
+    pub fn issued_at(&self) -> SystemTime {
+        self.issued_at
+    }
+
+    /// The serial number of the leaf, in hexadecimal.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+}
+
+/// Shows who and until when, and nothing of the key.
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Svid")
+            .field("id", &self.id.as_str())
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads who stands in a leaf that has been verified before; `None` if it is not one.
+pub(crate) fn peer_of(leaf: &CertificateDer<'_>) -> Option<Peer> {
+    let leaf = inspect::leaf(leaf).ok()?;
+    Some(Peer {
+        id: leaf.id,
+        not_after: leaf.not_after,
+        serial: leaf.serial,
+    })
+}
+
+/// The trust domain that a CA certificate names as its one URI, as a SPIFFE signing certificate does.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) fn trust_domain_of_ca(ca: &CertificateDer<'_>) -> Option<crate::id::TrustDomain> {
+    inspect::trust_domain_of_ca(ca)
+}

@@ -1,0 +1,231 @@
+//! Why a chain is not who it says: one variant for each reason, with what was got and expected.
+
+use std::time::SystemTime;
+
+use super::Usage;
+use crate::id::{IdError, SpiffeId, TrustDomain};
+
+/// Which certificate of a path is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// A certificate between leaf and root.
+    Intermediate,
+    /// The certificate that names the peer.
+    Leaf,
+    /// The root, which is in our own bundle.
+    Root,
+}
+
+/// Why a peer's chain was refused.
+///
+/// The rules S1 to S15 are those of X509-SVID.md, sections 2 to 5, and SPIFFE-ID.md, section 2.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// The URI in the leaf is not a SPIFFE ID (S2, S12 to S15).
+    #[error("the certificate's URI {got:?} is not a SPIFFE ID: {reason}")]
+    BadId {
+        /// The URI, cut off after 256 characters.
+        got: String,
+        /// The first rule that it breaks.
+        #[source]
+        reason: IdError,
+    },
+    /// A signature in the chain does not verify with the key that it names.
+    #[error("the chain of {id} has a signature that does not verify")]
+    BadSignature {
+        /// Whom the leaf names.
+        id: SpiffeId,
+    },
+    /// The certificates add up to more bytes than are looked at.
+    #[error("the chain has {got} bytes, at most {max} are looked at")]
+    ChainTooLarge {
+        /// How many bytes were presented.
+        got: usize,
+        /// How many may be.
+        max: usize,
+    },
+    /// More certificates were presented than are looked at.
+    #[error("{got} certificates were presented, at most {max} are looked at")]
+    ChainTooLong {
+        /// How many were presented.
+        got: usize,
+        /// How many may be.
+        max: usize,
+    },
+    /// The trust domain's bundle has no root: everybody in it is distrusted (S18).
+    #[error("trust domain {trust_domain} of {id} is distrusted")]
+    Distrusted {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// Whose bundle is empty.
+        trust_domain: TrustDomain,
+    },
+    /// A certificate's time is over.
+    #[error("the {} of {id} expired at {}, now is {}", place.name(), unix(*not_after), unix(*now))]
+    Expired {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// Which certificate.
+        place: Place,
+        /// When it ended.
+        not_after: SystemTime,
+        /// The time it was compared with.
+        now: SystemTime,
+    },
+    /// A signing certificate of the path carries the SPIFFE ID of a workload (S11).
+    #[error("a signing certificate in the chain of {id} carries the workload ID {got}")]
+    IssuerHasPath {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// The ID in the signing certificate.
+        got: SpiffeId,
+    },
+    /// A certificate of the path that should sign is not a CA, or its key usage lacks keyCertSign (S11).
+    #[error("a certificate in the chain may not sign others: {missing} is not set")]
+    IssuerMayNotSign {
+        /// What it would need: `cA` or `keyCertSign`.
+        missing: &'static str,
+    },
+    /// The leaf's key usage is not marked critical (S8).
+    #[error("the leaf's key usage is not marked critical")]
+    KeyUsageNotCritical,
+    /// The leaf is a CA certificate; signing certificates never identify anybody (S4, S7).
+    #[error("the leaf is a CA certificate, which cannot identify anybody")]
+    LeafIsCa,
+    /// The leaf may sign certificates or revocation lists (S5).
+    #[error("the leaf's key usage has {usage}, which only a signing certificate may have")]
+    LeafMaySign {
+        /// `keyCertSign` or `cRLSign`.
+        usage: &'static str,
+    },
+    /// A certificate cannot be parsed, or an extension in it cannot.
+    #[error("the {} is malformed: {what}", place.name())]
+    Malformed {
+        /// Which certificate.
+        place: Place,
+        /// What could not be read.
+        what: &'static str,
+    },
+    /// The leaf has more than one URI name (S1).
+    #[error("the leaf has {got} URI names, expected exactly one")]
+    ManyUriSans {
+        /// How many it has.
+        got: usize,
+    },
+    /// A CA above the peer carries name constraints that forbid it, or that cannot be evaluated;
+    /// URI name constraints never can.
+    #[error("a CA in the chain of {id} has name constraints that do not allow it")]
+    NameConstraint {
+        /// Whom the leaf names.
+        id: SpiffeId,
+    },
+    /// The peer presented no certificate.
+    #[error("the peer presented no certificate")]
+    NoCertificate,
+    /// The leaf's key usage lacks digitalSignature (S8).
+    #[error("the leaf's key usage lacks digitalSignature")]
+    NoDigitalSignature,
+    /// The leaf has no key usage extension (S8).
+    #[error("the leaf has no key usage extension")]
+    NoKeyUsage,
+    /// The leaf names a trust domain and not a workload (S3).
+    #[error("the leaf's ID spiffe://{trust_domain} has no path")]
+    NoPath {
+        /// What it names.
+        trust_domain: TrustDomain,
+    },
+    /// A certificate's time has not begun.
+    #[error("the {} of {id} is not valid before {}, now is {}", place.name(), unix(*not_before), unix(*now))]
+    NotYetValid {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// Which certificate.
+        place: Place,
+        /// When it begins.
+        not_before: SystemTime,
+        /// The time it was compared with.
+        now: SystemTime,
+    },
+    /// The leaf has no URI name (S1).
+    #[error("the leaf has no URI name, expected one SPIFFE ID")]
+    NoUriSan,
+    /// Path building fails for a reason that has no variant of its own.
+    #[error("no valid path for {id}: {reason}")]
+    Path {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// The verifier's own word.
+        reason: String,
+    },
+    /// The path to the root is longer than is allowed, by us or by a CA in it.
+    #[error(
+        "the path from {id} to a root is longer than {max} certificates, or than a CA in it allows"
+    )]
+    PathTooLong {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// How many certificates a path may have, leaf and root included.
+        max: usize,
+    },
+    /// The search for a path was given up, because it took too many steps.
+    #[error("the chain of {id} takes too much work to verify")]
+    TooMuchWork {
+        /// Whom the leaf names.
+        id: SpiffeId,
+    },
+    /// A certificate has a critical extension that is not understood.
+    #[error("the chain of {id} has a critical extension that is not understood")]
+    UnknownCriticalExtension {
+        /// Whom the leaf names.
+        id: SpiffeId,
+    },
+    /// No root of the ID's own trust domain vouches for the chain (S6).
+    #[error("{id} is signed by an unknown authority {authority_key_id:?}, the bundle of {} has roots {roots:?}", id.trust_domain())]
+    UnknownIssuer {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// The key id of the first issuer that is missing, if the chain tells.
+        authority_key_id: Option<String>,
+        /// The key ids of the roots that we have for this trust domain.
+        roots: Vec<String>,
+    },
+    /// There is no bundle for the ID's trust domain (S6).
+    #[error("{id} is of trust domain {}, we have bundles of {known:?}", id.trust_domain())]
+    UnknownTrustDomain {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// The trust domains that we have bundles of.
+        known: Vec<TrustDomain>,
+    },
+    /// A signature in the chain uses an algorithm that our crypto provider does not have.
+    #[error("the chain of {id} is signed with an algorithm that is not supported")]
+    UnsupportedSignature {
+        /// Whom the leaf names.
+        id: SpiffeId,
+    },
+    /// An extended key usage does not allow what the peer does with the certificate (S9).
+    #[error("a certificate in the chain of {id} does not allow its use as a TLS {}", usage.name())]
+    WrongUsage {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// What the peer is.
+        usage: Usage,
+    },
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Intermediate => "intermediate certificate",
+            Self::Leaf => "certificate",
+            Self::Root => "root certificate",
+        }
+    }
+}
+
+/// Seconds since 1970, for messages that can be compared with `openssl x509 -dates` and `date +%s`.
+fn unix(moment: SystemTime) -> i64 {
+    crate::time::to_unix(moment)
+}

@@ -1,0 +1,100 @@
+//! The future of a handshake in, its outcome with our typed reason out.
+//!
+//! rustls calls the verifier in the same poll that drives the handshake, so the reason is handed
+//! over in a task-local slot that lives exactly as long as that future: no configuration for each
+//! connection, no shared table, nothing left behind when a handshake is dropped.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+
+use crate::svid::Rejected;
+
+tokio::task_local! {
+    static REASON: RefCell<Option<Rejected>>;
+}
+
+/// Why a connection did not become, or stay, mutual TLS.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The connection itself failed or ended.
+    #[error("the connection failed during the TLS handshake")]
+    Io(#[source] io::Error),
+    /// The peer does not speak TLS.
+    #[error("the peer does not speak TLS")]
+    NotTls,
+    /// The peer refused us, with this alert.
+    #[error("the peer refused us with the TLS alert {0:?}")]
+    RefusedByPeer(AlertDescription),
+    /// We refused the peer's certificate.
+    #[error("the peer's certificate was refused")]
+    Rejected(#[source] Rejected),
+    /// Any other fault of the TLS protocol.
+    #[error("the TLS handshake failed")]
+    Tls(#[source] Error),
+}
+
+/// Runs a handshake (`acceptor.accept(io)`, `connector.connect(name, io)`) and tells its failure.
+///
+/// With TLS 1.3 a server's refusal reaches a client after its own handshake has succeeded; its
+/// first read fails then, and `HandshakeError::from` tells that error too.
+///
+/// # Errors
+///
+/// [`HandshakeError`], [`HandshakeError::Rejected`] whenever it was our verifier that refused.
+pub async fn handshake<T>(
+    handshake: impl Future<Output = io::Result<T>>,
+) -> Result<T, HandshakeError> {
+    let scoped = async {
+        let outcome = handshake.await;
+        let reason = REASON.with(RefCell::take);
+        (outcome, reason)
+    };
+    match REASON.scope(RefCell::new(None), scoped).await {
+        (Ok(stream), _) => Ok(stream),
+        (Err(_), Some(rejected)) => Err(HandshakeError::Rejected(rejected)),
+        (Err(error), None) => Err(HandshakeError::from(error)),
+    }
+}
+
+/// The reason inside an I/O error of a TLS stream, as far as the error alone tells: for reasons
+/// whose alert says it all (unknown authority, expired) only [`handshake`] knows.
+#[must_use]
+pub fn rejection(error: &io::Error) -> Option<Rejected> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::NoCertificatesPresented => Some(Rejected::NoCertificate),
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.downcast_ref::<Rejected>().cloned()
+        }
+        _ => None,
+    }
+}
+
+/// Keeps the reason for whoever runs the current handshake; nobody may, outside [`handshake`].
+pub(super) fn note(rejected: Rejected) {
+    tracing::debug!(reason = %rejected, "peer certificate refused");
+    let _ = REASON.try_with(|slot| slot.replace(Some(rejected)));
+}
+
+/// Sorts an I/O error of a TLS stream, at any time in its life.
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        if let Some(rejected) = rejection(&error) {
+            return Self::Rejected(rejected);
+        }
+        match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Error>())
+        {
+            Some(Error::AlertReceived(alert)) => Self::RefusedByPeer(*alert),
+            Some(Error::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+            )) => Self::NotTls,
+            Some(tls) => Self::Tls(tls.clone()),
+            None => Self::Io(error),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! An identity reader in, rustls configurations out, for both sides of mutual TLS.
+//!
+//! TLS 1.3 only, no resumption, no early data: a resumed session would skip the verifier, and with
+//! it every bundle that was swapped since. The state is read at each handshake, so a configuration
+//! is made once and lives as long as its port. Names are not compared here: the client learns who
+//! answered from [`peer`], and its caller compares that with whom it meant, before it writes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::client::Resumption;
+use rustls::server::NoServerSessionStorage;
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, CommonState, RootCertStore, ServerConfig, version};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::clock::{Clock, SystemClock};
+use crate::store::IdentityReader;
+use crate::svid::{self, Peer};
+
+mod crypto;
+mod handshake;
+mod resolver;
+mod verifier;
+
+#[cfg(test)]
+mod tests;
+
+pub use crypto::{Crypto, CryptoError};
+pub use handshake::{HandshakeError, handshake, rejection};
+pub use verifier::alert_of;
+
+/// Whether a server wants to know who its client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientAuth {
+    /// A client without a certificate is let in, and [`peer`] is `None`; one with a certificate
+    /// that is not valid is refused all the same.
+    Optional,
+    /// A client without a certificate is refused.
+    Required,
+}
+
+/// One of the outside roots for [`web_client_config`] is not a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("root {index} is not an X.509 certificate")]
+pub struct BadRoot {
+    /// Which root, counted from 0.
+    pub index: usize,
+}
+
+/// The server's side of mesh TLS, by the clock of the system.
+///
+/// While `reader` has no default SVID, handshakes are refused with the alert access_denied.
+#[must_use]
+pub fn server_config(
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    client_auth: ClientAuth,
+) -> Arc<ServerConfig> {
+    server_config_at(reader, crypto, alpn, client_auth, SystemClock::shared())
+}
+
+/// The server's side of mesh TLS, by a clock of the caller's.
+#[must_use]
+pub fn server_config_at(
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    client_auth: ClientAuth,
+    clock: Arc<dyn Clock>,
+) -> Arc<ServerConfig> {
+    let time = Arc::new(TimeOf(clock));
+    let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, client_auth);
+    let mut config = ServerConfig::builder_with_details(Arc::clone(crypto.provider()), time)
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("Crypto has TLS 1.3 suites and groups")
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(resolver::CurrentSvid(reader)));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Arc::new(config)
+}
+
+/// The client's side of mesh TLS, by the clock of the system.
+///
+/// While `reader` has no default SVID, no certificate is presented, and a server that requires one
+/// refuses.
+#[must_use]
+pub fn client_config(reader: IdentityReader, crypto: &Crypto, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    client_config_at(reader, crypto, alpn, SystemClock::shared())
+}
+
+/// The client's side of mesh TLS, by a clock of the caller's.
+#[must_use]
+pub fn client_config_at(
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    clock: Arc<dyn Clock>,
+) -> Arc<ClientConfig> {
+    let time = Arc::new(TimeOf(clock));
+    let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, ClientAuth::Required);
+    let mut config = ClientConfig::builder_with_details(Arc::clone(crypto.provider()), time)
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("Crypto has TLS 1.3 suites and groups")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(resolver::CurrentSvid(reader)));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    Arc::new(config)
+}
+
+/// TLS to hosts outside the mesh: the server's name is verified against `roots`, as a browser
+/// would, and no certificate is presented. TLS 1.3 only.
+///
+/// # Errors
+///
+/// [`BadRoot`] for the first root that is not a certificate.
+pub fn web_client_config(
+    crypto: &Crypto,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Arc<ClientConfig>, BadRoot> {
+    let mut store = RootCertStore::empty();
+    for (index, root) in roots.into_iter().enumerate() {
+        store.add(root).map_err(|_| BadRoot { index })?;
+    }
+    let time = Arc::new(TimeOf(SystemClock::shared()));
+    let config = ClientConfig::builder_with_details(Arc::clone(crypto.provider()), time)
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("Crypto has TLS 1.3 suites and groups")
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The server name for a mesh connection: identity is a SPIFFE ID, so no name is sent or compared.
+#[must_use]
+pub fn server_name() -> ServerName<'static> {
+    ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Who is at the other end of a finished handshake, under a configuration made here.
+///
+/// The chain was verified by the handshake; the leaf is only read again. `None` while the
+/// handshake runs, or if a client presented no certificate to an optional check.
+#[must_use]
+pub fn peer(connection: &CommonState) -> Option<Peer> {
+    if connection.is_handshaking() {
+        return None;
+    }
+    svid::peer_of(connection.peer_certificates()?.first()?)
+}
+
+/// Our clock in the shape that rustls asks for.
+#[derive(Debug)]
+struct TimeOf(Arc<dyn Clock>);
+
+impl TimeProvider for TimeOf {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = self.0.now().duration_since(UNIX_EPOCH);
+        Some(UnixTime::since_unix_epoch(since.unwrap_or(Duration::ZERO)))
+    }
+}
