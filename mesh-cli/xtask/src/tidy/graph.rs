@@ -34,7 +34,7 @@ pub(super) const RULES: &[Rule] = &[
         package: "inmesh-core",
         manifest: "mesh-core/Cargo.toml",
         features: "--no-default-features",
-        banned: &["inmesh-pki", "rustls", "socket2", "tokio-rustls"],
+        banned: &["aws-lc-rs", "hyper-util", "ring", "socket2", "tokio-rustls"],
         why: "without features it is vocabulary, decisions and layers, without sockets",
         todo: "put the dependency behind the feature `runtime`",
     },

@@ -335,7 +335,7 @@ fn the_graph_keeps_its_direction() {
     );
     for (rule, line) in graph::RULES.iter().zip([
         "hickory-proto v0.26.3",
-        "rustls v0.23.46",
+        "tokio-rustls v0.26.6",
         "inmesh-core v0.1.0",
         "inmesh-ebpf v0.1.0",
         "inmesh-discovery v0.1.0",
