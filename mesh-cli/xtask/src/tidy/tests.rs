@@ -1,0 +1,353 @@
+//! Each rule has an example that passes and one that fails.
+
+use super::*;
+
+/// The four files of every stage, so that a test about something else sees no missing file.
+fn house() -> Vec<(String, String)> {
+    let mut files = vec![(
+        "mesh-core/src/lib.rs".to_owned(),
+        "#![forbid(unsafe_code)]".to_owned(),
+    )];
+    for stage in ["authorize", "balance", "route"] {
+        for file in ["mod.rs", "decide.rs", "layer.rs", "tests.rs"] {
+            files.push((format!("mesh-core/src/{stage}/{file}"), String::new()));
+        }
+    }
+    files
+}
+
+/// What tidy says about one more file in an otherwise clean house, as `line: what`.
+fn found(path: &str, text: &str) -> Vec<String> {
+    let mut files = house();
+    files.retain(|(other, _)| other != path);
+    files.push((path.to_owned(), text.to_owned()));
+    check_files(&files)
+        .iter()
+        .map(|v| format!("{}: {}", v.line, v.what))
+        .collect()
+}
+
+#[track_caller]
+fn passes(path: &str, text: &str) {
+    assert_eq!(found(path, text), Vec::<String>::new(), "{path}: {text}");
+}
+
+#[track_caller]
+fn fails(path: &str, text: &str, expected: &str) {
+    assert_eq!(found(path, text), [expected], "{path}: {text}");
+}
+
+const DECIDE: &str = "mesh-core/src/route/decide.rs";
+const DRIVER: &str = "mesh-core/src/connect/tcp.rs";
+
+// === purity ===
+
+#[test]
+fn pure_files_know_no_runtime_clock_dice_socket_file_or_environment() {
+    for (code, named) in [
+        ("fn f() { tokio::spawn(async {}); }", "tokio::spawn"),
+        (
+            "use tokio_util::sync::CancellationToken;",
+            "tokio_util::sync::CancellationToken",
+        ),
+        (
+            "fn f() { let t = std::time::Instant::now(); }",
+            "std::time::Instant::now",
+        ),
+        ("fn f() { let t = Instant :: now(); }", "Instant::now"),
+        ("fn f() { let t = SystemTime::now(); }", "SystemTime::now"),
+        ("fn f() { let r: u8 = rand::random(); }", "rand::random"),
+        ("use std::net::{IpAddr, TcpStream};", "std::net::TcpStream"),
+        ("use std::net::TcpListener as L;", "std::net::TcpListener"),
+        ("fn f(s: &UdpSocket) {}", "UdpSocket"),
+        ("use std::{collections::BTreeMap, fs};", "std::fs"),
+        ("use std::{fmt, env::{self}};", "std::env"),
+        ("fn f() { std::fs::read(\"x\"); }", "std::fs::read"),
+    ] {
+        fails(DECIDE, code, &format!("1: a pure file names `{named}`"));
+        passes(DRIVER, code);
+    }
+    passes(
+        DECIDE,
+        "use std::time::{Duration, Instant}; fn f(now: Instant, rand: u64) -> u64 { rand }",
+    );
+}
+
+#[test]
+fn purity_follows_the_list_of_files() {
+    let code = "use tokio::task;";
+    for path in [
+        "mesh-pki/src/svid/validate.rs",
+        "mesh-pki/src/rotate/schedule.rs",
+        "mesh-core/src/authorize/canonical.rs",
+        "mesh-core/src/balance/eject.rs",
+        "mesh-core/src/model/snapshot.rs",
+        "mesh-core/src/model/change.rs",
+        "mesh-core/src/route/split.rs",
+        "mesh-discovery/src/manifest/kinds/service.rs",
+        "mesh-discovery/src/dns/plan.rs",
+        "mesh-discovery/src/kube/index.rs",
+        "mesh-discovery/src/cluster/merge.rs",
+        "mesh-ebpf/src/compile_policy.rs",
+        "mesh-ebpf/src/sync.rs",
+    ] {
+        fails(path, code, "1: a pure file names `tokio::task`");
+    }
+    passes("mesh-discovery/src/kube/watch.rs", code);
+    passes("mesh-cli/src/cmd/validate.rs", code);
+}
+
+#[test]
+fn comments_strings_and_tests_do_not_count() {
+    passes(
+        DECIDE,
+        r##"
+        //! Never tokio::spawn, never Instant::now().
+        /* nor /* nested */ rand::random() */
+        /// ```
+        /// x.unwrap(); println!("doc");
+        /// ```
+        const A: &str = "tokio::spawn \" .unwrap()";
+        const B: &str = r#"std::fs " .unwrap()"#;
+        const C: &[u8] = b"std::env::var"; const D: char = '"'; const E: char = '\'';
+        fn f<'a>(x: &'a str) -> &'a str { x }
+        #[cfg(test)]
+        mod checks { use tokio::time; fn g() { Some(1).unwrap(); } }
+        #[cfg(all(test, unix))]
+        fn h<A, B>(a: A) -> Option<B> { std::fs::read("x").unwrap() }
+        "##,
+    );
+    fails(
+        DECIDE,
+        "#[cfg(test)]\nuse tokio::time;\n#[cfg(not(test))]\nfn f() { tokio::spawn(x) }",
+        "4: a pure file names `tokio::spawn`",
+    );
+    fails(
+        DECIDE,
+        "const A: &str = \"a\nb\";\n/* c\n */ fn f(x: &'static str) { x.unwrap() }",
+        "4: `unwrap` in library code",
+    );
+}
+
+#[test]
+fn a_module_declared_for_tests_is_test_code() {
+    let mut files = house();
+    files.push((
+        "mesh-core/src/connect/mod.rs".into(),
+        "#[cfg(test)]\nmod fixtures;".into(),
+    ));
+    files.push((
+        "mesh-core/src/connect/fixtures.rs".into(),
+        "fn f() { x.unwrap() }".into(),
+    ));
+    assert_eq!(check_files(&files), []);
+
+    passes("mesh-core/src/connect/tests.rs", "fn f() { x.unwrap() }");
+    passes("mesh-core/tests/drain.rs", "fn f() { x.unwrap() }");
+    passes(
+        "mesh-core/benches/decide.rs",
+        "fn f() { x.unwrap(); println!() }",
+    );
+    passes(DRIVER, "#![cfg(test)]\nfn f() { x.unwrap() }");
+}
+
+// === panics ===
+
+#[test]
+fn libraries_do_not_unwrap() {
+    fails(
+        DRIVER,
+        "fn f() {\n  x\n    .unwrap();\n}",
+        "3: `unwrap` in library code",
+    );
+    fails(
+        DRIVER,
+        "fn f() { x.map(Result::unwrap); }",
+        "1: `unwrap` in library code",
+    );
+    passes(DRIVER, "fn f() { x.unwrap_or(1); x.unwrap_or_default(); }");
+    passes("mesh-cli/src/main.rs", "fn f() { x.unwrap() }");
+}
+
+#[test]
+fn expect_carries_a_reason() {
+    fails(
+        DRIVER,
+        "fn f() { x.expect(\"short\"); }",
+        "1: `expect` without a reason",
+    );
+    fails(
+        DRIVER,
+        "fn f() { x.expect(&reason); }",
+        "1: `expect` without a reason",
+    );
+    passes(
+        DRIVER,
+        "#[expect(lint, reason = \"r\")] fn f() { x.expect(\"the set is never empty\"); }",
+    );
+    passes(
+        DRIVER,
+        "fn f() { x.expect(\n  r#\"the \"set\" is never empty\"#,\n); }",
+    );
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    fails(DRIVER, "fn f() { todo!() }", "1: `todo!`");
+    fails(
+        "mesh-cli/src/cmd/demo.rs",
+        "fn f() { unimplemented!(\"x\") }",
+        "1: `unimplemented!`",
+    );
+    passes(DRIVER, "fn todo() { todo() } // todo!()");
+}
+
+// === unsafe code ===
+
+#[test]
+fn libraries_forbid_unsafe_code() {
+    fails(
+        "mesh-pki/src/lib.rs",
+        "//! #![forbid(unsafe_code)]",
+        "1: no `#![forbid(unsafe_code)]`",
+    );
+    passes(
+        "mesh-pki/src/lib.rs",
+        "//! Identity.\n#![forbid(unsafe_code, dead_code)]",
+    );
+    passes("mesh-ebpf/src/lib.rs", "//! The kernel's side.");
+}
+
+// === global state ===
+
+#[test]
+fn only_the_program_touches_what_is_global() {
+    for (code, named) in [
+        ("fn f() { std::process::exit(1) }", "std::process::exit"),
+        ("use std::env; fn f() { env::var(\"X\"); }", "env::var"),
+        ("use std::env::var_os;", "std::env::var_os"),
+        ("use tracing_subscriber::fmt;", "tracing_subscriber::fmt"),
+        ("use tokio::signal;", "tokio::signal"),
+        (
+            "fn f() { tokio::signal::ctrl_c(); }",
+            "tokio::signal::ctrl_c",
+        ),
+    ] {
+        fails(DRIVER, code, &format!("1: a library names `{named}`"));
+        passes("mesh-cli/src/main.rs", code);
+    }
+    passes(
+        DRIVER,
+        "use std::process::Command; const V: &str = env!(\"CARGO_PKG_VERSION\");",
+    );
+}
+
+#[test]
+fn libraries_print_nothing() {
+    fails(
+        DRIVER,
+        "fn f() { println!(\"x\") }",
+        "1: a library uses `println!`",
+    );
+    fails(DRIVER, "fn f() { dbg!(x); }", "1: a library uses `dbg!`");
+    passes(
+        DRIVER,
+        "fn f() { writeln!(out, \"x\"); let println = 1; if println != 2 {} }",
+    );
+    passes("mesh-cli/src/main.rs", "fn f() { println!(\"x\") }");
+}
+
+// === sizes and places ===
+
+#[test]
+fn long_files_are_noted_and_longer_ones_refused() {
+    let lines = |count: usize| "//\n".repeat(count);
+    passes(DRIVER, &lines(600));
+    passes("mesh-core/src/connect/tests.rs", &lines(5_000));
+    let severity =
+        |count| check_files(&[house(), vec![(DRIVER.into(), lines(count))]].concat())[0].severity;
+    assert_eq!([severity(601), severity(1_000)], [Severity::Note; 2]);
+    assert_eq!(severity(1_001), Severity::Error);
+}
+
+#[test]
+fn a_module_does_not_stand_beside_its_folder() {
+    let mut files = house();
+    files.push(("mesh-core/src/connect.rs".into(), String::new()));
+    assert_eq!(check_files(&files), []);
+    files.push((DRIVER.into(), String::new()));
+    let found = check_files(&files);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].path, "mesh-core/src/connect.rs");
+}
+
+#[test]
+fn the_top_level_holds_the_fixed_names() {
+    for path in [
+        "LICENSE-MIT",
+        ".ci/run",
+        "deny.toml",
+        "fuzz/Cargo.toml",
+        "README.md",
+    ] {
+        passes(path, "");
+    }
+    for path in [
+        "NOTES.md",
+        "docs/page.md",
+        "scripts/run.toml",
+        "target.json",
+    ] {
+        fails(path, "", "1: stands at the top level");
+    }
+}
+
+#[test]
+fn a_stage_has_its_four_files() {
+    assert_eq!(check_files(&house()), []);
+    let mut files = house();
+    files.retain(|(path, _)| path != "mesh-core/src/balance/layer.rs");
+    let found = check_files(&files);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].path.as_str(), found[0].what.as_str()),
+        ("mesh-core/src/balance/layer.rs", "is missing")
+    );
+}
+
+// === dependencies ===
+
+#[test]
+fn the_graph_keeps_its_direction() {
+    let core = &graph::RULES[0];
+    let clean = "inmesh-core v0.1.0 (/mesh-core)\ninmesh-pki v0.1.0 (/mesh-pki)\nkubelike v1.0.0\n";
+    assert_eq!(core.check(clean), []);
+    let found = core.check(
+        "inmesh-core v0.1.0 (/x)\nkube-client v5.0.0\nkube-client v5.0.0 (*)\nnotify v8.2.0\n",
+    );
+    let what: Vec<&str> = found.iter().map(|v| v.what.as_str()).collect();
+    assert_eq!(
+        what,
+        [
+            "inmesh-core (--all-features) depends on kube-client",
+            "inmesh-core (--all-features) depends on notify",
+        ]
+    );
+    for (rule, line) in graph::RULES.iter().zip([
+        "hickory-proto v0.26.3",
+        "tokio-rustls v0.26.6",
+        "inmesh-core v0.1.0",
+        "inmesh-ebpf v0.1.0",
+        "inmesh-discovery v0.1.0",
+    ]) {
+        assert_eq!(rule.check(line).len(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_violation_says_where_what_why_and_what_to_do() {
+    let violation = Violation::error("a.rs", 3, "what", "why", "todo");
+    assert_eq!(violation.to_string(), "a.rs:3: what; why; todo");
+    let note = Violation::note("a.rs", 3, "what", "why", "todo");
+    assert_eq!(note.to_string(), "a.rs:3: note: what; why; todo");
+}
