@@ -9,7 +9,8 @@ pub(super) fn ask(kernel: &impl Kernel) -> Report {
     let capabilities = Capabilities::read(kernel);
     let mounts = kernel.read("/proc/self/mountinfo");
     let findings = Feature::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .map(|feature| match question(feature) {
             Question::Call(call) => {
                 Finding::new(feature, answer(kernel.call(call), call, &capabilities))

@@ -151,8 +151,9 @@ impl Report {
             kernel: None,
             unprivileged_bpf: UnprivilegedBpf::Unknown,
             findings: Feature::ALL
-                .map(|feature| Finding::new(feature, missing()))
-                .into(),
+                .iter()
+                .map(|feature| Finding::new(*feature, missing()))
+                .collect(),
         }
     }
 }
@@ -246,7 +247,7 @@ impl fmt::Display for UnprivilegedBpf {
 impl Feature {
     /// Every feature, in the order of a [`Report`]: what a machine must allow, what must be
     /// mounted, programs, maps.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: &'static [Self] = &[
         Self::BpfSyscall,
         Self::CapBpf,
         Self::CapNetAdmin,
