@@ -11,7 +11,7 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use crate::drain::Drain;
-use crate::model::{Change, SnapshotReader, SourceId};
+use crate::model::{Change, Op, SnapshotReader, SourceId};
 
 /// A source of configuration.
 ///
@@ -69,11 +69,7 @@ pub enum Said {
 pub struct Gone;
 
 /// Makes a sink and the queue that the merge task reads.
-pub fn sink(
-    id: SourceId,
-    queue: mpsc::Sender<Said>,
-    snapshot: SnapshotReader,
-) -> Sink {
+pub fn sink(id: SourceId, queue: mpsc::Sender<Said>, snapshot: SnapshotReader) -> Sink {
     Sink {
         id,
         queue,
@@ -89,7 +85,10 @@ impl Sink {
     /// # Errors
     /// [`Gone`] when the runtime has ended.
     pub async fn push(&self, change: Change) -> Result<(), Gone> {
-        self.queue.send(Said::Change(change)).await.map_err(|_| Gone)
+        self.queue
+            .send(Said::Change(change))
+            .await
+            .map_err(|_| Gone)
     }
 
     /// Says that the first full state has been pushed.
@@ -104,5 +103,74 @@ impl Sink {
     /// What all sources have said so far, merged: a resolver reads here which names are wanted.
     pub fn snapshot(&self) -> &SnapshotReader {
         &self.snapshot
+    }
+}
+
+/// A source that says what its [`Pusher`] is told to: for embedders that know their endpoints
+/// themselves, and for tests.
+#[derive(Debug)]
+pub struct Pushed {
+    id: SourceId,
+    queue: mpsc::Receiver<Change>,
+}
+
+/// Tells a [`Pushed`] source what to say.
+#[derive(Debug, Clone)]
+pub struct Pusher {
+    id: SourceId,
+    queue: mpsc::Sender<Change>,
+}
+
+/// Makes a source and its pusher. The source has synced once the first operations were pushed.
+pub fn pushed(name: &str) -> (Pusher, Pushed) {
+    let id = SourceId::new(name);
+    let (sender, receiver) = mpsc::channel(8);
+    let pusher = Pusher {
+        id: id.clone(),
+        queue: sender,
+    };
+    let source = Pushed {
+        id,
+        queue: receiver,
+    };
+    (pusher, source)
+}
+
+// === impl Pusher ===
+
+impl Pusher {
+    /// Pushes operations as one change.
+    ///
+    /// # Errors
+    /// [`Gone`] when the runtime has ended.
+    pub async fn push(&self, ops: Vec<Op>) -> Result<(), Gone> {
+        let change = Change::update(self.id.clone(), ops);
+        self.queue.send(change).await.map_err(|_| Gone)
+    }
+}
+
+// === impl Pushed ===
+
+impl Source for Pushed {
+    fn id(&self) -> SourceId {
+        self.id.clone()
+    }
+
+    async fn run(mut self, sink: Sink, mut drain: Drain) -> Result<(), Gone> {
+        loop {
+            tokio::select! {
+                change = self.queue.recv() => match change {
+                    Some(change) => {
+                        sink.push(change).await?;
+                        sink.synced().await?;
+                    }
+                    // Nobody will say more; what was said stays.
+                    None => break,
+                },
+                () = drain.closed() => break,
+            }
+        }
+        drain.closed().await;
+        Ok(())
     }
 }

@@ -7,12 +7,34 @@
 //! Each decision is a pure function (`decide.rs`): time, randomness and configuration are
 //! arguments, so what is explained or simulated is what happens. Layers obey the decisions; the
 //! runtime owns sockets and tasks. Nothing here knows Kubernetes, DNS or eBPF.
+//!
+//! Start with [`Mesh::builder`]; without the feature `runtime` there is the vocabulary
+//! ([`model`]), the decisions ([`authorize`], [`route`], [`balance`]) and the layers.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod accept;
 pub mod authorize;
 pub mod balance;
+mod body;
+#[cfg(feature = "runtime")]
+mod connect;
 pub mod discover;
 pub mod drain;
+mod error;
+pub mod identify;
 pub mod model;
 pub mod route;
+#[cfg(feature = "runtime")]
+pub mod runtime;
+#[cfg(feature = "runtime")]
+pub mod telemetry;
+
+#[cfg(all(feature = "test-util", any(feature = "aws-lc-rs", feature = "ring")))]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod testing;
+
+pub use body::{Body, BoxError};
+pub use error::{Blame, Error, Reason, Stage};
+#[cfg(feature = "runtime")]
+pub use runtime::Mesh;

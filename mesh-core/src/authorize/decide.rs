@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use inmesh_pki::id::SpiffeId;
 
-use super::policy::{Action, DefaultAction, Operation, Pattern, Policy, Rule, Source};
 use super::WorkloadPolicy;
+use super::policy::{Action, DefaultAction, Operation, Pattern, Policy, Rule, Source};
 use crate::model::ObjectKey;
 
 /// Who sends the request.
@@ -190,14 +190,32 @@ fn first_match(
     rule.is_some()
 }
 
-fn rule_matches(rule: &Rule, peer: &PeerParts<'_>, request: &RequestView<'_>, unknown: bool) -> bool {
+fn rule_matches(
+    rule: &Rule,
+    peer: &PeerParts<'_>,
+    request: &RequestView<'_>,
+    unknown: bool,
+) -> bool {
     (rule.from.is_empty() || rule.from.iter().any(|s| source_matches(s, peer, unknown)))
-        && (rule.to.is_empty() || rule.to.iter().any(|o| operation_matches(o, request, unknown)))
+        && (rule.to.is_empty()
+            || rule
+                .to
+                .iter()
+                .any(|o| operation_matches(o, request, unknown)))
 }
 
 fn source_matches(source: &Source, peer: &PeerParts<'_>, unknown: bool) -> bool {
-    field(&source.principals, &source.not_principals, peer.principal, unknown)
-        && field(&source.namespaces, &source.not_namespaces, peer.namespace, unknown)
+    field(
+        &source.principals,
+        &source.not_principals,
+        peer.principal,
+        unknown,
+    ) && field(
+        &source.namespaces,
+        &source.not_namespaces,
+        peer.namespace,
+        unknown,
+    )
 }
 
 fn operation_matches(operation: &Operation, request: &RequestView<'_>, unknown: bool) -> bool {

@@ -8,12 +8,14 @@
 
 mod canonical;
 mod decide;
+pub(crate) mod layer;
 mod policy;
 
 pub use canonical::{InvalidPath, canonical_path};
 pub use decide::{
-    DenyReason, Denied, HttpView, Peer, Permit, PermitReason, RequestView, Step, Trace, decide,
+    Denied, DenyReason, HttpView, Peer, Permit, PermitReason, RequestView, Step, Trace, decide,
 };
+pub use layer::{Authorize, AuthorizeFuture, AuthorizeLayer};
 pub use policy::{
     Action, DefaultAction, InvalidPolicy, Operation, Pattern, Policy, Rule, Source, WorkloadPolicy,
 };

@@ -182,7 +182,10 @@ impl Source {
         namespaces: &[&str],
         not_namespaces: &[&str],
     ) -> Result<Self, InvalidPolicy> {
-        for (field, list) in [("principals", principals), ("notPrincipals", not_principals)] {
+        for (field, list) in [
+            ("principals", principals),
+            ("notPrincipals", not_principals),
+        ] {
             if let Some(id) = list.iter().find(|id| id.starts_with("spiffe://")) {
                 let message = format!("{id:?}: write the principal without \"spiffe://\"");
                 return Err(InvalidPolicy { field, message });
@@ -219,7 +222,10 @@ impl Operation {
         not_paths: &[&str],
     ) -> Result<Self, InvalidPolicy> {
         for (field, list) in [("methods", methods), ("notMethods", not_methods)] {
-            if let Some(method) = list.iter().find(|m| m.bytes().any(|b| b.is_ascii_lowercase())) {
+            if let Some(method) = list
+                .iter()
+                .find(|m| m.bytes().any(|b| b.is_ascii_lowercase()))
+            {
                 let message = format!("{method:?}: methods are case-sensitive and upper case");
                 return Err(InvalidPolicy { field, message });
             }

@@ -131,7 +131,8 @@ impl SetHealth {
             .filter(|until| *until > now)
             .map(millis)
             .min();
-        self.next_probe.store(next.unwrap_or(NEVER), Ordering::Relaxed);
+        self.next_probe
+            .store(next.unwrap_or(NEVER), Ordering::Relaxed);
     }
 
     fn wake(&self, at: Duration) {

@@ -17,7 +17,7 @@ pub use eject::{Breaker, EjectPolicy, Verdict};
 pub(crate) use health::{Health, SetHealth};
 pub use health::{NoEndpoint, Picked, pick};
 #[cfg(feature = "runtime")]
-pub(crate) use layer::{Balance, Send};
+pub(crate) use layer::{Balancer, Carried};
 
 #[cfg(test)]
 mod tests;

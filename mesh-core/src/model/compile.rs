@@ -13,8 +13,12 @@ pub(super) type Addresses = Arc<[(IpAddr, Option<u16>)]>;
 
 /// The host names that the endpoints of a Service need.
 pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSet<Host> {
-    let external = service.and_then(|s| s.external.as_ref()).map(|(host, _)| host);
-    let listed = slices.iter().flat_map(|s| s.hosts.iter().map(|(host, _)| host));
+    let external = service
+        .and_then(|s| s.external.as_ref())
+        .map(|(host, _)| host);
+    let listed = slices
+        .iter()
+        .flat_map(|s| s.hosts.iter().map(|(host, _)| host));
     external
         .into_iter()
         .chain(listed)
@@ -71,7 +75,13 @@ fn endpoints(
         for (host, conditions) in &slice.hosts {
             for at in places(host, target.port, addresses) {
                 let (workload, version) = (&slice.workload, &slice.version);
-                out.push(endpoint(at, &slice.transport, *conditions, workload, version));
+                out.push(endpoint(
+                    at,
+                    &slice.transport,
+                    *conditions,
+                    workload,
+                    version,
+                ));
             }
         }
     }

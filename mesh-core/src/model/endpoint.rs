@@ -145,7 +145,9 @@ impl IdSet {
 
 impl fmt::Debug for IdSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.iter().map(|id| format!("{id}"))).finish()
+        f.debug_set()
+            .entries(self.0.iter().map(|id| format!("{id}")))
+            .finish()
     }
 }
 
@@ -266,6 +268,18 @@ impl fmt::Debug for EndpointState {
     }
 }
 
+// === impl Member ===
+
+impl Member {
+    /// An endpoint that nothing is known of yet.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            state: Arc::new(EndpointState::new()),
+        }
+    }
+}
+
 // === impl EndpointSet ===
 
 impl EndpointSet {
@@ -275,7 +289,12 @@ impl EndpointSet {
         let mut kept: std::collections::HashMap<_, _> = before
             .into_iter()
             .flat_map(|set| &set.members)
-            .map(|m| ((m.endpoint.addresses.clone(), m.endpoint.transport.clone()), &m.state))
+            .map(|m| {
+                (
+                    (m.endpoint.addresses.clone(), m.endpoint.transport.clone()),
+                    &m.state,
+                )
+            })
             .collect();
         let mut seen = std::collections::HashSet::new();
         let members: Vec<Member> = endpoints
@@ -283,11 +302,10 @@ impl EndpointSet {
             .filter(|e| seen.insert((e.addresses.clone(), e.transport.clone())))
             .map(|endpoint| {
                 let key = (endpoint.addresses.clone(), endpoint.transport.clone());
-                let state = match kept.remove(&key) {
-                    Some(state) => state.clone(),
-                    None => Arc::new(EndpointState::new()),
-                };
-                Member { endpoint, state }
+                match kept.remove(&key).cloned() {
+                    Some(state) => Member { endpoint, state },
+                    None => Member::new(endpoint),
+                }
             })
             .collect();
         // As kube-proxy does: where no endpoint is ready, those that still serve while they

@@ -109,7 +109,9 @@ impl AppProtocol {
             "grpc" => Self::Grpc,
             "http" | "kubernetes.io/ws" => Self::Http1,
             "http2" | "h2c" | "kubernetes.io/h2c" => Self::Http2,
-            "tcp" | "tls" | "https" | "kubernetes.io/wss" | "mongo" | "mysql" | "redis" => Self::Tcp,
+            "tcp" | "tls" | "https" | "kubernetes.io/wss" | "mongo" | "mysql" | "redis" => {
+                Self::Tcp
+            }
             _ if app_protocol.is_some() => Self::Tcp,
             _ => Self::Detect,
         }

@@ -272,7 +272,10 @@ impl Snapshot {
                 if nth > 0 {
                     problems.push(Problem::warning(
                         "",
-                        format!("{} speaks of it too and comes first", object.versions[0].source),
+                        format!(
+                            "{} speaks of it too and comes first",
+                            object.versions[0].source
+                        ),
                     ));
                 }
                 out.push(ObjectStatus {
@@ -560,7 +563,11 @@ impl Snapshot {
             }
         }
         broken.sort();
-        self.policy = Arc::new(WorkloadPolicy::compile(settings.default_action, good, broken));
+        self.policy = Arc::new(WorkloadPolicy::compile(
+            settings.default_action,
+            good,
+            broken,
+        ));
         self.blocked = blocked.into();
     }
 
@@ -583,18 +590,25 @@ impl Snapshot {
                     })
                 });
                 let backends = route.rules.iter().enumerate().flat_map(|(r, rule)| {
-                    rule.backends.iter().enumerate().filter_map(move |(b, backend)| {
-                        let lacks = match self.service(&backend.service) {
-                            None => format!("Service {} does not exist", backend.service),
-                            Some(view) if view.port(backend.port).is_none() => {
-                                format!("Service {} has no port {}", backend.service, backend.port)
-                            }
-                            Some(_) => return None,
-                        };
-                        let message =
-                            format!("{lacks} (ResolvedRefs False); its share is answered with 500");
-                        Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
-                    })
+                    rule.backends
+                        .iter()
+                        .enumerate()
+                        .filter_map(move |(b, backend)| {
+                            let lacks = match self.service(&backend.service) {
+                                None => format!("Service {} does not exist", backend.service),
+                                Some(view) if view.port(backend.port).is_none() => {
+                                    format!(
+                                        "Service {} has no port {}",
+                                        backend.service, backend.port
+                                    )
+                                }
+                                Some(_) => return None,
+                            };
+                            let message = format!(
+                                "{lacks} (ResolvedRefs False); its share is answered with 500"
+                            );
+                            Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
+                        })
                 });
                 parents.chain(backends).collect()
             }

@@ -7,20 +7,20 @@
 //! are attached and none matches, the answer is 404.
 
 mod decide;
-mod split;
-mod table;
 #[cfg(feature = "runtime")]
 mod layer;
+mod split;
+mod table;
 
 pub use decide::{NoRoute, RouteMatch, decide};
 #[cfg(feature = "runtime")]
-pub(crate) use layer::{Route as RouteStage, Routed};
+pub(crate) use layer::route;
 pub use split::split;
+use table::RuleView;
 pub use table::{
     Backend, HeaderChanges, InvalidRoute, Match, Parent, PathMatch, Regex, Route, RouteTable, Rule,
     Timeouts, ValueMatch,
 };
-use table::RuleView;
 
 #[cfg(test)]
 mod tests;

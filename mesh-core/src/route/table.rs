@@ -241,7 +241,9 @@ impl PathMatch {
     /// canonical (`//`, `/./`, `/../`, an escaped slash) or holds a query.
     pub fn literal(path: &str, prefix: bool) -> Result<Self, InvalidRoute> {
         if !path.starts_with('/') {
-            return Err(InvalidRoute::new(format!("{path:?} does not begin with '/'")));
+            return Err(InvalidRoute::new(format!(
+                "{path:?} does not begin with '/'"
+            )));
         }
         if path.contains(['?', '#']) {
             return Err(InvalidRoute::new(format!(
@@ -446,7 +448,9 @@ impl Route {
         rules: Vec<Rule>,
     ) -> Result<Self, InvalidRoute> {
         if parents.is_empty() {
-            return Err(InvalidRoute::new("a mesh route names a Service as its parent"));
+            return Err(InvalidRoute::new(
+                "a mesh route names a Service as its parent",
+            ));
         }
         Ok(Self {
             key,
@@ -488,8 +492,8 @@ impl RouteTable {
                     (&rule.matches, Arc::new(view))
                 })
                 .collect();
-            let consumer = (route.key.namespace != *service.namespace())
-                .then(|| route.key.namespace.clone());
+            let consumer =
+                (route.key.namespace != *service.namespace()).then(|| route.key.namespace.clone());
             for parent in route.parents.iter().filter(|p| p.service == *service) {
                 for (matches, view) in &rules {
                     let whens: Vec<_> = match matches.as_slice() {
@@ -520,7 +524,6 @@ impl RouteTable {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
-
 }
 
 type Precedence = (

@@ -229,3 +229,42 @@ impl Place {
 fn unix(moment: SystemTime) -> i64 {
     crate::time::to_unix(moment)
 }
+
+// === impl Rejected ===
+
+impl Rejected {
+    /// A stable name of the reason, for metrics and logs.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::BadId { .. } => "bad-id",
+            Self::BadSignature { .. } => "bad-signature",
+            Self::ChainTooLarge { .. } => "chain-too-large",
+            Self::ChainTooLong { .. } => "chain-too-long",
+            Self::Distrusted { .. } => "distrusted",
+            Self::Expired { .. } => "expired",
+            Self::IssuerHasPath { .. } => "issuer-has-path",
+            Self::IssuerMayNotSign { .. } => "issuer-may-not-sign",
+            Self::KeyUsageNotCritical => "key-usage-not-critical",
+            Self::LeafIsCa => "leaf-is-ca",
+            Self::LeafMaySign { .. } => "leaf-may-sign",
+            Self::Malformed { .. } => "malformed",
+            Self::ManyUriSans { .. } => "many-uri-sans",
+            Self::NameConstraint { .. } => "name-constraint",
+            Self::NoCertificate => "no-certificate",
+            Self::NoDigitalSignature => "no-digital-signature",
+            Self::NoKeyUsage => "no-key-usage",
+            Self::NoPath { .. } => "no-path",
+            Self::NoUriSan => "no-uri-san",
+            Self::NotYetValid { .. } => "not-yet-valid",
+            Self::Path { .. } => "path",
+            Self::PathTooLong { .. } => "path-too-long",
+            Self::TooMuchWork { .. } => "too-much-work",
+            Self::UnknownCriticalExtension { .. } => "unknown-critical-extension",
+            Self::UnknownIssuer { .. } => "unknown-issuer",
+            Self::UnknownTrustDomain { .. } => "unknown-trust-domain",
+            Self::UnsupportedSignature { .. } => "unsupported-signature",
+            Self::WrongUsage { .. } => "wrong-usage",
+        }
+    }
+}

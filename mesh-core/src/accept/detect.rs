@@ -1,0 +1,58 @@
+//! What does a connection speak? Pure over its first bytes.
+
+/// The connection preface of HTTP/2 (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The longest method that is taken for HTTP/1.
+const METHOD: usize = 16;
+
+/// What the first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Detected {
+    /// HTTP/1: a method of upper case letters, a space, and a target that begins like one.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Too few bytes to tell; more may come.
+    NeedMore,
+    /// Neither: opaque bytes.
+    Opaque,
+    /// A TLS record that holds a handshake.
+    Tls,
+}
+
+/// Looks at the first bytes of a connection. Whatever is not surely HTTP or TLS is opaque; the
+/// answer never changes once it is not [`Detected::NeedMore`], however many bytes follow.
+///
+/// ```
+/// use inmesh_core::accept::{detect, Detected};
+/// assert_eq!(detect(b"GET /"), Detected::Http1);
+/// assert_eq!(detect(b"PRI * HT"), Detected::NeedMore);
+/// assert_eq!(detect(b"\x16\x03\x01"), Detected::Tls);
+/// assert_eq!(detect(b"SSH-2.0"), Detected::Opaque);
+/// ```
+pub fn detect(bytes: &[u8]) -> Detected {
+    // A TLS record: handshake, version 3.x (RFC 8446 section 5.1).
+    match bytes {
+        [] | [0x16] => return Detected::NeedMore,
+        [0x16, 0x03, ..] => return Detected::Tls,
+        _ => {}
+    }
+    let common = bytes.len().min(PREFACE.len());
+    if bytes[..common] == PREFACE[..common] {
+        return if common == PREFACE.len() {
+            Detected::Http2
+        } else {
+            Detected::NeedMore
+        };
+    }
+    let letters = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
+    match (bytes.get(letters), bytes.get(letters + 1)) {
+        _ if letters == 0 || letters > METHOD => Detected::Opaque,
+        (None, _) | (Some(b' '), None) => Detected::NeedMore,
+        // origin-form, absolute-form, authority-form or asterisk-form (RFC 9112 section 3.2).
+        (Some(b' '), Some(b'/' | b'*' | b'[')) => Detected::Http1,
+        (Some(b' '), Some(b)) if b.is_ascii_alphanumeric() => Detected::Http1,
+        _ => Detected::Opaque,
+    }
+}

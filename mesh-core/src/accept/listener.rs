@@ -1,0 +1,84 @@
+//! The accept loop, and a look at first bytes without taking them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Detected, detect};
+
+/// How long the loop rests when the process is out of descriptors or memory.
+const REST: Duration = Duration::from_millis(50);
+
+/// A listening socket whose loop survives what the network and the kernel do to it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    inner: TcpListener,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    pub(crate) fn new(inner: TcpListener) -> Self {
+        Self { inner }
+    }
+
+    /// The next connection. Errors of a single connection are skipped; where the process is out
+    /// of descriptors it rests for a moment and tries again.
+    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.inner.accept().await {
+                Ok((stream, from)) => {
+                    // A connection works without it, only later.
+                    let _slow = stream.set_nodelay(true);
+                    return (stream, from);
+                }
+                Err(e) if of_one_connection(&e) => tracing::debug!(error = %e, "not accepted"),
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept; trying again");
+                    sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+fn of_one_connection(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// What the connection speaks, by a look at its first bytes, which stay in the socket. At the
+/// deadline, what is undecided is opaque; a connection that ends early is too.
+pub(crate) async fn peek(stream: &TcpStream, deadline: Instant) -> Detected {
+    let mut bytes = [0; 32];
+    let mut seen = 0;
+    loop {
+        match timeout_at(deadline, stream.peek(&mut bytes)).await {
+            Ok(Ok(len)) if len > 0 => {
+                let detected = detect(&bytes[..len]);
+                if detected != Detected::NeedMore {
+                    return detected;
+                }
+                if len == seen {
+                    // Nothing new: peeking again would spin.
+                    if timeout_at(deadline, sleep(Duration::from_millis(2)))
+                        .await
+                        .is_err()
+                    {
+                        return Detected::Opaque;
+                    }
+                }
+                seen = len;
+            }
+            _ => return Detected::Opaque,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Accept: a socket in, a connection out, with its protocol known and its deadlines running.
+//!
+//! In come sockets; out come connections whose first bytes have been looked at where nothing was
+//! declared. [`detect`] is pure over those bytes. It refuses to wait for ever, and to guess a
+//! protocol that a listener has declared.
+
+mod detect;
+#[cfg(feature = "runtime")]
+mod listener;
+#[cfg(feature = "runtime")]
+mod timed;
+
+pub use detect::{Detected, detect};
+#[cfg(feature = "runtime")]
+pub(crate) use listener::{Listener, peek};
+#[cfg(feature = "runtime")]
+pub(crate) use timed::{ConnState, Timed};
+
+#[cfg(test)]
+mod tests;

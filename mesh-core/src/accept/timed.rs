@@ -1,0 +1,202 @@
+//! A server's connection with deadlines: how long it may idle, and how long a header may take.
+//!
+//! hyper's own header timeout also runs while a kept-alive connection idles, and ends it without a
+//! word. Here the two are apart: a header that does not arrive in time is answered with 408, an
+//! idle connection is closed. The service tells through [`ConnState`] when it has a request.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+const IDLE: u8 = 0;
+const HEADER: u8 = 1;
+const BUSY: u8 = 2;
+const TIMED_OUT: u8 = 3;
+
+const ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    connection: close\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    x-mesh-reason: header-timeout\r\n\
+    content-length: 51\r\n\r\n\
+    header-timeout: the header did not arrive in time.\n";
+
+/// What the connection is doing, shared between its socket and its service.
+#[derive(Debug, Default)]
+pub(crate) struct ConnState(AtomicU8);
+
+/// The socket. Only for HTTP/1, where one request follows the other.
+pub(crate) struct Timed<T> {
+    inner: T,
+    state: Arc<ConnState>,
+    header: Duration,
+    idle: Duration,
+    /// Since when the present wait runs; `None` while the service is busy.
+    waiting: Option<(u8, Instant)>,
+    timer: Option<Pin<Box<Sleep>>>,
+    answered: usize,
+}
+
+// === impl ConnState ===
+
+impl ConnState {
+    /// The service has a request.
+    pub(crate) fn busy(&self) {
+        self.0.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The answer is whole.
+    pub(crate) fn idle(&self) {
+        self.0.store(IDLE, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == IDLE
+    }
+
+    /// Whether a header did not arrive in time.
+    pub(crate) fn timed_out(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == TIMED_OUT
+    }
+}
+
+// === impl Timed ===
+
+impl<T> Timed<T> {
+    pub(crate) fn new(inner: T, state: Arc<ConnState>, header: Duration, idle: Duration) -> Self {
+        Self {
+            inner,
+            state,
+            header,
+            idle,
+            // The first header is due from the start.
+            waiting: Some((HEADER, Instant::now())),
+            timer: None,
+            answered: 0,
+        }
+    }
+
+    /// The deadline of the present wait. Keeps the start of a wait that goes on.
+    fn deadline(&mut self) -> Option<Instant> {
+        let state = self.state.0.load(Ordering::Relaxed);
+        if state == BUSY {
+            self.waiting = None;
+            return None;
+        }
+        let started = match self.waiting {
+            Some((HEADER, started)) => (HEADER, started),
+            Some((same, started)) if same == state => (same, started),
+            _ => (state, Instant::now()),
+        };
+        self.waiting = Some(started);
+        let limit = if started.0 == HEADER {
+            self.header
+        } else {
+            self.idle
+        };
+        Some(started.1 + limit)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
+    /// Whether the present wait has lasted too long. The timer is only moved when it fires, so a
+    /// busy connection does not touch the timer wheel for each request.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(deadline) = self.deadline() else {
+                return Poll::Pending;
+            };
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Answers a late header with 408.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.answered < ANSWER.len() {
+            let rest = &ANSWER[self.answered..];
+            let n = ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?;
+            if n == 0 {
+                break;
+            }
+            self.answered += n;
+        }
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.state.timed_out() {
+            return this.poll_answer(cx);
+        }
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
+            if buf.filled().len() > before && this.state.is_idle() {
+                let first = !matches!(this.waiting, Some((HEADER, _)));
+                this.state.0.store(HEADER, Ordering::Relaxed);
+                if first {
+                    this.waiting = Some((HEADER, Instant::now()));
+                }
+            }
+            return Poll::Ready(read);
+        }
+        ready!(this.poll_late(cx));
+        if this.state.is_idle() && !matches!(this.waiting, Some((HEADER, _))) {
+            // An idle connection ends as if the peer had ended it.
+            return Poll::Ready(Ok(()));
+        }
+        this.state.0.store(TIMED_OUT, Ordering::Relaxed);
+        this.poll_answer(cx)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}

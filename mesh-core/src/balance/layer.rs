@@ -1,0 +1,281 @@
+//! The stage: a routed request in, the head of an answer out, from whichever endpoint gave one.
+//!
+//! 1. Each attempt reads the current endpoints, so a change is seen by a request that waits.
+//! 2. A request that surely reached no server goes to another endpoint; so does one that met a
+//!    connection closed under it, if it is idempotent and has no body. Nothing else is repeated.
+//! 3. Every attempt ends in a verdict on the endpoint, or in none where it was not its doing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use inmesh_pki::id::SpiffeId;
+use tokio::time::{Instant, timeout};
+
+use super::{EjectPolicy, NoEndpoint, Picked, Verdict, pick};
+use crate::body::Body;
+use crate::connect::{Connector, Io, Kept, Lease, Unsent};
+use crate::error::{Error, Reason};
+use crate::model::{Draw, EndpointSet, ServiceView, SnapshotReader};
+use crate::route::RouteMatch;
+use crate::telemetry::{End, Exchange, Metrics, Protocol, grpc_status};
+
+/// Attempts that may fail before a request does.
+const ATTEMPTS: usize = 3;
+/// Pooled connections that may turn out closed before a request gives up.
+const STALE: usize = 16;
+
+/// Chooses endpoints and sends to them.
+pub(crate) struct Balancer {
+    pub(crate) reader: SnapshotReader,
+    pub(crate) connector: Connector,
+    pub(crate) eject: EjectPolicy,
+    pub(crate) metrics: Metrics,
+    /// The zero of the monotonic clock that ejections are counted on.
+    pub(crate) epoch: Instant,
+}
+
+/// What an exchange holds until its answer is whole.
+pub(crate) struct Carried {
+    picked: Picked,
+    lease: Option<Lease>,
+    balancer: Arc<Balancer>,
+    service: Arc<ServiceView>,
+    judged: bool,
+}
+
+/// The head of an answer.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) carried: Carried,
+    pub(crate) peer: Option<SpiffeId>,
+}
+
+/// The backend of a request as it is now.
+struct Backend {
+    service: Arc<ServiceView>,
+    set: Arc<EndpointSet>,
+}
+
+// === impl Balancer ===
+
+impl Balancer {
+    /// Sends a request to an endpoint of its backend.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        to: &RouteMatch,
+        mut request: Request<Body>,
+        http2: bool,
+        exchange: &mut Exchange,
+        draw: &mut Draw,
+    ) -> Result<Answer, Error> {
+        let mut tried = Vec::new();
+        let mut stale = 0;
+        let mut last = None;
+        loop {
+            let backend = self.backend(to)?;
+            exchange.service = backend.service.host.clone();
+            let mut picked = match pick(&backend.set, self.now(), &tried, draw) {
+                Ok(picked) => picked,
+                Err(none) => return Err(last.unwrap_or_else(|| no_endpoint(to, none))),
+            };
+            exchange.attempts.push(picked.member().endpoint.address());
+            let attempt = self.connector.send(picked.member(), request, http2);
+            let sent = match to.timeouts().backend_request {
+                None => attempt.await,
+                Some(limit) => match timeout(limit, attempt).await {
+                    Ok(sent) => sent,
+                    Err(_) => {
+                        self.failed(&mut picked, &backend.service);
+                        let detail = format!("no answer within backendRequest ({limit:?})");
+                        return Err(Error::new(Reason::BackendTimeout, detail));
+                    }
+                },
+            };
+            let Unsent {
+                error,
+                request: again,
+                reused,
+            } = match sent {
+                Ok(sent) => {
+                    let mut carried = Carried {
+                        picked,
+                        lease: Some(sent.lease),
+                        balancer: self.clone(),
+                        service: backend.service,
+                        judged: false,
+                    };
+                    carried.judge_head(&sent.response, exchange.protocol);
+                    return Ok(Answer {
+                        response: sent.response,
+                        carried,
+                        peer: sent.peer,
+                    });
+                }
+                Err(unsent) => unsent,
+            };
+            if reused {
+                // A connection that rested was closed under us: not the endpoint's failure.
+                stale += 1;
+            } else {
+                self.failed(&mut picked, &backend.service);
+                tried.push(picked.member().state.clone());
+            }
+            match again {
+                Some(again) if tried.len() < ATTEMPTS && stale < STALE => {
+                    self.metrics.retried(error.reason().as_str());
+                    request = again;
+                    last = Some(error);
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Opens an opaque connection to an endpoint of its backend.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        to: &RouteMatch,
+        alpn: &'static [u8],
+        exchange: &mut Exchange,
+        draw: &mut Draw,
+    ) -> Result<(Io, Carried, Option<SpiffeId>), Error> {
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            let backend = self.backend(to)?;
+            exchange.service = backend.service.host.clone();
+            let mut picked = match pick(&backend.set, self.now(), &tried, draw) {
+                Ok(picked) => picked,
+                Err(none) => return Err(last.unwrap_or_else(|| no_endpoint(to, none))),
+            };
+            exchange.attempts.push(picked.member().endpoint.address());
+            match self.connector.open(picked.member(), alpn).await {
+                Ok((io, peer, _)) => {
+                    picked.succeeded(self.now());
+                    let carried = Carried {
+                        picked,
+                        lease: None,
+                        balancer: self.clone(),
+                        service: backend.service,
+                        judged: true,
+                    };
+                    return Ok((io, carried, peer));
+                }
+                Err(error) => {
+                    self.failed(&mut picked, &backend.service);
+                    tried.push(picked.member().state.clone());
+                    if tried.len() >= ATTEMPTS {
+                        return Err(error);
+                    }
+                    self.metrics.retried(error.reason().as_str());
+                    last = Some(error);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn backend(&self, to: &RouteMatch) -> Result<Backend, Error> {
+        let missing = |what: String| Error::new(Reason::BackendMissing, what);
+        let snapshot = self.reader.peek();
+        let service = snapshot
+            .service(to.service())
+            .ok_or_else(|| missing(format!("Service {} does not exist", to.service())))?;
+        let set = service.endpoints(to.port()).ok_or_else(|| {
+            missing(format!(
+                "Service {} has no port {}",
+                to.service(),
+                to.port()
+            ))
+        })?;
+        Ok(Backend {
+            service: service.clone(),
+            set: set.clone(),
+        })
+    }
+
+    fn failed(&self, picked: &mut Picked, service: &ServiceView) {
+        if let Verdict::Ejected { until } = picked.failed(&self.eject, self.now()) {
+            self.metrics.ejected(&service.host);
+            let address = picked.member().endpoint.address();
+            let length = until.saturating_sub(self.now());
+            tracing::warn!(%address, service = %service.name, ?length, "endpoint ejected");
+        }
+    }
+
+    fn succeeded(&self, picked: &mut Picked, service: &ServiceView) {
+        if picked.succeeded(self.now()) {
+            let address = picked.member().endpoint.address();
+            tracing::info!(%address, service = %service.name, "endpoint is back");
+        }
+    }
+}
+
+fn no_endpoint(to: &RouteMatch, none: NoEndpoint) -> Error {
+    let detail = format!("Service {} port {}: {none}", to.service(), to.port());
+    Error::new(Reason::NoEndpoint, detail)
+}
+
+// === impl Carried ===
+
+impl Carried {
+    /// What is kept with the endpoint.
+    pub(crate) fn kept(&self) -> Option<&Kept> {
+        Kept::of(self.picked.member(), self.balancer.connector.idle_max)
+    }
+
+    /// The endpoint.
+    pub(crate) fn picked(&self) -> &Picked {
+        &self.picked
+    }
+
+    /// The Service that it belongs to.
+    pub(crate) fn service(&self) -> &Arc<ServiceView> {
+        &self.service
+    }
+
+    /// HTTP tells at the head whether the endpoint did its part; gRPC often only at the end.
+    fn judge_head(&mut self, response: &Response<Incoming>, protocol: Protocol) {
+        let at_end = protocol == Protocol::Grpc && grpc_status(response.headers()).is_none();
+        if response.status().is_server_error() {
+            self.judge(false);
+        } else if !at_end {
+            self.judge(!grpc_status(response.headers()).is_some_and(is_endpoints_fault));
+        }
+    }
+
+    fn judge(&mut self, good: bool) {
+        self.judged = true;
+        if good {
+            self.balancer.succeeded(&mut self.picked, &self.service);
+        } else {
+            self.balancer.failed(&mut self.picked, &self.service);
+        }
+    }
+
+    /// The exchange has ended.
+    pub(crate) fn finish(mut self, end: End, exchange: &Exchange) {
+        match end {
+            End::Broken => self.judge(false),
+            End::Whole if !self.judged => {
+                self.judge(!exchange.grpc_status.is_some_and(is_endpoints_fault));
+            }
+            End::Abandoned | End::Whole => {}
+        }
+        if end == End::Whole
+            && let Some(lease) = self.lease.take()
+        {
+            lease.release();
+        }
+    }
+}
+
+/// UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's doing.
+fn is_endpoints_fault(grpc: u8) -> bool {
+    matches!(grpc, 2 | 13 | 14 | 15)
+}

@@ -1,0 +1,121 @@
+//! A request as the next hop may see it: no hop-by-hop fields, the target in the form of the
+//! protocol (RFC 9110 section 7.6.1, RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+
+use http::header::{
+    self, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Uri, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Fields that a caller may not have removed by naming them in `Connection`.
+const KEPT: [&str; 6] = [
+    "host",
+    "traceparent",
+    "b3",
+    "authorization",
+    "cookie",
+    "x-forwarded-for",
+];
+
+/// Whether a message asks for, or answers with, another protocol on its connection.
+pub(crate) fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11
+        && headers.contains_key(UPGRADE)
+        && headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
+pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|option| option.trim().parse().ok())
+        .filter(|name: &HeaderName| !KEPT.contains(&name.as_str()))
+        .filter(|name| !(upgrade && *name == UPGRADE))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    let trailers = headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    for name in [
+        CONNECTION,
+        TE,
+        TRANSFER_ENCODING,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+/// Puts a request into the form of the next hop's protocol. `authority` is the one decided on.
+pub(crate) fn prepare<B>(request: &mut Request<B>, http2: bool, authority: &str, upgrade: bool) {
+    strip(request.headers_mut(), upgrade);
+    let path = request
+        .uri()
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if http2 {
+        request.headers_mut().remove(HOST);
+        *request.version_mut() = Version::HTTP_2;
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = authority.parse::<Authority>().ok();
+        parts.path_and_query = Some(path);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    } else {
+        // HTTP/1.1 has one Cookie field (RFC 9113 section 8.2.3).
+        join_cookies(request.headers_mut());
+        request.headers_mut().remove(TE);
+        *request.version_mut() = Version::HTTP_11;
+        let same = request.headers().get(HOST).is_some_and(|h| h == authority);
+        if !same && let Ok(value) = HeaderValue::from_str(authority) {
+            request.headers_mut().insert(HOST, value);
+        }
+        if request.uri().scheme().is_some() || request.uri().authority().is_some() {
+            *request.uri_mut() = Uri::from(path);
+        }
+    }
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut all = headers.get_all(header::COOKIE).iter();
+    if all.nth(1).is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for value in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}

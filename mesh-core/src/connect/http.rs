@@ -1,0 +1,439 @@
+//! HTTP to an endpoint over pooled connections.
+//!
+//! An idle HTTP/1.1 connection is taken last in, first out, if it is surely ready; a request that
+//! meets one just closed comes back unsent. An HTTP/2 connection is shared by up to a hundred
+//! streams; then another is opened.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use inmesh_pki::id::SpiffeId;
+use tokio::time::{Instant, timeout};
+
+use super::{Connector, Io, tcp};
+use crate::body::Body;
+use crate::error::{Error, Reason};
+use crate::identify::{ALPN_H1, ALPN_H2};
+use crate::model::{Member, Transport};
+use crate::telemetry::Series;
+
+/// Streams on one HTTP/2 connection before another is opened.
+const STREAMS: usize = 100;
+/// Flow-control windows between mesh peers, so that one stream can fill a fast network.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How often an HTTP/2 connection with requests on it is asked whether it lives.
+const PING: Duration = Duration::from_secs(10);
+
+/// What is kept with an endpoint for as long as it is known: its connections, and the handles of
+/// its metrics.
+pub(crate) struct Kept {
+    pool: Arc<Pool>,
+    pub(crate) series: OnceLock<Arc<Series>>,
+}
+
+/// The connections of one endpoint.
+pub(crate) struct Pool {
+    h1: Mutex<Vec<Http1>>,
+    h2: Mutex<Vec<Arc<Http2>>>,
+    /// Held while an HTTP/2 connection is opened, so that a burst opens one.
+    opening: tokio::sync::Mutex<()>,
+    idle_max: usize,
+}
+
+struct Http1 {
+    sender: http1::SendRequest<Body>,
+    peer: Option<SpiffeId>,
+    /// When it was last used, and when it may no longer be.
+    since: Instant,
+    until: Option<Instant>,
+}
+
+struct Http2 {
+    sender: http2::SendRequest<Body>,
+    peer: Option<SpiffeId>,
+    streams: AtomicUsize,
+    until: Option<Instant>,
+}
+
+/// What an exchange holds of its connection until the answer is whole.
+pub(crate) struct Lease(Held);
+
+enum Held {
+    Http1(Arc<Pool>, Option<Http1>),
+    Http2(Arc<Http2>),
+}
+
+/// A request that was answered.
+pub(crate) struct Sent {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+    pub(crate) peer: Option<SpiffeId>,
+}
+
+/// A request that was not answered.
+pub(crate) struct Unsent {
+    pub(crate) error: Error,
+    /// The request, where it may be sent again: it surely was not sent, or it is idempotent, has
+    /// no body, and met a connection that had been used before (RFC 9110 section 9.2.2).
+    pub(crate) request: Option<Request<Body>>,
+    /// Whether it met a connection that had been used before, which may have closed on its own.
+    pub(crate) reused: bool,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// What is kept with an endpoint; `None` if something else took its place, which nothing does.
+    pub(crate) fn of(member: &Member, idle_max: usize) -> Option<&Self> {
+        member.state.slot(|| Self {
+            pool: Arc::new(Pool::new(idle_max)),
+            series: OnceLock::new(),
+        })
+    }
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// Sends a request to an endpoint and waits for the head of the answer.
+    pub(crate) async fn send(
+        &self,
+        member: &Member,
+        request: Request<Body>,
+        http2: bool,
+    ) -> Result<Sent, Unsent> {
+        let Some(kept) = Kept::of(member, self.idle_max) else {
+            let error = Error::new(
+                Reason::ConnectFailed,
+                "the endpoint keeps other connections",
+            );
+            return Err(Unsent::before(error, request));
+        };
+        let pool = &kept.pool;
+        if http2 {
+            self.send_h2(pool, member, request).await
+        } else {
+            self.send_h1(pool, member, request).await
+        }
+    }
+
+    async fn send_h1(
+        &self,
+        pool: &Arc<Pool>,
+        member: &Member,
+        request: Request<Body>,
+    ) -> Result<Sent, Unsent> {
+        let pooled = pool.take_h1(self.idle);
+        let reused = pooled.is_some();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => match Box::pin(self.open_h1(member)).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(Unsent::before(error, request)),
+            },
+        };
+        let again = if reused { again(&request) } else { None };
+        match connection.sender.try_send_request(request).await {
+            Ok(response) => Ok(Sent {
+                response,
+                peer: connection.peer.clone(),
+                lease: Lease(Held::Http1(pool.clone(), Some(connection))),
+            }),
+            Err(e) => Err(Unsent::after(e, member, reused, again)),
+        }
+    }
+
+    async fn send_h2(
+        &self,
+        pool: &Arc<Pool>,
+        member: &Member,
+        request: Request<Body>,
+    ) -> Result<Sent, Unsent> {
+        let (connection, reused) = match pool.take_h2() {
+            Some(connection) => (connection, true),
+            None => {
+                let opened = Box::pin(async {
+                    let _one_at_a_time = pool.opening.lock().await;
+                    match pool.take_h2() {
+                        Some(connection) => Ok(connection),
+                        None => self.open_h2(pool, member).await,
+                    }
+                });
+                match opened.await {
+                    Ok(connection) => (connection, false),
+                    Err(error) => return Err(Unsent::before(error, request)),
+                }
+            }
+        };
+        // From here the lease counts the stream, also if the future is dropped.
+        let peer = connection.peer.clone();
+        let mut sender = connection.sender.clone();
+        let lease = Lease(Held::Http2(connection));
+        let again = if reused { again(&request) } else { None };
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(Sent {
+                response,
+                lease,
+                peer,
+            }),
+            Err(e) => Err(Unsent::after(e, member, reused, again)),
+        }
+    }
+
+    async fn open_h1(&self, member: &Member) -> Result<Http1, Error> {
+        let (io, peer, until) = self.open(member, ALPN_H1).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(256)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| refused(member, e))?;
+        tokio::spawn(async move {
+            if let Err(e) = connection.with_upgrades().await {
+                tracing::debug!(error = %e, "a connection to an endpoint ended");
+            }
+        });
+        Ok(Http1 {
+            sender,
+            peer,
+            since: Instant::now(),
+            until,
+        })
+    }
+
+    async fn open_h2(&self, pool: &Pool, member: &Member) -> Result<Arc<Http2>, Error> {
+        let (io, peer, until) = self.open(member, ALPN_H2).await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .max_header_list_size(256 * 1024);
+        if matches!(member.endpoint.transport, Transport::Mesh { .. }) {
+            builder
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_frame_size(1 << 20);
+        }
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| refused(member, e))?;
+        tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                tracing::debug!(error = %e, "a connection to an endpoint ended");
+            }
+        });
+        let opened = Arc::new(Http2 {
+            sender,
+            peer,
+            streams: AtomicUsize::new(1),
+            until,
+        });
+        let mut known = pool.h2.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push(opened.clone());
+        Ok(opened)
+    }
+
+    /// Opens a connection for an inner protocol, and says until when it may be used: to the end
+    /// of the server's certificate.
+    pub(crate) async fn open(
+        &self,
+        member: &Member,
+        alpn: &'static [u8],
+    ) -> Result<(Io, Option<SpiffeId>, Option<Instant>), Error> {
+        let endpoint = &member.endpoint;
+        let stream = tcp::connect(&endpoint.addresses, self.connect_timeout).await?;
+        let limit = self.handshake_timeout;
+        let late = || {
+            let detail = format!(
+                "no TLS handshake with {} within {limit:?}",
+                endpoint.address()
+            );
+            Error::new(Reason::ConnectTimeout, detail)
+        };
+        match &endpoint.transport {
+            Transport::Plain => Ok((Io::Plain(stream), None, None)),
+            Transport::Mesh { ids } => {
+                let connected = timeout(limit, self.tls.connect(stream, alpn, ids)).await;
+                let (stream, server) = connected.map_err(|_| late())??;
+                let left = server.not_after.duration_since(self.clock.now());
+                let until = Instant::now() + left.unwrap_or_default();
+                Ok((Io::Client(Box::new(stream)), Some(server.id), Some(until)))
+            }
+            Transport::Tls { name, roots } => {
+                let http2 = alpn == ALPN_H2;
+                let connected =
+                    timeout(limit, self.outside.connect(stream, name, roots, http2)).await;
+                let stream = connected.map_err(|_| late())??;
+                Ok((Io::Client(Box::new(stream)), None, None))
+            }
+        }
+    }
+}
+
+fn refused(member: &Member, e: hyper::Error) -> Error {
+    let detail = format!("HTTP handshake with {}", member.endpoint.address());
+    Error::new(Reason::ConnectFailed, detail).because(e)
+}
+
+// === impl Pool ===
+
+impl Pool {
+    fn new(idle_max: usize) -> Self {
+        Self {
+            h1: Mutex::default(),
+            h2: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            idle_max,
+        }
+    }
+
+    fn take_h1(&self, idle: Duration) -> Option<Http1> {
+        let mut kept = self.h1.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those at the front have rested longest. Finding one too old means that all before it
+        // are, so the list is cut once in a while, not searched each time.
+        if kept.first().is_some_and(|c| c.since.elapsed() > idle) {
+            kept.retain(|c| c.since.elapsed() <= idle);
+        }
+        let mut n = kept.len();
+        while n > 0 {
+            n -= 1;
+            let connection = &kept[n];
+            if connection.sender.is_closed() || is_past(connection.until) {
+                kept.remove(n);
+            } else if connection.sender.is_ready() {
+                return Some(kept.remove(n));
+            }
+            // Not ready: its last answer is whole, but its task has not been told yet.
+        }
+        None
+    }
+
+    fn give_h1(&self, mut connection: Http1) {
+        if connection.sender.is_closed() || is_past(connection.until) {
+            return;
+        }
+        connection.since = Instant::now();
+        let mut kept = self.h1.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= self.idle_max {
+            kept.remove(0);
+        }
+        kept.push(connection);
+    }
+
+    fn take_h2(&self) -> Option<Arc<Http2>> {
+        let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|c| !c.sender.is_closed() && !is_past(c.until));
+        let free = known
+            .iter()
+            .find(|c| c.streams.load(Ordering::Relaxed) < STREAMS)?;
+        free.streams.fetch_add(1, Ordering::Relaxed);
+        Some(free.clone())
+    }
+}
+
+fn is_past(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| until <= Instant::now())
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// The answer is whole: the connection may serve another request.
+    pub(crate) fn release(mut self) {
+        if let Held::Http1(pool, connection) = &mut self.0
+            && let Some(connection) = connection.take()
+        {
+            pool.give_h1(connection);
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Self::Http2(connection) = self {
+            connection.streams.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Unsent ===
+
+impl Unsent {
+    fn before(error: Error, request: Request<Body>) -> Self {
+        Self {
+            error,
+            request: Some(request),
+            reused: false,
+        }
+    }
+
+    fn after(
+        mut failed: TrySendError<Request<Body>>,
+        member: &Member,
+        reused: bool,
+        again: Option<Request<Body>>,
+    ) -> Self {
+        let request = failed.take_message();
+        let cause = failed.into_error();
+        let address = member.endpoint.address();
+        // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
+        // before it reads a byte of what we sent.
+        let refused = refused_by_peer(&cause);
+        let mut error = if refused {
+            Error::new(
+                Reason::TlsFailed,
+                format!("{address} refused our certificate"),
+            )
+        } else {
+            Error::new(
+                Reason::Reset,
+                format!("the connection to {address} broke off"),
+            )
+        };
+        if refused || request.is_some() {
+            error = error.never_sent();
+        }
+        Self {
+            error: error.because(cause),
+            request: request.or(again),
+            reused,
+        }
+    }
+}
+
+/// A copy of a request that may be repeated; only an empty body can be.
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
+    let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
+    repeatable.then(|| {
+        let mut copy = Request::new(Body::empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
+}
+
+fn refused_by_peer(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && let Some(inner) = io.get_ref()
+            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
+        {
+            return matches!(tls, rustls::Error::AlertReceived(_));
+        }
+        source = cause.source();
+    }
+    false
+}

@@ -1,0 +1,143 @@
+//! A TCP connection to one of the addresses of an endpoint, racing the families (RFC 8305).
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{client, server};
+
+use crate::error::{Error, Reason};
+
+/// How long the first family may try alone (RFC 8305 section 5, "Connection Attempt Delay").
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// A connection, encrypted or not.
+pub(crate) enum Io {
+    Client(Box<client::TlsStream<TcpStream>>),
+    Plain(TcpStream),
+    Server(Box<server::TlsStream<TcpStream>>),
+}
+
+/// Connects to the first address that answers, within `limit`.
+pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Error> {
+    let attempt = async {
+        match addresses {
+            [] => Err(io::Error::other("the endpoint has no address")),
+            [only] => TcpStream::connect(only).await,
+            [first, rest @ ..] => race(*first, rest).await,
+        }
+    };
+    let to = || {
+        let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        list.join(" or ")
+    };
+    match timeout(limit, attempt).await {
+        Ok(Ok(stream)) => {
+            // A connection works without it, only later.
+            let _slow = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(e)) => {
+            Err(Error::new(Reason::ConnectFailed, format!("connecting to {}", to())).because(e))
+        }
+        Err(_) => {
+            let detail = format!("no connection to {} within {limit:?}", to());
+            Err(Error::new(Reason::ConnectTimeout, detail))
+        }
+    }
+}
+
+/// Gives the first address a head start; it is over at once if the attempt fails.
+async fn race(first: SocketAddr, rest: &[SocketAddr]) -> io::Result<TcpStream> {
+    let preferred = TcpStream::connect(first);
+    let others = async {
+        let mut last = io::Error::other("no other address");
+        for address in rest {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    };
+    tokio::pin!(preferred, others);
+    tokio::select! {
+        biased;
+        early = &mut preferred => match early {
+            Ok(stream) => return Ok(stream),
+            Err(_) => return others.await,
+        },
+        () = sleep(HEAD_START) => {}
+    }
+    tokio::select! {
+        one = &mut preferred => match one {
+            Ok(stream) => Ok(stream),
+            Err(_) => others.await,
+        },
+        two = &mut others => match two {
+            Ok(stream) => Ok(stream),
+            Err(_) => preferred.await,
+        },
+    }
+}
+
+// === impl Io ===
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Io::Client($stream) => $call,
+            Io::Plain($stream) => $call,
+            Io::Server($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Client(stream) => stream.is_write_vectored(),
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Server(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+}

@@ -1,0 +1,359 @@
+//! What goes wrong on the way, by stage, blame and reason; and the one mapping to an answer.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use crate::Body;
+use crate::authorize::Denied;
+use crate::body::BoxError;
+use crate::model::ObjectKey;
+
+/// The room in which it went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Socket in, bytes read.
+    Accept,
+    /// Who is the peer?
+    Identify,
+    /// May it?
+    Authorize,
+    /// Where to?
+    Route,
+    /// Which endpoint?
+    Balance,
+    /// The way to the endpoint, and its answer.
+    Connect,
+}
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Blame {
+    /// The caller sent what it must not, or went away.
+    Caller,
+    /// The endpoint did not do its part.
+    Endpoint,
+    /// The configuration sends it nowhere.
+    Mesh,
+}
+
+/// The stable name of what went wrong; logs, metrics and the answer carry it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The backend's Service or port does not exist: 500.
+    BackendMissing,
+    /// An attempt took longer than `backendRequest`: 504.
+    BackendTimeout,
+    /// No connection in time: 504.
+    ConnectTimeout,
+    /// The endpoint refused the connection or is unreachable: 503.
+    ConnectFailed,
+    /// A policy denies it: 403.
+    Denied,
+    /// The header block is larger than the limit: 431.
+    HeaderTooLarge,
+    /// The header did not arrive in time: 408.
+    HeaderTimeout,
+    /// The path, authority or method is malformed: 400.
+    InvalidRequest,
+    /// The rule has no backend with a weight: 500.
+    NoBackend,
+    /// No endpoint is ready, or all are ejected: 503.
+    NoEndpoint,
+    /// No rule of the attached routes matches, or the Service has no such port: 404.
+    NoRoute,
+    /// The request took longer than `request`: 504.
+    RequestTimeout,
+    /// The connection broke before the answer was whole: 502.
+    Reset,
+    /// The TLS handshake failed: 503.
+    TlsFailed,
+    /// The header block has more fields than the limit: 431.
+    TooManyFields,
+    /// No Service has the name of the authority: 404.
+    UnknownHost,
+    /// The server's identity is not one that may serve the endpoint: 503.
+    WrongServer,
+}
+
+/// Why a request or connection was not carried.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    reason: Reason,
+    detail: String,
+    never_sent: bool,
+    policy: Option<ObjectKey>,
+    source: Option<BoxError>,
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// Its stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BackendMissing => "backend-missing",
+            Self::BackendTimeout => "backend-timeout",
+            Self::ConnectFailed => "connect-failed",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::Denied => "denied",
+            Self::HeaderTimeout => "header-timeout",
+            Self::HeaderTooLarge => "header-too-large",
+            Self::InvalidRequest => "invalid-request",
+            Self::NoBackend => "no-backend",
+            Self::NoEndpoint => "no-endpoint",
+            Self::NoRoute => "no-route",
+            Self::RequestTimeout => "request-timeout",
+            Self::Reset => "reset",
+            Self::TlsFailed => "tls-failed",
+            Self::TooManyFields => "too-many-fields",
+            Self::UnknownHost => "unknown-host",
+            Self::WrongServer => "wrong-server",
+        }
+    }
+
+    /// The room it belongs to.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::HeaderTimeout
+            | Self::HeaderTooLarge
+            | Self::InvalidRequest
+            | Self::TooManyFields => Stage::Accept,
+            Self::Denied => Stage::Authorize,
+            Self::NoBackend | Self::NoRoute | Self::RequestTimeout | Self::UnknownHost => {
+                Stage::Route
+            }
+            Self::BackendMissing | Self::NoEndpoint => Stage::Balance,
+            Self::TlsFailed | Self::WrongServer => Stage::Identify,
+            Self::BackendTimeout | Self::ConnectFailed | Self::ConnectTimeout | Self::Reset => {
+                Stage::Connect
+            }
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::Denied
+            | Self::HeaderTimeout
+            | Self::HeaderTooLarge
+            | Self::InvalidRequest
+            | Self::TooManyFields
+            | Self::UnknownHost => Blame::Caller,
+            Self::BackendMissing | Self::NoBackend | Self::NoRoute => Blame::Mesh,
+            Self::BackendTimeout
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::NoEndpoint
+            | Self::RequestTimeout
+            | Self::Reset
+            | Self::TlsFailed
+            | Self::WrongServer => Blame::Endpoint,
+        }
+    }
+
+    /// The status that an HTTP caller gets.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BackendMissing | Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BackendTimeout | Self::ConnectTimeout | Self::RequestTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::ConnectFailed | Self::NoEndpoint | Self::TlsFailed | Self::WrongServer => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeaderTooLarge | Self::TooManyFields => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
+            Self::Reset => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The status that a gRPC caller gets (gRPC, "HTTP to gRPC Status Code Mapping", and
+    /// DEADLINE_EXCEEDED for our own time limits).
+    pub fn grpc_status(self) -> u8 {
+        match self {
+            Self::BackendTimeout | Self::RequestTimeout | Self::HeaderTimeout => 4,
+            Self::Denied => 7,
+            Self::HeaderTooLarge | Self::TooManyFields => 8,
+            Self::NoRoute | Self::UnknownHost => 12,
+            Self::BackendMissing | Self::InvalidRequest | Self::NoBackend => 13,
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::NoEndpoint
+            | Self::Reset
+            | Self::TlsFailed
+            | Self::WrongServer => 14,
+        }
+    }
+
+    /// The value of Istio's `response_flags` label.
+    pub fn flags(self) -> &'static str {
+        match self {
+            Self::BackendTimeout | Self::RequestTimeout => "UT",
+            Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
+            Self::Denied => "DENY",
+            Self::HeaderTimeout
+            | Self::HeaderTooLarge
+            | Self::InvalidRequest
+            | Self::TooManyFields => "DPE",
+            Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
+            Self::NoEndpoint => "UH",
+            Self::Reset => "UC",
+            Self::TlsFailed => "TLS_FAILURE",
+            Self::WrongServer => "IDENTITY_ERROR",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// An error with what a person needs to know: addresses, names, what was got and expected.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        let never_sent = !matches!(
+            reason,
+            Reason::BackendTimeout | Reason::RequestTimeout | Reason::Reset
+        );
+        Self(Box::new(Inner {
+            reason,
+            detail: detail.into(),
+            never_sent,
+            policy: None,
+            source: None,
+        }))
+    }
+
+    /// The same with its cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same, known to have met no server.
+    #[must_use]
+    pub fn never_sent(mut self) -> Self {
+        self.0.never_sent = true;
+        self
+    }
+
+    /// What went wrong.
+    pub fn reason(&self) -> Reason {
+        self.0.reason
+    }
+
+    /// What a person needs to know.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// The policy that denied it.
+    pub fn policy(&self) -> Option<&ObjectKey> {
+        self.0.policy.as_ref()
+    }
+
+    /// Whether the request surely reached no server, so that it may be sent elsewhere.
+    pub fn is_never_sent(&self) -> bool {
+        self.0.never_sent
+    }
+
+    /// The answer to the caller: for gRPC a `grpc-status` in a 200, else a status; both carry the
+    /// reason. Only a denial hides its detail, which names policies.
+    pub fn response(&self, grpc: bool) -> Response<Body> {
+        let reason = self.reason();
+        let text = match reason {
+            Reason::Denied => "denied by policy".to_owned(),
+            _ => format!("{reason}: {}", self.detail()),
+        };
+        let mut response = if grpc {
+            let mut response = Response::new(Body::empty());
+            let headers = response.headers_mut();
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            headers.insert(
+                "grpc-status",
+                HeaderValue::from(u16::from(reason.grpc_status())),
+            );
+            if let Ok(message) = HeaderValue::from_str(&escape(&text)) {
+                headers.insert("grpc-message", message);
+            }
+            response
+        } else {
+            let mut response = Response::new(Body::from(text + "\n"));
+            *response.status_mut() = reason.status();
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, plain);
+            response
+        };
+        response
+            .headers_mut()
+            .insert("x-mesh-reason", HeaderValue::from_static(reason.as_str()));
+        response
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason(), self.detail())?;
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as _)
+    }
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        let mut error = Self::new(Reason::Denied, denied.reason.to_string());
+        error.0.policy = denied.policy;
+        error
+    }
+}
+
+/// Whether the caller speaks gRPC.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Percent-encoding of `grpc-message` (gRPC over HTTP/2, "Responses").
+fn escape(text: &str) -> String {
+    use fmt::Write;
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        match b {
+            b' '..=b'~' if b != b'%' => out.push(char::from(b)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(out, "%{b:02X}")),
+        }
+    }
+    out
+}

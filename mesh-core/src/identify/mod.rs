@@ -1,0 +1,13 @@
+//! Identify: who is the peer?
+//!
+//! In comes the connection after its handshake; out comes a [`PeerInfo`] that every request of the
+//! connection carries in its extensions. inmesh-pki has verified chain, SPIFFE rules and bundle;
+//! here IDs are compared with those that may serve an endpoint, before a byte is written.
+
+mod peer;
+#[cfg(feature = "runtime")]
+mod tls;
+
+pub use peer::PeerInfo;
+#[cfg(feature = "runtime")]
+pub(crate) use tls::{ALPN_H1, ALPN_H2, ALPN_TCP, Tls, failure_reason};

@@ -1,0 +1,56 @@
+//! The peer of a connection, as requests carry it.
+
+use std::net::SocketAddr;
+
+use inmesh_pki::id::SpiffeId;
+
+use crate::authorize::Peer;
+
+/// Who is at the other end of a connection. Inbound requests carry it in their extensions, so that
+/// an application can ask who calls; as `Arc<PeerInfo>`, since all requests of a connection share
+/// it. With the feature `axum` it is an extractor too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerInfo {
+    /// The verified identity, or that there is none.
+    pub peer: Peer,
+    /// The address that the connection came from.
+    pub address: SocketAddr,
+}
+
+// === impl PeerInfo ===
+
+impl PeerInfo {
+    /// A peer at an address.
+    pub fn new(peer: Peer, address: SocketAddr) -> Self {
+        Self { peer, address }
+    }
+
+    /// The SPIFFE ID, if the peer proved one.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        match &self.peer {
+            Peer::Verified(id) => Some(id),
+            Peer::Local | Peer::Unauthenticated => None,
+        }
+    }
+}
+
+/// Extracts the peer in an axum handler; without the mesh in front it answers 500.
+#[cfg(feature = "axum")]
+impl<S: Sync> axum_core::extract::FromRequestParts<S> for PeerInfo {
+    type Rejection = (http::StatusCode, &'static str);
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        _state: &S,
+    ) -> Result<Self, Self::Rejection> {
+        parts
+            .extensions
+            .get::<std::sync::Arc<Self>>()
+            .map(|info| Self::clone(info))
+            .ok_or((
+                http::StatusCode::INTERNAL_SERVER_ERROR,
+                "the request did not come through the mesh",
+            ))
+    }
+}

@@ -1,0 +1,103 @@
+//! What every request goes through before it is decided on: bounds, one authority, one path.
+
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderMap, Request, Version};
+use http_body::Body as _;
+
+use super::Limits;
+use crate::authorize::layer::canonicalize;
+use crate::body::Body;
+use crate::error::{Error, Reason};
+use crate::telemetry::trace::{self, TraceContext};
+use crate::telemetry::{Direction, Exchange, Protocol};
+
+/// The longest user agent that is kept for the log.
+const AGENT: usize = 256;
+
+/// Begins the record of a request. An outbound request without a context of its own joins that of
+/// the request that this task serves.
+pub(super) fn begin(direction: Direction, request: &Request<Body>) -> Exchange {
+    let headers = request.headers();
+    let above = TraceContext::read(headers).or_else(|| match direction {
+        Direction::Inbound => None,
+        Direction::Outbound => trace::current(),
+    });
+    let span = rand::random();
+    let context = match above {
+        Some(above) => above.child(span),
+        None => TraceContext::new(rand::random(), span, false),
+    };
+    let protocol = Protocol::of(request.version(), headers);
+    let mut exchange = Exchange::new(direction, protocol, context);
+    exchange.parent_span = above.map(|a| a.span_id);
+    exchange.method = Some(request.method().clone());
+    exchange.uri = request.uri().clone();
+    exchange.user_agent = headers
+        .get(USER_AGENT)
+        .filter(|a| a.len() <= AGENT)
+        .cloned();
+    exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
+    exchange
+}
+
+/// Checks a request and brings it into its canonical form; returns its authority.
+pub(super) fn admit(
+    limits: &Limits,
+    request: &mut Request<Body>,
+    exchange: &mut Exchange,
+) -> Result<(), Error> {
+    check_size(limits, request.headers())?;
+    if request.method() == http::Method::CONNECT {
+        return Err(Error::new(
+            Reason::InvalidRequest,
+            "CONNECT is not offered here",
+        ));
+    }
+    exchange.authority = authority(request)?.into();
+    canonicalize(request)?;
+    exchange.uri = request.uri().clone();
+    Ok(())
+}
+
+fn check_size(limits: &Limits, headers: &HeaderMap) -> Result<(), Error> {
+    if headers.len() > limits.header_fields {
+        let (got, most) = (headers.len(), limits.header_fields);
+        let detail = format!("{got} header fields, at most {most} are accepted");
+        return Err(Error::new(Reason::TooManyFields, detail));
+    }
+    let size: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if size > limits.header_bytes {
+        let most = limits.header_bytes;
+        let detail = format!("{size} bytes of header fields, at most {most} are accepted");
+        return Err(Error::new(Reason::HeaderTooLarge, detail));
+    }
+    Ok(())
+}
+
+/// The one authority of a request. Where the target and `Host` both name one they must agree
+/// (RFC 9113 section 8.3.1, RFC 9112 section 3.2).
+fn authority(request: &Request<Body>) -> Result<&str, Error> {
+    let invalid = |what: &str| Err(Error::new(Reason::InvalidRequest, what));
+    let target = request.uri().authority().map(|a| a.as_str());
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return invalid("two Host fields"),
+        (Some(host), None) => match host.to_str() {
+            Ok(host) => Some(host),
+            Err(_) => return invalid("the Host field is not text"),
+        },
+        (None, None) => None,
+    };
+    match (target, host) {
+        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
+            invalid("the target and the Host field name different authorities")
+        }
+        (Some(target), _) if target.contains('@') => invalid("the authority has user information"),
+        (Some(name), _) | (None, Some(name)) if !name.is_empty() => Ok(name),
+        _ if request.version() <= Version::HTTP_10 => Ok(""),
+        _ => invalid("the request names no host"),
+    }
+}

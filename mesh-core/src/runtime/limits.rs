@@ -1,0 +1,61 @@
+//! Every bound of the data path, with its default.
+
+use std::time::Duration;
+
+/// The bounds of one runtime. All are finite, and all can be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The bytes of a header block (names and values); beyond it 431. Default 64 KiB.
+    pub header_bytes: usize,
+    /// The fields of a header block; beyond it 431. Default 100.
+    pub header_fields: usize,
+    /// How long a caller's TLS handshake may take. Default 10 s.
+    pub handshake: Duration,
+    /// How long a header may take to arrive; beyond it 408. Default 10 s.
+    pub header: Duration,
+    /// How long a caller's connection may rest between requests. Default 300 s.
+    pub idle: Duration,
+    /// How long the first bytes of an undeclared protocol are waited for; then it is opaque.
+    /// Default 10 s.
+    pub detect: Duration,
+    /// How long a TCP connect to an endpoint may take. Default 1 s.
+    pub connect: Duration,
+    /// How long the TLS handshake with an endpoint may take. Default 5 s.
+    pub endpoint_handshake: Duration,
+    /// How long a pooled connection to an endpoint may rest. Default 60 s; it should be shorter
+    /// than the endpoint's own limit.
+    pub pool_idle: Duration,
+    /// How many resting connections are kept for each endpoint. Default 256.
+    pub pool_size: usize,
+    /// Connections of callers at once, for each listener. Default 10,000.
+    pub connections: usize,
+    /// Requests at once on one HTTP/2 connection of a caller. Default 100.
+    pub streams: u32,
+    /// On the way down: how long requests are served as usual after readiness is off. Default 5 s.
+    pub drain_lead: Duration,
+    /// And how long running requests may take after that. Default 30 s.
+    pub drain_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            header_bytes: 64 * 1024,
+            header_fields: 100,
+            handshake: seconds(10),
+            header: seconds(10),
+            idle: seconds(300),
+            detect: seconds(10),
+            connect: seconds(1),
+            endpoint_handshake: seconds(5),
+            pool_idle: seconds(60),
+            pool_size: 256,
+            connections: 10_000,
+            streams: 100,
+            drain_lead: seconds(5),
+            drain_deadline: seconds(30),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A caller's HTTP connection: served until it ends, drained when the time has come.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Limits;
+use crate::accept::{ConnState, Timed};
+use crate::body::Body;
+use crate::drain::Drain;
+
+/// hyper's own limits, above ours, which answer without a record.
+const HARD_HEADER: usize = 256 * 1024;
+const HARD_FIELDS: usize = 256;
+/// How long a connection that was told to close may still begin a request.
+const LAST_CALL: Duration = Duration::from_secs(1);
+/// How often a silent HTTP/2 caller is asked whether it lives.
+const PING: Duration = Duration::from_secs(20);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+/// Windows between mesh peers; elsewhere hyper's own.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// What a connection is served with.
+pub(super) struct Connection {
+    pub(super) limits: Arc<Limits>,
+    pub(super) drain: Drain,
+    /// When the caller's certificate ends, and with it the connection.
+    pub(super) until: Option<Instant>,
+    /// Whether the peer is of the mesh, so that larger windows are worth their memory.
+    pub(super) mesh: bool,
+    pub(super) state: Arc<ConnState>,
+    /// Set once the connection is told to go.
+    pub(super) closing: Arc<AtomicBool>,
+}
+
+impl Connection {
+    pub(super) fn new(limits: &Arc<Limits>, drain: &Drain) -> Self {
+        Self {
+            limits: limits.clone(),
+            drain: drain.clone(),
+            until: None,
+            mesh: false,
+            state: Arc::default(),
+            closing: Arc::default(),
+        }
+    }
+
+    /// Serves HTTP/1.1. On the way down each answer says `connection: close`; a connection that
+    /// rests is closed a moment later, so that a request on its way is not lost.
+    pub(super) async fn serve_h1<T, F, R>(self, io: T, service: F) -> Result<(), hyper::Error>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Fn(Request<Incoming>) -> R,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let limits = &self.limits;
+        let io = Timed::new(io, self.state.clone(), limits.header, limits.idle);
+        let (state, closing) = (self.state.clone(), self.closing.clone());
+        let service = service_fn(move |request| {
+            state.busy();
+            let closing = closing.clone();
+            let answer = service(request);
+            async move {
+                let mut response = answer.await;
+                if closing.load(Ordering::Relaxed) {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(HARD_HEADER)
+            .max_headers(HARD_FIELDS)
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let mut drain = self.drain.clone();
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = told_to_go(&mut drain, self.until) => {}
+        }
+        self.closing.store(true, Ordering::Relaxed);
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = sleep(LAST_CALL) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = &mut connection => ended,
+            () = drain.closed() => Ok(()),
+        }
+    }
+
+    /// Serves HTTP/2. On the way down it sends GOAWAY and finishes what runs.
+    pub(super) async fn serve_h2<T, F, R>(self, io: T, service: F) -> Result<(), hyper::Error>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Fn(Request<Incoming>) -> R + Send,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let service = service_fn(move |request| {
+            let answer = service(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING_ANSWER)
+            .max_concurrent_streams(self.limits.streams)
+            .max_header_list_size(u32::try_from(HARD_HEADER).unwrap_or(u32::MAX));
+        if self.mesh {
+            builder
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_frame_size(1 << 20);
+        }
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        let mut drain = self.drain.clone();
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = told_to_go(&mut drain, self.until) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = &mut connection => ended,
+            () = drain.closed() => Ok(()),
+        }
+    }
+}
+
+/// The drain has begun to close connections, or the caller's certificate has ended.
+async fn told_to_go(drain: &mut Drain, until: Option<Instant>) {
+    let expired = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = drain.closing() => {}
+        () = expired => {}
+    }
+}

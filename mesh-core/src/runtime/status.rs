@@ -1,0 +1,165 @@
+//! What the runtime says of itself: the same numbers for a person, a machine and a probe.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use inmesh_pki::store::IdentityState;
+use serde::Serialize;
+
+use crate::drain::Phase;
+use crate::model::{ObjectStatus, Snapshot};
+
+/// The state of a runtime at one moment, without secrets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether it takes traffic.
+    pub ready: bool,
+    /// Why not, where it does not.
+    pub not_ready: Vec<String>,
+    /// `namespace/name` of the workload.
+    pub workload: String,
+    /// How often the configuration that serves has changed.
+    pub generation: u64,
+    /// How often a new version of an object was refused.
+    pub refusals: u64,
+    /// Who it is.
+    pub identity: Vec<IdentityStatus>,
+    /// What became of each configuration object.
+    pub objects: Vec<ObjectStatus>,
+    /// The Services it knows.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// One certificate: a leaf of ours, or a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IdentityStatus {
+    /// `leaf` or `root`.
+    pub kind: &'static str,
+    /// The SPIFFE ID, or the trust domain of a root.
+    pub id: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ServiceStatus {
+    /// `name.namespace`.
+    pub service: String,
+    /// The port.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: String,
+    /// Whether routes are attached.
+    pub routed: bool,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EndpointStatus {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How bytes travel there.
+    pub transport: &'static str,
+    /// Its version label; may be empty.
+    pub version: String,
+    /// Whether it is ready by its source.
+    pub ready: bool,
+    /// Whether the balancer has ejected it.
+    pub ejected: bool,
+    /// Requests on their way.
+    pub in_flight: u32,
+}
+
+// === impl Status ===
+
+impl Status {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        identity: &IdentityState,
+        phase: Phase,
+        unsynced: Vec<String>,
+    ) -> Self {
+        let mut not_ready = Vec::new();
+        if phase != Phase::Serving {
+            not_ready.push("it is draining".to_owned());
+        }
+        if identity.default_svid().is_none() {
+            not_ready.push("it has no identity yet".to_owned());
+        }
+        not_ready.extend(
+            unsynced
+                .iter()
+                .map(|s| format!("source {s} has not synced yet")),
+        );
+        not_ready.extend(
+            snapshot
+                .blocked()
+                .iter()
+                .map(|key| format!("{key} was refused and cannot even be placed")),
+        );
+        let workload = &snapshot.settings().workload;
+        let mut services: Vec<_> = snapshot
+            .services()
+            .flat_map(|view| {
+                view.ports.iter().map(|port| ServiceStatus {
+                    service: view.name.to_string(),
+                    port: port.port,
+                    protocol: port.protocol.to_string(),
+                    routed: !view.routes.is_empty(),
+                    endpoints: view
+                        .endpoints(port.port)
+                        .into_iter()
+                        .flat_map(|set| set.members())
+                        .map(|m| EndpointStatus {
+                            address: m.endpoint.address(),
+                            transport: m.endpoint.transport.as_str(),
+                            version: m.endpoint.version.to_string(),
+                            ready: m.endpoint.conditions.ready,
+                            ejected: m.state.is_ejected(),
+                            in_flight: m.state.in_flight(),
+                        })
+                        .collect(),
+                })
+            })
+            .collect();
+        services.sort_by(|a, b| (&a.service, a.port).cmp(&(&b.service, b.port)));
+        Self {
+            ready: not_ready.is_empty(),
+            not_ready,
+            workload: format!("{}/{}", workload.namespace, workload.name),
+            generation: snapshot.generation(),
+            refusals: snapshot.refusals(),
+            identity: certificates(identity),
+            objects: snapshot.status(),
+            services,
+        }
+    }
+}
+
+/// Our leaves and the roots that we trust.
+fn certificates(identity: &IdentityState) -> Vec<IdentityStatus> {
+    let leaves = identity.svids().map(|svid| IdentityStatus {
+        kind: "leaf",
+        id: svid.id().to_string(),
+        not_after: seconds(svid.not_after()),
+    });
+    let roots = identity.bundles().iter().flat_map(|bundle| {
+        bundle.roots().iter().map(|root| IdentityStatus {
+            kind: "root",
+            id: bundle.trust_domain().to_string(),
+            not_after: seconds(root.not_after()),
+        })
+    });
+    leaves.chain(roots).collect()
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,138 @@
+//! The access log: a line of JSON for each exchange, or a sample of them; failures always.
+//!
+//! Lines go through a bounded queue to whoever writes them; where the writer falls behind, lines
+//! are dropped and counted, and no request waits. JSON escapes control characters, so no caller
+//! can write a line of its own.
+
+use std::time::SystemTime;
+
+use serde::ser::{SerializeMap, Serializer};
+use tokio::sync::mpsc;
+
+use super::recorder::ExchangeSink;
+use super::{Direction, Exchange, Metrics};
+
+/// Makes the lines.
+#[derive(Debug)]
+pub struct AccessLog {
+    lines: mpsc::Sender<Vec<u8>>,
+    sample: f64,
+    metrics: Metrics,
+}
+
+/// The lines to write, each ending in a newline.
+#[derive(Debug)]
+pub struct AccessLogLines(mpsc::Receiver<Vec<u8>>);
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    /// A log that keeps the share `sample` (0.0 to 1.0) of exchanges that went well and all that
+    /// did not, with a queue of `capacity` lines.
+    pub fn new(capacity: usize, sample: f64, metrics: &Metrics) -> (Self, AccessLogLines) {
+        let (sender, receiver) = mpsc::channel(capacity.max(1));
+        let log = Self {
+            lines: sender,
+            sample,
+            metrics: metrics.clone(),
+        };
+        (log, AccessLogLines(receiver))
+    }
+
+    /// The line of an exchange, without the newline.
+    pub fn line(exchange: &Exchange, at: SystemTime) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        // Serializing strings and numbers into memory cannot fail.
+        if write(&mut out, exchange, at).is_err() {
+            out.clear();
+        }
+        out
+    }
+}
+
+impl ExchangeSink for AccessLog {
+    fn record(&self, exchange: &Exchange, at: SystemTime) {
+        let keep = self.sample >= 1.0
+            || exchange.is_failure()
+            || exchange.status >= 400
+            || rand::random::<f64>() < self.sample;
+        if !keep {
+            return;
+        }
+        let mut line = Self::line(exchange, at);
+        line.push(b'\n');
+        if self.lines.try_send(line).is_err() {
+            self.metrics.log_dropped();
+        }
+    }
+}
+
+// === impl AccessLogLines ===
+
+impl AccessLogLines {
+    /// Waits for lines and appends all that are there to `buffer`; `false` at the end.
+    pub async fn read(&mut self, buffer: &mut Vec<u8>) -> bool {
+        let mut lines = Vec::new();
+        let some = self.0.recv_many(&mut lines, 256).await > 0;
+        for line in lines {
+            buffer.extend_from_slice(&line);
+        }
+        some
+    }
+}
+
+fn write(out: &mut Vec<u8>, x: &Exchange, at: SystemTime) -> Result<(), serde_json::Error> {
+    let mut json = serde_json::Serializer::new(out);
+    let mut map = json.serialize_map(None)?;
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    map.serialize_entry("timestamp", &since.as_secs_f64())?;
+    map.serialize_entry("direction", x.direction.as_str())?;
+    map.serialize_entry("protocol", &x.protocol.to_string())?;
+    if let Some(method) = &x.method {
+        map.serialize_entry("method", method.as_str())?;
+        map.serialize_entry("authority", &*x.authority)?;
+        map.serialize_entry("path", x.uri.path())?;
+    }
+    map.serialize_entry("status", &x.status)?;
+    if let Some(grpc) = x.grpc_status {
+        map.serialize_entry("grpc_status", &grpc)?;
+    }
+    map.serialize_entry("duration_ms", &(x.duration.as_secs_f64() * 1_000.0))?;
+    map.serialize_entry("request_bytes", &x.request_bytes)?;
+    map.serialize_entry("response_bytes", &x.response_bytes)?;
+    if let Some(caller) = &x.caller {
+        map.serialize_entry("caller", caller)?;
+    }
+    map.serialize_entry("tls_peer", &x.tls_peer.as_ref().map(|id| id.as_str()))?;
+    if x.direction == Direction::Outbound {
+        map.serialize_entry("service", &*x.service)?;
+        if let Some((route, rule)) = &x.route {
+            map.serialize_entry("route", &route.to_string())?;
+            map.serialize_entry("rule", rule)?;
+        }
+        map.serialize_entry("endpoint", &x.attempts.last())?;
+        map.serialize_entry("retries", &x.attempts.len().saturating_sub(1))?;
+        if x.attempts.len() > 1 {
+            map.serialize_entry("attempt_endpoints", &x.attempts)?;
+        }
+    }
+    if let Some(reason) = x.reason {
+        map.serialize_entry("reason", reason.as_str())?;
+    }
+    if let Some(detail) = &x.detail {
+        map.serialize_entry("detail", detail)?;
+    }
+    if let Some(policy) = &x.policy {
+        map.serialize_entry("policy", &policy.to_string())?;
+    }
+    map.serialize_entry(
+        "trace_id",
+        &format_args!("{:032x}", x.trace.trace_id).to_string(),
+    )?;
+    if let Some(agent) = x.user_agent.as_ref().and_then(|a| a.to_str().ok()) {
+        map.serialize_entry("user_agent", agent)?;
+    }
+    SerializeMap::end(map)
+}

@@ -1,0 +1,178 @@
+//! The record of one exchange: a request and its answer, or one opaque connection.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, Uri, header};
+use inmesh_pki::id::SpiffeId;
+use tokio::time::Instant;
+
+use super::trace::TraceContext;
+use crate::error::{Error, Reason};
+use crate::model::ObjectKey;
+
+/// Which way the exchange goes, seen from the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Direction {
+    /// To the workload: it is the destination.
+    Inbound,
+    /// From the workload: it is the source.
+    Outbound,
+}
+
+/// What was spoken with the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// What happened to one request or opaque connection.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Exchange {
+    /// Which way it went.
+    pub direction: Direction,
+    /// What was spoken with the caller.
+    pub protocol: Protocol,
+    /// The method; `None` for an opaque connection.
+    pub method: Option<Method>,
+    /// The target as it was decided on.
+    pub uri: Uri,
+    /// The authority that the caller asked for.
+    pub authority: Arc<str>,
+    /// The caller's user agent, cut at 256 bytes.
+    pub user_agent: Option<header::HeaderValue>,
+    /// The other side of the connection from the caller.
+    pub caller: Option<SocketAddr>,
+    /// Who the TLS peer is: inbound the caller, outbound the server; `None` without mutual TLS.
+    pub tls_peer: Option<SpiffeId>,
+    /// The host of the destination Service, as metrics carry it; empty where none was found.
+    pub service: Arc<str>,
+    /// The route that matched and its rule, counted from 0.
+    pub route: Option<(ObjectKey, usize)>,
+    /// The endpoints that it was sent to, in order.
+    pub attempts: Vec<SocketAddr>,
+    /// The status of the answer; 0 where there was none.
+    pub status: u16,
+    /// The gRPC status of the answer, where it carried one.
+    pub grpc_status: Option<u8>,
+    /// Why the mesh answered or cut it; `None` for an answer of the application.
+    pub reason: Option<Reason>,
+    /// What a person needs to know about the reason.
+    pub detail: Option<String>,
+    /// The policy that denied or permitted it.
+    pub policy: Option<ObjectKey>,
+    /// Its place in a trace; the span is this hop's own.
+    pub trace: TraceContext,
+    /// The span above this hop's; `None` at the start of a trace.
+    pub parent_span: Option<u64>,
+    /// Bytes of body (or of the connection) from the caller.
+    pub request_bytes: u64,
+    /// Bytes of body (or of the connection) to the caller.
+    pub response_bytes: u64,
+    /// How long it took, to the last byte.
+    pub duration: Duration,
+    pub(crate) started: Instant,
+}
+
+// === impl Direction ===
+
+impl Direction {
+    /// `inbound` or `outbound`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// What a message is spoken in.
+    pub(crate) fn of(version: http::Version, headers: &HeaderMap) -> Self {
+        match version {
+            http::Version::HTTP_2 if crate::error::is_grpc(headers) => Self::Grpc,
+            http::Version::HTTP_2 => Self::Http2,
+            _ => Self::Http1,
+        }
+    }
+
+    /// The value of Istio's `request_protocol` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http1 | Self::Http2 => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Grpc => "grpc",
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    pub(crate) fn new(direction: Direction, protocol: Protocol, trace: TraceContext) -> Self {
+        Self {
+            direction,
+            protocol,
+            method: None,
+            uri: Uri::default(),
+            authority: "".into(),
+            user_agent: None,
+            caller: None,
+            tls_peer: None,
+            service: "".into(),
+            route: None,
+            attempts: Vec::new(),
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            detail: None,
+            policy: None,
+            trace,
+            parent_span: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            duration: Duration::ZERO,
+            started: Instant::now(),
+        }
+    }
+
+    /// Notes that the mesh itself answers.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.reason = Some(error.reason());
+        self.detail = Some(error.to_string());
+        self.policy = error.policy().cloned();
+    }
+
+    /// Whether it failed by the server's or the mesh's doing: a status of 500 and above, a gRPC
+    /// status that says so, or no answer at all.
+    pub fn is_failure(&self) -> bool {
+        self.reason.is_some()
+            || self.status >= StatusCode::INTERNAL_SERVER_ERROR.as_u16()
+            || matches!(self.grpc_status, Some(2 | 4 | 12 | 13 | 14 | 15))
+    }
+}

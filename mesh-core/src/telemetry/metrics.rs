@@ -1,0 +1,396 @@
+//! Metrics under Istio's standard names, with handles cached by who uses them.
+//!
+//! Labels are names of workloads and services, never what a caller sends. The number of series is
+//! bounded: beyond it, exchanges are counted under the labels `overflow`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The most series of exchanges, by default.
+const SERIES: usize = 10_000;
+
+const MILLISECONDS: [f64; 15] = [
+    0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
+    30_000.0,
+];
+const BYTES: [f64; 8] = [
+    10.0,
+    100.0,
+    1_000.0,
+    10_000.0,
+    100_000.0,
+    1_000_000.0,
+    10_000_000.0,
+    100_000_000.0,
+];
+
+type Labels = Vec<(&'static str, Text)>;
+
+/// A label's value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Text(pub(crate) Arc<str>);
+
+#[derive(Clone, Copy)]
+struct Buckets(&'static [f64]);
+
+/// The metrics of one mesh runtime. Cheap to clone; there is no global registry.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Mutex<Registry>,
+    requests: Family<Labels, Counter>,
+    duration: Family<Labels, Histogram, Buckets>,
+    request_bytes: Family<Labels, Histogram, Buckets>,
+    response_bytes: Family<Labels, Histogram, Buckets>,
+    tcp_opened: Family<Labels, Counter>,
+    tcp_closed: Family<Labels, Counter>,
+    tcp_sent: Family<Labels, Counter>,
+    tcp_received: Family<Labels, Counter>,
+    connections_failed: Family<Labels, Counter>,
+    ejections: Family<Labels, Counter>,
+    retries: Family<Labels, Counter>,
+    log_dropped: Counter,
+    series: AtomicUsize,
+    overflow: Series,
+}
+
+/// What distinguishes the exchanges of one [`Series`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) protocol: &'static str,
+    pub(crate) code: u16,
+    pub(crate) grpc: Option<u8>,
+    pub(crate) flags: &'static str,
+    pub(crate) mutual_tls: bool,
+}
+
+/// The exchanges that share all labels but those of [`Kind`], with their cached handles.
+pub(crate) struct Series {
+    labels: Labels,
+    http: RwLock<Vec<(Kind, Handles)>>,
+    tcp: RwLock<Option<TcpHandles>>,
+}
+
+struct Handles {
+    requests: Counter,
+    duration: Histogram,
+    request_bytes: Histogram,
+    response_bytes: Histogram,
+}
+
+#[derive(Clone)]
+struct TcpHandles {
+    opened: Counter,
+    closed: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+// === impl Text ===
+
+impl EncodeLabelValue for Text {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        EncodeLabelValue::encode(&&*self.0, encoder)
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+// === impl Buckets ===
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// A registry of its own with all metrics of the data plane.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let ms = Buckets(&MILLISECONDS);
+        let bytes = Buckets(&BYTES);
+        let inner = Inner {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(ms),
+            request_bytes: Family::new_with_constructor(bytes),
+            response_bytes: Family::new_with_constructor(bytes),
+            tcp_opened: Family::default(),
+            tcp_closed: Family::default(),
+            tcp_sent: Family::default(),
+            tcp_received: Family::default(),
+            connections_failed: Family::default(),
+            ejections: Family::default(),
+            retries: Family::default(),
+            log_dropped: Counter::default(),
+            series: AtomicUsize::new(0),
+            overflow: Series::new(vec![("reporter", "overflow".into())]),
+            registry: Mutex::default(),
+        };
+        let r = &mut registry;
+        r.register("istio_requests", "Requests", inner.requests.clone());
+        r.register_with_unit(
+            "istio_request_duration",
+            "Time from the first byte of the request to the last of the answer",
+            Unit::Other("milliseconds".into()),
+            inner.duration.clone(),
+        );
+        r.register_with_unit(
+            "istio_request",
+            "Size of request bodies",
+            Unit::Bytes,
+            inner.request_bytes.clone(),
+        );
+        r.register_with_unit(
+            "istio_response",
+            "Size of response bodies",
+            Unit::Bytes,
+            inner.response_bytes.clone(),
+        );
+        r.register(
+            "istio_tcp_connections_opened",
+            "Opaque connections opened",
+            inner.tcp_opened.clone(),
+        );
+        r.register(
+            "istio_tcp_connections_closed",
+            "Opaque connections closed",
+            inner.tcp_closed.clone(),
+        );
+        r.register(
+            "istio_tcp_sent_bytes",
+            "Bytes of opaque connections to the caller",
+            inner.tcp_sent.clone(),
+        );
+        r.register(
+            "istio_tcp_received_bytes",
+            "Bytes of opaque connections from the caller",
+            inner.tcp_received.clone(),
+        );
+        r.register(
+            "mesh_connections_failed",
+            "Connections that ended before they carried a request, by reason",
+            inner.connections_failed.clone(),
+        );
+        r.register(
+            "mesh_ejections",
+            "Endpoints ejected by the balancer",
+            inner.ejections.clone(),
+        );
+        r.register(
+            "mesh_retries",
+            "Requests sent again, by reason",
+            inner.retries.clone(),
+        );
+        r.register(
+            "mesh_access_log_dropped",
+            "Lines of the access log dropped because the writer fell behind",
+            inner.log_dropped.clone(),
+        );
+        *inner
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = registry;
+        Self(Arc::new(inner))
+    }
+
+    /// Adds metrics of the embedder's own to the registry.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self
+            .0
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Adds a gauge and returns it.
+    pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
+        let gauge = Gauge::default();
+        self.register(|r| r.register(name, help, gauge.clone()));
+        gauge
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        let registry = self
+            .0
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String fails only if a metric's own encoding does.
+        if text::encode(&mut out, &registry).is_err() {
+            tracing::error!("a metric cannot be encoded");
+        }
+        out
+    }
+
+    /// Counts a connection that ended before it carried a request.
+    pub(crate) fn connection_failed(&self, direction: &'static str, reason: &'static str) {
+        self.0
+            .connections_failed
+            .get_or_create(&vec![
+                ("direction", direction.into()),
+                ("reason", reason.into()),
+            ])
+            .inc();
+    }
+
+    pub(crate) fn ejected(&self, service: &Arc<str>) {
+        let labels = vec![("destination_service", Text(service.clone()))];
+        self.0.ejections.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn retried(&self, reason: &'static str) {
+        self.0
+            .retries
+            .get_or_create(&vec![("reason", reason.into())])
+            .inc();
+    }
+
+    pub(crate) fn log_dropped(&self) {
+        self.0.log_dropped.inc();
+    }
+
+    /// Records one HTTP exchange.
+    pub(crate) fn exchange(
+        &self,
+        series: &Series,
+        kind: Kind,
+        took: Duration,
+        request_bytes: u64,
+        response_bytes: u64,
+    ) {
+        let record = |handles: &Handles| {
+            handles.requests.inc();
+            handles.duration.observe(took.as_secs_f64() * 1_000.0);
+            #[expect(clippy::cast_precision_loss, reason = "sizes in a histogram")]
+            {
+                handles.request_bytes.observe(request_bytes as f64);
+                handles.response_bytes.observe(response_bytes as f64);
+            }
+        };
+        {
+            let cached = series.http.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, handles)) = cached.iter().find(|(k, _)| *k == kind) {
+                return record(handles);
+            }
+        }
+        if !series.is(&self.0.overflow) && self.0.series.fetch_add(1, Ordering::Relaxed) >= SERIES {
+            return self.exchange(&self.0.overflow, kind, took, request_bytes, response_bytes);
+        }
+        let mut cached = series.http.write().unwrap_or_else(PoisonError::into_inner);
+        let labels = kind.labels(&series.labels);
+        let handles = Handles {
+            requests: self.0.requests.get_or_create(&labels).clone(),
+            duration: self.0.duration.get_or_create(&labels).clone(),
+            request_bytes: self.0.request_bytes.get_or_create(&labels).clone(),
+            response_bytes: self.0.response_bytes.get_or_create(&labels).clone(),
+        };
+        record(&handles);
+        cached.push((kind, handles));
+    }
+
+    /// Records the opening of an opaque connection.
+    pub(crate) fn tcp_opened(&self, series: &Series) {
+        self.tcp(series).opened.inc();
+    }
+
+    /// Records the end of an opaque connection.
+    pub(crate) fn tcp_closed(&self, series: &Series, received: u64, sent: u64) {
+        let handles = self.tcp(series);
+        handles.closed.inc();
+        handles.received.inc_by(received);
+        handles.sent.inc_by(sent);
+    }
+
+    fn tcp(&self, series: &Series) -> TcpHandles {
+        let cached = series
+            .tcp
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        cached.unwrap_or_else(|| {
+            let mut labels = series.labels.clone();
+            labels.push(("request_protocol", "tcp".into()));
+            let handles = TcpHandles {
+                opened: self.0.tcp_opened.get_or_create(&labels).clone(),
+                closed: self.0.tcp_closed.get_or_create(&labels).clone(),
+                sent: self.0.tcp_sent.get_or_create(&labels).clone(),
+                received: self.0.tcp_received.get_or_create(&labels).clone(),
+            };
+            let mut cached = series.tcp.write().unwrap_or_else(PoisonError::into_inner);
+            cached.get_or_insert(handles).clone()
+        })
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    fn labels(&self, base: &Labels) -> Labels {
+        let mut labels = base.clone();
+        let security = if self.mutual_tls {
+            "mutual_tls"
+        } else {
+            "unknown"
+        };
+        let grpc = self.grpc.map(|s| s.to_string()).unwrap_or_default();
+        labels.push(("request_protocol", self.protocol.into()));
+        labels.push(("response_code", self.code.to_string().as_str().into()));
+        labels.push(("grpc_response_status", grpc.as_str().into()));
+        labels.push(("response_flags", self.flags.into()));
+        labels.push(("connection_security_policy", security.into()));
+        labels
+    }
+}
+
+// === impl Series ===
+
+impl Series {
+    pub(crate) fn new(labels: Vec<(&'static str, Text)>) -> Self {
+        Self {
+            labels,
+            http: RwLock::default(),
+            tcp: RwLock::default(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl fmt::Debug for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Series").field(&self.labels).finish()
+    }
+}

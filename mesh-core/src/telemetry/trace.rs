@@ -1,0 +1,213 @@
+//! Trace context: read, passed on, and joined from inbound to outbound within one process.
+//!
+//! W3C `traceparent` is read first, then B3 (single, then multi); what came in B3 also goes on in
+//! B3. `tracestate` and `baggage` are the application's and pass as they are. The context of the
+//! request being served is kept with its task; [`propagate`] carries it into another.
+
+use std::fmt;
+use std::future::Future;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// `traceparent` (W3C Trace Context, section 3.2).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const B3: HeaderName = HeaderName::from_static("b3");
+const B3_TRACE: HeaderName = HeaderName::from_static("x-b3-traceid");
+const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
+const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+tokio::task_local! {
+    static CURRENT: TraceContext;
+}
+
+/// The place of one request in a trace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TraceContext {
+    /// The trace; never 0.
+    pub trace_id: u128,
+    /// The span that is the parent of what follows; never 0.
+    pub span_id: u64,
+    /// Whether spans of the trace are recorded.
+    pub sampled: bool,
+    format: Format,
+}
+
+/// How the context came in; it goes on in W3C form and in this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    B3Multi,
+    B3Single,
+    W3c,
+}
+
+/// Carries the current trace context into another task.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use inmesh_core::telemetry::trace;
+/// let context = trace::TraceContext::new(1, 2, true);
+/// let seen = context
+///     .scope(async { tokio::spawn(trace::propagate(async { trace::current() })).await })
+///     .await?;
+/// assert_eq!(seen, Some(context));
+/// # Ok::<(), tokio::task::JoinError>(())
+/// # }).unwrap();
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn propagate<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let context = current();
+    async move {
+        match context {
+            Some(context) => context.scope(future).await,
+            None => future.await,
+        }
+    }
+}
+
+/// The context of the request that this task serves, if it serves one.
+pub fn current() -> Option<TraceContext> {
+    CURRENT.try_with(|context| *context).ok()
+}
+
+// === impl TraceContext ===
+
+impl TraceContext {
+    /// A context. Zero, which no trace or span may be, is read as 1.
+    pub fn new(trace_id: u128, span_id: u64, sampled: bool) -> Self {
+        Self {
+            trace_id: trace_id.max(1),
+            span_id: span_id.max(1),
+            sampled,
+            format: Format::W3c,
+        }
+    }
+
+    /// Reads the context of a message; `None` where there is none or it is malformed, in which
+    /// case a new trace begins (W3C Trace Context, section 4.3).
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
+        let one = |name: &HeaderName| {
+            let mut all = headers.get_all(name).iter();
+            match (all.next(), all.next()) {
+                (Some(value), None) => value.to_str().ok().map(str::trim),
+                _ => None,
+            }
+        };
+        if headers.contains_key(&TRACEPARENT) {
+            return Self::from_traceparent(one(&TRACEPARENT)?);
+        }
+        if let Some(single) = one(&B3) {
+            return Self::from_b3(single);
+        }
+        let trace_id = b3_trace(one(&B3_TRACE)?)?;
+        let span_id = hex_u64(one(&B3_SPAN)?)?;
+        let sampled = matches!(one(&B3_SAMPLED), Some("1" | "true")) || one(&B3_FLAGS) == Some("1");
+        Some(Self {
+            format: Format::B3Multi,
+            ..Self::new(trace_id, span_id, sampled)
+        })
+    }
+
+    /// The same trace with another span as the parent.
+    #[must_use]
+    pub fn child(mut self, span_id: u64) -> Self {
+        self.span_id = span_id.max(1);
+        self
+    }
+
+    /// Writes the context into a message, in place of one that is there.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        let sampled = u8::from(self.sampled);
+        let (trace, span) = (self.trace_id, self.span_id);
+        let mut put = |name: HeaderName, text: String| {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                headers.insert(name, value);
+            }
+        };
+        put(TRACEPARENT, self.to_string());
+        match self.format {
+            Format::W3c => {}
+            Format::B3Single => put(B3, format!("{trace:032x}-{span:016x}-{sampled}")),
+            Format::B3Multi => {
+                put(B3_TRACE, format!("{trace:032x}"));
+                put(B3_SPAN, format!("{span:016x}"));
+                put(B3_SAMPLED, format!("{sampled}"));
+                headers.remove(B3_PARENT);
+            }
+        }
+    }
+
+    /// Runs a future as serving a request with this context: requests that it sends join it.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(self, future).await
+    }
+
+    fn from_traceparent(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let version = hex(text.get(0..2)?)?;
+        let known = version == 0 && bytes.len() == 55;
+        // A later version may append fields after a dash.
+        let later = version > 0 && version < 0xff && matches!(bytes.get(55), None | Some(b'-'));
+        let dashes = [2, 35, 52].iter().all(|&n| bytes.get(n) == Some(&b'-'));
+        if !(known || later) || !dashes {
+            return None;
+        }
+        let trace_id =
+            u128::from(hex(text.get(3..19)?)?) << 64 | u128::from(hex(text.get(19..35)?)?);
+        let span_id = hex(text.get(36..52)?)?;
+        let flags = hex(text.get(53..55)?)?;
+        (trace_id != 0 && span_id != 0).then(|| Self::new(trace_id, span_id, flags & 1 == 1))
+    }
+
+    fn from_b3(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let trace_id = b3_trace(parts.next()?)?;
+        let span_id = hex_u64(parts.next()?)?;
+        let sampled = matches!(parts.next(), Some("1" | "d"));
+        Some(Self {
+            format: Format::B3Single,
+            ..Self::new(trace_id, span_id, sampled)
+        })
+    }
+}
+
+/// As `traceparent` version 00.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (trace, span, flags) = (self.trace_id, self.span_id, u8::from(self.sampled));
+        write!(f, "00-{trace:032x}-{span:016x}-{flags:02x}")
+    }
+}
+
+impl fmt::Debug for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// At most 16 digits of lower case hexadecimal, nothing else.
+fn hex(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (digits && !text.is_empty())
+        .then(|| u64::from_str_radix(text, 16).ok())
+        .flatten()
+}
+
+fn hex_u64(text: &str) -> Option<u64> {
+    (text.len() == 16)
+        .then(|| hex(text))
+        .flatten()
+        .filter(|id| *id != 0)
+}
+
+/// B3 trace IDs have 64 or 128 bits.
+fn b3_trace(text: &str) -> Option<u128> {
+    let id = match text.len() {
+        16 => u128::from(hex(text)?),
+        32 => u128::from(hex(text.get(..16)?)?) << 64 | u128::from(hex(text.get(16..)?)?),
+        _ => return None,
+    };
+    (id != 0).then_some(id)
+}
