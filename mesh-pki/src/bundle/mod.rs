@@ -36,6 +36,7 @@ pub struct Root {
     der: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
     key_id: String,
+    max_intermediates: Option<u32>,
     not_before: SystemTime,
     not_after: SystemTime,
 }
@@ -203,12 +204,14 @@ impl Root {
             return Err(malformed());
         }
         let constraints = cert.basic_constraints().map_err(|_| malformed())?;
-        if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        let Some(constraints) = constraints.filter(|constraints| constraints.value.ca) else {
+            let trust_domain = trust_domain.clone();
             return Err(BundleError::NotACa {
-                trust_domain: trust_domain.clone(),
+                trust_domain,
                 index,
             });
-        }
+        };
+        let max_intermediates = constraints.value.path_len_constraint;
         let key_id = subject_key_id(&cert).unwrap_or_else(|| serial(&cert));
         let not_before = time::from_unix(cert.validity().not_before.timestamp());
         let not_after = time::from_unix(cert.validity().not_after.timestamp());
@@ -216,6 +219,7 @@ impl Root {
             der,
             anchor,
             key_id,
+            max_intermediates,
             not_before,
             not_after,
         })
@@ -243,6 +247,11 @@ impl Root {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// How many intermediates may stand under it (RFC 5280, section 4.2.1.9).
+    pub(crate) fn max_intermediates(&self) -> Option<u32> {
+        self.max_intermediates
     }
 
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {

@@ -167,7 +167,7 @@ pub enum Rejected {
         /// Whom the leaf names.
         id: SpiffeId,
         /// How many certificates a path may have, leaf and root included.
-        max: usize,
+        max: u32,
     },
     /// The search for a path was given up, because it took too many steps.
     #[error("the chain of {id} takes too much work to verify")]
