@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How far wall clock and timer may drift apart between two looks before it counts as a jump.
 const JUMP: Duration = Duration::from_secs(1);
 
+/// The least time between two renewals.
+const GAP: Duration = Duration::from_secs(1);
+
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(30);
 
@@ -179,6 +182,8 @@ impl<I: Issuer> Rotation<I> {
                 wait_until(due, &*self.clock).await;
             }
             self.renew(writer).await;
+            // A CA that is about to end issues leaves that are due at once.
+            sleep(GAP).await;
         }
     }
 
@@ -196,10 +201,12 @@ impl<I: Issuer> Rotation<I> {
             };
             failures += 1;
             let not_after = writer.load().svid(&self.id).map(|svid| svid.not_after());
-            let mut time = schedule::pause(self.clock.now(), not_after, failures, (self.draw)());
-            if let ObtainError::Issue(IssueError::Unavailable { retry_after, .. }) = &error {
-                time = time.max(retry_after.unwrap_or_default());
-            }
+            let asked = match &error {
+                ObtainError::Issue(IssueError::Unavailable { retry_after, .. }) => *retry_after,
+                _ => None,
+            };
+            let now = self.clock.now();
+            let time = schedule::pause(now, not_after, failures, asked, (self.draw)());
             tracing::warn!(
                 id = %self.id, %error, failures, pause = ?time, "SVID not renewed, the last one is kept"
             );

@@ -45,7 +45,7 @@ fn renewal_is_due_around_half_of_the_life() {
 
 #[test]
 fn pauses_double_and_shrink_toward_the_end() {
-    let at = |left: u64, failures| pause(noon(), Some(noon() + secs(left)), failures, 0.0);
+    let at = |left: u64, failures| pause(noon(), Some(noon() + secs(left)), failures, None, 0.0);
     assert_eq!(at(10_000, 1), secs(1));
     assert_eq!(at(10_000, 2), secs(2));
     assert_eq!(at(10_000, 5), secs(16));
@@ -53,22 +53,38 @@ fn pauses_double_and_shrink_toward_the_end() {
     assert_eq!(at(10_000, u32::MAX), secs(60));
     assert_eq!(at(100, 7), secs(10), "a tenth of what is left");
     assert_eq!(
-        pause(noon(), Some(noon() + secs(100)), 7, 1.0),
+        pause(noon(), Some(noon() + secs(100)), 7, None, 1.0),
         secs(5),
         "half of it at least"
     );
     assert_eq!(at(0, 7), secs(60), "it is over: nothing to save");
-    assert_eq!(pause(noon(), None, 3, 0.0), secs(4));
+    assert_eq!(pause(noon(), None, 3, None, 0.0), secs(4));
     let last = Duration::from_millis(40);
     assert_eq!(
-        pause(noon(), Some(noon() + last), 7, 0.0),
+        pause(noon(), Some(noon() + last), 7, None, 0.0),
         last,
         "not past the end"
     );
     assert_eq!(
-        pause(noon(), Some(noon() + Duration::from_millis(500)), 7, 0.0),
+        pause(
+            noon(),
+            Some(noon() + Duration::from_millis(500)),
+            7,
+            None,
+            0.0
+        ),
         Duration::from_millis(100)
     );
+}
+
+#[test]
+fn what_an_issuer_asks_for_is_granted_within_reason() {
+    let at = |left: u64, asked| pause(noon(), Some(noon() + secs(left)), 1, Some(asked), 0.0);
+    assert_eq!(at(10_000, secs(77)), secs(77));
+    assert_eq!(at(10_000, Duration::MAX), secs(600));
+    assert_eq!(at(100, secs(77)), secs(50), "half of what is left");
+    assert_eq!(at(10_000, Duration::ZERO), secs(1));
+    assert_eq!(pause(noon(), None, 1, Some(Duration::MAX), 0.0), secs(600));
 }
 
 proptest! {
@@ -78,7 +94,7 @@ proptest! {
         let due = renew_at(noon(), end, draw).duration_since(noon()).unwrap().as_secs_f64();
         let life_secs = life as f64;
         prop_assert!((0.449 * life_secs..=0.551 * life_secs).contains(&due));
-        let pause = pause(noon(), Some(end), n, draw);
+        let pause = pause(noon(), Some(end), n, None, draw);
         prop_assert!(pause <= secs(life) / 10 && pause <= secs(60));
         prop_assert!(pause >= Duration::from_millis(50));
     }
@@ -347,6 +363,21 @@ async fn a_clock_that_jumps_is_noticed_within_seconds() {
     let before = tokio::time::Instant::now();
     world.reader.changed().await.unwrap();
     assert!(before.elapsed() <= secs(5), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_is_about_to_end_is_not_asked_in_a_loop() {
+    let mut world = start([]);
+    world.reader.changed().await.unwrap();
+    // All leaves end with the CA, so each is due sooner than the one before.
+    world.clock.set(noon() + minutes(60 * 24 * 365) - secs(20));
+    sleep(secs(60)).await;
+    let asked = world.issuer.asked.load(Ordering::Relaxed);
+    assert!((3..40).contains(&asked), "{asked} requests");
+    assert!(matches!(
+        world.status.load().last_error,
+        Some(ObtainError::Issue(IssueError::CaNotValid { .. }))
+    ));
 }
 
 #[tokio::test(start_paused = true)]

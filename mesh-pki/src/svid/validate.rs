@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
 use super::inspect::{self, Leaf};
@@ -78,16 +78,11 @@ pub fn validate(
     };
     let end_entity =
         EndEntityCert::try_from(first).map_err(|error| path.explain(error, Place::Leaf, chain))?;
-    let anchors: Vec<TrustAnchor<'_>> = bundle
-        .roots()
-        .iter()
-        .map(|root| root.anchor().clone())
-        .collect();
     // What step 6 had against a path that was complete otherwise: nearer than any other reason.
     let refusal = RefCell::new(None);
     let built = end_entity.verify_for_usage(
         crypto.signature_algorithms(),
-        &anchors,
+        bundle.anchors(),
         intermediates,
         UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)),
         match usage {
@@ -144,8 +139,8 @@ impl<'a> Path<'a> {
         }
         // Roots that share name and key are one root with several lifetimes: any of them will do.
         let mut result = Err(self.unknown_issuer(None));
-        for root in self.bundle.roots() {
-            if root.anchor() != path.anchor() {
+        for (root, anchor) in self.bundle.roots().iter().zip(self.bundle.anchors()) {
+            if anchor != path.anchor() {
                 continue;
             }
             // The limit in a root is the word of the bundle's owner; webpki does not read it.

@@ -1,7 +1,7 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::{AlertDescription, HandshakeKind, NamedGroup, ProtocolVersion};
+use rustls::{AlertDescription, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -144,6 +144,7 @@ async fn nobody_is_known_before_the_handshake_is_over() {
 #[cfg(feature = "aws-lc-rs")]
 #[tokio::test]
 async fn the_key_exchange_is_hybrid_unless_it_is_switched_off() {
+    use rustls::NamedGroup;
     let ca = Ca::new("root");
     let hybrid = Crypto::aws_lc_rs();
     let classical = hybrid.classical().unwrap();
