@@ -57,6 +57,18 @@ fn a_request_proves_possession_and_nothing_else() {
         CsrError::BadSignature
     );
 
+    // The signature is good, under an algorithm that nobody has.
+    let mut unknown = der.clone();
+    let at = find(
+        &der,
+        &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02],
+    );
+    unknown[at + 9] = 9;
+    assert_eq!(
+        Csr::from_der(&unknown, &crypto()).unwrap_err(),
+        CsrError::Unsupported
+    );
+
     let mut long = der;
     long.push(0);
     assert_eq!(

@@ -260,6 +260,82 @@ fn s6_the_path_is_valid_in_time() {
 }
 
 #[test]
+fn s6_the_root_that_vouches_is_named() {
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let over = noon() - minutes(1);
+    let ended = authority("ended")
+        .with(|p| p.not_after = over.into())
+        .root();
+    let roots = [old.cert.clone(), ended.cert.clone(), new.cert.clone()];
+    let bundle = TrustBundle::new(domain("td"), roots).unwrap();
+    let state = IdentityState::from_bundles(bundle.clone().into());
+    let by = |ca: &Ca| check(&[leaf(CART).signed_by(ca)], &state);
+    assert_eq!(by(&old).unwrap().root_key_id, bundle.roots()[0].key_id());
+    assert_eq!(by(&new).unwrap().root_key_id, bundle.roots()[2].key_id());
+    assert!(matches!(
+        by(&ended),
+        Err(Rejected::Expired {
+            place: Place::Root,
+            ..
+        })
+    ));
+
+    // A root that was signed again with its own key and name: the one that is valid counts.
+    let mut draft = authority("again");
+    draft.params.not_after = over.into();
+    let short = draft.params.self_signed(&draft.key).unwrap().der().clone();
+    let long = draft
+        .with(|p| p.not_after = (noon() + minutes(60)).into())
+        .root();
+    let bundle = TrustBundle::new(domain("td"), [short, long.cert.clone()]).unwrap();
+    let state = IdentityState::from_bundles(bundle.into());
+    check(&[leaf(CART).signed_by(&long)], &state).unwrap();
+}
+
+#[test]
+fn what_one_parser_cannot_read_is_not_left_to_the_other() {
+    let custom =
+        |oid: &[u64], content: Vec<u8>| rcgen::CustomExtension::from_oid_content(oid, content);
+    let place = Place::Leaf;
+    // Two URI names, the second of which is not ASCII.
+    let mut names = vec![0x30, 18, 0x86, 13];
+    names.extend(b"spiffe://td/a");
+    names.extend([0x86, 1, 0xff]);
+    assert_eq!(
+        broken(|p| {
+            p.subject_alt_names.clear();
+            p.custom_extensions.push(custom(&[2, 5, 29, 17], names));
+        }),
+        Rejected::Malformed {
+            place,
+            what: "subject alternative name"
+        }
+    );
+    // Basic constraints that are there and say nothing readable are not "no CA".
+    assert_eq!(
+        broken(|p| {
+            p.is_ca = IsCa::NoCa;
+            p.custom_extensions
+                .push(custom(&[2, 5, 29, 19], vec![4, 0]));
+        }),
+        Rejected::Malformed {
+            place,
+            what: "basic constraints"
+        }
+    );
+    // An extension that is there twice.
+    assert_eq!(
+        broken(|p| p
+            .custom_extensions
+            .push(custom(&[2, 5, 29, 15], vec![3, 2, 7, 0x80]))),
+        Rejected::Malformed {
+            place,
+            what: "key usage"
+        }
+    );
+}
+
+#[test]
 fn s6_signatures_are_verified() {
     let ca = Ca::new("root");
     let mut der = leaf(CART).signed_by(&ca).to_vec();
