@@ -154,6 +154,23 @@ async fn what_stays_the_same_is_loaded_or_reported_once() {
     assert_eq!((status.load().loads, reader.load().epoch()), (2, 2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_gone_from_the_files_is_gone() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    dir.svid(&ca);
+    let (mut reader, _status) = start(&dir);
+    assert_eq!(
+        reader.changed().await.unwrap().default_svid().unwrap().id(),
+        &id(CART)
+    );
+    let other = leaf("spiffe://td/ns/shop/sa/other").svid(&ca);
+    dir.write(KEY_FILE, &other.key().to_secret_pem());
+    dir.write(CERT_FILE, &other.chain_pem());
+    let state = reader.changed().await.unwrap();
+    assert_eq!(state.default_svid().unwrap().id(), other.id());
+    assert!(state.svid(&id(CART)).is_none());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_reader_never_sees_half_of_what_is_published() {
