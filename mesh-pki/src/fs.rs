@@ -2,7 +2,7 @@
 //! written beside its place, synced, then moved there. Keys are never readable by others, not even
 //! for a moment.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -67,11 +67,11 @@ pub(crate) fn publish_new(path: &Path, content: &[u8], mode: Mode) -> io::Result
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = Path::new(&temporary);
-    let _ = fs::remove_file(temporary);
+    let _ = std::fs::remove_file(temporary);
     create(temporary, content, mode)?;
     // A link, where a rename would replace what is there.
-    let linked = fs::hard_link(temporary, path);
-    let removed = fs::remove_file(temporary);
+    let linked = std::fs::hard_link(temporary, path);
+    let removed = std::fs::remove_file(temporary);
     linked.and(removed)?;
     sync_parent(path)
 }
@@ -91,5 +91,5 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]
     return File::open(dir)?.sync_all();
     #[cfg(not(unix))]
-    return fs::metadata(dir).map(drop);
+    return std::fs::metadata(dir).map(drop);
 }

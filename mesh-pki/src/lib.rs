@@ -14,6 +14,32 @@
 //! - [`status`]: how a running source is doing;
 //! - [`tls`]: the only module whose public signatures name rustls types.
 //!
+//! ```
+//! # #[cfg(feature = "aws-lc-rs")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use inmesh_pki::clock::SystemClock;
+//! use inmesh_pki::issue::ca::LocalCa;
+//! use inmesh_pki::{Crypto, IdentityState, SpiffeId, identity, rotate, tls};
+//!
+//! let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+//! let day = Duration::from_secs(24 * 60 * 60);
+//! let ca = LocalCa::create("prod.example".parse()?, day, &crypto, clock.clone())?;
+//!
+//! let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+//! let (svid, bundle) = rotate::obtain(&ca, &id, &crypto, &*clock).await?;
+//! let (_writer, reader) = identity(IdentityState::new(svid, bundle.into()));
+//!
+//! let server = tls::server_config(reader, &crypto, &[b"h2"], tls::ClientAuth::Required);
+//! assert_eq!(server.alpn_protocols, [b"h2"]);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "aws-lc-rs"))]
+//! # fn main() {}
+//! ```
+//!
 //! Nothing here is global: the crypto provider, the clock and the randomness are arguments.
 
 #![forbid(unsafe_code)]
@@ -40,5 +66,8 @@ mod testing;
 
 pub use bundle::{BundleSet, TrustBundle};
 pub use id::{SpiffeId, TrustDomain};
+/// A certificate as DER.
+pub use rustls_pki_types::CertificateDer;
 pub use store::{IdentityReader, IdentityState, IdentityWriter, identity};
 pub use svid::X509Svid;
+pub use tls::Crypto;

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::time::OffsetDateTime;
+
 /// The moment `secs` seconds after 1970 (before it, when negative), saturating.
 pub(crate) fn from_unix(secs: i64) -> SystemTime {
     let distance = Duration::from_secs(secs.unsigned_abs());
@@ -23,5 +25,31 @@ pub(crate) fn to_unix(moment: SystemTime) -> i64 {
             let secs = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
             -secs - i64::from(before.subsec_nanos() > 0)
         }
+    }
+}
+
+/// The moment as people and logs write it, `2027-01-15T08:00:00Z`.
+pub(crate) fn utc(moment: SystemTime) -> String {
+    let Ok(t) = OffsetDateTime::from_unix_timestamp(to_unix(moment)) else {
+        return format!("{} s after 1970", to_unix(moment));
+    };
+    let (year, month, day) = (t.year(), u8::from(t.month()), t.day());
+    let (hour, minute, second) = (t.hour(), t.minute(), t.second());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_go_both_ways_and_saturate() {
+        for secs in [0, 1, -1, 1_800_000_000, -5_000_000_000] {
+            assert_eq!(to_unix(from_unix(secs)), secs);
+        }
+        let half = UNIX_EPOCH - Duration::from_millis(500);
+        assert_eq!(to_unix(half), -1, "rounded down");
+        let _ = (from_unix(i64::MAX), from_unix(i64::MIN));
+        assert_eq!(utc(from_unix(1_800_000_000)), "2027-01-15T08:00:00Z");
     }
 }

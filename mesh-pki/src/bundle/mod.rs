@@ -28,14 +28,16 @@ pub const MAX_ROOTS: usize = 64;
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     roots: Arc<[Root]>,
+    /// The same roots, in the same order, as path building takes them.
+    anchors: Arc<[TrustAnchor<'static>]>,
 }
 
 /// One root certificate of a bundle.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Root {
     der: CertificateDer<'static>,
-    anchor: TrustAnchor<'static>,
     key_id: String,
+    max_intermediates: Option<u32>,
     not_before: SystemTime,
     not_after: SystemTime,
 }
@@ -102,11 +104,14 @@ impl TrustBundle {
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, BundleError> {
         let mut parsed: Vec<Root> = Vec::new();
+        let mut anchors = Vec::new();
         for (index, der) in roots.into_iter().enumerate() {
             if parsed.iter().any(|root| root.der == der) {
                 continue;
             }
-            parsed.push(Root::parse(&trust_domain, index, der)?);
+            let (root, anchor) = Root::parse(&trust_domain, index, der)?;
+            parsed.push(root);
+            anchors.push(anchor);
             if parsed.len() > MAX_ROOTS {
                 let got = index + 1;
                 return Err(BundleError::TooManyRoots { trust_domain, got });
@@ -118,6 +123,7 @@ impl TrustBundle {
         Ok(Self {
             trust_domain,
             roots: parsed.into(),
+            anchors: anchors.into(),
         })
     }
 
@@ -127,6 +133,7 @@ impl TrustBundle {
         Self {
             trust_domain,
             roots: Arc::new([]),
+            anchors: Arc::new([]),
         }
     }
 
@@ -164,6 +171,10 @@ impl TrustBundle {
         &self.roots
     }
 
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+
     /// Whether nobody of this domain is trusted (S18).
     #[must_use]
     pub fn is_distrusted(&self) -> bool {
@@ -189,7 +200,7 @@ impl Root {
         trust_domain: &TrustDomain,
         index: usize,
         der: CertificateDer<'static>,
-    ) -> Result<Self, BundleError> {
+    ) -> Result<(Self, TrustAnchor<'static>), BundleError> {
         let malformed = || BundleError::Malformed {
             trust_domain: trust_domain.clone(),
             index,
@@ -203,22 +214,25 @@ impl Root {
             return Err(malformed());
         }
         let constraints = cert.basic_constraints().map_err(|_| malformed())?;
-        if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        let Some(constraints) = constraints.filter(|constraints| constraints.value.ca) else {
+            let trust_domain = trust_domain.clone();
             return Err(BundleError::NotACa {
-                trust_domain: trust_domain.clone(),
+                trust_domain,
                 index,
             });
-        }
+        };
+        let max_intermediates = constraints.value.path_len_constraint;
         let key_id = subject_key_id(&cert).unwrap_or_else(|| serial(&cert));
         let not_before = time::from_unix(cert.validity().not_before.timestamp());
         let not_after = time::from_unix(cert.validity().not_after.timestamp());
-        Ok(Self {
+        let root = Self {
             der,
-            anchor,
             key_id,
+            max_intermediates,
             not_before,
             not_after,
-        })
+        };
+        Ok((root, anchor))
     }
 
     /// The certificate.
@@ -245,8 +259,9 @@ impl Root {
         self.not_after
     }
 
-    pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
-        &self.anchor
+    /// How many intermediates may stand under it (RFC 5280, section 4.2.1.9).
+    pub(crate) fn max_intermediates(&self) -> Option<u32> {
+        self.max_intermediates
     }
 }
 

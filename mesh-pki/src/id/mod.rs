@@ -272,10 +272,14 @@ fn check_trust_domain(name: &str) -> Result<(), IdError> {
 
 /// `path` begins with a slash.
 fn check_path(path: &str) -> Result<(), IdError> {
-    if path.ends_with('/') {
-        return Err(IdError::TrailingSlash);
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        if segment.is_empty() && segments.peek().is_none() {
+            return Err(IdError::TrailingSlash);
+        }
+        check_segment(segment)?;
     }
-    path[1..].split('/').try_for_each(check_segment)
+    Ok(())
 }
 
 fn check_segment(segment: &str) -> Result<(), IdError> {

@@ -126,7 +126,7 @@ impl LocalCa {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
         let bundle = TrustBundle::new(trust_domain.clone(), [root.clone()])?;
-        let anchor = bundle.roots()[0].anchor();
+        let anchor = &bundle.anchors()[0];
         if webpki::spki_for_anchor(anchor).as_ref() != key.subject_public_key_info() {
             return Err(CaError::KeyMismatch);
         }

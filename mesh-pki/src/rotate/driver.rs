@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How far wall clock and timer may drift apart between two looks before it counts as a jump.
 const JUMP: Duration = Duration::from_secs(1);
 
+/// The least time between two renewals.
+const GAP: Duration = Duration::from_secs(1);
+
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(30);
 
@@ -167,14 +170,20 @@ impl<I: Issuer> Rotation<I> {
 
     async fn renew_forever(&mut self, writer: &IdentityWriter) {
         loop {
-            if let Some(svid) = writer.load().svid(&self.id) {
-                let (issued_at, not_after) = (svid.issued_at(), svid.not_after());
+            // Only the times are kept over the wait, not the state.
+            let current = writer
+                .load()
+                .svid(&self.id)
+                .map(|s| (s.issued_at(), s.not_after()));
+            if let Some((issued_at, not_after)) = current {
                 self.status
                     .update(|status| status.not_after = Some(not_after));
                 let due = schedule::renew_at(issued_at, not_after, (self.draw)());
-                self.wait_until(due).await;
+                wait_until(due, &*self.clock).await;
             }
             self.renew(writer).await;
+            // A CA that is about to end issues leaves that are due at once.
+            sleep(GAP).await;
         }
     }
 
@@ -192,22 +201,20 @@ impl<I: Issuer> Rotation<I> {
             };
             failures += 1;
             let not_after = writer.load().svid(&self.id).map(|svid| svid.not_after());
-            let pause = schedule::pause(self.clock.now(), not_after, failures, (self.draw)());
-            let pause = match &error {
-                ObtainError::Issue(IssueError::Unavailable {
-                    retry_after: Some(at_least),
-                    ..
-                }) => pause.max(*at_least),
-                _ => pause,
+            let asked = match &error {
+                ObtainError::Issue(IssueError::Unavailable { retry_after, .. }) => *retry_after,
+                _ => None,
             };
+            let now = self.clock.now();
+            let time = schedule::pause(now, not_after, failures, asked, (self.draw)());
             tracing::warn!(
-                id = %self.id, %error, failures, pause = ?pause, "SVID not renewed, the last one is kept"
+                id = %self.id, %error, failures, pause = ?time, "SVID not renewed, the last one is kept"
             );
             self.status.update(|status| {
                 status.failures += 1;
                 status.last_error = Some(error);
             });
-            self.pause(pause).await;
+            pause(time, &*self.clock).await;
         }
     }
 
@@ -226,31 +233,31 @@ impl<I: Issuer> Rotation<I> {
             status.not_after = Some(not_after);
         });
     }
+}
 
-    /// Sleeps in short steps until the clock says `due`.
-    async fn wait_until(&self, due: SystemTime) {
-        while let Ok(left) = due.duration_since(self.clock.now()) {
-            if left.is_zero() {
-                return;
-            }
-            sleep(left.min(LOOK)).await;
+/// Sleeps in short steps until the clock says `due`.
+async fn wait_until(due: SystemTime, clock: &dyn Clock) {
+    while let Ok(left) = due.duration_since(clock.now()) {
+        if left.is_zero() {
+            return;
         }
+        sleep(left.min(LOOK)).await;
     }
+}
 
-    /// Sleeps for `pause`, or until the clock is seen to jump: that may be what was wrong.
-    async fn pause(&self, pause: Duration) {
-        let end = Instant::now() + pause;
-        while Instant::now() < end {
-            let (wall, timer) = (self.clock.now(), Instant::now());
-            sleep((end - timer).min(LOOK)).await;
-            let passed = timer.elapsed();
-            let jumped = match self.clock.now().duration_since(wall) {
-                Ok(forward) => forward.abs_diff(passed) > JUMP,
-                Err(_) => true,
-            };
-            if jumped {
-                return;
-            }
+/// Sleeps for `time`, or until the clock is seen to jump: that may be what was wrong.
+async fn pause(time: Duration, clock: &dyn Clock) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        let (wall, timer) = (clock.now(), Instant::now());
+        sleep((end - timer).min(LOOK)).await;
+        let passed = timer.elapsed();
+        let jumped = match clock.now().duration_since(wall) {
+            Ok(forward) => forward.abs_diff(passed) > JUMP,
+            Err(_) => true,
+        };
+        if jumped {
+            return;
         }
     }
 }

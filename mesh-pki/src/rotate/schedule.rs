@@ -17,6 +17,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause, however long the SVID still lives.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest pause that an issuer may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(10 * 60);
+
 /// The shortest pause, so that the last moments of a life are not spent in a loop.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,10 +42,18 @@ pub fn renew_at(issued_at: SystemTime, not_after: SystemTime, draw: f64) -> Syst
 /// 2. It is a tenth of what is left of the SVID at most, so that attempts come more often as its
 ///    end comes near, but 100 ms at least.
 /// 3. `draw`, uniform in 0..1, shortens it by up to a half, so that failed attempts spread out.
-/// 4. It never ends after `not_after`, while that lies ahead. Once it has passed, or if there is
-///    no SVID yet (`None`), only 1 and 3 count.
+/// 4. An issuer that `asked` for a pause gets it, up to 10 min and half of what is left.
+/// 5. It never ends after `not_after`, while that lies ahead. Once it has passed, or if there is
+///    no SVID yet (`None`), what is left plays no part.
 #[must_use]
-pub fn pause(now: SystemTime, not_after: Option<SystemTime>, failures: u32, draw: f64) -> Duration {
+pub fn pause(
+    now: SystemTime,
+    not_after: Option<SystemTime>,
+    failures: u32,
+    asked: Option<Duration>,
+    draw: f64,
+) -> Duration {
+    let asked = asked.unwrap_or_default().min(LONGEST_ASKED);
     let doublings = failures.saturating_sub(1).min(16);
     let backoff = (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE);
     let spread = 1.0 - 0.5 * unit(draw);
@@ -54,8 +65,9 @@ pub fn pause(now: SystemTime, not_after: Option<SystemTime>, failures: u32, draw
             .min(left / 10)
             .mul_f64(spread)
             .max(SHORTEST_PAUSE)
+            .max(asked.min(left / 2))
             .min(left),
-        None => backoff.mul_f64(spread),
+        None => backoff.mul_f64(spread).max(asked),
     }
 }
 

@@ -1,1 +1,101 @@
+use super::*;
+use crate::testing::{Ca, domain, id, leaf};
 
+const CART: &str = "spiffe://td/ns/shop/sa/cart";
+
+fn state(ca: &Ca) -> IdentityState {
+    IdentityState::new(leaf(CART).svid(ca), BundleSet::from(ca.bundle("td")))
+}
+
+#[test]
+fn every_write_is_seen_whole_and_counted() {
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let (writer, reader) = identity(state(&old));
+    let before = reader.load();
+    assert_eq!(before.epoch(), 0);
+
+    assert_eq!(
+        writer.set(leaf(CART).svid(&new), new.bundle("td").into()),
+        1
+    );
+    let after = reader.load();
+    assert_eq!(after.epoch(), 1);
+    assert_eq!(after.bundles().get(&domain("td")), Some(&new.bundle("td")));
+    assert_ne!(
+        after.default_svid().unwrap().serial(),
+        before.default_svid().unwrap().serial()
+    );
+    // Whoever holds the old state keeps all of it.
+    assert_eq!(before.bundles().get(&domain("td")), Some(&old.bundle("td")));
+
+    assert_eq!(writer.remove_bundle(&domain("td")), 2);
+    assert!(writer.load().bundles().is_empty());
+    assert_eq!(writer.set_bundle(old.bundle("td")), 3);
+    assert_eq!(writer.set_bundles(BundleSet::new()), 4);
+    assert_eq!(writer.remove_svid(&id(CART)), 5);
+    assert!(reader.load().default_svid().is_none());
+}
+
+#[test]
+fn the_default_is_the_first_until_another_is_chosen() {
+    let ca = Ca::new("root");
+    let mut state = IdentityState::from_bundles(BundleSet::new());
+    assert!(state.default_svid().is_none());
+    state.insert_svid(leaf("spiffe://td/b").svid(&ca));
+    state.insert_svid(leaf("spiffe://td/a").svid(&ca));
+    let default = |state: &IdentityState| state.default_svid().map(|svid| svid.id().clone());
+    assert_eq!(default(&state), Some(id("spiffe://td/b")));
+    assert!(!state.choose_default(&id("spiffe://td/c")));
+    assert!(state.choose_default(&id("spiffe://td/a")));
+    assert_eq!(default(&state), Some(id("spiffe://td/a")));
+    assert!(state.remove_svid(&id("spiffe://td/a")).is_some());
+    assert_eq!(default(&state), None);
+    assert_eq!(state.svids().count(), 1);
+    assert!(state.svid(&id("spiffe://td/b")).is_some());
+}
+
+#[tokio::test]
+async fn readers_wait_for_news_each_on_its_own() {
+    let ca = Ca::new("root");
+    let (writer, mut first) = identity(state(&ca));
+    let mut second = first.clone();
+    writer.set_svid(leaf(CART).svid(&ca));
+    writer.set_svid(leaf(CART).svid(&ca));
+    assert_eq!(
+        first.changed().await.unwrap().epoch(),
+        2,
+        "two writes are one piece of news"
+    );
+    assert_eq!(second.changed().await.unwrap().epoch(), 2);
+
+    let mut third = writer.reader();
+    let waiting = tokio::spawn(async move { third.changed().await.map(|state| state.epoch()) });
+    tokio::task::yield_now().await;
+    writer.set_bundle(ca.bundle("td"));
+    assert_eq!(waiting.await.unwrap(), Ok(3));
+
+    drop(writer);
+    assert_eq!(
+        first.changed().await.unwrap().epoch(),
+        3,
+        "the last write is told"
+    );
+    assert_eq!(first.changed().await.unwrap_err(), SourceEnded);
+    assert_eq!(first.load().epoch(), 3, "and stays");
+}
+
+#[test]
+fn writers_on_many_threads_lose_nothing() {
+    let ca = Ca::new("root");
+    let (writer, reader) = identity(IdentityState::default());
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (writer, ca) = (&writer, &ca);
+            scope.spawn(move || writer.set_bundle(ca.bundle(&format!("td{n}"))));
+        }
+    });
+    assert_eq!(
+        (reader.load().bundles().len(), reader.load().epoch()),
+        (8, 8)
+    );
+}

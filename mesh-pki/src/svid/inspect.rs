@@ -62,6 +62,9 @@ pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
 
     let usage = cert.key_usage().map_err(|_| malformed("key usage"))?;
     let usage = usage.ok_or(Rejected::NoKeyUsage)?;
+    if !usage.value.digital_signature() {
+        return Err(Rejected::NoDigitalSignature);
+    }
     if usage.value.key_cert_sign() {
         return Err(Rejected::LeafMaySign {
             usage: "keyCertSign",
@@ -69,9 +72,6 @@ pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
     }
     if usage.value.crl_sign() {
         return Err(Rejected::LeafMaySign { usage: "cRLSign" });
-    }
-    if !usage.value.digital_signature() {
-        return Err(Rejected::NoDigitalSignature);
     }
     if !usage.critical {
         return Err(Rejected::KeyUsageNotCritical);

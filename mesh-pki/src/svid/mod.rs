@@ -63,7 +63,7 @@ pub struct Verified {
     pub root_key_id: String,
 }
 
-/// Who stands in a leaf certificate that was verified earlier, by the handshake that it came from.
+/// Who stands in a leaf certificate; whether that is proven is known to whoever made this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
@@ -230,10 +230,15 @@ impl fmt::Debug for X509Svid {
     }
 }
 
-/// Reads who stands in a leaf that has been verified before; `None` if it is not one.
-pub(crate) fn peer_of(leaf: &CertificateDer<'_>) -> Option<Peer> {
-    let leaf = inspect::leaf(leaf).ok()?;
-    Some(Peer {
+/// Reads who a leaf certificate says it is, by the SPIFFE rules for leaves, without a look at any
+/// signature, time or bundle: for certificates that were verified before, or that are only shown.
+///
+/// # Errors
+///
+/// The first rule of S1 to S5, S7, S8 and S12 to S15 that the leaf breaks.
+pub fn read_unverified(leaf: &CertificateDer<'_>) -> Result<Peer, Rejected> {
+    let leaf = inspect::leaf(leaf)?;
+    Ok(Peer {
         id: leaf.id,
         not_after: leaf.not_after,
         serial: leaf.serial,

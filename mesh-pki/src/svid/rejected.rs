@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::Usage;
 use crate::id::{IdError, SpiffeId, TrustDomain};
+use crate::time::utc;
 
 /// Which certificate of a path is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub enum Rejected {
         trust_domain: TrustDomain,
     },
     /// A certificate's time is over.
-    #[error("the {} of {id} expired at {}, now is {}", place.name(), unix(*not_after), unix(*now))]
+    #[error("the {} of {id} expired at {}, now is {}", place.name(), utc(*not_after), utc(*now))]
     Expired {
         /// Whom the leaf names.
         id: SpiffeId,
@@ -137,7 +138,7 @@ pub enum Rejected {
         trust_domain: TrustDomain,
     },
     /// A certificate's time has not begun.
-    #[error("the {} of {id} is not valid before {}, now is {}", place.name(), unix(*not_before), unix(*now))]
+    #[error("the {} of {id} is not valid before {}, now is {}", place.name(), utc(*not_before), utc(*now))]
     NotYetValid {
         /// Whom the leaf names.
         id: SpiffeId,
@@ -167,7 +168,7 @@ pub enum Rejected {
         /// Whom the leaf names.
         id: SpiffeId,
         /// How many certificates a path may have, leaf and root included.
-        max: usize,
+        max: u32,
     },
     /// The search for a path was given up, because it took too many steps.
     #[error("the chain of {id} takes too much work to verify")]
@@ -182,7 +183,7 @@ pub enum Rejected {
         id: SpiffeId,
     },
     /// No root of the ID's own trust domain vouches for the chain (S6).
-    #[error("{id} is signed by an unknown authority {authority_key_id:?}, the bundle of {} has roots {roots:?}", id.trust_domain())]
+    #[error("{id} is signed by an unknown authority (key id {}), the bundle of {} has the roots {}", authority_key_id.as_deref().unwrap_or("not told"), id.trust_domain(), list(roots))]
     UnknownIssuer {
         /// Whom the leaf names.
         id: SpiffeId,
@@ -192,7 +193,7 @@ pub enum Rejected {
         roots: Vec<String>,
     },
     /// There is no bundle for the ID's trust domain (S6).
-    #[error("{id} is of trust domain {}, we have bundles of {known:?}", id.trust_domain())]
+    #[error("{id} is of trust domain {}, we have bundles of {}", id.trust_domain(), list(known))]
     UnknownTrustDomain {
         /// Whom the leaf names.
         id: SpiffeId,
@@ -225,9 +226,12 @@ impl Place {
     }
 }
 
-/// Seconds since 1970, for messages that can be compared with `openssl x509 -dates` and `date +%s`.
-fn unix(moment: SystemTime) -> i64 {
-    crate::time::to_unix(moment)
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "nobody".to_owned();
+    }
+    let items: Vec<_> = items.iter().map(T::to_string).collect();
+    items.join(", ")
 }
 
 // === impl Rejected ===

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
 use super::inspect::{self, Leaf};
@@ -21,7 +21,7 @@ use crate::time;
 use crate::tls::Crypto;
 
 /// How many certificates a path may have, leaf and root included.
-pub const MAX_PATH_LEN: usize = 6;
+pub const MAX_PATH_LEN: u32 = 6;
 
 /// How many certificates a peer may present, in any order.
 pub const MAX_PRESENTED: usize = 16;
@@ -76,20 +76,13 @@ pub fn validate(
         now,
         usage,
     };
-    let end_entity = EndEntityCert::try_from(first).map_err(|_| Rejected::Malformed {
-        place: Place::Leaf,
-        what: "not an X.509 certificate",
-    })?;
-    let anchors: Vec<TrustAnchor<'_>> = bundle
-        .roots()
-        .iter()
-        .map(|root| root.anchor().clone())
-        .collect();
+    let end_entity =
+        EndEntityCert::try_from(first).map_err(|error| path.explain(error, Place::Leaf, chain))?;
     // What step 6 had against a path that was complete otherwise: nearer than any other reason.
     let refusal = RefCell::new(None);
     let built = end_entity.verify_for_usage(
         crypto.signature_algorithms(),
-        &anchors,
+        bundle.anchors(),
         intermediates,
         UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)),
         match usage {
@@ -116,7 +109,7 @@ pub fn validate(
         }
         Err(error) => Err(refusal
             .into_inner()
-            .unwrap_or_else(|| path.explain(error, chain))),
+            .unwrap_or_else(|| path.explain(error, Place::Intermediate, chain))),
     }
 }
 
@@ -131,9 +124,9 @@ struct Path<'a> {
 impl<'a> Path<'a> {
     /// Step 6: our own rules for a path that webpki found valid; returns its root.
     fn check(&self, path: &VerifiedPath<'_>) -> Result<&'a Root, Rejected> {
-        let mut len = 2;
+        let mut intermediates = 0;
         for cert in path.intermediate_certificates() {
-            len += 1;
+            intermediates += 1;
             if let Some(got) = inspect::signing(&cert.der())? {
                 return Err(Rejected::IssuerHasPath {
                     id: self.leaf.id.clone(),
@@ -141,13 +134,22 @@ impl<'a> Path<'a> {
                 });
             }
         }
-        if len > MAX_PATH_LEN {
+        if intermediates + 2 > MAX_PATH_LEN {
             return Err(self.too_long());
         }
         // Roots that share name and key are one root with several lifetimes: any of them will do.
         let mut result = Err(self.unknown_issuer(None));
-        for root in self.bundle.roots() {
-            if root.anchor() == path.anchor() {
+        for (root, anchor) in self.bundle.roots().iter().zip(self.bundle.anchors()) {
+            if anchor != path.anchor() {
+                continue;
+            }
+            // The limit in a root is the word of the bundle's owner; webpki does not read it.
+            if root
+                .max_intermediates()
+                .is_some_and(|max| intermediates > max)
+            {
+                result = Err(self.too_long());
+            } else {
                 let (from, to) = (root.not_before(), root.not_after());
                 match check_time(&self.leaf.id, Place::Root, from, to, self.now) {
                     Ok(()) => return Ok(root),
@@ -158,10 +160,10 @@ impl<'a> Path<'a> {
         result
     }
 
-    /// Says in our words why webpki found no path.
-    fn explain(&self, error: Error, chain: &[CertificateDer<'_>]) -> Rejected {
+    /// Says in our words what webpki has against the chain; `place` is where it is, if it is a
+    /// fault of one certificate.
+    fn explain(&self, error: Error, place: Place, chain: &[CertificateDer<'_>]) -> Rejected {
         let id = self.leaf.id.clone();
-        let place = Place::Intermediate;
         match error {
             Error::UnknownIssuer => self.unknown_issuer(missing_issuer(chain, self.bundle)),
             Error::InvalidSignatureForPublicKey => match missing_issuer(chain, self.bundle) {

@@ -125,7 +125,12 @@ impl DevCa {
         // The key first: a certificate is only ever seen beside its key.
         let key = ca.secret_key().to_secret_pem();
         publish(&key_path, key.as_bytes(), Mode::Secret)?;
-        publish(&root_path, ca.bundle().to_pem().as_bytes(), Mode::Public)?;
+        let root = ca.bundle().to_pem();
+        if let Err(error) = publish(&root_path, root.as_bytes(), Mode::Public) {
+            // Half a CA would stand in the way of the next attempt; this half is ours.
+            let _ = std::fs::remove_file(&key_path);
+            return Err(error);
+        }
         Ok(Self {
             ca: Arc::new(ca),
             crypto: crypto.clone(),

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::fs;
-use crate::id::TrustDomain;
+use crate::id::{SpiffeId, TrustDomain};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::svid::{SvidError, X509Svid};
@@ -192,7 +192,7 @@ impl FileSource {
     }
 
     async fn reload_forever(&self, writer: &IdentityWriter) {
-        let mut seen = None;
+        let (mut seen, mut last) = (None, None);
         loop {
             let files = Arc::clone(&self.files);
             // Files may be on a network; the runtime must not wait for them.
@@ -203,7 +203,10 @@ impl FileSource {
             };
             seen = Some(contents);
             match loaded {
-                Some(Ok((svid, bundles))) => self.write(svid, bundles, writer),
+                Some(Ok((svid, bundles))) => {
+                    let id = svid.id().clone();
+                    self.write(svid, bundles, last.replace(id), writer);
+                }
                 Some(Err(error)) => self.report(error),
                 None => {}
             }
@@ -211,9 +214,22 @@ impl FileSource {
         }
     }
 
-    fn write(&self, svid: X509Svid, bundles: BundleSet, writer: &IdentityWriter) {
+    /// `last` is the ID that the files had before: if it is another now, the old SVID goes.
+    fn write(
+        &self,
+        svid: X509Svid,
+        bundles: BundleSet,
+        last: Option<SpiffeId>,
+        writer: &IdentityWriter,
+    ) {
         tracing::info!(id = %svid.id(), serial = svid.serial(), "identity loaded from files");
-        writer.set(svid, bundles);
+        writer.update(|state| {
+            if let Some(last) = last.filter(|last| last != svid.id()) {
+                state.remove_svid(&last);
+            }
+            state.insert_svid(svid);
+            state.replace_bundles(bundles);
+        });
         self.status.update(|status| {
             status.loads += 1;
             status.last_error = None;

@@ -55,9 +55,8 @@ pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<
         }
     }
 
-    let version = format!("{VERSION}{}", svid.serial());
+    let version = free_version(dir, svid.serial())?;
     let folder = dir.join(&version);
-    std_fs::create_dir(&folder)?;
     let key = svid.key().to_secret_pem();
     fs::create(
         &folder.join(CERT_FILE),
@@ -101,6 +100,20 @@ pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<
 #[cfg(not(unix))]
 pub fn publish(_: &Path, _: &X509Svid, _: &TrustBundle) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Makes a folder that is called after `serial`, and counted if that name is taken: the same SVID
+/// may be published again with another bundle, or after a crash that left half a folder.
+#[cfg(unix)]
+fn free_version(dir: &Path, serial: &str) -> io::Result<String> {
+    let mut count = 0_u32;
+    loop {
+        let version = format!("{VERSION}{serial}.{count}");
+        match std_fs::create_dir(dir.join(&version)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => count += 1,
+            made => return made.map(|()| version),
+        }
+    }
 }
 
 /// Makes `link` point to `target`, in one step also if there is one.

@@ -1,1 +1,230 @@
+use std::future::pending;
 
+use super::*;
+use crate::store::{IdentityReader, identity};
+use crate::testing::{Ca, crypto, domain, id, leaf};
+
+const CART: &str = "spiffe://td/ns/shop/sa/cart";
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.0.path().join(name), content).unwrap();
+    }
+
+    fn source(&self) -> FileSource {
+        FileSource::in_dir(self.0.path(), &crypto())
+    }
+
+    /// Writes the three files one after the other, as a careless script does.
+    fn svid(&self, ca: &Ca) -> String {
+        let svid = leaf(CART).svid(ca);
+        self.write(CERT_FILE, &svid.chain_pem());
+        self.write(KEY_FILE, &svid.key().to_secret_pem());
+        self.write(BUNDLE_FILE, &ca.bundle("td").to_pem());
+        svid.serial().to_owned()
+    }
+}
+
+fn serial(reader: &IdentityReader) -> String {
+    reader.load().default_svid().unwrap().serial().to_owned()
+}
+
+#[test]
+fn files_are_loaded_or_named_in_the_error() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    let load = |dir: &Dir| dir.source().load();
+    assert!(matches!(load(&dir), Err(FileError::Io { path, .. }) if path.ends_with(CERT_FILE)));
+    let first = dir.svid(&ca);
+    let state = load(&dir).unwrap();
+    assert_eq!(state.default_svid().unwrap().serial(), first);
+    assert_eq!(state.bundles().get(&domain("td")), Some(&ca.bundle("td")));
+
+    dir.write(BUNDLE_FILE, "");
+    assert!(matches!(
+        load(&dir),
+        Err(FileError::Bundle { path, source: BundleError::Pem { .. } }) if path.ends_with(BUNDLE_FILE)
+    ));
+    dir.write(KEY_FILE, &leaf(CART).svid(&ca).key().to_secret_pem());
+    match load(&dir).unwrap_err() {
+        FileError::Svid { source, .. } => {
+            assert!(matches!(*source, SvidError::KeyMismatch { .. }));
+        }
+        other => panic!("{other:?}"),
+    }
+    dir.write(KEY_FILE, &"x".repeat(2 * 1024 * 1024));
+    assert!(matches!(load(&dir), Err(FileError::Io { path, .. }) if path.ends_with(KEY_FILE)));
+}
+
+#[test]
+fn other_trust_domains_have_files_of_their_own() {
+    let (dir, ours, theirs) = (Dir::new(), Ca::new("ours"), Ca::new("theirs"));
+    dir.svid(&ours);
+    dir.write("other.pem", &theirs.bundle("other").to_pem());
+    let source = dir
+        .source()
+        .with_bundle(domain("other"), dir.0.path().join("other.pem"));
+    let state = source.load().unwrap();
+    assert_eq!(state.bundles().get(&domain("td")), Some(&ours.bundle("td")));
+    assert_eq!(
+        state.bundles().get(&domain("other")),
+        Some(&theirs.bundle("other"))
+    );
+}
+
+/// A source that runs, with the status that tells when it has looked.
+fn start(dir: &Dir) -> (IdentityReader, StatusReader<FileStatus>) {
+    let source = dir.source().with_interval(Duration::from_millis(5));
+    let status = source.status();
+    let (writer, reader) = identity(IdentityState::default());
+    tokio::spawn(source.run(Arc::new(writer), pending()));
+    (reader, status)
+}
+
+async fn until(status: &mut StatusReader<FileStatus>, met: impl Fn(&FileStatus) -> bool) {
+    while !met(&status.load()) {
+        status.changed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_loaded_and_a_mismatch_is_reported_and_not_used() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    let first = dir.svid(&ca);
+    let (mut reader, mut status) = start(&dir);
+    reader.changed().await.unwrap();
+    assert_eq!(serial(&reader), first);
+
+    // A new certificate, and the key comes later.
+    let next = leaf(CART).svid(&ca);
+    dir.write(CERT_FILE, &next.chain_pem());
+    until(&mut status, |status| status.last_error.is_some()).await;
+    assert_eq!(serial(&reader), first, "the last good pair stays");
+    let error = status.load().last_error.unwrap();
+    assert!(
+        matches!(&*error, FileError::Svid { source, .. } if matches!(**source, SvidError::KeyMismatch { .. }))
+    );
+    dir.write(KEY_FILE, &next.key().to_secret_pem());
+    until(&mut status, |status| status.last_error.is_none()).await;
+    assert_eq!(serial(&reader), next.serial());
+    assert_eq!(reader.load().svids().count(), 1);
+
+    // A file that goes away and comes back.
+    std::fs::remove_file(dir.0.path().join(BUNDLE_FILE)).unwrap();
+    until(&mut status, |status| status.last_error.is_some()).await;
+    assert_eq!(
+        reader.load().bundles().get(&domain("td")),
+        Some(&ca.bundle("td"))
+    );
+    let new = Ca::new("new");
+    dir.write(BUNDLE_FILE, &new.bundle("td").to_pem());
+    until(&mut status, |status| status.last_error.is_none()).await;
+    assert_eq!(
+        reader.load().bundles().get(&domain("td")),
+        Some(&new.bundle("td"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stays_the_same_is_loaded_or_reported_once() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    dir.svid(&ca);
+    let (reader, status) = start(&dir);
+    // Virtual time does not move while a file is read, so this is about twenty looks.
+    let looks = || tokio::time::sleep(Duration::from_millis(100));
+    looks().await;
+    // Same bytes, new times.
+    let cert = std::fs::read_to_string(dir.0.path().join(CERT_FILE)).unwrap();
+    dir.write(CERT_FILE, &cert);
+    looks().await;
+    assert_eq!((status.load().loads, reader.load().epoch()), (1, 1));
+    dir.write(BUNDLE_FILE, "broken");
+    looks().await;
+    assert_eq!((status.load().loads, status.load().failures), (1, 1));
+    std::fs::remove_file(dir.0.path().join(BUNDLE_FILE)).unwrap();
+    looks().await;
+    assert_eq!((status.load().loads, status.load().failures), (1, 2));
+    dir.write(BUNDLE_FILE, &Ca::new("new").bundle("td").to_pem());
+    looks().await;
+    assert_eq!((status.load().loads, reader.load().epoch()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_gone_from_the_files_is_gone() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    dir.svid(&ca);
+    let (mut reader, _status) = start(&dir);
+    assert_eq!(
+        reader.changed().await.unwrap().default_svid().unwrap().id(),
+        &id(CART)
+    );
+    let other = leaf("spiffe://td/ns/shop/sa/other").svid(&ca);
+    dir.write(KEY_FILE, &other.key().to_secret_pem());
+    dir.write(CERT_FILE, &other.chain_pem());
+    let state = reader.changed().await.unwrap();
+    assert_eq!(state.default_svid().unwrap().id(), other.id());
+    assert!(state.svid(&id(CART)).is_none());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_never_sees_half_of_what_is_published() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    let path = dir.0.path();
+    let first = leaf(CART).svid(&ca);
+    publish(path, &first, &ca.bundle("td")).unwrap();
+    // Through the one link, at any moment, the pair is whole: resolve it once and read.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (stop, ca) = (&stop, &ca);
+        let reader = scope.spawn(move || {
+            let mut whole = 0;
+            while whole == 0 || !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let version = std::fs::read_link(path.join("..data")).unwrap();
+                let read = |name: &str| std::fs::read(path.join(&version).join(name));
+                // The folder may be gone by now; half of it never is there.
+                if let (Ok(cert), Ok(key)) = (read(CERT_FILE), read(KEY_FILE)) {
+                    X509Svid::from_pem(&cert, &key, &crypto()).unwrap();
+                    whole += 1;
+                }
+            }
+            whole
+        });
+        for _ in 0..50 {
+            publish(path, &leaf(CART).svid(ca), &ca.bundle("td")).unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+    // And a source that opens one name after the other ends up with the latest.
+    let state = dir.source().load().unwrap();
+    assert_ne!(state.svid(&id(CART)).unwrap().serial(), first.serial());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_same_svid_is_published_once_more_after_a_crash() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    let svid = leaf(CART).svid(&ca);
+    // A crash left the folder, but no link to it.
+    let left = dir.0.path().join(format!("..svid-{}.0", svid.serial()));
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join(CERT_FILE), "half").unwrap();
+    publish(dir.0.path(), &svid, &ca.bundle("td")).unwrap();
+    publish(dir.0.path(), &svid, &Ca::new("new").bundle("td")).unwrap();
+    assert_eq!(
+        dir.source()
+            .load()
+            .unwrap()
+            .default_svid()
+            .unwrap()
+            .serial(),
+        svid.serial()
+    );
+    assert_eq!(std::fs::read_dir(dir.0.path()).unwrap().count(), 5);
+}
