@@ -1,1 +1,26 @@
-//! See the README of the workspace.
+//! Sources of configuration for the inmesh service mesh.
+//!
+//! In come Kubernetes documents and DNS answers; out come [`Change`]s for mesh-core, pushed
+//! whether or not requests flow. What reads documents ([`manifest`]) is pure; only drivers touch
+//! files, sockets and the clock.
+//!
+//! ```
+//! use inmesh_core::model::{Namespace, Op};
+//! use inmesh_discovery::manifest::{Defaults, parse};
+//!
+//! let text = "
+//! apiVersion: v1
+//! kind: Service
+//! metadata: {name: cart, namespace: shop}
+//! spec: {ports: [{port: 80, appProtocol: http}]}
+//! ";
+//! let parsed = parse("cart.yaml", text, &Defaults::new(Namespace::new("default")?))?;
+//! assert!(matches!(&parsed.entries[0].op, Op::PutService(service, _) if service.ports[0].port == 80));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Change`]: inmesh_core::model::Change
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod manifest;

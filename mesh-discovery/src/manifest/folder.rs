@@ -1,0 +1,254 @@
+//! All files of a folder in, one change that replaces what the folder said before out.
+//!
+//! 1. A file that parses says what its objects are; one that does not, or is empty or cannot be
+//!    read, keeps all its objects as they were. Only a file that is gone deletes them.
+//! 2. A document whose kind or name cannot be read may be an edit of an earlier object of its
+//!    file that is mentioned no more: that object stays.
+//! 3. Of two documents for one object the first by file name and line serves; the other is
+//!    refused and says where the first stands.
+//! 4. A file that was never read may hide a policy. If it mentions one, or could not even be
+//!    opened, everything is denied and nothing is ready until it is mended.
+//!
+//! It refuses to guess in the other direction: no document is dropped without a problem.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use inmesh_core::model::{
+    Change, Fallback, Kind, Location, ObjectKey, Op, Problem, Selects, SourceId,
+};
+
+use super::{Defaults, Entry, StandsFor, parse, text};
+
+/// The kind under which a file with a problem is listed in status.
+const FILE: &str = "File";
+
+/// What was found where a file stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Content {
+    /// Its text.
+    Text(Arc<str>),
+    /// It cannot be read; why.
+    Unreadable(String),
+}
+
+/// What the folder says now.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Merged {
+    /// All that the folder has to say.
+    pub change: Change,
+    /// Everything that is wrong, in order of files and lines.
+    pub problems: Vec<Problem>,
+}
+
+/// Remembers what each file said when it last could be read.
+#[derive(Debug)]
+pub struct Folder {
+    source: SourceId,
+    defaults: Defaults,
+    files: BTreeMap<Arc<str>, Known>,
+}
+
+/// What a file said when it last could be read.
+#[derive(Debug, Default)]
+struct Known {
+    text: Option<Arc<str>>,
+    entries: Vec<Entry>,
+    /// Earlier objects that may have become documents of which the name cannot be read.
+    kept: Vec<(ObjectKey, u32)>,
+}
+
+/// Who mentioned an object first, and how often it was mentioned again.
+struct Claim {
+    at: Location,
+    again: usize,
+}
+
+/// The change and the problems, as they grow.
+#[derive(Default)]
+struct Sum {
+    ops: Vec<Op>,
+    problems: Vec<Problem>,
+    claims: HashMap<ObjectKey, Claim>,
+}
+
+// === impl Folder ===
+
+impl Folder {
+    /// A folder that has not been read yet.
+    pub fn new(source: SourceId, defaults: Defaults) -> Self {
+        Self {
+            source,
+            defaults,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Reads all files, given by their paths in any order, and says what the folder says now.
+    pub fn merge(&mut self, files: impl IntoIterator<Item = (Arc<str>, Content)>) -> Merged {
+        let files: BTreeMap<_, _> = files.into_iter().collect();
+        self.files.retain(|file, _| files.contains_key(file));
+        let mut sum = Sum::default();
+        for (file, content) in files {
+            let error = match &content {
+                Content::Text(text) => self.read(&file, text).err(),
+                Content::Unreadable(why) => {
+                    let why = format!("the file cannot be read: {why}");
+                    Some(Problem::refused("", why).at(Location::new(file.clone(), 0)))
+                }
+            };
+            let known = self.files.get(&file);
+            match error {
+                None => {
+                    for entry in known.iter().flat_map(|known| &known.entries) {
+                        sum.put(&file, entry);
+                    }
+                }
+                Some(problem) => {
+                    self.refuse_file(&mut sum, &file, &content, known, problem);
+                    for entry in known.iter().flat_map(|known| &known.entries) {
+                        sum.keep(&file, &entry.key, entry.line);
+                    }
+                }
+            }
+            for (key, line) in known.iter().flat_map(|known| &known.kept) {
+                sum.keep(&file, key, *line);
+            }
+        }
+        Merged {
+            change: Change::replace(self.source.clone(), sum.ops),
+            problems: sum.problems,
+        }
+    }
+
+    /// Reads a file whose text has changed, and remembers what it says.
+    fn read(&mut self, file: &Arc<str>, text: &Arc<str>) -> Result<(), Problem> {
+        let before = self.files.get(file);
+        if before.is_some_and(|known| known.text.as_ref() == Some(text)) {
+            return Ok(());
+        }
+        let parsed = parse(file, text, &self.defaults).map_err(|e| e.problem())?;
+        let mut known = Known {
+            text: Some(text.clone()),
+            entries: parsed.entries,
+            kept: Vec::new(),
+        };
+        if let Some(before) = before {
+            known.keep_of(before);
+        }
+        self.files.insert(file.clone(), known);
+        Ok(())
+    }
+
+    fn refuse_file(
+        &self,
+        sum: &mut Sum,
+        file: &Arc<str>,
+        content: &Content,
+        known: Option<&Known>,
+        problem: Problem,
+    ) {
+        let base = file.rsplit('/').next().unwrap_or_default();
+        let key = |kind| {
+            ObjectKey::new(kind, &self.defaults.namespace, &text::object_name(base))
+                .expect("object_name makes names of objects")
+        };
+        sum.refuse(key(Kind::Other(FILE.into())), Fallback::Absent, vec![problem]);
+        let may_hide_policy = match content {
+            Content::Text(text) => text.contains("AuthorizationPolicy"),
+            Content::Unreadable(_) => true,
+        };
+        if known.is_none() && may_hide_policy {
+            let message = "the file was never read and may hold an AuthorizationPolicy, so all \
+                           requests are denied until it is mended or removed";
+            let problem = Problem::refused("", message).at(Location::new(file.clone(), 0));
+            let deny = Fallback::Deny(Selects::Unknown);
+            sum.refuse(key(Kind::AuthorizationPolicy), deny, vec![problem]);
+        }
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Keeps those objects of the version before that a document without a readable kind or name
+    /// may be an edit of.
+    fn keep_of(&mut self, before: &Self) {
+        let mut missing: Vec<(ObjectKey, u32)> = before
+            .entries
+            .iter()
+            .filter(|entry| entry.stands_for == StandsFor::Itself)
+            .map(|entry| (entry.key.clone(), entry.line))
+            .chain(before.kept.iter().cloned())
+            .filter(|(key, _)| self.entries.iter().all(|entry| entry.key != *key))
+            .collect();
+        for entry in &mut self.entries {
+            let stands_for = &entry.stands_for;
+            let (taken, left): (Vec<_>, Vec<_>) =
+                missing.into_iter().partition(|(key, _)| match stands_for {
+                    StandsFor::Any => true,
+                    StandsFor::Itself => false,
+                    StandsFor::Kind(kind) => key.kind == *kind,
+                    StandsFor::Name(namespace, name) => {
+                        key.namespace == *namespace && key.name == *name
+                    }
+                });
+            missing = left;
+            if let (false, Op::Refuse(_, fallback, _)) = (taken.is_empty(), &mut entry.op) {
+                // It was good: what it was serves on.
+                *fallback = Fallback::Absent;
+            }
+            self.kept.extend(taken);
+        }
+    }
+}
+
+// === impl Sum ===
+
+impl Sum {
+    fn put(&mut self, file: &Arc<str>, entry: &Entry) {
+        let at = Location::new(file.clone(), entry.line);
+        if let Some(first) = self.claims.get_mut(&entry.key) {
+            first.again += 1;
+            let kind = Kind::Other(format!("{} (again)", entry.key.kind).into());
+            let name = format!("{}.{}", entry.key.name, first.again);
+            let message = format!("is defined at {} already, which serves", first.at);
+            let problem = Problem::refused("metadata.name", message).at(at);
+            match ObjectKey::new(kind, &entry.key.namespace, &name) {
+                Ok(key) => self.refuse(key, Fallback::Absent, vec![problem]),
+                // The name is too long to be told apart; the problem is still reported.
+                Err(_) => self.problems.push(problem),
+            }
+            return;
+        }
+        self.claims.insert(entry.key.clone(), Claim { at, again: 0 });
+        self.problems.extend(problems(&entry.op).iter().cloned());
+        self.ops.push(entry.op.clone());
+    }
+
+    fn keep(&mut self, file: &Arc<str>, key: &ObjectKey, line: u32) {
+        if !self.claims.contains_key(key) {
+            let at = Location::new(file.clone(), line);
+            self.claims.insert(key.clone(), Claim { at, again: 0 });
+            self.ops.push(Op::Keep(key.clone()));
+        }
+    }
+
+    fn refuse(&mut self, key: ObjectKey, fallback: Fallback, problems: Vec<Problem>) {
+        self.problems.extend(problems.iter().cloned());
+        self.ops.push(Op::Refuse(key, fallback, problems));
+    }
+}
+
+fn problems(op: &Op) -> &[Problem] {
+    match op {
+        Op::PutPolicy(_, problems)
+        | Op::PutRoute(_, problems)
+        | Op::PutService(_, problems)
+        | Op::PutSlice(_, problems)
+        | Op::Refuse(_, _, problems) => problems,
+        _ => &[],
+    }
+}

@@ -1,0 +1,129 @@
+//! Kubernetes documents: the text of files in, operations on the snapshot out. Pure.
+//!
+//! A file is read into a tree with lines, each document of it by the reader of its kind, and what
+//! cannot be read is refused for that object alone, with file, line and field. The same readers
+//! serve a folder and, later, an API server. It refuses unknown fields on what decides (routes,
+//! policies, our own kinds) and reports them on Services and EndpointSlices.
+//!
+//! | kind | becomes |
+//! | --- | --- |
+//! | `v1 Service` | [`Op::PutService`] |
+//! | `discovery.k8s.io/v1 EndpointSlice` | [`Op::PutSlice`] |
+//! | `gateway.networking.k8s.io/v1 HTTPRoute` | [`Op::PutRoute`] |
+//! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Op::PutPolicy`] |
+//! | `v1 List` | its items |
+//! | anything else, and what cannot be read | [`Op::Refuse`] |
+
+mod document;
+mod endpoints;
+mod folder;
+mod meta;
+mod policy;
+mod route;
+mod service;
+mod slice;
+pub mod strict;
+mod text;
+mod transport;
+
+use std::sync::Arc;
+
+use inmesh_core::model::{Kind, Namespace, ObjectKey, Op};
+
+pub use folder::{Content, Folder, Merged};
+pub use strict::FileError;
+
+/// What documents leave unsaid, and what the process allows.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Defaults {
+    /// The namespace of objects that name none; `default` for kubectl.
+    pub namespace: Namespace,
+    /// Whether endpoints may have loopback addresses: on a laptop and in the demo.
+    pub allow_loopback: bool,
+    /// Documents that someone else reads, by `apiVersion` and `kind`; they are skipped.
+    pub skip_kinds: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// What one file says.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Parsed {
+    /// One for each object, in the order of the file.
+    pub entries: Vec<Entry>,
+}
+
+/// What a file says of one object.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The object. Where its name cannot be read it is made from the file's name and the line.
+    pub key: ObjectKey,
+    /// The line on which the document begins.
+    pub line: u32,
+    /// Which earlier object of the file it may be an edit of, where `key` does not tell.
+    pub stands_for: StandsFor,
+    /// The operation.
+    pub op: Op,
+}
+
+/// Which earlier object of its file a document may be an edit of. The folder keeps such objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StandsFor {
+    /// Any: neither kind nor name can be read.
+    Any,
+    /// The object of its key.
+    Itself,
+    /// One of that kind: its name cannot be read.
+    Kind(Kind),
+    /// One of that name: its kind is not known.
+    Name(Namespace, Arc<str>),
+}
+
+/// Reads one file. `file` is its path as a person would open it; relative paths of CA files are
+/// relative to its folder.
+///
+/// Any text may be given; it never panics.
+///
+/// # Errors
+/// [`FileError`] if the file as a whole is no set of documents (see [`strict::documents`]): all
+/// its objects are to stay as they were. What is wrong with one object is an
+/// [`Op::Refuse`] among the entries instead.
+pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Result<Parsed, FileError> {
+    let mut entries = Vec::new();
+    for document in &strict::documents(file, text)? {
+        document::read(document, defaults, &mut entries);
+    }
+    Ok(Parsed { entries })
+}
+
+// === impl Defaults ===
+
+impl Defaults {
+    /// Objects without a namespace are in `namespace`; loopback addresses are refused.
+    pub fn new(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            allow_loopback: false,
+            skip_kinds: Vec::new(),
+        }
+    }
+
+    /// The same, with loopback addresses allowed or not.
+    #[must_use]
+    pub fn loopback(mut self, allow: bool) -> Self {
+        self.allow_loopback = allow;
+        self
+    }
+
+    /// The same, leaving documents of one kind to someone else.
+    #[must_use]
+    pub fn skip(mut self, api_version: &str, kind: &str) -> Self {
+        self.skip_kinds.push((api_version.into(), kind.into()));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! `v1 Service`: ports, and for type ExternalName the host outside and how to reach it.
+//!
+//! Unknown fields are reported and not refused: a Service is written for others too.
+
+use inmesh_core::model::{AppProtocol, Host, Kind, Service, ServiceName, ServicePort};
+
+use super::strict::{Fields, Value};
+use super::text::{host_name, port_name};
+use super::transport::{self, ANNOTATIONS};
+use super::{Defaults, endpoints, meta};
+
+/// Fields of `spec` that are known and of no meaning here.
+const IGNORED: &[&str] = &[
+    "allocateLoadBalancerNodePorts",
+    "clusterIP",
+    "clusterIPs",
+    "externalIPs",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "internalTrafficPolicy",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "publishNotReadyAddresses",
+    "selector",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "topologyKeys",
+    "trafficDistribution",
+];
+
+/// Declarations that are opaque on purpose.
+const OPAQUE: &[&str] = &["tcp", "tls", "https", "kubernetes.io/wss", "mongo", "mysql", "redis"];
+
+pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Service> {
+    fields.ignore(&["status"]);
+    let meta = meta::read(fields, Kind::Service, defaults);
+    fields.need("spec")?.object(|spec| {
+        spec.ignore(IGNORED);
+        let ports = match spec.nullable("ports") {
+            Some(ports) => ports.list_or_empty()?.iter().filter_map(port).flatten().collect(),
+            None => Vec::new(),
+        };
+        check_ports(spec, &ports);
+        let kind = match spec.get("type") {
+            Some(value) => {
+                value.choice(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])?
+            }
+            None => "ClusterIP",
+        };
+        let external_name = spec.get("externalName");
+        let meta = meta?;
+        let name = meta.named(ServiceName::new)?;
+        if kind != "ExternalName" {
+            // The endpoints stand in slices, and so do these.
+            meta.annotations.refuse_ours_but(&[]);
+            if let Some(value) = external_name {
+                value.warn("has no effect but with type ExternalName");
+            }
+            return Some(Service::new(name, ports.into_iter().map(|(port, _)| port).collect()));
+        }
+        meta.annotations.refuse_ours_but(ANNOTATIONS);
+        let Some(host) = external_name else {
+            spec.missing("externalName", "is missing: type ExternalName names a host");
+            return None;
+        };
+        let host = host.check(host_name(host.text()?))?;
+        let names: Vec<&str> = ports.iter().map(|(port, _)| &*port.name).collect();
+        let srv = endpoints::srv(&meta.annotations, &names);
+        let transport =
+            transport::read(&meta.annotations, spec.whole(), file, Some(&host))?;
+        let host = Host::Name {
+            name: host.into(),
+            srv: srv?,
+        };
+        let ports = ports.into_iter().map(|(port, _)| port).collect();
+        Some(Service::new(name, ports).external(host, transport))
+    })
+}
+
+/// Reads a port; the inner `None` is one that is skipped.
+fn port<'t>(value: &Value<'t>) -> Option<Option<(ServicePort, Value<'t>)>> {
+    value.object(|port| {
+        port.ignore(&["nodePort", "targetPort"]);
+        let name = match port.nullable("name").map(|name| (name.text(), name)) {
+            Some((Some(""), _)) | None => "",
+            Some((text, name)) => name.check(port_name(text?))?,
+        };
+        let number = port.need("port")?.integer_in(1, 65_535);
+        let app_protocol = match port.nullable("appProtocol") {
+            Some(value) => Some((value.text()?, value)),
+            None => None,
+        };
+        if !is_tcp(port)? {
+            return Some(None);
+        }
+        let protocol = AppProtocol::declared(app_protocol.as_ref().map(|(text, _)| *text), name);
+        if let Some((text, value)) = app_protocol
+            && protocol == AppProtocol::Tcp
+            && !OPAQUE.contains(&text)
+        {
+            value.warn(format_args!("{text:?} is not known; its bytes are not looked into"));
+        }
+        let read = ServicePort::new(name, number?, protocol);
+        Some(Some((read, port.whole().clone())))
+    })
+}
+
+/// Whether the port is TCP; others are reported and skipped.
+pub(super) fn is_tcp(port: &mut Fields<'_>) -> Option<bool> {
+    let Some(protocol) = port.nullable("protocol") else {
+        return Some(true);
+    };
+    let tcp = protocol.choice(&["TCP", "UDP", "SCTP"])? == "TCP";
+    if !tcp {
+        protocol.warn("the mesh carries TCP only; the port is skipped");
+    }
+    Some(tcp)
+}
+
+fn check_ports(spec: &Fields<'_>, ports: &[(ServicePort, Value<'_>)]) {
+    if ports.is_empty() {
+        spec.whole().warn("it has no TCP port, so nothing can be sent to it");
+    }
+    for (n, (port, value)) in ports.iter().enumerate() {
+        if port.name.is_empty() && ports.len() > 1 {
+            value.refuse("has no name, which it needs where there are several ports");
+        }
+        let earlier = || ports.iter().take(n).map(|(earlier, _)| earlier);
+        if earlier().any(|e| e.port == port.port) {
+            value.refuse(format_args!("the port {} stands twice", port.port));
+        } else if !port.name.is_empty() && earlier().any(|e| e.name == port.name) {
+            value.refuse(format_args!("the name {:?} stands twice", port.name));
+        }
+    }
+}

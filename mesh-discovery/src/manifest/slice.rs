@@ -1,0 +1,133 @@
+//! `discovery.k8s.io/v1 EndpointSlice`: hosts, ports, transport and who may answer.
+//!
+//! Each address is an endpoint of its own. The slice's port is where the endpoint listens; for a
+//! mesh endpoint that is the inbound agent.
+
+use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SlicePort};
+
+use super::strict::{Fields, Value};
+use super::text::{host_name, port_name};
+use super::transport::{self, ANNOTATIONS};
+use super::{Defaults, endpoints, meta, service, text};
+
+/// The label that names the Service.
+const SERVICE: &str = "kubernetes.io/service-name";
+/// Labels that name the workload, first come first served.
+const WORKLOAD: &[&str] = &["app.kubernetes.io/name", "app"];
+/// Labels that name its version.
+const VERSION: &[&str] = &["app.kubernetes.io/version", "version"];
+/// Fields of an endpoint that are known and of no meaning here.
+const IGNORED: &[&str] = &[
+    "deprecatedTopology",
+    "hints",
+    "hostname",
+    "nodeName",
+    "targetRef",
+    "zone",
+];
+
+pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Slice> {
+    let meta = meta::read(fields, Kind::EndpointSlice, defaults);
+    let ports: Vec<SlicePort> = match fields.nullable("ports") {
+        Some(ports) => ports.list_or_empty()?.iter().filter_map(port).flatten().collect(),
+        None => Vec::new(),
+    };
+    let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
+    let family = fields.need("addressType")?.choice(&["IPv4", "IPv6", "FQDN"])?;
+    let meta = meta?;
+    meta.annotations.refuse_ours_but(ANNOTATIONS);
+    let srv = match endpoints::srv(&meta.annotations, &names) {
+        Some(Some(_)) if family != "FQDN" => {
+            fields.whole().refuse("inmesh.dev/dns needs addressType FQDN");
+            None
+        }
+        srv => srv,
+    };
+    let host = |value: &Value<'_>| match family {
+        "FQDN" => {
+            let name = value.check(host_name(value.text()?))?;
+            Some(Host::Name {
+                name: name.into(),
+                srv: srv.clone().flatten(),
+            })
+        }
+        family => endpoints::address(value, family == "IPv6", defaults.allow_loopback),
+    };
+    let hosts = match fields.nullable("endpoints") {
+        Some(list) => {
+            let read = |value: &Value<'_>| endpoint(value, &host);
+            list.list_or_empty()?.iter().filter_map(read).flatten().collect()
+        }
+        None => Vec::new(),
+    };
+    let transport =
+        transport::read(&meta.annotations, fields.whole(), file, only_name(&hosts));
+    let service = service_name(fields, &meta);
+    let workload = meta.labels.first(WORKLOAD)?;
+    let version = meta.labels.first(VERSION)?;
+    srv?;
+    Some(Slice::new(meta.key, service?, ports, hosts, transport?).workload(workload, version))
+}
+
+fn service_name(fields: &Fields<'_>, meta: &meta::Meta<'_>) -> Option<ServiceName> {
+    let Some(label) = meta.labels.find(SERVICE) else {
+        fields.whole().refuse(format_args!("the label {SERVICE} is missing"));
+        return None;
+    };
+    let name = ServiceName::new(&meta.key.namespace, label.text()?);
+    label.check(name.map_err(text::invalid_name))
+}
+
+/// The host name of all hosts, where it is one and the same.
+fn only_name(hosts: &[(Host, Conditions)]) -> Option<&str> {
+    let mut names = hosts.iter().map(|(host, _)| match host {
+        Host::Name { name, .. } => Some(&**name),
+        _ => None,
+    });
+    let first = names.next()??;
+    names.all(|name| name == Some(first)).then_some(first)
+}
+
+/// Reads a port; the inner `None` is one that is skipped.
+fn port(value: &Value<'_>) -> Option<Option<SlicePort>> {
+    value.object(|port| {
+        // What a port speaks is declared on the Service.
+        port.ignore(&["appProtocol"]);
+        let name = match port.nullable("name").map(|name| (name.text(), name)) {
+            Some((Some(""), _)) | None => "",
+            Some((text, name)) => name.check(port_name(text?))?,
+        };
+        let number = port.need("port")?.integer_in(1, 65_535);
+        if !service::is_tcp(port)? {
+            return Some(None);
+        }
+        Some(Some(SlicePort::new(name, number?)))
+    })
+}
+
+fn endpoint(
+    value: &Value<'_>,
+    host: &impl Fn(&Value<'_>) -> Option<Host>,
+) -> Option<Vec<(Host, Conditions)>> {
+    value.object(|endpoint| {
+        endpoint.ignore(IGNORED);
+        let conditions = match endpoint.nullable("conditions") {
+            Some(value) => conditions(&value)?,
+            None => Conditions::default(),
+        };
+        let addresses = endpoint.need("addresses")?.list()?;
+        let hosts = addresses.iter().filter_map(host);
+        Some(hosts.map(|host| (host, conditions)).collect())
+    })
+}
+
+fn conditions(value: &Value<'_>) -> Option<Conditions> {
+    value.object(|fields| {
+        let mut condition = |name| match fields.nullable(name) {
+            Some(value) => value.boolean().map(Some),
+            None => Some(None),
+        };
+        let (ready, serving) = (condition("ready")?, condition("serving")?);
+        Some(Conditions::new(ready, serving, condition("terminating")?))
+    })
+}

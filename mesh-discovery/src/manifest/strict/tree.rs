@@ -1,0 +1,275 @@
+//! Text in, a tree of YAML values with their lines out, built from parser events.
+//!
+//! Events and not serde, since serde forgets lines, duplicate keys and the difference between
+//! absent, null and empty. Everything is bounded: depth, documents, and the nodes counted after
+//! aliases are expanded. It refuses duplicate keys, merge keys, tags and keys that are no text.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
+
+/// The largest file, in bytes.
+pub(crate) const BYTES: usize = 1 << 20;
+/// The deepest nesting.
+const DEPTH: usize = 64;
+/// The most documents in a file.
+const DOCUMENTS: usize = 1_000;
+/// The most values in a file, aliases expanded.
+const NODES: usize = 200_000;
+
+/// A value and the line on which it begins.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) line: u32,
+    pub(super) data: Data,
+    /// How many values it holds, itself and what aliases stand for included.
+    size: usize,
+    /// How many levels it is deep.
+    height: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Data {
+    List(Arc<[Node]>),
+    Map(Arc<[(Arc<str>, Node)]>),
+    Null,
+    /// A scalar without quotes: a text, a number or a boolean, as who reads it wants.
+    Plain(Arc<str>),
+    /// A scalar that can only be a text.
+    Text(Arc<str>),
+}
+
+/// Why a text is no tree: a line, counted from 1, and the reason.
+pub(super) type Fault = (u32, String);
+
+/// A list or mapping that is not at its end yet.
+struct Open {
+    line: u32,
+    anchor: usize,
+    kind: OpenKind,
+}
+
+enum OpenKind {
+    List(Vec<Node>),
+    Map {
+        entries: Vec<(Arc<str>, Node)>,
+        seen: HashSet<Arc<str>>,
+        key: Option<(Arc<str>, u32)>,
+    },
+}
+
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    documents: Vec<Node>,
+}
+
+/// Reads every document of a text; empty ones (`---` with nothing behind it) are left out.
+pub(super) fn documents(text: &str) -> Result<Vec<Node>, Fault> {
+    if text.len() > BYTES {
+        return Err((1, format!("the file is larger than {BYTES} bytes")));
+    }
+    let mut options = Options::default();
+    options.set_emit_comments(false);
+    options.flow_nesting_limit = DEPTH;
+    options.block_nesting_limit = DEPTH;
+    let mut builder = Builder::default();
+    for next in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = next.map_err(|e| (line(e.marker().line()), e.info()))?;
+        builder.handle_event(event, line(span.start.line()))?;
+    }
+    Ok(builder.documents)
+}
+
+fn line(line: usize) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX)
+}
+
+// === impl Builder ===
+
+impl Builder {
+    fn handle_event(&mut self, event: Event<'_>, line: u32) -> Result<(), Fault> {
+        match event {
+            Event::DocumentStart(..) => self.anchors.clear(),
+            Event::Scalar(text, style, anchor, tag) => {
+                let forced = tagged(tag.as_deref(), &["str"], line)?;
+                let plain = style == ScalarStyle::Plain && !forced;
+                if self.wants_key() {
+                    return self.key(&text, line);
+                }
+                let data = match &*text {
+                    "" | "~" | "null" | "Null" | "NULL" if plain => Data::Null,
+                    text if plain => Data::Plain(text.into()),
+                    text => Data::Text(text.into()),
+                };
+                self.value(Node::new(line, data), anchor)?;
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                tagged(tag.as_deref(), &["seq"], line)?;
+                self.start(line, anchor, OpenKind::List(Vec::new()))?;
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                tagged(tag.as_deref(), &["map"], line)?;
+                let (entries, seen) = (Vec::new(), HashSet::new());
+                let key = None;
+                self.start(line, anchor, OpenKind::Map { entries, seen, key })?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else {
+                    return Err((line, "a list or mapping ends that never began".into()));
+                };
+                let data = match open.kind {
+                    OpenKind::List(items) => Data::List(items.into()),
+                    OpenKind::Map { entries, .. } => Data::Map(entries.into()),
+                };
+                self.value(Node::new(open.line, data), open.anchor)?;
+            }
+            Event::Alias(anchor) => {
+                if self.wants_key() {
+                    return Err((line, "an alias cannot be a key".into()));
+                }
+                let Some(node) = self.anchors.get(&anchor) else {
+                    return Err((line, "the alias stands inside what it stands for".into()));
+                };
+                let node = Node {
+                    line,
+                    ..node.clone()
+                };
+                self.nodes = self.nodes.saturating_add(node.size - 1);
+                self.value(node, 0)?;
+            }
+            // Stream and document marks; comments are switched off.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn wants_key(&self) -> bool {
+        matches!(self.open.last(), Some(Open { kind: OpenKind::Map { key: None, .. }, .. }))
+    }
+
+    fn key(&mut self, text: &str, line: u32) -> Result<(), Fault> {
+        if text == "<<" {
+            return Err((line, "merge keys (<<) are not read; write the fields".into()));
+        }
+        if let Some(Open { kind: OpenKind::Map { seen, key, .. }, .. }) = self.open.last_mut() {
+            let text: Arc<str> = text.into();
+            if !seen.insert(text.clone()) {
+                return Err((line, format!("the field {text:?} stands twice in one mapping")));
+            }
+            *key = Some((text, line));
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, line: u32, anchor: usize, kind: OpenKind) -> Result<(), Fault> {
+        if self.wants_key() {
+            return Err((line, "a key must be a text".into()));
+        }
+        self.open.push(Open { line, anchor, kind });
+        Ok(())
+    }
+
+    fn value(&mut self, node: Node, anchor: usize) -> Result<(), Fault> {
+        let line = node.line;
+        self.nodes = self.nodes.saturating_add(1);
+        if self.nodes > NODES {
+            return Err((line, format!("the file holds more than {NODES} values")));
+        }
+        if self.open.len() + node.height > DEPTH {
+            return Err((line, format!("it is nested deeper than {DEPTH} levels")));
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut().map(|open| &mut open.kind) {
+            Some(OpenKind::List(items)) => items.push(node),
+            Some(OpenKind::Map { entries, key, .. }) => {
+                // A value follows its key; `wants_key` is asked before every value.
+                if let Some((key, line)) = key.take() {
+                    // A person looks for a field where its name stands.
+                    entries.push((key, Node { line, ..node }));
+                }
+            }
+            None if matches!(node.data, Data::Null) => {}
+            None if self.documents.len() == DOCUMENTS => {
+                return Err((line, format!("the file holds more than {DOCUMENTS} documents")));
+            }
+            None => self.documents.push(node),
+        }
+        Ok(())
+    }
+}
+
+/// Whether the tag is one of `core`; none is fine too, any other is refused.
+fn tagged(tag: Option<&Tag>, core: &[&str], line: u32) -> Result<bool, Fault> {
+    match tag {
+        None => Ok(false),
+        Some(tag) if tag.core_suffix().is_some_and(|suffix| core.contains(&suffix)) => Ok(true),
+        Some(tag) => Err((line, format!("the tag {} is not read", tag.original()))),
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    fn new(line: u32, data: Data) -> Self {
+        let (size, height) = match &data {
+            Data::List(items) => measure(items.iter()),
+            Data::Map(entries) => measure(entries.iter().map(|(_, node)| node)),
+            Data::Null | Data::Plain(_) | Data::Text(_) => (1, 0),
+        };
+        Self {
+            line,
+            data,
+            size,
+            height,
+        }
+    }
+
+    /// The value of a field, where this is a mapping that has it.
+    pub(super) fn field(&self, name: &str) -> Option<&Self> {
+        match &self.data {
+            Data::Map(entries) => entries.iter().find(|(key, _)| **key == *name).map(|(_, n)| n),
+            _ => None,
+        }
+    }
+
+    /// Its text, where it is one.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.data {
+            Data::Text(text) => Some(text),
+            Data::Plain(text) if !looks_typed(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+fn measure<'n>(nodes: impl Iterator<Item = &'n Node>) -> (usize, usize) {
+    nodes.fold((1, 1), |(size, height), node| {
+        (size.saturating_add(node.size), height.max(node.height + 1))
+    })
+}
+
+/// Whether a scalar without quotes is a boolean or a number to YAML 1.1 or 1.2. Where a text is
+/// wanted it is refused, as an API server would, rather than guessed.
+pub(super) fn looks_typed(plain: &str) -> bool {
+    let lower = plain.to_ascii_lowercase();
+    match lower.as_str() {
+        "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" => return true,
+        ".inf" | "+.inf" | "-.inf" | ".nan" => return true,
+        _ => {}
+    }
+    let digits = lower.strip_prefix(['+', '-']).unwrap_or(&lower).replace('_', "");
+    let radix = |prefix: &str, radix: u32| {
+        digits
+            .strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_digit(radix)))
+    };
+    let number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && digits.parse::<f64>().is_ok();
+    number || radix("0x", 16) || radix("0o", 8) || radix("0b", 2)
+}

@@ -1,0 +1,316 @@
+//! Values and fields of a document, as whoever reads a kind sees them.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use inmesh_core::model::Severity;
+
+use super::tree::{Data, Node, looks_typed};
+use super::{Report, Unknown};
+
+/// The longest key shown in a path, in characters.
+const KEY_CHARS: usize = 64;
+
+/// A value of a document: what it is, and where it stands.
+///
+/// The methods that read it return `None` after they reported why it cannot be read; the document
+/// is refused then, whatever is returned in the end.
+#[derive(Debug, Clone)]
+pub struct Value<'t> {
+    node: &'t Node,
+    path: String,
+    report: &'t Report,
+}
+
+/// The fields of a mapping. Those that were neither asked for nor ignored when its reader returns
+/// are unknown.
+#[derive(Debug)]
+pub struct Fields<'t> {
+    value: Value<'t>,
+    taken: Vec<bool>,
+}
+
+// === impl Value ===
+
+impl<'t> Value<'t> {
+    pub(super) fn new(node: &'t Node, path: String, report: &'t Report) -> Self {
+        Self { node, path, report }
+    }
+
+    /// Where it stands: `spec.rules[0].backendRefs[1].weight`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The line on which it begins.
+    pub fn line(&self) -> u32 {
+        self.node.line
+    }
+
+    /// Reports it as a reason to refuse the document.
+    pub fn refuse(&self, message: impl Display) {
+        self.report.add(Severity::Refused, self.node.line, &self.path, &message);
+    }
+
+    /// Reports something that the author should know although the document is applied.
+    pub fn warn(&self, message: impl Display) {
+        self.report.add(Severity::Warning, self.node.line, &self.path, &message);
+    }
+
+    /// What a check made of it; its error refuses the document.
+    pub fn check<T>(&self, checked: Result<T, impl Display>) -> Option<T> {
+        checked.map_err(|e| self.refuse(e)).ok()
+    }
+
+    /// A text. A number, a boolean or `yes` without quotes is none, as for an API server.
+    pub fn text(&self) -> Option<&'t str> {
+        let text = self.node.text();
+        if text.is_none() {
+            match &self.node.data {
+                Data::Plain(plain) => {
+                    self.refuse(format_args!("is not a text; write it in quotes: {plain:?}"));
+                }
+                _ => self.refuse(format_args!("is {}, not a text", self.what())),
+            }
+        }
+        text
+    }
+
+    /// A text that is one of `choices`.
+    pub fn choice(&self, choices: &[&'static str]) -> Option<&'static str> {
+        let text = self.text()?;
+        let found = choices.iter().find(|choice| **choice == text).copied();
+        if found.is_none() {
+            self.refuse(format_args!("{text:?} is none of {}", choices.join(", ")));
+        }
+        found
+    }
+
+    /// A text that parses as `T`.
+    pub fn parsed<T: FromStr<Err: Display>>(&self) -> Option<T> {
+        self.check(self.text()?.parse())
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&self) -> Option<bool> {
+        match &self.node.data {
+            Data::Plain(plain) if matches!(&**plain, "true" | "True" | "TRUE") => Some(true),
+            Data::Plain(plain) if matches!(&**plain, "false" | "False" | "FALSE") => Some(false),
+            _ => {
+                self.refuse(format_args!("is {}, not true or false", self.what()));
+                None
+            }
+        }
+    }
+
+    /// A whole decimal number that `T` can hold.
+    pub fn integer<T: TryFrom<i64>>(&self) -> Option<T> {
+        let number = match &self.node.data {
+            // Octal to YAML 1.1 and decimal to 1.2: no guess.
+            Data::Plain(plain) if plain.len() > 1 && plain.starts_with('0') => None,
+            Data::Plain(plain) if !plain.starts_with('+') => plain.parse::<i64>().ok(),
+            _ => None,
+        };
+        let Some(number) = number else {
+            self.refuse(format_args!("is {}, not a whole number", self.what()));
+            return None;
+        };
+        let fits = T::try_from(number).ok();
+        if fits.is_none() {
+            self.refuse(format_args!("{number} is out of range"));
+        }
+        fits
+    }
+
+    /// A whole number within bounds, both included.
+    pub fn integer_in<T: TryFrom<i64>>(&self, least: i64, most: i64) -> Option<T> {
+        let number: i64 = self.integer()?;
+        if !(least..=most).contains(&number) {
+            self.refuse(format_args!("{number} is not within {least} and {most}"));
+            return None;
+        }
+        T::try_from(number).ok()
+    }
+
+    /// The items of a list with at least one; an empty list is refused, since it may mean all or
+    /// nothing.
+    pub fn list(&self) -> Option<Vec<Self>> {
+        let items = self.list_or_empty()?;
+        if items.is_empty() {
+            self.refuse("is an empty list; name an item or leave the field out");
+            return None;
+        }
+        Some(items)
+    }
+
+    /// The items of a list, which may be empty.
+    pub fn list_or_empty(&self) -> Option<Vec<Self>> {
+        let Data::List(items) = &self.node.data else {
+            self.refuse(format_args!("is {}, not a list", self.what()));
+            return None;
+        };
+        let item = |(n, node)| Self::new(node, index(&self.path, n), self.report);
+        Some(items.iter().enumerate().map(item).collect())
+    }
+
+    /// The entries of a mapping whose keys are data, such as labels.
+    pub fn entries(&self) -> Option<Vec<(&'t str, Self)>> {
+        let Data::Map(entries) = &self.node.data else {
+            self.refuse(format_args!("is {}, not a mapping", self.what()));
+            return None;
+        };
+        let entry = |(key, node): &'t (Arc<str>, Node)| {
+            (&**key, Self::new(node, entry_path(&self.path, key), self.report))
+        };
+        Some(entries.iter().map(entry).collect())
+    }
+
+    /// Reads a mapping with known fields. When `read` returns a value, the fields that it did not
+    /// ask for are reported as unknown.
+    pub fn object<T>(&self, read: impl FnOnce(&mut Fields<'t>) -> Option<T>) -> Option<T> {
+        let Data::Map(entries) = &self.node.data else {
+            self.refuse(format_args!("is {}, not a mapping", self.what()));
+            return None;
+        };
+        let mut fields = Fields {
+            value: self.clone(),
+            taken: vec![false; entries.len()],
+        };
+        let value = read(&mut fields)?;
+        fields.report_unknown();
+        Some(value)
+    }
+
+    /// Whether it is null.
+    pub fn is_null(&self) -> bool {
+        matches!(self.node.data, Data::Null)
+    }
+
+    fn what(&self) -> &'static str {
+        match &self.node.data {
+            Data::List(_) => "a list",
+            Data::Map(_) => "a mapping",
+            Data::Null => "null",
+            Data::Plain(plain) if looks_typed(plain) => "a number or boolean",
+            Data::Plain(_) | Data::Text(_) => "a text",
+        }
+    }
+}
+
+// === impl Fields ===
+
+impl<'t> Fields<'t> {
+    /// The mapping itself, to report something about it as a whole.
+    pub fn whole(&self) -> &Value<'t> {
+        &self.value
+    }
+
+    /// A field that may be absent; null is refused, since it may mean absent or empty.
+    pub fn get(&mut self, name: &str) -> Option<Value<'t>> {
+        let value = self.take(name)?;
+        if value.is_null() {
+            value.refuse("is null; leave the field out");
+            return None;
+        }
+        Some(value)
+    }
+
+    /// A field that may be absent or null, which mean the same.
+    pub fn nullable(&mut self, name: &str) -> Option<Value<'t>> {
+        self.take(name).filter(|value| !value.is_null())
+    }
+
+    /// A field that must be there.
+    pub fn need(&mut self, name: &str) -> Option<Value<'t>> {
+        if !self.has(name) {
+            self.missing(name, "is missing");
+        }
+        self.get(name)
+    }
+
+    /// Whether the field is there, be it null.
+    pub fn has(&self, name: &str) -> bool {
+        self.value.node.field(name).is_some()
+    }
+
+    /// Refuses the document for a field that is not there.
+    pub fn missing(&self, name: &str, message: impl Display) {
+        let (line, path) = (self.value.node.line, member(&self.value.path, name));
+        self.value.report.add(Severity::Refused, line, &path, &message);
+    }
+
+    /// Fields that are known and of no meaning here, whatever they hold.
+    pub fn ignore(&mut self, names: &[&str]) {
+        for name in names {
+            let _known = self.take(name);
+        }
+    }
+
+    /// Takes every field as known, for a reader that looks at a part only.
+    pub(in crate::manifest) fn ignore_all(&mut self) {
+        self.taken.fill(true);
+    }
+
+    /// Refuses fields that are valid where the kind comes from and not evaluated here.
+    pub fn refuse_all(&mut self, names: &[&str], why: &str) {
+        for name in names {
+            if let Some(value) = self.take(name) {
+                value.refuse(why);
+            }
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value<'t>> {
+        let (n, node) = self.position(name)?;
+        if let Some(taken) = self.taken.get_mut(n) {
+            *taken = true;
+        }
+        Some(Value::new(node, member(&self.value.path, name), self.value.report))
+    }
+
+    fn position(&self, name: &str) -> Option<(usize, &'t Node)> {
+        let Data::Map(entries) = &self.value.node.data else {
+            return None;
+        };
+        let found = entries.iter().enumerate().find(|(_, (key, _))| **key == *name);
+        found.map(|(n, (_, node))| (n, node))
+    }
+
+    fn report_unknown(&self) {
+        let Data::Map(entries) = &self.value.node.data else {
+            return;
+        };
+        for ((key, node), _) in entries.iter().zip(&self.taken).filter(|(_, taken)| !**taken) {
+            let report = self.value.report;
+            let value = Value::new(node, member(&self.value.path, key), report);
+            match report.unknown {
+                Unknown::Refuse => value.refuse("is not a known field"),
+                Unknown::Warn => value.warn("is not a known field and has no effect"),
+            }
+        }
+    }
+}
+
+/// The path of a field.
+pub(super) fn member(path: &str, name: &str) -> String {
+    let name = short(name);
+    if path.is_empty() {
+        name
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// The path of an item.
+pub(super) fn index(path: &str, n: usize) -> String {
+    format!("{path}[{n}]")
+}
+
+fn entry_path(path: &str, key: &str) -> String {
+    format!("{path}[{}]", short(key))
+}
+
+fn short(key: &str) -> String {
+    key.chars().take(KEY_CHARS).collect()
+}

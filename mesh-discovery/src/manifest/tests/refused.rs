@@ -1,0 +1,567 @@
+//! Each refusal: the document, then line, field and a part of the message.
+
+use inmesh_core::model::{Fallback, Kind, Namespace, Op, Selects, Severity};
+
+use super::{defaults, only, parse, policy, problems, read, refusal, route, service, slice};
+use super::FILE;
+
+#[track_caller]
+fn check(text: &str, line: u32, field: &str, message: &str) {
+    let (_, problems) = refusal(text);
+    let found = problems.iter().any(|problem| {
+        problem.severity == Severity::Refused
+            && problem.field == field
+            && problem.message.contains(message)
+            && problem.location.as_ref().is_some_and(|at| at.line == line && *at.file == *FILE)
+    });
+    assert!(found, "{line}: {field}: {message}\nis not in {problems:#?}\nof\n{text}");
+}
+
+#[track_caller]
+fn warned(text: &str, line: u32, field: &str, message: &str) {
+    let op = only(text);
+    assert!(!matches!(op, Op::Refuse(..)), "{op:#?}\n{text}");
+    let found = problems(&op).iter().any(|problem| {
+        problem.severity == Severity::Warning
+            && problem.field == field
+            && problem.message.contains(message)
+            && problem.location.as_ref().is_some_and(|at| at.line == line)
+    });
+    assert!(found, "{line}: {field}: {message}\nis not in {:#?}", problems(&op));
+}
+
+const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: cart}]\n";
+
+#[test]
+fn routes_are_refused() {
+    let rows = [
+        ("parentRefs: []", 5, "spec.parentRefs", "empty list"),
+        ("rules: []", 4, "spec.parentRefs", "is missing"),
+        ("parentRefs: [{name: gw}]", 5, "spec.parentRefs", "names no Service"),
+        (
+            "parentRefs: [{group: '', kind: Service, name: cart, sectionName: x}]",
+            5,
+            "spec.parentRefs[0].sectionName",
+            "names a listener",
+        ),
+        (
+            "parentRefs: [{group: '', kind: Service, name: Cart}]",
+            5,
+            "spec.parentRefs[0].name",
+            "lower case",
+        ),
+        (
+            "parentRefs: [{group: '', kind: Service, name: cart, port: 0}]",
+            5,
+            "spec.parentRefs[0].port",
+            "not within 1 and 65535",
+        ),
+        (
+            "parentRefs:\n- {group: '', kind: Service, name: a}\n- {group: '', kind: Service, name: a}",
+            7,
+            "spec.parentRefs[1]",
+            "stands twice",
+        ),
+    ];
+    for (spec, line, field, message) in rows {
+        check(&route(spec), line, field, message);
+    }
+    let rules = [
+        ("rules: []", 6, "spec.rules", "empty list"),
+        ("rules:", 6, "spec.rules", "is null"),
+        ("rule: [{}]", 6, "spec.rule", "is not a known field"),
+        ("rules:\n- matches: []", 7, "spec.rules[0].matches", "empty list"),
+        ("rules:\n- matches:", 7, "spec.rules[0].matches", "is null"),
+        ("rules:\n- retry: {attempts: 2}", 7, "spec.rules[0].retry", "not done yet"),
+        (
+            "rules:\n- matches:\n  - path: {type: Glob, value: /}",
+            8,
+            "spec.rules[0].matches[0].path.type",
+            "none of Exact, PathPrefix",
+        ),
+        (
+            "rules:\n- matches:\n  - path: {value: cart}",
+            8,
+            "spec.rules[0].matches[0].path.value",
+            "does not begin with '/'",
+        ),
+        (
+            "rules:\n- matches:\n  - path: {type: RegularExpression, value: '(/'}",
+            8,
+            "spec.rules[0].matches[0].path.value",
+            "regular expression",
+        ),
+        (
+            "rules:\n- matches:\n  - method: get",
+            8,
+            "spec.rules[0].matches[0].method",
+            "none of GET",
+        ),
+        (
+            "rules:\n- matches:\n  - headers: [{name: 'a b', value: x}]",
+            8,
+            "spec.rules[0].matches[0].headers[0].name",
+            "invalid HTTP header name",
+        ),
+        (
+            "rules:\n- matches:\n  - headers: [{name: a}]",
+            8,
+            "spec.rules[0].matches[0].headers[0].value",
+            "is missing",
+        ),
+        (
+            "rules:\n- matches:\n  - headers:\n    - {name: a, value: x}\n    - {name: A, value: z}",
+            10,
+            "spec.rules[0].matches[0].headers[1]",
+            "stands twice",
+        ),
+        (
+            "rules:\n- matches:\n  - headers: [{name: a, value: true}]",
+            8,
+            "spec.rules[0].matches[0].headers[0].value",
+            "write it in quotes",
+        ),
+        (
+            "rules:\n- matches:\n  - queryParams: [{name: a, value: x, typ: Exact}]",
+            8,
+            "spec.rules[0].matches[0].queryParams[0].typ",
+            "is not a known field",
+        ),
+        (
+            "rules:\n- filters: [{type: RequestMirror, requestMirror: {}}]",
+            7,
+            "spec.rules[0].filters[0].type",
+            "RequestMirror is valid in the Gateway API, but not done yet",
+        ),
+        (
+            "rules:\n- filters: [{type: RequestHeaderModifier}]",
+            7,
+            "spec.rules[0].filters[0].requestHeaderModifier",
+            "is missing",
+        ),
+        (
+            "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {}}]",
+            7,
+            "spec.rules[0].filters[0].requestHeaderModifier",
+            "changes nothing",
+        ),
+        (
+            "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Host]}}]",
+            7,
+            "spec.rules[0].filters[0].requestHeaderModifier.remove[0]",
+            "set by the proxy",
+        ),
+        (
+            "rules:\n- backendRefs: [{name: a}]",
+            7,
+            "spec.rules[0].backendRefs[0].port",
+            "is missing",
+        ),
+        (
+            "rules:\n- backendRefs:\n  - {name: a, port: 80}\n  - name: b\n    port: 80\n    weight: 1000001",
+            11,
+            "spec.rules[0].backendRefs[1].weight",
+            "above 1000000",
+        ),
+        (
+            "rules:\n- backendRefs: [{name: a, port: 80, weight: -1}]",
+            7,
+            "spec.rules[0].backendRefs[0].weight",
+            "-1 is not within",
+        ),
+        (
+            "rules:\n- backendRefs: [{name: a, port: 80, weight: null}]",
+            7,
+            "spec.rules[0].backendRefs[0].weight",
+            "is null",
+        ),
+        (
+            "rules:\n- backendRefs: [{name: a, port: '80'}]",
+            7,
+            "spec.rules[0].backendRefs[0].port",
+            "is a text, not a whole number",
+        ),
+        (
+            "rules:\n- backendRefs: [{group: x.io, kind: Bucket, name: a}]",
+            7,
+            "spec.rules[0].backendRefs[0]",
+            "a backend is of kind Service",
+        ),
+        (
+            "rules:\n- timeouts: {request: 1.5s}",
+            7,
+            "spec.rules[0].timeouts.request",
+            "not a duration",
+        ),
+        (
+            "rules:\n- timeouts: {request: 1s, backendRequest: 2s}",
+            7,
+            "spec.rules[0].timeouts",
+            "longer than request",
+        ),
+    ];
+    for (spec, line, field, message) in rules {
+        check(&route(&format!("{PARENT}{spec}")), line, field, message);
+    }
+    let many = format!("{PARENT}rules: [{}]", "{},".repeat(17));
+    check(&route(&many), 6, "spec.rules", "has 17 items; 16 are allowed");
+}
+
+#[test]
+fn policies_are_refused() {
+    let rows = [
+        ("action: AUDIT", 5, "spec.action", "not evaluated yet"),
+        ("action: Allow", 5, "spec.action", "none of ALLOW"),
+        ("rules:", 5, "spec.rules", "is null"),
+        ("rules: [null]", 5, "spec.rules[0]", "is null, not a mapping"),
+        ("rules:\n- from: []", 6, "spec.rules[0].from", "empty list"),
+        ("rules:\n- from: [{}]", 6, "spec.rules[0].from[0].source", "is missing"),
+        ("rules:\n- from: [{source: {}}]", 6, "spec.rules[0].from[0].source", "leave out `from`"),
+        (
+            "rules:\n- from:\n  - source:\n      principals:\n      - td/ns/a/sa/b\n      - spiffe://td/x",
+            10,
+            "spec.rules[0].from[0].source.principals[1]",
+            "without \"spiffe://\"",
+        ),
+        (
+            "rules:\n- from: [{source: {principals: []}}]",
+            6,
+            "spec.rules[0].from[0].source.principals",
+            "empty list",
+        ),
+        (
+            "rules:\n- from: [{source: {ipBlocks: [10.0.0.0/8]}}]",
+            6,
+            "spec.rules[0].from[0].source.ipBlocks",
+            "not evaluated yet",
+        ),
+        (
+            "rules:\n- from: [{source: {principal: [a]}}]",
+            6,
+            "spec.rules[0].from[0].source",
+            "leave out `from`",
+        ),
+        (
+            "rules:\n- from: [{source: {namespaces: [a], principal: [a]}}]",
+            6,
+            "spec.rules[0].from[0].source.principal",
+            "is not a known field",
+        ),
+        (
+            "rules:\n- to: [{operation: {methods: [get]}}]",
+            6,
+            "spec.rules[0].to[0].operation.methods[0]",
+            "upper case",
+        ),
+        (
+            "rules:\n- to: [{operation: {paths: [/a, b]}}]",
+            6,
+            "spec.rules[0].to[0].operation.paths[1]",
+            "begins with '/'",
+        ),
+        (
+            "rules:\n- to: [{operation: {hosts: [a]}}]",
+            6,
+            "spec.rules[0].to[0].operation.hosts",
+            "not evaluated yet",
+        ),
+        ("rules:\n- when: [{key: a, values: [b]}]", 6, "spec.rules[0].when", "not evaluated yet"),
+        ("targetRefs: [{kind: Service}]", 5, "spec.targetRefs", "not evaluated yet"),
+        ("selector: {matchExpressions: []}", 5, "spec.selector.matchExpressions", "not a known"),
+        ("selector: {matchLabels: {app: '*'}}", 5, "spec.selector.matchLabels[app]", "wildcards"),
+        ("selector: {matchLabels: {app: 1}}", 5, "spec.selector.matchLabels[app]", "quotes"),
+        ("selector: null", 5, "spec.selector", "is null"),
+    ];
+    for (spec, line, field, message) in rows {
+        check(&policy(spec), line, field, message);
+    }
+}
+
+#[test]
+fn a_refused_policy_denies_what_it_would_select() {
+    let shop = Namespace::new("shop").expect("a name");
+    let labels = |l: &[(&str, &str)]| {
+        let labels = l.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Selects::Workloads(shop.clone(), labels)
+    };
+    let bad = "rules: [{when: []}]";
+    let rows = [
+        (policy(bad), labels(&[])),
+        (
+            policy(&format!("selector: {{matchLabels: {{app: cart}}}}\n{bad}")),
+            labels(&[("app", "cart")]),
+        ),
+        (
+            policy(&format!("selector: {{matchLabel: {{app: cart}}}}\n{bad}")),
+            Selects::Namespace(shop.clone()),
+        ),
+        (policy("selector: null"), Selects::Namespace(shop.clone())),
+        (
+            policy(bad).replace("/v1", "/v9"),
+            labels(&[]),
+        ),
+        (policy(bad).replace("kind: AuthorizationPolicy", "kind: 7"), labels(&[])),
+        (policy(bad).replace("apiVersion:", "apiversion:"), labels(&[])),
+        (policy(bad).replace("name: x", "name: X"), labels(&[])),
+        (policy(bad).replace("namespace: shop", "namespace: 5"), Selects::Unknown),
+        (policy(bad).replace("namespace: shop", "namespace: null"), Selects::Unknown),
+        (policy(bad).replace("metadata:", "meta:"), Selects::Unknown),
+        (policy(bad).replace("shop, annotations: {}", "Shop"), Selects::Unknown),
+        ("apiVersion: inmesh.dev/v1alpha1\nkind: AuthorizationPolicy".into(), Selects::Unknown),
+    ];
+    for (text, selects) in rows {
+        let entries = read(&text).entries;
+        assert_eq!(entries[0].key.kind, Kind::AuthorizationPolicy, "{text}");
+        assert_eq!(refusal(&text).0, Fallback::Deny(selects), "{text}");
+    }
+}
+
+#[test]
+fn services_are_refused() {
+    let rows = [
+        ("ports: [{name: a}]", 5, "spec.ports[0].port", "is missing"),
+        ("ports: [{port: 70000}]", 5, "spec.ports[0].port", "not within"),
+        ("ports: [{port: 080}]", 5, "spec.ports[0].port", "not a whole number"),
+        ("ports: [{port: 80, protocol: tcp}]", 5, "spec.ports[0].protocol", "none of TCP"),
+        ("ports: [{port: 80, name: HTTP}]", 5, "spec.ports[0].name", "not the name of a port"),
+        ("ports:\n- {port: 80, name: a}\n- {port: 81}", 7, "spec.ports[1]", "has no name"),
+        (
+            "ports:\n- {port: 80, name: a}\n- {port: 80, name: b}",
+            7,
+            "spec.ports[1]",
+            "the port 80 stands twice",
+        ),
+        (
+            "ports:\n- {port: 80, name: a}\n- {port: 81, name: a}",
+            7,
+            "spec.ports[1]",
+            "the name \"a\" stands twice",
+        ),
+        ("type: External", 5, "spec.type", "none of ClusterIP"),
+        ("type: ExternalName", 4, "spec.externalName", "is missing"),
+        ("type: ExternalName\nexternalName: 10.0.0.1", 6, "spec.externalName", "an address"),
+        ("type: ExternalName\nexternalName: a_b", 6, "spec.externalName", "not a host name"),
+        ("type: ExternalName\nexternalName: a.b", 4, "spec", "inmesh.dev/ids:"),
+    ];
+    for (spec, line, field, message) in rows {
+        check(&service("", spec), line, field, message);
+    }
+    let at = "metadata.annotations";
+    check(
+        &service("inmesh.dev/transport: plain", "ports: [{port: 80}]"),
+        3,
+        &format!("{at}[inmesh.dev/transport]"),
+        "has no meaning on this object",
+    );
+    check(
+        &service(
+            "inmesh.dev/transport: plain, inmesh.dev/dns: srv",
+            "type: ExternalName\nexternalName: a.b\nports: [{port: 80}]",
+        ),
+        3,
+        &format!("{at}[inmesh.dev/dns]"),
+        "exactly one port, with a name",
+    );
+    check("apiVersion: v1\nkind: Service", 1, "metadata", "is missing");
+    check("apiVersion: v1\nkind: Service\nmetadata: {}\nspec: {}", 3, "metadata.name", "is missing");
+    check(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a.b}\nspec: {ports: [{port: 80}]}",
+        3,
+        "metadata.name",
+        "lower case",
+    );
+}
+
+#[test]
+fn slices_are_refused() {
+    let plain = "inmesh.dev/transport: plain";
+    let at = |name: &str| format!("metadata.annotations[inmesh.dev/{name}]");
+    let rows = [
+        ("", "addressType: IPv4", 1, String::new(), "inmesh.dev/ids: \"spiffe://"),
+        ("inmesh.dev/ids: ' , '", "addressType: IPv4", 3, at("ids"), "inmesh.dev/ids: \"spiffe"),
+        ("inmesh.dev/ids: 'spiffe://A/b'", "addressType: IPv4", 3, at("ids"), "trust domain"),
+        ("inmesh.dev/transport: mtls", "addressType: IPv4", 3, at("transport"), "none of mesh"),
+        ("inmesh.dev/transprot: plain", "addressType: IPv4", 3, at("transprot"), "no meaning"),
+        (
+            "inmesh.dev/transport: plain, inmesh.dev/ids: 'spiffe://a/b'",
+            "addressType: IPv4",
+            3,
+            at("ids"),
+            "no effect with the transport plain",
+        ),
+        (
+            "inmesh.dev/transport: tls",
+            "addressType: FQDN\nendpoints: [{addresses: [a.b]}]",
+            1,
+            String::new(),
+            "inmesh.dev/ca: system",
+        ),
+        (
+            "inmesh.dev/transport: tls, inmesh.dev/ca: system",
+            "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1]}]",
+            1,
+            String::new(),
+            "inmesh.dev/server-name",
+        ),
+        (
+            "inmesh.dev/transport: tls, inmesh.dev/ca: ''",
+            "addressType: FQDN\nendpoints: [{addresses: [a.b]}]",
+            3,
+            at("ca"),
+            "is empty",
+        ),
+        (plain, "addressType: IP", 4, "addressType".into(), "none of IPv4"),
+        (plain, "ports: []", 1, "addressType".into(), "is missing"),
+        (
+            "inmesh.dev/transport: plain, inmesh.dev/dns: srv",
+            "addressType: IPv4\nports: [{name: a, port: 1}]",
+            1,
+            String::new(),
+            "needs addressType FQDN",
+        ),
+        (
+            "inmesh.dev/transport: plain, inmesh.dev/dns: srv",
+            "addressType: FQDN\nports: [{port: 1}]",
+            3,
+            at("dns"),
+            "exactly one port, with a name",
+        ),
+        (
+            plain,
+            "addressType: IPv4\nports: [{name: a}]",
+            5,
+            "ports[0].port".into(),
+            "is missing",
+        ),
+        (
+            plain,
+            "addressType: IPv4\nendpoints: [{addresses: []}]",
+            5,
+            "endpoints[0].addresses".into(),
+            "empty list",
+        ),
+        (
+            plain,
+            "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], conditions: {ready: 1}}]",
+            5,
+            "endpoints[0].conditions.ready".into(),
+            "not true or false",
+        ),
+    ];
+    for (annotations, body, line, field, message) in rows {
+        check(&slice(annotations, body), line, &field, message);
+    }
+    let without = slice(plain, "addressType: IPv4").replace("kubernetes.io/", "kubernetes/");
+    check(&without, 1, "", "the label kubernetes.io/service-name is missing");
+    let addresses = [
+        ("IPv4", "10.0.0", "not an IPv4 address"),
+        ("IPv4", "'::2'", "not an IPv4 address"),
+        ("IPv4", "0.0.0.0", "unspecified"),
+        ("IPv4", "127.8.0.1", "loopback"),
+        ("IPv4", "169.254.169.254", "link-local"),
+        ("IPv4", "224.0.0.1", "multicast"),
+        ("IPv4", "255.255.255.255", "broadcast"),
+        ("IPv6", "10.0.0.1", "not an IPv6 address"),
+        ("IPv6", "'::'", "unspecified"),
+        ("IPv6", "'::1'", "loopback"),
+        ("IPv6", "'::ffff:127.0.0.1'", "loopback"),
+        ("IPv6", "'::ffff:169.254.0.1'", "link-local"),
+        ("IPv6", "'fe80::1'", "link-local"),
+        ("IPv6", "'ff02::1'", "multicast"),
+        ("FQDN", "10.0.0.1", "an address, not a host name"),
+        ("FQDN", "'*.b'", "not a host name"),
+    ];
+    for (family, address, message) in addresses {
+        let body = format!("addressType: {family}\nendpoints:\n- addresses: [{address}]");
+        check(&slice(plain, &body), 6, "endpoints[0].addresses[0]", message);
+    }
+}
+
+#[test]
+fn unknown_kinds_are_refused_by_name() {
+    let rows = [
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "Pod", "the kind Pod is not read"),
+        (
+            "apiVersion: apps/v1\nkind: Service\nmetadata: {name: a}",
+            "Service.apps",
+            "the kind Service of apps is not read",
+        ),
+        ("a: 1", "Unknown", "the kind cannot be read"),
+        ("[1, 2]", "Unknown", "the kind cannot be read"),
+        ("just text", "Unknown", "the kind cannot be read"),
+    ];
+    for (text, kind, message) in rows {
+        assert_eq!(read(text).entries[0].key.kind, Kind::Other(kind.into()));
+        assert_eq!(refusal(text).0, Fallback::Absent);
+        check(text, 1, "", message);
+    }
+    let v1beta1 = route(PARENT).replace("/v1", "/v1beta1");
+    assert_eq!(read(&v1beta1).entries[0].key.kind, Kind::HttpRoute);
+    check(&v1beta1, 1, "", "apiVersion gateway.networking.k8s.io/v1beta1 of this kind is not read");
+}
+
+#[test]
+fn what_has_no_effect_is_reported() {
+    warned(
+        &service("", "ports: [{port: 80, colour: red}]"),
+        5,
+        "spec.ports[0].colour",
+        "is not a known field",
+    );
+    warned(&service("", "ports: [{port: 53, protocol: UDP}]"), 5, "spec.ports[0].protocol", "TCP");
+    warned(&service("", "ports: []"), 4, "spec", "no TCP port");
+    warned(
+        &service("", "ports: [{port: 80, appProtocol: htpp}]"),
+        5,
+        "spec.ports[0].appProtocol",
+        "not known",
+    );
+    warned(
+        &slice("inmesh.dev/transport: plain", "addressType: IPv4\nextra: 1"),
+        5,
+        "extra",
+        "is not a known field",
+    );
+    warned(&route(&format!("{PARENT}hostnames: [a.b]")), 6, "spec.hostnames", "no effect");
+    let gateway = "parentRefs:\n- {group: '', kind: Service, name: cart}\n- {name: gw}";
+    warned(&route(gateway), 7, "spec.parentRefs[1]", "is not attached to");
+    warned(&policy("action: DENY"), 4, "spec", "denies nothing");
+}
+
+#[test]
+fn files_are_refused() {
+    let deep = "[".repeat(65);
+    let bomb: String = (1..9)
+        .map(|n| format!("a{n}: &a{n} [{}]\n", format!("*a{},", n - 1).repeat(10)))
+        .collect();
+    let bomb = format!("a0: &a0 [{}]\n{bomb}", "x,".repeat(10));
+    let rows = [
+        ("", 0, "holds no document"),
+        ("# nothing\n---\n---\n", 0, "holds no document"),
+        ("a: 1\nb: [", 2, ""),
+        ("a: 1\nb: 2\na: 3", 3, "stands twice"),
+        ("a: {b: 1, b: 2}", 1, "\"b\" stands twice"),
+        ("a: &x {b: 1}\nc:\n  <<: *x", 3, "merge keys"),
+        ("a: !!int 5", 1, "the tag !!int is not read"),
+        ("? [a]\n: b", 1, "a key must be a text"),
+        ("a: *x", 1, ""),
+        ("a: &x [*x]", 1, ""),
+        (&*deep, 1, ""),
+        (&*bomb, 6, "values"),
+        (&*"--- {}\n".repeat(1_001), 1_001, "more than 1000 documents"),
+        (&*" ".repeat((1 << 20) + 1), 1, "larger than 1048576 bytes"),
+    ];
+    for (text, line, message) in rows {
+        let error = parse(FILE, text, &defaults()).expect_err("it is no file of documents");
+        let start: String = text.chars().take(40).collect();
+        assert_eq!(error.location.line, line, "{start}: {error}");
+        assert!(error.message.contains(message), "{start}: {error}");
+    }
+}
+
+#[test]
+fn one_bad_document_leaves_the_others_alone() {
+    let text = format!("{}---\n{}", route("rules: []"), service("", "ports: [{port: 80}]"));
+    let ops: Vec<_> = read(&text).entries.into_iter().map(|entry| entry.op).collect();
+    assert!(matches!(ops[..], [Op::Refuse(..), Op::PutService(..)]));
+}
