@@ -23,4 +23,6 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "file")]
+pub mod file;
 pub mod manifest;

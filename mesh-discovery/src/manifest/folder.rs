@@ -24,7 +24,7 @@ use super::{Defaults, Entry, StandsFor, parse, text};
 const FILE: &str = "File";
 
 /// What was found where a file stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Content {
     /// Its text.
@@ -155,7 +155,11 @@ impl Folder {
             ObjectKey::new(kind, &self.defaults.namespace, &text::object_name(base))
                 .expect("object_name makes names of objects")
         };
-        sum.refuse(key(Kind::Other(FILE.into())), Fallback::Absent, vec![problem]);
+        sum.refuse(
+            key(Kind::Other(FILE.into())),
+            Fallback::Absent,
+            vec![problem],
+        );
         let may_hide_policy = match content {
             Content::Text(text) => text.contains("AuthorizationPolicy"),
             Content::Unreadable(_) => true,
@@ -223,7 +227,8 @@ impl Sum {
             }
             return;
         }
-        self.claims.insert(entry.key.clone(), Claim { at, again: 0 });
+        self.claims
+            .insert(entry.key.clone(), Claim { at, again: 0 });
         self.problems.extend(problems(&entry.op).iter().cloned());
         self.ops.push(entry.op.clone());
     }

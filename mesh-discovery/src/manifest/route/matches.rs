@@ -12,8 +12,9 @@ const VALUE_BYTES: usize = 4096;
 const PATH_BYTES: usize = 1024;
 
 /// Methods that the Gateway API knows.
-const METHODS: &[&str] =
-    &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+const METHODS: &[&str] = &[
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
 
 pub(super) fn read(value: &Value<'_>) -> Option<Match> {
     value.object(|fields| {
@@ -22,9 +23,9 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
             None => value.check(PathMatch::literal("/", true)),
         };
         let method = match fields.get("method") {
-            Some(method) => Some(method.check(Method::from_bytes(
-                method.choice(METHODS)?.as_bytes(),
-            ))?),
+            Some(method) => {
+                Some(method.check(Method::from_bytes(method.choice(METHODS)?.as_bytes()))?)
+            }
             None => None,
         };
         let mut read = Match::path(path?);
@@ -93,7 +94,10 @@ fn named<'t, N>(
         let value = fields.need("value")?;
         let text = value.text()?;
         if text.is_empty() || text.len() > VALUE_BYTES {
-            value.refuse(format_args!("has {} bytes; 1 to {VALUE_BYTES} are allowed", text.len()));
+            value.refuse(format_args!(
+                "has {} bytes; 1 to {VALUE_BYTES} are allowed",
+                text.len()
+            ));
             return None;
         }
         let wanted = match kind {

@@ -42,6 +42,9 @@ use inmesh_core::model::{Location, Problem, Severity};
 use tree::Node;
 pub use value::{Fields, Value};
 
+/// The largest file, in bytes.
+pub const FILE_BYTES: usize = 1 << 20;
+
 /// The most problems kept of one document; what comes after them is counted, not told.
 const PROBLEMS: usize = 32;
 /// The longest message, in characters.

@@ -50,12 +50,14 @@ impl<'t> Value<'t> {
 
     /// Reports it as a reason to refuse the document.
     pub fn refuse(&self, message: impl Display) {
-        self.report.add(Severity::Refused, self.node.line, &self.path, &message);
+        self.report
+            .add(Severity::Refused, self.node.line, &self.path, &message);
     }
 
     /// Reports something that the author should know although the document is applied.
     pub fn warn(&self, message: impl Display) {
-        self.report.add(Severity::Warning, self.node.line, &self.path, &message);
+        self.report
+            .add(Severity::Warning, self.node.line, &self.path, &message);
     }
 
     /// What a check made of it; its error refuses the document.
@@ -161,7 +163,10 @@ impl<'t> Value<'t> {
             return None;
         };
         let entry = |(key, node): &'t (Arc<str>, Node)| {
-            (&**key, Self::new(node, entry_path(&self.path, key), self.report))
+            (
+                &**key,
+                Self::new(node, entry_path(&self.path, key), self.report),
+            )
         };
         Some(entries.iter().map(entry).collect())
     }
@@ -237,7 +242,9 @@ impl<'t> Fields<'t> {
     /// Refuses the document for a field that is not there.
     pub fn missing(&self, name: &str, message: impl Display) {
         let (line, path) = (self.value.node.line, member(&self.value.path, name));
-        self.value.report.add(Severity::Refused, line, &path, &message);
+        self.value
+            .report
+            .add(Severity::Refused, line, &path, &message);
     }
 
     /// Fields that are known and of no meaning here, whatever they hold.
@@ -266,14 +273,21 @@ impl<'t> Fields<'t> {
         if let Some(taken) = self.taken.get_mut(n) {
             *taken = true;
         }
-        Some(Value::new(node, member(&self.value.path, name), self.value.report))
+        Some(Value::new(
+            node,
+            member(&self.value.path, name),
+            self.value.report,
+        ))
     }
 
     fn position(&self, name: &str) -> Option<(usize, &'t Node)> {
         let Data::Map(entries) = &self.value.node.data else {
             return None;
         };
-        let found = entries.iter().enumerate().find(|(_, (key, _))| **key == *name);
+        let found = entries
+            .iter()
+            .enumerate()
+            .find(|(_, (key, _))| **key == *name);
         found.map(|(n, (_, node))| (n, node))
     }
 
@@ -281,7 +295,11 @@ impl<'t> Fields<'t> {
         let Data::Map(entries) = &self.value.node.data else {
             return;
         };
-        for ((key, node), _) in entries.iter().zip(&self.taken).filter(|(_, taken)| !**taken) {
+        for ((key, node), _) in entries
+            .iter()
+            .zip(&self.taken)
+            .filter(|(_, taken)| !**taken)
+        {
             let report = self.value.report;
             let value = Value::new(node, member(&self.value.path, key), report);
             match report.unknown {
