@@ -217,6 +217,15 @@ impl Snapshot {
             .map(|(host, _)| host)
     }
 
+    /// Every host name that wants addresses, with those that were found for it; `None` where a
+    /// resolver has said nothing of it yet.
+    pub fn resolutions(&self) -> impl Iterator<Item = (&Host, Option<&compile::Addresses>)> {
+        self.named
+            .iter()
+            .filter(|(_, named)| !named.services.is_empty())
+            .map(|(host, named)| (host, named.addresses.as_ref()))
+    }
+
     /// The destination that an authority names: `cart`, `cart:8080`, `cart.shop`,
     /// `cart.shop.svc` or `cart.shop.svc.cluster.local`, in any case, a trailing dot or not.
     ///
