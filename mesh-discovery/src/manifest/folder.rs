@@ -11,7 +11,7 @@
 //!
 //! It refuses to guess in the other direction: no document is dropped without a problem.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use inmesh_core::model::{
@@ -180,15 +180,17 @@ impl Known {
     /// Keeps those objects of the version before that a document without a readable kind or name
     /// may be an edit of.
     fn keep_of(&mut self, before: &Self) {
+        let here: HashSet<&ObjectKey> = self.entries.iter().map(|entry| &entry.key).collect();
         let mut missing: Vec<(ObjectKey, u32)> = before
             .entries
             .iter()
             .filter(|entry| entry.stands_for == StandsFor::Itself)
             .map(|entry| (entry.key.clone(), entry.line))
             .chain(before.kept.iter().cloned())
-            .filter(|(key, _)| self.entries.iter().all(|entry| entry.key != *key))
+            .filter(|(key, _)| !here.contains(key))
             .collect();
-        for entry in &mut self.entries {
+        let unclear = |entry: &&mut Entry| entry.stands_for != StandsFor::Itself;
+        for entry in self.entries.iter_mut().filter(unclear) {
             let stands_for = &entry.stands_for;
             let (taken, left): (Vec<_>, Vec<_>) =
                 missing.into_iter().partition(|(key, _)| match stands_for {

@@ -161,6 +161,7 @@ fn four<'t, T>(
             *texts = values.iter().map(Value::text).collect::<Option<_>>()?;
         }
     }
+    fields.asked_all();
     let [a, b, c, d] = &texts;
     match make([a, b, c, d]) {
         Ok(made) => Some(made),

@@ -31,6 +31,9 @@ const IGNORED: &[&str] = &[
     "trafficDistribution",
 ];
 
+/// The most ports of a Service.
+const PORTS: usize = 100;
+
 /// Declarations that are opaque on purpose.
 const OPAQUE: &[&str] = &[
     "tcp",
@@ -49,7 +52,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         spec.ignore(IGNORED);
         let ports = match spec.nullable("ports") {
             Some(ports) => ports
-                .list_or_empty()?
+                .list_of_or_empty(PORTS)?
                 .iter()
                 .filter_map(port)
                 .flatten()

@@ -1,6 +1,6 @@
 //! `discovery.k8s.io/v1 EndpointSlice`: hosts, ports, transport and who may answer.
 //!
-//! Each address is an endpoint of its own. The slice's port is where the endpoint listens; for a
+//! Each address is an endpoint of its own. Bounds are those of the API. The slice's port is where the endpoint listens; for a
 //! mesh endpoint that is the inbound agent.
 
 use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SlicePort};
@@ -30,7 +30,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let meta = meta::read(fields, Kind::EndpointSlice, defaults);
     let ports: Vec<SlicePort> = match fields.nullable("ports") {
         Some(ports) => ports
-            .list_or_empty()?
+            .list_of_or_empty(100)?
             .iter()
             .filter_map(port)
             .flatten()
@@ -65,7 +65,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let hosts = match fields.nullable("endpoints") {
         Some(list) => {
             let read = |value: &Value<'_>| endpoint(value, &host);
-            list.list_or_empty()?
+            list.list_of_or_empty(1_000)?
                 .iter()
                 .filter_map(read)
                 .flatten()
@@ -129,7 +129,7 @@ fn endpoint(
             Some(value) => conditions(&value)?,
             None => Conditions::default(),
         };
-        let addresses = endpoint.need("addresses")?.list()?;
+        let addresses = endpoint.need("addresses")?.list_of(100)?;
         let hosts = addresses.iter().filter_map(host);
         Some(hosts.map(|host| (host, conditions)).collect())
     })

@@ -4,7 +4,6 @@ use http::{HeaderName, Method};
 use inmesh_core::route::{Match, PathMatch, Regex, ValueMatch};
 
 use super::super::strict::Value;
-use super::bounded;
 
 /// The longest value of a header field or query parameter, in bytes (Gateway API).
 const VALUE_BYTES: usize = 4096;
@@ -33,7 +32,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
             read = read.method(method);
         }
         if let Some(headers) = fields.get("headers") {
-            for value in bounded(&headers, 16)? {
+            for value in headers.list_of(16)? {
                 let (name, wanted) = named(&value, |name| {
                     name.check(HeaderName::from_bytes(name.text()?.as_bytes()))
                 })?;
@@ -44,7 +43,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
             }
         }
         if let Some(params) = fields.get("queryParams") {
-            for value in bounded(&params, 16)? {
+            for value in params.list_of(16)? {
                 let (name, wanted) = named(&value, Value::text)?;
                 if name.is_empty() {
                     value.refuse("the name of a query parameter is empty");

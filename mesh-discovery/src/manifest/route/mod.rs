@@ -30,7 +30,8 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route
         let list = spec.need("parentRefs")?;
         let parents = parents(&list, namespace);
         let rules = match spec.get("rules") {
-            Some(rules) => bounded(&rules, 16)?
+            Some(rules) => rules
+                .list_of(16)?
                 .iter()
                 .map(|r| rule(r, namespace))
                 .collect::<Option<_>>()?,
@@ -46,22 +47,9 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route
     Some(route)
 }
 
-/// The items of a list that is not empty and has at most `most`.
-fn bounded<'t>(value: &Value<'t>, most: usize) -> Option<Vec<Value<'t>>> {
-    let items = value.list()?;
-    if items.len() > most {
-        value.refuse(format_args!(
-            "has {} items; {most} are allowed",
-            items.len()
-        ));
-        return None;
-    }
-    Some(items)
-}
-
 fn parents(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Parent>> {
     let mut parents: Vec<Parent> = Vec::new();
-    for value in bounded(list, 32)? {
+    for value in list.list_of(32)? {
         let parent = value.object(|parent| {
             let group = match parent.get("group") {
                 Some(group) => group.text()?,
@@ -120,12 +108,13 @@ fn rule(value: &Value<'_>, namespace: &Namespace) -> Option<Rule> {
         rule.ignore(&["name"]);
         rule.refuse_all(&["retry", "sessionPersistence"], LATER);
         let matches = match rule.get("matches") {
-            Some(list) => bounded(&list, 64)?.iter().map(matches::read).collect(),
+            Some(list) => list.list_of(64)?.iter().map(matches::read).collect(),
             None => Some(Vec::new()),
         };
         let filters = filters::read(rule);
         let backends: Option<Vec<_>> = match rule.get("backendRefs") {
-            Some(list) => bounded(&list, 16)?
+            Some(list) => list
+                .list_of(16)?
                 .iter()
                 .map(|b| backend(b, namespace))
                 .collect(),

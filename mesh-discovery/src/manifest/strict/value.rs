@@ -146,6 +146,25 @@ impl<'t> Value<'t> {
         Some(items)
     }
 
+    /// The same for a list of at most `most` items.
+    pub fn list_of(&self, most: usize) -> Option<Vec<Self>> {
+        self.within(most, self.list()?)
+    }
+
+    /// The items of a list of at most `most`, which may be empty.
+    pub fn list_of_or_empty(&self, most: usize) -> Option<Vec<Self>> {
+        self.within(most, self.list_or_empty()?)
+    }
+
+    fn within(&self, most: usize, items: Vec<Self>) -> Option<Vec<Self>> {
+        if items.len() > most {
+            let len = items.len();
+            self.refuse(format_args!("has {len} items; {most} are allowed"));
+            return None;
+        }
+        Some(items)
+    }
+
     /// The items of a list, which may be empty.
     pub fn list_or_empty(&self) -> Option<Vec<Self>> {
         let Data::List(items) = &self.node.data else {
@@ -289,6 +308,13 @@ impl<'t> Fields<'t> {
             .enumerate()
             .find(|(_, (key, _))| **key == *name);
         found.map(|(n, (_, node))| (n, node))
+    }
+
+    /// Says that every known field was asked for: the others are reported now, whatever the reader
+    /// returns. Only a reader that may end without a value after its last field needs it.
+    pub fn asked_all(&mut self) {
+        self.report_unknown();
+        self.taken.fill(true);
     }
 
     fn report_unknown(&self) {

@@ -283,8 +283,8 @@ fn policies_are_refused() {
         (
             "rules:\n- from: [{source: {principal: [a]}}]",
             6,
-            "spec.rules[0].from[0].source",
-            "leave out `from`",
+            "spec.rules[0].from[0].source.principal",
+            "is not a known field",
         ),
         (
             "rules:\n- from: [{source: {namespaces: [a], principal: [a]}}]",
