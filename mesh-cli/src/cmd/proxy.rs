@@ -71,17 +71,10 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         None => None,
     };
     let mesh = start(&agent, dir).await?;
-    let mut served = Vec::new();
     for (socket, listen) in sockets {
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
         tracing::info!(%address, ?listen, "listening");
-        served.push(tokio::spawn(async move {
-            match listen {
-                Listen::Inbound(to) => mesh.serve_behind(socket, to).await,
-                Listen::Outbound(to) => mesh.serve_outbound(socket, to).await,
-                _ => {}
-            }
-        }));
+        tokio::spawn(serve(mesh, socket, listen));
     }
     if let Some(socket) = admin {
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
@@ -101,6 +94,15 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         }
     });
     down(&mesh).await
+}
+
+/// Serves one listener of an agent.
+pub(super) async fn serve(mesh: Mesh, socket: TcpListener, listen: Listen) {
+    match listen {
+        Listen::Inbound(to) => mesh.serve_behind(socket, to).await,
+        Listen::Outbound(to) => mesh.serve_outbound(socket, to).await,
+        other => tracing::error!(?other, "a listener of a kind that this agent does not serve"),
+    }
 }
 
 /// Waits for a signal or a drain asked for on the admin address, and goes down in order.
@@ -129,7 +131,7 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Starts the mesh that the agent's file describes.
-async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
+pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     let crypto = Crypto::aws_lc_rs();
     let reader = identify(agent, &crypto).await?;
     let roots = rustls_native_certs::load_native_certs();
@@ -144,7 +146,7 @@ async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
         .identity(reader)
         .workload(agent.workload.clone(), agent.default_action)
         .source(FileSource::new(dir, agent.defaults()))
-        .source(DnsSource::new().allow_loopback(agent.loopback_endpoints));
+        .source(DnsSource::new().loopback(agent.loopback_endpoints));
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());
     }
