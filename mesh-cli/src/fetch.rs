@@ -39,6 +39,8 @@ pub(crate) async fn admin(method: Method, address: &str, path: &str) -> anyhow::
         .map_err(|_| anyhow::anyhow!("no answer within {LIMIT:?}"))
         .and_then(|answer| answer)
         .with_context(|| {
-            format!("asking the agent at {address} (is it running? give its admin address with --admin)")
+            format!(
+                "asking the agent at {address} (is it running? give its admin address with --admin)"
+            )
         })
 }

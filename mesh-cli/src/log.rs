@@ -31,7 +31,11 @@ pub(crate) fn init(filter: &str, format: Format) -> anyhow::Result<LogLevel> {
             .with(fmt::layer().json().with_writer(stderr))
             .try_init()?,
         Format::Text => registry
-            .with(fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr))
+            .with(
+                fmt::layer()
+                    .with_ansi(stderr().is_terminal())
+                    .with_writer(stderr),
+            )
             .try_init()?,
     }
     Ok(Arc::new(move |level: &str| {

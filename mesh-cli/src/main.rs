@@ -17,7 +17,13 @@ use clap::Parser;
 
 /// A service mesh without sidecars: the agent, its CA for laptops, and its tools.
 #[derive(Debug, Parser)]
-#[command(name = "mesh", version, about, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "mesh",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: cmd::Command,

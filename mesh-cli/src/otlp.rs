@@ -42,7 +42,10 @@ impl Spans {
             .with_context(|| format!("exporting spans to {endpoint}"))?;
         let resource = Resource::builder()
             .with_service_name(workload.name.to_string())
-            .with_attribute(KeyValue::new("service.namespace", workload.namespace.to_string()))
+            .with_attribute(KeyValue::new(
+                "service.namespace",
+                workload.namespace.to_string(),
+            ))
             .build();
         exporter.set_resource(&resource);
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -91,10 +94,24 @@ fn span(x: &Exchange, at: SystemTime) -> SpanData {
     let mut add = |key: &'static str, value: Option<String>| {
         attributes.extend(value.map(|value| KeyValue::new(key, value)));
     };
-    add("http.request.method", x.method.as_ref().map(ToString::to_string));
-    add("url.path", x.method.as_ref().map(|_| x.uri.path().to_owned()));
-    add("mesh.tls_peer", x.tls_peer.as_ref().map(ToString::to_string));
-    add("mesh.route", x.route.as_ref().map(|(route, rule)| format!("{route}[{rule}]")));
+    add(
+        "http.request.method",
+        x.method.as_ref().map(ToString::to_string),
+    );
+    add(
+        "url.path",
+        x.method.as_ref().map(|_| x.uri.path().to_owned()),
+    );
+    add(
+        "mesh.tls_peer",
+        x.tls_peer.as_ref().map(ToString::to_string),
+    );
+    add(
+        "mesh.route",
+        x.route
+            .as_ref()
+            .map(|(route, rule)| format!("{route}[{rule}]")),
+    );
     add("mesh.endpoint", x.attempts.last().map(ToString::to_string));
     add("mesh.reason", x.reason.map(|r| r.as_str().to_owned()));
     add("mesh.policy", x.policy.as_ref().map(ToString::to_string));
@@ -102,7 +119,11 @@ fn span(x: &Exchange, at: SystemTime) -> SpanData {
         Some(method) => format!("{} {method}", x.direction.as_str()),
         None => format!("{} tcp", x.direction.as_str()),
     };
-    let flags = if x.trace.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let flags = if x.trace.sampled {
+        TraceFlags::SAMPLED
+    } else {
+        TraceFlags::default()
+    };
     SpanData {
         span_context: SpanContext::new(
             TraceId::from_bytes(x.trace.trace_id.to_be_bytes()),

@@ -1,13 +1,8 @@
 //! What a person sees: colours only on a terminal, errors with their whole cause on one screen.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{Write, stderr, stdout};
 
 use comfy_table::{ContentArrangement, Table, presets};
-
-/// Whether the output is a terminal that wants colours (`NO_COLOR` is respected).
-pub(crate) fn colours() -> bool {
-    stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
-}
 
 /// Prints to the output; a reader that has gone (`mesh status | head`) is no error.
 pub(crate) fn print(text: &str) {

@@ -17,11 +17,18 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
     let read = document.read(Unknown::Refuse, |agent| {
         agent.ignore(&["metadata"]);
         let workload = agent.need("workload").and_then(|w| w.object(workload));
-        let action = agent.need("defaultAction").and_then(|a| a.choice(&["allow", "deny"]));
-        let peers = agent.need("peers").and_then(|p| p.choice(&["strict", "permissive"]));
-        let identity = agent.need("identity").and_then(|i| i.object(|i| identity(i, dir)));
-        let mesh_namespace =
-            optional(agent, "meshNamespace", |v| v.check(Namespace::new(v.text()?)));
+        let action = agent
+            .need("defaultAction")
+            .and_then(|a| a.choice(&["allow", "deny"]));
+        let peers = agent
+            .need("peers")
+            .and_then(|p| p.choice(&["strict", "permissive"]));
+        let identity = agent
+            .need("identity")
+            .and_then(|i| i.object(|i| identity(i, dir)));
+        let mesh_namespace = optional(agent, "meshNamespace", |v| {
+            v.check(Namespace::new(v.text()?))
+        });
         let own = workload.as_ref().map(|w: &Workload| w.namespace.clone());
         let listeners = optional(agent, "listeners", |v| {
             let read = |l: &Value<'_>| l.object(|l| listener(l, own.as_ref(), peers));
@@ -76,7 +83,10 @@ fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
     let account = fields.need("serviceAccount").and_then(|v| v.text());
     let labels = optional(fields, "labels", |v| {
         let label = |(key, value): (_, Value<'_>)| Some((key, value.text()?.to_owned()));
-        v.entries()?.into_iter().map(label).collect::<Option<Vec<_>>>()
+        v.entries()?
+            .into_iter()
+            .map(label)
+            .collect::<Option<Vec<_>>>()
     });
     let mut workload = whole.check(Workload::new(namespace?, name?, account?))?;
     for (key, value) in labels?.unwrap_or_default() {
@@ -172,7 +182,10 @@ fn outbound(fields: &mut Fields<'_>, own: Option<&Namespace>) -> Option<Outbound
             let port = s.need("port").and_then(|v| v.integer_in::<u16>(1, 65_535));
             let namespace = namespace?.or_else(|| own.cloned())?;
             let name = name?;
-            Some((name.check(ServiceName::new(&namespace, name.text()?))?, port?))
+            Some((
+                name.check(ServiceName::new(&namespace, name.text()?))?,
+                port?,
+            ))
         })
     });
     let protocol = protocol?;
@@ -236,7 +249,9 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
 /// Istio's names (DestinationRule, OutlierDetection).
 fn eject(fields: &mut Fields<'_>) -> Option<EjectPolicy> {
     let mut policy = EjectPolicy::default();
-    let consecutive = optional(fields, "consecutive5xxErrors", |v| v.integer_in::<u32>(0, 1_000));
+    let consecutive = optional(fields, "consecutive5xxErrors", |v| {
+        v.integer_in::<u32>(0, 1_000)
+    });
     let base = optional(fields, "baseEjectionTime", |v| time(&v));
     let longest = optional(fields, "maxEjectionTime", |v| time(&v));
     let percent = optional(fields, "maxEjectionPercent", |v| v.integer_in::<u8>(0, 100));
@@ -279,7 +294,9 @@ fn share(value: &Value<'_>) -> Option<f64> {
     match percent {
         Some(percent) if (0.0..=100.0).contains(&percent) => Some(percent / 100.0),
         _ => {
-            value.refuse(format_args!("{text:?} is no share; write for example \"10%\""));
+            value.refuse(format_args!(
+                "{text:?} is no share; write for example \"10%\""
+            ));
             None
         }
     }

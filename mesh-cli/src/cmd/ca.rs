@@ -61,7 +61,12 @@ impl Ca {
                 ));
                 term::warn("this CA is for development: whoever reads its key can be anybody");
             }
-            Self::Issue(Issue { id, ca, out, lifetime }) => {
+            Self::Issue(Issue {
+                id,
+                ca,
+                out,
+                lifetime,
+            }) => {
                 let ca = DevCa::open_with(&ca, lifetime, &crypto, clock)
                     .with_context(|| format!("opening the CA in {}", ca.display()))?;
                 let svid = ca

@@ -101,7 +101,10 @@ pub(super) async fn serve(mesh: Mesh, socket: TcpListener, listen: Listen) {
     match listen {
         Listen::Inbound(to) => mesh.serve_behind(socket, to).await,
         Listen::Outbound(to) => mesh.serve_outbound(socket, to).await,
-        other => tracing::error!(?other, "a listener of a kind that this agent does not serve"),
+        other => tracing::error!(
+            ?other,
+            "a listener of a kind that this agent does not serve"
+        ),
     }
 }
 
@@ -166,7 +169,9 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     }
     if let Some(tracing) = &agent.tracing {
         let sink = otlp::Spans::new(&tracing.otlp, &agent.workload)?;
-        builder = builder.exchanges(Arc::new(sink)).trace_sample(tracing.sample);
+        builder = builder
+            .exchanges(Arc::new(sink))
+            .trace_sample(tracing.sample);
     }
     Ok(builder.start()?)
 }

@@ -20,8 +20,8 @@ pub(crate) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let text = super::runtime()?
-            .block_on(fetch::admin(http::Method::GET, &self.admin, "/status"))?;
+        let text =
+            super::runtime()?.block_on(fetch::admin(http::Method::GET, &self.admin, "/status"))?;
         let status: Value = serde_json::from_str(&text)?;
         if self.json {
             term::print(&serde_json::to_string_pretty(&status)?);
@@ -30,12 +30,20 @@ impl Status {
         }
         let refused = each(&status["objects"]).any(|o| o["serving"] != "current");
         let good = status["ready"] == true && !refused;
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
 fn page(status: &Value) -> String {
-    let ready = if status["ready"] == true { "ready" } else { "NOT READY" };
+    let ready = if status["ready"] == true {
+        "ready"
+    } else {
+        "NOT READY"
+    };
     let mut out = vec![format!(
         "{} is {ready}; configuration generation {}, {} refused versions",
         text(&status["workload"]),
@@ -43,10 +51,18 @@ fn page(status: &Value) -> String {
         status["refusals"],
     )];
     out.extend(each(&status["not_ready"]).map(|why| format!("  {}", text(why))));
-    let identity = each(&status["identity"])
-        .map(|c| vec![text(&c["kind"]), text(&c["id"]), left(c["not_after"].as_u64())]);
+    let identity = each(&status["identity"]).map(|c| {
+        vec![
+            text(&c["kind"]),
+            text(&c["id"]),
+            left(c["not_after"].as_u64()),
+        ]
+    });
     out.push(String::new());
-    out.push(term::table(&["CERTIFICATE", "IDENTITY", "ENDS IN"], identity));
+    out.push(term::table(
+        &["CERTIFICATE", "IDENTITY", "ENDS IN"],
+        identity,
+    ));
     let services = each(&status["services"]).flat_map(|s| {
         let name = format!("{}:{}", text(&s["service"]), s["port"]);
         let row = {
@@ -82,7 +98,11 @@ fn page(status: &Value) -> String {
     out.push(term::table(&["OBJECT", "SERVING", "SOURCE"], objects));
     for object in each(&status["objects"]) {
         for problem in each(&object["problems"]) {
-            out.push(format!("{}: {}", text(&object["object"]), problem_line(problem)));
+            out.push(format!(
+                "{}: {}",
+                text(&object["object"]),
+                problem_line(problem)
+            ));
         }
     }
     out.join("\n")

@@ -76,11 +76,19 @@ impl Validate {
                 rows.len() - refused
             ));
         }
-        Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if bad {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }
 
-fn fallback() -> anyhow::Result<(Workload, DefaultAction, inmesh_discovery::manifest::Defaults)> {
+fn fallback() -> anyhow::Result<(
+    Workload,
+    DefaultAction,
+    inmesh_discovery::manifest::Defaults,
+)> {
     let workload = Workload::new("default", "validate", "default")?;
     let defaults = agent::strict_defaults(&workload);
     Ok((workload, DefaultAction::Deny, defaults))

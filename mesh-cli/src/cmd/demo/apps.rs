@@ -76,13 +76,21 @@ async fn cart_items(State(cart): State<Cart>, request: HeaderMap) -> impl IntoRe
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
     if cart.mood.fails.load(Ordering::Relaxed) {
-        return (StatusCode::INTERNAL_SERVER_ERROR, headers, "this endpoint is broken".to_owned());
+        return (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            headers,
+            "this endpoint is broken".to_owned(),
+        );
     }
     // What an application should do with its trace context, and what the embedded mesh of web
     // does by itself.
     match cart.ledger.get("ledger", request.get("traceparent")).await {
         Ok((StatusCode::OK, text)) => (StatusCode::OK, headers, format!("cart {text}")),
-        Ok((status, text)) => (StatusCode::BAD_GATEWAY, headers, format!("ledger: {status}: {text}")),
+        Ok((status, text)) => (
+            StatusCode::BAD_GATEWAY,
+            headers,
+            format!("ledger: {status}: {text}"),
+        ),
         Err(e) => (StatusCode::BAD_GATEWAY, headers, format!("ledger: {e:#}")),
     }
 }
@@ -110,7 +118,11 @@ async fn home(State(client): State<Client>, request: Request) -> impl IntoRespon
         to_cart = to_cart.header("x-group", group);
     }
     let Ok(to_cart) = to_cart.body(Body::empty()) else {
-        return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
+        return (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            HeaderMap::new(),
+            Bytes::new(),
+        );
     };
     let (head, body) = client.send(to_cart).await.into_parts();
     let mut headers = HeaderMap::new();
@@ -149,7 +161,10 @@ impl Plain {
         let response = sender.send_request(request.body(Empty::new())?).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(sender);
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 

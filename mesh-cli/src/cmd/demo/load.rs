@@ -155,12 +155,20 @@ impl Load {
 
     /// What was seen since the start.
     pub(super) fn total(&self) -> Seen {
-        self.0.total.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .total
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What was seen since [`reset`](Self::reset).
     pub(super) fn window(&self) -> Seen {
-        self.0.window.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .window
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Begins a new window; returns what the last one saw.
@@ -178,7 +186,10 @@ async fn one(client: &Client, beta: bool) -> Result<HeaderMap, String> {
         .body(Body::empty())
         .map_err(|e| e.to_string())?;
     let (head, body) = client.send(request).await.into_parts();
-    let body = body.collect().await.map_err(|e| format!("the answer broke off: {e}"))?;
+    let body = body
+        .collect()
+        .await
+        .map_err(|e| format!("the answer broke off: {e}"))?;
     if head.status.is_success() {
         Ok(head.headers)
     } else {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use inmesh_core::Mesh;
 use serde::Serialize;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::{log, term};
 use load::Load;
@@ -64,7 +64,10 @@ impl Demo {
         let mut world = World::build().await?;
         if show == Show::Lines {
             let took = started.elapsed().as_millis();
-            term::print(&format!("a mesh of {} workloads is up after {took} ms", world.meshes.len()));
+            term::print(&format!(
+                "a mesh of {} workloads is up after {took} ms",
+                world.meshes.len()
+            ));
         }
         let load = Load::new()?;
         let mut workers = load.start(&world.load.client());
@@ -106,7 +109,11 @@ impl Demo {
         load.stop();
         while workers.join_next().await.is_some() {}
         world.end().await;
-        Ok(if summary.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if summary.ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -121,7 +128,11 @@ fn rotations(mesh: &Mesh) -> u64 {
 
 /// The scene that runs all the while.
 fn rotation(world: &World, started: Instant) -> Outcome {
-    let counts: Vec<_> = world.meshes.iter().map(|(_, mesh)| rotations(mesh)).collect();
+    let counts: Vec<_> = world
+        .meshes
+        .iter()
+        .map(|(_, mesh)| rotations(mesh))
+        .collect();
     let least = counts.iter().copied().min().unwrap_or_default();
     let life = docs::LEAF.as_secs();
     // Renewed at half life, give or take; counted on the safe side.
@@ -173,7 +184,11 @@ impl Summary {
             self.p99_ms,
             self.rotations,
             self.seconds,
-            if self.ok { "all as announced" } else { "NOT as announced" },
+            if self.ok {
+                "all as announced"
+            } else {
+                "NOT as announced"
+            },
         ));
     }
 }

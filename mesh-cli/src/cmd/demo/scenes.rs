@@ -61,7 +61,8 @@ impl Stage<'_> {
     async fn canary(&mut self, weight: u32) -> anyhow::Result<()> {
         let name = format!("canary: {weight} % of cart to v2, by editing the HTTPRoute");
         let before = self.begin(&name, 0)?;
-        self.world.publish("route.yaml", &docs::canary(100 - weight, weight))?;
+        self.world
+            .publish("route.yaml", &docs::canary(100 - weight, weight))?;
         self.watch(LIVE).await?;
         self.load.reset()?;
         self.watch(Duration::from_secs(3)).await?;
@@ -120,16 +121,18 @@ impl Stage<'_> {
         // One balancer (web's) sends to it. After base a probe fails, and the next comes 2 x base
         // later.
         let (balancers, probes) = (1, 2);
-        let may_cost =
-            (u64::from(policy.consecutive) - 1 + WORKERS as u64) * balancers + probes;
+        let may_cost = (u64::from(policy.consecutive) - 1 + WORKERS as u64) * balancers + probes;
         let name = format!("{broken} answers 500: ejected, then back through a probe");
         let before = self.begin(&name, may_cost)?;
         self.world.v1[1].mood.fails.store(true, Ordering::Relaxed);
         let ejected = self.until(fails, |world| world.web_ejects() > 0).await?;
-        self.watch(fails.saturating_sub(ejected.unwrap_or(fails))).await?;
+        self.watch(fails.saturating_sub(ejected.unwrap_or(fails)))
+            .await?;
         self.world.v1[1].mood.fails.store(false, Ordering::Relaxed);
         self.load.reset()?;
-        let back = self.until(Duration::from_secs(6), |world| world.web_ejects() == 0).await?;
+        let back = self
+            .until(Duration::from_secs(6), |world| world.web_ejects() == 0)
+            .await?;
         self.load.reset()?;
         self.watch(Duration::from_secs(1)).await?;
         let share = Seen::share_of(&self.load.window().endpoints, &broken) * 100.0;
@@ -176,7 +179,13 @@ impl Stage<'_> {
         self.watch(LIVE).await?;
         self.load.reset()?;
         self.watch(Duration::from_secs(1)).await?;
-        let served = self.load.window().endpoints.get(&child).copied().unwrap_or_default();
+        let served = self
+            .load
+            .window()
+            .endpoints
+            .get(&child)
+            .copied()
+            .unwrap_or_default();
         let pid = self.world.child.id().and_then(|id| i32::try_from(id).ok());
         let Some(pid) = pid else {
             let seen = "the child had ended before".to_owned();
@@ -194,7 +203,13 @@ impl Stage<'_> {
         let took = told.elapsed();
         self.load.reset()?;
         self.watch(Duration::from_millis(500)).await?;
-        let after = self.load.window().endpoints.get(&child).copied().unwrap_or_default();
+        let after = self
+            .load
+            .window()
+            .endpoints
+            .get(&child)
+            .copied()
+            .unwrap_or_default();
         let found = Found {
             good: served > 0 && after == 0 && ended.is_some_and(|status| status.success()),
             seen: match ended {
@@ -216,7 +231,13 @@ impl Stage<'_> {
         Ok(before)
     }
 
-    fn end(&mut self, scene: String, may_cost: u64, before: u64, found: Found) -> anyhow::Result<()> {
+    fn end(
+        &mut self,
+        scene: String,
+        may_cost: u64,
+        before: u64,
+        found: Found,
+    ) -> anyhow::Result<()> {
         let total = self.load.total();
         let cost = total.failures - before;
         let mut seen = found.seen;

@@ -70,7 +70,12 @@ impl Screen {
 
     pub(super) fn outcome(&mut self, outcome: &Outcome) {
         if self.show == Show::Lines {
-            term::print(&format!("  {}: {}; cost {}", mark(outcome), outcome.seen, outcome.cost));
+            term::print(&format!(
+                "  {}: {}; cost {}",
+                mark(outcome),
+                outcome.seen,
+                outcome.cost
+            ));
         }
         self.outcomes.push(outcome.clone());
     }
@@ -119,7 +124,10 @@ fn mark(outcome: &Outcome) -> &'static str {
 
 /// Workload, identity, age of its certificate, rotations.
 pub(super) fn identities(world: &World) -> Vec<[String; 4]> {
-    let now = SystemClock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemClock
+        .now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     world
         .meshes
         .iter()
@@ -156,12 +164,19 @@ fn draw(
     ])
     .areas(frame.area());
     let title = Line::from("mesh demo: load -> web -> cart (v1, v2) -> ledger; q ends it").bold();
-    frame.render_widget(Paragraph::new(vec![title, Line::from(scene.to_owned()).cyan()]), head);
+    frame.render_widget(
+        Paragraph::new(vec![title, Line::from(scene.to_owned()).cyan()]),
+        head,
+    );
 
     let ms = |d: Duration| format!("{:.1} ms", d.as_secs_f64() * 1_000.0);
     let row = |name: &'static str, seen: &Seen| {
         let share = |version| Seen::share_of(&seen.versions, version) * 100.0;
-        let color = if seen.failures == 0 { Color::Green } else { Color::Yellow };
+        let color = if seen.failures == 0 {
+            Color::Green
+        } else {
+            Color::Yellow
+        };
         Row::new(vec![
             name.to_owned(),
             format!("{:.0}/s", seen.rate()),
@@ -185,7 +200,12 @@ fn draw(
 
     let table = Table::new(
         identities.into_iter().map(Row::new),
-        [Constraint::Length(10), Constraint::Min(40), Constraint::Length(14), Constraint::Length(10)],
+        [
+            Constraint::Length(10),
+            Constraint::Min(40),
+            Constraint::Length(14),
+            Constraint::Length(10),
+        ],
     )
     .header(Row::new(["workload", "identity", "certificate", "rotations"]).bold())
     .block(Block::bordered().title("identity"));
@@ -195,8 +215,15 @@ fn draw(
         .iter()
         .map(|o| {
             let text = format!("{:6} {} - {}", mark(o), o.scene, o.seen);
-            if o.ok { Line::from(text).green() } else { Line::from(text).red() }
+            if o.ok {
+                Line::from(text).green()
+            } else {
+                Line::from(text).red()
+            }
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("scenes")), log);
+    frame.render_widget(
+        Paragraph::new(lines).block(Block::bordered().title("scenes")),
+        log,
+    );
 }

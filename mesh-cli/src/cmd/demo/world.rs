@@ -85,7 +85,10 @@ impl World {
                 let (app, mood) = apps::cart(version, &name, cart_out_at).await?;
                 let socket = bind().await?;
                 let address = socket.local_addr()?;
-                places[v].push(Place { address, ready: true });
+                places[v].push(Place {
+                    address,
+                    ready: true,
+                });
                 if (v, n) == (1, 2) {
                     child_name.clone_from(&name);
                     child_app = Some((app, address));
@@ -117,14 +120,30 @@ impl World {
         let web = agent("web", "v1", &ca, &folder("web")?, "").await?;
         let door = bind().await?;
         let door_at = door.local_addr()?;
-        let load = agent("load", "v1", &ca, &folder("load")?, &outbound(door_at, "web")).await?;
+        let load = agent(
+            "load",
+            "v1",
+            &ca,
+            &folder("load")?,
+            &outbound(door_at, "web"),
+        )
+        .await?;
         let intruder = agent("intruder", "v1", &ca, &folder("intruder")?, "").await?;
         let web_in = bind().await?;
         let web_at = web_in.local_addr()?;
 
-        let one = |address| [Place { address, ready: true }];
+        let one = |address| {
+            [Place {
+                address,
+                ready: true,
+            }]
+        };
         for dir in &folders {
-            docs::publish(dir, "web.yaml", &docs::service("web", "web", "v1", &one(web_at)))?;
+            docs::publish(
+                dir,
+                "web.yaml",
+                &docs::service("web", "web", "v1", &one(web_at)),
+            )?;
             let text = docs::service("ledger", "ledger", "v1", &one(ledger_at));
             docs::publish(dir, "ledger.yaml", &text)?;
             docs::publish(dir, "cart.yaml", &docs::service("cart", "cart", "", &[]))?;
@@ -145,7 +164,10 @@ impl World {
             .spawn()
             .context("starting the child")?;
 
-        serve(&ledger, vec![(ledger_in, Listen::Inbound(behind(ledger_app)))]);
+        serve(
+            &ledger,
+            vec![(ledger_in, Listen::Inbound(behind(ledger_app)))],
+        );
         let mut all: Vec<_> = sockets
             .into_iter()
             .map(|(socket, app)| (socket, Listen::Inbound(behind(app))))
@@ -212,10 +234,16 @@ impl World {
     async fn ready(&self) -> anyhow::Result<()> {
         let admin = self.child_admin.to_string();
         loop {
-            let child = fetch::admin(http::Method::GET, &admin, "/readyz").await.is_ok();
+            let child = fetch::admin(http::Method::GET, &admin, "/readyz")
+                .await
+                .is_ok();
             let knows = |mesh: &Mesh, service: &str| {
                 let status = mesh.status();
-                status.ready && status.services.iter().any(|s| s.service.starts_with(service))
+                status.ready
+                    && status
+                        .services
+                        .iter()
+                        .any(|s| s.service.starts_with(service))
             };
             let all = self.meshes.iter().all(|(_, mesh)| knows(mesh, "cart-v2."));
             let routed = self.web.status().services.iter().any(|s| s.routed);
@@ -269,7 +297,11 @@ async fn agent(
     dir: &Path,
     listeners: &str,
 ) -> anyhow::Result<Mesh> {
-    docs::publish(dir, "agent.yaml", &docs::agent(name, version, ca, listeners, ""))?;
+    docs::publish(
+        dir,
+        "agent.yaml",
+        &docs::agent(name, version, ca, listeners, ""),
+    )?;
     match agent::find(dir)? {
         Found::Agent(agent) => proxy::start(&agent, dir.to_owned()).await,
         Found::Refused(problems) => bail!("{name}: {problems:?}"),
