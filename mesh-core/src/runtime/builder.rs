@@ -212,11 +212,9 @@ impl MeshBuilder<WantsNothing> {
             let sink = sink(id.clone(), queue.clone(), reader.clone());
             let running = run(sink, watch.clone());
             tokio::spawn(async move {
-                match running.await {
-                    Ok(()) => {
-                        tracing::info!(source = %id, "source ended; what it last said serves")
-                    }
-                    Err(Gone { .. }) => {}
+                // Gone means that the runtime has ended, which is no news.
+                if let Ok(()) = running.await {
+                    tracing::info!(source = %id, "source ended; what it last said serves");
                 }
             });
         }
