@@ -1,2 +1,41 @@
 //! `mesh`: the reference agent and its tools.
-fn main() {}
+//!
+//! Thin: flags and files become a configuration, the configuration a `Mesh::builder()`, its end an
+//! exit code. Only here is what is global: the log's subscriber, signals, the environment, exit.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cmd;
+mod fetch;
+mod log;
+mod otlp;
+mod term;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A service mesh without sidecars: the agent, its CA for laptops, and its tools.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mesh",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: cmd::Command,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            term::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -23,4 +23,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "dns")]
+pub mod dns;
+#[cfg(feature = "file")]
+pub mod file;
 pub mod manifest;

@@ -26,15 +26,16 @@ pub enum InvalidPath {
 ///
 /// 1. `\`, `%2F` and `%5C` become `/`.
 /// 2. Escapes of unreserved characters (RFC 3986 section 2.3) are decoded, once; all others stay.
-/// 3. Runs of `/` become one.
-/// 4. `.` and `..` segments are resolved (RFC 3986 section 5.2.4) and never climb above the root.
+/// 3. `.` and `..` segments are resolved (RFC 3986 section 5.2.4) and never climb above the root;
+///    an empty segment counts as one, so `/a//../b` is `/a/b`, as Envoy has it.
+/// 4. Runs of `/` become one.
 ///
 /// A path that is canonical already is borrowed, so the common case allocates nothing. The
 /// function is idempotent.
 ///
 /// ```
 /// use inmesh_core::authorize::canonical_path;
-/// assert_eq!(canonical_path("/app//%2e%2E%2fadmin")?, "/admin");
+/// assert_eq!(canonical_path("/app/%2e%2E%2f/admin")?, "/admin");
 /// assert!(canonical_path("/admin%00").is_err());
 /// # Ok::<(), inmesh_core::authorize::InvalidPath>(())
 /// ```
@@ -108,10 +109,10 @@ fn hex(digit: u8) -> Result<u8, InvalidPath> {
 fn resolve(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut directory = false;
-    for segment in path.split('/') {
+    for segment in path.split('/').skip(1) {
         directory = matches!(segment, "" | "." | "..");
         match segment {
-            "" | "." => {}
+            "." => {}
             ".." => {
                 kept.pop();
             }
@@ -119,7 +120,7 @@ fn resolve(path: &str) -> String {
         }
     }
     let mut out = String::with_capacity(path.len());
-    for segment in &kept {
+    for segment in kept.iter().filter(|s| !s.is_empty()) {
         out.push('/');
         out.push_str(segment);
     }

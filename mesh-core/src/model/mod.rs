@@ -9,6 +9,7 @@ mod compile;
 mod draw;
 mod endpoint;
 mod names;
+mod report;
 mod service;
 mod snapshot;
 mod status;

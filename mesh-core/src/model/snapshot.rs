@@ -13,7 +13,7 @@ use rpds::{HashTrieMapSync, HashTrieSetSync};
 use super::change::{Change, Fallback, Op, Selects};
 use super::compile;
 use super::endpoint::Host;
-use super::status::{ObjectStatus, Problem, Serving, Severity};
+use super::status::Problem;
 use super::{
     Kind, Namespace, ObjectKey, Service, ServiceName, ServiceView, Slice, SourceId, Workload,
 };
@@ -51,7 +51,7 @@ pub struct Snapshot {
     settings: Arc<Settings>,
     generation: u64,
     refusals: u64,
-    objects: HashTrieMapSync<ObjectKey, Arc<Object>>,
+    pub(super) objects: HashTrieMapSync<ObjectKey, Arc<Object>>,
     by_source: HashTrieMapSync<SourceId, HashTrieSetSync<ObjectKey>>,
     parts: HashTrieMapSync<ServiceName, Arc<Parts>>,
     services: HashTrieMapSync<Namespace, HashTrieMapSync<Arc<str>, Arc<ServiceView>>>,
@@ -63,24 +63,24 @@ pub struct Snapshot {
 
 /// The versions of one object, by precedence of their sources.
 #[derive(Debug, Clone, Default)]
-struct Object {
-    versions: Vec<Version>,
+pub(super) struct Object {
+    pub(super) versions: Vec<Version>,
 }
 
 /// What one source said of one object.
 #[derive(Debug, Clone)]
-struct Version {
-    source: SourceId,
-    good: Option<Good>,
+pub(super) struct Version {
+    pub(super) source: SourceId,
+    pub(super) good: Option<Good>,
     /// What happens where `good` is not there.
     fallback: Fallback,
     /// Whether `good` is the newest.
-    refused: bool,
-    problems: Vec<Problem>,
+    pub(super) refused: bool,
+    pub(super) problems: Vec<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Good {
+pub(super) enum Good {
     Policy(Arc<Policy>),
     Route(Arc<Route>),
     Service(Arc<Service>),
@@ -217,6 +217,15 @@ impl Snapshot {
             .map(|(host, _)| host)
     }
 
+    /// Every host name that wants addresses, with those that were found for it; `None` where a
+    /// resolver has said nothing of it yet.
+    pub fn resolutions(&self) -> impl Iterator<Item = (&Host, Option<&compile::Addresses>)> {
+        self.named
+            .iter()
+            .filter(|(_, named)| !named.services.is_empty())
+            .map(|(host, named)| (host, named.addresses.as_ref()))
+    }
+
     /// The destination that an authority names: `cart`, `cart:8080`, `cart.shop`,
     /// `cart.shop.svc` or `cart.shop.svc.cluster.local`, in any case, a trailing dot or not.
     ///
@@ -259,39 +268,6 @@ impl Snapshot {
             service: service.clone(),
             port,
         })
-    }
-
-    /// What became of each object, by name. Warnings about what an object refers to are found
-    /// anew, since they come and go with other objects.
-    pub fn status(&self) -> Vec<ObjectStatus> {
-        let mut out = Vec::new();
-        for (key, object) in self.objects.iter() {
-            for (nth, version) in object.versions.iter().enumerate() {
-                let mut problems = version.problems.clone();
-                problems.extend(self.dangling(version));
-                if nth > 0 {
-                    problems.push(Problem::warning(
-                        "",
-                        format!(
-                            "{} speaks of it too and comes first",
-                            object.versions[0].source
-                        ),
-                    ));
-                }
-                out.push(ObjectStatus {
-                    object: key.to_string(),
-                    source: version.source.clone(),
-                    serving: match (&version.good, version.refused) {
-                        (Some(_), false) => Serving::Current,
-                        (Some(_), true) => Serving::LastGood,
-                        (None, _) => Serving::Nothing,
-                    },
-                    problems,
-                });
-            }
-        }
-        out.sort_by(|a, b| a.object.cmp(&b.object));
-        out
     }
 
     fn find(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceView>> {
@@ -574,51 +550,6 @@ impl Snapshot {
     fn good(&self, key: &ObjectKey) -> Option<&Good> {
         self.objects.get(key)?.winner()?.good.as_ref()
     }
-
-    /// What a version refers to that is not there.
-    fn dangling(&self, version: &Version) -> Vec<Problem> {
-        let warn = |field: String, message: String| Problem {
-            severity: Severity::Warning,
-            ..Problem::refused(field, message)
-        };
-        match &version.good {
-            Some(Good::Route(route)) => {
-                let parents = route.parents.iter().enumerate().filter_map(|(n, p)| {
-                    self.service(&p.service).is_none().then(|| {
-                        let message = format!("Service {} does not exist", p.service);
-                        warn(format!("spec.parentRefs[{n}]"), message)
-                    })
-                });
-                let backends = route.rules.iter().enumerate().flat_map(|(r, rule)| {
-                    rule.backends
-                        .iter()
-                        .enumerate()
-                        .filter_map(move |(b, backend)| {
-                            let lacks = match self.service(&backend.service) {
-                                None => format!("Service {} does not exist", backend.service),
-                                Some(view) if view.port(backend.port).is_none() => {
-                                    format!(
-                                        "Service {} has no port {}",
-                                        backend.service, backend.port
-                                    )
-                                }
-                                Some(_) => return None,
-                            };
-                            let message = format!(
-                                "{lacks} (ResolvedRefs False); its share is answered with 500"
-                            );
-                            Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
-                        })
-                });
-                parents.chain(backends).collect()
-            }
-            Some(Good::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
-                "metadata.labels[kubernetes.io/service-name]".into(),
-                format!("Service {} does not exist", slice.service),
-            )],
-            _ => Vec::new(),
-        }
-    }
 }
 
 fn set(of: &mut BTreeSet<ObjectKey>, key: &ObjectKey, present: bool) {
@@ -645,6 +576,6 @@ impl Object {
         self.versions
             .iter()
             .find(|v| v.good.is_some())
-            .or(self.versions.first())
+            .or_else(|| self.versions.first())
     }
 }

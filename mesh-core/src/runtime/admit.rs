@@ -16,7 +16,7 @@ const AGENT: usize = 256;
 
 /// Begins the record of a request. An outbound request without a context of its own joins that of
 /// the request that this task serves.
-pub(super) fn begin(direction: Direction, request: &Request<Body>) -> Exchange {
+pub(super) fn begin(direction: Direction, request: &Request<Body>, trace_sample: f64) -> Exchange {
     let headers = request.headers();
     let above = TraceContext::read(headers).or_else(|| match direction {
         Direction::Inbound => None,
@@ -25,7 +25,10 @@ pub(super) fn begin(direction: Direction, request: &Request<Body>) -> Exchange {
     let span = rand::random();
     let context = match above {
         Some(above) => above.child(span),
-        None => TraceContext::new(rand::random(), span, false),
+        None => {
+            let sampled = trace_sample > 0.0 && rand::random::<f64>() < trace_sample;
+            TraceContext::new(rand::random(), span, sampled)
+        }
     };
     let protocol = Protocol::of(request.version(), headers);
     let mut exchange = Exchange::new(direction, protocol, context);

@@ -61,6 +61,7 @@ pub struct MeshBuilder<State> {
     writers: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
     sources: Vec<(SourceId, RunSource)>,
     roots: Arc<[CertificateDer<'static>]>,
+    trace_sample: f64,
 }
 
 /// The runtime cannot start.
@@ -90,6 +91,7 @@ impl MeshBuilder<WantsIdentity> {
             writers: Vec::new(),
             sources: Vec::new(),
             roots: Arc::new([]),
+            trace_sample: 0.0,
         }
     }
 
@@ -160,6 +162,7 @@ impl MeshBuilder<WantsNothing> {
             metrics: self.metrics.clone(),
             sinks: self.sinks,
             clock: self.clock.clone(),
+            trace_sample: self.trace_sample,
         });
         let tls = || Tls::new(&identity, &crypto, &self.clock);
         let balancer = Arc::new(Balancer {
@@ -209,11 +212,9 @@ impl MeshBuilder<WantsNothing> {
             let sink = sink(id.clone(), queue.clone(), reader.clone());
             let running = run(sink, watch.clone());
             tokio::spawn(async move {
-                match running.await {
-                    Ok(()) => {
-                        tracing::info!(source = %id, "source ended; what it last said serves")
-                    }
-                    Err(Gone { .. }) => {}
+                // Gone means that the runtime has ended, which is no news.
+                if let Ok(()) = running.await {
+                    tracing::info!(source = %id, "source ended; what it last said serves");
                 }
             });
         }
@@ -280,6 +281,14 @@ impl<S> MeshBuilder<S> {
         self
     }
 
+    /// Marks the share `sample` (0.0 to 1.0) of traces that begin here as sampled. What a caller
+    /// has decided is kept. Default 0.
+    #[must_use]
+    pub fn trace_sample(mut self, sample: f64) -> Self {
+        self.trace_sample = sample;
+        self
+    }
+
     /// Writes the access log as lines of JSON: the share `sample` (0.0 to 1.0) of what went well,
     /// and all that did not.
     #[must_use]
@@ -323,6 +332,7 @@ impl<S> MeshBuilder<S> {
             writers: self.writers,
             sources: self.sources,
             roots: self.roots,
+            trace_sample: self.trace_sample,
         }
     }
 }

@@ -413,7 +413,11 @@ impl<A: App> InboundStack<A> {
 
     /// Serves one request and answers it, whatever happens.
     async fn handle(&self, mut request: Request<Body>, caller: &Caller) -> Response<Body> {
-        let mut exchange = admit::begin(Direction::Inbound, &request);
+        let mut exchange = admit::begin(
+            Direction::Inbound,
+            &request,
+            self.shared.recorder.trace_sample,
+        );
         exchange.caller = Some(caller.info.address);
         exchange.tls_peer = caller.info.id().cloned();
         let grpc = is_grpc(request.headers());

@@ -97,7 +97,7 @@ impl Outbound {
         to: Option<&(ServiceName, u16)>,
         caller: Option<(SocketAddr, &Arc<ConnState>)>,
     ) -> Response<Body> {
-        let mut exchange = admit::begin(Direction::Outbound, &request);
+        let mut exchange = admit::begin(Direction::Outbound, &request, self.recorder.trace_sample);
         exchange.caller = caller.map(|(address, _)| address);
         let state = caller.map(|(_, state)| state.clone());
         let grpc = is_grpc(request.headers());

@@ -34,6 +34,8 @@ pub(crate) struct Recorder {
     pub(crate) metrics: Metrics,
     pub(crate) sinks: Vec<Arc<dyn ExchangeSink>>,
     pub(crate) clock: Arc<dyn inmesh_pki::clock::Clock>,
+    /// The share of traces that begin here which is sampled.
+    pub(crate) trace_sample: f64,
 }
 
 /// A response's body that writes the record of its exchange when it ends or is dropped.

@@ -29,7 +29,13 @@ pub(super) fn read(document: &Document, defaults: &Defaults, entries: &mut Vec<E
         });
         if let Err(problems) = rest {
             let kind = Kind::Other("List".into());
-            entries.push(refused(document, defaults, kind, Fallback::Absent, problems));
+            entries.push(refused(
+                document,
+                defaults,
+                kind,
+                Fallback::Absent,
+                problems,
+            ));
         }
         return;
     }
@@ -74,9 +80,10 @@ pub(super) fn read(document: &Document, defaults: &Defaults, entries: &mut Vec<E
                 (Some(kind), Some("") | None) => {
                     (kind.into(), format!("the kind {kind} is not read"))
                 }
-                (Some(kind), Some(group)) => {
-                    (format!("{kind}.{group}"), format!("the kind {kind} of {group} is not read"))
-                }
+                (Some(kind), Some(group)) => (
+                    format!("{kind}.{group}"),
+                    format!("the kind {kind} of {group} is not read"),
+                ),
             };
             let problems = vec![problem(document, message)];
             let kind = Kind::Other(name.chars().take(253).collect::<String>().into());
@@ -88,26 +95,54 @@ pub(super) fn read(document: &Document, defaults: &Defaults, entries: &mut Vec<E
 fn read_known(document: &Document, defaults: &Defaults, kind: Kind) -> Entry {
     let op = match kind {
         Kind::Service => document
-            .read(Unknown::Warn, |f| service::read(f, document.file(), defaults))
-            .map(|Read { value, warnings, .. }| {
-                let key = ObjectKey::new(kind.clone(), value.name.namespace(), value.name.name());
-                (key.ok(), Op::PutService(value.into(), warnings))
-            }),
+            .read(Unknown::Warn, |f| {
+                service::read(f, document.file(), defaults)
+            })
+            .map(
+                |Read {
+                     value, warnings, ..
+                 }| {
+                    let key =
+                        ObjectKey::new(kind.clone(), value.name.namespace(), value.name.name());
+                    (key.ok(), Op::PutService(value.into(), warnings))
+                },
+            ),
         Kind::EndpointSlice => document
             .read(Unknown::Warn, |f| slice::read(f, document.file(), defaults))
-            .map(|Read { value, warnings, .. }| {
-                (Some(value.key.clone()), Op::PutSlice(value.into(), warnings))
-            }),
+            .map(
+                |Read {
+                     value, warnings, ..
+                 }| {
+                    (
+                        Some(value.key.clone()),
+                        Op::PutSlice(value.into(), warnings),
+                    )
+                },
+            ),
         Kind::HttpRoute => document
             .read(Unknown::Refuse, |f| route::read(f, defaults))
-            .map(|Read { value, warnings, .. }| {
-                (Some(value.key.clone()), Op::PutRoute(value.into(), warnings))
-            }),
+            .map(
+                |Read {
+                     value, warnings, ..
+                 }| {
+                    (
+                        Some(value.key.clone()),
+                        Op::PutRoute(value.into(), warnings),
+                    )
+                },
+            ),
         _ => document
             .read(Unknown::Refuse, |f| policy::read(f, defaults))
-            .map(|Read { value, warnings, .. }| {
-                (Some(value.key.clone()), Op::PutPolicy(value.into(), warnings))
-            }),
+            .map(
+                |Read {
+                     value, warnings, ..
+                 }| {
+                    (
+                        Some(value.key.clone()),
+                        Op::PutPolicy(value.into(), warnings),
+                    )
+                },
+            ),
     };
     match op {
         Ok((Some(key), op)) => Entry {

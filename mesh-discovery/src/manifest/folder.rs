@@ -11,7 +11,7 @@
 //!
 //! It refuses to guess in the other direction: no document is dropped without a problem.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use inmesh_core::model::{
@@ -24,7 +24,7 @@ use super::{Defaults, Entry, StandsFor, parse, text};
 const FILE: &str = "File";
 
 /// What was found where a file stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Content {
     /// Its text.
@@ -155,7 +155,11 @@ impl Folder {
             ObjectKey::new(kind, &self.defaults.namespace, &text::object_name(base))
                 .expect("object_name makes names of objects")
         };
-        sum.refuse(key(Kind::Other(FILE.into())), Fallback::Absent, vec![problem]);
+        sum.refuse(
+            key(Kind::Other(FILE.into())),
+            Fallback::Absent,
+            vec![problem],
+        );
         let may_hide_policy = match content {
             Content::Text(text) => text.contains("AuthorizationPolicy"),
             Content::Unreadable(_) => true,
@@ -176,15 +180,17 @@ impl Known {
     /// Keeps those objects of the version before that a document without a readable kind or name
     /// may be an edit of.
     fn keep_of(&mut self, before: &Self) {
+        let here: HashSet<&ObjectKey> = self.entries.iter().map(|entry| &entry.key).collect();
         let mut missing: Vec<(ObjectKey, u32)> = before
             .entries
             .iter()
             .filter(|entry| entry.stands_for == StandsFor::Itself)
             .map(|entry| (entry.key.clone(), entry.line))
             .chain(before.kept.iter().cloned())
-            .filter(|(key, _)| self.entries.iter().all(|entry| entry.key != *key))
+            .filter(|(key, _)| !here.contains(key))
             .collect();
-        for entry in &mut self.entries {
+        let unclear = |entry: &&mut Entry| entry.stands_for != StandsFor::Itself;
+        for entry in self.entries.iter_mut().filter(unclear) {
             let stands_for = &entry.stands_for;
             let (taken, left): (Vec<_>, Vec<_>) =
                 missing.into_iter().partition(|(key, _)| match stands_for {
@@ -223,7 +229,8 @@ impl Sum {
             }
             return;
         }
-        self.claims.insert(entry.key.clone(), Claim { at, again: 0 });
+        self.claims
+            .insert(entry.key.clone(), Claim { at, again: 0 });
         self.problems.extend(problems(&entry.op).iter().cloned());
         self.ops.push(entry.op.clone());
     }

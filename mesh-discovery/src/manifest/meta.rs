@@ -109,7 +109,10 @@ impl Meta<'_> {
 impl<'t> Texts<'t> {
     /// The entry of a key.
     pub(super) fn find(&self, key: &str) -> Option<&Value<'t>> {
-        self.0.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(k, _)| *k == key)
+            .map(|(_, value)| value)
     }
 
     /// The first of the keys that is there, as a text; empty where none is.

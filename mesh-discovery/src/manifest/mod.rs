@@ -30,6 +30,8 @@ use std::sync::Arc;
 
 use inmesh_core::model::{Kind, Namespace, ObjectKey, Op};
 
+#[cfg(feature = "dns")]
+pub(crate) use endpoints::forbidden;
 pub use folder::{Content, Folder, Merged};
 pub use strict::FileError;
 

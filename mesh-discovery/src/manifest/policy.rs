@@ -27,7 +27,11 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Polic
     let meta = meta?;
     meta.annotations.refuse_ours_but(&[]);
     let policy = Policy::new(meta.key, action, rules);
-    Some(selector.iter().fold(policy, |policy, (label, value)| policy.select(label, value)))
+    Some(
+        selector
+            .iter()
+            .fold(policy, |policy, (label, value)| policy.select(label, value)),
+    )
 }
 
 /// What the selector of a document selects, whatever else is wrong with it; `None` where the
@@ -111,11 +115,7 @@ fn rule(value: &Value<'_>) -> Option<Rule> {
 }
 
 /// Reads a list of `{<name>: {...}}`. All of it or nothing, so that no part goes missing.
-fn each<T>(
-    list: &Value<'_>,
-    name: &str,
-    read: fn(&mut Fields<'_>) -> Option<T>,
-) -> Option<Vec<T>> {
+fn each<T>(list: &Value<'_>, name: &str, read: fn(&mut Fields<'_>) -> Option<T>) -> Option<Vec<T>> {
     let items = list.list()?;
     let item = |item: &Value<'_>| item.object(|item| item.need(name)?.object(read));
     items.iter().map(item).collect()
@@ -161,6 +161,7 @@ fn four<'t, T>(
             *texts = values.iter().map(Value::text).collect::<Option<_>>()?;
         }
     }
+    fields.asked_all();
     let [a, b, c, d] = &texts;
     match make([a, b, c, d]) {
         Ok(made) => Some(made),

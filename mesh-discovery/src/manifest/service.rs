@@ -31,8 +31,19 @@ const IGNORED: &[&str] = &[
     "trafficDistribution",
 ];
 
+/// The most ports of a Service.
+const PORTS: usize = 100;
+
 /// Declarations that are opaque on purpose.
-const OPAQUE: &[&str] = &["tcp", "tls", "https", "kubernetes.io/wss", "mongo", "mysql", "redis"];
+const OPAQUE: &[&str] = &[
+    "tcp",
+    "tls",
+    "https",
+    "kubernetes.io/wss",
+    "mongo",
+    "mysql",
+    "redis",
+];
 
 pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Service> {
     fields.ignore(&["status"]);
@@ -40,7 +51,12 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     fields.need("spec")?.object(|spec| {
         spec.ignore(IGNORED);
         let ports = match spec.nullable("ports") {
-            Some(ports) => ports.list_or_empty()?.iter().filter_map(port).flatten().collect(),
+            Some(ports) => ports
+                .list_of_or_empty(PORTS)?
+                .iter()
+                .filter_map(port)
+                .flatten()
+                .collect(),
             None => Vec::new(),
         };
         check_ports(spec, &ports);
@@ -59,7 +75,10 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
             if let Some(value) = external_name {
                 value.warn("has no effect but with type ExternalName");
             }
-            return Some(Service::new(name, ports.into_iter().map(|(port, _)| port).collect()));
+            return Some(Service::new(
+                name,
+                ports.into_iter().map(|(port, _)| port).collect(),
+            ));
         }
         meta.annotations.refuse_ours_but(ANNOTATIONS);
         let Some(host) = external_name else {
@@ -69,8 +88,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         let host = host.check(host_name(host.text()?))?;
         let names: Vec<&str> = ports.iter().map(|(port, _)| &*port.name).collect();
         let srv = endpoints::srv(&meta.annotations, &names);
-        let transport =
-            transport::read(&meta.annotations, spec.whole(), file, Some(&host))?;
+        let transport = transport::read(&meta.annotations, spec.whole(), file, Some(&host))?;
         let host = Host::Name {
             name: host.into(),
             srv: srv?,
@@ -101,7 +119,9 @@ fn port<'t>(value: &Value<'t>) -> Option<Option<(ServicePort, Value<'t>)>> {
             && protocol == AppProtocol::Tcp
             && !OPAQUE.contains(&text)
         {
-            value.warn(format_args!("{text:?} is not known; its bytes are not looked into"));
+            value.warn(format_args!(
+                "{text:?} is not known; its bytes are not looked into"
+            ));
         }
         let read = ServicePort::new(name, number?, protocol);
         Some(Some((read, port.whole().clone())))
@@ -122,7 +142,8 @@ pub(super) fn is_tcp(port: &mut Fields<'_>) -> Option<bool> {
 
 fn check_ports(spec: &Fields<'_>, ports: &[(ServicePort, Value<'_>)]) {
     if ports.is_empty() {
-        spec.whole().warn("it has no TCP port, so nothing can be sent to it");
+        spec.whole()
+            .warn("it has no TCP port, so nothing can be sent to it");
     }
     for (n, (port, value)) in ports.iter().enumerate() {
         if port.name.is_empty() && ports.len() > 1 {

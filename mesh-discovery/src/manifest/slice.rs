@@ -1,6 +1,6 @@
 //! `discovery.k8s.io/v1 EndpointSlice`: hosts, ports, transport and who may answer.
 //!
-//! Each address is an endpoint of its own. The slice's port is where the endpoint listens; for a
+//! Each address is an endpoint of its own. Bounds are those of the API. The slice's port is where the endpoint listens; for a
 //! mesh endpoint that is the inbound agent.
 
 use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SlicePort};
@@ -29,16 +29,25 @@ const IGNORED: &[&str] = &[
 pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Slice> {
     let meta = meta::read(fields, Kind::EndpointSlice, defaults);
     let ports: Vec<SlicePort> = match fields.nullable("ports") {
-        Some(ports) => ports.list_or_empty()?.iter().filter_map(port).flatten().collect(),
+        Some(ports) => ports
+            .list_of_or_empty(100)?
+            .iter()
+            .filter_map(port)
+            .flatten()
+            .collect(),
         None => Vec::new(),
     };
     let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
-    let family = fields.need("addressType")?.choice(&["IPv4", "IPv6", "FQDN"])?;
+    let family = fields
+        .need("addressType")?
+        .choice(&["IPv4", "IPv6", "FQDN"])?;
     let meta = meta?;
     meta.annotations.refuse_ours_but(ANNOTATIONS);
     let srv = match endpoints::srv(&meta.annotations, &names) {
         Some(Some(_)) if family != "FQDN" => {
-            fields.whole().refuse("inmesh.dev/dns needs addressType FQDN");
+            fields
+                .whole()
+                .refuse("inmesh.dev/dns needs addressType FQDN");
             None
         }
         srv => srv,
@@ -56,12 +65,15 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let hosts = match fields.nullable("endpoints") {
         Some(list) => {
             let read = |value: &Value<'_>| endpoint(value, &host);
-            list.list_or_empty()?.iter().filter_map(read).flatten().collect()
+            list.list_of_or_empty(1_000)?
+                .iter()
+                .filter_map(read)
+                .flatten()
+                .collect()
         }
         None => Vec::new(),
     };
-    let transport =
-        transport::read(&meta.annotations, fields.whole(), file, only_name(&hosts));
+    let transport = transport::read(&meta.annotations, fields.whole(), file, only_name(&hosts));
     let service = service_name(fields, &meta);
     let workload = meta.labels.first(WORKLOAD)?;
     let version = meta.labels.first(VERSION)?;
@@ -71,7 +83,9 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
 
 fn service_name(fields: &Fields<'_>, meta: &meta::Meta<'_>) -> Option<ServiceName> {
     let Some(label) = meta.labels.find(SERVICE) else {
-        fields.whole().refuse(format_args!("the label {SERVICE} is missing"));
+        fields
+            .whole()
+            .refuse(format_args!("the label {SERVICE} is missing"));
         return None;
     };
     let name = ServiceName::new(&meta.key.namespace, label.text()?);
@@ -115,7 +129,7 @@ fn endpoint(
             Some(value) => conditions(&value)?,
             None => Conditions::default(),
         };
-        let addresses = endpoint.need("addresses")?.list()?;
+        let addresses = endpoint.need("addresses")?.list_of(100)?;
         let hosts = addresses.iter().filter_map(host);
         Some(hosts.map(|host| (host, conditions)).collect())
     })

@@ -14,7 +14,9 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
     if name.parse::<std::net::IpAddr>().is_ok() {
         return Err(format!("{text:?} is an address, not a host name"));
@@ -30,11 +32,15 @@ pub(super) fn port_name(text: &str) -> Result<&str, String> {
     let fine = (1..=63).contains(&text.len())
         && !text.starts_with('-')
         && !text.ends_with('-')
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if fine {
         Ok(text)
     } else {
-        Err(format!("{text:?} is not the name of a port (lower case letters, digits and '-')"))
+        Err(format!(
+            "{text:?} is not the name of a port (lower case letters, digits and '-')"
+        ))
     }
 }
 
@@ -75,7 +81,10 @@ fn parse_time(text: &str) -> Option<i64> {
         fine.then(|| digits.parse().ok()).flatten()
     };
     let marks = [(4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")];
-    if !marks.iter().all(|(at, mark)| text.get(*at..at + 1) == Some(mark)) {
+    if !marks
+        .iter()
+        .all(|(at, mark)| text.get(*at..at + 1) == Some(mark))
+    {
         return None;
     }
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
@@ -147,9 +156,9 @@ pub(super) fn object_name(file: &str) -> String {
         return name;
     }
     // FNV-1a: two names may collide only if someone means them to.
-    let hash = file
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = file.bytes().fold(0x811c_9dc5_u32, |hash, b| {
+        (hash ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
     let short: String = name.chars().take(180).collect();
     let short = short.trim_end_matches(['.', '-']);
     let short = if short.is_empty() { "file" } else { short };

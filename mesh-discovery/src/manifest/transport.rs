@@ -76,7 +76,11 @@ fn ids(annotations: &Texts<'_>, at: &Value<'_>) -> Option<IdSet> {
         return None;
     };
     let mut ids = Vec::new();
-    for id in value.text()?.split([',', ' ', '\t', '\r', '\n']).filter(|id| !id.is_empty()) {
+    for id in value
+        .text()?
+        .split([',', ' ', '\t', '\r', '\n'])
+        .filter(|id| !id.is_empty())
+    {
         let id = id.parse::<SpiffeId>().map_err(|e| format!("{id:?}: {e}"));
         ids.push(value.check(id)?);
     }
@@ -108,11 +112,7 @@ fn roots(annotations: &Texts<'_>, at: &Value<'_>, file: &str) -> Option<Roots> {
     }
 }
 
-fn server_name(
-    annotations: &Texts<'_>,
-    at: &Value<'_>,
-    host: Option<&str>,
-) -> Option<Arc<str>> {
+fn server_name(annotations: &Texts<'_>, at: &Value<'_>, host: Option<&str>) -> Option<Arc<str>> {
     match (annotations.find(SERVER_NAME), host) {
         (Some(value), _) => value.check(host_name(value.text()?)).map(Into::into),
         (None, Some(host)) => Some(host.into()),

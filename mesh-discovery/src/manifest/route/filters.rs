@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use inmesh_core::route::HeaderChanges;
 
 use super::super::strict::{Fields, Value};
-use super::{LATER, bounded};
+use super::LATER;
 
 /// Fields that a route may not touch.
 const OURS: &[&str] = &[
@@ -40,7 +40,7 @@ pub(super) fn read(of: &mut Fields<'_>) -> Option<(HeaderChanges, HeaderChanges)
         return Some(Default::default());
     };
     let (mut request, mut response) = (None, None);
-    for filter in bounded(&list, 16)? {
+    for filter in list.list_of(16)? {
         let (kind, changes) = filter.object(|fields| {
             let at = fields.need("type")?;
             let kind = at.choice(KINDS)?;
@@ -71,7 +71,7 @@ fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
         let mut changes = HeaderChanges::default();
         for (name, to) in [("set", &mut changes.set), ("add", &mut changes.add)] {
             if let Some(list) = fields.get(name) {
-                for pair in bounded(&list, 16)? {
+                for pair in list.list_of(16)? {
                     let pair = pair.object(|pair| {
                         let name = pair.need("name").and_then(|name| header_name(&name));
                         let value = pair.need("value")?;
@@ -83,7 +83,7 @@ fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
             }
         }
         if let Some(list) = fields.get("remove") {
-            let names = bounded(&list, 16)?;
+            let names = list.list_of(16)?;
             changes.remove = names.iter().map(header_name).collect::<Option<_>>()?;
         }
         if changes.is_empty() {

@@ -4,7 +4,6 @@ use http::{HeaderName, Method};
 use inmesh_core::route::{Match, PathMatch, Regex, ValueMatch};
 
 use super::super::strict::Value;
-use super::bounded;
 
 /// The longest value of a header field or query parameter, in bytes (Gateway API).
 const VALUE_BYTES: usize = 4096;
@@ -12,8 +11,9 @@ const VALUE_BYTES: usize = 4096;
 const PATH_BYTES: usize = 1024;
 
 /// Methods that the Gateway API knows.
-const METHODS: &[&str] =
-    &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+const METHODS: &[&str] = &[
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
 
 pub(super) fn read(value: &Value<'_>) -> Option<Match> {
     value.object(|fields| {
@@ -22,9 +22,9 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
             None => value.check(PathMatch::literal("/", true)),
         };
         let method = match fields.get("method") {
-            Some(method) => Some(method.check(Method::from_bytes(
-                method.choice(METHODS)?.as_bytes(),
-            ))?),
+            Some(method) => {
+                Some(method.check(Method::from_bytes(method.choice(METHODS)?.as_bytes()))?)
+            }
             None => None,
         };
         let mut read = Match::path(path?);
@@ -32,7 +32,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
             read = read.method(method);
         }
         if let Some(headers) = fields.get("headers") {
-            for value in bounded(&headers, 16)? {
+            for value in headers.list_of(16)? {
                 let (name, wanted) = named(&value, |name| {
                     name.check(HeaderName::from_bytes(name.text()?.as_bytes()))
                 })?;
@@ -43,7 +43,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
             }
         }
         if let Some(params) = fields.get("queryParams") {
-            for value in bounded(&params, 16)? {
+            for value in params.list_of(16)? {
                 let (name, wanted) = named(&value, Value::text)?;
                 if name.is_empty() {
                     value.refuse("the name of a query parameter is empty");
@@ -93,7 +93,10 @@ fn named<'t, N>(
         let value = fields.need("value")?;
         let text = value.text()?;
         if text.is_empty() || text.len() > VALUE_BYTES {
-            value.refuse(format_args!("has {} bytes; 1 to {VALUE_BYTES} are allowed", text.len()));
+            value.refuse(format_args!(
+                "has {} bytes; 1 to {VALUE_BYTES} are allowed",
+                text.len()
+            ));
             return None;
         }
         let wanted = match kind {

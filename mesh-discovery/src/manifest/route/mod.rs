@@ -20,7 +20,9 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route
     fields.ignore(&["status"]);
     let meta = meta::read(fields, Kind::HttpRoute, defaults);
     // Without a namespace the rest is still read, for its problems.
-    let namespace = meta.as_ref().map_or(&defaults.namespace, |meta| &meta.key.namespace);
+    let namespace = meta
+        .as_ref()
+        .map_or(&defaults.namespace, |meta| &meta.key.namespace);
     let (at, parents, rules) = fields.need("spec")?.object(|spec| {
         if let Some(hostnames) = spec.get("hostnames") {
             hostnames.warn("has no effect on a route that is attached to a Service");
@@ -28,9 +30,11 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route
         let list = spec.need("parentRefs")?;
         let parents = parents(&list, namespace);
         let rules = match spec.get("rules") {
-            Some(rules) => {
-                bounded(&rules, 16)?.iter().map(|r| rule(r, namespace)).collect::<Option<_>>()?
-            }
+            Some(rules) => rules
+                .list_of(16)?
+                .iter()
+                .map(|r| rule(r, namespace))
+                .collect::<Option<_>>()?,
             // The API's default: one rule that matches all, with no backend: 500.
             None => vec![Rule::to(Vec::new())],
         };
@@ -43,19 +47,9 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route
     Some(route)
 }
 
-/// The items of a list that is not empty and has at most `most`.
-fn bounded<'t>(value: &Value<'t>, most: usize) -> Option<Vec<Value<'t>>> {
-    let items = value.list()?;
-    if items.len() > most {
-        value.refuse(format_args!("has {} items; {most} are allowed", items.len()));
-        return None;
-    }
-    Some(items)
-}
-
 fn parents(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Parent>> {
     let mut parents: Vec<Parent> = Vec::new();
-    for value in bounded(list, 32)? {
+    for value in list.list_of(32)? {
         let parent = value.object(|parent| {
             let group = match parent.get("group") {
                 Some(group) => group.text()?,
@@ -67,11 +61,17 @@ fn parents(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Parent>> {
             };
             if !matches!((group, kind), ("" | "core", "Service")) {
                 parent.ignore(&["name", "namespace", "port", "sectionName"]);
-                let message = "is not attached to: the mesh reads parents of kind Service, group \"\"";
-                parent.whole().warn(format_args!("{kind} of group {group:?} {message}"));
+                let message =
+                    "is not attached to: the mesh reads parents of kind Service, group \"\"";
+                parent
+                    .whole()
+                    .warn(format_args!("{kind} of group {group:?} {message}"));
                 return Some(None);
             }
-            parent.refuse_all(&["sectionName"], "names a listener, which a Service has not");
+            parent.refuse_all(
+                &["sectionName"],
+                "names a listener, which a Service has not",
+            );
             let service = service(parent, namespace);
             let port = match parent.get("port") {
                 Some(port) => Some(port.integer_in(1, 65_535)?),
@@ -108,12 +108,16 @@ fn rule(value: &Value<'_>, namespace: &Namespace) -> Option<Rule> {
         rule.ignore(&["name"]);
         rule.refuse_all(&["retry", "sessionPersistence"], LATER);
         let matches = match rule.get("matches") {
-            Some(list) => bounded(&list, 64)?.iter().map(matches::read).collect(),
+            Some(list) => list.list_of(64)?.iter().map(matches::read).collect(),
             None => Some(Vec::new()),
         };
         let filters = filters::read(rule);
         let backends: Option<Vec<_>> = match rule.get("backendRefs") {
-            Some(list) => bounded(&list, 16)?.iter().map(|b| backend(b, namespace)).collect(),
+            Some(list) => list
+                .list_of(16)?
+                .iter()
+                .map(|b| backend(b, namespace))
+                .collect(),
             None => Some(Vec::new()),
         };
         let timeouts = match rule.get("timeouts") {
@@ -139,11 +143,15 @@ fn backend(value: &Value<'_>, namespace: &Namespace) -> Option<Backend> {
         };
         if !matches!((group, kind), ("" | "core", "Service")) {
             let message = "a backend is of kind Service, group \"\"";
-            backend.whole().refuse(format_args!("{kind} of group {group:?}: {message}"));
+            backend
+                .whole()
+                .refuse(format_args!("{kind} of group {group:?}: {message}"));
             return None;
         }
         let service = service(backend, namespace);
-        let port = backend.need("port").and_then(|port| port.integer_in(1, 65_535));
+        let port = backend
+            .need("port")
+            .and_then(|port| port.integer_in(1, 65_535));
         let weight = match backend.get("weight") {
             Some(weight) => (weight.integer_in(0, i64::from(u32::MAX))?, Some(weight)),
             None => (1, None),

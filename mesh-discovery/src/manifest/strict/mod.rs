@@ -42,7 +42,10 @@ use inmesh_core::model::{Location, Problem, Severity};
 use tree::Node;
 pub use value::{Fields, Value};
 
-/// The most problems kept of one document; what comes after them is counted, not told.
+/// The largest file, in bytes.
+pub const FILE_BYTES: usize = 1 << 20;
+
+/// The most problems told of one document; who mends them sees the rest.
 const PROBLEMS: usize = 32;
 /// The longest message, in characters.
 const MESSAGE_CHARS: usize = 512;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 
-/// The largest file, in bytes.
-pub(crate) const BYTES: usize = 1 << 20;
+use super::FILE_BYTES;
+
 /// The deepest nesting.
 const DEPTH: usize = 64;
 /// The most documents in a file.
@@ -69,8 +69,8 @@ struct Builder {
 
 /// Reads every document of a text; empty ones (`---` with nothing behind it) are left out.
 pub(super) fn documents(text: &str) -> Result<Vec<Node>, Fault> {
-    if text.len() > BYTES {
-        return Err((1, format!("the file is larger than {BYTES} bytes")));
+    if text.len() > FILE_BYTES {
+        return Err((1, format!("the file is larger than {FILE_BYTES} bytes")));
     }
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -148,17 +148,33 @@ impl Builder {
     }
 
     fn wants_key(&self) -> bool {
-        matches!(self.open.last(), Some(Open { kind: OpenKind::Map { key: None, .. }, .. }))
+        matches!(
+            self.open.last(),
+            Some(Open {
+                kind: OpenKind::Map { key: None, .. },
+                ..
+            })
+        )
     }
 
     fn key(&mut self, text: &str, line: u32) -> Result<(), Fault> {
         if text == "<<" {
-            return Err((line, "merge keys (<<) are not read; write the fields".into()));
+            return Err((
+                line,
+                "merge keys (<<) are not read; write the fields".into(),
+            ));
         }
-        if let Some(Open { kind: OpenKind::Map { seen, key, .. }, .. }) = self.open.last_mut() {
+        if let Some(Open {
+            kind: OpenKind::Map { seen, key, .. },
+            ..
+        }) = self.open.last_mut()
+        {
             let text: Arc<str> = text.into();
             if !seen.insert(text.clone()) {
-                return Err((line, format!("the field {text:?} stands twice in one mapping")));
+                return Err((
+                    line,
+                    format!("the field {text:?} stands twice in one mapping"),
+                ));
             }
             *key = Some((text, line));
         }
@@ -196,7 +212,10 @@ impl Builder {
             }
             None if matches!(node.data, Data::Null) => {}
             None if self.documents.len() == DOCUMENTS => {
-                return Err((line, format!("the file holds more than {DOCUMENTS} documents")));
+                return Err((
+                    line,
+                    format!("the file holds more than {DOCUMENTS} documents"),
+                ));
             }
             None => self.documents.push(node),
         }
@@ -208,7 +227,13 @@ impl Builder {
 fn tagged(tag: Option<&Tag>, core: &[&str], line: u32) -> Result<bool, Fault> {
     match tag {
         None => Ok(false),
-        Some(tag) if tag.core_suffix().is_some_and(|suffix| core.contains(&suffix)) => Ok(true),
+        Some(tag)
+            if tag
+                .core_suffix()
+                .is_some_and(|suffix| core.contains(&suffix)) =>
+        {
+            Ok(true)
+        }
         Some(tag) => Err((line, format!("the tag {} is not read", tag.original()))),
     }
 }
@@ -233,7 +258,10 @@ impl Node {
     /// The value of a field, where this is a mapping that has it.
     pub(super) fn field(&self, name: &str) -> Option<&Self> {
         match &self.data {
-            Data::Map(entries) => entries.iter().find(|(key, _)| **key == *name).map(|(_, n)| n),
+            Data::Map(entries) => entries
+                .iter()
+                .find(|(key, _)| **key == *name)
+                .map(|(_, n)| n),
             _ => None,
         }
     }
@@ -263,7 +291,10 @@ pub(super) fn looks_typed(plain: &str) -> bool {
         ".inf" | "+.inf" | "-.inf" | ".nan" => return true,
         _ => {}
     }
-    let digits = lower.strip_prefix(['+', '-']).unwrap_or(&lower).replace('_', "");
+    let digits = lower
+        .strip_prefix(['+', '-'])
+        .unwrap_or(&lower)
+        .replace('_', "");
     let radix = |prefix: &str, radix: u32| {
         digits
             .strip_prefix(prefix)

@@ -50,12 +50,14 @@ impl<'t> Value<'t> {
 
     /// Reports it as a reason to refuse the document.
     pub fn refuse(&self, message: impl Display) {
-        self.report.add(Severity::Refused, self.node.line, &self.path, &message);
+        self.report
+            .add(Severity::Refused, self.node.line, &self.path, &message);
     }
 
     /// Reports something that the author should know although the document is applied.
     pub fn warn(&self, message: impl Display) {
-        self.report.add(Severity::Warning, self.node.line, &self.path, &message);
+        self.report
+            .add(Severity::Warning, self.node.line, &self.path, &message);
     }
 
     /// What a check made of it; its error refuses the document.
@@ -144,6 +146,25 @@ impl<'t> Value<'t> {
         Some(items)
     }
 
+    /// The same for a list of at most `most` items.
+    pub fn list_of(&self, most: usize) -> Option<Vec<Self>> {
+        self.within(most, self.list()?)
+    }
+
+    /// The items of a list of at most `most`, which may be empty.
+    pub fn list_of_or_empty(&self, most: usize) -> Option<Vec<Self>> {
+        self.within(most, self.list_or_empty()?)
+    }
+
+    fn within(&self, most: usize, items: Vec<Self>) -> Option<Vec<Self>> {
+        if items.len() > most {
+            let len = items.len();
+            self.refuse(format_args!("has {len} items; {most} are allowed"));
+            return None;
+        }
+        Some(items)
+    }
+
     /// The items of a list, which may be empty.
     pub fn list_or_empty(&self) -> Option<Vec<Self>> {
         let Data::List(items) = &self.node.data else {
@@ -161,7 +182,10 @@ impl<'t> Value<'t> {
             return None;
         };
         let entry = |(key, node): &'t (Arc<str>, Node)| {
-            (&**key, Self::new(node, entry_path(&self.path, key), self.report))
+            (
+                &**key,
+                Self::new(node, entry_path(&self.path, key), self.report),
+            )
         };
         Some(entries.iter().map(entry).collect())
     }
@@ -237,7 +261,9 @@ impl<'t> Fields<'t> {
     /// Refuses the document for a field that is not there.
     pub fn missing(&self, name: &str, message: impl Display) {
         let (line, path) = (self.value.node.line, member(&self.value.path, name));
-        self.value.report.add(Severity::Refused, line, &path, &message);
+        self.value
+            .report
+            .add(Severity::Refused, line, &path, &message);
     }
 
     /// Fields that are known and of no meaning here, whatever they hold.
@@ -266,22 +292,40 @@ impl<'t> Fields<'t> {
         if let Some(taken) = self.taken.get_mut(n) {
             *taken = true;
         }
-        Some(Value::new(node, member(&self.value.path, name), self.value.report))
+        Some(Value::new(
+            node,
+            member(&self.value.path, name),
+            self.value.report,
+        ))
     }
 
     fn position(&self, name: &str) -> Option<(usize, &'t Node)> {
         let Data::Map(entries) = &self.value.node.data else {
             return None;
         };
-        let found = entries.iter().enumerate().find(|(_, (key, _))| **key == *name);
+        let found = entries
+            .iter()
+            .enumerate()
+            .find(|(_, (key, _))| **key == *name);
         found.map(|(n, (_, node))| (n, node))
+    }
+
+    /// Says that every known field was asked for: the others are reported now, whatever the reader
+    /// returns. Only a reader that may end without a value after its last field needs it.
+    pub fn asked_all(&mut self) {
+        self.report_unknown();
+        self.taken.fill(true);
     }
 
     fn report_unknown(&self) {
         let Data::Map(entries) = &self.value.node.data else {
             return;
         };
-        for ((key, node), _) in entries.iter().zip(&self.taken).filter(|(_, taken)| !**taken) {
+        for ((key, node), _) in entries
+            .iter()
+            .zip(&self.taken)
+            .filter(|(_, taken)| !**taken)
+        {
             let report = self.value.report;
             let value = Value::new(node, member(&self.value.path, key), report);
             match report.unknown {

@@ -111,9 +111,18 @@ fn a_full_route() {
     let route = a_route(FULL_ROUTE);
     assert_eq!(route.key.to_string(), "HTTPRoute/shop/cart");
     assert_eq!(route.created, Some(1_769_860_800));
-    let parents: Vec<_> =
-        route.parents.iter().map(|p| (p.service.to_string(), p.port)).collect();
-    assert_eq!(parents, [("cart.shop".into(), Some(80)), ("basket.other".into(), None)]);
+    let parents: Vec<_> = route
+        .parents
+        .iter()
+        .map(|p| (p.service.to_string(), p.port))
+        .collect();
+    assert_eq!(
+        parents,
+        [
+            ("cart.shop".into(), Some(80)),
+            ("basket.other".into(), None)
+        ]
+    );
     let [first, second, third] = &route.rules[..] else {
         panic!("{:#?}", route.rules);
     };
@@ -121,7 +130,10 @@ fn a_full_route() {
     let exact = PathMatch::literal("/v2", false).expect("a path");
     let wanted = Match::path(exact)
         .method(http::Method::POST)
-        .header(http::HeaderName::from_static("x-canary"), ValueMatch::Exact("yes".into()))
+        .header(
+            http::HeaderName::from_static("x-canary"),
+            ValueMatch::Exact("yes".into()),
+        )
         .header(http::header::COOKIE, ValueMatch::Regex(regex(".*beta.*")))
         .query("debug", ValueMatch::Exact("1".into()));
     assert_eq!(
@@ -133,19 +145,31 @@ fn a_full_route() {
         ]
     );
     let pair = |name, value| {
-        (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        (
+            http::HeaderName::from_static(name),
+            http::HeaderValue::from_static(value),
+        )
     };
     assert_eq!(first.request.set, [pair("x-a", "1")]);
     assert_eq!(first.request.add, [pair("x-b", "2")]);
     assert_eq!(first.request.remove, ["x-c"]);
     assert_eq!(first.response.remove, ["server"]);
     assert_eq!(first.timeouts.request, Some(Duration::from_secs(10)));
-    assert_eq!(first.timeouts.backend_request, Some(Duration::from_millis(500)));
-    let backends: Vec<_> =
-        first.backends.iter().map(|b| (b.service.to_string(), b.port, b.weight)).collect();
+    assert_eq!(
+        first.timeouts.backend_request,
+        Some(Duration::from_millis(500))
+    );
+    let backends: Vec<_> = first
+        .backends
+        .iter()
+        .map(|b| (b.service.to_string(), b.port, b.weight))
+        .collect();
     assert_eq!(
         backends,
-        [("cart-v1.shop".into(), 8080, 90), ("cart-v2.next".into(), 8080, 0)]
+        [
+            ("cart-v1.shop".into(), 8080, 90),
+            ("cart-v2.next".into(), 8080, 0)
+        ]
     );
     assert_eq!(first.backends[1].request.set, [pair("x-v", "v2")]);
     assert_eq!(second.backends[0].weight, 1);
@@ -188,20 +212,37 @@ fn services() {
 
 #[test]
 fn external_services() {
-    let spec = "type: ExternalName\nexternalName: API.example.com.\nports: [{name: https, port: 443}]";
+    let spec =
+        "type: ExternalName\nexternalName: API.example.com.\nports: [{name: https, port: 443}]";
     let tls = "inmesh.dev/transport: tls, inmesh.dev/ca: pem/ca.pem";
-    let (host, transport) = a_service(&service(tls, spec)).external.expect("it is outside");
+    let (host, transport) = a_service(&service(tls, spec))
+        .external
+        .expect("it is outside");
     let name = |srv: Option<&str>| Host::Name {
         name: "api.example.com".into(),
         srv: srv.map(Into::into),
     };
     assert_eq!(host, name(None));
-    let (tls_name, roots) = ("api.example.com".into(), Roots::File("/etc/mesh/pem/ca.pem".into()));
-    assert_eq!(transport, Transport::Tls { name: tls_name, roots });
+    let (tls_name, roots) = (
+        "api.example.com".into(),
+        Roots::File("/etc/mesh/pem/ca.pem".into()),
+    );
+    assert_eq!(
+        transport,
+        Transport::Tls {
+            name: tls_name,
+            roots
+        }
+    );
 
     let srv = "inmesh.dev/transport: plain, inmesh.dev/dns: srv";
-    let (host, transport) = a_service(&service(srv, spec)).external.expect("it is outside");
-    assert_eq!((host, transport), (name(Some("_https._tcp")), Transport::Plain));
+    let (host, transport) = a_service(&service(srv, spec))
+        .external
+        .expect("it is outside");
+    assert_eq!(
+        (host, transport),
+        (name(Some("_https._tcp")), Transport::Plain)
+    );
 }
 
 #[test]
@@ -221,14 +262,21 @@ fn slices() {
     .replace("{kubernetes", "{app: cart, version: v2, kubernetes");
     let read = a_slice(&text);
     let id = |text: &str| text.parse().expect("an ID");
-    let ids = IdSet::new([id("spiffe://td/ns/shop/sa/a"), id("spiffe://td/ns/shop/sa/b")]);
+    let ids = IdSet::new([
+        id("spiffe://td/ns/shop/sa/a"),
+        id("spiffe://td/ns/shop/sa/b"),
+    ]);
     assert_eq!(read.transport, Transport::Mesh { ids });
     assert_eq!(read.service.to_string(), "cart.shop");
     assert_eq!((&*read.workload, &*read.version), ("cart", "v2"));
     assert_eq!((&*read.ports[0].name, read.ports[0].port), ("http", 8443));
     let going = Conditions::new(Some(false), Some(true), Some(true));
-    let hosts = [("10.0.0.1", going), ("10.0.0.2", going), ("10.0.0.3", Conditions::default())]
-        .map(|(ip, conditions)| (Host::Address(ip.parse().expect("an address")), conditions));
+    let hosts = [
+        ("10.0.0.1", going),
+        ("10.0.0.2", going),
+        ("10.0.0.3", Conditions::default()),
+    ]
+    .map(|(ip, conditions)| (Host::Address(ip.parse().expect("an address")), conditions));
     assert_eq!(read.hosts, hosts);
 }
 
@@ -243,7 +291,10 @@ fn slices_of_names_and_empty_ones() {
     assert_eq!(read.hosts[0].0, Host::Name { name, srv });
     let (name, roots) = ("a.b".into(), Roots::System);
     assert_eq!(read.transport, Transport::Tls { name, roots });
-    let none = slice("inmesh.dev/transport: plain", "addressType: IPv6\nports: null\nendpoints: null");
+    let none = slice(
+        "inmesh.dev/transport: plain",
+        "addressType: IPv6\nports: null\nendpoints: null",
+    );
     assert!(a_slice(&none).hosts.is_empty());
 }
 
@@ -265,17 +316,24 @@ fn policies() {
          \u{20} to: [{operation: {methods: [GET], paths: [/a*, '*.jpg'], notPaths: [/b]}}]\n\
          - {}",
     );
-    let source = |p: &[&str], n: &[&str], nn: &[&str]| Source::new(p, &[], n, nn).expect("a source");
+    let source =
+        |p: &[&str], n: &[&str], nn: &[&str]| Source::new(p, &[], n, nn).expect("a source");
     let operation = Operation::new(&["GET"], &[], &["/a*", "*.jpg"], &["/b"]).expect("it is one");
     let rules = vec![
         Rule::new(
-            vec![source(&["td/ns/shop/sa/web"], &[], &["shop"]), source(&[], &["*"], &[])],
+            vec![
+                source(&["td/ns/shop/sa/web"], &[], &["shop"]),
+                source(&[], &["*"], &[]),
+            ],
             vec![operation],
         ),
         Rule::default(),
     ];
     let read = a_policy(&text);
-    assert_eq!(read, Policy::new(read.key.clone(), Action::Deny, rules).select("app", "cart"));
+    assert_eq!(
+        read,
+        Policy::new(read.key.clone(), Action::Deny, rules).select("app", "cart")
+    );
     assert_eq!(read.key.to_string(), "AuthorizationPolicy/shop/x");
 }
 
@@ -284,7 +342,10 @@ fn a_policy_without_rules_allows_nothing() {
     let bare = "apiVersion: inmesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n";
     for spec in ["", "spec: {}", "spec: {rules: []}", "spec: {selector: {}}"] {
         let read = a_policy(&format!("{bare}{spec}"));
-        assert_eq!((read.action, read.rules.len(), read.selector.len()), (Action::Allow, 0, 0));
+        assert_eq!(
+            (read.action, read.rules.len(), read.selector.len()),
+            (Action::Allow, 0, 0)
+        );
     }
 }
 
@@ -315,12 +376,19 @@ fn aliases_are_expanded() {
 #[test]
 fn problems_are_bounded() {
     let fields: String = (0..100).map(|n| format!("f{n}: 1\n")).collect();
-    let long = format!("{fields}spec: {{ports: [{{port: 1, name: {}}}]}}", "A".repeat(9_000));
+    let long = format!(
+        "{fields}spec: {{ports: [{{port: 1, name: {}}}]}}",
+        "A".repeat(9_000)
+    );
     let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\n{long}");
     let op = only(&text);
     assert!(matches!(op, Op::Refuse(..)));
     assert!(problems(&op).len() <= 32);
-    assert!(problems(&op).iter().all(|p| p.message.chars().count() < 600));
+    assert!(
+        problems(&op)
+            .iter()
+            .all(|p| p.message.chars().count() < 600)
+    );
 }
 
 proptest! {
@@ -359,7 +427,11 @@ proptest! {
 
 #[test]
 fn documents_are_in_order() {
-    let text = format!("{}---\n{}", service("", "ports: [{port: 1}]"), policy("action: ALLOW"));
+    let text = format!(
+        "{}---\n{}",
+        service("", "ports: [{port: 1}]"),
+        policy("action: ALLOW")
+    );
     let lines: Vec<_> = read(&text).entries.iter().map(|entry| entry.line).collect();
     assert_eq!(lines, [1, 7]);
 }

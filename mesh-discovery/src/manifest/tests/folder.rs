@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use inmesh_core::authorize::{DefaultAction, Peer, RequestView, decide};
-use inmesh_core::model::{
-    Serving, Settings, Severity, Snapshot, SourceId, Workload,
-};
+use inmesh_core::model::{Serving, Settings, Severity, Snapshot, SourceId, Workload};
 
 use super::super::{Content, Folder};
 use super::{defaults, policy, route, service};
@@ -17,7 +15,9 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let workload = Workload::new("shop", "cart", "cart").expect("names").label("app", "cart");
+        let workload = Workload::new("shop", "cart", "cart")
+            .expect("names")
+            .label("app", "cart");
         Self {
             folder: Folder::new(SourceId::new("file:x"), defaults()),
             snapshot: Snapshot::new(Settings::new(workload, DefaultAction::Allow)),
@@ -54,7 +54,13 @@ impl World {
 
     fn permits(&self) -> bool {
         let view = RequestView::Tcp;
-        decide(self.snapshot.policy(), &Peer::Unauthenticated, &view, &mut ()).is_ok()
+        decide(
+            self.snapshot.policy(),
+            &Peer::Unauthenticated,
+            &view,
+            &mut (),
+        )
+        .is_ok()
     }
 }
 
@@ -63,26 +69,40 @@ fn good_service() -> String {
 }
 
 fn good_route() -> String {
-    route("parentRefs: [{group: '', kind: Service, name: x}]\nrules: [{backendRefs: [{name: x, port: 80}]}]")
+    route(
+        "parentRefs: [{group: '', kind: Service, name: x}]\nrules: [{backendRefs: [{name: x, port: 80}]}]",
+    )
 }
 
 /// Denies whoever has no identity.
 fn good_policy() -> String {
-    policy("selector: {matchLabels: {app: cart}}\naction: DENY\nrules: [{from: [{source: {notPrincipals: [td/a]}}]}]")
+    policy(
+        "selector: {matchLabels: {app: cart}}\naction: DENY\nrules: [{from: [{source: {notPrincipals: [td/a]}}]}]",
+    )
 }
 
 #[test]
 fn what_a_bad_file_does() {
-    for (bad, line, message) in [("a: [", 1, ""), ("", 0, "no document"), ("EACCES", 0, "permission")] {
+    for (bad, line, message) in [
+        ("a: [", 1, ""),
+        ("", 0, "no document"),
+        ("EACCES", 0, "permission"),
+    ] {
         let mut world = World::new();
         let (service, route) = (good_service(), good_route());
-        assert_eq!(world.edit(&[("a.yaml", &service), ("b.yaml", &route)]), [""; 0]);
+        assert_eq!(
+            world.edit(&[("a.yaml", &service), ("b.yaml", &route)]),
+            [""; 0]
+        );
         let both = ["HTTPRoute/shop/x current", "Service/shop/x current"];
         assert_eq!(world.status(), both);
 
         let problems = world.edit(&[("a.yaml", bad), ("b.yaml", bad)]);
         assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(problems[0].starts_with(&format!("a.yaml:{line}: ")), "{problems:?}");
+        assert!(
+            problems[0].starts_with(&format!("a.yaml:{line}: ")),
+            "{problems:?}"
+        );
         assert!(problems[0].contains(message), "{problems:?}");
         let mut kept = vec!["File/default/a.yaml nothing", "File/default/b.yaml nothing"];
         kept.extend(both);
@@ -107,7 +127,10 @@ fn a_refused_edit_keeps_the_last_good() {
         problems,
         ["b.yaml:6: spec.rules[0].backendRefs[0].weight: is a text, not a whole number"]
     );
-    assert_eq!(world.status(), ["HTTPRoute/shop/x last-good", "Service/shop/x current"]);
+    assert_eq!(
+        world.status(),
+        ["HTTPRoute/shop/x last-good", "Service/shop/x current"]
+    );
     assert_eq!(world.snapshot.refusals(), 1);
     // Merged again, the same refusal counts once.
     world.edit(&[("a.yaml", &good_service()), ("b.yaml", &bad)]);
@@ -136,7 +159,10 @@ fn a_policy_that_never_was_good_denies_what_it_selects() {
 #[test]
 fn a_policy_without_a_readable_namespace_blocks_readiness() {
     let mut world = World::new();
-    world.edit(&[("p.yaml", &good_policy().replace("namespace: shop", "namespace: 5"))]);
+    world.edit(&[(
+        "p.yaml",
+        &good_policy().replace("namespace: shop", "namespace: 5"),
+    )]);
     assert!(!world.permits());
     assert_eq!(world.snapshot.blocked().len(), 1);
 }
@@ -152,7 +178,11 @@ fn a_file_that_never_parsed_may_hide_a_policy() {
     for (text, blocked) in rows {
         let mut world = World::new();
         world.edit(&[("p.yaml", text)]);
-        assert_eq!(world.snapshot.blocked().len(), usize::from(blocked), "{text}");
+        assert_eq!(
+            world.snapshot.blocked().len(),
+            usize::from(blocked),
+            "{text}"
+        );
         assert_eq!(world.permits(), !blocked, "{text}");
         world.edit(&[("p.yaml", &good_service())]);
         assert!(world.snapshot.blocked().is_empty() && world.permits());
@@ -178,7 +208,9 @@ fn an_edit_that_makes_the_name_unreadable_keeps_the_object() {
             let problems = world.edit(&[("p.yaml", &bad)]);
             assert!(!problems.is_empty());
             let status = world.status();
-            let stays = status.iter().any(|s| s.starts_with("AuthorizationPolicy/shop/x "));
+            let stays = status
+                .iter()
+                .any(|s| s.starts_with("AuthorizationPolicy/shop/x "));
             assert!(stays, "{to}: {status:?}");
             assert!(!world.permits());
             assert!(world.snapshot.blocked().is_empty(), "{to}");
@@ -196,7 +228,13 @@ fn the_second_of_one_key_is_refused() {
     let twice = format!("{}---\n{other}", good_service());
     let problems = world.edit(&[("a.yaml", &twice), ("b.yaml", &other)]);
     let message = "metadata.name: is defined at a.yaml:1 already, which serves";
-    assert_eq!(problems, [format!("a.yaml:7: {message}"), format!("b.yaml:1: {message}")]);
+    assert_eq!(
+        problems,
+        [
+            format!("a.yaml:7: {message}"),
+            format!("b.yaml:1: {message}")
+        ]
+    );
     assert_eq!(
         world.status(),
         [

@@ -47,7 +47,11 @@ fn problems(op: &Op) -> &[Problem] {
 
 /// A document whose `spec` begins on line 5.
 fn with_spec(api_version: &str, kind: &str, annotations: &str, spec: &str) -> String {
-    let spec: String = spec.trim_matches('\n').lines().map(|line| format!("  {line}\n")).collect();
+    let spec: String = spec
+        .trim_matches('\n')
+        .lines()
+        .map(|line| format!("  {line}\n"))
+        .collect();
     format!(
         "apiVersion: {api_version}\nkind: {kind}\n\
          metadata: {{name: x, namespace: shop, annotations: {{{annotations}}}}}\nspec:\n{spec}"

@@ -2,8 +2,8 @@
 
 use inmesh_core::model::{Fallback, Kind, Namespace, Op, Selects, Severity};
 
-use super::{defaults, only, parse, policy, problems, read, refusal, route, service, slice};
 use super::FILE;
+use super::{defaults, only, parse, policy, problems, read, refusal, route, service, slice};
 
 #[track_caller]
 fn check(text: &str, line: u32, field: &str, message: &str) {
@@ -12,9 +12,15 @@ fn check(text: &str, line: u32, field: &str, message: &str) {
         problem.severity == Severity::Refused
             && problem.field == field
             && problem.message.contains(message)
-            && problem.location.as_ref().is_some_and(|at| at.line == line && *at.file == *FILE)
+            && problem
+                .location
+                .as_ref()
+                .is_some_and(|at| at.line == line && *at.file == *FILE)
     });
-    assert!(found, "{line}: {field}: {message}\nis not in {problems:#?}\nof\n{text}");
+    assert!(
+        found,
+        "{line}: {field}: {message}\nis not in {problems:#?}\nof\n{text}"
+    );
 }
 
 #[track_caller]
@@ -27,7 +33,11 @@ fn warned(text: &str, line: u32, field: &str, message: &str) {
             && problem.message.contains(message)
             && problem.location.as_ref().is_some_and(|at| at.line == line)
     });
-    assert!(found, "{line}: {field}: {message}\nis not in {:#?}", problems(&op));
+    assert!(
+        found,
+        "{line}: {field}: {message}\nis not in {:#?}",
+        problems(&op)
+    );
 }
 
 const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: cart}]\n";
@@ -37,7 +47,12 @@ fn routes_are_refused() {
     let rows = [
         ("parentRefs: []", 5, "spec.parentRefs", "empty list"),
         ("rules: []", 4, "spec.parentRefs", "is missing"),
-        ("parentRefs: [{name: gw}]", 5, "spec.parentRefs", "names no Service"),
+        (
+            "parentRefs: [{name: gw}]",
+            5,
+            "spec.parentRefs",
+            "names no Service",
+        ),
         (
             "parentRefs: [{group: '', kind: Service, name: cart, sectionName: x}]",
             5,
@@ -70,9 +85,19 @@ fn routes_are_refused() {
         ("rules: []", 6, "spec.rules", "empty list"),
         ("rules:", 6, "spec.rules", "is null"),
         ("rule: [{}]", 6, "spec.rule", "is not a known field"),
-        ("rules:\n- matches: []", 7, "spec.rules[0].matches", "empty list"),
+        (
+            "rules:\n- matches: []",
+            7,
+            "spec.rules[0].matches",
+            "empty list",
+        ),
         ("rules:\n- matches:", 7, "spec.rules[0].matches", "is null"),
-        ("rules:\n- retry: {attempts: 2}", 7, "spec.rules[0].retry", "not done yet"),
+        (
+            "rules:\n- retry: {attempts: 2}",
+            7,
+            "spec.rules[0].retry",
+            "not done yet",
+        ),
         (
             "rules:\n- matches:\n  - path: {type: Glob, value: /}",
             8,
@@ -204,7 +229,12 @@ fn routes_are_refused() {
         check(&route(&format!("{PARENT}{spec}")), line, field, message);
     }
     let many = format!("{PARENT}rules: [{}]", "{},".repeat(17));
-    check(&route(&many), 6, "spec.rules", "has 17 items; 16 are allowed");
+    check(
+        &route(&many),
+        6,
+        "spec.rules",
+        "has 17 items; 16 are allowed",
+    );
 }
 
 #[test]
@@ -213,10 +243,25 @@ fn policies_are_refused() {
         ("action: AUDIT", 5, "spec.action", "not evaluated yet"),
         ("action: Allow", 5, "spec.action", "none of ALLOW"),
         ("rules:", 5, "spec.rules", "is null"),
-        ("rules: [null]", 5, "spec.rules[0]", "is null, not a mapping"),
+        (
+            "rules: [null]",
+            5,
+            "spec.rules[0]",
+            "is null, not a mapping",
+        ),
         ("rules:\n- from: []", 6, "spec.rules[0].from", "empty list"),
-        ("rules:\n- from: [{}]", 6, "spec.rules[0].from[0].source", "is missing"),
-        ("rules:\n- from: [{source: {}}]", 6, "spec.rules[0].from[0].source", "leave out `from`"),
+        (
+            "rules:\n- from: [{}]",
+            6,
+            "spec.rules[0].from[0].source",
+            "is missing",
+        ),
+        (
+            "rules:\n- from: [{source: {}}]",
+            6,
+            "spec.rules[0].from[0].source",
+            "leave out `from`",
+        ),
         (
             "rules:\n- from:\n  - source:\n      principals:\n      - td/ns/a/sa/b\n      - spiffe://td/x",
             10,
@@ -238,8 +283,8 @@ fn policies_are_refused() {
         (
             "rules:\n- from: [{source: {principal: [a]}}]",
             6,
-            "spec.rules[0].from[0].source",
-            "leave out `from`",
+            "spec.rules[0].from[0].source.principal",
+            "is not a known field",
         ),
         (
             "rules:\n- from: [{source: {namespaces: [a], principal: [a]}}]",
@@ -265,11 +310,36 @@ fn policies_are_refused() {
             "spec.rules[0].to[0].operation.hosts",
             "not evaluated yet",
         ),
-        ("rules:\n- when: [{key: a, values: [b]}]", 6, "spec.rules[0].when", "not evaluated yet"),
-        ("targetRefs: [{kind: Service}]", 5, "spec.targetRefs", "not evaluated yet"),
-        ("selector: {matchExpressions: []}", 5, "spec.selector.matchExpressions", "not a known"),
-        ("selector: {matchLabels: {app: '*'}}", 5, "spec.selector.matchLabels[app]", "wildcards"),
-        ("selector: {matchLabels: {app: 1}}", 5, "spec.selector.matchLabels[app]", "quotes"),
+        (
+            "rules:\n- when: [{key: a, values: [b]}]",
+            6,
+            "spec.rules[0].when",
+            "not evaluated yet",
+        ),
+        (
+            "targetRefs: [{kind: Service}]",
+            5,
+            "spec.targetRefs",
+            "not evaluated yet",
+        ),
+        (
+            "selector: {matchExpressions: []}",
+            5,
+            "spec.selector.matchExpressions",
+            "not a known",
+        ),
+        (
+            "selector: {matchLabels: {app: '*'}}",
+            5,
+            "spec.selector.matchLabels[app]",
+            "wildcards",
+        ),
+        (
+            "selector: {matchLabels: {app: 1}}",
+            5,
+            "spec.selector.matchLabels[app]",
+            "quotes",
+        ),
         ("selector: null", 5, "spec.selector", "is null"),
     ];
     for (spec, line, field, message) in rows {
@@ -296,18 +366,33 @@ fn a_refused_policy_denies_what_it_would_select() {
             Selects::Namespace(shop.clone()),
         ),
         (policy("selector: null"), Selects::Namespace(shop.clone())),
+        (policy(bad).replace("/v1", "/v9"), labels(&[])),
         (
-            policy(bad).replace("/v1", "/v9"),
+            policy(bad).replace("kind: AuthorizationPolicy", "kind: 7"),
             labels(&[]),
         ),
-        (policy(bad).replace("kind: AuthorizationPolicy", "kind: 7"), labels(&[])),
-        (policy(bad).replace("apiVersion:", "apiversion:"), labels(&[])),
+        (
+            policy(bad).replace("apiVersion:", "apiversion:"),
+            labels(&[]),
+        ),
         (policy(bad).replace("name: x", "name: X"), labels(&[])),
-        (policy(bad).replace("namespace: shop", "namespace: 5"), Selects::Unknown),
-        (policy(bad).replace("namespace: shop", "namespace: null"), Selects::Unknown),
+        (
+            policy(bad).replace("namespace: shop", "namespace: 5"),
+            Selects::Unknown,
+        ),
+        (
+            policy(bad).replace("namespace: shop", "namespace: null"),
+            Selects::Unknown,
+        ),
         (policy(bad).replace("metadata:", "meta:"), Selects::Unknown),
-        (policy(bad).replace("shop, annotations: {}", "Shop"), Selects::Unknown),
-        ("apiVersion: inmesh.dev/v1alpha1\nkind: AuthorizationPolicy".into(), Selects::Unknown),
+        (
+            policy(bad).replace("shop, annotations: {}", "Shop"),
+            Selects::Unknown,
+        ),
+        (
+            "apiVersion: inmesh.dev/v1alpha1\nkind: AuthorizationPolicy".into(),
+            Selects::Unknown,
+        ),
     ];
     for (text, selects) in rows {
         let entries = read(&text).entries;
@@ -320,11 +405,36 @@ fn a_refused_policy_denies_what_it_would_select() {
 fn services_are_refused() {
     let rows = [
         ("ports: [{name: a}]", 5, "spec.ports[0].port", "is missing"),
-        ("ports: [{port: 70000}]", 5, "spec.ports[0].port", "not within"),
-        ("ports: [{port: 080}]", 5, "spec.ports[0].port", "not a whole number"),
-        ("ports: [{port: 80, protocol: tcp}]", 5, "spec.ports[0].protocol", "none of TCP"),
-        ("ports: [{port: 80, name: HTTP}]", 5, "spec.ports[0].name", "not the name of a port"),
-        ("ports:\n- {port: 80, name: a}\n- {port: 81}", 7, "spec.ports[1]", "has no name"),
+        (
+            "ports: [{port: 70000}]",
+            5,
+            "spec.ports[0].port",
+            "not within",
+        ),
+        (
+            "ports: [{port: 080}]",
+            5,
+            "spec.ports[0].port",
+            "not a whole number",
+        ),
+        (
+            "ports: [{port: 80, protocol: tcp}]",
+            5,
+            "spec.ports[0].protocol",
+            "none of TCP",
+        ),
+        (
+            "ports: [{port: 80, name: HTTP}]",
+            5,
+            "spec.ports[0].name",
+            "not the name of a port",
+        ),
+        (
+            "ports:\n- {port: 80, name: a}\n- {port: 81}",
+            7,
+            "spec.ports[1]",
+            "has no name",
+        ),
         (
             "ports:\n- {port: 80, name: a}\n- {port: 80, name: b}",
             7,
@@ -339,9 +449,24 @@ fn services_are_refused() {
         ),
         ("type: External", 5, "spec.type", "none of ClusterIP"),
         ("type: ExternalName", 4, "spec.externalName", "is missing"),
-        ("type: ExternalName\nexternalName: 10.0.0.1", 6, "spec.externalName", "an address"),
-        ("type: ExternalName\nexternalName: a_b", 6, "spec.externalName", "not a host name"),
-        ("type: ExternalName\nexternalName: a.b", 4, "spec", "inmesh.dev/ids:"),
+        (
+            "type: ExternalName\nexternalName: 10.0.0.1",
+            6,
+            "spec.externalName",
+            "an address",
+        ),
+        (
+            "type: ExternalName\nexternalName: a_b",
+            6,
+            "spec.externalName",
+            "not a host name",
+        ),
+        (
+            "type: ExternalName\nexternalName: a.b",
+            4,
+            "spec",
+            "inmesh.dev/ids:",
+        ),
     ];
     for (spec, line, field, message) in rows {
         check(&service("", spec), line, field, message);
@@ -363,7 +488,12 @@ fn services_are_refused() {
         "exactly one port, with a name",
     );
     check("apiVersion: v1\nkind: Service", 1, "metadata", "is missing");
-    check("apiVersion: v1\nkind: Service\nmetadata: {}\nspec: {}", 3, "metadata.name", "is missing");
+    check(
+        "apiVersion: v1\nkind: Service\nmetadata: {}\nspec: {}",
+        3,
+        "metadata.name",
+        "is missing",
+    );
     check(
         "apiVersion: v1\nkind: Service\nmetadata: {name: a.b}\nspec: {ports: [{port: 80}]}",
         3,
@@ -377,11 +507,41 @@ fn slices_are_refused() {
     let plain = "inmesh.dev/transport: plain";
     let at = |name: &str| format!("metadata.annotations[inmesh.dev/{name}]");
     let rows = [
-        ("", "addressType: IPv4", 1, String::new(), "inmesh.dev/ids: \"spiffe://"),
-        ("inmesh.dev/ids: ' , '", "addressType: IPv4", 3, at("ids"), "inmesh.dev/ids: \"spiffe"),
-        ("inmesh.dev/ids: 'spiffe://A/b'", "addressType: IPv4", 3, at("ids"), "trust domain"),
-        ("inmesh.dev/transport: mtls", "addressType: IPv4", 3, at("transport"), "none of mesh"),
-        ("inmesh.dev/transprot: plain", "addressType: IPv4", 3, at("transprot"), "no meaning"),
+        (
+            "",
+            "addressType: IPv4",
+            1,
+            String::new(),
+            "inmesh.dev/ids: \"spiffe://",
+        ),
+        (
+            "inmesh.dev/ids: ' , '",
+            "addressType: IPv4",
+            3,
+            at("ids"),
+            "inmesh.dev/ids: \"spiffe",
+        ),
+        (
+            "inmesh.dev/ids: 'spiffe://A/b'",
+            "addressType: IPv4",
+            3,
+            at("ids"),
+            "trust domain",
+        ),
+        (
+            "inmesh.dev/transport: mtls",
+            "addressType: IPv4",
+            3,
+            at("transport"),
+            "none of mesh",
+        ),
+        (
+            "inmesh.dev/transprot: plain",
+            "addressType: IPv4",
+            3,
+            at("transprot"),
+            "no meaning",
+        ),
         (
             "inmesh.dev/transport: plain, inmesh.dev/ids: 'spiffe://a/b'",
             "addressType: IPv4",
@@ -410,7 +570,13 @@ fn slices_are_refused() {
             at("ca"),
             "is empty",
         ),
-        (plain, "addressType: IP", 4, "addressType".into(), "none of IPv4"),
+        (
+            plain,
+            "addressType: IP",
+            4,
+            "addressType".into(),
+            "none of IPv4",
+        ),
         (plain, "ports: []", 1, "addressType".into(), "is missing"),
         (
             "inmesh.dev/transport: plain, inmesh.dev/dns: srv",
@@ -452,7 +618,12 @@ fn slices_are_refused() {
         check(&slice(annotations, body), line, &field, message);
     }
     let without = slice(plain, "addressType: IPv4").replace("kubernetes.io/", "kubernetes/");
-    check(&without, 1, "", "the label kubernetes.io/service-name is missing");
+    check(
+        &without,
+        1,
+        "",
+        "the label kubernetes.io/service-name is missing",
+    );
     let addresses = [
         ("IPv4", "10.0.0", "not an IPv4 address"),
         ("IPv4", "'::2'", "not an IPv4 address"),
@@ -473,14 +644,23 @@ fn slices_are_refused() {
     ];
     for (family, address, message) in addresses {
         let body = format!("addressType: {family}\nendpoints:\n- addresses: [{address}]");
-        check(&slice(plain, &body), 6, "endpoints[0].addresses[0]", message);
+        check(
+            &slice(plain, &body),
+            6,
+            "endpoints[0].addresses[0]",
+            message,
+        );
     }
 }
 
 #[test]
 fn unknown_kinds_are_refused_by_name() {
     let rows = [
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "Pod", "the kind Pod is not read"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
+            "Pod",
+            "the kind Pod is not read",
+        ),
         (
             "apiVersion: apps/v1\nkind: Service\nmetadata: {name: a}",
             "Service.apps",
@@ -497,7 +677,12 @@ fn unknown_kinds_are_refused_by_name() {
     }
     let v1beta1 = route(PARENT).replace("/v1", "/v1beta1");
     assert_eq!(read(&v1beta1).entries[0].key.kind, Kind::HttpRoute);
-    check(&v1beta1, 1, "", "apiVersion gateway.networking.k8s.io/v1beta1 of this kind is not read");
+    check(
+        &v1beta1,
+        1,
+        "",
+        "apiVersion gateway.networking.k8s.io/v1beta1 of this kind is not read",
+    );
 }
 
 #[test]
@@ -508,7 +693,12 @@ fn what_has_no_effect_is_reported() {
         "spec.ports[0].colour",
         "is not a known field",
     );
-    warned(&service("", "ports: [{port: 53, protocol: UDP}]"), 5, "spec.ports[0].protocol", "TCP");
+    warned(
+        &service("", "ports: [{port: 53, protocol: UDP}]"),
+        5,
+        "spec.ports[0].protocol",
+        "TCP",
+    );
     warned(&service("", "ports: []"), 4, "spec", "no TCP port");
     warned(
         &service("", "ports: [{port: 80, appProtocol: htpp}]"),
@@ -522,9 +712,19 @@ fn what_has_no_effect_is_reported() {
         "extra",
         "is not a known field",
     );
-    warned(&route(&format!("{PARENT}hostnames: [a.b]")), 6, "spec.hostnames", "no effect");
+    warned(
+        &route(&format!("{PARENT}hostnames: [a.b]")),
+        6,
+        "spec.hostnames",
+        "no effect",
+    );
     let gateway = "parentRefs:\n- {group: '', kind: Service, name: cart}\n- {name: gw}";
-    warned(&route(gateway), 7, "spec.parentRefs[1]", "is not attached to");
+    warned(
+        &route(gateway),
+        7,
+        "spec.parentRefs[1]",
+        "is not attached to",
+    );
     warned(&policy("action: DENY"), 4, "spec", "denies nothing");
 }
 
@@ -548,7 +748,11 @@ fn files_are_refused() {
         ("a: &x [*x]", 1, ""),
         (&*deep, 1, ""),
         (&*bomb, 6, "values"),
-        (&*"--- {}\n".repeat(1_001), 1_001, "more than 1000 documents"),
+        (
+            &*"--- {}\n".repeat(1_001),
+            1_001,
+            "more than 1000 documents",
+        ),
         (&*" ".repeat((1 << 20) + 1), 1, "larger than 1048576 bytes"),
     ];
     for (text, line, message) in rows {
@@ -561,7 +765,15 @@ fn files_are_refused() {
 
 #[test]
 fn one_bad_document_leaves_the_others_alone() {
-    let text = format!("{}---\n{}", route("rules: []"), service("", "ports: [{port: 80}]"));
-    let ops: Vec<_> = read(&text).entries.into_iter().map(|entry| entry.op).collect();
+    let text = format!(
+        "{}---\n{}",
+        route("rules: []"),
+        service("", "ports: [{port: 80}]")
+    );
+    let ops: Vec<_> = read(&text)
+        .entries
+        .into_iter()
+        .map(|entry| entry.op)
+        .collect();
     assert!(matches!(ops[..], [Op::Refuse(..), Op::PutService(..)]));
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ca::{CaError, LocalCa};
+use super::ca::{CaError, DEFAULT_LEAF_LIFETIME, LocalCa};
 use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
@@ -143,6 +143,21 @@ impl DevCa {
     ///
     /// [`DevCaError`] if a file is missing, broken, or not the other's match.
     pub fn open(dir: &Path, crypto: &Crypto, clock: Arc<dyn Clock>) -> Result<Self, DevCaError> {
+        Self::open_with(dir, DEFAULT_LEAF_LIFETIME, crypto, clock)
+    }
+
+    /// Opens the CA in `dir` to issue leaves of a lifetime of the caller's; see
+    /// [`LocalCa::with_leaf_lifetime`].
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        dir: &Path,
+        leaf_lifetime: Duration,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, DevCaError> {
         let (root_path, key_path) = (dir.join(ROOT_FILE), dir.join(KEY_FILE));
         let read = |path: &Path| fs::read(path).map_err(|source| io_error(path, source));
         let bad_pem = |path: &Path, source| DevCaError::Pem {
@@ -166,7 +181,7 @@ impl DevCa {
                 }
             })?;
         Ok(Self {
-            ca: Arc::new(ca),
+            ca: Arc::new(ca.with_leaf_lifetime(leaf_lifetime)),
             crypto: crypto.clone(),
         })
     }

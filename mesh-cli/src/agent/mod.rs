@@ -1,0 +1,143 @@
+//! The agent's file: what one agent is, in one small strict document of kind `Agent`.
+//!
+//! In comes a folder with exactly one such document, out goes an [`Agent`], or every problem with
+//! file, line and field. It refuses unknown fields and hidden defaults: `defaultAction` and
+//! `peers` must be written.
+
+mod read;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use inmesh_core::authorize::DefaultAction;
+use inmesh_core::balance::EjectPolicy;
+use inmesh_core::model::{Namespace, Problem, Workload};
+use inmesh_core::runtime::{Limits, Listen};
+use inmesh_discovery::manifest::{Defaults, strict};
+
+pub(crate) use read::duration;
+
+/// The group and version of our own kinds.
+pub(crate) const API_VERSION: &str = "inmesh.dev/v1alpha1";
+/// The kind of the agent's file.
+pub(crate) const KIND: &str = "Agent";
+
+/// What one agent is.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) workload: Workload,
+    pub(crate) default_action: DefaultAction,
+    pub(crate) mesh_namespace: Option<Namespace>,
+    pub(crate) identity: Identity,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) loopback_endpoints: bool,
+    pub(crate) limits: Limits,
+    pub(crate) eject: EjectPolicy,
+    pub(crate) access_log: Option<AccessLogTo>,
+    pub(crate) tracing: Option<Tracing>,
+}
+
+/// Where the agent's identity comes from.
+#[derive(Debug)]
+pub(crate) enum Identity {
+    /// A development CA's folder, from which the agent mints its own workload's ID.
+    DevelopmentCa { dir: PathBuf, lifetime: Duration },
+    /// Files, read again when they change.
+    Files {
+        certificate: PathBuf,
+        key: PathBuf,
+        bundle: PathBuf,
+    },
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) bind: SocketAddr,
+    pub(crate) listen: Listen,
+}
+
+/// Where the access log goes.
+#[derive(Debug)]
+pub(crate) struct AccessLogTo {
+    /// `None` is standard output.
+    pub(crate) path: Option<PathBuf>,
+    /// The share of exchanges that went well which is kept.
+    pub(crate) sample: f64,
+}
+
+/// Where spans go.
+#[derive(Debug)]
+pub(crate) struct Tracing {
+    /// The OTLP/gRPC endpoint, e.g. `http://127.0.0.1:4317`.
+    pub(crate) otlp: String,
+    /// The share of new traces that is recorded.
+    pub(crate) sample: f64,
+}
+
+/// What a folder holds of agents.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Agent(Box<Agent>),
+    None,
+    Refused(Vec<Problem>),
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// How documents beside the agent's file are read.
+    pub(crate) fn defaults(&self) -> Defaults {
+        strict_defaults(&self.workload).loopback(self.loopback_endpoints)
+    }
+}
+
+/// How documents are read where nothing more is allowed.
+pub(crate) fn strict_defaults(workload: &Workload) -> Defaults {
+    Defaults::new(workload.namespace.clone()).skip(API_VERSION, KIND)
+}
+
+/// Looks for the agent's file in a folder.
+///
+/// # Errors
+/// If the folder cannot be read, or holds more than one.
+pub(crate) fn find(dir: &Path) -> anyhow::Result<Found> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let mut entries: Vec<_> = entries.collect::<Result<_, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    let mut found: Option<(String, Found)> = None;
+    for entry in entries {
+        let path = entry.path();
+        let known = path
+            .extension()
+            .is_some_and(|e| ["yaml", "yml", "json"].iter().any(|k| e == *k));
+        if !known || entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("reading {}", path.display()))?;
+        let file = path.display().to_string();
+        // A file that does not parse is for the reader of documents to report.
+        for document in strict::documents(&file, &text).unwrap_or_default() {
+            if document.kind() != Some(KIND) || document.api_version() != Some(API_VERSION) {
+                continue;
+            }
+            let place = format!("{file}:{}", document.line());
+            if let Some((first, _)) = &found {
+                bail!("{place}: a second {KIND} document; the first is at {first}");
+            }
+            let read = match read::agent(&document, dir) {
+                Ok(agent) => Found::Agent(Box::new(agent)),
+                Err(problems) => Found::Refused(problems),
+            };
+            found = Some((place, read));
+        }
+    }
+    Ok(found.map_or(Found::None, |(_, found)| found))
+}
+
+#[cfg(test)]
+mod tests;

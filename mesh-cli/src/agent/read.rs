@@ -1,0 +1,333 @@
+//! The document of kind `Agent`, field by field.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use inmesh_core::authorize::DefaultAction;
+use inmesh_core::balance::EjectPolicy;
+use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
+use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
+use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
+
+use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
+
+/// Reads the document; relative paths are relative to its folder.
+pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Problem>> {
+    let read = document.read(Unknown::Refuse, |agent| {
+        agent.ignore(&["metadata"]);
+        let workload = agent.need("workload").and_then(|w| w.object(workload));
+        let action = agent
+            .need("defaultAction")
+            .and_then(|a| a.choice(&["allow", "deny"]));
+        let peers = agent
+            .need("peers")
+            .and_then(|p| p.choice(&["strict", "permissive"]));
+        let identity = agent
+            .need("identity")
+            .and_then(|i| i.object(|i| identity(i, dir)));
+        let mesh_namespace = optional(agent, "meshNamespace", |v| {
+            v.check(Namespace::new(v.text()?))
+        });
+        let own = workload.as_ref().map(|w: &Workload| w.namespace.clone());
+        let listeners = optional(agent, "listeners", |v| {
+            let read = |l: &Value<'_>| l.object(|l| listener(l, own.as_ref(), peers));
+            // Each is read, so that one look shows the problems of all.
+            let read: Vec<_> = v.list()?.iter().map(read).collect();
+            read.into_iter().collect::<Option<Vec<_>>>()
+        });
+        let admin = optional(agent, "admin", |v| v.object(|a| a.need("bind")?.parsed()));
+        let loopback = optional(agent, "loopbackEndpoints", |v| {
+            Some(v.choice(&["allow", "refuse"])? == "allow")
+        });
+        let limits = optional(agent, "limits", |v| v.object(limits));
+        let eject = optional(agent, "outlierDetection", |v| v.object(eject));
+        let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
+        let tracing = optional(agent, "tracing", |v| v.object(tracing));
+        Some(Agent {
+            workload: workload?,
+            default_action: match action? {
+                "allow" => DefaultAction::Allow,
+                _ => DefaultAction::Deny,
+            },
+            mesh_namespace: mesh_namespace?,
+            identity: identity?,
+            listeners: listeners?.unwrap_or_default(),
+            admin: admin?,
+            loopback_endpoints: loopback?.unwrap_or(false),
+            limits: limits?.unwrap_or_default(),
+            eject: eject?.unwrap_or_default(),
+            access_log: access_log?,
+            tracing: tracing?,
+        })
+    })?;
+    Ok(read.value)
+}
+
+/// A field that may be left out: `Some(None)` where it is, `None` where it cannot be read.
+fn optional<'t, T>(
+    fields: &mut Fields<'t>,
+    name: &str,
+    read: impl FnOnce(Value<'t>) -> Option<T>,
+) -> Option<Option<T>> {
+    match fields.get(name) {
+        None => Some(None),
+        Some(value) => read(value).map(Some),
+    }
+}
+
+fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
+    let whole = fields.whole().clone();
+    let namespace = fields.need("namespace").and_then(|v| v.text());
+    let name = fields.need("name").and_then(|v| v.text());
+    let account = fields.need("serviceAccount").and_then(|v| v.text());
+    let labels = optional(fields, "labels", |v| {
+        let label = |(key, value): (_, Value<'_>)| Some((key, value.text()?.to_owned()));
+        v.entries()?
+            .into_iter()
+            .map(label)
+            .collect::<Option<Vec<_>>>()
+    });
+    let mut workload = whole.check(Workload::new(namespace?, name?, account?))?;
+    for (key, value) in labels?.unwrap_or_default() {
+        workload = workload.label(key, &value);
+    }
+    Some(workload)
+}
+
+fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
+    let path = |v: Value<'_>| v.text().map(|p| dir.join(p));
+    let ca = optional(fields, "developmentCA", |v| {
+        v.object(|ca| {
+            let dir = ca.need("dir").and_then(path);
+            let lifetime = optional(ca, "lifetime", |v| time(&v));
+            Some(Identity::DevelopmentCa {
+                dir: dir?,
+                lifetime: lifetime?.unwrap_or(Duration::from_secs(3_600)),
+            })
+        })
+    });
+    let files = optional(fields, "files", |v| {
+        v.object(|files| {
+            let mut one = |name: &str| files.need(name).and_then(path);
+            let (certificate, key, bundle) = (one("certificate"), one("key"), one("bundle"));
+            Some(Identity::Files {
+                certificate: certificate?,
+                key: key?,
+                bundle: bundle?,
+            })
+        })
+    });
+    match (ca?, files?) {
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        _ => {
+            let whole = fields.whole();
+            whole.refuse("name exactly one source: files or developmentCA");
+            None
+        }
+    }
+}
+
+fn listener(
+    fields: &mut Fields<'_>,
+    own: Option<&Namespace>,
+    peers: Option<&'static str>,
+) -> Option<Listener> {
+    let whole = fields.whole().clone();
+    let bind = fields.need("bind").and_then(|v| v.parsed::<SocketAddr>());
+    let inbound = optional(fields, "inbound", |v| v.object(|i| inbound(i, peers)));
+    let outbound = optional(fields, "outbound", |v| v.object(|o| outbound(o, own)));
+    let listen = match (inbound?, outbound?) {
+        (Some(inbound), None) => Listen::Inbound(inbound),
+        (None, Some(outbound)) => Listen::Outbound(outbound),
+        _ => {
+            whole.refuse("say which way it goes: exactly one of inbound and outbound");
+            return None;
+        }
+    };
+    Some(Listener {
+        bind: bind?,
+        listen,
+    })
+}
+
+fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<Inbound> {
+    let app = fields.need("app").and_then(|v| v.parsed::<SocketAddr>());
+    let protocol = protocol(fields);
+    let own = optional(fields, "peers", |v| v.choice(&["strict", "permissive"]));
+    let probes = optional(fields, "probes", |v| {
+        let path = |v: &Value<'_>| {
+            let path = v.text()?;
+            if path.starts_with('/') {
+                return Some(path.into());
+            }
+            v.refuse("a path begins with '/'");
+            None
+        };
+        v.list()?.iter().map(path).collect::<Option<Vec<_>>>()
+    });
+    let mut inbound = Inbound::new(app?, protocol?);
+    inbound.strict = own?.or(peers)? == "strict";
+    inbound.probes = probes?.unwrap_or_default();
+    Some(inbound)
+}
+
+fn outbound(fields: &mut Fields<'_>, own: Option<&Namespace>) -> Option<OutboundListener> {
+    let whole = fields.whole().clone();
+    let protocol = protocol(fields);
+    let service = optional(fields, "service", |v| {
+        v.object(|s| {
+            let namespace = optional(s, "namespace", |v| v.check(Namespace::new(v.text()?)));
+            let name = s.need("name");
+            let port = s.need("port").and_then(|v| v.integer_in::<u16>(1, 65_535));
+            let namespace = namespace?.or_else(|| own.cloned())?;
+            let name = name?;
+            Some((
+                name.check(ServiceName::new(&namespace, name.text()?))?,
+                port?,
+            ))
+        })
+    });
+    let protocol = protocol?;
+    match service? {
+        Some((service, port)) => Some(OutboundListener::to(service, port, protocol)),
+        None if protocol == AppProtocol::Tcp => {
+            whole.refuse("a listener of opaque bytes must name its service");
+            None
+        }
+        None => Some(OutboundListener::by_authority(protocol)),
+    }
+}
+
+fn protocol(fields: &mut Fields<'_>) -> Option<AppProtocol> {
+    let known = ["http", "http2", "kubernetes.io/h2c", "grpc", "tcp"];
+    let declared = optional(fields, "appProtocol", |v| v.choice(&known))?;
+    Some(match declared {
+        Some(declared) => AppProtocol::declared(Some(declared), ""),
+        None => AppProtocol::Detect,
+    })
+}
+
+fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
+    let mut limits = Limits::default();
+    let times = [
+        ("handshakeTimeout", &mut limits.handshake),
+        ("headerTimeout", &mut limits.header),
+        ("idleTimeout", &mut limits.idle),
+        ("detectTimeout", &mut limits.detect),
+        ("connectTimeout", &mut limits.connect),
+        ("endpointHandshakeTimeout", &mut limits.endpoint_handshake),
+        ("poolIdleTimeout", &mut limits.pool_idle),
+        ("drainLead", &mut limits.drain_lead),
+        ("drainDeadline", &mut limits.drain_deadline),
+    ];
+    let mut good = true;
+    for (name, to) in times {
+        match optional(fields, name, |v| time(&v)) {
+            Some(read) => *to = read.unwrap_or(*to),
+            None => good = false,
+        }
+    }
+    let sizes = [
+        // Above these hyper's own limits would answer first, without a record.
+        ("headerBytes", 128 * 1024, &mut limits.header_bytes),
+        ("headerFields", 200, &mut limits.header_fields),
+        ("connections", 1_000_000, &mut limits.connections),
+        ("poolSize", 65_536, &mut limits.pool_size),
+    ];
+    for (name, most, to) in sizes {
+        match optional(fields, name, |v| v.integer_in::<usize>(1, most)) {
+            Some(read) => *to = read.unwrap_or(*to),
+            None => good = false,
+        }
+    }
+    let streams = optional(fields, "streams", |v| v.integer_in::<u32>(1, 10_000));
+    limits.streams = streams?.unwrap_or(limits.streams);
+    good.then_some(limits)
+}
+
+/// Istio's names (DestinationRule, OutlierDetection).
+fn eject(fields: &mut Fields<'_>) -> Option<EjectPolicy> {
+    let mut policy = EjectPolicy::default();
+    let consecutive = optional(fields, "consecutive5xxErrors", |v| {
+        v.integer_in::<u32>(0, 1_000)
+    });
+    let base = optional(fields, "baseEjectionTime", |v| time(&v));
+    let longest = optional(fields, "maxEjectionTime", |v| time(&v));
+    let percent = optional(fields, "maxEjectionPercent", |v| v.integer_in::<u8>(0, 100));
+    policy.consecutive = consecutive?.unwrap_or(policy.consecutive);
+    policy.base = base?.unwrap_or(policy.base);
+    policy.longest = longest?.unwrap_or(policy.longest);
+    policy.percent = percent?.unwrap_or(policy.percent);
+    Some(policy)
+}
+
+fn access_log(fields: &mut Fields<'_>, dir: &Path) -> Option<AccessLogTo> {
+    let path = optional(fields, "path", |v| v.text().map(PathBuf::from));
+    let sample = optional(fields, "sample", |v| share(&v));
+    Some(AccessLogTo {
+        path: path?.filter(|p| p.as_os_str() != "-").map(|p| dir.join(p)),
+        sample: sample?.unwrap_or(1.0),
+    })
+}
+
+fn tracing(fields: &mut Fields<'_>) -> Option<Tracing> {
+    let otlp = fields.need("otlp").and_then(|v| {
+        let endpoint = v.text()?;
+        if endpoint.starts_with("http://") {
+            return Some(endpoint.to_owned());
+        }
+        v.refuse("an endpoint is http://host:port, of a collector beside the agent");
+        None
+    });
+    let sample = optional(fields, "sample", |v| share(&v));
+    Some(Tracing {
+        otlp: otlp?,
+        sample: sample?.unwrap_or(0.01),
+    })
+}
+
+/// A share, written as a text: `10%`.
+fn share(value: &Value<'_>) -> Option<f64> {
+    let text = value.text()?;
+    let percent = text.strip_suffix('%').and_then(|n| n.parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.0..=100.0).contains(&percent) => Some(percent / 100.0),
+        _ => {
+            value.refuse(format_args!(
+                "{text:?} is no share; write for example \"10%\""
+            ));
+            None
+        }
+    }
+}
+
+fn time(value: &Value<'_>) -> Option<Duration> {
+    value.check(duration(value.text()?))
+}
+
+/// A duration as the Gateway API writes it (GEP-2257): `1h30m`, `10s`, `250ms`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("{text:?} is no duration; write for example 10s, 250ms or 1h30m");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    if rest.is_empty() || rest.len() > 20 {
+        return Err(invalid());
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u32 = rest[..digits].parse().map_err(|_| invalid())?;
+        rest = &rest[digits..];
+        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let unit = match &rest[..letters] {
+            "h" => Duration::from_secs(3_600),
+            "m" => Duration::from_secs(60),
+            "s" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return Err(invalid()),
+        };
+        total += unit.checked_mul(number).ok_or_else(invalid)?;
+        rest = &rest[letters..];
+    }
+    Ok(total)
+}

@@ -1,0 +1,53 @@
+//! The commands, one a file.
+
+mod ca;
+mod check_kernel;
+mod completions;
+mod demo;
+mod proxy;
+mod status;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make and use a certificate authority for a laptop.
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// Print a completion script for a shell.
+    Completions(completions::Completions),
+    /// Show the mesh at work: a whole small one, on this machine, for under a minute.
+    Demo(demo::Demo),
+    /// Say what this kernel offers to the datapath that is to come.
+    Kernel(check_kernel::Kernel),
+    /// Run the agent with a folder of documents.
+    Proxy(proxy::Proxy),
+    /// Show what a running agent knows and how it is.
+    Status(status::Status),
+    /// Check a folder of documents without running anything.
+    Validate(validate::Validate),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Ca(ca) => ca.run(),
+            Self::Completions(completions) => completions.run(),
+            Self::Demo(demo) => demo.run(),
+            Self::Kernel(kernel) => kernel.run(),
+            Self::Proxy(proxy) => proxy.run(),
+            Self::Status(status) => status.run(),
+            Self::Validate(validate) => validate.run(),
+        }
+    }
+}
+
+/// A tokio runtime for one command.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}

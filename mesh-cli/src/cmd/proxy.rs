@@ -1,0 +1,214 @@
+//! `mesh proxy`: the agent.
+//!
+//! All sockets are bound before anything is spawned, so that what is wrong shows at start. It runs
+//! until a signal: the first drains, a second ends at once.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use inmesh_core::Mesh;
+use inmesh_core::runtime::{Admin, Listen, LogLevel};
+use inmesh_discovery::dns::DnsSource;
+use inmesh_discovery::file::FileSource;
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::issue::dev::DevCa;
+use inmesh_pki::rotate::{Rotation, obtain};
+use inmesh_pki::source::files;
+use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use inmesh_pki::tls::Crypto;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
+use crate::{log, otlp, term};
+
+#[derive(Debug, Args)]
+pub(crate) struct Proxy {
+    /// The folder with the agent's file and the documents; it is watched.
+    #[arg(long, value_name = "DIR")]
+    config: PathBuf,
+    /// What is logged, as in RUST_LOG; it can be changed at run time.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
+    log: String,
+    /// The form of the log's lines, on standard error.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: log::Format,
+}
+
+impl Proxy {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let agent = match agent::find(&self.config)? {
+            Found::Agent(agent) => *agent,
+            Found::Refused(problems) => {
+                for problem in problems {
+                    term::warn(&problem.to_string());
+                }
+                bail!("the agent's file is refused");
+            }
+            Found::None => bail!(
+                "{} holds no document of kind {} ({}); see `mesh-cli/docs/agent.md`",
+                self.config.display(),
+                agent::KIND,
+                agent::API_VERSION
+            ),
+        };
+        let level = log::init(&self.log, self.log_format)?;
+        super::runtime()?.block_on(run(agent, self.config, level))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> {
+    let mut sockets = Vec::new();
+    for listener in &agent.listeners {
+        sockets.push((bind(listener.bind).await?, listener.listen.clone()));
+    }
+    let admin = match agent.admin {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let mesh = start(&agent, dir).await?;
+    for (socket, listen) in sockets {
+        let (mesh, address) = (mesh.clone(), socket.local_addr()?);
+        tracing::info!(%address, ?listen, "listening");
+        tokio::spawn(serve(mesh, socket, listen));
+    }
+    if let Some(socket) = admin {
+        let (mesh, address) = (mesh.clone(), socket.local_addr()?);
+        tracing::info!(%address, "admin");
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "the admin address is not loopback: anybody who reaches it can drain the agent");
+        }
+        tokio::spawn(async move {
+            mesh.serve_admin(socket, Admin::with_log_level(level)).await;
+        });
+    }
+    tokio::spawn({
+        let mesh = mesh.clone();
+        async move {
+            mesh.ready().await;
+            tracing::info!("ready");
+        }
+    });
+    down(&mesh).await
+}
+
+/// Serves one listener of an agent.
+pub(super) async fn serve(mesh: Mesh, socket: TcpListener, listen: Listen) {
+    match listen {
+        Listen::Inbound(to) => mesh.serve_behind(socket, to).await,
+        Listen::Outbound(to) => mesh.serve_outbound(socket, to).await,
+        other => tracing::error!(
+            ?other,
+            "a listener of a kind that this agent does not serve"
+        ),
+    }
+}
+
+/// Waits for a signal or a drain asked for on the admin address, and goes down in order.
+async fn down(mesh: &Mesh) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut watch = mesh.watch_drain();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = watch.closed() => return Ok(()),
+    }
+    tracing::info!("draining; a second signal ends at once");
+    tokio::select! {
+        () = mesh.drain() => tracing::info!("drained"),
+        _ = terminate.recv() => tracing::warn!("ended by a second signal"),
+        _ = interrupt.recv() => tracing::warn!("ended by a second signal"),
+    }
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))
+}
+
+/// Starts the mesh that the agent's file describes.
+pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
+    let crypto = Crypto::aws_lc_rs();
+    let reader = identify(agent, &crypto).await?;
+    let roots = rustls_native_certs::load_native_certs();
+    for error in roots.errors {
+        tracing::debug!(%error, "a root of the operating system cannot be read");
+    }
+    let mut builder = Mesh::builder()
+        .crypto(crypto)
+        .limits(agent.limits.clone())
+        .eject(agent.eject)
+        .system_roots(roots.certs)
+        .identity(reader)
+        .workload(agent.workload.clone(), agent.default_action)
+        .source(FileSource::new(dir, agent.defaults()))
+        .source(DnsSource::new().loopback(agent.loopback_endpoints));
+    if let Some(namespace) = &agent.mesh_namespace {
+        builder = builder.mesh_namespace(namespace.clone());
+    }
+    if let Some(AccessLogTo { path, sample }) = &agent.access_log {
+        builder = match path {
+            None => builder.access_log(tokio::io::stdout(), *sample),
+            Some(path) => {
+                let file = tokio::fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .await
+                    .with_context(|| format!("opening the access log {}", path.display()))?;
+                builder.access_log(file, *sample)
+            }
+        };
+    }
+    if let Some(tracing) = &agent.tracing {
+        let sink = otlp::Spans::new(&tracing.otlp, &agent.workload)?;
+        builder = builder
+            .exchanges(Arc::new(sink))
+            .trace_sample(tracing.sample);
+    }
+    Ok(builder.start()?)
+}
+
+/// The agent's identity, and the task that keeps it fresh.
+async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<IdentityReader> {
+    match &agent.identity {
+        Identity::Files {
+            certificate,
+            key,
+            bundle,
+        } => {
+            let source = files::FileSource::new(certificate, key, bundle, crypto);
+            // A start without an identity fails at once and says why.
+            let state = source.load().context("reading the identity's files")?;
+            let (writer, reader) = identity(state);
+            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
+            Ok(reader)
+        }
+        Identity::DevelopmentCa { dir, lifetime } => {
+            let clock = SystemClock::shared();
+            let ca = DevCa::open_with(dir, *lifetime, crypto, clock.clone())
+                .with_context(|| format!("opening the development CA in {}", dir.display()))?;
+            let id = agent.workload.spiffe_id(ca.trust_domain())?;
+            tracing::warn!(
+                dir = %dir.display(),
+                %id,
+                "DEVELOPMENT CA: this agent mints its own identity from a key on disk; \
+                 whoever reads that key can be anybody in the trust domain"
+            );
+            let issuer = ca.for_workload(id.clone())?;
+            let (svid, bundle) = obtain(&issuer, &id, crypto, &*clock).await?;
+            let (writer, reader): (IdentityWriter, _) =
+                identity(IdentityState::new(svid, bundle.into()));
+            let rotation = Rotation::new(id, issuer, crypto, clock, rand::random::<f64>);
+            tokio::spawn(rotation.run(Arc::new(writer), std::future::pending()));
+            Ok(reader)
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `mesh status`: what a running agent knows and how it is.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::{fetch, term};
+
+/// Exits 0 if the agent is ready and refuses nothing, 1 if not.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The agent's admin address.
+    #[arg(long, default_value = "127.0.0.1:15000", env = "MESH_ADMIN")]
+    admin: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let text =
+            super::runtime()?.block_on(fetch::admin(http::Method::GET, &self.admin, "/status"))?;
+        let status: Value = serde_json::from_str(&text)?;
+        if self.json {
+            term::print(&serde_json::to_string_pretty(&status)?);
+        } else {
+            term::print(&page(&status));
+        }
+        let refused = each(&status["objects"]).any(|o| o["serving"] != "current");
+        let good = status["ready"] == true && !refused;
+        Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn page(status: &Value) -> String {
+    let ready = if status["ready"] == true {
+        "ready"
+    } else {
+        "NOT READY"
+    };
+    let mut out = vec![format!(
+        "{} is {ready}; configuration generation {}, {} refused versions",
+        text(&status["workload"]),
+        status["generation"],
+        status["refusals"],
+    )];
+    out.extend(each(&status["not_ready"]).map(|why| format!("  {}", text(why))));
+    let identity = each(&status["identity"]).map(|c| {
+        vec![
+            text(&c["kind"]),
+            text(&c["id"]),
+            left(c["not_after"].as_u64()),
+        ]
+    });
+    out.push(String::new());
+    out.push(term::table(
+        &["CERTIFICATE", "IDENTITY", "ENDS IN"],
+        identity,
+    ));
+    let services = each(&status["services"]).flat_map(|s| {
+        let name = format!("{}:{}", text(&s["service"]), s["port"]);
+        let row = {
+            let (name, protocol) = (name.clone(), text(&s["protocol"]));
+            move |address: String, state: String, in_flight: String| {
+                vec![name.clone(), protocol.clone(), address, state, in_flight]
+            }
+        };
+        let mut rows: Vec<_> = each(&s["endpoints"])
+            .map(|e| {
+                let state = match (&e["ejected"], &e["ready"]) {
+                    (Value::Bool(true), _) => "ejected",
+                    (_, Value::Bool(true)) => "ready",
+                    _ => "not ready",
+                };
+                let state = format!("{state} ({})", text(&e["transport"]));
+                row(text(&e["address"]), state, e["in_flight"].to_string())
+            })
+            .collect();
+        if rows.is_empty() {
+            rows.push(row("-".into(), "no endpoints".into(), String::new()));
+        }
+        rows
+    });
+    out.push(String::new());
+    out.push(term::table(
+        &["SERVICE", "PROTOCOL", "ENDPOINT", "STATE", "IN FLIGHT"],
+        services,
+    ));
+    let objects = each(&status["objects"])
+        .map(|o| vec![text(&o["object"]), text(&o["serving"]), text(&o["source"])]);
+    out.push(String::new());
+    out.push(term::table(&["OBJECT", "SERVING", "SOURCE"], objects));
+    for object in each(&status["objects"]) {
+        for problem in each(&object["problems"]) {
+            out.push(format!(
+                "{}: {}",
+                text(&object["object"]),
+                problem_line(problem)
+            ));
+        }
+    }
+    out.join("\n")
+}
+
+/// A problem as `mesh validate` prints it.
+pub(super) fn problem_line(problem: &Value) -> String {
+    let mut line = format!("{}: ", text(&problem["severity"]));
+    let location = &problem["location"];
+    if !location.is_null() {
+        line += &format!("{}:{}: ", text(&location["file"]), location["line"]);
+    }
+    let field = text(&problem["field"]);
+    if !field.is_empty() {
+        line += &format!("{field}: ");
+    }
+    line + &text(&problem["message"])
+}
+
+fn each(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// How long a certificate has left, as a person would say it.
+fn left(not_after: Option<u64>) -> String {
+    use inmesh_pki::clock::Clock;
+    let now = inmesh_pki::clock::SystemClock.now();
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    match not_after.unwrap_or_default().checked_sub(now) {
+        None | Some(0) => "expired".to_owned(),
+        Some(s) if s < 120 => format!("{s}s"),
+        Some(s) if s < 7_200 => format!("{}m", s / 60),
+        Some(s) if s < 172_800 => format!("{}h", s / 3_600),
+        Some(s) => format!("{}d", s / 86_400),
+    }
+}

@@ -1,0 +1,37 @@
+//! What a person sees: colours only on a terminal, errors with their whole cause on one screen.
+
+use std::io::{Write, stderr, stdout};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+/// Prints to the output; a reader that has gone (`mesh status | head`) is no error.
+pub(crate) fn print(text: &str) {
+    let _gone = writeln!(stdout(), "{text}");
+}
+
+/// Prints an error and its causes.
+pub(crate) fn error(error: &anyhow::Error) {
+    let _gone = writeln!(stderr(), "error: {error:#}");
+}
+
+/// Prints a warning.
+pub(crate) fn warn(text: &str) {
+    let _gone = writeln!(stderr(), "warning: {text}");
+}
+
+/// A plain table, as wide as the terminal.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}

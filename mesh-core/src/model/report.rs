@@ -1,0 +1,84 @@
+//! What a snapshot says of its objects: what serves, what was refused, what dangles.
+
+use super::snapshot::{Good, Snapshot, Version};
+use super::status::{ObjectStatus, Problem, Serving, Severity};
+
+impl Snapshot {
+    /// What became of each object, by name. Warnings about what an object refers to are found
+    /// anew, since they come and go with other objects.
+    pub fn status(&self) -> Vec<ObjectStatus> {
+        let mut out = Vec::new();
+        for (key, object) in self.objects.iter() {
+            for (nth, version) in object.versions.iter().enumerate() {
+                let mut problems = version.problems.clone();
+                problems.extend(self.dangling(version));
+                if nth > 0 {
+                    problems.push(Problem::warning(
+                        "",
+                        format!(
+                            "{} speaks of it too and comes first",
+                            object.versions[0].source
+                        ),
+                    ));
+                }
+                out.push(ObjectStatus {
+                    object: key.to_string(),
+                    source: version.source.clone(),
+                    serving: match (&version.good, version.refused) {
+                        (Some(_), false) => Serving::Current,
+                        (Some(_), true) => Serving::LastGood,
+                        (None, _) => Serving::Nothing,
+                    },
+                    problems,
+                });
+            }
+        }
+        out.sort_by(|a, b| a.object.cmp(&b.object));
+        out
+    }
+
+    /// What a version refers to that is not there.
+    fn dangling(&self, version: &Version) -> Vec<Problem> {
+        let warn = |field: String, message: String| Problem {
+            severity: Severity::Warning,
+            ..Problem::refused(field, message)
+        };
+        match &version.good {
+            Some(Good::Route(route)) => {
+                let absent = |service| self.service(service).is_none();
+                let parents = route.parents.iter().enumerate();
+                let parents = parents.filter(|(_, p)| absent(&p.service)).map(|(n, p)| {
+                    let message = format!("Service {} does not exist", p.service);
+                    warn(format!("spec.parentRefs[{n}]"), message)
+                });
+                let backends = route.rules.iter().enumerate().flat_map(|(r, rule)| {
+                    rule.backends
+                        .iter()
+                        .enumerate()
+                        .filter_map(move |(b, backend)| {
+                            let lacks = match self.service(&backend.service) {
+                                None => format!("Service {} does not exist", backend.service),
+                                Some(view) if view.port(backend.port).is_none() => {
+                                    format!(
+                                        "Service {} has no port {}",
+                                        backend.service, backend.port
+                                    )
+                                }
+                                Some(_) => return None,
+                            };
+                            let message = format!(
+                                "{lacks} (ResolvedRefs False); its share is answered with 500"
+                            );
+                            Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
+                        })
+                });
+                parents.chain(backends).collect()
+            }
+            Some(Good::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
+                "metadata.labels[kubernetes.io/service-name]".into(),
+                format!("Service {} does not exist", slice.service),
+            )],
+            _ => Vec::new(),
+        }
+    }
+}

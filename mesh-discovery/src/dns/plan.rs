@@ -1,0 +1,210 @@
+//! When to ask for a name again, and what an answer means. Pure.
+//!
+//! In come the time and what a look-up came to; out come the time of the next one and the effect
+//! on the endpoints. One plan for each name, so that names never wait for each other. It refuses
+//! to drain on an answer that may be a mistake: only a name that is gone twice is gone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The shortest time between two look-ups of a name, whatever its TTL is.
+const TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest time between two look-ups of a name, whatever its TTL is.
+const TTL_MAX: Duration = Duration::from_secs(300);
+/// The longest time between two look-ups of a name that fail.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A name is gone when two answers at least this far apart say so.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+/// The most addresses of a name.
+const ADDRESSES: usize = 256;
+
+/// An address, with a port where SRV gave one.
+pub type Address = (IpAddr, Option<u16>);
+
+/// Address families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Families {
+    /// IPv4 and IPv6.
+    Both,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What a look-up came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Every question was answered. No address at all counts as [`NxDomain`](Self::NxDomain); one
+    /// family without addresses is nothing special.
+    Answer {
+        /// What was found.
+        addresses: Vec<Address>,
+        /// How long it may be used.
+        ttl: Duration,
+    },
+    /// Some question was not answered: a timeout, SERVFAIL, no connection.
+    Failure {
+        /// What was found nevertheless.
+        found: Vec<Address>,
+        /// How long that may be used; `None` where nothing was found.
+        ttl: Option<Duration>,
+        /// The families of which nothing is known.
+        families: Families,
+    },
+    /// The name does not exist.
+    NxDomain,
+}
+
+/// What a look-up changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Nothing.
+    Keep,
+    /// These are the addresses now; empty drains the name.
+    Publish(Arc<[Address]>),
+}
+
+/// The plan of one name.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    next: Duration,
+    /// What was published last.
+    last: Option<Arc<[Address]>>,
+    /// Failures in a row.
+    failures: u32,
+    /// When the name was first said to be gone, if nothing else was said since.
+    gone_since: Option<Duration>,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Nothing could be learnt.
+    pub fn unknown() -> Self {
+        Self::Failure {
+            found: Vec::new(),
+            ttl: None,
+            families: Families::Both,
+        }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// A plan for a name that nothing is known of: it is asked for at once. Times are counted from
+    /// any start, the same for all calls.
+    pub fn new(now: Duration) -> Self {
+        Self {
+            next: now,
+            last: None,
+            failures: 0,
+            gone_since: None,
+        }
+    }
+
+    /// When the name is to be asked for.
+    pub fn next(&self) -> Duration {
+        self.next
+    }
+
+    /// What was published last.
+    pub fn last(&self) -> Option<&Arc<[Address]>> {
+        self.last.as_ref()
+    }
+
+    /// Whether the last look-up failed.
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Takes what a look-up came to, at the time when it ended.
+    ///
+    /// 1. An answer is published; the next look-up is after its TTL, within 1 s and 300 s.
+    /// 2. A failure keeps the last answer, for the families that failed; the next look-up is after
+    ///    1 s, 2 s, 4 s and so on up to 30 s, or after the TTL of what was found if that is sooner.
+    ///    Where nothing was ever published, what was found nevertheless is.
+    /// 3. A name that does not exist is asked for again after 5 s; if it does not exist then, it
+    ///    is drained. An answer in between forgets it, a failure does not.
+    ///
+    /// Addresses are sorted, without duplicates, and at most 256. There is never more than one
+    /// look-up in a second.
+    pub fn handle_outcome(&mut self, now: Duration, outcome: Outcome) -> Effect {
+        match outcome {
+            Outcome::Answer { addresses, ttl } if !addresses.is_empty() => {
+                self.failures = 0;
+                self.gone_since = None;
+                self.next = now.saturating_add(ttl.clamp(TTL_MIN, TTL_MAX));
+                self.publish(addresses)
+            }
+            Outcome::Answer { .. } | Outcome::NxDomain => {
+                self.failures = 0;
+                self.handle_gone(now)
+            }
+            Outcome::Failure {
+                found,
+                ttl,
+                families,
+            } => {
+                let backoff = backoff(self.failures);
+                self.failures = self.failures.saturating_add(1);
+                let wait = ttl.map_or(backoff, |ttl| ttl.clamp(TTL_MIN, TTL_MAX).min(backoff));
+                self.next = now.saturating_add(wait);
+                self.handle_part(found, families)
+            }
+        }
+    }
+
+    fn handle_part(&mut self, mut found: Vec<Address>, families: Families) -> Effect {
+        if found.is_empty() {
+            return Effect::Keep;
+        }
+        self.gone_since = None;
+        if let Some(last) = &self.last {
+            let unknown = |(ip, _): &&Address| match families {
+                Families::Both => true,
+                Families::V4 => ip.is_ipv4(),
+                Families::V6 => ip.is_ipv6(),
+            };
+            if families == Families::Both && !last.is_empty() {
+                return Effect::Keep;
+            }
+            found.extend(last.iter().filter(unknown));
+        }
+        self.publish(found)
+    }
+
+    fn handle_gone(&mut self, now: Duration) -> Effect {
+        let since = *self.gone_since.get_or_insert(now);
+        let gone_for = now.saturating_sub(since);
+        // The longer it is gone, the less often it is asked for.
+        self.next = now.saturating_add(gone_for.clamp(GONE_AFTER, BACKOFF_MAX));
+        let drained = self.last.as_ref().is_some_and(|last| last.is_empty());
+        if gone_for >= GONE_AFTER && !drained {
+            self.publish(Vec::new())
+        } else {
+            Effect::Keep
+        }
+    }
+
+    fn publish(&mut self, mut addresses: Vec<Address>) -> Effect {
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(ADDRESSES);
+        let addresses: Arc<[Address]> = addresses.into();
+        if self.last.as_ref() == Some(&addresses) {
+            return Effect::Keep;
+        }
+        self.last = Some(addresses.clone());
+        Effect::Publish(addresses)
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(5)).min(BACKOFF_MAX)
+}

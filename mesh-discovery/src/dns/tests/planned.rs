@@ -1,0 +1,239 @@
+//! The plan, by table and by property.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::plan::{Effect, Families, Outcome, Plan};
+use super::{address, addresses};
+
+/// A step: when the look-up ends, in ms; what it comes to; what is published, if anything; when
+/// the next one is due, in ms.
+type Step<'a> = (u64, Outcome, Option<&'a [&'a str]>, u64);
+
+#[track_caller]
+fn check(steps: &[Step<'_>]) {
+    let mut plan = Plan::new(Duration::ZERO);
+    assert_eq!(plan.next(), Duration::ZERO);
+    for (n, (at, outcome, published, next)) in steps.iter().enumerate() {
+        let effect = plan.handle_outcome(Duration::from_millis(*at), outcome.clone());
+        let wanted = match published {
+            Some(texts) => Effect::Publish(addresses(texts).into()),
+            None => Effect::Keep,
+        };
+        assert_eq!(effect, wanted, "step {n}");
+        assert_eq!(plan.next(), Duration::from_millis(*next), "step {n}");
+    }
+}
+
+fn answer(texts: &[&str], ttl: u64) -> Outcome {
+    Outcome::Answer {
+        addresses: addresses(texts),
+        ttl: Duration::from_secs(ttl),
+    }
+}
+
+fn part(texts: &[&str], ttl: u64, families: Families) -> Outcome {
+    Outcome::Failure {
+        found: addresses(texts),
+        ttl: Some(Duration::from_secs(ttl)),
+        families,
+    }
+}
+
+const A: &[&str] = &["10.0.0.1"];
+const B: &[&str] = &["10.0.0.2"];
+const GONE: Outcome = Outcome::NxDomain;
+
+#[test]
+fn ttls_are_clamped() {
+    check(&[
+        (0, answer(A, 30), Some(A), 30_000),
+        (30_000, answer(A, 0), None, 31_000),
+        (31_000, answer(B, 86_400), Some(B), 331_000),
+    ]);
+}
+
+#[test]
+fn answers_are_sorted_and_bounded() {
+    check(&[
+        (
+            0,
+            answer(&["10.0.0.2", "10.0.0.1", "10.0.0.2"], 5),
+            Some(&["10.0.0.1", "10.0.0.2"]),
+            5_000,
+        ),
+        (5_000, answer(&["10.0.0.1", "10.0.0.2"], 5), None, 10_000),
+    ]);
+    let many = (0..1_000_u32)
+        .map(|n| (std::net::IpAddr::from(n.to_be_bytes()), None))
+        .collect();
+    let mut plan = Plan::new(Duration::ZERO);
+    let ttl = Duration::from_secs(5);
+    let effect = plan.handle_outcome(
+        Duration::ZERO,
+        Outcome::Answer {
+            addresses: many,
+            ttl,
+        },
+    );
+    assert!(matches!(effect, Effect::Publish(some) if some.len() == 256));
+}
+
+#[test]
+fn failures_keep_and_back_off() {
+    let fail = Outcome::unknown;
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (7_000, fail(), None, 8_000),
+        (8_000, fail(), None, 10_000),
+        (10_000, fail(), None, 14_000),
+        (14_000, fail(), None, 22_000),
+        (22_000, fail(), None, 38_000),
+        (38_000, fail(), None, 68_000),
+        (68_000, fail(), None, 98_000),
+        (98_000, answer(A, 5), None, 103_000),
+        (103_000, fail(), None, 104_000),
+    ]);
+}
+
+#[test]
+fn a_name_that_is_gone_twice_is_drained() {
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, GONE, None, 10_000),
+        (10_000, GONE, Some(&[]), 15_000),
+        (15_000, GONE, None, 25_000),
+        (25_000, GONE, None, 45_000),
+        (45_000, GONE, None, 75_000),
+        (75_000, answer(A, 5), Some(A), 80_000),
+    ]);
+}
+
+#[test]
+fn gone_once_or_gone_again_too_soon_drains_nothing() {
+    // An answer in between forgets it.
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, GONE, None, 10_000),
+        (10_000, answer(A, 5), None, 15_000),
+        (15_000, GONE, None, 20_000),
+        (20_000, answer(B, 5), Some(B), 25_000),
+    ]);
+    // Too soon, whoever asks.
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, GONE, None, 10_000),
+        (9_999, GONE, None, 14_999),
+        (14_999, GONE, Some(&[]), 24_998),
+    ]);
+    // A failure in between says nothing either way.
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, GONE, None, 10_000),
+        (10_000, Outcome::unknown(), None, 11_000),
+        (11_000, GONE, Some(&[]), 17_000),
+    ]);
+    // No address in either family is as good as no name.
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, answer(&[], 60), None, 10_000),
+        (10_000, GONE, Some(&[]), 15_000),
+    ]);
+}
+
+#[test]
+fn one_family_that_fails_keeps_its_addresses() {
+    let both = &["10.0.0.1", "2001:db8::1"];
+    check(&[
+        (0, answer(both, 60), Some(both), 60_000),
+        // IPv4 has changed, IPv6 is not known.
+        (
+            60_000,
+            part(B, 60, Families::V6),
+            Some(&["10.0.0.2", "2001:db8::1"]),
+            61_000,
+        ),
+        (
+            61_000,
+            part(&["2001:db8::2"], 60, Families::V4),
+            Some(&["10.0.0.2", "2001:db8::2"]),
+            63_000,
+        ),
+        (63_000, part(B, 1, Families::Both), None, 64_000),
+        (64_000, answer(B, 60), Some(B), 124_000),
+    ]);
+    // Where nothing was known, a part is better than nothing.
+    check(&[(0, part(A, 60, Families::Both), Some(A), 1_000)]);
+    check(&[
+        (0, answer(A, 1), Some(A), 1_000),
+        (1_000, GONE, None, 6_000),
+        (6_000, GONE, Some(&[]), 11_000),
+        (11_000, part(A, 60, Families::Both), Some(A), 12_000),
+    ]);
+}
+
+fn any_outcome() -> impl Strategy<Value = Outcome> {
+    let some = prop::collection::vec((0..4_u8, any::<bool>()), 0..4).prop_map(|list| {
+        let text = |(n, v6): &(u8, bool)| {
+            if *v6 {
+                format!("2001:db8::{n}")
+            } else {
+                format!("10.0.0.{n}")
+            }
+        };
+        list.iter()
+            .map(|one| address(&text(one)))
+            .collect::<Vec<_>>()
+    });
+    let ttl = (0..1_000_u64).prop_map(Duration::from_secs);
+    let families = prop_oneof![Just(Families::Both), Just(Families::V4), Just(Families::V6)];
+    prop_oneof![
+        (some.clone(), ttl.clone()).prop_map(|(addresses, ttl)| Outcome::Answer { addresses, ttl }),
+        (some, prop::option::of(ttl), families).prop_map(|(found, ttl, families)| {
+            Outcome::Failure {
+                found,
+                ttl,
+                families,
+            }
+        }),
+        Just(Outcome::NxDomain),
+    ]
+}
+
+proptest! {
+    /// Whatever comes: at most one look-up a second, at least one in 300 s, and endpoints are
+    /// drained only by answers that say so twice, 5 s apart.
+    #[test]
+    fn rates_and_drains_are_bounded(outcomes in prop::collection::vec((any_outcome(), 0..3_000_u64), 1..60)) {
+        let mut plan = Plan::new(Duration::ZERO);
+        let mut gone_since = None;
+        let mut some = false;
+        for (outcome, late) in outcomes {
+            let now = plan.next() + Duration::from_millis(late);
+            let gone = match &outcome {
+                Outcome::NxDomain => true,
+                Outcome::Answer { addresses, .. } => addresses.is_empty(),
+                _ => false,
+            };
+            if gone {
+                gone_since.get_or_insert(now);
+            }
+            let effect = plan.handle_outcome(now, outcome);
+            if let Effect::Publish(addresses) = effect {
+                if addresses.is_empty() {
+                    prop_assert!(gone && now - gone_since.expect("it is gone") >= Duration::from_secs(5));
+                } else {
+                    gone_since = None;
+                }
+                some = !addresses.is_empty();
+            } else if !gone && some {
+                // An answer that changes nothing is an answer too.
+                prop_assert!(plan.last().is_some_and(|last| !last.is_empty()));
+            }
+            let wait = plan.next() - now;
+            prop_assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(300));
+            prop_assert!(plan.last().is_none_or(|last| last.is_sorted()));
+        }
+    }
+}
