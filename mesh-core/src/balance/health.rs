@@ -46,8 +46,9 @@ pub enum NoEndpoint {
 /// An endpoint that was chosen. Dropping it without a verdict takes no position on its health.
 #[derive(Debug)]
 pub struct Picked {
-    member: Member,
     set: Arc<EndpointSet>,
+    /// Its place in the set; there always is one.
+    index: usize,
     probe: bool,
     judged: bool,
 }
@@ -68,12 +69,12 @@ pub fn pick(
     if set.ready_len() == 0 {
         return Err(NoEndpoint::NoneReady);
     }
-    if let Some(member) = set.health().due(set, now) {
-        return Ok(Picked::new(member, set, true));
+    if let Some(index) = set.health().due(set, now) {
+        return Ok(Picked::new(set, index, true));
     }
-    let index = p2c(&View { set, tried }, draw).ok_or(NoEndpoint::AllOut)?;
-    let member = set.ready(index).ok_or(NoEndpoint::NoneReady)?;
-    Ok(Picked::new(member.clone(), set, false))
+    let nth = p2c(&View { set, tried }, draw).ok_or(NoEndpoint::AllOut)?;
+    let index = set.ready_index(nth).ok_or(NoEndpoint::NoneReady)?;
+    Ok(Picked::new(set, index, false))
 }
 
 struct View<'a> {
@@ -107,14 +108,16 @@ impl Health {
 
 impl SetHealth {
     /// The endpoint that this request shall probe, if one is due.
-    fn due(&self, set: &EndpointSet, now: Duration) -> Option<Member> {
+    fn due(&self, set: &EndpointSet, now: Duration) -> Option<usize> {
         if self.next_probe.load(Ordering::Relaxed) > millis(now) {
             return None;
         }
         let found = (0..set.ready_len())
-            .filter_map(|n| set.ready(n))
-            .find(|m| m.state.is_ejected() && m.state.health.with(|b| b.poll_probe(now)))
-            .cloned();
+            .filter_map(|n| set.ready_index(n))
+            .find(|&index| {
+                let state = &set.members()[index].state;
+                state.is_ejected() && state.health.with(|b| b.poll_probe(now))
+            });
         if found.is_none() {
             self.rearm(set, now);
         }
@@ -178,11 +181,11 @@ impl LoadView for View<'_> {
 // === impl Picked ===
 
 impl Picked {
-    fn new(member: Member, set: &Arc<EndpointSet>, probe: bool) -> Self {
-        member.state.enter();
+    fn new(set: &Arc<EndpointSet>, index: usize, probe: bool) -> Self {
+        set.members()[index].state.enter();
         Self {
-            member,
             set: set.clone(),
+            index,
             probe,
             judged: false,
         }
@@ -190,7 +193,7 @@ impl Picked {
 
     /// The endpoint.
     pub fn member(&self) -> &Member {
-        &self.member
+        &self.set.members()[self.index]
     }
 
     /// Whether this request is the probe of an ejected endpoint.
@@ -200,8 +203,13 @@ impl Picked {
 
     /// The endpoint answered as it should. Returns whether that brought it back.
     pub fn succeeded(&mut self, now: Duration) -> bool {
+        self.succeeded_at(|| now)
+    }
+
+    /// The same with a clock that is only read where the endpoint had failed before.
+    pub(crate) fn succeeded_at(&mut self, now: impl FnOnce() -> Duration) -> bool {
         self.judged = true;
-        let health = &self.member.state.health;
+        let health = &self.member().state.health;
         if !health.blemished.load(Ordering::Relaxed) {
             return false;
         }
@@ -209,13 +217,14 @@ impl Picked {
         if health.is_ejected() && !self.probe {
             return false;
         }
+        let now = now();
         health.with(|b| b.handle_success(now))
     }
 
     /// The request failed by the endpoint's fault.
     pub fn failed(&mut self, policy: &EjectPolicy, now: Duration) -> Verdict {
         self.judged = true;
-        let health = &self.member.state.health;
+        let health = &self.member().state.health;
         if health.is_ejected() && !self.probe {
             return Verdict::Kept;
         }
@@ -234,9 +243,9 @@ impl Picked {
 
 impl Drop for Picked {
     fn drop(&mut self) {
-        self.member.state.leave();
+        self.member().state.leave();
         if self.probe && !self.judged {
-            let health = &self.member.state.health;
+            let health = &self.member().state.health;
             if let Some(until) = health.with(|b| {
                 b.handle_cancel();
                 b.ejected_until()

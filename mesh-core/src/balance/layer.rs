@@ -209,7 +209,7 @@ impl Balancer {
     }
 
     fn succeeded(&self, picked: &mut Picked, service: &ServiceView) {
-        if picked.succeeded(self.now()) {
+        if picked.succeeded_at(|| self.now()) {
             let address = picked.member().endpoint.address();
             tracing::info!(%address, service = %service.name, "endpoint is back");
         }

@@ -340,7 +340,12 @@ impl EndpointSet {
 
     /// The `n`th that may be chosen from.
     pub fn ready(&self, n: usize) -> Option<&Member> {
-        self.members.get(*self.ready.get(n)? as usize)
+        self.members.get(self.ready_index(n)?)
+    }
+
+    /// The place of the `n`th that may be chosen from among all members.
+    pub(crate) fn ready_index(&self, n: usize) -> Option<usize> {
+        self.ready.get(n).map(|&index| index as usize)
     }
 
     /// What the set as a whole remembers of its ejections.

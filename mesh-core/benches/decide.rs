@@ -1,0 +1,217 @@
+//! What a whole decision costs (resolve, authorize, route, balance) on 1, 100 and 10,000 Services,
+//! and what one change of an endpoint costs beside 10,000.
+//!
+//! Each decision is about another Service, in an order without a pattern, so that caches help no
+//! more than they would a busy program.
+
+#[path = "support/clock.rs"]
+mod clock;
+#[path = "support/criterion_clock.rs"]
+mod criterion_clock;
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion_clock::CpuTime;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use inmesh_core::authorize::{
+    self, Action, DefaultAction, HttpView, Operation, Peer, Policy, RequestView, Source,
+};
+use inmesh_core::balance::pick;
+use inmesh_core::model::{
+    AppProtocol, Change, Conditions, Draw, Host, IdSet, Kind, Namespace, ObjectKey, Op, Service,
+    ServiceName, ServicePort, Settings, Slice, SlicePort, Snapshot, SourceId, Transport, Workload,
+};
+use inmesh_core::route::{self, Backend, Match, Parent, PathMatch, Route, Rule, ValueMatch};
+use inmesh_pki::SpiffeId;
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const SIZES: [usize; 3] = [1, 100, 10_000];
+const ENDPOINTS: u8 = 10;
+const NAMESPACES: usize = 20;
+const TENANT: HeaderName = HeaderName::from_static("x-tenant");
+
+fn name(n: usize) -> Fallible<ServiceName> {
+    let namespace = Namespace::new(&format!("team-{}", n % NAMESPACES))?;
+    Ok(ServiceName::new(&namespace, &format!("service-{n}"))?)
+}
+
+/// The endpoints of a Service; the last of them is ready or not.
+fn slice(n: usize, last_ready: bool) -> Fallible<Op> {
+    let service = name(n)?;
+    let key = ObjectKey::new(Kind::EndpointSlice, service.namespace(), service.name())?;
+    let id: SpiffeId = format!("spiffe://example.org/ns/team/sa/service-{n}").parse()?;
+    let [.., high, low] = n.to_be_bytes();
+    let hosts = (0..ENDPOINTS).map(|e| {
+        let mut conditions = Conditions::default();
+        conditions.ready = last_ready || e + 1 < ENDPOINTS;
+        let address = IpAddr::from(Ipv4Addr::new(10, high, low, e));
+        (Host::Address(address), conditions)
+    });
+    let slice = Slice::new(
+        key,
+        service,
+        vec![SlicePort::new("http", 15_006)],
+        hosts.collect(),
+        Transport::Mesh {
+            ids: IdSet::new([id]),
+        },
+    );
+    Ok(Op::PutSlice(slice.workload("service", "v1").into(), vec![]))
+}
+
+/// Three rules; the last, which splits by weight, is the one that the bench's request meets.
+fn route(n: usize, of: usize) -> Fallible<Op> {
+    let service = name(n)?;
+    let key = ObjectKey::new(Kind::HttpRoute, service.namespace(), service.name())?;
+    let own = |weight| Backend::new(service.clone(), 80, weight);
+    let other = Backend::new(name((n + 1) % of)?, 80, 10)?;
+    let prefix = |path| PathMatch::literal(path, true).map(Match::path);
+    let beta = prefix("/items")?.header(TENANT, ValueMatch::Exact("beta".into()));
+    let rules = vec![
+        Rule::to(vec![own(1)?]).when(vec![Match::path(PathMatch::literal("/healthz", false)?)]),
+        Rule::to(vec![own(1)?]).when(vec![beta]),
+        Rule::to(vec![own(90)?, other]).when(vec![prefix("/")?]),
+    ];
+    let parents = vec![Parent::new(service.clone(), None)];
+    Ok(Op::PutRoute(
+        Route::new(key, parents, rules)?.into(),
+        vec![],
+    ))
+}
+
+/// Policies of the workload: one that denies, two that allow; the second of these lets the peer in.
+fn policies() -> Fallible<Vec<Op>> {
+    let shop = Namespace::new("shop")?;
+    let policy = |name: &str, action, rule| {
+        let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, name)?;
+        let policy = Policy::new(key, action, vec![rule]);
+        Fallible::Ok(Op::PutPolicy(policy.into(), vec![]))
+    };
+    let admin = Operation::new(&[], &[], &["/admin", "/admin/*"], &[])?;
+    let ops = Source::new(&[], &[], &["ops", "monitoring"], &[])?;
+    let metrics = Operation::new(&["GET"], &[], &["/metrics"], &[])?;
+    let web = Source::new(&["example.org/ns/shop/sa/web"], &[], &[], &[])?;
+    let items = Operation::new(&["GET", "POST"], &[], &["/items", "/items/*"], &[])?;
+    Ok(vec![
+        policy(
+            "deny",
+            Action::Deny,
+            authorize::Rule::new(vec![], vec![admin]),
+        )?,
+        policy(
+            "ops",
+            Action::Allow,
+            authorize::Rule::new(vec![ops], vec![metrics]),
+        )?,
+        policy(
+            "web",
+            Action::Allow,
+            authorize::Rule::new(vec![web], vec![items]),
+        )?,
+    ])
+}
+
+fn source() -> SourceId {
+    SourceId::new("bench")
+}
+
+fn world(services: usize) -> Fallible<Snapshot> {
+    let mut ops = policies()?;
+    for n in 0..services {
+        let ports = vec![ServicePort::new("http", 80, AppProtocol::Http1)];
+        ops.push(Op::PutService(Service::new(name(n)?, ports).into(), vec![]));
+        ops.push(slice(n, true)?);
+        ops.push(route(n, services)?);
+    }
+    let workload = Workload::new("shop", "cart", "cart")?;
+    let settings = Settings::new(workload, DefaultAction::Deny);
+    Ok(Snapshot::new(settings).apply(Change::replace(source(), ops)))
+}
+
+/// Authorities in an order without a pattern.
+fn authorities(services: usize) -> Fallible<Vec<String>> {
+    let mut draw = Draw::new(1);
+    let mut authority = || {
+        let n = draw.below(u64::try_from(services)?);
+        Fallible::Ok(name(usize::try_from(n)?)?.to_string())
+    };
+    (0..4_096).map(|_| authority()).collect()
+}
+
+/// One decision, as the runtime makes it; says where the request goes.
+fn decision(
+    snapshot: &Snapshot,
+    authority: &str,
+    caller: &Namespace,
+    peer: &Peer,
+    http: HttpView<'_>,
+    draw: &mut Draw,
+) -> Option<u16> {
+    let to = snapshot.resolve(authority, caller, 80)?;
+    let view = RequestView::Http(http);
+    let permit = authorize::decide(snapshot.policy(), peer, &view, &mut ()).ok()?;
+    let matched =
+        route::decide(&to.service, to.port, caller, &permit, &view, draw, &mut ()).ok()?;
+    let backend = snapshot.service(matched.service())?;
+    let set = backend.endpoints(matched.port())?;
+    let picked = pick(set, Duration::from_secs(1), &[], draw).ok()?;
+    Some(picked.member().endpoint.address().port())
+}
+
+fn decide(criterion: &mut Criterion<CpuTime>) {
+    let peer: SpiffeId = "spiffe://example.org/ns/shop/sa/web"
+        .parse()
+        .expect("an ID");
+    let peer = Peer::Verified(peer);
+    let caller = Namespace::new("shop").expect("a namespace");
+    let mut headers = HeaderMap::new();
+    headers.insert(TENANT, HeaderValue::from_static("stable"));
+    let http = HttpView::new(&Method::POST, "/items/42", None, &headers);
+    let mut group = criterion.benchmark_group("decision");
+    for services in SIZES {
+        let snapshot = world(services).expect("the world is well formed");
+        let authorities = authorities(services).expect("names are well formed");
+        let mut asked = authorities.iter().cycle();
+        let mut draw = Draw::new(7);
+        group.bench_function(BenchmarkId::from_parameter(services), |b| {
+            b.iter(|| {
+                let authority = asked.next().expect("it goes round");
+                let went = decision(&snapshot, authority, &caller, &peer, http, &mut draw);
+                assert_eq!(black_box(went), Some(15_006));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn apply(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("apply one endpoint");
+    for services in SIZES {
+        let snapshot = Arc::new(world(services).expect("the world is well formed"));
+        let change = slice(services / 2, false).expect("a slice");
+        let change = Change::update(source(), vec![change]);
+        let generation = snapshot.generation();
+        group.bench_function(BenchmarkId::from_parameter(services), |b| {
+            b.iter(|| {
+                let next = snapshot.apply(change.clone());
+                assert_eq!(black_box(next).generation(), generation + 1);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .with_measurement(CpuTime)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
+    targets = decide, apply
+}
+criterion_main!(benches);
