@@ -1,0 +1,365 @@
+//! What a pair of agents costs beside bare mutual TLS, for the same request: a POST of 1 KiB.
+//!
+//! Application and load run in this process, the agents are children; counted is the CPU time of
+//! all. Blocks alternate between the ways, and each round gives one ratio for each way, so that a
+//! neighbour who is busy for a while disturbs all alike. Printed are medians and quartiles.
+
+use std::net::{SocketAddr, TcpListener as Reserve};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::issue::dev::DevCa;
+use inmesh_pki::store::{IdentityReader, IdentityState, identity};
+use inmesh_pki::tls::{self, ClientAuth, Crypto};
+use nix::time::ClockId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const ALPN: &[u8] = b"http/1.1";
+const BODY: Bytes = Bytes::from_static(&[b'x'; 1024]);
+const CONNECTIONS: usize = 16;
+/// Requests of a block; enough that the kernel's accounting of children is exact.
+const BLOCK: usize = 3_200;
+const ROUNDS: usize = 15;
+const WARM_UP: usize = 2;
+
+/// Two agents in front of one application; killed when dropped.
+struct Pair {
+    children: [Child; 2],
+    door: SocketAddr,
+}
+
+/// One way to the application.
+struct Way {
+    name: &'static str,
+    pair: Option<Pair>,
+    senders: Vec<SendRequest<Full<Bytes>>>,
+    ratios: Vec<f64>,
+    costs: Vec<f64>,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // It may have ended by itself.
+            let _gone = child.kill();
+            let _status = child.wait();
+        }
+    }
+}
+
+impl Pair {
+    /// Starts both agents and waits until they carry.
+    async fn start(
+        home: &Path,
+        name: &str,
+        app: SocketAddr,
+        protocol: &str,
+        log: bool,
+    ) -> Fallible<Self> {
+        let (door, agent) = (free()?, free()?);
+        let service = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: app, namespace: bench}}
+spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: app
+  namespace: bench
+  labels: {{kubernetes.io/service-name: app}}
+  annotations: {{inmesh.dev/ids: spiffe://bench.local/ns/bench/sa/server}}
+addressType: IPv4
+ports: [{{name: main, port: {port}}}]
+endpoints: [{{addresses: [\"{ip}\"]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: app, namespace: bench}}
+spec:
+  selector: {{matchLabels: {{app: server}}}}
+  rules: [{{from: [{{source: {{principals: [bench.local/ns/bench/sa/client]}}}}]}}]
+",
+            ip = agent.ip(),
+            port = agent.port()
+        );
+        let log = if log {
+            "accessLog: {path: \"/dev/null\"}\n"
+        } else {
+            ""
+        };
+        let start = |role: &str, listener: String| -> Fallible<Child> {
+            let dir = home.join(format!("{name}-{role}"));
+            std::fs::create_dir(&dir)?;
+            std::fs::write(dir.join("mesh.yaml"), &service)?;
+            std::fs::write(
+                dir.join("agent.yaml"),
+                format!(
+                    "apiVersion: inmesh.dev/v1alpha1
+kind: Agent
+workload: {{namespace: bench, name: {role}, serviceAccount: {role}, labels: {{app: {role}}}}}
+defaultAction: deny
+peers: strict
+identity: {{developmentCA: {{dir: ../ca}}}}
+loopbackEndpoints: allow
+{log}listeners:
+- {listener}
+"
+                ),
+            )?;
+            Ok(Command::new(env!("CARGO_BIN_EXE_mesh"))
+                .args(["proxy", "--log", "error", "--config"])
+                .arg(dir)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()?)
+        };
+        let inbound =
+            format!("{{bind: \"{agent}\", inbound: {{app: \"{app}\", appProtocol: {protocol}}}}}");
+        let outbound = format!(
+            "{{bind: \"{door}\", outbound: {{appProtocol: {protocol}, service: {{name: app, port: 80}}}}}}"
+        );
+        let children = [start("server", inbound)?, start("client", outbound)?];
+        let pair = Self { children, door };
+        for _ in 0..500 {
+            let good = async {
+                let mut sender = plain(door).await?;
+                send(&mut sender).await
+            };
+            if good.await.is_ok() {
+                return Ok(pair);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(format!("the agents of {name} did not carry within 10 s").into())
+    }
+
+    /// The CPU time of both agents so far.
+    fn cpu_time(&self) -> Fallible<Duration> {
+        let mut total = Duration::ZERO;
+        for child in &self.children {
+            for thread in std::fs::read_dir(format!("/proc/{}/task", child.id()))? {
+                // On the CPU, waiting, slices: nanoseconds, nanoseconds, count.
+                let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+                let on_cpu = stat.split_whitespace().next().unwrap_or("0");
+                total += Duration::from_nanos(on_cpu.parse()?);
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// An address that was free a moment ago.
+fn free() -> Fallible<SocketAddr> {
+    Ok(Reserve::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+async fn plain(to: SocketAddr) -> Fallible<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    open(stream).await
+}
+
+async fn open<T>(io: T) -> Fallible<SendRequest<Full<Bytes>>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(io)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn send(sender: &mut SendRequest<Full<Bytes>>) -> Fallible<()> {
+    sender.ready().await?;
+    let request = Request::post("/items/42")
+        .header(header::HOST, "app")
+        .body(Full::new(BODY))?;
+    let answer = sender.send_request(request).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("answered {}", answer.status()).into());
+    }
+    let body = answer.into_body().collect().await?.to_bytes();
+    if body.len() != BODY.len() {
+        return Err("the answer is not what was sent".into());
+    }
+    Ok(())
+}
+
+/// Serves an echo, over TLS where there is an acceptor.
+async fn serve(acceptor: Option<TlsAcceptor>) -> Fallible<SocketAddr> {
+    async fn connection<T>(io: T) -> Fallible<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(async |request: Request<Incoming>| {
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(Response::new(Full::new(body)))
+        });
+        Ok(http1::Builder::new()
+            .serve_connection(TokioIo::new(io), service)
+            .await?)
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                stream.set_nodelay(true)?;
+                match acceptor {
+                    Some(acceptor) => connection(acceptor.accept(stream).await?).await,
+                    None => connection(stream).await,
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+fn identify(ca: &DevCa, account: &str) -> Fallible<IdentityReader> {
+    let id = format!("spiffe://bench.local/ns/bench/sa/{account}").parse()?;
+    let svid = ca.issue_svid(&id)?;
+    Ok(identity(IdentityState::new(svid, ca.bundle().clone().into())).1)
+}
+
+impl Way {
+    async fn through(name: &'static str, pair: Pair) -> Fallible<Self> {
+        let mut senders = Vec::new();
+        for _ in 0..CONNECTIONS {
+            senders.push(plain(pair.door).await?);
+        }
+        Ok(Self {
+            name,
+            pair: Some(pair),
+            senders,
+            ratios: Vec::new(),
+            costs: Vec::new(),
+        })
+    }
+
+    fn cpu_time(&self) -> Fallible<Duration> {
+        let own = Duration::from(ClockId::CLOCK_PROCESS_CPUTIME_ID.now()?);
+        Ok(own
+            + self
+                .pair
+                .as_ref()
+                .map_or(Ok(Duration::ZERO), Pair::cpu_time)?)
+    }
+
+    /// Sends a block; returns the CPU time of one request in microseconds.
+    async fn block(&mut self) -> Fallible<f64> {
+        let before = self.cpu_time()?;
+        let mut running = JoinSet::new();
+        for mut sender in self.senders.drain(..) {
+            running.spawn(async move {
+                for _ in 0..BLOCK / CONNECTIONS {
+                    send(&mut sender).await?;
+                }
+                Fallible::Ok(sender)
+            });
+        }
+        while let Some(sender) = running.join_next().await {
+            self.senders.push(sender??);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a small count")]
+        let requests = BLOCK as f64;
+        Ok((self.cpu_time()? - before).as_secs_f64() * 1e6 / requests)
+    }
+}
+
+/// Quartiles of a list that is not empty.
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|n| values[(values.len() - 1) * n / 4])
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> Fallible<()> {
+    // `cargo test --benches` only asks whether it starts.
+    if std::env::args().any(|a| a == "--test") {
+        return Ok(());
+    }
+    let home = tempfile::tempdir()?;
+    let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+    let ca = DevCa::init(
+        &home.path().join("ca"),
+        "bench.local".parse()?,
+        &crypto,
+        clock,
+    )?;
+
+    let server = tls::server_config(
+        identify(&ca, "server")?,
+        &crypto,
+        &[ALPN],
+        ClientAuth::Required,
+    );
+    let bare_at = serve(Some(TlsAcceptor::from(server))).await?;
+    let client = tls::client_config(identify(&ca, "client")?, &crypto, &[ALPN]);
+    let connector = TlsConnector::from(client);
+    let mut bare = Way {
+        name: "bare",
+        pair: None,
+        senders: Vec::new(),
+        ratios: Vec::new(),
+        costs: Vec::new(),
+    };
+    for _ in 0..CONNECTIONS {
+        let stream = TcpStream::connect(bare_at).await?;
+        stream.set_nodelay(true)?;
+        let stream = connector.connect(tls::server_name(), stream).await?;
+        bare.senders.push(open(stream).await?);
+    }
+
+    let app = serve(None).await?;
+    let mut ways = Vec::new();
+    for (name, protocol, log) in [
+        ("L7", "http", false),
+        ("L7 with access log", "http", true),
+        ("L4", "tcp", false),
+    ] {
+        let short = name.replace(' ', "-");
+        let pair = Pair::start(home.path(), &short, app, protocol, log).await?;
+        ways.push(Way::through(name, pair).await?);
+    }
+    for round in 0..WARM_UP + ROUNDS {
+        let base = bare.block().await?;
+        for way in &mut ways {
+            let cost = way.block().await?;
+            if round >= WARM_UP {
+                way.ratios.push(cost / base);
+                way.costs.push(cost);
+            }
+        }
+        if round >= WARM_UP {
+            bare.costs.push(base);
+        }
+    }
+    let [_, cost, _] = quartiles(bare.costs);
+    println!("bare mutual TLS costs {cost:.1} us of CPU a request, client and server");
+    for way in ways {
+        let [_, cost, _] = quartiles(way.costs);
+        let [low, median, high] = quartiles(way.ratios);
+        println!(
+            "{:<20} {median:.2} x bare (quartiles {low:.2} to {high:.2}), {cost:.1} us",
+            way.name
+        );
+    }
+    Ok(())
+}
