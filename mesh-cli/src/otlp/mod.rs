@@ -153,3 +153,6 @@ fn span(x: &Exchange, at: SystemTime) -> SpanData {
         instrumentation_scope: InstrumentationScope::builder("inmesh").build(),
     }
 }
+
+#[cfg(test)]
+mod tests;
