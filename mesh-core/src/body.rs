@@ -32,6 +32,8 @@ enum Kind {
     Incoming(hyper::body::Incoming),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
     #[cfg(feature = "runtime")]
+    Counted(Box<(Body, std::sync::Arc<std::sync::atomic::AtomicU64>)>),
+    #[cfg(feature = "runtime")]
     Recorded(Box<crate::telemetry::Recorded>),
 }
 
@@ -64,6 +66,22 @@ impl Body {
         Self(Kind::Incoming(body))
     }
 
+    /// A body whose length is not known beforehand, and a counter of its bytes; `None` where the
+    /// length is known, and nothing need be counted.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn count(&mut self) -> Option<std::sync::Arc<std::sync::atomic::AtomicU64>> {
+        if http_body::Body::size_hint(self).exact().is_some() {
+            return None;
+        }
+        let counter = std::sync::Arc::default();
+        let body = std::mem::take(self);
+        *self = Self(Kind::Counted(Box::new((
+            body,
+            std::sync::Arc::clone(&counter),
+        ))));
+        Some(counter)
+    }
+
     #[cfg(feature = "runtime")]
     pub(crate) fn recorded(recorded: Box<crate::telemetry::Recorded>) -> Self {
         Self(Kind::Recorded(recorded))
@@ -89,6 +107,16 @@ impl http_body::Body for Body {
             Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
             Kind::Boxed(boxed) => Pin::new(boxed).poll_frame(cx),
             #[cfg(feature = "runtime")]
+            Kind::Counted(counted) => {
+                let (body, counter) = &mut **counted;
+                let polled = std::task::ready!(Pin::new(body).poll_frame(cx));
+                if let Some(Ok(data)) = polled.as_ref().map(|r| r.as_ref().map(Frame::data_ref)) {
+                    let bytes = data.map_or(0, Bytes::len) as u64;
+                    counter.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+                }
+                Poll::Ready(polled)
+            }
+            #[cfg(feature = "runtime")]
             Kind::Recorded(recorded) => Pin::new(&mut **recorded).poll_frame(cx),
         }
     }
@@ -101,6 +129,8 @@ impl http_body::Body for Body {
             Kind::Incoming(incoming) => incoming.is_end_stream(),
             Kind::Boxed(boxed) => boxed.is_end_stream(),
             #[cfg(feature = "runtime")]
+            Kind::Counted(counted) => counted.0.is_end_stream(),
+            #[cfg(feature = "runtime")]
             Kind::Recorded(recorded) => recorded.is_end_stream(),
         }
     }
@@ -112,6 +142,8 @@ impl http_body::Body for Body {
             #[cfg(feature = "runtime")]
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Boxed(boxed) => boxed.size_hint(),
+            #[cfg(feature = "runtime")]
+            Kind::Counted(counted) => counted.0.size_hint(),
             #[cfg(feature = "runtime")]
             Kind::Recorded(recorded) => recorded.size_hint(),
         }
@@ -126,6 +158,8 @@ impl fmt::Debug for Body {
             #[cfg(feature = "runtime")]
             Kind::Incoming(_) => "Body::Incoming",
             Kind::Boxed(_) => "Body::Boxed",
+            #[cfg(feature = "runtime")]
+            Kind::Counted(_) => "Body::Counted",
             #[cfg(feature = "runtime")]
             Kind::Recorded(_) => "Body::Recorded",
         })

@@ -47,6 +47,8 @@ pub enum Reason {
     BackendMissing,
     /// An attempt took longer than `backendRequest`: 504.
     BackendTimeout,
+    /// The caller went away, or broke its request off: 499, as nginx has it.
+    CallerGone,
     /// No connection in time: 504.
     ConnectTimeout,
     /// The endpoint refused the connection or is unreachable: 503.
@@ -100,6 +102,7 @@ impl Reason {
         match self {
             Self::BackendMissing => "backend-missing",
             Self::BackendTimeout => "backend-timeout",
+            Self::CallerGone => "caller-gone",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::Denied => "denied",
@@ -121,7 +124,8 @@ impl Reason {
     /// The room it belongs to.
     pub fn stage(self) -> Stage {
         match self {
-            Self::HeaderTimeout
+            Self::CallerGone
+            | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
             | Self::TooManyFields => Stage::Accept,
@@ -140,7 +144,8 @@ impl Reason {
     /// Whose fault it is.
     pub fn blame(self) -> Blame {
         match self {
-            Self::Denied
+            Self::CallerGone
+            | Self::Denied
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
@@ -165,6 +170,7 @@ impl Reason {
             Self::BackendTimeout | Self::ConnectTimeout | Self::RequestTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
+            Self::CallerGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::ConnectFailed | Self::NoEndpoint | Self::TlsFailed | Self::WrongServer => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -183,6 +189,7 @@ impl Reason {
     /// DEADLINE_EXCEEDED for our own time limits).
     pub fn grpc_status(self) -> u8 {
         match self {
+            Self::CallerGone => 1,
             Self::BackendTimeout | Self::RequestTimeout | Self::HeaderTimeout => 4,
             Self::Denied => 7,
             Self::HeaderTooLarge | Self::TooManyFields => 8,
@@ -201,6 +208,7 @@ impl Reason {
     pub fn flags(self) -> &'static str {
         match self {
             Self::BackendTimeout | Self::RequestTimeout => "UT",
+            Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
             Self::Denied => "DENY",
             Self::HeaderTimeout
@@ -229,7 +237,7 @@ impl Error {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let never_sent = !matches!(
             reason,
-            Reason::BackendTimeout | Reason::RequestTimeout | Reason::Reset
+            Reason::BackendTimeout | Reason::CallerGone | Reason::RequestTimeout | Reason::Reset
         );
         Self(Box::new(Inner {
             reason,

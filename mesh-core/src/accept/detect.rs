@@ -21,6 +21,12 @@ pub enum Detected {
     Tls,
 }
 
+/// Whether more bytes may still show HTTP/2.
+#[cfg(feature = "runtime")]
+pub(crate) fn may_be_http2(bytes: &[u8]) -> bool {
+    PREFACE.starts_with(bytes)
+}
+
 /// Looks at the first bytes of a connection. Whatever is not surely HTTP or TLS is opaque; the
 /// answer never changes once it is not [`Detected::NeedMore`], however many bytes follow.
 ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Detected, detect};
+use super::{Detected, detect, may_be_http2};
 
 /// How long the loop rests when the process is out of descriptors or memory.
 const REST: Duration = Duration::from_millis(50);
@@ -57,7 +57,17 @@ fn of_one_connection(e: &io::Error) -> bool {
 
 /// What the connection speaks, by a look at its first bytes, which stay in the socket. At the
 /// deadline, what is undecided is opaque; a connection that ends early is too.
-pub(crate) async fn peek(stream: &TcpStream, deadline: Instant) -> Detected {
+///
+/// Where HTTP is declared, only the version is asked for, and all that is not surely HTTP/2 is
+/// HTTP/1, whose server has an answer for it.
+pub(crate) async fn peek(stream: &TcpStream, declared: bool, deadline: Instant) -> Detected {
+    match first_bytes(stream, declared, deadline).await {
+        Detected::Opaque | Detected::Tls if declared => Detected::Http1,
+        detected => detected,
+    }
+}
+
+async fn first_bytes(stream: &TcpStream, declared: bool, deadline: Instant) -> Detected {
     let mut bytes = [0; 32];
     let mut seen = 0;
     loop {
@@ -66,6 +76,9 @@ pub(crate) async fn peek(stream: &TcpStream, deadline: Instant) -> Detected {
                 let detected = detect(&bytes[..len]);
                 if detected != Detected::NeedMore {
                     return detected;
+                }
+                if declared && !may_be_http2(&bytes[..len]) {
+                    return Detected::Http1;
                 }
                 if len == seen {
                     // Nothing new: peeking again would spin.

@@ -10,6 +10,8 @@ mod listener;
 #[cfg(feature = "runtime")]
 mod timed;
 
+#[cfg(feature = "runtime")]
+pub(crate) use detect::may_be_http2;
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
 pub(crate) use listener::{Listener, peek};

@@ -2,22 +2,26 @@
 //!
 //! hyper's own header timeout also runs while a kept-alive connection idles, and ends it without a
 //! word. Here the two are apart: a header that does not arrive in time is answered with 408, an
-//! idle connection is closed. The service tells through [`ConnState`] when it has a request.
+//! idle connection is closed. The service tells through [`ConnState`] when it has a request. Of
+//! HTTP/2 only the preface is timed here; its requests follow no order.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 const IDLE: u8 = 0;
 const HEADER: u8 = 1;
 const BUSY: u8 = 2;
 const TIMED_OUT: u8 = 3;
+
+/// The preface of HTTP/2 and the header of the SETTINGS frame that belongs to it.
+const PREFACE: usize = 24 + 9;
 
 const ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     connection: close\r\n\
@@ -26,16 +30,24 @@ const ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     content-length: 51\r\n\r\n\
     header-timeout: the header did not arrive in time.\n";
 
-/// What the connection is doing, shared between its socket and its service.
+/// What a caller's connection is doing, shared between its socket and its service.
 #[derive(Debug, Default)]
-pub(crate) struct ConnState(AtomicU8);
+pub(crate) struct ConnState {
+    phase: AtomicU8,
+    /// Requests under way, and all that ever were.
+    running: AtomicU32,
+    served: AtomicU32,
+}
 
-/// The socket. Only for HTTP/1, where one request follows the other.
+/// The socket.
 pub(crate) struct Timed<T> {
     inner: T,
     state: Arc<ConnState>,
     header: Duration,
     idle: Duration,
+    /// How much of the preface of HTTP/2 is still to come; `None` for HTTP/1, where one request
+    /// follows the other.
+    preface: Option<usize>,
     /// Since when the present wait runs; `None` while the service is busy.
     waiting: Option<(u8, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -47,33 +59,50 @@ pub(crate) struct Timed<T> {
 impl ConnState {
     /// The service has a request.
     pub(crate) fn busy(&self) {
-        self.0.store(BUSY, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed);
+        self.phase.store(BUSY, Ordering::Relaxed);
     }
 
-    /// The answer is whole.
+    /// The answer is whole, or the request is lost. A connection that has left HTTP never is.
     pub(crate) fn idle(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        self.phase.store(IDLE, Ordering::Relaxed);
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == IDLE
+        self.phase.load(Ordering::Relaxed) == IDLE
     }
 
     /// Whether a header did not arrive in time.
     pub(crate) fn timed_out(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == TIMED_OUT
+        self.phase.load(Ordering::Relaxed) == TIMED_OUT
+    }
+
+    /// Waits until there was no request for at least `idle`, and for less than twice as long.
+    pub(crate) async fn rested(&self, idle: Duration) {
+        loop {
+            let before = self.served.load(Ordering::Relaxed);
+            sleep(idle).await;
+            let quiet = self.served.load(Ordering::Relaxed) == before;
+            if quiet && self.running.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
     }
 }
 
 // === impl Timed ===
 
 impl<T> Timed<T> {
-    pub(crate) fn new(inner: T, state: Arc<ConnState>, header: Duration, idle: Duration) -> Self {
+    /// A connection that speaks HTTP/1.
+    pub(crate) fn http1(inner: T, state: Arc<ConnState>, header: Duration, idle: Duration) -> Self {
         Self {
             inner,
             state,
             header,
             idle,
+            preface: None,
             // The first header is due from the start.
             waiting: Some((HEADER, Instant::now())),
             timer: None,
@@ -81,17 +110,28 @@ impl<T> Timed<T> {
         }
     }
 
+    /// A connection that speaks HTTP/2, whose preface is due within `header`.
+    pub(crate) fn http2(inner: T, state: Arc<ConnState>, header: Duration) -> Self {
+        Self {
+            preface: Some(PREFACE),
+            ..Self::http1(inner, state, header, Duration::MAX)
+        }
+    }
+
     /// The deadline of the present wait. Keeps the start of a wait that goes on.
     fn deadline(&mut self) -> Option<Instant> {
-        let state = self.state.0.load(Ordering::Relaxed);
-        if state == BUSY {
+        if self.preface == Some(0) {
+            return None;
+        }
+        let phase = self.state.phase.load(Ordering::Relaxed);
+        if phase == BUSY {
             self.waiting = None;
             return None;
         }
         let started = match self.waiting {
             Some((HEADER, started)) => (HEADER, started),
-            Some((same, started)) if same == state => (same, started),
-            _ => (state, Instant::now()),
+            Some((same, started)) if same == phase => (same, started),
+            _ => (phase, Instant::now()),
         };
         self.waiting = Some(started);
         let limit = if started.0 == HEADER {
@@ -99,7 +139,7 @@ impl<T> Timed<T> {
         } else {
             self.idle
         };
-        Some(started.1 + limit)
+        started.1.checked_add(limit)
     }
 }
 
@@ -125,9 +165,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
         }
     }
 
-    /// Answers a late header with 408.
+    /// Answers a late header with 408; of a late preface there is nothing to answer.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.answered < ANSWER.len() {
+        while self.preface.is_none() && self.answered < ANSWER.len() {
             let rest = &ANSWER[self.answered..];
             let n = ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?;
             if n == 0 {
@@ -137,6 +177,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
         }
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Notes that bytes have come.
+    fn heard(&mut self, bytes: usize) {
+        if let Some(left) = &mut self.preface {
+            *left = left.saturating_sub(bytes);
+        } else if bytes > 0 && self.state.is_idle() {
+            let first = !matches!(self.waiting, Some((HEADER, _)));
+            self.state.phase.store(HEADER, Ordering::Relaxed);
+            if first {
+                self.waiting = Some((HEADER, Instant::now()));
+            }
+        }
     }
 }
 
@@ -152,13 +205,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<T> {
         }
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
-            if buf.filled().len() > before && this.state.is_idle() {
-                let first = !matches!(this.waiting, Some((HEADER, _)));
-                this.state.0.store(HEADER, Ordering::Relaxed);
-                if first {
-                    this.waiting = Some((HEADER, Instant::now()));
-                }
-            }
+            this.heard(buf.filled().len() - before);
             return Poll::Ready(read);
         }
         ready!(this.poll_late(cx));
@@ -166,7 +213,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<T> {
             // An idle connection ends as if the peer had ended it.
             return Poll::Ready(Ok(()));
         }
-        this.state.0.store(TIMED_OUT, Ordering::Relaxed);
+        this.state.phase.store(TIMED_OUT, Ordering::Relaxed);
         this.poll_answer(cx)
     }
 }

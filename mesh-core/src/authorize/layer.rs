@@ -90,6 +90,9 @@ pub(crate) fn check<B>(
 pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<(), Error> {
     let invalid = |what: String| Error::new(Reason::InvalidRequest, what);
     let path = request.uri().path();
+    if path == "*" && request.method() != http::Method::OPTIONS {
+        return Err(invalid("only OPTIONS asks for '*'".to_owned()));
+    }
     let canonical = canonical_path(path).map_err(|e| invalid(e.to_string()))?;
     if *canonical != *path {
         let mut parts = request.uri().clone().into_parts();

@@ -134,6 +134,11 @@ impl Breaker {
         self.until
     }
 
+    /// Whether a probe is on its way.
+    pub fn is_probing(&self) -> bool {
+        self.probing
+    }
+
     /// Failures in a row so far.
     pub fn failures(&self) -> u32 {
         self.failures

@@ -13,6 +13,9 @@ use crate::model::{Draw, EndpointSet, EndpointState, Member};
 /// `SetHealth::next_probe` where no endpoint is out.
 const NEVER: u64 = u64::MAX;
 
+/// How long until an ejected endpoint that is not ready is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// One endpoint's health.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -27,7 +30,8 @@ pub(crate) struct Health {
 pub(crate) struct SetHealth {
     /// When the first ejected endpoint may be probed, in milliseconds; `NEVER` where none is out.
     next_probe: AtomicU64,
-    /// Held while it is decided whether there is room for one more ejection.
+    /// Held while it is decided whether there is room for one more ejection, and while
+    /// `next_probe` is set by what the breakers say, so that neither is decided on old news.
     ejecting: Mutex<()>,
 }
 
@@ -35,7 +39,7 @@ pub(crate) struct SetHealth {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoEndpoint {
-    /// All that are ready are ejected or were tried.
+    /// All that are ready were tried, or those that were not are ejected.
     #[error("every ready endpoint is ejected or was tried")]
     AllOut,
     /// None is ready.
@@ -72,7 +76,17 @@ pub fn pick(
     if let Some(index) = set.health().due(set, now) {
         return Ok(Picked::new(set, index, true));
     }
-    let nth = p2c(&View { set, tried }, draw).ok_or(NoEndpoint::AllOut)?;
+    let mut view = View {
+        set,
+        tried,
+        ejected: false,
+    };
+    let nth = p2c(&view, draw).or_else(|| {
+        // A set may shrink to what was ejected. Then those are better than none.
+        view.ejected = set.ejected_len() == set.ready_len();
+        if view.ejected { p2c(&view, draw) } else { None }
+    });
+    let nth = nth.ok_or(NoEndpoint::AllOut)?;
     let index = set.ready_index(nth).ok_or(NoEndpoint::NoneReady)?;
     Ok(Picked::new(set, index, false))
 }
@@ -80,6 +94,8 @@ pub fn pick(
 struct View<'a> {
     set: &'a EndpointSet,
     tried: &'a [Arc<EndpointState>],
+    /// Whether those that are ejected may be chosen.
+    ejected: bool,
 }
 
 fn millis(at: Duration) -> u64 {
@@ -124,15 +140,20 @@ impl SetHealth {
         found
     }
 
-    /// Looks up when the next probe is due; a probe on its way re-arms it when it is judged.
+    /// Looks up when the next probe is due; a probe on its way re-arms it when it is judged. An
+    /// endpoint that is due but not ready is looked at again in a moment.
     fn rearm(&self, set: &EndpointSet, now: Duration) {
+        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let next = set
             .members()
             .iter()
             .filter(|m| m.state.is_ejected())
-            .filter_map(|m| m.state.health.with(|b| b.ejected_until()))
-            .filter(|until| *until > now)
-            .map(millis)
+            .filter_map(|m| {
+                m.state
+                    .health
+                    .with(|b| b.ejected_until().filter(|_| !b.is_probing()))
+            })
+            .map(|until| millis(until.max(now + AGAIN)))
             .min();
         self.next_probe
             .store(next.unwrap_or(NEVER), Ordering::Relaxed);
@@ -162,7 +183,7 @@ impl LoadView for View<'_> {
     fn availability(&self, index: usize) -> Availability {
         match self.set.ready(index) {
             Some(member)
-                if !member.state.is_ejected()
+                if (self.ejected || !member.state.is_ejected())
                     && !self.tried.iter().any(|t| Arc::ptr_eq(t, &member.state)) =>
             {
                 Availability::Ready
@@ -230,9 +251,9 @@ impl Picked {
         }
         let set = self.set.health();
         let _one_at_a_time = set.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let members = self.set.members();
-        let out = members.iter().filter(|m| m.state.is_ejected()).count();
-        let room = out < policy.allowed(members.len());
+        let ready = self.set.ready_len();
+        let out = self.set.ejected_len();
+        let room = out < policy.allowed(ready);
         let verdict = health.with(|b| b.handle_failure(policy, now, room));
         if let Verdict::Ejected { until } = verdict {
             set.wake(until);
@@ -245,12 +266,14 @@ impl Drop for Picked {
     fn drop(&mut self) {
         self.member().state.leave();
         if self.probe && !self.judged {
+            let set = self.set.health();
+            let _one_at_a_time = set.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
             let health = &self.member().state.health;
             if let Some(until) = health.with(|b| {
                 b.handle_cancel();
                 b.ejected_until()
             }) {
-                self.set.health().wake(until);
+                set.wake(until);
             }
         }
     }

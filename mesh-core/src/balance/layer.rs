@@ -11,11 +11,11 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::{EjectPolicy, NoEndpoint, Picked, Verdict, pick};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, Unsent};
+use crate::connect::{Connector, Fault, Io, Kept, Lease, Unsent};
 use crate::error::{Error, Reason};
 use crate::model::{Draw, EndpointSet, ServiceView, SnapshotReader};
 use crate::route::RouteMatch;
@@ -70,8 +70,10 @@ impl Balancer {
         exchange: &mut Exchange,
         draw: &mut Draw,
     ) -> Result<Answer, Error> {
+        let limits = to.timeouts();
+        let until = limits.request.map(|limit| exchange.started + limit);
         let mut tried = Vec::new();
-        let mut stale = 0;
+        let (mut stale, mut fresh) = (0, false);
         let mut last = None;
         loop {
             let backend = self.backend(to)?;
@@ -81,22 +83,22 @@ impl Balancer {
                 Err(none) => return Err(last.unwrap_or_else(|| no_endpoint(to, none))),
             };
             exchange.attempts.push(picked.member().endpoint.address());
-            let attempt = self.connector.send(picked.member(), request, http2);
-            let sent = match to.timeouts().backend_request {
+            let attempt = self.connector.send(picked.member(), request, http2, fresh);
+            let one = limits.backend_request.map(|limit| Instant::now() + limit);
+            let sent = match one.into_iter().chain(until).min() {
                 None => attempt.await,
-                Some(limit) => match timeout(limit, attempt).await {
+                Some(at) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
                     Err(_) => {
                         self.failed(&mut picked, &backend.service);
-                        let detail = format!("no answer within backendRequest ({limit:?})");
-                        return Err(Error::new(Reason::BackendTimeout, detail));
+                        return Err(late(to, Some(at) == until));
                     }
                 },
             };
             let Unsent {
                 error,
                 request: again,
-                reused,
+                fault,
             } = match sent {
                 Ok(sent) => {
                     let mut carried = Carried {
@@ -115,12 +117,18 @@ impl Balancer {
                 }
                 Err(unsent) => unsent,
             };
-            if reused {
-                // A connection that rested was closed under us: not the endpoint's failure.
-                stale += 1;
-            } else {
-                self.failed(&mut picked, &backend.service);
-                tried.push(picked.member().state.clone());
+            match fault {
+                Fault::Caller => {}
+                Fault::Connection => {
+                    stale += 1;
+                    // What a server may have seen is sent once more, not once for each connection
+                    // that it closes.
+                    fresh |= !error.is_never_sent();
+                }
+                Fault::Endpoint => {
+                    self.failed(&mut picked, &backend.service);
+                    tried.push(picked.member().state.clone());
+                }
             }
             match again {
                 Some(again) if tried.len() < ATTEMPTS && stale < STALE => {
@@ -216,6 +224,19 @@ impl Balancer {
     }
 }
 
+fn late(to: &RouteMatch, whole: bool) -> Error {
+    let limits = to.timeouts();
+    if whole {
+        let limit = limits.request.unwrap_or_default();
+        let detail = format!("no answer within request ({limit:?})");
+        Error::new(Reason::RequestTimeout, detail)
+    } else {
+        let limit = limits.backend_request.unwrap_or_default();
+        let detail = format!("no answer within backendRequest ({limit:?})");
+        Error::new(Reason::BackendTimeout, detail)
+    }
+}
+
 fn no_endpoint(to: &RouteMatch, none: NoEndpoint) -> Error {
     let detail = format!("Service {} port {}: {none}", to.service(), to.port());
     Error::new(Reason::NoEndpoint, detail)
@@ -239,13 +260,20 @@ impl Carried {
         &self.service
     }
 
-    /// HTTP tells at the head whether the endpoint did its part; gRPC often only at the end.
+    /// The connection serves no other request: it has left HTTP.
+    pub(crate) fn keep_connection(&mut self) {
+        self.lease = None;
+    }
+
+    /// What the head of an answer tells of the endpoint. A failure counts at once. A success waits
+    /// for the end, because an answer that breaks off is none; only a probe is not left waiting,
+    /// unless it is gRPC, whose status comes last.
     fn judge_head(&mut self, response: &Response<Incoming>, protocol: Protocol) {
-        let at_end = protocol == Protocol::Grpc && grpc_status(response.headers()).is_none();
-        if response.status().is_server_error() {
+        let grpc = grpc_status(response.headers());
+        if response.status().is_server_error() || grpc.is_some_and(is_endpoints_fault) {
             self.judge(false);
-        } else if !at_end {
-            self.judge(!grpc_status(response.headers()).is_some_and(is_endpoints_fault));
+        } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
+            self.judge(true);
         }
     }
 

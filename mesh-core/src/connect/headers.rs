@@ -2,7 +2,8 @@
 //! protocol (RFC 9110 section 7.6.1, RFC 9112 section 3.2, RFC 9113 section 8.3.1).
 
 use http::header::{
-    self, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    self, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
@@ -10,47 +11,56 @@ use http::{Request, Uri, Version};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Fields that a caller may not have removed by naming them in `Connection`.
-const KEPT: [&str; 6] = [
+const KEPT: [&str; 12] = [
     "host",
+    "content-length",
     "traceparent",
+    "tracestate",
+    "baggage",
     "b3",
     "authorization",
     "cookie",
+    "forwarded",
     "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
 ];
 
-/// Whether a message asks for, or answers with, another protocol on its connection.
+/// Whether a request asks for another protocol on its connection. One for HTTP itself (`h2c`) or
+/// TLS is not passed on: requests inside it would be decided on by nobody.
 pub(crate) fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11
+        && options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"))
         && headers.contains_key(UPGRADE)
-        && headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+        && options(headers, &UPGRADE).all(|protocol| {
+            let name = protocol.split('/').next().unwrap_or_default();
+            !["h2c", "h2", "http", "tls"]
+                .iter()
+                .any(|refused| name.eq_ignore_ascii_case(refused))
+        })
+}
+
+/// The elements of a field that is a list.
+fn options<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
 }
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
 pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|option| option.trim().parse().ok())
-        .filter(|name: &HeaderName| !KEPT.contains(&name.as_str()))
+    let named: Vec<HeaderName> = options(headers, &CONNECTION)
+        .filter_map(|option| option.parse().ok())
+        .filter(|name: &HeaderName| !is_kept(name.as_str()))
         .filter(|name| !(upgrade && *name == UPGRADE))
         .collect();
     for name in named {
         headers.remove(name);
     }
-    let trailers = headers
-        .get_all(TE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    let trailers = options(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     for name in [
         CONNECTION,
         TE,
@@ -59,6 +69,11 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
         PROXY_CONNECTION,
     ] {
         headers.remove(name);
+    }
+    // Equal repetitions are one statement (RFC 9110 section 8.6); different ones came nowhere near.
+    let length = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned();
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length);
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -101,6 +116,10 @@ pub(crate) fn prepare<B>(request: &mut Request<B>, http2: bool, authority: &str,
             *request.uri_mut() = Uri::from(path);
         }
     }
+}
+
+fn is_kept(name: &str) -> bool {
+    KEPT.contains(&name) || name.starts_with("x-b3-") || name.starts_with("x-mesh-")
 }
 
 fn join_cookies(headers: &mut HeaderMap) {

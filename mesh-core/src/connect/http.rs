@@ -43,9 +43,15 @@ pub(crate) struct Pool {
     h1: Mutex<Vec<Http1>>,
     h2: Mutex<Vec<Arc<Http2>>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one.
-    opening: tokio::sync::Mutex<()>,
+    opening: tokio::sync::Mutex<Opening>,
+    /// How many openings have failed.
+    failed: AtomicUsize,
     idle_max: usize,
 }
+
+/// Why the last HTTP/2 connection could not be opened, for those who waited for it.
+#[derive(Default)]
+struct Opening(Option<(Reason, String)>);
 
 struct Http1 {
     sender: http1::SendRequest<Body>,
@@ -80,11 +86,21 @@ pub(crate) struct Sent {
 /// A request that was not answered.
 pub(crate) struct Unsent {
     pub(crate) error: Error,
-    /// The request, where it may be sent again: it surely was not sent, or it is idempotent, has
-    /// no body, and met a connection that had been used before (RFC 9110 section 9.2.2).
+    /// The request, where it may be sent again: it surely was not looked at, or it is idempotent,
+    /// has no body, and met a connection that had been used before (RFC 9110 section 9.2.2).
     pub(crate) request: Option<Request<Body>>,
-    /// Whether it met a connection that had been used before, which may have closed on its own.
-    pub(crate) reused: bool,
+    pub(crate) fault: Fault,
+}
+
+/// Whose doing it is that a request was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The request itself broke off.
+    Caller,
+    /// Nobody's: a connection that had been used before was closed, as it may be at any time.
+    Connection,
+    /// The endpoint's.
+    Endpoint,
 }
 
 // === impl Kept ===
@@ -102,12 +118,14 @@ impl Kept {
 // === impl Connector ===
 
 impl Connector {
-    /// Sends a request to an endpoint and waits for the head of the answer.
+    /// Sends a request to an endpoint and waits for the head of the answer. A `fresh` HTTP/1.1
+    /// request is not risked on a connection that has rested.
     pub(crate) async fn send(
         &self,
         member: &Member,
         request: Request<Body>,
         http2: bool,
+        fresh: bool,
     ) -> Result<Sent, Unsent> {
         let Some(kept) = Kept::of(member, self.idle_max) else {
             let error = Error::new(
@@ -120,7 +138,7 @@ impl Connector {
         if http2 {
             self.send_h2(pool, member, request).await
         } else {
-            self.send_h1(pool, member, request).await
+            self.send_h1(pool, member, request, fresh).await
         }
     }
 
@@ -129,8 +147,9 @@ impl Connector {
         pool: &Arc<Pool>,
         member: &Member,
         request: Request<Body>,
+        fresh: bool,
     ) -> Result<Sent, Unsent> {
-        let pooled = pool.take_h1(self.idle);
+        let pooled = if fresh { None } else { pool.take_h1(self.idle) };
         let reused = pooled.is_some();
         let mut connection = match pooled {
             Some(connection) => connection,
@@ -139,7 +158,7 @@ impl Connector {
                 Err(error) => return Err(Unsent::before(error, request)),
             },
         };
-        let again = if reused { again(&request) } else { None };
+        let again = if reused { again(&request, false) } else { None };
         match connection.sender.try_send_request(request).await {
             Ok(response) => Ok(Sent {
                 response,
@@ -158,25 +177,16 @@ impl Connector {
     ) -> Result<Sent, Unsent> {
         let (connection, reused) = match pool.take_h2() {
             Some(connection) => (connection, true),
-            None => {
-                let opened = Box::pin(async {
-                    let _one_at_a_time = pool.opening.lock().await;
-                    match pool.take_h2() {
-                        Some(connection) => Ok(connection),
-                        None => self.open_h2(pool, member).await,
-                    }
-                });
-                match opened.await {
-                    Ok(connection) => (connection, false),
-                    Err(error) => return Err(Unsent::before(error, request)),
-                }
-            }
+            None => match Box::pin(self.shared_h2(pool, member)).await {
+                Ok(connection) => (connection, false),
+                Err(error) => return Err(Unsent::before(error, request)),
+            },
         };
         // From here the lease counts the stream, also if the future is dropped.
         let peer = connection.peer.clone();
         let mut sender = connection.sender.clone();
         let lease = Lease(Held::Http2(connection));
-        let again = if reused { again(&request) } else { None };
+        let again = again(&request, true);
         match sender.try_send_request(request).await {
             Ok(response) => Ok(Sent {
                 response,
@@ -185,6 +195,27 @@ impl Connector {
             }),
             Err(e) => Err(Unsent::after(e, member, reused, again)),
         }
+    }
+
+    /// A new HTTP/2 connection, or the one that somebody else has opened meanwhile. Where that
+    /// failed, it has failed for all who waited: they do not try one after the other.
+    async fn shared_h2(&self, pool: &Pool, member: &Member) -> Result<Arc<Http2>, Error> {
+        let failed = pool.failed.load(Ordering::Relaxed);
+        let mut opening = pool.opening.lock().await;
+        if let Some(connection) = pool.take_h2() {
+            return Ok(connection);
+        }
+        if pool.failed.load(Ordering::Relaxed) != failed
+            && let Some((reason, detail)) = &opening.0
+        {
+            return Err(Error::new(*reason, detail.clone()));
+        }
+        let opened = self.open_h2(pool, member).await;
+        if let Err(error) = &opened {
+            opening.0 = Some((error.reason(), error.detail().to_owned()));
+            pool.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        opened
     }
 
     async fn open_h1(&self, member: &Member) -> Result<Http1, Error> {
@@ -291,6 +322,7 @@ impl Pool {
             h1: Mutex::default(),
             h2: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            failed: AtomicUsize::new(0),
             idle_max,
         }
     }
@@ -373,7 +405,7 @@ impl Unsent {
         Self {
             error,
             request: Some(request),
-            reused: false,
+            fault: Fault::Endpoint,
         }
     }
 
@@ -386,6 +418,14 @@ impl Unsent {
         let request = failed.take_message();
         let cause = failed.into_error();
         let address = member.endpoint.address();
+        if is_callers(&cause) {
+            let detail = "the request broke off before it was whole";
+            return Self {
+                error: Error::new(Reason::CallerGone, detail).because(cause),
+                request: None,
+                fault: Fault::Caller,
+            };
+        }
         // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
         // before it reads a byte of what we sent.
         let refused = refused_by_peer(&cause);
@@ -400,20 +440,28 @@ impl Unsent {
                 format!("the connection to {address} broke off"),
             )
         };
-        if refused || request.is_some() {
+        let unseen = request.is_some() || is_unseen(&cause);
+        if refused || unseen {
             error = error.never_sent();
         }
+        let closed = (reused && !is_reset(&cause) && !cause.is_parse()) || is_unseen(&cause);
+        let again = again.filter(|again| unseen || (closed && again.method().is_idempotent()));
         Self {
             error: error.because(cause),
             request: request.or(again),
-            reused,
+            fault: if closed {
+                Fault::Connection
+            } else {
+                Fault::Endpoint
+            },
         }
     }
 }
 
-/// A copy of a request that may be repeated; only an empty body can be.
-fn again(request: &Request<Body>) -> Option<Request<Body>> {
-    let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
+/// A copy of a request that may be repeated: only one without a body can be, and where nothing
+/// ever tells that the server has not looked at it, only an idempotent one.
+fn again(request: &Request<Body>, http2: bool) -> Option<Request<Body>> {
+    let repeatable = (http2 || request.method().is_idempotent()) && request.body().is_end_stream();
     repeatable.then(|| {
         let mut copy = Request::new(Body::empty());
         *copy.method_mut() = request.method().clone();
@@ -424,16 +472,38 @@ fn again(request: &Request<Body>) -> Option<Request<Body>> {
     })
 }
 
-fn refused_by_peer(error: &hyper::Error) -> bool {
+/// Whether the request's own body failed, or we reset its stream because it did.
+fn is_callers(error: &hyper::Error) -> bool {
+    error.is_user()
+        || find::<h2::Error>(error)
+            .is_some_and(|e| e.is_reset() && !e.is_remote() && !e.is_library())
+}
+
+/// Whether an HTTP/2 server says that it did not look at the request (RFC 9113 section 8.7).
+fn is_unseen(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(|e| {
+        e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
+/// Whether an HTTP/2 server broke off this one request.
+fn is_reset(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
+}
+
+fn find<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && let Some(inner) = io.get_ref()
-            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
-        {
-            return matches!(tls, rustls::Error::AlertReceived(_));
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
         }
         source = cause.source();
     }
-    false
+    None
+}
+
+fn refused_by_peer(error: &hyper::Error) -> bool {
+    find::<std::io::Error>(error)
+        .and_then(|io| io.get_ref()?.downcast_ref())
+        .is_some_and(|tls| matches!(tls, rustls::Error::AlertReceived(_)))
 }

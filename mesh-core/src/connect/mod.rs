@@ -11,11 +11,11 @@ mod outside;
 mod tcp;
 mod tunnel;
 
-pub(crate) use self::http::{Kept, Lease, Unsent};
+pub(crate) use self::http::{Fault, Kept, Lease, Unsent};
 pub(crate) use headers::{is_upgrade, prepare, strip};
 pub(crate) use outside::OutsideRoots;
 pub(crate) use tcp::Io;
-pub(crate) use tunnel::{copy, splice};
+pub(crate) use tunnel::{copy, splice, switched};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -348,6 +348,17 @@ impl EndpointSet {
         self.ready.get(n).map(|&index| index as usize)
     }
 
+    pub(crate) fn all_ready(&self) -> impl Iterator<Item = &Member> {
+        self.ready
+            .iter()
+            .filter_map(|n| self.members.get(*n as usize))
+    }
+
+    /// How many of those that may be chosen from are ejected.
+    pub fn ejected_len(&self) -> usize {
+        self.all_ready().filter(|m| m.state.is_ejected()).count()
+    }
+
     /// What the set as a whole remembers of its ejections.
     pub(crate) fn health(&self) -> &Arc<SetHealth> {
         &self.health

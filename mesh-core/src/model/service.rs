@@ -117,6 +117,11 @@ impl AppProtocol {
         }
     }
 
+    /// Whether HTTP is declared, in any version.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http1 | Self::Http2)
+    }
+
     /// Whether requests are looked at, or may be once detected.
     pub fn may_be_http(self) -> bool {
         self != Self::Tcp

@@ -154,7 +154,11 @@ impl Snapshot {
         } else {
             None
         };
+        let mut resolved = Vec::new();
         for op in change.ops {
+            if let Op::Resolve(host, _) = &op {
+                resolved.push(host.clone());
+            }
             let key = next.perform(&change.source, op, &mut touched);
             if let (Some(gone), Some(key)) = (&mut gone, key) {
                 gone.remove_mut(&key);
@@ -165,6 +169,12 @@ impl Snapshot {
         }
         for service in &touched.services {
             next.compile_service(service);
+        }
+        // A name that nobody wants (any more) is forgotten, whoever still resolves it.
+        for host in resolved {
+            if next.named.get(&host).is_some_and(|n| n.services.is_empty()) {
+                next.named.remove_mut(&host);
+            }
         }
         if touched.policies {
             next.compile_policies();
@@ -238,6 +248,7 @@ impl Snapshot {
         default_port: u16,
     ) -> Option<Destination> {
         let (host, port) = match authority.rsplit_once(':') {
+            Some((_, port)) if !port.bytes().all(|b| b.is_ascii_digit()) => return None,
             Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (authority, None),
         };
@@ -439,7 +450,7 @@ impl Snapshot {
             return;
         }
         named.addresses = Some(addresses);
-        touched.any = true;
+        touched.any |= !named.services.is_empty();
         touched.services.extend(named.services.iter().cloned());
         self.named.insert_mut(host, named);
     }

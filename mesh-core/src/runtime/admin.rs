@@ -51,7 +51,7 @@ impl Admin {
             tokio::spawn(async move {
                 let limits = mesh.limits().clone();
                 let state = Arc::<ConnState>::default();
-                let io = Timed::new(stream, state.clone(), limits.header, limits.idle);
+                let io = Timed::http1(stream, state.clone(), limits.header, limits.idle);
                 let service = service_fn(move |request| {
                     state.busy();
                     let answer = admin.answer(&request, &mesh);

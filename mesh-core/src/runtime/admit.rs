@@ -1,7 +1,10 @@
 //! What every request goes through before it is decided on: bounds, one authority, one path.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderMap, Request, Version};
+use http::{HeaderMap, HeaderName, Request, Version};
 use http_body::Body as _;
 
 use super::Limits;
@@ -11,17 +14,28 @@ use crate::error::{Error, Reason};
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{Direction, Exchange, Protocol};
 
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
 
 /// Begins the record of a request. An outbound request without a context of its own joins that of
 /// the request that this task serves.
-pub(super) fn begin(direction: Direction, request: &Request<Body>, trace_sample: f64) -> Exchange {
-    let headers = request.headers();
-    let above = TraceContext::read(headers).or_else(|| match direction {
+pub(super) fn begin(
+    direction: Direction,
+    request: &mut Request<Body>,
+    trace_sample: f64,
+) -> (Exchange, Option<Arc<AtomicU64>>) {
+    let read = TraceContext::read(request.headers());
+    if read.is_none() {
+        // It belongs to a trace that ends here (W3C Trace Context, section 3.3).
+        request.headers_mut().remove(TRACESTATE);
+    }
+    let above = read.or_else(|| match direction {
         Direction::Inbound => None,
         Direction::Outbound => trace::current(),
     });
+    let counter = request.body_mut().count();
+    let headers = request.headers();
     let span = rand::random();
     let context = match above {
         Some(above) => above.child(span),
@@ -40,7 +54,7 @@ pub(super) fn begin(direction: Direction, request: &Request<Body>, trace_sample:
         .filter(|a| a.len() <= AGENT)
         .cloned();
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
-    exchange
+    (exchange, counter)
 }
 
 /// Checks a request and brings it into its canonical form; returns its authority.
@@ -98,9 +112,21 @@ fn authority(request: &Request<Body>) -> Result<&str, Error> {
         (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
             invalid("the target and the Host field name different authorities")
         }
-        (Some(target), _) if target.contains('@') => invalid("the authority has user information"),
+        (Some(name), _) | (None, Some(name)) if name.contains('@') => {
+            invalid("the authority has user information")
+        }
+        (Some(name), _) | (None, Some(name)) if !is_authority(name) => {
+            invalid("the authority is malformed")
+        }
         (Some(name), _) | (None, Some(name)) if !name.is_empty() => Ok(name),
         _ if request.version() <= Version::HTTP_10 => Ok(""),
         _ => invalid("the request names no host"),
     }
+}
+
+/// What may stand in a host and a port (RFC 3986 section 3.2). Unlike a URI's, a Host field is
+/// looked at by nobody before.
+fn is_authority(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&b))
 }

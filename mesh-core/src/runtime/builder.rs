@@ -218,7 +218,9 @@ impl MeshBuilder<WantsNothing> {
                 }
             });
         }
-        tokio::spawn(super::mesh::merge(writer, said, unsynced.clone(), queue));
+        drop(queue);
+        let merging = super::mesh::merge(writer, said, unsynced.clone(), watch.clone());
+        tokio::spawn(merging);
         for writer in self.writers {
             tokio::spawn(writer);
         }
@@ -232,8 +234,9 @@ impl MeshBuilder<WantsNothing> {
             tracker,
             unsynced,
         }));
-        mesh.register_gauges();
-        tokio::spawn(super::mesh::count_rotations(mesh.clone()));
+        let rotations = mesh.register_gauges();
+        let identity = mesh.0.identity.clone();
+        tokio::spawn(super::mesh::count_rotations(rotations, identity, watch));
         Ok(mesh)
     }
 }

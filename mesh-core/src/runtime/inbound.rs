@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use inmesh_pki::id::SpiffeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -26,15 +27,13 @@ use crate::authorize::layer::check;
 use crate::authorize::{Denied, Peer, RequestView, decide};
 use crate::balance::Balancer;
 use crate::body::{Body, BoxError};
-use crate::connect::{Lease, copy, is_upgrade, prepare, splice};
+use crate::connect::{Fault, Lease, copy, is_upgrade, prepare, splice, switched};
 use crate::drain::Drain;
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::{ALPN_H2, ALPN_TCP, PeerInfo, Tls, failure_reason};
 use crate::model::{AppProtocol, Endpoint, Member, SnapshotReader, Transport, Workload};
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{
-    Direction, Exchange, Held, Protocol, Recorded, Recorder, Series, Text, grpc_status,
-};
+use crate::telemetry::{Direction, Exchange, Held, Pending, Protocol, Recorder, Series, Text};
 
 /// The most callers whose metrics are kept apart; beyond it they share the labels `unknown`.
 const CALLERS: usize = 1_000;
@@ -79,6 +78,8 @@ pub(crate) struct InboundShared {
 pub(crate) struct Served {
     response: Response<Body>,
     lease: Option<Lease>,
+    /// Both connections, where they have left HTTP.
+    switched: Option<(OnUpgrade, OnUpgrade)>,
 }
 
 /// The application.
@@ -106,14 +107,13 @@ pub(crate) struct Behind {
     balancer: Arc<Balancer>,
     member: Member,
     protocol: AppProtocol,
-    tracker: TaskTracker,
 }
 
 /// One caller's connection.
 struct Caller {
     info: Arc<PeerInfo>,
     series: Arc<Series>,
-    state: Option<Arc<ConnState>>,
+    state: Arc<ConnState>,
 }
 
 // === impl Inbound ===
@@ -150,6 +150,7 @@ where
         Ok(Served {
             response: response.map(Body::new),
             lease: None,
+            switched: None,
         })
     }
 
@@ -162,12 +163,11 @@ where
 // === impl Behind ===
 
 impl Behind {
-    pub(super) fn new(balancer: &Arc<Balancer>, to: &Inbound, tracker: &TaskTracker) -> Self {
+    pub(super) fn new(balancer: &Arc<Balancer>, to: &Inbound) -> Self {
         Self {
             balancer: balancer.clone(),
             member: Member::new(Endpoint::new(to.app, Transport::Plain)),
             protocol: to.protocol,
-            tracker: tracker.clone(),
         }
     }
 }
@@ -188,36 +188,34 @@ impl App for Behind {
         let on_caller = upgrade.then(|| hyper::upgrade::on(&mut request));
         prepare(&mut request, http2, &exchange.authority, upgrade);
         exchange.trace.write(request.headers_mut());
-        let mut attempts = 0;
+        let (mut attempts, mut fresh) = (0, false);
         let sent = loop {
             match self
                 .balancer
                 .connector
-                .send(&self.member, request, http2)
+                .send(&self.member, request, http2, fresh)
                 .await
             {
                 Ok(sent) => break sent,
                 // A connection that rested was closed by the application: another one.
-                Err(unsent) if unsent.reused && attempts < 16 => {
+                Err(unsent) if unsent.fault == Fault::Connection && attempts < 16 => {
                     let Some(again) = unsent.request else {
                         return Err(unsent.error);
                     };
                     attempts += 1;
+                    fresh |= !unsent.error.is_never_sent();
                     request = again;
                 }
                 Err(unsent) => return Err(unsent.error),
             }
         };
         let mut response = sent.response;
-        let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-        if let (true, Some(on_caller)) = (switched, on_caller) {
-            let on_app = hyper::upgrade::on(&mut response);
-            self.tracker.spawn(splice(on_caller, on_app));
-        }
-        crate::connect::strip(response.headers_mut(), switched);
+        let switched = switched(&mut response, on_caller)?;
+        crate::connect::strip(response.headers_mut(), switched.is_some());
         Ok(Served {
             response: response.map(Body::incoming),
             lease: Some(sent.lease),
+            switched,
         })
     }
 
@@ -292,11 +290,12 @@ impl<A: App> InboundStack<A> {
         let room = Arc::new(Semaphore::new(self.shared.limits.connections));
         let mut drain = self.shared.drain.clone();
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return;
+            let accepted = async {
+                let permit = room.clone().acquire_owned().await;
+                (permit, listener.accept().await)
             };
-            let (stream, from) = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (permit, (stream, from)) = tokio::select! {
+                accepted = accepted => accepted,
                 () = drain.closing() => return,
             };
             let this = self.clone();
@@ -326,17 +325,23 @@ impl<A: App> InboundStack<A> {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(e)) => {
                 let reason = failure_reason(&e);
-                shared.recorder.metrics.connection_failed("inbound", reason);
-                let cause = std::error::Error::source(&e).map(ToString::to_string);
-                tracing::warn!(%from, reason, cause, "TLS handshake failed: {e}");
+                let error = Error::new(Reason::TlsFailed, format!("TLS handshake ({reason})"));
+                let error = error.because(e);
+                tracing::warn!(%from, reason, "TLS handshake failed: {error}");
+                shared
+                    .recorder
+                    .refused(Direction::Inbound, from, None, reason, &error);
                 return;
             }
             Err(_) => {
+                let reason = "handshake-timeout";
+                let limit = shared.limits.handshake;
+                let detail = format!("TLS handshake ({reason}): not done within {limit:?}");
+                let error = Error::new(Reason::TlsFailed, detail);
+                tracing::warn!(%from, reason, "TLS handshake timed out");
                 shared
                     .recorder
-                    .metrics
-                    .connection_failed("inbound", "handshake-timeout");
-                tracing::warn!(%from, reason = "handshake-timeout", "TLS handshake timed out");
+                    .refused(Direction::Inbound, from, None, reason, &error);
                 return;
             }
         };
@@ -368,7 +373,7 @@ impl<A: App> InboundStack<A> {
         let deadline = Instant::now() + self.shared.limits.detect;
         let detected = match self.protocol {
             AppProtocol::Tcp => Detected::Opaque,
-            _ => peek(&stream, deadline).await,
+            protocol => peek(&stream, protocol.is_http(), deadline).await,
         };
         let io = crate::connect::Io::Plain(stream);
         let nobody = Peer::Unauthenticated;
@@ -395,7 +400,7 @@ impl<A: App> InboundStack<A> {
         let caller = Arc::new(Caller {
             series: self.shared.series(info.id()),
             info: info.clone(),
-            state: (!http2).then(|| state.clone()),
+            state: state.clone(),
         });
         let this = self.clone();
         let service = move |request: Request<Incoming>| {
@@ -413,44 +418,52 @@ impl<A: App> InboundStack<A> {
 
     /// Serves one request and answers it, whatever happens.
     async fn handle(&self, mut request: Request<Body>, caller: &Caller) -> Response<Body> {
-        let mut exchange = admit::begin(
+        let (mut exchange, counter) = admit::begin(
             Direction::Inbound,
-            &request,
+            &mut request,
             self.shared.recorder.trace_sample,
         );
         exchange.caller = Some(caller.info.address);
         exchange.tls_peer = caller.info.id().cloned();
+        let (recorder, state) = (&self.shared.recorder, Some(caller.state.clone()));
+        let mut pending = Pending::new(exchange, recorder, &caller.series, state, counter);
+        let exchange = &mut pending.exchange;
         let grpc = is_grpc(request.headers());
-        let admitted =
-            admit::admit(&self.shared.limits, &mut request, &mut exchange).and_then(|()| {
-                check(
-                    &self.shared.reader,
-                    &self.probes,
-                    &caller.info.peer,
-                    &request,
-                )
-            });
+        let admitted = admit::admit(&self.shared.limits, &mut request, exchange).and_then(|()| {
+            check(
+                &self.shared.reader,
+                &self.probes,
+                &caller.info.peer,
+                &request,
+            )
+        });
         let served = match admitted {
             Ok(_permit) => {
                 request.extensions_mut().insert(caller.info.clone());
                 let context = exchange.trace;
-                context.scope(self.app.call(request, &mut exchange)).await
+                context.scope(self.app.call(request, exchange)).await
             }
             Err(error) => Err(error),
         };
-        let (response, lease) = match served {
-            Ok(served) => (served.response, served.lease),
-            Err(error) => {
-                exchange.failed(&error);
-                (error.response(grpc), None)
+        match served {
+            Ok(served) => {
+                if let Some(lease) = served.lease {
+                    pending.hold(Held::Application(lease));
+                }
+                match served.switched {
+                    None => pending.answer(served.response),
+                    Some((caller, app)) => {
+                        pending.switched();
+                        let drain = self.shared.drain.clone();
+                        self.shared.tracker.spawn(async move {
+                            pending.joined(splice(caller, app, drain).await);
+                        });
+                        served.response
+                    }
+                }
             }
-        };
-        exchange.status = response.status().as_u16();
-        exchange.grpc_status = grpc_status(response.headers());
-        let held = Held::Caller(caller.state.clone(), lease);
-        let (series, recorder) = (caller.series.clone(), self.shared.recorder.clone());
-        response
-            .map(|body| Body::recorded(Recorded::new(body, exchange, series, recorder, None, held)))
+            Err(error) => pending.refuse(&error, grpc),
+        }
     }
 
     async fn tcp(self: Arc<Self>, mut io: crate::connect::Io, from: SocketAddr, peer: Peer) {

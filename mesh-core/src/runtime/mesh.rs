@@ -11,6 +11,7 @@ use inmesh_pki::store::IdentityReader;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -51,10 +52,17 @@ pub(super) async fn merge(
     mut writer: SnapshotWriter,
     mut said: mpsc::Receiver<Said>,
     unsynced: Arc<Mutex<BTreeSet<SourceId>>>,
-    // Kept so that the queue lives as long as the runtime even without sources.
-    _queue: mpsc::Sender<Said>,
+    mut drain: Drain,
 ) {
-    while let Some(said) = said.recv().await {
+    loop {
+        let said = tokio::select! {
+            said = said.recv() => said,
+            () = drain.closed() => return,
+        };
+        // Every source has ended; what they last said serves.
+        let Some(said) = said else {
+            return drain.closed().await;
+        };
         match said {
             Said::Change(change) => {
                 let source = change.source.clone();
@@ -70,29 +78,22 @@ pub(super) async fn merge(
 }
 
 /// Counts leaf certificates as they are replaced.
-pub(super) async fn count_rotations(mesh: Mesh) {
-    let name = "mesh_certificate_rotations";
-    let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
-    mesh.0.metrics.register(|r| {
-        r.register(
-            name,
-            "Leaf certificates replaced while running",
-            counter.clone(),
-        );
-    });
-    let serial = |mesh: &Mesh| {
-        let identity = mesh.0.identity.load();
-        identity.default_svid().map(|svid| svid.serial().to_owned())
+pub(super) async fn count_rotations(
+    counter: Counter,
+    mut identity: IdentityReader,
+    mut drain: Drain,
+) {
+    let serial = |identity: &IdentityReader| {
+        let state = identity.load();
+        state.default_svid().map(|svid| svid.serial().to_owned())
     };
-    let mut last = serial(&mesh);
-    let mut identity = mesh.0.identity.clone();
-    let mut drain = mesh.watch_drain();
+    let mut last = serial(&identity);
     loop {
         tokio::select! {
             changed = identity.changed() => if changed.is_err() { return },
             () = drain.closed() => return,
         }
-        let now = serial(&mesh);
+        let now = serial(&identity);
         if last.is_some() && now != last {
             counter.inc();
         }
@@ -168,7 +169,7 @@ impl Mesh {
 
     /// Stands in front of a plain server: mutual TLS in, plain out to the application.
     pub async fn serve_behind(&self, listener: TcpListener, to: Inbound) {
-        let app = Behind::new(&self.0.outbound.balancer, &to, &self.0.tracker);
+        let app = Behind::new(&self.0.outbound.balancer, &to);
         let stack = InboundStack {
             shared: self.0.inbound.clone(),
             app,
@@ -281,7 +282,12 @@ impl Mesh {
         self.0.trigger.advance(Phase::Closed);
     }
 
-    pub(super) fn register_gauges(&self) {
+    pub(super) fn register_gauges(&self) -> Counter {
+        let rotations = Counter::default();
+        self.0.metrics.register(|r| {
+            let help = "Leaf certificates replaced while running";
+            r.register("mesh_certificate_rotations", help, rotations.clone());
+        });
         let collector = Gauges {
             reader: self.0.reader.clone(),
             identity: self.0.identity.clone(),
@@ -289,6 +295,7 @@ impl Mesh {
         self.0
             .metrics
             .register(|r| r.register_collector(Box::new(collector)));
+        rotations
     }
 }
 

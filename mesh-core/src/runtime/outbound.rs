@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::server::Connection;
@@ -19,16 +20,14 @@ use crate::accept::{ConnState, Detected, Listener, peek};
 use crate::authorize::{HttpView, Peer, RequestView, WorkloadPolicy, decide};
 use crate::balance::{Balancer, Carried};
 use crate::body::Body;
-use crate::connect::{copy, is_upgrade, prepare, splice};
+use crate::connect::{copy, is_upgrade, prepare, splice, switched};
 use crate::drain::Drain;
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::ALPN_TCP;
 use crate::model::{AppProtocol, Destination, Draw, ServiceName, Workload};
 use crate::route::route;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{
-    Direction, Exchange, Held, Protocol, Recorded, Recorder, Series, Text, grpc_status,
-};
+use crate::telemetry::{Direction, Exchange, Held, Pending, Protocol, Recorder, Series, Text};
 
 /// The port of an authority that names none.
 const HTTP_PORT: u16 = 80;
@@ -97,33 +96,36 @@ impl Outbound {
         to: Option<&(ServiceName, u16)>,
         caller: Option<(SocketAddr, &Arc<ConnState>)>,
     ) -> Response<Body> {
-        let mut exchange = admit::begin(Direction::Outbound, &request, self.recorder.trace_sample);
+        let (mut exchange, counter) = admit::begin(
+            Direction::Outbound,
+            &mut request,
+            self.recorder.trace_sample,
+        );
         exchange.caller = caller.map(|(address, _)| address);
         let state = caller.map(|(_, state)| state.clone());
+        let mut pending = Pending::new(exchange, &self.recorder, &self.local, state, counter);
         let grpc = is_grpc(request.headers());
-        let result = match admit::admit(&self.limits, &mut request, &mut exchange) {
-            Ok(()) => self.carry(request, to, &mut exchange).await,
+        let result = match admit::admit(&self.limits, &mut request, &mut pending.exchange) {
+            Ok(()) => self.carry(request, to, &mut pending.exchange).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok((response, carried)) => {
-                exchange.status = response.status().as_u16();
-                exchange.grpc_status = grpc_status(response.headers());
-                let series = self.series(&carried);
-                self.finish(exchange, response, series, Held::Upstream(state, carried))
+            Ok((response, carried, switched)) => {
+                pending.count_under(self.series(&carried));
+                pending.hold(Held::Endpoint(carried));
+                match switched {
+                    None => pending.answer(response),
+                    Some((caller, endpoint)) => {
+                        pending.switched();
+                        let drain = self.drain.clone();
+                        self.tracker.spawn(async move {
+                            pending.joined(splice(caller, endpoint, drain).await);
+                        });
+                        response
+                    }
+                }
             }
-            Err(error) => {
-                exchange.failed(&error);
-                let response = error.response(grpc);
-                exchange.status = response.status().as_u16();
-                exchange.grpc_status = grpc_status(response.headers());
-                self.finish(
-                    exchange,
-                    response,
-                    self.local.clone(),
-                    Held::Caller(state, None),
-                )
-            }
+            Err(error) => pending.refuse(&error, grpc),
         }
     }
 
@@ -133,7 +135,7 @@ impl Outbound {
         mut request: Request<Body>,
         to: Option<&(ServiceName, u16)>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<Body>, Carried), Error> {
+    ) -> Result<(Response<Body>, Carried, Option<(OnUpgrade, OnUpgrade)>), Error> {
         let snapshot = self.balancer.reader.load();
         let mut draw = Draw::new(rand::random());
         let to = self.destination(&snapshot, to, &exchange.authority)?;
@@ -146,6 +148,10 @@ impl Outbound {
             &mut (),
         )?;
         exchange.service = to.service.host.clone();
+        if exchange.authority.is_empty() {
+            // HTTP/1.0 need not name a host; the next hop speaks HTTP/1.1 or later and must.
+            exchange.authority = to.service.host.clone();
+        }
         let caller = &self.workload.namespace;
         let routed = route(&snapshot, &to, caller, &permit, Some(http), &mut draw)?;
         exchange.route = routed
@@ -168,27 +174,16 @@ impl Outbound {
         routed.matched.change_request(request.headers_mut());
         exchange.trace.write(request.headers_mut());
 
-        let limit = routed.matched.timeouts().request;
-        let sending = self
+        let answer = self
             .balancer
-            .send(&routed.matched, request, http2, exchange, &mut draw);
-        let answer = match limit {
-            None => sending.await?,
-            Some(limit) => timeout(limit, sending).await.map_err(|_| {
-                let detail = format!("no answer within request ({limit:?})");
-                Error::new(Reason::RequestTimeout, detail)
-            })??,
-        };
+            .send(&routed.matched, request, http2, exchange, &mut draw)
+            .await?;
         exchange.tls_peer = answer.peer;
         let mut response = answer.response;
-        let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-        if let (true, Some(on_caller)) = (switched, on_caller) {
-            let on_endpoint = hyper::upgrade::on(&mut response);
-            self.tracker.spawn(splice(on_caller, on_endpoint));
-        }
-        crate::connect::strip(response.headers_mut(), switched);
+        let switched = switched(&mut response, on_caller)?;
+        crate::connect::strip(response.headers_mut(), switched.is_some());
         routed.matched.change_response(response.headers_mut());
-        Ok((response.map(Body::incoming), answer.carried))
+        Ok((response.map(Body::incoming), answer.carried, switched))
     }
 
     fn destination(
@@ -212,19 +207,6 @@ impl Outbound {
                 .resolve(authority, &self.workload.namespace, HTTP_PORT)
                 .ok_or_else(|| unknown(format!("no Service has the name {authority:?}"))),
         }
-    }
-
-    fn finish(
-        &self,
-        exchange: Exchange,
-        response: Response<Body>,
-        series: Arc<Series>,
-        held: Held,
-    ) -> Response<Body> {
-        response.map(|body| {
-            let recorder = self.recorder.clone();
-            Body::recorded(Recorded::new(body, exchange, series, recorder, None, held))
-        })
     }
 
     /// The metrics of the endpoint that answered, made once and kept with it.
@@ -269,11 +251,12 @@ impl Outbound {
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let mut drain = self.drain.clone();
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return;
+            let accepted = async {
+                let permit = room.clone().acquire_owned().await;
+                (permit, listener.accept().await)
             };
-            let (stream, from) = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (permit, (stream, from)) = tokio::select! {
+                accepted = accepted => accepted,
                 () = drain.closing() => return,
             };
             let (this, to) = (self.clone(), to.clone());
@@ -292,21 +275,16 @@ impl Outbound {
     ) {
         let detected = match to.protocol {
             AppProtocol::Tcp => Detected::Opaque,
-            _ => peek(&stream, Instant::now() + self.limits.detect).await,
+            protocol => {
+                let deadline = Instant::now() + self.limits.detect;
+                peek(&stream, protocol.is_http(), deadline).await
+            }
         };
         match detected {
             Detected::Http1 => Box::pin(self.http(stream, from, to, false)).await,
             Detected::Http2 => Box::pin(self.http(stream, from, to, true)).await,
             // What is declared HTTP is never carried as anything else.
-            _ if matches!(to.protocol, AppProtocol::Detect | AppProtocol::Tcp) => {
-                Box::pin(self.tcp(stream, from, to)).await;
-            }
-            _ => {
-                self.recorder
-                    .metrics
-                    .connection_failed("outbound", "not-http");
-                tracing::debug!(%from, "closed: not HTTP where HTTP is declared");
-            }
+            _ => Box::pin(self.tcp(stream, from, to)).await,
         }
     }
 
@@ -320,14 +298,12 @@ impl Outbound {
         let connection = Connection::new(&self.limits, &self.drain);
         let state = connection.state.clone();
         let (this, to) = (self.clone(), to.clone());
-        let conn_state = (!http2).then(|| state.clone());
+        let conn_state = state.clone();
         let service = move |request: Request<Incoming>| {
             let (this, to, state) = (this.clone(), to.clone(), conn_state.clone());
             async move {
-                let idle = Arc::default();
-                let state = state.as_ref().unwrap_or(&idle);
                 let request = request.map(Body::incoming);
-                this.handle(request, to.service.as_ref(), Some((from, state)))
+                this.handle(request, to.service.as_ref(), Some((from, &state)))
                     .await
             }
         };

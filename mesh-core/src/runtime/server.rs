@@ -66,7 +66,7 @@ impl Connection {
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let limits = &self.limits;
-        let io = Timed::new(io, self.state.clone(), limits.header, limits.idle);
+        let io = Timed::http1(io, self.state.clone(), limits.header, limits.idle);
         let (state, closing) = (self.state.clone(), self.closing.clone());
         let service = service_fn(move |request| {
             state.busy();
@@ -74,7 +74,8 @@ impl Connection {
             let answer = service(request);
             async move {
                 let mut response = answer.await;
-                if closing.load(Ordering::Relaxed) {
+                let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+                if closing.load(Ordering::Relaxed) && !switched {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
@@ -106,14 +107,18 @@ impl Connection {
         }
     }
 
-    /// Serves HTTP/2. On the way down it sends GOAWAY and finishes what runs.
+    /// Serves HTTP/2. On the way down, and when it has rested for too long, it sends GOAWAY and
+    /// finishes what runs.
     pub(super) async fn serve_h2<T, F, R>(self, io: T, service: F) -> Result<(), hyper::Error>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Fn(Request<Incoming>) -> R + Send,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
+        let io = Timed::http2(io, self.state.clone(), self.limits.header);
+        let state = self.state.clone();
         let service = service_fn(move |request| {
+            state.busy();
             let answer = service(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
@@ -136,6 +141,7 @@ impl Connection {
         tokio::select! {
             ended = &mut connection => return ended,
             () = told_to_go(&mut drain, self.until) => {}
+            () = self.state.rested(self.limits.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {

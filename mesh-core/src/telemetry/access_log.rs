@@ -4,9 +4,11 @@
 //! are dropped and counted, and no request waits. JSON escapes control characters, so no caller
 //! can write a line of its own.
 
+use std::io;
 use std::time::SystemTime;
 
 use serde::ser::{SerializeMap, Serializer};
+use serde_json::ser::Formatter;
 use tokio::sync::mpsc;
 
 use super::recorder::ExchangeSink;
@@ -53,6 +55,7 @@ impl AccessLog {
 impl ExchangeSink for AccessLog {
     fn record(&self, exchange: &Exchange, at: SystemTime) {
         let keep = self.sample >= 1.0
+            || exchange.reason.is_some()
             || exchange.is_failure()
             || exchange.status >= 400
             || rand::random::<f64>() < self.sample;
@@ -81,8 +84,31 @@ impl AccessLogLines {
     }
 }
 
+/// JSON of which every character can be shown: it leaves no control character as it is, not those
+/// of C1 nor DEL either, which a terminal obeys as much as the ones that JSON itself forbids.
+struct Printable;
+
+impl Formatter for Printable {
+    fn write_string_fragment<W>(&mut self, out: &mut W, text: &str) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        let mut rest = text;
+        while let Some(at) = rest.find(|c: char| c.is_control()) {
+            let (plain, control) = rest.split_at(at);
+            out.write_all(plain.as_bytes())?;
+            let mut tail = control.chars();
+            if let Some(c) = tail.next() {
+                write!(out, "\\u{:04x}", u32::from(c))?;
+            }
+            rest = tail.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
 fn write(out: &mut Vec<u8>, x: &Exchange, at: SystemTime) -> Result<(), serde_json::Error> {
-    let mut json = serde_json::Serializer::new(out);
+    let mut json = serde_json::Serializer::with_formatter(out, Printable);
     let mut map = json.serialize_map(None)?;
     let since = at
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -63,7 +63,8 @@ pub struct Exchange {
     pub route: Option<(ObjectKey, usize)>,
     /// The endpoints that it was sent to, in order.
     pub attempts: Vec<SocketAddr>,
-    /// The status of the answer; 0 where there was none.
+    /// The status of the answer; 499 where the caller did not wait for one, 0 for an opaque
+    /// connection.
     pub status: u16,
     /// The gRPC status of the answer, where it carried one.
     pub grpc_status: Option<u8>,
@@ -71,7 +72,7 @@ pub struct Exchange {
     pub reason: Option<Reason>,
     /// What a person needs to know about the reason.
     pub detail: Option<String>,
-    /// The policy that denied or permitted it.
+    /// The policy that denied it.
     pub policy: Option<ObjectKey>,
     /// Its place in a trace; the span is this hop's own.
     pub trace: TraceContext,
@@ -165,13 +166,16 @@ impl Exchange {
     pub(crate) fn failed(&mut self, error: &Error) {
         self.reason = Some(error.reason());
         self.detail = Some(error.to_string());
+        if self.protocol == Protocol::Grpc {
+            self.grpc_status = Some(error.reason().grpc_status());
+        }
         self.policy = error.policy().cloned();
     }
 
     /// Whether it failed by the server's or the mesh's doing: a status of 500 and above, a gRPC
     /// status that says so, or no answer at all.
     pub fn is_failure(&self) -> bool {
-        self.reason.is_some()
+        self.reason.is_some_and(|r| r != Reason::CallerGone)
             || self.status >= StatusCode::INTERNAL_SERVER_ERROR.as_u16()
             || matches!(self.grpc_status, Some(2 | 4 | 12 | 13 | 14 | 15))
     }

@@ -16,7 +16,7 @@ pub use exchange::{Direction, Exchange, Protocol};
 pub use metrics::Metrics;
 pub(crate) use metrics::{Series, Text};
 pub use recorder::ExchangeSink;
-pub(crate) use recorder::{End, Held, Recorded, Recorder, grpc_status};
+pub(crate) use recorder::{End, Held, Pending, Recorded, Recorder, grpc_status};
 
 #[cfg(test)]
 mod tests;

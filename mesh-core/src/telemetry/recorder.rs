@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::{Method, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 
 use inmesh_pki::id::SpiffeId;
@@ -20,7 +21,7 @@ use crate::accept::ConnState;
 use crate::balance::Carried;
 use crate::body::{Body, BoxError};
 use crate::connect::Lease;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Stage};
 
 /// Sees every exchange at its end: an access log, an exporter of spans, a test.
 pub trait ExchangeSink: Send + Sync + 'static {
@@ -38,25 +39,36 @@ pub(crate) struct Recorder {
     pub(crate) trace_sample: f64,
 }
 
-/// A response's body that writes the record of its exchange when it ends or is dropped.
+/// An exchange under way. It writes its record once: when it is told how it ended, or, if nobody
+/// tells, when it is dropped, because then the caller has gone away.
+pub(crate) struct Pending {
+    pub(crate) exchange: Exchange,
+    recorder: Arc<Recorder>,
+    series: Arc<Series>,
+    /// The state of the caller's connection.
+    state: Option<Arc<ConnState>>,
+    request_bytes: Option<Arc<AtomicU64>>,
+    held: Held,
+    ended: bool,
+}
+
+/// A response's body that ends its exchange when it ends or is dropped.
 pub(crate) struct Recorded {
     body: Body,
-    exchange: Exchange,
-    series: Arc<Series>,
-    recorder: Arc<Recorder>,
-    request_bytes: Option<Arc<AtomicU64>>,
-    ended: bool,
-    held: Held,
+    pending: Pending,
+    /// How many bytes the header promises; none for an answer that has no body whatever the
+    /// header says.
+    promised: Option<u64>,
 }
 
 /// What is held until the answer is whole.
 pub(crate) enum Held {
-    /// Inbound: the state of the caller's connection, and the connection to the application.
-    Caller(Option<Arc<ConnState>>, Option<Lease>),
+    /// Inbound: the connection to the application.
+    Application(Lease),
+    /// Outbound: the endpoint and the connection to it.
+    Endpoint(Carried),
     /// Nothing.
     Nothing,
-    /// Outbound: the endpoint and the connection to it.
-    Upstream(Option<Arc<ConnState>>, Carried),
 }
 
 /// How an exchange ended.
@@ -112,14 +124,30 @@ impl Recorder {
             tracing::debug!(%from, %error, "a caller's connection broke off");
             return;
         };
-        self.metrics
-            .connection_failed(direction.as_str(), reason.as_str());
+        let detail = Error::new(reason, "no whole request").because(error);
+        self.refused(direction, from, peer, reason.as_str(), &detail);
+    }
+
+    /// A connection has ended before it carried a request.
+    pub(crate) fn refused(
+        &self,
+        direction: Direction,
+        from: SocketAddr,
+        peer: Option<&SpiffeId>,
+        reason: &'static str,
+        error: &Error,
+    ) {
+        self.metrics.connection_failed(direction.as_str(), reason);
         let context = TraceContext::new(rand::random(), rand::random(), false);
-        let mut exchange = Exchange::new(direction, Protocol::Http1, context);
+        let http = error.reason().stage() == Stage::Accept;
+        let protocol = if http { Protocol::Http1 } else { Protocol::Tcp };
+        let mut exchange = Exchange::new(direction, protocol, context);
         exchange.caller = Some(from);
         exchange.tls_peer = peer.cloned();
-        exchange.failed(&Error::new(reason, "no whole request").because(error));
-        exchange.status = reason.status().as_u16();
+        exchange.failed(error);
+        if http {
+            exchange.status = error.reason().status().as_u16();
+        }
         self.publish(&exchange);
     }
 
@@ -141,26 +169,90 @@ impl fmt::Debug for Recorder {
     }
 }
 
-// === impl Recorded ===
+// === impl Pending ===
 
-impl Recorded {
+impl Pending {
     pub(crate) fn new(
-        body: Body,
         exchange: Exchange,
-        series: Arc<Series>,
-        recorder: Arc<Recorder>,
+        recorder: &Arc<Recorder>,
+        series: &Arc<Series>,
+        state: Option<Arc<ConnState>>,
         request_bytes: Option<Arc<AtomicU64>>,
-        held: Held,
-    ) -> Box<Self> {
-        Box::new(Self {
-            body,
+    ) -> Self {
+        Self {
             exchange,
-            series,
-            recorder,
+            recorder: recorder.clone(),
+            series: series.clone(),
+            state,
             request_bytes,
+            held: Held::Nothing,
             ended: false,
-            held,
+        }
+    }
+
+    /// What it is counted under, once that is known better.
+    pub(crate) fn count_under(&mut self, series: Arc<Series>) {
+        self.series = series;
+    }
+
+    /// Keeps something until the answer is whole.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held = held;
+    }
+
+    /// The head of the answer is there: the rest of the exchange is in its body.
+    pub(crate) fn answer(mut self, response: Response<Body>) -> Response<Body> {
+        self.exchange.status = response.status().as_u16();
+        self.exchange.grpc_status = grpc_status(response.headers());
+        let head = self.exchange.method.as_ref() == Some(&Method::HEAD);
+        let empty = head || matches!(self.exchange.status, 204 | 304);
+        let promised = if empty {
+            Some(0)
+        } else {
+            let length = response.headers().get(header::CONTENT_LENGTH);
+            length.and_then(|l| l.to_str().ok()?.parse().ok())
+        };
+        response.map(|body| {
+            Body::recorded(Box::new(Recorded {
+                body,
+                pending: self,
+                promised,
+            }))
         })
+    }
+
+    /// The mesh answers in place of the server.
+    pub(crate) fn refuse(mut self, error: &Error, grpc: bool) -> Response<Body> {
+        self.exchange.failed(error);
+        self.answer(error.response(grpc))
+    }
+
+    /// Both sides have left HTTP: the caller's connection never rests again, that to the endpoint
+    /// never serves another request. The exchange ends with the connection.
+    pub(crate) fn switched(&mut self) {
+        self.state = None;
+        self.exchange.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        match &mut self.held {
+            Held::Application(_) => self.held = Held::Nothing,
+            Held::Endpoint(carried) => carried.keep_connection(),
+            Held::Nothing => {}
+        }
+    }
+
+    /// A connection that has left HTTP has ended.
+    pub(crate) fn joined(mut self, copied: Result<(u64, u64), Error>) {
+        match copied {
+            Ok((received, sent)) => {
+                self.exchange.request_bytes = received;
+                self.exchange.response_bytes = sent;
+                self.request_bytes = None;
+                self.end(End::Whole);
+            }
+            Err(error) => {
+                self.exchange.failed(&error);
+                self.end(End::Abandoned);
+            }
+        }
     }
 
     fn end(&mut self, end: End) {
@@ -170,33 +262,38 @@ impl Recorded {
         if let Some(counted) = &self.request_bytes {
             self.exchange.request_bytes = counted.load(Ordering::Relaxed);
         }
+        if let Some(state) = &self.state {
+            state.idle();
+        }
         match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Caller(state, lease) => {
-                if let Some(state) = state {
-                    state.idle();
-                }
-                if let (End::Whole, Some(lease)) = (end, lease) {
-                    lease.release();
-                }
-            }
-            Held::Nothing => {}
-            Held::Upstream(state, carried) => {
-                if let Some(state) = state {
-                    state.idle();
-                }
-                carried.finish(end, &self.exchange);
-            }
+            Held::Application(lease) if end == End::Whole => lease.release(),
+            Held::Application(_) | Held::Nothing => {}
+            Held::Endpoint(carried) => carried.finish(end, &self.exchange),
         }
         self.recorder.record(&mut self.exchange, &self.series);
     }
 
-    fn cut(&mut self, end: End, detail: String) {
+    fn cut(&mut self, end: End, reason: Reason, detail: String) {
         if !self.ended && self.exchange.reason.is_none() {
-            self.exchange.failed(&Error::new(Reason::Reset, detail));
+            self.exchange.failed(&Error::new(reason, detail));
         }
         self.end(end);
     }
 }
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.ended {
+            if self.exchange.status == 0 {
+                self.exchange.status = Reason::CallerGone.status().as_u16();
+            }
+            let detail = "the caller went away before the answer was whole";
+            self.cut(End::Abandoned, Reason::CallerGone, detail.into());
+        }
+    }
+}
+
+// === impl Recorded ===
 
 impl http_body::Body for Recorded {
     type Data = Bytes;
@@ -210,17 +307,21 @@ impl http_body::Body for Recorded {
         let polled = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &polled {
             Some(Ok(frame)) => {
+                let exchange = &mut this.pending.exchange;
                 if let Some(data) = frame.data_ref() {
-                    this.exchange.response_bytes += data.len() as u64;
+                    exchange.response_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.exchange.grpc_status = grpc_status(trailers).or(this.exchange.grpc_status);
+                    exchange.grpc_status = grpc_status(trailers).or(exchange.grpc_status);
                 }
                 if this.body.is_end_stream() {
-                    this.end(End::Whole);
+                    this.pending.end(End::Whole);
                 }
             }
-            Some(Err(e)) => this.cut(End::Broken, format!("the answer broke off: {e}")),
-            None => this.end(End::Whole),
+            Some(Err(e)) => {
+                let detail = format!("the answer broke off: {e}");
+                this.pending.cut(End::Broken, Reason::Reset, detail);
+            }
+            None => this.pending.end(End::Whole),
         }
         Poll::Ready(polled)
     }
@@ -236,13 +337,11 @@ impl http_body::Body for Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        if self.body.is_end_stream() {
-            self.end(End::Whole);
-        } else {
-            self.cut(
-                End::Abandoned,
-                "the caller went away before the answer was whole".into(),
-            );
+        // A server stops to ask once it has all that the header promised. Otherwise the record
+        // says, as it is dropped, that the caller went away.
+        let sent = self.pending.exchange.response_bytes;
+        if self.body.is_end_stream() || self.promised.is_some_and(|n| n <= sent) {
+            self.pending.end(End::Whole);
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct TraceContext {
     pub span_id: u64,
     /// Whether spans of the trace are recorded.
     pub sampled: bool,
+    /// Whether the trace's ID is random, as its maker says (level 2).
+    random: bool,
     format: Format,
 }
 
@@ -81,6 +83,7 @@ impl TraceContext {
             trace_id: trace_id.max(1),
             span_id: span_id.max(1),
             sampled,
+            random: false,
             format: Format::W3c,
         }
     }
@@ -158,7 +161,10 @@ impl TraceContext {
             u128::from(hex(text.get(3..19)?)?) << 64 | u128::from(hex(text.get(19..35)?)?);
         let span_id = hex(text.get(36..52)?)?;
         let flags = hex(text.get(53..55)?)?;
-        (trace_id != 0 && span_id != 0).then(|| Self::new(trace_id, span_id, flags & 1 == 1))
+        (trace_id != 0 && span_id != 0).then(|| Self {
+            random: flags & 2 == 2,
+            ..Self::new(trace_id, span_id, flags & 1 == 1)
+        })
     }
 
     fn from_b3(text: &str) -> Option<Self> {
@@ -176,7 +182,8 @@ impl TraceContext {
 /// As `traceparent` version 00.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (trace, span, flags) = (self.trace_id, self.span_id, u8::from(self.sampled));
+        let flags = u8::from(self.sampled) | u8::from(self.random) << 1;
+        let (trace, span) = (self.trace_id, self.span_id);
         write!(f, "00-{trace:032x}-{span:016x}-{flags:02x}")
     }
 }
