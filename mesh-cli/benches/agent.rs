@@ -1,9 +1,10 @@
 //! What a pair of agents costs beside bare mutual TLS, for the same request: a POST of 1 KiB.
 //!
-//! Application and load run in this process, the agents are children; counted is the CPU time of
-//! all. Blocks alternate between the ways, and each round gives one ratio for each way, so that a
+//! The load runs in this process; the application, with and without TLS, and the agents are
+//! children, as they are in real life; counted is the CPU time of all. Blocks alternate between the ways, and each round gives one ratio for each way, so that a
 //! neighbour who is busy for a while disturbs all alike. Printed are medians and quartiles.
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener as Reserve};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -37,9 +38,12 @@ const BLOCK: usize = 3_200;
 const ROUNDS: usize = 15;
 const WARM_UP: usize = 2;
 
-/// Two agents in front of one application; killed when dropped.
+/// A child process; killed when dropped.
+struct Process(Child);
+
+/// Two agents in front of one application.
 struct Pair {
-    children: [Child; 2],
+    agents: [Process; 2],
     door: SocketAddr,
 }
 
@@ -52,13 +56,25 @@ struct Way {
     costs: Vec<f64>,
 }
 
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // It may have ended by itself.
-            let _gone = child.kill();
-            let _status = child.wait();
+impl Process {
+    /// The CPU time of its threads so far.
+    fn cpu_time(&self) -> Fallible<Duration> {
+        let mut total = Duration::ZERO;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+            // On the CPU, waiting, slices: nanoseconds, nanoseconds, count.
+            let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+            let on_cpu = stat.split_whitespace().next().unwrap_or("0");
+            total += Duration::from_nanos(on_cpu.parse()?);
         }
+        Ok(total)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _gone = self.0.kill();
+        let _status = self.0.wait();
     }
 }
 
@@ -104,7 +120,7 @@ spec:
         } else {
             ""
         };
-        let start = |role: &str, listener: String| -> Fallible<Child> {
+        let start = |role: &str, listener: String| -> Fallible<Process> {
             let dir = home.join(format!("{name}-{role}"));
             std::fs::create_dir(&dir)?;
             std::fs::write(dir.join("mesh.yaml"), &service)?;
@@ -123,20 +139,21 @@ loopbackEndpoints: allow
 "
                 ),
             )?;
-            Ok(Command::new(env!("CARGO_BIN_EXE_mesh"))
+            let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
                 .args(["proxy", "--log", "error", "--config"])
                 .arg(dir)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .spawn()?)
+                .spawn()?;
+            Ok(Process(child))
         };
         let inbound =
             format!("{{bind: \"{agent}\", inbound: {{app: \"{app}\", appProtocol: {protocol}}}}}");
         let outbound = format!(
             "{{bind: \"{door}\", outbound: {{appProtocol: {protocol}, service: {{name: app, port: 80}}}}}}"
         );
-        let children = [start("server", inbound)?, start("client", outbound)?];
-        let pair = Self { children, door };
+        let agents = [start("server", inbound)?, start("client", outbound)?];
+        let pair = Self { agents, door };
         for _ in 0..500 {
             let good = async {
                 let mut sender = plain(door).await?;
@@ -148,20 +165,6 @@ loopbackEndpoints: allow
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Err(format!("the agents of {name} did not carry within 10 s").into())
-    }
-
-    /// The CPU time of both agents so far.
-    fn cpu_time(&self) -> Fallible<Duration> {
-        let mut total = Duration::ZERO;
-        for child in &self.children {
-            for thread in std::fs::read_dir(format!("/proc/{}/task", child.id()))? {
-                // On the CPU, waiting, slices: nanoseconds, nanoseconds, count.
-                let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-                let on_cpu = stat.split_whitespace().next().unwrap_or("0");
-                total += Duration::from_nanos(on_cpu.parse()?);
-            }
-        }
-        Ok(total)
     }
 }
 
@@ -253,18 +256,19 @@ impl Way {
         })
     }
 
-    fn cpu_time(&self) -> Fallible<Duration> {
-        let own = Duration::from(ClockId::CLOCK_PROCESS_CPUTIME_ID.now()?);
-        Ok(own
-            + self
-                .pair
-                .as_ref()
-                .map_or(Ok(Duration::ZERO), Pair::cpu_time)?)
+    /// The CPU time of the load, the application and the agents so far.
+    fn cpu_time(&self, app: &Process) -> Fallible<Duration> {
+        let mut total = Duration::from(ClockId::CLOCK_PROCESS_CPUTIME_ID.now()?);
+        total += app.cpu_time()?;
+        for agent in self.pair.iter().flat_map(|pair| &pair.agents) {
+            total += agent.cpu_time()?;
+        }
+        Ok(total)
     }
 
     /// Sends a block; returns the CPU time of one request in microseconds.
-    async fn block(&mut self) -> Fallible<f64> {
-        let before = self.cpu_time()?;
+    async fn block(&mut self, app: &Process) -> Fallible<f64> {
+        let before = self.cpu_time(app)?;
         let mut running = JoinSet::new();
         for mut sender in self.senders.drain(..) {
             running.spawn(async move {
@@ -279,7 +283,7 @@ impl Way {
         }
         #[expect(clippy::cast_precision_loss, reason = "a small count")]
         let requests = BLOCK as f64;
-        Ok((self.cpu_time()? - before).as_secs_f64() * 1e6 / requests)
+        Ok((self.cpu_time(app)? - before).as_secs_f64() * 1e6 / requests)
     }
 }
 
@@ -289,11 +293,33 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     [1, 2, 3].map(|n| values[(values.len() - 1) * n / 4])
 }
 
+/// The application: serves the echo bare over TLS and plain, and prints both addresses.
+async fn application(home: &Path) -> Fallible<()> {
+    let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+    let ca = DevCa::open(&home.join("ca"), &crypto, clock)?;
+    let config = tls::server_config(
+        identify(&ca, "server")?,
+        &crypto,
+        &[ALPN],
+        ClientAuth::Required,
+    );
+    let bare = serve(Some(TlsAcceptor::from(config))).await?;
+    let plain = serve(None).await?;
+    println!("{bare} {plain}");
+    std::future::pending().await
+}
+
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Fallible<()> {
+    let arguments: Vec<_> = std::env::args().collect();
     // `cargo test --benches` only asks whether it starts.
-    if std::env::args().any(|a| a == "--test") {
+    if arguments.iter().any(|a| a == "--test") {
         return Ok(());
+    }
+    if let [_, flag, home] = arguments.as_slice()
+        && flag == "--application"
+    {
+        return application(Path::new(home)).await;
     }
     let home = tempfile::tempdir()?;
     let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
@@ -303,14 +329,19 @@ async fn main() -> Fallible<()> {
         &crypto,
         clock,
     )?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("--application")
+        .arg(home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    let out = child.stdout.take().ok_or("the application has no output")?;
+    let process = Process(child);
+    BufReader::new(out).read_line(&mut line)?;
+    let (bare_at, app) = line.trim().split_once(' ').ok_or("two addresses")?;
+    let (bare_at, app): (SocketAddr, SocketAddr) = (bare_at.parse()?, app.parse()?);
 
-    let server = tls::server_config(
-        identify(&ca, "server")?,
-        &crypto,
-        &[ALPN],
-        ClientAuth::Required,
-    );
-    let bare_at = serve(Some(TlsAcceptor::from(server))).await?;
     let client = tls::client_config(identify(&ca, "client")?, &crypto, &[ALPN]);
     let connector = TlsConnector::from(client);
     let mut bare = Way {
@@ -326,8 +357,6 @@ async fn main() -> Fallible<()> {
         let stream = connector.connect(tls::server_name(), stream).await?;
         bare.senders.push(open(stream).await?);
     }
-
-    let app = serve(None).await?;
     let mut ways = Vec::new();
     for (name, protocol, log) in [
         ("L7", "http", false),
@@ -339,9 +368,9 @@ async fn main() -> Fallible<()> {
         ways.push(Way::through(name, pair).await?);
     }
     for round in 0..WARM_UP + ROUNDS {
-        let base = bare.block().await?;
+        let base = bare.block(&process).await?;
         for way in &mut ways {
-            let cost = way.block().await?;
+            let cost = way.block(&process).await?;
             if round >= WARM_UP {
                 way.ratios.push(cost / base);
                 way.costs.push(cost);

@@ -15,6 +15,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// A request allocates and frees across threads, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A service mesh without sidecars: the agent, its CA for laptops, and its tools.
 #[derive(Debug, Parser)]
 #[command(

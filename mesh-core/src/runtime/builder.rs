@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::store::IdentityReader;
@@ -13,7 +14,7 @@ use inmesh_pki::tls::Crypto;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::mesh::{Mesh, MeshInner};
@@ -30,6 +31,8 @@ use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Series};
 
 /// Changes that may wait to be merged before their source does.
 const QUEUE: usize = 64;
+/// How long lines of the access log gather before they are written in one go.
+const LOG_PAUSE: Duration = Duration::from_millis(10);
 /// Lines of the access log that may wait to be written.
 const LOG_QUEUE: usize = 8_192;
 
@@ -46,6 +49,8 @@ pub struct WantsNothing(IdentityReader, Settings);
 type RunSource =
     Box<dyn FnOnce(Sink, Drain) -> Pin<Box<dyn Future<Output = Result<(), Gone>> + Send>> + Send>;
 
+type RunWriter = Box<dyn FnOnce(Drain) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
 /// Builds a [`Mesh`].
 ///
 /// The choices are made in order: [`identity`](MeshBuilder::identity), then
@@ -58,7 +63,7 @@ pub struct MeshBuilder<State> {
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     sinks: Vec<Arc<dyn ExchangeSink>>,
-    writers: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    writers: Vec<RunWriter>,
     sources: Vec<(SourceId, RunSource)>,
     roots: Arc<[CertificateDer<'static>]>,
     trace_sample: f64,
@@ -221,9 +226,11 @@ impl MeshBuilder<WantsNothing> {
         drop(queue);
         let merging = super::mesh::merge(writer, said, unsynced.clone(), watch.clone());
         tokio::spawn(merging);
-        for writer in self.writers {
-            tokio::spawn(writer);
+        let writers = TaskTracker::new();
+        for write in self.writers {
+            writers.spawn(write(watch.clone()));
         }
+        writers.close();
         let mesh = Mesh(Arc::new(MeshInner {
             outbound,
             inbound,
@@ -232,6 +239,7 @@ impl MeshBuilder<WantsNothing> {
             metrics: self.metrics,
             trigger,
             tracker,
+            writers,
             unsynced,
         }));
         let rotations = mesh.register_gauges();
@@ -302,18 +310,33 @@ impl<S> MeshBuilder<S> {
     ) -> Self {
         let (log, mut lines) = AccessLog::new(LOG_QUEUE, sample, &self.metrics);
         self.sinks.push(Arc::new(log));
-        self.writers.push(Box::pin(async move {
-            let mut buffer = Vec::new();
-            while lines.read(&mut buffer).await {
-                let written = async {
-                    writer.write_all(&buffer).await?;
-                    writer.flush().await
-                };
-                if let Err(e) = written.await {
-                    tracing::warn!(error = %e, "the access log cannot be written");
+        self.writers.push(Box::new(move |mut drain| {
+            Box::pin(async move {
+                let mut buffer = Vec::new();
+                let mut closed = false;
+                while !closed {
+                    closed = tokio::select! {
+                        biased;
+                        some = lines.read(&mut buffer) => !some,
+                        () = drain.closed() => true,
+                    };
+                    if closed {
+                        lines.rest(&mut buffer);
+                    }
+                    let written = async {
+                        writer.write_all(&buffer).await?;
+                        writer.flush().await
+                    };
+                    if let Err(e) = written.await {
+                        tracing::warn!(error = %e, "the access log cannot be written");
+                    }
+                    buffer.clear();
+                    if !closed {
+                        // Lines that come meanwhile are written at once.
+                        sleep(LOG_PAUSE).await;
+                    }
                 }
-                buffer.clear();
-            }
+            })
         }));
         self
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -31,6 +31,9 @@ use crate::drain::{Drain, DrainTrigger, Phase};
 use crate::model::{AppProtocol, SnapshotReader, SnapshotWriter, SourceId};
 use crate::telemetry::Metrics;
 
+/// How long the last lines of the logs may take to be written on the way down.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// A running mesh: clients for what goes out, servers for what comes in. Cheap to clone; it runs
 /// until [`drain`](Self::drain) has ended or every clone is dropped.
 #[derive(Clone)]
@@ -44,6 +47,8 @@ pub(super) struct MeshInner {
     pub(super) metrics: Metrics,
     pub(super) trigger: DrainTrigger,
     pub(super) tracker: TaskTracker,
+    /// The tasks that write logs; they end once the drain has closed.
+    pub(super) writers: TaskTracker,
     pub(super) unsynced: Arc<Mutex<BTreeSet<SourceId>>>,
 }
 
@@ -209,7 +214,7 @@ impl Mesh {
     /// Waits until it is ready: it has an identity and every source has synced.
     pub async fn ready(&self) {
         while !self.status().ready {
-            sleep(std::time::Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -280,6 +285,8 @@ impl Mesh {
             () = watch.closed() => {}
         }
         self.0.trigger.advance(Phase::Closed);
+        // A disk that hangs must not keep the process.
+        let _in_time = timeout(LAST_LINES, self.0.writers.wait()).await;
     }
 
     pub(super) fn register_gauges(&self) -> Counter {

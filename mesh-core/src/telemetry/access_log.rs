@@ -82,6 +82,13 @@ impl AccessLogLines {
         }
         some
     }
+
+    /// Appends the lines that are there, without waiting.
+    pub fn rest(&mut self, buffer: &mut Vec<u8>) {
+        while let Ok(line) = self.0.try_recv() {
+            buffer.extend_from_slice(&line);
+        }
+    }
 }
 
 /// JSON of which every character can be shown: it leaves no control character as it is, not those
