@@ -1,6 +1,6 @@
 //! Two workloads of one world, over real sockets.
 
-use http::{Request, StatusCode};
+use ::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use inmesh_core::Body;
 use inmesh_core::discover::pushed;
@@ -24,7 +24,7 @@ async fn a_request_walks_through_both_sides() -> Result {
             .extensions()
             .get::<Arc<PeerInfo>>()
             .and_then(|p| p.id().map(|i| i.to_string()));
-        Ok::<_, std::io::Error>(http::Response::new(Body::from(peer.unwrap_or_default())))
+        Ok::<_, std::io::Error>(::http::Response::new(Body::from(peer.unwrap_or_default())))
     });
     tokio::spawn({
         let server = server.clone();

@@ -1,0 +1,8 @@
+//! The data plane over real sockets on loopback, one file for each area.
+
+mod http;
+mod identity;
+mod mesh;
+mod routes;
+mod support;
+mod tunnels;

@@ -1,0 +1,377 @@
+//! What routes, backends and policies make of a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use inmesh_core::Body;
+use inmesh_core::authorize::{Action, Operation, Policy, Rule as AuthRule};
+use inmesh_core::discover::pushed;
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, Op, ServiceName};
+use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::{Pair, Result, get, in_flight, origin, soon, tell, text, whole};
+
+fn service(name: &str) -> Result<ServiceName> {
+    Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
+}
+
+fn route(rules: Vec<Rule>) -> Result<Op> {
+    let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop")?, "cart")?;
+    let route = Route::new(key, vec![Parent::new(service("cart")?, None)], rules)?;
+    Ok(Op::PutRoute(Arc::new(route), vec![]))
+}
+
+/// Pushes and waits until it serves.
+async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
+    let mut changed = pair.web.snapshot().clone();
+    let before = changed.load().generation();
+    pair.pusher.push(ops).await?;
+    while changed.load().generation() == before {
+        soon(changed.changed()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_mesh_answers_for_what_is_not_there() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    push(&pair, pair.world.service("empty", AppProtocol::Http1, &[])?).await?;
+    let client = pair.web.client();
+    for (target, status, reason) in [
+        ("http://nobody/", 404, "unknown-host"),
+        ("http://cart.elsewhere/", 404, "unknown-host"),
+        ("http://empty/", 503, "no-endpoint"),
+        ("http://cart:81/", 404, "no-route"),
+        ("http://cart/%00", 400, "invalid-request"),
+    ] {
+        let answer = client.send(get(target)).await;
+        assert_eq!(answer.status(), status, "{target}");
+        assert_eq!(answer.headers()["x-mesh-reason"], reason, "{target}");
+        // The record is written when the answer has been read.
+        text(answer).await?;
+        let record = pair
+            .out_seen
+            .one(|x| x.reason.is_some_and(|r| r.as_str() == reason))
+            .await?;
+        assert_eq!(record.status, status);
+        let metrics = pair.web.encode_metrics();
+        assert!(
+            metrics.contains(&format!("response_code=\"{status}\"")),
+            "{metrics}"
+        );
+    }
+    let mut request = get("http://nobody/shop.Cart/Get");
+    *request.version_mut() = Version::HTTP_2;
+    let kind = HeaderValue::from_static("application/grpc");
+    request.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let answer = client.send(request).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["grpc-status"]),
+        (StatusCode::OK, &"12".parse()?)
+    );
+    assert_eq!(
+        client.send(get("http://cart/")).await.status(),
+        StatusCode::OK
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dangling_backend_answers_500_for_its_share() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let backends = vec![
+        Backend::new(service("cart")?, 80, 1)?,
+        Backend::new(service("gone")?, 80, 1)?,
+    ];
+    push(&pair, vec![route(vec![Rule::to(backends)])?]).await?;
+    let client = pair.web.client();
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..200 {
+        match client.send(get("http://cart/")).await.status().as_u16() {
+            200 => good += 1,
+            500 => bad += 1,
+            other => return Err(format!("{other}").into()),
+        }
+    }
+    assert!(good > 60 && bad > 60, "{good} {bad}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn header_changes_reach_the_server_and_the_caller() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let value = request.headers().get("x-route").cloned();
+        let mut response = Response::new(Body::from(format!("{value:?}")));
+        response
+            .headers_mut()
+            .insert("server", HeaderValue::from_static("secret"));
+        response
+    })
+    .await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
+    rule.request.set = vec![("x-route".parse()?, HeaderValue::from_static("a"))];
+    rule.response.remove = vec!["server".parse::<HeaderName>()?];
+    push(&pair, vec![route(vec![rule])?]).await?;
+    let answer = pair.web.client().send(get("http://cart/")).await;
+    assert!(!answer.headers().contains_key("server"));
+    assert_eq!(text(answer).await?, "Some(\"a\")");
+    Ok(())
+}
+
+/// An endpoint that takes too long counts as failed, whichever limit ends the wait.
+#[tokio::test]
+async fn both_timeouts_end_the_wait_and_count() -> Result {
+    let stuck = origin(async |_| std::future::pending().await).await?;
+    let pair = Pair::new(AppProtocol::Http1, stuck).await?;
+    let ms = |n| Some(Duration::from_millis(n));
+    for (limits, reason) in [
+        (Timeouts::new(ms(20), None)?, "request-timeout"),
+        (Timeouts::new(ms(20_000), ms(20))?, "backend-timeout"),
+    ] {
+        let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
+        rule.timeouts = limits;
+        push(&pair, vec![route(vec![rule])?]).await?;
+        let answer = pair.web.client().send(get("http://cart/")).await;
+        assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(answer.headers()["x-mesh-reason"], reason);
+        assert_eq!(in_flight(&pair.web), 0);
+    }
+    // The caller's agent going away is what the inbound side sees.
+    let record = pair.in_seen.one(|_| true).await?;
+    assert_eq!(
+        (record.status, record.reason.map(|r| r.as_str())),
+        (499, Some("caller-gone"))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_denial_fits_the_protocol_and_names_its_policy_in_the_log_alone() -> Result {
+    let (rules, source) = pushed("rules");
+    let source = std::sync::Mutex::new(Some(source));
+    // The first mesh that is built is that of `cart`.
+    let build = |b: crate::support::Builder| match source.lock().unwrap().take() {
+        Some(source) => b.source(source),
+        None => b,
+    };
+    let pair = Pair::with(AppProtocol::Http1, origin(tell).await?, build, |_| {}).await?;
+    let key = ObjectKey::new(
+        Kind::AuthorizationPolicy,
+        &Namespace::new("shop")?,
+        "no-admin",
+    )?;
+    let rule = AuthRule::new(vec![], vec![Operation::new(&[], &[], &["/admin*"], &[])?]);
+    let policy = Policy::new(key.clone(), Action::Deny, vec![rule]);
+    rules
+        .push(vec![Op::PutPolicy(Arc::new(policy), vec![])])
+        .await?;
+    pair.cart.ready().await;
+    let client = pair.web.client();
+    for path in [
+        "/admin",
+        "//admin",
+        "/%61dmin",
+        "/x/..%2fadmin",
+        "/x\\..\\admin/y",
+    ] {
+        let target = format!("http://cart{path}");
+        let Ok(uri) = target.parse() else { continue };
+        let mut request = get("/");
+        *request.uri_mut() = uri;
+        let answer = client.send(request).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path}");
+        assert!(!text(answer).await?.contains("no-admin"));
+    }
+    let record = pair.in_seen.one(|x| x.policy.is_some()).await?;
+    assert_eq!((record.policy, record.status), (Some(key), 403));
+    let request = Request::post("http://cart/admin.Service/Get")
+        .version(Version::HTTP_2)
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .body(Body::empty())?;
+    let answer = client.send(request).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["grpc-status"]),
+        (StatusCode::OK, &"7".parse()?)
+    );
+    assert_eq!(
+        client.send(get("http://cart/public")).await.status(),
+        StatusCode::OK
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_endpoint_costs_no_request() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let dead = TcpListener::bind("127.0.0.1:0").await?;
+    let addresses = [pair.inbound, dead.local_addr()?];
+    drop(dead);
+    push(
+        &pair,
+        pair.world.service("cart", AppProtocol::Http1, &addresses)?,
+    )
+    .await?;
+    for n in 0..20 {
+        let mut request = get("http://cart/");
+        if n % 2 == 0 {
+            *request.method_mut() = Method::POST;
+            *request.body_mut() = whole("hello");
+        }
+        assert_eq!(
+            pair.web.client().send(request).await.status(),
+            StatusCode::OK,
+            "{n}"
+        );
+    }
+    // Five in a row ejected it, and one of two may be out.
+    let metrics = pair.web.encode_metrics();
+    assert!(
+        metrics.contains("mesh_retries_total{reason=\"connect-failed\"} 5"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("endpoint_state=\"ejected\"} 1"),
+        "{metrics}"
+    );
+    assert_eq!(in_flight(&pair.web), 0);
+    Ok(())
+}
+
+/// A server that closes each connection after it has read a request on it, the first `good` ones
+/// answered.
+async fn closing(good: usize, seen: Arc<AtomicUsize>) -> Result<std::net::SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                for _ in 0..good {
+                    let _n = stream.read(&mut bytes).await;
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    let _n = stream
+                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                        .await;
+                }
+                let n = stream.read(&mut bytes).await;
+                seen.fetch_add(usize::from(n.is_ok_and(|n| n > 0)), Ordering::SeqCst);
+            });
+        }
+    });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn what_a_server_has_read_is_sent_again_only_where_that_is_safe() -> Result {
+    for (good, method, body, status, reads) in [
+        // On a new connection nothing is repeated.
+        (0, Method::GET, "", 502, 1),
+        (0, Method::POST, "hello", 502, 1),
+        // On one that was used before, what is idempotent is.
+        (1, Method::GET, "", 200, 3),
+        (1, Method::POST, "hello", 502, 2),
+        (1, Method::PUT, "hello", 502, 2),
+        (1, Method::POST, "", 502, 2),
+        (1, Method::DELETE, "", 200, 3),
+    ] {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let pair = Pair::new(AppProtocol::Http1, closing(good, seen.clone()).await?).await?;
+        let client = pair.web.client();
+        if good > 0 {
+            let answer = client.send(get("http://cart/")).await;
+            assert_eq!(text(answer).await?, "");
+            pair.in_seen.one(|_| true).await?;
+        }
+        let mut request = get("http://cart/");
+        *request.method_mut() = method.clone();
+        *request.body_mut() = if body.is_empty() {
+            Body::empty()
+        } else {
+            whole(body)
+        };
+        let answer = client.send(request).await;
+        assert_eq!(answer.status(), status, "{good} {method} {body}");
+        assert_eq!(seen.load(Ordering::SeqCst), reads, "{good} {method} {body}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_ejected_and_returns_by_one_probe() -> Result {
+    let failing = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let served = Arc::new(AtomicUsize::new(0));
+    let (f, s) = (failing.clone(), served.clone());
+    let bad = origin(move |_| {
+        let (f, s) = (f.clone(), s.clone());
+        async move {
+            s.fetch_add(1, Ordering::SeqCst);
+            let mut response = Response::new(Body::empty());
+            if f.load(Ordering::SeqCst) {
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            response
+        }
+    })
+    .await?;
+    let mut eject = inmesh_core::balance::EjectPolicy::default();
+    eject.base = Duration::from_millis(50);
+    let build = move |b: crate::support::Builder| b.eject(eject);
+    let pair = Pair::with(AppProtocol::Http1, origin(tell).await?, build, |_| {}).await?;
+    // The second endpoint is plain, so that it needs no identity of this world.
+    let mut ops = pair
+        .world
+        .service("cart", AppProtocol::Http1, &[pair.inbound])?;
+    let key = ObjectKey::new(Kind::EndpointSlice, &Namespace::new("shop")?, "bad")?;
+    let slice = inmesh_core::model::Slice::new(
+        key,
+        service("cart")?,
+        vec![inmesh_core::model::SlicePort::new("main", bad.port())],
+        vec![(
+            inmesh_core::model::Host::Address(bad.ip()),
+            Default::default(),
+        )],
+        inmesh_core::model::Transport::Plain,
+    );
+    ops.push(Op::PutSlice(Arc::new(slice), vec![]));
+    push(&pair, ops).await?;
+    let ejected = || {
+        pair.web
+            .status()
+            .services
+            .iter()
+            .flat_map(|s| &s.endpoints)
+            .any(|e| e.ejected)
+    };
+    let client = pair.web.client();
+    let mut failures = 0;
+    while !ejected() {
+        failures += u32::from(client.send(get("http://cart/")).await.status() != StatusCode::OK);
+    }
+    assert_eq!(failures, 5);
+    failing.store(false, Ordering::SeqCst);
+    // Requests go on without failure until one of them is the probe.
+    let before = served.load(Ordering::SeqCst);
+    let back = async {
+        while ejected() {
+            assert_eq!(
+                client.send(get("http://cart/")).await.status(),
+                StatusCode::OK
+            );
+        }
+    };
+    soon(back).await?;
+    assert_eq!(
+        served.load(Ordering::SeqCst),
+        before + 1,
+        "one probe brought it back"
+    );
+    assert_eq!(in_flight(&pair.web), 0);
+    Ok(())
+}

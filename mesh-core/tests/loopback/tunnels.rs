@@ -1,0 +1,200 @@
+//! Connections that nobody looks into: opaque from the start, or after an upgrade.
+
+use std::time::Duration;
+
+use ::http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use inmesh_core::Body;
+use inmesh_core::model::{AppProtocol, Namespace, ServiceName};
+use inmesh_core::runtime::{Limits, OutboundListener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{
+    Pair, Result, for_cart, get, h1, in_flight, origin, raw, serve_outbound, soon, tell,
+};
+
+/// Says what it has heard once the caller has said all.
+async fn listener_that_answers_at_the_end() -> Result<std::net::SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).await?;
+                heard.reverse();
+                stream.write_all(&heard).await
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn tcp_listener(pair: &Pair) -> Result<std::net::SocketAddr> {
+    let service = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    serve_outbound(
+        &pair.web,
+        OutboundListener::to(service, 80, AppProtocol::Tcp),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn an_opaque_connection_may_be_closed_one_way_first() -> Result {
+    let pair = Pair::new(AppProtocol::Tcp, listener_that_answers_at_the_end().await?).await?;
+    let mut stream = TcpStream::connect(tcp_listener(&pair).await?).await?;
+    stream.write_all(b"abc").await?;
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await??;
+    assert_eq!(answer, b"cba");
+    for (seen, peer) in [(&pair.out_seen, "cart"), (&pair.in_seen, "web")] {
+        let record = seen.one(|_| true).await?;
+        assert_eq!((record.request_bytes, record.response_bytes), (3, 3));
+        assert_eq!(record.tls_peer, Some(pair.world.id(peer)?));
+        assert_eq!(record.reason, None);
+    }
+    let metrics = pair.web.encode_metrics();
+    assert!(
+        metrics.contains("istio_tcp_connections_closed_total"),
+        "{metrics}"
+    );
+    assert_eq!(in_flight(&pair.web), 0);
+    Ok(())
+}
+
+/// Switches to a protocol that echoes.
+async fn upgrading() -> Result<std::net::SocketAddr> {
+    origin(async |mut request: Request<Incoming>| {
+        let mut response = Response::new(Body::empty());
+        let Some(protocol) = request.headers().get(header::UPGRADE).cloned() else {
+            return tell(request).await;
+        };
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(&mut request).await.ok()?;
+            let mut io = TokioIo::new(upgraded);
+            let mut bytes = [0; 64];
+            loop {
+                let n = io.read(&mut bytes).await.ok()?;
+                if n == 0 {
+                    return Some(());
+                }
+                io.write_all(&bytes[..n]).await.ok()?;
+            }
+        });
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let upgrade = HeaderValue::from_static("upgrade");
+        response.headers_mut().insert(header::CONNECTION, upgrade);
+        response.headers_mut().insert(header::UPGRADE, protocol);
+        response
+    })
+    .await
+}
+
+fn upgrade(to: &'static str) -> Request<Body> {
+    let mut request = for_cart("/chat");
+    let headers = request.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(to));
+    request
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_may_pause_and_ends_with_its_record() -> Result {
+    let mut limits = Limits::default();
+    limits.header = Duration::from_millis(20);
+    limits.idle = Duration::from_millis(20);
+    let build = move |b: crate::support::Builder| b.limits(limits.clone());
+    let pair = Pair::with(AppProtocol::Http1, upgrading().await?, build, |_| {}).await?;
+    let mut caller = h1(pair.outbound).await?;
+    let answer = caller.send_request(upgrade("websocket")).await?;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()[header::UPGRADE], "websocket");
+    let mut io = TokioIo::new(hyper::upgrade::on(answer).await?);
+    assert_eq!(in_flight(&pair.web), 1, "it is on its way until it ends");
+    for _ in 0..3 {
+        io.write_all(b"ping").await?;
+        let mut bytes = [0; 4];
+        soon(io.read_exact(&mut bytes)).await??;
+        assert_eq!(&bytes, b"ping");
+        // Another connection that says nothing is told so after 20 ms: as long as both limits.
+        let late = raw(pair.outbound, b"GET /slow HTTP/1.1\r\n").await?;
+        assert!(late.starts_with("HTTP/1.1 408"), "{late}");
+    }
+    io.shutdown().await?;
+    let mut rest = Vec::new();
+    soon(io.read_to_end(&mut rest)).await??;
+    assert_eq!(rest, b"");
+    for seen in [&pair.out_seen, &pair.in_seen] {
+        let record = seen.one(|x| x.uri.path() == "/chat").await?;
+        assert_eq!((record.status, record.reason), (101, None));
+        assert_eq!((record.request_bytes, record.response_bytes), (12, 12));
+    }
+    assert_eq!(in_flight(&pair.web), 0);
+    Ok(())
+}
+
+/// Requests inside it would be decided on by nobody.
+#[tokio::test]
+async fn http_inside_an_upgrade_is_not_passed_on() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, upgrading().await?).await?;
+    for protocol in ["h2c", "websocket, h2c", "HTTP/2.0", "TLS/1.2"] {
+        let mut caller = h1(pair.outbound).await?;
+        let answer = caller.send_request(upgrade(protocol)).await?;
+        assert_eq!(answer.status(), StatusCode::OK, "{protocol}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_switches_unasked_has_not_answered() -> Result {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let app = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = [0; 1024];
+            let _n = stream.read(&mut bytes).await;
+            let head =
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+            let _n = stream.write_all(head).await;
+        }
+    });
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let answer = pair.web.client().send(get("http://cart/")).await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    Ok(())
+}
+
+/// What follows a request to upgrade is a request of its own until the server has switched.
+#[tokio::test]
+async fn a_request_behind_an_upgrade_that_was_refused_is_decided_on() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let both = b"GET /ws HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n\
+        GET /%00 HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+    let answer = raw(pair.outbound, both).await?;
+    assert!(
+        answer.contains("200 OK") && answer.contains("400 Bad Request"),
+        "{answer}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_drain_cuts_what_has_left_http() -> Result {
+    let mut limits = Limits::default();
+    limits.drain_lead = Duration::ZERO;
+    limits.drain_deadline = Duration::from_millis(10);
+    let build = move |b: crate::support::Builder| b.limits(limits.clone());
+    let pair = Pair::with(AppProtocol::Http1, upgrading().await?, build, |_| {}).await?;
+    let mut caller = h1(pair.outbound).await?;
+    let answer = caller.send_request(upgrade("websocket")).await?;
+    let mut io = TokioIo::new(hyper::upgrade::on(answer).await?);
+    soon(pair.web.drain()).await?;
+    let mut rest = Vec::new();
+    let _cut = soon(io.read_to_end(&mut rest)).await?;
+    let record = pair.out_seen.one(|_| true).await?;
+    assert_eq!(record.detail.as_deref(), Some("reset: drained"));
+    Ok(())
+}
