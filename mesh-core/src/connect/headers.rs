@@ -9,6 +9,15 @@ use http::{Request, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Fields that belong to one connection; more may be named in `Connection`.
+static HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    UPGRADE,
+];
 /// Fields that a caller may not have removed by naming them in `Connection`.
 const KEPT: [&str; 6] = [
     "host",
@@ -33,6 +42,10 @@ pub(crate) fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
 pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
+    // Most messages have none of them, and to see that is cheaper than to look up each.
+    if !upgrade && !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -51,13 +64,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
-    for name in [
-        CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ] {
+    for name in HOP_BY_HOP.iter().filter(|name| **name != UPGRADE) {
         headers.remove(name);
     }
     if trailers {
