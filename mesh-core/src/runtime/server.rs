@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -71,15 +72,14 @@ impl Connection {
         let service = service_fn(move |request| {
             state.busy();
             let closing = closing.clone();
-            let answer = service(request);
-            async move {
-                let mut response = answer.await;
+            // Not an async block, which would hold the future twice: as captured, and as awaited.
+            service(request).map(move |mut response| {
                 if closing.load(Ordering::Relaxed) {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
                 Ok::<_, Infallible>(response)
-            }
+            })
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -113,10 +113,7 @@ impl Connection {
         F: Fn(Request<Incoming>) -> R + Send,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
-        let service = service_fn(move |request| {
-            let answer = service(request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
+        let service = service_fn(move |request| service(request).map(Ok::<_, Infallible>));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

@@ -142,8 +142,8 @@ impl TraceContext {
     }
 
     /// Runs a future as serving a request with this context: requests that it sends join it.
-    pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(self, future).await
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
     }
 
     /// Version 00, digit by digit: this is written for every request, and the general formatting
