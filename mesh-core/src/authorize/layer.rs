@@ -86,15 +86,16 @@ pub(crate) fn check<B>(
     decide(reader.peek().policy(), peer, &view, &mut ()).map_err(Error::from)
 }
 
-/// Rewrites the path of a request into its canonical form.
-pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<(), Error> {
+/// Rewrites the path of a request into its canonical form; says whether it had another.
+pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<bool, Error> {
     let invalid = |what: String| Error::new(Reason::InvalidRequest, what);
     let path = request.uri().path();
     if path == "*" && request.method() != http::Method::OPTIONS {
         return Err(invalid("only OPTIONS asks for '*'".to_owned()));
     }
     let canonical = canonical_path(path).map_err(|e| invalid(e.to_string()))?;
-    if *canonical != *path {
+    let changed = *canonical != *path;
+    if changed {
         let mut parts = request.uri().clone().into_parts();
         let query = request.uri().query();
         let target = match query {
@@ -108,7 +109,7 @@ pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<(), Error> {
         );
         *request.uri_mut() = http::Uri::from_parts(parts).map_err(|e| invalid(e.to_string()))?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 // === impl AuthorizeLayer ===
@@ -163,7 +164,7 @@ where
         let peer = peer.as_ref().map_or(&nobody, |info| &info.peer);
         let AuthorizeLayer { reader, probes } = &self.layer;
         let verdict =
-            canonicalize(&mut request).and_then(|()| check(reader, probes, peer, &request));
+            canonicalize(&mut request).and_then(|_| check(reader, probes, peer, &request));
         let kind = match verdict {
             Ok(_permit) => FutureKind::Permitted {
                 future: self.inner.call(request),

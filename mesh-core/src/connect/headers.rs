@@ -10,6 +10,15 @@ use http::{Request, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Fields that belong to one connection; more may be named in `Connection`.
+static HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    UPGRADE,
+];
 /// Fields that a caller may not have removed by naming them in `Connection`.
 const KEPT: [&str; 12] = [
     "host",
@@ -52,6 +61,15 @@ fn options<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item 
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
 pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
+    // Equal repetitions are one statement (RFC 9110 section 8.6); different ones came nowhere near.
+    let length = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned();
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    // Most messages have none of them, and to see that is cheaper than to look up each.
+    if !upgrade && !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = options(headers, &CONNECTION)
         .filter_map(|option| option.parse().ok())
         .filter(|name: &HeaderName| !is_kept(name.as_str()))
@@ -61,19 +79,8 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
         headers.remove(name);
     }
     let trailers = options(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
-    for name in [
-        CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ] {
+    for name in HOP_BY_HOP.iter().filter(|name| **name != UPGRADE) {
         headers.remove(name);
-    }
-    // Equal repetitions are one statement (RFC 9110 section 8.6); different ones came nowhere near.
-    let length = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned();
-    if let Some(length) = length {
-        headers.insert(CONTENT_LENGTH, length);
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));

@@ -220,9 +220,8 @@ impl Connector {
 
     async fn open_h1(&self, member: &Member) -> Result<Http1, Error> {
         let (io, peer, until) = self.open(member, ALPN_H1).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(256)
-            .handshake(TokioIo::new(io))
+        // hyper's own limit of 100 fields in an answer; for another it allocates at each of them.
+        let (sender, connection) = http1::handshake(TokioIo::new(io))
             .await
             .map_err(|e| refused(member, e))?;
         tokio::spawn(async move {
@@ -329,16 +328,21 @@ impl Pool {
 
     fn take_h1(&self, idle: Duration) -> Option<Http1> {
         let mut kept = self.h1.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
         // Those at the front have rested longest. Finding one too old means that all before it
         // are, so the list is cut once in a while, not searched each time.
-        if kept.first().is_some_and(|c| c.since.elapsed() > idle) {
-            kept.retain(|c| c.since.elapsed() <= idle);
+        let rested = |c: &Http1| now.saturating_duration_since(c.since);
+        if kept.first().is_some_and(|c| rested(c) > idle) {
+            kept.retain(|c| rested(c) <= idle);
         }
         let mut n = kept.len();
         while n > 0 {
             n -= 1;
             let connection = &kept[n];
-            if connection.sender.is_closed() || is_past(connection.until) {
+            if connection.sender.is_closed() || is_past(connection.until, now) {
                 kept.remove(n);
             } else if connection.sender.is_ready() {
                 return Some(kept.remove(n));
@@ -349,10 +353,11 @@ impl Pool {
     }
 
     fn give_h1(&self, mut connection: Http1) {
-        if connection.sender.is_closed() || is_past(connection.until) {
+        let now = Instant::now();
+        if connection.sender.is_closed() || is_past(connection.until, now) {
             return;
         }
-        connection.since = Instant::now();
+        connection.since = now;
         let mut kept = self.h1.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= self.idle_max {
             kept.remove(0);
@@ -362,7 +367,8 @@ impl Pool {
 
     fn take_h2(&self) -> Option<Arc<Http2>> {
         let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|c| !c.sender.is_closed() && !is_past(c.until));
+        let now = Instant::now();
+        known.retain(|c| !c.sender.is_closed() && !is_past(c.until, now));
         let free = known
             .iter()
             .find(|c| c.streams.load(Ordering::Relaxed) < STREAMS)?;
@@ -371,8 +377,8 @@ impl Pool {
     }
 }
 
-fn is_past(until: Option<Instant>) -> bool {
-    until.is_some_and(|until| until <= Instant::now())
+fn is_past(until: Option<Instant>, now: Instant) -> bool {
+    until.is_some_and(|until| until <= now)
 }
 
 // === impl Lease ===

@@ -71,8 +71,9 @@ pub(super) fn admit(
         ));
     }
     exchange.authority = authority(request)?.into();
-    canonicalize(request)?;
-    exchange.uri = request.uri().clone();
+    if canonicalize(request)? {
+        exchange.uri = request.uri().clone();
+    }
     Ok(())
 }
 

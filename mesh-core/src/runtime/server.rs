@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -71,16 +72,15 @@ impl Connection {
         let service = service_fn(move |request| {
             state.busy();
             let closing = closing.clone();
-            let answer = service(request);
-            async move {
-                let mut response = answer.await;
+            // Not an async block, which would hold the future twice: as captured, and as awaited.
+            service(request).map(move |mut response| {
                 let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
                 if closing.load(Ordering::Relaxed) && !switched {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
                 Ok::<_, Infallible>(response)
-            }
+            })
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -119,8 +119,7 @@ impl Connection {
         let state = self.state.clone();
         let service = service_fn(move |request| {
             state.busy();
-            let answer = service(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            service(request).map(Ok::<_, Infallible>)
         });
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
