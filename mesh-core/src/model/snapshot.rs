@@ -394,17 +394,21 @@ impl Snapshot {
         new: Option<Version>,
         touched: &mut Touched,
     ) {
-        let effect = |v: &Option<Version>| {
-            v.as_ref()
-                .map(|v| (v.good.clone(), v.good.is_none().then(|| v.fallback.clone())))
+        // What is left out has no effect, like what is not there: the configuration that serves
+        // does not change by it.
+        let effect = |v: &Option<Version>| match v {
+            Some(v) if v.good.is_some() => Some((v.good.clone(), None)),
+            Some(v) if v.fallback != Fallback::Absent => Some((None, Some(v.fallback.clone()))),
+            _ => None,
         };
-        if effect(&old) == effect(&new) {
+        let new_effect = effect(&new);
+        if effect(&old) == new_effect {
             return;
         }
         touched.any = true;
         if key.kind == Kind::AuthorizationPolicy {
             touched.policies = true;
-            if new.is_some() {
+            if new_effect.is_some() {
                 self.policies.insert_mut(key.clone());
             } else {
                 self.policies.remove_mut(key);
