@@ -28,6 +28,8 @@ const STREAMS: usize = 100;
 /// Flow-control windows between mesh peers, so that one stream can fill a fast network.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How long before the end of a certificate a connection is no longer used, at most.
+const MARGIN: Duration = Duration::from_secs(5);
 /// How often an HTTP/2 connection with requests on it is asked whether it lives.
 const PING: Duration = Duration::from_secs(10);
 
@@ -271,8 +273,8 @@ impl Connector {
         Ok(opened)
     }
 
-    /// Opens a connection for an inner protocol, and says until when it may be used: to the end
-    /// of the server's certificate.
+    /// Opens a connection for an inner protocol, and says until when it may be used: shortly
+    /// before the first of both certificates ends.
     pub(crate) async fn open(
         &self,
         member: &Member,
@@ -294,7 +296,10 @@ impl Connector {
                 let connected = timeout(limit, self.tls.connect(stream, alpn, ids)).await;
                 let (stream, server) = connected.map_err(|_| late())??;
                 let left = server.not_after.duration_since(self.clock.now());
-                let until = Instant::now() + left.unwrap_or_default();
+                let left = left.unwrap_or_default();
+                // The server ends the connection with our certificate. To let go of it earlier
+                // leaves no request on its way at that moment.
+                let until = Instant::now() + left - MARGIN.min(left / 10);
                 Ok((Io::Client(Box::new(stream)), Some(server.id), Some(until)))
             }
             Transport::Tls { name, roots } => {

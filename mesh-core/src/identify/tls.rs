@@ -24,6 +24,7 @@ pub(crate) struct Tls {
     h1: TlsConnector,
     h2: TlsConnector,
     tcp: TlsConnector,
+    identity: IdentityReader,
 }
 
 /// A connection after a server's handshake.
@@ -53,6 +54,7 @@ impl Tls {
             h1: client(ALPN_H1),
             h2: client(ALPN_H2),
             tcp: client(ALPN_TCP),
+            identity: reader.clone(),
         }
     }
 
@@ -85,6 +87,12 @@ impl Tls {
             .peer_addr()
             .map(|a| a.to_string())
             .unwrap_or_default();
+        // The leaf that is shown, or one that lives longer if it is replaced right now.
+        let own = self
+            .identity
+            .load()
+            .default_svid()
+            .map(|svid| svid.not_after());
         let stream = tls::handshake(connector.connect(tls::server_name(), stream))
             .await
             .map_err(|e| {
@@ -107,7 +115,7 @@ impl Tls {
         }
         let server = tls_peer::Server {
             id: peer.id,
-            not_after: peer.not_after,
+            not_after: own.map_or(peer.not_after, |own| own.min(peer.not_after)),
         };
         Ok((stream, server))
     }
@@ -123,6 +131,7 @@ pub(crate) mod tls_peer {
     #[derive(Debug, Clone)]
     pub(crate) struct Server {
         pub(crate) id: SpiffeId,
+        /// When the first of the two certificates ends, its own and ours.
         pub(crate) not_after: SystemTime,
     }
 }
