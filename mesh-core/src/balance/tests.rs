@@ -1,1 +1,316 @@
+//! The choice, the breaker and both together, in simulated time.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Conditions, Draw, Endpoint, EndpointSet, Transport};
+
+struct Loads(Vec<Option<u32>>);
+
+impl LoadView for Loads {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn availability(&self, index: usize) -> Availability {
+        match self.0[index] {
+            Some(_) => Availability::Ready,
+            None => Availability::Out,
+        }
+    }
+
+    fn load(&self, index: usize) -> u32 {
+        self.0[index].unwrap_or_default()
+    }
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn endpoint(n: u8, ready: bool) -> Endpoint {
+    let mut endpoint = Endpoint::new(([10, 0, 0, n], 80).into(), Transport::Plain);
+    endpoint.conditions = Conditions::new(Some(ready), None, None);
+    endpoint
+}
+
+fn set(n: u8) -> Arc<EndpointSet> {
+    Arc::new(EndpointSet::build((0..n).map(|n| endpoint(n, true)), None))
+}
+
+/// The endpoint of this number, however long the draw takes.
+fn pick_nth(set: &Arc<EndpointSet>, n: usize, now: Duration) -> Picked {
+    let mut draw = Draw::new(7);
+    let wanted = set.members()[n].endpoint.address();
+    for _ in 0..10_000 {
+        let picked = pick(set, now, &[], &mut draw).unwrap();
+        if picked.member().endpoint.address() == wanted {
+            return picked;
+        }
+    }
+    panic!("never picked {wanted}");
+}
+
+fn fail_until_out(
+    set: &Arc<EndpointSet>,
+    n: usize,
+    policy: &EjectPolicy,
+    now: Duration,
+) -> Duration {
+    for _ in 1..policy.consecutive {
+        assert_eq!(pick_nth(set, n, now).failed(policy, now), Verdict::Kept);
+    }
+    match pick_nth(set, n, now).failed(policy, now) {
+        Verdict::Ejected { until } => until,
+        Verdict::Kept => panic!("kept"),
+    }
+}
+
+#[test]
+fn two_choices_prefer_the_lighter() {
+    let (mut draw, mut hits) = (Draw::new(1), [0_u32; 3]);
+    for _ in 0..30_000 {
+        hits[p2c(&Loads(vec![Some(1), Some(5), Some(9)]), &mut draw).unwrap()] += 1;
+    }
+    // Of three pairs the first wins two, the second one, the last none.
+    assert!(
+        hits[0].abs_diff(20_000) < 500 && hits[1].abs_diff(10_000) < 500,
+        "{hits:?}"
+    );
+    assert_eq!(hits[2], 0);
+    let (mut draw, mut hits) = (Draw::new(1), [0_u32; 4]);
+    for _ in 0..40_000 {
+        hits[p2c(&Loads(vec![Some(0); 4]), &mut draw).unwrap()] += 1;
+    }
+    assert!(hits.iter().all(|h| h.abs_diff(10_000) < 500), "{hits:?}");
+}
+
+proptest! {
+    #[test]
+    fn what_is_out_is_never_chosen_and_what_is_ready_is_found(
+        loads in proptest::collection::vec(proptest::option::of(0_u32..9), 0..12),
+        seed: u64,
+    ) {
+        let view = Loads(loads);
+        match p2c(&view, &mut Draw::new(seed)) {
+            Some(chosen) => prop_assert!(view.0[chosen].is_some()),
+            None => prop_assert!(view.0.iter().all(Option::is_none)),
+        }
+    }
+}
+
+#[test]
+fn the_nth_ejection_is_n_times_as_long_up_to_the_longest() {
+    let policy = EjectPolicy::default();
+    let mut breaker = Breaker::default();
+    let mut now = secs(1);
+    for n in 1..4 {
+        assert_eq!(breaker.handle_failure(&policy, now, true), Verdict::Kept);
+        assert_eq!(breaker.failures(), n);
+    }
+    assert!(!breaker.handle_success(now), "it was never out");
+    assert_eq!(breaker.failures(), 0, "in a row");
+    for _ in 0..4 {
+        assert_eq!(breaker.handle_failure(&policy, now, true), Verdict::Kept);
+    }
+    let mut verdict = breaker.handle_failure(&policy, now, true);
+    for n in 1_u64..=12 {
+        let until = now + secs(30 * n).min(secs(300));
+        assert_eq!(verdict, Verdict::Ejected { until });
+        assert!(!breaker.poll_probe(until - Duration::from_nanos(1)));
+        // Stragglers prove nothing, either way.
+        assert!(!breaker.handle_success(now));
+        assert_eq!(breaker.handle_failure(&policy, now, true), Verdict::Kept);
+        now = until;
+        assert!(breaker.poll_probe(now));
+        assert!(!breaker.poll_probe(now), "one probe at a time");
+        verdict = breaker.handle_failure(&policy, now, true);
+    }
+}
+
+#[test]
+fn a_probe_brings_it_back_and_time_forgives() {
+    let policy = EjectPolicy::default();
+    let mut breaker = Breaker::default();
+    let mut now = secs(0);
+    let eject = |breaker: &mut Breaker, now| loop {
+        if let Verdict::Ejected { until } = breaker.handle_failure(&policy, now, true) {
+            return until;
+        }
+    };
+    let until = eject(&mut breaker, now);
+    assert!(breaker.poll_probe(until));
+    breaker.handle_cancel();
+    assert!(
+        breaker.poll_probe(until),
+        "a cancelled probe is followed by another"
+    );
+    assert!(breaker.handle_success(until));
+    assert_eq!(breaker.ejected_until(), None);
+    now = until + secs(1);
+    assert_eq!(
+        eject(&mut breaker, now),
+        now + secs(60),
+        "soon after: longer"
+    );
+    now += secs(60);
+    assert!(breaker.poll_probe(now) && breaker.handle_success(now));
+    now += secs(61);
+    assert_eq!(
+        eject(&mut breaker, now),
+        now + secs(30),
+        "healthy for as long: as at first"
+    );
+}
+
+#[test]
+fn ejection_can_be_turned_off() {
+    let mut policy = EjectPolicy::default();
+    policy.consecutive = 0;
+    let mut breaker = Breaker::default();
+    for _ in 0..1_000 {
+        assert_eq!(
+            breaker.handle_failure(&policy, secs(0), true),
+            Verdict::Kept
+        );
+    }
+}
+
+#[test]
+fn one_alone_is_never_ejected() {
+    let (policy, set) = (EjectPolicy::default(), set(1));
+    for _ in 0..100 {
+        assert_eq!(
+            pick_nth(&set, 0, secs(0)).failed(&policy, secs(0)),
+            Verdict::Kept
+        );
+    }
+    assert_eq!(set.members()[0].state.in_flight(), 0);
+}
+
+#[test]
+fn an_ejected_endpoint_gets_one_probe_and_nothing_else() {
+    let (policy, set) = (EjectPolicy::default(), set(3));
+    let until = fail_until_out(&set, 0, &policy, secs(0));
+    let mut draw = Draw::new(3);
+    for _ in 0..100 {
+        let picked = pick(&set, until - Duration::from_millis(1), &[], &mut draw).unwrap();
+        assert_ne!(
+            picked.member().endpoint.address(),
+            set.members()[0].endpoint.address()
+        );
+    }
+    let mut probe = pick(&set, until, &[], &mut draw).unwrap();
+    assert!(probe.is_probe() && probe.member().endpoint.address().ip().to_string() == "10.0.0.0");
+    for _ in 0..100 {
+        assert!(!pick(&set, until, &[], &mut draw).unwrap().is_probe());
+    }
+    assert!(probe.succeeded(until));
+    drop(probe);
+    assert!(!set.members()[0].state.is_ejected());
+    drop(pick_nth(&set, 0, until));
+    assert!(set.members().iter().all(|m| m.state.in_flight() == 0));
+}
+
+#[test]
+fn a_probe_that_is_dropped_is_followed_by_another() {
+    let (policy, set) = (EjectPolicy::default(), set(2));
+    let until = fail_until_out(&set, 0, &policy, secs(0));
+    let mut draw = Draw::new(3);
+    for _ in 0..3 {
+        let probe = pick(&set, until, &[], &mut draw).unwrap();
+        assert!(probe.is_probe());
+        // While it is on its way, others look and find nothing due.
+        assert!(!pick(&set, until, &[], &mut draw).unwrap().is_probe());
+        drop(probe);
+    }
+    let mut probe = pick(&set, until, &[], &mut draw).unwrap();
+    let Verdict::Ejected { until: later } = probe.failed(&policy, until) else {
+        panic!("a failed probe ejects again");
+    };
+    assert_eq!(later, until + secs(60));
+    assert!(pick(&set, later, &[], &mut draw).unwrap().is_probe());
+}
+
+/// It was not ready when its probe was due, and is ready later.
+#[test]
+fn an_endpoint_that_was_away_when_its_probe_was_due_comes_back() {
+    let (policy, first) = (EjectPolicy::default(), set(3));
+    let until = fail_until_out(&first, 0, &policy, secs(0));
+    let away = [endpoint(0, false), endpoint(1, true), endpoint(2, true)];
+    let away = Arc::new(EndpointSet::build(away, Some(&first)));
+    let mut draw = Draw::new(3);
+    assert!(!pick(&away, until, &[], &mut draw).unwrap().is_probe());
+    let again = Arc::new(EndpointSet::build(
+        (0..3).map(|n| endpoint(n, true)),
+        Some(&away),
+    ));
+    assert!(again.members()[0].state.is_ejected());
+    assert!(
+        pick(&again, until + secs(1), &[], &mut draw)
+            .unwrap()
+            .is_probe()
+    );
+}
+
+#[test]
+fn a_set_that_shrinks_to_what_was_ejected_still_serves() {
+    let (policy, two) = (EjectPolicy::default(), set(2));
+    let until = fail_until_out(&two, 0, &policy, secs(0));
+    let one = Arc::new(EndpointSet::build([endpoint(0, true)], Some(&two)));
+    let mut draw = Draw::new(3);
+    let picked = pick(&one, until - secs(1), &[], &mut draw).unwrap();
+    assert!(!picked.is_probe());
+    let tried = [picked.member().state.clone()];
+    let none = pick(&one, until - secs(1), &tried, &mut draw);
+    assert_eq!(none.unwrap_err(), NoEndpoint::AllOut);
+    assert_eq!(
+        pick(&set(0), secs(0), &[], &mut draw).unwrap_err(),
+        NoEndpoint::NoneReady
+    );
+}
+
+proptest! {
+    /// Whatever happens to a set: no more than the limit is out, nothing stays in flight, and
+    /// whoever was ejected is probed again.
+    #[test]
+    fn the_limit_holds_for_any_sequence(
+        size in 1_u8..24,
+        percent in 0_u8..101,
+        events in proptest::collection::vec((0_u8..4, 0_u64..40, any::<u64>()), 1..300),
+    ) {
+        let mut policy = EjectPolicy::default();
+        policy.percent = percent;
+        policy.consecutive = 2;
+        let set = set(size);
+        let limit = policy.allowed(usize::from(size));
+        let mut now = secs(0);
+        let mut running = Vec::new();
+        for (event, wait, seed) in events {
+            now += secs(wait);
+            let mut draw = Draw::new(seed);
+            let mut picked = pick(&set, now, &[], &mut draw).unwrap();
+            match event {
+                0 | 1 => drop(picked.failed(&policy, now)),
+                2 => drop(picked.succeeded(now)),
+                _ => running.push(picked),
+            }
+            if running.len() > 4 {
+                running.remove(0);
+            }
+            prop_assert!(set.ejected_len() <= limit, "{} of {size}", set.ejected_len());
+        }
+        drop(running);
+        prop_assert!(set.members().iter().all(|m| m.state.in_flight() == 0));
+        now += secs(301);
+        for _ in 0..set.ejected_len() {
+            let mut probe = pick(&set, now, &[], &mut Draw::new(1)).unwrap();
+            prop_assert!(probe.is_probe());
+            prop_assert!(probe.succeeded(now));
+        }
+        prop_assert_eq!(set.ejected_len(), 0);
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, Request, Version};
+use http::{HeaderName, Request, Version};
 use http_body::Body as _;
 
 use super::Limits;
@@ -14,6 +14,9 @@ use crate::error::{Error, Reason};
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{Direction, Exchange, Protocol};
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The length of a `traceparent` of ours.
+const PARENT: usize = 55;
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
@@ -63,7 +66,7 @@ pub(super) fn admit(
     request: &mut Request<Body>,
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
-    check_size(limits, request.headers())?;
+    check_size(limits, request)?;
     if request.method() == http::Method::CONNECT {
         return Err(Error::new(
             Reason::InvalidRequest,
@@ -77,16 +80,33 @@ pub(super) fn admit(
     Ok(())
 }
 
-fn check_size(limits: &Limits, headers: &HeaderMap) -> Result<(), Error> {
-    if headers.len() > limits.header_fields {
-        let (got, most) = (headers.len(), limits.header_fields);
+/// Compares the header block with its bounds. The authority and the place in a trace are counted
+/// alike wherever they stand: the mesh moves them, and what it let out it must let in.
+fn check_size(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
+    let headers = request.headers();
+    let moved = [HOST, TRACEPARENT]
+        .iter()
+        .filter(|n| headers.contains_key(*n))
+        .count();
+    let fields = headers.len() - moved;
+    if fields > limits.header_fields {
+        let (got, most) = (fields, limits.header_fields);
         let detail = format!("{got} header fields, at most {most} are accepted");
         return Err(Error::new(Reason::TooManyFields, detail));
     }
     let size: usize = headers
         .iter()
+        .filter(|(name, value)| **name != TRACEPARENT || value.len() > PARENT)
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
+    let target = request
+        .uri()
+        .authority()
+        .map(|a| HOST.as_str().len() + a.as_str().len());
+    let size = size
+        + target
+            .filter(|_| !headers.contains_key(HOST))
+            .unwrap_or_default();
     if size > limits.header_bytes {
         let most = limits.header_bytes;
         let detail = format!("{size} bytes of header fields, at most {most} are accepted");

@@ -145,6 +145,8 @@ impl Connection {
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = &mut connection => ended,
+            // A caller that does not take its leave is not waited for once nothing runs.
+            () = self.state.rested(self.limits.header) => Ok(()),
             () = drain.closed() => Ok(()),
         }
     }

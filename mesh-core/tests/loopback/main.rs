@@ -1,5 +1,7 @@
 //! The data plane over real sockets on loopback, one file for each area.
 
+mod drain;
+mod hostile;
 mod http;
 mod identity;
 mod mesh;

@@ -167,6 +167,7 @@ where
             });
             let io = TokioIo::new(stream);
             let serving = hyper::server::conn::http1::Builder::new()
+                .max_headers(300)
                 .serve_connection(io, service)
                 .with_upgrades();
             tokio::spawn(serving);
