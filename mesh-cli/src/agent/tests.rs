@@ -1,1 +1,326 @@
+//! The agent's file is strict: each refusal with its line and field.
 
+use std::path::Path;
+
+use inmesh_core::runtime::Listen;
+
+use super::*;
+
+const GOOD: &str = "\
+apiVersion: inmesh.dev/v1alpha1
+kind: Agent
+workload:
+  namespace: shop
+  name: cart
+  serviceAccount: cart
+defaultAction: deny
+peers: strict
+identity:
+  developmentCA: {dir: ca, lifetime: 20s}
+listeners:
+- bind: 127.0.0.1:8080
+  inbound: {app: '127.0.0.1:9090', appProtocol: http}
+- bind: 127.0.0.1:8081
+  outbound: {appProtocol: http}
+admin: {bind: '127.0.0.1:15000'}
+";
+
+fn read(text: &str) -> Found {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("agent.yaml"), text).expect("written");
+    find(dir.path()).expect("one agent's file")
+}
+
+fn good(text: &str) -> Agent {
+    match read(text) {
+        Found::Agent(agent) => *agent,
+        other => panic!("{other:?} of\n{text}"),
+    }
+}
+
+/// Replaces `from` of the good file by `to` and says what is refused: `line: field: message`.
+fn refused(from: &str, to: &str) -> Vec<String> {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from:?} stands there once");
+    let text = GOOD.replace(from, to);
+    match read(&text) {
+        Found::Refused(problems) => problems
+            .iter()
+            .map(|p| {
+                let line = p.location.as_ref().map_or(0, |l| l.line);
+                format!("{line}: {}: {}", p.field, p.message)
+            })
+            .collect(),
+        other => panic!("{other:?} of\n{text}"),
+    }
+}
+
+#[test]
+fn the_good_file_is_read() {
+    let agent = good(GOOD);
+    assert_eq!(&*agent.workload.name, "cart");
+    assert_eq!(agent.default_action, DefaultAction::Deny);
+    assert!(!agent.loopback_endpoints);
+    assert_eq!(agent.limits, Limits::default());
+    assert!(agent.access_log.is_none() && agent.tracing.is_none());
+    let Listen::Inbound(inbound) = &agent.listeners[0].listen else {
+        panic!("{:?}", agent.listeners[0]);
+    };
+    assert!(inbound.strict && inbound.probes.is_empty());
+    let Identity::DevelopmentCa { dir, lifetime } = &agent.identity else {
+        panic!("{:?}", agent.identity);
+    };
+    // A path is relative to the file's folder.
+    assert!(dir.is_absolute() && dir.ends_with("ca"), "{dir:?}");
+    assert_eq!(*lifetime, Duration::from_secs(20));
+}
+
+#[test]
+fn a_listener_may_speak_for_itself() {
+    let permissive = GOOD.replace("appProtocol: http}\n-", "peers: permissive}\n-");
+    let Listen::Inbound(inbound) = &good(&permissive).listeners[0].listen else {
+        panic!("it is inbound");
+    };
+    assert!(!inbound.strict);
+}
+
+#[test]
+fn everything_else_is_refused_with_its_place() {
+    let table = [
+        // What must be written.
+        ("defaultAction: deny\n", "", "1: defaultAction: "),
+        ("peers: strict\n", "", "1: peers: "),
+        ("  namespace: shop\n", "", "3: workload.namespace: "),
+        (
+            "  serviceAccount: cart\n",
+            "",
+            "3: workload.serviceAccount: ",
+        ),
+        (
+            "bind: 127.0.0.1:8080\n  inbound",
+            "inbound",
+            "12: listeners[0].bind: ",
+        ),
+        (
+            "app: '127.0.0.1:9090', ",
+            "",
+            "13: listeners[0].inbound.app: ",
+        ),
+        // What is not known.
+        (
+            "peers: strict",
+            "peers: strict\npears: strict",
+            "9: pears: is not a known field",
+        ),
+        (
+            "lifetime: 20s",
+            "lifetme: 20s",
+            "10: identity.developmentCA.lifetme: ",
+        ),
+        (
+            "{bind: '127.0.0.1:15000'}",
+            "{bond: '127.0.0.1:15000'}",
+            "16: admin.b",
+        ),
+        // What is none of the choices.
+        (
+            "defaultAction: deny",
+            "defaultAction: DENY",
+            "7: defaultAction: ",
+        ),
+        ("peers: strict", "peers: mutual", "8: peers: "),
+        (
+            "'127.0.0.1:9090', appProtocol: http",
+            "'127.0.0.1:9090', appProtocol: ftp",
+            "13: listeners[0].inbound.appProtocol: ",
+        ),
+        // What is no value of its kind.
+        (
+            "lifetime: 20s",
+            "lifetime: 20",
+            "10: identity.developmentCA.lifetime: ",
+        ),
+        (
+            "lifetime: 20s",
+            "lifetime: 20 s",
+            "10: identity.developmentCA.lifetime: ",
+        ),
+        (
+            "'127.0.0.1:9090'",
+            "localhost:9090",
+            "13: listeners[0].inbound.app: ",
+        ),
+        ("namespace: shop", "namespace: Shop", "3: workload: "),
+        ("name: cart\n", "name: [cart]\n", "5: workload.name: "),
+        (
+            "'127.0.0.1:9090', appProtocol: http",
+            "'127.0.0.1:9090', probes: [healthz]",
+            "13: listeners[0].inbound.probes[0]: a path begins with '/'",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nlimits: {headerBytes: 0}",
+            "9: limits.headerBytes: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nlimits: {headerFields: 201}",
+            "9: limits.headerFields: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nlimits: {drainLead: -1s}",
+            "9: limits.drainLead: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nlimits: {streams: 0}",
+            "9: limits.streams: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\noutlierDetection: {maxEjectionPercent: 101}",
+            "9: outlierDetection.maxEjectionPercent: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\naccessLog: {sample: 0.1}",
+            "9: accessLog.sample: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\naccessLog: {sample: 101%}",
+            "9: accessLog.sample: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\ntracing: {otlp: 'https://collector:4317'}",
+            "9: tracing.otlp: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nloopbackEndpoints: true",
+            "9: loopbackEndpoints: ",
+        ),
+        // What does not fit together.
+        (
+            "outbound: {appProtocol: http}",
+            "outbound: {appProtocol: tcp}",
+            "15: listeners[1].outbound: a listener of opaque bytes must name its service",
+        ),
+        (
+            "outbound: {appProtocol: http}",
+            "outbound: {service: {name: cart}}",
+            "15: listeners[1].outbound.service.port: ",
+        ),
+        (
+            "outbound: {appProtocol: http}",
+            "outbound: {service: {name: cart, port: 0}}",
+            "15: listeners[1].outbound.service.port: ",
+        ),
+        (
+            "outbound: {appProtocol: http}",
+            "inbound: {app: '127.0.0.1:1'}\n  outbound: {appProtocol: http}",
+            "14: listeners[1]: say which way it goes",
+        ),
+        (
+            "\n  outbound: {appProtocol: http}",
+            "",
+            "14: listeners[1]: say which way it goes",
+        ),
+        (
+            "lifetime: 20s}",
+            "lifetime: 20s}\n  files: {certificate: a, key: b, bundle: c}",
+            "9: identity: name exactly one source",
+        ),
+        (
+            "  developmentCA: {dir: ca, lifetime: 20s}",
+            "  {}",
+            "9: identity: name exactly one source",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (from, to, expected) in table {
+        let problems = refused(from, to);
+        if !problems.iter().any(|p| p.starts_with(expected)) {
+            wrong.push(format!("{to:?}: {expected:?} is not in {problems:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn one_look_shows_the_problems_of_all() {
+    let text = GOOD
+        .replace("defaultAction: deny", "defaultAction: no")
+        .replace("127.0.0.1:8080", "here")
+        .replace("lifetime: 20s", "lifetime: long");
+    let Found::Refused(problems) = read(&text) else {
+        panic!("it is refused");
+    };
+    let fields: Vec<_> = problems.iter().map(|p| p.field.to_string()).collect();
+    let all = [
+        "defaultAction",
+        "identity.developmentCA.lifetime",
+        "listeners[0].bind",
+    ];
+    for field in all {
+        assert!(
+            fields.iter().any(|f| f == field),
+            "{field} is not in {fields:?}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_holds_one_agent_among_other_documents() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text);
+    write(
+        "a.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
+    )
+    .expect("written");
+    write(".hidden.yaml", GOOD).expect("written");
+    write("notes.txt", GOOD).expect("written");
+    assert!(matches!(find(dir.path()), Ok(Found::None)));
+    // A file that does not parse is not the agent's concern.
+    write("broken.yaml", "a: [").expect("written");
+    write(
+        "z.yml",
+        &format!("apiVersion: v1\nkind: Service\n---\n{GOOD}"),
+    )
+    .expect("written");
+    assert!(matches!(find(dir.path()), Ok(Found::Agent(_))));
+    write("zz.yaml", GOOD).expect("written");
+    let twice = find(dir.path())
+        .expect_err("two are one too many")
+        .to_string();
+    assert!(
+        twice.contains("zz.yaml:1: a second Agent document"),
+        "{twice}"
+    );
+    assert!(twice.contains("z.yml:4"), "{twice}");
+    assert!(find(Path::new("/nowhere")).is_err());
+}
+
+#[test]
+fn durations_are_those_of_the_gateway_api() {
+    let seconds = |text: &str| duration(text).expect(text).as_secs_f64();
+    assert!((seconds("1h30m") - 5_400.0).abs() < f64::EPSILON);
+    assert!((seconds("1m10s") - 70.0).abs() < f64::EPSILON);
+    assert!((seconds("250ms") - 0.25).abs() < f64::EPSILON);
+    for none in [
+        "",
+        "10",
+        "s",
+        "1.5s",
+        "-1s",
+        "1d",
+        "1s ",
+        "99999999999h",
+        "1ss",
+        "1s1",
+    ] {
+        assert!(duration(none).is_err(), "{none:?}");
+    }
+}

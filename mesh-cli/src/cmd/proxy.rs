@@ -20,7 +20,7 @@ use inmesh_pki::source::files;
 use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
 use crate::{log, otlp, term};
@@ -61,7 +61,33 @@ impl Proxy {
     }
 }
 
+/// The signals that end the agent. They are watched before anything is served, so that none falls
+/// to the operating system's default, which cuts what is being served.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
     let mut sockets = Vec::new();
     for listener in &agent.listeners {
         sockets.push((bind(listener.bind).await?, listener.listen.clone()));
@@ -70,7 +96,13 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let mesh = start(&agent, dir).await?;
+    let mesh = tokio::select! {
+        mesh = start(&agent, dir) => mesh?,
+        () = signals.next() => {
+            tracing::info!("ended by a signal before anything was served");
+            return Ok(());
+        }
+    };
     for (socket, listen) in sockets {
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
         tracing::info!(%address, ?listen, "listening");
@@ -93,7 +125,8 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
             tracing::info!("ready");
         }
     });
-    down(&mesh).await
+    down(&mesh, signals).await;
+    Ok(())
 }
 
 /// Serves one listener of an agent.
@@ -109,22 +142,17 @@ pub(super) async fn serve(mesh: Mesh, socket: TcpListener, listen: Listen) {
 }
 
 /// Waits for a signal or a drain asked for on the admin address, and goes down in order.
-async fn down(mesh: &Mesh) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn down(mesh: &Mesh, mut signals: Signals) {
     let mut watch = mesh.watch_drain();
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = watch.closed() => return Ok(()),
+        () = signals.next() => {}
+        () = watch.closed() => return,
     }
     tracing::info!("draining; a second signal ends at once");
     tokio::select! {
         () = mesh.drain() => tracing::info!("drained"),
-        _ = terminate.recv() => tracing::warn!("ended by a second signal"),
-        _ = interrupt.recv() => tracing::warn!("ended by a second signal"),
+        () = signals.next() => tracing::warn!("ended by a second signal"),
     }
-    Ok(())
 }
 
 async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

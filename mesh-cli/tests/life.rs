@@ -1,0 +1,245 @@
+//! `mesh proxy` from start to end: a pair that carries, its admin surface, and its way down.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::routing::get as on_get;
+use http::{Method, StatusCode};
+use support::{Agent, Home, PLAIN, app, eventually, free, get, mesh, service, try_send};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Starts an agent before a plain server and one before a caller; returns where callers knock.
+async fn pair(home: &Home, app: SocketAddr) -> (Agent, Agent, SocketAddr) {
+    let (inner, door) = (free(), free());
+    let policy = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: app, namespace: shop}
+spec:
+  selector: {matchLabels: {app: app}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [test.local/ns/shop/sa/web]}}]}]
+";
+    let listeners = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
+"
+    );
+    let server = home
+        .agent("app", &listeners, &[("policy.yaml", policy)])
+        .await;
+    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
+    let documents = service("app", inner, ids);
+    let listeners = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
+"
+    );
+    let client = home
+        .agent("web", &listeners, &[("app.yaml", &documents)])
+        .await;
+    (server, client, door)
+}
+
+async fn ask(door: SocketAddr, host: &str) -> support::Answer {
+    let answer = try_send(door, Method::GET, "/", &[("host", host)]).await;
+    answer.expect("the agent answers")
+}
+
+#[tokio::test]
+async fn a_pair_carries_a_request_and_says_who_sent_it() {
+    let home = Home::new();
+    let echo = async |headers: HeaderMap| format!("{headers:?}");
+    let app = app(Router::new().fallback(on_get(echo))).await;
+    let (server, client, door) = pair(&home, app).await;
+    for host in ["app", "app.shop", "app.shop.svc.cluster.local", "app:80"] {
+        let answer = ask(door, host).await;
+        assert_eq!(answer.status, StatusCode::OK, "{host}: {answer:?}");
+        // The trace goes on to the application.
+        assert!(answer.body.contains("traceparent"), "{}", answer.body);
+    }
+    let nobody = ask(door, "nobody").await;
+    assert_eq!(nobody.status, StatusCode::NOT_FOUND);
+    assert_eq!(nobody.header("x-mesh-reason"), "unknown-host");
+    let principal = "source_principal=\"spiffe://test.local/ns/shop/sa/web\"";
+    let inbound = server.get("/metrics").await.body;
+    assert!(inbound.contains(principal), "{inbound}");
+    let outbound = client.get("/metrics").await.body;
+    assert!(outbound.contains("mutual_tls"), "{outbound}");
+}
+
+#[tokio::test]
+async fn issued_files_are_an_identity() {
+    let home = Home::new();
+    let (ca, out) = (home.ca(), home.path("files"));
+    let ca = ca.to_str().expect("UTF-8");
+    let id = "spiffe://test.local/ns/shop/sa/app";
+    let issued = mesh(["ca", "issue", id, "--ca", ca, "--out"], &[&out]);
+    assert!(issued.status.success(), "{issued:?}");
+    let app = app(Router::new().fallback(on_get(async || "hello"))).await;
+    let (inner, door) = (free(), free());
+    // The server is who its files say; the caller mints from the CA.
+    let more = format!(
+        "defaultAction: allow
+peers: strict
+identity:
+  files: {{certificate: ../files/cert.pem, key: ../files/key.pem, bundle: ../files/bundle.pem}}
+listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
+"
+    );
+    let _server = home.agent("app", &more, &[]).await;
+    let ids = format!("inmesh.dev/ids: {id}");
+    let listeners = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
+"
+    );
+    let documents = service("app", inner, &ids);
+    let _client = home
+        .agent("web", &listeners, &[("app.yaml", &documents)])
+        .await;
+    assert_eq!(ask(door, "app").await.body, "hello");
+}
+
+#[tokio::test]
+async fn the_admin_surface_answers_local_hosts_only() {
+    let home = Home::new();
+    let agent = home
+        .agent("web", "defaultAction: deny\npeers: strict\n", &[])
+        .await;
+    let status = async |host: &str| {
+        let answer = try_send(agent.admin, Method::GET, "/readyz", &[("host", host)]).await;
+        answer.expect("it answers").status
+    };
+    assert_eq!(status("localhost:1").await, StatusCode::OK);
+    assert_eq!(status("127.0.0.1").await, StatusCode::OK);
+    assert_eq!(status("attacker.example").await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        agent.get("/drain").await.status,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    assert_eq!(agent.get("/nothing").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(agent.get("/livez").await.status, StatusCode::OK);
+    let dump = agent.get("/config_dump").await.body;
+    assert!(!dump.contains("PRIVATE KEY"));
+    serde_json::from_str::<serde_json::Value>(&dump).expect("the dump is JSON");
+}
+
+#[tokio::test]
+async fn the_log_level_is_set_while_it_runs() {
+    let home = Home::new();
+    let agent = home
+        .agent("web", "defaultAction: deny\npeers: strict\n", &[])
+        .await;
+    let debug = "configuration changed";
+    assert!(!agent.log().contains(debug));
+    assert_eq!(agent.post("/log").await.status, StatusCode::BAD_REQUEST);
+    let wrong = agent.post("/log?level=a%3Db%3Dc").await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST, "{wrong:?}");
+    let set = agent.post("/log?level=debug").await;
+    assert_eq!(
+        (set.status, &*set.body),
+        (StatusCode::OK, "log level is debug\n")
+    );
+    agent.publish("app.yaml", &service("app", free(), PLAIN));
+    eventually("the log says more", async || {
+        agent.log().contains(debug).then_some(())
+    })
+    .await;
+}
+
+/// An agent with a request in flight that the application answers when it is told to.
+struct Held {
+    agent: Agent,
+    request: tokio::task::JoinHandle<support::Answer>,
+    answer: Arc<Notify>,
+}
+
+impl Held {
+    async fn new(home: &Home, limits: &str) -> Self {
+        let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (asked, answer) = (asked.clone(), answer.clone());
+            async move || {
+                asked.notify_one();
+                answer.notified().await;
+                "in the end"
+            }
+        };
+        let app = app(Router::new().fallback(on_get(handler))).await;
+        let door = free();
+        let more = format!(
+            "defaultAction: allow
+peers: permissive
+limits: {limits}
+listeners: [{{bind: \"{door}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
+"
+        );
+        let agent = home.agent("app", &more, &[]).await;
+        let request = tokio::spawn(async move { get(door, "/").await });
+        asked.notified().await;
+        Self {
+            agent,
+            request,
+            answer,
+        }
+    }
+
+    async fn not_ready(&self) {
+        eventually("it is not ready any more", async || {
+            let answer = self.agent.get("/readyz").await;
+            let draining = answer.status == StatusCode::SERVICE_UNAVAILABLE;
+            draining.then(|| assert!(answer.body.contains("draining")))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_signal_lets_a_running_request_finish() {
+    let home = Home::new();
+    let mut held = Held::new(&home, "{drainLead: 50ms, drainDeadline: 1m}").await;
+    held.agent.terminate();
+    held.not_ready().await;
+    held.answer.notify_one();
+    let answer = held.request.await.expect("the request ended");
+    assert_eq!(
+        (answer.status, &*answer.body),
+        (StatusCode::OK, "in the end")
+    );
+    let status = held.agent.ended().await;
+    assert!(status.success(), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_drain_asked_for_is_the_same_as_a_signal() {
+    let home = Home::new();
+    let mut held = Held::new(&home, "{drainLead: 50ms, drainDeadline: 1m}").await;
+    assert_eq!(held.agent.post("/drain").await.status, StatusCode::ACCEPTED);
+    held.not_ready().await;
+    held.answer.notify_one();
+    let answer = held.request.await.expect("the request ended");
+    assert_eq!(answer.body, "in the end");
+    assert!(held.agent.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let home = Home::new();
+    let mut held = Held::new(&home, "{drainLead: 1m, drainDeadline: 10m}").await;
+    held.agent.terminate();
+    held.not_ready().await;
+    let begin = Instant::now();
+    held.agent.terminate();
+    held.agent.ended().await;
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    held.request.abort();
+}

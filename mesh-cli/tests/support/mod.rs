@@ -1,0 +1,345 @@
+//! What the tests of the binary share: a folder with a CA, agents as child processes, an
+//! application, a client, and waiting for what must come true.
+#![allow(
+    dead_code,
+    reason = "each test file is a crate of its own and uses a part"
+)]
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
+
+/// How long anything may take that must come true at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder with a CA for the trust domain `test.local`; removed at the end.
+pub(crate) struct Home(TempDir);
+
+/// An agent as a child process; killed when dropped.
+pub(crate) struct Agent {
+    child: Child,
+    pub(crate) admin: SocketAddr,
+    pub(crate) dir: PathBuf,
+    log: PathBuf,
+}
+
+/// An answer, whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+// === impl Home ===
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let home = Self(TempDir::new().expect("a temporary folder"));
+        let made = mesh(
+            ["ca", "init", "--trust-domain", "test.local"],
+            &[&home.ca()],
+        );
+        assert!(made.status.success(), "{made:?}");
+        home
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.path("ca")
+    }
+
+    /// A folder for an agent of the workload `name`, with the agent's file in it.
+    pub(crate) fn folder(&self, name: &str, admin: SocketAddr, more: &str) -> PathBuf {
+        let dir = self.path(name);
+        std::fs::create_dir(&dir).expect("a new folder");
+        publish(&dir, "agent.yaml", &agent_file(name, admin, more));
+        dir
+    }
+
+    /// Starts an agent with these documents and waits until it is ready.
+    pub(crate) async fn agent(&self, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
+        let agent = self.unready(name, more, documents);
+        eventually("the agent is ready", async || {
+            (agent.try_get("/readyz").await?.status == StatusCode::OK).then_some(())
+        })
+        .await;
+        agent
+    }
+
+    /// Starts an agent without waiting.
+    pub(crate) fn unready(&self, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
+        let admin = free();
+        let dir = self.folder(name, admin, more);
+        for (file, text) in documents {
+            publish(&dir, file, text);
+        }
+        let log = self.path(&format!("{name}.log"));
+        let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["proxy", "--config"])
+            .arg(&dir)
+            .env_remove("MESH_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the binary starts");
+        Agent {
+            child,
+            admin,
+            dir,
+            log,
+        }
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+        try_send(self.admin, Method::GET, path, &[]).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.try_get(path).await.expect("the admin surface answers")
+    }
+
+    pub(crate) async fn post(&self, path: &str) -> Answer {
+        let answer = try_send(self.admin, Method::POST, path, &[]).await;
+        answer.expect("the admin surface answers")
+    }
+
+    /// The status as JSON.
+    pub(crate) async fn status(&self) -> Value {
+        serde_json::from_str(&self.get("/status").await.body).expect("status is JSON")
+    }
+
+    /// A metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await.body;
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        let line = line.unwrap_or_else(|| panic!("no metric {name} in\n{text}"));
+        line.parse().expect("a number")
+    }
+
+    /// What `mesh status` prints of it.
+    pub(crate) fn mesh_status(&self) -> Output {
+        mesh(["status", "--admin", &self.admin.to_string()], &[])
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("the log")
+    }
+
+    pub(crate) fn publish(&self, name: &str, text: &str) {
+        publish(&self.dir, name, text);
+    }
+
+    pub(crate) fn terminate(&self) {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is our child");
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let child = std::cell::RefCell::new(&mut self.child);
+        eventually("the agent ends", async || {
+            child.borrow_mut().try_wait().expect("it is our child")
+        })
+        .await
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.dir.display(), self.log());
+        }
+    }
+}
+
+/// Runs the binary to its end.
+pub(crate) fn mesh<'a>(args: impl IntoIterator<Item = &'a str>, paths: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(args)
+        .args(paths)
+        .env_remove("MESH_LOG")
+        .env_remove("MESH_ADMIN")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts")
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// An address on which nothing listened a moment ago.
+pub(crate) fn free() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("its address")
+}
+
+/// Writes a file in one step: beside it, then renamed.
+pub(crate) fn publish(dir: &Path, name: &str, text: &str) {
+    let beside = dir.join(format!(".{name}.new"));
+    std::fs::write(&beside, text).expect("a file beside it");
+    std::fs::rename(beside, dir.join(name)).expect("renamed");
+}
+
+/// The agent's file of the workload `name`; `more` is what each test adds. Where that names no
+/// identity, it is one of the home's CA.
+pub(crate) fn agent_file(name: &str, admin: SocketAddr, more: &str) -> String {
+    let identity = if more.contains("identity:") {
+        ""
+    } else {
+        "identity: {developmentCA: {dir: ../ca, lifetime: 1m}}\n"
+    };
+    format!(
+        "apiVersion: inmesh.dev/v1alpha1
+kind: Agent
+workload: {{namespace: shop, name: {name}, serviceAccount: {name}, labels: {{app: {name}}}}}
+loopbackEndpoints: allow
+admin: {{bind: \"{admin}\"}}
+{identity}{more}"
+    )
+}
+
+/// A Service with one slice; `transport` is the annotation that says how to get there.
+pub(crate) fn service(name: &str, at: SocketAddr, transport: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec: {{ports: [{{name: main, port: 80, appProtocol: http}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {name}-1
+  namespace: shop
+  labels: {{kubernetes.io/service-name: {name}}}
+  annotations: {{{transport}}}
+addressType: IPv4
+ports: [{{name: main, port: {}}}]
+endpoints: [{{addresses: [\"{}\"]}}]
+",
+        at.port(),
+        at.ip(),
+    )
+}
+
+/// The annotation of endpoints outside the mesh.
+pub(crate) const PLAIN: &str = "inmesh.dev/transport: plain";
+
+/// An HTTPRoute of `app` that sets the response's field `x-edit`.
+pub(crate) fn route(edit: &str, backends: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: app, namespace: shop}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: app}}]
+  rules:
+  - filters:
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {{set: [{{name: x-edit, value: \"{edit}\"}}]}}
+    backendRefs:
+{backends}"
+    )
+}
+
+/// Serves an application for as long as the test runs.
+pub(crate) async fn app(router: Router) -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = socket.local_addr().expect("its address");
+    tokio::spawn(async move { axum::serve(socket, router).await });
+    address
+}
+
+pub(crate) async fn try_send(
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Option<Answer> {
+    let stream = TcpStream::connect(to).await.ok()?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", to.to_string());
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).expect("a request");
+    let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some(Answer {
+        status: head.status,
+        headers: head.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+/// A GET that must be answered, by whomever.
+pub(crate) async fn get(to: SocketAddr, path: &str) -> Answer {
+    let answer = try_send(to, Method::GET, path, &[]).await;
+    answer.unwrap_or_else(|| panic!("no answer from {to}{path}"))
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).and_then(|v| v.to_str().ok());
+        value.unwrap_or_default()
+    }
+}
+
+/// Waits until a condition holds, and says how long it took.
+pub(crate) async fn eventually<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    within(PATIENCE, what, condition).await
+}
+
+/// The same with a limit of its own.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    condition: impl AsyncFn() -> Option<T>,
+) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
