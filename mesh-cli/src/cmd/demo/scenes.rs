@@ -297,8 +297,13 @@ impl World {
         endpoints.filter(|e| e.ejected).count()
     }
 
-    /// Waits for the child to end, so that no process is left behind.
+    /// Ends everything: the meshes at once, and the child, so that no process is left behind.
     pub(super) async fn end(mut self) {
+        let meshes = self.meshes.iter().map(|(_, mesh)| mesh);
+        for mesh in meshes.chain([&self.intruder]) {
+            // A second call cuts what the first would wait for.
+            tokio::join!(mesh.drain(), mesh.drain());
+        }
         if let Ok(None) = self.child.try_wait() {
             let _ended = timeout(Duration::from_secs(2), self.child.kill()).await;
         }
