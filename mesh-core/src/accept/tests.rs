@@ -69,3 +69,168 @@ proptest! {
         prop_assert!(bytes.len() < 32 || answer != Detected::NeedMore);
     }
 }
+
+/// The deadlines of [`Timed`], in virtual time.
+#[cfg(feature = "runtime")]
+mod timed {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::{Instant, timeout};
+
+    use super::super::{ConnState, Timed};
+
+    type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    const HEADER: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(300);
+
+    fn http1() -> (DuplexStream, Timed<DuplexStream>, Arc<ConnState>) {
+        let (caller, inner) = duplex(4096);
+        let state = Arc::<ConnState>::default();
+        let timed = Timed::http1(inner, state.clone(), HEADER, IDLE);
+        (caller, timed, state)
+    }
+
+    async fn answer(mut caller: DuplexStream, timed: Timed<DuplexStream>) -> String {
+        drop(timed);
+        let mut text = String::new();
+        caller.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_is_due_from_the_start() -> Result {
+        for begun in [&b""[..], b"GET / HT"] {
+            let (mut caller, mut timed, state) = http1();
+            let start = Instant::now();
+            caller.write_all(begun).await?;
+            let mut bytes = Vec::new();
+            let end = timed.read_to_end(&mut bytes).await.map_err(|e| e.kind());
+            assert_eq!(end, Err(std::io::ErrorKind::TimedOut));
+            assert_eq!((start.elapsed().as_secs(), state.timed_out()), (10, true));
+            let text = answer(caller, timed).await;
+            let (head, body) = text.split_once("\r\n\r\n").ok_or("no end")?;
+            assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"));
+            assert!(
+                head.contains(&format!("content-length: {}", body.len())),
+                "{text}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Bytes that drip in do not move the deadline.
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_drips_is_late_all_the_same() -> Result {
+        let (mut caller, mut timed, _) = http1();
+        let start = Instant::now();
+        let mut bytes = [0; 16];
+        let late = loop {
+            caller.write_all(b"x").await?;
+            match timeout(Duration::from_secs(3), async {
+                loop {
+                    let _dripped = timed.read(&mut bytes).await?;
+                }
+            })
+            .await
+            {
+                Ok(ended) => break ended,
+                Err(_) => continue,
+            }
+        };
+        let late: std::io::Result<()> = late;
+        assert!(late.is_err());
+        assert_eq!(start.elapsed().as_secs(), 10);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rest_has_its_own_limit_and_each_header_its_own() -> Result {
+        let (mut caller, mut timed, state) = http1();
+        let mut bytes = [0; 16];
+        for _ in 0..3 {
+            caller.write_all(b"GET").await?;
+            assert_eq!(timed.read(&mut bytes).await?, 3);
+            state.busy();
+            // However long the service takes, and whatever is read meanwhile.
+            let reading = timeout(Duration::from_secs(5_000), timed.read(&mut bytes)).await;
+            assert!(reading.is_err());
+            state.idle();
+            // Rest, longer than a header may take.
+            let resting = timeout(Duration::from_secs(200), timed.read(&mut bytes)).await;
+            assert!(resting.is_err());
+        }
+        let start = Instant::now();
+        assert_eq!(
+            timed.read(&mut bytes).await?,
+            0,
+            "as if the caller had ended it"
+        );
+        assert_eq!(start.elapsed().as_secs(), 100);
+        assert_eq!(answer(caller, timed).await, "", "without a word");
+        // A header that begins after rest has the time of a header.
+        let (mut caller, mut timed, state) = http1();
+        state.busy();
+        state.idle();
+        let _resting = timeout(Duration::from_secs(250), timed.read(&mut bytes)).await;
+        caller.write_all(b"GET").await?;
+        let _three = timed.read(&mut bytes).await?;
+        let start = Instant::now();
+        assert!(timed.read(&mut bytes).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 10);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_has_left_http_has_no_deadline() -> Result {
+        let (mut caller, mut timed, state) = http1();
+        caller.write_all(b"GET").await?;
+        let mut bytes = [0; 16];
+        let _three = timed.read(&mut bytes).await?;
+        state.busy();
+        for _ in 0..3 {
+            let waiting = timeout(Duration::from_secs(5_000), timed.read(&mut bytes)).await;
+            assert!(waiting.is_err());
+            caller.write_all(b"frame").await?;
+            assert_eq!(timed.read(&mut bytes).await?, 5);
+        }
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_http2_the_preface_is_due() -> Result {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        for (sent, late) in [(0, true), (32, true), (33, false)] {
+            let (mut caller, inner) = duplex(4096);
+            let state = Arc::<ConnState>::default();
+            let mut timed = Timed::http2(inner, state.clone(), HEADER);
+            caller.write_all(&preface[..sent]).await?;
+            let mut bytes = Vec::new();
+            let end = timeout(Duration::from_secs(5_000), timed.read_to_end(&mut bytes)).await;
+            assert_eq!(end.is_ok(), late, "{sent}");
+            assert_eq!(state.timed_out(), late);
+            assert_eq!(answer(caller, timed).await, "");
+        }
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rest_is_without_a_request() {
+        let state = ConnState::default();
+        let start = Instant::now();
+        state.rested(IDLE).await;
+        assert_eq!(start.elapsed(), IDLE);
+        state.busy();
+        assert!(timeout(IDLE * 10, state.rested(IDLE)).await.is_err());
+        state.busy();
+        state.idle();
+        assert!(
+            timeout(IDLE * 10, state.rested(IDLE)).await.is_err(),
+            "one still runs"
+        );
+        state.idle();
+        state.rested(IDLE).await;
+    }
+}

@@ -50,6 +50,8 @@ pub(crate) struct Timed<T> {
     preface: Option<usize>,
     /// Since when the present wait runs; `None` while the service is busy.
     waiting: Option<(u8, Instant)>,
+    /// How many requests there had been when the wait began.
+    served: u32,
     timer: Option<Pin<Box<Sleep>>>,
     answered: usize,
 }
@@ -105,6 +107,7 @@ impl<T> Timed<T> {
             preface: None,
             // The first header is due from the start.
             waiting: Some((HEADER, Instant::now())),
+            served: 0,
             timer: None,
             answered: 0,
         }
@@ -118,11 +121,21 @@ impl<T> Timed<T> {
         }
     }
 
+    /// Forgets a wait that a request has ended. It may have been answered before anybody read
+    /// again, so that the service is not seen busy.
+    fn forget(&mut self) {
+        let served = self.state.served.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.served, served) != served {
+            self.waiting = None;
+        }
+    }
+
     /// The deadline of the present wait. Keeps the start of a wait that goes on.
     fn deadline(&mut self) -> Option<Instant> {
         if self.preface == Some(0) {
             return None;
         }
+        self.forget();
         let phase = self.state.phase.load(Ordering::Relaxed);
         if phase == BUSY {
             self.waiting = None;
@@ -184,6 +197,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
         if let Some(left) = &mut self.preface {
             *left = left.saturating_sub(bytes);
         } else if bytes > 0 && self.state.is_idle() {
+            self.forget();
             let first = !matches!(self.waiting, Some((HEADER, _)));
             self.state.phase.store(HEADER, Ordering::Relaxed);
             if first {

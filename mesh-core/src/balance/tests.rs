@@ -168,8 +168,10 @@ fn a_probe_brings_it_back_and_time_forgives() {
 
 #[test]
 fn ejection_can_be_turned_off() {
-    let mut policy = EjectPolicy::default();
-    policy.consecutive = 0;
+    let policy = EjectPolicy {
+        consecutive: 0,
+        ..EjectPolicy::default()
+    };
     let mut breaker = Breaker::default();
     for _ in 0..1_000 {
         assert_eq!(
@@ -282,9 +284,11 @@ proptest! {
         percent in 0_u8..101,
         events in proptest::collection::vec((0_u8..4, 0_u64..40, any::<u64>()), 1..300),
     ) {
-        let mut policy = EjectPolicy::default();
-        policy.percent = percent;
-        policy.consecutive = 2;
+        let policy = EjectPolicy {
+            percent,
+            consecutive: 2,
+            ..EjectPolicy::default()
+        };
         let set = set(size);
         let limit = policy.allowed(usize::from(size));
         let mut now = secs(0);

@@ -1,1 +1,487 @@
+//! What a change makes of a snapshot.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::authorize::{Action, DefaultAction, Peer, Policy, RequestView, Rule, decide};
+use crate::route::{Backend, Parent, Route};
+
+fn ns(name: &str) -> Namespace {
+    Namespace::new(name).unwrap()
+}
+
+fn name(name: &str) -> ServiceName {
+    ServiceName::new(&ns("shop"), name).unwrap()
+}
+
+fn key(kind: Kind, name: &str) -> ObjectKey {
+    ObjectKey::new(kind, &ns("shop"), name).unwrap()
+}
+
+fn source(name: &str) -> SourceId {
+    SourceId::new(name)
+}
+
+fn empty() -> Snapshot {
+    let workload = Workload::new("shop", "web", "web")
+        .unwrap()
+        .label("app", "web");
+    let mut settings = Settings::new(workload, DefaultAction::Allow);
+    settings.sources = vec![source("first"), source("second")];
+    settings.mesh_namespace = Some(ns("mesh"));
+    Snapshot::new(settings)
+}
+
+fn service(of: &str, ports: &[u16]) -> Op {
+    let ports = ports
+        .iter()
+        .map(|p| ServicePort::new(&format!("p{p}"), *p, AppProtocol::Http1));
+    Op::PutService(Arc::new(Service::new(name(of), ports.collect())), vec![])
+}
+
+/// A slice of plain endpoints `10.0.0.x` behind the port `p80`.
+fn slice(of: &str, slice: &str, last: &[u8]) -> Op {
+    let hosts = last.iter().map(|n| {
+        (
+            Host::Address(IpAddr::from([10, 0, 0, *n])),
+            Conditions::default(),
+        )
+    });
+    Op::PutSlice(
+        Arc::new(Slice::new(
+            key(Kind::EndpointSlice, slice),
+            name(of),
+            vec![SlicePort::new("p80", 8_080)],
+            hosts.collect(),
+            Transport::Plain,
+        )),
+        vec![],
+    )
+}
+
+fn route(of: &str, to: &str) -> Op {
+    let rule = crate::route::Rule::to(vec![Backend::new(name(to), 80, 1).unwrap()]);
+    let parents = vec![Parent::new(name(of), None)];
+    let route = Route::new(key(Kind::HttpRoute, of), parents, vec![rule]).unwrap();
+    Op::PutRoute(Arc::new(route), vec![])
+}
+
+fn policy(named: &str, action: Action) -> Op {
+    let policy = Policy::new(
+        key(Kind::AuthorizationPolicy, named),
+        action,
+        vec![Rule::default()],
+    );
+    Op::PutPolicy(Arc::new(policy), vec![])
+}
+
+fn update(ops: Vec<Op>) -> Change {
+    Change::update(source("first"), ops)
+}
+
+fn set(snapshot: &Snapshot, of: &str) -> Arc<EndpointSet> {
+    snapshot
+        .service(&name(of))
+        .unwrap()
+        .endpoints(80)
+        .unwrap()
+        .clone()
+}
+
+fn addresses(snapshot: &Snapshot, of: &str) -> Vec<String> {
+    set(snapshot, of)
+        .members()
+        .iter()
+        .map(|m| m.endpoint.address().to_string())
+        .collect()
+}
+
+fn permitted(snapshot: &Snapshot) -> bool {
+    let peer = Peer::Unauthenticated;
+    decide(snapshot.policy(), &peer, &RequestView::Tcp, &mut ()).is_ok()
+}
+
+fn refused(kind: Kind, named: &str, fallback: Fallback) -> Op {
+    Op::Refuse(
+        key(kind, named),
+        fallback,
+        vec![Problem::refused("spec", "bad")],
+    )
+}
+
+#[test]
+fn an_endpoint_that_stays_keeps_its_state() {
+    let one = empty().apply(update(vec![
+        service("cart", &[80]),
+        slice("cart", "a", &[1, 2]),
+    ]));
+    let kept = set(&one, "cart").members()[1].state.clone();
+    kept.enter();
+    let two = one.apply(update(vec![
+        slice("cart", "a", &[2, 3]),
+        slice("cart", "b", &[1]),
+    ]));
+    assert_eq!(
+        addresses(&two, "cart"),
+        ["10.0.0.2:8080", "10.0.0.3:8080", "10.0.0.1:8080"]
+    );
+    let after = set(&two, "cart");
+    assert!(Arc::ptr_eq(&after.members()[0].state, &kept));
+    assert_eq!(after.members()[0].state.in_flight(), 1);
+    // Another transport is another endpoint: nothing of the old one carries over.
+    let Op::PutSlice(mut tls, _) = slice("cart", "a", &[2]) else {
+        unreachable!()
+    };
+    Arc::make_mut(&mut tls).transport = Transport::Tls {
+        name: "x".into(),
+        roots: Roots::System,
+    };
+    let three = two.apply(update(vec![Op::PutSlice(tls, vec![])]));
+    assert!(!Arc::ptr_eq(&set(&three, "cart").members()[0].state, &kept));
+}
+
+#[test]
+fn a_change_that_says_nothing_new_changes_nothing() {
+    let all = || {
+        vec![
+            service("cart", &[80]),
+            slice("cart", "a", &[1]),
+            route("cart", "cart"),
+            policy("p", Action::Allow),
+            refused(Kind::HttpRoute, "bad", Fallback::Absent),
+        ]
+    };
+    let one = empty().apply(update(all()));
+    assert_eq!((one.generation(), one.refusals()), (1, 1));
+    for change in [
+        update(all()),
+        Change::replace(source("first"), all()),
+        update(vec![]),
+    ] {
+        let two = one.apply(change);
+        assert_eq!((two.generation(), two.refusals()), (1, 1));
+        let views = [&one, &two].map(|s| s.service(&name("cart")).unwrap().clone());
+        assert!(Arc::ptr_eq(&views[0], &views[1]), "nothing was compiled");
+        assert!(Arc::ptr_eq(one.policy(), two.policy()));
+    }
+    // A Service that did not change is shared when another does.
+    let two = one.apply(update(vec![service("other", &[80])]));
+    let views = [&one, &two].map(|s| s.service(&name("cart")).unwrap().clone());
+    assert!(Arc::ptr_eq(&views[0], &views[1]));
+}
+
+#[test]
+fn a_replacement_removes_what_it_does_not_mention_of_its_own() {
+    let one = empty()
+        .apply(update(vec![
+            service("cart", &[80]),
+            service("gone", &[80]),
+            slice("cart", "a", &[1]),
+        ]))
+        .apply(Change::update(
+            source("second"),
+            vec![service("other", &[80])],
+        ));
+    let kept = key(Kind::EndpointSlice, "a");
+    let two = one.apply(Change::replace(
+        source("first"),
+        vec![service("cart", &[80]), Op::Keep(kept)],
+    ));
+    assert!(two.service(&name("gone")).is_none());
+    assert!(two.service(&name("other")).is_some());
+    assert_eq!(addresses(&two, "cart"), ["10.0.0.1:8080"]);
+    let three = two.apply(Change::replace(source("first"), vec![]));
+    assert_eq!(three.services().count(), 1);
+    assert_eq!(three.status().len(), 1);
+}
+
+#[test]
+fn a_refused_object_serves_as_it_last_was_good() {
+    let one = empty().apply(update(vec![service("cart", &[80]), route("cart", "v1")]));
+    let bad = || refused(Kind::HttpRoute, "cart", Fallback::Absent);
+    let two = one.apply(update(vec![bad()]));
+    assert_eq!((two.generation(), two.refusals()), (1, 1));
+    assert!(!two.service(&name("cart")).unwrap().routes.is_empty());
+    let status = two
+        .status()
+        .into_iter()
+        .find(|s| s.object.starts_with("HTTPRoute"))
+        .unwrap();
+    assert_eq!(status.serving, Serving::LastGood);
+    assert_eq!(status.problems[0].to_string(), "spec: bad");
+    // A replacement that refuses it mentions it.
+    let three = two.apply(Change::replace(
+        source("first"),
+        vec![service("cart", &[80]), bad()],
+    ));
+    assert!(!three.service(&name("cart")).unwrap().routes.is_empty());
+    let four = three.apply(update(vec![route("cart", "v1")]));
+    assert_eq!(four.status()[0].serving, Serving::Current);
+    let five = four.apply(update(vec![Op::Remove(key(Kind::HttpRoute, "cart"))]));
+    assert!(five.service(&name("cart")).unwrap().routes.is_empty());
+    // Never good: the Service is as it would be without it.
+    let six = five.apply(update(vec![bad()]));
+    assert!(six.service(&name("cart")).unwrap().routes.is_empty());
+    assert_eq!(six.status()[0].serving, Serving::Nothing);
+}
+
+#[test]
+fn a_policy_that_was_never_good_denies_what_it_selects() {
+    let labels = |app: &str| vec![("app".into(), app.into())];
+    for (selects, denies, blocks) in [
+        (Selects::Workloads(ns("shop"), labels("web")), true, false),
+        (Selects::Workloads(ns("shop"), labels("cart")), false, false),
+        (Selects::Workloads(ns("bank"), vec![]), false, false),
+        (Selects::Namespace(ns("shop")), true, false),
+        (Selects::Namespace(ns("bank")), false, false),
+        (Selects::Namespace(ns("mesh")), true, false),
+        (Selects::Unknown, true, true),
+    ] {
+        let bad = || {
+            let fallback = Fallback::Deny(selects.clone());
+            refused(Kind::AuthorizationPolicy, "p", fallback)
+        };
+        let one = empty().apply(update(vec![bad()]));
+        assert_eq!(!permitted(&one), denies, "{selects:?}");
+        assert_eq!(one.blocked().len(), usize::from(blocks), "{selects:?}");
+        // Mended, and then refused again, it is as it was mended.
+        let two = one.apply(update(vec![policy("p", Action::Allow)]));
+        assert!(permitted(&two) && two.blocked().is_empty());
+        let three = two.apply(update(vec![bad()]));
+        assert!(
+            permitted(&three) && three.blocked().is_empty(),
+            "{selects:?}"
+        );
+        let four = one.apply(update(vec![Op::Remove(key(
+            Kind::AuthorizationPolicy,
+            "p",
+        ))]));
+        assert!(permitted(&four) && four.blocked().is_empty());
+    }
+}
+
+#[test]
+fn of_two_sources_the_first_serves_and_a_good_version_before_a_refused_one() {
+    let say =
+        |from: &str, ports: &[u16]| Change::update(source(from), vec![service("cart", ports)]);
+    let ports = |s: &Snapshot| s.service(&name("cart")).map(|v| v.ports[0].port);
+    let one = empty().apply(say("third", &[3])).apply(say("second", &[2]));
+    assert_eq!(ports(&one), Some(2), "one that is not listed comes last");
+    let two = one.apply(say("first", &[1]));
+    assert_eq!(ports(&two), Some(1));
+    assert!(
+        two.status()
+            .iter()
+            .any(|s| s.problems.iter().any(|p| p.message.contains("comes first")))
+    );
+    let remove = |from| Change::update(source(from), vec![Op::Remove(key(Kind::Service, "cart"))]);
+    assert_eq!(ports(&two.apply(remove("second"))), Some(1));
+    assert_eq!(ports(&two.apply(remove("first"))), Some(2));
+    let bad = refused(Kind::Service, "cart", Fallback::Absent);
+    let three = empty().apply(update(vec![bad])).apply(say("second", &[2]));
+    assert_eq!(ports(&three), Some(2));
+    let none = two
+        .apply(remove("first"))
+        .apply(remove("second"))
+        .apply(remove("third"));
+    assert_eq!(ports(&none), None);
+}
+
+#[test]
+fn a_slice_may_move_to_another_service_and_a_service_come_after_its_slices() {
+    let one = empty().apply(update(vec![
+        slice("cart", "a", &[1]),
+        route("cart", "cart"),
+    ]));
+    assert!(one.services().next().is_none());
+    let warned = |s: &Snapshot| s.status().iter().map(|o| o.problems.len()).sum::<usize>();
+    assert!(warned(&one) > 0, "it dangles");
+    let two = one.apply(update(vec![
+        service("cart", &[80]),
+        service("other", &[80]),
+    ]));
+    assert_eq!(addresses(&two, "cart"), ["10.0.0.1:8080"]);
+    assert_eq!(warned(&two), 0);
+    let three = two.apply(update(vec![slice("other", "a", &[1])]));
+    assert_eq!(addresses(&three, "cart"), [""; 0]);
+    assert_eq!(addresses(&three, "other"), ["10.0.0.1:8080"]);
+}
+
+#[test]
+fn an_authority_names_a_service_in_each_of_its_forms() {
+    let snapshot = empty().apply(update(vec![
+        service("cart", &[8_000]),
+        service("two", &[80, 81]),
+    ]));
+    for (authority, from, wanted) in [
+        ("cart", "shop", Some(8_000)),
+        ("cart:9", "shop", Some(9)),
+        ("cart.shop", "bank", Some(8_000)),
+        ("cart.shop.svc", "bank", Some(8_000)),
+        ("cart.shop.svc.cluster.local", "bank", Some(8_000)),
+        ("CART.Shop.SVC.cluster.LOCAL.:80", "bank", Some(80)),
+        ("cart.", "shop", Some(8_000)),
+        ("two", "shop", Some(80)),
+        ("two:81", "shop", Some(81)),
+        ("cart", "bank", None),
+        ("cart.bank", "shop", None),
+        ("cart.shop.pod", "shop", None),
+        ("cart.shop.svc.example.org", "shop", None),
+        ("cart.shop.svc.cluster.local.evil", "shop", None),
+        ("cart..", "shop", None),
+        ("cart:", "shop", None),
+        ("cart:+80", "shop", None),
+        ("cart:65536", "shop", None),
+        ("cart:80:80", "shop", None),
+        ("[::1]:80", "shop", None),
+        ("10.0.0.1", "shop", None),
+        ("", "shop", None),
+        (":80", "shop", None),
+        (".", "shop", None),
+    ] {
+        let found = snapshot.resolve(authority, &ns(from), 80).map(|d| d.port);
+        assert_eq!(found, wanted, "{authority} from {from}");
+    }
+}
+
+fn named(host: &str) -> Host {
+    Host::Name {
+        name: host.into(),
+        srv: None,
+    }
+}
+
+fn resolve(host: &str, ips: &[&str]) -> Op {
+    let ips = ips.iter().map(|ip| (ip.parse().unwrap(), None)).collect();
+    Op::Resolve(named(host), ips)
+}
+
+#[test]
+fn a_name_is_wanted_until_nobody_needs_it_and_pairs_both_families() {
+    let Op::PutService(outside, _) = service("out", &[80]) else {
+        unreachable!()
+    };
+    let outside = Arc::unwrap_or_clone(outside).external(named("example.org"), Transport::Plain);
+    let put = || Op::PutService(Arc::new(outside.clone()), vec![]);
+    let one = empty().apply(update(vec![put()]));
+    assert_eq!(one.names().collect::<Vec<_>>(), [&named("example.org")]);
+    assert_eq!(addresses(&one, "out"), [""; 0]);
+    let two = one.apply(update(vec![resolve(
+        "example.org",
+        &["10.0.0.1", "10.0.0.2", "2001:db8::1"],
+    )]));
+    let found: Vec<_> = set(&two, "out")
+        .members()
+        .iter()
+        .map(|m| m.endpoint.addresses.to_vec())
+        .collect();
+    let at = |ip: &str| std::net::SocketAddr::new(ip.parse().unwrap(), 80);
+    assert_eq!(
+        found,
+        [
+            vec![at("2001:db8::1"), at("10.0.0.1")],
+            vec![at("2001:db8::1"), at("10.0.0.2")],
+        ]
+    );
+    // The same answer again changes nothing, an empty one drains.
+    let same = two.apply(update(vec![resolve(
+        "example.org",
+        &["10.0.0.1", "10.0.0.2", "2001:db8::1"],
+    )]));
+    assert_eq!(same.generation(), two.generation());
+    let drained = two.apply(update(vec![resolve("example.org", &[])]));
+    assert_eq!(addresses(&drained, "out"), [""; 0]);
+    // Nobody wants it any more, whatever a resolver still says of it.
+    let gone = two.apply(update(vec![Op::Remove(key(Kind::Service, "out"))]));
+    assert_eq!(gone.names().count(), 0);
+    let late = gone.apply(update(vec![resolve("example.org", &["10.0.0.9"])]));
+    assert_eq!(late.generation(), gone.generation());
+    assert_eq!(
+        addresses(&late.apply(update(vec![put()])), "out"),
+        [""; 0],
+        "it was forgotten"
+    );
+    // In one change the order does not matter.
+    let both = empty().apply(update(vec![resolve("example.org", &["10.0.0.9"]), put()]));
+    assert_eq!(addresses(&both, "out"), ["10.0.0.9:80"]);
+    // A port of SRV wins.
+    let srv = Op::Resolve(
+        named("example.org"),
+        Arc::new([("10.0.0.9".parse().unwrap(), Some(443))]),
+    );
+    assert_eq!(
+        addresses(&both.apply(update(vec![srv])), "out"),
+        ["10.0.0.9:443"]
+    );
+}
+
+#[test]
+fn endpoints_that_end_serve_only_where_none_is_ready() {
+    let with = |conditions: &[Conditions]| {
+        let Op::PutSlice(mut slice, _) = slice("cart", "a", &[1, 2, 3]) else {
+            unreachable!()
+        };
+        for (host, conditions) in Arc::make_mut(&mut slice).hosts.iter_mut().zip(conditions) {
+            host.1 = *conditions;
+        }
+        let ops = vec![service("cart", &[80]), Op::PutSlice(slice, vec![])];
+        set(&empty().apply(update(ops)), "cart")
+    };
+    let ready = Conditions::default();
+    let not = Conditions::new(Some(false), None, None);
+    let ending = Conditions::new(Some(false), Some(true), Some(true));
+    for (conditions, expected) in [
+        ([ready, not, ending], 1),
+        ([ready, ready, ready], 3),
+        ([not, not, ending], 1),
+        ([not, not, not], 0),
+    ] {
+        assert_eq!(with(&conditions).ready_len(), expected);
+    }
+}
+
+#[tokio::test]
+async fn readers_hear_of_each_swap_and_of_the_end() {
+    let (mut writer, mut reader) = snapshot(empty());
+    writer.apply(update(vec![service("cart", &[80])]));
+    assert!(reader.changed().await);
+    assert_eq!(reader.peek().generation(), 1);
+    assert_eq!(reader.load().services().count(), 1);
+    drop(writer);
+    assert!(!reader.changed().await);
+}
+
+proptest! {
+    /// However it came about, a snapshot says what the last version of each object says.
+    #[test]
+    fn the_order_of_changes_does_not_matter(
+        ops in proptest::collection::vec((0_u8..3, 0_u8..3, 0_u8..4), 1..40),
+    ) {
+        let mut snapshot = empty();
+        let mut last = std::collections::BTreeMap::new();
+        for (what, which, how) in ops {
+            let op = match (what, how) {
+                (0, 0) => Op::Remove(key(Kind::Service, &format!("s{which}"))),
+                (0, _) => service(&format!("s{which}"), &[80]),
+                (1, 0) => Op::Remove(key(Kind::EndpointSlice, &format!("e{which}"))),
+                (1, n) => slice(&format!("s{}", n - 1), &format!("e{which}"), &[which, 9]),
+                (_, 0) => Op::Remove(key(Kind::AuthorizationPolicy, &format!("p{which}"))),
+                (_, 1) => policy(&format!("p{which}"), Action::Deny),
+                (_, _) => policy(&format!("p{which}"), Action::Allow),
+            };
+            last.insert((what, which), op.clone());
+            snapshot = snapshot.apply(update(vec![op]));
+        }
+        let at_once = empty().apply(update(last.into_values().collect()));
+        prop_assert_eq!(snapshot.services().count(), at_once.services().count());
+        for view in at_once.services() {
+            let of = view.name.name();
+            prop_assert_eq!(addresses(&snapshot, of), addresses(&at_once, of));
+        }
+        prop_assert_eq!(permitted(&snapshot), permitted(&at_once));
+        prop_assert_eq!(snapshot.status().len(), at_once.status().len());
+    }
+}

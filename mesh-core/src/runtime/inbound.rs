@@ -306,7 +306,7 @@ impl<A: App> InboundStack<A> {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
+    pub(super) async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.limits.handshake;
         if !self.strict {

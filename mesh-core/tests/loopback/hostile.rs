@@ -411,3 +411,76 @@ async fn no_caller_makes_a_series() -> Result {
     assert_eq!(pair.web.encode_metrics().lines().count(), size);
     Ok(())
 }
+
+/// Those who wait for one HTTP/2 connection to be opened share its failure; each alone would take
+/// its time after the other.
+#[tokio::test]
+async fn a_burst_for_an_endpoint_that_is_silent_fails_together() -> Result {
+    let mut limits = Limits::default();
+    limits.endpoint_handshake = Duration::from_millis(300);
+    let build = move |b: Builder| b.limits(limits.clone());
+    let pair = Pair::with(AppProtocol::Http2, origin(tell).await?, build, |_| {}).await?;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let ops = pair
+        .world
+        .service("silent", AppProtocol::Http2, &[silent.local_addr()?])?;
+    let mut snapshot = pair.web.snapshot().clone();
+    pair.pusher.push(ops).await?;
+    while snapshot.load().generation() < 2 {
+        soon(snapshot.changed()).await?;
+    }
+    let mut burst = tokio::task::JoinSet::new();
+    let start = tokio::time::Instant::now();
+    for _ in 0..100 {
+        let client = pair.web.client();
+        burst.spawn(async move { client.send(get("http://silent/")).await.status() });
+    }
+    while let Some(status) = soon(burst.join_next()).await? {
+        assert_eq!(status?, StatusCode::GATEWAY_TIMEOUT);
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    Ok(())
+}
+
+/// A server that goes away says what it has not looked at, and that is sent again.
+#[tokio::test]
+async fn what_a_goaway_leaves_out_is_sent_again() -> Result {
+    // Speaks HTTP/2 by hand: settings, then GOAWAY with nothing processed, once.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let app = listener.local_addr()?;
+    let behind = crate::support::origin_h2(tell).await?;
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await?;
+        let mut preface = [0; 24];
+        first.read_exact(&mut preface).await?;
+        first.write_all(b"\0\0\0\x04\0\0\0\0\0").await?;
+        // Waits for a HEADERS frame.
+        loop {
+            let mut head = [0; 9];
+            first.read_exact(&mut head).await?;
+            let len = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; len];
+            first.read_exact(&mut payload).await?;
+            if head[3] == 1 {
+                break;
+            }
+        }
+        first
+            .write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0")
+            .await?;
+        let (mut next, _) = listener.accept().await?;
+        let mut to = TcpStream::connect(behind).await?;
+        tokio::io::copy_bidirectional(&mut next, &mut to).await
+    });
+    let pair = Pair::new(AppProtocol::Http2, app).await?;
+    let mut request = get("http://cart/unseen");
+    *request.method_mut() = Method::POST;
+    let answer = soon(pair.web.client().send(request)).await?;
+    assert_eq!(answer.status(), StatusCode::OK, "{:?}", answer.headers());
+    assert_eq!(text(answer).await?, "POST /unseen HTTP/2.0 0");
+    Ok(())
+}
