@@ -9,8 +9,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get as on_get;
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use support::{Agent, Home, PLAIN, app, eventually, free, get, mesh, service, try_send};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -73,6 +79,43 @@ async fn a_pair_carries_a_request_and_says_who_sent_it() {
     assert!(inbound.contains(principal), "{inbound}");
     let outbound = client.get("/metrics").await.body;
     assert!(outbound.contains("mutual_tls"), "{outbound}");
+}
+
+#[tokio::test]
+async fn an_old_server_does_not_end_the_callers_connection() {
+    let home = Home::new();
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let old = socket.local_addr().expect("its address");
+    // HTTP/1.0: no length, the end of the connection ends the answer.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            let mut request = [0; 4096];
+            let _some = stream.read(&mut request).await;
+            let _gone = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nof old").await;
+        }
+    });
+    let (_server, _client, door) = pair(&home, old).await;
+    let stream = TcpStream::connect(door).await.expect("the agent listens");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .expect("plain HTTP");
+    tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = Request::get("/").header("host", "app");
+        let request = request.body(Empty::<Bytes>::new()).expect("a request");
+        sender.ready().await.expect("the same connection serves on");
+        let (head, body) = sender
+            .send_request(request)
+            .await
+            .expect("an answer")
+            .into_parts();
+        let body = body.collect().await.expect("a whole answer").to_bytes();
+        assert_eq!(
+            (head.status, head.version),
+            (StatusCode::OK, Version::HTTP_11)
+        );
+        assert_eq!(body, "of old");
+    }
 }
 
 #[tokio::test]

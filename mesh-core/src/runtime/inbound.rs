@@ -211,7 +211,7 @@ impl App for Behind {
         };
         let mut response = sent.response;
         let switched = switched(&mut response, on_caller)?;
-        crate::connect::strip(response.headers_mut(), switched.is_some());
+        crate::connect::answered(&mut response, switched.is_some());
         Ok(Served {
             response: response.map(Body::incoming),
             lease: Some(sent.lease),

@@ -181,7 +181,7 @@ impl Outbound {
         exchange.tls_peer = answer.peer;
         let mut response = answer.response;
         let switched = switched(&mut response, on_caller)?;
-        crate::connect::strip(response.headers_mut(), switched.is_some());
+        crate::connect::answered(&mut response, switched.is_some());
         routed.matched.change_response(response.headers_mut());
         Ok((response.map(Body::incoming), answer.carried, switched))
     }
