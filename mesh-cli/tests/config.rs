@@ -94,6 +94,13 @@ async fn a_bad_edit_leaves_the_last_good_and_says_so_everywhere() {
         sees(door, "good").await.expect("the last good serves");
         let status = agent.mesh_status();
         assert_eq!(status.status.code(), Some(1), "{text:?}");
+        let route = &agent.status().await["objects"];
+        let route = route.as_array().and_then(|objects| {
+            let is_route = |o: &&serde_json::Value| o["object"] == "HTTPRoute/shop/app";
+            objects.iter().find(is_route)
+        });
+        let serving = &route.expect("the route stays in status")["serving"];
+        assert_eq!(serving, "last-good", "{text:?}");
         let place = format!("route.yaml:{place}");
         let said = stdout(&status);
         assert!(said.contains(&place), "{place} is not in\n{said}");

@@ -4,6 +4,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -116,6 +117,90 @@ async fn an_old_server_does_not_end_the_callers_connection() {
         );
         assert_eq!(body, "of old");
     }
+}
+
+#[tokio::test]
+async fn a_server_with_another_identity_is_sent_nothing() {
+    let home = Home::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = {
+        let asked = asked.clone();
+        async move || asked.fetch_add(1, Ordering::Relaxed).to_string()
+    };
+    let app = app(Router::new().fallback(on_get(count))).await;
+    let (server, client, door) = pair(&home, app).await;
+    assert_eq!(ask(door, "app").await.status, StatusCode::OK);
+    // The same agent, where that of `ledger` should stand.
+    let documents = std::fs::read_to_string(client.dir.join("app.yaml")).expect("the documents");
+    let documents = documents.replace("name: app", "name: ledger");
+    let documents = documents.replace("service-name: app", "service-name: ledger");
+    client.publish("ledger.yaml", &documents.replace("/sa/app", "/sa/ledger"));
+    let answer = eventually("the Service is known", async || {
+        let answer = ask(door, "ledger").await;
+        (answer.status != StatusCode::NOT_FOUND).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    assert_eq!(answer.header("x-mesh-reason"), "wrong-server");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    // Neither has the agent in front of it seen a second request.
+    let metrics = server.get("/metrics").await.body;
+    let requests: Vec<_> = metrics
+        .lines()
+        .filter(|l| l.starts_with("istio_requests_total"))
+        .collect();
+    assert!(
+        matches!(requests[..], [one] if one.ends_with(" 1")),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn opaque_bytes_go_through_a_pair_and_end_at_each_end() {
+    let home = Home::new();
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let app = socket.local_addr().expect("its address");
+    // Answers only when it has read to the end: each direction ends by itself.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            let mut all = Vec::new();
+            let _some = stream.read_to_end(&mut all).await;
+            all.reverse();
+            let _gone = stream.write_all(&all).await;
+        }
+    });
+    let (inner, door) = (free(), free());
+    let listeners = format!(
+        "defaultAction: allow
+peers: strict
+listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: tcp}}}}]
+"
+    );
+    let _server = home.agent("app", &listeners, &[]).await;
+    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
+    let documents = service("app", inner, ids).replace("appProtocol: http", "appProtocol: tcp");
+    let listeners = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: \"{door}\", outbound: {{appProtocol: tcp, service: {{name: app, port: 80}}}}}}]
+"
+    );
+    let client = home
+        .agent("web", &listeners, &[("app.yaml", &documents)])
+        .await;
+    let mut stream = TcpStream::connect(door).await.expect("the agent listens");
+    stream.write_all(b"not a word of HTTP").await.expect("sent");
+    stream.shutdown().await.expect("half closed");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert_eq!(answer, "PTTH fo drow a ton");
+    eventually("the connection is counted", async || {
+        let metrics = client.get("/metrics").await.body;
+        let closed =
+            |l: &str| l.starts_with("istio_tcp_connections_closed_total{") && l.ends_with(" 1");
+        metrics.lines().any(closed).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
