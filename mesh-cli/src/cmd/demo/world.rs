@@ -83,13 +83,18 @@ impl World {
             for n in 0..3 {
                 let name = format!("cart-{version}-{n}");
                 let (app, mood) = apps::cart(version, &name, cart_out_at).await?;
-                let socket = bind().await?;
+                let child = (v, n) == (1, 2);
+                let socket = if child {
+                    reserve().await?
+                } else {
+                    bind().await?
+                };
                 let address = socket.local_addr()?;
                 places[v].push(Place {
                     address,
                     ready: true,
                 });
-                if (v, n) == (1, 2) {
+                if child {
                     child_name.clone_from(&name);
                     child_app = Some((app, address));
                     // The child binds it again.
@@ -109,7 +114,7 @@ impl World {
         let dir = folder("cart")?;
         let cart = agent("cart", "v1", &ca, &dir, &listeners).await?;
         let (app, child_at) = child_app.context("the child serves an endpoint of v2")?;
-        let child_admin = free().await?;
+        let child_admin = reserve().await?.local_addr()?;
         let dir = folder("cart-child")?;
         let admin = format!("admin: {{bind: \"{child_admin}\"}}\n");
         let file = docs::agent("cart", "v2", &ca, &inbound(child_at, app), &admin);
@@ -259,9 +264,16 @@ async fn bind() -> anyhow::Result<TcpListener> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).await?)
 }
 
-/// An address that was free a moment ago.
-async fn free() -> anyhow::Result<SocketAddr> {
-    Ok(bind().await?.local_addr()?)
+/// A socket for the child to bind again, at a port below those that the kernel gives to outgoing
+/// connections, so that none takes it meanwhile.
+async fn reserve() -> anyhow::Result<TcpListener> {
+    for _ in 0..100 {
+        let port = rand::random_range(20_000..32_000);
+        if let Ok(socket) = TcpListener::bind(("127.0.0.1", port)).await {
+            return Ok(socket);
+        }
+    }
+    bail!("no port between 20000 and 32000 is free")
 }
 
 fn inbound_item(bind: SocketAddr, app: SocketAddr) -> String {
