@@ -229,6 +229,21 @@ fn a_refused_object_serves_as_it_last_was_good() {
 }
 
 #[test]
+fn a_refusal_that_changes_nothing_that_serves_is_no_generation() {
+    let one = empty().apply(update(vec![service("cart", &[80])]));
+    let file = || refused(Kind::Other("File".into()), "cart.yaml", Fallback::Absent);
+    let two = one.apply(update(vec![file()]));
+    assert_eq!(one.generation(), two.generation());
+    assert_eq!(one.refusals() + 1, two.refusals());
+    let mended = two.apply(Change::replace(
+        source("first"),
+        vec![service("cart", &[80])],
+    ));
+    assert_eq!(mended.generation(), two.generation());
+    assert_eq!(mended.status().len(), 1, "{:?}", mended.status());
+}
+
+#[test]
 fn a_policy_that_was_never_good_denies_what_it_selects() {
     let labels = |app: &str| vec![("app".into(), app.into())];
     for (selects, denies, blocks) in [
