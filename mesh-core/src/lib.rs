@@ -22,6 +22,8 @@ mod connect;
 pub mod discover;
 pub mod drain;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod identify;
 pub mod model;
 pub mod route;

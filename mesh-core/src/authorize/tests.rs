@@ -372,12 +372,9 @@ fn a_probe_is_a_get_of_exactly_the_path() {
 
 #[test]
 fn paths_are_seen_in_the_one_form_that_istio_calls_decode_and_merge_slashes() -> Result {
-    let Some(dir) = std::env::var_os("MESH_FIXTURES") else {
-        eprintln!("skipped: 297: MESH_FIXTURES is not set");
+    let Some(table) = crate::fixture::json("istio/path-normalization.json", 297)? else {
         return Ok(());
     };
-    let file = std::path::Path::new(&dir).join("istio/path-normalization.json");
-    let table: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
     let mut rows = 0;
     for group in table["groups"].as_array().ok_or("no groups")? {
         if group["mode"] != "DECODE_AND_MERGE_SLASHES" {

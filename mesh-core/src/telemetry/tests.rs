@@ -25,12 +25,9 @@ fn headers(fields: &[(&str, &str)]) -> HeaderMap {
 
 #[test]
 fn traceparent_is_read_as_the_w3c_tests_want() -> Result {
-    let Some(dir) = std::env::var_os("MESH_FIXTURES") else {
-        eprintln!("skipped: 83: MESH_FIXTURES is not set");
+    let Some(vectors) = crate::fixture::json("w3c-trace-context/vectors.json", 83)? else {
         return Ok(());
     };
-    let file = std::path::Path::new(&dir).join("w3c-trace-context/vectors.json");
-    let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
     let mut rows = 0;
     for vector in vectors["vectors"].as_array().ok_or("no vectors")? {
         let mut map = HeaderMap::new();
