@@ -5,6 +5,7 @@ mod hostile;
 mod http;
 mod identity;
 mod mesh;
+mod outside;
 mod routes;
 mod support;
 mod tunnels;
