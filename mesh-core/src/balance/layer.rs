@@ -17,7 +17,7 @@ use super::{EjectPolicy, NoEndpoint, Picked, Verdict, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Fault, Io, Kept, Lease, Unsent};
 use crate::error::{Error, Reason};
-use crate::model::{Draw, EndpointSet, ServiceView, SnapshotReader};
+use crate::model::{Draw, EndpointSet, EndpointState, ServiceView, SnapshotReader};
 use crate::route::RouteMatch;
 use crate::telemetry::{End, Exchange, Metrics, Protocol, grpc_status};
 
@@ -76,13 +76,13 @@ impl Balancer {
         let (mut stale, mut fresh) = (0, false);
         let mut last = None;
         loop {
-            let backend = self.backend(to)?;
-            exchange.service = backend.service.host.clone();
-            let mut picked = match pick(&backend.set, self.now(), &tried, draw) {
-                Ok(picked) => picked,
-                Err(none) => return Err(last.unwrap_or_else(|| no_endpoint(to, none))),
+            let (service, mut picked) = match self.choose(to, &tried, exchange, draw) {
+                Ok(chosen) => chosen,
+                Err(none) if none.reason() == Reason::NoEndpoint => {
+                    return Err(last.unwrap_or(none));
+                }
+                Err(missing) => return Err(missing),
             };
-            exchange.attempts.push(picked.member().endpoint.address());
             let attempt = self.connector.send(picked.member(), request, http2, fresh);
             let one = limits.backend_request.map(|limit| Instant::now() + limit);
             let sent = match one.into_iter().chain(until).min() {
@@ -90,7 +90,7 @@ impl Balancer {
                 Some(at) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
                     Err(_) => {
-                        self.failed(&mut picked, &backend.service);
+                        self.failed(&mut picked, &service);
                         return Err(late(to, Some(at) == until));
                     }
                 },
@@ -105,7 +105,7 @@ impl Balancer {
                         picked,
                         lease: Some(sent.lease),
                         balancer: self.clone(),
-                        service: backend.service,
+                        service,
                         judged: false,
                     };
                     carried.judge_head(&sent.response, exchange.protocol);
@@ -126,7 +126,7 @@ impl Balancer {
                     fresh |= !error.is_never_sent();
                 }
                 Fault::Endpoint => {
-                    self.failed(&mut picked, &backend.service);
+                    self.failed(&mut picked, &service);
                     tried.push(picked.member().state.clone());
                 }
             }
@@ -152,13 +152,13 @@ impl Balancer {
         let mut tried = Vec::new();
         let mut last = None;
         loop {
-            let backend = self.backend(to)?;
-            exchange.service = backend.service.host.clone();
-            let mut picked = match pick(&backend.set, self.now(), &tried, draw) {
-                Ok(picked) => picked,
-                Err(none) => return Err(last.unwrap_or_else(|| no_endpoint(to, none))),
+            let (service, mut picked) = match self.choose(to, &tried, exchange, draw) {
+                Ok(chosen) => chosen,
+                Err(none) if none.reason() == Reason::NoEndpoint => {
+                    return Err(last.unwrap_or(none));
+                }
+                Err(missing) => return Err(missing),
             };
-            exchange.attempts.push(picked.member().endpoint.address());
             match self.connector.open(picked.member(), alpn).await {
                 Ok((io, peer, _)) => {
                     picked.succeeded(self.now());
@@ -166,13 +166,13 @@ impl Balancer {
                         picked,
                         lease: None,
                         balancer: self.clone(),
-                        service: backend.service,
+                        service,
                         judged: true,
                     };
                     return Ok((io, carried, peer));
                 }
                 Err(error) => {
-                    self.failed(&mut picked, &backend.service);
+                    self.failed(&mut picked, &service);
                     tried.push(picked.member().state.clone());
                     if tried.len() >= ATTEMPTS {
                         return Err(error);
@@ -182,6 +182,21 @@ impl Balancer {
                 }
             }
         }
+    }
+
+    /// Chooses an endpoint among those of the backend now, and notes the attempt.
+    fn choose(
+        &self,
+        to: &RouteMatch,
+        tried: &[Arc<EndpointState>],
+        exchange: &mut Exchange,
+        draw: &mut Draw,
+    ) -> Result<(Arc<ServiceView>, Picked), Error> {
+        let Backend { service, set } = self.backend(to)?;
+        exchange.service = service.host.clone();
+        let picked = pick(&set, self.now(), tried, draw).map_err(|none| no_endpoint(to, none))?;
+        exchange.attempts.push(picked.member().endpoint.address());
+        Ok((service, picked))
     }
 
     pub(crate) fn now(&self) -> Duration {
