@@ -8,6 +8,8 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 
+use crate::model::AppProtocol;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Fields that belong to one connection; more may be named in `Connection`.
@@ -100,6 +102,17 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     } else {
         headers.remove(UPGRADE);
     }
+}
+
+/// Whether a request goes on in HTTP/2 to a port of this protocol: as declared, else as it came. An
+/// upgrade is of HTTP/1.1 alone.
+pub(crate) fn goes_on_in_h2(protocol: AppProtocol, version: Version, upgrade: bool) -> bool {
+    !upgrade
+        && match protocol {
+            AppProtocol::Grpc | AppProtocol::Http2 => true,
+            AppProtocol::Http1 => false,
+            AppProtocol::Detect | AppProtocol::Tcp => version == Version::HTTP_2,
+        }
 }
 
 /// Puts a request into the form of the next hop's protocol. `authority` is the one decided on.

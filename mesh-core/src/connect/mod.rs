@@ -12,7 +12,7 @@ mod tcp;
 mod tunnel;
 
 pub(crate) use self::http::{Fault, Kept, Lease, Unsent};
-pub(crate) use headers::{answered, is_upgrade, prepare};
+pub(crate) use headers::{answered, goes_on_in_h2, is_upgrade, prepare};
 pub(crate) use outside::OutsideRoots;
 pub(crate) use tcp::Io;
 pub(crate) use tunnel::{copy, splice, switched};

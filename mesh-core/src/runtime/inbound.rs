@@ -27,7 +27,7 @@ use crate::authorize::layer::check;
 use crate::authorize::{Denied, Peer, RequestView, decide};
 use crate::balance::Balancer;
 use crate::body::{Body, BoxError};
-use crate::connect::{Fault, Lease, copy, is_upgrade, prepare, splice, switched};
+use crate::connect::{Fault, Lease, copy, goes_on_in_h2, is_upgrade, prepare, splice, switched};
 use crate::drain::Drain;
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::{ALPN_H2, ALPN_TCP, PeerInfo, Tls, failure_reason};
@@ -179,12 +179,7 @@ impl App for Behind {
         exchange: &mut Exchange,
     ) -> Result<Served, Error> {
         let upgrade = is_upgrade(request.version(), request.headers());
-        let http2 = !upgrade
-            && match self.protocol {
-                AppProtocol::Grpc | AppProtocol::Http2 => true,
-                AppProtocol::Http1 => false,
-                _ => request.version() == http::Version::HTTP_2,
-            };
+        let http2 = goes_on_in_h2(self.protocol, request.version(), upgrade);
         let on_caller = upgrade.then(|| hyper::upgrade::on(&mut request));
         prepare(&mut request, http2, &exchange.authority, upgrade);
         exchange.trace.write(request.headers_mut());

@@ -20,7 +20,7 @@ use crate::accept::{ConnState, Detected, Listener, peek};
 use crate::authorize::{HttpView, Peer, RequestView, WorkloadPolicy, decide};
 use crate::balance::{Balancer, Carried};
 use crate::body::Body;
-use crate::connect::{copy, is_upgrade, prepare, splice, switched};
+use crate::connect::{copy, goes_on_in_h2, is_upgrade, prepare, splice, switched};
 use crate::drain::Drain;
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::ALPN_TCP;
@@ -161,14 +161,7 @@ impl Outbound {
         drop(snapshot);
 
         let upgrade = is_upgrade(request.version(), request.headers());
-        let http2 = !upgrade
-            && match routed.protocol {
-                AppProtocol::Grpc | AppProtocol::Http2 => true,
-                AppProtocol::Http1 => false,
-                AppProtocol::Detect | AppProtocol::Tcp => {
-                    request.version() == http::Version::HTTP_2
-                }
-            };
+        let http2 = goes_on_in_h2(routed.protocol, request.version(), upgrade);
         let on_caller = upgrade.then(|| hyper::upgrade::on(&mut request));
         prepare(&mut request, http2, &exchange.authority, upgrade);
         routed.matched.change_request(request.headers_mut());
