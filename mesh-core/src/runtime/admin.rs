@@ -91,13 +91,13 @@ impl Admin {
             }
             (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n"),
             (&Method::GET, "/readyz") => {
-                let status = mesh.status();
-                if status.ready {
+                let not_ready = mesh.not_ready();
+                if not_ready.is_empty() {
                     text(StatusCode::OK, "ok\n")
                 } else {
                     text(
                         StatusCode::SERVICE_UNAVAILABLE,
-                        &(status.not_ready.join("\n") + "\n"),
+                        &(not_ready.join("\n") + "\n"),
                     )
                 }
             }

@@ -23,6 +23,7 @@ use tower_service::Service;
 use super::builder::{MeshBuilder, WantsIdentity};
 use super::inbound::{Behind, InProcess, Inbound, InboundShared, InboundStack};
 use super::outbound::{Outbound, OutboundListener};
+use super::status::not_ready;
 use super::{Admin, Channel, Client, Limits, Status};
 use crate::authorize::AuthorizeLayer;
 use crate::body::{Body, BoxError};
@@ -197,25 +198,38 @@ impl Mesh {
 
     /// What it knows and how it is, without secrets.
     pub fn status(&self) -> Status {
-        let unsynced = self
-            .0
-            .unsynced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let unsynced = unsynced.iter().map(ToString::to_string).collect();
         Status::new(
             &self.0.reader.load(),
             &self.0.identity.load(),
             self.watch_drain().phase(),
-            unsynced,
+            &self.unsynced(),
         )
     }
 
     /// Waits until it is ready: it has an identity and every source has synced.
     pub async fn ready(&self) {
-        while !self.status().ready {
+        while !self.not_ready().is_empty() {
             sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Why it does not take traffic; empty where it does.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        not_ready(
+            &self.0.reader.load(),
+            &self.0.identity.load(),
+            self.watch_drain().phase(),
+            &self.unsynced(),
+        )
+    }
+
+    fn unsynced(&self) -> Vec<String> {
+        let unsynced = self
+            .0
+            .unsynced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unsynced.iter().map(ToString::to_string).collect()
     }
 
     /// The configuration that serves, in the form it is decided on.

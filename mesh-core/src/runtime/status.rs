@@ -84,26 +84,9 @@ impl Status {
         snapshot: &Snapshot,
         identity: &IdentityState,
         phase: Phase,
-        unsynced: Vec<String>,
+        unsynced: &[String],
     ) -> Self {
-        let mut not_ready = Vec::new();
-        if phase != Phase::Serving {
-            not_ready.push("it is draining".to_owned());
-        }
-        if identity.default_svid().is_none() {
-            not_ready.push("it has no identity yet".to_owned());
-        }
-        not_ready.extend(
-            unsynced
-                .iter()
-                .map(|s| format!("source {s} has not synced yet")),
-        );
-        not_ready.extend(
-            snapshot
-                .blocked()
-                .iter()
-                .map(|key| format!("{key} was refused and cannot even be placed")),
-        );
+        let not_ready = not_ready(snapshot, identity, phase, unsynced);
         let workload = &snapshot.settings().workload;
         let mut services: Vec<_> = snapshot
             .services()
@@ -162,4 +145,32 @@ fn certificates(identity: &IdentityState) -> Vec<IdentityStatus> {
 
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Why it does not take traffic; empty where it does. Cheap: a probe asks it again and again.
+pub(super) fn not_ready(
+    snapshot: &Snapshot,
+    identity: &IdentityState,
+    phase: Phase,
+    unsynced: &[String],
+) -> Vec<String> {
+    let mut not_ready = Vec::new();
+    if phase != Phase::Serving {
+        not_ready.push("it is draining".to_owned());
+    }
+    if identity.default_svid().is_none() {
+        not_ready.push("it has no identity yet".to_owned());
+    }
+    not_ready.extend(
+        unsynced
+            .iter()
+            .map(|s| format!("source {s} has not synced yet")),
+    );
+    not_ready.extend(
+        snapshot
+            .blocked()
+            .iter()
+            .map(|key| format!("{key} was refused and cannot even be placed")),
+    );
+    not_ready
 }
