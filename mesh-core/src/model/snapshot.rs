@@ -92,6 +92,8 @@ pub(super) enum Good {
 struct Parts {
     slices: BTreeSet<ObjectKey>,
     routes: BTreeSet<ObjectKey>,
+    /// The names that its endpoints need.
+    hosts: BTreeSet<Host>,
 }
 
 /// A name to resolve: its addresses and the Services that need it.
@@ -441,7 +443,7 @@ impl Snapshot {
             .map(|p| (**p).clone())
             .unwrap_or_default();
         change(&mut parts);
-        if parts.slices.is_empty() && parts.routes.is_empty() {
+        if parts.slices.is_empty() && parts.routes.is_empty() && parts.hosts.is_empty() {
             self.parts.remove_mut(service);
         } else {
             self.parts.insert_mut(service.clone(), Arc::new(parts));
@@ -508,12 +510,13 @@ impl Snapshot {
 
     /// Keeps the index of who needs which host name.
     fn want_names(&mut self, service: &ServiceName, hosts: &BTreeSet<Host>) {
-        let had: Vec<Host> = self
-            .named
-            .iter()
-            .filter(|(host, named)| named.services.contains(service) && !hosts.contains(*host))
-            .map(|(host, _)| host.clone())
-            .collect();
+        let had = match self.parts.get(service) {
+            Some(parts) if parts.hosts == *hosts => return,
+            Some(parts) => parts.hosts.difference(hosts).cloned().collect(),
+            None if hosts.is_empty() => return,
+            None => BTreeSet::new(),
+        };
+        self.part(service, |p| p.hosts.clone_from(hosts));
         for host in had {
             if let Some(mut named) = self.named.get(&host).cloned() {
                 named.services.remove(service);
