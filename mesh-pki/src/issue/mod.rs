@@ -18,11 +18,14 @@ use crate::svid::{PrivateKey, SvidError, X509Svid};
 use crate::tls::{Crypto, CryptoError};
 
 pub mod csr;
+pub mod policy;
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub mod ca;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub mod dev;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) mod make;
 
 #[cfg(test)]
 mod tests;
