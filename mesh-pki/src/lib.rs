@@ -9,6 +9,7 @@
 //! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
+//! - `ca`: a CA that rotates its own root, with its state on disk;
 //! - [`source`]: identity from PEM files, reloaded while running;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
@@ -46,6 +47,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bundle;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub mod ca;
 pub mod clock;
 pub mod id;
 pub mod issue;

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+use rustls::crypto::hash::HashAlgorithm;
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
@@ -22,6 +24,9 @@ pub enum CryptoError {
     /// The provider offers no key exchange group.
     #[error("the crypto provider has no key exchange group")]
     NoGroups,
+    /// The provider has no cipher suite with SHA-256.
+    #[error("the crypto provider has no SHA-256")]
+    NoSha256,
     /// The provider offers no TLS 1.3 cipher suite.
     #[error("the crypto provider has no TLS 1.3 cipher suite")]
     NoTls13,
@@ -105,6 +110,19 @@ impl Crypto {
         &self,
     ) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
         self.0.signature_verification_algorithms.all
+    }
+
+    /// The SHA-256 of `bytes`, by the provider's own hash.
+    #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+    pub(crate) fn sha256(&self, bytes: &[u8]) -> Result<[u8; 32], CryptoError> {
+        self.0
+            .cipher_suites
+            .iter()
+            .filter_map(SupportedCipherSuite::tls13)
+            .map(|suite| suite.common.hash_provider)
+            .find(|hash| hash.algorithm() == HashAlgorithm::SHA256)
+            .and_then(|hash| hash.hash(bytes).as_ref().try_into().ok())
+            .ok_or(CryptoError::NoSha256)
     }
 
     /// Fills `bytes` with randomness from the provider.

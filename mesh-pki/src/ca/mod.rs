@@ -1,0 +1,30 @@
+//! A CA in this process: it keeps its root, issues leaves, and replaces root and issuing CA with
+//! new keys while the mesh runs.
+//!
+//! - [`state`]: everything that a CA must not forget, and the steps from one state to the next
+//!   (pure);
+//! - [`members`]: who holds a leaf, and who has which bundle (pure);
+//! - [`plan`]: whether the mesh is ready for the next step, and what is due (pure);
+//! - [`store`]: where the state and the keys are kept, crash after crash;
+//! - [`Ca`]: the driver: it writes a state down, and then lets its effects out.
+//!
+//! A root is replaced in four steps. *Prepare*: the new root goes into the bundle, and nobody uses
+//! it. *Distributed*: every live member has acknowledged that bundle. *Activate*: new leaves are
+//! signed under it, and everybody can verify them. *Retire*: the old root leaves the bundle once no
+//! leaf under it is alive. So at no moment does a member meet a leaf that it cannot verify.
+
+pub mod authority;
+pub mod members;
+pub mod plan;
+pub mod state;
+pub mod store;
+
+mod running;
+
+#[cfg(test)]
+mod tests;
+
+pub use authority::{AuthorityError, Lifetimes, NewAuthority};
+pub use running::{
+    Asker, AuthorityStatus, Ca, CaError, CaStatus, Issued, OpenError, Published, Tick,
+};
