@@ -59,6 +59,8 @@ pub mod tls;
 mod fs;
 mod hex;
 mod pem;
+#[cfg(feature = "grpc")]
+mod proto;
 mod time;
 
 #[cfg(test)]
