@@ -10,6 +10,7 @@
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
 //! - `ca`: a CA that rotates its own root, with its state on disk;
+//! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
 //! - [`source`]: identity from PEM files, reloaded while running;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
@@ -52,6 +53,7 @@ pub mod ca;
 pub mod clock;
 pub mod id;
 pub mod issue;
+pub mod jwt;
 pub mod rotate;
 pub mod source;
 pub mod status;
@@ -59,9 +61,13 @@ pub mod store;
 pub mod svid;
 pub mod tls;
 
+mod der;
 mod fs;
 mod hex;
+mod json;
 mod pem;
+#[cfg(feature = "grpc")]
+mod proto;
 mod time;
 
 #[cfg(test)]

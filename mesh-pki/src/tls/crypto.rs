@@ -8,8 +8,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
-use rustls::crypto::hash::HashAlgorithm;
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
@@ -24,9 +22,6 @@ pub enum CryptoError {
     /// The provider offers no key exchange group.
     #[error("the crypto provider has no key exchange group")]
     NoGroups,
-    /// The provider has no cipher suite with SHA-256.
-    #[error("the crypto provider has no SHA-256")]
-    NoSha256,
     /// The provider offers no TLS 1.3 cipher suite.
     #[error("the crypto provider has no TLS 1.3 cipher suite")]
     NoTls13,
@@ -112,17 +107,12 @@ impl Crypto {
         self.0.signature_verification_algorithms.all
     }
 
-    /// The SHA-256 of `bytes`, by the provider's own hash.
-    #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
-    pub(crate) fn sha256(&self, bytes: &[u8]) -> Result<[u8; 32], CryptoError> {
-        self.0
-            .cipher_suites
-            .iter()
-            .filter_map(SupportedCipherSuite::tls13)
-            .map(|suite| suite.common.hash_provider)
-            .find(|hash| hash.algorithm() == HashAlgorithm::SHA256)
-            .and_then(|hash| hash.hash(bytes).as_ref().try_into().ok())
-            .ok_or(CryptoError::NoSha256)
+    /// The hash of `bytes`, of at least 32 bytes: that of the first cipher suite.
+    pub(crate) fn digest(&self, bytes: &[u8]) -> Vec<u8> {
+        let suites = &self.0.cipher_suites;
+        let suite = suites.iter().find_map(SupportedCipherSuite::tls13);
+        let suite = suite.expect("a Crypto has a cipher suite of TLS 1.3, or it is not made");
+        suite.common.hash_provider.hash(bytes).as_ref().to_vec()
     }
 
     /// Fills `bytes` with randomness from the provider.

@@ -155,14 +155,16 @@ impl CaState {
         self.authorities.iter().filter_map(|a| a.leaf_until).max()
     }
 
-    /// The bundle of this generation: the roots of all authorities.
+    /// The bundle of this generation: the roots of all authorities, with the generation as its
+    /// sequence number.
     ///
     /// # Errors
     ///
     /// [`BundleError`] if a root cannot be used, which no state that was read back has.
     pub fn bundle(&self) -> Result<TrustBundle, BundleError> {
         let roots = self.authorities.iter().map(|a| a.root.der.clone());
-        TrustBundle::new(self.trust_domain.clone(), roots)
+        let bundle = TrustBundle::new(self.trust_domain.clone(), roots)?;
+        Ok(bundle.with_sequence(self.generation))
     }
 
     /// The ids of the keys that this CA needs to have.

@@ -1,6 +1,6 @@
 //! Join tokens and the recovery window: what lets somebody in who has no other proof.
 //!
-//! A token is known here by its SHA-256 alone, so the state gives none away. It names one ID, ends
+//! A token is known here by its hash alone, so the state gives none away. It names one ID, ends
 //! at a moment, and serves once: used ones are remembered until they would have ended, so that the
 //! second to bring one is told what happened.
 
@@ -16,7 +16,7 @@ use crate::issue::policy::Window;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OpenToken {
-    /// The SHA-256 of the token, in hexadecimal.
+    /// The hash of the token, in hexadecimal.
     hash: String,
     id: SpiffeId,
     #[serde(with = "crate::time::unix")]
