@@ -202,7 +202,7 @@ impl NewAuthority {
             reason: error.to_string(),
         })?;
         let leaf = signer
-            .sign(&id, &csr, lifetimes.leaf, now, crypto)
+            .sign(&id, &[], &csr, lifetimes.leaf, now, crypto)
             .map_err(|error| AuthorityError::Make {
                 reason: error.to_string(),
             })?;
@@ -289,10 +289,11 @@ impl Signer {
         })
     }
 
-    /// Signs a leaf; that `id` may have one was decided before.
+    /// Signs a leaf; that `id` may have one was decided before. `names` are host names of a server.
     pub(super) fn sign(
         &self,
         id: &SpiffeId,
+        names: &[String],
         csr: &Csr,
         lifetime: Duration,
         now: SystemTime,
@@ -313,7 +314,7 @@ impl Signer {
         let serial = make::serial(crypto)?;
         let name = crate::hex::encode(&serial.to_bytes());
         let life = ((now - BACK_DATED).max(from), (now + lifetime).min(to));
-        let params = make::leaf(id, serial, life).map_err(failed)?;
+        let params = make::server_leaf(id, names, serial, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Signed {
             chain: vec![leaf.der().clone(), self.cert.clone()],

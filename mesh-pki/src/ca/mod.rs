@@ -5,6 +5,9 @@
 //!   (pure);
 //! - [`members`]: who holds a leaf, and who has which bundle (pure);
 //! - [`plan`]: whether the mesh is ready for the next step, and what is due (pure);
+//! - [`pace`]: how many leaves a second, and who waits how long (pure);
+//! - [`attest`]: what tokens prove;
+//! - `server` and `client` (feature `ca`): the CA over gRPC;
 //! - [`store`]: where the state and the keys are kept, crash after crash;
 //! - [`Ca`]: the driver: it writes a state down, and then lets its effects out.
 //!
@@ -13,12 +16,20 @@
 //! signed under it, and everybody can verify them. *Retire*: the old root leaves the bundle once no
 //! leaf under it is alive. So at no moment does a member meet a leaf that it cannot verify.
 
+pub mod attest;
 pub mod authority;
+#[cfg(feature = "ca")]
+pub mod client;
 pub mod members;
+pub mod pace;
 pub mod plan;
+#[cfg(feature = "ca")]
+pub mod server;
 pub mod state;
 pub mod store;
 
+#[cfg(feature = "ca")]
+mod names;
 mod running;
 
 #[cfg(test)]

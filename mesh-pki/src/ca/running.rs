@@ -42,6 +42,7 @@ pub struct Ca<S> {
     lifetimes: Lifetimes,
     inner: Mutex<Inner>,
     published: watch::Sender<Arc<Published>>,
+    window: watch::Sender<Option<Window>>,
 }
 
 struct Inner {
@@ -269,6 +270,7 @@ impl<S: Store> Ca<S> {
             clock,
             lifetimes,
             published: watch::Sender::new(Arc::new(published)),
+            window: watch::Sender::new(state.window()),
             inner: Mutex::new(Inner {
                 members: Members::new(state.leaf_until()),
                 state,
@@ -286,6 +288,12 @@ impl<S: Store> Ca<S> {
         self.published.subscribe()
     }
 
+    /// The recovery window that was opened last, and word of every change; it may be over.
+    #[must_use]
+    pub fn window(&self) -> watch::Receiver<Option<Window>> {
+        self.window.subscribe()
+    }
+
     /// Signs a leaf for what was granted.
     ///
     /// # Errors
@@ -293,18 +301,25 @@ impl<S: Store> Ca<S> {
     /// [`CaError`]; then no leaf has gone out.
     pub async fn issue(&self, grant: &Grant, csr: &Csr, asker: &Asker) -> Result<Issued, CaError> {
         let mut inner = self.current().await?;
-        self.sign(&mut inner, grant.id(), csr, Some(asker)).await
+        self.sign(&mut inner, (grant.id(), &[]), csr, Some(asker))
+            .await
     }
 
     /// Signs a leaf for the CA's own ID, which nobody is granted. The CA needs no acknowledgement
-    /// of its own, so it is no member.
+    /// of its own, so it is no member. `names` are the host names by which clients that know no
+    /// SPIFFE IDs verify it.
     ///
     /// # Errors
     ///
     /// As [`issue`](Self::issue).
-    pub async fn issue_own(&self, id: &SpiffeId, csr: &Csr) -> Result<Issued, CaError> {
+    pub async fn issue_own(
+        &self,
+        id: &SpiffeId,
+        names: &[String],
+        csr: &Csr,
+    ) -> Result<Issued, CaError> {
         let mut inner = self.current().await?;
-        self.sign(&mut inner, id, csr, None).await
+        self.sign(&mut inner, (id, names), csr, None).await
     }
 
     /// 1. Sign under the active authority, with a serial number that no live leaf has.
@@ -313,14 +328,14 @@ impl<S: Store> Ca<S> {
     async fn sign(
         &self,
         inner: &mut Inner,
-        id: &SpiffeId,
+        (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
         asker: Option<&Asker>,
     ) -> Result<Issued, CaError> {
         let now = self.clock.now();
         let (signed, authority) = loop {
             let authority = inner.state.active().clone();
-            let signed = self.sign_once(inner, id, csr, now)?;
+            let signed = self.sign_once(inner, (id, names), csr, now)?;
             let key_id = authority.key_id();
             let ahead = self.lifetimes.leaf / 8;
             if inner
@@ -368,13 +383,13 @@ impl<S: Store> Ca<S> {
     fn sign_once(
         &self,
         inner: &Inner,
-        id: &SpiffeId,
+        (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
         now: SystemTime,
     ) -> Result<Signed, CaError> {
         loop {
             let (lifetime, crypto) = (self.lifetimes.leaf, &self.crypto);
-            let signed = inner.signer.sign(id, csr, lifetime, now, crypto)?;
+            let signed = inner.signer.sign(id, names, csr, lifetime, now, crypto)?;
             // 126 random bits do not repeat; a broken source of randomness would be seen here.
             if !inner.members.has_serial(&signed.serial) {
                 return Ok(signed);
@@ -601,11 +616,6 @@ impl<S: Store> Ca<S> {
         self.change(&mut inner, None, recover).await
     }
 
-    /// The recovery window, while it is open.
-    pub async fn recovery(&self) -> Option<Window> {
-        self.inner.lock().await.state.recovery(self.clock.now())
-    }
-
     /// How it is.
     pub async fn status(&self) -> CaStatus {
         let inner = self.inner.lock().await;
@@ -746,6 +756,7 @@ impl<S: Store> Ca<S> {
 
     fn install_state(&self, inner: &mut Inner, state: CaState, version: Version) {
         let publication = publication(&state);
+        self.window.send_replace(state.window());
         inner.state = state;
         inner.version = version;
         inner.stale = false;

@@ -112,6 +112,21 @@ pub(crate) fn leaf(
     Ok(params)
 }
 
+/// What the leaf of a server says that is reached by host names too (X509-SVID.md, section 2).
+pub(crate) fn server_leaf(
+    id: &SpiffeId,
+    names: &[String],
+    serial: SerialNumber,
+    life: (SystemTime, SystemTime),
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = leaf(id, serial, life)?;
+    for name in names {
+        let name = Ia5String::try_from(name.as_str())?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    Ok(params)
+}
+
 /// A positive serial of 126 random bits, never shorter (RFC 5280, section 4.1.2.2).
 pub(crate) fn serial(crypto: &Crypto) -> Result<SerialNumber, CryptoError> {
     let mut bytes = [0; 16];

@@ -92,6 +92,14 @@ pub enum IssueError {
         /// The only ID that it may give.
         allowed: SpiffeId,
     },
+    /// The issuer says no.
+    #[error("the issuer refuses {id}: {reason}")]
+    Refused {
+        /// Who was asked for.
+        id: SpiffeId,
+        /// What the issuer says.
+        reason: String,
+    },
     /// Signing failed.
     #[error("the CA could not sign for {id}: {reason}")]
     Sign {

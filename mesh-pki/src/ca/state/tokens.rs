@@ -75,6 +75,10 @@ impl CaState {
         self.recovery.filter(|window| now < window.until)
     }
 
+    pub(crate) fn window(&self) -> Option<Window> {
+        self.recovery
+    }
+
     /// Opens a token; those that ended before `now` are forgotten.
     ///
     /// # Errors
