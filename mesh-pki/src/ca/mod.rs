@@ -7,7 +7,7 @@
 //! - [`plan`]: whether the mesh is ready for the next step, and what is due (pure);
 //! - [`pace`]: how many leaves a second, and who waits how long (pure);
 //! - [`attest`]: what tokens prove;
-//! - `server` and `client` (feature `ca`): the CA over gRPC;
+//! - `server`, `client` and `admin` (feature `ca`): the CA over gRPC, and its operator;
 //! - [`store`]: where the state and the keys are kept, crash after crash;
 //! - [`Ca`]: the driver: it writes a state down, and then lets its effects out.
 //!
@@ -16,6 +16,8 @@
 //! signed under it, and everybody can verify them. *Retire*: the old root leaves the bundle once no
 //! leaf under it is alive. So at no moment does a member meet a leaf that it cannot verify.
 
+#[cfg(all(feature = "ca", unix))]
+pub mod admin;
 pub mod attest;
 pub mod authority;
 #[cfg(feature = "ca")]
@@ -29,6 +31,8 @@ pub mod state;
 pub mod store;
 
 #[cfg(feature = "ca")]
+mod h2;
+#[cfg(feature = "ca")]
 mod names;
 mod running;
 
@@ -39,3 +43,16 @@ pub use authority::{AuthorityError, Lifetimes, NewAuthority};
 pub use running::{
     Asker, AuthorityStatus, Ca, CaError, CaStatus, Issued, OpenError, Published, Tick,
 };
+
+/// An error with its causes, for a reason in one line.
+#[cfg(feature = "ca")]
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -8,25 +8,18 @@
 //! window. The two are never sent together.
 
 use std::fmt;
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use http::{Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::task::JoinHandle;
+use http::Uri;
 use tokio::time::timeout;
-use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
-use tower_service::Service;
 use zeroize::Zeroizing;
 
+use super::chain_of;
+use super::h2::H2;
 use super::names::{GENERATION, ID, INSTANCE, RETRY_AFTER};
 use crate::bundle::TrustBundle;
 use crate::channel::{self, ConnectError};
@@ -368,18 +361,6 @@ impl fmt::Debug for CaClient {
     }
 }
 
-/// An error with its causes, for a reason in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
     IssueError::Unavailable {
         reason,
@@ -411,47 +392,4 @@ fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
 /// The name in the calls; no host name plays a part.
 fn origin() -> Uri {
     Uri::from_static("https://ca.inmesh.internal")
-}
-
-/// HTTP/2 over one connection; the task that drives it ends with it.
-struct H2 {
-    sender: http2::SendRequest<Body>,
-    driver: JoinHandle<()>,
-}
-
-impl H2 {
-    async fn over(connection: channel::Connection) -> Result<Self, hyper::Error> {
-        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .handshake(TokioIo::new(connection))
-            .await?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "a connection to the CA has ended");
-            }
-        });
-        Ok(Self { sender, driver })
-    }
-}
-
-impl Service<Request<Body>> for H2 {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.sender.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.sender.send_request(request))
-    }
-}
-
-impl Drop for H2 {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
 }

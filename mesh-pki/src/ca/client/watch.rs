@@ -12,8 +12,9 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::{Approach, CALL, CaClient, Inner, MAX_ANSWER, chain_of, error_of, origin};
+use super::{Approach, CALL, CaClient, Inner, MAX_ANSWER, error_of, origin};
 use crate::bundle::TrustBundle;
+use crate::ca::chain_of;
 use crate::issue::IssueError;
 use crate::proto::inmesh_ca::WatchRequest;
 use crate::proto::inmesh_ca::ca_client::CaClient as WatchClient;

@@ -671,3 +671,94 @@ async fn strangers_that_say_nothing_are_let_go() {
     let ended = silent[0].read(&mut [0; 8]).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
+
+// === the operator ===
+
+#[tokio::test]
+async fn an_operator_sees_and_drives_the_ca() {
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::ca::admin::{AdminClient, AdminError, AdminSocket, SOCKET};
+    use crate::ca::state::Step;
+
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = AdminClient::connect(dir.path()).await.unwrap_err();
+    assert!(matches!(nobody, AdminError::Connect { .. }), "{nobody}");
+    // The socket of a process that is gone is replaced.
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+    let socket = AdminSocket::bind(dir.path()).unwrap();
+    let mode = dir
+        .path()
+        .join(SOCKET)
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(socket.serve(Arc::clone(&world.ca), async {
+        let _ = stopped.await;
+    }));
+    let mut admin = AdminClient::connect(dir.path()).await.unwrap();
+    let status = async |admin: &mut AdminClient| -> Value {
+        serde_json::from_str(&admin.status().await.unwrap()).unwrap()
+    };
+
+    let token = admin.create_token(&id(CART), secs(60)).await.unwrap();
+    assert_eq!(status(&mut admin).await["openTokens"], 1);
+    let (client, _writer) = world.client(Token::Text(token));
+    world.obtain(&client).await.unwrap();
+    let error = admin
+        .create_token(&id("spiffe://other/a"), secs(60))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("trust domain td"), "{error}");
+
+    let refused = admin
+        .rotate(Some(Step::Activate), false, None)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("no rotation is running"),
+        "{refused}"
+    );
+    assert_eq!(admin.rotate(None, false, None).await.unwrap(), "prepare");
+    let early = admin
+        .rotate(None, false, None)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        early.contains("activate waits until") && early.contains(CART),
+        "{early}"
+    );
+    let shown = status(&mut admin).await;
+    assert_eq!(shown["waitsFor"]["members"][0]["name"], client.instance());
+    assert_eq!(shown["authorities"][1]["stage"], "published");
+    assert_eq!(
+        admin
+            .rotate(Some(Step::Activate), true, None)
+            .await
+            .unwrap(),
+        "activate"
+    );
+    let garbage = Some(b"no certificate".to_vec().into());
+    let error = admin.rotate(None, false, garbage).await.unwrap_err();
+    assert!(error.to_string().contains("PEM"), "{error}");
+
+    let old = world.bundle.roots()[0].key_id();
+    admin.distrust(old, None).await.unwrap();
+    let unknown = admin.distrust(old, None).await.unwrap_err();
+    assert!(
+        unknown.to_string().contains("no authority has the key"),
+        "{unknown}"
+    );
+    admin.recover(secs(60), secs(3600)).await.unwrap();
+    assert!(status(&mut admin).await["recovery"]["until"].is_u64());
+    admin.recover(secs(0), secs(0)).await.unwrap();
+    assert!(status(&mut admin).await["recovery"].is_null());
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+    assert!(!dir.path().join(SOCKET).exists(), "nothing is left behind");
+}
