@@ -59,6 +59,7 @@ pub mod tls;
 mod fs;
 mod hex;
 mod pem;
+mod signed;
 mod time;
 
 #[cfg(test)]
