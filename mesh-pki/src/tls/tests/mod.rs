@@ -12,6 +12,8 @@ use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{Place, Rejected, Usage};
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 
+mod strict;
+
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const CATALOG: &str = "spiffe://td/ns/shop/sa/catalog";
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
