@@ -12,6 +12,7 @@ use crate::testing::{
     Ca, CrlDraft, Draft, authority, crypto, domain, fixture, id, leaf, minutes, noon, san,
 };
 
+mod classes;
 mod own;
 mod path;
 mod revoked;
@@ -128,7 +129,7 @@ fn s3_the_id_names_a_workload() {
 }
 
 #[test]
-fn s4_s7_a_signing_certificate_identifies_nobody() {
+fn s4_s7_c3_a_signing_certificate_identifies_nobody() {
     assert_eq!(
         broken(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
         Rejected::LeafIsCa
@@ -138,7 +139,7 @@ fn s4_s7_a_signing_certificate_identifies_nobody() {
 }
 
 #[test]
-fn s5_a_leaf_does_not_sign() {
+fn s5_c3_a_leaf_does_not_sign() {
     assert_eq!(
         broken(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)),
         Rejected::LeafMaySign {

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn s6_only_the_roots_of_the_ids_own_trust_domain_count() {
+fn s6_c4_only_the_roots_of_the_ids_own_trust_domain_count() {
     let (ours, theirs) = (Ca::new("ours"), Ca::new("theirs"));
     let state = IdentityState::from_bundles(BundleSet::from_iter([
         ours.bundle("td"),
@@ -50,7 +50,7 @@ fn s6_only_the_roots_of_the_ids_own_trust_domain_count() {
 }
 
 #[test]
-fn s6_the_path_is_valid_in_time() {
+fn s6_c6_the_path_is_valid_in_time() {
     let ca = Ca::new("root");
     let cert = leaf(CART).signed_by(&ca);
     let at = |now| {
@@ -218,7 +218,7 @@ fn a_leaf_signs_nobody() {
 }
 
 #[test]
-fn uri_name_constraints_fail_closed() {
+fn c2_uri_name_constraints_fail_closed() {
     let ca = Ca::new("root");
     // permittedSubtrees with one URI name, "td".
     let constraint = vec![0x30, 8, 0xa0, 6, 0x30, 4, 0x86, 2, b't', b'd'];
@@ -247,7 +247,7 @@ fn chain_of(ca: &Ca, n: usize) -> Vec<CertificateDer<'static>> {
 }
 
 #[test]
-fn a_path_has_six_certificates_at_most() {
+fn c7_a_path_has_six_certificates_at_most() {
     let ca = Ca::new("root");
     check(&chain_of(&ca, 4), &ca.state("td")).unwrap();
     for n in [5, 6, 8, 9, 20] {
@@ -385,7 +385,7 @@ fn c7_a_maze_of_names_is_left_before_it_is_walked() {
 }
 
 #[test]
-fn a_hostile_bush_of_issuers_is_given_up() {
+fn c7_a_hostile_bush_of_issuers_is_given_up() {
     // Same names everywhere, so that every certificate may have signed every other one.
     let ca = Ca::new("bush");
     let mut chain = vec![leaf(CART).signed_by(&ca)];

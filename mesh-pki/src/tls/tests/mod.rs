@@ -468,7 +468,7 @@ async fn a_root_that_is_taken_out_is_refused_at_the_next_handshake() {
 }
 
 #[tokio::test]
-async fn nothing_is_resumed() {
+async fn c5_nothing_is_resumed() {
     let ca = Ca::new("root");
     let (cart, catalog) = (Member::of(CART, &ca), Member::of(CATALOG, &ca));
     for _ in 0..3 {
