@@ -10,6 +10,7 @@
 //! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
+//! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
 //! - [`source`]: identity from PEM files, reloaded while running;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
@@ -51,6 +52,7 @@ pub mod clock;
 pub mod crl;
 pub mod id;
 pub mod issue;
+pub mod jwt;
 pub mod rotate;
 pub mod source;
 pub mod status;
@@ -58,9 +60,13 @@ pub mod store;
 pub mod svid;
 pub mod tls;
 
+mod der;
 mod fs;
 mod hex;
+mod json;
 mod pem;
+#[cfg(feature = "grpc")]
+mod proto;
 mod signed;
 mod time;
 

@@ -1,21 +1,25 @@
-//! The roots of one trust domain in, something that a chain can be checked against out.
+//! The keys of one trust domain in, something that a chain or a token can be checked against out.
 //!
 //! A bundle belongs to exactly one trust domain, and a set keeps them apart: there is no way to ask
 //! for "all roots", because a root vouches for its own domain only (S6, S21). Roots are parsed once,
 //! here, so that a handshake parses none. A bundle without roots means that the domain is
-//! distrusted, and has to be asked for by name.
+//! distrusted, and has to be asked for by name. The keys that sign JWT-SVIDs are kept beside the
+//! roots and vouch for nothing else. [`jwks`] reads and writes the JSON form.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::FromDer;
 
 use crate::id::TrustDomain;
+use crate::jwt::KeySet;
 use crate::pem::{self, PemError};
 use crate::{hex, time};
+
+pub mod jwks;
 
 #[cfg(test)]
 mod tests;
@@ -23,13 +27,16 @@ mod tests;
 /// The most roots that a bundle may have; path building tries each of them.
 pub const MAX_ROOTS: usize = 64;
 
-/// The X.509 roots of one trust domain; cheap to clone.
+/// The X.509 roots of one trust domain and its keys for JWT-SVIDs; cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     roots: Arc<[Root]>,
     /// The same roots, in the same order, as path building takes them.
     anchors: Arc<[TrustAnchor<'static>]>,
+    jwt_keys: Arc<KeySet>,
+    sequence: Option<u64>,
+    refresh_hint: Option<Duration>,
 }
 
 /// One root certificate of a bundle.
@@ -122,9 +129,9 @@ impl TrustBundle {
             return Err(BundleError::Empty { trust_domain });
         }
         Ok(Self {
-            trust_domain,
             roots: parsed.into(),
             anchors: anchors.into(),
+            ..Self::distrusted(trust_domain)
         })
     }
 
@@ -135,6 +142,35 @@ impl TrustBundle {
             trust_domain,
             roots: Arc::new([]),
             anchors: Arc::new([]),
+            jwt_keys: Arc::default(),
+            sequence: None,
+            refresh_hint: None,
+        }
+    }
+
+    /// The same bundle with these keys for JWT-SVIDs, in place of those that it had. Keys without
+    /// an id are left out: a bundle has none (JWT-SVID.md, section 6.1).
+    #[must_use]
+    pub fn with_jwt_keys(self, keys: KeySet) -> Self {
+        let jwt_keys = Arc::new(keys.named());
+        Self { jwt_keys, ..self }
+    }
+
+    /// The same bundle with this sequence number (S19).
+    #[must_use]
+    pub fn with_sequence(self, sequence: u64) -> Self {
+        Self {
+            sequence: Some(sequence),
+            ..self
+        }
+    }
+
+    /// The same bundle with this hint to its consumers, in whole seconds.
+    #[must_use]
+    pub fn with_refresh_hint(self, hint: Duration) -> Self {
+        Self {
+            refresh_hint: Some(Duration::from_secs(hint.as_secs())),
+            ..self
         }
     }
 
@@ -172,11 +208,29 @@ impl TrustBundle {
         &self.roots
     }
 
+    /// The keys that sign JWT-SVIDs of this trust domain; each has an id.
+    #[must_use]
+    pub fn jwt_keys(&self) -> &KeySet {
+        &self.jwt_keys
+    }
+
+    /// The number that its owner raises with every change, `spiffe_sequence`, if there is one.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// How often its owner asks consumers to look for a new one, `spiffe_refresh_hint`.
+    #[must_use]
+    pub fn refresh_hint(&self) -> Option<Duration> {
+        self.refresh_hint
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
 
-    /// Whether nobody of this domain is trusted (S18).
+    /// Whether no certificate of this domain is trusted (S18); a token is by [`Self::jwt_keys`].
     #[must_use]
     pub fn is_distrusted(&self) -> bool {
         self.roots.is_empty()
@@ -190,6 +244,8 @@ impl fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("trust_domain", &self.trust_domain.as_str())
             .field("roots", &key_ids)
+            .field("jwt_keys", &self.jwt_keys)
+            .field("sequence", &self.sequence)
             .finish()
     }
 }

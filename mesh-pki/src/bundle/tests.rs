@@ -1,6 +1,9 @@
 use rcgen::KeyUsagePurpose;
+use serde_json::{Value, json};
 
+use super::jwks::BundleJsonError;
 use super::*;
+use crate::jwt::KeySetError;
 use crate::testing::{Ca, authority, domain, fixture, leaf, minutes, noon};
 
 #[test]
@@ -150,4 +153,298 @@ fn go_spiffe_bundles() {
         load("corrupted.pem").unwrap(),
         Err(BundleError::Malformed { index: 0, .. })
     ));
+}
+
+// === SPIFFE bundle JSON ===
+
+const KID: &str = "C6vs25welZOx6WksNYfbMfiw9l96pMnD";
+
+/// A key for JWT-SVIDs under `kid`.
+fn jwt_jwk(kid: &str) -> Value {
+    json!({
+        "use": "jwt-svid", "kty": "EC", "kid": kid, "crv": "P-256",
+        "x": "ngLYQnlfF6GsojUwqtcEE3WgTNG2RUlsGhK73RNEl5k",
+        "y": "tKbiDSUSsQ3F1P7wteeHNXIcU-cx6CgSbroeQrQHTLM",
+    })
+}
+
+/// The members that the key of a root has, with `x5c` as it is given.
+fn root_jwk(x5c: &Value) -> Value {
+    json!({"use": "x509-svid", "kty": "EC", "crv": "P-256", "x5c": x5c})
+}
+
+fn base64(der: &[u8]) -> String {
+    data_encoding::BASE64.encode(der)
+}
+
+fn read(keys: &[Value]) -> Result<TrustBundle, BundleJsonError> {
+    TrustBundle::from_json(domain("td"), json!({"keys": keys}).to_string().as_bytes())
+}
+
+#[test]
+fn bundle_json_reads_what_it_writes() {
+    let (a, b) = (Ca::new("a"), Ca::new("b"));
+    let roots = [a.cert.clone(), b.cert.clone()];
+    let plain = TrustBundle::new(domain("td"), roots).unwrap();
+    let keys = KeySet::from_jwks(json!({"keys": [jwt_jwk(KID)]}).to_string().as_bytes()).unwrap();
+    let full = plain
+        .clone()
+        .with_jwt_keys(keys.clone())
+        .with_sequence(u64::MAX)
+        .with_refresh_hint(minutes(5));
+    let tokens_only = TrustBundle::distrusted(domain("td")).with_jwt_keys(keys);
+    let none = TrustBundle::distrusted(domain("td"));
+    for bundle in [&plain, &full, &tokens_only, &none] {
+        let text = bundle.to_json().unwrap();
+        assert_eq!(
+            &TrustBundle::from_json(domain("td"), text.as_bytes()).unwrap(),
+            bundle
+        );
+    }
+
+    // What the standard asks of a publisher.
+    let text: Value = serde_json::from_str(&full.to_json().unwrap()).unwrap();
+    assert_eq!(text["spiffe_sequence"], u64::MAX);
+    assert_eq!(text["spiffe_refresh_hint"], 300);
+    let (root, token) = (&text["keys"][0], &text["keys"][2]);
+    assert_eq!(
+        (&root["use"], &root["kty"]),
+        (&json!("x509-svid"), &json!("EC"))
+    );
+    assert_eq!(root["kid"], Value::Null, "X509-SVID.md 6.1");
+    assert_eq!(root["x5c"], json!([base64(&a.cert)]));
+    assert_eq!(
+        data_encoding::BASE64URL_NOPAD
+            .decode(root["x"].as_str().unwrap().as_bytes())
+            .unwrap()
+            .len(),
+        32
+    );
+    assert_eq!(
+        (&token["use"], &token["kid"]),
+        (&json!("jwt-svid"), &json!(KID))
+    );
+    assert_eq!(none.to_json().unwrap(), r#"{"keys":[]}"#);
+}
+
+#[test]
+fn keys_of_unknown_type_or_use_are_passed_over() {
+    let ca = Ca::new("root");
+    let root = root_jwk(&json!([base64(&ca.cert)]));
+    let with = |name: &str, value: Value| {
+        let mut jwk = root.clone();
+        jwk[name] = value;
+        jwk
+    };
+    for passed in [
+        with("use", json!("wit-svid")),
+        with("use", json!("X509-SVID")),
+        with("use", json!(["x509-svid"])),
+        with("use", Value::Null),
+        with("kty", json!("AKP")),
+        with("kty", Value::Null),
+        root_jwk(&json!([])),
+        json!({"use": "x509-svid", "kty": "EC"}),
+        json!({"use": "jwt-svid", "kty": "oct", "k": "AAAA"}),
+        json!({}),
+    ] {
+        assert_eq!(
+            read(&[passed.clone(), root.clone()]).unwrap(),
+            ca.bundle("td"),
+            "{passed}"
+        );
+        // Nothing usable is the same as nothing: the domain is distrusted (S18).
+        let alone = read(&[passed]).unwrap();
+        assert!(alone.is_distrusted() && alone.jwt_keys().is_empty());
+    }
+    assert_eq!(read(&[]).unwrap(), TrustBundle::distrusted(domain("td")));
+    // A kid on a root is the publisher's fault and says nothing.
+    assert_eq!(read(&[with("kid", json!("x"))]).unwrap(), ca.bundle("td"));
+}
+
+#[test]
+fn only_the_first_certificate_of_a_key_is_taken() {
+    let (a, b) = (Ca::new("a"), Ca::new("b"));
+    let both = root_jwk(&json!([base64(&a.cert), base64(&b.cert)]));
+    assert_eq!(read(&[both]).unwrap(), a.bundle("td"));
+    let rubbish_behind = root_jwk(&json!([base64(&a.cert), 7]));
+    assert_eq!(read(&[rubbish_behind]).unwrap(), a.bundle("td"));
+}
+
+#[test]
+fn a_broken_key_makes_the_whole_document_an_error() {
+    let ca = Ca::new("root");
+    let good = root_jwk(&json!([base64(&ca.cert)]));
+    let trust_domain = domain("td");
+    let certificate = BundleJsonError::Certificate {
+        trust_domain: trust_domain.clone(),
+        index: 1,
+    };
+    let jwt = |source| BundleJsonError::JwtKeys {
+        trust_domain: trust_domain.clone(),
+        source,
+    };
+    let key = |member| jwt(KeySetError::Key { index: 1, member });
+    let leaf = leaf("spiffe://td/a").signed_by(&ca);
+    let mut nameless = jwt_jwk(KID);
+    nameless["kid"] = Value::Null;
+    let mut short = jwt_jwk(KID);
+    short["x"] = json!("AA");
+    let mut named = jwt_jwk(KID);
+    named.as_object_mut().unwrap().remove("kid");
+    for (broken, expected) in [
+        (root_jwk(&json!("MIIB")), certificate.clone()),
+        (root_jwk(&json!([1])), certificate.clone()),
+        (root_jwk(&json!(["-_"])), certificate.clone()),
+        (
+            root_jwk(&json!(["MIIB"])),
+            BundleJsonError::Bundle(BundleError::Malformed {
+                trust_domain: trust_domain.clone(),
+                index: 1,
+            }),
+        ),
+        (
+            root_jwk(&json!([base64(&leaf)])),
+            BundleJsonError::Bundle(BundleError::NotACa {
+                trust_domain: trust_domain.clone(),
+                index: 1,
+            }),
+        ),
+        (nameless, key("kid")),
+        (named, key("kid")),
+        (short, key("x")),
+    ] {
+        assert_eq!(
+            read(&[good.clone(), broken.clone()]),
+            Err(expected),
+            "{broken}"
+        );
+    }
+    let twice = jwt(KeySetError::DuplicateId { index: 2 });
+    assert_eq!(read(&[good, jwt_jwk(KID), jwt_jwk(KID)]), Err(twice));
+}
+
+#[test]
+fn a_document_is_one_object_of_the_right_shape_and_bounded() {
+    let ca = Ca::new("root");
+    let key = root_jwk(&json!([base64(&ca.cert)])).to_string();
+    let parse = |text: &str| TrustBundle::from_json(domain("td"), text.as_bytes());
+    for text in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        r#"{"keys":null}"#,
+        r#"{"keys":[[]]}"#,
+        r#"{"keys":{}}"#,
+        r#"{"keys":[]} x"#,
+        r#"{"keys":[],"keys":[]}"#,
+        r#"{"keys":[],"spiffe_sequence":-1}"#,
+        r#"{"keys":[],"spiffe_sequence":18446744073709551616}"#,
+        r#"{"keys":[],"spiffe_sequence":"1"}"#,
+        r#"{"keys":[],"spiffe_sequence":1,"spiffe_sequence":2}"#,
+        r#"{"keys":[],"spiffe_refresh_hint":1.5}"#,
+        &format!(r#"{{"keys":[],"x":{}}}"#, "[".repeat(100_000)),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(
+            matches!(error, BundleJsonError::NotABundle { .. }),
+            "{error}"
+        );
+    }
+    let extra = format!(r#"{{"keys":[{key}],"spiffe_sequence":7,"note":{{"a":[1]}}}}"#);
+    assert_eq!(parse(&extra).unwrap(), ca.bundle("td").with_sequence(7));
+
+    let max = jwks::MAX_BUNDLE_LEN;
+    let long = vec![b' '; max + 1];
+    let error = TrustBundle::from_json(domain("td"), &long).unwrap_err();
+    assert_eq!(error, BundleJsonError::TooLarge { got: max + 1, max });
+    let many = vec![json!({}); jwks::MAX_KEYS + 1];
+    let got = many.len();
+    assert_eq!(
+        read(&many),
+        Err(BundleJsonError::TooManyKeys {
+            trust_domain: domain("td"),
+            got
+        })
+    );
+    assert!(read(&many[1..]).is_ok());
+}
+
+#[test]
+fn a_bundle_map_has_each_trust_domain_once_and_no_refresh_hints() {
+    let (a, b) = (Ca::new("a"), Ca::new("b"));
+    let set = BundleSet::from_iter([
+        a.bundle("a.example")
+            .with_sequence(3)
+            .with_refresh_hint(minutes(1)),
+        b.bundle("b.example"),
+    ]);
+    let text = set.to_json().unwrap();
+    assert!(!text.contains("refresh_hint"), "{text}");
+    let back = BundleSet::from_json(text.as_bytes()).unwrap();
+    assert_eq!(
+        back.get(&domain("a.example")),
+        Some(&a.bundle("a.example").with_sequence(3))
+    );
+    assert_eq!(back.get(&domain("b.example")), Some(&b.bundle("b.example")));
+
+    let parse = |members: &str| {
+        BundleSet::from_json(format!(r#"{{"trust_domains":{{{members}}}}}"#).as_bytes())
+    };
+    let hinted = parse(r#""td":{"keys":[],"spiffe_refresh_hint":5}"#).unwrap();
+    assert_eq!(hinted.get(&domain("td")).unwrap().refresh_hint(), None);
+    assert!(parse("").unwrap().is_empty());
+    for members in [
+        r#""td":{"keys":[]},"td":{"keys":[]}"#,
+        r#""td":{"keys":[]},"\u0074d":{"keys":[]}"#,
+        r#""spiffe://td":{"keys":[]}"#,
+        r#""TD":{"keys":[]}"#,
+        r#""td":{}"#,
+    ] {
+        let error = parse(members).unwrap_err();
+        assert!(
+            matches!(error, BundleJsonError::NotABundle { .. }),
+            "{error}"
+        );
+    }
+    assert!(BundleSet::from_json(b"{}").is_err());
+}
+
+#[test]
+fn go_spiffe_bundle_documents() {
+    let load = |name: &str| {
+        let text = fixture(&format!("spiffe/go-spiffe/spiffebundle/{name}.json"), 1)?;
+        Some(TrustBundle::from_json(domain("td"), &text))
+    };
+    for (name, tokens) in [
+        ("spiffebundle_valid_1", 1),
+        ("spiffebundle_valid_2", 6),
+        ("spiffebundle_valid_with_wit", 2),
+    ] {
+        let Some(bundle) = load(name) else { continue };
+        let bundle = bundle.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            (bundle.roots().len(), bundle.jwt_keys().len()),
+            (1, tokens),
+            "{name}"
+        );
+    }
+    if let Some(bundle) = load("spiffebundle_valid_with_wit") {
+        let bundle = bundle.unwrap();
+        assert_eq!(
+            (bundle.sequence(), bundle.refresh_hint()),
+            (Some(1), Some(minutes(1)))
+        );
+    }
+    if let Some(bundle) = load("spiffebundle_missing_kid") {
+        assert!(matches!(bundle, Err(BundleJsonError::JwtKeys { .. })));
+    }
+    if let Some(bundle) = load("spiffebundle_no_keys") {
+        assert!(matches!(bundle, Err(BundleJsonError::NotABundle { .. })));
+    }
+    // The standard tells consumers to ignore all but the first x5c; go-spiffe refuses the document.
+    if let Some(bundle) = load("spiffebundle_multiple_x509") {
+        assert_eq!(bundle.unwrap().roots().len(), 1);
+    }
 }

@@ -107,6 +107,14 @@ impl Crypto {
         self.0.signature_verification_algorithms.all
     }
 
+    /// The hash of `bytes`, of at least 32 bytes: that of the first cipher suite.
+    pub(crate) fn digest(&self, bytes: &[u8]) -> Vec<u8> {
+        let suites = &self.0.cipher_suites;
+        let suite = suites.iter().find_map(SupportedCipherSuite::tls13);
+        let suite = suite.expect("a Crypto has a cipher suite of TLS 1.3, or it is not made");
+        suite.common.hash_provider.hash(bytes).as_ref().to_vec()
+    }
+
     /// Fills `bytes` with randomness from the provider.
     #[cfg_attr(
         not(any(feature = "aws-lc-rs", feature = "ring")),

@@ -10,7 +10,7 @@ pub(super) fn check(source: &Source<'_>, is_test: bool) -> Option<Violation> {
     const WHY: &str = "a file is read in one sitting";
     let lines = source.lines();
     let what = format!("{lines} lines");
-    if is_test || lines <= NOTE {
+    if is_test || source.is_generated() || lines <= NOTE {
         None
     } else if lines <= ERROR {
         let todo = "say at its top why it is one piece, or split it";

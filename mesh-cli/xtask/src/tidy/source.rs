@@ -69,6 +69,11 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// Made by `xtask proto`, which nobody edits and few read.
+    pub(super) fn is_generated(&self) -> bool {
+        self.text.starts_with("// @generated ")
+    }
+
     /// Tests, benches and examples may do what libraries may not.
     pub(super) fn is_test_file(&self) -> bool {
         self.name() == "tests.rs"
