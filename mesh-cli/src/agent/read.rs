@@ -9,6 +9,7 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
+use inmesh_pki::id::SpiffeId;
 
 use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
 
@@ -97,6 +98,28 @@ fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
 
 fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
     let path = |v: Value<'_>| v.text().map(|p| dir.join(p));
+    let served = optional(fields, "ca", |v| {
+        v.object(|ca| {
+            let address = ca.need("address").and_then(|v| {
+                let text = v.text()?;
+                let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+                if matches!(port, Some(Ok(_))) {
+                    return Some(text.to_owned());
+                }
+                v.refuse("write host:port");
+                None
+            });
+            let id = ca.need("caId").and_then(|v| v.parsed::<SpiffeId>());
+            let bundle = ca.need("trustBundle").and_then(path);
+            let token = optional(ca, "tokenFile", path);
+            Some(Identity::Ca {
+                address: address?,
+                ca: id?,
+                trust_bundle: bundle?,
+                token: token?,
+            })
+        })
+    });
     let ca = optional(fields, "developmentCA", |v| {
         v.object(|ca| {
             let dir = ca.need("dir").and_then(path);
@@ -118,11 +141,12 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             })
         })
     });
-    match (ca?, files?) {
-        (Some(one), None) | (None, Some(one)) => Some(one),
+    let mut named = [served?, ca?, files?].into_iter().flatten();
+    match (named.next(), named.next()) {
+        (Some(one), None) => Some(one),
         _ => {
             let whole = fields.whole();
-            whole.refuse("name exactly one source: files or developmentCA");
+            whole.refuse("name exactly one source: ca, files or developmentCA");
             None
         }
     }
