@@ -25,7 +25,7 @@ use crate::balance::{Balancer, EjectPolicy};
 use crate::connect::{Connector, OutsideRoots};
 use crate::discover::{Gone, Sink, Source, sink};
 use crate::drain::{Drain, drain};
-use crate::identify::Tls;
+use crate::identify::{Live, Tls};
 use crate::model::{Namespace, Settings, Snapshot, SourceId, Workload, snapshot};
 use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Series};
 
@@ -169,7 +169,14 @@ impl MeshBuilder<WantsNothing> {
             clock: self.clock.clone(),
             trace_sample: self.trace_sample,
         });
-        let tls = || Tls::new(&identity, &crypto, &self.clock);
+        let live = Arc::new(Live::new(
+            identity.clone(),
+            crypto.clone(),
+            self.clock.clone(),
+            limits.opaque_age,
+        ));
+        tokio::spawn(live.clone().run(watch.clone()));
+        let tls = || Tls::new(&identity, &crypto, &self.clock, &live);
         let balancer = Arc::new(Balancer {
             reader: reader.clone(),
             connector: Connector {
