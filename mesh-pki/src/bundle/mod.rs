@@ -72,7 +72,8 @@ pub enum BundleError {
         /// Which root.
         index: usize,
     },
-    /// One of the roots says that it is no certificate authority (S11).
+    /// One of the roots says that it is no certificate authority, or that it signs no certificates
+    /// (S11).
     #[error("root {index} of the bundle of {trust_domain} is not a CA certificate")]
     NotACa {
         /// Whose bundle it is.
@@ -305,7 +306,10 @@ impl Root {
             return Err(malformed());
         }
         let constraints = cert.basic_constraints().map_err(|_| malformed())?;
-        let Some(constraints) = constraints.filter(|constraints| constraints.value.ca) else {
+        // One without a key usage may do anything, as old roots do.
+        let usage = cert.key_usage().map_err(|_| malformed())?;
+        let signs = usage.is_none_or(|usage| usage.value.key_cert_sign());
+        let Some(constraints) = constraints.filter(|found| found.value.ca && signs) else {
             let trust_domain = trust_domain.clone();
             return Err(BundleError::NotACa {
                 trust_domain,
