@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::rotate::watch_expiry;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::tls::Crypto;
 use rustls_pki_types::CertificateDer;
@@ -249,6 +250,11 @@ impl MeshBuilder<WantsNothing> {
             writers,
             unsynced,
         }));
+        let alarm = {
+            let (identity, clock, mut drain) = (mesh.0.identity.clone(), self.clock, watch.clone());
+            watch_expiry(identity, clock, async move { drain.closed().await })
+        };
+        tokio::spawn(alarm);
         let rotations = mesh.register_gauges();
         let identity = mesh.0.identity.clone();
         tokio::spawn(super::mesh::count_rotations(rotations, identity, watch));
