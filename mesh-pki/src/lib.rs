@@ -14,6 +14,7 @@
 //! - [`source`]: identity from PEM files, reloaded while running;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
+//! - `workload_api`: the SPIFFE Workload API as client and server (feature `workload-api`);
 //! - [`tls`]: the only module whose public signatures name rustls types.
 //!
 //! ```
@@ -59,6 +60,8 @@ pub mod status;
 pub mod store;
 pub mod svid;
 pub mod tls;
+#[cfg(feature = "workload-api")]
+pub mod workload_api;
 
 mod der;
 mod fs;

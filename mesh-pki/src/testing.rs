@@ -23,13 +23,16 @@ use crate::tls::Crypto;
 /// The content of a file under `$MESH_FIXTURES`; says how many vectors are skipped without it.
 pub(crate) fn fixture(path: &str, vectors: usize) -> Option<Vec<u8>> {
     let Some(root) = std::env::var_os("MESH_FIXTURES") else {
-        // Past the test harness, which swallows what a passing test prints.
-        let skipped = format!("skipped: {vectors} vectors (MESH_FIXTURES is not set)");
-        writeln!(std::io::stderr(), "{skipped}").expect("standard error is open");
+        skip(&format!("{vectors} vectors (MESH_FIXTURES is not set)"));
         return None;
     };
     let path = PathBuf::from(root).join(path);
     Some(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+}
+
+/// Says what is skipped, past the test harness, which swallows what a passing test prints.
+pub(crate) fn skip(what: &str) {
+    writeln!(std::io::stderr(), "skipped: {what}").expect("standard error is open");
 }
 
 /// The provider that the build has; AWS-LC if it has both.

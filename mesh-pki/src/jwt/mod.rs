@@ -32,6 +32,8 @@ mod tests;
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use rejected::Rejected;
+#[cfg(feature = "workload-api")]
+pub(crate) use verify::read_unverified;
 pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, validate, verify_token};
 
 /// A JWT-SVID that was minted for us: who we are, to whom, and until when.
@@ -158,6 +160,12 @@ impl Claims {
         rest.iter()
             .try_fold(self.all.get(*first)?, |value, name| value.get(name))?
             .as_str()
+    }
+
+    /// All of them.
+    #[cfg(all(feature = "workload-api", unix))]
+    pub(crate) fn all(&self) -> &Map<String, Value> {
+        &self.all
     }
 
     /// All claims as a JSON object.

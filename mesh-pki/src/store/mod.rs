@@ -148,6 +148,15 @@ impl IdentityState {
         known
     }
 
+    /// Replaces all SVIDs; the first becomes the default.
+    pub fn replace_svids(&mut self, svids: Vec<X509Svid>) {
+        self.svids.clear();
+        self.default = None;
+        for svid in svids {
+            self.insert_svid(svid);
+        }
+    }
+
     /// Replaces all bundles.
     pub fn replace_bundles(&mut self, bundles: BundleSet) {
         self.bundles = bundles;
@@ -255,6 +264,13 @@ impl IdentityReader {
     #[must_use]
     pub fn load(&self) -> Arc<IdentityState> {
         self.shared.load_full()
+    }
+
+    /// The current state, counted as told: [`changed`](Self::changed) waits for what comes after.
+    #[must_use]
+    pub fn latest(&mut self) -> Arc<IdentityState> {
+        self.news.mark_unchanged();
+        self.load()
     }
 
     /// Waits for a write that this reader has not been told of, and returns the state then.

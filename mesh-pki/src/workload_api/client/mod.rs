@@ -1,0 +1,362 @@
+//! A Workload API in, writes to the identity store out: SPIRE, or another agent of ours, as the
+//! source of who we are.
+//!
+//! One stream brings SVIDs with their bundles; a second, for the keys of JWT-SVIDs, runs beside it
+//! where it is asked for, and what both said last is written as one state. A message that cannot be used is
+//! reported and discarded; a lost connection is tried again with a jittered pause, and until then
+//! the last good state stays. What a message leaves out is gone (S34), and so is everything once the
+//! agent says that we have no identity (PermissionDenied).
+//!
+//! It refuses to guess an address: the caller reads `SPIFFE_ENDPOINT_SOCKET`, or does not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{sleep, timeout};
+use tonic::codec::Streaming;
+use tonic::{Code, Status};
+
+use super::Endpoint;
+use super::message::{self, MessageError, X509Update};
+use crate::bundle::{BundleSet, TrustBundle};
+use crate::clock::Clock;
+use crate::id::TrustDomain;
+use crate::jwt::KeySet;
+use crate::proto::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, X509svidRequest, X509svidResponse,
+};
+use crate::rotate::schedule;
+use crate::status::{StatusReader, StatusWriter, status};
+use crate::store::IdentityWriter;
+use crate::tls::Crypto;
+
+mod call;
+mod jwt;
+
+pub use jwt::WorkloadApiJwt;
+
+use call::{Api, connect, request};
+
+/// How long the agent may take to accept a connection, and to send the first message of a stream.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Identity from a Workload API.
+pub struct WorkloadApi {
+    endpoint: Endpoint,
+    crypto: Crypto,
+    clock: Arc<dyn Clock>,
+    draw: Mutex<Box<dyn FnMut() -> f64 + Send>>,
+    jwt_bundles: bool,
+    status: StatusWriter<WorkloadApiStatus>,
+}
+
+/// How the source is doing; for metrics and for people.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct WorkloadApiStatus {
+    /// How many messages were written.
+    pub updates: u64,
+    /// How many connections, streams and messages failed.
+    pub failures: u64,
+    /// What failed last; gone with the next good message.
+    pub last_error: Option<Arc<WorkloadApiError>>,
+    /// When the first of the SVIDs in use ends.
+    pub not_after: Option<SystemTime>,
+}
+
+/// What can fail between us and the agent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkloadApiError {
+    /// The socket cannot be reached.
+    #[error("the Workload API at {} cannot be reached", endpoint.path().display())]
+    Connect {
+        /// Where it should be.
+        endpoint: Endpoint,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent has no identity for us, or took it back.
+    #[error("the agent has no identity for this process: {reason}")]
+    Denied {
+        /// What it says.
+        reason: String,
+    },
+    /// The agent ended the stream.
+    #[error("the agent ended the stream")]
+    Ended,
+    /// The agent says that the call itself is wrong, or that it knows no such call; asking again
+    /// would not help.
+    #[error("the agent refuses the call: {reason}")]
+    Fatal {
+        /// What it says.
+        reason: String,
+    },
+    /// A message cannot be used, and was discarded.
+    #[error("a message of the Workload API cannot be used")]
+    Message(#[from] MessageError),
+    /// The agent did not answer in time.
+    #[error("the agent did not answer within {} s", PATIENCE.as_secs())]
+    Timeout,
+    /// Any other failure of a call.
+    #[error("the call failed: {reason}")]
+    Unavailable {
+        /// What gRPC says.
+        reason: String,
+    },
+}
+
+/// What both streams said last.
+#[derive(Default)]
+struct View {
+    x509: BTreeMap<TrustDomain, TrustBundle>,
+    jwt: BTreeMap<TrustDomain, KeySet>,
+}
+
+impl WorkloadApi {
+    /// A source at `endpoint`; `draw` gives numbers that are uniform in 0..1.
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+        draw: impl FnMut() -> f64 + Send + 'static,
+    ) -> Self {
+        Self {
+            endpoint,
+            crypto: crypto.clone(),
+            clock,
+            draw: Mutex::new(Box::new(draw)),
+            jwt_bundles: false,
+            status: status(WorkloadApiStatus::default()),
+        }
+    }
+
+    /// Follows the keys of JWT-SVIDs too, for programs that verify tokens.
+    #[must_use]
+    pub fn with_jwt_bundles(self) -> Self {
+        Self {
+            jwt_bundles: true,
+            ..self
+        }
+    }
+
+    /// Where to read how it is doing, before and while it runs.
+    #[must_use]
+    pub fn status(&self) -> StatusReader<WorkloadApiStatus> {
+        self.status.reader()
+    }
+
+    /// Writes what the agent says until `shutdown` is ready, or until the agent says that the call
+    /// is wrong, which no repetition changes (SPIFFE_Workload_Endpoint.md, section 6).
+    ///
+    /// Everything that `writer` holds is the agent's from the first message on.
+    pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
+        let view = Mutex::new(View::default());
+        let x509 = self.follow(|good| self.x509(good, &view, &writer));
+        let jwt = async {
+            if self.jwt_bundles {
+                self.follow(|good| self.jwt(good, &view, &writer)).await;
+            }
+            // An agent without this profile is an agent all the same.
+            std::future::pending::<()>().await;
+        };
+        let mut shutdown = pin!(shutdown);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => {}
+            () = x509 => {}
+            () = jwt => {}
+        }
+    }
+
+    /// Runs one stream after the other until one fails for good. `stream` sets its argument once a
+    /// message was good.
+    async fn follow<F>(&self, stream: impl Fn(Arc<AtomicBool>) -> F)
+    where
+        F: Future<Output = WorkloadApiError>,
+    {
+        let mut failures = 0;
+        loop {
+            let good = Arc::new(AtomicBool::new(false));
+            let error = stream(Arc::clone(&good)).await;
+            if good.load(Ordering::Relaxed) {
+                failures = 0;
+            }
+            failures += 1;
+            let fatal = matches!(error, WorkloadApiError::Fatal { .. });
+            let not_after = self.status.reader().load().not_after;
+            let draw = (lock(&self.draw))();
+            let pause = schedule::pause(self.clock.now(), not_after, failures, None, draw);
+            tracing::warn!(%error, failures, ?pause, fatal, "Workload API");
+            self.failed(error);
+            if fatal {
+                return;
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// One stream of SVIDs, to its end.
+    async fn x509(
+        &self,
+        good: Arc<AtomicBool>,
+        view: &Mutex<View>,
+        writer: &IdentityWriter,
+    ) -> WorkloadApiError {
+        let handle = |message: X509svidResponse| {
+            let update = message::read_x509(message, self.clock.now(), &self.crypto)?;
+            good.store(true, Ordering::Relaxed);
+            self.take(update, view, writer);
+            Ok(())
+        };
+        let open = async |mut api: Api| api.fetch_x509svid(request(X509svidRequest {})).await;
+        let error = self.stream(open, handle).await;
+        if matches!(error, WorkloadApiError::Denied { .. }) {
+            let mut view = lock(view);
+            view.x509.clear();
+            writer.update(|state| {
+                state.replace_svids(Vec::new());
+                state.replace_bundles(view.bundles());
+            });
+            self.status.update(|status| status.not_after = None);
+        }
+        error
+    }
+
+    /// One stream of keys for JWT-SVIDs, to its end.
+    async fn jwt(
+        &self,
+        good: Arc<AtomicBool>,
+        view: &Mutex<View>,
+        writer: &IdentityWriter,
+    ) -> WorkloadApiError {
+        let replace = |keys| {
+            let mut view = lock(view);
+            view.jwt = keys;
+            writer.set_bundles(view.bundles());
+        };
+        let handle = |message: JwtBundlesResponse| {
+            replace(message::read_jwt(&message)?);
+            good.store(true, Ordering::Relaxed);
+            self.succeeded(None);
+            Ok(())
+        };
+        let open = async |mut api: Api| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
+        let error = self.stream(open, handle).await;
+        if matches!(error, WorkloadApiError::Denied { .. }) {
+            replace(BTreeMap::new());
+        }
+        error
+    }
+
+    /// Connects, opens a stream and hands over its messages until it ends; one that cannot be used
+    /// does not end it.
+    async fn stream<M>(
+        &self,
+        open: impl AsyncFnOnce(Api) -> Result<tonic::Response<Streaming<M>>, Status>,
+        handle: impl Fn(M) -> Result<(), MessageError>,
+    ) -> WorkloadApiError {
+        let first = async {
+            let api = connect(&self.endpoint).await?;
+            let mut stream = open(api).await?.into_inner();
+            let message = stream.message().await?;
+            Ok((stream, message))
+        };
+        let (mut stream, mut message) = match timeout(PATIENCE, first).await {
+            Err(_) => return WorkloadApiError::Timeout,
+            Ok(Err(error)) => return error,
+            Ok(Ok(opened)) => opened,
+        };
+        while let Some(content) = message {
+            if let Err(error) = handle(content) {
+                tracing::warn!(%error, "a message of the Workload API is discarded");
+                self.failed(error.into());
+            }
+            message = match stream.message().await {
+                Ok(next) => next,
+                Err(status) => return status.into(),
+            };
+        }
+        WorkloadApiError::Ended
+    }
+
+    /// Writes a whole update in one step.
+    fn take(&self, update: X509Update, view: &Mutex<View>, writer: &IdentityWriter) {
+        let not_after = update.svids.iter().map(|svid| svid.not_after()).min();
+        for svid in &update.svids {
+            tracing::info!(id = %svid.id(), serial = svid.serial(), "SVID from the Workload API");
+        }
+        let mut view = lock(view);
+        view.x509 = update.bundles;
+        writer.update(|state| {
+            state.replace_svids(update.svids);
+            state.replace_bundles(view.bundles());
+        });
+        self.succeeded(not_after);
+    }
+
+    fn succeeded(&self, not_after: Option<SystemTime>) {
+        self.status.update(|status| {
+            status.updates += 1;
+            status.last_error = None;
+            status.not_after = not_after.or(status.not_after);
+        });
+    }
+
+    fn failed(&self, error: WorkloadApiError) {
+        self.status.update(|status| {
+            status.failures += 1;
+            status.last_error = Some(Arc::new(error));
+        });
+    }
+}
+
+impl fmt::Debug for WorkloadApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadApi")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// The roots and the keys for tokens of each trust domain, joined; never across domains.
+    fn bundles(&self) -> BundleSet {
+        let domains = self.x509.keys().chain(self.jwt.keys());
+        let join = |trust_domain: &TrustDomain| {
+            let bundle = self.x509.get(trust_domain).cloned();
+            let bundle = bundle.unwrap_or_else(|| TrustBundle::distrusted(trust_domain.clone()));
+            match self.jwt.get(trust_domain) {
+                Some(keys) => bundle.with_jwt_keys(keys.clone()),
+                None => bundle,
+            }
+        };
+        domains.map(join).collect()
+    }
+}
+
+impl From<Status> for WorkloadApiError {
+    fn from(status: Status) -> Self {
+        // An agent's words, cut off: they end in logs.
+        let reason = status.message().chars().take(256).collect();
+        match status.code() {
+            Code::PermissionDenied => Self::Denied { reason },
+            Code::InvalidArgument | Code::Unimplemented => Self::Fatal { reason },
+            code => Self::Unavailable {
+                reason: format!("{code:?}: {reason}"),
+            },
+        }
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

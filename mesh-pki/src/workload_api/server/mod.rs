@@ -1,0 +1,259 @@
+//! Processes of this machine in, their own identities out: the Workload API served on a Unix socket.
+//!
+//! 1. The kernel says who connects: user, group and process at the moment of the connection, and the
+//!    control group while the process surely lives ([`process`]).
+//! 2. [`attest`] decides, purely, which [`Entry`]s that process matches; it is decided once for a
+//!    connection. Whoever matches none gets PermissionDenied from every call.
+//! 3. Each stream sends the full state at once, and again whenever it changes for this caller.
+//!
+//! SVIDs come from an [`IdentityReader`]: whoever fills that store, a [`Rotation`] for each ID or
+//! another Workload API, renews them. An SVID whose time is over is not handed out. Nothing that a
+//! caller says about itself counts; calls without the security metadata are refused (S35).
+//! Connections, in all and for each user, calls for each connection and the size of messages are
+//! bounded.
+//!
+//! [`Rotation`]: crate::rotate::Rotation
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::jwt::DynJwtIssuer;
+use crate::proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use crate::store::IdentityReader;
+use crate::tls::Crypto;
+
+pub mod attest;
+mod process;
+mod service;
+mod socket;
+
+pub use attest::{Caller, Entry, EntryError, Selector, attest};
+pub use socket::Socket;
+
+use service::Api;
+
+/// The largest request: a token to be verified, with room around it.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// The largest header block of a call.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// How many calls one connection may have at a time; a library needs three streams.
+const MAX_CALLS: u32 = 32;
+
+/// How many connections there may be in all, and of one user, so that no user takes them all.
+const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS_OF_USER: usize = 128;
+
+/// How long the listener rests after the system could not accept a connection.
+const REST: Duration = Duration::from_millis(100);
+
+/// A Workload API for local processes.
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+/// What every connection needs; a caller only ever sees its own entries.
+struct Shared {
+    entries: Vec<Entry>,
+    reader: IdentityReader,
+    jwt: Option<DynJwtIssuer>,
+    crypto: Crypto,
+    clock: Arc<dyn Clock>,
+}
+
+/// Counts connections by user, for as long as they live.
+#[derive(Clone, Default)]
+struct Connections(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// One connection that is counted.
+struct Counted {
+    connections: Connections,
+    uid: u32,
+}
+
+impl Server {
+    /// A server of the identities in `reader` to whom `entries` say.
+    ///
+    /// An entry whose ID is not in the store yet is answered Unavailable, so clients come back.
+    #[must_use]
+    pub fn new(
+        entries: Vec<Entry>,
+        reader: IdentityReader,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                entries,
+                reader,
+                jwt: None,
+                crypto: crypto.clone(),
+                clock,
+            }),
+        }
+    }
+
+    /// Serves JWT-SVIDs too, minted by `issuer`, which is only asked for IDs that the caller has;
+    /// without one that call is answered Unimplemented.
+    #[must_use]
+    pub fn with_jwt_issuer(self, issuer: DynJwtIssuer) -> Self {
+        let old = &self.shared;
+        Self {
+            shared: Arc::new(Shared {
+                entries: old.entries.clone(),
+                reader: old.reader.clone(),
+                jwt: Some(issuer),
+                crypto: old.crypto.clone(),
+                clock: Arc::clone(&old.clock),
+            }),
+        }
+    }
+
+    /// Serves until `shutdown` is ready; streams end then, and the socket's file is removed.
+    pub async fn serve(self, socket: Socket, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut tasks = JoinSet::new();
+        let connections = Connections::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                accepted = socket.accept() => match accepted {
+                    Ok(stream) => {
+                        let shared = Arc::clone(&self.shared);
+                        if let Some(serving) = serve_one(stream, shared, &connections) {
+                            tasks.spawn(serving);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the Workload API cannot accept a connection");
+                        tokio::time::sleep(REST).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// The future that serves one connection; nothing, if it is one too many or nobody knows whose.
+fn serve_one(
+    stream: UnixStream,
+    shared: Arc<Shared>,
+    connections: &Connections,
+) -> Option<impl Future<Output = ()> + use<>> {
+    let caller = match process::caller(&stream) {
+        Ok(caller) => caller,
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not say who connects to the Workload API");
+            return None;
+        }
+    };
+    let Some(counted) = connections.count(caller.uid) else {
+        tracing::warn!(
+            uid = caller.uid,
+            "too many connections to the Workload API, one is closed"
+        );
+        return None;
+    };
+    let granted: Vec<Entry> = attest(&caller, &shared.entries)
+        .into_iter()
+        .cloned()
+        .collect();
+    tracing::debug!(?caller, ids = granted.len(), "Workload API");
+    let api = SpiffeWorkloadApiServer::new(Api::new(shared, granted))
+        .max_decoding_message_size(MAX_REQUEST);
+    Some(async move {
+        let _counted = counted;
+        let served = http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(MAX_CALLS)
+            .max_header_list_size(MAX_HEADERS)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api))
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection to the Workload API broke");
+        }
+    })
+}
+
+// === impl Connections ===
+
+impl Connections {
+    fn count(&self, uid: u32) -> Option<Counted> {
+        let mut by_user = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_user.values().sum::<usize>() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let of_user = by_user.entry(uid).or_default();
+        if *of_user >= MAX_CONNECTIONS_OF_USER {
+            return None;
+        }
+        *of_user += 1;
+        Some(Counted {
+            connections: self.clone(),
+            uid,
+        })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut by_user = self
+            .connections
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_user) = by_user.get_mut(&self.uid) {
+            *of_user -= 1;
+            if *of_user == 0 {
+                by_user.remove(&self.uid);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("entries", &self.shared.entries)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_user_takes_all_connections() {
+        let connections = Connections::default();
+        let count = |uid, many: usize| -> Vec<Counted> {
+            let counted = (0..many).map_while(|_| connections.count(uid));
+            counted.collect()
+        };
+        let mut first = count(1, MAX_CONNECTIONS);
+        assert_eq!(first.len(), MAX_CONNECTIONS_OF_USER);
+        assert_eq!(count(2, 5).len(), 5, "and five are given back at once");
+        first.pop();
+        assert_eq!(count(1, 2).len(), 1, "one was given back");
+
+        let others: Vec<_> = (2..100)
+            .flat_map(|uid| count(uid, MAX_CONNECTIONS_OF_USER))
+            .collect();
+        assert_eq!(first.len() + others.len(), MAX_CONNECTIONS);
+        drop((first, others));
+        assert!(connections.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,276 @@
+//! The calls of one connection: what its caller may have, out of the state of the moment.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::super::SECURITY_HEADER;
+use super::super::message;
+use super::Shared;
+use super::attest::Entry;
+use crate::bundle::BundleSet;
+use crate::id::SpiffeId;
+use crate::issue::IssueError;
+use crate::jwt::{self, JwtIssuer, MAX_AUDIENCES};
+use crate::proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
+use crate::proto::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
+    ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
+    X509svidRequest, X509svidResponse,
+};
+use crate::store::IdentityState;
+use crate::svid::X509Svid;
+
+/// The API as one caller sees it.
+pub(super) struct Api(Arc<View>);
+
+struct View {
+    shared: Arc<Shared>,
+    /// What the caller was attested for, each ID once and each hint once.
+    granted: Vec<Entry>,
+}
+
+/// SVIDs with their hints, and all bundles: what a message of FetchX509SVID is made of.
+type Held = (Vec<(Arc<X509Svid>, String)>, BundleSet);
+
+impl Api {
+    pub(super) fn new(shared: Arc<Shared>, granted: Vec<Entry>) -> Self {
+        let mut once: Vec<Entry> = Vec::with_capacity(granted.len());
+        for mut entry in granted {
+            if once.iter().any(|before| before.id() == entry.id()) {
+                continue;
+            }
+            if once.iter().any(|before| before.hint() == entry.hint()) {
+                entry = entry.without_hint();
+            }
+            once.push(entry);
+        }
+        Self(Arc::new(View {
+            shared,
+            granted: once,
+        }))
+    }
+
+    /// Refuses calls without the security metadata (S35), and callers that match no entry.
+    fn admit(&self, metadata: &MetadataMap) -> Result<&Arc<View>, Status> {
+        let mut values = metadata.get_all(SECURITY_HEADER).iter().peekable();
+        if values.peek().is_none() || !values.all(|value| value == "true") {
+            let message = format!("the metadata {SECURITY_HEADER}: true is missing");
+            return Err(Status::invalid_argument(message));
+        }
+        if self.0.granted.is_empty() {
+            return Err(Status::permission_denied("no identity issued"));
+        }
+        Ok(&self.0)
+    }
+}
+
+impl View {
+    /// The SVIDs of the caller that are there and whose time is not over.
+    fn held(&self, state: &IdentityState) -> Held {
+        let now = self.shared.clock.now();
+        let svids = self.granted.iter().filter_map(|entry| {
+            let svid = state.svid(entry.id())?;
+            (svid.not_after() > now).then(|| (Arc::clone(svid), entry.hint().to_owned()))
+        });
+        (svids.collect(), state.bundles().clone())
+    }
+
+    /// Sends what `look` sees in the state, now and whenever that differs; the stream ends when
+    /// `write` makes no message of it, or when nobody keeps the state any more.
+    ///
+    /// What was sent last is kept as `look` saw it, never as a message: a message may hold keys.
+    fn follow<L, M>(
+        self: &Arc<Self>,
+        look: impl Fn(&Self, &IdentityState) -> L + Send + 'static,
+        write: impl Fn(&L) -> Option<M> + Send + 'static,
+        same: impl Fn(&L, &L) -> bool + Send + 'static,
+    ) -> BoxStream<'static, Result<M, Status>>
+    where
+        L: Send + 'static,
+        M: Send + 'static,
+    {
+        struct Following<L> {
+            view: Arc<View>,
+            sent: Option<L>,
+            ended: bool,
+        }
+        let mut reader = self.shared.reader.clone();
+        // What is loaded below is the newest; only what comes after it is news.
+        let first = reader.latest();
+        let start = Following {
+            view: Arc::clone(self),
+            sent: None,
+            ended: false,
+        };
+        let tools = (reader, Some(first), look, write, same);
+        Box::pin(stream::unfold(
+            (start, tools),
+            |(mut following, (mut reader, mut first, look, write, same))| async move {
+                if following.ended {
+                    return None;
+                }
+                let answer = loop {
+                    let state = match first.take() {
+                        Some(state) => state,
+                        None => match reader.changed().await {
+                            Ok(state) => state,
+                            Err(ended) => break Err(Status::unavailable(ended.to_string())),
+                        },
+                    };
+                    let seen = look(&following.view, &state);
+                    if following
+                        .sent
+                        .as_ref()
+                        .is_some_and(|sent| same(sent, &seen))
+                    {
+                        continue;
+                    }
+                    let message = write(&seen);
+                    let before = following.sent.replace(seen);
+                    break match (message, before) {
+                        (Some(message), _) => Ok(message),
+                        // What was there is taken back; or was never there, and may yet come.
+                        (None, Some(_)) => Err(Status::permission_denied("no identity issued")),
+                        (None, None) => Err(Status::unavailable("not issued yet")),
+                    };
+                };
+                following.ended = answer.is_err();
+                Some((answer, (following, (reader, first, look, write, same))))
+            },
+        ))
+    }
+
+    /// The caller's IDs, or the one of them that it asks for.
+    fn ids(&self, wanted: &str) -> Result<Vec<&Entry>, Status> {
+        if wanted.is_empty() {
+            return Ok(self.granted.iter().collect());
+        }
+        let wanted: SpiffeId = wanted
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("spiffe_id: {error}")))?;
+        match self.granted.iter().find(|entry| *entry.id() == wanted) {
+            Some(entry) => Ok(vec![entry]),
+            None => Err(Status::permission_denied("no identity issued")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Api {
+    type FetchX509SVIDStream = BoxStream<'static, Result<X509svidResponse, Status>>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let view = self.admit(request.metadata())?;
+        Ok(Response::new(view.follow(
+            View::held,
+            |(svids, bundles)| message::write_x509(svids, bundles),
+            |(one, bundles), (other, others)| {
+                let pairs = || one.iter().zip(other);
+                let same = pairs().all(|((a, _), (b, _))| Arc::ptr_eq(a, b));
+                one.len() == other.len() && same && bundles == others
+            },
+        )))
+    }
+
+    type FetchX509BundlesStream = BoxStream<'static, Result<X509BundlesResponse, Status>>;
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        let view = self.admit(request.metadata())?;
+        let look = |_: &View, state: &IdentityState| state.bundles().clone();
+        let stream = view.follow(look, message::write_bundles, PartialEq::eq);
+        Ok(Response::new(stream))
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        let view = self.admit(request.metadata())?;
+        let request = request.get_ref();
+        let audiences = &request.audience;
+        let named = audiences.iter().all(|audience| !audience.is_empty());
+        if audiences.is_empty() || audiences.len() > MAX_AUDIENCES || !named {
+            let message = format!("ask for 1 to {MAX_AUDIENCES} audiences, none of them empty");
+            return Err(Status::invalid_argument(message));
+        }
+        let Some(issuer) = &view.shared.jwt else {
+            return Err(Status::unimplemented("JWT-SVIDs are not served here"));
+        };
+        let mut svids = Vec::new();
+        for entry in view.ids(&request.spiffe_id)? {
+            let svid = issuer
+                .mint(entry.id(), audiences)
+                .await
+                .map_err(|error| refusal(&error))?;
+            svids.push(Jwtsvid {
+                spiffe_id: svid.id().to_string(),
+                svid: svid.secret_token().to_owned(),
+                hint: entry.hint().to_owned(),
+            });
+        }
+        Ok(Response::new(JwtsvidResponse { svids }))
+    }
+
+    type FetchJWTBundlesStream = BoxStream<'static, Result<JwtBundlesResponse, Status>>;
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        let view = self.admit(request.metadata())?;
+        let look = |_: &View, state: &IdentityState| state.bundles().clone();
+        // Roots come and go without a word about tokens.
+        let same = |one: &BundleSet, other: &BundleSet| {
+            message::write_jwt(one) == message::write_jwt(other)
+        };
+        let stream = view.follow(look, message::write_jwt, same);
+        Ok(Response::new(stream))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        let view = self.admit(request.metadata())?;
+        let request = request.get_ref();
+        if request.audience.is_empty() || request.svid.is_empty() {
+            return Err(Status::invalid_argument("audience and svid are mandatory"));
+        }
+        let shared = &view.shared;
+        let state = shared.reader.load();
+        let verified = jwt::validate(
+            &request.svid,
+            &request.audience,
+            state.bundles(),
+            shared.clock.now(),
+            &shared.crypto,
+        )
+        .map_err(|rejected| Status::invalid_argument(rejected.to_string()))?;
+        Ok(Response::new(ValidateJwtsvidResponse {
+            spiffe_id: verified.id.to_string(),
+            claims: Some(message::write_claims(verified.claims.all())),
+        }))
+    }
+}
+
+/// What a caller is told of a token that was not minted.
+fn refusal(error: &IssueError) -> Status {
+    match error {
+        IssueError::NotAllowed { .. } | IssueError::NoPath { .. } => {
+            Status::permission_denied("no identity issued")
+        }
+        _ => {
+            tracing::warn!(%error, "no JWT-SVID was minted");
+            Status::unavailable("no JWT-SVID can be minted at the moment")
+        }
+    }
+}
