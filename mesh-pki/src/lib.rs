@@ -11,7 +11,7 @@
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
-//! - [`source`]: identity from PEM files, reloaded while running;
+//! - [`source`]: identity from PEM files, reloaded while running, and kept on disk over a reboot;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
 //! - `workload_api`: the SPIFFE Workload API as client and server (feature `workload-api`);
