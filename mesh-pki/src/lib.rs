@@ -6,6 +6,7 @@
 //!
 //! - [`id`]: trust domains and SPIFFE IDs;
 //! - [`bundle`]: the roots of each trust domain, never merged into one pool;
+//! - [`crl`]: revocation lists, by trust domain as well;
 //! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
@@ -49,6 +50,7 @@
 
 pub mod bundle;
 pub mod clock;
+pub mod crl;
 pub mod id;
 pub mod issue;
 pub mod jwt;
@@ -68,12 +70,14 @@ mod json;
 mod pem;
 #[cfg(feature = "grpc")]
 mod proto;
+mod signed;
 mod time;
 
 #[cfg(test)]
 mod testing;
 
 pub use bundle::{BundleSet, TrustBundle};
+pub use crl::{Crl, CrlSet};
 pub use id::{SpiffeId, TrustDomain};
 /// A certificate as DER.
 pub use rustls_pki_types::CertificateDer;

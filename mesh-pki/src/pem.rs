@@ -2,8 +2,8 @@
 //! Sections of other kinds are skipped, broken ones are errors; a message never quotes the input,
 //! which may hold a key.
 
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{Error as PkiError, PemObject, SectionKind};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use zeroize::Zeroizing;
 
 /// Why PEM text could not be read.
@@ -22,6 +22,9 @@ pub enum PemError {
     /// There is no certificate in the text.
     #[error("PEM: no CERTIFICATE section")]
     NoCertificate,
+    /// There is no revocation list in the text.
+    #[error("PEM: no X509 CRL section")]
+    NoCrl,
     /// There is no private key in the text.
     #[error("PEM: no PRIVATE KEY section")]
     NoKey,
@@ -55,6 +58,17 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
         return Err(PemError::NoCertificate);
     }
     Ok(certs)
+}
+
+/// All revocation lists in `pem`, in order; at least one.
+pub(crate) fn revocation_lists(
+    pem: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    if lists.is_empty() {
+        return Err(PemError::NoCrl);
+    }
+    Ok(lists)
 }
 
 /// The one PKCS#8 private key in `pem`.

@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{BundleSet, TrustBundle};
+use crate::crl::Crl;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, X509Svid};
@@ -168,5 +170,59 @@ impl Ca {
     /// A state that trusts this CA for `trust_domain`.
     pub(crate) fn state(&self, trust_domain: &str) -> IdentityState {
         IdentityState::from_bundles(BundleSet::from(self.bundle(trust_domain)))
+    }
+}
+
+/// A revocation list under construction.
+pub(crate) struct CrlDraft {
+    pub(crate) params: CertificateRevocationListParams,
+    issuer: Arc<rcgen::Issuer<'static, KeyPair>>,
+}
+
+impl Ca {
+    /// A list that revokes nobody, number 1, good for an hour from [`noon`].
+    pub(crate) fn crl(&self) -> CrlDraft {
+        let params = CertificateRevocationListParams {
+            this_update: noon().into(),
+            next_update: (noon() + minutes(60)).into(),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        CrlDraft {
+            params,
+            issuer: Arc::clone(&self.issuer),
+        }
+    }
+}
+
+impl CrlDraft {
+    /// Adds a certificate that was compromised a minute before [`noon`].
+    pub(crate) fn revoking(self, cert: &CertificateDer<'_>) -> Self {
+        let (_, cert) = x509_parser::parse_x509_certificate(cert).unwrap();
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from_slice(cert.raw_serial()),
+            revocation_time: (noon() - minutes(1)).into(),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        self.with(|p| p.revoked_certs.push(revoked))
+    }
+
+    pub(crate) fn with(
+        mut self,
+        change: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> Self {
+        change(&mut self.params);
+        self
+    }
+
+    pub(crate) fn der(&self) -> Vec<u8> {
+        self.params.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
+    pub(crate) fn list(&self) -> Crl {
+        Crl::from_der(&self.der()).unwrap()
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Detected, detect, may_be_http2};
+use super::{Detected, Socket, detect, may_be_http2};
 
 /// How long the loop rests when the process is out of descriptors or memory.
 const REST: Duration = Duration::from_millis(50);
@@ -27,13 +27,13 @@ impl Listener {
 
     /// The next connection. Errors of a single connection are skipped; where the process is out
     /// of descriptors it rests for a moment and tries again.
-    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
+    pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
         loop {
             match self.inner.accept().await {
                 Ok((stream, from)) => {
                     // A connection works without it, only later.
                     let _slow = stream.set_nodelay(true);
-                    return (stream, from);
+                    return (stream.into(), from);
                 }
                 Err(e) if of_one_connection(&e) => tracing::debug!(error = %e, "not accepted"),
                 Err(e) => {

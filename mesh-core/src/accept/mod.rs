@@ -8,6 +8,8 @@ mod detect;
 #[cfg(feature = "runtime")]
 mod listener;
 #[cfg(feature = "runtime")]
+mod socket;
+#[cfg(feature = "runtime")]
 mod timed;
 
 #[cfg(feature = "runtime")]
@@ -15,6 +17,8 @@ pub(crate) use detect::may_be_http2;
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
 pub(crate) use listener::{Listener, peek};
+#[cfg(feature = "runtime")]
+pub(crate) use socket::Socket;
 #[cfg(feature = "runtime")]
 pub(crate) use timed::{ConnState, Timed};
 

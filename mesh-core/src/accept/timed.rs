@@ -198,10 +198,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
             *left = left.saturating_sub(bytes);
         } else if bytes > 0 && self.state.is_idle() {
             self.forget();
-            let first = !matches!(self.waiting, Some((HEADER, _)));
             self.state.phase.store(HEADER, Ordering::Relaxed);
-            if first {
-                self.waiting = Some((HEADER, Instant::now()));
+            // Mostly the header is whole: its time begins when more of it must be waited for.
+            if !matches!(self.waiting, Some((HEADER, _))) {
+                self.waiting = None;
             }
         }
     }

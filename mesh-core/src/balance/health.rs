@@ -181,10 +181,10 @@ impl LoadView for View<'_> {
     }
 
     fn availability(&self, index: usize) -> Availability {
-        match self.set.ready(index) {
-            Some(member)
-                if (self.ejected || !member.state.is_ejected())
-                    && !self.tried.iter().any(|t| Arc::ptr_eq(t, &member.state)) =>
+        match self.set.ready_state(index) {
+            Some(state)
+                if (self.ejected || !state.is_ejected())
+                    && !self.tried.iter().any(|t| Arc::ptr_eq(t, state)) =>
             {
                 Availability::Ready
             }
@@ -194,8 +194,8 @@ impl LoadView for View<'_> {
 
     fn load(&self, index: usize) -> u32 {
         self.set
-            .ready(index)
-            .map_or(u32::MAX, |member| member.state.in_flight())
+            .ready_state(index)
+            .map_or(u32::MAX, |state| state.in_flight())
     }
 }
 

@@ -61,11 +61,11 @@ struct Backend {
 // === impl Balancer ===
 
 impl Balancer {
-    /// Sends a request to an endpoint of its backend.
+    /// Sends a request, which it takes out of its place, to an endpoint of its backend.
     pub(crate) async fn send(
         self: &Arc<Self>,
         to: &RouteMatch,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         http2: bool,
         exchange: &mut Exchange,
         draw: &mut Draw,
@@ -75,16 +75,20 @@ impl Balancer {
         let mut tried = Vec::new();
         let (mut stale, mut fresh) = (0, false);
         let mut last = None;
+        // Nothing has been waited for since the request was there.
+        let mut now = exchange.started;
         loop {
-            let (service, mut picked) = match self.choose(to, &tried, exchange, draw) {
+            let (service, mut picked) = match self.choose(to, &tried, exchange, draw, now) {
                 Ok(chosen) => chosen,
                 Err(none) if none.reason() == Reason::NoEndpoint => {
                     return Err(last.unwrap_or(none));
                 }
                 Err(missing) => return Err(missing),
             };
-            let attempt = self.connector.send(picked.member(), request, http2, fresh);
-            let one = limits.backend_request.map(|limit| Instant::now() + limit);
+            let attempt = self
+                .connector
+                .send(picked.member(), request, http2, fresh, now);
+            let one = limits.backend_request.map(|limit| now + limit);
             let sent = match one.into_iter().chain(until).min() {
                 None => attempt.await,
                 Some(at) => match timeout_at(at, attempt).await {
@@ -97,7 +101,7 @@ impl Balancer {
             };
             let Unsent {
                 error,
-                request: again,
+                again,
                 fault,
             } = match sent {
                 Ok(sent) => {
@@ -130,14 +134,12 @@ impl Balancer {
                     tried.push(picked.member().state.clone());
                 }
             }
-            match again {
-                Some(again) if tried.len() < ATTEMPTS && stale < STALE => {
-                    self.metrics.retried(error.reason().as_str());
-                    request = again;
-                    last = Some(error);
-                }
-                _ => return Err(error),
+            if !again || tried.len() >= ATTEMPTS || stale >= STALE {
+                return Err(error);
             }
+            self.metrics.retried(error.reason().as_str());
+            last = Some(error);
+            now = Instant::now();
         }
     }
 
@@ -152,7 +154,8 @@ impl Balancer {
         let mut tried = Vec::new();
         let mut last = None;
         loop {
-            let (service, mut picked) = match self.choose(to, &tried, exchange, draw) {
+            let now = Instant::now();
+            let (service, mut picked) = match self.choose(to, &tried, exchange, draw, now) {
                 Ok(chosen) => chosen,
                 Err(none) if none.reason() == Reason::NoEndpoint => {
                     return Err(last.unwrap_or(none));
@@ -191,10 +194,12 @@ impl Balancer {
         tried: &[Arc<EndpointState>],
         exchange: &mut Exchange,
         draw: &mut Draw,
+        now: Instant,
     ) -> Result<(Arc<ServiceView>, Picked), Error> {
         let Backend { service, set } = self.backend(to)?;
         exchange.service = service.host.clone();
-        let picked = pick(&set, self.now(), tried, draw).map_err(|none| no_endpoint(to, none))?;
+        let since = now.saturating_duration_since(self.epoch);
+        let picked = pick(&set, since, tried, draw).map_err(|none| no_endpoint(to, none))?;
         exchange.attempts.push(picked.member().endpoint.address());
         Ok((service, picked))
     }
@@ -302,7 +307,7 @@ impl Carried {
     }
 
     /// The exchange has ended.
-    pub(crate) fn finish(mut self, end: End, exchange: &Exchange) {
+    pub(crate) fn finish(mut self, end: End, exchange: &Exchange, now: Instant) {
         match end {
             End::Broken => self.judge(false),
             End::Whole if !self.judged => {
@@ -313,7 +318,7 @@ impl Carried {
         if end == End::Whole
             && let Some(lease) = self.lease.take()
         {
-            lease.release();
+            lease.release(now);
         }
     }
 }

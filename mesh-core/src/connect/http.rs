@@ -88,9 +88,10 @@ pub(crate) struct Sent {
 /// A request that was not answered.
 pub(crate) struct Unsent {
     pub(crate) error: Error,
-    /// The request, where it may be sent again: it surely was not looked at, or it is idempotent,
-    /// has no body, and met a connection that had been used before (RFC 9110 section 9.2.2).
-    pub(crate) request: Option<Request<Body>>,
+    /// Whether the request is back in its place, because it may be sent again: it surely was not
+    /// looked at, or it is idempotent, has no body, and met a connection that had been used before
+    /// (RFC 9110 section 9.2.2).
+    pub(crate) again: bool,
     pub(crate) fault: Fault,
 }
 
@@ -120,27 +121,29 @@ impl Kept {
 // === impl Connector ===
 
 impl Connector {
-    /// Sends a request to an endpoint and waits for the head of the answer. A `fresh` HTTP/1.1
-    /// request is not risked on a connection that has rested.
+    /// Sends a request to an endpoint and waits for the head of the answer. The request is taken
+    /// out of its place, and put back where it may be sent again. A `fresh` HTTP/1.1 request is
+    /// not risked on a connection that has rested.
     pub(crate) async fn send(
         &self,
         member: &Member,
-        request: Request<Body>,
+        request: &mut Request<Body>,
         http2: bool,
         fresh: bool,
+        now: Instant,
     ) -> Result<Sent, Unsent> {
         let Some(kept) = Kept::of(member, self.idle_max) else {
             let error = Error::new(
                 Reason::ConnectFailed,
                 "the endpoint keeps other connections",
             );
-            return Err(Unsent::before(error, request));
+            return Err(Unsent::before(error));
         };
         let pool = &kept.pool;
         if http2 {
-            self.send_h2(pool, member, request).await
+            self.send_h2(pool, member, request, now).await
         } else {
-            self.send_h1(pool, member, request, fresh).await
+            self.send_h1(pool, member, request, fresh, now).await
         }
     }
 
@@ -148,26 +151,32 @@ impl Connector {
         &self,
         pool: &Arc<Pool>,
         member: &Member,
-        request: Request<Body>,
+        request: &mut Request<Body>,
         fresh: bool,
+        now: Instant,
     ) -> Result<Sent, Unsent> {
-        let pooled = if fresh { None } else { pool.take_h1(self.idle) };
+        let pooled = if fresh {
+            None
+        } else {
+            pool.take_h1(self.idle, now)
+        };
         let reused = pooled.is_some();
         let mut connection = match pooled {
             Some(connection) => connection,
             None => match Box::pin(self.open_h1(member)).await {
                 Ok(connection) => connection,
-                Err(error) => return Err(Unsent::before(error, request)),
+                Err(error) => return Err(Unsent::before(error)),
             },
         };
-        let again = if reused { again(&request, false) } else { None };
-        match connection.sender.try_send_request(request).await {
+        let again = if reused { again(request, false) } else { None };
+        let taken = std::mem::take(request);
+        match connection.sender.try_send_request(taken).await {
             Ok(response) => Ok(Sent {
                 response,
                 peer: connection.peer.clone(),
                 lease: Lease(Held::Http1(pool.clone(), Some(connection))),
             }),
-            Err(e) => Err(Unsent::after(e, member, reused, again)),
+            Err(e) => Err(Unsent::after(e, member, reused, again, request)),
         }
     }
 
@@ -175,27 +184,29 @@ impl Connector {
         &self,
         pool: &Arc<Pool>,
         member: &Member,
-        request: Request<Body>,
+        request: &mut Request<Body>,
+        now: Instant,
     ) -> Result<Sent, Unsent> {
-        let (connection, reused) = match pool.take_h2() {
+        let (connection, reused) = match pool.take_h2(now) {
             Some(connection) => (connection, true),
             None => match Box::pin(self.shared_h2(pool, member)).await {
                 Ok(connection) => (connection, false),
-                Err(error) => return Err(Unsent::before(error, request)),
+                Err(error) => return Err(Unsent::before(error)),
             },
         };
         // From here the lease counts the stream, also if the future is dropped.
         let peer = connection.peer.clone();
         let mut sender = connection.sender.clone();
         let lease = Lease(Held::Http2(connection));
-        let again = again(&request, true);
-        match sender.try_send_request(request).await {
+        let again = again(request, true);
+        let taken = std::mem::take(request);
+        match sender.try_send_request(taken).await {
             Ok(response) => Ok(Sent {
                 response,
                 lease,
                 peer,
             }),
-            Err(e) => Err(Unsent::after(e, member, reused, again)),
+            Err(e) => Err(Unsent::after(e, member, reused, again, request)),
         }
     }
 
@@ -204,7 +215,7 @@ impl Connector {
     async fn shared_h2(&self, pool: &Pool, member: &Member) -> Result<Arc<Http2>, Error> {
         let failed = pool.failed.load(Ordering::Relaxed);
         let mut opening = pool.opening.lock().await;
-        if let Some(connection) = pool.take_h2() {
+        if let Some(connection) = pool.take_h2(Instant::now()) {
             return Ok(connection);
         }
         if pool.failed.load(Ordering::Relaxed) != failed
@@ -331,12 +342,8 @@ impl Pool {
         }
     }
 
-    fn take_h1(&self, idle: Duration) -> Option<Http1> {
+    fn take_h1(&self, idle: Duration, now: Instant) -> Option<Http1> {
         let mut kept = self.h1.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.is_empty() {
-            return None;
-        }
-        let now = Instant::now();
         // Those at the front have rested longest. Finding one too old means that all before it
         // are, so the list is cut once in a while, not searched each time.
         let rested = |c: &Http1| now.saturating_duration_since(c.since);
@@ -357,8 +364,7 @@ impl Pool {
         None
     }
 
-    fn give_h1(&self, mut connection: Http1) {
-        let now = Instant::now();
+    fn give_h1(&self, mut connection: Http1, now: Instant) {
         if connection.sender.is_closed() || is_past(connection.until, now) {
             return;
         }
@@ -370,9 +376,8 @@ impl Pool {
         kept.push(connection);
     }
 
-    fn take_h2(&self) -> Option<Arc<Http2>> {
+    fn take_h2(&self, now: Instant) -> Option<Arc<Http2>> {
         let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
         known.retain(|c| !c.sender.is_closed() && !is_past(c.until, now));
         let free = known
             .iter()
@@ -390,11 +395,11 @@ fn is_past(until: Option<Instant>, now: Instant) -> bool {
 
 impl Lease {
     /// The answer is whole: the connection may serve another request.
-    pub(crate) fn release(mut self) {
+    pub(crate) fn release(mut self, now: Instant) {
         if let Held::Http1(pool, connection) = &mut self.0
             && let Some(connection) = connection.take()
         {
-            pool.give_h1(connection);
+            pool.give_h1(connection, now);
         }
     }
 }
@@ -412,10 +417,10 @@ impl Drop for Held {
 // === impl Unsent ===
 
 impl Unsent {
-    fn before(error: Error, request: Request<Body>) -> Self {
+    fn before(error: Error) -> Self {
         Self {
             error,
-            request: Some(request),
+            again: true,
             fault: Fault::Endpoint,
         }
     }
@@ -424,16 +429,17 @@ impl Unsent {
         mut failed: TrySendError<Request<Body>>,
         member: &Member,
         reused: bool,
-        again: Option<Request<Body>>,
+        again: Option<Box<Request<Body>>>,
+        place: &mut Request<Body>,
     ) -> Self {
-        let request = failed.take_message();
+        let unsent = failed.take_message();
         let cause = failed.into_error();
         let address = member.endpoint.address();
         if is_callers(&cause) {
             let detail = "the request broke off before it was whole";
             return Self {
                 error: Error::new(Reason::CallerGone, detail).because(cause),
-                request: None,
+                again: false,
                 fault: Fault::Caller,
             };
         }
@@ -451,15 +457,20 @@ impl Unsent {
                 format!("the connection to {address} broke off"),
             )
         };
-        let unseen = request.is_some() || is_unseen(&cause);
+        let unseen = unsent.is_some() || is_unseen(&cause);
         if refused || unseen {
             error = error.never_sent();
         }
         let closed = (reused && !is_reset(&cause) && !cause.is_parse()) || is_unseen(&cause);
         let again = again.filter(|again| unseen || (closed && again.method().is_idempotent()));
+        let back = unsent.or_else(|| again.map(|again| *again));
+        let again = back.is_some();
+        if let Some(back) = back {
+            *place = back;
+        }
         Self {
             error: error.because(cause),
-            request: request.or(again),
+            again,
             fault: if closed {
                 Fault::Connection
             } else {
@@ -471,7 +482,7 @@ impl Unsent {
 
 /// A copy of a request that may be repeated: only one without a body can be, and where nothing
 /// ever tells that the server has not looked at it, only an idempotent one.
-fn again(request: &Request<Body>, http2: bool) -> Option<Request<Body>> {
+fn again(request: &Request<Body>, http2: bool) -> Option<Box<Request<Body>>> {
     let repeatable = (http2 || request.method().is_idempotent()) && request.body().is_end_stream();
     repeatable.then(|| {
         let mut copy = Request::new(Body::empty());
@@ -479,7 +490,7 @@ fn again(request: &Request<Body>, http2: bool) -> Option<Request<Body>> {
         *copy.uri_mut() = request.uri().clone();
         *copy.version_mut() = request.version();
         *copy.headers_mut() = request.headers().clone();
-        copy
+        Box::new(copy)
     })
 }
 

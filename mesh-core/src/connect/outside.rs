@@ -7,10 +7,10 @@ use std::time::Duration;
 use inmesh_pki::tls::{self, Crypto};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, client};
 
+use crate::accept::Socket;
 use crate::error::{Error, Reason};
 use crate::model::Roots;
 
@@ -40,11 +40,11 @@ impl OutsideRoots {
     /// Does a client's handshake with an outside host.
     pub(crate) async fn connect(
         &self,
-        stream: TcpStream,
+        stream: Socket,
         name: &str,
         roots: &Roots,
         http2: bool,
-    ) -> Result<client::TlsStream<TcpStream>, Error> {
+    ) -> Result<client::TlsStream<Socket>, Error> {
         let failed = |what: &str| Error::new(Reason::TlsFailed, format!("{what} ({name})"));
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| failed("the name cannot be verified").because(e))?;

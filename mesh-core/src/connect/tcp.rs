@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{client, server};
 
+use crate::accept::Socket;
 use crate::error::{Error, Reason};
 
 /// How long the first family may try alone (RFC 8305 section 5, "Connection Attempt Delay").
@@ -18,13 +19,13 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// A connection, encrypted or not.
 pub(crate) enum Io {
-    Client(Box<client::TlsStream<TcpStream>>),
-    Plain(TcpStream),
-    Server(Box<server::TlsStream<TcpStream>>),
+    Client(Box<client::TlsStream<Socket>>),
+    Plain(Socket),
+    Server(Box<server::TlsStream<Socket>>),
 }
 
 /// Connects to the first address that answers, within `limit`.
-pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Error> {
+pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<Socket, Error> {
     let attempt = async {
         match addresses {
             [] => Err(io::Error::other("the endpoint has no address")),
@@ -40,7 +41,7 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
         Ok(Ok(stream)) => {
             // A connection works without it, only later.
             let _slow = stream.set_nodelay(true);
-            Ok(stream)
+            Ok(stream.into())
         }
         Ok(Err(e)) => {
             Err(Error::new(Reason::ConnectFailed, format!("connecting to {}", to())).because(e))

@@ -7,9 +7,9 @@ use inmesh_pki::clock::Clock;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::tls::{self, ClientAuth, Crypto, HandshakeError};
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use crate::accept::Socket;
 use crate::error::{Error, Reason};
 use crate::model::IdSet;
 
@@ -29,7 +29,7 @@ pub(crate) struct Tls {
 
 /// A connection after a server's handshake.
 pub(crate) struct Accepted {
-    pub(crate) stream: server::TlsStream<TcpStream>,
+    pub(crate) stream: server::TlsStream<Socket>,
     pub(crate) id: SpiffeId,
     pub(crate) not_after: SystemTime,
 }
@@ -59,7 +59,7 @@ impl Tls {
     }
 
     /// Does a server's handshake.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> Result<Accepted, HandshakeError> {
+    pub(crate) async fn accept(&self, stream: Socket) -> Result<Accepted, HandshakeError> {
         let stream = tls::handshake(self.acceptor.accept(stream)).await?;
         let peer = tls::peer(stream.get_ref().1)
             .ok_or_else(|| HandshakeError::Rejected(inmesh_pki::svid::Rejected::NoCertificate))?;
@@ -74,10 +74,10 @@ impl Tls {
     /// that may serve the endpoint, before a byte is written.
     pub(crate) async fn connect(
         &self,
-        stream: TcpStream,
+        stream: Socket,
         alpn: &'static [u8],
         ids: &IdSet,
-    ) -> Result<(client::TlsStream<TcpStream>, tls_peer::Server), Error> {
+    ) -> Result<(client::TlsStream<Socket>, tls_peer::Server), Error> {
         let connector = match alpn {
             ALPN_H2 => &self.h2,
             ALPN_TCP => &self.tcp,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::endpoint::{Conditions, Endpoint, EndpointSet, Host, Transport};
+use super::endpoint::{Conditions, Endpoint, EndpointSet, Host};
 use super::service::{Service, ServicePort, ServiceView, Slice};
 use crate::route::{Route, RouteTable};
 
@@ -64,7 +64,13 @@ fn endpoints(
     let mut out = Vec::new();
     if let Some((host, transport)) = &service.external {
         for at in places(host, port.port, addresses) {
-            out.push(endpoint(at, transport, Conditions::default(), "", ""));
+            out.push(Endpoint {
+                addresses: at.into(),
+                transport: transport.clone(),
+                conditions: Conditions::default(),
+                workload: Arc::default(),
+                version: Arc::default(),
+            });
         }
     }
     for slice in slices {
@@ -74,34 +80,17 @@ fn endpoints(
         };
         for (host, conditions) in &slice.hosts {
             for at in places(host, target.port, addresses) {
-                let (workload, version) = (&slice.workload, &slice.version);
-                out.push(endpoint(
-                    at,
-                    &slice.transport,
-                    *conditions,
-                    workload,
-                    version,
-                ));
+                out.push(Endpoint {
+                    addresses: at.into(),
+                    transport: slice.transport.clone(),
+                    conditions: *conditions,
+                    workload: slice.workload.clone(),
+                    version: slice.version.clone(),
+                });
             }
         }
     }
     out
-}
-
-fn endpoint(
-    addresses: Vec<SocketAddr>,
-    transport: &Transport,
-    conditions: Conditions,
-    workload: &str,
-    version: &str,
-) -> Endpoint {
-    Endpoint {
-        addresses: addresses.into(),
-        transport: transport.clone(),
-        conditions,
-        workload: workload.into(),
-        version: version.into(),
-    }
 }
 
 /// The places that a host stands for. A name with addresses of both families gives pairs of them

@@ -112,7 +112,9 @@ pub struct Member {
 #[derive(Debug, Clone)]
 pub struct EndpointSet {
     members: Vec<Member>,
-    ready: Vec<u32>,
+    /// Those that may be chosen from, with their places; the state again, because a choice looks
+    /// at nothing else of those that it does not take.
+    ready: Vec<(u32, Arc<EndpointState>)>,
     health: Arc<SetHealth>,
 }
 
@@ -310,11 +312,11 @@ impl EndpointSet {
             .collect();
         // As kube-proxy does: where no endpoint is ready, those that still serve while they
         // terminate are better than none.
-        let by = |wanted: fn(&Conditions) -> bool| -> Vec<u32> {
+        let by = |wanted: fn(&Conditions) -> bool| -> Vec<_> {
             (0_u32..)
                 .zip(&members)
                 .filter(|(_, m)| wanted(&m.endpoint.conditions))
-                .map(|(i, _)| i)
+                .map(|(i, m)| (i, m.state.clone()))
                 .collect()
         };
         let mut ready = by(|c| c.ready && !c.terminating);
@@ -345,18 +347,17 @@ impl EndpointSet {
 
     /// The place of the `n`th that may be chosen from among all members.
     pub(crate) fn ready_index(&self, n: usize) -> Option<usize> {
-        self.ready.get(n).map(|&index| index as usize)
+        self.ready.get(n).map(|(index, _)| *index as usize)
     }
 
-    pub(crate) fn all_ready(&self) -> impl Iterator<Item = &Member> {
-        self.ready
-            .iter()
-            .filter_map(|n| self.members.get(*n as usize))
+    /// The state of the `n`th that may be chosen from.
+    pub(crate) fn ready_state(&self, n: usize) -> Option<&Arc<EndpointState>> {
+        self.ready.get(n).map(|(_, state)| state)
     }
 
     /// How many of those that may be chosen from are ejected.
     pub fn ejected_len(&self) -> usize {
-        self.all_ready().filter(|m| m.state.is_ejected()).count()
+        self.ready.iter().filter(|(_, s)| s.is_ejected()).count()
     }
 
     /// What the set as a whole remembers of its ejections.

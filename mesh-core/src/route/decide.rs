@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::table::{Entry, Match};
-use super::{Backend, RuleView, Timeouts, split};
+use super::{RuleView, Timeouts, split};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName, ServiceView};
 
@@ -16,8 +16,8 @@ pub struct RouteMatch {
 
 #[derive(Debug, Clone)]
 enum To {
-    /// The backend that was drawn from a rule.
-    Backend(Arc<RuleView>, Arc<Backend>),
+    /// The rule, and which of its backends was drawn.
+    Backend(Arc<RuleView>, usize),
     /// No route is attached: the Service itself.
     Own(ServiceName, u16),
 }
@@ -103,9 +103,9 @@ pub fn decide(
         });
     };
     let backends = &entry.rule.backends;
-    match split(backends.iter().map(|b| b.weight), draw).and_then(|n| backends.get(n)) {
-        Some(backend) => Ok(RouteMatch {
-            to: To::Backend(entry.rule.clone(), backend.clone()),
+    match split(backends.iter().map(|b| b.weight), draw) {
+        Some(drawn) => Ok(RouteMatch {
+            to: To::Backend(entry.rule.clone(), drawn),
         }),
         None => Err(NoRoute::NoBackend {
             route: entry.rule.route.clone(),
@@ -152,7 +152,7 @@ impl RouteMatch {
     /// The backend's Service.
     pub fn service(&self) -> &ServiceName {
         match &self.to {
-            To::Backend(_, backend) => &backend.service,
+            To::Backend(view, drawn) => &view.backends[*drawn].service,
             To::Own(service, _) => service,
         }
     }
@@ -160,7 +160,7 @@ impl RouteMatch {
     /// The backend's port.
     pub fn port(&self) -> u16 {
         match &self.to {
-            To::Backend(_, backend) => backend.port,
+            To::Backend(view, drawn) => view.backends[*drawn].port,
             To::Own(_, port) => *port,
         }
     }
@@ -184,16 +184,16 @@ impl RouteMatch {
 
     /// Changes the request's header as the rule and then the backend say.
     pub fn change_request(&self, headers: &mut http::HeaderMap) {
-        if let To::Backend(view, backend) = &self.to {
+        if let To::Backend(view, drawn) = &self.to {
             view.request.apply(headers);
-            backend.request.apply(headers);
+            view.backends[*drawn].request.apply(headers);
         }
     }
 
     /// Changes the response's header as the backend and then the rule say.
     pub fn change_response(&self, headers: &mut http::HeaderMap) {
-        if let To::Backend(view, backend) = &self.to {
-            backend.response.apply(headers);
+        if let To::Backend(view, drawn) = &self.to {
+            view.backends[*drawn].response.apply(headers);
             view.response.apply(headers);
         }
     }

@@ -171,7 +171,7 @@ pub(super) struct RuleView {
     pub(super) index: usize,
     pub(super) request: HeaderChanges,
     pub(super) response: HeaderChanges,
-    pub(super) backends: Vec<Arc<Backend>>,
+    pub(super) backends: Vec<Backend>,
     pub(super) timeouts: Timeouts,
 }
 
@@ -486,7 +486,7 @@ impl RouteTable {
                         index,
                         request: rule.request.clone(),
                         response: rule.response.clone(),
-                        backends: rule.backends.iter().cloned().map(Arc::new).collect(),
+                        backends: rule.backends.clone(),
                         timeouts: rule.timeouts,
                     };
                     (&rule.matches, Arc::new(view))

@@ -1,18 +1,18 @@
 //! What every request goes through before it is decided on: bounds, one authority, one path.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderName, Request, Version};
 use http_body::Body as _;
 
 use super::Limits;
+use crate::accept::ConnState;
 use crate::authorize::layer::canonicalize;
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::telemetry::trace::{self, TraceContext};
-use crate::telemetry::{Direction, Exchange, Protocol};
+use crate::telemetry::{Direction, Exchange, Pending, Protocol, Recorder, Series};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The length of a `traceparent` of ours.
@@ -26,8 +26,10 @@ const AGENT: usize = 256;
 pub(super) fn begin(
     direction: Direction,
     request: &mut Request<Body>,
-    trace_sample: f64,
-) -> (Exchange, Option<Arc<AtomicU64>>) {
+    recorder: &Arc<Recorder>,
+    series: &Arc<Series>,
+    state: Option<&Arc<ConnState>>,
+) -> Pending {
     let read = TraceContext::read(request.headers());
     if read.is_none() {
         // It belongs to a trace that ends here (W3C Trace Context, section 3.3).
@@ -43,12 +45,15 @@ pub(super) fn begin(
     let context = match above {
         Some(above) => above.child(span),
         None => {
-            let sampled = trace_sample > 0.0 && rand::random::<f64>() < trace_sample;
+            let share = recorder.trace_sample;
+            let sampled = share > 0.0 && rand::random::<f64>() < share;
             TraceContext::new(rand::random(), span, sampled)
         }
     };
     let protocol = Protocol::of(request.version(), headers);
-    let mut exchange = Exchange::new(direction, protocol, context);
+    let exchange = Exchange::new(direction, protocol, context);
+    let mut pending = Pending::new(exchange, recorder, series, state.cloned(), counter);
+    let exchange = pending.exchange();
     exchange.parent_span = above.map(|a| a.span_id);
     exchange.method = Some(request.method().clone());
     exchange.uri = request.uri().clone();
@@ -57,7 +62,7 @@ pub(super) fn begin(
         .filter(|a| a.len() <= AGENT)
         .cloned();
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
-    (exchange, counter)
+    pending
 }
 
 /// Checks a request and brings it into its canonical form; returns its authority.

@@ -52,7 +52,8 @@ impl Client {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.0.handle(request.map(Body::new), None, None).await
+        let mut request = request.map(Body::new);
+        self.0.handle(&mut request, None, None).await
     }
 }
 
@@ -71,8 +72,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Answer {
         let outbound = self.0.clone();
-        let request = request.map(Body::new);
-        Box::pin(async move { Ok(outbound.handle(request, None, None).await) })
+        let mut request = request.map(Body::new);
+        Box::pin(async move { Ok(outbound.handle(&mut request, None, None).await) })
     }
 }
 

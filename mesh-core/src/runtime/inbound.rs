@@ -13,7 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use inmesh_pki::id::SpiffeId;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,7 @@ use tower_service::Service;
 use super::outbound::known;
 use super::server::Connection;
 use super::{Limits, admit};
-use crate::accept::{ConnState, Detected, Listener, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, peek};
 use crate::authorize::layer::check;
 use crate::authorize::{Denied, Peer, RequestView, decide};
 use crate::balance::Balancer;
@@ -33,7 +33,7 @@ use crate::error::{Error, Reason, is_grpc};
 use crate::identify::{ALPN_H2, ALPN_TCP, PeerInfo, Tls, failure_reason};
 use crate::model::{AppProtocol, Endpoint, Member, SnapshotReader, Transport, Workload};
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Held, Pending, Protocol, Recorder, Series, Text};
+use crate::telemetry::{Direction, Exchange, Held, Protocol, Recorder, Series, Text};
 
 /// The most callers whose metrics are kept apart; beyond it they share the labels `unknown`.
 const CALLERS: usize = 1_000;
@@ -86,7 +86,8 @@ pub(crate) struct Served {
 pub(crate) trait App: Clone + Send + Sync + 'static {
     fn call(
         &self,
-        request: Request<Body>,
+        request: &mut Request<Body>,
+        caller: &Arc<PeerInfo>,
         exchange: &mut Exchange,
     ) -> impl Future<Output = Result<Served, Error>> + Send;
 
@@ -140,13 +141,22 @@ where
     R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    async fn call(&self, request: Request<Body>, _: &mut Exchange) -> Result<Served, Error> {
+    async fn call(
+        &self,
+        request: &mut Request<Body>,
+        caller: &Arc<PeerInfo>,
+        exchange: &mut Exchange,
+    ) -> Result<Served, Error> {
         let mut service = self.0.clone();
+        let mut request = std::mem::take(request);
+        request.extensions_mut().insert(caller.clone());
         let failed = |e: S::Error| Error::new(Reason::Reset, "the application failed").because(e);
-        std::future::poll_fn(|cx| service.poll_ready(cx))
-            .await
-            .map_err(failed)?;
-        let response = service.call(request).await.map_err(failed)?;
+        // What the application calls while it answers belongs to the same trace.
+        let answer = exchange.trace.scope(async move {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(request).await
+        });
+        let response = answer.await.map_err(failed)?;
         Ok(Served {
             response: response.map(Body::new),
             lease: None,
@@ -175,31 +185,31 @@ impl Behind {
 impl App for Behind {
     async fn call(
         &self,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
+        _: &Arc<PeerInfo>,
         exchange: &mut Exchange,
     ) -> Result<Served, Error> {
         let upgrade = is_upgrade(request.version(), request.headers());
         let http2 = goes_on_in_h2(self.protocol, request.version(), upgrade);
-        let on_caller = upgrade.then(|| hyper::upgrade::on(&mut request));
-        prepare(&mut request, http2, &exchange.authority, upgrade);
+        let on_caller = upgrade.then(|| hyper::upgrade::on(&mut *request));
+        prepare(request, http2, &exchange.authority, upgrade);
         exchange.trace.write(request.headers_mut());
-        let (mut attempts, mut fresh) = (0, false);
+        let (mut attempts, mut fresh, mut now) = (0, false, exchange.started);
         let sent = loop {
             match self
                 .balancer
                 .connector
-                .send(&self.member, request, http2, fresh)
+                .send(&self.member, request, http2, fresh, now)
                 .await
             {
                 Ok(sent) => break sent,
                 // A connection that rested was closed by the application: another one.
-                Err(unsent) if unsent.fault == Fault::Connection && attempts < 16 => {
-                    let Some(again) = unsent.request else {
-                        return Err(unsent.error);
-                    };
+                Err(unsent)
+                    if unsent.fault == Fault::Connection && unsent.again && attempts < 16 =>
+                {
                     attempts += 1;
                     fresh |= !unsent.error.is_never_sent();
-                    request = again;
+                    now = Instant::now();
                 }
                 Err(unsent) => return Err(unsent.error),
             }
@@ -301,7 +311,7 @@ impl<A: App> InboundStack<A> {
         }
     }
 
-    pub(super) async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
+    pub(super) async fn connection(self: Arc<Self>, stream: Socket, from: SocketAddr) {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.limits.handshake;
         if !self.strict {
@@ -364,7 +374,7 @@ impl<A: App> InboundStack<A> {
         }
     }
 
-    async fn plaintext(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
+    async fn plaintext(self: Arc<Self>, stream: Socket, from: SocketAddr) {
         let deadline = Instant::now() + self.shared.limits.detect;
         let detected = match self.protocol {
             AppProtocol::Tcp => Detected::Opaque,
@@ -400,7 +410,8 @@ impl<A: App> InboundStack<A> {
         let this = self.clone();
         let service = move |request: Request<Incoming>| {
             let (this, caller) = (this.clone(), caller.clone());
-            async move { this.handle(request.map(Body::incoming), &caller).await }
+            let mut request = request.map(Body::incoming);
+            async move { this.handle(&mut request, &caller).await }
         };
         let ended = if http2 {
             connection.serve_h2(io, service).await
@@ -412,32 +423,24 @@ impl<A: App> InboundStack<A> {
     }
 
     /// Serves one request and answers it, whatever happens.
-    async fn handle(&self, mut request: Request<Body>, caller: &Caller) -> Response<Body> {
-        let (mut exchange, counter) = admit::begin(
-            Direction::Inbound,
-            &mut request,
-            self.shared.recorder.trace_sample,
-        );
+    async fn handle(&self, request: &mut Request<Body>, caller: &Caller) -> Response<Body> {
+        let (direction, recorder) = (Direction::Inbound, &self.shared.recorder);
+        let state = Some(&caller.state);
+        let mut pending = admit::begin(direction, request, recorder, &caller.series, state);
+        let exchange = pending.exchange();
         exchange.caller = Some(caller.info.address);
         exchange.tls_peer = caller.info.id().cloned();
-        let (recorder, state) = (&self.shared.recorder, Some(caller.state.clone()));
-        let mut pending = Pending::new(exchange, recorder, &caller.series, state, counter);
-        let exchange = &mut pending.exchange;
         let grpc = is_grpc(request.headers());
-        let admitted = admit::admit(&self.shared.limits, &mut request, exchange).and_then(|()| {
+        let admitted = admit::admit(&self.shared.limits, request, exchange).and_then(|()| {
             check(
                 &self.shared.reader,
                 &self.probes,
                 &caller.info.peer,
-                &request,
+                request,
             )
         });
         let served = match admitted {
-            Ok(_permit) => {
-                request.extensions_mut().insert(caller.info.clone());
-                let context = exchange.trace;
-                context.scope(self.app.call(request, exchange)).await
-            }
+            Ok(_permit) => self.app.call(request, &caller.info, exchange).await,
             Err(error) => Err(error),
         };
         match served {

@@ -8,7 +8,8 @@ use std::time::Duration;
 pub struct Limits {
     /// The bytes of a header block (names and values); beyond it 431. Default 64 KiB.
     pub header_bytes: usize,
-    /// The fields of a header block; beyond it 431. Default 100.
+    /// The fields of a header block beside its host and `traceparent`; beyond it 431. Default 98,
+    /// the most for which the parser of HTTP/1.1 needs no memory of its own.
     pub header_fields: usize,
     /// How long a caller's TLS handshake may take. Default 10 s.
     pub handshake: Duration,
@@ -43,7 +44,7 @@ impl Default for Limits {
         let seconds = Duration::from_secs;
         Self {
             header_bytes: 64 * 1024,
-            header_fields: 100,
+            header_fields: 98,
             handshake: seconds(10),
             header: seconds(10),
             idle: seconds(300),

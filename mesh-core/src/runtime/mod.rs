@@ -10,6 +10,7 @@
 
 mod admin;
 mod admit;
+mod aside;
 mod builder;
 mod client;
 mod inbound;

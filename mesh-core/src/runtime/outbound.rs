@@ -9,14 +9,14 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::server::Connection;
 use super::{Limits, admit};
-use crate::accept::{ConnState, Detected, Listener, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, peek};
 use crate::authorize::{HttpView, Peer, RequestView, WorkloadPolicy, decide};
 use crate::balance::{Balancer, Carried};
 use crate::body::Body;
@@ -27,7 +27,7 @@ use crate::identify::ALPN_TCP;
 use crate::model::{AppProtocol, Destination, Draw, ServiceName, Workload};
 use crate::route::route;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Held, Pending, Protocol, Recorder, Series, Text};
+use crate::telemetry::{Direction, Exchange, Held, Protocol, Recorder, Series, Text};
 
 /// The port of an authority that names none.
 const HTTP_PORT: u16 = 80;
@@ -89,24 +89,21 @@ impl OutboundListener {
 // === impl Outbound ===
 
 impl Outbound {
-    /// Carries one request and answers it, whatever happens.
+    /// Carries one request and answers it, whatever happens. The request is lent: its owner's
+    /// future holds it once, instead of every future below.
     pub(crate) async fn handle(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         to: Option<&(ServiceName, u16)>,
         caller: Option<(SocketAddr, &Arc<ConnState>)>,
     ) -> Response<Body> {
-        let (mut exchange, counter) = admit::begin(
-            Direction::Outbound,
-            &mut request,
-            self.recorder.trace_sample,
-        );
+        let (direction, state) = (Direction::Outbound, caller.map(|(_, state)| state));
+        let mut pending = admit::begin(direction, request, &self.recorder, &self.local, state);
+        let exchange = pending.exchange();
         exchange.caller = caller.map(|(address, _)| address);
-        let state = caller.map(|(_, state)| state.clone());
-        let mut pending = Pending::new(exchange, &self.recorder, &self.local, state, counter);
         let grpc = is_grpc(request.headers());
-        let result = match admit::admit(&self.limits, &mut request, &mut pending.exchange) {
-            Ok(()) => self.carry(request, to, &mut pending.exchange).await,
+        let result = match admit::admit(&self.limits, request, exchange) {
+            Ok(()) => self.carry(request, to, exchange).await,
             Err(error) => Err(error),
         };
         match result {
@@ -132,7 +129,7 @@ impl Outbound {
     /// The way of a request, decision by decision.
     async fn carry(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         to: Option<&(ServiceName, u16)>,
         exchange: &mut Exchange,
     ) -> Result<(Response<Body>, Carried, Option<(OnUpgrade, OnUpgrade)>), Error> {
@@ -162,8 +159,8 @@ impl Outbound {
 
         let upgrade = is_upgrade(request.version(), request.headers());
         let http2 = goes_on_in_h2(routed.protocol, request.version(), upgrade);
-        let on_caller = upgrade.then(|| hyper::upgrade::on(&mut request));
-        prepare(&mut request, http2, &exchange.authority, upgrade);
+        let on_caller = upgrade.then(|| hyper::upgrade::on(&mut *request));
+        prepare(request, http2, &exchange.authority, upgrade);
         routed.matched.change_request(request.headers_mut());
         exchange.trace.write(request.headers_mut());
 
@@ -262,7 +259,7 @@ impl Outbound {
 
     async fn connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: Socket,
         from: SocketAddr,
         to: &Arc<OutboundListener>,
     ) {
@@ -283,7 +280,7 @@ impl Outbound {
 
     async fn http(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: Socket,
         from: SocketAddr,
         to: &Arc<OutboundListener>,
         http2: bool,
@@ -294,9 +291,9 @@ impl Outbound {
         let conn_state = state.clone();
         let service = move |request: Request<Incoming>| {
             let (this, to, state) = (this.clone(), to.clone(), conn_state.clone());
+            let mut request = request.map(Body::incoming);
             async move {
-                let request = request.map(Body::incoming);
-                this.handle(request, to.service.as_ref(), Some((from, &state)))
+                this.handle(&mut request, to.service.as_ref(), Some((from, &state)))
                     .await
             }
         };
@@ -310,7 +307,7 @@ impl Outbound {
     }
 
     /// Carries one opaque connection.
-    async fn tcp(self: Arc<Self>, mut stream: TcpStream, from: SocketAddr, to: &OutboundListener) {
+    async fn tcp(self: Arc<Self>, mut stream: Socket, from: SocketAddr, to: &OutboundListener) {
         let context = TraceContext::new(rand::random(), rand::random(), false);
         let mut exchange = Exchange::new(Direction::Outbound, Protocol::Tcp, context);
         exchange.caller = Some(from);

@@ -17,13 +17,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Limits;
+use super::aside::Aside;
 use crate::accept::{ConnState, Timed};
 use crate::body::Body;
 use crate::drain::Drain;
 
-/// hyper's own limits, above ours, which answer without a record.
+/// hyper's own limits, above ours, because it answers without saying why.
 const HARD_HEADER: usize = 256 * 1024;
 const HARD_FIELDS: usize = 256;
+/// The number of fields for which hyper has room on its stack; above it every request costs two
+/// allocations of kilobytes. Two of them, the host and the place in a trace, we do not count.
+const FREE_FIELDS: usize = 100;
 /// How long a connection that was told to close may still begin a request.
 const LAST_CALL: Duration = Duration::from_secs(1);
 /// How often a silent HTTP/2 caller is asked whether it lives.
@@ -82,18 +86,23 @@ impl Connection {
                 Ok::<_, Infallible>(response)
             })
         });
-        let connection = http1::Builder::new()
+        let mut builder = http1::Builder::new();
+        builder
             .timer(TokioTimer::new())
             .header_read_timeout(None)
-            .max_buf_size(HARD_HEADER)
-            .max_headers(HARD_FIELDS)
+            .max_buf_size(HARD_HEADER);
+        if limits.header_fields + 2 > FREE_FIELDS {
+            builder.max_headers(HARD_FIELDS);
+        }
+        let connection = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        let mut drain = self.drain.clone();
+        let mut told = told_to_go(self.drain.clone(), self.until);
         tokio::select! {
+            biased;
             ended = &mut connection => return ended,
-            () = told_to_go(&mut drain, self.until) => {}
+            () = &mut told => {}
         }
         self.closing.store(true, Ordering::Relaxed);
         tokio::select! {
@@ -101,6 +110,7 @@ impl Connection {
             () = sleep(LAST_CALL) => {}
         }
         connection.as_mut().graceful_shutdown();
+        let mut drain = self.drain.clone();
         tokio::select! {
             ended = &mut connection => ended,
             () = drain.closed() => Ok(()),
@@ -136,13 +146,14 @@ impl Connection {
         }
         let connection = builder.serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
-        let mut drain = self.drain.clone();
+        let mut told = told_to_go(self.drain.clone(), self.until);
         tokio::select! {
             ended = &mut connection => return ended,
-            () = told_to_go(&mut drain, self.until) => {}
+            () = &mut told => {}
             () = self.state.rested(self.limits.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
+        let mut drain = self.drain.clone();
         tokio::select! {
             ended = &mut connection => ended,
             // A caller that does not take its leave is not waited for once nothing runs.
@@ -152,16 +163,18 @@ impl Connection {
     }
 }
 
-/// The drain has begun to close connections, or the caller's certificate has ended.
-async fn told_to_go(drain: &mut Drain, until: Option<Instant>) {
-    let expired = async {
-        match until {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
+/// Ready once the drain has begun to close connections, or the caller's certificate has ended.
+fn told_to_go(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Output = ()>> {
+    Aside::new(async move {
+        let expired = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = drain.closing() => {}
+            () = expired => {}
         }
-    };
-    tokio::select! {
-        () = drain.closing() => {}
-        () = expired => {}
-    }
+    })
 }

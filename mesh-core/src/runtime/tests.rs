@@ -185,8 +185,8 @@ mod whole {
         size("HTTP/2", size_of_val(&two), BOUND_H2);
         let state = Arc::<ConnState>::default();
         let caller = Some((([127, 0, 0, 1], 1).into(), &state));
-        let request = http::Request::new(Body::empty());
-        let request = outbound.handle(request, None, caller);
+        let mut request = http::Request::new(Body::empty());
+        let request = outbound.handle(&mut request, None, caller);
         size("outbound request", size_of_val(&request), BOUND_REQUEST);
         let stack = Arc::new(crate::runtime::inbound::InboundStack {
             shared: inbound,
@@ -200,10 +200,10 @@ mod whole {
         Ok(())
     }
 
-    async fn tcp() -> Result<tokio::net::TcpStream> {
+    async fn tcp() -> Result<crate::accept::Socket> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let stream = tokio::net::TcpStream::connect(listener.local_addr()?).await?;
-        Ok(stream)
+        Ok(stream.into())
     }
 
     #[derive(Clone)]

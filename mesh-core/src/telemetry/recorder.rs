@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
 
 use inmesh_pki::id::SpiffeId;
 
@@ -39,23 +40,29 @@ pub(crate) struct Recorder {
     pub(crate) trace_sample: f64,
 }
 
-/// An exchange under way. It writes its record once: when it is told how it ended, or, if nobody
-/// tells, when it is dropped, because then the caller has gone away.
-pub(crate) struct Pending {
-    pub(crate) exchange: Exchange,
+/// An exchange under way, before the head of its answer. Its record is made once, in the box that
+/// becomes the body of the answer, because it is large and would be moved with every future.
+pub(crate) struct Pending(Box<Recorded>);
+
+/// An exchange, and the body of its answer once there is one. It writes its record once: when it
+/// is told how it ended, or, if nobody tells, when it is dropped, because then the caller has gone
+/// away.
+pub(crate) struct Recorded {
+    exchange: Exchange,
     recorder: Arc<Recorder>,
     series: Arc<Series>,
     /// The state of the caller's connection.
     state: Option<Arc<ConnState>>,
     request_bytes: Option<Arc<AtomicU64>>,
     held: Held,
+    /// `None` until the head of the answer is there.
+    answer: Option<Answer>,
     ended: bool,
 }
 
-/// A response's body that ends its exchange when it ends or is dropped.
-pub(crate) struct Recorded {
+/// The body of an answer.
+struct Answer {
     body: Body,
-    pending: Pending,
     /// How many bytes the header promises; none for an answer that has no body whatever the
     /// header says.
     promised: Option<u64>,
@@ -85,8 +92,7 @@ pub(crate) enum End {
 // === impl Recorder ===
 
 impl Recorder {
-    pub(crate) fn record(&self, exchange: &mut Exchange, series: &Series) {
-        exchange.duration = exchange.started.elapsed();
+    pub(crate) fn record(&self, exchange: &Exchange, series: &Series) {
         let kind = Kind {
             protocol: exchange.protocol.label(),
             code: exchange.status,
@@ -179,33 +185,40 @@ impl Pending {
         state: Option<Arc<ConnState>>,
         request_bytes: Option<Arc<AtomicU64>>,
     ) -> Self {
-        Self {
+        Self(Box::new(Recorded {
             exchange,
             recorder: recorder.clone(),
             series: series.clone(),
             state,
             request_bytes,
             held: Held::Nothing,
+            answer: None,
             ended: false,
-        }
+        }))
+    }
+
+    /// The record so far.
+    pub(crate) fn exchange(&mut self) -> &mut Exchange {
+        &mut self.0.exchange
     }
 
     /// What it is counted under, once that is known better.
     pub(crate) fn count_under(&mut self, series: Arc<Series>) {
-        self.series = series;
+        self.0.series = series;
     }
 
     /// Keeps something until the answer is whole.
     pub(crate) fn hold(&mut self, held: Held) {
-        self.held = held;
+        self.0.held = held;
     }
 
     /// The head of the answer is there: the rest of the exchange is in its body.
     pub(crate) fn answer(mut self, response: Response<Body>) -> Response<Body> {
-        self.exchange.status = response.status().as_u16();
-        self.exchange.grpc_status = grpc_status(response.headers());
-        let head = self.exchange.method.as_ref() == Some(&Method::HEAD);
-        let empty = head || matches!(self.exchange.status, 204 | 304);
+        let exchange = &mut self.0.exchange;
+        exchange.status = response.status().as_u16();
+        exchange.grpc_status = grpc_status(response.headers());
+        let head = exchange.method.as_ref() == Some(&Method::HEAD);
+        let empty = head || matches!(exchange.status, 204 | 304);
         let promised = if empty {
             Some(0)
         } else {
@@ -213,27 +226,25 @@ impl Pending {
             length.and_then(|l| l.to_str().ok()?.parse().ok())
         };
         response.map(|body| {
-            Body::recorded(Box::new(Recorded {
-                body,
-                pending: self,
-                promised,
-            }))
+            self.0.answer = Some(Answer { body, promised });
+            Body::recorded(self.0)
         })
     }
 
     /// The mesh answers in place of the server.
     pub(crate) fn refuse(mut self, error: &Error, grpc: bool) -> Response<Body> {
-        self.exchange.failed(error);
+        self.0.exchange.failed(error);
         self.answer(error.response(grpc))
     }
 
     /// Both sides have left HTTP: the caller's connection never rests again, that to the endpoint
     /// never serves another request. The exchange ends with the connection.
     pub(crate) fn switched(&mut self) {
-        self.state = None;
-        self.exchange.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-        match &mut self.held {
-            Held::Application(_) => self.held = Held::Nothing,
+        let record = &mut *self.0;
+        record.state = None;
+        record.exchange.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        match &mut record.held {
+            Held::Application(_) => record.held = Held::Nothing,
             Held::Endpoint(carried) => carried.keep_connection(),
             Held::Nothing => {}
         }
@@ -243,22 +254,28 @@ impl Pending {
     pub(crate) fn joined(mut self, copied: Result<(u64, u64), Error>) {
         match copied {
             Ok((received, sent)) => {
-                self.exchange.request_bytes = received;
-                self.exchange.response_bytes = sent;
-                self.request_bytes = None;
-                self.end(End::Whole);
+                self.0.exchange.request_bytes = received;
+                self.0.exchange.response_bytes = sent;
+                self.0.request_bytes = None;
+                self.0.end(End::Whole);
             }
             Err(error) => {
-                self.exchange.failed(&error);
-                self.end(End::Abandoned);
+                self.0.exchange.failed(&error);
+                self.0.end(End::Abandoned);
             }
         }
     }
+}
 
+// === impl Recorded ===
+
+impl Recorded {
     fn end(&mut self, end: End) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        let now = Instant::now();
+        self.exchange.duration = now.saturating_duration_since(self.exchange.started);
         if let Some(counted) = &self.request_bytes {
             self.exchange.request_bytes = counted.load(Ordering::Relaxed);
         }
@@ -266,11 +283,11 @@ impl Pending {
             state.idle();
         }
         match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Application(lease) if end == End::Whole => lease.release(),
+            Held::Application(lease) if end == End::Whole => lease.release(now),
             Held::Application(_) | Held::Nothing => {}
-            Held::Endpoint(carried) => carried.finish(end, &self.exchange),
+            Held::Endpoint(carried) => carried.finish(end, &self.exchange, now),
         }
-        self.recorder.record(&mut self.exchange, &self.series);
+        self.recorder.record(&self.exchange, &self.series);
     }
 
     fn cut(&mut self, end: End, reason: Reason, detail: String) {
@@ -281,19 +298,26 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for Recorded {
     fn drop(&mut self) {
-        if !self.ended {
-            if self.exchange.status == 0 {
-                self.exchange.status = Reason::CallerGone.status().as_u16();
-            }
-            let detail = "the caller went away before the answer was whole";
-            self.cut(End::Abandoned, Reason::CallerGone, detail.into());
+        if self.ended {
+            return;
         }
+        // A server stops to ask once it has all that the header promised.
+        let sent = self.exchange.response_bytes;
+        let whole = self.answer.as_ref().is_some_and(|answer| {
+            answer.body.is_end_stream() || answer.promised.is_some_and(|n| n <= sent)
+        });
+        if whole {
+            return self.end(End::Whole);
+        }
+        if self.exchange.status == 0 {
+            self.exchange.status = Reason::CallerGone.status().as_u16();
+        }
+        let detail = "the caller went away before the answer was whole";
+        self.cut(End::Abandoned, Reason::CallerGone, detail.into());
     }
 }
-
-// === impl Recorded ===
 
 impl http_body::Body for Recorded {
     type Data = Bytes;
@@ -304,44 +328,39 @@ impl http_body::Body for Recorded {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let polled = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let Some(answer) = &mut this.answer else {
+            return Poll::Ready(None);
+        };
+        let polled = std::task::ready!(Pin::new(&mut answer.body).poll_frame(cx));
         match &polled {
             Some(Ok(frame)) => {
-                let exchange = &mut this.pending.exchange;
+                let exchange = &mut this.exchange;
                 if let Some(data) = frame.data_ref() {
                     exchange.response_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
                     exchange.grpc_status = grpc_status(trailers).or(exchange.grpc_status);
                 }
-                if this.body.is_end_stream() {
-                    this.pending.end(End::Whole);
+                if answer.body.is_end_stream() {
+                    this.end(End::Whole);
                 }
             }
             Some(Err(e)) => {
                 let detail = format!("the answer broke off: {e}");
-                this.pending.cut(End::Broken, Reason::Reset, detail);
+                this.cut(End::Broken, Reason::Reset, detail);
             }
-            None => this.pending.end(End::Whole),
+            None => this.end(End::Whole),
         }
         Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.answer.as_ref().is_none_or(|a| a.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        // A server stops to ask once it has all that the header promised. Otherwise the record
-        // says, as it is dropped, that the caller went away.
-        let sent = self.pending.exchange.response_bytes;
-        if self.body.is_end_stream() || self.promised.is_some_and(|n| n <= sent) {
-            self.pending.end(End::Whole);
+        match &self.answer {
+            Some(answer) => answer.body.size_hint(),
+            None => SizeHint::with_exact(0),
         }
     }
 }

@@ -118,13 +118,13 @@ async fn framing_that_means_two_things_is_a_400() -> Result {
 #[tokio::test]
 async fn a_header_block_beyond_the_limits_is_a_431() -> Result {
     for (fields, size, reason) in [
-        (101, 1, None),
-        (102, 1, Some("too-many-fields")),
-        (200, 1, Some("too-many-fields")),
+        (99, 1, None),
+        (100, 1, Some("too-many-fields")),
         (10, 6_000, None),
         (10, 8_000, Some("header-too-large")),
         (10, 20_000, Some("header-too-large")),
         // Beyond what hyper itself takes.
+        (101, 1, Some("header-too-large")),
         (300, 1, Some("header-too-large")),
         (10, 40_000, Some("header-too-large")),
     ] {
@@ -153,8 +153,8 @@ async fn a_header_block_beyond_the_limits_is_a_431() -> Result {
 #[tokio::test]
 async fn http2_has_the_same_limits() -> Result {
     for (fields, size, reason) in [
-        (100, 1, None),
-        (101, 1, Some("too-many-fields")),
+        (98, 1, None),
+        (99, 1, Some("too-many-fields")),
         (120, 1, Some("too-many-fields")),
         (1_000, 1, Some("too-many-fields")),
         (10, 7_000, Some("header-too-large")),

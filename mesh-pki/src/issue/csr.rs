@@ -5,11 +5,11 @@
 //! sender wishes to be, and are neither read nor able to make a request fail.
 
 use rustls_pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
-use webpki::RawPublicKeyEntity;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 use crate::pem;
+use crate::signed::{SignatureError, Signed};
 use crate::tls::Crypto;
 
 /// The largest request that is looked at, in bytes.
@@ -64,7 +64,14 @@ impl Csr {
         };
         let info = &request.certification_request_info;
         let public_key = SubjectPublicKeyInfoDer::from(info.subject_pki.raw.to_vec());
-        verify(&request, &public_key, crypto)?;
+        let signed = Signed::parse(der).ok_or(CsrError::Malformed)?;
+        signed
+            .verify(&public_key, crypto)
+            .map_err(|error| match error {
+                SignatureError::Bad => CsrError::BadSignature,
+                SignatureError::Key => CsrError::Malformed,
+                SignatureError::Unsupported => CsrError::Unsupported,
+            })?;
         Ok(Self {
             der: CertificateSigningRequestDer::from(der.to_vec()),
             public_key,
@@ -90,64 +97,6 @@ impl Csr {
     pub fn public_key_der(&self) -> &[u8] {
         &self.public_key
     }
-}
-
-/// Tries each algorithm that the provider has under the identifier that the request names: a curve
-/// and a hash make one each, and the identifier names only the hash.
-fn verify(
-    request: &X509CertificationRequest<'_>,
-    public_key: &SubjectPublicKeyInfoDer<'_>,
-    crypto: &Crypto,
-) -> Result<(), CsrError> {
-    let key = RawPublicKeyEntity::try_from(public_key).map_err(|_| CsrError::Malformed)?;
-    let message = request.certification_request_info.raw;
-    let signature = request.signature_value.data.as_ref();
-    let wanted = algorithm_id(request)?;
-    let mut result = Err(CsrError::Unsupported);
-    for algorithm in crypto.signature_algorithms() {
-        if algorithm.signature_alg_id().as_ref() != wanted {
-            continue;
-        }
-        match key.verify_signature(*algorithm, message, signature) {
-            Ok(()) => return Ok(()),
-            Err(webpki::Error::InvalidSignatureForPublicKey) => {
-                result = Err(CsrError::BadSignature);
-            }
-            // Another curve with the same hash.
-            Err(_) => {}
-        }
-    }
-    result
-}
-
-/// The content of the AlgorithmIdentifier between the request's body and its signature.
-fn algorithm_id<'a>(request: &X509CertificationRequest<'a>) -> Result<&'a [u8], CsrError> {
-    // A request is a SEQUENCE of body, algorithm and signature; the parser keeps no raw bytes of
-    // the second, so it is cut out behind the first.
-    let outer = content(request.as_raw()).ok_or(CsrError::Malformed)?;
-    let body = request.certification_request_info.raw.len();
-    let rest = outer.get(body..).ok_or(CsrError::Malformed)?;
-    content(rest).ok_or(CsrError::Malformed)
-}
-
-/// The content of the SEQUENCE that `der` begins with.
-fn content(der: &[u8]) -> Option<&[u8]> {
-    let (0x30, rest) = der.split_first().map(|(tag, rest)| (*tag, rest))? else {
-        return None;
-    };
-    let (first, rest) = rest.split_first()?;
-    let (len, rest) = match usize::from(*first) {
-        short @ 0..=0x7f => (short, rest),
-        0x81 => rest
-            .split_first()
-            .map(|(len, rest)| (usize::from(*len), rest))?,
-        0x82 => {
-            let (len, rest) = rest.split_first_chunk::<2>()?;
-            (usize::from(u16::from_be_bytes(*len)), rest)
-        }
-        _ => return None,
-    };
-    rest.get(..len)
 }
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]

@@ -1,4 +1,4 @@
-//! Identities and bundles in, one immutable state out to every reader: one writer, many readers,
+//! Identities, bundles and revocation lists in, one immutable state out to every reader: one writer, many readers,
 //! swapped whole, so that no handshake ever sees a new leaf with an old bundle.
 //!
 //! Readers load without a lock (arc-swap), once per handshake; those who wait for a change sleep on
@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::bundle::{BundleSet, TrustBundle};
+use crate::crl::CrlSet;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::X509Svid;
 
@@ -23,6 +24,7 @@ pub struct IdentityState {
     svids: BTreeMap<SpiffeId, Arc<X509Svid>>,
     default: Option<SpiffeId>,
     bundles: BundleSet,
+    crls: CrlSet,
     epoch: u64,
 }
 
@@ -110,6 +112,12 @@ impl IdentityState {
         &self.bundles
     }
 
+    /// The revocation lists.
+    #[must_use]
+    pub fn crls(&self) -> &CrlSet {
+        &self.crls
+    }
+
     /// How many writes came before this state; it never goes back.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -158,6 +166,11 @@ impl IdentityState {
     pub fn insert_bundle(&mut self, bundle: TrustBundle) {
         self.bundles.insert(bundle);
     }
+
+    /// Replaces all revocation lists.
+    pub fn replace_crls(&mut self, crls: CrlSet) {
+        self.crls = crls;
+    }
 }
 
 // === impl IdentityWriter ===
@@ -201,6 +214,20 @@ impl IdentityWriter {
     /// Replaces all bundles; returns the new epoch.
     pub fn set_bundles(&self, bundles: BundleSet) -> u64 {
         self.update(|state| state.replace_bundles(bundles))
+    }
+
+    /// Replaces all revocation lists; returns the new epoch.
+    pub fn set_crls(&self, crls: CrlSet) -> u64 {
+        self.update(|state| state.replace_crls(crls))
+    }
+
+    /// Replaces all bundles and all revocation lists in one step, so that a new issuer and its list
+    /// arrive together; returns the new epoch.
+    pub fn set_trust(&self, bundles: BundleSet, crls: CrlSet) -> u64 {
+        self.update(|state| {
+            state.replace_bundles(bundles);
+            state.replace_crls(crls);
+        })
     }
 
     /// Replaces one SVID and all bundles in one step; returns the new epoch.

@@ -99,3 +99,23 @@ fn writers_on_many_threads_lose_nothing() {
         (8, 8)
     );
 }
+
+#[test]
+fn bundles_and_revocation_lists_change_together() {
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let (writer, reader) = identity(state(&old));
+    assert!(reader.load().crls().is_empty());
+    let lists = |ca: &Ca| {
+        let mut set = CrlSet::new();
+        set.insert(domain("td"), ca.crl().list()).unwrap();
+        set
+    };
+    let (of_old, of_new) = (lists(&old), lists(&new));
+    assert_eq!(writer.set_crls(of_old.clone()), 1);
+    assert_eq!(reader.load().crls(), &of_old);
+    assert_eq!(writer.set_trust(new.bundle("td").into(), of_new.clone()), 2);
+    let state = reader.load();
+    assert_eq!(state.crls(), &of_new);
+    assert_eq!(state.bundles().get(&domain("td")), Some(&new.bundle("td")));
+    assert!(state.default_svid().is_some());
+}

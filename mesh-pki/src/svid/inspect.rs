@@ -48,7 +48,8 @@ pub(crate) fn parse<'a>(
 /// 1. it is not a CA (S4, S7);
 /// 2. its key usage is there, critical, with digitalSignature and nothing that signs certificates
 ///    or revocation lists (S5, S8);
-/// 3. it has exactly one URI name (S1), which is a SPIFFE ID (S2, S12 to S15) with a path (S3).
+/// 3. it has exactly one URI name (S1), which is a SPIFFE ID (S2, S12 to S15) with a path (S3);
+/// 4. its names are marked critical, if it has no subject that would name it as well (S10).
 pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
     let cert = parse(der, Place::Leaf)?;
     let malformed = |what| Rejected::Malformed {
@@ -77,8 +78,8 @@ pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
         return Err(Rejected::KeyUsageNotCritical);
     }
 
-    let uris = uri_names(&cert, Place::Leaf)?;
-    let uri = match uris.as_slice() {
+    let names = names(&cert, Place::Leaf)?;
+    let uri = match names.uris.as_slice() {
         [] => return Err(Rejected::NoUriSan),
         [uri] => *uri,
         many => return Err(Rejected::ManyUriSans { got: many.len() }),
@@ -91,6 +92,9 @@ pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
         return Err(Rejected::NoPath {
             trust_domain: id.trust_domain().clone(),
         });
+    }
+    if !names.critical && cert.subject().iter().next().is_none() {
+        return Err(Rejected::SanNotCritical);
     }
 
     Ok(Leaf {
@@ -118,19 +122,45 @@ pub(crate) fn signing(der: &CertificateDer<'_>) -> Result<Option<SpiffeId>, Reje
             missing: "keyCertSign",
         });
     }
-    let ids = uri_names(&cert, Place::Intermediate)?;
-    Ok(ids.iter().find_map(|uri| {
+    let ids = names(&cert, Place::Intermediate)?;
+    Ok(ids.uris.iter().find_map(|uri| {
         parse_bytes(uri.as_bytes())
             .ok()
             .filter(|id| !id.path().is_empty())
     }))
 }
 
+/// A CA certificate, as revocation lists ask for it.
+pub(crate) struct CrlSigner {
+    /// Its subject key identifier in hexadecimal.
+    pub(crate) key_id: Option<String>,
+    /// Whether its key usage has cRLSign; one without a key usage may do anything.
+    pub(crate) may_sign: bool,
+}
+
+/// Reads from a CA certificate what revocation lists ask for; one that cannot be read signs none.
+pub(crate) fn crl_signer(der: &CertificateDer<'_>) -> CrlSigner {
+    let Ok(cert) = parse(der, Place::Intermediate) else {
+        return CrlSigner {
+            key_id: None,
+            may_sign: false,
+        };
+    };
+    let may_sign = match cert.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
+        Err(_) => false,
+    };
+    CrlSigner {
+        key_id: crate::bundle::subject_key_id(&cert),
+        may_sign,
+    }
+}
+
 /// The trust domain that a CA certificate names as its one URI.
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub(crate) fn trust_domain_of_ca(der: &CertificateDer<'_>) -> Option<crate::id::TrustDomain> {
     let cert = parse(der, Place::Root).ok()?;
-    let [uri] = uri_names(&cert, Place::Root).ok()?[..] else {
+    let [uri] = names(&cert, Place::Root).ok()?.uris[..] else {
         return None;
     };
     let id = parse_bytes(uri.as_bytes()).ok()?;
@@ -168,16 +198,19 @@ fn is_ca(cert: &X509Certificate<'_>, place: Place) -> Result<bool, Rejected> {
     }
 }
 
-fn uri_names<'a>(cert: &'a X509Certificate<'a>, place: Place) -> Result<Vec<&'a str>, Rejected> {
+/// The URIs among the subject alternative names.
+struct Names<'a> {
+    uris: Vec<&'a str>,
+    critical: bool,
+}
+
+fn names<'a>(cert: &'a X509Certificate<'a>, place: Place) -> Result<Names<'a>, Rejected> {
     let what = "subject alternative name";
     let names = cert
         .subject_alternative_name()
         .map_err(|_| Rejected::Malformed { place, what })?;
-    let Some(names) = names else {
-        return Ok(Vec::new());
-    };
     let mut uris = Vec::new();
-    for name in &names.value.general_names {
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
         match name {
             GeneralName::URI(uri) => uris.push(*uri),
             // It may be a URI that another parser would read.
@@ -185,5 +218,8 @@ fn uri_names<'a>(cert: &'a X509Certificate<'a>, place: Place) -> Result<Vec<&'a 
             _ => {}
         }
     }
-    Ok(uris)
+    Ok(Names {
+        uris,
+        critical: names.is_some_and(|names| names.critical),
+    })
 }

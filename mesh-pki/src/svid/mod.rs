@@ -17,6 +17,8 @@ use crate::tls::Crypto;
 
 mod inspect;
 mod key;
+mod narrow;
+mod path;
 mod rejected;
 mod validate;
 
@@ -24,8 +26,9 @@ mod validate;
 mod tests;
 
 pub use key::PrivateKey;
+pub use path::MAX_PATH_LEN;
 pub use rejected::{Place, Rejected};
-pub use validate::{MAX_PATH_LEN, MAX_PRESENTED, MAX_PRESENTED_BYTES, validate};
+pub use validate::{MAX_PRESENTED_BYTES, validate};
 
 /// An X.509-SVID: who we are, and the key that proves it.
 ///
@@ -235,7 +238,7 @@ impl fmt::Debug for X509Svid {
 ///
 /// # Errors
 ///
-/// The first rule of S1 to S5, S7, S8 and S12 to S15 that the leaf breaks.
+/// The first rule of S1 to S5, S7, S8, S10 and S12 to S15 that the leaf breaks.
 pub fn read_unverified(leaf: &CertificateDer<'_>) -> Result<Peer, Rejected> {
     let leaf = inspect::leaf(leaf)?;
     Ok(Peer {

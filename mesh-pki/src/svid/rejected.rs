@@ -47,14 +47,6 @@ pub enum Rejected {
         /// How many may be.
         max: usize,
     },
-    /// More certificates were presented than are looked at.
-    #[error("{got} certificates were presented, at most {max} are looked at")]
-    ChainTooLong {
-        /// How many were presented.
-        got: usize,
-        /// How many may be.
-        max: usize,
-    },
     /// The trust domain's bundle has no root: everybody in it is distrusted (S18).
     #[error("trust domain {trust_domain} of {id} is distrusted")]
     Distrusted {
@@ -170,6 +162,46 @@ pub enum Rejected {
         /// How many certificates a path may have, leaf and root included.
         max: u32,
     },
+    /// The revocation list of an issuer on the path is out of date, so nobody knows who is revoked.
+    #[error("the revocation list for the {} of {id} is stale since {}, now is {}", place.name(), utc(*next_update), utc(*now))]
+    RevocationStale {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// Which certificate the list speaks for.
+        place: Place,
+        /// From when on there should have been a new list.
+        next_update: SystemTime,
+        /// The time it was compared with.
+        now: SystemTime,
+    },
+    /// The revocation list of an issuer on the path cannot be relied on, so nobody knows who is
+    /// revoked.
+    #[error("the revocation list for the {} of {id} cannot be relied on: {why}", place.name())]
+    RevocationUnknown {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// Which certificate the list speaks for.
+        place: Place,
+        /// What is wrong with the list.
+        why: &'static str,
+    },
+    /// A certificate of the path is revoked (RFC 5280, section 5).
+    #[error("the {} of {id} (serial {serial}) is revoked since {} ({})", place.name(), utc(*since), reason.unwrap_or("no reason told"))]
+    Revoked {
+        /// Whom the leaf names.
+        id: SpiffeId,
+        /// Which certificate.
+        place: Place,
+        /// Its serial number, in hexadecimal.
+        serial: String,
+        /// Since when.
+        since: SystemTime,
+        /// Why, as RFC 5280 spells it, if the list tells.
+        reason: Option<&'static str>,
+    },
+    /// The leaf has no subject, and its names are not marked critical (S10).
+    #[error("the leaf has no subject, and its subject alternative name is not marked critical")]
+    SanNotCritical,
     /// The search for a path was given up, because it took too many steps.
     #[error("the chain of {id} takes too much work to verify")]
     TooMuchWork {
@@ -244,7 +276,6 @@ impl Rejected {
             Self::BadId { .. } => "bad-id",
             Self::BadSignature { .. } => "bad-signature",
             Self::ChainTooLarge { .. } => "chain-too-large",
-            Self::ChainTooLong { .. } => "chain-too-long",
             Self::Distrusted { .. } => "distrusted",
             Self::Expired { .. } => "expired",
             Self::IssuerHasPath { .. } => "issuer-has-path",
@@ -263,6 +294,10 @@ impl Rejected {
             Self::NotYetValid { .. } => "not-yet-valid",
             Self::Path { .. } => "path",
             Self::PathTooLong { .. } => "path-too-long",
+            Self::RevocationStale { .. } => "revocation-stale",
+            Self::RevocationUnknown { .. } => "revocation-unknown",
+            Self::Revoked { .. } => "revoked",
+            Self::SanNotCritical => "san-not-critical",
             Self::TooMuchWork { .. } => "too-much-work",
             Self::UnknownCriticalExtension { .. } => "unknown-critical-extension",
             Self::UnknownIssuer { .. } => "unknown-issuer",

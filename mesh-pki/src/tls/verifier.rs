@@ -54,6 +54,14 @@ fn certificate_error(rejected: &Rejected) -> CertificateError {
         Rejected::UnknownIssuer { .. }
         | Rejected::UnknownTrustDomain { .. }
         | Rejected::Distrusted { .. } => CertificateError::UnknownIssuer,
+        Rejected::Revoked { .. } => CertificateError::Revoked,
+        Rejected::RevocationStale {
+            next_update, now, ..
+        } => CertificateError::ExpiredRevocationListContext {
+            time: unix_time(*now),
+            next_update: unix_time(*next_update),
+        },
+        Rejected::RevocationUnknown { .. } => CertificateError::UnknownRevocationStatus,
         Rejected::BadSignature { .. } => CertificateError::BadSignature,
         Rejected::Malformed { .. } => CertificateError::BadEncoding,
         Rejected::UnknownCriticalExtension { .. } => CertificateError::UnhandledCriticalExtension,

@@ -1,6 +1,6 @@
 //! PEM files in, writes to the identity store out, now and whenever the files change.
 //!
-//! The files are read once a second and compared by content: three small reads cost less than a
+//! The files are read once a second and compared by content: a few small reads cost less than a
 //! watcher that misses renames, network mounts and Kubernetes' symlinks. A key that does not match
 //! its certificate, as a reader sees it halfway through a change, is reported and never used: the
 //! last good identity stays.
@@ -16,6 +16,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
+use crate::crl::{Crl, CrlError, CrlSet};
 use crate::fs;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::status::{StatusReader, StatusWriter, status};
@@ -68,6 +69,15 @@ pub enum FileError {
         #[source]
         source: BundleError,
     },
+    /// The revocation lists cannot be used.
+    #[error("the revocation lists {} cannot be used", path.display())]
+    Crl {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: CrlError,
+    },
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
     Io {
@@ -90,13 +100,24 @@ pub enum FileError {
     },
 }
 
+#[derive(Clone)]
 struct Files {
     cert: PathBuf,
     key: PathBuf,
     bundle: PathBuf,
     /// Bundles of other trust domains.
     others: Vec<(TrustDomain, PathBuf)>,
+    /// Revocation lists of issuers in our own trust domain.
+    crls: Option<PathBuf>,
     crypto: Crypto,
+}
+
+/// What the files say, all of it.
+struct Set {
+    svid: X509Svid,
+    bundles: BundleSet,
+    /// `None` if no file of them is configured.
+    crls: Option<CrlSet>,
 }
 
 /// What all files held at one look, in the order of [`Files::paths`]; an error is remembered by
@@ -118,6 +139,7 @@ impl FileSource {
             key: key.into(),
             bundle: bundle.into(),
             others: Vec::new(),
+            crls: None,
             crypto: crypto.clone(),
         };
         Self {
@@ -141,16 +163,19 @@ impl FileSource {
     /// Adds the bundle of another trust domain.
     #[must_use]
     pub fn with_bundle(mut self, trust_domain: TrustDomain, path: impl Into<PathBuf>) -> Self {
-        let old = &self.files;
-        let mut others = old.others.clone();
-        others.push((trust_domain, path.into()));
-        self.files = Arc::new(Files {
-            cert: old.cert.clone(),
-            key: old.key.clone(),
-            bundle: old.bundle.clone(),
-            others,
-            crypto: old.crypto.clone(),
-        });
+        let files = Arc::make_mut(&mut self.files);
+        files.others.push((trust_domain, path.into()));
+        self
+    }
+
+    /// Adds a file of revocation lists (`X509 CRL` sections) of issuers in our own trust domain.
+    ///
+    /// It has at least one list, and is reloaded with the other files, in the same step: one that
+    /// is missing or broken keeps everything as it was. Peers of an issuer with a list are refused
+    /// when they are on it, or when it is stale.
+    #[must_use]
+    pub fn with_crls(mut self, path: impl Into<PathBuf>) -> Self {
+        Arc::make_mut(&mut self.files).crls = Some(path.into());
         self
     }
 
@@ -173,15 +198,17 @@ impl FileSource {
     ///
     /// [`FileError`] for the first file that cannot be used.
     pub fn load(&self) -> Result<IdentityState, FileError> {
-        let (svid, bundles) = self.files.parse(&self.files.read())?;
-        Ok(IdentityState::new(svid, bundles))
+        let set = self.files.parse(&self.files.read())?;
+        let mut state = IdentityState::new(set.svid, set.bundles);
+        state.replace_crls(set.crls.unwrap_or_default());
+        Ok(state)
     }
 
     /// Loads now and after every change, until `shutdown` is ready.
     ///
     /// 1. Read all files; if nothing differs from the last look, sleep for the interval.
     /// 2. If something does, read again until two reads agree, so that a change is not seen halfway.
-    /// 3. Write SVID and bundles in one step, or report why not and keep what is there.
+    /// 3. Write SVID, bundles and revocation lists in one step, or report why not and keep what is there.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         tokio::select! {
@@ -203,9 +230,9 @@ impl FileSource {
             };
             seen = Some(contents);
             match loaded {
-                Some(Ok((svid, bundles))) => {
-                    let id = svid.id().clone();
-                    self.write(svid, bundles, last.replace(id), writer);
+                Some(Ok(set)) => {
+                    let id = set.svid.id().clone();
+                    self.write(set, last.replace(id), writer);
                 }
                 Some(Err(error)) => self.report(error),
                 None => {}
@@ -215,13 +242,12 @@ impl FileSource {
     }
 
     /// `last` is the ID that the files had before: if it is another now, the old SVID goes.
-    fn write(
-        &self,
-        svid: X509Svid,
-        bundles: BundleSet,
-        last: Option<SpiffeId>,
-        writer: &IdentityWriter,
-    ) {
+    fn write(&self, set: Set, last: Option<SpiffeId>, writer: &IdentityWriter) {
+        let Set {
+            svid,
+            bundles,
+            crls,
+        } = set;
         tracing::info!(id = %svid.id(), serial = svid.serial(), "identity loaded from files");
         writer.update(|state| {
             if let Some(last) = last.filter(|last| last != svid.id()) {
@@ -229,6 +255,9 @@ impl FileSource {
             }
             state.insert_svid(svid);
             state.replace_bundles(bundles);
+            if let Some(crls) = crls {
+                state.replace_crls(crls);
+            }
         });
         self.status.update(|status| {
             status.loads += 1;
@@ -257,13 +286,14 @@ impl fmt::Debug for FileSource {
     }
 }
 
-type Loaded = Result<(X509Svid, BundleSet), FileError>;
+type Loaded = Result<Set, FileError>;
 
 impl Files {
     fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         [&self.cert, &self.key, &self.bundle]
             .into_iter()
             .chain(self.others.iter().map(|(_, path)| path))
+            .chain(&self.crls)
     }
 
     fn read(&self) -> Contents {
@@ -310,12 +340,20 @@ impl Files {
                 source: Box::new(source),
             }
         })?;
-        let own = svid.id().trust_domain().clone();
-        let mut bundles = BundleSet::from(bundle(own, &self.bundle, texts[2])?);
+        let own = svid.id().trust_domain();
+        let mut bundles = BundleSet::from(bundle(own.clone(), &self.bundle, texts[2])?);
         for ((trust_domain, path), text) in self.others.iter().zip(&texts[3..]) {
             bundles.insert(bundle(trust_domain.clone(), path, text)?);
         }
-        Ok((svid, bundles))
+        let crls = match (&self.crls, texts.get(3 + self.others.len())) {
+            (Some(path), Some(text)) => Some(crls(own.clone(), path, text)?),
+            _ => None,
+        };
+        Ok(Set {
+            svid,
+            bundles,
+            crls,
+        })
     }
 }
 
@@ -324,4 +362,15 @@ fn bundle(trust_domain: TrustDomain, path: &Path, text: &[u8]) -> Result<TrustBu
         path: path.to_owned(),
         source,
     })
+}
+
+fn crls(trust_domain: TrustDomain, path: &Path, text: &[u8]) -> Result<CrlSet, FileError> {
+    let mut set = CrlSet::new();
+    Crl::from_pem(text)
+        .and_then(|lists| set.replace(trust_domain, lists))
+        .map_err(|source| FileError::Crl {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(set)
 }

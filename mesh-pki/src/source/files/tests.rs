@@ -1,6 +1,7 @@
 use std::future::pending;
 
 use super::*;
+use crate::pem::PemError;
 use crate::store::{IdentityReader, identity};
 use crate::testing::{Ca, crypto, domain, id, leaf};
 
@@ -77,9 +78,44 @@ fn other_trust_domains_have_files_of_their_own() {
     );
 }
 
+#[test]
+fn revocation_lists_have_a_file_of_their_own() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    dir.svid(&ca);
+    let path = dir.0.path().join("crl.pem");
+    let load = || dir.source().with_crls(&path).load();
+    assert!(matches!(load(), Err(FileError::Io { path, .. }) if path.ends_with("crl.pem")));
+    // A file without a list is an accident, and no list.
+    dir.write("crl.pem", &ca.bundle("td").to_pem());
+    assert!(matches!(
+        load(),
+        Err(FileError::Crl { path, source: CrlError::Pem(PemError::NoCrl) }) if path.ends_with("crl.pem")
+    ));
+    let other = Ca::new("other");
+    let lists = [ca.crl().list(), other.crl().list()];
+    dir.write(
+        "crl.pem",
+        &lists.iter().map(Crl::to_pem).collect::<String>(),
+    );
+    let state = load().unwrap();
+    assert_eq!(state.crls().get(&domain("td")), lists);
+    assert_eq!(state.crls().len(), 2);
+    // Without the option the file is not looked at, also beside bundles of others.
+    assert!(dir.source().load().unwrap().crls().is_empty());
+    dir.write("other.pem", &other.bundle("other").to_pem());
+    let more = dir.source().with_crls(&path);
+    let more = more.with_bundle(domain("other"), dir.0.path().join("other.pem"));
+    let state = more.load().unwrap();
+    assert_eq!((state.crls().len(), state.bundles().len()), (2, 2));
+}
+
 /// A source that runs, with the status that tells when it has looked.
 fn start(dir: &Dir) -> (IdentityReader, StatusReader<FileStatus>) {
-    let source = dir.source().with_interval(Duration::from_millis(5));
+    run(dir.source())
+}
+
+fn run(source: FileSource) -> (IdentityReader, StatusReader<FileStatus>) {
+    let source = source.with_interval(Duration::from_millis(5));
     let status = source.status();
     let (writer, reader) = identity(IdentityState::default());
     tokio::spawn(source.run(Arc::new(writer), pending()));
@@ -128,6 +164,35 @@ async fn a_change_is_loaded_and_a_mismatch_is_reported_and_not_used() {
         reader.load().bundles().get(&domain("td")),
         Some(&new.bundle("td"))
     );
+}
+
+#[tokio::test]
+async fn a_new_root_and_its_list_arrive_together_and_a_broken_list_keeps_both() {
+    let (dir, old, new) = (Dir::new(), Ca::new("old"), Ca::new("new"));
+    dir.svid(&old);
+    let gone = leaf(CART).signed_by(&old);
+    let lists = [old.crl().revoking(&gone).list()];
+    dir.write("crl.pem", &lists[0].to_pem());
+    let (mut reader, mut status) = run(dir.source().with_crls(dir.0.path().join("crl.pem")));
+    let state = reader.changed().await.unwrap();
+    assert_eq!(state.crls().get(&domain("td")), lists);
+
+    // The list is broken when the bundle changes: nothing of either is taken.
+    dir.write("crl.pem", "-----BEGIN X509 CRL-----\n");
+    until(&mut status, |status| status.last_error.is_some()).await;
+    dir.write(BUNDLE_FILE, &new.bundle("td").to_pem());
+    let failures = status.load().failures;
+    until(&mut status, |status| status.failures > failures).await;
+    let kept = reader.load();
+    assert_eq!(kept.epoch(), state.epoch());
+    assert_eq!(kept.crls().get(&domain("td")), lists);
+    assert_eq!(kept.bundles().get(&domain("td")), Some(&old.bundle("td")));
+
+    let lists = new.crl().list();
+    dir.write("crl.pem", &lists.to_pem());
+    let state = reader.changed().await.unwrap();
+    assert_eq!(state.crls().get(&domain("td")), [lists]);
+    assert_eq!(state.bundles().get(&domain("td")), Some(&new.bundle("td")));
 }
 
 #[tokio::test(start_paused = true)]

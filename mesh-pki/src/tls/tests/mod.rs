@@ -12,6 +12,8 @@ use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{Place, Rejected, Usage};
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 
+mod strict;
+
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const CATALOG: &str = "spiffe://td/ns/shop/sa/catalog";
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -466,7 +468,7 @@ async fn a_root_that_is_taken_out_is_refused_at_the_next_handshake() {
 }
 
 #[tokio::test]
-async fn nothing_is_resumed() {
+async fn c5_nothing_is_resumed() {
     let ca = Ca::new("root");
     let (cart, catalog) = (Member::of(CART, &ca), Member::of(CATALOG, &ca));
     for _ in 0..3 {
