@@ -218,6 +218,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         ("connectTimeout", &mut limits.connect),
         ("endpointHandshakeTimeout", &mut limits.endpoint_handshake),
         ("poolIdleTimeout", &mut limits.pool_idle),
+        ("opaqueAge", &mut limits.opaque_age),
         ("drainLead", &mut limits.drain_lead),
         ("drainDeadline", &mut limits.drain_deadline),
     ];

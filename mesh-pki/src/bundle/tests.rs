@@ -1,3 +1,4 @@
+use rcgen::KeyUsagePurpose;
 use serde_json::{Value, json};
 
 use super::jwks::BundleJsonError;
@@ -50,6 +51,16 @@ fn a_root_is_a_ca_certificate() {
     let ca = Ca::new("root");
     let cert = leaf("spiffe://td/a").signed_by(&ca);
     let trust_domain = domain("td");
+    let lists_only = authority("lists").with(|p| p.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    assert_eq!(
+        TrustBundle::new(trust_domain.clone(), [lists_only.root().cert]),
+        Err(BundleError::NotACa {
+            trust_domain: trust_domain.clone(),
+            index: 0
+        })
+    );
+    let anything = authority("old").with(|p| p.key_usages.clear()).root();
+    TrustBundle::new(trust_domain.clone(), [anything.cert]).unwrap();
     assert_eq!(
         TrustBundle::new(trust_domain.clone(), [ca.cert, cert]),
         Err(BundleError::NotACa {

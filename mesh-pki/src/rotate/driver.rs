@@ -174,12 +174,12 @@ impl<I: Issuer> Rotation<I> {
             let current = writer
                 .load()
                 .svid(&self.id)
-                .map(|s| (s.issued_at(), s.not_after()));
-            if let Some((issued_at, not_after)) = current {
+                .map(|s| (s.not_before(), s.issued_at(), s.not_after()));
+            if let Some((not_before, issued_at, not_after)) = current {
                 self.status
                     .update(|status| status.not_after = Some(not_after));
                 let due = schedule::renew_at(issued_at, not_after, (self.draw)());
-                wait_until(due, &*self.clock).await;
+                wait_until(due, not_before, &*self.clock).await;
             }
             self.renew(writer).await;
             // A CA that is about to end issues leaves that are due at once.
@@ -235,13 +235,15 @@ impl<I: Issuer> Rotation<I> {
     }
 }
 
-/// Sleeps in short steps until the clock says `due`.
-async fn wait_until(due: SystemTime, clock: &dyn Clock) {
-    while let Ok(left) = due.duration_since(clock.now()) {
-        if left.is_zero() {
-            return;
+/// Sleeps in short steps until the clock says `due`, or is set back to before `not_before`, where
+/// nobody accepts the SVID.
+async fn wait_until(due: SystemTime, not_before: SystemTime, clock: &dyn Clock) {
+    loop {
+        let now = clock.now();
+        match due.duration_since(now) {
+            Ok(left) if !left.is_zero() && now >= not_before => sleep(left.min(LOOK)).await,
+            _ => return,
         }
-        sleep(left.min(LOOK)).await;
     }
 }
 

@@ -6,7 +6,7 @@
 //! followed, and a stranger's certificate drops out at its first signature. Benign chains are
 //! shorter, and pay nothing. Dates, constraints and usages are left to path building.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::EndEntityCert;
@@ -27,7 +27,7 @@ const MAX_CANDIDATES: usize = 8;
 /// Why there is nothing to hand on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// What the roots vouch for goes on below the longest path.
+    /// Even the shortest way from the leaf to a root, by names, is longer than a path may be.
     TooDeep,
     /// The search was given up.
     TooMuchWork,
@@ -36,16 +36,56 @@ pub(super) enum Refusal {
 /// Chooses from `presented` what may lie between `leaf` and `anchors`.
 ///
 /// 1. Certificates that cannot be read, stand there twice, or are one of the roots, are left out.
-/// 2. From the leaf upwards, by names alone: what is no issuer's issuer is left out.
-/// 3. From the roots downwards, level by level: a certificate stays if a root, or one that stays,
-///    signed it. At most [`MAX_CHECKS`] signatures are verified.
-/// 4. If more than [`MAX_CANDIDATES`] stay, they are too deep or too many.
+/// 2. By names alone, each one's distance from the leaf and from a root is measured; it stays if
+///    the shortest way through it is short enough for a path.
+/// 3. From the roots downwards, level by level: it stays if a root, or one that stays, signed it.
+///    At most [`MAX_CHECKS`] signatures are verified, and at most [`MAX_CANDIDATES`] stay.
 pub(super) fn candidates<'a>(
     leaf: &EndEntityCert<'_>,
     presented: &'a [CertificateDer<'a>],
     anchors: &[TrustAnchor<'_>],
     crypto: &Crypto,
 ) -> Result<Vec<CertificateDer<'a>>, Refusal> {
+    let roots: Vec<_> = anchors
+        .iter()
+        .map(|anchor| (anchor.subject.as_ref(), webpki::spki_for_anchor(anchor)))
+        .collect();
+    let certs = readable(presented, &roots);
+
+    let up = distances(
+        [leaf.issuer()],
+        &certs,
+        |cert| cert.subject(),
+        |cert| cert.issuer(),
+    );
+    let root_names = roots.iter().map(|(name, _)| *name);
+    let down = distances(
+        root_names,
+        &certs,
+        |cert| cert.issuer(),
+        |cert| cert.subject(),
+    );
+    let way =
+        |cert: &EndEntityCert<'_>| Some(up.get(cert.subject())? + down.get(cert.issuer())? + 1);
+    let near: Vec<_> = certs
+        .iter()
+        .filter(|cert| way(cert).is_some_and(|way| way <= PLAIN))
+        .collect();
+    // With a root as the leaf's own issuer there is a way without any of them.
+    if near.is_empty()
+        && down.get(leaf.issuer()) != Some(&0)
+        && certs.iter().any(|c| way(c).is_some())
+    {
+        return Err(Refusal::TooDeep);
+    }
+    vouched(near, roots, crypto)
+}
+
+/// Step 1: whatever can be read, once, and without the roots themselves.
+fn readable<'a>(
+    presented: &'a [CertificateDer<'a>],
+    roots: &[(&[u8], SubjectPublicKeyInfoDer<'_>)],
+) -> Vec<EndEntityCert<'a>> {
     let mut seen: HashSet<&[u8]> = HashSet::new();
     let mut certs = Vec::new();
     for der in presented {
@@ -55,70 +95,84 @@ pub(super) fn candidates<'a>(
             certs.push(cert);
         }
     }
-    let roots: Vec<_> = anchors
-        .iter()
-        .map(|anchor| (anchor.subject.as_ref(), webpki::spki_for_anchor(anchor)))
-        .collect();
     certs.retain(|cert| {
         let key = cert.subject_public_key_info();
         !roots
             .iter()
             .any(|(name, root)| *name == cert.subject() && *root == key)
     });
+    certs
+}
 
-    let mut wanted = HashSet::from([leaf.issuer().to_vec()]);
-    let mut found = 0;
-    while wanted.len() > found {
-        found = wanted.len();
-        let issuers = certs
-            .iter()
-            .filter(|cert| wanted.contains(cert.subject()))
-            .map(|cert| cert.issuer().to_vec());
-        let issuers: Vec<_> = issuers.collect();
-        wanted.extend(issuers);
+/// Step 2: how many certificates lie between each name and the nearest of `start`, going through a
+/// certificate from the name that `from` reads in it to the one that `to` reads.
+fn distances<'c>(
+    start: impl IntoIterator<Item = &'c [u8]>,
+    certs: &'c [EndEntityCert<'_>],
+    from: impl Fn(&'c EndEntityCert<'_>) -> &'c [u8],
+    to: impl Fn(&'c EndEntityCert<'_>) -> &'c [u8],
+) -> HashMap<&'c [u8], usize> {
+    let mut ways: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
+    for cert in certs {
+        ways.entry(from(cert)).or_default().push(to(cert));
     }
-    certs.retain(|cert| wanted.contains(cert.subject()));
+    let mut found = HashMap::new();
+    let mut level: Vec<&[u8]> = start.into_iter().collect();
+    let mut distance = 0;
+    while !level.is_empty() {
+        level.retain(|name| found.insert(*name, distance).is_none());
+        level = level
+            .iter()
+            .filter_map(|name| ways.get(name))
+            .flatten()
+            .filter(|name| !found.contains_key(**name))
+            .copied()
+            .collect();
+        distance += 1;
+    }
+    found
+}
 
+/// Step 3: those that a chain of signatures ties to a root.
+fn vouched<'a>(
+    mut certs: Vec<&EndEntityCert<'a>>,
+    roots: Vec<(&[u8], SubjectPublicKeyInfoDer<'static>)>,
+    crypto: &Crypto,
+) -> Result<Vec<CertificateDer<'a>>, Refusal> {
     let mut chosen = Vec::new();
     let mut checks = 0;
-    // Name and key of whoever may vouch for others, level by level.
-    let mut level: Vec<(Vec<u8>, SubjectPublicKeyInfoDer<'_>)> = roots
+    // Name and key of whoever may vouch for others.
+    let mut level: Vec<_> = roots
         .into_iter()
         .map(|(name, key)| (name.to_vec(), key))
         .collect();
-    let mut depth = 0;
     while !level.is_empty() {
-        depth += 1;
         let mut next = Vec::new();
         for (name, key) in &level {
-            let mut at = 0;
-            while at < certs.len() {
-                if certs[at].issuer() != name.as_slice() {
-                    at += 1;
+            let mut rest = Vec::with_capacity(certs.len());
+            for cert in certs {
+                if cert.issuer() != name.as_slice() {
+                    rest.push(cert);
                     continue;
                 }
                 checks += 1;
                 if checks > MAX_CHECKS {
                     return Err(Refusal::TooMuchWork);
                 }
-                let der = certs[at].der();
+                let der = cert.der();
                 let signed = Signed::parse(&der);
-                let vouched = signed.is_some_and(|cert| cert.verify(key, crypto).is_ok());
+                let vouched = signed.is_some_and(|signed| signed.verify(key, crypto).is_ok());
                 if !vouched {
-                    at += 1;
+                    rest.push(cert);
                     continue;
                 }
-                let cert = certs.remove(at);
                 next.push((cert.subject().to_vec(), cert.subject_public_key_info()));
                 chosen.push(der);
                 if chosen.len() > MAX_CANDIDATES {
-                    return Err(if depth > PLAIN {
-                        Refusal::TooDeep
-                    } else {
-                        Refusal::TooMuchWork
-                    });
+                    return Err(Refusal::TooMuchWork);
                 }
             }
+            certs = rest;
         }
         level = next;
     }

@@ -13,6 +13,7 @@ use crate::testing::{
 };
 
 mod classes;
+mod limbo;
 mod own;
 mod path;
 mod revoked;
