@@ -22,17 +22,25 @@ pub(crate) enum Mode {
 
 /// Reads a small file; its content is wiped when dropped, because it may hold a key.
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_up_to(path, MAX_FILE)
+}
+
+/// The same with another limit than 1 MiB.
+pub(crate) fn read_up_to(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut file = File::open(path)?;
     // Room for everything at once: a buffer that grows leaves copies behind in the heap.
     let size = file.metadata()?.len();
-    let too_large = || io::Error::new(io::ErrorKind::InvalidData, "the file is larger than 1 MiB");
-    if size > MAX_FILE {
+    let too_large = || {
+        let message = format!("the file is larger than {} KiB", max / 1024);
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    };
+    if size > max {
         return Err(too_large());
     }
     let room = usize::try_from(size).unwrap_or(0) + 1;
     let mut content = Zeroizing::new(Vec::with_capacity(room));
-    (&mut file).take(MAX_FILE + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_FILE {
+    (&mut file).take(max + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > max {
         return Err(too_large());
     }
     Ok(content)

@@ -10,6 +10,8 @@
 //! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
+//! - `ca`: a CA that rotates its own root, with its state on disk, and over gRPC;
+//! - `channel`: connections to a CA or control plane by its SPIFFE ID;
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
 //! - [`source`]: identity from PEM files, reloaded while running;
 //! - [`rotate`]: when to renew, and the task that does it;
@@ -49,6 +51,10 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bundle;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub mod ca;
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+pub mod channel;
 pub mod clock;
 pub mod crl;
 pub mod id;

@@ -28,6 +28,9 @@ pub enum PemError {
     /// There is no private key in the text.
     #[error("PEM: no PRIVATE KEY section")]
     NoKey,
+    /// There is not exactly one signing request in the text.
+    #[error("PEM: not exactly one CERTIFICATE REQUEST section")]
+    NoRequest,
     /// The private key is in another form than PKCS#8.
     #[error(
         "PEM: found {label}, expected an unencrypted PKCS#8 PRIVATE KEY (convert it with `openssl pkcs8 -topk8 -nocrypt`)"
@@ -58,6 +61,17 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
         return Err(PemError::NoCertificate);
     }
     Ok(certs)
+}
+
+/// The one signing request in `pem`.
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+pub(crate) fn certificate_request(pem: &[u8]) -> Result<Vec<u8>, PemError> {
+    use rustls_pki_types::CertificateSigningRequestDer as Request;
+    let requests = Request::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    match &requests[..] {
+        [one] => Ok(one.to_vec()),
+        _ => Err(PemError::NoRequest),
+    }
 }
 
 /// All revocation lists in `pem`, in order; at least one.

@@ -38,6 +38,42 @@ pub(crate) fn utc(moment: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// A moment as whole seconds since 1970, rounded down.
+pub(crate) mod unix {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        super::to_unix(*at).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        i64::deserialize(from).map(super::from_unix)
+    }
+}
+
+/// The same where there may be none.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) mod unix_option {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        at: &Option<SystemTime>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(super::to_unix).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        Ok(Option::<i64>::deserialize(from)?.map(super::from_unix))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,18 +6,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use ::time::OffsetDateTime;
-use rcgen::string::Ia5String;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
-    SubjectPublicKeyInfo,
-};
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use zeroize::Zeroize;
+use rcgen::{PublicKeyData, SubjectPublicKeyInfo};
+use rustls_pki_types::CertificateDer;
 
+use super::make::{self, CaKey, MakeError};
 use super::{Csr, IssueError, IssuedChain, Issuer};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::clock::Clock;
@@ -25,7 +19,6 @@ use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::KeySet;
 use crate::svid::PrivateKey;
 use crate::tls::{Crypto, CryptoError};
-use crate::{hex, time};
 
 /// How long a leaf lives, unless [`LocalCa::with_leaf_lifetime`] says otherwise.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);
@@ -81,24 +74,11 @@ impl LocalCa {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
         let now = clock.now();
-        // A name of its own for every root: during a rotation two roots of one domain stand side
-        // by side, and path building tells them apart by name.
-        let mut tag = [0; 4];
-        crypto.fill(&mut tag)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("inmesh root {}", hex::encode(&tag)),
-        );
-        params.subject_alt_names = vec![uri(&trust_domain.id()).map_err(make)?];
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial(crypto)?);
-        params.not_before = date(now - BACK_DATED);
-        params.not_after = date(now + lifetime);
-        let key = CaKey(KeyPair::generate().map_err(make)?);
-        let root = params.self_signed(&key).map_err(make)?.der().clone();
+        let life = (now - BACK_DATED, now + lifetime);
+        let params = make::authority("root", &trust_domain, 1, life, crypto)?;
+        let key = CaKey::generate().map_err(MakeError::Sign)?;
+        let root = params.self_signed(&key).map_err(MakeError::Sign)?;
+        let root = root.der().clone();
         Self::new(trust_domain, root, key, crypto, clock)
     }
 
@@ -114,8 +94,7 @@ impl LocalCa {
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
-        let der = PrivatePkcs8KeyDer::from(key.secret_pkcs8_der());
-        let key = CaKey(KeyPair::try_from(&der).map_err(|_| CaError::Key)?);
+        let key = CaKey::read(key).map_err(|_| CaError::Key)?;
         Self::new(trust_domain, root, key, crypto, clock)
     }
 
@@ -131,7 +110,7 @@ impl LocalCa {
         if webpki::spki_for_anchor(anchor).as_ref() != key.subject_public_key_info() {
             return Err(CaError::KeyMismatch);
         }
-        let issuer = rcgen::Issuer::from_ca_cert_der(&root, key).map_err(make)?;
+        let issuer = rcgen::Issuer::from_ca_cert_der(&root, key).map_err(MakeError::Sign)?;
         Ok(Self {
             trust_domain,
             root,
@@ -178,7 +157,7 @@ impl LocalCa {
     /// A copy of the root key, for whoever keeps it.
     #[must_use]
     pub fn secret_key(&self) -> PrivateKey {
-        PrivateKey::from_pkcs8_der(self.issuer.key().0.serialize_der())
+        self.issuer.key().secret()
     }
 
     /// Signs a leaf for `id` and the key in `csr`, now.
@@ -211,20 +190,11 @@ impl LocalCa {
             reason: error.to_string(),
         };
 
-        let mut params = CertificateParams::default();
-        // No subject: so the one URI name is marked critical (S10).
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![uri(id).map_err(failed)?];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial(&self.crypto)?);
-        params.not_before = date((now - BACK_DATED).max(root.not_before()));
-        params.not_after = date((now + self.leaf_lifetime).min(root.not_after()));
+        let life = (
+            (now - BACK_DATED).max(root.not_before()),
+            (now + self.leaf_lifetime).min(root.not_after()),
+        );
+        let params = make::leaf(id, make::serial(&self.crypto)?, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(IssuedChain {
             chain: vec![leaf.der().clone()],
@@ -255,50 +225,13 @@ impl fmt::Debug for LocalCa {
     }
 }
 
-/// The CA's key, wiped when it is dropped.
-struct CaKey(KeyPair);
-
-impl PublicKeyData for CaKey {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.der_bytes()
+impl From<MakeError> for CaError {
+    fn from(error: MakeError) -> Self {
+        match error {
+            MakeError::Crypto(error) => Self::Crypto(error),
+            MakeError::Sign(error) => Self::Make {
+                reason: error.to_string(),
+            },
+        }
     }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.0.algorithm()
-    }
-}
-
-impl SigningKey for CaKey {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(message)
-    }
-}
-
-impl Drop for CaKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-fn make(error: rcgen::Error) -> CaError {
-    CaError::Make {
-        reason: error.to_string(),
-    }
-}
-
-fn uri(id: &SpiffeId) -> Result<SanType, rcgen::Error> {
-    Ia5String::try_from(id.as_str()).map(SanType::URI)
-}
-
-/// A positive serial of 127 random bits, never shorter (RFC 5280, section 4.1.2.2).
-fn serial(crypto: &Crypto) -> Result<SerialNumber, CryptoError> {
-    let mut bytes = [0; 16];
-    crypto.fill(&mut bytes)?;
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
-}
-
-/// Whole seconds, rounded down; what no certificate can say becomes 1970.
-fn date(moment: SystemTime) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(time::to_unix(moment)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

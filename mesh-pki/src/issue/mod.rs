@@ -18,11 +18,14 @@ use crate::svid::{PrivateKey, SvidError, X509Svid};
 use crate::tls::{Crypto, CryptoError};
 
 pub mod csr;
+pub mod policy;
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub mod ca;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub mod dev;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) mod make;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +91,14 @@ pub enum IssueError {
         id: SpiffeId,
         /// The only ID that it may give.
         allowed: SpiffeId,
+    },
+    /// The issuer says no.
+    #[error("the issuer refuses {id}: {reason}")]
+    Refused {
+        /// Who was asked for.
+        id: SpiffeId,
+        /// What the issuer says.
+        reason: String,
     },
     /// Signing failed.
     #[error("the CA could not sign for {id}: {reason}")]

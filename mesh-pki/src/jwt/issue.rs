@@ -192,7 +192,7 @@ impl LocalJwtIssuer {
     }
 
     /// Appends the signature to a header and claims.
-    pub(super) fn seal(&self, mut token: Zeroizing<String>) -> Option<Zeroizing<String>> {
+    pub(crate) fn seal(&self, mut token: Zeroizing<String>) -> Option<Zeroizing<String>> {
         let signer = self
             .key
             .choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])?;

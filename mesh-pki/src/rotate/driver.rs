@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How far wall clock and timer may drift apart between two looks before it counts as a jump.
 const JUMP: Duration = Duration::from_secs(1);
 
+/// How long after its issuance an SVID whose root is not trusted is left alone.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// The least time between two renewals.
 const GAP: Duration = Duration::from_secs(1);
 
@@ -156,7 +159,7 @@ impl<I: Issuer> Rotation<I> {
 
     /// Renews until `shutdown` is ready; an SVID that `writer` has already is taken over.
     ///
-    /// 1. Wait until the SVID is due (at once, if there is none).
+    /// 1. Wait until the SVID is due (at once, if there is none, or its root is trusted no more).
     /// 2. Obtain a new one, with its bundle, and write both in one step.
     /// 3. After a failure pause, and go back to 2; a jump of the clock ends the pause.
     pub async fn run(mut self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
@@ -179,12 +182,52 @@ impl<I: Issuer> Rotation<I> {
                 self.status
                     .update(|status| status.not_after = Some(not_after));
                 let due = schedule::renew_at(issued_at, not_after, (self.draw)());
-                wait_until(due, not_before, &*self.clock).await;
+                let lives = (not_before, issued_at);
+                self.wait_until_due(due, lives, writer).await;
             }
             self.renew(writer).await;
             // A CA that is about to end issues leaves that are due at once.
             sleep(GAP).await;
         }
+    }
+
+    /// Sleeps in short steps until the clock says `due`, or until nobody would accept the SVID: the
+    /// clock is set back to before its time, or the bundle has lost the root that it leads to.
+    async fn wait_until_due(
+        &mut self,
+        due: SystemTime,
+        (not_before, issued_at): (SystemTime, SystemTime),
+        writer: &IdentityWriter,
+    ) {
+        let mut seen = None;
+        loop {
+            let now = self.clock.now();
+            if now < not_before {
+                return;
+            }
+            let Some(left) = due.duration_since(now).ok().filter(|left| !left.is_zero()) else {
+                return;
+            };
+            let state = writer.load();
+            // An issuer that answers from a root that is gone is not asked in a loop.
+            let settled = issued_at + SETTLE <= now;
+            let news = settled && seen.replace(state.epoch()) != Some(state.epoch());
+            if news && self.is_orphan(&state, now) {
+                tracing::warn!(id = %self.id, "the root of the SVID is not trusted any more");
+                return;
+            }
+            drop(state);
+            sleep(left.min(LOOK)).await;
+        }
+    }
+
+    fn is_orphan(&self, state: &IdentityState, now: SystemTime) -> bool {
+        state.svid(&self.id).is_some_and(|svid| {
+            matches!(
+                validate(svid.chain(), state, now, Usage::Server, &self.crypto),
+                Err(Rejected::UnknownIssuer { .. } | Rejected::Distrusted { .. })
+            )
+        })
     }
 
     /// Tries until it succeeds.
@@ -224,7 +267,8 @@ impl<I: Issuer> Rotation<I> {
         tracing::info!(id = %self.id, serial = svid.serial(), "SVID renewed");
         writer.update(|state| {
             state.insert_svid(svid);
-            state.insert_bundle(bundle);
+            // A stream of bundles may have brought a newer one meanwhile.
+            state.insert_newer_bundle(bundle);
         });
         self.status.update(|status| {
             status.rotations += 1;
@@ -232,18 +276,6 @@ impl<I: Issuer> Rotation<I> {
             status.renewed_at = Some(now);
             status.not_after = Some(not_after);
         });
-    }
-}
-
-/// Sleeps in short steps until the clock says `due`, or is set back to before `not_before`, where
-/// nobody accepts the SVID.
-async fn wait_until(due: SystemTime, not_before: SystemTime, clock: &dyn Clock) {
-    loop {
-        let now = clock.now();
-        match due.duration_since(now) {
-            Ok(left) if !left.is_zero() && now >= not_before => sleep(left.min(LOOK)).await,
-            _ => return,
-        }
     }
 }
 

@@ -131,6 +131,14 @@ impl IdentityState {
         self.svids.insert(id, Arc::new(svid));
     }
 
+    /// The same for an SVID that somebody holds already.
+    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    pub(crate) fn share_svid(&mut self, svid: Arc<X509Svid>) {
+        let id = svid.id().clone();
+        self.default.get_or_insert_with(|| id.clone());
+        self.svids.insert(id, svid);
+    }
+
     /// Takes the SVID of `id` out; if it was the default, there is none until one is chosen.
     pub fn remove_svid(&mut self, id: &SpiffeId) -> Option<Arc<X509Svid>> {
         if self.default.as_ref() == Some(id) {
@@ -165,6 +173,19 @@ impl IdentityState {
     /// Puts `bundle` in place of the one of the same trust domain.
     pub fn insert_bundle(&mut self, bundle: TrustBundle) {
         self.bundles.insert(bundle);
+    }
+
+    /// The same, unless the one that is there has a greater sequence number: trust never goes
+    /// back. Bundles without a number are taken as they come.
+    pub fn insert_newer_bundle(&mut self, bundle: TrustBundle) {
+        let there = self.bundles.get(bundle.trust_domain());
+        let there = there.and_then(TrustBundle::sequence);
+        if there
+            .zip(bundle.sequence())
+            .is_none_or(|(there, new)| there <= new)
+        {
+            self.bundles.insert(bundle);
+        }
     }
 
     /// Replaces all revocation lists.

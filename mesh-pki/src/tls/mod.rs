@@ -30,6 +30,8 @@ mod tests;
 pub use crypto::{Crypto, CryptoError};
 pub use handshake::{HandshakeError, handshake, rejection};
 pub use verifier::alert_of;
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+pub(crate) use verifier::{Grace, validate_with_grace};
 
 /// Whether a server wants to know who its client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +74,32 @@ pub fn server_config_at(
     client_auth: ClientAuth,
     clock: Arc<dyn Clock>,
 ) -> Arc<ServerConfig> {
-    let time = Arc::new(TimeOf(clock));
     let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, client_auth);
+    server_config_of(verifier, reader, crypto, alpn, clock)
+}
+
+/// The server's side for a CA: a client may have no certificate, and one that is over passes if
+/// `grace` lets it.
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+pub(crate) fn ca_server_config(
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    clock: Arc<dyn Clock>,
+    grace: Grace,
+) -> Arc<ServerConfig> {
+    let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, ClientAuth::Optional);
+    server_config_of(verifier.with_grace(grace), reader, crypto, alpn, clock)
+}
+
+fn server_config_of(
+    verifier: verifier::SpiffeVerifier,
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    clock: Arc<dyn Clock>,
+) -> Arc<ServerConfig> {
+    let time = Arc::new(TimeOf(clock));
     let mut config = ServerConfig::builder_with_details(Arc::clone(crypto.provider()), time)
         .with_protocol_versions(&[&version::TLS13])
         .expect("Crypto has TLS 1.3 suites and groups")

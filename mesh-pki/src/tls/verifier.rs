@@ -19,15 +19,44 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::handshake;
 use super::{ClientAuth, Crypto};
-use crate::store::IdentityReader;
-use crate::svid::{Rejected, Usage, validate};
+use crate::store::{IdentityReader, IdentityState};
+use crate::svid::{Place, Rejected, Usage, Verified, validate};
 
 /// Verifies peers against the state of the moment.
-#[derive(Debug)]
 pub(super) struct SpiffeVerifier {
     reader: IdentityReader,
     crypto: Crypto,
     client_auth: ClientAuth,
+    grace: Option<Grace>,
+}
+
+/// Says whether a leaf that ended at the first moment may pass at the second one.
+pub(crate) type Grace = Arc<dyn Fn(SystemTime, SystemTime) -> bool + Send + Sync>;
+
+/// [`validate`], with a leaf that is over verified as of its last moment, if `grace` lets it pass.
+///
+/// # Errors
+///
+/// As [`validate`].
+pub(crate) fn validate_with_grace(
+    chain: &[CertificateDer<'_>],
+    state: &IdentityState,
+    now: SystemTime,
+    usage: Usage,
+    crypto: &Crypto,
+    grace: Option<&Grace>,
+) -> Result<Verified, Rejected> {
+    match (validate(chain, state, now, usage, crypto), grace) {
+        (
+            Err(Rejected::Expired {
+                place: Place::Leaf,
+                not_after,
+                ..
+            }),
+            Some(grace),
+        ) if grace(not_after, now) => validate(chain, state, not_after, usage, crypto),
+        (outcome, _) => outcome,
+    }
 }
 
 /// The TLS alert that a peer is sent when it is refused for this reason.
@@ -76,6 +105,15 @@ impl SpiffeVerifier {
             reader,
             crypto: crypto.clone(),
             client_auth,
+            grace: None,
+        }
+    }
+
+    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    pub(super) fn with_grace(self, grace: Grace) -> Self {
+        Self {
+            grace: Some(grace),
+            ..self
         }
     }
 
@@ -94,7 +132,8 @@ impl SpiffeVerifier {
                 .map(|cert| CertificateDer::from(cert.as_ref())),
         );
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        match validate(&chain, &self.reader.load(), now, usage, &self.crypto) {
+        let (state, grace) = (self.reader.load(), self.grace.as_ref());
+        match validate_with_grace(&chain, &state, now, usage, &self.crypto, grace) {
             Ok(_) => Ok(()),
             Err(rejected) => {
                 let error = certificate_error(&rejected);
@@ -130,6 +169,14 @@ impl SpiffeVerifier {
             .provider()
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+impl std::fmt::Debug for SpiffeVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpiffeVerifier")
+            .field("client_auth", &self.client_auth)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,250 @@
+//! A bearer token in, what it proves out: the tokens of Kubernetes service accounts and of OpenID
+//! issuers, against key sets that the operator gave, or by asking Kubernetes.
+//!
+//! Keys come from configuration and from nowhere else: a key set that cannot be had is no key, and
+//! nobody gets in (C11). A token is bounded in length before it is looked at, and its issuer, which
+//! anybody can write into one, only says under which keys it must verify.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::issue::policy::Attested;
+use crate::jwt::{self, Claims, Expect, KeySet, verify_token};
+use crate::tls::Crypto;
+
+/// Whoever can say to which service account a token belongs: the TokenReview of Kubernetes, which
+/// also knows whether the Pod still exists.
+pub trait TokenReview: Send + Sync + 'static {
+    /// Namespace and service account of `token`, if it is meant for `audience`.
+    fn review(
+        &self,
+        token: &str,
+        audience: &str,
+    ) -> impl Future<Output = Result<Reviewed, ReviewError>> + Send;
+}
+
+/// Whose token it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reviewed {
+    /// The namespace.
+    pub namespace: String,
+    /// The service account's name.
+    pub service_account: String,
+}
+
+/// Why a review did not say whose token it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReviewError {
+    /// The token is not good.
+    #[error("the token is refused: {reason}")]
+    Refused {
+        /// What Kubernetes says.
+        reason: String,
+    },
+    /// Nobody can say at the moment.
+    #[error("the token cannot be reviewed: {reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// One issuer of tokens, with its keys.
+#[derive(Clone)]
+pub struct TokenIssuer {
+    /// The issuer, letter for letter.
+    pub issuer: String,
+    /// The audience that a token must be meant for.
+    pub audience: String,
+    /// Its keys.
+    pub keys: KeySet,
+}
+
+/// Which tokens are accepted.
+#[derive(Clone, Default)]
+pub struct Attestors {
+    kubernetes: Vec<TokenIssuer>,
+    oidc: Vec<TokenIssuer>,
+    review: Option<(String, Arc<dyn ErasedReview>)>,
+}
+
+/// Why a token proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttestError {
+    /// No issuer of tokens is accepted.
+    #[error("this CA accepts no tokens")]
+    None,
+    /// The token is for no service account, although its issuer is a cluster.
+    #[error("the token names no service account")]
+    NoServiceAccount,
+    /// Kubernetes has not vouched for it.
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    /// It does not verify under the keys of any issuer.
+    #[error("the token is refused")]
+    Token(#[from] jwt::Rejected),
+}
+
+impl Attestors {
+    /// No tokens at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The same, with service-account tokens of a cluster whose keys are known.
+    #[must_use]
+    pub fn with_kubernetes(mut self, cluster: TokenIssuer) -> Self {
+        self.kubernetes.push(cluster);
+        self
+    }
+
+    /// The same, with tokens of an OpenID issuer.
+    #[must_use]
+    pub fn with_oidc(mut self, issuer: TokenIssuer) -> Self {
+        self.oidc.push(issuer);
+        self
+    }
+
+    /// The same, with service-account tokens that Kubernetes itself reviews.
+    #[must_use]
+    pub fn with_review(mut self, audience: String, review: impl TokenReview) -> Self {
+        self.review = Some((audience, Arc::new(review)));
+        self
+    }
+
+    /// What `token` proves at `now`.
+    ///
+    /// The issuers are asked in the order in which they were given; the first under whose keys,
+    /// name and audience it verifies counts. A review comes last, because it costs a call.
+    ///
+    /// # Errors
+    ///
+    /// [`AttestError`]: for a token that no issuer accepts, what the last one asked says.
+    pub async fn attest(
+        &self,
+        token: &str,
+        now: SystemTime,
+        crypto: &Crypto,
+    ) -> Result<Attested, AttestError> {
+        let mut refused = AttestError::None;
+        for issuer in &self.kubernetes {
+            match issuer.verify(token, now, crypto) {
+                Ok(claims) => return service_account(&claims),
+                Err(rejected) => refused = rejected.into(),
+            }
+        }
+        for issuer in &self.oidc {
+            match issuer.verify(token, now, crypto) {
+                Ok(claims) => return Ok(oidc(&issuer.issuer, &claims)),
+                Err(rejected) => refused = rejected.into(),
+            }
+        }
+        match &self.review {
+            Some((audience, review)) if token.len() <= jwt::MAX_TOKEN_LEN => {
+                let of = review.review_erased(token, audience).await?;
+                Ok(Attested::Kubernetes {
+                    namespace: of.namespace,
+                    service_account: of.service_account,
+                })
+            }
+            _ => Err(refused),
+        }
+    }
+}
+
+impl TokenIssuer {
+    fn verify(
+        &self,
+        token: &str,
+        now: SystemTime,
+        crypto: &Crypto,
+    ) -> Result<Claims, jwt::Rejected> {
+        let expect = Expect {
+            issuer: &self.issuer,
+            audience: &self.audience,
+        };
+        verify_token(token, &self.keys, &expect, now, crypto)
+    }
+}
+
+/// The claims of a bound service-account token; its subject must say the same.
+fn service_account(claims: &Claims) -> Result<Attested, AttestError> {
+    let namespace = claims.text(&["kubernetes.io", "namespace"]);
+    let name = claims.text(&["kubernetes.io", "serviceaccount", "name"]);
+    let (Some(namespace), Some(name)) = (namespace, name) else {
+        return Err(AttestError::NoServiceAccount);
+    };
+    if claims.subject() != format!("system:serviceaccount:{namespace}:{name}") {
+        return Err(AttestError::NoServiceAccount);
+    }
+    Ok(Attested::Kubernetes {
+        namespace: namespace.to_owned(),
+        service_account: name.to_owned(),
+    })
+}
+
+/// All claims that are texts, or lists of texts.
+fn oidc(issuer: &str, claims: &Claims) -> Attested {
+    let all: BTreeMap<String, Value> = serde_json::from_str(&claims.to_json()).unwrap_or_default();
+    let texts = |value: Value| match value {
+        Value::String(text) => Some(vec![text]),
+        Value::Array(list) => list
+            .into_iter()
+            .map(|value| match value {
+                Value::String(text) => Some(text),
+                _ => None,
+            })
+            .collect(),
+        _ => None,
+    };
+    Attested::Oidc {
+        issuer: issuer.to_owned(),
+        claims: all
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, texts(value)?)))
+            .collect(),
+    }
+}
+
+type Review<'a> = Pin<Box<dyn Future<Output = Result<Reviewed, ReviewError>> + Send + 'a>>;
+
+trait ErasedReview: Send + Sync {
+    fn review_erased<'a>(&'a self, token: &'a str, audience: &'a str) -> Review<'a>;
+}
+
+impl<R: TokenReview> ErasedReview for R {
+    fn review_erased<'a>(&'a self, token: &'a str, audience: &'a str) -> Review<'a> {
+        Box::pin(self.review(token, audience))
+    }
+}
+
+impl fmt::Debug for TokenIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenIssuer")
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Attestors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attestors")
+            .field("kubernetes", &self.kubernetes)
+            .field("oidc", &self.oidc)
+            .field(
+                "review",
+                &self.review.as_ref().map(|(audience, _)| audience),
+            )
+            .finish()
+    }
+}

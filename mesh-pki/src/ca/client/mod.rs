@@ -1,0 +1,395 @@
+//! The address and SPIFFE ID of a CA in, an [`Issuer`] out, which renews through [`Rotation`]; and
+//! the task that keeps the bundle as the CA has it ([`CaClient::watch`]).
+//!
+//! A call is one connection: the CA is verified by its SPIFFE ID against the bundle of the moment,
+//! and only a start, or an SVID that is over, falls back to the bundle that the operator gave. What
+//! proves who we are is chosen for each call: the SVID, while a peer would accept it; else a token,
+//! read anew each time; else an SVID that is over, which a CA accepts only in an open recovery
+//! window. The two are never sent together.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::Uri;
+use tokio::time::timeout;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use zeroize::Zeroizing;
+
+use super::chain_of;
+use super::h2::H2;
+use super::names::{GENERATION, ID, INSTANCE, RETRY_AFTER};
+use crate::bundle::TrustBundle;
+use crate::channel::{self, ConnectError};
+use crate::clock::Clock;
+use crate::hex;
+use crate::id::{SpiffeId, TrustDomain};
+use crate::issue::{Csr, IssueError, IssuedChain, Issuer};
+use crate::pem;
+use crate::proto::istio_ca::IstioCertificateRequest;
+use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use crate::store::{IdentityReader, IdentityState};
+use crate::svid::{Place, Rejected, Usage, validate};
+use crate::tls::{Crypto, CryptoError};
+
+mod watch;
+
+#[cfg(doc)]
+use crate::rotate::Rotation;
+
+pub use watch::WatchStatus;
+
+/// How long a call may take, from the connection to the answer.
+const CALL: Duration = Duration::from_secs(20);
+
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Where the bundle comes from that a CA is verified against before it has sent one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Bootstrap {
+    /// A fixed one.
+    Bundle(TrustBundle),
+    /// A PEM file, read anew whenever it is needed.
+    File(PathBuf),
+}
+
+/// What proves who we are, where there is no SVID yet.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Token {
+    /// A file with a token, read anew each time: whoever issues it replaces it.
+    File(PathBuf),
+    /// No token: an SVID is there.
+    None,
+    /// A fixed text: a join token.
+    Text(Zeroizing<String>),
+}
+
+/// A client of a CA; cheap to clone.
+#[derive(Clone)]
+pub struct CaClient(Arc<Inner>);
+
+struct Inner {
+    id: SpiffeId,
+    address: String,
+    ca: SpiffeId,
+    bootstrap: Bootstrap,
+    token: Token,
+    instance: String,
+    reader: IdentityReader,
+    crypto: Crypto,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a client is told.
+#[derive(Clone, Debug)]
+pub struct CaClientConfig {
+    /// Who we are to be.
+    pub id: SpiffeId,
+    /// Where the CA is, `host:port`.
+    pub address: String,
+    /// Who the CA is.
+    pub ca: SpiffeId,
+    /// What it is verified against at first.
+    pub bootstrap: Bootstrap,
+    /// What proves who we are at first.
+    pub token: Token,
+}
+
+impl CaClient {
+    /// A client that uses the SVID and bundle of `reader` once they are there.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] if the system has no randomness for the name of this instance.
+    pub fn new(
+        config: CaClientConfig,
+        reader: IdentityReader,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CryptoError> {
+        let mut name = [0; 16];
+        crypto.fill(&mut name)?;
+        Ok(Self(Arc::new(Inner {
+            id: config.id,
+            address: config.address,
+            ca: config.ca,
+            bootstrap: config.bootstrap,
+            token: config.token,
+            instance: hex::encode(&name),
+            reader,
+            crypto: crypto.clone(),
+            clock,
+        })))
+    }
+
+    /// The random name under which the CA knows this process.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.0.instance
+    }
+}
+
+impl Issuer for CaClient {
+    /// Asks the CA; the answer is not verified here, whoever asked does that.
+    async fn issue(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
+        match timeout(CALL, self.0.create(id, csr)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(unavailable("no answer in time".to_owned(), None)),
+        }
+    }
+}
+
+/// How one call is made: what the connection presents, and what goes with the call.
+struct Approach {
+    state: IdentityState,
+    token: Option<Zeroizing<String>>,
+}
+
+impl Inner {
+    fn trust_domain(&self) -> &TrustDomain {
+        self.ca.trust_domain()
+    }
+
+    /// The generation of the bundle in use.
+    fn generation(&self) -> u64 {
+        let state = self.reader.load();
+        let bundle = state.bundles().get(self.trust_domain());
+        bundle.and_then(TrustBundle::sequence).unwrap_or(0)
+    }
+
+    /// 1. An SVID that a peer would accept now is presented, under the bundle in use.
+    /// 2. Else a token goes with the call, if there is one, and no certificate.
+    /// 3. Else an SVID that is over is presented.
+    /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start.
+    fn approach(&self) -> Result<Approach, IssueError> {
+        let (state, now) = (self.reader.load(), self.clock.now());
+        let svid = state.svid(&self.id);
+        let verdict = svid.map(|svid| {
+            let usage = Usage::Client;
+            validate(svid.chain(), &state, now, usage, &self.crypto).map(drop)
+        });
+        let in_use = state.bundles().get(self.trust_domain()).cloned();
+        let alive = svid.is_some_and(|svid| now <= svid.not_after());
+        let bundle = match in_use {
+            Some(bundle) if alive => bundle,
+            in_use => match (self.bootstrap.bundle(self.trust_domain()), in_use) {
+                (Ok(bundle), _) => bundle,
+                (Err(_), Some(bundle)) => bundle,
+                (Err(reason), None) => return Err(unavailable(reason, None)),
+            },
+        };
+        let mut to_use = IdentityState::from_bundles(bundle.into());
+        let present = |to_use: &mut IdentityState| {
+            if let Some(svid) = svid {
+                to_use.share_svid(Arc::clone(svid));
+            }
+        };
+        if matches!(verdict, Some(Ok(()))) {
+            present(&mut to_use);
+            return Ok(Approach {
+                state: to_use,
+                token: None,
+            });
+        }
+        let token = self.token.read();
+        let over = matches!(
+            verdict,
+            Some(Err(Rejected::Expired {
+                place: Place::Leaf,
+                ..
+            }))
+        );
+        match token {
+            Ok(Some(token)) => Ok(Approach {
+                state: to_use,
+                token: Some(token),
+            }),
+            Ok(None) | Err(_) if over => {
+                present(&mut to_use);
+                Ok(Approach {
+                    state: to_use,
+                    token: None,
+                })
+            }
+            Ok(None) => Ok(Approach {
+                state: to_use,
+                token: None,
+            }),
+            Err(reason) => Err(unavailable(reason, None)),
+        }
+    }
+
+    async fn connect(&self, state: IdentityState) -> Result<H2, ConnectError> {
+        let (crypto, clock) = (&self.crypto, Arc::clone(&self.clock));
+        let connection =
+            channel::connect(&self.address, &self.ca, state, b"h2", crypto, clock).await?;
+        H2::over(connection)
+            .await
+            .map_err(|source| ConnectError::Connect {
+                address: self.address.clone(),
+                source: std::io::Error::other(source),
+            })
+    }
+
+    /// A request that says who asks, with its token if it has one.
+    fn request<T>(&self, message: T, token: Option<&str>) -> Result<tonic::Request<T>, IssueError> {
+        let mut request = tonic::Request::new(message);
+        let metadata = request.metadata_mut();
+        let garbled = |_| unavailable("the token is no text for a header".to_owned(), None);
+        if let Some(token) = token {
+            let mut bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(garbled)?;
+            bearer.set_sensitive(true);
+            metadata.insert("authorization", bearer);
+        }
+        let instance = MetadataValue::try_from(self.instance.as_str()).map_err(garbled)?;
+        metadata.insert(INSTANCE, instance);
+        metadata.insert(GENERATION, self.generation().into());
+        let id = MetadataValue::try_from(self.id.as_str()).map_err(garbled)?;
+        metadata.insert(ID, id);
+        Ok(request)
+    }
+
+    async fn create(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
+        if *id != self.id {
+            return Err(IssueError::NotAllowed {
+                id: id.clone(),
+                allowed: self.id.clone(),
+            });
+        }
+        let Approach { state, token } = self.approach()?;
+        let connection = self.connect(state).await;
+        let connection = connection.map_err(|error| unavailable(chain_of(&error), None))?;
+        let mut client = IstioCertificateServiceClient::with_origin(connection, origin())
+            .max_decoding_message_size(MAX_ANSWER);
+        let request = IstioCertificateRequest {
+            csr: csr.to_pem(),
+            validity_duration: 0,
+            metadata: None,
+        };
+        let request = self.request(request, token.as_deref().map(String::as_str))?;
+        let answer = client.create_certificate(request).await;
+        let answer = answer.map_err(|status| error_of(id, &status))?;
+        let generation = answer
+            .metadata()
+            .get(GENERATION)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let issued_at = self.clock.now();
+        self.read_chain(&answer.into_inner().cert_chain, generation, issued_at)
+            .map_err(|reason| unavailable(reason, None))
+    }
+
+    /// The chain of an answer: leaf, intermediates, and the roots in the last text.
+    fn read_chain(
+        &self,
+        texts: &[String],
+        generation: Option<u64>,
+        issued_at: SystemTime,
+    ) -> Result<IssuedChain, String> {
+        let Some((roots, certs)) = texts.split_last() else {
+            return Err("the CA answered with nothing".to_owned());
+        };
+        let mut chain = Vec::new();
+        for text in certs {
+            let certs = pem::certificates(text.as_bytes()).map_err(|error| error.to_string())?;
+            chain.extend(certs);
+        }
+        let bundle = TrustBundle::from_pem(self.trust_domain().clone(), roots.as_bytes())
+            .map_err(|error| chain_of(&error))?;
+        Ok(IssuedChain {
+            chain,
+            bundle: match generation {
+                Some(generation) => bundle.with_sequence(generation),
+                None => bundle,
+            },
+            issued_at,
+        })
+    }
+}
+
+impl Bootstrap {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, String> {
+        match self {
+            Self::Bundle(bundle) => Ok(bundle.clone()),
+            Self::File(path) => {
+                let pem = crate::fs::read(path)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                TrustBundle::from_pem(trust_domain.clone(), &pem).map_err(|error| chain_of(&error))
+            }
+        }
+    }
+}
+
+impl Token {
+    fn read(&self) -> Result<Option<Zeroizing<String>>, String> {
+        match self {
+            Self::None => Ok(None),
+            Self::Text(token) => Ok(Some(token.clone())),
+            Self::File(path) => {
+                let bytes = crate::fs::read(path)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                let text = std::str::from_utf8(&bytes)
+                    .map_err(|_| format!("{} is no text", path.display()))?;
+                Ok(Some(Zeroizing::new(text.trim().to_owned())))
+            }
+        }
+    }
+}
+
+/// Shows nothing of the token.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Text(_) => f.write_str("Text(..)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for CaClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaClient")
+            .field("id", &self.0.id)
+            .field("address", &self.0.address)
+            .field("ca", &self.0.ca)
+            .finish_non_exhaustive()
+    }
+}
+
+fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
+    IssueError::Unavailable {
+        reason,
+        retry_after,
+    }
+}
+
+/// What the CA's refusal means; how long it asks us to stay away.
+fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
+    let reason = status.message().chars().take(512).collect();
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
+            IssueError::Refused {
+                id: id.clone(),
+                reason,
+            }
+        }
+        code => {
+            let asked = status.metadata().get(RETRY_AFTER);
+            let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
+            unavailable(
+                format!("{code:?}: {reason}"),
+                asked.map(Duration::from_millis),
+            )
+        }
+    }
+}
+
+/// The name in the calls; no host name plays a part.
+fn origin() -> Uri {
+    Uri::from_static("https://ca.inmesh.internal")
+}

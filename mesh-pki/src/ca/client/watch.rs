@@ -1,0 +1,157 @@
+//! The CA's stream of bundles in, writes to the identity store and acknowledgements out.
+//!
+//! A bundle is acknowledged after it was written, for from then on every handshake uses it. One
+//! whose generation is older than that in use is not written: trust never goes back.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::unfold;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::{Approach, CALL, CaClient, Inner, MAX_ANSWER, error_of, origin};
+use crate::bundle::TrustBundle;
+use crate::ca::chain_of;
+use crate::issue::IssueError;
+use crate::proto::inmesh_ca::WatchRequest;
+use crate::proto::inmesh_ca::ca_client::CaClient as WatchClient;
+use crate::rotate::schedule;
+use crate::status::{StatusReader, StatusWriter, status};
+use crate::store::IdentityWriter;
+
+/// How the stream of bundles is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WatchStatus {
+    /// Whether a stream is open.
+    pub connected: bool,
+    /// The generation that was acknowledged last.
+    pub generation: u64,
+    /// How many streams have ended or could not be opened.
+    pub failures: u64,
+    /// Why the last one has; gone with the next bundle.
+    pub last_error: Option<IssueError>,
+}
+
+impl CaClient {
+    /// Keeps the bundle of the CA's trust domain as the CA has it, until `shutdown` is ready.
+    ///
+    /// `draw` gives numbers that are uniform in 0..1. The task waits while there is nothing that
+    /// proves who we are: a watcher is a member.
+    pub fn watch<D, F>(
+        &self,
+        writer: Arc<IdentityWriter>,
+        mut draw: D,
+        shutdown: F,
+    ) -> (
+        StatusReader<WatchStatus>,
+        impl Future<Output = ()> + Send + use<D, F>,
+    )
+    where
+        D: FnMut() -> f64 + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let (inner, watched) = (Arc::clone(&self.0), status(WatchStatus::default()));
+        let reader = watched.reader();
+        let run = async move {
+            let forever = async {
+                let mut failures = 0;
+                loop {
+                    let before = watched.reader().load().generation;
+                    let error = inner.listen(&writer, &watched).await;
+                    let asked = match &error {
+                        IssueError::Unavailable { retry_after, .. } => *retry_after,
+                        _ => None,
+                    };
+                    tracing::info!(%error, "the CA's stream of bundles has ended");
+                    watched.update(|status| {
+                        if status.generation != before {
+                            failures = 0;
+                        }
+                        status.connected = false;
+                        status.failures += 1;
+                        status.last_error = Some(error);
+                    });
+                    failures += 1;
+                    // An SVID that ends is the rotation's business; here nothing is.
+                    let now = inner.clock.now();
+                    sleep(schedule::pause(now, None, failures, asked, draw())).await;
+                }
+            };
+            let (mut forever, mut shutdown) = (pin!(forever), pin!(shutdown));
+            tokio::select! {
+                biased;
+                () = &mut shutdown => {}
+                () = &mut forever => {}
+            }
+        };
+        (reader, run)
+    }
+}
+
+impl Inner {
+    /// One stream, from its connection to its end; says why it has ended.
+    async fn listen(
+        &self,
+        writer: &IdentityWriter,
+        watched: &StatusWriter<WatchStatus>,
+    ) -> IssueError {
+        match self.listen_until_error(writer, watched).await {
+            Ok(()) => super::unavailable("the CA has ended the stream".to_owned(), None),
+            Err(error) => error,
+        }
+    }
+
+    async fn listen_until_error(
+        &self,
+        writer: &IdentityWriter,
+        watched: &StatusWriter<WatchStatus>,
+    ) -> Result<(), IssueError> {
+        let late = |_| super::unavailable("no answer in time".to_owned(), None);
+        // A join token would be spent on a certificate; so wait for that one.
+        let Approach { state, token } = self.approach()?;
+        let connection = self.connect(state).await;
+        let connection = connection.map_err(|error| super::unavailable(chain_of(&error), None))?;
+        let mut client =
+            WatchClient::with_origin(connection, origin()).max_decoding_message_size(MAX_ANSWER);
+        let (say, said) = mpsc::channel(4);
+        let hello = WatchRequest {
+            instance: self.instance.clone(),
+            acknowledged_generation: self.generation(),
+        };
+        let _ = say.send(hello).await;
+        let requests = unfold(said, async |mut said| Some((said.recv().await?, said)));
+        let request = self.request(Box::pin(requests), token.as_deref().map(String::as_str))?;
+        let answer = timeout(CALL, client.watch(request)).await.map_err(late)?;
+        let mut updates = answer
+            .map_err(|status| error_of(&self.id, &status))?
+            .into_inner();
+        watched.update(|status| status.connected = true);
+        loop {
+            let update = updates.message().await;
+            let Some(update) = update.map_err(|status| error_of(&self.id, &status))? else {
+                return Ok(());
+            };
+            let trust_domain = self.trust_domain().clone();
+            let bundle = TrustBundle::from_json(trust_domain, &update.bundle_json)
+                .map_err(|error| super::unavailable(chain_of(&error), None))?
+                .with_sequence(update.generation);
+            writer.update(|state| state.insert_newer_bundle(bundle));
+            let generation = self.generation();
+            watched.update(|status| {
+                status.generation = generation;
+                status.last_error = None;
+            });
+            let acknowledged = WatchRequest {
+                instance: self.instance.clone(),
+                acknowledged_generation: generation,
+            };
+            if timeout(Duration::from_secs(5), say.send(acknowledged)).await != Ok(Ok(())) {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Who holds a leaf of ours in, who has not got a generation of the bundle yet out. Pure; the
+//! driver tells it of every leaf before that leaf goes out, and of every acknowledgement.
+//!
+//! A member of the mesh is whoever holds a leaf that is not over. Our own client names itself by a
+//! random instance and says which generation it uses; any other client is known by its leaf alone:
+//! the leaf came with the bundle of its moment, so the next leaf is its acknowledgement, and one
+//! that never comes back drops out when its leaf is over. So every wait ends with a leaf's life.
+//!
+//! The table is in memory. What an earlier process issued is not in it; until the moment that the
+//! state has written down for that (`leaf_until`), unknown members count as missing. The table is
+//! bounded; who does not fit counts as unknown too.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::id::SpiffeId;
+
+/// How many members are kept; further ones are unknown until their leaf is over.
+pub const MAX_MEMBERS: usize = 100_000;
+
+/// The longest name of an instance, in bytes.
+pub const MAX_INSTANCE: usize = 64;
+
+/// Who holds leaves of this CA; see the [module](self).
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    known: BTreeMap<Key, Member>,
+    unknown_until: Option<SystemTime>,
+}
+
+/// What names a member. An instance counts only together with its ID, so that nobody can
+/// acknowledge in somebody else's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Instance(SpiffeId, String),
+    Serial(String),
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    id: SpiffeId,
+    acknowledged: u64,
+    leaves: Vec<Leaf>,
+}
+
+/// A leaf that a member was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// When it ends.
+    pub not_after: SystemTime,
+    /// The key id of its root.
+    pub root_key_id: String,
+    /// The generation of the bundle that came with it.
+    pub generation: u64,
+}
+
+/// Somebody whom a step waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Missing {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// Its instance, if it names one; else the serial number of its leaf.
+    pub name: String,
+    /// The generation that it is known to use.
+    pub acknowledged: u64,
+    /// When it drops out, if nothing is heard of it.
+    pub until: SystemTime,
+}
+
+impl Members {
+    /// A table that knows nobody, where leaves of an earlier process live until `unknown_until`.
+    #[must_use]
+    pub fn new(unknown_until: Option<SystemTime>) -> Self {
+        Self {
+            known: BTreeMap::new(),
+            unknown_until,
+        }
+    }
+
+    /// Another process may have issued leaves that live until `until`.
+    pub fn expect_unknown(&mut self, until: Option<SystemTime>) {
+        self.unknown_until = self.unknown_until.max(until);
+    }
+
+    /// Somebody is about to get `leaf`; `instance` if it named itself.
+    pub fn issued(&mut self, id: &SpiffeId, instance: Option<&str>, leaf: Leaf) {
+        let key = match instance {
+            Some(name) => Key::Instance(id.clone(), name.to_owned()),
+            None => Key::Serial(leaf.serial.clone()),
+        };
+        if self.known.len() >= MAX_MEMBERS && !self.known.contains_key(&key) {
+            self.unknown_until = self.unknown_until.max(Some(leaf.not_after));
+            return;
+        }
+        let acknowledged = match key {
+            Key::Instance(..) => 0,
+            Key::Serial(_) => leaf.generation,
+        };
+        let member = self.known.entry(key).or_insert_with(|| Member {
+            id: id.clone(),
+            acknowledged,
+            leaves: Vec::new(),
+        });
+        let already = leaf.not_after;
+        // A few leaves overlap while one is renewed; a flood of them is as good as its last.
+        if member.leaves.len() >= 8 {
+            member.leaves.remove(0);
+            self.unknown_until = self.unknown_until.max(Some(already));
+        }
+        member.leaves.push(leaf);
+    }
+
+    /// The instance says that it uses `generation`; what is not known of it is learned by its
+    /// next leaf. It never goes back.
+    pub fn acknowledge(&mut self, id: &SpiffeId, instance: &str, generation: u64) {
+        let key = Key::Instance(id.clone(), instance.to_owned());
+        if let Some(member) = self.known.get_mut(&key) {
+            member.acknowledged = member.acknowledged.max(generation);
+        }
+    }
+
+    /// Whether a leaf with this serial number is alive, as far as is known.
+    #[must_use]
+    pub fn has_serial(&self, serial: &str) -> bool {
+        self.known
+            .values()
+            .any(|member| member.leaves.iter().any(|leaf| leaf.serial == serial))
+    }
+
+    /// Forgets leaves that are over at `now`, and whoever has none left.
+    pub fn prune(&mut self, now: SystemTime) {
+        for member in self.known.values_mut() {
+            member.leaves.retain(|leaf| leaf.not_after >= now);
+        }
+        self.known.retain(|_, member| !member.leaves.is_empty());
+        self.unknown_until = self.unknown_until.filter(|until| *until >= now);
+    }
+
+    /// How many members are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no member is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Until when there may be members that are not in the table, if that lies ahead of `now`.
+    #[must_use]
+    pub fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
+        self.unknown_until.filter(|until| *until >= now)
+    }
+
+    /// Who may still use a bundle older than `generation`: it has not acknowledged one since, and
+    /// holds a live leaf that came with an older one.
+    #[must_use]
+    pub fn without(&self, generation: u64, now: SystemTime) -> Vec<Missing> {
+        self.missing(now, |member, leaf| {
+            member.acknowledged < generation && leaf.generation < generation
+        })
+    }
+
+    /// Who holds a live leaf under the root `key_id`.
+    #[must_use]
+    pub fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
+        self.missing(now, |_, leaf| leaf.root_key_id == key_id)
+    }
+
+    fn missing(&self, now: SystemTime, counts: impl Fn(&Member, &Leaf) -> bool) -> Vec<Missing> {
+        self.known
+            .iter()
+            .filter_map(|(key, member)| {
+                let until = member
+                    .leaves
+                    .iter()
+                    .filter(|leaf| leaf.not_after >= now && counts(member, leaf))
+                    .map(|leaf| leaf.not_after)
+                    .max()?;
+                let name = match key {
+                    Key::Instance(_, name) => name.clone(),
+                    Key::Serial(serial) => serial.clone(),
+                };
+                Some(Missing {
+                    id: member.id.clone(),
+                    name,
+                    acknowledged: member.acknowledged,
+                    until,
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! The state of a CA, its members and the time in, the next step of a rotation or whom it waits
+//! for out. Pure.
+//!
+//! 1. Nothing is under way: nothing to wait for; [`due`] says whether it is time to begin.
+//! 2. A root is published: it is activated once every live member has the generation that has it.
+//!    A member that is silent drops out when its leaf is over, so this takes a leaf's life at most.
+//! 3. A root is retiring: it is taken out once no leaf under it can be alive. What may be alive is
+//!    written in the state, so this holds for leaves of earlier processes too.
+//!
+//! A [`Go`] is the proof that this was decided; it is given for one state and one step only. An
+//! operator who accepts that handshakes fail may force one.
+
+use std::time::{Duration, SystemTime};
+
+use super::members::{Members, Missing};
+use super::state::{CaState, KeyPlace, Stage, Step};
+
+/// A root is worth a warning when this much of its life is left, or half of it, if that is less.
+pub const ROOT_WARNING: Duration = Duration::from_secs(60 * 24 * 60 * 60);
+
+/// Permission to take one step from one state; see [`CaState::advance`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Go {
+    step: Step,
+    generation: u64,
+}
+
+/// Whether the mesh is ready for the next step; complete.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// It is.
+    Go(Go),
+    /// It is not.
+    Wait(Wait),
+}
+
+/// Whom the next step waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// The step.
+    pub step: Step,
+    /// Members that are known.
+    pub missing: Vec<Missing>,
+    /// Whether there may be members that are not known: leaves of an earlier process.
+    pub unknown: bool,
+    /// When the wait is over, if nothing is heard of anybody.
+    pub until: SystemTime,
+}
+
+/// What is to be done without anybody asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Due {
+    /// Half of the issuing CA's life is gone, and the root's key is here.
+    RenewIssuer,
+    /// Half of the root's life is gone, and its key is here: a rotation begins.
+    RotateRoot,
+    /// Half of the life of the root or of the issuing CA is gone, but the root's key is offline:
+    /// an operator has to bring a successor.
+    WantSuccessor,
+}
+
+impl Go {
+    /// The step that it permits.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Permits the next step of `state` whatever [`gate`] says: whoever is missing will fail
+    /// handshakes until its next renewal. `None` if no rotation is running.
+    #[must_use]
+    pub fn force(state: &CaState) -> Option<Self> {
+        Some(Self {
+            step: state.next_step()?,
+            generation: state.generation(),
+        })
+    }
+}
+
+/// Decides whether the next step may be taken at `now`; `None` if no rotation is running.
+///
+/// The ordered list in the [module](self) is the algorithm.
+#[must_use]
+pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate> {
+    let step = state.next_step()?;
+    let go = Gate::Go(Go {
+        step,
+        generation: state.generation(),
+    });
+    match step {
+        Step::Prepare => None,
+        Step::Activate => {
+            let generation = state.at(Stage::Published)?.published_in();
+            let missing = members.without(generation, now);
+            let unknown = members.unknown_until(now);
+            let until = missing.iter().map(|m| m.until).max().max(unknown);
+            Some(until.map_or(go, |until| {
+                Gate::Wait(Wait {
+                    step,
+                    missing,
+                    unknown: unknown.is_some(),
+                    until,
+                })
+            }))
+        }
+        Step::Retire => {
+            let retiring = || {
+                state
+                    .authorities()
+                    .iter()
+                    .filter(|a| a.stage() == Stage::Retiring)
+            };
+            let until = retiring()
+                .filter_map(super::state::Authority::leaf_until)
+                .max()
+                .filter(|until| *until >= now);
+            Some(until.map_or(go, |until| {
+                Gate::Wait(Wait {
+                    step,
+                    missing: retiring()
+                        .flat_map(|a| members.under(a.key_id(), now))
+                        .collect(),
+                    unknown: members.unknown_until(now).is_some(),
+                    until,
+                })
+            }))
+        }
+    }
+}
+
+/// What is to be done at `now` without anybody asking; nothing while a rotation is running.
+#[must_use]
+pub fn due(state: &CaState, now: SystemTime) -> Option<Due> {
+    let active = state.active();
+    if state.next_step().is_some() {
+        return None;
+    }
+    let root = half_gone(active.root_life(), now);
+    let issuer = half_gone(active.issuer_life(), now);
+    match (active.root_key(), root, issuer) {
+        (KeyPlace::Held, true, _) => Some(Due::RotateRoot),
+        (KeyPlace::Held, false, true) => Some(Due::RenewIssuer),
+        (KeyPlace::Offline, true, _) | (KeyPlace::Offline, _, true) => Some(Due::WantSuccessor),
+        (_, false, false) => None,
+    }
+}
+
+/// Whether the end of a root is near enough to warn: 60 days, or half of a shorter life.
+#[must_use]
+pub fn ends_soon((from, to): (SystemTime, SystemTime), now: SystemTime) -> bool {
+    let life = to.duration_since(from).unwrap_or_default();
+    now + ROOT_WARNING.min(life / 2) >= to
+}
+
+fn half_gone((from, to): (SystemTime, SystemTime), now: SystemTime) -> bool {
+    let life = to.duration_since(from).unwrap_or_default();
+    now >= from + life / 2
+}

@@ -1,0 +1,831 @@
+//! A store, a clock and grants in, leaves and generations of the bundle out: the driver that obeys
+//! [`plan`](super::plan) and [`state`](super::state).
+//!
+//! Every change goes one way: the pure function says what the state is next; new keys are kept;
+//! the state is swapped; only then is the effect let out (a leaf, a bundle for watchers), and keys
+//! that no state names are forgotten. After a write that failed, or a future that was dropped in
+//! the middle of one, the store is asked what holds before anything else happens.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{Mutex, MutexGuard, watch};
+use zeroize::Zeroizing;
+
+use super::authority::{AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under};
+use super::members::{Leaf, Members};
+use super::plan::{Due, Gate, Go, Wait, due, gate};
+use super::state::{Authority, CaState, KeyPlace, Stage, StateError, Step, StepError, TokenError};
+use super::store::{Store, StoreError, Version};
+use crate::bundle::{BundleError, TrustBundle};
+use crate::clock::Clock;
+use crate::hex;
+use crate::id::{SpiffeId, TrustDomain};
+use crate::issue::policy::{Grant, Window};
+use crate::issue::{Csr, IssueError};
+use crate::svid::PrivateKey;
+use crate::tls::{Crypto, CryptoError};
+
+/// How often a write is tried when somebody else writes too.
+const TURNS: usize = 64;
+
+/// What a join token begins with, so that one that leaks is recognised.
+const TOKEN_PREFIX: &str = "inmesh-join-";
+
+/// A running CA; see the [module](super).
+pub struct Ca<S> {
+    store: S,
+    crypto: Crypto,
+    clock: Arc<dyn Clock>,
+    lifetimes: Lifetimes,
+    inner: Mutex<Inner>,
+    published: watch::Sender<Arc<Published>>,
+    window: watch::Sender<Option<Window>>,
+}
+
+struct Inner {
+    state: CaState,
+    version: Version,
+    signer: Signer,
+    members: Members,
+    /// What is in memory may not be what is written.
+    stale: bool,
+    /// There may be keys that no state names.
+    untidy: bool,
+}
+
+/// The bundle of one generation, as members get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The generation; it never goes back.
+    pub generation: u64,
+    /// The roots.
+    pub bundle: TrustBundle,
+    /// The key id of the root that new leaves are signed under.
+    pub active: String,
+}
+
+/// What somebody who asks for a leaf says of itself, beside the proof of its ID.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// A random name that it keeps for its life, if it has one; up to
+    /// [`MAX_INSTANCE`](super::members::MAX_INSTANCE) bytes count.
+    pub instance: Option<String>,
+    /// The generation of the bundle that it uses.
+    pub acknowledged: u64,
+}
+
+/// A leaf, and the bundle of its moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Issued {
+    /// The certificates, leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The root that the chain leads to.
+    pub root: CertificateDer<'static>,
+    /// The bundle, which has that root.
+    pub published: Arc<Published>,
+    /// When the leaf was issued.
+    pub issued_at: SystemTime,
+    /// When it ends.
+    pub not_after: SystemTime,
+}
+
+/// What [`Ca::tick`] has done or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tick {
+    /// Nothing was to be done.
+    Nothing,
+    /// A new issuing CA stands under the active root.
+    RenewedIssuer,
+    /// A step of a rotation was taken.
+    Stepped(Step),
+    /// A running rotation waits.
+    Waits(Wait),
+    /// Half of the root's or issuing CA's life is gone and the root's key is offline: an operator
+    /// has to bring a successor.
+    WantSuccessor,
+}
+
+/// How a CA is, at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CaStatus {
+    /// Whose CA it is.
+    pub trust_domain: TrustDomain,
+    /// The generation of the bundle.
+    pub generation: u64,
+    /// The authorities, in the order of the bundle.
+    pub authorities: Vec<AuthorityStatus>,
+    /// The next step of the rotation that is running.
+    pub next: Option<Step>,
+    /// Whom it waits for; `None` if it waits for nobody.
+    pub wait: Option<Wait>,
+    /// How many members are known.
+    pub members: usize,
+    /// Until when there may be members that are not known.
+    pub unknown_until: Option<SystemTime>,
+    /// How many join tokens are open.
+    pub open_tokens: usize,
+    /// The recovery window, while it is open.
+    pub recovery: Option<Window>,
+}
+
+/// How one root and its issuing CA are.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AuthorityStatus {
+    /// The key id of the root.
+    pub key_id: String,
+    /// The key id of the issuing CA.
+    pub issuer_key_id: String,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Where the root's key is.
+    pub root_key: KeyPlace,
+    /// When the root ends.
+    pub root_not_after: SystemTime,
+    /// When the issuing CA ends.
+    pub issuer_not_after: SystemTime,
+    /// No leaf under it is valid after this moment.
+    pub leaf_until: Option<SystemTime>,
+    /// Whether the root ends soon enough to warn.
+    pub ends_soon: bool,
+}
+
+/// Why a CA could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Its root, issuing CA or keys cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A first root was given, but there is one.
+    #[error("there is a CA already; a new root goes in by a rotation")]
+    Exists,
+    /// Its state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is of another trust domain.
+    #[error("the CA is of trust domain {got}, not {expected}")]
+    WrongTrustDomain {
+        /// What was expected.
+        expected: TrustDomain,
+        /// Whose CA it is.
+        got: TrustDomain,
+    },
+}
+
+/// Why a CA did not do what it was asked for; the state is as it was, unless the store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaError {
+    /// A root or issuing CA could not be made or used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A leaf could not be signed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The mesh is not ready for the step.
+    #[error("not yet: {} members are missing{}", .0.missing.len(), if .0.unknown { ", and unknown ones" } else { "" })]
+    NotYet(Wait),
+    /// It is not the turn of the step.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The state that is written cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A join token does not serve.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl<S: Store> Ca<S> {
+    /// Opens the CA of `trust_domain` in `store`, or makes one there: of `first`, or of a new root
+    /// if there is none.
+    ///
+    /// 1. The state is read with all its rules; there is no partial trust.
+    /// 2. Keys that no state names, from a crash, are forgotten.
+    /// 3. The active authority's key is read and proven to be its own.
+    /// 4. Leaves of an earlier process may be alive until the moment that the state names; until
+    ///    then, unknown members count as missing.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing is issued from what cannot be read whole.
+    pub async fn open(
+        store: S,
+        trust_domain: &TrustDomain,
+        first: Option<NewAuthority>,
+        lifetimes: Lifetimes,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let (state, version) = match store.load().await? {
+            Some(_) if first.is_some() => return Err(OpenError::Exists),
+            Some((bytes, version)) => (CaState::from_bytes(&bytes)?, version),
+            None => {
+                let new = match first {
+                    Some(new) => new,
+                    None => NewAuthority::create(trust_domain, lifetimes, clock.now(), crypto)?,
+                };
+                keep_keys(&store, &new).await?;
+                let state = CaState::new(trust_domain.clone(), new.authority);
+                let version = store.swap(None, state.to_bytes()).await?;
+                (state, version)
+            }
+        };
+        if state.trust_domain() != trust_domain {
+            return Err(OpenError::WrongTrustDomain {
+                expected: trust_domain.clone(),
+                got: state.trust_domain().clone(),
+            });
+        }
+        store
+            .keep_only(state.held_keys().map(str::to_owned).collect())
+            .await?;
+        let signer = signer_of(&store, &state)
+            .await
+            .map_err(|error| match error {
+                CaError::Store(error) => OpenError::Store(error),
+                CaError::Authority(error) => OpenError::Authority(error),
+                _ => OpenError::Authority(AuthorityError::Key {
+                    whose: "the issuing CA",
+                }),
+            })?;
+        let published = publication(&state).map_err(AuthorityError::from)?;
+        Ok(Self {
+            store,
+            crypto: crypto.clone(),
+            clock,
+            lifetimes,
+            published: watch::Sender::new(Arc::new(published)),
+            window: watch::Sender::new(state.window()),
+            inner: Mutex::new(Inner {
+                members: Members::new(state.leaf_until()),
+                state,
+                version,
+                signer,
+                stale: false,
+                untidy: false,
+            }),
+        })
+    }
+
+    /// The bundle of the moment, and word of every later one.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// The recovery window that was opened last, and word of every change; it may be over.
+    #[must_use]
+    pub fn window(&self) -> watch::Receiver<Option<Window>> {
+        self.window.subscribe()
+    }
+
+    /// Signs a leaf for what was granted.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError`]; then no leaf has gone out.
+    pub async fn issue(&self, grant: &Grant, csr: &Csr, asker: &Asker) -> Result<Issued, CaError> {
+        let mut inner = self.current().await?;
+        self.sign(&mut inner, (grant.id(), &[]), csr, Some(asker))
+            .await
+    }
+
+    /// Signs a leaf for the CA's own ID, which nobody is granted. The CA needs no acknowledgement
+    /// of its own, so it is no member. `names` are the host names by which clients that know no
+    /// SPIFFE IDs verify it.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue).
+    pub async fn issue_own(
+        &self,
+        id: &SpiffeId,
+        names: &[String],
+        csr: &Csr,
+    ) -> Result<Issued, CaError> {
+        let mut inner = self.current().await?;
+        self.sign(&mut inner, (id, names), csr, None).await
+    }
+
+    /// 1. Sign under the active authority, with a serial number that no live leaf has.
+    /// 2. Write down until when leaves under it may be alive, unless that is written already.
+    /// 3. Enter the leaf into the table of members. Only then may it go out.
+    async fn sign(
+        &self,
+        inner: &mut Inner,
+        (id, names): (&SpiffeId, &[String]),
+        csr: &Csr,
+        asker: Option<&Asker>,
+    ) -> Result<Issued, CaError> {
+        let now = self.clock.now();
+        let (signed, authority) = loop {
+            let authority = inner.state.active().clone();
+            let signed = self.sign_once(inner, (id, names), csr, now)?;
+            let key_id = authority.key_id();
+            let ahead = self.lifetimes.leaf / 8;
+            if inner
+                .state
+                .cover(key_id, signed.not_after, ahead)?
+                .is_none()
+            {
+                break (signed, authority);
+            }
+            let cover = |state: &CaState| {
+                let next = state.cover(key_id, signed.not_after, ahead)?;
+                Ok((next.unwrap_or_else(|| state.clone()), ()))
+            };
+            match self.change(inner, None, cover).await {
+                Ok(()) => break (signed, authority),
+                // Somebody else has activated another root meanwhile.
+                Err(CaError::Step(StepError::Stale)) => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let published = self.published.borrow().clone();
+        if let Some(asker) = asker {
+            let instance = asker.instance.as_deref();
+            let leaf = Leaf {
+                serial: signed.serial,
+                not_after: signed.not_after,
+                root_key_id: authority.key_id().to_owned(),
+                generation: published.generation,
+            };
+            inner.members.issued(id, instance, leaf);
+            if let Some(instance) = instance {
+                let said = asker.acknowledged.min(published.generation);
+                inner.members.acknowledge(id, instance, said);
+            }
+        }
+        Ok(Issued {
+            chain: signed.chain,
+            root: authority.root().clone(),
+            published,
+            issued_at: now,
+            not_after: signed.not_after,
+        })
+    }
+
+    fn sign_once(
+        &self,
+        inner: &Inner,
+        (id, names): (&SpiffeId, &[String]),
+        csr: &Csr,
+        now: SystemTime,
+    ) -> Result<Signed, CaError> {
+        loop {
+            let (lifetime, crypto) = (self.lifetimes.leaf, &self.crypto);
+            let signed = inner.signer.sign(id, names, csr, lifetime, now, crypto)?;
+            // 126 random bits do not repeat; a broken source of randomness would be seen here.
+            if !inner.members.has_serial(&signed.serial) {
+                return Ok(signed);
+            }
+        }
+    }
+
+    /// An instance says which generation of the bundle it uses; more than there is does not count.
+    pub async fn acknowledge(&self, id: &SpiffeId, instance: &str, generation: u64) {
+        let mut inner = self.inner.lock().await;
+        let generation = generation.min(inner.state.generation());
+        inner.members.acknowledge(id, instance, generation);
+    }
+
+    /// Starts a rotation with `new`, or with a new root that is made here; returns its key id.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError::Running`]; [`StepError::Offline`] if none is given and the root's key is not
+    /// here.
+    pub async fn prepare(&self, new: Option<NewAuthority>) -> Result<String, CaError> {
+        let mut inner = self.current().await?;
+        if let Some(next) = inner.state.next_step() {
+            return Err(StepError::Running { next }.into());
+        }
+        let new = self.successor(&inner.state, new)?;
+        let key_id = new.key_id().to_owned();
+        let authority = new.authority.clone();
+        let prepare = |state: &CaState| Ok((state.prepare(authority.clone())?, ()));
+        self.change(&mut inner, Some(&new), prepare).await?;
+        tracing::info!(%key_id, "a new root is published");
+        Ok(key_id)
+    }
+
+    /// Takes the next step of the rotation; `force` does not ask whether the mesh is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::NotYet`] with who is missing; [`StepError::NotItsTurn`] if another step than
+    /// `asked` is next.
+    pub async fn advance(&self, asked: Option<Step>, force: bool) -> Result<Step, CaError> {
+        let mut inner = self.current().await?;
+        self.take_step(&mut inner, asked, force).await
+    }
+
+    async fn take_step(
+        &self,
+        inner: &mut Inner,
+        asked: Option<Step>,
+        force: bool,
+    ) -> Result<Step, CaError> {
+        let next = inner.state.next_step();
+        let turn = StepError::NotItsTurn {
+            asked: asked.or(next).unwrap_or(Step::Activate),
+            next,
+        };
+        let Some(step) = next.filter(|next| asked.is_none_or(|asked| asked == *next)) else {
+            return Err(turn.into());
+        };
+        let now = self.clock.now();
+        let decide = |state: &CaState, members: &Members| match gate(state, members, now) {
+            _ if force => Go::force(state).ok_or_else(|| CaError::Step(turn.clone())),
+            Some(Gate::Go(go)) => Ok(go),
+            Some(Gate::Wait(wait)) => Err(CaError::NotYet(wait)),
+            None => Err(CaError::Step(turn.clone())),
+        };
+        let members = inner.members.clone();
+        let advance = |state: &CaState| Ok((state.advance(decide(state, &members)?)?, ()));
+        self.change(inner, None, advance).await?;
+        tracing::info!(%step, force, "a step of the root's rotation is taken");
+        Ok(step)
+    }
+
+    /// Does what is due without anybody asking: steps of a running rotation, a new issuing CA, a
+    /// new root. A driver calls it every second or so.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError`]; the next call tries again.
+    pub async fn tick(&self) -> Result<Tick, CaError> {
+        let mut inner = self.current().await?;
+        let now = self.clock.now();
+        inner.members.prune(now);
+        if inner.untidy {
+            self.forget(&mut inner).await;
+        }
+        match gate(&inner.state, &inner.members, now) {
+            Some(Gate::Wait(wait)) => return Ok(Tick::Waits(wait)),
+            Some(Gate::Go(_)) => {
+                let step = self.take_step(&mut inner, None, false).await?;
+                return Ok(Tick::Stepped(step));
+            }
+            None => {}
+        }
+        match due(&inner.state, now) {
+            None => Ok(Tick::Nothing),
+            Some(Due::WantSuccessor) => Ok(Tick::WantSuccessor),
+            Some(Due::RenewIssuer) => {
+                self.renew_issuer(&mut inner).await?;
+                Ok(Tick::RenewedIssuer)
+            }
+            Some(Due::RotateRoot) => {
+                drop(inner);
+                self.prepare(None).await?;
+                Ok(Tick::Stepped(Step::Prepare))
+            }
+        }
+    }
+
+    async fn renew_issuer(&self, inner: &mut Inner) -> Result<(), CaError> {
+        let active = inner.state.active();
+        let root_key = self.store.key(active.key_id()).await?;
+        let (trust_domain, root) = (inner.state.trust_domain(), active.root_certificate());
+        let (now, lifetimes) = (self.clock.now(), self.lifetimes);
+        let (issuer, key) =
+            issuer_under(trust_domain, root, &root_key, lifetimes, now, &self.crypto)?;
+        inner.untidy = true;
+        self.store.keep_key(&issuer.key_id, &key).await?;
+        let key_id = issuer.key_id.clone();
+        let replace = |state: &CaState| Ok((state.replace_issuer(issuer.clone())?, ()));
+        self.change(inner, None, replace).await?;
+        tracing::info!(%key_id, "a new issuing CA is in use");
+        Ok(())
+    }
+
+    /// Takes the authority with this root or issuing key out of the bundle at once, after a
+    /// compromise; an active one is replaced by `successor`, or by a new root made here.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError::UnknownKey`]; [`StepError::Offline`] if it needs a successor, none is given,
+    /// and the root's key is not here.
+    pub async fn distrust(
+        &self,
+        key_id: &str,
+        successor: Option<NewAuthority>,
+    ) -> Result<(), CaError> {
+        let mut inner = self.current().await?;
+        let active = inner.state.active();
+        let is_active = key_id == active.key_id() || key_id == active.issuer_key_id();
+        let needed = is_active && inner.state.at(Stage::Published).is_none();
+        let new = match (needed, successor) {
+            (false, None) => None,
+            (_, successor) => Some(self.successor(&inner.state, successor)?),
+        };
+        let authority = new.as_ref().map(|new| new.authority.clone());
+        let distrust = |state: &CaState| Ok((state.distrust(key_id, authority.clone())?, ()));
+        self.change(&mut inner, new.as_ref(), distrust).await?;
+        tracing::warn!(%key_id, "a key is distrusted");
+        Ok(())
+    }
+
+    /// Opens a join token for `id` until `expires`; the text is shown to its bearer, and not kept.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::TooMany`]; [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if the
+    /// ID could never be granted.
+    pub async fn open_token(
+        &self,
+        id: &SpiffeId,
+        expires: SystemTime,
+    ) -> Result<Zeroizing<String>, CaError> {
+        let mut inner = self.current().await?;
+        if id.trust_domain() != inner.state.trust_domain() {
+            return Err(CaError::Issue(IssueError::WrongTrustDomain {
+                id: id.clone(),
+                trust_domain: inner.state.trust_domain().clone(),
+            }));
+        }
+        if id.path().is_empty() {
+            return Err(CaError::Issue(IssueError::NoPath { id: id.clone() }));
+        }
+        let mut bytes = Zeroizing::new([0; 32]);
+        self.crypto.fill(&mut *bytes).map_err(crypto_error)?;
+        let token = Zeroizing::new(format!("{TOKEN_PREFIX}{}", hex::encode(&*bytes)));
+        let (hash, now) = (self.hash(&token), self.clock.now());
+        let open = |state: &CaState| {
+            let next = state.open_token(hash.clone(), id.clone(), expires, now)?;
+            Ok((next, ()))
+        };
+        self.change(&mut inner, None, open).await?;
+        Ok(token)
+    }
+
+    /// Whether `text` has the form of a join token.
+    #[must_use]
+    pub fn is_token(text: &str) -> bool {
+        text.starts_with(TOKEN_PREFIX)
+    }
+
+    /// Whom a join token is for, without spending it.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`] if it does not serve.
+    pub async fn look_at_token(&self, token: &str) -> Result<SpiffeId, CaError> {
+        let hash = self.hash(token);
+        let inner = self.current().await?;
+        let (_, id) = inner.state.spend_token(&hash, self.clock.now())?;
+        Ok(id)
+    }
+
+    /// Spends a join token; of any number of tries, at any time, one succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`] if it does not serve (any more).
+    pub async fn spend_token(&self, token: &str) -> Result<SpiffeId, CaError> {
+        let (hash, now) = (self.hash(token), self.clock.now());
+        let mut inner = self.current().await?;
+        let spend = |state: &CaState| Ok(state.spend_token(&hash, now)?);
+        self.change(&mut inner, None, spend).await
+    }
+
+    /// Opens the recovery window, or closes it with `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Store`].
+    pub async fn recover(&self, window: Option<Window>) -> Result<(), CaError> {
+        let mut inner = self.current().await?;
+        let recover = |state: &CaState| Ok((state.recover(window), ()));
+        self.change(&mut inner, None, recover).await
+    }
+
+    /// How it is.
+    pub async fn status(&self) -> CaStatus {
+        let inner = self.inner.lock().await;
+        let (state, now) = (&inner.state, self.clock.now());
+        let wait = match gate(state, &inner.members, now) {
+            Some(Gate::Wait(wait)) => Some(wait),
+            _ => None,
+        };
+        let open = |token: &&super::state::OpenToken| !token.is_used() && token.expires() > now;
+        CaStatus {
+            trust_domain: state.trust_domain().clone(),
+            generation: state.generation(),
+            authorities: state
+                .authorities()
+                .iter()
+                .map(|authority| AuthorityStatus::of(authority, now))
+                .collect(),
+            next: state.next_step(),
+            wait,
+            members: inner.members.len(),
+            unknown_until: inner.members.unknown_until(now),
+            open_tokens: state.tokens().iter().filter(open).count(),
+            recovery: state.recovery(now),
+        }
+    }
+
+    /// What lives how long.
+    #[must_use]
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
+    }
+
+    /// The clock that it goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The cryptography that it uses.
+    #[must_use]
+    pub fn crypto(&self) -> &Crypto {
+        &self.crypto
+    }
+
+    // === how it changes ===
+
+    fn successor(
+        &self,
+        state: &CaState,
+        given: Option<NewAuthority>,
+    ) -> Result<NewAuthority, CaError> {
+        match (given, state.active().root_key()) {
+            (Some(new), _) => Ok(new),
+            (None, KeyPlace::Held) => Ok(NewAuthority::create(
+                state.trust_domain(),
+                self.lifetimes,
+                self.clock.now(),
+                &self.crypto,
+            )?),
+            (None, KeyPlace::Offline) => Err(CaError::Step(StepError::Offline {
+                key_id: state.active().key_id().to_owned(),
+            })),
+        }
+    }
+
+    /// The state as it is written.
+    async fn current(&self) -> Result<MutexGuard<'_, Inner>, CaError> {
+        let mut inner = self.inner.lock().await;
+        if inner.stale {
+            self.reload(&mut inner).await?;
+        }
+        Ok(inner)
+    }
+
+    async fn reload(&self, inner: &mut Inner) -> Result<(), CaError> {
+        let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
+        let state = CaState::from_bytes(&bytes)?;
+        let signer = signer_of(&self.store, &state).await?;
+        // Whoever wrote it may have issued under it.
+        inner.members.expect_unknown(state.leaf_until());
+        // A write that seemed to fail may have dropped an authority.
+        inner.untidy = true;
+        self.install(inner, state, version, signer);
+        Ok(())
+    }
+
+    /// Writes `change`d state down and makes it ours; keys of `new` are kept before.
+    async fn change<T>(
+        &self,
+        inner: &mut Inner,
+        new: Option<&NewAuthority>,
+        change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
+    ) -> Result<T, CaError> {
+        if let Some(new) = new {
+            inner.untidy = true;
+            keep_keys(&self.store, new).await?;
+        }
+        for _ in 0..TURNS {
+            let (next, out) = change(&inner.state)?;
+            inner.stale = true;
+            match self.store.swap(Some(inner.version), next.to_bytes()).await {
+                Ok(version) => {
+                    let rekeyed = next.active().issuer() != inner.state.active().issuer();
+                    let dropped = |key_id| next.held_keys().all(|kept| kept != key_id);
+                    let untidy = inner.untidy || inner.state.held_keys().any(dropped);
+                    if rekeyed {
+                        let signer = signer_of(&self.store, &next).await?;
+                        self.install(inner, next, version, signer);
+                    } else {
+                        self.install_state(inner, next, version);
+                    }
+                    if untidy {
+                        self.forget(inner).await;
+                    }
+                    return Ok(out);
+                }
+                Err(StoreError::Conflict) => self.reload(inner).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// Forgets keys that the state does not name; what fails is tried again.
+    async fn forget(&self, inner: &mut Inner) {
+        inner.untidy = true;
+        let kept = inner.state.held_keys().map(str::to_owned).collect();
+        match self.store.keep_only(kept).await {
+            Ok(()) => inner.untidy = false,
+            Err(error) => tracing::warn!(%error, "keys of a former root cannot be removed yet"),
+        }
+    }
+
+    fn install(&self, inner: &mut Inner, state: CaState, version: Version, signer: Signer) {
+        inner.signer = signer;
+        self.install_state(inner, state, version);
+    }
+
+    fn install_state(&self, inner: &mut Inner, state: CaState, version: Version) {
+        let publication = publication(&state);
+        self.window.send_replace(state.window());
+        inner.state = state;
+        inner.version = version;
+        inner.stale = false;
+        match publication {
+            Ok(publication) => {
+                self.published.send_if_modified(|published| {
+                    let news = **published != publication;
+                    if news {
+                        *published = Arc::new(publication);
+                    }
+                    news
+                });
+            }
+            // Every certificate in a state was read as a CA's.
+            Err(error) => tracing::error!(%error, "the bundle cannot be made"),
+        }
+    }
+
+    /// What the state knows of a token.
+    fn hash(&self, token: &str) -> String {
+        hex::encode(&self.crypto.digest(token.as_bytes()))
+    }
+}
+
+async fn keep_keys(store: &impl Store, new: &NewAuthority) -> Result<(), StoreError> {
+    if let Some(root_key) = &new.root_key {
+        store.keep_key(new.authority.key_id(), root_key).await?;
+    }
+    let issuer = new.authority.issuer_key_id();
+    store.keep_key(issuer, &new.issuer_key).await
+}
+
+async fn signer_of(store: &impl Store, state: &CaState) -> Result<Signer, CaError> {
+    let active = state.active();
+    let key: PrivateKey = store.key(active.issuer_key_id()).await?;
+    Ok(Signer::new(active, &key)?)
+}
+
+fn publication(state: &CaState) -> Result<Published, BundleError> {
+    Ok(Published {
+        generation: state.generation(),
+        bundle: state.bundle()?,
+        active: state.active().key_id().to_owned(),
+    })
+}
+
+fn crypto_error(error: CryptoError) -> CaError {
+    CaError::Issue(IssueError::Crypto(error))
+}
+
+impl AuthorityStatus {
+    fn of(authority: &Authority, now: SystemTime) -> Self {
+        Self {
+            key_id: authority.key_id().to_owned(),
+            issuer_key_id: authority.issuer_key_id().to_owned(),
+            stage: authority.stage(),
+            root_key: authority.root_key(),
+            root_not_after: authority.root_life().1,
+            issuer_not_after: authority.issuer_life().1,
+            leaf_until: authority.leaf_until(),
+            ends_soon: super::plan::ends_soon(authority.root_life(), now),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Ca<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ca")
+            .field("published", &*self.published.borrow())
+            .finish_non_exhaustive()
+    }
+}

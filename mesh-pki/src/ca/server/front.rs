@@ -1,0 +1,180 @@
+//! The head of a call in, its answer out: who calls is known, and its turn decided, before the
+//! message is read.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use tower_service::Service;
+
+use super::service::{IstioService, WatchService};
+use super::{Caller, Shared};
+use crate::ca::names::{INSTANCE, RETRY_AFTER};
+use crate::ca::store::Store;
+use crate::ca::{Ca, CaError};
+use crate::issue::policy::{Attested, may_issue};
+use crate::jwt::MAX_TOKEN_LEN;
+use crate::proto::inmesh_ca::ca_server::CaServer as WatchServer;
+use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use crate::svid::Usage;
+use crate::tls;
+
+const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+const WATCH: &str = "/inmesh.ca.v1.Ca/Watch";
+
+/// The largest message of a client: a request as PEM text, and some names.
+const MAX_MESSAGE: usize = 32 * 1024;
+
+/// What a caller has proven; a join token is spent only when everything else is in order.
+#[derive(Clone)]
+pub(super) enum Proof {
+    Done(Attested),
+    Token(zeroize::Zeroizing<String>, Attested),
+}
+
+impl Proof {
+    pub(super) fn attested(&self) -> &Attested {
+        match self {
+            Self::Done(attested) | Self::Token(_, attested) => attested,
+        }
+    }
+}
+
+/// 1. A method that is not ours is unimplemented.
+/// 2. Who calls: its certificate, else its bearer token.
+/// 3. Whether it may have an ID at all, and whether it is its turn.
+/// 4. The message goes to its service, which reads it.
+pub(super) async fn answer<S: Store>(
+    shared: Arc<Shared<S>>,
+    caller: Arc<Caller>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let create = match request.uri().path() {
+        CREATE => true,
+        WATCH => false,
+        _ => return Status::new(Code::Unimplemented, "no such method").into_http(),
+    };
+    let proof = match prove(&shared, &caller, request.headers()).await {
+        Ok(proof) => proof,
+        Err(status) => return status.into_http(),
+    };
+    let window = *shared.window.borrow();
+    let now = shared.ca.clock().now();
+    let grant = may_issue(proof.attested(), None, &shared.rules, window, now);
+    let who = match &grant {
+        Ok(grant) => grant.id().to_string(),
+        // Several IDs are possible: which one is asked for stands in the call.
+        Err(crate::issue::policy::Refused::Ambiguous { one, .. }) => one.to_string(),
+        Err(refused) => return Status::permission_denied(refused.to_string()).into_http(),
+    };
+    caller.known.store(true, Ordering::Relaxed);
+    if create {
+        let instance = request.headers().get(INSTANCE);
+        let name = instance.and_then(|name| name.to_str().ok()).unwrap_or("");
+        if let Err(wait) = shared.turn(&format!("{who} {}", &name[..name.len().min(64)])) {
+            return come_back(wait).into_http();
+        }
+    }
+    request.extensions_mut().insert(proof);
+    let answered = if create {
+        let mut service = IstioCertificateServiceServer::new(IstioService(shared))
+            .max_decoding_message_size(MAX_MESSAGE);
+        service.call(request).await
+    } else {
+        let mut service =
+            WatchServer::new(WatchService(shared)).max_decoding_message_size(MAX_MESSAGE);
+        service.call(request).await
+    };
+    match answered {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+async fn prove<S: Store>(
+    shared: &Shared<S>,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Proof, Status> {
+    let now = shared.ca.clock().now();
+    let crypto = shared.ca.crypto();
+    if !caller.chain.is_empty() {
+        // Anew, for the connection may be older than the bundle.
+        let state = shared.reader.load();
+        let grace = Some(&shared.grace);
+        let verified =
+            tls::validate_with_grace(&caller.chain, &state, now, Usage::Client, crypto, grace)
+                .map_err(|rejected| Status::unauthenticated(rejected.to_string()))?;
+        return Ok(Proof::Done(Attested::Svid {
+            id: verified.id,
+            not_after: verified.not_after,
+        }));
+    }
+    let token = bearer(headers)?;
+    if Ca::<S>::is_token(token) {
+        return match shared.ca.look_at_token(token).await {
+            Ok(id) => Ok(Proof::Token(
+                zeroize::Zeroizing::new(token.to_owned()),
+                Attested::JoinToken { id },
+            )),
+            Err(error) => Err(status_of(&error)),
+        };
+    }
+    match shared.attestors.attest(token, now, crypto).await {
+        Ok(attested) => Ok(Proof::Done(attested)),
+        Err(error) => {
+            tracing::debug!(%error, "a token is refused");
+            Err(Status::unauthenticated(error.to_string()))
+        }
+    }
+}
+
+/// The one bearer token of a call; its scheme in any case, as HTTP has it.
+fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(one), None) = (all.next(), all.next()) else {
+        return Err(Status::unauthenticated(
+            "neither a client certificate nor exactly one bearer token",
+        ));
+    };
+    let (scheme, token) = one
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(|| Status::unauthenticated("no bearer token"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.len() > MAX_TOKEN_LEN {
+        return Err(Status::unauthenticated(
+            "no bearer token of a bearable size",
+        ));
+    }
+    Ok(token.trim())
+}
+
+/// Says when to come back.
+pub(super) fn come_back(wait: Duration) -> Status {
+    let mut status = Status::resource_exhausted("many are asking; come back later");
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    status
+        .metadata_mut()
+        .insert(RETRY_AFTER, MetadataValue::from(millis));
+    status
+}
+
+/// What a failure of the CA means to a caller; what is the CA's own business stays here.
+pub(super) fn status_of(error: &CaError) -> Status {
+    match error {
+        CaError::Token(error) => Status::unauthenticated(error.to_string()),
+        CaError::Issue(crate::issue::IssueError::Key { .. }) => {
+            Status::invalid_argument(error.to_string())
+        }
+        error => {
+            tracing::error!(%error, "the CA cannot issue");
+            Status::unavailable("the CA cannot issue at the moment")
+        }
+    }
+}

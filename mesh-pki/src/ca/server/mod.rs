@@ -1,0 +1,377 @@
+//! A CA and a listening socket in, leaves and bundles over gRPC out: Istio's CreateCertificate, so
+//! that proxies that exist can use it, and a stream of bundles that members acknowledge.
+//!
+//! A connection is TLS with the CA's own SVID, which it issues to itself; a client certificate is
+//! optional, for a client that joins has none. Who calls is known before a byte of the message is
+//! read: by its certificate, verified anew at each call under the bundle of that moment, else by
+//! its bearer token. Then its turn is decided ([`pace`](super::pace)), then the message is read, in
+//! bounded size, then [`may_issue`] decides. Connections, their streams, headers and idle times are
+//! bounded.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::attest::Attestors;
+use super::pace::{DEFAULT_RATE, Pace};
+use super::store::Store;
+use super::{Ca, CaError, Tick};
+use crate::id::SpiffeId;
+use crate::issue::csr;
+use crate::issue::policy::{Rules, Window};
+use crate::rotate::schedule;
+use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use crate::svid::{PrivateKey, SvidError, X509Svid};
+use crate::tls;
+
+mod front;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(doc)]
+use crate::issue::policy::may_issue;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How long a connection may stay without a call whose caller is known.
+const STRANGER: Duration = Duration::from_secs(10);
+
+/// How often what is due is looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often a warning is repeated.
+const REMIND: Duration = Duration::from_secs(60 * 60);
+
+/// What a server is told.
+#[derive(Debug)]
+pub struct ServerConfigOf {
+    /// Who gets which ID; its own ID is the server's.
+    pub rules: Rules,
+    /// Which tokens are accepted.
+    pub attestors: Attestors,
+    /// Host names that its own certificate has besides its ID, for clients that verify those.
+    pub host_names: Vec<String>,
+    /// How many leaves are signed in a second.
+    pub rate: u32,
+    /// How many connections there may be.
+    pub connections: usize,
+}
+
+/// Serves a CA; made by [`CaServer::new`], runs with [`CaServer::serve`].
+pub struct CaServer<S> {
+    shared: Arc<Shared<S>>,
+    own: IdentityWriter,
+    tls: Arc<ServerConfig>,
+    connections: usize,
+}
+
+/// What every call needs.
+struct Shared<S> {
+    ca: Arc<Ca<S>>,
+    rules: Rules,
+    attestors: Attestors,
+    host_names: Vec<String>,
+    /// The CA's own SVID and the bundle of the moment, which peers are verified against.
+    reader: IdentityReader,
+    pace: Mutex<Pace>,
+    start: Instant,
+    grace: tls::Grace,
+    window: watch::Receiver<Option<Window>>,
+}
+
+/// One connection: what its calls share.
+struct Caller {
+    chain: Vec<CertificateDer<'static>>,
+    known: AtomicBool,
+}
+
+/// Why a server could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The CA cannot issue its own SVID.
+    #[error("the CA cannot issue its own SVID")]
+    Own(#[source] CaError),
+    /// What it issued to itself is no SVID.
+    #[error("the CA's own SVID cannot be used")]
+    Svid(#[from] SvidError),
+    /// No key or request could be made.
+    #[error(transparent)]
+    Csr(#[from] crate::issue::CsrError),
+}
+
+impl ServerConfigOf {
+    /// A server with these rules: no tokens but join tokens, 50 leaves a second, 4,096
+    /// connections.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            attestors: Attestors::none(),
+            host_names: Vec::new(),
+            rate: DEFAULT_RATE,
+            connections: 4096,
+        }
+    }
+}
+
+impl<S: Store> CaServer<S> {
+    /// Makes a server of `ca`, with an SVID of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] if the CA cannot issue one.
+    pub async fn new(ca: Arc<Ca<S>>, config: ServerConfigOf) -> Result<Self, ServerError> {
+        let svid = own_svid(&ca, config.rules.own(), &config.host_names).await?;
+        let bundle = ca.published().borrow().bundle.clone();
+        let (own, reader) = identity(IdentityState::new(svid, bundle.into()));
+        let window = ca.window();
+        let open = ca.window();
+        let grace: tls::Grace = Arc::new(move |not_after: SystemTime, now: SystemTime| {
+            open.borrow()
+                .is_some_and(|window| window.admits(not_after, now))
+        });
+        let tls = tls::ca_server_config(
+            reader.clone(),
+            ca.crypto(),
+            &[b"h2"],
+            Arc::clone(ca.clock()),
+            Arc::clone(&grace),
+        );
+        Ok(Self {
+            shared: Arc::new(Shared {
+                rules: config.rules,
+                attestors: config.attestors,
+                host_names: config.host_names,
+                reader,
+                pace: Mutex::new(Pace::new(config.rate)),
+                start: Instant::now(),
+                grace,
+                window,
+                ca,
+            }),
+            own,
+            tls,
+            connections: config.connections.max(1),
+        })
+    }
+
+    /// Serves `listener`, takes what is due, and keeps the own SVID fresh, until `shutdown` is
+    /// ready; connections that are open then are closed.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let (shared, own) = (Arc::clone(&self.shared), self.own);
+        let mut house = pin!(async {
+            tokio::join!(keep_own(&shared, &own), keep_house(&shared));
+        });
+        let room = Arc::new(Semaphore::new(self.connections));
+        let mut open = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                () = &mut house => return,
+                Some(_) = open.join_next() => {}
+                accepted = accept(&listener, &room) => {
+                    let (stream, permit) = accepted;
+                    let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
+                    open.spawn(async move {
+                        connection(shared, tls, stream).await;
+                        drop(permit);
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Waits for room, then for a connection; what fails for one connection, or for want of files, is
+/// no end.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+    loop {
+        let Ok(permit) = Arc::clone(room).acquire_owned().await else {
+            std::future::pending::<()>().await;
+            continue;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
+    // Small messages that wait for an answer; one that cannot be set is only slower.
+    let _ = stream.set_nodelay(true);
+    let accepting = TlsAcceptor::from(tls).accept(stream);
+    let stream = match timeout(HANDSHAKE, tls::handshake(accepting)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a handshake with the CA failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let caller = Arc::new(Caller {
+        chain: chain.to_vec(),
+        known: AtomicBool::new(false),
+    });
+    let service = {
+        let caller = Arc::clone(&caller);
+        service_fn(move |request| {
+            let (shared, caller) = (Arc::clone(&shared), Arc::clone(&caller));
+            async move {
+                Ok::<_, std::convert::Infallible>(front::answer(shared, caller, request).await)
+            }
+        })
+    };
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(16)
+        .max_header_list_size(32 * 1024)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(128 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ended = &mut serving => return,
+        () = sleep(STRANGER) => {}
+    }
+    if caller.known.load(Ordering::Relaxed) {
+        let _ended = serving.await;
+    }
+}
+
+/// Keeps the CA's own SVID and bundle: renewed in the middle of its life, and at once when another
+/// root becomes active, so that the old one can retire.
+async fn keep_own<S: Store>(shared: &Shared<S>, own: &IdentityWriter) {
+    let mut published = shared.ca.published();
+    let id = shared.rules.own();
+    let mut active = published.borrow_and_update().active.clone();
+    loop {
+        let due = own
+            .load()
+            .svid(id)
+            .map(|svid| schedule::renew_at(svid.issued_at(), svid.not_after(), 0.5));
+        let now = shared.ca.clock().now();
+        let left = due.and_then(|due| due.duration_since(now).ok());
+        let step = left.unwrap_or_default().min(Duration::from_secs(2));
+        tokio::select! {
+            news = published.changed() => {
+                if news.is_err() {
+                    return;
+                }
+            }
+            () = sleep(step) => {}
+        }
+        let news = published.borrow_and_update().clone();
+        let over = left.is_none_or(|left| left.is_zero());
+        if news.active == active && !over {
+            own.set_bundle(news.bundle.clone());
+            continue;
+        }
+        match own_svid(&shared.ca, id, &shared.host_names).await {
+            Ok(svid) => {
+                let bundle = shared.ca.published().borrow().bundle.clone();
+                own.set(svid, bundle.into());
+                active = news.active.clone();
+            }
+            Err(error) => {
+                own.set_bundle(news.bundle.clone());
+                tracing::error!(%error, "the CA cannot renew its own SVID");
+                sleep(TICK).await;
+            }
+        }
+    }
+}
+
+/// Takes steps that are due, and says what an operator has to know.
+async fn keep_house<S: Store>(shared: &Shared<S>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reminded: BTreeMap<&'static str, Instant> = BTreeMap::new();
+    let mut remind = move |what| {
+        let again = reminded
+            .get(what)
+            .is_none_or(|last: &Instant| last.elapsed() >= REMIND);
+        if again {
+            reminded.insert(what, Instant::now());
+        }
+        again
+    };
+    loop {
+        ticks.tick().await;
+        match shared.ca.tick().await {
+            Ok(Tick::WantSuccessor) if remind("successor") => {
+                tracing::warn!(
+                    "half of the root's or issuing CA's life is gone and the root's key is offline: bring a successor"
+                );
+            }
+            Ok(_) => {}
+            Err(error) if remind("tick") => {
+                tracing::error!(%error, "the CA cannot do what is due");
+            }
+            Err(_) => {}
+        }
+        let status = shared.ca.status().await;
+        if status.authorities.iter().any(|a| a.ends_soon) && remind("ends") {
+            tracing::warn!("a root of this CA ends soon");
+        }
+    }
+}
+
+async fn own_svid<S: Store>(
+    ca: &Ca<S>,
+    id: &SpiffeId,
+    names: &[String],
+) -> Result<X509Svid, ServerError> {
+    let (key, csr): (PrivateKey, _) = csr::generate(id, ca.crypto())?;
+    let issued = ca
+        .issue_own(id, names, &csr)
+        .await
+        .map_err(ServerError::Own)?;
+    let at = Some(issued.issued_at);
+    Ok(X509Svid::from_der(issued.chain, key, at, ca.crypto())?)
+}
+
+impl<S> Shared<S> {
+    /// Whether it is the turn of `who`.
+    fn turn(&self, who: &str) -> Result<(), Duration> {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.handle_request(who, self.start.elapsed())
+    }
+}
+
+impl<S> fmt::Debug for CaServer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaServer")
+            .field("rules", &self.shared.rules)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,296 @@
+//! What a CA is in, what it is after one more step out: the whole state of a CA as one value, and
+//! the transitions between two such values. Pure; the driver writes each new value down before
+//! anybody sees an effect of it, so a crash leaves the old one or the new one.
+//!
+//! The state names every root with the issuing CA under it (an [`Authority`]), where each stands in
+//! its life, which generation of the bundle has it, and until when leaves of it may be valid. Key
+//! material is not in it. A value that breaks one of these rules cannot be made, nor read back:
+//!
+//! - exactly one authority is active, so leaves are never signed under two roots side by side;
+//! - at most one is published and not yet active;
+//! - no key id stands twice, and none of a distrusted key stands at all;
+//! - every root is in the bundle of the state's generation, before anything is signed under it.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+
+use crate::bundle::{BundleError, TrustBundle};
+use crate::id::TrustDomain;
+use crate::issue::policy::Window;
+
+mod record;
+mod rotate;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+pub use record::StateError;
+pub use rotate::{Step, StepError};
+pub use tokens::{OpenToken, TokenError};
+
+/// How many join tokens may be open or remembered at once.
+pub const MAX_TOKENS: usize = 10_000;
+
+/// How many distrusted keys are remembered; a further one is refused.
+pub const MAX_DISTRUSTED: usize = 1_000;
+
+/// How many authorities may stand side by side: active, published, and retiring ones.
+pub const MAX_AUTHORITIES: usize = 8;
+
+/// The whole state of a CA; see the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaState {
+    trust_domain: TrustDomain,
+    generation: u64,
+    authorities: Vec<Authority>,
+    distrusted: Vec<String>,
+    tokens: Vec<OpenToken>,
+    recovery: Option<Window>,
+}
+
+/// A root with the issuing CA under it, and where both stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    root: Certificate,
+    issuer: Certificate,
+    root_key: KeyPlace,
+    stage: Stage,
+    published_in: u64,
+    leaf_until: Option<SystemTime>,
+}
+
+/// A certificate that may sign, with what is read of it most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Certificate {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) key_id: String,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+/// Where the private key of a root is; complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyPlace {
+    /// With the CA: it can make issuing CAs and successors by itself.
+    Held,
+    /// Elsewhere: an operator brings the successor.
+    Offline,
+}
+
+/// Where an authority stands in its life, in the order of that life; complete.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// In the bundle; nothing is signed under it yet.
+    Published,
+    /// New leaves are signed under it.
+    Active,
+    /// Still in the bundle, for leaves that were signed under it.
+    Retiring,
+}
+
+// === impl CaState ===
+
+impl CaState {
+    /// The state of a new CA: `first` is active at once, since nobody trusts anything yet.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, mut first: Authority) -> Self {
+        first.stage = Stage::Active;
+        first.published_in = 1;
+        Self {
+            trust_domain,
+            generation: 1,
+            authorities: vec![first],
+            distrusted: Vec::new(),
+            tokens: Vec::new(),
+            recovery: None,
+        }
+    }
+
+    /// Whose CA it is.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// How often the bundle has changed; the sequence number of the bundle. It never goes back.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// All authorities, in the order in which their roots stand in the bundle.
+    #[must_use]
+    pub fn authorities(&self) -> &[Authority] {
+        &self.authorities
+    }
+
+    /// The authority that new leaves are signed under.
+    #[must_use]
+    pub fn active(&self) -> &Authority {
+        self.at(Stage::Active)
+            .expect("every constructor and transition keeps exactly one active authority")
+    }
+
+    /// The first authority that stands at `stage`.
+    #[must_use]
+    pub fn at(&self, stage: Stage) -> Option<&Authority> {
+        self.authorities.iter().find(|a| a.stage == stage)
+    }
+
+    /// Key ids that were distrusted, oldest first; no authority with one of them is taken again.
+    #[must_use]
+    pub fn distrusted(&self) -> &[String] {
+        &self.distrusted
+    }
+
+    /// Until when an earlier process may have issued leaves, over all authorities.
+    #[must_use]
+    pub fn leaf_until(&self) -> Option<SystemTime> {
+        self.authorities.iter().filter_map(|a| a.leaf_until).max()
+    }
+
+    /// The bundle of this generation: the roots of all authorities, with the generation as its
+    /// sequence number.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] if a root cannot be used, which no state that was read back has.
+    pub fn bundle(&self) -> Result<TrustBundle, BundleError> {
+        let roots = self.authorities.iter().map(|a| a.root.der.clone());
+        let bundle = TrustBundle::new(self.trust_domain.clone(), roots)?;
+        Ok(bundle.with_sequence(self.generation))
+    }
+
+    /// The ids of the keys that this CA needs to have.
+    pub fn held_keys(&self) -> impl Iterator<Item = &str> {
+        self.authorities.iter().flat_map(|a| {
+            let root = (a.root_key == KeyPlace::Held).then_some(a.root.key_id.as_str());
+            root.into_iter().chain([a.issuer.key_id.as_str()])
+        })
+    }
+
+    fn find(&self, key_id: &str) -> Option<usize> {
+        self.authorities
+            .iter()
+            .position(|a| a.root.key_id == key_id || a.issuer.key_id == key_id)
+    }
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// An authority of two certificates; that they belong together is for whoever made them.
+    pub(crate) fn new(root: Certificate, issuer: Certificate, root_key: KeyPlace) -> Self {
+        Self {
+            root,
+            issuer,
+            root_key,
+            stage: Stage::Published,
+            published_in: 0,
+            leaf_until: None,
+        }
+    }
+
+    pub(crate) fn root_certificate(&self) -> &Certificate {
+        &self.root
+    }
+
+    pub(crate) fn issuer_certificate(&self) -> &Certificate {
+        &self.issuer
+    }
+
+    /// The root certificate.
+    #[must_use]
+    pub fn root(&self) -> &CertificateDer<'static> {
+        &self.root.der
+    }
+
+    /// The certificate of the issuing CA, which the root signed.
+    #[must_use]
+    pub fn issuer(&self) -> &CertificateDer<'static> {
+        &self.issuer.der
+    }
+
+    /// The key id of the root; it names the authority.
+    #[must_use]
+    pub fn key_id(&self) -> &str {
+        &self.root.key_id
+    }
+
+    /// The key id of the issuing CA.
+    #[must_use]
+    pub fn issuer_key_id(&self) -> &str {
+        &self.issuer.key_id
+    }
+
+    /// When the root begins and ends.
+    #[must_use]
+    pub fn root_life(&self) -> (SystemTime, SystemTime) {
+        (self.root.not_before, self.root.not_after)
+    }
+
+    /// When the issuing CA begins and ends.
+    #[must_use]
+    pub fn issuer_life(&self) -> (SystemTime, SystemTime) {
+        (self.issuer.not_before, self.issuer.not_after)
+    }
+
+    /// Where the root's private key is.
+    #[must_use]
+    pub fn root_key(&self) -> KeyPlace {
+        self.root_key
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The first generation of the bundle that had its root.
+    #[must_use]
+    pub fn published_in(&self) -> u64 {
+        self.published_in
+    }
+
+    /// No leaf that was signed under it is valid after this moment; `None` if there is none.
+    #[must_use]
+    pub fn leaf_until(&self) -> Option<SystemTime> {
+        self.leaf_until
+    }
+}
+
+// === impl Certificate ===
+
+impl Certificate {
+    /// Reads a CA certificate of `trust_domain`.
+    pub(crate) fn read(
+        trust_domain: &TrustDomain,
+        der: CertificateDer<'static>,
+    ) -> Result<Self, BundleError> {
+        let bundle = TrustBundle::new(trust_domain.clone(), [der])?;
+        let cert = &bundle.roots()[0];
+        Ok(Self {
+            der: cert.der().clone(),
+            key_id: cert.key_id().to_owned(),
+            not_before: cert.not_before(),
+            not_after: cert.not_after(),
+        })
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Published => "published",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+        })
+    }
+}

@@ -1,0 +1,468 @@
+use std::time::Duration;
+
+use super::*;
+use crate::ca::authority::{Lifetimes, NewAuthority};
+use crate::ca::members::{Leaf, Members};
+use crate::ca::plan::{Due, Gate, Go, due, ends_soon, gate};
+use crate::issue::policy::Window;
+use crate::testing::{crypto, domain, id, noon};
+
+const CART: &str = "spiffe://td/ns/shop/sa/cart";
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn authority() -> Authority {
+    let day = secs(24 * 3600);
+    let lifetimes = Lifetimes {
+        root: 100 * day,
+        issuer: 10 * day,
+        leaf: secs(3600),
+    };
+    NewAuthority::create(&domain("td"), lifetimes, noon(), &crypto())
+        .unwrap()
+        .authority
+}
+
+fn offline() -> Authority {
+    Authority {
+        root_key: KeyPlace::Offline,
+        ..authority()
+    }
+}
+
+fn state() -> CaState {
+    CaState::new(domain("td"), authority())
+}
+
+fn forced(state: &CaState) -> CaState {
+    state.advance(Go::force(state).unwrap()).unwrap()
+}
+
+fn stages(state: &CaState) -> Vec<Stage> {
+    state.authorities().iter().map(Authority::stage).collect()
+}
+
+fn leaf(serial: &str, root: &str, generation: u64, not_after: SystemTime) -> Leaf {
+    Leaf {
+        serial: serial.to_owned(),
+        not_after,
+        root_key_id: root.to_owned(),
+        generation,
+    }
+}
+
+// === steps ===
+
+#[test]
+fn a_rotation_goes_through_its_steps_in_order() {
+    let first = state();
+    assert_eq!((first.generation(), first.next_step()), (1, None));
+    assert_eq!(Go::force(&first), None);
+
+    let new = authority();
+    let prepared = first.prepare(new.clone()).unwrap();
+    assert_eq!(prepared.generation(), 2, "the bundle has one more root");
+    assert_eq!(stages(&prepared), [Stage::Active, Stage::Published]);
+    assert_eq!(prepared.active().key_id(), first.active().key_id());
+    assert_eq!(prepared.bundle().unwrap().roots().len(), 2);
+    assert_eq!(prepared.authorities()[1].published_in(), 2);
+
+    let active = forced(&prepared);
+    assert_eq!(active.generation(), 2, "the bundle stays as it is");
+    assert_eq!(stages(&active), [Stage::Retiring, Stage::Active]);
+    assert_eq!(active.active().key_id(), new.key_id());
+
+    let retired = forced(&active);
+    assert_eq!((retired.generation(), retired.next_step()), (3, None));
+    assert_eq!(stages(&retired), [Stage::Active]);
+    assert_eq!(retired.active().key_id(), new.key_id());
+    assert_eq!(retired.held_keys().count(), 2, "root and issuing CA");
+}
+
+#[test]
+fn the_wrong_order_is_refused() {
+    let first = state();
+    let prepared = first.prepare(authority()).unwrap();
+    let active = forced(&prepared);
+    for (state, next) in [(&prepared, Step::Activate), (&active, Step::Retire)] {
+        assert_eq!(
+            state.prepare(authority()).unwrap_err(),
+            StepError::Running { next }
+        );
+    }
+    // A permission serves the state that it was given for, and no other.
+    let go = |state: &CaState| Go::force(state).unwrap();
+    assert_eq!(first.advance(go(&prepared)), Err(StepError::Stale));
+    assert_eq!(active.advance(go(&prepared)), Err(StepError::Stale));
+    assert_eq!(prepared.advance(go(&active)), Err(StepError::Stale));
+    let again = forced(&active).prepare(authority()).unwrap();
+    assert_eq!(again.advance(go(&prepared)), Err(StepError::Stale));
+    assert_eq!(
+        StepError::NotItsTurn {
+            asked: Step::Retire,
+            next: Some(Step::Activate)
+        }
+        .to_string(),
+        "it is not the turn of retire: the next step is activate"
+    );
+}
+
+#[test]
+fn a_key_is_used_once() {
+    let first = state();
+    let key_id = first.active().key_id().to_owned();
+    let twin = first.active().clone();
+    assert_eq!(
+        first.prepare(twin.clone()).unwrap_err(),
+        StepError::KnownKey { key_id }
+    );
+    let mut other = authority();
+    other.issuer = twin.issuer.clone();
+    let key_id = twin.issuer.key_id.clone();
+    assert_eq!(
+        first.prepare(other).unwrap_err(),
+        StepError::KnownKey { key_id }
+    );
+}
+
+#[test]
+fn a_distrusted_key_is_gone_at_once_and_never_taken_again() {
+    let first = state();
+    let old = first.active().clone();
+    let key_id = old.key_id().to_owned();
+    assert_eq!(
+        first.distrust("ff", None).unwrap_err(),
+        StepError::UnknownKey {
+            key_id: "ff".to_owned()
+        }
+    );
+    assert_eq!(
+        first.distrust(&key_id, None).unwrap_err(),
+        StepError::ActiveDistrusted {
+            key_id: key_id.clone()
+        }
+    );
+    // The issuing CA's key takes the whole authority with it.
+    for named in [&key_id, old.issuer_key_id()] {
+        let new = authority();
+        let next = first.distrust(named, Some(new.clone())).unwrap();
+        assert_eq!(stages(&next), [Stage::Active]);
+        assert_eq!(next.active().key_id(), new.key_id());
+        assert_eq!((next.generation(), next.active().published_in()), (2, 2));
+        assert_eq!(next.distrusted(), [old.key_id(), old.issuer_key_id()]);
+        assert_eq!(
+            next.prepare(old.clone()).unwrap_err(),
+            StepError::Distrusted {
+                key_id: key_id.clone()
+            }
+        );
+    }
+    // A published one takes its place; a retiring or published one just goes.
+    let prepared = first.prepare(authority()).unwrap();
+    let next = prepared.distrust(&key_id, None).unwrap();
+    assert_eq!((stages(&next), next.generation()), (vec![Stage::Active], 3));
+    let published = prepared.authorities()[1].key_id();
+    let next = prepared.distrust(published, None).unwrap();
+    assert_eq!((stages(&next), next.generation()), (vec![Stage::Active], 3));
+    let next = forced(&prepared).distrust(&key_id, None).unwrap();
+    assert_eq!(
+        (stages(&next), next.next_step()),
+        (vec![Stage::Active], None)
+    );
+}
+
+#[test]
+fn an_issuing_ca_is_replaced_under_its_root() {
+    let first = state();
+    let next = first.replace_issuer(authority().issuer).unwrap();
+    assert_eq!(next.generation(), 1);
+    assert_ne!(
+        next.active().issuer_key_id(),
+        first.active().issuer_key_id()
+    );
+    assert_eq!(next.active().key_id(), first.active().key_id());
+    let first = CaState::new(domain("td"), offline());
+    assert!(matches!(
+        first.replace_issuer(authority().issuer),
+        Err(StepError::Offline { .. })
+    ));
+}
+
+#[test]
+fn what_leaves_may_live_until_is_written_ahead() {
+    let first = state();
+    let key_id = first.active().key_id().to_owned();
+    let at = |n| noon() + secs(n);
+    let covered = first.cover(&key_id, at(100), secs(10)).unwrap().unwrap();
+    assert_eq!(covered.leaf_until(), Some(at(111)), "a second for rounding");
+    for until in [100, 111] {
+        assert_eq!(covered.cover(&key_id, at(until), secs(10)), Ok(None));
+    }
+    let next = covered.cover(&key_id, at(112), secs(10)).unwrap().unwrap();
+    assert_eq!(next.leaf_until(), Some(at(123)));
+    assert_eq!(
+        first.cover("ff", at(1), secs(1)).unwrap_err(),
+        StepError::Stale
+    );
+}
+
+// === the gate ===
+
+#[test]
+fn activation_waits_for_every_live_member() {
+    let prepared = state().prepare(authority()).unwrap();
+    let root = prepared.active().key_id();
+    let wait = |members: &Members, now| match gate(&prepared, members, now).unwrap() {
+        Gate::Go(go) => {
+            assert_eq!(go.step(), Step::Activate);
+            None
+        }
+        Gate::Wait(wait) => Some((wait.missing.len(), wait.unknown, wait.until)),
+    };
+    let mut members = Members::new(None);
+    assert_eq!(wait(&members, noon()), None, "nobody to wait for");
+
+    // A unary client and one of ours, both with the bundle before.
+    let end = noon() + secs(100);
+    members.issued(&id(CART), None, leaf("01", root, 1, end));
+    members.issued(&id(CART), Some("a"), leaf("02", root, 1, end + secs(5)));
+    assert_eq!(wait(&members, noon()), Some((2, false, end + secs(5))));
+
+    // In somebody else's name, for another instance, for too old a bundle: nothing.
+    members.acknowledge(&id("spiffe://td/evil"), "a", 2);
+    members.acknowledge(&id(CART), "b", 2);
+    members.acknowledge(&id(CART), "a", 1);
+    assert_eq!(wait(&members, noon()), Some((2, false, end + secs(5))));
+    members.acknowledge(&id(CART), "a", 2);
+    assert_eq!(wait(&members, noon()), Some((1, false, end)));
+
+    // The unary one renews: its new leaf came with the new bundle, the old one has to end.
+    members.issued(&id(CART), None, leaf("03", root, 2, end + secs(60)));
+    assert_eq!(wait(&members, end), Some((1, false, end)));
+    assert_eq!(wait(&members, end + secs(1)), None);
+    members.prune(end + secs(1));
+    assert_eq!(members.len(), 2);
+    assert!(members.has_serial("03") && !members.has_serial("01"));
+    members.prune(end + secs(61));
+    assert!(members.is_empty());
+}
+
+#[test]
+fn one_of_ours_that_renewed_without_a_word_is_not_waited_for_twice() {
+    let prepared = state().prepare(authority()).unwrap();
+    let root = prepared.active().key_id();
+    let (end, later) = (noon() + secs(50), noon() + secs(90));
+    let mut members = Members::new(None);
+    members.issued(&id(CART), Some("a"), leaf("01", root, 1, end));
+    members.issued(&id(CART), Some("a"), leaf("02", root, 2, later));
+    let Some(Gate::Wait(wait)) = gate(&prepared, &members, noon()) else {
+        panic!("it has not acknowledged, and its old leaf is alive");
+    };
+    assert_eq!(wait.until, end);
+    assert_eq!(wait.missing[0].name, "a");
+    assert!(matches!(
+        gate(&prepared, &members, end + secs(1)),
+        Some(Gate::Go(_))
+    ));
+}
+
+#[test]
+fn unknown_members_are_missing() {
+    let prepared = state().prepare(authority()).unwrap();
+    let until = noon() + secs(30);
+    let members = Members::new(Some(until));
+    let Some(Gate::Wait(wait)) = gate(&prepared, &members, until) else {
+        panic!("leaves of an earlier process may be alive");
+    };
+    assert_eq!((wait.unknown, wait.until), (true, until));
+    let go = gate(&prepared, &members, until + secs(1));
+    assert!(matches!(go, Some(Gate::Go(_))));
+}
+
+#[test]
+fn a_member_that_floods_us_with_leaves_becomes_unknown() {
+    let mut members = Members::new(None);
+    let end = noon() + secs(100);
+    for n in 0..20 {
+        members.issued(&id(CART), Some("a"), leaf(&n.to_string(), "r", 1, end));
+    }
+    assert_eq!(members.len(), 1);
+    assert_eq!(members.unknown_until(noon()), Some(end));
+}
+
+#[test]
+fn retirement_waits_for_the_last_leaf() {
+    let first = state();
+    let old = first.active().key_id().to_owned();
+    let covered = first
+        .cover(&old, noon() + secs(9), secs(0))
+        .unwrap()
+        .unwrap();
+    let active = forced(&covered.prepare(authority()).unwrap());
+    let mut members = Members::new(None);
+    let end = noon() + secs(8);
+    members.issued(&id(CART), None, leaf("01", &old, 1, end));
+    members.issued(
+        &id(CART),
+        None,
+        leaf("02", active.active().key_id(), 2, end),
+    );
+    let Some(Gate::Wait(wait)) = gate(&active, &members, noon()) else {
+        panic!("a leaf of the old root is alive");
+    };
+    assert_eq!((wait.step, wait.missing.len()), (Step::Retire, 1));
+    assert_eq!(wait.until, noon() + secs(10));
+    let go = gate(&active, &members, noon() + secs(11));
+    assert!(matches!(go, Some(Gate::Go(_))));
+}
+
+#[test]
+fn what_is_due_comes_at_half_of_a_life() {
+    let day = secs(24 * 3600);
+    let held = state();
+    assert_eq!(due(&held, noon() + 4 * day), None);
+    assert_eq!(due(&held, noon() + 5 * day), Some(Due::RenewIssuer));
+    assert_eq!(due(&held, noon() + 50 * day), Some(Due::RotateRoot));
+    let prepared = held.prepare(authority()).unwrap();
+    assert_eq!(due(&prepared, noon() + 50 * day), None, "one is running");
+    let away = CaState::new(domain("td"), offline());
+    assert_eq!(due(&away, noon() + 4 * day), None);
+    assert_eq!(due(&away, noon() + 5 * day), Some(Due::WantSuccessor));
+    assert_eq!(due(&away, noon() + 50 * day), Some(Due::WantSuccessor));
+
+    let year = (noon(), noon() + 365 * day);
+    assert!(!ends_soon(year, noon() + 304 * day));
+    assert!(ends_soon(year, noon() + 305 * day));
+    let short = (noon(), noon() + 10 * day);
+    assert!(!ends_soon(short, noon() + 4 * day));
+    assert!(ends_soon(short, noon() + 5 * day));
+}
+
+// === tokens ===
+
+#[test]
+fn a_token_serves_once_and_until_its_end() {
+    let end = noon() + secs(10);
+    let open = |state: &CaState, hash: &str, end, now| {
+        state.open_token(hash.to_owned(), id(CART), end, now)
+    };
+    let state = open(&state(), "aa", end, noon()).unwrap();
+    assert_eq!(state.spend_token("bb", noon()), Err(TokenError::Unknown));
+    assert_eq!(state.spend_token("aa", end), Err(TokenError::Expired));
+    let (spent, whom) = state.spend_token("aa", end - secs(1)).unwrap();
+    assert_eq!(whom, id(CART));
+    assert_eq!(spent.spend_token("aa", noon()), Err(TokenError::Used));
+    assert!(spent.tokens()[0].is_used());
+    assert_eq!(spent.tokens()[0].id(), &id(CART));
+    // Forgotten after its end, and only then.
+    let more = open(&spent, "cc", end, noon()).unwrap();
+    assert_eq!(more.tokens().len(), 2);
+    let more = open(&more, "dd", end + secs(9), end).unwrap();
+    assert_eq!(more.tokens().len(), 1);
+    assert_eq!(more.tokens()[0].expires(), end + secs(9));
+}
+
+#[test]
+fn there_is_an_end_to_open_tokens() {
+    let mut state = state();
+    state.tokens = (0..MAX_TOKENS)
+        .map(|n| {
+            let opened = CaState::new(domain("td"), state.authorities[0].clone()).open_token(
+                n.to_string(),
+                id(CART),
+                noon() + secs(9),
+                noon(),
+            );
+            opened.unwrap().tokens.remove(0)
+        })
+        .collect();
+    let more = |now| state.open_token("x".to_owned(), id(CART), noon() + secs(99), now);
+    assert_eq!(more(noon()).unwrap_err(), TokenError::TooMany);
+    more(noon() + secs(9)).unwrap();
+}
+
+// === bytes ===
+
+#[test]
+fn a_state_reads_back_and_half_a_state_does_not() {
+    let window = Window {
+        until: noon() + secs(9),
+        expired_since: noon() - secs(9),
+    };
+    let first = state();
+    let whole = first
+        .cover(first.active().key_id(), noon() + secs(100), secs(10))
+        .unwrap()
+        .unwrap()
+        .prepare(offline())
+        .unwrap()
+        .open_token("aa".to_owned(), id(CART), noon() + secs(5), noon())
+        .unwrap()
+        .recover(Some(window));
+    assert_eq!(whole.recovery(noon()), Some(window));
+    assert_eq!(whole.recovery(noon() + secs(9)), None);
+    let bytes = whole.to_bytes();
+    assert_eq!(CaState::from_bytes(&bytes).unwrap(), whole);
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(!text.contains("PRIVATE KEY"));
+
+    let refused = |from: &str, to: &str| {
+        let broken = text.replacen(from, to, 1);
+        assert_ne!(broken, text, "{from} is in it");
+        CaState::from_bytes(broken.as_bytes()).unwrap_err()
+    };
+    assert!(matches!(
+        CaState::from_bytes(&text.as_bytes()[..text.len() / 2]),
+        Err(StateError::Malformed { .. })
+    ));
+    assert!(matches!(
+        refused("\"generation\"", "\"more\": 1, \"generation\""),
+        StateError::Malformed { .. }
+    ));
+    assert_eq!(
+        refused("\"form\": 1", "\"form\": 2"),
+        StateError::Form { got: 2 }
+    );
+    assert_eq!(
+        refused("\"active\"", "\"retiring\""),
+        StateError::Active { got: 0 }
+    );
+    assert_eq!(
+        refused("\"published\"", "\"active\""),
+        StateError::Active { got: 2 }
+    );
+    assert!(matches!(
+        refused("BEGIN CERTIFICATE", "BEGIN SOMETHING"),
+        StateError::Pem(_)
+    ));
+    let key_id = whole.active().key_id();
+    assert_eq!(
+        refused(
+            "\"distrusted\": []",
+            &format!("\"distrusted\": [\"{key_id}\"]")
+        ),
+        StateError::Key {
+            key_id: key_id.to_owned()
+        }
+    );
+    let mut many = whole.clone();
+    many.distrusted = (0..=MAX_DISTRUSTED).map(|n| n.to_string()).collect();
+    assert!(matches!(
+        CaState::from_bytes(&many.to_bytes()),
+        Err(StateError::TooMany {
+            max: MAX_DISTRUSTED,
+            ..
+        })
+    ));
+    let mut twice = whole.clone();
+    twice.authorities.push(Authority {
+        stage: Stage::Published,
+        ..authority()
+    });
+    assert_eq!(
+        CaState::from_bytes(&twice.to_bytes()),
+        Err(StateError::Published { got: 2 })
+    );
+}

@@ -1,0 +1,267 @@
+//! A folder in, a [`Store`] out.
+//!
+//! ```text
+//! DIR/            0700
+//!   lock          held while a process uses the folder; the kernel lets go of it with the process
+//!   state.json    0600, the first line is the version
+//!   keys/         0700
+//!     ID.pem      0600, named by the key id
+//! ```
+//!
+//! A file is written beside its place, synced, renamed over it, and the folder is synced. A load
+//! syncs first: after a write whose last sync failed, what is read is made durable before anybody
+//! acts on it. Where others could use folder or keys, it is refused.
+
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::disk::{Disk, SystemDisk};
+use super::{Store, StoreError, Version};
+use crate::svid::PrivateKey;
+
+/// The largest state that is read.
+pub(super) const MAX_STATE: u64 = 16 * 1024 * 1024;
+
+const LOCK: &str = "lock";
+const STATE: &str = "state.json";
+const KEYS: &str = "keys";
+const MAGIC: &str = "inmesh-ca-state ";
+
+/// A [`Store`] in a folder, which it has for itself.
+pub struct FileStore(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    disk: Box<dyn Disk>,
+    /// Writes take turns.
+    turn: Mutex<()>,
+    /// Dropping it lets the folder go.
+    _lock: Option<File>,
+}
+
+impl FileStore {
+    /// Opens the folder `dir`, or makes it, and holds it until dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InUse`] while another process has it, [`StoreError::Open`] if others may use
+    /// it, [`StoreError::Io`].
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let keys = dir.join(KEYS);
+        for folder in [dir, &keys] {
+            private_dir(folder).map_err(|source| io_error(folder, source))?;
+            check_mode(folder)?;
+        }
+        let path = dir.join(LOCK);
+        let lock = private_file(&path).map_err(|source| io_error(&path, source))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+        }
+        crate::fs::sync_dir(dir).map_err(|source| io_error(dir, source))?;
+        crate::fs::sync_parent(dir).map_err(|source| io_error(dir, source))?;
+        Ok(Self::on(dir, Box::new(SystemDisk), Some(lock)))
+    }
+
+    pub(super) fn on(dir: &Path, disk: Box<dyn Disk>, lock: Option<File>) -> Self {
+        Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            disk,
+            turn: Mutex::new(()),
+            _lock: lock,
+        }))
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        let path = self.0.dir.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&inner)
+        });
+        done.await
+            .unwrap_or_else(|error| Err(io_error(&path, io::Error::other(error))))
+    }
+}
+
+impl Store for FileStore {
+    async fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
+        self.blocking(Inner::load).await
+    }
+
+    async fn swap(&self, expected: Option<Version>, state: Vec<u8>) -> Result<Version, StoreError> {
+        self.blocking(move |inner| inner.swap(expected, &state))
+            .await
+    }
+
+    async fn keep_key(&self, key_id: &str, key: &PrivateKey) -> Result<(), StoreError> {
+        let (key_id, key) = (key_id.to_owned(), key.clone());
+        self.blocking(move |inner| {
+            let path = inner.key_path(&key_id)?;
+            inner.replace(&path, key.to_secret_pem().as_bytes())
+        })
+        .await
+    }
+
+    async fn key(&self, key_id: &str) -> Result<PrivateKey, StoreError> {
+        let key_id = key_id.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.key_path(&key_id)?;
+            let text = match inner.disk.read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::UnknownKey { key_id });
+                }
+                read => read.map_err(|source| io_error(&path, source))?,
+            };
+            check_mode(&path)?;
+            PrivateKey::from_pem(&text).map_err(|source| StoreError::Pem { path, source })
+        })
+        .await
+    }
+
+    async fn keep_only(&self, key_ids: Vec<String>) -> Result<(), StoreError> {
+        self.blocking(move |inner| {
+            let dir = inner.dir.join(KEYS);
+            let failed = |source| io_error(&dir, source);
+            for name in inner.disk.list(&dir).map_err(failed)? {
+                let kept = name
+                    .strip_suffix(".pem")
+                    .is_some_and(|id| key_ids.iter().any(|key_id| key_id == id));
+                if !kept {
+                    inner.disk.remove(&dir.join(name)).map_err(failed)?;
+                }
+            }
+            inner.disk.sync_dir(&dir).map_err(failed)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
+        let path = self.dir.join(STATE);
+        let failed = |source| io_error(&path, source);
+        self.disk.sync_dir(&self.dir).map_err(failed)?;
+        let content = match self.disk.read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(failed)?,
+        };
+        let malformed = || StoreError::Malformed { path: path.clone() };
+        let end = content
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(malformed)?;
+        let version = std::str::from_utf8(&content[..end])
+            .ok()
+            .and_then(|line| line.strip_prefix(MAGIC)?.parse().ok())
+            .ok_or_else(malformed)?;
+        Ok(Some((content[end + 1..].to_vec(), Version(version))))
+    }
+
+    fn swap(&self, expected: Option<Version>, state: &[u8]) -> Result<Version, StoreError> {
+        let current = self.load()?.map(|(_, version)| version);
+        if current != expected {
+            return Err(StoreError::Conflict);
+        }
+        let next = Version(current.map_or(0, |version| version.0) + 1);
+        let mut content = format!("{MAGIC}{}\n", next.0).into_bytes();
+        content.extend_from_slice(state);
+        self.replace(&self.dir.join(STATE), &content)?;
+        Ok(next)
+    }
+
+    /// Writes beside, syncs, renames, syncs the folder.
+    fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let failed = |source| io_error(path, source);
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = Path::new(&beside);
+        self.disk.remove(beside).map_err(failed)?;
+        self.disk.create(beside, content).map_err(failed)?;
+        self.disk.rename(beside, path).map_err(failed)?;
+        let dir = path.parent().unwrap_or(&self.dir);
+        self.disk.sync_dir(dir).map_err(failed)
+    }
+
+    /// Key ids are hexadecimal; nothing else becomes a path.
+    fn key_path(&self, key_id: &str) -> Result<PathBuf, StoreError> {
+        let plain = key_id.bytes().all(|b| b.is_ascii_hexdigit());
+        if !plain || key_id.is_empty() || key_id.len() > 128 {
+            return Err(StoreError::UnknownKey {
+                key_id: key_id.to_owned(),
+            });
+        }
+        Ok(self.dir.join(KEYS).join(format!("{key_id}.pem")))
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileStore({})", self.0.dir.display())
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes a folder for its owner alone, if there is none.
+fn private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path)
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+/// Refuses what group or others may use; a file that only a test's disk has is not looked at.
+#[cfg(unix)]
+fn check_mode(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::PermissionsExt;
+    match path.metadata() {
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Err(StoreError::Open {
+            path: path.to_owned(),
+            mode: meta.permissions().mode() & 0o7777,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_: &Path) -> Result<(), StoreError> {
+    Ok(())
+}

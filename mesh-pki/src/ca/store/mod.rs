@@ -1,0 +1,112 @@
+//! The state of a CA and its keys in, the same after any crash out: [`Store`] is the port, a
+//! folder ([`FileStore`]) the first thing behind it.
+//!
+//! The state is changed by compare-and-swap, so two that write never overwrite each other. Keys
+//! are kept before a state names them, and forgotten after none does; what a crash leaves in
+//! between is an orphan, which the next start forgets.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+
+use crate::pem::PemError;
+use crate::svid::PrivateKey;
+
+mod disk;
+mod file;
+
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod tests;
+
+pub use file::FileStore;
+
+/// Names one written state; a later one is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+/// Where a CA keeps its state and keys.
+///
+/// What a method has answered is there after any crash. A write that failed may have happened or
+/// not; after it, [`load`](Store::load) tells, and what that tells is there after any crash too.
+pub trait Store: Send + Sync + 'static {
+    /// The state that was written last, if there is any.
+    fn load(&self) -> impl Future<Output = Result<Option<(Vec<u8>, Version)>, StoreError>> + Send;
+
+    /// Writes a state in place of the one named by `expected`; `None` where there must be none.
+    fn swap(
+        &self,
+        expected: Option<Version>,
+        state: Vec<u8>,
+    ) -> impl Future<Output = Result<Version, StoreError>> + Send;
+
+    /// Keeps a key under its id.
+    fn keep_key(
+        &self,
+        key_id: &str,
+        key: &PrivateKey,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The key with this id.
+    fn key(&self, key_id: &str) -> impl Future<Output = Result<PrivateKey, StoreError>> + Send;
+
+    /// Forgets every key but these.
+    fn keep_only(
+        &self,
+        key_ids: Vec<String>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Why a store did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Somebody else has written since.
+    #[error("the CA's state was changed by somebody else")]
+    Conflict,
+    /// Another process has the folder.
+    #[error("another process uses the CA in {}", dir.display())]
+    InUse {
+        /// Which folder.
+        dir: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("{} cannot be read or written", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// What is there was not written by a CA.
+    #[error("{} is not the state of a CA", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Others than the owner may use the folder or a key.
+    #[error("{} may be used by others (mode {mode:o}); `chmod go=` it", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A key file is not the PEM text that it should be.
+    #[error("{} cannot be read", path.display())]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: PemError,
+    },
+    /// There is no such key.
+    #[error("the key {key_id} is missing")]
+    UnknownKey {
+        /// Which key.
+        key_id: String,
+    },
+}

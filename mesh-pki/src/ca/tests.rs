@@ -1,0 +1,774 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::plan::Wait;
+use super::state::{KeyPlace, Stage, Step, StepError, TokenError};
+use super::store::memory::{Fault, MemoryDisk};
+use super::store::{FileStore, Store};
+use super::*;
+use crate::bundle::TrustBundle;
+use crate::clock::{Clock, ManualClock};
+use crate::issue::policy::{Attested, Grant, Rules, Window, may_issue};
+use crate::issue::{Csr, IssueError, csr};
+use crate::store::IdentityState;
+use crate::svid::{Usage, validate};
+use crate::testing::{crypto, domain, id, noon};
+
+const CART: &str = "spiffe://td/ns/shop/sa/cart";
+const OWN: &str = "spiffe://td/inmesh/ca";
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Leaves of 40 s under roots of 1,000 s.
+fn lifetimes() -> Lifetimes {
+    Lifetimes {
+        root: secs(1000),
+        issuer: secs(900),
+        leaf: secs(40),
+    }
+}
+
+async fn opened(store: FileStore, clock: &ManualClock) -> Result<Ca<FileStore>, OpenError> {
+    let clock = clock.shared();
+    Ca::open(store, &domain("td"), None, lifetimes(), &crypto(), clock).await
+}
+
+async fn ca() -> (Ca<FileStore>, MemoryDisk, ManualClock) {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let ca = opened(disk.store(), &clock).await.unwrap();
+    (ca, disk, clock)
+}
+
+fn grant(of: &str) -> Grant {
+    let rules = Rules::new(domain("td"), id(OWN));
+    may_issue(
+        &Attested::JoinToken { id: id(of) },
+        None,
+        &rules,
+        None,
+        noon(),
+    )
+    .unwrap()
+}
+
+fn request() -> Csr {
+    csr::generate(&id(CART), &crypto()).unwrap().1
+}
+
+fn ours(instance: &str, acknowledged: u64) -> Asker {
+    Asker {
+        instance: Some(instance.to_owned()),
+        acknowledged,
+    }
+}
+
+fn verifies(issued: &Issued, bundle: &TrustBundle, now: SystemTime) -> bool {
+    let trusted = IdentityState::from_bundles(bundle.clone().into());
+    validate(&issued.chain, &trusted, now, Usage::Server, &crypto()).is_ok()
+}
+
+fn key_ids(bundle: &TrustBundle) -> Vec<String> {
+    bundle
+        .roots()
+        .iter()
+        .map(|r| r.key_id().to_owned())
+        .collect()
+}
+
+// === issuing ===
+
+#[tokio::test]
+async fn a_leaf_has_the_granted_id_and_a_chain_to_the_bundle() {
+    let (ca, _, clock) = ca().await;
+    // The request asks for somebody else, in vain.
+    let (_, csr) = csr::generate(&id("spiffe://td/admin"), &crypto()).unwrap();
+    let issued = ca
+        .issue(&grant(CART), &csr, &Asker::default())
+        .await
+        .unwrap();
+    assert_eq!(issued.chain.len(), 2, "leaf and issuing CA");
+    assert_eq!(issued.not_after, noon() + secs(40));
+    assert_eq!(issued.published.generation, 1);
+    let trusted = IdentityState::from_bundles(issued.published.bundle.clone().into());
+    for usage in [Usage::Client, Usage::Server] {
+        let verified = validate(&issued.chain, &trusted, clock.now(), usage, &crypto()).unwrap();
+        assert_eq!(verified.id, id(CART));
+        assert_eq!(verified.root_key_id, issued.published.active);
+    }
+    assert_eq!(issued.root, *issued.published.bundle.roots()[0].der());
+    assert_eq!(ca.status().await.members, 1);
+    // Its own leaf makes it no member.
+    ca.issue_own(&id(OWN), &[], &request()).await.unwrap();
+    assert_eq!(ca.status().await.members, 1);
+}
+
+/// What a request may say of names and extensions changes nothing in the leaf (C9).
+#[tokio::test]
+async fn c9_nothing_is_taken_from_a_request_but_its_key() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+    let (ca, _, clock) = ca().await;
+    let sans = |uris: &[&str]| {
+        uris.iter()
+            .map(|uri| crate::testing::san(uri))
+            .collect::<Vec<_>>()
+    };
+    let wishes: [fn(&mut CertificateParams); 3] = [
+        |p| {
+            p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            p.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        },
+        |p| {
+            p.subject_alt_names
+                .push(crate::testing::san("spiffe://td/two"))
+        },
+        |p| p.subject_alt_names = vec![rcgen::SanType::DnsName("a.b".try_into().unwrap())],
+    ];
+    for wish in wishes {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = sans(&["spiffe://td/ns/kube-system/sa/admin"]);
+        wish(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let wished = params.serialize_request(&key).unwrap();
+        let csr = Csr::from_der(wished.der(), &crypto()).unwrap();
+        let issued = ca
+            .issue(&grant(CART), &csr, &Asker::default())
+            .await
+            .unwrap();
+        let state = IdentityState::from_bundles(issued.published.bundle.clone().into());
+        let verified =
+            validate(&issued.chain, &state, clock.now(), Usage::Client, &crypto()).unwrap();
+        assert_eq!(verified.id, id(CART));
+        let mut forged = wished.der().to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(Csr::from_der(&forged, &crypto()).is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_ca_that_is_over_issues_nothing() {
+    let (ca, _, clock) = ca().await;
+    clock.advance(secs(890));
+    let last = ca.issue(&grant(CART), &request(), &Asker::default()).await;
+    assert_eq!(last.unwrap().not_after, noon() + secs(900), "ends with it");
+    clock.advance(secs(10));
+    let over = ca.issue(&grant(CART), &request(), &Asker::default()).await;
+    let error = over.unwrap_err();
+    assert!(
+        matches!(error, CaError::Issue(IssueError::CaNotValid { .. })),
+        "{error}"
+    );
+}
+
+// === opening ===
+
+#[tokio::test]
+async fn a_ca_comes_back_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("ca");
+    let clock = ManualClock::new(noon());
+    let first = opened(FileStore::open(&dir).unwrap(), &clock)
+        .await
+        .unwrap();
+    let issued = first
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    let before = first.published().borrow().clone();
+    drop(first);
+    // A key that a crash left behind is forgotten.
+    let store = FileStore::open(&dir).unwrap();
+    let orphan = crate::issue::make::CaKey::generate().unwrap().secret();
+    store.keep_key("0f", &orphan).await.unwrap();
+    let again = opened(store, &clock).await.unwrap();
+    assert_eq!(**again.published().borrow(), *before);
+    assert!(!dir.join("keys/0f.pem").exists());
+    assert_eq!(std::fs::read_dir(dir.join("keys")).unwrap().count(), 2);
+    assert!(verifies(
+        &issued,
+        &again.published().borrow().bundle,
+        noon()
+    ));
+    let status = again.status().await;
+    assert_eq!(status.members, 0);
+    assert!(status.unknown_until.unwrap() >= issued.not_after);
+    drop(again);
+
+    let open = async |td: &str, first| {
+        let (store, crypto) = (FileStore::open(&dir).unwrap(), crypto());
+        Ca::open(
+            store,
+            &domain(td),
+            first,
+            lifetimes(),
+            &crypto,
+            clock.shared(),
+        )
+        .await
+    };
+    let error = open("other", None).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::WrongTrustDomain { .. }),
+        "{error}"
+    );
+    let new = NewAuthority::create(&domain("td"), lifetimes(), noon(), &crypto()).unwrap();
+    let error = open("td", Some(new)).await.unwrap_err();
+    assert!(matches!(error, OpenError::Exists), "{error}");
+    // Without its key, or with another one, there is no CA.
+    let key_id = before_issuer(&dir);
+    let path = dir.join(format!("keys/{key_id}.pem"));
+    std::fs::write(&path, &*orphan.to_secret_pem()).unwrap();
+    let error = open("td", None).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::Authority(AuthorityError::Key { .. })),
+        "{error}"
+    );
+    std::fs::remove_file(&path).unwrap();
+    let error = open("td", None).await.unwrap_err();
+    assert!(matches!(error, OpenError::Store(_)), "{error}");
+}
+
+fn before_issuer(dir: &std::path::Path) -> String {
+    let text = std::fs::read(dir.join("state.json")).unwrap();
+    let at = text.iter().position(|byte| *byte == b'\n').unwrap();
+    let state = state::CaState::from_bytes(&text[at + 1..]).unwrap();
+    state.active().issuer_key_id().to_owned()
+}
+
+#[tokio::test]
+async fn what_an_operator_brings_is_tried_out_first() {
+    let made = NewAuthority::create(&domain("td"), lifetimes(), noon(), &crypto()).unwrap();
+    let other = NewAuthority::create(&domain("td"), lifetimes(), noon(), &crypto()).unwrap();
+    let pem = |certs: &[&rustls_pki_types::CertificateDer<'static>],
+               key: &crate::svid::PrivateKey| {
+        let mut text = crate::pem::encode_certificates(certs.iter().copied());
+        text.push_str(&key.to_secret_pem());
+        text
+    };
+    let bring = |td: &str, text: &str, now| {
+        NewAuthority::from_pem(&domain(td), text.as_bytes(), lifetimes(), now, &crypto())
+    };
+    let (root, issuer) = (made.authority.root(), made.authority.issuer());
+    let root_key = made.root_key.as_ref().unwrap();
+
+    let held = bring("td", &pem(&[root], root_key), noon()).unwrap();
+    assert_eq!(held.authority.root_key(), KeyPlace::Held);
+    assert_eq!(held.key_id(), made.key_id());
+    for certs in [[root, issuer], [issuer, root]] {
+        let away = bring("td", &pem(&certs, &made.issuer_key), noon()).unwrap();
+        assert_eq!(away.authority.root_key(), KeyPlace::Offline);
+        assert_eq!(away.authority.issuer(), issuer);
+        assert!(away.root_key.is_none());
+    }
+    assert!(!format!("{held:?}").contains("PRIVATE"));
+
+    let error = |td: &str, text: String, now| bring(td, &text, now).unwrap_err();
+    assert!(matches!(
+        error("td", pem(&[root, issuer], &other.issuer_key), noon()),
+        AuthorityError::Key { .. }
+    ));
+    assert!(matches!(
+        error("td", pem(&[root], &made.issuer_key), noon()),
+        AuthorityError::Key { .. }
+    ));
+    assert!(matches!(
+        error(
+            "td",
+            pem(&[other.authority.root(), issuer], &made.issuer_key),
+            noon()
+        ),
+        AuthorityError::NotValid(_)
+    ));
+    assert!(matches!(
+        error("other", pem(&[root], root_key), noon()),
+        AuthorityError::WrongTrustDomain { .. }
+    ));
+    assert!(matches!(
+        error("td", pem(&[root, issuer, root], root_key), noon()),
+        AuthorityError::Parts { got: 3 }
+    ));
+    assert!(matches!(
+        error("td", String::new(), noon()),
+        AuthorityError::Pem(_)
+    ));
+    error(
+        "td",
+        pem(&[root, issuer], &made.issuer_key),
+        noon() + secs(2000),
+    );
+}
+
+// === rotation ===
+
+#[tokio::test]
+async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
+    let (ca, disk, clock) = ca().await;
+    let first = ca.published().borrow().active.clone();
+    ca.issue(&grant(CART), &request(), &ours("a", 1))
+        .await
+        .unwrap();
+    assert_eq!(ca.tick().await.unwrap(), Tick::Nothing);
+    let second = ca.prepare(None).await.unwrap();
+    assert_eq!(ca.published().borrow().generation, 2);
+    let again = ca.prepare(None).await.unwrap_err();
+    assert!(matches!(
+        again,
+        CaError::Step(StepError::Running {
+            next: Step::Activate
+        })
+    ));
+    let retire = ca.advance(Some(Step::Retire), false).await.unwrap_err();
+    assert!(matches!(
+        retire,
+        CaError::Step(StepError::NotItsTurn { .. })
+    ));
+    let early = ca.advance(Some(Step::Activate), false).await.unwrap_err();
+    let CaError::NotYet(Wait { missing, .. }) = early else {
+        panic!("{early}");
+    };
+    assert_eq!((missing.len(), missing[0].name.as_str()), (1, "a"));
+    assert_eq!(ca.published().borrow().active, first);
+    assert!(matches!(ca.tick().await.unwrap(), Tick::Waits(_)));
+
+    // More than there is cannot be acknowledged.
+    ca.acknowledge(&id(CART), "a", 99).await;
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Activate));
+    assert_eq!(ca.published().borrow().active, second);
+    let issued = ca
+        .issue(&grant(CART), &request(), &ours("a", 2))
+        .await
+        .unwrap();
+    assert_eq!(
+        issued.root,
+        *ca.published().borrow().bundle.roots()[1].der()
+    );
+    assert!(matches!(ca.tick().await.unwrap(), Tick::Waits(_)));
+    let status = ca.status().await;
+    assert_eq!(status.next, Some(Step::Retire));
+    assert_eq!(status.wait.unwrap().missing.len(), 1);
+    assert_eq!(
+        disk.names().len(),
+        5,
+        "state, and the keys of two authorities"
+    );
+
+    clock.advance(secs(50));
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Retire));
+    assert_eq!(key_ids(&ca.published().borrow().bundle), [second]);
+    assert_eq!(disk.names().len(), 3, "its keys are forgotten");
+    assert_eq!(ca.tick().await.unwrap(), Tick::Nothing);
+    let done = ca.advance(None, true).await.unwrap_err();
+    assert!(matches!(
+        done,
+        CaError::Step(StepError::NotItsTurn { next: None, .. })
+    ));
+}
+
+#[tokio::test]
+async fn force_shortens_every_wait() {
+    let (ca, ..) = ca().await;
+    ca.issue(&grant(CART), &request(), &ours("a", 1))
+        .await
+        .unwrap();
+    ca.prepare(None).await.unwrap();
+    assert_eq!(ca.advance(None, true).await.unwrap(), Step::Activate);
+    assert_eq!(
+        ca.advance(Some(Step::Retire), true).await.unwrap(),
+        Step::Retire
+    );
+    assert_eq!(ca.status().await.authorities.len(), 1);
+}
+
+#[tokio::test]
+async fn issuing_ca_and_root_are_replaced_at_half_of_their_lives() {
+    let (ca, disk, clock) = ca().await;
+    let before = ca.status().await.authorities.remove(0);
+    clock.advance(secs(400));
+    assert_eq!(ca.tick().await.unwrap(), Tick::RenewedIssuer);
+    let after = ca.status().await.authorities.remove(0);
+    assert_eq!(after.key_id, before.key_id);
+    assert_ne!(after.issuer_key_id, before.issuer_key_id);
+    assert_eq!(disk.names().len(), 3, "the old issuing key is forgotten");
+    let issued = ca
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    assert!(verifies(
+        &issued,
+        &ca.published().borrow().bundle,
+        clock.now()
+    ));
+    assert_eq!(ca.published().borrow().generation, 1);
+
+    clock.advance(secs(60));
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Prepare));
+    clock.advance(secs(60));
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Activate));
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Retire));
+    assert_ne!(
+        ca.status().await.authorities.remove(0).key_id,
+        before.key_id
+    );
+}
+
+#[tokio::test]
+async fn an_offline_root_asks_for_its_successor() {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let offline = || {
+        let made = NewAuthority::create(&domain("td"), lifetimes(), noon(), &crypto()).unwrap();
+        let (root, issuer) = (made.authority.root(), made.authority.issuer());
+        let mut text = crate::pem::encode_certificates([root, issuer]);
+        text.push_str(&made.issuer_key.to_secret_pem());
+        NewAuthority::from_pem(
+            &domain("td"),
+            text.as_bytes(),
+            lifetimes(),
+            noon(),
+            &crypto(),
+        )
+        .unwrap()
+    };
+    let first = Some(offline());
+    let (td, crypto) = (domain("td"), crypto());
+    let ca = Ca::open(
+        disk.store(),
+        &td,
+        first,
+        lifetimes(),
+        &crypto,
+        clock.shared(),
+    );
+    let ca = ca.await.unwrap();
+    assert_eq!(disk.names().len(), 2, "state and the key of the issuing CA");
+    clock.advance(secs(600));
+    assert_eq!(ca.tick().await.unwrap(), Tick::WantSuccessor);
+    let refused = ca.prepare(None).await.unwrap_err();
+    assert!(matches!(refused, CaError::Step(StepError::Offline { .. })));
+    let key_id = ca.published().borrow().active.clone();
+    let refused = ca.distrust(&key_id, None).await.unwrap_err();
+    assert!(matches!(refused, CaError::Step(StepError::Offline { .. })));
+    let new = ca.prepare(Some(offline())).await.unwrap();
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Activate));
+    assert_eq!(ca.published().borrow().active, new);
+}
+
+#[tokio::test]
+async fn a_compromised_root_is_out_in_one_step() {
+    let (ca, disk, clock) = ca().await;
+    let issued = ca
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    let old = ca.published().borrow().active.clone();
+    let mut news = ca.published();
+    ca.distrust(&old, None).await.unwrap();
+    assert!(news.has_changed().unwrap());
+    let now = news.borrow_and_update().clone();
+    assert_eq!(now.generation, 2);
+    assert_eq!(key_ids(&now.bundle), std::slice::from_ref(&now.active));
+    assert!(!verifies(&issued, &now.bundle, clock.now()));
+    let again = ca
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    assert!(verifies(&again, &now.bundle, clock.now()));
+    assert_eq!(disk.names().len(), 3, "its keys are forgotten");
+    let unknown = ca.distrust(&old, None).await.unwrap_err();
+    assert!(matches!(
+        unknown,
+        CaError::Step(StepError::UnknownKey { .. })
+    ));
+}
+
+// === tokens ===
+
+#[tokio::test]
+async fn c9_of_a_hundred_tries_with_one_token_one_succeeds() {
+    let (ca, disk, clock) = ca().await;
+    let ca = Arc::new(ca);
+    let token = ca.open_token(&id(CART), noon() + secs(60)).await.unwrap();
+    assert_eq!(ca.look_at_token(&token).await.unwrap(), id(CART));
+    // A second process on the same store: only compare-and-swap stands between the two.
+    let other = Arc::new(opened(disk.store(), &clock).await.unwrap());
+    let mut tries = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let (ca, token) = (if n % 2 == 0 { &ca } else { &other }, token.clone());
+        let ca = Arc::clone(ca);
+        tries.spawn(async move { ca.spend_token(&token).await });
+    }
+    let mut spent = 0;
+    while let Some(outcome) = tries.join_next().await {
+        match outcome.unwrap() {
+            Ok(whom) => {
+                assert_eq!(whom, id(CART));
+                spent += 1;
+            }
+            Err(CaError::Token(TokenError::Used)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(spent, 1);
+    // After a restart it is as spent as before.
+    let again = opened(disk.store(), &clock).await.unwrap();
+    let error = again.spend_token(&token).await.unwrap_err();
+    assert!(matches!(error, CaError::Token(TokenError::Used)), "{error}");
+    let error = again.spend_token("inmesh-join-00").await.unwrap_err();
+    assert!(
+        matches!(error, CaError::Token(TokenError::Unknown)),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_token_is_nowhere_but_with_its_bearer() {
+    let (ca, disk, clock) = ca().await;
+    let token = ca.open_token(&id(CART), noon() + secs(60)).await.unwrap();
+    assert!(Ca::<FileStore>::is_token(&token) && !Ca::<FileStore>::is_token("eyJ"));
+    let (state, _) = disk.store().load().await.unwrap().unwrap();
+    let secret = token.rsplit('-').next().unwrap();
+    assert!(!String::from_utf8(state).unwrap().contains(secret));
+    assert!(!format!("{ca:?}").contains(secret));
+    clock.advance(secs(60));
+    let error = ca.look_at_token(&token).await.unwrap_err();
+    assert!(
+        matches!(error, CaError::Token(TokenError::Expired)),
+        "{error}"
+    );
+    for wrong in ["spiffe://other/a", "spiffe://td"] {
+        let refused = ca.open_token(&id(wrong), noon()).await.unwrap_err();
+        assert!(matches!(refused, CaError::Issue(_)), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn the_recovery_window_closes_by_itself() {
+    let (ca, disk, clock) = ca().await;
+    let window = Window {
+        until: noon() + secs(60),
+        expired_since: noon() - secs(60),
+    };
+    assert_eq!(*ca.window().borrow(), None);
+    ca.recover(Some(window)).await.unwrap();
+    let again = opened(disk.store(), &clock).await.unwrap();
+    assert_eq!(*again.window().borrow(), Some(window));
+    assert_eq!(again.status().await.recovery, Some(window));
+    clock.advance(secs(60));
+    assert!(again.status().await.recovery.is_none());
+}
+
+// === two writers ===
+
+#[tokio::test]
+async fn a_second_writer_is_noticed_before_anything_is_signed_past_it() {
+    let (one, disk, clock) = ca().await;
+    let two = opened(disk.store(), &clock).await.unwrap();
+    two.prepare(None).await.unwrap();
+    two.advance(None, true).await.unwrap();
+    // Its first leaf has to be written down, and there it meets the other's state.
+    let issued = one
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    assert_eq!(issued.published.active, two.published().borrow().active);
+    assert_eq!(issued.published.generation, 2);
+    assert!(
+        one.status().await.unknown_until.is_none(),
+        "the other issued nothing"
+    );
+}
+
+// === crashes ===
+
+/// What everybody outside has ever seen of a CA, over all its crashes.
+#[derive(Default)]
+struct Witness {
+    roots: BTreeMap<u64, Vec<String>>,
+    actives: Vec<String>,
+    serials: BTreeSet<String>,
+    generation: u64,
+}
+
+/// Somebody who holds a bundle, and a leaf that is renewed in time.
+struct Member {
+    instance: Option<String>,
+    bundle: TrustBundle,
+    generation: u64,
+    leaf: Issued,
+}
+
+impl Witness {
+    /// Looks at what is published: generations never go back and never change, and of the active
+    /// roots none comes back.
+    fn look(&mut self, ca: &Ca<FileStore>) {
+        let seen = ca.published().borrow().clone();
+        assert!(
+            seen.generation >= self.generation,
+            "the generation went back"
+        );
+        self.generation = seen.generation;
+        let roots = key_ids(&seen.bundle);
+        assert!(roots.contains(&seen.active), "an unpublished root signs");
+        let before = self
+            .roots
+            .entry(seen.generation)
+            .or_insert_with(|| roots.clone());
+        assert_eq!(*before, roots, "generation {} forked", seen.generation);
+        if self.actives.last() != Some(&seen.active) {
+            assert!(
+                !self.actives.contains(&seen.active),
+                "an old root is active again"
+            );
+            self.actives.push(seen.active.clone());
+        }
+    }
+
+    fn count(&mut self, issued: &Issued) {
+        let leaf = crate::svid::read_unverified(&issued.chain[0]).unwrap();
+        assert!(self.serials.insert(leaf.serial), "a serial number twice");
+    }
+}
+
+impl Member {
+    async fn new(ca: &Ca<FileStore>, instance: Option<&str>) -> Result<Self, CaError> {
+        let instance = instance.map(str::to_owned);
+        let asker = Asker {
+            instance: instance.clone(),
+            acknowledged: 0,
+        };
+        let leaf = ca.issue(&grant(CART), &request(), &asker).await?;
+        Ok(Self {
+            instance,
+            bundle: leaf.published.bundle.clone(),
+            generation: leaf.published.generation,
+            leaf,
+        })
+    }
+
+    async fn renew(&mut self, ca: &Ca<FileStore>) -> Result<(), CaError> {
+        let asker = Asker {
+            instance: self.instance.clone(),
+            acknowledged: self.generation,
+        };
+        self.leaf = ca.issue(&grant(CART), &request(), &asker).await?;
+        self.bundle = self.leaf.published.bundle.clone();
+        self.generation = self.leaf.published.generation;
+        Ok(())
+    }
+
+    /// One of ours takes the new bundle from its stream and says so; others do not.
+    async fn watch(&mut self, ca: &Ca<FileStore>) {
+        if let Some(instance) = &self.instance {
+            let published = ca.published().borrow().clone();
+            self.bundle = published.bundle.clone();
+            self.generation = published.generation;
+            ca.acknowledge(&id(CART), instance, self.generation).await;
+        }
+    }
+}
+
+/// Plays a whole rotation on a disk that has a fault, with restarts after every failure when the
+/// process dies of it, and returns how many operations there were. Whatever happens, each live
+/// member verifies each live leaf, all the time.
+async fn play(fault: Option<Fault>, lost: bool) -> usize {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let mut witness = Witness::default();
+    let mut running = Some(opened(disk.store(), &clock).await.unwrap());
+    let ca = running.as_ref().unwrap();
+    let mut members = [
+        Member::new(ca, Some("a")).await.unwrap(),
+        Member::new(ca, None).await.unwrap(),
+    ];
+    if let Some(fault) = fault {
+        disk.fail(fault);
+    }
+    let mut asked = false;
+    let mut operations = 0;
+    for step in 0..40 {
+        // A dead process comes back with the next step, or the one after.
+        if running.is_none() {
+            operations = operations.max(disk.operations());
+            disk.restart(lost);
+            running = Some(opened(disk.store(), &clock).await.unwrap());
+        }
+        let ca = running.as_ref().unwrap();
+        let outcome = async {
+            if !asked && step >= 1 {
+                asked = ca.published().borrow().bundle.roots().len() > 1;
+                if !asked {
+                    ca.prepare(None).await?;
+                    asked = true;
+                }
+            }
+            ca.tick().await?;
+            // Ours is on its stream; the other one renews at half of its leaf's life.
+            members[0].watch(ca).await;
+            for member in &mut members {
+                if clock.now() >= member.leaf.issued_at + secs(20) {
+                    member.renew(ca).await?;
+                    witness.count(&member.leaf);
+                }
+            }
+            Ok::<_, CaError>(())
+        }
+        .await;
+        witness.look(ca);
+        for member in &members {
+            for other in &members {
+                assert!(
+                    clock.now() <= other.leaf.not_after,
+                    "nobody got a leaf in time"
+                );
+                assert!(
+                    verifies(&other.leaf, &member.bundle, clock.now()),
+                    "step {step}: a leaf of {:?} fails, {fault:?}, lost {lost}",
+                    other.leaf.published,
+                );
+            }
+        }
+        if let (Err(_), Some(fault)) = (&outcome, fault) {
+            if fault.dead {
+                running = None;
+            }
+        } else {
+            outcome.unwrap();
+        }
+        clock.advance(secs(5));
+    }
+    let done = running.unwrap().status().await;
+    assert_eq!(done.next, None, "the rotation came to its end: {fault:?}");
+    assert_eq!(done.authorities.len(), 1);
+    assert_eq!(done.authorities[0].stage, Stage::Active);
+    assert!(witness.actives.len() >= 2, "there is a new root");
+    assert!(
+        disk.names().len() == 3,
+        "no key is left over: {:?}",
+        disk.names()
+    );
+    operations.max(disk.operations())
+}
+
+#[tokio::test]
+async fn a_rotation_survives_a_crash_after_every_operation() {
+    let all = play(None, false).await;
+    assert!(all > 50, "{all} operations");
+    for at in 0..all {
+        // Dying after an operation is dying before the next one.
+        for lost in [false, true] {
+            let (done, dead) = (false, true);
+            play(Some(Fault { at, done, dead }), lost).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_survives_any_single_failure_of_the_disk() {
+    let all = play(None, false).await;
+    for at in 0..all {
+        for done in [false, true] {
+            let dead = false;
+            play(Some(Fault { at, done, dead }), false).await;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Who is to answer and what is trusted in, a connection over mutual TLS out: the one way in which
+//! clients of a CA or a control plane reach it.
+//!
+//! The server is verified by its SPIFFE ID, against the bundle of that ID's own trust domain; no
+//! host name plays a part. Every step has a deadline. Nothing is kept: a connection is made with
+//! the SVID and bundles of its moment.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::clock::Clock;
+use crate::id::SpiffeId;
+use crate::store::{IdentityState, identity};
+use crate::tls::{self, Crypto, HandshakeError};
+
+/// How long connecting and the handshake may take, each.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection to a server whose SPIFFE ID was verified.
+#[derive(Debug)]
+pub struct Connection(Box<TlsStream<TcpStream>>);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody can be reached there.
+    #[error("{address} cannot be reached")]
+    Connect {
+        /// Where.
+        address: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no mutual TLS with whoever answers.
+    #[error("{address} answers, but not as {expected}")]
+    Handshake {
+        /// Where.
+        address: String,
+        /// Who was expected.
+        expected: SpiffeId,
+        /// Why not.
+        #[source]
+        source: HandshakeError,
+    },
+    /// It did not answer in time.
+    #[error("{address} did not answer within {} s", PATIENCE.as_secs())]
+    Timeout {
+        /// Where.
+        address: String,
+    },
+    /// Somebody else answered.
+    #[error("{address} is {}, {expected} was expected", match got {
+        Some(got) => got.to_string(),
+        None => "nobody".to_owned(),
+    })]
+    WrongId {
+        /// Where.
+        address: String,
+        /// Who was expected.
+        expected: SpiffeId,
+        /// Who answered.
+        got: Option<SpiffeId>,
+    },
+}
+
+/// Connects to `expected` at `address` (`host:port`) with the SVID and bundles of `state`.
+///
+/// Without a default SVID no certificate is presented. Dropping the future gives up.
+///
+/// # Errors
+///
+/// [`ConnectError`]; not a byte of a request has been sent.
+pub async fn connect(
+    address: &str,
+    expected: &SpiffeId,
+    state: IdentityState,
+    alpn: &[u8],
+    crypto: &Crypto,
+    clock: Arc<dyn Clock>,
+) -> Result<Connection, ConnectError> {
+    let late = |_| ConnectError::Timeout {
+        address: address.to_owned(),
+    };
+    let stream = timeout(PATIENCE, TcpStream::connect(address))
+        .await
+        .map_err(late)?
+        .map_err(|source| ConnectError::Connect {
+            address: address.to_owned(),
+            source,
+        })?;
+    // Small messages that wait for an answer; one that cannot be set is only slower.
+    let _ = stream.set_nodelay(true);
+    let (_writer, reader) = identity(state);
+    let config = tls::client_config_at(reader, crypto, &[alpn], clock);
+    let connecting = TlsConnector::from(config).connect(tls::server_name(), stream);
+    let stream = timeout(PATIENCE, tls::handshake(connecting))
+        .await
+        .map_err(late)?
+        .map_err(|source| ConnectError::Handshake {
+            address: address.to_owned(),
+            expected: expected.clone(),
+            source,
+        })?;
+    let got = tls::peer(stream.get_ref().1).map(|peer| peer.id);
+    if got.as_ref() != Some(expected) {
+        return Err(ConnectError::WrongId {
+            address: address.to_owned(),
+            expected: expected.clone(),
+            got,
+        });
+    }
+    Ok(Connection(Box::new(stream)))
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_shutdown(cx)
+    }
+}

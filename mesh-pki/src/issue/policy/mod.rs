@@ -1,0 +1,376 @@
+//! What somebody has proven and what they ask for in, the one ID that they may have out. Pure.
+//!
+//! Proofs are verified before: here stand only their outcomes ([`Attested`]), and only these decide
+//! which ID is given. What a signing request says of names is not even an argument. A [`Grant`] is
+//! the proof that this was decided; a CA signs for nothing else.
+//!
+//! No ID is ever put together from parts that a stranger chooses, but one: namespace and service
+//! account, which Kubernetes vouches for. OIDC claims are compared whole, with values that an
+//! operator wrote beside the ID.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{IdError, SpiffeId, TrustDomain};
+use crate::time::utc;
+
+#[cfg(test)]
+mod tests;
+
+/// What somebody has proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Attested {
+    /// It brought a join token, which is spent with this.
+    JoinToken {
+        /// The ID that the token was made for.
+        id: SpiffeId,
+    },
+    /// Kubernetes says which service account it runs under.
+    Kubernetes {
+        /// The namespace.
+        namespace: String,
+        /// The service account's name.
+        service_account: String,
+    },
+    /// An OIDC issuer says these things of it.
+    Oidc {
+        /// The issuer, exactly as the token has it.
+        issuer: String,
+        /// Each claim that is a text, or a list of texts.
+        claims: BTreeMap<String, Vec<String>>,
+    },
+    /// It holds an SVID of ours and its key; the chain was verified under the current bundle, at
+    /// this moment or, if it is over, at its end.
+    Svid {
+        /// Whom the SVID names.
+        id: SpiffeId,
+        /// When it ends, or has ended.
+        not_after: SystemTime,
+    },
+}
+
+/// By which kind of proof an ID was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Attestor {
+    /// A join token.
+    JoinToken,
+    /// A Kubernetes service account.
+    Kubernetes,
+    /// An OIDC token.
+    Oidc,
+    /// An SVID that has expired, within an open recovery window.
+    Recovery,
+    /// An SVID: a renewal.
+    Svid,
+}
+
+/// Who gets which ID; made once, of the CA's configuration.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    trust_domain: TrustDomain,
+    own: SpiffeId,
+    kubernetes: bool,
+    oidc: Vec<OidcRule>,
+}
+
+/// Whoever has a token of `issuer` with all of these claims gets `id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidcRule {
+    /// The issuer, exactly as its tokens have it.
+    pub issuer: String,
+    /// Claims and the values that they must have, compared whole; for a claim that is a list, one
+    /// of its values.
+    pub claims: BTreeMap<String, String>,
+    /// The ID.
+    pub id: SpiffeId,
+}
+
+/// While it is open, SVIDs that have expired may still be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Window {
+    /// It closes at this moment.
+    #[serde(with = "crate::time::unix")]
+    pub until: SystemTime,
+    /// An SVID that ended before this moment is refused all the same.
+    #[serde(with = "crate::time::unix")]
+    pub expired_since: SystemTime,
+}
+
+/// Permission to sign a leaf for one ID; only [`may_issue`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    id: SpiffeId,
+    by: Attestor,
+}
+
+/// Why no ID is granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Several OIDC rules match, with different IDs, and none was asked for.
+    #[error("the token may be {one} or {other}: ask for one of them")]
+    Ambiguous {
+        /// The ID of the first rule that matches.
+        one: SpiffeId,
+        /// Another one.
+        other: SpiffeId,
+    },
+    /// What was proven does not make an ID.
+    #[error("the proof does not name an ID: {reason}")]
+    BadId {
+        /// The first rule that the ID would break.
+        #[source]
+        reason: IdError,
+    },
+    /// This kind of proof is not accepted.
+    #[error("this CA does not accept {got}")]
+    Disabled {
+        /// Which kind.
+        got: &'static str,
+    },
+    /// The SVID is over, and no recovery window is open for it.
+    #[error("the SVID of {id} has expired at {}", utc(*not_after))]
+    Expired {
+        /// Whom it names.
+        id: SpiffeId,
+        /// When it ended.
+        not_after: SystemTime,
+    },
+    /// No OIDC rule matches.
+    #[error("no rule of this CA matches the claims of the token of {issuer}")]
+    NoRule {
+        /// Who issued the token.
+        issuer: String,
+    },
+    /// The proof is for another ID than was asked for.
+    #[error("{asked} was asked for, the proof is for {got}")]
+    NotProven {
+        /// What was asked for.
+        asked: SpiffeId,
+        /// Whom the proof names.
+        got: SpiffeId,
+    },
+    /// The ID is the CA's own, or names no workload.
+    #[error("{id} is not for workloads")]
+    Reserved {
+        /// Which ID.
+        id: SpiffeId,
+    },
+    /// The proof is for an ID of another trust domain.
+    #[error("the proof is for {id}, this CA is of trust domain {trust_domain}")]
+    WrongTrustDomain {
+        /// Which ID.
+        id: SpiffeId,
+        /// The CA's own trust domain.
+        trust_domain: TrustDomain,
+    },
+}
+
+/// Why a rule cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuleError {
+    /// Its ID may never be granted.
+    #[error(transparent)]
+    Id(#[from] Refused),
+    /// It names no claim, so every token of the issuer would match.
+    #[error("a rule for {id} names no claim: every token of {issuer} would match")]
+    NoClaim {
+        /// Whose ID.
+        id: SpiffeId,
+        /// Whose tokens.
+        issuer: String,
+    },
+}
+
+/// Decides which ID may be issued to somebody who has proven `attested` and asks for `requested`
+/// (or for whatever the proof names), at the moment `now`.
+///
+/// 1. The proof names exactly one ID: that of the token or SVID, that of the service account, or
+///    that of the OIDC rules that match.
+/// 2. An SVID is not over; or it ended within the recovery `window`, while that is open.
+/// 3. If an ID was asked for, it is that one.
+/// 4. It is a workload's, of this trust domain, and not the CA's own.
+///
+/// # Errors
+///
+/// [`Refused`]: the first step that fails.
+pub fn may_issue(
+    attested: &Attested,
+    requested: Option<&SpiffeId>,
+    rules: &Rules,
+    window: Option<Window>,
+    now: SystemTime,
+) -> Result<Grant, Refused> {
+    let (id, by) = match attested {
+        Attested::JoinToken { id } => (id.clone(), Attestor::JoinToken),
+        Attested::Kubernetes {
+            namespace,
+            service_account,
+        } => {
+            if !rules.kubernetes {
+                return Err(Refused::Disabled {
+                    got: "service-account tokens of Kubernetes",
+                });
+            }
+            let id = SpiffeId::for_workload(&rules.trust_domain, namespace, service_account)
+                .map_err(|reason| Refused::BadId { reason })?;
+            (id, Attestor::Kubernetes)
+        }
+        Attested::Oidc { issuer, claims } => {
+            (rules.of_claims(issuer, claims, requested)?, Attestor::Oidc)
+        }
+        Attested::Svid { id, not_after } => {
+            let by = if now <= *not_after {
+                Attestor::Svid
+            } else if window.is_some_and(|window| window.admits(*not_after, now)) {
+                Attestor::Recovery
+            } else {
+                return Err(Refused::Expired {
+                    id: id.clone(),
+                    not_after: *not_after,
+                });
+            };
+            (id.clone(), by)
+        }
+    };
+    if let Some(asked) = requested.filter(|asked| **asked != id) {
+        return Err(Refused::NotProven {
+            asked: asked.clone(),
+            got: id,
+        });
+    }
+    rules.check(&id)?;
+    Ok(Grant { id, by })
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// The ID that may be issued.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// By which kind of proof.
+    #[must_use]
+    pub fn by(&self) -> Attestor {
+        self.by
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// Whether an SVID that ended at `not_after` may be renewed at `now`.
+    #[must_use]
+    pub fn admits(&self, not_after: SystemTime, now: SystemTime) -> bool {
+        now < self.until && not_after >= self.expired_since
+    }
+}
+
+// === impl Rules ===
+
+impl Rules {
+    /// Rules of a CA of `trust_domain` whose own ID is `own`: join tokens and renewals, no more.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, own: SpiffeId) -> Self {
+        Self {
+            trust_domain,
+            own,
+            kubernetes: false,
+            oidc: Vec::new(),
+        }
+    }
+
+    /// The same, with service accounts of Kubernetes.
+    #[must_use]
+    pub fn with_kubernetes(mut self) -> Self {
+        self.kubernetes = true;
+        self
+    }
+
+    /// The same, with a rule for OIDC tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`RuleError`] if the rule could never grant its ID, or would grant it to everybody.
+    pub fn with_oidc(mut self, rule: OidcRule) -> Result<Self, RuleError> {
+        self.check(&rule.id)?;
+        if rule.claims.is_empty() {
+            return Err(RuleError::NoClaim {
+                id: rule.id,
+                issuer: rule.issuer,
+            });
+        }
+        self.oidc.push(rule);
+        Ok(self)
+    }
+
+    /// Whose CA it is.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The CA's own ID, which nobody is granted.
+    #[must_use]
+    pub fn own(&self) -> &SpiffeId {
+        &self.own
+    }
+
+    /// The ID of the rules that match: the one that was asked for, else the only one.
+    fn of_claims(
+        &self,
+        issuer: &str,
+        claims: &BTreeMap<String, Vec<String>>,
+        requested: Option<&SpiffeId>,
+    ) -> Result<SpiffeId, Refused> {
+        let has = |(name, value): (&String, &String)| {
+            claims
+                .get(name)
+                .is_some_and(|values| values.contains(value))
+        };
+        let mut matching = self
+            .oidc
+            .iter()
+            .filter(|rule| rule.issuer == issuer && rule.claims.iter().all(has))
+            .map(|rule| &rule.id);
+        let Some(one) = matching.next() else {
+            return Err(Refused::NoRule {
+                issuer: issuer.to_owned(),
+            });
+        };
+        if let Some(asked) = requested {
+            let found = (one == asked) || matching.any(|id| id == asked);
+            return Ok(if found { asked } else { one }.clone());
+        }
+        match matching.find(|id| *id != one) {
+            Some(other) => Err(Refused::Ambiguous {
+                one: one.clone(),
+                other: other.clone(),
+            }),
+            None => Ok(one.clone()),
+        }
+    }
+
+    /// Step 4 of [`may_issue`].
+    fn check(&self, id: &SpiffeId) -> Result<(), Refused> {
+        if id.trust_domain() != &self.trust_domain {
+            return Err(Refused::WrongTrustDomain {
+                id: id.clone(),
+                trust_domain: self.trust_domain.clone(),
+            });
+        }
+        if id.path().is_empty() || *id == self.own {
+            return Err(Refused::Reserved { id: id.clone() });
+        }
+        Ok(())
+    }
+}

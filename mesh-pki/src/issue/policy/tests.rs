@@ -1,0 +1,339 @@
+use std::time::Duration;
+
+use super::*;
+use crate::testing::{domain, id, noon};
+
+const CART: &str = "spiffe://td/ns/shop/sa/cart";
+const ADMIN: &str = "spiffe://td/ns/kube-system/sa/admin";
+
+fn rules() -> Rules {
+    Rules::new(domain("td"), id("spiffe://td/inmesh/ca"))
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn check(
+    attested: &Attested,
+    requested: Option<&str>,
+    rules: &Rules,
+    expected: Result<(&str, Attestor), Refused>,
+) {
+    let requested = requested.map(id);
+    let got = may_issue(attested, requested.as_ref(), rules, None, noon());
+    let got = got.map(|grant| (grant.id().to_string(), grant.by()));
+    let expected = expected.map(|(id, by)| (id.to_owned(), by));
+    assert_eq!(got, expected, "{attested:?} asks for {requested:?}");
+}
+
+fn token(for_id: &str) -> Attested {
+    Attested::JoinToken { id: id(for_id) }
+}
+
+fn account(namespace: &str, service_account: &str) -> Attested {
+    Attested::Kubernetes {
+        namespace: namespace.to_owned(),
+        service_account: service_account.to_owned(),
+    }
+}
+
+fn svid(of: &str, not_after: SystemTime) -> Attested {
+    Attested::Svid {
+        id: id(of),
+        not_after,
+    }
+}
+
+fn not_proven(asked: &str, got: &str) -> Refused {
+    Refused::NotProven {
+        asked: id(asked),
+        got: id(got),
+    }
+}
+
+fn foreign(foreign: &str) -> Refused {
+    Refused::WrongTrustDomain {
+        id: id(foreign),
+        trust_domain: domain("td"),
+    }
+}
+
+#[test]
+fn a_token_gives_the_id_that_it_names() {
+    let rules = rules();
+    let granted = Ok((CART, Attestor::JoinToken));
+    check(&token(CART), None, &rules, granted.clone());
+    check(&token(CART), Some(CART), &rules, granted);
+    check(
+        &token(CART),
+        Some(ADMIN),
+        &rules,
+        Err(not_proven(ADMIN, CART)),
+    );
+}
+
+#[test]
+fn a_service_account_gives_its_own_id() {
+    let on = rules().with_kubernetes();
+    let granted = Ok((CART, Attestor::Kubernetes));
+    check(&account("shop", "cart"), None, &on, granted.clone());
+    check(&account("shop", "cart"), Some(CART), &on, granted);
+    check(
+        &account("shop", "cart"),
+        Some(ADMIN),
+        &on,
+        Err(not_proven(ADMIN, CART)),
+    );
+    for (namespace, name, reason) in [
+        ("", "cart", IdError::EmptySegment),
+        ("shop", "", IdError::EmptySegment),
+        ("..", "cart", IdError::DotSegment),
+        ("shop/sa/admin", "x", IdError::PathChar { got: '/' }),
+        ("shop", "cart?", IdError::PathChar { got: '?' }),
+    ] {
+        check(
+            &account(namespace, name),
+            None,
+            &on,
+            Err(Refused::BadId { reason }),
+        );
+    }
+    let got = "service-account tokens of Kubernetes";
+    check(
+        &account("shop", "cart"),
+        None,
+        &rules(),
+        Err(Refused::Disabled { got }),
+    );
+}
+
+#[test]
+fn an_svid_renews_itself_while_it_lives() {
+    let rules = rules();
+    let granted = Ok((CART, Attestor::Svid));
+    check(&svid(CART, noon() + secs(1)), None, &rules, granted.clone());
+    check(&svid(CART, noon()), Some(CART), &rules, granted);
+    check(
+        &svid(CART, noon() + secs(1)),
+        Some(ADMIN),
+        &rules,
+        Err(not_proven(ADMIN, CART)),
+    );
+    let not_after = noon() - secs(1);
+    let expired = Refused::Expired {
+        id: id(CART),
+        not_after,
+    };
+    assert_eq!(
+        expired.to_string(),
+        "the SVID of spiffe://td/ns/shop/sa/cart has expired at 2027-01-15T07:59:59Z"
+    );
+    check(&svid(CART, not_after), None, &rules, Err(expired));
+}
+
+#[test]
+fn an_expired_svid_renews_itself_only_within_an_open_window() {
+    let window = Window {
+        until: noon() + secs(100),
+        expired_since: noon() - secs(100),
+    };
+    let ask = |of: &str, not_after, window, now| {
+        may_issue(&svid(of, not_after), None, &rules(), window, now)
+            .map(|grant| (grant.id().clone(), grant.by()))
+            .map_err(|refused| std::mem::discriminant(&refused))
+    };
+    let granted = Ok((id(CART), Attestor::Recovery));
+    let expired = Err(std::mem::discriminant(&Refused::Expired {
+        id: id(CART),
+        not_after: noon(),
+    }));
+    let ended = noon() - secs(50);
+    assert_eq!(ask(CART, ended, Some(window), noon()), granted);
+    assert_eq!(ask(CART, ended, None, noon()), expired);
+    assert_eq!(
+        ask(CART, noon() - secs(100), Some(window), noon()),
+        granted,
+        "the first moment counts"
+    );
+    assert_eq!(
+        ask(CART, noon() - secs(101), Some(window), noon()),
+        expired,
+        "ended too long ago"
+    );
+    let last = noon() + secs(99);
+    assert_eq!(ask(CART, ended, Some(window), last), granted);
+    assert_eq!(
+        ask(CART, ended, Some(window), noon() + secs(100)),
+        expired,
+        "closed"
+    );
+    assert_eq!(
+        ask(CART, noon() + secs(1), Some(window), noon()),
+        Ok((id(CART), Attestor::Svid)),
+        "a live one needs no window"
+    );
+    let own = ask("spiffe://td/inmesh/ca", ended, Some(window), noon());
+    assert!(own.is_err(), "not the CA's own");
+}
+
+#[test]
+fn claims_are_compared_whole_with_what_an_operator_wrote() {
+    let rule = |issuer: &str, claims: &[(&str, &str)], of: &str| OidcRule {
+        issuer: issuer.to_owned(),
+        claims: claims
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        id: id(of),
+    };
+    let rules = rules()
+        .with_oidc(rule("https://ci", &[("sub", "repo:shop/cart")], CART))
+        .unwrap()
+        .with_oidc(rule(
+            "https://ci",
+            &[("sub", "repo:shop/cart"), ("env", "admin")],
+            ADMIN,
+        ))
+        .unwrap()
+        .with_oidc(rule("https://other", &[("sub", "x")], ADMIN))
+        .unwrap()
+        .with_oidc(rule(
+            "https://ci",
+            &[("sub", "repo:shop/cart"), ("a", "b")],
+            CART,
+        ))
+        .unwrap();
+    let token = |issuer: &str, claims: &[(&str, &[&str])]| Attested::Oidc {
+        issuer: issuer.to_owned(),
+        claims: claims
+            .iter()
+            .map(|(name, values)| {
+                let values = values.iter().map(|value| (*value).to_owned()).collect();
+                ((*name).to_owned(), values)
+            })
+            .collect(),
+    };
+    let sub: (&str, &[&str]) = ("sub", &["repo:shop/cart"]);
+    let granted = Ok((CART, Attestor::Oidc));
+    check(&token("https://ci", &[sub]), None, &rules, granted.clone());
+    check(
+        &token("https://ci", &[sub]),
+        Some(CART),
+        &rules,
+        granted.clone(),
+    );
+    check(
+        &token("https://ci", &[sub]),
+        Some(ADMIN),
+        &rules,
+        Err(not_proven(ADMIN, CART)),
+    );
+    // Two rules with the same ID are no doubt.
+    check(
+        &token("https://ci", &[sub, ("a", &["b"])]),
+        None,
+        &rules,
+        granted.clone(),
+    );
+    // Two with different ones are, until one is asked for.
+    let both = token("https://ci", &[sub, ("env", &["dev", "admin"])]);
+    let ambiguous = Refused::Ambiguous {
+        one: id(CART),
+        other: id(ADMIN),
+    };
+    check(&both, None, &rules, Err(ambiguous));
+    check(&both, Some(CART), &rules, granted);
+    check(&both, Some(ADMIN), &rules, Ok((ADMIN, Attestor::Oidc)));
+
+    let no_rule = |issuer: &str| Refused::NoRule {
+        issuer: issuer.to_owned(),
+    };
+    for (issuer, claims) in [
+        ("https://evil", sub),
+        ("https://ci/", sub),
+        ("https://ci", ("sub", &["repo:shop/cart2"] as &[&str])),
+        ("https://ci", ("sub", &["repo:shop/car"])),
+        ("https://ci", ("sub", &["*"])),
+        ("https://ci", ("sub", &[])),
+        ("https://ci", ("name", &["repo:shop/cart"])),
+        ("https://other", ("sub", &["repo:shop/cart"])),
+    ] {
+        check(
+            &token(issuer, &[claims]),
+            None,
+            &rules,
+            Err(no_rule(issuer)),
+        );
+        check(
+            &token(issuer, &[claims]),
+            Some(ADMIN),
+            &rules,
+            Err(no_rule(issuer)),
+        );
+    }
+    check(
+        &token("https://ci", &[]),
+        None,
+        &rules,
+        Err(no_rule("https://ci")),
+    );
+}
+
+#[test]
+fn nobody_gets_the_cas_own_id_or_one_of_another_domain() {
+    let rules = rules().with_kubernetes();
+    let own = "spiffe://td/inmesh/ca";
+    assert_eq!(
+        (rules.trust_domain(), rules.own()),
+        (&domain("td"), &id(own))
+    );
+    let reserved = |of: &str| Err(Refused::Reserved { id: id(of) });
+    let later = noon() + secs(9);
+    for of in [own, "spiffe://td"] {
+        check(&token(of), None, &rules, reserved(of));
+        check(&token(of), Some(of), &rules, reserved(of));
+        check(&svid(of, later), None, &rules, reserved(of));
+    }
+    for of in [
+        "spiffe://other/ns/shop/sa/cart",
+        "spiffe://td.evil/a",
+        "spiffe://other",
+    ] {
+        check(&token(of), None, &rules, Err(foreign(of)));
+        check(&svid(of, later), Some(of), &rules, Err(foreign(of)));
+    }
+    // The shape of a workload's ID can be the CA's own, if an operator chose it so.
+    let rules = Rules::new(domain("td"), id(CART)).with_kubernetes();
+    check(&account("shop", "cart"), None, &rules, reserved(CART));
+}
+
+#[test]
+fn a_rule_that_can_grant_nothing_or_everything_is_refused() {
+    let rule = |of: &str, claims: &[(&str, &str)]| OidcRule {
+        issuer: "https://ci".to_owned(),
+        claims: claims
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        id: id(of),
+    };
+    let error = |rule| rules().with_oidc(rule).unwrap_err();
+    let some = &[("sub", "x")];
+    assert_eq!(
+        error(rule("spiffe://other/a", some)),
+        RuleError::Id(foreign("spiffe://other/a"))
+    );
+    let own = id("spiffe://td/inmesh/ca");
+    assert_eq!(
+        error(rule(own.as_str(), some)),
+        RuleError::Id(Refused::Reserved { id: own })
+    );
+    assert_eq!(
+        error(rule(CART, &[])),
+        RuleError::NoClaim {
+            id: id(CART),
+            issuer: "https://ci".to_owned()
+        }
+    );
+}
