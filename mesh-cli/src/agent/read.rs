@@ -9,8 +9,15 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
+use inmesh_pki::SpiffeId;
+use inmesh_pki::workload_api::Endpoint;
+use inmesh_pki::workload_api::server::{Entry, Selector};
 
 use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
+use crate::workload_api::WorkloadApi;
+
+/// The most identities that one agent serves.
+const MAX_ENTRIES: usize = 1_000;
 
 /// Reads the document; relative paths are relative to its folder.
 pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Problem>> {
@@ -44,6 +51,9 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         let eject = optional(agent, "outlierDetection", |v| v.object(eject));
         let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
         let tracing = optional(agent, "tracing", |v| v.object(tracing));
+        let workload_api = optional(agent, "workloadApi", |v| {
+            v.object(|api| workload_api(api, dir))
+        });
         Some(Agent {
             workload: workload?,
             default_action: match action? {
@@ -59,6 +69,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             eject: eject?.unwrap_or_default(),
             access_log: access_log?,
             tracing: tracing?,
+            workload_api: workload_api?,
         })
     })?;
     Ok(read.value)
@@ -118,13 +129,60 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             })
         })
     });
-    match (ca?, files?) {
-        (Some(one), None) | (None, Some(one)) => Some(one),
+    let agent = optional(fields, "workloadApi", |v| {
+        v.object(|agent| {
+            let address = agent.need("socket")?;
+            let text = address.text()?;
+            // An address as SPIFFE_ENDPOINT_SOCKET holds it, or a path like all others here.
+            let endpoint = if text.starts_with("unix:") || text.contains("://") {
+                address.check(Endpoint::parse(text))?
+            } else {
+                Endpoint::at(dir.join(text))
+            };
+            Some(Identity::WorkloadApi(endpoint))
+        })
+    });
+    match (ca?, files?, agent?) {
+        (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => Some(one),
         _ => {
             let whole = fields.whole();
-            whole.refuse("name exactly one source: files or developmentCA");
+            whole.refuse("name exactly one source: files, developmentCA or workloadApi");
             None
         }
+    }
+}
+
+fn workload_api(fields: &mut Fields<'_>, dir: &Path) -> Option<WorkloadApi> {
+    let listen = fields.need("listen").and_then(|v| v.text());
+    let entries = fields.need("entries").and_then(|v| {
+        let read: Vec<_> = v
+            .list_of(MAX_ENTRIES)?
+            .iter()
+            .map(|v| v.object(entry))
+            .collect();
+        read.into_iter().collect::<Option<Vec<_>>>()
+    });
+    Some(WorkloadApi {
+        listen: dir.join(listen?),
+        entries: entries?,
+    })
+}
+
+fn entry(fields: &mut Fields<'_>) -> Option<Entry> {
+    let whole = fields.whole().clone();
+    let id = fields.need("id").and_then(|v| v.parsed::<SpiffeId>());
+    let mut number = |name: &str| {
+        let most = i64::from(u32::MAX);
+        optional(fields, name, |v| v.integer_in::<u32>(0, most))
+    };
+    let (uid, gid, pid) = (number("uid"), number("gid"), number("pid"));
+    let cgroup = optional(fields, "cgroup", |v| v.text().map(str::to_owned));
+    let hint = optional(fields, "hint", |v| v.text().map(str::to_owned));
+    let selector = whole.check(Selector::new(uid?, gid?, pid?, cgroup?))?;
+    let entry = whole.check(Entry::new(selector, id?))?;
+    match hint? {
+        Some(hint) => whole.check(entry.with_hint(hint)),
+        None => Some(entry),
     }
 }
 
