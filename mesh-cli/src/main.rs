@@ -10,6 +10,7 @@ mod fetch;
 mod log;
 mod otlp;
 mod term;
+mod workload_api;
 
 use std::process::ExitCode;
 

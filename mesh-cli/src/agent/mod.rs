@@ -17,6 +17,9 @@ use inmesh_core::model::{Namespace, Problem, Workload};
 use inmesh_core::runtime::{Limits, Listen};
 use inmesh_discovery::manifest::{Defaults, strict};
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::workload_api::Endpoint;
+
+use crate::workload_api::WorkloadApi;
 
 pub(crate) use read::duration;
 
@@ -39,6 +42,7 @@ pub(crate) struct Agent {
     pub(crate) eject: EjectPolicy,
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
+    pub(crate) workload_api: Option<WorkloadApi>,
 }
 
 /// Where the agent's identity comes from.
@@ -59,6 +63,8 @@ pub(crate) enum Identity {
         key: PathBuf,
         bundle: PathBuf,
     },
+    /// The Workload API of another agent: SPIRE's, or one of ours.
+    WorkloadApi(Endpoint),
 }
 
 /// One listening socket.

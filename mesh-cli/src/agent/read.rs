@@ -9,9 +9,15 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
-use inmesh_pki::id::SpiffeId;
+use inmesh_pki::SpiffeId;
+use inmesh_pki::workload_api::Endpoint;
+use inmesh_pki::workload_api::server::{Entry, Selector};
 
 use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
+use crate::workload_api::WorkloadApi;
+
+/// The most identities that one agent serves.
+const MAX_ENTRIES: usize = 1_000;
 
 /// Reads the document; relative paths are relative to its folder.
 pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Problem>> {
@@ -45,6 +51,9 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         let eject = optional(agent, "outlierDetection", |v| v.object(eject));
         let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
         let tracing = optional(agent, "tracing", |v| v.object(tracing));
+        let workload_api = optional(agent, "workloadApi", |v| {
+            v.object(|api| workload_api(api, dir))
+        });
         Some(Agent {
             workload: workload?,
             default_action: match action? {
@@ -60,6 +69,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             eject: eject?.unwrap_or_default(),
             access_log: access_log?,
             tracing: tracing?,
+            workload_api: workload_api?,
         })
     })?;
     Ok(read.value)
@@ -141,14 +151,61 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             })
         })
     });
-    let mut named = [served?, ca?, files?].into_iter().flatten();
+    let agent = optional(fields, "workloadApi", |v| {
+        v.object(|agent| {
+            let address = agent.need("socket")?;
+            let text = address.text()?;
+            // An address as SPIFFE_ENDPOINT_SOCKET holds it, or a path like all others here.
+            let endpoint = if text.starts_with("unix:") || text.contains("://") {
+                address.check(Endpoint::parse(text))?
+            } else {
+                Endpoint::at(dir.join(text))
+            };
+            Some(Identity::WorkloadApi(endpoint))
+        })
+    });
+    let mut named = [served?, ca?, files?, agent?].into_iter().flatten();
     match (named.next(), named.next()) {
         (Some(one), None) => Some(one),
         _ => {
             let whole = fields.whole();
-            whole.refuse("name exactly one source: ca, files or developmentCA");
+            whole.refuse("name exactly one source: ca, developmentCA, files or workloadApi");
             None
         }
+    }
+}
+
+fn workload_api(fields: &mut Fields<'_>, dir: &Path) -> Option<WorkloadApi> {
+    let listen = fields.need("listen").and_then(|v| v.text());
+    let entries = fields.need("entries").and_then(|v| {
+        let read: Vec<_> = v
+            .list_of(MAX_ENTRIES)?
+            .iter()
+            .map(|v| v.object(entry))
+            .collect();
+        read.into_iter().collect::<Option<Vec<_>>>()
+    });
+    Some(WorkloadApi {
+        listen: dir.join(listen?),
+        entries: entries?,
+    })
+}
+
+fn entry(fields: &mut Fields<'_>) -> Option<Entry> {
+    let whole = fields.whole().clone();
+    let id = fields.need("id").and_then(|v| v.parsed::<SpiffeId>());
+    let mut number = |name: &str| {
+        let most = i64::from(u32::MAX);
+        optional(fields, name, |v| v.integer_in::<u32>(0, most))
+    };
+    let (uid, gid, pid) = (number("uid"), number("gid"), number("pid"));
+    let cgroup = optional(fields, "cgroup", |v| v.text().map(str::to_owned));
+    let hint = optional(fields, "hint", |v| v.text().map(str::to_owned));
+    let selector = whole.check(Selector::new(uid?, gid?, pid?, cgroup?))?;
+    let entry = whole.check(Entry::new(selector, id?))?;
+    match hint? {
+        Some(hint) => whole.check(entry.with_hint(hint)),
+        None => Some(entry),
     }
 }
 
@@ -242,6 +299,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         ("connectTimeout", &mut limits.connect),
         ("endpointHandshakeTimeout", &mut limits.endpoint_handshake),
         ("poolIdleTimeout", &mut limits.pool_idle),
+        ("opaqueAge", &mut limits.opaque_age),
         ("drainLead", &mut limits.drain_lead),
         ("drainDeadline", &mut limits.drain_deadline),
     ];

@@ -97,6 +97,80 @@ fn an_identity_may_come_from_a_ca() {
 }
 
 #[test]
+fn the_workload_api_is_asked_and_served() {
+    let text = GOOD.replace(
+        "  developmentCA: {dir: ca, lifetime: 20s}",
+        "  workloadApi: {socket: agent.sock}
+workloadApi:
+  listen: own.sock
+  entries:
+  - {id: spiffe://td/a, uid: 0, hint: first}
+  - {id: spiffe://td/b, gid: 7, pid: 8, cgroup: /system.slice}",
+    );
+    let agent = good(&text);
+    let Identity::WorkloadApi(endpoint) = &agent.identity else {
+        panic!("{:?}", agent.identity);
+    };
+    // Paths are relative to the file's folder.
+    assert!(endpoint.path().is_absolute() && endpoint.path().ends_with("agent.sock"));
+    let api = agent.workload_api.expect("it is served");
+    assert!(api.listen.is_absolute() && api.listen.ends_with("own.sock"));
+    let ids: Vec<_> = api
+        .entries
+        .iter()
+        .map(|entry| entry.id().as_str())
+        .collect();
+    assert_eq!(ids, ["spiffe://td/a", "spiffe://td/b"]);
+    assert_eq!(api.entries[0].hint(), "first");
+
+    let address = text.replace("socket: agent.sock", "socket: 'unix:///run/agent.sock'");
+    let Identity::WorkloadApi(endpoint) = good(&address).identity else {
+        panic!("a workload API");
+    };
+    assert_eq!(endpoint.path(), Path::new("/run/agent.sock"));
+}
+
+#[test]
+fn what_serves_nobody_or_everybody_is_refused() {
+    let own = "identity:\n  developmentCA: {dir: ca, lifetime: 20s}";
+    let with = |entry: &str| {
+        let api = format!("{own}\nworkloadApi:\n  listen: a.sock\n  entries:\n  - {entry}");
+        refused(own, &api)
+    };
+    let place = "14: workloadApi.entries[0]";
+    for (entry, expected) in [
+        (
+            "{id: 'spiffe://td/a'}",
+            ": the selector has no uid, gid, pid or cgroup",
+        ),
+        ("{uid: 1}", ".id: "),
+        ("{id: td/a, uid: 1}", ".id: "),
+        ("{id: 'spiffe://td', uid: 1}", ": spiffe://td has no path"),
+        ("{id: 'spiffe://td/a', uid: -1}", ".uid: "),
+        (
+            "{id: 'spiffe://td/a', cgroup: /}",
+            ": \"/\" is no control group",
+        ),
+        ("{id: 'spiffe://td/a', uid: 1, user: me}", ".user: "),
+    ] {
+        let got = with(entry);
+        assert!(
+            got.iter()
+                .any(|line| line.starts_with(&format!("{place}{expected}"))),
+            "{entry}: {got:?}"
+        );
+    }
+    let source = "  developmentCA: {dir: ca, lifetime: 20s}";
+    for address in ["tcp://127.0.0.1:1", "unix://host/a", "http://a"] {
+        let got = refused(source, &format!("  workloadApi: {{socket: '{address}'}}"));
+        assert!(
+            got[0].starts_with("10: identity.workloadApi.socket: "),
+            "{got:?}"
+        );
+    }
+}
+
+#[test]
 fn a_listener_may_speak_for_itself() {
     let permissive = GOOD.replace("appProtocol: http}\n-", "peers: permissive}\n-");
     let Listen::Inbound(inbound) = &good(&permissive).listeners[0].listen else {

@@ -3,6 +3,7 @@
 //! All sockets are bound before anything is spawned, so that what is wrong shows at start. It runs
 //! until a signal: the first drains, a second ends at once.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,14 +17,17 @@ use inmesh_discovery::file::FileSource;
 use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::issue::dev::DevCa;
+use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
-use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
+use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
+use crate::workload_api::Identified;
 use crate::{log, otlp, term};
 
 #[derive(Debug, Args)]
@@ -165,7 +169,14 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 /// Starts the mesh that the agent's file describes.
 pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     let crypto = Crypto::aws_lc_rs();
-    let reader = identify(agent, &crypto).await?;
+    let api = match &agent.workload_api {
+        Some(api) => Some((api, api.bind()?)),
+        None => None,
+    };
+    let identified = identify(agent, &crypto).await?;
+    if let Some((api, socket)) = api {
+        api.serve(socket, &identified, &crypto);
+    }
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
         tracing::debug!(%error, "a root of the operating system cannot be read");
@@ -175,7 +186,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
         .limits(agent.limits.clone())
         .eject(agent.eject)
         .system_roots(roots.certs)
-        .identity(reader)
+        .identity(identified.reader)
         .workload(agent.workload.clone(), agent.default_action)
         .source(FileSource::new(dir, agent.defaults()))
         .source(DnsSource::new().loopback(agent.loopback_endpoints));
@@ -205,8 +216,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     Ok(builder.start()?)
 }
 
-/// The agent's identity, and the task that keeps it fresh.
-async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<IdentityReader> {
+/// The agent's identity, and the tasks that keep it fresh, with the identities that it serves to
+/// others where its own source can make them.
+async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> {
+    let clock = SystemClock::shared();
     match &agent.identity {
         Identity::Ca {
             address,
@@ -233,10 +246,30 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<IdentityRead
             let state = source.load().context("reading the identity's files")?;
             let (writer, reader) = identity(state);
             tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
-            Ok(reader)
+            Ok(Identified { reader, jwt: None })
+        }
+        Identity::WorkloadApi(endpoint) => {
+            let mut source = WorkloadApi::new(endpoint.clone(), crypto, clock, rand::random::<f64>);
+            if agent.workload_api.is_some() {
+                // Whom we serve may verify tokens through us.
+                source = source.with_jwt_bundles();
+            }
+            let (writer, mut reader) = identity(IdentityState::default());
+            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
+            tracing::info!(socket = %endpoint.path().display(), "waiting for an identity");
+            while reader.latest().default_svid().is_none() {
+                // It ends for good only where asking again would not help, and has said why.
+                reader.changed().await.with_context(|| {
+                    format!("asking {} for an identity", endpoint.path().display())
+                })?;
+            }
+            let jwt = DynJwtIssuer::new(WorkloadApiJwt::new(endpoint.clone()));
+            Ok(Identified {
+                reader,
+                jwt: Some(jwt),
+            })
         }
         Identity::DevelopmentCa { dir, lifetime } => {
-            let clock = SystemClock::shared();
             let ca = DevCa::open_with(dir, *lifetime, crypto, clock.clone())
                 .with_context(|| format!("opening the development CA in {}", dir.display()))?;
             let id = agent.workload.spiffe_id(ca.trust_domain())?;
@@ -250,26 +283,40 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<IdentityRead
             let (svid, bundle) = obtain(&issuer, &id, crypto, &*clock).await?;
             let (writer, reader): (IdentityWriter, _) =
                 identity(IdentityState::new(svid, bundle.into()));
-            let rotation = Rotation::new(id, issuer, crypto, clock, rand::random::<f64>);
-            tokio::spawn(rotation.run(Arc::new(writer), std::future::pending()));
-            Ok(reader)
+            let writer = Arc::new(writer);
+            let mut ids = BTreeSet::from([id]);
+            if let Some(api) = &agent.workload_api {
+                ids.extend(api.entries.iter().map(|entry| entry.id().clone()));
+            }
+            for id in ids {
+                let issuer = ca.for_workload(id.clone())?;
+                let rotation =
+                    Rotation::new(id, issuer, crypto, clock.clone(), rand::random::<f64>);
+                tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
+            }
+            let jwt = DynJwtIssuer::new(ca.jwt_issuer().clone());
+            Ok(Identified {
+                reader,
+                jwt: Some(jwt),
+            })
         }
     }
 }
 
 /// An identity from a CA over gRPC: the first one is waited for, later ones and bundles come by
 /// themselves.
-async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<IdentityReader> {
+async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<Identified> {
     let (id, clock) = (config.id.clone(), SystemClock::shared());
     let (writer, mut reader) = identity(IdentityState::default());
     let writer = Arc::new(writer);
     let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
     let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
     tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-    while reader.load().default_svid().is_none() {
+    tracing::info!("waiting for an identity");
+    while reader.latest().default_svid().is_none() {
         reader.changed().await?;
     }
     let (_status, watch) = client.watch(writer, rand::random::<f64>, std::future::pending());
     tokio::spawn(watch);
-    Ok(reader)
+    Ok(Identified { reader, jwt: None })
 }

@@ -93,7 +93,18 @@ impl Home {
 
     /// Starts an agent with these documents and waits until it is ready.
     pub(crate) async fn agent(&self, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
-        let agent = self.unready(name, more, documents);
+        self.agent_with(name, more, documents, &[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) async fn agent_with(
+        &self,
+        name: &str,
+        more: &str,
+        documents: &[(&str, &str)],
+        environment: &[(&str, &Path)],
+    ) -> Agent {
+        let agent = self.spawn(name, more, documents, environment);
         eventually("the agent is ready", async || {
             (agent.try_get("/readyz").await?.status == StatusCode::OK).then_some(())
         })
@@ -103,6 +114,16 @@ impl Home {
 
     /// Starts an agent without waiting.
     pub(crate) fn unready(&self, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
+        self.spawn(name, more, documents, &[])
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        more: &str,
+        documents: &[(&str, &str)],
+        environment: &[(&str, &Path)],
+    ) -> Agent {
         let admin = free();
         let dir = self.folder(name, admin, more);
         for (file, text) in documents {
@@ -113,6 +134,7 @@ impl Home {
             .args(["proxy", "--config"])
             .arg(&dir)
             .env_remove("MESH_LOG")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log"))
@@ -169,6 +191,20 @@ impl Agent {
 
     pub(crate) fn publish(&self, name: &str, text: &str) {
         publish(&self.dir, name, text);
+    }
+
+    /// The CPU time that it has used so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let tasks = std::fs::read_dir(tasks).expect("it runs");
+        let spent = tasks.map(|task| {
+            let stat = task.expect("a thread").path().join("schedstat");
+            // A thread may have ended meanwhile.
+            let stat = std::fs::read_to_string(stat).unwrap_or_default();
+            let nanos = stat.split_whitespace().next().unwrap_or("0").parse();
+            Duration::from_nanos(nanos.expect("nanoseconds"))
+        });
+        spent.sum()
     }
 
     pub(crate) fn terminate(&self) {

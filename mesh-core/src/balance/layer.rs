@@ -282,7 +282,9 @@ impl Carried {
 
     /// The connection serves no other request: it has left HTTP.
     pub(crate) fn keep_connection(&mut self) {
-        self.lease = None;
+        if let Some(lease) = self.lease.take() {
+            lease.switched();
+        }
     }
 
     /// What the head of an answer tells of the endpoint. A failure counts at once. A success waits

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::{Connector, Io, tcp};
 use crate::body::Body;
 use crate::error::{Error, Reason};
-use crate::identify::{ALPN_H1, ALPN_H2};
+use crate::identify::{ALPN_H1, ALPN_H2, Entry};
 use crate::model::{Member, Transport};
 use crate::telemetry::Series;
 
@@ -61,6 +61,7 @@ struct Http1 {
     /// When it was last used, and when it may no longer be.
     since: Instant,
     until: Option<Instant>,
+    live: Option<Arc<Entry>>,
 }
 
 struct Http2 {
@@ -233,6 +234,7 @@ impl Connector {
 
     async fn open_h1(&self, member: &Member) -> Result<Http1, Error> {
         let (io, peer, until) = self.open(member, ALPN_H1).await?;
+        let live = io.live();
         // hyper's own limit of 100 fields in an answer; for another it allocates at each of them.
         let (sender, connection) = http1::handshake(TokioIo::new(io))
             .await
@@ -247,6 +249,7 @@ impl Connector {
             peer,
             since: Instant::now(),
             until,
+            live,
         })
     }
 
@@ -318,7 +321,7 @@ impl Connector {
                 let connected =
                     timeout(limit, self.outside.connect(stream, name, roots, http2)).await;
                 let stream = connected.map_err(|_| late())??;
-                Ok((Io::Client(Box::new(stream)), None, None))
+                Ok((Io::Outside(Box::new(stream)), None, None))
             }
         }
     }
@@ -394,6 +397,15 @@ fn is_past(until: Option<Instant>, now: Instant) -> bool {
 // === impl Lease ===
 
 impl Lease {
+    /// Its connection has left HTTP and serves no other request.
+    pub(crate) fn switched(self) {
+        if let Held::Http1(_, Some(connection)) = &self.0
+            && let Some(live) = &connection.live
+        {
+            live.becomes_opaque();
+        }
+    }
+
     /// The answer is whole: the connection may serve another request.
     pub(crate) fn release(mut self, now: Instant) {
         if let Held::Http1(pool, connection) = &mut self.0

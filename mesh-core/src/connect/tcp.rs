@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,15 +14,18 @@ use tokio_rustls::{client, server};
 
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
+use crate::identify::{Entry, Guarded};
 
 /// How long the first family may try alone (RFC 8305 section 5, "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// A connection, encrypted or not.
 pub(crate) enum Io {
-    Client(Box<client::TlsStream<Socket>>),
+    Client(Box<Guarded<client::TlsStream<Socket>>>),
+    /// To a host outside the mesh, which has no SPIFFE identity.
+    Outside(Box<client::TlsStream<Socket>>),
     Plain(Socket),
-    Server(Box<server::TlsStream<Socket>>),
+    Server(Box<Guarded<server::TlsStream<Socket>>>),
 }
 
 /// Connects to the first address that answers, within `limit`.
@@ -89,10 +93,22 @@ async fn race(first: SocketAddr, rest: &[SocketAddr]) -> io::Result<TcpStream> {
 
 // === impl Io ===
 
+impl Io {
+    /// What is shared with the sweep of live connections, where the peer has an identity.
+    pub(crate) fn live(&self) -> Option<Arc<Entry>> {
+        match self {
+            Self::Client(stream) => Some(stream.entry().clone()),
+            Self::Server(stream) => Some(stream.entry().clone()),
+            Self::Outside(_) | Self::Plain(_) => None,
+        }
+    }
+}
+
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Io::Client($stream) => $call,
+            Io::Outside($stream) => $call,
             Io::Plain($stream) => $call,
             Io::Server($stream) => $call,
         }
@@ -129,6 +145,7 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Client(stream) => stream.is_write_vectored(),
+            Self::Outside(stream) => stream.is_write_vectored(),
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Server(stream) => stream.is_write_vectored(),
         }

@@ -4,10 +4,14 @@
 //! connection carries in its extensions. inmesh-pki has verified chain, SPIFFE rules and bundle;
 //! here IDs are compared with those that may serve an endpoint, before a byte is written.
 
+#[cfg(feature = "runtime")]
+mod live;
 mod peer;
 #[cfg(feature = "runtime")]
 mod tls;
 
+#[cfg(feature = "runtime")]
+pub(crate) use live::{Entry, Guarded, Live};
 pub use peer::PeerInfo;
 #[cfg(feature = "runtime")]
 pub(crate) use tls::{ALPN_H1, ALPN_H2, ALPN_TCP, Tls, failure_reason};

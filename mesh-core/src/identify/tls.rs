@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use inmesh_pki::CertificateDer;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::store::IdentityReader;
+use inmesh_pki::svid::Usage;
 use inmesh_pki::tls::{self, ClientAuth, Crypto, HandshakeError};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::live::{Guarded, Live, Peered};
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
 use crate::model::IdSet;
@@ -25,11 +28,12 @@ pub(crate) struct Tls {
     h2: TlsConnector,
     tcp: TlsConnector,
     identity: IdentityReader,
+    live: Arc<Live>,
 }
 
 /// A connection after a server's handshake.
 pub(crate) struct Accepted {
-    pub(crate) stream: server::TlsStream<Socket>,
+    pub(crate) stream: Guarded<server::TlsStream<Socket>>,
     pub(crate) id: SpiffeId,
     pub(crate) not_after: SystemTime,
 }
@@ -37,7 +41,12 @@ pub(crate) struct Accepted {
 // === impl Tls ===
 
 impl Tls {
-    pub(crate) fn new(reader: &IdentityReader, crypto: &Crypto, clock: &Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        reader: &IdentityReader,
+        crypto: &Crypto,
+        clock: &Arc<dyn Clock>,
+        live: &Arc<Live>,
+    ) -> Self {
         let client = |alpn: &[u8]| {
             let config = tls::client_config_at(reader.clone(), crypto, &[alpn], Arc::clone(clock));
             TlsConnector::from(config)
@@ -55,14 +64,27 @@ impl Tls {
             h2: client(ALPN_H2),
             tcp: client(ALPN_TCP),
             identity: reader.clone(),
+            live: live.clone(),
         }
     }
 
     /// Does a server's handshake.
     pub(crate) async fn accept(&self, stream: Socket) -> Result<Accepted, HandshakeError> {
+        let state = self.identity.load();
         let stream = tls::handshake(self.acceptor.accept(stream)).await?;
-        let peer = tls::peer(stream.get_ref().1)
+        let connection = stream.get_ref().1;
+        let peer = tls::peer(connection)
             .ok_or_else(|| HandshakeError::Rejected(inmesh_pki::svid::Rejected::NoCertificate))?;
+        let peered = Peered {
+            chain: presented(connection),
+            usage: Usage::Client,
+            not_after: peer.not_after,
+            opaque: connection.alpn_protocol() == Some(ALPN_TCP),
+        };
+        let stream = self
+            .live
+            .guard(stream, peered, &state)
+            .map_err(HandshakeError::Rejected)?;
         Ok(Accepted {
             stream,
             id: peer.id,
@@ -77,7 +99,7 @@ impl Tls {
         stream: Socket,
         alpn: &'static [u8],
         ids: &IdSet,
-    ) -> Result<(client::TlsStream<Socket>, tls_peer::Server), Error> {
+    ) -> Result<(Guarded<client::TlsStream<Socket>>, tls_peer::Server), Error> {
         let connector = match alpn {
             ALPN_H2 => &self.h2,
             ALPN_TCP => &self.tcp,
@@ -87,12 +109,9 @@ impl Tls {
             .peer_addr()
             .map(|a| a.to_string())
             .unwrap_or_default();
+        let state = self.identity.load();
         // The leaf that is shown, or one that lives longer if it is replaced right now.
-        let own = self
-            .identity
-            .load()
-            .default_svid()
-            .map(|svid| svid.not_after());
+        let own = state.default_svid().map(|svid| svid.not_after());
         let stream = tls::handshake(connector.connect(tls::server_name(), stream))
             .await
             .map_err(|e| {
@@ -113,12 +132,27 @@ impl Tls {
             let detail = format!("{address} does not speak {wanted} inside TLS");
             return Err(Error::new(Reason::TlsFailed, detail));
         }
+        let peered = Peered {
+            chain: presented(connection),
+            usage: Usage::Server,
+            not_after: peer.not_after,
+            opaque: alpn == ALPN_TCP,
+        };
+        let stream = self.live.guard(stream, peered, &state).map_err(|e| {
+            let detail = format!("{address} is trusted no more");
+            Error::new(Reason::TlsFailed, detail).because(e)
+        })?;
         let server = tls_peer::Server {
             id: peer.id,
             not_after: own.map_or(peer.not_after, |own| own.min(peer.not_after)),
         };
         Ok((stream, server))
     }
+}
+
+/// The chain that the peer has shown.
+fn presented(connection: &rustls::CommonState) -> Vec<CertificateDer<'static>> {
+    connection.peer_certificates().unwrap_or_default().to_vec()
 }
 
 pub(crate) mod tls_peer {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::rotate::watch_expiry;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::tls::Crypto;
 use rustls_pki_types::CertificateDer;
@@ -25,7 +26,7 @@ use crate::balance::{Balancer, EjectPolicy};
 use crate::connect::{Connector, OutsideRoots};
 use crate::discover::{Gone, Sink, Source, sink};
 use crate::drain::{Drain, drain};
-use crate::identify::Tls;
+use crate::identify::{Live, Tls};
 use crate::model::{Namespace, Settings, Snapshot, SourceId, Workload, snapshot};
 use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Series};
 
@@ -169,7 +170,14 @@ impl MeshBuilder<WantsNothing> {
             clock: self.clock.clone(),
             trace_sample: self.trace_sample,
         });
-        let tls = || Tls::new(&identity, &crypto, &self.clock);
+        let live = Arc::new(Live::new(
+            identity.clone(),
+            crypto.clone(),
+            self.clock.clone(),
+            limits.opaque_age,
+        ));
+        tokio::spawn(live.clone().run(watch.clone()));
+        let tls = || Tls::new(&identity, &crypto, &self.clock, &live);
         let balancer = Arc::new(Balancer {
             reader: reader.clone(),
             connector: Connector {
@@ -242,6 +250,11 @@ impl MeshBuilder<WantsNothing> {
             writers,
             unsynced,
         }));
+        let alarm = {
+            let (identity, clock, mut drain) = (mesh.0.identity.clone(), self.clock, watch.clone());
+            watch_expiry(identity, clock, async move { drain.closed().await })
+        };
+        tokio::spawn(alarm);
         let rotations = mesh.register_gauges();
         let identity = mesh.0.identity.clone();
         tokio::spawn(super::mesh::count_rotations(rotations, identity, watch));

@@ -30,7 +30,7 @@ use crate::body::{Body, BoxError};
 use crate::connect::{Fault, Lease, copy, goes_on_in_h2, is_upgrade, prepare, splice, switched};
 use crate::drain::Drain;
 use crate::error::{Error, Reason, is_grpc};
-use crate::identify::{ALPN_H2, ALPN_TCP, PeerInfo, Tls, failure_reason};
+use crate::identify::{ALPN_H2, ALPN_TCP, Entry, PeerInfo, Tls, failure_reason};
 use crate::model::{AppProtocol, Endpoint, Member, SnapshotReader, Transport, Workload};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{Direction, Exchange, Held, Protocol, Recorder, Series, Text};
@@ -113,6 +113,8 @@ pub(crate) struct Behind {
 /// One caller's connection.
 struct Caller {
     info: Arc<PeerInfo>,
+    /// What is shared with the sweep of live connections, where the caller has an identity.
+    live: Option<Arc<Entry>>,
     series: Arc<Series>,
     state: Arc<ConnState>,
 }
@@ -359,6 +361,7 @@ impl<A: App> InboundStack<A> {
         let alpn = accepted
             .stream
             .get_ref()
+            .get_ref()
             .1
             .alpn_protocol()
             .map(<[u8]>::to_vec);
@@ -402,9 +405,11 @@ impl<A: App> InboundStack<A> {
         connection.mesh = matches!(peer, Peer::Verified(_));
         let state = connection.state.clone();
         let info = Arc::new(PeerInfo::new(peer, from));
+        let live = io.live();
         let caller = Arc::new(Caller {
             series: self.shared.series(info.id()),
             info: info.clone(),
+            live,
             state: state.clone(),
         });
         let this = self.clone();
@@ -450,11 +455,14 @@ impl<A: App> InboundStack<A> {
                 }
                 match served.switched {
                     None => pending.answer(served.response),
-                    Some((caller, app)) => {
+                    Some((upgraded, app)) => {
                         pending.switched();
+                        if let Some(live) = &caller.live {
+                            live.becomes_opaque();
+                        }
                         let drain = self.shared.drain.clone();
                         self.shared.tracker.spawn(async move {
-                            pending.joined(splice(caller, app, drain).await);
+                            pending.joined(splice(upgraded, app, drain).await);
                         });
                         served.response
                     }

@@ -33,6 +33,9 @@ pub struct Limits {
     pub connections: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,
+    /// How old an opaque connection (also one that has left HTTP) may become once the certificate
+    /// of its peer has expired. Default 1 h.
+    pub opaque_age: Duration,
     /// On the way down: how long requests are served as usual after readiness is off. Default 5 s.
     pub drain_lead: Duration,
     /// And how long running requests may take after that. Default 30 s.
@@ -55,6 +58,7 @@ impl Default for Limits {
             pool_size: 256,
             connections: 10_000,
             streams: 100,
+            opaque_age: seconds(3_600),
             drain_lead: seconds(5),
             drain_deadline: seconds(30),
         }

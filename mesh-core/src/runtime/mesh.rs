@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use inmesh_pki::rotate::expiry::expiries;
 use inmesh_pki::store::IdentityReader;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -358,17 +359,14 @@ impl Collector for Gauges {
         let help = "When a certificate ends, in seconds since 1970";
         let mut family = encoder.encode_descriptor(ends, help, None, MetricType::Gauge)?;
         let identity = self.identity.load();
-        let leaves = identity
-            .svids()
-            .map(|svid| ("leaf", svid.id().to_string(), svid.not_after()));
-        let roots = identity.bundles().iter().flat_map(|bundle| {
-            let domain = bundle.trust_domain().to_string();
-            let ends = bundle.roots().iter().map(|root| root.not_after());
-            ends.map(move |at| ("root", domain.clone(), at))
-        });
-        for (kind, id, at) in leaves.chain(roots) {
-            let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let labels = [("kind", kind), ("id", id.as_str())];
+        for expiry in expiries(&identity) {
+            let at = expiry.not_after.duration_since(UNIX_EPOCH);
+            let at = at.unwrap_or_default().as_secs();
+            let labels = [
+                ("kind", expiry.kind.as_str()),
+                ("id", expiry.id.as_str()),
+                ("key_id", expiry.key_id.as_str()),
+            ];
             ConstGauge::new(number(at)).encode(family.encode_family(&labels)?)?;
         }
         let name = "mesh_balancer_endpoints";

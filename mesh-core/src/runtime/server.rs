@@ -50,6 +50,13 @@ pub(super) struct Connection {
     pub(super) closing: Arc<AtomicBool>,
 }
 
+/// Why a connection is told to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Draining,
+    Expired,
+}
+
 impl Connection {
     pub(super) fn new(limits: &Arc<Limits>, drain: &Drain) -> Self {
         Self {
@@ -99,15 +106,18 @@ impl Connection {
             .with_upgrades();
         let mut connection = pin!(connection);
         let mut told = told_to_go(self.drain.clone(), self.until);
-        tokio::select! {
+        let told = tokio::select! {
             biased;
             ended = &mut connection => return ended,
-            () = &mut told => {}
-        }
+            told = &mut told => told,
+        };
         self.closing.store(true, Ordering::Relaxed);
-        tokio::select! {
-            ended = &mut connection => return ended,
-            () = sleep(LAST_CALL) => {}
+        // A caller whose certificate has expired begins no other request.
+        if told == Told::Draining {
+            tokio::select! {
+                ended = &mut connection => return ended,
+                () = sleep(LAST_CALL) => {}
+            }
         }
         connection.as_mut().graceful_shutdown();
         let mut drain = self.drain.clone();
@@ -149,7 +159,7 @@ impl Connection {
         let mut told = told_to_go(self.drain.clone(), self.until);
         tokio::select! {
             ended = &mut connection => return ended,
-            () = &mut told => {}
+            _ = &mut told => {}
             () = self.state.rested(self.limits.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
@@ -164,7 +174,7 @@ impl Connection {
 }
 
 /// Ready once the drain has begun to close connections, or the caller's certificate has ended.
-fn told_to_go(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Output = ()>> {
+fn told_to_go(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Output = Told>> {
     Aside::new(async move {
         let expired = async {
             match until {
@@ -173,8 +183,8 @@ fn told_to_go(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Out
             }
         };
         tokio::select! {
-            () = drain.closing() => {}
-            () = expired => {}
+            () = drain.closing() => Told::Draining,
+            () = expired => Told::Expired,
         }
     })
 }

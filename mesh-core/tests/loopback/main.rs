@@ -4,6 +4,7 @@ mod drain;
 mod hostile;
 mod http;
 mod identity;
+mod live;
 mod mesh;
 mod outside;
 mod routes;

@@ -3,7 +3,9 @@
 //! The trust domain is an argument and never read from the document (S26). A key of an unknown type
 //! or use is passed over (S16), and so is an X.509 key without certificate (S17); a known key that
 //! is broken makes the whole document an error, so that the bundle before it stays. A document
-//! whose keys are all passed over, or that has none, distrusts the domain (S18).
+//! whose keys are all passed over, or that has none, distrusts the domain (S18). The member
+//! `inmesh_distrusted_keys` is ours: ids of root keys that are compromised, which others pass over
+//! (section 4.1), since the root itself is gone from the document.
 
 use std::time::Duration;
 
@@ -95,6 +97,8 @@ struct Document {
     keys: Vec<Map<String, Value>>,
     spiffe_sequence: Option<u64>,
     spiffe_refresh_hint: Option<u64>,
+    #[serde(default)]
+    inmesh_distrusted_keys: Vec<String>,
 }
 
 /// A bundle map as it stands in JSON.
@@ -181,11 +185,12 @@ fn from_document(
     trust_domain: TrustDomain,
     document: Document,
 ) -> Result<TrustBundle, BundleJsonError> {
-    if document.keys.len() > MAX_KEYS {
-        return Err(BundleJsonError::TooManyKeys {
-            trust_domain,
-            got: document.keys.len(),
-        });
+    let got = document
+        .keys
+        .len()
+        .max(document.inmesh_distrusted_keys.len());
+    if got > MAX_KEYS {
+        return Err(BundleJsonError::TooManyKeys { trust_domain, got });
     }
     let mut roots: Vec<CertificateDer<'static>> = Vec::new();
     let mut jwt_keys = KeySet::new();
@@ -209,7 +214,10 @@ fn from_document(
     bundle.jwt_keys = jwt_keys.into();
     bundle.sequence = document.spiffe_sequence;
     bundle.refresh_hint = document.spiffe_refresh_hint.map(Duration::from_secs);
-    Ok(bundle)
+    if document.inmesh_distrusted_keys.is_empty() {
+        return Ok(bundle);
+    }
+    Ok(bundle.distrusting(document.inmesh_distrusted_keys))
 }
 
 /// The certificate of one key: the first of its x5c, if there is one (S17).
@@ -278,6 +286,10 @@ fn to_document(bundle: &TrustBundle) -> Result<Map<String, Value>, BundleJsonErr
         ("spiffe_refresh_hint", hint),
     ] {
         document.extend(value.map(|value| (name.to_owned(), value.into())));
+    }
+    let distrusted: Vec<Value> = bundle.distrusted_keys().map(Value::from).collect();
+    if !distrusted.is_empty() {
+        document.insert("inmesh_distrusted_keys".to_owned(), distrusted.into());
     }
     Ok(document)
 }

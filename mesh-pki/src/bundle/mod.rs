@@ -6,7 +6,7 @@
 //! distrusted, and has to be asked for by name. The keys that sign JWT-SVIDs are kept beside the
 //! roots and vouch for nothing else. [`jwks`] reads and writes the JSON form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -37,6 +37,7 @@ pub struct TrustBundle {
     jwt_keys: Arc<KeySet>,
     sequence: Option<u64>,
     refresh_hint: Option<Duration>,
+    distrusted_keys: Arc<BTreeSet<String>>,
 }
 
 /// One root certificate of a bundle.
@@ -145,6 +146,7 @@ impl TrustBundle {
             jwt_keys: Arc::default(),
             sequence: None,
             refresh_hint: None,
+            distrusted_keys: Arc::default(),
         }
     }
 
@@ -170,6 +172,28 @@ impl TrustBundle {
     pub fn with_refresh_hint(self, hint: Duration) -> Self {
         Self {
             refresh_hint: Some(Duration::from_secs(hint.as_secs())),
+            ..self
+        }
+    }
+
+    /// The same bundle with these root keys distrusted for ever, by key id: their roots are taken
+    /// out, and what chains to them is refused even where it would not be looked at again, as a
+    /// live connection whose leaf has expired is not when a root is merely retired.
+    #[must_use]
+    pub fn distrusting(self, key_ids: impl IntoIterator<Item = String>) -> Self {
+        let distrusted_keys: BTreeSet<String> = key_ids.into_iter().collect();
+        let kept =
+            |root: &&(&Root, &TrustAnchor<'static>)| !distrusted_keys.contains(&root.0.key_id);
+        let pairs: Vec<_> = self.roots.iter().zip(&*self.anchors).collect();
+        let (roots, anchors): (Vec<_>, Vec<_>) = pairs
+            .iter()
+            .filter(kept)
+            .map(|(root, anchor)| ((*root).clone(), (*anchor).clone()))
+            .unzip();
+        Self {
+            roots: roots.into(),
+            anchors: anchors.into(),
+            distrusted_keys: Arc::new(distrusted_keys),
             ..self
         }
     }
@@ -224,6 +248,17 @@ impl TrustBundle {
     #[must_use]
     pub fn refresh_hint(&self) -> Option<Duration> {
         self.refresh_hint
+    }
+
+    /// The ids of the root keys that are distrusted for ever, in order.
+    pub fn distrusted_keys(&self) -> impl Iterator<Item = &str> {
+        self.distrusted_keys.iter().map(String::as_str)
+    }
+
+    /// Whether a root key is distrusted for ever.
+    #[must_use]
+    pub fn distrusts_key(&self, key_id: &str) -> bool {
+        self.distrusted_keys.contains(key_id)
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {

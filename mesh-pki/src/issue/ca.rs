@@ -16,6 +16,7 @@ use super::{Csr, IssueError, IssuedChain, Issuer};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::clock::Clock;
 use crate::id::{SpiffeId, TrustDomain};
+use crate::jwt::KeySet;
 use crate::svid::PrivateKey;
 use crate::tls::{Crypto, CryptoError};
 
@@ -125,6 +126,13 @@ impl LocalCa {
     #[must_use]
     pub fn with_leaf_lifetime(mut self, lifetime: Duration) -> Self {
         self.leaf_lifetime = Duration::from_secs(lifetime.as_secs().max(1));
+        self
+    }
+
+    /// The same CA with these keys for JWT-SVIDs in the bundle that it hands out.
+    #[must_use]
+    pub fn with_jwt_keys(mut self, keys: KeySet) -> Self {
+        self.bundle = self.bundle.with_jwt_keys(keys);
         self
     }
 

@@ -177,12 +177,13 @@ impl<I: Issuer> Rotation<I> {
             let current = writer
                 .load()
                 .svid(&self.id)
-                .map(|s| (s.issued_at(), s.not_after()));
-            if let Some((issued_at, not_after)) = current {
+                .map(|s| (s.not_before(), s.issued_at(), s.not_after()));
+            if let Some((not_before, issued_at, not_after)) = current {
                 self.status
                     .update(|status| status.not_after = Some(not_after));
                 let due = schedule::renew_at(issued_at, not_after, (self.draw)());
-                self.wait_until_due(due, issued_at, writer).await;
+                let lives = (not_before, issued_at);
+                self.wait_until_due(due, lives, writer).await;
             }
             self.renew(writer).await;
             // A CA that is about to end issues leaves that are due at once.
@@ -190,17 +191,20 @@ impl<I: Issuer> Rotation<I> {
         }
     }
 
-    /// Sleeps in short steps until the clock says `due`, or the bundle has lost the root that the
-    /// SVID leads to: after a compromise nobody would accept it.
+    /// Sleeps in short steps until the clock says `due`, or until nobody would accept the SVID: the
+    /// clock is set back to before its time, or the bundle has lost the root that it leads to.
     async fn wait_until_due(
         &mut self,
         due: SystemTime,
-        issued_at: SystemTime,
+        (not_before, issued_at): (SystemTime, SystemTime),
         writer: &IdentityWriter,
     ) {
         let mut seen = None;
         loop {
             let now = self.clock.now();
+            if now < not_before {
+                return;
+            }
             let Some(left) = due.duration_since(now).ok().filter(|left| !left.is_zero()) else {
                 return;
             };

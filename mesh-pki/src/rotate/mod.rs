@@ -1,11 +1,15 @@
 //! An issuer in, an SVID that never ends out: [`schedule`] says when (pure), [`Rotation`] does it.
+//! [`expiry`] (pure) and [`watch_expiry`] tell of what comes near its end all the same.
 
+mod alarm;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 mod driver;
+pub mod expiry;
 pub mod schedule;
 
 #[cfg(test)]
 mod tests;
 
+pub use alarm::watch_expiry;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub use driver::{ObtainError, Rotation, RotationStatus, obtain};

@@ -21,6 +21,96 @@ use crate::testing::{crypto, domain, id, minutes, noon};
 
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 
+// === expiry ===
+
+fn days(n: u64) -> Duration {
+    secs(n * 86_400)
+}
+
+fn expiry(kind: expiry::CertificateKind, life: Duration) -> expiry::Expiry {
+    let ca = crate::testing::Ca::new("root");
+    let mut one = expiry::expiries(&ca.state("td")).remove(0);
+    (one.kind, one.not_before, one.not_after) = (kind, noon(), noon() + life);
+    one
+}
+
+#[test]
+fn urgency_grows_with_the_share_of_life_that_is_gone() {
+    use expiry::{CertificateKind as Kind, Urgency as U};
+    // Kind, days of life, then days of life that are left and what that means.
+    let table = [
+        (
+            Kind::Leaf,
+            24,
+            [(9, U::Fine), (8, U::Warning), (3, U::Error)],
+        ),
+        (
+            Kind::Issuer,
+            24,
+            [(9, U::Fine), (4, U::Warning), (0, U::Error)],
+        ),
+        (
+            Kind::Root,
+            24,
+            [(9, U::Fine), (8, U::Warning), (3, U::Error)],
+        ),
+        (
+            Kind::Root,
+            3650,
+            [(61, U::Fine), (60, U::Warning), (22, U::Error)],
+        ),
+        (
+            Kind::Leaf,
+            3650,
+            [(1217, U::Fine), (1216, U::Warning), (456, U::Error)],
+        ),
+    ];
+    for (kind, life, cases) in table {
+        let one = expiry(kind, days(life));
+        for (left, urgency) in cases {
+            let now = one.not_after - days(left);
+            assert_eq!(
+                one.urgency(now),
+                urgency,
+                "{kind:?} of {life} days, {left} left"
+            );
+        }
+        assert_eq!(one.urgency(one.not_after + days(1)), U::Error);
+        let warning = one.next_change(noon()).unwrap();
+        assert_eq!(one.urgency(warning), U::Warning);
+        assert_eq!(one.urgency(warning - secs(1)), U::Fine);
+        let error = one.next_change(warning).unwrap();
+        assert_eq!(one.urgency(error), U::Error);
+        assert_eq!(one.next_change(error), None);
+    }
+}
+
+#[tokio::test]
+async fn leaf_issuer_and_roots_are_told_of_once() {
+    let ca = LocalCa::create(
+        domain("td"),
+        days(365),
+        &crypto(),
+        TokioClock::new(noon()).shared(),
+    );
+    let ca = ca.unwrap();
+    let (svid, bundle) = obtain(&ca, &id(CART), &crypto(), &TokioClock::new(noon()))
+        .await
+        .unwrap();
+    let chained = svid.chain().len() - 1;
+    let state = IdentityState::new(svid, bundle.into());
+    let all = expiry::expiries(&state);
+    let of = |kind| all.iter().filter(|e| e.kind == kind).count();
+    assert_eq!(of(expiry::CertificateKind::Leaf), 1);
+    assert_eq!(of(expiry::CertificateKind::Issuer), chained);
+    assert_eq!(of(expiry::CertificateKind::Root), 1);
+    let root = all
+        .iter()
+        .find(|e| e.kind == expiry::CertificateKind::Root)
+        .unwrap();
+    assert_eq!((root.id.as_str(), root.key_id.is_empty()), ("td", false));
+}
+
 // === schedule ===
 
 fn secs(n: u64) -> Duration {
@@ -347,13 +437,18 @@ async fn a_clock_that_jumps_is_noticed_within_seconds() {
     assert!(before.elapsed() <= secs(5), "{:?}", before.elapsed());
     world.assert_valid();
 
-    // Back by an hour: nothing to do, no spin; corrected: renewed at once, for it is due.
-    let asked = world.issuer.asked.load(Ordering::Relaxed);
+    // Back by an hour, to before the leaf's time: there is a new one, and no spin.
     let right = world.clock.now();
     world.clock.set(right - secs(3600));
-    sleep(secs(3000)).await;
+    let before = tokio::time::Instant::now();
+    world.reader.changed().await.unwrap();
+    assert!(before.elapsed() <= secs(5), "{:?}", before.elapsed());
+    world.assert_valid();
+    let asked = world.issuer.asked.load(Ordering::Relaxed);
+    sleep(secs(300)).await;
     assert_eq!(world.issuer.asked.load(Ordering::Relaxed), asked);
-    world.clock.set(right + secs(3000));
+    // Corrected: renewed at once, for it is due.
+    world.clock.set(right + secs(300));
     let before = tokio::time::Instant::now();
     world.reader.changed().await.unwrap();
     assert!(before.elapsed() <= secs(5), "{:?}", before.elapsed());

@@ -130,6 +130,23 @@ pub(crate) fn signing(der: &CertificateDer<'_>) -> Result<Option<SpiffeId>, Reje
     }))
 }
 
+/// The validity of a certificate above a leaf, and its key.
+pub(crate) struct Life {
+    pub(crate) key_id: Option<String>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+/// Reads the life of a certificate above a leaf; `None` if it cannot be read.
+pub(crate) fn life(der: &CertificateDer<'_>) -> Option<Life> {
+    let cert = parse(der, Place::Intermediate).ok()?;
+    Some(Life {
+        key_id: crate::bundle::subject_key_id(&cert),
+        not_before: time::from_unix(cert.validity().not_before.timestamp()),
+        not_after: time::from_unix(cert.validity().not_after.timestamp()),
+    })
+}
+
 /// A CA certificate, as revocation lists ask for it.
 pub(crate) struct CrlSigner {
     /// Its subject key identifier in hexadecimal.

@@ -15,7 +15,7 @@ use crate::pem;
 pub use crate::pem::PemError;
 use crate::tls::Crypto;
 
-mod inspect;
+pub(crate) mod inspect;
 mod key;
 mod narrow;
 mod path;

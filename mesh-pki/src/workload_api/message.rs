@@ -12,6 +12,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
+use crate::crl::{Crl, CrlError, CrlSet};
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, KeySetError};
 use crate::proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
@@ -38,6 +39,9 @@ pub enum MessageError {
         /// Which field.
         field: &'static str,
     },
+    /// A revocation list in it cannot be used.
+    #[error(transparent)]
+    Crl(#[from] CrlError),
     /// Two bundles of one trust domain; they are never merged.
     #[error("there are two different bundles of {trust_domain}")]
     DifferentBundles {
@@ -96,6 +100,7 @@ pub(super) struct X509Update {
     /// At least one; the first is the default.
     pub(super) svids: Vec<X509Svid>,
     pub(super) bundles: BTreeMap<TrustDomain, TrustBundle>,
+    pub(super) crls: CrlSet,
 }
 
 /// Reads a message of FetchX509SVID.
@@ -104,6 +109,8 @@ pub(super) struct X509Update {
 ///    bundle beside it, as client and as server: what a peer would refuse is not taken.
 /// 2. Of several SVIDs with the same ID the first is taken (section 5.2.1).
 /// 3. Bundles of one trust domain, its own and federated, agree.
+/// 4. Revocation lists come without a trust domain, so each counts in all of them; it speaks for
+///    nobody there but for those whose issuer's key has signed it.
 pub(super) fn read_x509(
     message: X509svidResponse,
     now: SystemTime,
@@ -119,6 +126,7 @@ pub(super) fn read_x509(
     let mut update = X509Update {
         svids: Vec::with_capacity(got),
         bundles: BTreeMap::new(),
+        crls: CrlSet::new(),
     };
     for (trust_domain, roots) in &message.federated_bundles {
         let trust_domain = trust_domain_of(trust_domain)?;
@@ -129,6 +137,13 @@ pub(super) fn read_x509(
         update.put(bundle)?;
         if !update.svids.iter().any(|other| other.id() == svid.id()) {
             update.svids.push(svid);
+        }
+    }
+    let crls = message.crl.iter().map(|der| Crl::from_der(der));
+    let crls = crls.collect::<Result<Vec<_>, _>>()?;
+    if !crls.is_empty() {
+        for trust_domain in update.bundles.keys() {
+            update.crls.replace(trust_domain.clone(), crls.clone())?;
         }
     }
     Ok(update)
@@ -212,8 +227,12 @@ pub(super) fn read_jwt(
 pub(super) fn write_x509(
     svids: &[(Arc<X509Svid>, String)],
     bundles: &BundleSet,
+    crls: &CrlSet,
 ) -> Option<X509svidResponse> {
-    let mut message = X509svidResponse::default();
+    let mut message = X509svidResponse {
+        crl: write_crls(crls),
+        ..X509svidResponse::default()
+    };
     for (svid, hint) in svids {
         let own = bundles.get(svid.id().trust_domain());
         let Some(bundle) = own.filter(|bundle| !bundle.is_distrusted()) else {
@@ -238,12 +257,21 @@ pub(super) fn write_x509(
 
 /// The message of FetchX509Bundles; nothing, if there is no bundle.
 #[cfg(unix)]
-pub(super) fn write_bundles(bundles: &BundleSet) -> Option<X509BundlesResponse> {
+pub(super) fn write_bundles(bundles: &BundleSet, crls: &CrlSet) -> Option<X509BundlesResponse> {
     let message = X509BundlesResponse {
-        crl: Vec::new(),
+        crl: write_crls(crls),
         bundles: trusted(bundles.iter()).collect(),
     };
     (!message.bundles.is_empty()).then_some(message)
+}
+
+/// Each list once, in whatever number of trust domains it counts.
+#[cfg(unix)]
+fn write_crls(crls: &CrlSet) -> Vec<Vec<u8>> {
+    let mut lists: Vec<Vec<u8>> = crls.iter().map(|(_, crl)| crl.der().to_vec()).collect();
+    lists.sort();
+    lists.dedup();
+    lists
 }
 
 /// The message of FetchJWTBundles; nothing, if no trust domain has keys for tokens.

@@ -17,6 +17,7 @@ use super::server::{Entry, Selector, Server, Socket};
 use super::*;
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::crl::CrlSet;
 use crate::issue::IssueError;
 use crate::jwt::{DynJwtIssuer, JwtIssuer, KeySet, LocalJwtIssuer};
 use crate::proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -418,6 +419,11 @@ async fn our_client_follows_our_server() {
     world.writer.set_svid(leaf(CART).svid(&ca));
     world.writer.set_svid(leaf(SIDE).svid(&ca));
     world.writer.set_bundle(foreign.bundle("other.example"));
+    let (mut crls, list) = (CrlSet::new(), ca.crl().list());
+    for name in ["other.example", "td"] {
+        crls.insert(domain(name), list.clone()).unwrap();
+    }
+    world.writer.set_crls(crls.clone());
     let world = world.serve(&[entry(SIDE), entry(CART)]);
     let (mut reader, mut status, task) = run(world.client().with_jwt_bundles());
 
@@ -432,7 +438,11 @@ async fn our_client_follows_our_server() {
         &id(SIDE),
         "the first is the default"
     );
-    let now = until(&mut status, |status| status.updates == 2).await;
+    assert_eq!(state.crls(), &crls);
+    // No list any more is a change like any other.
+    world.writer.set_crls(CrlSet::new());
+    until_state(&mut reader, |state| state.crls().is_empty()).await;
+    let now = until(&mut status, |status| status.updates == 3).await;
     assert_eq!(now.not_after, Some(noon() + minutes(30)));
     assert_eq!(now.failures, 0);
 
@@ -616,7 +626,7 @@ fn scripted(world: &mut World) -> Script {
 
 fn message(svid: X509Svid, ca: &Ca) -> X509svidResponse {
     let svids = [(Arc::new(svid), String::new())];
-    write_x509(&svids, &ca.bundle("td").into()).unwrap()
+    write_x509(&svids, &ca.bundle("td").into(), &CrlSet::new()).unwrap()
 }
 
 #[tokio::test]
@@ -724,6 +734,8 @@ fn a_message_that_is_not_whole_is_refused_whole() {
     for (at, (got, expected)) in cases.into_iter().enumerate() {
         assert_eq!(got, expected, "case {at}");
     }
+    let crl = edit(&|m| m.crl.push(vec![0x30, 0]));
+    assert!(matches!(crl, Err(MessageError::Crl(_))), "{crl:?}");
     for name in ["", "td", "spiffe://TD", "spiffe://other/workload"] {
         let got = edit(&|m| drop(m.federated_bundles.insert(name.into(), other.cert.to_vec())));
         assert!(
@@ -754,13 +766,18 @@ fn a_distrusted_domain_is_left_out_and_an_intermediate_is_sent_along() {
     let svid = Arc::new(X509Svid::from_der(chain, key, None, &crypto()).unwrap());
     let mut bundles = BundleSet::from(root.bundle("td"));
     bundles.insert(TrustBundle::distrusted(domain("gone.example")));
-    let message = write_x509(&[(Arc::clone(&svid), String::new())], &bundles).unwrap();
+    let message = write_x509(
+        &[(Arc::clone(&svid), String::new())],
+        &bundles,
+        &CrlSet::new(),
+    )
+    .unwrap();
     assert!(message.federated_bundles.is_empty());
     let update = read_x509(message, noon(), &crypto()).unwrap();
     assert_eq!(update.svids[0].chain(), svid.chain());
 
     // Without the bundle that vouches for it, an SVID is of no use to anybody.
-    assert!(write_x509(&[(svid, String::new())], &BundleSet::new()).is_none());
+    assert!(write_x509(&[(svid, String::new())], &BundleSet::new(), &CrlSet::new()).is_none());
 }
 
 #[test]

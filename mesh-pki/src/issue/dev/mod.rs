@@ -2,6 +2,7 @@
 //!
 //! It is for laptops and tests. Whoever reads the folder is the trust domain, so the caller warns
 //! loudly, and a workload is handed a [`WorkloadIssuer`], which can mint its own ID and no other.
+//! The one key signs JWT-SVIDs too, so that all programs that open the folder trust each other's.
 
 use std::fmt;
 use std::io;
@@ -15,6 +16,7 @@ use crate::bundle::TrustBundle;
 use crate::clock::Clock;
 use crate::fs::{self, Mode};
 use crate::id::{SpiffeId, TrustDomain};
+use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::pem::{self, PemError};
 use crate::source::files;
 use crate::svid::{PrivateKey, SvidError, X509Svid};
@@ -33,6 +35,7 @@ pub const ROOT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[derive(Clone, Debug)]
 pub struct DevCa {
     ca: Arc<LocalCa>,
+    jwt: LocalJwtIssuer,
     crypto: Crypto,
 }
 
@@ -116,12 +119,12 @@ impl DevCa {
             }
         }
         std::fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
-        let ca = LocalCa::create(trust_domain, ROOT_LIFETIME, crypto, clock).map_err(|source| {
-            DevCaError::Ca {
+        let ca = LocalCa::create(trust_domain, ROOT_LIFETIME, crypto, clock.clone()).map_err(
+            |source| DevCaError::Ca {
                 dir: dir.to_owned(),
                 source,
-            }
-        })?;
+            },
+        )?;
         // The key first: a certificate is only ever seen beside its key.
         let key = ca.secret_key().to_secret_pem();
         publish(&key_path, key.as_bytes(), Mode::Secret)?;
@@ -131,10 +134,7 @@ impl DevCa {
             let _ = std::fs::remove_file(&key_path);
             return Err(error);
         }
-        Ok(Self {
-            ca: Arc::new(ca),
-            crypto: crypto.clone(),
-        })
+        Self::with_tokens(ca, crypto, clock)
     }
 
     /// Opens the CA in `dir`; its trust domain is the one that the root certificate names.
@@ -173,15 +173,29 @@ impl DevCa {
             crate::svid::trust_domain_of_ca(&root).ok_or_else(|| DevCaError::NoTrustDomain {
                 path: root_path.clone(),
             })?;
-        let ca =
-            LocalCa::from_parts(trust_domain, root, &key, crypto, clock).map_err(|source| {
-                DevCaError::Ca {
-                    dir: dir.to_owned(),
-                    source,
-                }
-            })?;
+        let ca = LocalCa::from_parts(trust_domain, root, &key, crypto, clock.clone()).map_err(
+            |source| DevCaError::Ca {
+                dir: dir.to_owned(),
+                source,
+            },
+        )?;
+        Self::with_tokens(ca.with_leaf_lifetime(leaf_lifetime), crypto, clock)
+    }
+
+    /// Joins the CA with the issuer of tokens that its key makes.
+    fn with_tokens(
+        ca: LocalCa,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, DevCaError> {
+        let trust_domain = ca.trust_domain().clone();
+        let jwt = LocalJwtIssuer::new(trust_domain, &ca.secret_key(), crypto, clock)?;
+        let mut keys = KeySet::new();
+        keys.push(0, jwt.public_key().clone())
+            .expect("an empty set takes a first key");
         Ok(Self {
-            ca: Arc::new(ca.with_leaf_lifetime(leaf_lifetime)),
+            ca: Arc::new(ca.with_jwt_keys(keys)),
+            jwt,
             crypto: crypto.clone(),
         })
     }
@@ -196,6 +210,12 @@ impl DevCa {
     #[must_use]
     pub fn bundle(&self) -> &TrustBundle {
         self.ca.bundle()
+    }
+
+    /// Who mints JWT-SVIDs for any workload of the trust domain.
+    #[must_use]
+    pub fn jwt_issuer(&self) -> &LocalJwtIssuer {
+        &self.jwt
     }
 
     /// A handle for one workload.

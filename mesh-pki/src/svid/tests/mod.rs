@@ -14,6 +14,7 @@ use crate::testing::{
 
 mod classes;
 mod limbo;
+mod narrow;
 mod own;
 mod path;
 mod revoked;
@@ -272,6 +273,20 @@ fn unknown_critical_extensions_fail_closed() {
         broken(|p| p.custom_extensions.push(unknown)),
         Rejected::UnknownCriticalExtension { id: id(CART) }
     );
+}
+
+#[test]
+fn s11_a_signing_certificate_names_its_trust_domain() {
+    let ca = |uris: &[&str]| {
+        let uris = uris.iter().map(|uri| san(uri)).collect();
+        authority("ca").with(|p| p.subject_alt_names = uris).root()
+    };
+    let named = |uris: &[&str]| trust_domain_of_ca(&ca(uris).cert);
+    assert_eq!(named(&["spiffe://td"]), Some(domain("td")));
+    assert_eq!(named(&["spiffe://td/a"]), None);
+    assert_eq!(named(&["spiffe://td", "spiffe://other"]), None);
+    assert_eq!(named(&["https://td"]), None);
+    assert_eq!(named(&[]), None);
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn c2_uri_name_constraints_fail_closed() {
 }
 
 /// A leaf under `n` intermediates under `ca`, leaf first.
-fn chain_of(ca: &Ca, n: usize) -> Vec<CertificateDer<'static>> {
+pub(super) fn chain_of(ca: &Ca, n: usize) -> Vec<CertificateDer<'static>> {
     let mut chain = Vec::new();
     let mut above = ca.clone();
     for depth in 0..n {
@@ -260,13 +260,27 @@ fn c7_a_path_has_six_certificates_at_most() {
             "{n} intermediates"
         );
     }
-    // A CA's own limit counts too.
-    let short = authority("root").with(|p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
-    let short = short.root();
-    assert_eq!(
-        name_of(&check(&chain_of(&short, 1), &short.state("td")).unwrap_err()),
-        "PathTooLong"
-    );
+    // A CA's own limit counts too, the root's and an intermediate's.
+    let limited = |name: &str, most| {
+        authority(name).with(move |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(most)))
+    };
+    for (most, n, fits) in [(0, 0, true), (0, 1, false), (1, 1, true), (1, 2, false)] {
+        let root = limited("root", most).root();
+        let result = check(&chain_of(&root, n), &root.state("td"));
+        let name = result.map_err(|rejected| name_of(&rejected)).map(drop);
+        let expected = if fits {
+            Ok(())
+        } else {
+            Err("PathTooLong".to_owned())
+        };
+        assert_eq!(name, expected, "{n} below a root that allows {most}");
+        let middle = limited("limited", most).under(&ca);
+        let mut chain = chain_of(&middle, n);
+        chain.push(middle.cert.clone());
+        let result = check(&chain, &ca.state("td"));
+        let name = result.map_err(|rejected| name_of(&rejected)).map(drop);
+        assert_eq!(name, expected, "{n} below a CA that allows {most}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ use super::Endpoint;
 use super::message::{self, MessageError, X509Update};
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::Clock;
+use crate::crl::CrlSet;
 use crate::id::TrustDomain;
 use crate::jwt::KeySet;
 use crate::proto::workload::{
@@ -225,6 +226,7 @@ impl WorkloadApi {
             writer.update(|state| {
                 state.replace_svids(Vec::new());
                 state.replace_bundles(view.bundles());
+                state.replace_crls(CrlSet::new());
             });
             self.status.update(|status| status.not_after = None);
         }
@@ -299,6 +301,7 @@ impl WorkloadApi {
         writer.update(|state| {
             state.replace_svids(update.svids);
             state.replace_bundles(view.bundles());
+            state.replace_crls(update.crls);
         });
         self.succeeded(not_after);
     }

@@ -11,6 +11,7 @@ use super::super::message;
 use super::Shared;
 use super::attest::Entry;
 use crate::bundle::BundleSet;
+use crate::crl::CrlSet;
 use crate::id::SpiffeId;
 use crate::issue::IssueError;
 use crate::jwt::{self, JwtIssuer, MAX_AUDIENCES};
@@ -32,8 +33,18 @@ struct View {
     granted: Vec<Entry>,
 }
 
-/// SVIDs with their hints, and all bundles: what a message of FetchX509SVID is made of.
-type Held = (Vec<(Arc<X509Svid>, String)>, BundleSet);
+/// SVIDs with their hints, and all that is trusted: what a message of FetchX509SVID is made of.
+struct Held {
+    svids: Vec<(Arc<X509Svid>, String)>,
+    trust: Trust,
+}
+
+/// Whom to trust.
+#[derive(PartialEq)]
+struct Trust {
+    bundles: BundleSet,
+    crls: CrlSet,
+}
 
 impl Api {
     pub(super) fn new(shared: Arc<Shared>, granted: Vec<Entry>) -> Self {
@@ -75,7 +86,10 @@ impl View {
             let svid = state.svid(entry.id())?;
             (svid.not_after() > now).then(|| (Arc::clone(svid), entry.hint().to_owned()))
         });
-        (svids.collect(), state.bundles().clone())
+        Held {
+            svids: svids.collect(),
+            trust: Trust::of(state),
+        }
     }
 
     /// Sends what `look` sees in the state, now and whenever that differs; the stream ends when
@@ -158,6 +172,24 @@ impl View {
     }
 }
 
+impl Trust {
+    fn of(state: &IdentityState) -> Self {
+        Self {
+            bundles: state.bundles().clone(),
+            crls: state.crls().clone(),
+        }
+    }
+}
+
+impl Held {
+    fn same(&self, other: &Self) -> bool {
+        let mut pairs = self.svids.iter().zip(&other.svids);
+        self.svids.len() == other.svids.len()
+            && pairs.all(|((one, _), (another, _))| Arc::ptr_eq(one, another))
+            && self.trust == other.trust
+    }
+}
+
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for Api {
     type FetchX509SVIDStream = BoxStream<'static, Result<X509svidResponse, Status>>;
@@ -169,12 +201,8 @@ impl SpiffeWorkloadApi for Api {
         let view = self.admit(request.metadata())?;
         Ok(Response::new(view.follow(
             View::held,
-            |(svids, bundles)| message::write_x509(svids, bundles),
-            |(one, bundles), (other, others)| {
-                let pairs = || one.iter().zip(other);
-                let same = pairs().all(|((a, _), (b, _))| Arc::ptr_eq(a, b));
-                one.len() == other.len() && same && bundles == others
-            },
+            |held| message::write_x509(&held.svids, &held.trust.bundles, &held.trust.crls),
+            Held::same,
         )))
     }
 
@@ -185,8 +213,8 @@ impl SpiffeWorkloadApi for Api {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         let view = self.admit(request.metadata())?;
-        let look = |_: &View, state: &IdentityState| state.bundles().clone();
-        let stream = view.follow(look, message::write_bundles, PartialEq::eq);
+        let write = |trust: &Trust| message::write_bundles(&trust.bundles, &trust.crls);
+        let stream = view.follow(|_, state| Trust::of(state), write, PartialEq::eq);
         Ok(Response::new(stream))
     }
 

@@ -1,0 +1,53 @@
+//! The agent's own Workload API: identities for the processes beside it, from the agent's store.
+//!
+//! Who may be whom stands in the agent's file and is decided by what the kernel knows of a process;
+//! where the identities come from is the agent's own source.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use inmesh_pki::Crypto;
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::jwt::DynJwtIssuer;
+use inmesh_pki::store::IdentityReader;
+use inmesh_pki::workload_api::server::{Entry, Server, Socket};
+
+/// Every process of the machine may ask: it is the kernel that says who asks.
+const MODE: u32 = 0o777;
+
+/// What is served, and to whom.
+#[derive(Debug)]
+pub(crate) struct WorkloadApi {
+    pub(crate) listen: PathBuf,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// An agent's identity: the store, and who mints tokens for the IDs in it.
+pub(crate) struct Identified {
+    pub(crate) reader: IdentityReader,
+    pub(crate) jwt: Option<DynJwtIssuer>,
+}
+
+impl WorkloadApi {
+    /// Listens, so that what is wrong shows at start.
+    pub(crate) fn bind(&self) -> anyhow::Result<Socket> {
+        Socket::bind(&self.listen, MODE)
+            .with_context(|| format!("listening on {}", self.listen.display()))
+    }
+
+    /// Serves for as long as the process lives.
+    pub(crate) fn serve(&self, socket: Socket, identified: &Identified, crypto: &Crypto) {
+        let entries = self.entries.clone();
+        let clock = SystemClock::shared();
+        let mut server = Server::new(entries, identified.reader.clone(), crypto, clock);
+        if let Some(issuer) = &identified.jwt {
+            server = server.with_jwt_issuer(issuer.clone());
+        }
+        tracing::info!(
+            socket = %self.listen.display(),
+            entries = self.entries.len(),
+            "Workload API"
+        );
+        tokio::spawn(server.serve(socket, std::future::pending()));
+    }
+}

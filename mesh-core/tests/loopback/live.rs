@@ -1,0 +1,247 @@
+//! What ends a live connection: its peer is revoked, distrusted, or loses its root.
+
+use std::net::SocketAddr;
+
+use inmesh_core::Mesh;
+use inmesh_core::authorize::DefaultAction;
+use inmesh_core::discover::pushed;
+use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
+use inmesh_core::runtime::{Inbound, MeshBuilder, OutboundListener, WantsNothing};
+use inmesh_core::testing::World;
+use inmesh_pki::IdentityWriter;
+use inmesh_pki::bundle::{BundleSet, TrustBundle};
+use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::crl::{Crl, CrlSet};
+use inmesh_pki::issue::csr;
+use inmesh_pki::store::IdentityReader;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Result, Seen, serve_outbound, soon};
+
+/// `web` sends to `cart`, whose application repeats every byte. Opaque, or as the body of a POST
+/// that never ends.
+struct Carried {
+    world: World,
+    web: IdentityWriter,
+    cart: IdentityWriter,
+    web_reader: IdentityReader,
+    cart_reader: IdentityReader,
+    stream: TcpStream,
+    seen: std::sync::Arc<Seen>,
+    _meshes: [Mesh; 2],
+}
+
+fn builder(
+    world: &World,
+    name: &str,
+    reader: &IdentityReader,
+) -> Result<MeshBuilder<WantsNothing>> {
+    let workload = Workload::new("shop", name, name)?;
+    Ok(Mesh::builder()
+        .crypto(world.crypto().clone())
+        .identity(reader.clone())
+        .workload(workload, DefaultAction::Allow))
+}
+
+/// Repeats all that comes; before it answers as an HTTP server where that is asked for.
+async fn echo(http: bool) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if http {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await?);
+                    }
+                    let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                    stream.write_all(head).await?;
+                }
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    Ok(address)
+}
+
+impl Carried {
+    async fn new(http: bool) -> Result<Self> {
+        let protocol = if http {
+            AppProtocol::Http1
+        } else {
+            AppProtocol::Tcp
+        };
+        let world = World::new()?;
+        let (web, web_reader) = world.identity("web")?;
+        let (cart, cart_reader) = world.identity("cart")?;
+        let app = echo(http).await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let inbound = listener.local_addr()?;
+        let seen = Seen::new();
+        let server = builder(&world, "cart", &cart_reader)?;
+        let server = server.exchanges(seen.clone()).start()?;
+        tokio::spawn({
+            let server = server.clone();
+            async move {
+                server
+                    .serve_behind(listener, Inbound::new(app, protocol))
+                    .await
+            }
+        });
+        let (pusher, source) = pushed("test");
+        let client = builder(&world, "web", &web_reader)?
+            .source(source)
+            .start()?;
+        pusher
+            .push(world.service("cart", protocol, &[inbound])?)
+            .await?;
+        client.ready().await;
+        let service = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+        let door = serve_outbound(&client, OutboundListener::to(service, 80, protocol)).await?;
+        let mut stream = TcpStream::connect(door).await?;
+        if http {
+            let head = b"POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(head).await?;
+        }
+        let mut carried = Self {
+            world,
+            web,
+            cart,
+            web_reader,
+            cart_reader,
+            stream,
+            seen,
+            _meshes: [client, server],
+        };
+        carried.round().await?;
+        Ok(carried)
+    }
+
+    /// A chunk goes there and comes back.
+    async fn round(&mut self) -> Result {
+        let chunk = b"5\r\nhello\r\n";
+        self.stream.write_all(chunk).await?;
+        let mut heard = Vec::new();
+        while !heard.ends_with(chunk) {
+            heard.push(soon(self.stream.read_u8()).await??);
+        }
+        Ok(())
+    }
+
+    /// Waits until the connection is over.
+    async fn over(&mut self) -> Result {
+        let mut rest = Vec::new();
+        // However it ends: by its end, or by a reset.
+        let _end = soon(self.stream.read_to_end(&mut rest)).await?;
+        let record = self.seen.one(|_| true).await?;
+        assert!(record.reason.is_some(), "{record:?}");
+        Ok(())
+    }
+
+    /// A list of the world's CA that names one leaf.
+    fn revoking(&self, reader: &IdentityReader) -> Result<CrlSet> {
+        let ca = self.world.ca();
+        let key = rcgen::KeyPair::from_pem(&ca.secret_key().to_secret_pem())?;
+        let issuer = rcgen::Issuer::from_ca_cert_der(ca.root(), key)?;
+        let leaf = serial(reader)?;
+        let now = SystemClock.now();
+        let hour = std::time::Duration::from_secs(3_600);
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: (now - hour).into(),
+            next_update: (now + hour).into(),
+            crl_number: rcgen::SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: leaf,
+                revocation_time: (now - hour).into(),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let crl = Crl::from_der(params.signed_by(&issuer)?.der())?;
+        let mut crls = CrlSet::new();
+        crls.insert(ca.trust_domain().clone(), crl)?;
+        Ok(crls)
+    }
+
+    fn other_root(&self) -> Result<TrustBundle> {
+        Ok(World::new()?.ca().bundle().clone())
+    }
+}
+
+/// The serial number of a leaf as the library that makes lists takes it.
+fn serial(reader: &IdentityReader) -> Result<rcgen::SerialNumber> {
+    let state = reader.load();
+    let digits = state
+        .default_svid()
+        .ok_or("no SVID")?
+        .serial()
+        .replace(':', "");
+    let bytes = (0..digits.len() / 2)
+        .map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16))
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(rcgen::SerialNumber::from(bytes))
+}
+
+#[tokio::test]
+async fn a_revoked_caller_is_cut_off() -> Result {
+    for http in [true, false] {
+        let mut carried = Carried::new(http).await?;
+        let crls = carried.revoking(&carried.web_reader)?;
+        carried.cart.set_crls(crls);
+        carried.over().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_revoked_server_is_cut_off() -> Result {
+    for http in [true, false] {
+        let mut carried = Carried::new(http).await?;
+        let crls = carried.revoking(&carried.cart_reader)?;
+        carried.web.set_crls(crls);
+        carried.over().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_root_that_is_removed_takes_its_connections_with_it() -> Result {
+    for http in [true, false] {
+        let mut carried = Carried::new(http).await?;
+        carried.cart.set_bundle(carried.other_root()?);
+        carried.over().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_says_nothing_against_a_peer_leaves_its_connections_alone() -> Result {
+    for http in [true, false] {
+        let mut carried = Carried::new(http).await?;
+        let (domain, root) = {
+            let ca = carried.world.ca();
+            (ca.trust_domain().clone(), ca.root().clone())
+        };
+        let stranger = carried.world.identity("stranger")?.1;
+        let crls = carried.revoking(&stranger)?;
+        let roots = [root, carried.other_root()?.roots()[0].der().clone()];
+        let bundles = BundleSet::from(TrustBundle::new(domain, roots)?);
+        for writer in [&carried.cart, &carried.web] {
+            writer.set_trust(bundles.clone(), crls.clone());
+        }
+        // A leaf of its own that rotates.
+        let (id, crypto) = (carried.world.id("web")?, carried.world.crypto());
+        let (key, csr) = csr::generate(&id, crypto)?;
+        let svid = carried.world.ca().sign(&id, &csr)?.into_svid(key, crypto)?;
+        carried.web.set_svid(svid);
+        for _ in 0..20 {
+            carried.round().await?;
+        }
+    }
+    Ok(())
+}
