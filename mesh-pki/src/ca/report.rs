@@ -55,7 +55,7 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// What [`Ca::tick`] has done or found.
+/// What [`Ca::tick`](super::Ca::tick) has done or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tick {
