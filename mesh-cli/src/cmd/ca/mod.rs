@@ -31,6 +31,8 @@ pub(crate) enum Ca {
     Issue(Issue),
     /// Bring workloads back whose certificates have expired.
     Recover(operate::Recover),
+    /// Refuse one certificate from now on.
+    Revoke(operate::Revoke),
     /// Start a rotation to a new root, or take its next step.
     Rotate(operate::Rotate),
     /// Run the CA of a mesh.
@@ -72,6 +74,7 @@ impl Ca {
         match self {
             Self::Distrust(distrust) => return distrust.run(),
             Self::Recover(recover) => return recover.run(),
+            Self::Revoke(revoke) => return revoke.run(),
             Self::Rotate(rotate) => return rotate.run(),
             Self::Serve(serve) => return serve.run(),
             Self::Status(status) => return status.run(),

@@ -67,6 +67,14 @@ pub(crate) struct Distrust {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    at: At,
+    /// The serial number in hexadecimal.
+    serial: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Recover {
     #[command(flatten)]
     at: At,
@@ -161,6 +169,16 @@ impl Distrust {
             .ask(async |ca| Ok(ca.distrust(key_id, root).await?))?;
         let text = format!("{key_id} is distrusted, and out of the bundle");
         self.at.say(&json!({"distrusted": key_id}), &text);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Revoke {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let serial = &self.serial;
+        self.at.ask(async |ca| Ok(ca.revoke(serial).await?))?;
+        let text = format!("the certificate {serial} is revoked");
+        self.at.say(&json!({"revoked": serial}), &text);
         Ok(ExitCode::SUCCESS)
     }
 }
