@@ -13,7 +13,7 @@
 //! - `ca`: a CA that rotates its own root, with its state on disk, and over gRPC;
 //! - `channel`: connections to a CA or control plane by its SPIFFE ID;
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
-//! - [`source`]: identity from PEM files, reloaded while running;
+//! - [`source`]: identity from PEM files, reloaded while running, and kept on disk over a reboot;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
 //! - `workload_api`: the SPIFFE Workload API as client and server (feature `workload-api`);

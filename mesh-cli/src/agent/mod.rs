@@ -16,6 +16,7 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{Namespace, Problem, Workload};
 use inmesh_core::runtime::{Limits, Listen};
 use inmesh_discovery::manifest::{Defaults, strict};
+use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 
 use crate::workload_api::WorkloadApi;
@@ -47,6 +48,13 @@ pub(crate) struct Agent {
 /// Where the agent's identity comes from.
 #[derive(Debug)]
 pub(crate) enum Identity {
+    /// A CA over gRPC.
+    Ca {
+        address: String,
+        ca: SpiffeId,
+        trust_bundle: PathBuf,
+        token: Option<PathBuf>,
+    },
     /// A development CA's folder, from which the agent mints its own workload's ID.
     DevelopmentCa { dir: PathBuf, lifetime: Duration },
     /// Files, read again when they change.

@@ -9,7 +9,7 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
-use inmesh_pki::SpiffeId;
+use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 
@@ -108,6 +108,28 @@ fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
 
 fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
     let path = |v: Value<'_>| v.text().map(|p| dir.join(p));
+    let served = optional(fields, "ca", |v| {
+        v.object(|ca| {
+            let address = ca.need("address").and_then(|v| {
+                let text = v.text()?;
+                let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+                if matches!(port, Some(Ok(_))) {
+                    return Some(text.to_owned());
+                }
+                v.refuse("write host:port");
+                None
+            });
+            let id = ca.need("caId").and_then(|v| v.parsed::<SpiffeId>());
+            let bundle = ca.need("trustBundle").and_then(path);
+            let token = optional(ca, "tokenFile", path);
+            Some(Identity::Ca {
+                address: address?,
+                ca: id?,
+                trust_bundle: bundle?,
+                token: token?,
+            })
+        })
+    });
     let ca = optional(fields, "developmentCA", |v| {
         v.object(|ca| {
             let dir = ca.need("dir").and_then(path);
@@ -142,11 +164,12 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             Some(Identity::WorkloadApi(endpoint))
         })
     });
-    match (ca?, files?, agent?) {
-        (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => Some(one),
+    let mut named = [served?, ca?, files?, agent?].into_iter().flatten();
+    match (named.next(), named.next()) {
+        (Some(one), None) => Some(one),
         _ => {
             let whole = fields.whole();
-            whole.refuse("name exactly one source: files, developmentCA or workloadApi");
+            whole.refuse("name exactly one source: ca, developmentCA, files or workloadApi");
             None
         }
     }

@@ -149,6 +149,28 @@ fn what_serves_nobody_or_everybody_is_refused() {
 }
 
 #[test]
+fn an_identity_may_come_from_a_ca() {
+    let source = "developmentCA: {dir: ca, lifetime: 20s}";
+    assert!(GOOD.contains(source), "{GOOD}");
+    let ca =
+        "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t}";
+    let Identity::Ca {
+        address,
+        ca: id,
+        trust_bundle,
+        token,
+    } = good(&GOOD.replace(source, ca)).identity
+    else {
+        panic!("it names a CA");
+    };
+    assert_eq!(
+        (address.as_str(), id.as_str()),
+        ("ca:15012", "spiffe://td/inmesh/ca")
+    );
+    assert!(trust_bundle.ends_with("b.pem") && token.is_some_and(|t| t.ends_with("t")));
+}
+
+#[test]
 fn a_listener_may_speak_for_itself() {
     let permissive = GOOD.replace("appProtocol: http}\n-", "peers: permissive}\n-");
     let Listen::Inbound(inbound) = &good(&permissive).listeners[0].listen else {

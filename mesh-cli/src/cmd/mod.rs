@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make and use a certificate authority for a laptop.
+    /// Make, run and operate certificate authorities.
     #[command(subcommand)]
     Ca(ca::Ca),
     /// Print a completion script for a shell.

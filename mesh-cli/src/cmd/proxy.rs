@@ -14,12 +14,13 @@ use inmesh_core::Mesh;
 use inmesh_core::runtime::{Admin, Listen, LogLevel};
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file::FileSource;
+use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::issue::dev::DevCa;
 use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
-use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
+use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
 use tokio::net::TcpListener;
@@ -220,6 +221,22 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
 async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> {
     let clock = SystemClock::shared();
     match &agent.identity {
+        Identity::Ca {
+            address,
+            ca,
+            trust_bundle,
+            token,
+        } => {
+            let config = CaClientConfig {
+                id: agent.workload.spiffe_id(ca.trust_domain())?,
+                address: address.clone(),
+                ca: ca.clone(),
+                bootstrap: Bootstrap::File(trust_bundle.clone()),
+                token: token.clone().map_or(Token::None, Token::File),
+            };
+            let reader = from_ca(config, crypto).await?;
+            Ok(Identified { reader, jwt: None })
+        }
         Identity::Files {
             certificate,
             key,
@@ -285,4 +302,21 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             })
         }
     }
+}
+
+/// An identity from a CA over gRPC: the first one is waited for, later ones and bundles come by
+/// themselves.
+async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<IdentityReader> {
+    let (id, clock) = (config.id.clone(), SystemClock::shared());
+    let (writer, mut reader) = identity(IdentityState::default());
+    let writer = Arc::new(writer);
+    let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
+    let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
+    tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
+    while reader.load().default_svid().is_none() {
+        reader.changed().await?;
+    }
+    let (_status, watch) = client.watch(writer, rand::random::<f64>, std::future::pending());
+    tokio::spawn(watch);
+    Ok(reader)
 }

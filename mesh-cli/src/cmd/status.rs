@@ -138,7 +138,12 @@ fn left(not_after: Option<u64>) -> String {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    match not_after.unwrap_or_default().checked_sub(now) {
+    left_of(not_after.unwrap_or_default().checked_sub(now))
+}
+
+/// Seconds as a person would say them; none is over.
+pub(super) fn left_of(seconds: Option<u64>) -> String {
+    match seconds {
         None | Some(0) => "expired".to_owned(),
         Some(s) if s < 120 => format!("{s}s"),
         Some(s) if s < 7_200 => format!("{}m", s / 60),

@@ -29,7 +29,10 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A folder with a CA for the trust domain `test.local`; removed at the end.
-pub(crate) struct Home(TempDir);
+pub(crate) struct Home {
+    dir: PathBuf,
+    _owned: Option<TempDir>,
+}
 
 /// An agent as a child process; killed when dropped.
 pub(crate) struct Agent {
@@ -51,7 +54,11 @@ pub(crate) struct Answer {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        let home = Self(TempDir::new().expect("a temporary folder"));
+        let owned = TempDir::new().expect("a temporary folder");
+        let home = Self {
+            dir: owned.path().to_owned(),
+            _owned: Some(owned),
+        };
         let made = mesh(
             ["ca", "init", "--trust-domain", "test.local"],
             &[&home.ca()],
@@ -60,8 +67,16 @@ impl Home {
         home
     }
 
+    /// A folder of the caller's, with whatever CA it has.
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            _owned: None,
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.join(name)
     }
 
     pub(crate) fn ca(&self) -> PathBuf {

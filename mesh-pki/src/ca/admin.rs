@@ -36,7 +36,8 @@ use crate::proto::inmesh_ca::ca_admin_client::CaAdminClient;
 use crate::proto::inmesh_ca::ca_admin_server::{CaAdmin, CaAdminServer};
 use crate::proto::inmesh_ca::{
     CreateTokenRequest, CreateTokenResponse, DistrustRequest, DistrustResponse, RecoverRequest,
-    RecoverResponse, RotateRequest, RotateResponse, StatusRequest, StatusResponse,
+    RecoverResponse, RevokeRequest, RevokeResponse, RotateRequest, RotateResponse, StatusRequest,
+    StatusResponse,
 };
 use crate::time::{to_unix, utc};
 
@@ -220,6 +221,15 @@ impl<S: Store> CaAdmin for Admin<S> {
         let distrusted = self.0.distrust(&key_id, successor).await;
         distrusted.map_err(|error| refusal(&error))?;
         Ok(tonic::Response::new(DistrustResponse {}))
+    }
+
+    async fn revoke(
+        &self,
+        request: tonic::Request<RevokeRequest>,
+    ) -> Result<tonic::Response<RevokeResponse>, Status> {
+        let revoked = self.0.revoke(&request.into_inner().serial).await;
+        revoked.map_err(|error| refusal(&error))?;
+        Ok(tonic::Response::new(RevokeResponse {}))
     }
 
     async fn recover(
@@ -415,6 +425,19 @@ impl AdminClient {
             successor: successor.map(|pem| pem.to_vec()).unwrap_or_default(),
         };
         self.inner.distrust(request).await.map_err(refused)?;
+        Ok(())
+    }
+
+    /// Revokes a certificate by its serial number, in hexadecimal.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Refused`].
+    pub async fn revoke(&mut self, serial: &str) -> Result<(), AdminError> {
+        let request = RevokeRequest {
+            serial: serial.to_owned(),
+        };
+        self.inner.revoke(request).await.map_err(refused)?;
         Ok(())
     }
 

@@ -1,14 +1,19 @@
 //! Keys and certificates of a root and the issuing CA under it in, something that can sign out:
 //! made here, brought by an operator, or read back from what a store kept.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{PublicKeyData, SubjectPublicKeyInfo};
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, PublicKeyData, RevokedCertParams, SerialNumber,
+    SubjectPublicKeyInfo,
+};
 use rustls_pki_types::CertificateDer;
 use webpki::spki_for_anchor;
 
-use super::state::{Authority, Certificate, KeyPlace};
+use super::state::{Authority, Certificate, KeyPlace, Revoked};
 use crate::bundle::{BundleError, TrustBundle};
+use crate::crl::Crl;
+use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::ca::BACK_DATED;
 use crate::issue::make::{self, CaKey, MakeError};
@@ -312,7 +317,7 @@ impl Signer {
             reason: error.to_string(),
         };
         let serial = make::serial(crypto)?;
-        let name = crate::hex::encode(&serial.to_bytes());
+        let name = hex::encode(&serial.to_bytes());
         let life = ((now - BACK_DATED).max(from), (now + lifetime).min(to));
         let params = make::server_leaf(id, names, serial, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
@@ -322,6 +327,42 @@ impl Signer {
             not_after: life.1,
         })
     }
+}
+
+/// The list of what is revoked, signed by the issuing CA of `authority`; it is valid until
+/// `next_update`. Its number is the time, so a later list has a greater one.
+pub(super) fn revocation_list<'a>(
+    authority: &Authority,
+    key: &PrivateKey,
+    revoked: impl Iterator<Item = &'a Revoked>,
+    now: SystemTime,
+    next_update: SystemTime,
+) -> Result<Crl, AuthorityError> {
+    let signer = Signer::new(authority, key)?;
+    let number = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    let params = CertificateRevocationListParams {
+        this_update: make::date(now - BACK_DATED),
+        next_update: make::date(next_update),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked
+            .map(|revoked| RevokedCertParams {
+                serial_number: SerialNumber::from(hex::decode(&revoked.serial)),
+                revocation_time: make::date(revoked.at),
+                reason_code: None,
+                invalidity_date: None,
+            })
+            .collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = params.signed_by(&signer.issuer).map_err(MakeError::Sign)?;
+    Crl::from_der(list.der()).map_err(|error| AuthorityError::Make {
+        reason: error.to_string(),
+    })
 }
 
 impl From<MakeError> for AuthorityError {

@@ -50,8 +50,8 @@ pub struct Leaf {
     pub serial: String,
     /// When it ends.
     pub not_after: SystemTime,
-    /// The key id of its root.
-    pub root_key_id: String,
+    /// The key id of its issuing CA.
+    pub issuer_key_id: String,
     /// The generation of the bundle that came with it.
     pub generation: u64,
 }
@@ -166,10 +166,10 @@ impl Members {
         })
     }
 
-    /// Who holds a live leaf under the root `key_id`.
+    /// Who holds a live leaf of the issuing CA `key_id`.
     #[must_use]
     pub fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
-        self.missing(now, |_, leaf| leaf.root_key_id == key_id)
+        self.missing(now, |_, leaf| leaf.issuer_key_id == key_id)
     }
 
     fn missing(&self, now: SystemTime, counts: impl Fn(&Member, &Leaf) -> bool) -> Vec<Missing> {

@@ -124,7 +124,7 @@ pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate>
                 Gate::Wait(Wait {
                     step,
                     missing: retiring()
-                        .flat_map(|a| members.under(a.key_id(), now))
+                        .flat_map(|a| members.under(a.issuer_key_id(), now))
                         .collect(),
                     unknown: members.unknown_until(now).is_some(),
                     until,

@@ -8,19 +8,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use zeroize::Zeroizing;
 
-use super::authority::{AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under};
+use super::authority::{
+    AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under, revocation_list,
+};
 use super::members::{Leaf, Members};
 use super::plan::{Due, Gate, Go, Wait, due, gate};
-use super::state::{Authority, CaState, KeyPlace, Stage, StateError, Step, StepError, TokenError};
+use super::state::{
+    Authority, CaState, KeyPlace, RevokeError, Stage, StateError, Step, StepError, TokenError,
+};
 use super::store::{Store, StoreError, Version};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::clock::Clock;
+use crate::crl::Crl;
 use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::policy::{Grant, Window};
@@ -66,6 +71,8 @@ pub struct Published {
     pub bundle: TrustBundle,
     /// The key id of the root that new leaves are signed under.
     pub active: String,
+    /// Revocation lists of all issuing CAs; none, while nothing is revoked.
+    pub crls: Vec<Crl>,
 }
 
 /// What somebody who asks for a leaf says of itself, beside the proof of its ID.
@@ -84,6 +91,8 @@ pub struct Asker {
 pub struct Issued {
     /// The certificates, leaf first, without the root.
     pub chain: Vec<CertificateDer<'static>>,
+    /// The serial number of the leaf, in hexadecimal.
+    pub serial: String,
     /// The root that the chain leads to.
     pub root: CertificateDer<'static>,
     /// The bundle, which has that root.
@@ -196,6 +205,9 @@ pub enum CaError {
     /// The mesh is not ready for the step.
     #[error("not yet: {} members are missing{}", .0.missing.len(), if .0.unknown { ", and unknown ones" } else { "" })]
     NotYet(Wait),
+    /// A serial number cannot be revoked.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
     /// It is not the turn of the step.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -263,7 +275,15 @@ impl<S: Store> Ca<S> {
                     whose: "the issuing CA",
                 }),
             })?;
-        let published = publication(&state).map_err(AuthorityError::from)?;
+        let crls = crls_of(&store, &state, lifetimes, clock.now()).await;
+        let crls = crls.map_err(|error| match error {
+            CaError::Store(error) => OpenError::Store(error),
+            CaError::Authority(error) => OpenError::Authority(error),
+            _ => OpenError::Authority(AuthorityError::Key {
+                whose: "an issuing CA",
+            }),
+        })?;
+        let published = publication(&state, crls).map_err(AuthorityError::from)?;
         Ok(Self {
             store,
             crypto: crypto.clone(),
@@ -336,7 +356,7 @@ impl<S: Store> Ca<S> {
         let (signed, authority) = loop {
             let authority = inner.state.active().clone();
             let signed = self.sign_once(inner, (id, names), csr, now)?;
-            let key_id = authority.key_id();
+            let key_id = authority.issuer_key_id();
             let ahead = self.lifetimes.leaf / 8;
             if inner
                 .state
@@ -360,9 +380,9 @@ impl<S: Store> Ca<S> {
         if let Some(asker) = asker {
             let instance = asker.instance.as_deref();
             let leaf = Leaf {
-                serial: signed.serial,
+                serial: signed.serial.clone(),
                 not_after: signed.not_after,
-                root_key_id: authority.key_id().to_owned(),
+                issuer_key_id: authority.issuer_key_id().to_owned(),
                 generation: published.generation,
             };
             inner.members.issued(id, instance, leaf);
@@ -373,6 +393,7 @@ impl<S: Store> Ca<S> {
         }
         Ok(Issued {
             chain: signed.chain,
+            serial: signed.serial.clone(),
             root: authority.root().clone(),
             published,
             issued_at: now,
@@ -476,6 +497,7 @@ impl<S: Store> Ca<S> {
         if inner.untidy {
             self.forget(&mut inner).await;
         }
+        self.refresh_crls(&inner, now).await?;
         match gate(&inner.state, &inner.members, now) {
             Some(Gate::Wait(wait)) => return Ok(Tick::Waits(wait)),
             Some(Gate::Go(_)) => {
@@ -497,6 +519,24 @@ impl<S: Store> Ca<S> {
                 Ok(Tick::Stepped(Step::Prepare))
             }
         }
+    }
+
+    /// Signs the lists again when half of their time is gone, or what they name is over.
+    async fn refresh_crls(&self, inner: &Inner, now: SystemTime) -> Result<(), CaError> {
+        let published = self.published.borrow().clone();
+        let Some(first) = published.crls.first() else {
+            return Ok(());
+        };
+        let half = first.next_update() - crl_life(self.lifetimes) / 2;
+        if now >= half || inner.state.revoked(now).count() != first.len() {
+            let crls = self.crls(&inner.state).await?;
+            self.publish(&inner.state, crls);
+        }
+        Ok(())
+    }
+
+    async fn crls(&self, state: &CaState) -> Result<Vec<Crl>, CaError> {
+        crls_of(&self.store, state, self.lifetimes, self.clock.now()).await
     }
 
     async fn renew_issuer(&self, inner: &mut Inner) -> Result<(), CaError> {
@@ -539,6 +579,21 @@ impl<S: Store> Ca<S> {
         let distrust = |state: &CaState| Ok((state.distrust(key_id, authority.clone())?, ()));
         self.change(&mut inner, new.as_ref(), distrust).await?;
         tracing::warn!(%key_id, "a key is distrusted");
+        Ok(())
+    }
+
+    /// Revokes a leaf by its serial number, in hexadecimal: members that listen refuse it within
+    /// moments, and it renews nothing. Other members trust it until it ends.
+    ///
+    /// # Errors
+    ///
+    /// [`RevokeError`].
+    pub async fn revoke(&self, serial: &str) -> Result<(), CaError> {
+        let mut inner = self.current().await?;
+        let now = self.clock.now();
+        let revoke = |state: &CaState| Ok((state.revoke(serial, now)?, ()));
+        self.change(&mut inner, None, revoke).await?;
+        tracing::warn!(%serial, "a certificate is revoked");
         Ok(())
     }
 
@@ -698,7 +753,9 @@ impl<S: Store> Ca<S> {
         inner.members.expect_unknown(state.leaf_until());
         // A write that seemed to fail may have dropped an authority.
         inner.untidy = true;
-        self.install(inner, state, version, signer);
+        let crls = self.crls(&state).await?;
+        inner.signer = signer;
+        self.install(inner, state, version, crls);
         Ok(())
     }
 
@@ -721,12 +778,12 @@ impl<S: Store> Ca<S> {
                     let rekeyed = next.active().issuer() != inner.state.active().issuer();
                     let dropped = |key_id| next.held_keys().all(|kept| kept != key_id);
                     let untidy = inner.untidy || inner.state.held_keys().any(dropped);
+                    // What is published together is made before anything of it is.
+                    let crls = self.crls(&next).await?;
                     if rekeyed {
-                        let signer = signer_of(&self.store, &next).await?;
-                        self.install(inner, next, version, signer);
-                    } else {
-                        self.install_state(inner, next, version);
+                        inner.signer = signer_of(&self.store, &next).await?;
                     }
+                    self.install(inner, next, version, crls);
                     if untidy {
                         self.forget(inner).await;
                     }
@@ -749,18 +806,16 @@ impl<S: Store> Ca<S> {
         }
     }
 
-    fn install(&self, inner: &mut Inner, state: CaState, version: Version, signer: Signer) {
-        inner.signer = signer;
-        self.install_state(inner, state, version);
-    }
-
-    fn install_state(&self, inner: &mut Inner, state: CaState, version: Version) {
-        let publication = publication(&state);
+    fn install(&self, inner: &mut Inner, state: CaState, version: Version, crls: Vec<Crl>) {
+        self.publish(&state, crls);
         self.window.send_replace(state.window());
         inner.state = state;
         inner.version = version;
         inner.stale = false;
-        match publication {
+    }
+
+    fn publish(&self, state: &CaState, crls: Vec<Crl>) {
+        match publication(state, crls) {
             Ok(publication) => {
                 self.published.send_if_modified(|published| {
                     let news = **published != publication;
@@ -795,11 +850,38 @@ async fn signer_of(store: &impl Store, state: &CaState) -> Result<Signer, CaErro
     Ok(Signer::new(active, &key)?)
 }
 
-fn publication(state: &CaState) -> Result<Published, BundleError> {
+/// The lists of all issuing CAs; none, while nothing is revoked, so that nobody depends on lists
+/// who has no use for them.
+async fn crls_of(
+    store: &impl Store,
+    state: &CaState,
+    lifetimes: Lifetimes,
+    now: SystemTime,
+) -> Result<Vec<Crl>, CaError> {
+    let mut crls = Vec::new();
+    if state.revoked(now).next().is_none() {
+        return Ok(crls);
+    }
+    for authority in state.authorities() {
+        let key = store.key(authority.issuer_key_id()).await?;
+        let until = now + crl_life(lifetimes);
+        let revoked = state.revoked(now);
+        crls.push(revocation_list(authority, &key, revoked, now, until)?);
+    }
+    Ok(crls)
+}
+
+/// How long a list is good: whoever has had no news for so long has no live leaf any more.
+fn crl_life(lifetimes: Lifetimes) -> Duration {
+    (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
+}
+
+fn publication(state: &CaState, crls: Vec<Crl>) -> Result<Published, BundleError> {
     Ok(Published {
         generation: state.generation(),
         bundle: state.bundle()?,
         active: state.active().key_id().to_owned(),
+        crls,
     })
 }
 

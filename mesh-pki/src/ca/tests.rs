@@ -387,10 +387,9 @@ async fn issuing_ca_and_root_are_replaced_at_half_of_their_lives() {
     let before = ca.status().await.authorities.remove(0);
     clock.advance(secs(400));
     assert_eq!(ca.tick().await.unwrap(), Tick::RenewedIssuer);
-    let after = ca.status().await.authorities.remove(0);
+    let after = ca.status().await.authorities.remove(1);
     assert_eq!(after.key_id, before.key_id);
     assert_ne!(after.issuer_key_id, before.issuer_key_id);
-    assert_eq!(disk.names().len(), 3, "the old issuing key is forgotten");
     let issued = ca
         .issue(&grant(CART), &request(), &Asker::default())
         .await
@@ -400,6 +399,8 @@ async fn issuing_ca_and_root_are_replaced_at_half_of_their_lives() {
         &ca.published().borrow().bundle,
         clock.now()
     ));
+    assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Retire));
+    assert_eq!(disk.names().len(), 3, "the old issuing key is forgotten");
     assert_eq!(ca.published().borrow().generation, 1);
 
     clock.advance(secs(60));
@@ -480,6 +481,98 @@ async fn a_compromised_root_is_out_in_one_step() {
         unknown,
         CaError::Step(StepError::UnknownKey { .. })
     ));
+}
+
+// === revocation ===
+
+#[tokio::test]
+async fn a_revoked_leaf_is_in_the_list_of_every_issuing_ca() {
+    let (ca, disk, clock) = ca().await;
+    let issued = ca
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    let other = ca
+        .issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    assert!(
+        ca.published().borrow().crls.is_empty(),
+        "nobody depends on lists yet"
+    );
+    ca.prepare(None).await.unwrap();
+    let serial = crate::svid::read_unverified(&issued.chain[0])
+        .unwrap()
+        .serial;
+    let mut news = ca.published();
+    news.mark_unchanged();
+    ca.revoke(&serial).await.unwrap();
+    assert!(news.has_changed().unwrap());
+    let published = news.borrow_and_update().clone();
+    assert_eq!(
+        published.crls.len(),
+        2,
+        "the new issuing CA's list is there with its root"
+    );
+
+    let mut state = IdentityState::from_bundles(published.bundle.clone().into());
+    let mut crls = crate::crl::CrlSet::new();
+    crls.replace(domain("td"), published.crls.clone()).unwrap();
+    state.replace_crls(crls);
+    let check = |issued: &Issued, now| {
+        validate(&issued.chain, &state, now, Usage::Client, &crypto()).map(drop)
+    };
+    let revoked = check(&issued, noon()).unwrap_err();
+    assert!(
+        matches!(revoked, crate::svid::Rejected::Revoked { .. }),
+        "{revoked}"
+    );
+    check(&other, noon()).unwrap();
+
+    // After a restart they are there at once; they are signed again in time, and gone with the leaf.
+    let again = opened(disk.store(), &clock).await.unwrap();
+    assert_eq!(again.published().borrow().crls.len(), 2);
+    let first = published.crls[0].next_update();
+    clock.advance(secs(30));
+    ca.tick().await.unwrap();
+    assert_eq!(ca.published().borrow().crls[0].next_update(), first);
+    clock.advance(secs(20));
+    ca.tick().await.unwrap();
+    assert!(ca.published().borrow().crls.is_empty());
+    let refused = ca.revoke("x").await.unwrap_err();
+    assert!(matches!(refused, CaError::Revoke(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn lists_are_signed_again_before_they_are_stale() {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let long = Lifetimes {
+        root: secs(1_000_000),
+        issuer: secs(900_000),
+        leaf: secs(10_000),
+    };
+    let ca = Ca::open(
+        disk.store(),
+        &domain("td"),
+        None,
+        long,
+        &crypto(),
+        clock.shared(),
+    )
+    .await
+    .unwrap();
+    ca.issue(&grant(CART), &request(), &Asker::default())
+        .await
+        .unwrap();
+    ca.revoke("0a").await.unwrap();
+    let next = |ca: &Ca<FileStore>| ca.published().borrow().crls[0].next_update();
+    assert_eq!(next(&ca), noon() + secs(20_000));
+    clock.advance(secs(9_999));
+    ca.tick().await.unwrap();
+    assert_eq!(next(&ca), noon() + secs(20_000));
+    clock.advance(secs(1));
+    ca.tick().await.unwrap();
+    assert_eq!(next(&ca), noon() + secs(30_000));
 }
 
 // === tokens ===

@@ -243,6 +243,11 @@ fn bytes_and_entries_are_bounded() {
             got: MAX_CRL_LEN + 1
         })
     );
+    assert_eq!((MAX_CRL_LEN, MAX_CRL_ENTRIES), (1_048_576, 32_768));
+    assert_eq!(
+        Crl::from_der(&vec![0; MAX_CRL_LEN]),
+        Err(malformed("not a revocation list"))
+    );
     // Every entry is a serial number of its own and a date.
     let list = |entries: usize| {
         let time = der(0x17, &[b"270115080000Z"]);
@@ -305,10 +310,14 @@ fn a_set_keeps_one_list_for_each_issuer_of_each_domain() {
     assert_eq!(set.insert(td.clone(), new.clone()), Ok(Some(old.clone())));
     assert_eq!(set.get(&td), [new, stays]);
     assert_eq!(set.get(&other), [old]);
-    assert_eq!(set.len(), 3);
+    assert_eq!((set.len(), set.is_empty()), (3, false));
+    // The same name with another key is another issuer.
+    let renewed = Ca::new("b").crl().list();
+    assert_eq!(set.insert(td.clone(), renewed), Ok(None));
+    assert_eq!(set.len(), 4);
     assert_eq!(
         set.iter().map(|(td, _)| td).collect::<Vec<_>>(),
-        [&other, &td, &td]
+        [&other, &td, &td, &td]
     );
     set.remove(&td);
     assert_eq!(set.get(&td), []);
@@ -335,6 +344,8 @@ fn of_two_lists_of_an_issuer_the_later_one_stays() {
     let later = |draft: CrlDraft| draft.with(|p| p.this_update += Duration::from_secs(1));
     assert_eq!(pick([numbered(1), later(numbered(1))]), 1);
     assert_eq!(pick([later(numbered(1)), numbered(1)]), 0);
+    // As late as the first one is not later.
+    assert_eq!(pick([numbered(1), numbered(1)]), 0);
 }
 
 #[test]

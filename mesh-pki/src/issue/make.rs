@@ -149,6 +149,6 @@ fn uri(id: &SpiffeId) -> Result<SanType, rcgen::Error> {
 }
 
 /// Whole seconds, rounded down; what no certificate can say becomes 1970.
-fn date(moment: SystemTime) -> OffsetDateTime {
+pub(crate) fn date(moment: SystemTime) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(time::to_unix(moment)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -68,6 +68,16 @@ pub struct DistrustRequest {
 /// It is done.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DistrustResponse {}
+/// Which certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeRequest {
+    /// The serial number in hexadecimal.
+    #[prost(string, tag = "1")]
+    pub serial: ::prost::alloc::string::String,
+}
+/// It is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeResponse {}
 /// Which window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecoverRequest {
@@ -495,6 +505,21 @@ pub mod ca_admin_client {
                 .insert(GrpcMethod::new("inmesh.ca.v1.CaAdmin", "Distrust"));
             self.inner.unary(req, path, codec).await
         }
+        /// A certificate is refused from now on.
+        pub async fn revoke(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status> {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/inmesh.ca.v1.CaAdmin/Revoke");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("inmesh.ca.v1.CaAdmin", "Revoke"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Opens or closes the window in which SVIDs that have expired may be renewed.
         pub async fn recover(
             &mut self,
@@ -556,6 +581,11 @@ pub mod ca_admin_server {
             &self,
             request: tonic::Request<super::DistrustRequest>,
         ) -> std::result::Result<tonic::Response<super::DistrustResponse>, tonic::Status>;
+        /// A certificate is refused from now on.
+        async fn revoke(
+            &self,
+            request: tonic::Request<super::RevokeRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status>;
         /// Opens or closes the window in which SVIDs that have expired may be renewed.
         async fn recover(
             &self,
@@ -739,6 +769,43 @@ pub mod ca_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DistrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/inmesh.ca.v1.CaAdmin/Revoke" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeSvc<T: CaAdmin>(pub Arc<T>);
+                    impl<T: CaAdmin> tonic::server::UnaryService<super::RevokeRequest> for RevokeSvc<T> {
+                        type Response = super::RevokeResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as CaAdmin>::revoke(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -217,6 +217,32 @@ impl IdentityState {
         }
     }
 
+    /// Replaces bundle and revocation lists of one trust domain together, unless the bundle that is
+    /// there has a greater sequence number or the lists are too many; says whether it has.
+    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    pub(crate) fn replace_trust(
+        &mut self,
+        bundle: TrustBundle,
+        crls: Vec<crate::crl::Crl>,
+    ) -> bool {
+        let trust_domain = bundle.trust_domain().clone();
+        let there = self.bundles.get(&trust_domain);
+        let there = there.and_then(TrustBundle::sequence);
+        if there
+            .zip(bundle.sequence())
+            .is_some_and(|(there, new)| there > new)
+        {
+            return false;
+        }
+        if crls.is_empty() {
+            self.crls.remove(&trust_domain);
+        } else if self.crls.replace(trust_domain, crls).is_err() {
+            return false;
+        }
+        self.bundles.insert(bundle);
+        true
+    }
+
     /// Replaces all revocation lists.
     pub fn replace_crls(&mut self, crls: CrlSet) {
         self.crls = crls;

@@ -57,8 +57,9 @@ impl<'a> Search<'a> {
             &narrowed
         };
 
-        // What step 7 had against a path that was complete otherwise: nearer than any other reason.
-        let refusal = RefCell::new(None);
+        // What step 7 said of the paths found: the root of the one that passed, else what it had
+        // against the first, which is nearer than any other reason.
+        let verdict: RefCell<Option<Result<&'a Root, Rejected>>> = RefCell::new(None);
         let built = end_entity.verify_for_usage(
             self.crypto.signature_algorithms(),
             anchors,
@@ -74,17 +75,21 @@ impl<'a> Search<'a> {
             },
             None,
             Some(&|candidate| {
-                self.check(candidate).map(drop).map_err(|rejected| {
-                    refusal.borrow_mut().get_or_insert(rejected);
-                    Error::UnknownIssuer
-                })
+                let checked = self.check(candidate);
+                let answer = checked.as_ref().map(drop).map_err(|_| Error::UnknownIssuer);
+                let mut verdict = verdict.borrow_mut();
+                if answer.is_ok() || verdict.is_none() {
+                    *verdict = Some(checked);
+                }
+                answer
             }),
         );
-        match built {
-            Ok(built) => self.check(&built),
-            Err(error) => Err(refusal
-                .into_inner()
-                .unwrap_or_else(|| self.explain(error, Place::Intermediate, chain))),
+        match (built, verdict.into_inner()) {
+            (Ok(_), Some(Ok(root))) => Ok(root),
+            (_, Some(Err(rejected))) => Err(rejected),
+            (Err(error), _) => Err(self.explain(error, Place::Intermediate, chain)),
+            // webpki asks us before it is content; if it ever does not, nobody is let in.
+            (Ok(_), None) => Err(self.unknown_issuer(None)),
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::{Approach, CALL, CaClient, Inner, MAX_ANSWER, error_of, origin};
 use crate::bundle::TrustBundle;
 use crate::ca::chain_of;
+use crate::crl::Crl;
 use crate::issue::IssueError;
 use crate::proto::inmesh_ca::WatchRequest;
 use crate::proto::inmesh_ca::ca_client::CaClient as WatchClient;
@@ -139,7 +140,18 @@ impl Inner {
             let bundle = TrustBundle::from_json(trust_domain, &update.bundle_json)
                 .map_err(|error| super::unavailable(chain_of(&error), None))?
                 .with_sequence(update.generation);
-            writer.update(|state| state.insert_newer_bundle(bundle));
+            let crls = update
+                .crls
+                .iter()
+                .map(|der| Crl::from_der(der))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| super::unavailable(chain_of(&error), None))?;
+            let mut refused = false;
+            writer.update(|state| refused = !state.replace_trust(bundle, crls));
+            if refused {
+                let reason = "the CA sent an older bundle, or too many lists".to_owned();
+                return Err(super::unavailable(reason, None));
+            }
             let generation = self.generation();
             watched.update(|status| {
                 status.generation = generation;

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use super::attest::Attestors;
 use super::pace::{DEFAULT_RATE, Pace};
 use super::store::Store;
-use super::{Ca, CaError, Tick};
+use super::{Ca, CaError, Published, Tick};
 use crate::id::SpiffeId;
 use crate::issue::csr;
 use crate::issue::policy::{Rules, Window};
@@ -143,6 +143,7 @@ impl<S: Store> CaServer<S> {
         let svid = own_svid(&ca, config.rules.own(), &config.host_names).await?;
         let bundle = ca.published().borrow().bundle.clone();
         let (own, reader) = identity(IdentityState::new(svid, bundle.into()));
+        take_over(&own, &ca.published().borrow(), None);
         let window = ca.window();
         let open = ca.window();
         let grace: tls::Grace = Arc::new(move |not_after: SystemTime, now: SystemTime| {
@@ -293,22 +294,32 @@ async fn keep_own<S: Store>(shared: &Shared<S>, own: &IdentityWriter) {
         let news = published.borrow_and_update().clone();
         let over = left.is_none_or(|left| left.is_zero());
         if news.active == active && !over {
-            own.set_bundle(news.bundle.clone());
+            take_over(own, &news, None);
             continue;
         }
         match own_svid(&shared.ca, id, &shared.host_names).await {
             Ok(svid) => {
-                let bundle = shared.ca.published().borrow().bundle.clone();
-                own.set(svid, bundle.into());
+                let now = shared.ca.published().borrow().clone();
+                take_over(own, &now, Some(svid));
                 active = news.active.clone();
             }
             Err(error) => {
-                own.set_bundle(news.bundle.clone());
+                take_over(own, &news, None);
                 tracing::error!(%error, "the CA cannot renew its own SVID");
                 sleep(TICK).await;
             }
         }
     }
+}
+
+/// What peers of the CA are verified against, in one step.
+fn take_over(own: &IdentityWriter, published: &Published, svid: Option<X509Svid>) {
+    own.update(|state| {
+        if let Some(svid) = svid {
+            state.insert_svid(svid);
+        }
+        state.replace_trust(published.bundle.clone(), published.crls.clone());
+    });
 }
 
 /// Takes steps that are due, and says what an operator has to know.

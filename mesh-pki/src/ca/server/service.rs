@@ -79,7 +79,8 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
         }
         let issued = shared.ca.issue(&grant, &csr, &asker).await;
         let issued = issued.map_err(|error| status_of(&error))?;
-        tracing::info!(id = %grant.id(), by = ?grant.by(), "a leaf is issued");
+        let (id, serial) = (grant.id(), &issued.serial);
+        tracing::info!(%id, by = ?grant.by(), %serial, "a leaf is issued");
 
         let mut cert_chain: Vec<String> = issued
             .chain
@@ -174,7 +175,11 @@ impl<S: Store> Watcher<S> {
             Ok(json) => Ok(TrustUpdate {
                 generation: published.generation,
                 bundle_json: json.into_bytes(),
-                crls: Vec::new(),
+                crls: published
+                    .crls
+                    .iter()
+                    .map(|crl| crl.der().to_vec())
+                    .collect(),
             }),
             Err(error) => {
                 tracing::error!(%error, "the bundle cannot be written");

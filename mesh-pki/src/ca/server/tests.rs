@@ -27,7 +27,7 @@ use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::rotate::{ObtainError, Rotation, obtain};
-use crate::svid::{Usage, validate};
+use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
@@ -603,6 +603,42 @@ async fn too_many_are_told_when_to_come_back() {
     let wait = retry_after.unwrap();
     assert!(wait > Duration::ZERO && wait <= secs(2), "{wait:?}");
     assert!(asked.iter().all(Result::is_ok));
+}
+
+/// A revoked SVID renews nothing, and a member that listens refuses its bearer.
+#[tokio::test]
+async fn a_revoked_member_is_refused_by_the_ca_and_by_members_that_listen() {
+    let world = world().await;
+    let join = async || {
+        let end = noon() + secs(60);
+        let token = world.ca.open_token(&id(CART), end).await.unwrap();
+        let (client, writer) = world.client(Token::Text(token));
+        let (svid, bundle) = world.obtain(&client).await.unwrap();
+        writer.set(svid, bundle.into());
+        (client, writer)
+    };
+    let (revoked, its) = join().await;
+    let (client, writer) = join().await;
+    let mut reader = writer.reader();
+    let (_status, watch) = client.watch(Arc::clone(&writer), || 0.5, std::future::pending());
+    tokio::spawn(watch);
+    let chain = its.load().default_svid().unwrap().chain().to_vec();
+    let serial = its.load().default_svid().unwrap().serial().to_owned();
+    world.ca.revoke(&serial).await.unwrap();
+    let refused = loop {
+        let state = reader.changed().await.unwrap();
+        let verdict = validate(&chain, &state, noon(), Usage::Client, &crypto());
+        if let Err(refused) = verdict {
+            break refused;
+        }
+    };
+    assert!(matches!(refused, Rejected::Revoked { .. }), "{refused}");
+    // The CA's own server takes the lists over like a member, within moments.
+    let begin = Instant::now();
+    while world.obtain(&revoked).await.is_ok() {
+        assert!(begin.elapsed() < secs(10));
+    }
+    world.obtain(&client).await.unwrap();
 }
 
 // === who answers ===

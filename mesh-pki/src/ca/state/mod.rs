@@ -8,7 +8,7 @@
 //!
 //! - exactly one authority is active, so leaves are never signed under two roots side by side;
 //! - at most one is published and not yet active;
-//! - no key id stands twice, and none of a distrusted key stands at all;
+//! - no issuing key stands twice, a root only with itself, and no distrusted key at all;
 //! - every root is in the bundle of the state's generation, before anything is signed under it.
 
 use std::time::SystemTime;
@@ -20,6 +20,7 @@ use crate::id::TrustDomain;
 use crate::issue::policy::Window;
 
 mod record;
+mod revoke;
 mod rotate;
 mod tokens;
 
@@ -27,6 +28,7 @@ mod tokens;
 mod tests;
 
 pub use record::StateError;
+pub use revoke::{RevokeError, Revoked};
 pub use rotate::{Step, StepError};
 pub use tokens::{OpenToken, TokenError};
 
@@ -35,6 +37,9 @@ pub const MAX_TOKENS: usize = 10_000;
 
 /// How many distrusted keys are remembered; a further one is refused.
 pub const MAX_DISTRUSTED: usize = 1_000;
+
+/// How many serial numbers may be revoked at once.
+pub const MAX_REVOKED: usize = 10_000;
 
 /// How many authorities may stand side by side: active, published, and retiring ones.
 pub const MAX_AUTHORITIES: usize = 8;
@@ -48,9 +53,11 @@ pub struct CaState {
     distrusted: Vec<String>,
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
+    revoked: Vec<Revoked>,
 }
 
-/// A root with the issuing CA under it, and where both stand.
+/// A root with an issuing CA under it, and where both stand. While an issuing CA is replaced, the
+/// old one stands beside the new one, as an authority of its own under the same root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     root: Certificate,
@@ -109,6 +116,7 @@ impl CaState {
             distrusted: Vec::new(),
             tokens: Vec::new(),
             recovery: None,
+            revoked: Vec::new(),
         }
     }
 
@@ -175,10 +183,11 @@ impl CaState {
         })
     }
 
-    fn find(&self, key_id: &str) -> Option<usize> {
-        self.authorities
-            .iter()
-            .position(|a| a.root.key_id == key_id || a.issuer.key_id == key_id)
+    /// The key id of the root that `key_id` belongs to, itself or as an issuing CA under it.
+    fn root_of(&self, key_id: &str) -> Option<&str> {
+        let mut all = self.authorities.iter();
+        let found = all.find(|a| a.root.key_id == key_id || a.issuer.key_id == key_id);
+        found.map(|a| a.root.key_id.as_str())
     }
 }
 

@@ -2,14 +2,14 @@
 //! PEM text, so that an operator can read what stands there; unknown fields and broken rules are
 //! refused, because half a state is no state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, MAX_TOKENS,
-    OpenToken, Stage,
+    Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, MAX_REVOKED,
+    MAX_TOKENS, OpenToken, Revoked, Stage,
 };
 use crate::bundle::BundleError;
 use crate::id::TrustDomain;
@@ -81,6 +81,7 @@ struct Record {
     distrusted: Vec<String>,
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
+    revoked: Vec<Revoked>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -119,6 +120,7 @@ impl CaState {
             distrusted: self.distrusted.clone(),
             tokens: self.tokens.clone(),
             recovery: self.recovery,
+            revoked: self.revoked.clone(),
         };
         serde_json::to_vec_pretty(&record).expect("a record has only strings and numbers")
     }
@@ -138,6 +140,7 @@ impl CaState {
         }
         bounded("authorities", record.authorities.len(), MAX_AUTHORITIES)?;
         bounded("distrusted keys", record.distrusted.len(), MAX_DISTRUSTED)?;
+        bounded("revoked serials", record.revoked.len(), MAX_REVOKED)?;
         bounded("join tokens", record.tokens.len(), MAX_TOKENS)?;
         let trust_domain = record.trust_domain;
         let read = |text: &str| -> Result<Certificate, StateError> {
@@ -165,6 +168,7 @@ impl CaState {
             distrusted: record.distrusted,
             tokens: record.tokens,
             recovery: record.recovery,
+            revoked: record.revoked,
         };
         state.check()?;
         Ok(state)
@@ -181,10 +185,14 @@ impl CaState {
             0 | 1 => {}
             got => return Err(StateError::Published { got }),
         }
-        let mut seen: BTreeSet<&str> = self.distrusted.iter().map(String::as_str).collect();
-        for authority in &self.authorities {
-            for key_id in [&authority.root.key_id, &authority.issuer.key_id] {
-                if !seen.insert(key_id) {
+        let mut issuers: BTreeSet<&str> = self.distrusted.iter().map(String::as_str).collect();
+        let mut roots: BTreeMap<&str, Option<&Certificate>> =
+            issuers.iter().map(|key_id| (*key_id, None)).collect();
+        for Authority { root, issuer, .. } in &self.authorities {
+            let same = *roots.entry(&root.key_id).or_insert(Some(root)) == Some(root);
+            let fresh = issuers.insert(&issuer.key_id);
+            for (right, key_id) in [(same, &root.key_id), (fresh, &issuer.key_id)] {
+                if !right {
                     let key_id = key_id.clone();
                     return Err(StateError::Key { key_id });
                 }

@@ -115,7 +115,7 @@ impl CaState {
     /// Takes the step that `go` was given for.
     ///
     /// Activating makes the active authority retire, under which the bundle stays as it is;
-    /// retiring takes every retiring root that `go` names out, as a new generation.
+    /// retiring takes what is retiring out, as a new generation if a root goes with it.
     ///
     /// # Errors
     ///
@@ -137,7 +137,10 @@ impl CaState {
             }
             Step::Retire => {
                 next.authorities.retain(|a| a.stage != Stage::Retiring);
-                next.generation += 1;
+                let kept = |a: &Authority| next.authorities.iter().any(|b| a.root == b.root);
+                if !self.authorities.iter().all(kept) {
+                    next.generation += 1;
+                }
             }
         }
         Ok(next)
@@ -153,22 +156,24 @@ impl CaState {
     ///
     /// [`StepError::UnknownKey`]; [`StepError::ActiveDistrusted`] without a successor.
     pub fn distrust(&self, key_id: &str, successor: Option<Authority>) -> Result<Self, StepError> {
-        let Some(at) = self.find(key_id) else {
+        let Some(root) = self.root_of(key_id) else {
             return Err(StepError::UnknownKey {
                 key_id: key_id.to_owned(),
             });
         };
-        if self.distrusted.len() + 2 > MAX_DISTRUSTED {
+        let mut next = self.clone();
+        next.authorities.retain(|a| a.root.key_id != root);
+        let gone = self.authorities.iter().filter(|a| a.root.key_id == root);
+        next.distrusted.push(root.to_owned());
+        next.distrusted
+            .extend(gone.map(|a| a.issuer.key_id.clone()));
+        if next.distrusted.len() > MAX_DISTRUSTED {
             return Err(StepError::TooMany {
                 what: "distrusted keys",
                 max: MAX_DISTRUSTED,
             });
         }
-        let mut next = self.clone();
-        let gone = next.authorities.remove(at);
-        next.distrusted.push(gone.root.key_id);
-        next.distrusted.push(gone.issuer.key_id);
-        if gone.stage == Stage::Active {
+        if next.at(Stage::Active).is_none() {
             let published = next
                 .authorities
                 .iter_mut()
@@ -187,30 +192,36 @@ impl CaState {
         Ok(next)
     }
 
-    /// Puts a new issuing CA under the active root in place of the one before.
+    /// Puts a new issuing CA under the active root in place of the one before, which retires.
     ///
     /// The bundle stays as it is: everybody trusts the root, and a leaf brings its issuer along.
     ///
     /// # Errors
     ///
-    /// [`StepError`] if the root's key is offline, or the new key is not new.
+    /// [`StepError::Running`]; otherwise if the root's key is offline, or the new key is not new.
     pub(crate) fn replace_issuer(&self, issuer: Certificate) -> Result<Self, StepError> {
+        if let Some(next) = self.next_step() {
+            return Err(StepError::Running { next });
+        }
         self.check_new(&issuer.key_id)?;
-        if self.active().root_key == KeyPlace::Offline {
+        let active = self.active();
+        if active.root_key == KeyPlace::Offline {
             return Err(StepError::Offline {
-                key_id: self.active().root.key_id.clone(),
+                key_id: active.root.key_id.clone(),
             });
         }
+        let mut new = Authority::new(active.root.clone(), issuer, active.root_key);
+        new.stage = Stage::Active;
+        new.published_in = active.published_in;
         let mut next = self.clone();
         for authority in &mut next.authorities {
-            if authority.stage == Stage::Active {
-                authority.issuer = issuer.clone();
-            }
+            authority.stage = Stage::Retiring;
         }
+        next.authorities.push(new);
         Ok(next)
     }
 
-    /// The state in which a leaf under `key_id` may be valid until `not_after`; `None` if this is
+    /// The state in which a leaf of the issuing CA `key_id` may be valid until `not_after`; `None` if this is
     /// such a state already.
     ///
     /// It is written down `ahead` of what is needed, so that one write serves many leaves. Only
@@ -218,14 +229,14 @@ impl CaState {
     ///
     /// # Errors
     ///
-    /// [`StepError::Stale`] if `key_id` is not the active root.
+    /// [`StepError::Stale`] if `key_id` is not the active issuing CA.
     pub fn cover(
         &self,
         key_id: &str,
         not_after: SystemTime,
         ahead: Duration,
     ) -> Result<Option<Self>, StepError> {
-        if self.active().root.key_id != key_id {
+        if self.active().issuer.key_id != key_id {
             return Err(StepError::Stale);
         }
         if self
@@ -267,7 +278,7 @@ impl CaState {
         if self.distrusted.contains(&key_id) {
             return Err(StepError::Distrusted { key_id });
         }
-        if self.find(&key_id).is_some() {
+        if self.root_of(&key_id).is_some() {
             return Err(StepError::KnownKey { key_id });
         }
         Ok(())

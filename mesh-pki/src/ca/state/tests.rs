@@ -44,11 +44,11 @@ fn stages(state: &CaState) -> Vec<Stage> {
     state.authorities().iter().map(Authority::stage).collect()
 }
 
-fn leaf(serial: &str, root: &str, generation: u64, not_after: SystemTime) -> Leaf {
+fn leaf(serial: &str, issuer: &str, generation: u64, not_after: SystemTime) -> Leaf {
     Leaf {
         serial: serial.to_owned(),
         not_after,
-        root_key_id: root.to_owned(),
+        issuer_key_id: issuer.to_owned(),
         generation,
     }
 }
@@ -176,13 +176,37 @@ fn a_distrusted_key_is_gone_at_once_and_never_taken_again() {
 #[test]
 fn an_issuing_ca_is_replaced_under_its_root() {
     let first = state();
-    let next = first.replace_issuer(authority().issuer).unwrap();
-    assert_eq!(next.generation(), 1);
-    assert_ne!(
-        next.active().issuer_key_id(),
-        first.active().issuer_key_id()
+    let old = first.active().clone();
+    let covered = first
+        .cover(old.issuer_key_id(), noon() + secs(9), secs(0))
+        .unwrap()
+        .unwrap();
+    let next = covered.replace_issuer(authority().issuer).unwrap();
+    assert_eq!(next.generation(), 1, "the bundle stays as it is");
+    assert_eq!(next.bundle().unwrap().roots().len(), 1);
+    assert_eq!(stages(&next), [Stage::Retiring, Stage::Active]);
+    assert_ne!(next.active().issuer_key_id(), old.issuer_key_id());
+    assert_eq!(next.active().key_id(), old.key_id());
+    assert_eq!(CaState::from_bytes(&next.to_bytes()).unwrap(), next);
+    // Its key is kept until no leaf of it can be alive, and no rotation begins before.
+    assert!(next.held_keys().any(|key_id| key_id == old.issuer_key_id()));
+    assert_eq!(
+        next.replace_issuer(authority().issuer).unwrap_err(),
+        StepError::Running { next: Step::Retire }
     );
-    assert_eq!(next.active().key_id(), first.active().key_id());
+    let Some(Gate::Wait(wait)) = gate(&next, &Members::new(None), noon()) else {
+        panic!("a leaf of it may be alive");
+    };
+    assert_eq!(wait.until, noon() + secs(10));
+    let done = forced(&next);
+    assert_eq!((done.generation(), done.authorities().len()), (1, 1));
+    assert!(done.held_keys().all(|key_id| key_id != old.issuer_key_id()));
+
+    // Distrust of either takes both out.
+    for key_id in [old.key_id(), old.issuer_key_id()] {
+        let gone = next.distrust(key_id, Some(authority())).unwrap();
+        assert_eq!((gone.authorities().len(), gone.distrusted().len()), (1, 3));
+    }
     let first = CaState::new(domain("td"), offline());
     assert!(matches!(
         first.replace_issuer(authority().issuer),
@@ -191,9 +215,37 @@ fn an_issuing_ca_is_replaced_under_its_root() {
 }
 
 #[test]
+fn a_serial_number_is_revoked_while_it_may_be_alive() {
+    let first = state();
+    let key_id = first.active().issuer_key_id();
+    let until = noon() + secs(101);
+    let state = first
+        .cover(key_id, noon() + secs(100), secs(0))
+        .unwrap()
+        .unwrap();
+    let serials = |state: &CaState, now| -> Vec<String> {
+        state.revoked(now).map(|r| r.serial.clone()).collect()
+    };
+    let revoked = state.revoke("0aFF", noon()).unwrap();
+    assert_eq!(serials(&revoked, noon()), ["0aff"]);
+    assert_eq!(revoked.revoke("0AFF", noon()).unwrap(), revoked, "once");
+    assert_eq!(CaState::from_bytes(&revoked.to_bytes()).unwrap(), revoked);
+    assert_eq!(serials(&revoked, until), ["0aff"]);
+    assert_eq!(serials(&revoked, until + secs(1)), [""; 0]);
+    let later = revoked.revoke("01", until + secs(1)).unwrap();
+    assert_eq!(later.revoked.len(), 1, "what is over is forgotten");
+    for wrong in ["", "1", "0g", "spiffe://td/a", &"00".repeat(21)] {
+        assert_eq!(state.revoke(wrong, noon()), Err(RevokeError::Serial));
+    }
+    let mut full = revoked;
+    full.revoked = vec![full.revoked[0].clone(); MAX_REVOKED];
+    assert_eq!(full.revoke("02", noon()), Err(RevokeError::TooMany));
+}
+
+#[test]
 fn what_leaves_may_live_until_is_written_ahead() {
     let first = state();
-    let key_id = first.active().key_id().to_owned();
+    let key_id = first.active().issuer_key_id().to_owned();
     let at = |n| noon() + secs(n);
     let covered = first.cover(&key_id, at(100), secs(10)).unwrap().unwrap();
     assert_eq!(covered.leaf_until(), Some(at(111)), "a second for rounding");
@@ -213,7 +265,7 @@ fn what_leaves_may_live_until_is_written_ahead() {
 #[test]
 fn activation_waits_for_every_live_member() {
     let prepared = state().prepare(authority()).unwrap();
-    let root = prepared.active().key_id();
+    let root = prepared.active().issuer_key_id();
     let wait = |members: &Members, now| match gate(&prepared, members, now).unwrap() {
         Gate::Go(go) => {
             assert_eq!(go.step(), Step::Activate);
@@ -252,7 +304,7 @@ fn activation_waits_for_every_live_member() {
 #[test]
 fn one_of_ours_that_renewed_without_a_word_is_not_waited_for_twice() {
     let prepared = state().prepare(authority()).unwrap();
-    let root = prepared.active().key_id();
+    let root = prepared.active().issuer_key_id();
     let (end, later) = (noon() + secs(50), noon() + secs(90));
     let mut members = Members::new(None);
     members.issued(&id(CART), Some("a"), leaf("01", root, 1, end));
@@ -295,7 +347,7 @@ fn a_member_that_floods_us_with_leaves_becomes_unknown() {
 #[test]
 fn retirement_waits_for_the_last_leaf() {
     let first = state();
-    let old = first.active().key_id().to_owned();
+    let old = first.active().issuer_key_id().to_owned();
     let covered = first
         .cover(&old, noon() + secs(9), secs(0))
         .unwrap()
@@ -307,7 +359,7 @@ fn retirement_waits_for_the_last_leaf() {
     members.issued(
         &id(CART),
         None,
-        leaf("02", active.active().key_id(), 2, end),
+        leaf("02", active.active().issuer_key_id(), 2, end),
     );
     let Some(Gate::Wait(wait)) = gate(&active, &members, noon()) else {
         panic!("a leaf of the old root is alive");
@@ -393,7 +445,7 @@ fn a_state_reads_back_and_half_a_state_does_not() {
     };
     let first = state();
     let whole = first
-        .cover(first.active().key_id(), noon() + secs(100), secs(10))
+        .cover(first.active().issuer_key_id(), noon() + secs(100), secs(10))
         .unwrap()
         .unwrap()
         .prepare(offline())

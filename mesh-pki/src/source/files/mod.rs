@@ -30,6 +30,8 @@ mod publish;
 mod tests;
 
 pub use publish::{BUNDLE_FILE, CERT_FILE, KEY_FILE, publish};
+#[cfg(unix)]
+pub(super) use publish::{current_set, publish_set};
 
 /// How often the files are looked at, unless [`FileSource::with_interval`] says otherwise.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);

@@ -5,6 +5,8 @@
 use std::fs as std_fs;
 use std::io;
 use std::path::Path;
+#[cfg(unix)]
+use std::path::PathBuf;
 
 use crate::bundle::TrustBundle;
 use crate::fs::{self, Mode};
@@ -41,11 +43,33 @@ const VERSION: &str = "..svid-";
 /// three names is never replaced: `AlreadyExists`.
 #[cfg(unix)]
 pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<()> {
+    let (cert, key, bundle) = (
+        svid.chain_pem(),
+        svid.key().to_secret_pem(),
+        bundle.to_pem(),
+    );
+    publish_set(
+        dir,
+        svid.serial(),
+        &[
+            (CERT_FILE, cert.as_bytes(), Mode::Public),
+            (KEY_FILE, key.as_bytes(), Mode::Secret),
+            (BUNDLE_FILE, bundle.as_bytes(), Mode::Public),
+        ],
+    )
+}
+
+/// The same for any set of files, behind a folder that is called after `serial`.
+#[cfg(unix)]
+pub(in crate::source) fn publish_set(
+    dir: &Path,
+    serial: &str,
+    files: &[(&str, &[u8], Mode)],
+) -> io::Result<()> {
     use std::os::unix::fs::symlink;
 
-    let names = [CERT_FILE, KEY_FILE, BUNDLE_FILE];
     std_fs::create_dir_all(dir)?;
-    for name in names {
+    for (name, _, _) in files {
         match dir.join(name).symlink_metadata() {
             Ok(found) if !found.is_symlink() => {
                 let message = format!("{name} exists and is not a link of ours");
@@ -55,24 +79,15 @@ pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<
         }
     }
 
-    let version = free_version(dir, svid.serial())?;
+    let version = free_version(dir, serial)?;
     let folder = dir.join(&version);
-    let key = svid.key().to_secret_pem();
-    fs::create(
-        &folder.join(CERT_FILE),
-        svid.chain_pem().as_bytes(),
-        Mode::Public,
-    )?;
-    fs::create(&folder.join(KEY_FILE), key.as_bytes(), Mode::Secret)?;
-    fs::create(
-        &folder.join(BUNDLE_FILE),
-        bundle.to_pem().as_bytes(),
-        Mode::Public,
-    )?;
+    for (name, content, mode) in files {
+        fs::create(&folder.join(name), content, *mode)?;
+    }
     fs::sync_dir(&folder)?;
 
     replace_link(&version, &dir.join(CURRENT))?;
-    for name in names {
+    for (name, _, _) in files {
         let link = dir.join(name);
         if link.symlink_metadata().is_err() {
             symlink(Path::new(CURRENT).join(name), &link)?;
@@ -90,6 +105,20 @@ pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<
         }
     }
     Ok(())
+}
+
+/// The folder that holds the current set, as far as `dir` has one.
+#[cfg(unix)]
+pub(in crate::source) fn current_set(dir: &Path) -> io::Result<PathBuf> {
+    let version = std_fs::read_link(dir.join(CURRENT))?;
+    let ours = version
+        .to_str()
+        .is_some_and(|name| name.starts_with(VERSION) && !name.contains('/'));
+    if !ours {
+        let message = format!("{CURRENT} is not a link of ours");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(dir.join(version))
 }
 
 /// Not supported here: there is no way to replace three files in one step.

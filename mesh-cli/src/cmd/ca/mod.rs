@@ -1,5 +1,11 @@
-//! `mesh ca`: a certificate authority for a laptop. Its key lies in a folder, readable by its
-//! owner only; whoever can read it can be anybody in the trust domain.
+//! `mesh ca`: certificate authorities. `init` and `issue` are one for a laptop, without a process;
+//! `serve` is the CA of a mesh, and the other commands are its operator's.
+//!
+//! Keys lie in a folder, readable by its owner only; whoever can read them can be anybody in the
+//! trust domain.
+
+mod operate;
+mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,10 +23,25 @@ use crate::term;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ca {
-    /// Make a new CA in a folder: ca.pem and ca.key.
+    /// Take a compromised key out of the bundle at once.
+    Distrust(operate::Distrust),
+    /// Make a CA for a laptop in a folder: ca.pem and ca.key.
     Init(Init),
-    /// Issue a certificate: cert.pem, key.pem and bundle.pem in a folder, replaced in one step.
+    /// Issue from a laptop's CA: cert.pem, key.pem and bundle.pem in a folder, replaced in one step.
     Issue(Issue),
+    /// Bring workloads back whose certificates have expired.
+    Recover(operate::Recover),
+    /// Refuse one certificate from now on.
+    Revoke(operate::Revoke),
+    /// Start a rotation to a new root, or take its next step.
+    Rotate(operate::Rotate),
+    /// Run the CA of a mesh.
+    Serve(Box<serve::Serve>),
+    /// Show the stage of a rotation, and who is missing.
+    Status(operate::Status),
+    /// Make join tokens.
+    #[command(subcommand)]
+    Token(operate::Token),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +72,13 @@ impl Ca {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
         match self {
+            Self::Distrust(distrust) => return distrust.run(),
+            Self::Recover(recover) => return recover.run(),
+            Self::Revoke(revoke) => return revoke.run(),
+            Self::Rotate(rotate) => return rotate.run(),
+            Self::Serve(serve) => return serve.run(),
+            Self::Status(status) => return status.run(),
+            Self::Token(token) => return token.run(),
             Self::Init(Init { dir, trust_domain }) => {
                 let ca = DevCa::init(&dir, trust_domain, &crypto, clock)
                     .with_context(|| format!("making a CA in {}", dir.display()))?;

@@ -1,0 +1,314 @@
+//! What an operator asks of a running CA, through the socket in its folder.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand, ValueEnum};
+use inmesh_pki::ca::admin::AdminClient;
+use inmesh_pki::ca::state::Step;
+use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::id::SpiffeId;
+use serde_json::{Value, json};
+
+use super::serve::read_secret;
+use crate::agent::duration;
+use crate::term;
+
+/// Where the CA runs.
+#[derive(Debug, Args)]
+struct At {
+    /// The CA's folder.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    at: At,
+    /// The step, if it is to be this one and no other.
+    #[arg(long)]
+    step: Option<StepName>,
+    /// Do not wait for anybody: whoever is missing fails handshakes until it renews.
+    #[arg(long)]
+    force: bool,
+    /// The new root, as PEM with its key, or with an issuing CA and that one's key where the root
+    /// stays offline; without it, one is made.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StepName {
+    Prepare,
+    Activate,
+    Retire,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Distrust {
+    #[command(flatten)]
+    at: At,
+    /// The key id of a root or of an issuing CA, as `mesh ca status` shows it.
+    key_id: String,
+    /// What takes its place, as for `mesh ca rotate`.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    at: At,
+    /// The serial number in hexadecimal.
+    serial: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    at: At,
+    /// An ID that gets a join token; may be repeated.
+    #[arg(long, value_name = "SPIFFE-ID")]
+    id: Vec<SpiffeId>,
+    /// How long the tokens serve.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    lifetime: Duration,
+    /// For how long certificates that have expired may be renewed; 0s closes the window.
+    #[arg(long, value_parser = duration)]
+    window: Option<Duration>,
+    /// Only those that expired at most this long ago.
+    #[arg(long, default_value = "24h", value_parser = duration, requires = "window")]
+    expired: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a join token, which gives one ID once.
+    Create(Create),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    at: At,
+    /// The ID.
+    #[arg(long, value_name = "SPIFFE-ID")]
+    id: SpiffeId,
+    /// How long it serves.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    lifetime: Duration,
+}
+
+impl At {
+    fn ask<T>(
+        &self,
+        ask: impl AsyncFnOnce(&mut AdminClient) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        crate::cmd::runtime()?.block_on(async {
+            let mut client = AdminClient::connect(&self.dir).await?;
+            ask(&mut client).await
+        })
+    }
+
+    /// Prints for a program or for a person.
+    fn say(&self, json: &Value, text: &str) {
+        if self.json {
+            term::print(&json.to_string());
+        } else {
+            term::print(text);
+        }
+    }
+}
+
+impl Status {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let text = self.at.ask(async |ca| Ok(ca.status().await?))?;
+        let status: Value = serde_json::from_str(&text)?;
+        let now = SystemClock.now();
+        self.at.say(&status, &page(&status, now));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Rotate {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let root = self.root.as_deref().map(read_secret).transpose()?;
+        let step = self.step.map(|step| match step {
+            StepName::Prepare => Step::Prepare,
+            StepName::Activate => Step::Activate,
+            StepName::Retire => Step::Retire,
+        });
+        let (force, at) = (self.force, &self.at);
+        let taken = at.ask(async |ca| Ok(ca.rotate(step, force, root).await?))?;
+        let what = match taken.as_str() {
+            "prepare" => "a new root is in the bundle; it is used once every member has it",
+            "activate" => "new certificates are signed under the new root",
+            _ => "the old root is out of the bundle",
+        };
+        at.say(&json!({"step": taken}), what);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Distrust {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let root = self.root.as_deref().map(read_secret).transpose()?;
+        let key_id = &self.key_id;
+        self.at
+            .ask(async |ca| Ok(ca.distrust(key_id, root).await?))?;
+        let text = format!("{key_id} is distrusted, and out of the bundle");
+        self.at.say(&json!({"distrusted": key_id}), &text);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Revoke {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let serial = &self.serial;
+        self.at.ask(async |ca| Ok(ca.revoke(serial).await?))?;
+        let text = format!("the certificate {serial} is revoked");
+        self.at.say(&json!({"revoked": serial}), &text);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Recover {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        if self.id.is_empty() && self.window.is_none() {
+            anyhow::bail!(
+                "say what to do: --id for a join token, --window for certificates that have expired"
+            );
+        }
+        let (lifetime, window, expired) = (self.lifetime, self.window, self.expired);
+        let tokens = self.at.ask(async |ca| {
+            if let Some(window) = window {
+                ca.recover(window, expired).await?;
+            }
+            let mut tokens = Vec::new();
+            for id in &self.id {
+                let token = ca.create_token(id, lifetime).await?;
+                tokens.push((id.to_string(), token.to_string()));
+            }
+            Ok(tokens)
+        })?;
+        let mut lines = Vec::new();
+        if let Some(window) = window {
+            lines.push(if window.is_zero() {
+                "the recovery window is closed".to_owned()
+            } else {
+                format!("the recovery window is open for {} s", window.as_secs())
+            });
+        }
+        lines.extend(tokens.iter().map(|(id, token)| format!("{id} {token}")));
+        let window = window.map(|window| window.as_secs());
+        let json = json!({"windowSeconds": window, "tokens": listed(&tokens)});
+        self.at.say(&json, &lines.join("\n"));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Token {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let Self::Create(Create { at, id, lifetime }) = self;
+        let token = at.ask(async |ca| Ok(ca.create_token(&id, lifetime).await?))?;
+        at.say(&json!({"id": id.as_str(), "token": token.as_str()}), &token);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn listed(tokens: &[(String, String)]) -> Vec<Value> {
+    tokens
+        .iter()
+        .map(|(id, token)| json!({"id": id, "token": token}))
+        .collect()
+}
+
+fn page(status: &Value, now: SystemTime) -> String {
+    let now = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let left = |at: &Value| match at.as_u64() {
+        None => "-".to_owned(),
+        Some(at) => crate::cmd::status::left_of(at.checked_sub(now)),
+    };
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut out = vec![format!(
+        "the CA of {}; bundle generation {}, {} members known, {} join tokens open",
+        text(&status["trustDomain"]),
+        status["generation"],
+        status["members"],
+        status["openTokens"],
+    )];
+    let each = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let rows = each(&status["authorities"]).into_iter().map(|a| {
+        vec![
+            text(&a["keyId"]),
+            text(&a["issuerKeyId"]),
+            text(&a["stage"]),
+            text(&a["rootKey"]),
+            left(&a["rootNotAfter"]),
+            left(&a["issuerNotAfter"]),
+            left(&a["leafUntil"]),
+        ]
+    });
+    out.push(String::new());
+    out.push(term::table(
+        &[
+            "ROOT",
+            "ISSUING CA",
+            "STAGE",
+            "ROOT'S KEY",
+            "ROOT ENDS",
+            "CA ENDS",
+            "LEAVES UNTIL",
+        ],
+        rows,
+    ));
+    if let Some(next) = status["next"].as_str() {
+        out.push(String::new());
+        let wait = &status["waitsFor"];
+        if wait.is_null() {
+            out.push(format!("a rotation is running; next: {next}"));
+        } else {
+            let unknown = match wait["unknown"].as_bool() {
+                Some(true) => ", and for leaves of an earlier process",
+                _ => "",
+            };
+            out.push(format!(
+                "a rotation is running; {next} waits {} at most{unknown}",
+                left(&wait["until"])
+            ));
+            let rows = each(&wait["members"]).into_iter().map(|m| {
+                vec![
+                    text(&m["id"]),
+                    text(&m["name"]),
+                    m["acknowledged"].to_string(),
+                    left(&m["until"]),
+                ]
+            });
+            out.push(term::table(
+                &["MISSING", "NAME", "HAS GENERATION", "LEAF ENDS"],
+                rows,
+            ));
+        }
+    }
+    if !status["recovery"].is_null() {
+        out.push(format!(
+            "the recovery window is open for {}",
+            left(&status["recovery"]["until"])
+        ));
+    }
+    out.join("\n")
+}

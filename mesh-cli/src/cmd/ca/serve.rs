@@ -1,0 +1,275 @@
+//! `mesh ca serve`: the CA of a mesh. Its state, keys and the operator's socket lie in one folder;
+//! it runs until a signal.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use inmesh_pki::ca::admin::AdminSocket;
+use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
+use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
+use inmesh_pki::ca::store::FileStore;
+use inmesh_pki::ca::{Ca, Lifetimes, NewAuthority, Published};
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::id::{SpiffeId, TrustDomain};
+use inmesh_pki::issue::policy::{OidcRule, Rules};
+use inmesh_pki::jwt::KeySet;
+use inmesh_pki::tls::Crypto;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::agent::duration;
+use crate::log;
+
+/// The CA's own ID below its trust domain, unless another one is given.
+const OWN_PATH: &str = "/inmesh/ca";
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The CA's folder; made if needed, for its owner alone.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The trust domain.
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+    /// The CA's own SPIFFE ID [default: /inmesh/ca of the trust domain].
+    #[arg(long)]
+    id: Option<SpiffeId>,
+    /// A host name in the CA's own certificate, for clients that verify one; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    host_name: Vec<String>,
+    /// The first root, as PEM with its key, or with an issuing CA and that one's key where the
+    /// root stays offline; without it, one is made.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+    /// Where the bundle is written whenever it changes [default: bundle.pem in the folder].
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    /// How long a leaf lives.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    leaf_lifetime: Duration,
+    /// How long a root that is made here lives; half of it later, it is rotated.
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    root_lifetime: Duration,
+    /// How long an issuing CA that is made here lives.
+    #[arg(long, default_value = "2160h", value_parser = duration)]
+    issuer_lifetime: Duration,
+    /// How many leaves are signed in a second at most.
+    #[arg(long, default_value_t = inmesh_pki::ca::pace::DEFAULT_RATE)]
+    rate: u32,
+    /// The keys of a cluster (the JWK set that its API server publishes), to accept its
+    /// service-account tokens.
+    #[arg(long, value_name = "FILE", requires = "audience")]
+    kubernetes_jwks: Option<PathBuf>,
+    /// The issuer in the cluster's tokens.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "https://kubernetes.default.svc.cluster.local"
+    )]
+    kubernetes_issuer: String,
+    /// The audience that tokens must be meant for.
+    #[arg(long)]
+    audience: Option<String>,
+    /// An OpenID issuer whose tokens are accepted: `issuer=URL,jwks=FILE`; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE,...", requires = "audience")]
+    oidc: Vec<String>,
+    /// Who of an OpenID issuer gets which ID: `issuer=URL,id=SPIFFE-ID,CLAIM=VALUE,...`; every
+    /// claim must have exactly that value; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE,...", requires = "oidc")]
+    oidc_grant: Vec<String>,
+    /// What is logged, as in RUST_LOG.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
+    log: String,
+    /// The form of the log's lines, on standard error.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: log::Format,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let _level = log::init(&self.log, self.log_format)?;
+        crate::cmd::runtime()?.block_on(self.serve())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+        let config = self.config()?;
+        let lifetimes = Lifetimes {
+            root: at_least_a_second("root", self.root_lifetime)?,
+            issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
+            leaf: at_least_a_second("leaf", self.leaf_lifetime)?,
+        };
+        let listener = TcpListener::bind(self.listen)
+            .await
+            .with_context(|| format!("listening on {}", self.listen))?;
+        let store = FileStore::open(&self.dir)
+            .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
+        let first = match &self.root {
+            None => None,
+            Some(path) => {
+                let pem = read_secret(path)?;
+                let now = clock.now();
+                let new = NewAuthority::from_pem(&self.trust_domain, &pem, lifetimes, now, &crypto);
+                Some(new.with_context(|| format!("the root in {}", path.display()))?)
+            }
+        };
+        let domain = &self.trust_domain;
+        let ca = Ca::open(store, domain, first, lifetimes, &crypto, clock)
+            .await
+            .with_context(|| format!("opening the CA in {}", self.dir.display()))?;
+        let ca = Arc::new(ca);
+        let socket = AdminSocket::bind(&self.dir)
+            .with_context(|| format!("listening in {}", self.dir.display()))?;
+        let server = CaServer::new(Arc::clone(&ca), config).await?;
+        let bundle = self
+            .bundle
+            .clone()
+            .unwrap_or_else(|| self.dir.join("bundle.pem"));
+        write_bundle(&bundle, &ca.published().borrow())?;
+        let address = listener.local_addr()?;
+        tracing::info!(%address, trust_domain = %domain, "the CA serves");
+
+        let (stop, stopped) = watch::channel(false);
+        let until = |mut stopped: watch::Receiver<bool>| async move {
+            let _gone = stopped.wait_for(|stop| *stop).await;
+        };
+        let mut serving = tokio::spawn(server.serve(listener, until(stopped.clone())));
+        let operating = tokio::spawn(socket.serve(Arc::clone(&ca), until(stopped.clone())));
+        let writing = tokio::spawn(keep_bundle(bundle, ca.published()));
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            ended = &mut serving => bail!("the server has ended: {ended:?}"),
+        }
+        tracing::info!("ended by a signal");
+        let _gone = stop.send(true);
+        writing.abort();
+        serving.await?;
+        operating.await?;
+        Ok(())
+    }
+
+    fn config(&self) -> anyhow::Result<ServerConfigOf> {
+        let own = match &self.id {
+            Some(id) => id.clone(),
+            None => format!("{}{OWN_PATH}", self.trust_domain.id()).parse()?,
+        };
+        if own.trust_domain() != &self.trust_domain || own.path().is_empty() {
+            bail!("{own} is no ID of the trust domain {}", self.trust_domain);
+        }
+        let mut rules = Rules::new(self.trust_domain.clone(), own);
+        let mut attestors = Attestors::none();
+        let audience = self.audience.clone().unwrap_or_default();
+        if let Some(path) = &self.kubernetes_jwks {
+            rules = rules.with_kubernetes();
+            attestors = attestors.with_kubernetes(TokenIssuer {
+                issuer: self.kubernetes_issuer.clone(),
+                audience: audience.clone(),
+                keys: keys(path)?,
+            });
+        }
+        for text in &self.oidc {
+            let mut fields = fields("--oidc", text)?;
+            attestors = attestors.with_oidc(TokenIssuer {
+                issuer: take(&mut fields, "--oidc", "issuer")?,
+                audience: audience.clone(),
+                keys: keys(Path::new(&take(&mut fields, "--oidc", "jwks")?))?,
+            });
+            if let Some(name) = fields.keys().next() {
+                bail!("--oidc: unknown field {name:?}");
+            }
+        }
+        for text in &self.oidc_grant {
+            let mut fields = fields("--oidc-grant", text)?;
+            let issuer = take(&mut fields, "--oidc-grant", "issuer")?;
+            let id = take(&mut fields, "--oidc-grant", "id")?;
+            rules = rules.with_oidc(OidcRule {
+                issuer,
+                id: id.parse().with_context(|| format!("--oidc-grant: {id}"))?,
+                claims: fields,
+            })?;
+        }
+        let mut config = ServerConfigOf::new(rules);
+        config.attestors = attestors;
+        config.rate = self.rate;
+        config.host_names.clone_from(&self.host_name);
+        Ok(config)
+    }
+}
+
+fn at_least_a_second(what: &str, lifetime: Duration) -> anyhow::Result<Duration> {
+    if lifetime < Duration::from_secs(1) {
+        bail!("the {what} lifetime is below a second");
+    }
+    Ok(lifetime)
+}
+
+/// A set without keys would refuse everybody for a reason that is hard to see.
+fn keys(path: &Path) -> anyhow::Result<KeySet> {
+    let json = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let keys = KeySet::from_jwks(&json).with_context(|| path.display().to_string())?;
+    if keys.is_empty() {
+        bail!("{} has no key that signs tokens", path.display());
+    }
+    Ok(keys)
+}
+
+/// `name=value,name=value`; a value has no comma.
+fn fields(flag: &str, text: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut fields = BTreeMap::new();
+    for field in text.split(',') {
+        let (name, value) = field
+            .split_once('=')
+            .ok_or_else(|| anyhow!("{flag}: {field:?} is not NAME=VALUE"))?;
+        if fields.insert(name.to_owned(), value.to_owned()).is_some() {
+            bail!("{flag}: {name} stands twice");
+        }
+    }
+    Ok(fields)
+}
+
+fn take(fields: &mut BTreeMap<String, String>, flag: &str, name: &str) -> anyhow::Result<String> {
+    fields
+        .remove(name)
+        .ok_or_else(|| anyhow!("{flag}: {name} is missing"))
+}
+
+/// Reads a file that holds a key.
+pub(super) fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let content = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Zeroizing::new(content))
+}
+
+/// Writes the bundle whenever it changes.
+async fn keep_bundle(path: PathBuf, mut published: watch::Receiver<Arc<Published>>) {
+    while published.changed().await.is_ok() {
+        let now = published.borrow_and_update().clone();
+        if let Err(error) = write_bundle(&path, &now) {
+            tracing::error!(error = format!("{error:#}"), "the bundle is not written");
+        }
+    }
+}
+
+/// Replaces the file in one step.
+fn write_bundle(path: &Path, published: &Published) -> anyhow::Result<()> {
+    let failed = || format!("writing the bundle {}", path.display());
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, published.bundle.to_pem()).with_context(failed)?;
+    std::fs::rename(&beside, path).with_context(failed)?;
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! `mesh ca serve` from start to end: agents that live on it, a root that is replaced under them,
+//! and a process that is killed at any moment.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get as on_get;
+use http::{Method, StatusCode};
+use inmesh_pki::bundle::TrustBundle;
+use inmesh_pki::ca::admin::AdminClient;
+use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
+use inmesh_pki::ca::state::CaState;
+use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::id::SpiffeId;
+use inmesh_pki::rotate::obtain;
+use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
+use inmesh_pki::svid::{Usage, validate};
+use inmesh_pki::tls::Crypto;
+use serde_json::Value;
+use support::{Agent, app, eventually, free, mesh, service, stderr, stdout, try_send, within};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+/// A CA as a child process; killed when dropped.
+struct Ca {
+    child: Child,
+    dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Ca {
+    async fn start(home: &Path, address: SocketAddr, more: &[&str]) -> Self {
+        let (dir, log) = (home.join("ca"), home.join("ca.log"));
+        let log_file = File::options().create(true).append(true).open(&log);
+        let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["ca", "serve", "--trust-domain", "test.local"])
+            .args(["--listen", &address.to_string(), "--dir"])
+            .arg(&dir)
+            .args(more)
+            .env_remove("MESH_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file.expect("a log"))
+            .spawn()
+            .expect("the binary starts");
+        let ca = Self { child, dir, log };
+        eventually("the CA serves", async || {
+            let mut admin = AdminClient::connect(&ca.dir).await.ok()?;
+            admin.status().await.ok()?;
+            tokio::net::TcpStream::connect(address).await.ok()
+        })
+        .await;
+        ca
+    }
+
+    /// Runs a command of the operator.
+    fn operate(&self, args: &[&str]) -> std::process::Output {
+        let args = ["ca"].iter().chain(args).copied();
+        mesh(args.chain(["--dir"]), &[&self.dir])
+    }
+
+    fn status(&self) -> Value {
+        let status = self.operate(&["status", "--json"]);
+        assert!(status.status.success(), "{}", stderr(&status));
+        serde_json::from_str(&stdout(&status)).expect("status is JSON")
+    }
+
+    fn token(&self, id: &str) -> String {
+        let made = self.operate(&["token", "create", "--id", id]);
+        assert!(made.status.success(), "{}", stderr(&made));
+        stdout(&made).trim().to_owned()
+    }
+
+    /// kill -9, at once.
+    fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Ca {
+    fn drop(&mut self) {
+        // It may have been killed before.
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            eprintln!("--- the CA's log\n{}", tail.join("\n"));
+        }
+    }
+}
+
+// === agents on a CA ===
+
+struct Home {
+    dir: TempDir,
+    address: SocketAddr,
+}
+
+impl Home {
+    /// An agent that joins by a token in a file.
+    async fn agent(&self, ca: &Ca, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
+        let token = self.dir.path().join(format!("{name}.token"));
+        std::fs::write(
+            &token,
+            ca.token(&format!("spiffe://test.local/ns/shop/sa/{name}")),
+        )
+        .expect("a token's file");
+        let identity = format!(
+            "identity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: ../ca/bundle.pem, tokenFile: ../{name}.token}}}}\n",
+            self.address
+        );
+        let home = support::Home::at(self.dir.path());
+        home.agent(name, &format!("{identity}{more}"), documents)
+            .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_is_replaced_under_agents_that_go_on() {
+    let home = Home {
+        dir: TempDir::new().expect("a temporary folder"),
+        address: free(),
+    };
+    let more = ["--leaf-lifetime", "4s"];
+    let mut ca = Ca::start(home.dir.path(), home.address, &more).await;
+    let mode = |path: &str| {
+        let meta = ca.dir.join(path).metadata().expect("it is there");
+        meta.permissions().mode() & 0o777
+    };
+    assert_eq!(
+        (mode(""), mode("state.json"), mode("admin.sock")),
+        (0o700, 0o600, 0o600)
+    );
+    let app = app(Router::new().route("/", on_get(async || "hello"))).await;
+    let (inner, door) = (free(), free());
+    let policy = "defaultAction: allow\npeers: strict\n";
+    let listen = format!(
+        "{policy}listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]\n"
+    );
+    let _server = home.agent(&ca, "app", &listen, &[]).await;
+    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
+    let documents = service("app", inner, ids);
+    let listen =
+        format!("{policy}listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]\n");
+    let client = home
+        .agent(&ca, "web", &listen, &[("app.yaml", &documents)])
+        .await;
+
+    // Requests all the time; each must be answered.
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let load = tokio::spawn(async move {
+        let mut answered = 0_u32;
+        while !*stopped.borrow_and_update() {
+            let answer = try_send(door, Method::GET, "/", &[("host", "app")]).await;
+            let answer = answer.expect("the agent answers");
+            assert_eq!(answer.status, StatusCode::OK, "{answer:?} after {answered}");
+            answered += 1;
+            sleep(Duration::from_millis(20)).await;
+        }
+        answered
+    });
+
+    let first = ca.status();
+    assert_eq!(
+        (&first["generation"], &first["members"]),
+        (&1.into(), &2.into())
+    );
+    let rotate = ca.operate(&["rotate"]);
+    assert!(rotate.status.success(), "{}", stderr(&rotate));
+    let again = ca.operate(&["rotate", "--step", "retire"]);
+    assert!(!again.status.success(), "the wrong order");
+    assert!(
+        stderr(&again).contains("it is not the turn of retire"),
+        "{}",
+        stderr(&again)
+    );
+    let shown = stdout(&ca.operate(&["status"]));
+    assert!(
+        shown.contains("published") || shown.contains("retiring"),
+        "{shown}"
+    );
+    // In the midst: it comes back where it was.
+    ca.kill();
+    let generation = ca.dir.join("state.json");
+    assert!(
+        std::fs::read_to_string(&generation)
+            .expect("a state")
+            .contains("\"form\": 1")
+    );
+    let ca = Ca::start(home.dir.path(), home.address, &more).await;
+    let done = within(Duration::from_secs(60), "the rotation ends", async || {
+        let status = ca.status();
+        (status["next"].is_null() && status["generation"] == 3).then_some(status)
+    })
+    .await;
+    assert_eq!(done["authorities"].as_array().expect("a list").len(), 1);
+    assert_ne!(
+        done["authorities"][0]["keyId"],
+        first["authorities"][0]["keyId"]
+    );
+    // Some more requests under the new root alone.
+    sleep(Duration::from_secs(2)).await;
+    stop.send(true).expect("the load runs");
+    let answered = load.await.expect("no request was lost");
+    println!("{answered} requests while the root was replaced, none lost");
+    assert!(answered > 100, "{answered}");
+    let status = client.status().await;
+    assert_eq!(status["ready"], true, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_ca_is_told_is_checked_before_it_serves() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let refused = |more: &[&str], says: &str| {
+        let args = [
+            "ca",
+            "serve",
+            "--trust-domain",
+            "test.local",
+            "--listen",
+            "127.0.0.1:0",
+        ];
+        let args = args.iter().chain(more).chain(&["--dir"]).copied();
+        let ended = mesh(args, &[&dir.path().join("ca")]);
+        assert!(!ended.status.success());
+        let said = stderr(&ended);
+        assert!(said.contains(says), "{more:?}: {said}");
+    };
+    let missing = dir.path().join("none");
+    let missing = missing.to_str().expect("text");
+    refused(&["--id", "spiffe://other/ca"], "no ID of the trust domain");
+    refused(&["--leaf-lifetime", "0s"], "leaf lifetime");
+    refused(&["--root", missing], "reading");
+    refused(&["--kubernetes-jwks", missing], "--audience");
+    refused(
+        &["--kubernetes-jwks", missing, "--audience", "x"],
+        "reading",
+    );
+    let empty = dir.path().join("empty.json");
+    std::fs::write(&empty, r#"{"keys": []}"#).expect("a file");
+    let jwks = empty.to_str().expect("text");
+    refused(
+        &["--kubernetes-jwks", jwks, "--audience", "x"],
+        "no key that signs",
+    );
+    refused(
+        &["--oidc", "issuer=x", "--audience", "x"],
+        "jwks is missing",
+    );
+    let nobody = mesh(["ca", "status", "--dir"], &[dir.path()]);
+    assert!(
+        stderr(&nobody).contains("no CA answers"),
+        "{}",
+        stderr(&nobody)
+    );
+}
+
+// === a CA that is killed ===
+
+struct Member {
+    id: SpiffeId,
+    client: CaClient,
+    writer: IdentityWriter,
+    crypto: Crypto,
+}
+
+impl Member {
+    async fn renew(&self) {
+        within(Duration::from_secs(30), "a member renews", async || {
+            let clock = SystemClock;
+            let (svid, bundle) = obtain(&self.client, &self.id, &self.crypto, &clock)
+                .await
+                .ok()?;
+            self.writer.update(|state| {
+                state.insert_svid(svid);
+                state.insert_newer_bundle(bundle);
+            });
+            Some(())
+        })
+        .await;
+    }
+
+    fn state(&self) -> Arc<IdentityState> {
+        self.writer.load()
+    }
+
+    fn bundle(&self) -> TrustBundle {
+        let state = self.state();
+        state
+            .bundles()
+            .get(self.id.trust_domain())
+            .expect("a bundle")
+            .clone()
+    }
+}
+
+/// kill -9 at random moments around every step of rotation after rotation: no leaf ever fails to
+/// verify with a member that lives, no generation has two contents, no root comes back.
+///
+/// `MESH_KILLS` says how many kills; 20 if it is not set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_killed_at_any_moment_never_forks() {
+    let kills: u32 = std::env::var("MESH_KILLS").map_or(20, |n| n.parse().expect("a number"));
+    let home = TempDir::new().expect("a temporary folder");
+    let address = free();
+    let more = ["--leaf-lifetime", "2m"];
+    let mut ca = Ca::start(home.path(), address, &more).await;
+    let crypto = Crypto::aws_lc_rs();
+    let member = |name: &str, ca: &Ca| {
+        let id: SpiffeId = format!("spiffe://test.local/{name}")
+            .parse()
+            .expect("an ID");
+        let (writer, reader) = identity(IdentityState::default());
+        let config = CaClientConfig {
+            id: id.clone(),
+            address: address.to_string(),
+            ca: "spiffe://test.local/inmesh/ca".parse().expect("an ID"),
+            bootstrap: Bootstrap::File(ca.dir.join("bundle.pem")),
+            token: Token::Text(ca.token(id.as_str()).into()),
+        };
+        let client = CaClient::new(config, reader, &crypto, SystemClock::shared());
+        Member {
+            id,
+            client: client.expect("randomness"),
+            writer,
+            crypto: crypto.clone(),
+        }
+    };
+    let members = [member("a", &ca), member("b", &ca)];
+    let mut contents: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    let mut actives: Vec<String> = Vec::new();
+    let mut steps: BTreeMap<String, u32> = BTreeMap::new();
+    for kill in 0..kills {
+        for member in &members {
+            member.renew().await;
+        }
+        for (one, other) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
+            let (own, peer) = (members[one].state(), members[other].state());
+            let chain = peer.default_svid().expect("an SVID").chain();
+            let now = SystemClock.now();
+            let verified = validate(chain, &own, now, Usage::Server, &crypto);
+            let root = verified.expect("a member's leaf verifies").root_key_id;
+            if actives.last() != Some(&root) {
+                assert!(
+                    !actives.contains(&root),
+                    "root {root} came back at kill {kill}"
+                );
+                actives.push(root);
+            }
+        }
+        for member in &members {
+            let bundle = member.bundle();
+            // In an answer the root of the leaf stands first, so the order says nothing.
+            let mut keys: Vec<_> = bundle
+                .roots()
+                .iter()
+                .map(|r| r.key_id().to_owned())
+                .collect();
+            keys.sort();
+            let generation = bundle.sequence().expect("our CA counts");
+            let before = contents.entry(generation).or_insert_with(|| keys.clone());
+            assert_eq!(
+                *before, keys,
+                "generation {generation} forked at kill {kill}"
+            );
+        }
+        // Both members have what is published, and no leaf but under the active root: so any step
+        // may be taken at once, and dies with its process somewhere.
+        let dir = ca.dir.clone();
+        let step = tokio::spawn(async move {
+            let mut admin = AdminClient::connect(&dir).await.ok()?;
+            admin.rotate(None, true, None).await.ok()
+        });
+        let moment = Duration::from_micros(rand::random_range(0..30_000));
+        sleep(moment).await;
+        ca.kill();
+        if let Some(step) = step.await.expect("it does not panic") {
+            *steps.entry(step).or_default() += 1;
+        }
+        let written = std::fs::read(ca.dir.join("state.json")).expect("a state");
+        let line = written
+            .iter()
+            .position(|b| *b == b'\n')
+            .expect("a first line");
+        let state = CaState::from_bytes(&written[line + 1..]).expect("a whole state");
+        let last = contents.last_key_value().expect("one at least");
+        assert!(state.generation() >= *last.0, "the generation went back");
+        drop(ca);
+        ca = Ca::start(home.path(), address, &more).await;
+    }
+    println!(
+        "{kills} kills, {} roots were active, {} generations, steps that were answered: {steps:?}",
+        actives.len(),
+        contents.len()
+    );
+    assert!(kills < 20 || actives.len() > 1, "no rotation came through");
+}

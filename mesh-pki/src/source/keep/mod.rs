@@ -1,0 +1,423 @@
+//! The identity store in, the last good SVID of one ID on disk out; and back after a reboot, so that
+//! a workload has an identity while no CA answers.
+//!
+//! ```no_run
+//! # #[cfg(feature = "aws-lc-rs")]
+//! # async fn start(issuer: inmesh_pki::issue::DynIssuer) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::future::pending;
+//! use std::sync::Arc;
+//!
+//! use inmesh_pki::clock::{Clock, SystemClock};
+//! use inmesh_pki::rotate::Rotation;
+//! use inmesh_pki::source::keep::Keep;
+//! use inmesh_pki::{Crypto, SpiffeId, identity};
+//!
+//! let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+//! let id: SpiffeId = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+//! let keep = Keep::new(id.clone(), "/var/lib/cart/identity");
+//! // Nothing that can be used is no reason not to start: the issuer is asked then.
+//! let initial = keep.load(clock.now(), &crypto).unwrap_or_default();
+//! let (writer, reader) = identity(initial);
+//! tokio::spawn(keep.run(reader, pending()));
+//! let rotation = Rotation::new(id, issuer, &crypto, clock, || 0.5);
+//! tokio::spawn(rotation.run(Arc::new(writer), pending()));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Kept are the chain, its key, the bundle and the revocation lists of its own trust domain, and the
+//! moment of issuance, from which renewal counts: without it an SVID that came back would be renewed
+//! too early, by whatever its CA back-dates. All change in one step, as [`files::publish`] does it,
+//! and a reader resolves that step once. What is read is trusted no more than what an issuer answers:
+//! it is verified under the bundle beside it, and files that others may write, or a key that others
+//! may read, are refused. Bundles of other trust domains are not kept; whoever federates fetches them.
+
+use std::fmt;
+use std::fs::DirBuilder;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use zeroize::Zeroizing;
+
+use super::files::{self, BUNDLE_FILE, CERT_FILE, KEY_FILE};
+use crate::bundle::{BundleError, TrustBundle};
+use crate::crl::{Crl, CrlError, CrlSet};
+use crate::fs::{self, Mode};
+use crate::id::SpiffeId;
+use crate::pem;
+use crate::status::{StatusReader, StatusWriter, status};
+use crate::store::{IdentityReader, IdentityState};
+use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::time;
+use crate::tls::Crypto;
+
+#[cfg(test)]
+mod tests;
+
+/// The revocation lists of the SVID's own trust domain; empty if there are none.
+const CRL_FILE: &str = "crl.pem";
+
+/// When the SVID was issued, in seconds since 1970.
+const ISSUED_FILE: &str = "issued-at";
+
+/// How long to wait after a failed write, unless something new comes first.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Keeps the SVID of one ID in a folder of its own.
+pub struct Keep {
+    id: SpiffeId,
+    dir: PathBuf,
+    status: StatusWriter<KeepStatus>,
+}
+
+/// How keeping is doing; for metrics and for people.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct KeepStatus {
+    /// How many times something was written.
+    pub writes: u64,
+    /// How many writes failed.
+    pub failures: u64,
+    /// Why the last write failed; gone with the next success.
+    pub last_error: Option<Arc<KeepError>>,
+}
+
+/// Why nothing was kept, or nothing that can be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeepError {
+    /// The bundle beside the SVID cannot be used.
+    #[error("the kept bundle in {} cannot be used", dir.display())]
+    Bundle {
+        /// Where it is kept.
+        dir: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BundleError,
+    },
+    /// The revocation lists beside the SVID cannot be used.
+    #[error("the kept revocation lists in {} cannot be used", dir.display())]
+    Crl {
+        /// Where they are kept.
+        dir: PathBuf,
+        /// What is wrong with them.
+        #[source]
+        source: CrlError,
+    },
+    /// Nothing has been kept here.
+    #[error("no SVID is kept in {}", dir.display())]
+    Empty {
+        /// Where it would be.
+        dir: PathBuf,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("{} cannot be read or written", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Others may read a key, or write anything.
+    #[error("{} has mode {mode:04o}, which others may use: expected {expected}", path.display())]
+    Loose {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// What it may be at most.
+        expected: &'static str,
+    },
+    /// The moment of issuance is none, or not within the SVID's life.
+    #[error("the kept moment of issuance in {} is not within the life of the SVID", dir.display())]
+    Moment {
+        /// Where it is kept.
+        dir: PathBuf,
+    },
+    /// The store has no SVID of this ID, or no bundle for its trust domain.
+    #[error("there is no SVID of {id} to keep, or no bundle for it")]
+    NothingToKeep {
+        /// Whose SVID is to be kept.
+        id: SpiffeId,
+    },
+    /// What was kept is not valid now: expired, or not under the bundle beside it.
+    #[error("the kept SVID is not valid")]
+    NotValid(#[from] Rejected),
+    /// What was kept is no SVID.
+    #[error("the kept certificate and key in {} are not an SVID", dir.display())]
+    Svid {
+        /// Where it is kept.
+        dir: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<SvidError>,
+    },
+    /// What was kept is somebody else's.
+    #[error("the kept SVID is of {got}, expected {expected}")]
+    WrongId {
+        /// Whose SVID was asked for.
+        expected: SpiffeId,
+        /// Whose it is.
+        got: SpiffeId,
+    },
+}
+
+/// What is kept, shared with the store.
+#[derive(Clone)]
+struct Kept {
+    svid: Arc<X509Svid>,
+    bundle: TrustBundle,
+    crls: Vec<Crl>,
+}
+
+impl Keep {
+    /// Keeps the SVID of `id` in `dir`, which is made with mode 0700 if it is missing.
+    #[must_use]
+    pub fn new(id: SpiffeId, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            id,
+            dir: dir.into(),
+            status: status(KeepStatus::default()),
+        }
+    }
+
+    /// Where to read how it is doing, before and while it runs.
+    #[must_use]
+    pub fn status(&self) -> StatusReader<KeepStatus> {
+        self.status.reader()
+    }
+
+    /// What was kept, as a state to start from. It blocks.
+    ///
+    /// 1. The folder and its files are ours alone to write, and the key ours alone to read.
+    /// 2. Certificate and key are an SVID, of this ID, and the moment of issuance is in its life.
+    /// 3. It is valid at `now`, in both roles, under the bundle that was kept with it.
+    ///
+    /// The revocation lists come back to judge peers; the SVID itself is not judged by them.
+    ///
+    /// # Errors
+    ///
+    /// [`KeepError`] for the first of these that fails.
+    pub fn load(&self, now: SystemTime, crypto: &Crypto) -> Result<IdentityState, KeepError> {
+        let dir = &self.dir;
+        let folder = match files::current_set(dir) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(KeepError::Empty { dir: dir.clone() });
+            }
+            Err(source) => return Err(io_error(dir, source)),
+        };
+        guarded(dir, 0o022, "0755")?;
+        guarded(&folder, 0o022, "0755")?;
+        let read = |name: &str, forbidden, expected| {
+            let path = folder.join(name);
+            guarded(&path, forbidden, expected)?;
+            fs::read(&path).map_err(|source| io_error(&path, source))
+        };
+        let public = |name| read(name, 0o022, "0644");
+
+        let cert = public(CERT_FILE)?;
+        let key = read(KEY_FILE, 0o077, "0600")?;
+        let issued_at = moment(&public(ISSUED_FILE)?);
+        let issued_at = issued_at.ok_or_else(|| KeepError::Moment { dir: dir.clone() })?;
+        let svid = svid(&cert, &key, issued_at, crypto).map_err(|source| KeepError::Svid {
+            dir: dir.clone(),
+            source: Box::new(source),
+        })?;
+        if *svid.id() != self.id {
+            return Err(KeepError::WrongId {
+                expected: self.id.clone(),
+                got: svid.id().clone(),
+            });
+        }
+        if issued_at < svid.not_before() || issued_at > svid.not_after() {
+            return Err(KeepError::Moment { dir: dir.clone() });
+        }
+
+        let trust_domain = self.id.trust_domain();
+        let bundle = TrustBundle::from_pem(trust_domain.clone(), &public(BUNDLE_FILE)?);
+        let bundle = bundle.map_err(|source| KeepError::Bundle {
+            dir: dir.clone(),
+            source,
+        })?;
+        let crls = public(CRL_FILE)?;
+        let mut set = CrlSet::new();
+        if !crls.is_empty() {
+            Crl::from_pem(&crls)
+                .and_then(|crls| set.replace(trust_domain.clone(), crls))
+                .map_err(|source| KeepError::Crl {
+                    dir: dir.clone(),
+                    source,
+                })?;
+        }
+
+        let mut state = IdentityState::new(svid, bundle.into());
+        for usage in [Usage::Client, Usage::Server] {
+            let svid = state.default_svid().expect("a state is made with one");
+            validate(svid.chain(), &state, now, usage, crypto)?;
+        }
+        state.replace_crls(set);
+        Ok(state)
+    }
+
+    /// Writes what `state` has of this ID, in one step for readers. It blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`KeepError::NothingToKeep`], or the system's error; what was kept before stays whole.
+    pub fn store(&self, state: &IdentityState) -> Result<(), KeepError> {
+        let kept = self.kept(state).ok_or_else(|| KeepError::NothingToKeep {
+            id: self.id.clone(),
+        })?;
+        write(&self.dir, &kept)
+    }
+
+    /// Keeps what the store has now and after every change, until `shutdown` is ready or the store
+    /// is gone; a change of other identities writes nothing, and a write that has begun ends.
+    pub async fn run(self, reader: IdentityReader, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => {}
+            () = self.keep_forever(reader) => {}
+        }
+    }
+
+    async fn keep_forever(&self, mut reader: IdentityReader) {
+        let mut last: Option<Kept> = None;
+        loop {
+            let next = self.kept(&reader.load());
+            let mut failed = false;
+            if let Some(next) = next.filter(|next| last.as_ref() != Some(next)) {
+                let (dir, kept) = (self.dir.clone(), next.clone());
+                let wrote = tokio::task::spawn_blocking(move || write(&dir, &kept));
+                match wrote.await {
+                    Ok(Ok(())) => {
+                        last = Some(next);
+                        self.status.update(|status| {
+                            status.writes += 1;
+                            status.last_error = None;
+                        });
+                    }
+                    Ok(Err(error)) => {
+                        failed = true;
+                        self.report(error);
+                    }
+                    // Only a runtime that shuts down cancels it.
+                    Err(_) => return,
+                }
+            }
+            let changed = reader.changed();
+            if failed {
+                if let Ok(Err(_)) = tokio::time::timeout(RETRY, changed).await {
+                    return;
+                }
+            } else if changed.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn report(&self, error: KeepError) {
+        let reason: &dyn std::error::Error = &error;
+        tracing::warn!(id = %self.id, error = reason, "SVID not kept on disk");
+        self.status.update(|status| {
+            status.failures += 1;
+            status.last_error = Some(Arc::new(error));
+        });
+    }
+
+    fn kept(&self, state: &IdentityState) -> Option<Kept> {
+        let trust_domain = self.id.trust_domain();
+        let bundle = state.bundles().get(trust_domain)?;
+        // A distrusted domain has no root that could vouch for it when it comes back.
+        (!bundle.is_distrusted()).then_some(())?;
+        Some(Kept {
+            svid: Arc::clone(state.svid(&self.id)?),
+            bundle: bundle.clone(),
+            crls: state.crls().get(trust_domain).to_vec(),
+        })
+    }
+}
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keep")
+            .field("id", &self.id.as_str())
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The same if the files would be.
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.svid, &other.svid)
+            && self.bundle == other.bundle
+            && self.crls == other.crls
+    }
+}
+
+fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| io_error(dir, source))?;
+    guarded(dir, 0o022, "0755")?;
+    let (cert, key) = (kept.svid.chain_pem(), kept.svid.key().to_secret_pem());
+    let bundle = kept.bundle.to_pem();
+    let crls: String = kept.crls.iter().map(Crl::to_pem).collect();
+    let issued_at = time::to_unix(kept.svid.issued_at()).to_string();
+    files::publish_set(
+        dir,
+        kept.svid.serial(),
+        &[
+            (CERT_FILE, cert.as_bytes(), Mode::Public),
+            (KEY_FILE, key.as_bytes(), Mode::Secret),
+            (BUNDLE_FILE, bundle.as_bytes(), Mode::Public),
+            (CRL_FILE, crls.as_bytes(), Mode::Public),
+            (ISSUED_FILE, issued_at.as_bytes(), Mode::Public),
+        ],
+    )
+    .map_err(|source| io_error(dir, source))
+}
+
+/// Refuses what has one of the `forbidden` bits in its mode.
+fn guarded(path: &Path, forbidden: u32, expected: &'static str) -> Result<(), KeepError> {
+    let found = std::fs::symlink_metadata(path).map_err(|source| io_error(path, source))?;
+    let mode = found.mode() & 0o7777;
+    if mode & forbidden != 0 {
+        return Err(KeepError::Loose {
+            path: path.to_owned(),
+            mode,
+            expected,
+        });
+    }
+    Ok(())
+}
+
+fn svid(
+    cert: &[u8],
+    key: &[u8],
+    issued_at: SystemTime,
+    crypto: &Crypto,
+) -> Result<X509Svid, SvidError> {
+    let chain = pem::certificates(cert)?;
+    X509Svid::from_der(chain, PrivateKey::from_pem(key)?, Some(issued_at), crypto)
+}
+
+fn moment(text: &Zeroizing<Vec<u8>>) -> Option<SystemTime> {
+    let text = std::str::from_utf8(text).ok()?;
+    Some(time::from_unix(text.trim_end().parse().ok()?))
+}
+
+fn io_error(path: &Path, source: io::Error) -> KeepError {
+    KeepError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
