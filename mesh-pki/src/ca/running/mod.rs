@@ -27,9 +27,9 @@ use crate::issue::policy::{Grant, Window};
 use crate::issue::{Csr, IssueError};
 use crate::tls::{Crypto, CryptoError};
 
-mod change;
+mod write;
 
-use change::{crls_of, keep_keys, publication, signer_of};
+use write::{crls_of, keep_keys, publication, signer_of};
 
 /// How often a write is tried when somebody else writes too.
 const TURNS: usize = 64;
