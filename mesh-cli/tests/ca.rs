@@ -218,6 +218,52 @@ async fn a_root_is_replaced_under_agents_that_go_on() {
     assert_eq!(status["ready"], true, "{status}");
 }
 
+/// A machine that reboots while no CA answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_comes_back_with_what_it_kept() {
+    let home = Home {
+        dir: TempDir::new().expect("a temporary folder"),
+        address: free(),
+    };
+    let mut ca = Ca::start(home.dir.path(), home.address, &[]).await;
+    let token = ca.token("spiffe://test.local/ns/shop/sa/app");
+    std::fs::write(home.dir.path().join("app.token"), token).expect("a token's file");
+    let identity = format!(
+        "identity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: ../ca/bundle.pem, tokenFile: ../app.token, keep: kept}}}}
+defaultAction: allow
+peers: strict
+",
+        home.address
+    );
+    let agents = support::Home::at(home.dir.path());
+    let end = async |agent: &Agent| agent.status().await["identity"][0]["not_after"].as_u64();
+    let first = agents.agent("app", &identity, &[]).await;
+    let before = end(&first).await;
+    assert!(before.is_some());
+    let kept = first.dir.join("kept");
+    eventually("it is kept", async || {
+        kept.join("issued-at").exists().then_some(())
+    })
+    .await;
+    assert_eq!(
+        kept.metadata().expect("a folder").permissions().mode() & 0o777,
+        0o700
+    );
+    drop(first);
+    ca.kill();
+
+    // The join token is spent, the CA is gone.
+    let dir = home.dir.path().join("app");
+    std::fs::rename(&dir, home.dir.path().join("before")).expect("renamed");
+    let agents = support::Home::at(home.dir.path());
+    let again = {
+        let identity = identity.replace("keep: kept", "keep: ../before/kept");
+        agents.agent("app", &identity, &[]).await
+    };
+    assert_eq!(end(&again).await, before);
+    assert!(!again.log().contains("SVID renewed"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_ca_is_told_is_checked_before_it_serves() {
     let dir = TempDir::new().expect("a temporary folder");

@@ -54,6 +54,8 @@ pub(crate) enum Identity {
         ca: SpiffeId,
         trust_bundle: PathBuf,
         token: Option<PathBuf>,
+        /// Where the last good SVID is kept over a reboot.
+        keep: Option<PathBuf>,
     },
     /// A development CA's folder, from which the agent mints its own workload's ID.
     DevelopmentCa { dir: PathBuf, lifetime: Duration },

@@ -122,11 +122,13 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             let id = ca.need("caId").and_then(|v| v.parsed::<SpiffeId>());
             let bundle = ca.need("trustBundle").and_then(path);
             let token = optional(ca, "tokenFile", path);
+            let keep = optional(ca, "keep", path);
             Some(Identity::Ca {
                 address: address?,
                 ca: id?,
                 trust_bundle: bundle?,
                 token: token?,
+                keep: keep?,
             })
         })
     });

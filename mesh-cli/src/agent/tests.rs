@@ -78,13 +78,14 @@ fn the_good_file_is_read() {
 fn an_identity_may_come_from_a_ca() {
     let source = "developmentCA: {dir: ca, lifetime: 20s}";
     assert!(GOOD.contains(source), "{GOOD}");
-    let ca =
-        "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t}";
+    let ca = "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, \
+         keep: k}";
     let Identity::Ca {
         address,
         ca: id,
         trust_bundle,
         token,
+        keep,
     } = good(&GOOD.replace(source, ca)).identity
     else {
         panic!("it names a CA");
@@ -94,6 +95,7 @@ fn an_identity_may_come_from_a_ca() {
         ("ca:15012", "spiffe://td/inmesh/ca")
     );
     assert!(trust_bundle.ends_with("b.pem") && token.is_some_and(|t| t.ends_with("t")));
+    assert!(keep.is_some_and(|k| k.is_absolute() && k.ends_with("k")));
 }
 
 #[test]
