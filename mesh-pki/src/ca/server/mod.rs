@@ -370,10 +370,10 @@ async fn own_svid<S: Store>(
 }
 
 impl<S> Shared<S> {
-    /// Whether it is the turn of `who`.
-    fn turn(&self, who: &str) -> Result<(), Duration> {
+    /// Whether it is the turn of this process of `id`.
+    fn turn(&self, id: &str, instance: &str) -> Result<(), Duration> {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.handle_request(who, self.start.elapsed())
+        pace.handle_request(id, instance, self.start.elapsed())
     }
 }
 
