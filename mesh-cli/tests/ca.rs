@@ -311,6 +311,64 @@ async fn what_a_ca_is_told_is_checked_before_it_serves() {
     );
 }
 
+/// Every command of the operator, and that one that is refused says why and fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_answers_a_compromise_and_recovers() {
+    let home = TempDir::new().expect("a temporary folder");
+    let ca = Ca::start(home.path(), free(), &[]).await;
+    let good = |args: &[&str]| {
+        let ended = ca.operate(args);
+        assert!(ended.status.success(), "{args:?}: {}", stderr(&ended));
+        stdout(&ended)
+    };
+    let bad = |args: &[&str], says: &str| {
+        let ended = ca.operate(args);
+        assert!(!ended.status.success(), "{args:?}");
+        let said = stderr(&ended);
+        assert!(said.contains(says), "{args:?}: {said}");
+    };
+    let old = ca.status()["authorities"][0]["keyId"].clone();
+    let old = old.as_str().expect("a key id");
+    good(&["revoke", "0aff"]);
+    bad(&["revoke", "xyz"], "hexadecimal");
+    good(&["distrust", old]);
+    bad(&["distrust", old], "no authority has the key");
+    let status = ca.status();
+    assert_eq!(status["generation"], 2);
+    assert_ne!(status["authorities"][0]["keyId"], old);
+
+    bad(&["recover"], "say what to do");
+    let id = "spiffe://test.local/ns/shop/sa/cart";
+    let tokens = good(&[
+        "recover",
+        "--id",
+        id,
+        "--window",
+        "1h",
+        "--expired",
+        "2h",
+        "--json",
+    ]);
+    let tokens: Value = serde_json::from_str(&tokens).expect("JSON");
+    assert_eq!(tokens["tokens"][0]["id"], id);
+    let status = ca.status();
+    assert_eq!(status["openTokens"], 1);
+    assert!(status["recovery"]["until"].is_u64(), "{status}");
+    assert!(good(&["status"]).contains("the recovery window is open for"));
+    good(&["recover", "--window", "0s"]);
+    assert!(ca.status()["recovery"].is_null());
+    bad(
+        &["token", "create", "--id", "spiffe://other/a"],
+        "test.local",
+    );
+    // The token is in no log and not in the state.
+    let token = tokens["tokens"][0]["token"].as_str().expect("a token");
+    for file in [&ca.log, &ca.dir.join("state.json")] {
+        let text = std::fs::read_to_string(file).expect("a file");
+        assert!(!text.contains(token), "{}", file.display());
+    }
+}
+
 // === a CA that is killed ===
 
 struct Member {
