@@ -9,7 +9,7 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
-use inmesh_pki::id::SpiffeId;
+use inmesh_pki::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 

@@ -21,7 +21,7 @@ use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
 use inmesh_pki::source::keep::{Keep, KeepError};
-use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
 use tokio::net::TcpListener;
@@ -236,8 +236,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
                 bootstrap: Bootstrap::File(trust_bundle.clone()),
                 token: token.clone().map_or(Token::None, Token::File),
             };
-            let reader = from_ca(config, keep.as_deref(), crypto).await?;
-            Ok(Identified { reader, jwt: None })
+            from_ca(config, keep.as_deref(), crypto).await
         }
         Identity::Files {
             certificate,
@@ -316,7 +315,7 @@ async fn from_ca(
     config: CaClientConfig,
     keep: Option<&Path>,
     crypto: &Crypto,
-) -> anyhow::Result<IdentityReader> {
+) -> anyhow::Result<Identified> {
     let (id, clock) = (config.id.clone(), SystemClock::shared());
     let keep = keep.map(|dir| Keep::new(id.clone(), dir));
     let kept = keep.as_ref().map(|keep| keep.load(clock.now(), crypto));
@@ -340,10 +339,13 @@ async fn from_ca(
     let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
     let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
     tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-    while reader.load().default_svid().is_none() {
+    if reader.latest().default_svid().is_none() {
+        tracing::info!("waiting for an identity");
+    }
+    while reader.latest().default_svid().is_none() {
         reader.changed().await?;
     }
     let (_status, watch) = client.watch(writer, rand::random::<f64>, std::future::pending());
     tokio::spawn(watch);
-    Ok(reader)
+    Ok(Identified { reader, jwt: None })
 }

@@ -19,6 +19,8 @@ use crate::jwt::KeySet;
 use crate::pem::{self, PemError};
 use crate::{hex, time};
 
+#[cfg(feature = "federation")]
+pub mod federate;
 pub mod jwks;
 
 #[cfg(test)]

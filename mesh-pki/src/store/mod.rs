@@ -23,6 +23,11 @@ mod tests;
 pub struct IdentityState {
     svids: BTreeMap<SpiffeId, Arc<X509Svid>>,
     default: Option<SpiffeId>,
+    /// What the source of identity says, and what federation fetched; kept apart, so that neither
+    /// takes the other's out.
+    own: BundleSet,
+    federated: BundleSet,
+    /// Both, which is what is trusted; the source's own word counts where both speak.
     bundles: BundleSet,
     crls: CrlSet,
     epoch: u64,
@@ -71,10 +76,7 @@ impl IdentityState {
     /// A state with one SVID, which is the default, and bundles.
     #[must_use]
     pub fn new(svid: X509Svid, bundles: BundleSet) -> Self {
-        let mut state = Self {
-            bundles,
-            ..Self::default()
-        };
+        let mut state = Self::from_bundles(bundles);
         state.insert_svid(svid);
         state
     }
@@ -83,6 +85,7 @@ impl IdentityState {
     #[must_use]
     pub fn from_bundles(bundles: BundleSet) -> Self {
         Self {
+            own: bundles.clone(),
             bundles,
             ..Self::default()
         }
@@ -165,26 +168,52 @@ impl IdentityState {
         }
     }
 
-    /// Replaces all bundles.
+    /// Replaces all bundles but those that federation has put in.
     pub fn replace_bundles(&mut self, bundles: BundleSet) {
-        self.bundles = bundles;
+        self.own = bundles;
+        self.join();
     }
 
     /// Puts `bundle` in place of the one of the same trust domain.
     pub fn insert_bundle(&mut self, bundle: TrustBundle) {
-        self.bundles.insert(bundle);
+        self.own.insert(bundle);
+        self.join();
+    }
+
+    /// Takes the bundle of `trust_domain` out; one that federation has put in stays.
+    pub fn remove_bundle(&mut self, trust_domain: &TrustDomain) {
+        self.own.remove(trust_domain);
+        self.join();
+    }
+
+    /// Puts in a bundle that was fetched from a foreign trust domain. Where the source of identity
+    /// has a bundle of the same domain, that one counts: nobody else speaks for our own.
+    pub fn insert_federated(&mut self, bundle: TrustBundle) {
+        self.federated.insert(bundle);
+        self.join();
+    }
+
+    /// Takes out what [`insert_federated`](Self::insert_federated) has put in.
+    pub fn remove_federated(&mut self, trust_domain: &TrustDomain) {
+        self.federated.remove(trust_domain);
+        self.join();
+    }
+
+    fn join(&mut self) {
+        let both = self.federated.iter().chain(self.own.iter());
+        self.bundles = both.cloned().collect();
     }
 
     /// The same, unless the one that is there has a greater sequence number: trust never goes
     /// back. Bundles without a number are taken as they come.
     pub fn insert_newer_bundle(&mut self, bundle: TrustBundle) {
-        let there = self.bundles.get(bundle.trust_domain());
+        let there = self.own.get(bundle.trust_domain());
         let there = there.and_then(TrustBundle::sequence);
         if there
             .zip(bundle.sequence())
             .is_none_or(|(there, new)| there <= new)
         {
-            self.bundles.insert(bundle);
+            self.insert_bundle(bundle);
         }
     }
 
@@ -255,7 +284,7 @@ impl IdentityWriter {
 
     /// Takes the bundle of `trust_domain` out; returns the new epoch.
     pub fn remove_bundle(&self, trust_domain: &TrustDomain) -> u64 {
-        self.update(|state| drop(state.bundles.remove(trust_domain)))
+        self.update(|state| state.remove_bundle(trust_domain))
     }
 
     /// Replaces all bundles; returns the new epoch.

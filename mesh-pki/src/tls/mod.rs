@@ -154,17 +154,37 @@ pub fn web_client_config(
     crypto: &Crypto,
     roots: Vec<CertificateDer<'static>>,
 ) -> Result<Arc<ClientConfig>, BadRoot> {
+    web_config(crypto, roots, SystemClock::shared()).map(Arc::new)
+}
+
+/// The same by a clock of the caller's, and without resumption: every server proves itself anew.
+#[cfg(feature = "federation")]
+pub(crate) fn web_client_config_at(
+    crypto: &Crypto,
+    roots: Vec<CertificateDer<'static>>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<ClientConfig>, BadRoot> {
+    let mut config = web_config(crypto, roots, clock)?;
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn web_config(
+    crypto: &Crypto,
+    roots: Vec<CertificateDer<'static>>,
+    clock: Arc<dyn Clock>,
+) -> Result<ClientConfig, BadRoot> {
     let mut store = RootCertStore::empty();
     for (index, root) in roots.into_iter().enumerate() {
         store.add(root).map_err(|_| BadRoot { index })?;
     }
-    let time = Arc::new(TimeOf(SystemClock::shared()));
+    let time = Arc::new(TimeOf(clock));
     let config = ClientConfig::builder_with_details(Arc::clone(crypto.provider()), time)
         .with_protocol_versions(&[&version::TLS13])
         .expect("Crypto has TLS 1.3 suites and groups")
         .with_root_certificates(store)
         .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// The server name for a mesh connection: identity is a SPIFFE ID, so no name is sent or compared.

@@ -35,7 +35,10 @@ fn is_pure(source: &Source<'_>) -> bool {
         "split.rs",
         "sync.rs",
     ];
-    const PATHS: [&str; 5] = [
+    const PATHS: [&str; 8] = [
+        "mesh-pki/src/bundle/federate/address.rs",
+        "mesh-pki/src/bundle/federate/mod.rs",
+        "mesh-pki/src/bundle/federate/url.rs",
         "mesh-pki/src/bundle/jwks.rs",
         "mesh-pki/src/jwt/verify.rs",
         "mesh-pki/src/svid/validate.rs",

@@ -152,6 +152,8 @@ fn a_distrusted_key_is_gone_at_once_and_never_taken_again() {
         assert_eq!(next.active().key_id(), new.key_id());
         assert_eq!((next.generation(), next.active().published_in()), (2, 2));
         assert_eq!(next.distrusted(), [old.key_id(), old.issuer_key_id()]);
+        let bundle = next.bundle().unwrap();
+        assert!(bundle.distrusts_key(old.key_id()) && !bundle.distrusts_key(new.key_id()));
         assert_eq!(
             next.prepare(old.clone()).unwrap_err(),
             StepError::Distrusted {

@@ -1,0 +1,256 @@
+//! Relationships and a clock in, foreign bundles in the identity store out: one task for all.
+//!
+//! It obeys [`decide`] and [`refresh_after`]. What could not be fetched is tried again at the next
+//! turn and not before, so that a server in trouble is left alone; what is too old is taken out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::fetch::{Fetch, FetchError, OverHttps, Proof};
+use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_after};
+use crate::bundle::TrustBundle;
+use crate::clock::Clock;
+use crate::id::TrustDomain;
+use crate::status::{StatusReader, StatusWriter, status};
+use crate::store::{IdentityState, IdentityWriter};
+use crate::tls::Crypto;
+
+/// Keeps the bundles of foreign trust domains.
+pub struct Federation {
+    relationships: Vec<Relationship>,
+    keeper: Arc<Keeper>,
+}
+
+/// What every relationship needs.
+struct Keeper {
+    fetch: Box<dyn Fetch>,
+    clock: Arc<dyn Clock>,
+    draw: Mutex<Box<dyn FnMut() -> f64 + Send>>,
+    status: StatusWriter<FederationStatus>,
+}
+
+/// How each relationship is doing; for metrics and for people.
+pub type FederationStatus = BTreeMap<TrustDomain, RelationshipStatus>;
+
+/// How one relationship is doing.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RelationshipStatus {
+    /// How many bundles were fetched and taken.
+    pub fetches: u64,
+    /// How many attempts failed.
+    pub failures: u64,
+    /// What failed last; gone with the next success.
+    pub last_error: Option<Arc<FederationError>>,
+    /// When a bundle was last fetched.
+    pub fetched_at: Option<SystemTime>,
+    /// The sequence number of the bundle in use.
+    pub sequence: Option<u64>,
+    /// Whether a bundle of this domain is in use; one without keys is, and trusts nobody.
+    pub trusted: bool,
+}
+
+/// Why no new bundle is there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FederationError {
+    /// None was fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The one that was fetched is older than the one that is there.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+}
+
+impl Federation {
+    /// Federation with `relationships`; `web_roots` vouch for endpoints of the profile https_web,
+    /// and `draw` gives numbers that are uniform in 0..1.
+    ///
+    /// # Errors
+    ///
+    /// [`RelationshipError::Twice`] for two of the same trust domain, [`RelationshipError::Root`]
+    /// for a root that is no certificate.
+    pub fn new(
+        relationships: Vec<Relationship>,
+        web_roots: impl IntoIterator<Item = CertificateDer<'static>>,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+        draw: impl FnMut() -> f64 + Send + 'static,
+    ) -> Result<Self, RelationshipError> {
+        let mut once = BTreeSet::new();
+        for relationship in &relationships {
+            let trust_domain = relationship.trust_domain.clone();
+            if !once.insert(trust_domain.clone()) {
+                return Err(RelationshipError::Twice { trust_domain });
+            }
+        }
+        let roots = web_roots.into_iter().collect();
+        let fetch = OverHttps::new(roots, crypto, Arc::clone(&clock))?;
+        Ok(Self::with(relationships, fetch, clock, draw))
+    }
+
+    /// Federation by whatever way of fetching.
+    pub(super) fn with(
+        relationships: Vec<Relationship>,
+        fetch: impl Fetch + 'static,
+        clock: Arc<dyn Clock>,
+        draw: impl FnMut() -> f64 + Send + 'static,
+    ) -> Self {
+        let all = relationships.iter().map(|relationship| {
+            let trust_domain = relationship.trust_domain.clone();
+            (trust_domain, RelationshipStatus::default())
+        });
+        let status = status(all.collect());
+        Self {
+            relationships,
+            keeper: Arc::new(Keeper {
+                fetch: Box::new(fetch),
+                clock,
+                draw: Mutex::new(Box::new(draw)),
+                status,
+            }),
+        }
+    }
+
+    /// Where to read how it is doing, before and while it runs.
+    #[must_use]
+    pub fn status(&self) -> StatusReader<FederationStatus> {
+        self.keeper.status.reader()
+    }
+
+    /// Fetches now and again until `shutdown` is ready; what was fetched stays in `writer` then.
+    pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
+        let mut tasks = JoinSet::new();
+        for relationship in self.relationships {
+            let keeper = Arc::clone(&self.keeper);
+            let writer = Arc::clone(&writer);
+            tasks.spawn(async move { keeper.keep(relationship, &writer).await });
+        }
+        // Tasks end with the set, and none ends before.
+        pin!(shutdown).await;
+    }
+}
+
+impl Keeper {
+    /// Keeps one relationship, for ever.
+    ///
+    /// 1. Fetch. A bundle that [`decide`] accepts is written, and its age begins anew.
+    /// 2. Wait for the next turn; should the age reach its limit before, take the bundle out.
+    async fn keep(&self, relationship: Relationship, writer: &IdentityWriter) {
+        let trust_domain = &relationship.trust_domain;
+        let mut last: Option<TrustBundle> = None;
+        let mut too_old: Option<Instant> = None;
+        loop {
+            match self.once(&relationship, last.as_ref(), writer).await {
+                Ok(bundle) => {
+                    too_old = Some(Instant::now() + relationship.max_age);
+                    writer.update(|state| state.insert_federated(bundle.clone()));
+                    self.taken(&bundle);
+                    last = Some(bundle);
+                }
+                Err(error) => {
+                    tracing::warn!(%trust_domain, %error, "no new bundle, the last one is kept");
+                    self.update(trust_domain, |status| {
+                        status.failures += 1;
+                        status.last_error = Some(Arc::new(error));
+                    });
+                }
+            }
+            let next = Instant::now() + self.pause(&relationship, last.as_ref());
+            if let Some(end) = too_old.filter(|end| *end <= next) {
+                sleep_until(end).await;
+                tracing::error!(
+                    %trust_domain,
+                    max_age = ?relationship.max_age,
+                    "the bundle could not be refreshed for too long, nobody of this domain is trusted"
+                );
+                writer.update(|state| state.remove_federated(trust_domain));
+                self.update(trust_domain, |status| status.trusted = false);
+                too_old = None;
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    async fn once(
+        &self,
+        relationship: &Relationship,
+        last: Option<&TrustBundle>,
+        writer: &IdentityWriter,
+    ) -> Result<TrustBundle, FederationError> {
+        let proof = proof(relationship, last, &writer.load())?;
+        let fetched = self.fetch.fetch(relationship, proof).await?;
+        decide(last, &fetched)?;
+        Ok(fetched)
+    }
+
+    fn pause(&self, relationship: &Relationship, last: Option<&TrustBundle>) -> Duration {
+        let mut draw = self.draw.lock().unwrap_or_else(PoisonError::into_inner);
+        let hint = last.and_then(TrustBundle::refresh_hint);
+        refresh_after(hint, relationship.max_age, (*draw)())
+    }
+
+    fn taken(&self, bundle: &TrustBundle) {
+        let now = self.clock.now();
+        let trust_domain = bundle.trust_domain();
+        if bundle.is_distrusted() {
+            tracing::warn!(%trust_domain, "the bundle has no root: nobody of this domain is trusted");
+        }
+        self.update(trust_domain, |status| {
+            status.fetches += 1;
+            status.last_error = None;
+            status.fetched_at = Some(now);
+            status.sequence = bundle.sequence();
+            status.trusted = true;
+        });
+    }
+
+    fn update(&self, trust_domain: &TrustDomain, change: impl FnOnce(&mut RelationshipStatus)) {
+        self.status
+            .update(|all| change(all.entry(trust_domain.clone()).or_default()));
+    }
+}
+
+/// How the endpoint proves itself now: by its ID, with the latest bundle of its trust domain. For an
+/// endpoint of the very domain that is the one that was fetched last, and before the first fetch the
+/// one that was configured (section 5.2.2.4); for any other it is what the store has.
+fn proof(
+    relationship: &Relationship,
+    last: Option<&TrustBundle>,
+    state: &IdentityState,
+) -> Result<Proof, FetchError> {
+    let Profile::Spiffe { id, bootstrap } = &relationship.profile else {
+        return Ok(Proof::Web);
+    };
+    let trust_domain = id.trust_domain();
+    let own = *trust_domain == relationship.trust_domain;
+    let bundle = match last.filter(|_| own) {
+        Some(last) => Some(last),
+        None => state.bundles().get(trust_domain).or(bootstrap.as_ref()),
+    };
+    match bundle {
+        Some(bundle) => Ok(Proof::Spiffe {
+            id: id.clone(),
+            bundle: bundle.clone(),
+        }),
+        None => Err(FetchError::NoBundle {
+            trust_domain: trust_domain.clone(),
+        }),
+    }
+}
+
+impl fmt::Debug for Federation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Federation")
+            .field("relationships", &self.relationships)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! Our own bundle in, an endpoint that serves it out, to whoever asks (SPIFFE_Federation.md,
+//! section 5.2.2.3).
+//!
+//! It proves itself by the default SVID of the store, which is the profile https_spiffe, and asks
+//! nobody who they are: a bundle holds public keys. For the profile https_web put a web server in
+//! front. One path, GET and HEAD, one request for each connection, every wait and number bounded.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::DEFAULT_REFRESH;
+use crate::clock::Clock;
+use crate::id::TrustDomain;
+use crate::store::IdentityReader;
+use crate::tls::{self, ClientAuth, Crypto};
+
+/// How many connections there may be at a time.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a whole exchange may take, handshake included.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// The largest head of a request.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// How long the listener rests after the system could not accept a connection.
+const REST: Duration = Duration::from_millis(100);
+
+/// Serves the bundle of one trust domain.
+pub struct BundleEndpoint {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    reader: IdentityReader,
+    trust_domain: TrustDomain,
+    path: String,
+    tls: Arc<ServerConfig>,
+}
+
+impl BundleEndpoint {
+    /// Serves the bundle of `trust_domain` that `reader` has at the moment, at `path`, which begins
+    /// with a slash.
+    #[must_use]
+    pub fn new(
+        trust_domain: TrustDomain,
+        path: impl Into<String>,
+        reader: IdentityReader,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let auth = ClientAuth::Optional;
+        let tls = tls::server_config_at(reader.clone(), crypto, &[b"http/1.1"], auth, clock);
+        Self {
+            shared: Arc::new(Shared {
+                reader,
+                trust_domain,
+                path: path.into(),
+                tls,
+            }),
+        }
+    }
+
+    /// Serves until `shutdown` is ready; what is being served then is cut.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut tasks = JoinSet::new();
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        // Who comes while all places are taken is closed at once.
+                        if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
+                            let shared = Arc::clone(&self.shared);
+                            tasks.spawn(async move {
+                                let _place = place;
+                                let _done = timeout(PATIENCE, shared.serve_one(stream)).await;
+                            });
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the bundle endpoint cannot accept a connection");
+                        tokio::time::sleep(REST).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn serve_one(self: Arc<Self>, stream: TcpStream) {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
+        let stream = match tls::handshake(acceptor.accept(stream)).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a handshake at the bundle endpoint failed");
+                return;
+            }
+        };
+        let answer = service_fn(|request| {
+            let answer = self.answer(&request);
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(MAX_HEAD)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), answer)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "an exchange at the bundle endpoint broke");
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let plain = |status| {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = status;
+            response
+        };
+        if request.uri().path() != self.path {
+            return plain(StatusCode::NOT_FOUND);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED);
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(ALLOW, allowed);
+            return response;
+        }
+        let state = self.reader.load();
+        let Some(bundle) = state.bundles().get(&self.trust_domain) else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        let hint = bundle.refresh_hint().unwrap_or(DEFAULT_REFRESH);
+        match bundle.clone().with_refresh_hint(hint).to_json() {
+            Ok(json) => {
+                let mut response = Response::new(Full::from(json));
+                let kind = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "our bundle cannot be written as JSON");
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BundleEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BundleEndpoint")
+            .field("trust_domain", &self.shared.trust_domain.as_str())
+            .field("path", &self.shared.path)
+            .finish_non_exhaustive()
+    }
+}
