@@ -265,6 +265,52 @@ peers: strict
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_comes_back_with_what_it_kept_while_no_ca_answers() {
+    let home = Home {
+        dir: TempDir::new().expect("a temporary folder"),
+        address: free(),
+    };
+    let root = home.dir.path();
+    let mut ca = Ca::start(root, home.address, &[]).await;
+    let id = "spiffe://test.local/ns/shop/sa/web";
+    let token = root.join("token");
+    std::fs::write(&token, ca.token(id)).expect("a token's file");
+    let kept = root.join("kept");
+    let more = format!(
+        "defaultAction: deny\npeers: strict\nidentity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: {}, tokenFile: {}, keep: {}}}}}\n",
+        home.address,
+        ca.dir.join("bundle.pem").display(),
+        token.display(),
+        kept.display(),
+    );
+    let first = support::Home::at(root).agent("web", &more, &[]).await;
+    eventually("it is kept", async || {
+        kept.join("key.pem").exists().then_some(())
+    })
+    .await;
+    let serial = async |agent: &Agent| agent.status().await["identity"].clone();
+    let before = serial(&first).await;
+    drop(first);
+    ca.kill();
+    // The token was for one use, and nobody is there to take it: only what was kept is left.
+    let elsewhere = TempDir::new().expect("a temporary folder");
+    let again = support::Home::at(elsewhere.path())
+        .agent("web", &more, &[])
+        .await;
+    assert_eq!(serial(&again).await, before);
+    assert!(
+        again.log().contains("identity kept from before"),
+        "{}",
+        again.log()
+    );
+    let mode = std::fs::metadata(kept.join("key.pem"))
+        .expect("a key")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_ca_is_told_is_checked_before_it_serves() {
     let dir = TempDir::new().expect("a temporary folder");
     let refused = |more: &[&str], says: &str| {

@@ -54,7 +54,7 @@ pub(crate) enum Identity {
         ca: SpiffeId,
         trust_bundle: PathBuf,
         token: Option<PathBuf>,
-        /// Where the last good SVID is kept over a reboot.
+        /// Where it keeps its certificate over a restart.
         keep: Option<PathBuf>,
     },
     /// A development CA's folder, from which the agent mints its own workload's ID.
@@ -64,6 +64,7 @@ pub(crate) enum Identity {
         certificate: PathBuf,
         key: PathBuf,
         bundle: PathBuf,
+        revocation_lists: Option<PathBuf>,
     },
     /// The Workload API of another agent: SPIRE's, or one of ours.
     WorkloadApi(Endpoint),

@@ -146,10 +146,12 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
         v.object(|files| {
             let mut one = |name: &str| files.need(name).and_then(path);
             let (certificate, key, bundle) = (one("certificate"), one("key"), one("bundle"));
+            let lists = optional(files, "revocationLists", path);
             Some(Identity::Files {
                 certificate: certificate?,
                 key: key?,
                 bundle: bundle?,
+                revocation_lists: lists?,
             })
         })
     });

@@ -78,8 +78,7 @@ fn the_good_file_is_read() {
 fn an_identity_may_come_from_a_ca() {
     let source = "developmentCA: {dir: ca, lifetime: 20s}";
     assert!(GOOD.contains(source), "{GOOD}");
-    let ca = "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, \
-         keep: k}";
+    let ca = "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, keep: kept}";
     let Identity::Ca {
         address,
         ca: id,
@@ -95,7 +94,32 @@ fn an_identity_may_come_from_a_ca() {
         ("ca:15012", "spiffe://td/inmesh/ca")
     );
     assert!(trust_bundle.ends_with("b.pem") && token.is_some_and(|t| t.ends_with("t")));
-    assert!(keep.is_some_and(|k| k.is_absolute() && k.ends_with("k")));
+    assert!(keep.is_some_and(|dir| dir.ends_with("kept")));
+    let plain = ca.replace(", tokenFile: t, keep: kept", "");
+    assert!(matches!(
+        good(&GOOD.replace(source, &plain)).identity,
+        Identity::Ca {
+            token: None,
+            keep: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn files_may_come_with_revocation_lists() {
+    let source = "developmentCA: {dir: ca, lifetime: 20s}";
+    let lists = |more: &str| {
+        let files = format!("files: {{certificate: c.pem, key: k.pem, bundle: b.pem{more}}}");
+        match good(&GOOD.replace(source, &files)).identity {
+            Identity::Files {
+                revocation_lists, ..
+            } => revocation_lists,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lists(""), None);
+    assert!(lists(", revocationLists: l.pem").is_some_and(|path| path.ends_with("l.pem")));
 }
 
 #[test]

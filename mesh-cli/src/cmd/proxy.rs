@@ -20,7 +20,7 @@ use inmesh_pki::issue::dev::DevCa;
 use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
-use inmesh_pki::source::keep::Keep;
+use inmesh_pki::source::keep::{Keep, KeepError};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
@@ -242,8 +242,12 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             certificate,
             key,
             bundle,
+            revocation_lists,
         } => {
-            let source = files::FileSource::new(certificate, key, bundle, crypto);
+            let mut source = files::FileSource::new(certificate, key, bundle, crypto);
+            if let Some(lists) = revocation_lists {
+                source = source.with_crls(lists);
+            }
             // A start without an identity fails at once and says why.
             let state = source.load().context("reading the identity's files")?;
             let (writer, reader) = identity(state);
@@ -314,12 +318,18 @@ async fn from_ca(
 ) -> anyhow::Result<Identified> {
     let (id, clock) = (config.id.clone(), SystemClock::shared());
     let keep = keep.map(|dir| Keep::new(id.clone(), dir));
-    let initial = match &keep {
-        None => IdentityState::default(),
-        Some(keep) => keep.load(clock.now(), crypto).unwrap_or_else(|error| {
-            tracing::info!(%error, "no identity was kept that can be used");
+    let kept = keep.as_ref().map(|keep| keep.load(clock.now(), crypto));
+    let initial = match kept {
+        Some(Ok(state)) => {
+            tracing::info!(%id, "identity kept from before");
+            state
+        }
+        Some(Err(error)) if !matches!(error, KeepError::Empty { .. }) => {
+            let reason: &dyn std::error::Error = &error;
+            tracing::warn!(%id, error = reason, "the kept identity cannot be used, the CA is asked");
             IdentityState::default()
-        }),
+        }
+        _ => IdentityState::default(),
     };
     let (writer, mut reader) = identity(initial);
     if let Some(keep) = keep {
@@ -329,7 +339,9 @@ async fn from_ca(
     let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
     let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
     tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-    tracing::info!("waiting for an identity");
+    if reader.latest().default_svid().is_none() {
+        tracing::info!("waiting for an identity");
+    }
     while reader.latest().default_svid().is_none() {
         reader.changed().await?;
     }
