@@ -20,7 +20,7 @@ use inmesh_pki::issue::dev::DevCa;
 use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
-use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
 use tokio::net::TcpListener;
@@ -173,6 +173,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
         Some(api) => Some((api, api.bind()?)),
         None => None,
     };
+    let federation = match &agent.federation {
+        Some(federation) => Some((federation, federation.bind().await?)),
+        None => None,
+    };
     let identified = identify(agent, &crypto).await?;
     if let Some((api, socket)) = api {
         api.serve(socket, &identified, &crypto);
@@ -180,6 +184,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
         tracing::debug!(%error, "a root of the operating system cannot be read");
+    }
+    if let Some((federation, listener)) = federation {
+        let (reader, writer) = (&identified.reader, Arc::clone(&identified.writer));
+        federation.run(listener, reader, writer, roots.certs.clone(), &crypto)?;
     }
     let mut builder = Mesh::builder()
         .crypto(crypto)
@@ -234,8 +242,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
                 bootstrap: Bootstrap::File(trust_bundle.clone()),
                 token: token.clone().map_or(Token::None, Token::File),
             };
-            let reader = from_ca(config, crypto).await?;
-            Ok(Identified { reader, jwt: None })
+            from_ca(config, crypto).await
         }
         Identity::Files {
             certificate,
@@ -246,8 +253,13 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             // A start without an identity fails at once and says why.
             let state = source.load().context("reading the identity's files")?;
             let (writer, reader) = identity(state);
-            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
-            Ok(Identified { reader, jwt: None })
+            let writer = Arc::new(writer);
+            tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
+            Ok(Identified {
+                reader,
+                writer,
+                jwt: None,
+            })
         }
         Identity::WorkloadApi(endpoint) => {
             let mut source = WorkloadApi::new(endpoint.clone(), crypto, clock, rand::random::<f64>);
@@ -256,17 +268,24 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
                 source = source.with_jwt_bundles();
             }
             let (writer, mut reader) = identity(IdentityState::default());
-            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
+            let writer = Arc::new(writer);
+            let run = tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
             tracing::info!(socket = %endpoint.path().display(), "waiting for an identity");
-            while reader.latest().default_svid().is_none() {
+            let first = async {
+                while reader.latest().default_svid().is_none() {
+                    reader.changed().await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::select! {
+                found = first => found?,
                 // It ends for good only where asking again would not help, and has said why.
-                reader.changed().await.with_context(|| {
-                    format!("asking {} for an identity", endpoint.path().display())
-                })?;
+                _ = run => bail!("asking {} for an identity", endpoint.path().display()),
             }
             let jwt = DynJwtIssuer::new(WorkloadApiJwt::new(endpoint.clone()));
             Ok(Identified {
                 reader,
+                writer,
                 jwt: Some(jwt),
             })
         }
@@ -298,6 +317,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             let jwt = DynJwtIssuer::new(ca.jwt_issuer().clone());
             Ok(Identified {
                 reader,
+                writer,
                 jwt: Some(jwt),
             })
         }
@@ -306,7 +326,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
 
 /// An identity from a CA over gRPC: the first one is waited for, later ones and bundles come by
 /// themselves.
-async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<IdentityReader> {
+async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<Identified> {
     let (id, clock) = (config.id.clone(), SystemClock::shared());
     let (writer, mut reader) = identity(IdentityState::default());
     let writer = Arc::new(writer);
@@ -316,7 +336,12 @@ async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<Iden
     while reader.load().default_svid().is_none() {
         reader.changed().await?;
     }
-    let (_status, watch) = client.watch(writer, rand::random::<f64>, std::future::pending());
+    let news = Arc::clone(&writer);
+    let (_status, watch) = client.watch(news, rand::random::<f64>, std::future::pending());
     tokio::spawn(watch);
-    Ok(reader)
+    Ok(Identified {
+        reader,
+        writer,
+        jwt: None,
+    })
 }
