@@ -19,6 +19,7 @@ use inmesh_discovery::manifest::{Defaults, strict};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 
+use crate::federation::Federation;
 use crate::workload_api::WorkloadApi;
 
 pub(crate) use read::duration;
@@ -43,6 +44,7 @@ pub(crate) struct Agent {
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) workload_api: Option<WorkloadApi>,
+    pub(crate) federation: Option<Federation>,
 }
 
 /// Where the agent's identity comes from.
@@ -54,7 +56,7 @@ pub(crate) enum Identity {
         ca: SpiffeId,
         trust_bundle: PathBuf,
         token: Option<PathBuf>,
-        /// Where the last good SVID is kept over a reboot.
+        /// Where it keeps its certificate over a restart.
         keep: Option<PathBuf>,
     },
     /// A development CA's folder, from which the agent mints its own workload's ID.
@@ -64,6 +66,7 @@ pub(crate) enum Identity {
         certificate: PathBuf,
         key: PathBuf,
         bundle: PathBuf,
+        revocation_lists: Option<PathBuf>,
     },
     /// The Workload API of another agent: SPIRE's, or one of ours.
     WorkloadApi(Endpoint),

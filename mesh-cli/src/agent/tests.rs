@@ -78,8 +78,7 @@ fn the_good_file_is_read() {
 fn an_identity_may_come_from_a_ca() {
     let source = "developmentCA: {dir: ca, lifetime: 20s}";
     assert!(GOOD.contains(source), "{GOOD}");
-    let ca = "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, \
-         keep: k}";
+    let ca = "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, keep: kept}";
     let Identity::Ca {
         address,
         ca: id,
@@ -95,7 +94,32 @@ fn an_identity_may_come_from_a_ca() {
         ("ca:15012", "spiffe://td/inmesh/ca")
     );
     assert!(trust_bundle.ends_with("b.pem") && token.is_some_and(|t| t.ends_with("t")));
-    assert!(keep.is_some_and(|k| k.is_absolute() && k.ends_with("k")));
+    assert!(keep.is_some_and(|dir| dir.ends_with("kept")));
+    let plain = ca.replace(", tokenFile: t, keep: kept", "");
+    assert!(matches!(
+        good(&GOOD.replace(source, &plain)).identity,
+        Identity::Ca {
+            token: None,
+            keep: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn files_may_come_with_revocation_lists() {
+    let source = "developmentCA: {dir: ca, lifetime: 20s}";
+    let lists = |more: &str| {
+        let files = format!("files: {{certificate: c.pem, key: k.pem, bundle: b.pem{more}}}");
+        match good(&GOOD.replace(source, &files)).identity {
+            Identity::Files {
+                revocation_lists, ..
+            } => revocation_lists,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lists(""), None);
+    assert!(lists(", revocationLists: l.pem").is_some_and(|path| path.ends_with("l.pem")));
 }
 
 #[test]
@@ -170,6 +194,71 @@ fn what_serves_nobody_or_everybody_is_refused() {
             "{got:?}"
         );
     }
+}
+
+#[test]
+fn foreign_trust_domains_are_read() {
+    let source = "  developmentCA: {dir: ca, lifetime: 20s}";
+    let with = |federation: &str| format!("{source}\nfederation:\n{federation}");
+    let text = with(
+        "  relationships:
+  - {trustDomain: a.example, url: 'https://a.example/b', profile: https_web, maxAge: 1h}
+  - trustDomain: b.example
+    url: https://b.example:8443/b
+    profile: https_spiffe
+    endpointId: spiffe://b.example/server
+    endpointBundle: b.json
+  bundleEndpoint: {bind: '127.0.0.1:8443', path: /bundle}",
+    );
+    let federation = good(&GOOD.replace(source, &text)).federation;
+    let federation = federation.expect("it is there");
+    let [web, spiffe] = &federation.relationships[..] else {
+        panic!("{federation:?}");
+    };
+    assert!(web.spiffe.is_none() && web.max_age == Some(Duration::from_secs(3_600)));
+    let server = spiffe.spiffe.as_ref().expect("it is known by its ID");
+    assert_eq!(server.id.as_str(), "spiffe://b.example/server");
+    let bundle = server.bundle.as_ref().expect("a bundle");
+    assert!(bundle.is_absolute() && bundle.ends_with("b.json"));
+    assert_eq!(federation.endpoint.expect("an endpoint").path, "/bundle");
+
+    let entry = |rest: &str| {
+        let text = format!("  relationships:\n  - {{trustDomain: a.example, {rest}}}");
+        refused(source, &with(&text)).join("; ")
+    };
+    let place = "13: federation.relationships[0]";
+    for (rest, expected) in [
+        ("url: 'https://a/', profile: web", ".profile: "),
+        (
+            "url: 'http://a/', profile: https_web",
+            ".url: a bundle is fetched over https",
+        ),
+        (
+            "url: 'https://u@a/', profile: https_web",
+            ".url: an address of a bundle has no user",
+        ),
+        (
+            "url: 'https://a/', profile: https_spiffe",
+            ": https_spiffe needs endpointId",
+        ),
+        (
+            "url: 'https://a/', profile: https_web, endpointId: 'spiffe://a/b'",
+            ": endpointId and endpointBundle belong to https_spiffe",
+        ),
+        (
+            "url: 'https://a/', profile: https_web, roots: x",
+            ".roots: ",
+        ),
+    ] {
+        let got = entry(rest);
+        assert!(got.contains(&format!("{place}{expected}")), "{rest}: {got}");
+    }
+    let path = with("  bundleEndpoint: {bind: '127.0.0.1:1', path: bundle}");
+    let got = refused(source, &path).join("; ");
+    assert!(
+        got.contains("federation.bundleEndpoint.path: a path begins with"),
+        "{got}"
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ use inmesh_pki::issue::dev::DevCa;
 use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
-use inmesh_pki::source::keep::Keep;
+use inmesh_pki::source::keep::{Keep, KeepError};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
@@ -174,6 +174,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
         Some(api) => Some((api, api.bind()?)),
         None => None,
     };
+    let federation = match &agent.federation {
+        Some(federation) => Some((federation, federation.bind().await?)),
+        None => None,
+    };
     let identified = identify(agent, &crypto).await?;
     if let Some((api, socket)) = api {
         api.serve(socket, &identified, &crypto);
@@ -181,6 +185,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
         tracing::debug!(%error, "a root of the operating system cannot be read");
+    }
+    if let Some((federation, listener)) = federation {
+        let (reader, writer) = (&identified.reader, Arc::clone(&identified.writer));
+        federation.run(listener, reader, writer, roots.certs.clone(), &crypto)?;
     }
     let mut builder = Mesh::builder()
         .crypto(crypto)
@@ -242,13 +250,22 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             certificate,
             key,
             bundle,
+            revocation_lists,
         } => {
-            let source = files::FileSource::new(certificate, key, bundle, crypto);
+            let mut source = files::FileSource::new(certificate, key, bundle, crypto);
+            if let Some(lists) = revocation_lists {
+                source = source.with_crls(lists);
+            }
             // A start without an identity fails at once and says why.
             let state = source.load().context("reading the identity's files")?;
             let (writer, reader) = identity(state);
-            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
-            Ok(Identified { reader, jwt: None })
+            let writer = Arc::new(writer);
+            tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
+            Ok(Identified {
+                reader,
+                writer,
+                jwt: None,
+            })
         }
         Identity::WorkloadApi(endpoint) => {
             let mut source = WorkloadApi::new(endpoint.clone(), crypto, clock, rand::random::<f64>);
@@ -257,17 +274,24 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
                 source = source.with_jwt_bundles();
             }
             let (writer, mut reader) = identity(IdentityState::default());
-            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
+            let writer = Arc::new(writer);
+            let run = tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
             tracing::info!(socket = %endpoint.path().display(), "waiting for an identity");
-            while reader.latest().default_svid().is_none() {
+            let first = async {
+                while reader.latest().default_svid().is_none() {
+                    reader.changed().await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::select! {
+                found = first => found?,
                 // It ends for good only where asking again would not help, and has said why.
-                reader.changed().await.with_context(|| {
-                    format!("asking {} for an identity", endpoint.path().display())
-                })?;
+                _ = run => bail!("asking {} for an identity", endpoint.path().display()),
             }
             let jwt = DynJwtIssuer::new(WorkloadApiJwt::new(endpoint.clone()));
             Ok(Identified {
                 reader,
+                writer,
                 jwt: Some(jwt),
             })
         }
@@ -299,6 +323,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             let jwt = DynJwtIssuer::new(ca.jwt_issuer().clone());
             Ok(Identified {
                 reader,
+                writer,
                 jwt: Some(jwt),
             })
         }
@@ -314,12 +339,18 @@ async fn from_ca(
 ) -> anyhow::Result<Identified> {
     let (id, clock) = (config.id.clone(), SystemClock::shared());
     let keep = keep.map(|dir| Keep::new(id.clone(), dir));
-    let initial = match &keep {
-        None => IdentityState::default(),
-        Some(keep) => keep.load(clock.now(), crypto).unwrap_or_else(|error| {
-            tracing::info!(%error, "no identity was kept that can be used");
+    let kept = keep.as_ref().map(|keep| keep.load(clock.now(), crypto));
+    let initial = match kept {
+        Some(Ok(state)) => {
+            tracing::info!(%id, "identity kept from before");
+            state
+        }
+        Some(Err(error)) if !matches!(error, KeepError::Empty { .. }) => {
+            let reason: &dyn std::error::Error = &error;
+            tracing::warn!(%id, error = reason, "the kept identity cannot be used, the CA is asked");
             IdentityState::default()
-        }),
+        }
+        _ => IdentityState::default(),
     };
     let (writer, mut reader) = identity(initial);
     if let Some(keep) = keep {
@@ -329,11 +360,18 @@ async fn from_ca(
     let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
     let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
     tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-    tracing::info!("waiting for an identity");
+    if reader.latest().default_svid().is_none() {
+        tracing::info!("waiting for an identity");
+    }
     while reader.latest().default_svid().is_none() {
         reader.changed().await?;
     }
-    let (_status, watch) = client.watch(writer, rand::random::<f64>, std::future::pending());
+    let news = Arc::clone(&writer);
+    let (_status, watch) = client.watch(news, rand::random::<f64>, std::future::pending());
     tokio::spawn(watch);
-    Ok(Identified { reader, jwt: None })
+    Ok(Identified {
+        reader,
+        writer,
+        jwt: None,
+    })
 }
