@@ -6,6 +6,7 @@
 
 mod agent;
 mod cmd;
+mod federation;
 mod fetch;
 mod log;
 mod otlp;

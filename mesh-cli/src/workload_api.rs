@@ -4,12 +4,13 @@
 //! where the identities come from is the agent's own source.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::jwt::DynJwtIssuer;
-use inmesh_pki::store::IdentityReader;
+use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::workload_api::server::{Entry, Server, Socket};
 
 /// Every process of the machine may ask: it is the kernel that says who asks.
@@ -25,6 +26,7 @@ pub(crate) struct WorkloadApi {
 /// An agent's identity: the store, and who mints tokens for the IDs in it.
 pub(crate) struct Identified {
     pub(crate) reader: IdentityReader,
+    pub(crate) writer: Arc<IdentityWriter>,
     pub(crate) jwt: Option<DynJwtIssuer>,
 }
 

@@ -19,6 +19,7 @@ use inmesh_discovery::manifest::{Defaults, strict};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 
+use crate::federation::Federation;
 use crate::workload_api::WorkloadApi;
 
 pub(crate) use read::duration;
@@ -43,6 +44,7 @@ pub(crate) struct Agent {
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) workload_api: Option<WorkloadApi>,
+    pub(crate) federation: Option<Federation>,
 }
 
 /// Where the agent's identity comes from.

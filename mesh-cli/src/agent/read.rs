@@ -9,14 +9,16 @@ use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
-use inmesh_pki::SpiffeId;
+use inmesh_pki::bundle::federate::BundleUrl;
 use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
+use inmesh_pki::{SpiffeId, TrustDomain};
 
 use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
+use crate::federation::{Endpoint as BundleEndpoint, Federation, Foreign, Spiffe};
 use crate::workload_api::WorkloadApi;
 
-/// The most identities that one agent serves.
+/// The most identities that one agent serves, and foreign trust domains that it knows.
 const MAX_ENTRIES: usize = 1_000;
 
 /// Reads the document; relative paths are relative to its folder.
@@ -54,6 +56,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         let workload_api = optional(agent, "workloadApi", |v| {
             v.object(|api| workload_api(api, dir))
         });
+        let federation = optional(agent, "federation", |v| v.object(|f| federation(f, dir)));
         Some(Agent {
             workload: workload?,
             default_action: match action? {
@@ -70,6 +73,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             access_log: access_log?,
             tracing: tracing?,
             workload_api: workload_api?,
+            federation: federation?,
         })
     })?;
     Ok(read.value)
@@ -211,6 +215,67 @@ fn entry(fields: &mut Fields<'_>) -> Option<Entry> {
         Some(hint) => whole.check(entry.with_hint(hint)),
         None => Some(entry),
     }
+}
+
+fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<Federation> {
+    let relationships = optional(fields, "relationships", |v| {
+        let read = |v: &Value<'_>| v.object(|f| foreign(f, dir));
+        let read: Vec<_> = v.list_of(MAX_ENTRIES)?.iter().map(read).collect();
+        read.into_iter().collect::<Option<Vec<_>>>()
+    });
+    let endpoint = optional(fields, "bundleEndpoint", |v| {
+        v.object(|endpoint| {
+            let bind = endpoint.need("bind").and_then(|v| v.parsed());
+            let path = endpoint.need("path").and_then(|v| {
+                let path = v.text()?;
+                if path.starts_with('/') && !path.contains(['?', '#']) {
+                    return Some(path.to_owned());
+                }
+                v.refuse("a path begins with '/' and has no query");
+                None
+            });
+            Some(BundleEndpoint {
+                bind: bind?,
+                path: path?,
+            })
+        })
+    });
+    Some(Federation {
+        relationships: relationships?.unwrap_or_default(),
+        endpoint: endpoint?,
+    })
+}
+
+fn foreign(fields: &mut Fields<'_>, dir: &Path) -> Option<Foreign> {
+    let whole = fields.whole().clone();
+    let trust_domain = fields
+        .need("trustDomain")
+        .and_then(|v| v.parsed::<TrustDomain>());
+    let url = fields.need("url").and_then(|v| v.parsed::<BundleUrl>());
+    let profile = fields
+        .need("profile")
+        .and_then(|v| v.choice(&["https_spiffe", "https_web"]));
+    let id = optional(fields, "endpointId", |v| v.parsed::<SpiffeId>());
+    let bundle = optional(fields, "endpointBundle", |v| v.text().map(|p| dir.join(p)));
+    let max_age = optional(fields, "maxAge", |v| time(&v));
+    let spiffe = match (profile?, id?, bundle?) {
+        ("https_spiffe", Some(id), bundle) => Some(Spiffe { id, bundle }),
+        ("https_web", None, None) => None,
+        ("https_spiffe", None, _) => {
+            whole.refuse("https_spiffe needs endpointId, the SPIFFE ID of the endpoint");
+            return None;
+        }
+        _ => {
+            whole.refuse("endpointId and endpointBundle belong to https_spiffe");
+            return None;
+        }
+    };
+    Some(Foreign {
+        trust_domain: trust_domain?,
+        url: url?,
+        spiffe,
+        max_age: max_age?,
+    })
 }
 
 fn listener(

@@ -197,6 +197,71 @@ fn what_serves_nobody_or_everybody_is_refused() {
 }
 
 #[test]
+fn foreign_trust_domains_are_read() {
+    let source = "  developmentCA: {dir: ca, lifetime: 20s}";
+    let with = |federation: &str| format!("{source}\nfederation:\n{federation}");
+    let text = with(
+        "  relationships:
+  - {trustDomain: a.example, url: 'https://a.example/b', profile: https_web, maxAge: 1h}
+  - trustDomain: b.example
+    url: https://b.example:8443/b
+    profile: https_spiffe
+    endpointId: spiffe://b.example/server
+    endpointBundle: b.json
+  bundleEndpoint: {bind: '127.0.0.1:8443', path: /bundle}",
+    );
+    let federation = good(&GOOD.replace(source, &text)).federation;
+    let federation = federation.expect("it is there");
+    let [web, spiffe] = &federation.relationships[..] else {
+        panic!("{federation:?}");
+    };
+    assert!(web.spiffe.is_none() && web.max_age == Some(Duration::from_secs(3_600)));
+    let server = spiffe.spiffe.as_ref().expect("it is known by its ID");
+    assert_eq!(server.id.as_str(), "spiffe://b.example/server");
+    let bundle = server.bundle.as_ref().expect("a bundle");
+    assert!(bundle.is_absolute() && bundle.ends_with("b.json"));
+    assert_eq!(federation.endpoint.expect("an endpoint").path, "/bundle");
+
+    let entry = |rest: &str| {
+        let text = format!("  relationships:\n  - {{trustDomain: a.example, {rest}}}");
+        refused(source, &with(&text)).join("; ")
+    };
+    let place = "13: federation.relationships[0]";
+    for (rest, expected) in [
+        ("url: 'https://a/', profile: web", ".profile: "),
+        (
+            "url: 'http://a/', profile: https_web",
+            ".url: a bundle is fetched over https",
+        ),
+        (
+            "url: 'https://u@a/', profile: https_web",
+            ".url: an address of a bundle has no user",
+        ),
+        (
+            "url: 'https://a/', profile: https_spiffe",
+            ": https_spiffe needs endpointId",
+        ),
+        (
+            "url: 'https://a/', profile: https_web, endpointId: 'spiffe://a/b'",
+            ": endpointId and endpointBundle belong to https_spiffe",
+        ),
+        (
+            "url: 'https://a/', profile: https_web, roots: x",
+            ".roots: ",
+        ),
+    ] {
+        let got = entry(rest);
+        assert!(got.contains(&format!("{place}{expected}")), "{rest}: {got}");
+    }
+    let path = with("  bundleEndpoint: {bind: '127.0.0.1:1', path: bundle}");
+    let got = refused(source, &path).join("; ");
+    assert!(
+        got.contains("federation.bundleEndpoint.path: a path begins with"),
+        "{got}"
+    );
+}
+
+#[test]
 fn a_listener_may_speak_for_itself() {
     let permissive = GOOD.replace("appProtocol: http}\n-", "peers: permissive}\n-");
     let Listen::Inbound(inbound) = &good(&permissive).listeners[0].listen else {

@@ -174,6 +174,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
         Some(api) => Some((api, api.bind()?)),
         None => None,
     };
+    let federation = match &agent.federation {
+        Some(federation) => Some((federation, federation.bind().await?)),
+        None => None,
+    };
     let identified = identify(agent, &crypto).await?;
     if let Some((api, socket)) = api {
         api.serve(socket, &identified, &crypto);
@@ -181,6 +185,10 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
         tracing::debug!(%error, "a root of the operating system cannot be read");
+    }
+    if let Some((federation, listener)) = federation {
+        let (reader, writer) = (&identified.reader, Arc::clone(&identified.writer));
+        federation.run(listener, reader, writer, roots.certs.clone(), &crypto)?;
     }
     let mut builder = Mesh::builder()
         .crypto(crypto)
@@ -251,8 +259,13 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             // A start without an identity fails at once and says why.
             let state = source.load().context("reading the identity's files")?;
             let (writer, reader) = identity(state);
-            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
-            Ok(Identified { reader, jwt: None })
+            let writer = Arc::new(writer);
+            tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
+            Ok(Identified {
+                reader,
+                writer,
+                jwt: None,
+            })
         }
         Identity::WorkloadApi(endpoint) => {
             let mut source = WorkloadApi::new(endpoint.clone(), crypto, clock, rand::random::<f64>);
@@ -261,17 +274,24 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
                 source = source.with_jwt_bundles();
             }
             let (writer, mut reader) = identity(IdentityState::default());
-            tokio::spawn(source.run(Arc::new(writer), std::future::pending()));
+            let writer = Arc::new(writer);
+            let run = tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
             tracing::info!(socket = %endpoint.path().display(), "waiting for an identity");
-            while reader.latest().default_svid().is_none() {
+            let first = async {
+                while reader.latest().default_svid().is_none() {
+                    reader.changed().await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::select! {
+                found = first => found?,
                 // It ends for good only where asking again would not help, and has said why.
-                reader.changed().await.with_context(|| {
-                    format!("asking {} for an identity", endpoint.path().display())
-                })?;
+                _ = run => bail!("asking {} for an identity", endpoint.path().display()),
             }
             let jwt = DynJwtIssuer::new(WorkloadApiJwt::new(endpoint.clone()));
             Ok(Identified {
                 reader,
+                writer,
                 jwt: Some(jwt),
             })
         }
@@ -303,6 +323,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             let jwt = DynJwtIssuer::new(ca.jwt_issuer().clone());
             Ok(Identified {
                 reader,
+                writer,
                 jwt: Some(jwt),
             })
         }
@@ -345,7 +366,12 @@ async fn from_ca(
     while reader.latest().default_svid().is_none() {
         reader.changed().await?;
     }
-    let (_status, watch) = client.watch(writer, rand::random::<f64>, std::future::pending());
+    let news = Arc::clone(&writer);
+    let (_status, watch) = client.watch(news, rand::random::<f64>, std::future::pending());
     tokio::spawn(watch);
-    Ok(Identified { reader, jwt: None })
+    Ok(Identified {
+        reader,
+        writer,
+        jwt: None,
+    })
 }

@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use super::plan::{Wait, ends_soon};
+use super::plan::Wait;
 use super::state::{Authority, KeyPlace, Stage, Step};
 use crate::bundle::TrustBundle;
 use crate::crl::Crl;
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
+use crate::rotate::expiry::{CertificateKind, Expiry, Urgency};
 
 /// The bundle of one generation, as members get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// What [`Ca::tick`] has done or found.
+/// What [`Ca::tick`](super::Ca::tick) has done or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tick {
@@ -113,12 +114,20 @@ pub struct AuthorityStatus {
     pub issuer_not_after: SystemTime,
     /// No leaf under it is valid after this moment.
     pub leaf_until: Option<SystemTime>,
-    /// Whether the root ends soon enough to warn.
+    /// Whether the root ends soon enough to warn, as [`Urgency`] counts.
     pub ends_soon: bool,
 }
 
 impl AuthorityStatus {
     pub(super) fn of(authority: &Authority, now: SystemTime) -> Self {
+        let (not_before, not_after) = authority.root_life();
+        let root = Expiry {
+            kind: CertificateKind::Root,
+            id: String::new(),
+            key_id: authority.key_id().to_owned(),
+            not_before,
+            not_after,
+        };
         Self {
             key_id: authority.key_id().to_owned(),
             issuer_key_id: authority.issuer_key_id().to_owned(),
@@ -127,7 +136,7 @@ impl AuthorityStatus {
             root_not_after: authority.root_life().1,
             issuer_not_after: authority.issuer_life().1,
             leaf_until: authority.leaf_until(),
-            ends_soon: ends_soon(authority.root_life(), now),
+            ends_soon: root.urgency(now) > Urgency::Fine,
         }
     }
 }

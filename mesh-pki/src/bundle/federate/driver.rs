@@ -1,7 +1,8 @@
 //! Relationships and a clock in, foreign bundles in the identity store out: one task for all.
 //!
 //! It obeys [`decide`] and [`refresh_after`]. What could not be fetched is tried again at the next
-//! turn and not before, so that a server in trouble is left alone; what is too old is taken out.
+//! turn and not before, so that a server in trouble is left alone; where there is no bundle at all,
+//! with pauses that grow from a second to a minute. What is too old is taken out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +20,7 @@ use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_aft
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
 use crate::id::TrustDomain;
+use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::tls::Crypto;
@@ -148,23 +150,30 @@ impl Keeper {
         let trust_domain = &relationship.trust_domain;
         let mut last: Option<TrustBundle> = None;
         let mut too_old: Option<Instant> = None;
+        let mut failures = 0;
         loop {
             match self.once(&relationship, last.as_ref(), writer).await {
                 Ok(bundle) => {
+                    failures = 0;
                     too_old = Some(Instant::now() + relationship.max_age);
                     writer.update(|state| state.insert_federated(bundle.clone()));
                     self.taken(&bundle);
                     last = Some(bundle);
                 }
                 Err(error) => {
-                    tracing::warn!(%trust_domain, %error, "no new bundle, the last one is kept");
+                    failures += 1;
+                    tracing::warn!(%trust_domain, %error, failures, "no new bundle of a foreign domain");
                     self.update(trust_domain, |status| {
                         status.failures += 1;
                         status.last_error = Some(Arc::new(error));
                     });
                 }
             }
-            let next = Instant::now() + self.pause(&relationship, last.as_ref());
+            let pause = match too_old {
+                Some(_) => self.turn(&relationship, last.as_ref()),
+                None => schedule::pause(self.clock.now(), None, failures, None, self.draw()),
+            };
+            let next = Instant::now() + pause;
             if let Some(end) = too_old.filter(|end| *end <= next) {
                 sleep_until(end).await;
                 tracing::error!(
@@ -192,10 +201,14 @@ impl Keeper {
         Ok(fetched)
     }
 
-    fn pause(&self, relationship: &Relationship, last: Option<&TrustBundle>) -> Duration {
-        let mut draw = self.draw.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How long a bundle that is there is left as it is.
+    fn turn(&self, relationship: &Relationship, last: Option<&TrustBundle>) -> Duration {
         let hint = last.and_then(TrustBundle::refresh_hint);
-        refresh_after(hint, relationship.max_age, (*draw)())
+        refresh_after(hint, relationship.max_age, self.draw())
+    }
+
+    fn draw(&self) -> f64 {
+        (*self.draw.lock().unwrap_or_else(PoisonError::into_inner))()
     }
 
     fn taken(&self, bundle: &TrustBundle) {

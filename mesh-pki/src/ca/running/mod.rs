@@ -27,9 +27,9 @@ use crate::issue::policy::{Grant, Window};
 use crate::issue::{Csr, IssueError};
 use crate::tls::{Crypto, CryptoError};
 
-mod change;
+mod write;
 
-use change::{crls_of, keep_keys, publication, signer_of};
+use write::{crls_of, keep_keys, publication, signer_of};
 
 /// How often a write is tried when somebody else writes too.
 const TURNS: usize = 64;
@@ -406,7 +406,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`RevokeError`].
+    /// [`RevokeError`](crate::ca::state::RevokeError).
     pub async fn revoke(&self, serial: &str) -> Result<(), CaError> {
         let mut inner = self.current().await?;
         let now = self.clock.now();
@@ -420,7 +420,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`TokenError::TooMany`]; [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if the
+    /// [`TokenError::TooMany`](crate::ca::state::TokenError::TooMany); [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if the
     /// ID could never be granted.
     pub async fn open_token(
         &self,
@@ -459,7 +459,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] if it does not serve.
+    /// [`TokenError`](crate::ca::state::TokenError) if it does not serve.
     pub async fn look_at_token(&self, token: &str) -> Result<SpiffeId, CaError> {
         let hash = self.hash(token);
         let inner = self.current().await?;
@@ -471,7 +471,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] if it does not serve (any more).
+    /// [`TokenError`](crate::ca::state::TokenError) if it does not serve (any more).
     pub async fn spend_token(&self, token: &str) -> Result<SpiffeId, CaError> {
         let (hash, now) = (self.hash(token), self.clock.now());
         let mut inner = self.current().await?;

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::ca::authority::{Lifetimes, NewAuthority};
 use crate::ca::members::{Leaf, Members};
-use crate::ca::plan::{Due, Gate, Go, due, ends_soon, gate};
+use crate::ca::plan::{Due, Gate, Go, due, gate};
 use crate::issue::policy::Window;
 use crate::testing::{crypto, domain, id, noon};
 
@@ -385,13 +385,6 @@ fn what_is_due_comes_at_half_of_a_life() {
     assert_eq!(due(&away, noon() + 4 * day), None);
     assert_eq!(due(&away, noon() + 5 * day), Some(Due::WantSuccessor));
     assert_eq!(due(&away, noon() + 50 * day), Some(Due::WantSuccessor));
-
-    let year = (noon(), noon() + 365 * day);
-    assert!(!ends_soon(year, noon() + 304 * day));
-    assert!(ends_soon(year, noon() + 305 * day));
-    let short = (noon(), noon() + 10 * day);
-    assert!(!ends_soon(short, noon() + 4 * day));
-    assert!(ends_soon(short, noon() + 5 * day));
 }
 
 // === tokens ===

@@ -1,0 +1,135 @@
+//! The agent's federation: bundles of foreign trust domains fetched into its store, and its own
+//! trust domain's bundle served to them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use inmesh_pki::bundle::federate::endpoint::BundleEndpoint;
+use inmesh_pki::bundle::federate::{self, BundleUrl, Profile, Relationship};
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::store::{IdentityReader, IdentityWriter};
+use inmesh_pki::{CertificateDer, Crypto, SpiffeId, TrustBundle, TrustDomain};
+use tokio::net::TcpListener;
+
+/// What is fetched, and what is served.
+#[derive(Debug)]
+pub(crate) struct Federation {
+    pub(crate) relationships: Vec<Foreign>,
+    pub(crate) endpoint: Option<Endpoint>,
+}
+
+/// A foreign trust domain.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) url: BundleUrl,
+    /// Who the endpoint is, for the profile https_spiffe; its host name counts without.
+    pub(crate) spiffe: Option<Spiffe>,
+    pub(crate) max_age: Option<Duration>,
+}
+
+/// An endpoint that is known by its SPIFFE ID.
+#[derive(Debug)]
+pub(crate) struct Spiffe {
+    pub(crate) id: SpiffeId,
+    /// The bundle for the first connection: JSON, or PEM under any other name than `*.json`.
+    pub(crate) bundle: Option<PathBuf>,
+}
+
+/// Where our own bundle is served.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) bind: SocketAddr,
+    pub(crate) path: String,
+}
+
+impl Federation {
+    /// Listens, so that what is wrong shows at start.
+    pub(crate) async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
+        let Some(endpoint) = &self.endpoint else {
+            return Ok(None);
+        };
+        let bound = TcpListener::bind(endpoint.bind).await;
+        let listener = bound.with_context(|| format!("listening on {}", endpoint.bind))?;
+        Ok(Some(listener))
+    }
+
+    /// Fetches and serves for as long as the process lives; `web_roots` vouch for web servers.
+    pub(crate) fn run(
+        &self,
+        listener: Option<TcpListener>,
+        reader: &IdentityReader,
+        writer: Arc<IdentityWriter>,
+        web_roots: Vec<CertificateDer<'static>>,
+        crypto: &Crypto,
+    ) -> anyhow::Result<()> {
+        let clock = SystemClock::shared();
+        let state = reader.load();
+        let svid = state.default_svid().context("the agent has no identity")?;
+        let own = svid.id().trust_domain();
+        let mut relationships = Vec::new();
+        for foreign in &self.relationships {
+            if foreign.trust_domain == *own {
+                bail!("federation with {own}, which is our own trust domain");
+            }
+            relationships.push(foreign.relationship()?);
+        }
+        if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
+            let (path, clock) = (endpoint.path.clone(), clock.clone());
+            let serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
+            tracing::info!(address = %endpoint.bind, path = endpoint.path, "bundle endpoint");
+            tokio::spawn(serving.serve(listener, std::future::pending()));
+        }
+        if !relationships.is_empty() {
+            // Who asks no web server needs no root of the web.
+            let web = self
+                .relationships
+                .iter()
+                .any(|foreign| foreign.spiffe.is_none());
+            let federation = federate::Federation::new(
+                relationships,
+                web.then_some(web_roots).into_iter().flatten(),
+                crypto,
+                clock,
+                rand::random::<f64>,
+            )?;
+            tokio::spawn(federation.run(writer, std::future::pending()));
+        }
+        Ok(())
+    }
+}
+
+impl Foreign {
+    fn relationship(&self) -> anyhow::Result<Relationship> {
+        let profile = match &self.spiffe {
+            None => Profile::Web,
+            Some(Spiffe { id, bundle }) => {
+                let bundle = bundle.as_ref().map(|path| {
+                    let read = read_bundle(id.trust_domain().clone(), path);
+                    read.with_context(|| format!("reading the bundle {}", path.display()))
+                });
+                Profile::Spiffe {
+                    id: id.clone(),
+                    bootstrap: bundle.transpose()?,
+                }
+            }
+        };
+        let (trust_domain, url) = (self.trust_domain.clone(), self.url.clone());
+        let relationship = Relationship::new(trust_domain, url, profile)?;
+        Ok(match self.max_age {
+            Some(max_age) => relationship.with_max_age(max_age),
+            None => relationship,
+        })
+    }
+}
+
+fn read_bundle(trust_domain: TrustDomain, path: &Path) -> anyhow::Result<TrustBundle> {
+    let text = std::fs::read(path)?;
+    if path.extension().is_some_and(|kind| kind == "json") {
+        return Ok(TrustBundle::from_json(trust_domain, &text)?);
+    }
+    Ok(TrustBundle::from_pem(trust_domain, &text)?)
+}
