@@ -44,8 +44,9 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::files::{self, BUNDLE_FILE, CERT_FILE, KEY_FILE};
-use crate::bundle::{BundleError, TrustBundle};
+use super::files::{self, CERT_FILE, KEY_FILE};
+use crate::bundle::TrustBundle;
+use crate::bundle::jwks::BundleJsonError;
 use crate::crl::{Crl, CrlError, CrlSet};
 use crate::fs::{self, Mode};
 use crate::id::SpiffeId;
@@ -58,6 +59,10 @@ use crate::tls::Crypto;
 
 #[cfg(test)]
 mod tests;
+
+/// The bundle of the SVID's own trust domain as SPIFFE bundle JSON: with its sequence number, which
+/// must not go back, and the keys that are distrusted for ever.
+const BUNDLE_FILE: &str = "bundle.json";
 
 /// The revocation lists of the SVID's own trust domain; empty if there are none.
 const CRL_FILE: &str = "crl.pem";
@@ -91,14 +96,14 @@ pub struct KeepStatus {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeepError {
-    /// The bundle beside the SVID cannot be used.
+    /// The bundle beside the SVID cannot be used, or cannot be written as SPIFFE bundle JSON.
     #[error("the kept bundle in {} cannot be used", dir.display())]
     Bundle {
         /// Where it is kept.
         dir: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: BundleError,
+        source: BundleJsonError,
     },
     /// The revocation lists beside the SVID cannot be used.
     #[error("the kept revocation lists in {} cannot be used", dir.display())]
@@ -241,7 +246,7 @@ impl Keep {
         }
 
         let trust_domain = self.id.trust_domain();
-        let bundle = TrustBundle::from_pem(trust_domain.clone(), &public(BUNDLE_FILE)?);
+        let bundle = TrustBundle::from_json(trust_domain.clone(), &public(BUNDLE_FILE)?);
         let bundle = bundle.map_err(|source| KeepError::Bundle {
             dir: dir.clone(),
             source,
@@ -369,7 +374,10 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
     made.map_err(|source| io_error(dir, source))?;
     guarded(dir, 0o022, "0755")?;
     let (cert, key) = (kept.svid.chain_pem(), kept.svid.key().to_secret_pem());
-    let bundle = kept.bundle.to_pem();
+    let bundle = kept.bundle.to_json().map_err(|source| KeepError::Bundle {
+        dir: dir.to_owned(),
+        source,
+    })?;
     let crls: String = kept.crls.iter().map(Crl::to_pem).collect();
     let issued_at = time::to_unix(kept.svid.issued_at()).to_string();
     files::publish_set(

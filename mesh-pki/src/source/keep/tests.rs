@@ -19,7 +19,9 @@ fn issued(ca: &Ca) -> X509Svid {
 }
 
 fn state(ca: &Ca) -> IdentityState {
-    let mut state = IdentityState::new(issued(ca), ca.bundle("td").into());
+    let bundle = ca.bundle("td").with_sequence(7);
+    let bundle = bundle.distrusting(["compromised".to_owned()]);
+    let mut state = IdentityState::new(issued(ca), bundle.into());
     let mut crls = CrlSet::new();
     crls.insert(domain("td"), ca.crl().list()).unwrap();
     state.replace_crls(crls);
@@ -61,6 +63,9 @@ fn what_is_kept_comes_back_with_its_moment_of_issuance() {
     assert_eq!(is.chain(), was.chain());
     assert_eq!(is.issued_at(), noon() - minutes(20));
     assert_eq!(back.bundles(), state.bundles());
+    let bundle = back.bundles().get(&domain("td")).unwrap();
+    assert_eq!(bundle.sequence(), Some(7));
+    assert!(bundle.distrusted_keys().eq(["compromised"]));
     assert_eq!(back.crls(), state.crls());
     // Once more, with another SVID and without lists: nothing of the old set stays.
     let next = IdentityState::new(issued(&ca), ca.bundle("td").into());
@@ -99,7 +104,7 @@ fn what_has_ended_or_is_somebody_elses_is_refused() {
         other => panic!("{other:?}"),
     }
     // A bundle that does not vouch for it.
-    let strange = Ca::new("strange").bundle("td").to_pem();
+    let strange = Ca::new("strange").bundle("td").to_json().unwrap();
     std::fs::write(dir.path().join(BUNDLE_FILE), strange).unwrap();
     assert!(matches!(
         load(&dir.keep()),
