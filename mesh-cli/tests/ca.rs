@@ -28,7 +28,7 @@ use inmesh_pki::tls::Crypto;
 use serde_json::Value;
 use support::{Agent, app, eventually, free, mesh, service, stderr, stdout, try_send, within};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// A CA as a child process; killed when dropped.
 struct Ca {
@@ -179,13 +179,11 @@ async fn a_root_is_replaced_under_agents_that_go_on() {
     );
     let rotate = ca.operate(&["rotate"]);
     assert!(rotate.status.success(), "{}", stderr(&rotate));
-    let again = ca.operate(&["rotate", "--step", "retire"]);
+    // At whatever stage it is by now, no other one begins.
+    let again = ca.operate(&["rotate", "--step", "prepare"]);
     assert!(!again.status.success(), "the wrong order");
-    assert!(
-        stderr(&again).contains("it is not the turn of retire"),
-        "{}",
-        stderr(&again)
-    );
+    let said = stderr(&again);
+    assert!(said.contains("a rotation is running"), "{said}");
     let shown = stdout(&ca.operate(&["status"]));
     assert!(
         shown.contains("published") || shown.contains("retiring"),
@@ -218,6 +216,98 @@ async fn a_root_is_replaced_under_agents_that_go_on() {
     assert!(answered > 100, "{answered}");
     let status = client.status().await;
     assert_eq!(status["ready"], true, "{status}");
+}
+
+/// A machine that reboots while no CA answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_comes_back_with_what_it_kept() {
+    let home = Home {
+        dir: TempDir::new().expect("a temporary folder"),
+        address: free(),
+    };
+    let mut ca = Ca::start(home.dir.path(), home.address, &[]).await;
+    let token = ca.token("spiffe://test.local/ns/shop/sa/app");
+    std::fs::write(home.dir.path().join("app.token"), token).expect("a token's file");
+    let identity = format!(
+        "identity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: ../ca/bundle.pem, tokenFile: ../app.token, keep: kept}}}}
+defaultAction: allow
+peers: strict
+",
+        home.address
+    );
+    let agents = support::Home::at(home.dir.path());
+    let end = async |agent: &Agent| agent.status().await["identity"][0]["not_after"].as_u64();
+    let first = agents.agent("app", &identity, &[]).await;
+    let before = end(&first).await;
+    assert!(before.is_some());
+    let kept = first.dir.join("kept");
+    eventually("it is kept", async || {
+        kept.join("issued-at").exists().then_some(())
+    })
+    .await;
+    assert_eq!(
+        kept.metadata().expect("a folder").permissions().mode() & 0o777,
+        0o700
+    );
+    drop(first);
+    ca.kill();
+
+    // The join token is spent, the CA is gone.
+    let dir = home.dir.path().join("app");
+    std::fs::rename(&dir, home.dir.path().join("before")).expect("renamed");
+    let agents = support::Home::at(home.dir.path());
+    let again = {
+        let identity = identity.replace("keep: kept", "keep: ../before/kept");
+        agents.agent("app", &identity, &[]).await
+    };
+    assert_eq!(end(&again).await, before);
+    assert!(!again.log().contains("SVID renewed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_comes_back_with_what_it_kept_while_no_ca_answers() {
+    let home = Home {
+        dir: TempDir::new().expect("a temporary folder"),
+        address: free(),
+    };
+    let root = home.dir.path();
+    let mut ca = Ca::start(root, home.address, &[]).await;
+    let id = "spiffe://test.local/ns/shop/sa/web";
+    let token = root.join("token");
+    std::fs::write(&token, ca.token(id)).expect("a token's file");
+    let kept = root.join("kept");
+    let more = format!(
+        "defaultAction: deny\npeers: strict\nidentity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: {}, tokenFile: {}, keep: {}}}}}\n",
+        home.address,
+        ca.dir.join("bundle.pem").display(),
+        token.display(),
+        kept.display(),
+    );
+    let first = support::Home::at(root).agent("web", &more, &[]).await;
+    eventually("it is kept", async || {
+        kept.join("key.pem").exists().then_some(())
+    })
+    .await;
+    let serial = async |agent: &Agent| agent.status().await["identity"].clone();
+    let before = serial(&first).await;
+    drop(first);
+    ca.kill();
+    // The token was for one use, and nobody is there to take it: only what was kept is left.
+    let elsewhere = TempDir::new().expect("a temporary folder");
+    let again = support::Home::at(elsewhere.path())
+        .agent("web", &more, &[])
+        .await;
+    assert_eq!(serial(&again).await, before);
+    assert!(
+        again.log().contains("identity kept from before"),
+        "{}",
+        again.log()
+    );
+    let mode = std::fs::metadata(kept.join("key.pem"))
+        .expect("a key")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,6 +432,7 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
     let mut contents: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let mut actives: Vec<String> = Vec::new();
     let mut steps: BTreeMap<String, u32> = BTreeMap::new();
+    let mut usual = Duration::from_millis(10);
     for kill in 0..kills {
         for member in &members {
             member.renew().await;
@@ -379,15 +470,28 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
         // Both members have what is published, and no leaf but under the active root: so any step
         // may be taken at once, and dies with its process somewhere.
         let dir = ca.dir.clone();
-        let step = tokio::spawn(async move {
+        let mut step = tokio::spawn(async move {
+            let begin = Instant::now();
             let mut admin = AdminClient::connect(&dir).await.ok()?;
-            admin.rotate(None, true, None).await.ok()
+            let step = admin.rotate(None, true, None).await.ok()?;
+            Some((step, begin.elapsed()))
         });
-        let moment = Duration::from_micros(rand::random_range(0..30_000));
-        sleep(moment).await;
+        // Most die somewhere in the step, each fourth one right after it: so rotations go on, and
+        // it is known how long a step takes on this machine at this moment.
+        let mut answered = None;
+        if kill % 4 == 3 {
+            answered = Some((&mut step).await);
+        } else {
+            sleep(usual.mul_f64(rand::random_range(0.0..1.2))).await;
+        }
         ca.kill();
-        if let Some(step) = step.await.expect("it does not panic") {
+        let answered = match answered {
+            Some(answered) => answered,
+            None => step.await,
+        };
+        if let Some((step, took)) = answered.expect("it does not panic") {
             *steps.entry(step).or_default() += 1;
+            usual = took;
         }
         let written = std::fs::read(ca.dir.join("state.json")).expect("a state");
         let line = written
@@ -406,4 +510,108 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
         contents.len()
     );
     assert!(kills < 20 || actives.len() > 1, "no rotation came through");
+}
+
+// === secrets ===
+
+/// The secret number in a private key on P-256 (PKCS #8, then SEC 1: an octet string of 32 bytes).
+fn secret(pem: &str) -> [u8; 32] {
+    let key = inmesh_pki::svid::PrivateKey::from_pem(pem.as_bytes()).expect("a key");
+    let der = key.secret_pkcs8_der();
+    let at = der.windows(2).position(|two| two == [0x04, 0x20]);
+    let at = at.expect("an octet string of 32 bytes") + 2;
+    der[at..at + 32].try_into().expect("32 bytes")
+}
+
+/// What bytes look like in text: in hexadecimal, in base64 at each of its three offsets, and as
+/// Rust prints a list.
+fn looks(secret: &[u8]) -> Vec<String> {
+    let hex: String = secret.iter().map(|b| format!("{b:02x}")).collect();
+    let list: Vec<String> = secret[..8].iter().map(ToString::to_string).collect();
+    let mut all = vec![hex.to_uppercase(), list.join(", "), hex];
+    for offset in 0..3 {
+        // Whole groups of three bytes look the same wherever they stand.
+        let whole = &secret[offset..offset + (secret.len() - offset) / 3 * 3];
+        all.push(data_encoding::BASE64.encode(whole));
+        all.push(data_encoding::BASE64URL.encode(whole));
+    }
+    all
+}
+
+#[test]
+fn a_secret_would_be_found_in_any_dress() {
+    let secret: Vec<u8> = (100..132).collect();
+    for before in 0..3 {
+        let bytes = [&vec![7; before][..], &secret, &[8, 9]].concat();
+        let dressed = data_encoding::BASE64.encode(&bytes);
+        assert!(looks(&secret).iter().any(|look| dressed.contains(look)));
+    }
+    let printed = format!("{secret:?} {secret:02x?}");
+    assert!(looks(&secret).iter().any(|look| printed.contains(look)));
+}
+
+/// At the highest level of the log, and in all that the admin surfaces tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_told_to_anybody() {
+    let home = Home {
+        dir: TempDir::new().expect("a temporary folder"),
+        address: free(),
+    };
+    let more = ["--leaf-lifetime", "4s", "--log", "trace"];
+    let ca = Ca::start(home.dir.path(), home.address, &more).await;
+    let token = ca.token("spiffe://test.local/ns/shop/sa/app");
+    std::fs::write(home.dir.path().join("app.token"), &token).expect("a token's file");
+    let identity = format!(
+        "identity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: ../ca/bundle.pem, tokenFile: ../app.token, keep: kept}}}}
+defaultAction: allow
+peers: strict
+",
+        home.address
+    );
+    let agents = support::Home::at(home.dir.path());
+    let level: [(&str, &Path); 1] = [("MESH_LOG", Path::new("trace"))];
+    let agent = agents.agent_with("app", &identity, &[], &level).await;
+
+    // Every key that a disk sees while leaves rotate: those of the CA, and of two leaves.
+    let mut secrets = vec![token.clone().into_bytes()];
+    let mut keys = std::collections::BTreeSet::new();
+    let kept = agent.dir.join("kept");
+    eventually("two leaves are kept", async || {
+        std::fs::read_to_string(kept.join("key.pem")).ok()
+    })
+    .await;
+    while keys.len() < 2 {
+        let key = eventually("a leaf is kept", async || {
+            std::fs::read_to_string(kept.join("key.pem")).ok()
+        })
+        .await;
+        keys.insert(key);
+        sleep(Duration::from_millis(50)).await;
+    }
+    for file in std::fs::read_dir(ca.dir.join("keys")).expect("the CA's keys") {
+        let path = file.expect("a file").path();
+        keys.insert(std::fs::read_to_string(path).expect("a key"));
+    }
+    assert!(keys.len() >= 4, "a root, an issuing CA and two leaves");
+    secrets.extend(keys.iter().map(|pem| secret(pem).to_vec()));
+
+    let mut told = agent.log() + &std::fs::read_to_string(&ca.log).expect("the CA's log");
+    for path in ["/metrics", "/status", "/config_dump", "/readyz"] {
+        told += &agent.get(path).await.body;
+    }
+    told += &stdout(&agent.mesh_status());
+    for args in [&["status"][..], &["status", "--json"], &["rotate"]] {
+        let shown = ca.operate(args);
+        told += &(stdout(&shown) + &stderr(&shown));
+    }
+    assert!(
+        told.contains("TRACE") && told.len() > 10_000,
+        "too little to search"
+    );
+    assert!(!told.contains(&token), "the join token is told");
+    for secret in &secrets {
+        for look in looks(secret) {
+            assert!(!told.contains(&look), "a secret is told, as {look:.8}...");
+        }
+    }
 }

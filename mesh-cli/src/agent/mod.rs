@@ -56,6 +56,8 @@ pub(crate) enum Identity {
         ca: SpiffeId,
         trust_bundle: PathBuf,
         token: Option<PathBuf>,
+        /// Where it keeps its certificate over a restart.
+        keep: Option<PathBuf>,
     },
     /// A development CA's folder, from which the agent mints its own workload's ID.
     DevelopmentCa { dir: PathBuf, lifetime: Duration },
@@ -64,6 +66,7 @@ pub(crate) enum Identity {
         certificate: PathBuf,
         key: PathBuf,
         bundle: PathBuf,
+        revocation_lists: Option<PathBuf>,
     },
     /// The Workload API of another agent: SPIRE's, or one of ours.
     WorkloadApi(Endpoint),

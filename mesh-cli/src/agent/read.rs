@@ -126,11 +126,13 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             let id = ca.need("caId").and_then(|v| v.parsed::<SpiffeId>());
             let bundle = ca.need("trustBundle").and_then(path);
             let token = optional(ca, "tokenFile", path);
+            let keep = optional(ca, "keep", path);
             Some(Identity::Ca {
                 address: address?,
                 ca: id?,
                 trust_bundle: bundle?,
                 token: token?,
+                keep: keep?,
             })
         })
     });
@@ -148,10 +150,12 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
         v.object(|files| {
             let mut one = |name: &str| files.need(name).and_then(path);
             let (certificate, key, bundle) = (one("certificate"), one("key"), one("bundle"));
+            let lists = optional(files, "revocationLists", path);
             Some(Identity::Files {
                 certificate: certificate?,
                 key: key?,
                 bundle: bundle?,
+                revocation_lists: lists?,
             })
         })
     });

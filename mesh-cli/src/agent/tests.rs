@@ -75,6 +75,54 @@ fn the_good_file_is_read() {
 }
 
 #[test]
+fn an_identity_may_come_from_a_ca() {
+    let source = "developmentCA: {dir: ca, lifetime: 20s}";
+    assert!(GOOD.contains(source), "{GOOD}");
+    let ca = "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, keep: kept}";
+    let Identity::Ca {
+        address,
+        ca: id,
+        trust_bundle,
+        token,
+        keep,
+    } = good(&GOOD.replace(source, ca)).identity
+    else {
+        panic!("it names a CA");
+    };
+    assert_eq!(
+        (address.as_str(), id.as_str()),
+        ("ca:15012", "spiffe://td/inmesh/ca")
+    );
+    assert!(trust_bundle.ends_with("b.pem") && token.is_some_and(|t| t.ends_with("t")));
+    assert!(keep.is_some_and(|dir| dir.ends_with("kept")));
+    let plain = ca.replace(", tokenFile: t, keep: kept", "");
+    assert!(matches!(
+        good(&GOOD.replace(source, &plain)).identity,
+        Identity::Ca {
+            token: None,
+            keep: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn files_may_come_with_revocation_lists() {
+    let source = "developmentCA: {dir: ca, lifetime: 20s}";
+    let lists = |more: &str| {
+        let files = format!("files: {{certificate: c.pem, key: k.pem, bundle: b.pem{more}}}");
+        match good(&GOOD.replace(source, &files)).identity {
+            Identity::Files {
+                revocation_lists, ..
+            } => revocation_lists,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lists(""), None);
+    assert!(lists(", revocationLists: l.pem").is_some_and(|path| path.ends_with("l.pem")));
+}
+
+#[test]
 fn the_workload_api_is_asked_and_served() {
     let text = GOOD.replace(
         "  developmentCA: {dir: ca, lifetime: 20s}",
@@ -146,28 +194,6 @@ fn what_serves_nobody_or_everybody_is_refused() {
             "{got:?}"
         );
     }
-}
-
-#[test]
-fn an_identity_may_come_from_a_ca() {
-    let source = "developmentCA: {dir: ca, lifetime: 20s}";
-    assert!(GOOD.contains(source), "{GOOD}");
-    let ca =
-        "ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t}";
-    let Identity::Ca {
-        address,
-        ca: id,
-        trust_bundle,
-        token,
-    } = good(&GOOD.replace(source, ca)).identity
-    else {
-        panic!("it names a CA");
-    };
-    assert_eq!(
-        (address.as_str(), id.as_str()),
-        ("ca:15012", "spiffe://td/inmesh/ca")
-    );
-    assert!(trust_bundle.ends_with("b.pem") && token.is_some_and(|t| t.ends_with("t")));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! until a signal: the first drains, a second ends at once.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use inmesh_pki::issue::dev::DevCa;
 use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::rotate::{Rotation, obtain};
 use inmesh_pki::source::files;
+use inmesh_pki::source::keep::{Keep, KeepError};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::tls::Crypto;
 use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
@@ -234,6 +235,7 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             ca,
             trust_bundle,
             token,
+            keep,
         } => {
             let config = CaClientConfig {
                 id: agent.workload.spiffe_id(ca.trust_domain())?,
@@ -242,14 +244,18 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
                 bootstrap: Bootstrap::File(trust_bundle.clone()),
                 token: token.clone().map_or(Token::None, Token::File),
             };
-            from_ca(config, crypto).await
+            from_ca(config, keep.as_deref(), crypto).await
         }
         Identity::Files {
             certificate,
             key,
             bundle,
+            revocation_lists,
         } => {
-            let source = files::FileSource::new(certificate, key, bundle, crypto);
+            let mut source = files::FileSource::new(certificate, key, bundle, crypto);
+            if let Some(lists) = revocation_lists {
+                source = source.with_crls(lists);
+            }
             // A start without an identity fails at once and says why.
             let state = source.load().context("reading the identity's files")?;
             let (writer, reader) = identity(state);
@@ -324,16 +330,40 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
     }
 }
 
-/// An identity from a CA over gRPC: the first one is waited for, later ones and bundles come by
-/// themselves.
-async fn from_ca(config: CaClientConfig, crypto: &Crypto) -> anyhow::Result<Identified> {
+/// An identity from a CA over gRPC: the first one is waited for, unless one was kept that is still
+/// good; later ones and bundles come by themselves.
+async fn from_ca(
+    config: CaClientConfig,
+    keep: Option<&Path>,
+    crypto: &Crypto,
+) -> anyhow::Result<Identified> {
     let (id, clock) = (config.id.clone(), SystemClock::shared());
-    let (writer, mut reader) = identity(IdentityState::default());
+    let keep = keep.map(|dir| Keep::new(id.clone(), dir));
+    let kept = keep.as_ref().map(|keep| keep.load(clock.now(), crypto));
+    let initial = match kept {
+        Some(Ok(state)) => {
+            tracing::info!(%id, "identity kept from before");
+            state
+        }
+        Some(Err(error)) if !matches!(error, KeepError::Empty { .. }) => {
+            let reason: &dyn std::error::Error = &error;
+            tracing::warn!(%id, error = reason, "the kept identity cannot be used, the CA is asked");
+            IdentityState::default()
+        }
+        _ => IdentityState::default(),
+    };
+    let (writer, mut reader) = identity(initial);
+    if let Some(keep) = keep {
+        tokio::spawn(keep.run(reader.clone(), std::future::pending()));
+    }
     let writer = Arc::new(writer);
     let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
     let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
     tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-    while reader.load().default_svid().is_none() {
+    if reader.latest().default_svid().is_none() {
+        tracing::info!("waiting for an identity");
+    }
+    while reader.latest().default_svid().is_none() {
         reader.changed().await?;
     }
     let news = Arc::clone(&writer);

@@ -30,6 +30,9 @@ pub const MAX_MAP_LEN: usize = 16 * 1024 * 1024;
 /// The most keys of all kinds in one document, those that are passed over included.
 pub const MAX_KEYS: usize = 256;
 
+/// The most distrusted keys that one document may name.
+pub const MAX_DISTRUSTED_KEYS: usize = 1_024;
+
 /// The content of `use` for roots and for the keys of JWT-SVIDs.
 const X509_SVID: &str = "x509-svid";
 const JWT_SVID: &str = "jwt-svid";
@@ -80,6 +83,17 @@ pub enum BundleJsonError {
         got: usize,
         /// How long it may be.
         max: usize,
+    },
+    /// There are more distrusted keys than [`MAX_DISTRUSTED_KEYS`].
+    #[error(
+        "the bundle of {trust_domain} distrusts {got} keys, at most {MAX_DISTRUSTED_KEYS} are \
+         looked at"
+    )]
+    TooManyDistrustedKeys {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+        /// How many there are.
+        got: usize,
     },
     /// There are more keys than [`MAX_KEYS`].
     #[error("the bundle of {trust_domain} has {got} keys, at most {MAX_KEYS} are looked at")]
@@ -185,12 +199,13 @@ fn from_document(
     trust_domain: TrustDomain,
     document: Document,
 ) -> Result<TrustBundle, BundleJsonError> {
-    let got = document
-        .keys
-        .len()
-        .max(document.inmesh_distrusted_keys.len());
+    let got = document.keys.len();
     if got > MAX_KEYS {
         return Err(BundleJsonError::TooManyKeys { trust_domain, got });
+    }
+    let got = document.inmesh_distrusted_keys.len();
+    if got > MAX_DISTRUSTED_KEYS {
+        return Err(BundleJsonError::TooManyDistrustedKeys { trust_domain, got });
     }
     let mut roots: Vec<CertificateDer<'static>> = Vec::new();
     let mut jwt_keys = KeySet::new();

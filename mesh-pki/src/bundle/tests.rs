@@ -448,3 +448,42 @@ fn go_spiffe_bundle_documents() {
         assert_eq!(bundle.unwrap().roots().len(), 1);
     }
 }
+
+// === distrusted keys ===
+
+#[test]
+fn a_distrusted_root_is_out_and_stays_out_over_the_wire() {
+    let (good, bad) = (Ca::new("good"), Ca::new("bad"));
+    let bundle = TrustBundle::new(domain("td"), [good.cert.clone(), bad.cert.clone()]).unwrap();
+    let ids: Vec<String> = bundle
+        .roots()
+        .iter()
+        .map(|r| r.key_id().to_owned())
+        .collect();
+    let bundle = bundle.distrusting([ids[1].clone()]);
+    assert_eq!(bundle.roots().len(), 1);
+    assert_eq!(bundle.roots()[0].key_id(), ids[0]);
+    assert!(bundle.distrusts_key(&ids[1]) && !bundle.distrusts_key(&ids[0]));
+
+    let read = TrustBundle::from_json(domain("td"), bundle.to_json().unwrap().as_bytes()).unwrap();
+    assert_eq!(read, bundle);
+    assert_eq!(
+        read.distrusted_keys().collect::<Vec<_>>(),
+        [ids[1].as_str()]
+    );
+    // Whoever sends the root along with the news does not bring it back.
+    let mut json: Value = serde_json::from_str(&bundle.to_json().unwrap()).unwrap();
+    let both = TrustBundle::new(domain("td"), [good.cert.clone(), bad.cert.clone()]).unwrap();
+    let with_both: Value = serde_json::from_str(&both.to_json().unwrap()).unwrap();
+    json["keys"] = with_both["keys"].clone();
+    let read = TrustBundle::from_json(domain("td"), json.to_string().as_bytes()).unwrap();
+    assert_eq!(read.roots().len(), 1);
+
+    assert!(both.distrusting(ids).is_distrusted());
+    json["inmesh_distrusted_keys"] = vec!["00"; 1_025].into();
+    let refused = TrustBundle::from_json(domain("td"), json.to_string().as_bytes()).unwrap_err();
+    assert!(matches!(
+        refused,
+        BundleJsonError::TooManyDistrustedKeys { got: 1_025, .. }
+    ));
+}

@@ -30,19 +30,21 @@ pub mod server;
 pub mod state;
 pub mod store;
 
+mod error;
 #[cfg(feature = "ca")]
 mod h2;
 #[cfg(feature = "ca")]
 mod names;
+mod report;
 mod running;
 
 #[cfg(test)]
 mod tests;
 
 pub use authority::{AuthorityError, Lifetimes, NewAuthority};
-pub use running::{
-    Asker, AuthorityStatus, Ca, CaError, CaStatus, Issued, OpenError, Published, Tick,
-};
+pub use error::{CaError, OpenError};
+pub use report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
+pub use running::Ca;
 
 /// An error with its causes, for a reason in one line.
 #[cfg(feature = "ca")]

@@ -18,6 +18,9 @@ pub const HOLD: Duration = Duration::from_secs(10);
 /// How many slots are given out at once; who comes after that gets none, and tries again.
 pub const MAX_WAITING: usize = 10_000;
 
+/// How many slots one ID has at once: many processes share one, but none may take all.
+pub const MAX_WAITING_EACH: usize = 1_000;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The pace of one CA; times count from any fixed moment.
@@ -25,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub struct Pace {
     rate: u32,
     admitted: VecDeque<Duration>,
-    waiting: BTreeMap<String, Duration>,
+    waiting: BTreeMap<(String, String), Duration>,
     last_slot: Duration,
     swept: Duration,
 }
@@ -43,7 +46,7 @@ impl Pace {
         }
     }
 
-    /// Somebody asks at `now`. `who` tells those apart that wait for themselves.
+    /// Somebody asks at `now`: a process, called `instance`, of `id`.
     ///
     /// 1. Admissions older than a second, and slots that nobody came for, are forgotten.
     /// 2. Who has a slot that has come is admitted, if this second has room.
@@ -53,7 +56,12 @@ impl Pace {
     /// # Errors
     ///
     /// How long to stay away.
-    pub fn handle_request(&mut self, who: &str, now: Duration) -> Result<(), Duration> {
+    pub fn handle_request(
+        &mut self,
+        id: &str,
+        instance: &str,
+        now: Duration,
+    ) -> Result<(), Duration> {
         while self.admitted.front().is_some_and(|at| *at + SECOND <= now) {
             self.admitted.pop_front();
         }
@@ -66,9 +74,10 @@ impl Pace {
         }
         let room = self.admitted.len() < self.rate as usize;
         let next_room = self.admitted.front().map_or(now, |at| *at + SECOND);
-        match self.waiting.get(who) {
+        let who = (id.to_owned(), instance.to_owned());
+        match self.waiting.get(&who) {
             Some(slot) if *slot <= now && room => {
-                self.waiting.remove(who);
+                self.waiting.remove(&who);
                 self.admitted.push_back(now);
                 Ok(())
             }
@@ -80,13 +89,20 @@ impl Pace {
             }
             None => {
                 let slot = self.last_slot.max(next_room.max(now)) + SECOND / self.rate;
-                if self.waiting.len() < MAX_WAITING {
+                if self.waiting.len() < MAX_WAITING && self.slots_of(id) < MAX_WAITING_EACH {
                     self.last_slot = slot;
-                    self.waiting.insert(who.to_owned(), slot);
+                    self.waiting.insert(who, slot);
                 }
                 Err(slot - now)
             }
         }
+    }
+
+    fn slots_of(&self, id: &str) -> usize {
+        self.waiting
+            .range((id.to_owned(), String::new())..)
+            .take_while(|((of, _), _)| of == id)
+            .count()
     }
 
     /// How many have a slot and have not come yet.
@@ -115,41 +131,55 @@ mod tests {
     fn nobody_waits_while_there_is_room() {
         let mut pace = Pace::new(3);
         for n in 0..3 {
-            assert_eq!(pace.handle_request("a", ms(n)), Ok(()));
+            assert_eq!(pace.handle_request("a", "", ms(n)), Ok(()));
         }
-        assert!(pace.handle_request("a", ms(4)).is_err());
+        assert!(pace.handle_request("a", "", ms(4)).is_err());
         assert_eq!(pace.waiting(), 1);
         let mut pace = Pace::new(0);
-        assert_eq!(pace.handle_request("a", ms(0)), Ok(()));
-        assert!(pace.handle_request("a", ms(999)).is_err(), "one at least");
+        assert_eq!(pace.handle_request("a", "", ms(0)), Ok(()));
+        assert!(
+            pace.handle_request("a", "", ms(999)).is_err(),
+            "one at least"
+        );
     }
 
     #[test]
     fn who_waits_is_served_before_who_comes() {
         let mut pace = Pace::new(2);
-        pace.handle_request("x", ms(0)).unwrap();
-        pace.handle_request("x", ms(0)).unwrap();
-        let first = pace.handle_request("a", ms(0)).unwrap_err();
-        let second = pace.handle_request("b", ms(0)).unwrap_err();
+        pace.handle_request("x", "", ms(0)).unwrap();
+        pace.handle_request("x", "", ms(0)).unwrap();
+        let first = pace.handle_request("a", "", ms(0)).unwrap_err();
+        let second = pace.handle_request("b", "", ms(0)).unwrap_err();
         assert_eq!((first, second), (ms(1500), ms(2000)));
         // Asking again does not help, nor does it harm.
-        assert_eq!(pace.handle_request("a", ms(500)), Err(ms(1000)));
-        assert_eq!(pace.handle_request("new", ms(1400)), Err(ms(1100)));
-        assert_eq!(pace.handle_request("a", ms(1500)), Ok(()));
-        assert_eq!(pace.handle_request("b", ms(2000)), Ok(()));
+        assert_eq!(pace.handle_request("a", "", ms(500)), Err(ms(1000)));
+        assert_eq!(pace.handle_request("new", "", ms(1400)), Err(ms(1100)));
+        assert_eq!(pace.handle_request("a", "", ms(1500)), Ok(()));
+        assert_eq!(pace.handle_request("b", "", ms(2000)), Ok(()));
         // The last one never comes: after a while everybody may.
-        assert!(pace.handle_request("late", ms(12_400)).is_err());
-        assert_eq!(pace.handle_request("later", ms(40_000)), Ok(()));
+        assert!(pace.handle_request("late", "", ms(12_400)).is_err());
+        assert_eq!(pace.handle_request("later", "", ms(40_000)), Ok(()));
     }
 
     #[test]
     fn a_table_that_is_full_only_says_when() {
         let mut pace = Pace::new(1);
-        pace.handle_request("x", ms(0)).unwrap();
+        pace.handle_request("x", "", ms(0)).unwrap();
         for n in 0..=MAX_WAITING {
-            pace.handle_request(&n.to_string(), ms(0)).unwrap_err();
+            pace.handle_request(&n.to_string(), "", ms(0)).unwrap_err();
         }
         assert_eq!(pace.waiting(), MAX_WAITING);
+    }
+
+    #[test]
+    fn one_id_does_not_take_all_slots() {
+        let mut pace = Pace::new(50);
+        for n in 0..5_000 {
+            let _ = pace.handle_request("greedy", &n.to_string(), ms(0));
+        }
+        assert_eq!(pace.waiting(), MAX_WAITING_EACH);
+        let wait = pace.handle_request("other", "", ms(0)).unwrap_err();
+        assert!(wait <= ms(21_100), "{wait:?}");
     }
 
     proptest! {
@@ -162,7 +192,7 @@ mod tests {
             let (mut now, mut admitted) = (Duration::ZERO, Vec::new());
             for (who, pause) in asks {
                 now += ms(pause);
-                match pace.handle_request(&who.to_string(), now) {
+                match pace.handle_request(&who.to_string(), "", now) {
                     Ok(()) => admitted.push(now),
                     Err(wait) => prop_assert!(wait > Duration::ZERO),
                 }
@@ -202,7 +232,7 @@ mod tests {
             let asked = if (away..back).contains(&now) {
                 None
             } else {
-                match pace.handle_request(&who.to_string(), now) {
+                match pace.handle_request(&who.to_string(), "", now) {
                     Ok(()) => {
                         admitted.push(now);
                         slack = slack.min(end - now);

@@ -10,13 +10,10 @@
 //! A [`Go`] is the proof that this was decided; it is given for one state and one step only. An
 //! operator who accepts that handshakes fail may force one.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::members::{Members, Missing};
 use super::state::{CaState, KeyPlace, Stage, Step};
-
-/// A root is worth a warning when this much of its life is left, or half of it, if that is less.
-pub const ROOT_WARNING: Duration = Duration::from_secs(60 * 24 * 60 * 60);
 
 /// Permission to take one step from one state; see [`CaState::advance`].
 #[derive(Debug, PartialEq, Eq)]
@@ -149,13 +146,6 @@ pub fn due(state: &CaState, now: SystemTime) -> Option<Due> {
         (KeyPlace::Offline, true, _) | (KeyPlace::Offline, _, true) => Some(Due::WantSuccessor),
         (_, false, false) => None,
     }
-}
-
-/// Whether the end of a root is near enough to warn: 60 days, or half of a shorter life.
-#[must_use]
-pub fn ends_soon((from, to): (SystemTime, SystemTime), now: SystemTime) -> bool {
-    let life = to.duration_since(from).unwrap_or_default();
-    now + ROOT_WARNING.min(life / 2) >= to
 }
 
 fn half_gone((from, to): (SystemTime, SystemTime), now: SystemTime) -> bool {

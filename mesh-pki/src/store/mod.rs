@@ -204,14 +204,15 @@ impl IdentityState {
         self.bundles = both.cloned().collect();
     }
 
-    /// The same, unless the one that is there has a greater sequence number: trust never goes
-    /// back. Bundles without a number are taken as they come.
+    /// The same, unless the one that is there has this sequence number or a greater one: trust
+    /// never goes back, and of one generation the first word stays, which may say more than a plain
+    /// list of roots. Bundles without a number are taken as they come.
     pub fn insert_newer_bundle(&mut self, bundle: TrustBundle) {
         let there = self.own.get(bundle.trust_domain());
         let there = there.and_then(TrustBundle::sequence);
         if there
             .zip(bundle.sequence())
-            .is_none_or(|(there, new)| there <= new)
+            .is_none_or(|(there, new)| there < new)
         {
             self.insert_bundle(bundle);
         }

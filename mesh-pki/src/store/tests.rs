@@ -119,3 +119,29 @@ fn bundles_and_revocation_lists_change_together() {
     assert_eq!(state.bundles().get(&domain("td")), Some(&new.bundle("td")));
     assert!(state.default_svid().is_some());
 }
+
+#[test]
+fn trust_never_goes_back() {
+    let bundle = |name: &str, sequence| {
+        let bundle = Ca::new(name).bundle("td");
+        match sequence {
+            Some(sequence) => bundle.with_sequence(sequence),
+            None => bundle,
+        }
+    };
+    let mut state = IdentityState::default();
+    let mut insert = |bundle: &TrustBundle| {
+        state.insert_newer_bundle(bundle.clone());
+        state.bundles().get(&domain("td")) == Some(bundle)
+    };
+    assert!(insert(&bundle("a", None)));
+    assert!(insert(&bundle("b", None)), "without numbers, as they come");
+    assert!(insert(&bundle("c", Some(3))));
+    assert!(!insert(&bundle("d", Some(2))), "older");
+    assert!(
+        !insert(&bundle("e", Some(3))),
+        "the first word of a generation stays"
+    );
+    assert!(insert(&bundle("f", Some(4))));
+    assert!(insert(&bundle("g", None)), "from another kind of source");
+}

@@ -76,7 +76,7 @@ pub(super) async fn answer<S: Store>(
     if create {
         let instance = request.headers().get(INSTANCE);
         let name = instance.and_then(|name| name.to_str().ok()).unwrap_or("");
-        if let Err(wait) = shared.turn(&format!("{who} {}", &name[..name.len().min(64)])) {
+        if let Err(wait) = shared.turn(&who, &name[..name.len().min(64)]) {
             return come_back(wait).into_http();
         }
     }

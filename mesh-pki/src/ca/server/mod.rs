@@ -34,7 +34,7 @@ use super::{Ca, CaError, Published, Tick};
 use crate::id::SpiffeId;
 use crate::issue::csr;
 use crate::issue::policy::{Rules, Window};
-use crate::rotate::schedule;
+use crate::rotate::{schedule, watch_expiry};
 use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
 use crate::tls;
@@ -181,7 +181,9 @@ impl<S: Store> CaServer<S> {
         let mut shutdown = pin!(shutdown);
         let (shared, own) = (Arc::clone(&self.shared), self.own);
         let mut house = pin!(async {
-            tokio::join!(keep_own(&shared, &own), keep_house(&shared));
+            let (reader, clock) = (shared.reader.clone(), Arc::clone(shared.ca.clock()));
+            let watched = watch_expiry(reader, clock, std::future::pending());
+            tokio::join!(keep_own(&shared, &own), keep_house(&shared), watched);
         });
         let room = Arc::new(Semaphore::new(self.connections));
         let mut open = JoinSet::new();
@@ -350,10 +352,6 @@ async fn keep_house<S: Store>(shared: &Shared<S>) {
             }
             Err(_) => {}
         }
-        let status = shared.ca.status().await;
-        if status.authorities.iter().any(|a| a.ends_soon) && remind("ends") {
-            tracing::warn!("a root of this CA ends soon");
-        }
     }
 }
 
@@ -372,10 +370,10 @@ async fn own_svid<S: Store>(
 }
 
 impl<S> Shared<S> {
-    /// Whether it is the turn of `who`.
-    fn turn(&self, who: &str) -> Result<(), Duration> {
+    /// Whether it is the turn of this process of `id`.
+    fn turn(&self, id: &str, instance: &str) -> Result<(), Duration> {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.handle_request(who, self.start.elapsed())
+        pace.handle_request(id, instance, self.start.elapsed())
     }
 }
 

@@ -641,6 +641,80 @@ async fn a_revoked_member_is_refused_by_the_ca_and_by_members_that_listen() {
     world.obtain(&client).await.unwrap();
 }
 
+/// All members of a mesh whose root is compromised are re-keyed, at the CA's pace.
+///
+/// `MESH_MEMBERS` says how many; 60 if it is not set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_is_re_keyed_after_a_compromise_at_the_cas_pace() {
+    let members: u32 = std::env::var("MESH_MEMBERS").map_or(60, |n| n.parse().unwrap());
+    let world = world_with(|config| ServerConfigOf {
+        // Joining is not what is measured.
+        rate: if members > 60 { 50 } else { 30 },
+        ..config
+    })
+    .await;
+    let crypto = crypto();
+    let mut readers = Vec::new();
+    for n in 0..members {
+        let who = format!("m{n}");
+        let token = world.token(json!({
+            "sub": format!("system:serviceaccount:shop:{who}"),
+            "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": who}},
+        }));
+        let (writer, reader) = identity(IdentityState::default());
+        let writer = Arc::new(writer);
+        let whose = id(&format!("spiffe://td/ns/shop/sa/{who}"));
+        let config = CaClientConfig {
+            id: whose.clone(),
+            address: world.address.to_string(),
+            ca: id(OWN),
+            bootstrap: Bootstrap::Bundle(world.bundle.clone()),
+            token: Token::Text(token.into()),
+        };
+        let client = CaClient::new(config, reader.clone(), &crypto, world.clock.shared()).unwrap();
+        let draw = move || f64::from(n) / f64::from(members);
+        let rotation = Rotation::new(whose, client.clone(), &crypto, world.clock.shared(), draw);
+        tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
+        let (mut watched, watch) = client.watch(writer, draw, std::future::pending());
+        let mut joined = reader.clone();
+        readers.push(tokio::spawn(async move {
+            while joined.load().default_svid().is_none() {
+                joined.changed().await.unwrap();
+            }
+            tokio::spawn(watch);
+            while !watched.load().connected {
+                watched.changed().await.unwrap();
+            }
+            joined
+        }));
+    }
+    let mut joined = Vec::new();
+    for reader in readers {
+        joined.push(reader.await.unwrap());
+    }
+    world.clock.advance(secs(10));
+    let old = world.bundle.roots()[0].key_id();
+    let begin = Instant::now();
+    world.ca.distrust(old, None).await.unwrap();
+    let new = world.ca.published().borrow().active.clone();
+    let mut last = Duration::ZERO;
+    for mut reader in joined {
+        loop {
+            let state = reader.load();
+            let svid = state.default_svid().unwrap();
+            let now = world.clock.now();
+            let verdict = validate(svid.chain(), &state, now, Usage::Server, &crypto);
+            if verdict.is_ok_and(|verified| verified.root_key_id == new) {
+                break;
+            }
+            reader.changed().await.unwrap();
+        }
+        last = last.max(begin.elapsed());
+    }
+    println!("{members} members re-keyed {last:?} after their root was distrusted");
+    assert!(last < secs(60), "{last:?}");
+}
+
 // === who answers ===
 
 #[tokio::test]

@@ -172,7 +172,10 @@ impl CaState {
     pub fn bundle(&self) -> Result<TrustBundle, BundleError> {
         let roots = self.authorities.iter().map(|a| a.root.der.clone());
         let bundle = TrustBundle::new(self.trust_domain.clone(), roots)?;
-        Ok(bundle.with_sequence(self.generation))
+        let distrusted = self.distrusted.iter().cloned();
+        Ok(bundle
+            .with_sequence(self.generation)
+            .distrusting(distrusted))
     }
 
     /// The ids of the keys that this CA needs to have.

@@ -1,5 +1,5 @@
 //! A store, a clock and grants in, leaves and generations of the bundle out: the driver that obeys
-//! [`plan`](super::plan) and [`state`](super::state).
+//! [`plan`](crate::ca::plan) and [`state`](crate::ca::state).
 //!
 //! Every change goes one way: the pure function says what the state is next; new keys are kept;
 //! the state is swapped; only then is the effect let out (a leaf, a bundle for watchers), and keys
@@ -8,30 +8,28 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use rustls_pki_types::CertificateDer;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
-use super::authority::{
-    AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under, revocation_list,
-};
-use super::members::{Leaf, Members};
-use super::plan::{Due, Gate, Go, Wait, due, gate};
-use super::state::{
-    Authority, CaState, KeyPlace, RevokeError, Stage, StateError, Step, StepError, TokenError,
-};
-use super::store::{Store, StoreError, Version};
-use crate::bundle::{BundleError, TrustBundle};
+use crate::ca::authority::{AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under};
+use crate::ca::error::{CaError, OpenError};
+use crate::ca::members::{Leaf, Members};
+use crate::ca::plan::{Due, Gate, Go, due, gate};
+use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
+use crate::ca::state::{CaState, Stage, Step, StepError};
+use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
-use crate::crl::Crl;
 use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::policy::{Grant, Window};
 use crate::issue::{Csr, IssueError};
-use crate::svid::PrivateKey;
 use crate::tls::{Crypto, CryptoError};
+
+mod write;
+
+use write::{crls_of, keep_keys, publication, signer_of};
 
 /// How often a write is tried when somebody else writes too.
 const TURNS: usize = 64;
@@ -39,7 +37,7 @@ const TURNS: usize = 64;
 /// What a join token begins with, so that one that leaks is recognised.
 const TOKEN_PREFIX: &str = "inmesh-join-";
 
-/// A running CA; see the [module](super).
+/// A running CA; see the [module](crate::ca).
 pub struct Ca<S> {
     store: S,
     crypto: Crypto,
@@ -59,167 +57,6 @@ struct Inner {
     stale: bool,
     /// There may be keys that no state names.
     untidy: bool,
-}
-
-/// The bundle of one generation, as members get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Published {
-    /// The generation; it never goes back.
-    pub generation: u64,
-    /// The roots.
-    pub bundle: TrustBundle,
-    /// The key id of the root that new leaves are signed under.
-    pub active: String,
-    /// Revocation lists of all issuing CAs; none, while nothing is revoked.
-    pub crls: Vec<Crl>,
-}
-
-/// What somebody who asks for a leaf says of itself, beside the proof of its ID.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asker {
-    /// A random name that it keeps for its life, if it has one; up to
-    /// [`MAX_INSTANCE`](super::members::MAX_INSTANCE) bytes count.
-    pub instance: Option<String>,
-    /// The generation of the bundle that it uses.
-    pub acknowledged: u64,
-}
-
-/// A leaf, and the bundle of its moment.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Issued {
-    /// The certificates, leaf first, without the root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The serial number of the leaf, in hexadecimal.
-    pub serial: String,
-    /// The root that the chain leads to.
-    pub root: CertificateDer<'static>,
-    /// The bundle, which has that root.
-    pub published: Arc<Published>,
-    /// When the leaf was issued.
-    pub issued_at: SystemTime,
-    /// When it ends.
-    pub not_after: SystemTime,
-}
-
-/// What [`Ca::tick`] has done or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tick {
-    /// Nothing was to be done.
-    Nothing,
-    /// A new issuing CA stands under the active root.
-    RenewedIssuer,
-    /// A step of a rotation was taken.
-    Stepped(Step),
-    /// A running rotation waits.
-    Waits(Wait),
-    /// Half of the root's or issuing CA's life is gone and the root's key is offline: an operator
-    /// has to bring a successor.
-    WantSuccessor,
-}
-
-/// How a CA is, at one moment.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct CaStatus {
-    /// Whose CA it is.
-    pub trust_domain: TrustDomain,
-    /// The generation of the bundle.
-    pub generation: u64,
-    /// The authorities, in the order of the bundle.
-    pub authorities: Vec<AuthorityStatus>,
-    /// The next step of the rotation that is running.
-    pub next: Option<Step>,
-    /// Whom it waits for; `None` if it waits for nobody.
-    pub wait: Option<Wait>,
-    /// How many members are known.
-    pub members: usize,
-    /// Until when there may be members that are not known.
-    pub unknown_until: Option<SystemTime>,
-    /// How many join tokens are open.
-    pub open_tokens: usize,
-    /// The recovery window, while it is open.
-    pub recovery: Option<Window>,
-}
-
-/// How one root and its issuing CA are.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct AuthorityStatus {
-    /// The key id of the root.
-    pub key_id: String,
-    /// The key id of the issuing CA.
-    pub issuer_key_id: String,
-    /// Where it stands.
-    pub stage: Stage,
-    /// Where the root's key is.
-    pub root_key: KeyPlace,
-    /// When the root ends.
-    pub root_not_after: SystemTime,
-    /// When the issuing CA ends.
-    pub issuer_not_after: SystemTime,
-    /// No leaf under it is valid after this moment.
-    pub leaf_until: Option<SystemTime>,
-    /// Whether the root ends soon enough to warn.
-    pub ends_soon: bool,
-}
-
-/// Why a CA could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// Its root, issuing CA or keys cannot be used.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// A first root was given, but there is one.
-    #[error("there is a CA already; a new root goes in by a rotation")]
-    Exists,
-    /// Its state cannot be read.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Its store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It is of another trust domain.
-    #[error("the CA is of trust domain {got}, not {expected}")]
-    WrongTrustDomain {
-        /// What was expected.
-        expected: TrustDomain,
-        /// Whose CA it is.
-        got: TrustDomain,
-    },
-}
-
-/// Why a CA did not do what it was asked for; the state is as it was, unless the store failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CaError {
-    /// A root or issuing CA could not be made or used.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// A leaf could not be signed.
-    #[error(transparent)]
-    Issue(#[from] IssueError),
-    /// The mesh is not ready for the step.
-    #[error("not yet: {} members are missing{}", .0.missing.len(), if .0.unknown { ", and unknown ones" } else { "" })]
-    NotYet(Wait),
-    /// A serial number cannot be revoked.
-    #[error(transparent)]
-    Revoke(#[from] RevokeError),
-    /// It is not the turn of the step.
-    #[error(transparent)]
-    Step(#[from] StepError),
-    /// The state that is written cannot be read.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A join token does not serve.
-    #[error(transparent)]
-    Token(#[from] TokenError),
 }
 
 impl<S: Store> Ca<S> {
@@ -521,24 +358,6 @@ impl<S: Store> Ca<S> {
         }
     }
 
-    /// Signs the lists again when half of their time is gone, or what they name is over.
-    async fn refresh_crls(&self, inner: &Inner, now: SystemTime) -> Result<(), CaError> {
-        let published = self.published.borrow().clone();
-        let Some(first) = published.crls.first() else {
-            return Ok(());
-        };
-        let half = first.next_update() - crl_life(self.lifetimes) / 2;
-        if now >= half || inner.state.revoked(now).count() != first.len() {
-            let crls = self.crls(&inner.state).await?;
-            self.publish(&inner.state, crls);
-        }
-        Ok(())
-    }
-
-    async fn crls(&self, state: &CaState) -> Result<Vec<Crl>, CaError> {
-        crls_of(&self.store, state, self.lifetimes, self.clock.now()).await
-    }
-
     async fn renew_issuer(&self, inner: &mut Inner) -> Result<(), CaError> {
         let active = inner.state.active();
         let root_key = self.store.key(active.key_id()).await?;
@@ -587,7 +406,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`RevokeError`].
+    /// [`RevokeError`](crate::ca::state::RevokeError).
     pub async fn revoke(&self, serial: &str) -> Result<(), CaError> {
         let mut inner = self.current().await?;
         let now = self.clock.now();
@@ -601,7 +420,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`TokenError::TooMany`]; [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if the
+    /// [`TokenError::TooMany`](crate::ca::state::TokenError::TooMany); [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if the
     /// ID could never be granted.
     pub async fn open_token(
         &self,
@@ -640,7 +459,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] if it does not serve.
+    /// [`TokenError`](crate::ca::state::TokenError) if it does not serve.
     pub async fn look_at_token(&self, token: &str) -> Result<SpiffeId, CaError> {
         let hash = self.hash(token);
         let inner = self.current().await?;
@@ -652,7 +471,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] if it does not serve (any more).
+    /// [`TokenError`](crate::ca::state::TokenError) if it does not serve (any more).
     pub async fn spend_token(&self, token: &str) -> Result<SpiffeId, CaError> {
         let (hash, now) = (self.hash(token), self.clock.now());
         let mut inner = self.current().await?;
@@ -715,193 +534,14 @@ impl<S: Store> Ca<S> {
         &self.crypto
     }
 
-    // === how it changes ===
-
-    fn successor(
-        &self,
-        state: &CaState,
-        given: Option<NewAuthority>,
-    ) -> Result<NewAuthority, CaError> {
-        match (given, state.active().root_key()) {
-            (Some(new), _) => Ok(new),
-            (None, KeyPlace::Held) => Ok(NewAuthority::create(
-                state.trust_domain(),
-                self.lifetimes,
-                self.clock.now(),
-                &self.crypto,
-            )?),
-            (None, KeyPlace::Offline) => Err(CaError::Step(StepError::Offline {
-                key_id: state.active().key_id().to_owned(),
-            })),
-        }
-    }
-
-    /// The state as it is written.
-    async fn current(&self) -> Result<MutexGuard<'_, Inner>, CaError> {
-        let mut inner = self.inner.lock().await;
-        if inner.stale {
-            self.reload(&mut inner).await?;
-        }
-        Ok(inner)
-    }
-
-    async fn reload(&self, inner: &mut Inner) -> Result<(), CaError> {
-        let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
-        let state = CaState::from_bytes(&bytes)?;
-        let signer = signer_of(&self.store, &state).await?;
-        // Whoever wrote it may have issued under it.
-        inner.members.expect_unknown(state.leaf_until());
-        // A write that seemed to fail may have dropped an authority.
-        inner.untidy = true;
-        let crls = self.crls(&state).await?;
-        inner.signer = signer;
-        self.install(inner, state, version, crls);
-        Ok(())
-    }
-
-    /// Writes `change`d state down and makes it ours; keys of `new` are kept before.
-    async fn change<T>(
-        &self,
-        inner: &mut Inner,
-        new: Option<&NewAuthority>,
-        change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
-    ) -> Result<T, CaError> {
-        if let Some(new) = new {
-            inner.untidy = true;
-            keep_keys(&self.store, new).await?;
-        }
-        for _ in 0..TURNS {
-            let (next, out) = change(&inner.state)?;
-            inner.stale = true;
-            match self.store.swap(Some(inner.version), next.to_bytes()).await {
-                Ok(version) => {
-                    let rekeyed = next.active().issuer() != inner.state.active().issuer();
-                    let dropped = |key_id| next.held_keys().all(|kept| kept != key_id);
-                    let untidy = inner.untidy || inner.state.held_keys().any(dropped);
-                    // What is published together is made before anything of it is.
-                    let crls = self.crls(&next).await?;
-                    if rekeyed {
-                        inner.signer = signer_of(&self.store, &next).await?;
-                    }
-                    self.install(inner, next, version, crls);
-                    if untidy {
-                        self.forget(inner).await;
-                    }
-                    return Ok(out);
-                }
-                Err(StoreError::Conflict) => self.reload(inner).await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::Conflict.into())
-    }
-
-    /// Forgets keys that the state does not name; what fails is tried again.
-    async fn forget(&self, inner: &mut Inner) {
-        inner.untidy = true;
-        let kept = inner.state.held_keys().map(str::to_owned).collect();
-        match self.store.keep_only(kept).await {
-            Ok(()) => inner.untidy = false,
-            Err(error) => tracing::warn!(%error, "keys of a former root cannot be removed yet"),
-        }
-    }
-
-    fn install(&self, inner: &mut Inner, state: CaState, version: Version, crls: Vec<Crl>) {
-        self.publish(&state, crls);
-        self.window.send_replace(state.window());
-        inner.state = state;
-        inner.version = version;
-        inner.stale = false;
-    }
-
-    fn publish(&self, state: &CaState, crls: Vec<Crl>) {
-        match publication(state, crls) {
-            Ok(publication) => {
-                self.published.send_if_modified(|published| {
-                    let news = **published != publication;
-                    if news {
-                        *published = Arc::new(publication);
-                    }
-                    news
-                });
-            }
-            // Every certificate in a state was read as a CA's.
-            Err(error) => tracing::error!(%error, "the bundle cannot be made"),
-        }
-    }
-
     /// What the state knows of a token.
     fn hash(&self, token: &str) -> String {
         hex::encode(&self.crypto.digest(token.as_bytes()))
     }
 }
 
-async fn keep_keys(store: &impl Store, new: &NewAuthority) -> Result<(), StoreError> {
-    if let Some(root_key) = &new.root_key {
-        store.keep_key(new.authority.key_id(), root_key).await?;
-    }
-    let issuer = new.authority.issuer_key_id();
-    store.keep_key(issuer, &new.issuer_key).await
-}
-
-async fn signer_of(store: &impl Store, state: &CaState) -> Result<Signer, CaError> {
-    let active = state.active();
-    let key: PrivateKey = store.key(active.issuer_key_id()).await?;
-    Ok(Signer::new(active, &key)?)
-}
-
-/// The lists of all issuing CAs; none, while nothing is revoked, so that nobody depends on lists
-/// who has no use for them.
-async fn crls_of(
-    store: &impl Store,
-    state: &CaState,
-    lifetimes: Lifetimes,
-    now: SystemTime,
-) -> Result<Vec<Crl>, CaError> {
-    let mut crls = Vec::new();
-    if state.revoked(now).next().is_none() {
-        return Ok(crls);
-    }
-    for authority in state.authorities() {
-        let key = store.key(authority.issuer_key_id()).await?;
-        let until = now + crl_life(lifetimes);
-        let revoked = state.revoked(now);
-        crls.push(revocation_list(authority, &key, revoked, now, until)?);
-    }
-    Ok(crls)
-}
-
-/// How long a list is good: whoever has had no news for so long has no live leaf any more.
-fn crl_life(lifetimes: Lifetimes) -> Duration {
-    (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
-}
-
-fn publication(state: &CaState, crls: Vec<Crl>) -> Result<Published, BundleError> {
-    Ok(Published {
-        generation: state.generation(),
-        bundle: state.bundle()?,
-        active: state.active().key_id().to_owned(),
-        crls,
-    })
-}
-
 fn crypto_error(error: CryptoError) -> CaError {
     CaError::Issue(IssueError::Crypto(error))
-}
-
-impl AuthorityStatus {
-    fn of(authority: &Authority, now: SystemTime) -> Self {
-        Self {
-            key_id: authority.key_id().to_owned(),
-            issuer_key_id: authority.issuer_key_id().to_owned(),
-            stage: authority.stage(),
-            root_key: authority.root_key(),
-            root_not_after: authority.root_life().1,
-            issuer_not_after: authority.issuer_life().1,
-            leaf_until: authority.leaf_until(),
-            ends_soon: super::plan::ends_soon(authority.root_life(), now),
-        }
-    }
 }
 
 impl<S> fmt::Debug for Ca<S> {

@@ -1,0 +1,142 @@
+//! What goes into a running CA and what comes out: plain values, for members, drivers and operators.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+
+use super::plan::Wait;
+use super::state::{Authority, KeyPlace, Stage, Step};
+use crate::bundle::TrustBundle;
+use crate::crl::Crl;
+use crate::id::TrustDomain;
+use crate::issue::policy::Window;
+use crate::rotate::expiry::{CertificateKind, Expiry, Urgency};
+
+/// The bundle of one generation, as members get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The generation; it never goes back.
+    pub generation: u64,
+    /// The roots.
+    pub bundle: TrustBundle,
+    /// The key id of the root that new leaves are signed under.
+    pub active: String,
+    /// Revocation lists of all issuing CAs; none, while nothing is revoked.
+    pub crls: Vec<Crl>,
+}
+
+/// What somebody who asks for a leaf says of itself, beside the proof of its ID.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// A random name that it keeps for its life, if it has one; up to
+    /// [`MAX_INSTANCE`](super::members::MAX_INSTANCE) bytes count.
+    pub instance: Option<String>,
+    /// The generation of the bundle that it uses.
+    pub acknowledged: u64,
+}
+
+/// A leaf, and the bundle of its moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Issued {
+    /// The certificates, leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The serial number of the leaf, in hexadecimal.
+    pub serial: String,
+    /// The root that the chain leads to.
+    pub root: CertificateDer<'static>,
+    /// The bundle, which has that root.
+    pub published: Arc<Published>,
+    /// When the leaf was issued.
+    pub issued_at: SystemTime,
+    /// When it ends.
+    pub not_after: SystemTime,
+}
+
+/// What [`Ca::tick`](super::Ca::tick) has done or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tick {
+    /// Nothing was to be done.
+    Nothing,
+    /// A new issuing CA stands under the active root.
+    RenewedIssuer,
+    /// A step of a rotation was taken.
+    Stepped(Step),
+    /// A running rotation waits.
+    Waits(Wait),
+    /// Half of the root's or issuing CA's life is gone and the root's key is offline: an operator
+    /// has to bring a successor.
+    WantSuccessor,
+}
+
+/// How a CA is, at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CaStatus {
+    /// Whose CA it is.
+    pub trust_domain: TrustDomain,
+    /// The generation of the bundle.
+    pub generation: u64,
+    /// The authorities, in the order of the bundle.
+    pub authorities: Vec<AuthorityStatus>,
+    /// The next step of the rotation that is running.
+    pub next: Option<Step>,
+    /// Whom it waits for; `None` if it waits for nobody.
+    pub wait: Option<Wait>,
+    /// How many members are known.
+    pub members: usize,
+    /// Until when there may be members that are not known.
+    pub unknown_until: Option<SystemTime>,
+    /// How many join tokens are open.
+    pub open_tokens: usize,
+    /// The recovery window, while it is open.
+    pub recovery: Option<Window>,
+}
+
+/// How one root and its issuing CA are.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AuthorityStatus {
+    /// The key id of the root.
+    pub key_id: String,
+    /// The key id of the issuing CA.
+    pub issuer_key_id: String,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Where the root's key is.
+    pub root_key: KeyPlace,
+    /// When the root ends.
+    pub root_not_after: SystemTime,
+    /// When the issuing CA ends.
+    pub issuer_not_after: SystemTime,
+    /// No leaf under it is valid after this moment.
+    pub leaf_until: Option<SystemTime>,
+    /// Whether the root ends soon enough to warn, as [`Urgency`] counts.
+    pub ends_soon: bool,
+}
+
+impl AuthorityStatus {
+    pub(super) fn of(authority: &Authority, now: SystemTime) -> Self {
+        let (not_before, not_after) = authority.root_life();
+        let root = Expiry {
+            kind: CertificateKind::Root,
+            id: String::new(),
+            key_id: authority.key_id().to_owned(),
+            not_before,
+            not_after,
+        };
+        Self {
+            key_id: authority.key_id().to_owned(),
+            issuer_key_id: authority.issuer_key_id().to_owned(),
+            stage: authority.stage(),
+            root_key: authority.root_key(),
+            root_not_after: authority.root_life().1,
+            issuer_not_after: authority.issuer_life().1,
+            leaf_until: authority.leaf_until(),
+            ends_soon: root.urgency(now) > Urgency::Fine,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A change of the state in, the same written down and published out: the one way in which a
+//! [`Ca`] changes.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::MutexGuard;
+
+use super::{Ca, Inner, TURNS};
+use crate::bundle::BundleError;
+use crate::ca::authority::{Lifetimes, NewAuthority, Signer, revocation_list};
+use crate::ca::error::CaError;
+use crate::ca::report::Published;
+use crate::ca::state::{CaState, KeyPlace, StepError};
+use crate::ca::store::{Store, StoreError, Version};
+use crate::crl::Crl;
+use crate::svid::PrivateKey;
+
+impl<S: Store> Ca<S> {
+    /// Signs the lists again when half of their time is gone, or what they name is over.
+    pub(super) async fn refresh_crls(&self, inner: &Inner, now: SystemTime) -> Result<(), CaError> {
+        let published = self.published.borrow().clone();
+        let Some(first) = published.crls.first() else {
+            return Ok(());
+        };
+        let half = first.next_update() - crl_life(self.lifetimes) / 2;
+        if now >= half || inner.state.revoked(now).count() != first.len() {
+            let crls = self.crls(&inner.state).await?;
+            self.publish(&inner.state, crls);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn crls(&self, state: &CaState) -> Result<Vec<Crl>, CaError> {
+        crls_of(&self.store, state, self.lifetimes, self.clock.now()).await
+    }
+
+    pub(super) fn successor(
+        &self,
+        state: &CaState,
+        given: Option<NewAuthority>,
+    ) -> Result<NewAuthority, CaError> {
+        match (given, state.active().root_key()) {
+            (Some(new), _) => Ok(new),
+            (None, KeyPlace::Held) => Ok(NewAuthority::create(
+                state.trust_domain(),
+                self.lifetimes,
+                self.clock.now(),
+                &self.crypto,
+            )?),
+            (None, KeyPlace::Offline) => Err(CaError::Step(StepError::Offline {
+                key_id: state.active().key_id().to_owned(),
+            })),
+        }
+    }
+
+    /// The state as it is written.
+    pub(super) async fn current(&self) -> Result<MutexGuard<'_, Inner>, CaError> {
+        let mut inner = self.inner.lock().await;
+        if inner.stale {
+            self.reload(&mut inner).await?;
+        }
+        Ok(inner)
+    }
+
+    pub(super) async fn reload(&self, inner: &mut Inner) -> Result<(), CaError> {
+        let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
+        let state = CaState::from_bytes(&bytes)?;
+        let signer = signer_of(&self.store, &state).await?;
+        // Whoever wrote it may have issued under it.
+        inner.members.expect_unknown(state.leaf_until());
+        // A write that seemed to fail may have dropped an authority.
+        inner.untidy = true;
+        let crls = self.crls(&state).await?;
+        inner.signer = signer;
+        self.install(inner, state, version, crls);
+        Ok(())
+    }
+
+    /// Writes `change`d state down and makes it ours; keys of `new` are kept before.
+    pub(super) async fn change<T>(
+        &self,
+        inner: &mut Inner,
+        new: Option<&NewAuthority>,
+        change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
+    ) -> Result<T, CaError> {
+        if let Some(new) = new {
+            inner.untidy = true;
+            keep_keys(&self.store, new).await?;
+        }
+        for _ in 0..TURNS {
+            let (next, out) = change(&inner.state)?;
+            inner.stale = true;
+            match self.store.swap(Some(inner.version), next.to_bytes()).await {
+                Ok(version) => {
+                    let rekeyed = next.active().issuer() != inner.state.active().issuer();
+                    let dropped = |key_id| next.held_keys().all(|kept| kept != key_id);
+                    let untidy = inner.untidy || inner.state.held_keys().any(dropped);
+                    // What is published together is made before anything of it is.
+                    let crls = self.crls(&next).await?;
+                    if rekeyed {
+                        inner.signer = signer_of(&self.store, &next).await?;
+                    }
+                    self.install(inner, next, version, crls);
+                    if untidy {
+                        self.forget(inner).await;
+                    }
+                    return Ok(out);
+                }
+                Err(StoreError::Conflict) => self.reload(inner).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// Forgets keys that the state does not name; what fails is tried again.
+    pub(super) async fn forget(&self, inner: &mut Inner) {
+        inner.untidy = true;
+        let kept = inner.state.held_keys().map(str::to_owned).collect();
+        match self.store.keep_only(kept).await {
+            Ok(()) => inner.untidy = false,
+            Err(error) => tracing::warn!(%error, "keys of a former root cannot be removed yet"),
+        }
+    }
+
+    pub(super) fn install(
+        &self,
+        inner: &mut Inner,
+        state: CaState,
+        version: Version,
+        crls: Vec<Crl>,
+    ) {
+        self.publish(&state, crls);
+        self.window.send_replace(state.window());
+        inner.state = state;
+        inner.version = version;
+        inner.stale = false;
+    }
+
+    pub(super) fn publish(&self, state: &CaState, crls: Vec<Crl>) {
+        match publication(state, crls) {
+            Ok(publication) => {
+                self.published.send_if_modified(|published| {
+                    let news = **published != publication;
+                    if news {
+                        *published = Arc::new(publication);
+                    }
+                    news
+                });
+            }
+            // Every certificate in a state was read as a CA's.
+            Err(error) => tracing::error!(%error, "the bundle cannot be made"),
+        }
+    }
+}
+
+pub(super) async fn keep_keys(store: &impl Store, new: &NewAuthority) -> Result<(), StoreError> {
+    if let Some(root_key) = &new.root_key {
+        store.keep_key(new.authority.key_id(), root_key).await?;
+    }
+    let issuer = new.authority.issuer_key_id();
+    store.keep_key(issuer, &new.issuer_key).await
+}
+
+pub(super) async fn signer_of(store: &impl Store, state: &CaState) -> Result<Signer, CaError> {
+    let active = state.active();
+    let key: PrivateKey = store.key(active.issuer_key_id()).await?;
+    Ok(Signer::new(active, &key)?)
+}
+
+/// The lists of all issuing CAs; none, while nothing is revoked, so that nobody depends on lists
+/// who has no use for them.
+pub(super) async fn crls_of(
+    store: &impl Store,
+    state: &CaState,
+    lifetimes: Lifetimes,
+    now: SystemTime,
+) -> Result<Vec<Crl>, CaError> {
+    let mut crls = Vec::new();
+    if state.revoked(now).next().is_none() {
+        return Ok(crls);
+    }
+    for authority in state.authorities() {
+        let key = store.key(authority.issuer_key_id()).await?;
+        let until = now + crl_life(lifetimes);
+        let revoked = state.revoked(now);
+        crls.push(revocation_list(authority, &key, revoked, now, until)?);
+    }
+    Ok(crls)
+}
+
+/// How long a list is good: whoever has had no news for so long has no live leaf any more.
+pub(super) fn crl_life(lifetimes: Lifetimes) -> Duration {
+    (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
+}
+
+pub(super) fn publication(state: &CaState, crls: Vec<Crl>) -> Result<Published, BundleError> {
+    Ok(Published {
+        generation: state.generation(),
+        bundle: state.bundle()?,
+        active: state.active().key_id().to_owned(),
+        crls,
+    })
+}
