@@ -15,7 +15,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use super::algorithm::Algorithm;
 use crate::der;
 
-/// The most keys that a set may have; a token without a key id is tried with each that fits.
+/// The most keys that a set may have.
 pub const MAX_KEYS: usize = 64;
 
 /// The longest JWK set that is looked at, in bytes.

@@ -34,7 +34,7 @@ pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use rejected::Rejected;
 #[cfg(feature = "workload-api")]
 pub(crate) use verify::read_unverified;
-pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, validate, verify_token};
+pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, MAX_TRIED, validate, verify_token};
 
 /// A JWT-SVID that was minted for us: who we are, to whom, and until when.
 ///

@@ -380,6 +380,29 @@ fn keys_come_from_the_bundle_of_the_subjects_own_domain() {
 }
 
 #[test]
+fn a_token_without_key_id_is_tried_with_few_keys() {
+    let issuers: Vec<_> = (0..=MAX_TRIED).map(|_| issuer("td")).collect();
+    // An RSA key before them fits no such token, and does not count.
+    let (vectors, _) = vectors();
+    let rsa = vectors.iter().find(|key| key.id() == Some("rsa")).cloned();
+    let keys = issuers.iter().map(|issuer| issuer.public_key().clone());
+    let keys = KeySet::from_keys(rsa.into_iter().chain(keys)).unwrap();
+    let bundle = TrustBundle::distrusted(domain("td")).with_jwt_keys(keys);
+    let bundles = BundleSet::from(bundle);
+    let nameless = |nth: usize| {
+        let issuer = &issuers[nth];
+        signed(
+            issuer,
+            &with(header(issuer), json!({"kid": null})),
+            &claims(),
+        )
+    };
+    let last = nameless(MAX_TRIED - 1);
+    validate(&last, "us", &bundles, noon(), &crypto()).unwrap();
+    refused(&nameless(MAX_TRIED), &bundles, Rejected::BadSignature);
+}
+
+#[test]
 fn an_rsa_public_key_is_no_hmac_secret() {
     // The forged tokens of CVE-2015-9235 and its kin: whatever the signature, HS* is never tried.
     let (keys, _) = vectors();

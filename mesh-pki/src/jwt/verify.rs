@@ -24,6 +24,10 @@ pub const MAX_SKEW: Duration = Duration::from_secs(120);
 /// The end of the year 9999, beyond which certificates name no moment either.
 const LAST_SECOND: i64 = 253_402_300_799;
 
+/// How many keys are tried for a token that names none: more than an issuer has while it rotates,
+/// and few enough that a stranger's token costs little.
+pub const MAX_TRIED: usize = 8;
+
 /// Text of a sender is repeated in messages up to this many characters.
 const MAX_QUOTE: usize = 64;
 
@@ -34,8 +38,8 @@ const MAX_QUOTE: usize = 64;
 ///    header is critical.
 /// 3. Its subject is the SPIFFE ID of a workload (S29), and there is a bundle for that trust
 ///    domain. That alone is read before the signature is verified, and decides only which keys.
-/// 4. The signature verifies with the key that it names in that bundle, or with any of that bundle
-///    if it names none (S33).
+/// 4. The signature verifies with the key that it names in that bundle, or if it names none, with
+///    one of the first [`MAX_TRIED`] that fit its algorithm (S33).
 /// 5. `exp` is there and later than `now` (S31), `nbf` is not later than [`MAX_SKEW`] from now,
 ///    and `audience` is among its audiences (S30).
 ///
@@ -161,7 +165,7 @@ impl<'a> Token<'a> {
         object(self.claims, "claims")
     }
 
-    /// Whether one of `keys` signed it: the one that it names, or else any that fits.
+    /// Whether one of `keys` signed it: the one that it names, or else one of the first that fit.
     fn verify(&self, keys: &KeySet, crypto: &Crypto) -> Result<(), Rejected> {
         let algorithm = self.algorithm;
         let signature = BASE64URL_NOPAD
@@ -180,6 +184,7 @@ impl<'a> Token<'a> {
         let mut failed = Rejected::UnknownKey {
             id: self.key_id.as_deref().map(quote),
         };
+        let mut tried = 0;
         for key in keys.iter() {
             match &self.key_id {
                 Some(id) if key.id() != Some(id.as_str()) => continue,
@@ -190,8 +195,10 @@ impl<'a> Token<'a> {
                     });
                 }
                 None if !key.fits(algorithm) => continue,
+                None if tried == MAX_TRIED => break,
                 _ => {}
             }
+            tried += 1;
             match verify_with(key, algorithm, self.signed, &signature, crypto) {
                 Ok(()) => return Ok(()),
                 Err(rejected) => failed = rejected,

@@ -6,7 +6,7 @@
 //! - [`client`] is a source of identity: SPIRE, or any other agent, fills our store;
 //! - [`server`] hands out what our store holds to processes that the kernel vouches for.
 //!
-//! [`message`](self) conversions are pure and stand apart from both. Each message of a stream is the
+//! Conversions of messages are pure and stand apart from both. Each message of a stream is the
 //! full state, so what is absent in one is gone (S34). TCP endpoints are refused: only a Unix socket
 //! tells who asks. The WIT-SVID profile is not implemented, which is what callers are told.
 //!

@@ -1,7 +1,7 @@
 //! Processes of this machine in, their own identities out: the Workload API served on a Unix socket.
 //!
 //! 1. The kernel says who connects: user, group and process at the moment of the connection, and the
-//!    control group while the process surely lives (`process`).
+//!    control group while the process surely lives.
 //! 2. [`attest()`] decides, purely, which [`Entry`]s that process matches; it is decided once for a
 //!    connection. Whoever matches none gets PermissionDenied from every call.
 //! 3. Each stream sends the full state at once, and again whenever it changes for this caller.

@@ -1,8 +1,10 @@
 //! The calls of one connection: what its caller may have, out of the state of the moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
+use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -23,6 +25,9 @@ use crate::proto::workload::{
 };
 use crate::store::IdentityState;
 use crate::svid::X509Svid;
+
+/// How often a stream looks at the clock: an SVID whose time is over is taken back within this.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The API as one caller sees it.
 pub(super) struct Api(Arc<View>);
@@ -129,9 +134,11 @@ impl View {
                 let answer = loop {
                     let state = match first.take() {
                         Some(state) => state,
-                        None => match reader.changed().await {
-                            Ok(state) => state,
-                            Err(ended) => break Err(Status::unavailable(ended.to_string())),
+                        None => match timeout(LOOK, reader.changed()).await {
+                            Ok(Ok(state)) => state,
+                            Ok(Err(ended)) => break Err(Status::unavailable(ended.to_string())),
+                            // Time alone may have taken something away.
+                            Err(_) => reader.load(),
                         },
                     };
                     let seen = look(&following.view, &state);
@@ -300,5 +307,62 @@ fn refusal(error: &IssueError) -> Status {
             tracing::warn!(%error, "no JWT-SVID was minted");
             Status::unavailable("no JWT-SVID can be minted at the moment")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use tonic::Code;
+    use tonic::metadata::AsciiMetadataValue;
+
+    use super::*;
+    use crate::clock::TokioClock;
+    use crate::store::identity;
+    use crate::testing::{Ca, crypto, id, leaf, minutes, noon};
+    use crate::workload_api::server::Selector;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_svid_whose_time_is_over_is_taken_back() {
+        let ca = Ca::new("root");
+        let (writer, reader) = identity(ca.state("td"));
+        let clock = TokioClock::new(noon()).shared();
+        let short = leaf("spiffe://td/short").with(|params| {
+            params.not_after = (noon() + minutes(10)).into();
+        });
+        writer.set_svid(short.svid(&ca));
+        writer.set_svid(leaf("spiffe://td/long").svid(&ca));
+        let entries = ["spiffe://td/short", "spiffe://td/long"].map(|name| {
+            let selector = Selector::new(Some(0), None, None, None).unwrap();
+            Entry::new(selector, id(name)).unwrap()
+        });
+        let shared = Shared {
+            entries: Vec::new(),
+            reader,
+            jwt: None,
+            crypto: crypto(),
+            clock,
+        };
+        let api = Api::new(Arc::new(shared), entries.to_vec());
+        let mut request = Request::new(X509svidRequest {});
+        let yes = AsciiMetadataValue::from_static("true");
+        request.metadata_mut().insert(SECURITY_HEADER, yes);
+        let begin = tokio::time::Instant::now();
+        let mut stream = api.fetch_x509svid(request).await.unwrap().into_inner();
+        let mut next = async || {
+            let answer = stream.next().await?;
+            Some((answer.map(|message| message.svids.len()), begin.elapsed()))
+        };
+        let (first, _) = next().await.unwrap();
+        assert_eq!(first.unwrap(), 2);
+        for (end, left) in [
+            (minutes(10), Ok(1)),
+            (minutes(30), Err(Code::PermissionDenied)),
+        ] {
+            let (answer, at) = next().await.unwrap();
+            assert_eq!(answer.map_err(|status| status.code()), left);
+            assert!((end..=end + LOOK).contains(&at), "{at:?}");
+        }
+        assert!(next().await.is_none());
     }
 }
