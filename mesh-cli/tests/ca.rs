@@ -28,7 +28,9 @@ use inmesh_pki::tls::Crypto;
 use serde_json::Value;
 use support::{Agent, app, eventually, free, mesh, service, stderr, stdout, try_send, within};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A CA as a child process; killed when dropped.
 struct Ca {
@@ -218,50 +220,108 @@ async fn a_root_is_replaced_under_agents_that_go_on() {
     assert_eq!(status["ready"], true, "{status}");
 }
 
-/// A machine that reboots while no CA answers.
+/// A compromise: what chains to the key ends, also what was agreed on before.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_comes_back_with_what_it_kept() {
+async fn a_distrusted_key_ends_live_connections() {
     let home = Home {
         dir: TempDir::new().expect("a temporary folder"),
         address: free(),
     };
-    let mut ca = Ca::start(home.dir.path(), home.address, &[]).await;
-    let token = ca.token("spiffe://test.local/ns/shop/sa/app");
-    std::fs::write(home.dir.path().join("app.token"), token).expect("a token's file");
-    let identity = format!(
-        "identity: {{ca: {{address: \"{}\", caId: spiffe://test.local/inmesh/ca, trustBundle: ../ca/bundle.pem, tokenFile: ../app.token, keep: kept}}}}
-defaultAction: allow
-peers: strict
-",
-        home.address
+    let ca = Ca::start(home.dir.path(), home.address, &[]).await;
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let echo = socket.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    let (inner, door) = (free(), free());
+    let policy = "defaultAction: allow\npeers: strict\n";
+    let listen = format!(
+        "{policy}listeners: [{{bind: \"{inner}\", inbound: {{app: \"{echo}\", appProtocol: tcp}}}}]\n"
     );
-    let agents = support::Home::at(home.dir.path());
-    let end = async |agent: &Agent| agent.status().await["identity"][0]["not_after"].as_u64();
-    let first = agents.agent("app", &identity, &[]).await;
-    let before = end(&first).await;
-    assert!(before.is_some());
-    let kept = first.dir.join("kept");
-    eventually("it is kept", async || {
-        kept.join("issued-at").exists().then_some(())
-    })
-    .await;
-    assert_eq!(
-        kept.metadata().expect("a folder").permissions().mode() & 0o777,
-        0o700
+    let _server = home.agent(&ca, "app", &listen, &[]).await;
+    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
+    let documents = service("app", inner, ids).replace("appProtocol: http", "appProtocol: tcp");
+    let listen = format!(
+        "{policy}listeners: [{{bind: \"{door}\", outbound: {{appProtocol: tcp, service: {{name: app, port: 80}}}}}}]\n"
     );
-    drop(first);
-    ca.kill();
+    let documents = [("app.yaml", documents.as_str())];
+    let _client = home.agent(&ca, "web", &listen, &documents).await;
+    let mut stream = TcpStream::connect(door).await.expect("the agent listens");
+    let mut heard = [0; 5];
+    stream.write_all(b"hello").await.expect("it is carried");
+    stream.read_exact(&mut heard).await.expect("it comes back");
 
-    // The join token is spent, the CA is gone.
-    let dir = home.dir.path().join("app");
-    std::fs::rename(&dir, home.dir.path().join("before")).expect("renamed");
-    let agents = support::Home::at(home.dir.path());
-    let again = {
-        let identity = identity.replace("keep: kept", "keep: ../before/kept");
-        agents.agent("app", &identity, &[]).await
+    let key = ca.status()["authorities"][0]["keyId"].clone();
+    let begin = Instant::now();
+    let distrust = ca.operate(&["distrust", key.as_str().expect("a key id")]);
+    assert!(distrust.status.success(), "{}", stderr(&distrust));
+    // However it ends: by its end, or by a reset.
+    let ended = timeout(Duration::from_secs(5), stream.read(&mut heard)).await;
+    let ended = ended.expect("it ends within five seconds");
+    assert!(!matches!(ended, Ok(1..)), "nobody said anything");
+    println!(
+        "a live connection ended {:?} after the command",
+        begin.elapsed()
+    );
+}
+
+/// What answers in the CA's place is asked for nothing that counts, and takes nothing away.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_the_ca_gives_no_identity() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+    // One that says what means nothing, one that says nothing, and one with another root.
+    let socket = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
+    let (garbage, silent) = (socket().await, socket().await);
+    let addresses = [&garbage, &silent].map(|s| s.local_addr().expect("its address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = garbage.accept().await {
+            let _gone = stream.write_all(&[0x16, 3, 3, 0xff, 0xff, 7, 7, 7]).await;
+        }
+    });
+    let other_at = free();
+    let other_home = dir.path().join("other");
+    std::fs::create_dir(&other_home).expect("a folder");
+    let _other = Ca::start(&other_home, other_at, &[]).await;
+    let real_at = free();
+    let real = Ca::start(dir.path(), real_at, &[]).await;
+
+    let id: SpiffeId = "spiffe://test.local/ns/shop/sa/web".parse().expect("an ID");
+    let pem = std::fs::read(real.dir.join("bundle.pem")).expect("the bundle");
+    let bundle = TrustBundle::from_pem(id.trust_domain().clone(), &pem).expect("a bundle");
+    let (_writer, reader) = identity(IdentityState::from_bundles(bundle.clone().into()));
+    let token = real.token(id.as_str());
+    let client = |at: SocketAddr| {
+        let config = CaClientConfig {
+            id: id.clone(),
+            address: at.to_string(),
+            ca: "spiffe://test.local/inmesh/ca".parse().expect("an ID"),
+            bootstrap: Bootstrap::Bundle(bundle.clone()),
+            token: Token::Text(token.clone().into()),
+        };
+        CaClient::new(config, reader.clone(), &crypto, clock.clone()).expect("a client")
     };
-    assert_eq!(end(&again).await, before);
-    assert!(!again.log().contains("SVID renewed"));
+    for at in [addresses[0], addresses[1], other_at] {
+        let begin = Instant::now();
+        let refused = obtain(&client(at), &id, &crypto, &*clock).await;
+        assert!(refused.is_err(), "{at} gave an identity");
+        // Nobody waits for it longer than for a slow network.
+        assert!(
+            begin.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+    // The token was shown to none of them: it still serves.
+    obtain(&client(real_at), &id, &crypto, &*clock)
+        .await
+        .expect("the real CA answers");
+    drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
