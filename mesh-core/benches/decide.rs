@@ -5,9 +5,9 @@
 //! without a pattern, and with all called, where next to nothing that a decision reads is in a
 //! cache.
 
-#[path = "support/clock.rs"]
+#[path = "../../mesh-pki/benches/support/clock.rs"]
 mod clock;
-#[path = "support/criterion_clock.rs"]
+#[path = "../../mesh-pki/benches/support/criterion_clock.rs"]
 mod criterion_clock;
 
 use std::hint::black_box;

@@ -6,7 +6,7 @@
 //!
 //! `--only bare|mesh|log` runs one of them for some seconds, for a profiler.
 
-#[path = "support/clock.rs"]
+#[path = "../../mesh-pki/benches/support/clock.rs"]
 mod clock;
 #[path = "support/echo.rs"]
 mod echo;
