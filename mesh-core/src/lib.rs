@@ -35,6 +35,8 @@ pub mod telemetry;
 #[cfg(all(feature = "test-util", any(feature = "aws-lc-rs", feature = "ring")))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
+#[cfg(feature = "runtime")]
+mod wake;
 
 pub use body::{Body, BoxError};
 pub use error::{Blame, Error, Reason, Stage};

@@ -6,23 +6,23 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+
+use crate::wake::{Noted, Task};
 
 /// The future with its waker. It must not be polled again once it is ready.
 pub(super) struct Aside<F> {
     future: Pin<Box<F>>,
     woken: Arc<Woken>,
     waker: Waker,
-    /// The task that is woken, as it was last seen.
-    task: Option<Waker>,
+    noted: Noted,
 }
 
 struct Woken {
     flag: AtomicBool,
-    /// It stays when it is used: it is registered once, not at each poll.
-    task: Mutex<Option<Waker>>,
+    task: Task,
 }
 
 // === impl Aside ===
@@ -31,13 +31,13 @@ impl<F: Future> Aside<F> {
     pub(super) fn new(future: F) -> Self {
         let woken = Arc::new(Woken {
             flag: AtomicBool::new(true),
-            task: Mutex::default(),
+            task: Task::default(),
         });
         Self {
             future: Box::pin(future),
             waker: woken.clone().into(),
             woken,
-            task: None,
+            noted: Noted::default(),
         }
     }
 }
@@ -47,11 +47,8 @@ impl<F: Future> Future for Aside<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        if !this.task.as_ref().is_some_and(|t| t.will_wake(cx.waker())) {
-            *this.woken.task() = Some(cx.waker().clone());
-            this.task = Some(cx.waker().clone());
-        }
-        // Registered before it is looked at, so a wake in between is seen here or wakes the task.
+        // Noted before it is looked at, so a wake in between is seen here or wakes the task.
+        this.noted.note(cx, &this.woken.task);
         if !this.woken.flag.load(Ordering::Acquire) {
             return Poll::Pending;
         }
@@ -65,12 +62,6 @@ impl<F: Future> Future for Aside<F> {
 
 // === impl Woken ===
 
-impl Woken {
-    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -78,10 +69,7 @@ impl Wake for Woken {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.flag.store(true, Ordering::Release);
-        let task = self.task().clone();
-        if let Some(task) = task {
-            task.wake();
-        }
+        self.task.wake();
     }
 }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use inmesh_pki::CertificateDer;
@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::drain::Drain;
+use crate::wake::{Noted, Task};
 
 /// How long what runs on an HTTP connection may take after its peer's leaf has expired.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -69,7 +70,7 @@ pub(crate) struct Entry {
     opaque: AtomicBool,
     cut: AtomicBool,
     why: OnceLock<String>,
-    waker: Mutex<Option<Waker>>,
+    task: Task,
 }
 
 /// A stream that ends when the sweep says so.
@@ -79,8 +80,7 @@ pub(crate) struct Guarded<T> {
     entry: Arc<Entry>,
     live: Arc<Live>,
     id: u64,
-    /// The task that the sweep wakes, as it was last seen.
-    seen: Option<Waker>,
+    noted: Noted,
 }
 
 /// What a connection is registered with.
@@ -173,7 +173,7 @@ impl Live {
             opaque: AtomicBool::new(peered.opaque),
             cut: AtomicBool::new(false),
             why: OnceLock::new(),
-            waker: Mutex::default(),
+            task: Task::default(),
         });
         let mut known = self.known();
         let id = known.next;
@@ -190,7 +190,7 @@ impl Live {
             entry,
             live: self.clone(),
             id,
-            seen: None,
+            noted: Noted::default(),
         };
         // A sweep that ran before the connection was known has not seen it.
         let state = self.identity.load();
@@ -316,17 +316,10 @@ impl Entry {
         }
     }
 
-    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn cut(&self, why: String) {
         let _first_reason_stays = self.why.set(why);
         self.cut.store(true, Ordering::Release);
-        let waker = self.waker().clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.task.wake();
     }
 
     fn check(&self) -> io::Result<()> {
@@ -352,11 +345,8 @@ impl<T> Guarded<T> {
     }
 
     /// Has the sweep wake this task, if it must.
-    fn watch(&mut self, cx: &mut Context<'_>) {
-        if !self.seen.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *self.entry.waker() = Some(cx.waker().clone());
-            self.seen = Some(cx.waker().clone());
-        }
+    fn watch(&mut self, cx: &Context<'_>) {
+        self.noted.note(cx, &self.entry.task);
     }
 }
 
