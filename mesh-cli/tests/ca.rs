@@ -58,7 +58,7 @@ impl Ca {
         eventually("the CA serves", async || {
             let mut admin = AdminClient::connect(&ca.dir).await.ok()?;
             admin.status().await.ok()?;
-            tokio::net::TcpStream::connect(address).await.ok()
+            TcpStream::connect(address).await.ok()
         })
         .await;
         ca
