@@ -4,11 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Detected, Socket, detect, may_be_http2};
 
+/// Connections that may wait to be accepted, within what the kernel allows. The standard library
+/// asks for 128, which the callers of one busy service fill when they all come back at once; what
+/// finds the queue full tries again after a second.
+const QUEUE: i32 = 4096;
 /// How long the loop rests when the process is out of descriptors or memory.
 const REST: Duration = Duration::from_millis(50);
 
@@ -22,6 +27,10 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(inner: TcpListener) -> Self {
+        // To listen again sets the length of the queue; a socket that cannot keeps the old one.
+        if let Err(e) = SockRef::from(&inner).listen(QUEUE) {
+            tracing::debug!(error = %e, "the queue of a listener keeps its length");
+        }
         Self { inner }
     }
 
