@@ -93,6 +93,53 @@ pub enum AttestError {
     Token(#[from] jwt::Rejected),
 }
 
+/// What somebody brings to prove who it is, as far as can be told before it is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// A client certificate.
+    Certificate,
+    /// A join token.
+    JoinToken,
+    /// A token that names a cluster whose keys are known.
+    Kubernetes,
+    /// Neither a certificate nor one bearer token.
+    None,
+    /// A token that names an OpenID issuer that is known.
+    Oidc,
+    /// Any other token, which Kubernetes is asked to review.
+    Review,
+    /// A token that names no issuer that is known.
+    Unknown,
+}
+
+impl Method {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 7] = [
+        Self::Certificate,
+        Self::JoinToken,
+        Self::Kubernetes,
+        Self::None,
+        Self::Oidc,
+        Self::Review,
+        Self::Unknown,
+    ];
+
+    /// Its name in metrics, e.g. `join_token`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::JoinToken => "join_token",
+            Self::Kubernetes => "kubernetes",
+            Self::None => "none",
+            Self::Oidc => "oidc",
+            Self::Review => "review",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl Attestors {
     /// No tokens at all.
     #[must_use]
@@ -157,6 +204,27 @@ impl Attestors {
                 })
             }
             _ => Err(refused),
+        }
+    }
+}
+
+impl Attestors {
+    /// Whom `token` says that it is of. Nothing is verified: this is for counting what was refused.
+    #[must_use]
+    pub fn method_of(&self, token: &str) -> Method {
+        let named = jwt::issuer_unverified(token);
+        let is_of = |all: &[TokenIssuer]| {
+            let named = named.as_deref();
+            all.iter().any(|one| Some(one.issuer.as_str()) == named)
+        };
+        if is_of(&self.kubernetes) {
+            Method::Kubernetes
+        } else if is_of(&self.oidc) {
+            Method::Oidc
+        } else if self.review.is_some() {
+            Method::Review
+        } else {
+            Method::Unknown
         }
     }
 }

@@ -32,6 +32,7 @@ mod tests;
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use rejected::Rejected;
+pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]
 pub(crate) use verify::read_unverified;
 pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, MAX_TRIED, validate, verify_token};

@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::metrics::Pages;
 use crate::agent::duration;
 use crate::log;
 
@@ -88,6 +89,10 @@ pub(crate) struct Serve {
     /// claim must have exactly that value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE,...", requires = "oidc")]
     oidc_grant: Vec<String>,
+    /// Where metrics and readiness are served over HTTP; keep it on loopback, it asks for no
+    /// identity [default: nowhere].
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     /// What is logged, as in RUST_LOG.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
     log: String,
@@ -116,6 +121,14 @@ impl Serve {
         let listener = TcpListener::bind(self.listen)
             .await
             .with_context(|| format!("listening on {}", self.listen))?;
+        let metrics = match self.metrics {
+            None => None,
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("listening on {address}"))?,
+            ),
+        };
         let store = FileStore::open(&self.dir)
             .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
         let first = match &self.root {
@@ -134,6 +147,7 @@ impl Serve {
         let ca = Arc::new(ca);
         let socket = AdminSocket::bind(&self.dir)
             .with_context(|| format!("listening in {}", self.dir.display()))?;
+        let own = config.rules.own().clone();
         let server = CaServer::new(Arc::clone(&ca), config).await?;
         let bundle = self
             .bundle
@@ -142,6 +156,21 @@ impl Serve {
         write_bundle(&bundle, &ca.published().borrow())?;
         let address = listener.local_addr()?;
         tracing::info!(%address, trust_domain = %domain, "the CA serves");
+
+        if let Some(listener) = metrics {
+            let address = listener.local_addr()?;
+            tracing::info!(%address, "metrics");
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "the metrics' address is not loopback: it asks for no identity");
+            }
+            let pages = Pages {
+                ca: Arc::clone(&ca),
+                own,
+                counts: server.counts(),
+                identity: server.identity(),
+            };
+            tokio::spawn(pages.serve(listener));
+        }
 
         let (stop, stopped) = watch::channel(false);
         let until = |mut stopped: watch::Receiver<bool>| async move {

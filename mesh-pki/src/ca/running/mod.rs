@@ -57,6 +57,8 @@ struct Inner {
     stale: bool,
     /// There may be keys that no state names.
     untidy: bool,
+    /// How many writes of state or keys have failed; losing to another writer is no failure.
+    write_failures: u64,
 }
 
 impl<S: Store> Ca<S> {
@@ -135,6 +137,7 @@ impl<S: Store> Ca<S> {
                 signer,
                 stale: false,
                 untidy: false,
+                write_failures: 0,
             }),
         })
     }
@@ -366,7 +369,8 @@ impl<S: Store> Ca<S> {
         let (issuer, key) =
             issuer_under(trust_domain, root, &root_key, lifetimes, now, &self.crypto)?;
         inner.untidy = true;
-        self.store.keep_key(&issuer.key_id, &key).await?;
+        let kept = self.store.keep_key(&issuer.key_id, &key).await;
+        inner.written(kept)?;
         let key_id = issuer.key_id.clone();
         let replace = |state: &CaState| Ok((state.replace_issuer(issuer.clone())?, ()));
         self.change(inner, None, replace).await?;
@@ -510,9 +514,11 @@ impl<S: Store> Ca<S> {
             next: state.next_step(),
             wait,
             members: inner.members.len(),
+            behind: inner.members.without(state.generation(), now).len(),
             unknown_until: inner.members.unknown_until(now),
             open_tokens: state.tokens().iter().filter(open).count(),
             recovery: state.recovery(now),
+            write_failures: inner.write_failures,
         }
     }
 

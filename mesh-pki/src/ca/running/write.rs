@@ -86,7 +86,8 @@ impl<S: Store> Ca<S> {
     ) -> Result<T, CaError> {
         if let Some(new) = new {
             inner.untidy = true;
-            keep_keys(&self.store, new).await?;
+            let kept = keep_keys(&self.store, new).await;
+            inner.written(kept)?;
         }
         for _ in 0..TURNS {
             let (next, out) = change(&inner.state)?;
@@ -108,7 +109,9 @@ impl<S: Store> Ca<S> {
                     return Ok(out);
                 }
                 Err(StoreError::Conflict) => self.reload(inner).await?,
-                Err(error) => return Err(error.into()),
+                failed => {
+                    inner.written(failed)?;
+                }
             }
         }
         Err(StoreError::Conflict.into())
@@ -118,7 +121,8 @@ impl<S: Store> Ca<S> {
     pub(super) async fn forget(&self, inner: &mut Inner) {
         inner.untidy = true;
         let kept = inner.state.held_keys().map(str::to_owned).collect();
-        match self.store.keep_only(kept).await {
+        let forgotten = self.store.keep_only(kept).await;
+        match inner.written(forgotten) {
             Ok(()) => inner.untidy = false,
             Err(error) => tracing::warn!(%error, "keys of a former root cannot be removed yet"),
         }
@@ -152,6 +156,16 @@ impl<S: Store> Ca<S> {
             // Every certificate in a state was read as a CA's.
             Err(error) => tracing::error!(%error, "the bundle cannot be made"),
         }
+    }
+}
+
+impl Inner {
+    /// Counts a write that has failed.
+    pub(super) fn written<T>(&mut self, write: Result<T, StoreError>) -> Result<T, StoreError> {
+        if write.is_err() {
+            self.write_failures += 1;
+        }
+        write
     }
 }
 
