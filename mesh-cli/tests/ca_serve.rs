@@ -6,17 +6,23 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use data_encoding::BASE64URL_NOPAD;
 use http::{Method, StatusCode};
 use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
-use inmesh_pki::clock::SystemClock;
+use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::issue::csr;
 use inmesh_pki::rotate::{ObtainError, obtain};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::svid::X509Svid;
 use inmesh_pki::tls::Crypto;
+use serde_json::{Value, json};
 use support::ca::Ca;
-use support::{eventually, free, get, stderr, try_send};
+use support::{eventually, free, get, publish, stderr, try_send};
 use tempfile::TempDir;
+use tokio_rustls::rustls::SignatureScheme;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::sign::SigningKey;
 
 const CART: &str = "spiffe://test.local/ns/shop/sa/cart";
 
@@ -83,7 +89,7 @@ async fn metrics_tell_what_a_ca_does_and_what_it_waits_for() {
     let more = ["--metrics", &pages.to_string(), "--rate", "2"];
     let ca = Ca::start(home.path(), address, &more).await;
     let status = ca.status();
-    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let root = text(&status["authorities"][0]["keyId"]);
     let issuer = text(&status["authorities"][0]["issuerKeyId"]);
     let begin = metrics(pages).await;
@@ -206,4 +212,116 @@ async fn pages_are_for_reading_and_for_this_host() {
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{method} {path} for {host}");
     }
+}
+
+// === keys of tokens ===
+
+/// A cluster that signs service-account tokens.
+struct Cluster {
+    name: &'static str,
+    key: Arc<dyn SigningKey>,
+    jwk: Value,
+}
+
+impl Cluster {
+    fn new(name: &'static str) -> Self {
+        let (crypto, id) = (Crypto::aws_lc_rs(), CART.parse().expect("an ID"));
+        let (key, csr) = csr::generate(&id, &crypto).expect("a key");
+        // The point stands at the end of the public key: 4, then the two coordinates.
+        let public = csr.public_key_der();
+        let (x, y) = public[public.len() - 64..].split_at(32);
+        let text = |number: &[u8]| BASE64URL_NOPAD.encode(number);
+        let jwk = json!({"kty": "EC", "crv": "P-256", "kid": name, "x": text(x), "y": text(y)});
+        let der = PrivatePkcs8KeyDer::from(key.secret_pkcs8_der().to_vec());
+        let keys = crypto.provider().key_provider;
+        let key = keys.load_private_key(PrivateKeyDer::Pkcs8(der));
+        let key = key.expect("a key that signs");
+        Self { name, key, jwk }
+    }
+
+    /// A token of the service account `cart` for the audience `ca`.
+    fn token(&self) -> Token {
+        let text = |part: Value| BASE64URL_NOPAD.encode(part.to_string().as_bytes());
+        let since = SystemClock.now().duration_since(std::time::UNIX_EPOCH);
+        let end = since.expect("it is later than 1970").as_secs() + 600;
+        let header = json!({"alg": "ES256", "kid": self.name});
+        let claims = json!({
+            "iss": "https://kubernetes.default.svc.cluster.local", "aud": ["ca"], "exp": end,
+            "sub": "system:serviceaccount:shop:cart",
+            "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "cart"}},
+        });
+        let signed = format!("{}.{}", text(header), text(claims));
+        let signer = self
+            .key
+            .choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+        let signer = signer.expect("a key on P-256");
+        let der = signer.sign(signed.as_bytes()).expect("a signature");
+        let signature = BASE64URL_NOPAD.encode(&numbers(&der));
+        Token::Text(format!("{signed}.{signature}").into())
+    }
+}
+
+/// The two numbers of a signature, side by side, from their DER.
+fn numbers(der: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), &der[2..]);
+    for _ in 0..2 {
+        let (number, after) = rest[2..].split_at(usize::from(rest[1]));
+        let number = &number[number.len().saturating_sub(32)..];
+        out.extend(vec![0; 32 - number.len()]);
+        out.extend(number);
+        rest = after;
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_tokens_are_replaced_while_the_ca_serves() {
+    let home = TempDir::new().expect("a temporary folder");
+    let (address, pages) = (free(), free());
+    let (old, new) = (Cluster::new("old"), Cluster::new("new"));
+    let write = |keys: &[&Cluster]| {
+        let keys: Vec<_> = keys.iter().map(|cluster| &cluster.jwk).collect();
+        publish(
+            home.path(),
+            "jwks.json",
+            &json!({ "keys": keys }).to_string(),
+        );
+    };
+    write(&[&old]);
+    let jwks = home.path().join("jwks.json");
+    let jwks = jwks.to_str().expect("text");
+    let metrics_at = pages.to_string();
+    let more = ["--kubernetes-jwks", jwks, "--audience", "ca"];
+    let more = [&more[..], &["--metrics", &metrics_at]].concat();
+    let ca = Ca::start(home.path(), address, &more).await;
+    let join = async |cluster: &Cluster| {
+        let member = Member::new(&ca, address, CART, cluster.token());
+        member.renew().await
+    };
+    join(&old).await.expect("a key of the cluster");
+    join(&new).await.expect_err("a key that nobody knows");
+
+    let told = async |what: &str, times: usize| {
+        eventually(what, async || {
+            let log = std::fs::read_to_string(&ca.log).expect("a log");
+            (log.matches(what).count() == times).then_some(())
+        })
+        .await;
+    };
+    write(&[&old, &new]);
+    told("keys of an issuer of tokens are replaced", 1).await;
+    join(&old).await.expect("both count");
+    join(&new).await.expect("both count");
+    write(&[&new]);
+    told("keys of an issuer of tokens are replaced", 2).await;
+    join(&old).await.expect_err("the old key counts no more");
+    join(&new).await.expect("the new key counts");
+
+    // What is broken takes nothing away.
+    publish(home.path(), "jwks.json", "{\"keys\": [");
+    told("the last good ones are kept", 1).await;
+    join(&new).await.expect("the last good keys count");
+    join(&old).await.expect_err("and only those");
+    let failed = metrics(pages).await["mesh_ca_attestations_failed_total{method=\"kubernetes\"}"];
+    assert!(failed >= 3.0, "{failed}");
 }

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::issue::policy::Attested;
-use crate::jwt::{self, Claims, Expect, KeySet, verify_token};
+use crate::jwt::{self, Claims, Expect, KeysReader, verify_token};
 use crate::tls::Crypto;
 
 /// Whoever can say to which service account a token belongs: the TokenReview of Kubernetes, which
@@ -63,8 +63,8 @@ pub struct TokenIssuer {
     pub issuer: String,
     /// The audience that a token must be meant for.
     pub audience: String,
-    /// Its keys.
-    pub keys: KeySet,
+    /// Its keys, as they are at the moment of each token.
+    pub keys: KeysReader,
 }
 
 /// Which tokens are accepted.
@@ -240,7 +240,7 @@ impl TokenIssuer {
             issuer: &self.issuer,
             audience: &self.audience,
         };
-        verify_token(token, &self.keys, &expect, now, crypto)
+        verify_token(token, &self.keys.load(), &expect, now, crypto)
     }
 }
 

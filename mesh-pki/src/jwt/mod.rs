@@ -23,6 +23,7 @@ use crate::id::SpiffeId;
 mod algorithm;
 mod issue;
 mod key;
+mod live;
 mod rejected;
 mod verify;
 
@@ -31,6 +32,7 @@ mod tests;
 
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
+pub use live::{KeysReader, KeysWriter, live_keys};
 pub use rejected::Rejected;
 pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]

@@ -18,7 +18,7 @@ use inmesh_pki::ca::{Ca, Lifetimes, NewAuthority, Published};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::policy::{OidcRule, Rules};
-use inmesh_pki::jwt::KeySet;
+use inmesh_pki::source::keys::KeyFile;
 use inmesh_pki::tls::Crypto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -112,7 +112,7 @@ impl Serve {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
-        let config = self.config()?;
+        let (config, key_files) = self.config()?;
         let lifetimes = Lifetimes {
             root: at_least_a_second("root", self.root_lifetime)?,
             issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
@@ -172,6 +172,9 @@ impl Serve {
             tokio::spawn(pages.serve(listener));
         }
 
+        for file in key_files {
+            tokio::spawn(file.run(std::future::pending()));
+        }
         let (stop, stopped) = watch::channel(false);
         let until = |mut stopped: watch::Receiver<bool>| async move {
             let _gone = stopped.wait_for(|stop| *stop).await;
@@ -192,7 +195,8 @@ impl Serve {
         Ok(())
     }
 
-    fn config(&self) -> anyhow::Result<ServerConfigOf> {
+    /// What the server is told, and the files with keys of tokens, which are kept up to date.
+    fn config(&self) -> anyhow::Result<(ServerConfigOf, Vec<KeyFile>)> {
         let own = match &self.id {
             Some(id) => id.clone(),
             None => format!("{}{OWN_PATH}", self.trust_domain.id()).parse()?,
@@ -202,6 +206,13 @@ impl Serve {
         }
         let mut rules = Rules::new(self.trust_domain.clone(), own);
         let mut attestors = Attestors::none();
+        let mut files = Vec::new();
+        let mut keys = |path: &Path| {
+            let file = KeyFile::open(path)?;
+            let keys = file.keys();
+            files.push(file);
+            anyhow::Ok(keys)
+        };
         let audience = self.audience.clone().unwrap_or_default();
         if let Some(path) = &self.kubernetes_jwks {
             rules = rules.with_kubernetes();
@@ -236,7 +247,7 @@ impl Serve {
         config.attestors = attestors;
         config.rate = self.rate;
         config.host_names.clone_from(&self.host_name);
-        Ok(config)
+        Ok((config, files))
     }
 }
 
@@ -245,16 +256,6 @@ fn at_least_a_second(what: &str, lifetime: Duration) -> anyhow::Result<Duration>
         bail!("the {what} lifetime is below a second");
     }
     Ok(lifetime)
-}
-
-/// A set without keys would refuse everybody for a reason that is hard to see.
-fn keys(path: &Path) -> anyhow::Result<KeySet> {
-    let json = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let keys = KeySet::from_jwks(&json).with_context(|| path.display().to_string())?;
-    if keys.is_empty() {
-        bail!("{} has no key that signs tokens", path.display());
-    }
-    Ok(keys)
 }
 
 /// `name=value,name=value`; a value has no comma.

@@ -70,7 +70,7 @@ async fn world_with(change: impl FnOnce(ServerConfigOf) -> ServerConfigOf) -> Wo
     let issuer = |issuer: &str| TokenIssuer {
         issuer: issuer.to_owned(),
         audience: "istio-ca".to_owned(),
-        keys: keys.clone(),
+        keys: keys.clone().into(),
     };
     let rule = OidcRule {
         issuer: "https://ci".to_owned(),
