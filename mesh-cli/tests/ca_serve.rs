@@ -325,3 +325,52 @@ async fn keys_of_tokens_are_replaced_while_the_ca_serves() {
     let failed = metrics(pages).await["mesh_ca_attestations_failed_total{method=\"kubernetes\"}"];
     assert!(failed >= 3.0, "{failed}");
 }
+
+// === restarts ===
+
+/// Who is missing is known to the next process, unless this one is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_ends_in_order_knows_its_members_again() {
+    let home = TempDir::new().expect("a temporary folder");
+    let address = free();
+    let mut ca = Ca::start(home.path(), address, &[]).await;
+    let member = |name: &str| {
+        let id = format!("spiffe://test.local/{name}");
+        let token = ca.token(&id);
+        Member::new(&ca, address, &id, Token::Text(token.into()))
+    };
+    let (listens, silent) = (member("listens"), member("silent"));
+    for member in [&listens, &silent] {
+        member.renew().await.expect("a leaf");
+    }
+    let writer = Arc::clone(&listens.writer);
+    let (_status, watch) = listens.client.watch(writer, || 1.0, std::future::pending());
+    let watch = tokio::spawn(watch);
+    let rotate = ca.operate(&["rotate"]);
+    assert!(rotate.status.success(), "{}", stderr(&rotate));
+    let missing = |status: &Value| -> Vec<String> {
+        let members = status["waitsFor"]["members"].as_array();
+        let members = members.into_iter().flatten();
+        members
+            .map(|m| m["id"].as_str().expect("an ID").to_owned())
+            .collect()
+    };
+    eventually("the one that listens has the new bundle", async || {
+        (missing(&ca.status()) == ["spiffe://test.local/silent"]).then_some(())
+    })
+    .await;
+
+    ca.stop();
+    let mut ca = Ca::start(home.path(), address, &[]).await;
+    let status = ca.status();
+    assert_eq!(missing(&status), ["spiffe://test.local/silent"]);
+    assert_eq!(status["waitsFor"]["unknown"], false, "{status}");
+    assert_eq!(status["members"], 2);
+
+    ca.kill();
+    let ca = Ca::start(home.path(), address, &[]).await;
+    let status = ca.status();
+    assert_eq!(status["waitsFor"]["unknown"], true, "{status}");
+    assert_eq!(status["members"], 0);
+    watch.abort();
+}

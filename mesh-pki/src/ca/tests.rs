@@ -366,6 +366,54 @@ async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
     ));
 }
 
+/// A process that ends in order leaves its members to the next one; one that dies does not, nor does
+/// one that issues after its last word.
+#[tokio::test]
+async fn after_a_restart_a_rotation_waits_for_whom_it_waited_before() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum End {
+        Dies,
+        Issues,
+        Leaves,
+    }
+    for end in [End::Leaves, End::Dies, End::Issues] {
+        let (ca, disk, clock) = ca().await;
+        for name in ["a", "b"] {
+            let leaf = ca.issue(&grant(CART), &request(), &ours(name, 0)).await;
+            leaf.unwrap();
+        }
+        ca.prepare(None).await.unwrap();
+        let generation = ca.published().borrow().generation;
+        ca.acknowledge(&id(CART), "a", generation).await;
+        if end != End::Dies {
+            ca.leave().await.unwrap();
+        }
+        if end == End::Issues {
+            let late = ca.issue(&grant(CART), &request(), &ours("c", 0)).await;
+            late.unwrap();
+        }
+        drop(ca);
+
+        let ca = opened(disk.store(), &clock).await.unwrap();
+        let Tick::Waits(wait) = ca.tick().await.unwrap() else {
+            panic!("{end:?}: b is missing");
+        };
+        let missing: Vec<_> = wait.missing.iter().map(|m| m.name.as_str()).collect();
+        ca.acknowledge(&id(CART), "b", generation).await;
+        let next = ca.tick().await.unwrap();
+        if end == End::Leaves {
+            assert_eq!((missing, wait.unknown), (vec!["b"], false));
+            assert_eq!(next, Tick::Stepped(Step::Activate));
+            continue;
+        }
+        assert_eq!((missing, wait.unknown), (vec![], true), "{end:?}");
+        assert!(matches!(next, Tick::Waits(_)), "{end:?}: {next:?}");
+        // A leaf's life, and the eighth of it that the mark is ahead.
+        clock.advance(secs(40 + 5 + 2));
+        assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Activate));
+    }
+}
+
 #[tokio::test]
 async fn force_shortens_every_wait() {
     let (ca, ..) = ca().await;

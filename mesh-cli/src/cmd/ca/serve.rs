@@ -192,6 +192,10 @@ impl Serve {
         writing.abort();
         serving.await?;
         operating.await?;
+        // Without it the next start waits for leaves to end, as after a crash.
+        if let Err(error) = ca.leave().await {
+            tracing::warn!(%error, "the members are not written down");
+        }
         Ok(())
     }
 

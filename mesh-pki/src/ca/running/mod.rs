@@ -68,8 +68,9 @@ impl<S: Store> Ca<S> {
     /// 1. The state is read with all its rules; there is no partial trust.
     /// 2. Keys that no state names, from a crash, are forgotten.
     /// 3. The active authority's key is read and proven to be its own.
-    /// 4. Leaves of an earlier process may be alive until the moment that the state names; until
-    ///    then, unknown members count as missing.
+    /// 4. Members are those that an earlier process has left ([`leave`](Self::leave)). If it died,
+    ///    its leaves may be alive until the moment that the state names; until then, unknown members
+    ///    count as missing.
     ///
     /// # Errors
     ///
@@ -131,7 +132,7 @@ impl<S: Store> Ca<S> {
             published: watch::Sender::new(Arc::new(published)),
             window: watch::Sender::new(state.window()),
             inner: Mutex::new(Inner {
-                members: Members::new(state.leaf_until()),
+                members: state.members(),
                 state,
                 version,
                 signer,
@@ -317,9 +318,9 @@ impl<S: Store> Ca<S> {
             Some(Gate::Wait(wait)) => Err(CaError::NotYet(wait)),
             None => Err(CaError::Step(turn.clone())),
         };
-        let members = inner.members.clone();
-        let advance = |state: &CaState| Ok((state.advance(decide(state, &members)?)?, ()));
-        self.change(inner, None, advance).await?;
+        let advance =
+            |state: &CaState, members: &Members| Ok((state.advance(decide(state, members)?)?, ()));
+        self.change_knowing(inner, None, advance).await?;
         tracing::info!(%step, force, "a step of the root's rotation is taken");
         Ok(step)
     }
@@ -492,6 +493,23 @@ impl<S: Store> Ca<S> {
         let mut inner = self.current().await?;
         let recover = |state: &CaState| Ok((state.recover(window), ()));
         self.change(&mut inner, None, recover).await
+    }
+
+    /// Writes down who holds leaves, for the process that comes next: then a rotation that is running
+    /// waits there for those that are missing, and not for everybody's leaf to end. To be called
+    /// last; a leaf that is issued all the same takes the table out again. Beyond
+    /// [`MAX_LEFT`](crate::ca::members::MAX_LEFT) leaves nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Store`]; then the next process waits as after a crash.
+    pub async fn leave(&self) -> Result<(), CaError> {
+        let mut inner = self.current().await?;
+        inner.members.prune(self.clock.now());
+        self.change_knowing(&mut inner, None, |state, members| {
+            Ok((state.leave(members), ()))
+        })
+        .await
     }
 
     /// How it is.

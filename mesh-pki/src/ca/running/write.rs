@@ -10,6 +10,7 @@ use super::{Ca, Inner, TURNS};
 use crate::bundle::BundleError;
 use crate::ca::authority::{Lifetimes, NewAuthority, Signer, revocation_list};
 use crate::ca::error::CaError;
+use crate::ca::members::Members;
 use crate::ca::report::Published;
 use crate::ca::state::{CaState, KeyPlace, StepError};
 use crate::ca::store::{Store, StoreError, Version};
@@ -84,13 +85,25 @@ impl<S: Store> Ca<S> {
         new: Option<&NewAuthority>,
         change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
+        self.change_knowing(inner, new, |state, _| change(state))
+            .await
+    }
+
+    /// The same for a change that depends on the members, as they are known with each state: another
+    /// writer's leaves are unknown once its state was read.
+    pub(super) async fn change_knowing<T>(
+        &self,
+        inner: &mut Inner,
+        new: Option<&NewAuthority>,
+        change: impl Fn(&CaState, &Members) -> Result<(CaState, T), CaError>,
+    ) -> Result<T, CaError> {
         if let Some(new) = new {
             inner.untidy = true;
             let kept = keep_keys(&self.store, new).await;
             inner.written(kept)?;
         }
         for _ in 0..TURNS {
-            let (next, out) = change(&inner.state)?;
+            let (next, out) = change(&inner.state, &inner.members)?;
             inner.stale = true;
             match self.store.swap(Some(inner.version), next.to_bytes()).await {
                 Ok(version) => {

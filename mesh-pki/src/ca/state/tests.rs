@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ca::authority::{Lifetimes, NewAuthority};
-use crate::ca::members::{Leaf, Members};
+use crate::ca::members::{Leaf, MAX_LEFT, Members};
 use crate::ca::plan::{Due, Gate, Go, due, gate};
 use crate::issue::policy::Window;
 use crate::testing::{crypto, domain, id, noon};
@@ -346,6 +346,65 @@ fn a_member_that_floods_us_with_leaves_becomes_unknown() {
     assert_eq!(members.unknown_until(noon()), Some(end));
 }
 
+/// Each way in which a state comes to have a table of members, or to have none any more, and
+/// whether somebody unknown may be alive in the end.
+#[test]
+fn a_table_that_is_left_is_whole_or_not_there() {
+    let end = noon() + secs(100);
+    let state = state();
+    let key_id = state.active().issuer_key_id().to_owned();
+    let covered = state.cover(&key_id, end, secs(10)).unwrap().unwrap();
+    let mut members = Members::default();
+    members.issued(&id(CART), Some("a"), leaf("01", &key_id, 1, end));
+    let unknown = |state: &CaState| state.members().unknown_until(noon()).is_some();
+    assert!(unknown(&covered), "nothing was left");
+    let left = covered.leave(&members);
+    assert!(!unknown(&left));
+    assert_eq!(left.members(), members);
+    // Steps that sign nothing keep it.
+    assert_eq!(left.prepare(authority()).unwrap().members(), members);
+    // A leaf that needs no other mark, and one that needs one: neither is in the table.
+    for until in [end, end + secs(60)] {
+        let next = left.cover(&key_id, until, secs(10)).unwrap().unwrap();
+        assert!(unknown(&next), "{until:?}");
+        assert!(next.leaf_until().unwrap() >= until);
+        assert_eq!(next.cover(&key_id, until, secs(10)), Ok(None));
+    }
+    // A second word replaces the first.
+    assert!(left.leave(&Members::default()).members().is_empty());
+
+    let mut many = Members::default();
+    for n in 0..=MAX_LEFT {
+        many.issued(&id(CART), None, leaf(&n.to_string(), &key_id, 1, end));
+        if n + 1 == MAX_LEFT {
+            assert_eq!(covered.leave(&many).members(), many);
+        }
+    }
+    assert!(unknown(&left.leave(&many)), "more than fit");
+    // One that was written all the same is no state.
+    let mut written = left;
+    written.left = Some(many);
+    assert!(matches!(
+        CaState::from_bytes(&written.to_bytes()),
+        Err(StateError::TooMany { max: MAX_LEFT, .. })
+    ));
+}
+
+/// What is written in whole seconds never ends before its leaf does.
+#[test]
+fn moments_are_rounded_up_in_a_table_that_is_left() {
+    for (nanos, secs_later) in [(0, 0), (1, 1), (999_999_999, 1)] {
+        let end = noon() + Duration::from_nanos(nanos);
+        let mut members = Members::new(Some(end));
+        members.issued(&id(CART), None, leaf("01", "k", 1, end));
+        let back = CaState::from_bytes(&state().leave(&members).to_bytes()).unwrap();
+        let rounded = noon() + secs(secs_later);
+        let missing = back.members().without(2, noon());
+        assert_eq!(missing[0].until, rounded, "{nanos}");
+        assert_eq!(back.members().unknown_until(noon()), Some(rounded));
+    }
+}
+
 #[test]
 fn retirement_waits_for_the_last_leaf() {
     let first = state();
@@ -450,6 +509,13 @@ fn a_state_reads_back_and_half_a_state_does_not() {
         .recover(Some(window));
     assert_eq!(whole.recovery(noon()), Some(window));
     assert_eq!(whole.recovery(noon() + secs(9)), None);
+    let mut members = Members::new(Some(noon() + secs(7)));
+    members.issued(&id(CART), Some("a"), leaf("01", "k", 2, noon() + secs(5)));
+    members.issued(&id(CART), Some("a"), leaf("02", "k", 2, noon() + secs(6)));
+    members.issued(&id(CART), None, leaf("03", "k", 1, noon() + secs(6)));
+    members.acknowledge(&id(CART), "a", 2);
+    let whole = whole.leave(&members);
+    assert_eq!(whole.members(), members);
     let bytes = whole.to_bytes();
     assert_eq!(CaState::from_bytes(&bytes).unwrap(), whole);
     let text = String::from_utf8(bytes).unwrap();
