@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use inmesh_pki::id::SpiffeId;
 use inmesh_pki::issue::csr;
 use inmesh_pki::rotate::{ObtainError, obtain};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
-use inmesh_pki::svid::X509Svid;
+use inmesh_pki::svid::{Usage, X509Svid, validate};
 use inmesh_pki::tls::Crypto;
 use serde_json::{Value, json};
 use support::ca::Ca;
@@ -373,4 +373,102 @@ async fn a_ca_that_ends_in_order_knows_its_members_again() {
     assert_eq!(status["waitsFor"]["unknown"], true, "{status}");
     assert_eq!(status["members"], 0);
     watch.abort();
+}
+
+/// The roots that a member trusts, and the generation of their bundle.
+fn trusted(member: &Member) -> (BTreeSet<String>, u64) {
+    let state = member.writer.load();
+    let bundle = state.bundles().get(member.id.trust_domain());
+    let bundle = bundle.expect("a bundle");
+    let roots = bundle.roots().iter().map(|root| root.key_id().to_owned());
+    (roots.collect(), bundle.sequence().expect("our CA counts"))
+}
+
+/// Deletes all that a CA has, in another second than that in which it was made.
+async fn lose(mut ca: Ca) {
+    let made = ca.status()["generation"].as_u64().expect("a number");
+    eventually("a second passes", async || {
+        let since = SystemClock.now().duration_since(std::time::UNIX_EPOCH);
+        (since.expect("it is later than 1970").as_secs() > made).then_some(())
+    })
+    .await;
+    ca.kill();
+    std::fs::remove_dir_all(&ca.dir).expect("a folder");
+}
+
+/// The disk is lost, the root is not: who lives renews, and follows the bundles that come.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_follow_a_ca_that_is_rebuilt_from_its_root() {
+    let home = TempDir::new().expect("a temporary folder");
+    let address = free();
+    let ca = Ca::start(home.path(), address, &[]).await;
+    let member = Member::new(&ca, address, CART, Token::Text(ca.token(CART).into()));
+    member.renew().await.expect("a leaf");
+    let (roots, generation) = trusted(&member);
+    // What the operator has kept elsewhere: the root, and its key.
+    let root = ca.status()["authorities"][0]["keyId"].clone();
+    let root = root.as_str().expect("a key id");
+    let kept = home.path().join("root.pem");
+    let read = |name: &str| std::fs::read_to_string(ca.dir.join(name)).expect("a file");
+    let pem = read("bundle.pem") + &read(&format!("keys/{root}.pem"));
+    std::fs::write(&kept, pem).expect("a file");
+    lose(ca).await;
+
+    let more = ["--root", kept.to_str().expect("text")];
+    let ca = Ca::start(home.path(), address, &more).await;
+    member.renew().await.expect("its SVID is of the same root");
+    let (now, later) = trusted(&member);
+    assert_eq!(now, roots);
+    assert!(later > generation, "{later} after {generation}");
+    let rotate = ca.operate(&["rotate"]);
+    assert!(rotate.status.success(), "{}", stderr(&rotate));
+    member.renew().await.expect("a leaf");
+    let (now, last) = trusted(&member);
+    assert!(now.len() == 2 && now.is_superset(&roots), "{now:?}");
+    assert_eq!(last, later + 1);
+}
+
+/// The root is lost too: nobody who lives believes the new one, for it could be anybody's. Whose
+/// leaf has ended takes what the operator gives out: the new anchor, and a join token.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_follow_a_ca_that_is_rebuilt_from_nothing_once_told_by_the_operator() {
+    let home = TempDir::new().expect("a temporary folder");
+    let address = free();
+    let mut ca = Ca::start(home.path(), address, &[]).await;
+    let id = "spiffe://test.local/lives";
+    let lives = Member::new(&ca, address, id, Token::Text(ca.token(id).into()));
+    lives.renew().await.expect("a leaf");
+    ca.stop();
+    let ca = Ca::start(home.path(), address, &["--leaf-lifetime", "5s"]).await;
+    let token = home.path().join("token");
+    std::fs::write(&token, ca.token(CART)).expect("a file");
+    let ends = Member::new(&ca, address, CART, Token::File(token));
+    ends.renew().await.expect("a leaf");
+    let before = [&lives, &ends].map(trusted);
+    assert_eq!(before[0], before[1]);
+    lose(ca).await;
+
+    let ca = Ca::start(home.path(), address, &[]).await;
+    let recover = ca.operate(&["recover", "--id", CART, "--json"]);
+    let recover: Value = serde_json::from_slice(&recover.stdout).expect("JSON");
+    let token = recover["tokens"][0]["token"].as_str().expect("a token");
+    publish(home.path(), "token", token);
+    eventually("its leaf has ended, and it joins", async || {
+        ends.renew().await.ok()
+    })
+    .await;
+    let (now, later) = trusted(&ends);
+    assert!(now.is_disjoint(&before[1].0), "{now:?}");
+    assert!(later > before[1].1, "{later}");
+    let state = ends.writer.load();
+    let chain = state.svid(&ends.id).expect("an SVID").chain();
+    let (now, crypto) = (SystemClock.now(), Crypto::aws_lc_rs());
+    let verified = validate(chain, &state, now, Usage::Server, &crypto);
+    verified.expect("it trusts its own root");
+    // The new anchor lies where it looks for one, and it has no use for it yet.
+    lives
+        .renew()
+        .await
+        .expect_err("an impostor would look the same");
+    assert_eq!(trusted(&lives), before[0]);
 }

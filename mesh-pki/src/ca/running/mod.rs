@@ -87,12 +87,13 @@ impl<S: Store> Ca<S> {
             Some(_) if first.is_some() => return Err(OpenError::Exists),
             Some((bytes, version)) => (CaState::from_bytes(&bytes)?, version),
             None => {
+                let now = clock.now();
                 let new = match first {
                     Some(new) => new,
-                    None => NewAuthority::create(trust_domain, lifetimes, clock.now(), crypto)?,
+                    None => NewAuthority::create(trust_domain, lifetimes, now, crypto)?,
                 };
                 keep_keys(&store, &new).await?;
-                let state = CaState::new(trust_domain.clone(), new.authority);
+                let state = CaState::new(trust_domain.clone(), new.authority, now);
                 let version = store.swap(None, state.to_bytes()).await?;
                 (state, version)
             }

@@ -20,6 +20,7 @@ use super::members::{MAX_LEFT, Members};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
+use crate::time::to_unix;
 
 mod record;
 mod revoke;
@@ -108,14 +109,20 @@ pub enum Stage {
 // === impl CaState ===
 
 impl CaState {
-    /// The state of a new CA: `first` is active at once, since nobody trusts anything yet.
+    /// The state of a CA that is new at `now`: `first` is active at once, since nobody trusts
+    /// anything yet.
+    ///
+    /// Its first generation is the time in seconds since 1970. Members follow only a generation that
+    /// is not below their own, and those of a CA before it, whose state was lost, began at an earlier
+    /// moment and have changed less than once a second since.
     #[must_use]
-    pub fn new(trust_domain: TrustDomain, mut first: Authority) -> Self {
+    pub fn new(trust_domain: TrustDomain, mut first: Authority, now: SystemTime) -> Self {
+        let generation = u64::try_from(to_unix(now)).unwrap_or(0).max(1);
         first.stage = Stage::Active;
-        first.published_in = 1;
+        first.published_in = generation;
         Self {
             trust_domain,
-            generation: 1,
+            generation,
             authorities: vec![first],
             distrusted: Vec::new(),
             tokens: Vec::new(),
@@ -131,7 +138,7 @@ impl CaState {
         &self.trust_domain
     }
 
-    /// How often the bundle has changed; the sequence number of the bundle. It never goes back.
+    /// Grows by one whenever the bundle changes; the sequence number of the bundle.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation

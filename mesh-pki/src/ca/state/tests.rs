@@ -32,8 +32,13 @@ fn offline() -> Authority {
     }
 }
 
+/// When the states of these tests begin: in the first second there is, so they count from one.
+fn begin() -> SystemTime {
+    SystemTime::UNIX_EPOCH + secs(1)
+}
+
 fn state() -> CaState {
-    CaState::new(domain("td"), authority())
+    CaState::new(domain("td"), authority(), begin())
 }
 
 fn forced(state: &CaState) -> CaState {
@@ -79,6 +84,32 @@ fn a_rotation_goes_through_its_steps_in_order() {
     assert_eq!(stages(&retired), [Stage::Active]);
     assert_eq!(retired.active().key_id(), new.key_id());
     assert_eq!(retired.held_keys().count(), 2, "root and issuing CA");
+}
+
+/// A CA that is made anew is ahead of the one before, whatever had happened to that one.
+#[test]
+fn generations_begin_with_the_time_and_go_up_from_there() {
+    let made = |now| CaState::new(domain("td"), authority(), now);
+    for (now, generation) in [
+        (SystemTime::UNIX_EPOCH - secs(9), 1),
+        (SystemTime::UNIX_EPOCH, 1),
+        (SystemTime::UNIX_EPOCH + secs(7), 7),
+        (noon(), 1_800_000_000),
+    ] {
+        let state = made(now);
+        assert_eq!(state.generation(), generation, "{now:?}");
+        assert_eq!(state.active().published_in(), generation);
+        assert_eq!(
+            state.prepare(authority()).unwrap().generation(),
+            generation + 1
+        );
+    }
+    // A state that was written when they began with one goes on as it was.
+    let text = String::from_utf8(made(SystemTime::UNIX_EPOCH).to_bytes()).unwrap();
+    let text = text.replace("\"generation\": 1", "\"generation\": 5");
+    let state = CaState::from_bytes(text.as_bytes()).unwrap();
+    let next = state.prepare(authority()).unwrap();
+    assert_eq!((state.generation(), next.generation()), (5, 6));
 }
 
 #[test]
@@ -209,7 +240,7 @@ fn an_issuing_ca_is_replaced_under_its_root() {
         let gone = next.distrust(key_id, Some(authority())).unwrap();
         assert_eq!((gone.authorities().len(), gone.distrusted().len()), (1, 3));
     }
-    let first = CaState::new(domain("td"), offline());
+    let first = CaState::new(domain("td"), offline(), begin());
     assert!(matches!(
         first.replace_issuer(authority().issuer),
         Err(StepError::Offline { .. })
@@ -440,7 +471,7 @@ fn what_is_due_comes_at_half_of_a_life() {
     assert_eq!(due(&held, noon() + 50 * day), Some(Due::RotateRoot));
     let prepared = held.prepare(authority()).unwrap();
     assert_eq!(due(&prepared, noon() + 50 * day), None, "one is running");
-    let away = CaState::new(domain("td"), offline());
+    let away = CaState::new(domain("td"), offline(), begin());
     assert_eq!(due(&away, noon() + 4 * day), None);
     assert_eq!(due(&away, noon() + 5 * day), Some(Due::WantSuccessor));
     assert_eq!(due(&away, noon() + 50 * day), Some(Due::WantSuccessor));
@@ -475,7 +506,8 @@ fn there_is_an_end_to_open_tokens() {
     let mut state = state();
     state.tokens = (0..MAX_TOKENS)
         .map(|n| {
-            let opened = CaState::new(domain("td"), state.authorities[0].clone()).open_token(
+            let first = state.authorities[0].clone();
+            let opened = CaState::new(domain("td"), first, begin()).open_token(
                 n.to_string(),
                 id(CART),
                 noon() + secs(9),
