@@ -30,6 +30,8 @@ use crate::rotate::{ObtainError, Rotation, obtain};
 use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
+mod slow;
+
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const OWN: &str = "spiffe://td/inmesh/ca";
 const HOST: &str = "istiod.istio-system.svc";
