@@ -316,3 +316,63 @@ impl fmt::Debug for Attestors {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
+    use super::*;
+    use crate::jwt::KeySet;
+
+    struct Nobody;
+
+    impl TokenReview for Nobody {
+        async fn review(&self, _: &str, _: &str) -> Result<Reviewed, ReviewError> {
+            Err(ReviewError::Unavailable {
+                reason: "nobody is there".to_owned(),
+            })
+        }
+    }
+
+    #[test]
+    fn a_token_is_counted_for_whom_it_names() {
+        let issuer = |issuer: &str| TokenIssuer {
+            issuer: issuer.to_owned(),
+            audience: "ca".to_owned(),
+            keys: KeySet::new().into(),
+        };
+        let attestors = Attestors::none()
+            .with_kubernetes(issuer("https://one"))
+            .with_kubernetes(issuer("https://two"))
+            .with_oidc(issuer("https://ci"));
+        let reviewed = attestors.clone().with_review("ca".to_owned(), Nobody);
+        let token = |claims: &str| {
+            let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+            format!("{}.{}.x", part(r#"{"alg":"ES256"}"#), part(claims))
+        };
+        for (claims, method) in [
+            (r#"{"iss":"https://one"}"#, Method::Kubernetes),
+            (r#"{"iss":"https://two"}"#, Method::Kubernetes),
+            (r#"{"iss":"https://ci"}"#, Method::Oidc),
+            (r#"{"iss":"https://ci/"}"#, Method::Unknown),
+            (r#"{"iss":7}"#, Method::Unknown),
+            (r#"{"sub":"https://ci"}"#, Method::Unknown),
+            ("no claims", Method::Unknown),
+        ] {
+            assert_eq!(attestors.method_of(&token(claims)), method, "{claims}");
+            let method = match method {
+                Method::Unknown => Method::Review,
+                known => known,
+            };
+            assert_eq!(reviewed.method_of(&token(claims)), method, "{claims}");
+        }
+        let long = token(&format!(
+            r#"{{"iss":"https://ci","x":"{}"}}"#,
+            "x".repeat(20_000)
+        ));
+        for text in ["", "a.b", "a.b.c.d", long.as_str()] {
+            assert_eq!(attestors.method_of(text), Method::Unknown, "{text:.9}");
+        }
+        assert_eq!(Attestors::none().method_of("x"), Method::Unknown);
+    }
+}

@@ -837,6 +837,7 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
             running = Some(opened(disk.store(), &clock).await.unwrap());
         }
         let ca = running.as_ref().unwrap();
+        let mut left = false;
         let outcome = async {
             if !asked && step >= 1 {
                 asked = ca.published().borrow().bundle.roots().len() > 1;
@@ -853,6 +854,11 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
                     member.renew(ca).await?;
                     witness.count(&member.leaf);
                 }
+            }
+            // Some processes end in order.
+            if step % 6 == 4 {
+                ca.leave().await?;
+                left = true;
             }
             Ok::<_, CaError>(())
         }
@@ -877,6 +883,16 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
             }
         } else {
             outcome.unwrap();
+        }
+        if left {
+            drop(running.take());
+            running = match opened(disk.store(), &clock).await {
+                Ok(next) => Some(next),
+                Err(error) => {
+                    assert!(fault.is_some(), "{error}");
+                    None
+                }
+            };
         }
         clock.advance(secs(5));
     }

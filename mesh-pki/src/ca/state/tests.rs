@@ -436,6 +436,30 @@ fn moments_are_rounded_up_in_a_table_that_is_left() {
     }
 }
 
+/// What somebody else may have written into the table: a member without a leaf is none, and what
+/// is no member is no state.
+#[test]
+fn a_table_that_is_left_is_read_by_its_rules() {
+    let mut members = Members::default();
+    members.issued(&id(CART), Some("a"), leaf("01", "k", 1, noon()));
+    let text = String::from_utf8(state().leave(&members).to_bytes()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut read = |name: &str, value: serde_json::Value| {
+        json["left"]["members"][0][name] = value;
+        CaState::from_bytes(json.to_string().as_bytes())
+    };
+    let back = read("instance", "b".into()).unwrap();
+    assert_eq!(back.members().under("k", noon())[0].name, "b");
+    let back = read("instance", serde_json::Value::Null).unwrap();
+    assert_eq!(back.members().under("k", noon())[0].name, "01");
+    let back = read("leaves", serde_json::json!([])).unwrap();
+    assert!(back.members().is_empty());
+    for (name, value) in [("id", "spiffe://"), ("more", "x")] {
+        let broken = read(name, value.into()).unwrap_err();
+        assert!(matches!(broken, StateError::Malformed { .. }), "{name}");
+    }
+}
+
 #[test]
 fn retirement_waits_for_the_last_leaf() {
     let first = state();
