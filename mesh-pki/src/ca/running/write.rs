@@ -122,8 +122,9 @@ impl<S: Store> Ca<S> {
                     return Ok(out);
                 }
                 Err(StoreError::Conflict) => self.reload(inner).await?,
-                failed => {
-                    inner.written(failed)?;
+                Err(error) => {
+                    inner.write_failures += 1;
+                    return Err(error.into());
                 }
             }
         }
