@@ -104,7 +104,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let _level = log::init(&self.log, self.log_format)?;
-        crate::cmd::runtime()?.block_on(self.serve())?;
+        crate::cmd::runtime(None)?.block_on(self.serve())?;
         Ok(ExitCode::SUCCESS)
     }
 
