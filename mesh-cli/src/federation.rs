@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use inmesh_pki::bundle::federate::endpoint::BundleEndpoint;
-use inmesh_pki::bundle::federate::{self, BundleUrl, Profile, Relationship};
+use inmesh_pki::bundle::federate::{self, BundleUrl, Profile, Relationship, WebCertificate};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::{CertificateDer, Crypto, SpiffeId, TrustBundle, TrustDomain};
@@ -44,6 +44,15 @@ pub(crate) struct Spiffe {
 pub(crate) struct Endpoint {
     pub(crate) bind: SocketAddr,
     pub(crate) path: String,
+    /// The certificate of the profile https_web; the agent's SVID without.
+    pub(crate) web: Option<WebFiles>,
+}
+
+/// A certificate of the web, in files that are read again when they change.
+#[derive(Debug)]
+pub(crate) struct WebFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Federation {
@@ -79,8 +88,18 @@ impl Federation {
         }
         if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
             let (path, clock) = (endpoint.path.clone(), clock.clone());
-            let serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
-            tracing::info!(address = %endpoint.bind, path = endpoint.path, "bundle endpoint");
+            let mut serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
+            if let Some(WebFiles { certificate, key }) = &endpoint.web {
+                let web = WebCertificate::open(certificate, key, crypto);
+                let web = web.context("reading the certificate of the bundle endpoint")?;
+                serving = serving.with_web_certificate(web);
+            }
+            tracing::info!(
+                address = %endpoint.bind,
+                path = endpoint.path,
+                profile = endpoint.profile(),
+                "bundle endpoint"
+            );
             tokio::spawn(serving.serve(listener, std::future::pending()));
         }
         if !relationships.is_empty() {
@@ -99,6 +118,16 @@ impl Federation {
             tokio::spawn(federation.run(writer, std::future::pending()));
         }
         Ok(())
+    }
+}
+
+impl Endpoint {
+    /// How it proves who it is.
+    pub(crate) fn profile(&self) -> &'static str {
+        match self.web {
+            Some(_) => "https_web",
+            None => "https_spiffe",
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! - [`Relationship`] is what an operator says of one foreign trust domain: its name, which is never
 //!   taken from an answer (S26), its [`BundleUrl`], and how the endpoint proves itself;
 //! - [`Federation`] keeps the bundles of all of them in the identity store;
-//! - [`endpoint::BundleEndpoint`] serves ours.
+//! - [`endpoint::BundleEndpoint`] serves ours, proven by our SVID or by a [`WebCertificate`].
 //!
 //! What is decided stands in [`decide`](self::decide()) and [`refresh_after`], purely: a sequence
 //! number never goes back (S19), no key distrusts the domain (S18), a bundle is looked for as often
@@ -23,6 +23,7 @@ mod driver;
 pub mod endpoint;
 mod fetch;
 mod url;
+mod web;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ mod tests;
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
 pub use url::{BundleUrl, UrlError};
+pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};
 
 /// How often a bundle is looked for whose owner does not say
 /// (SPIFFE_Trust_Domain_and_Bundle.md, section 6.1).
