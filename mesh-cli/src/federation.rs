@@ -14,6 +14,8 @@ use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::{CertificateDer, Crypto, SpiffeId, TrustBundle, TrustDomain};
 use tokio::net::TcpListener;
 
+use crate::beside;
+
 /// What is fetched, and what is served.
 #[derive(Debug)]
 pub(crate) struct Federation {
@@ -40,7 +42,7 @@ pub(crate) struct Spiffe {
 }
 
 /// Where our own bundle is served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) bind: SocketAddr,
     pub(crate) path: String,
@@ -49,7 +51,7 @@ pub(crate) struct Endpoint {
 }
 
 /// A certificate of the web, in files that are read again when they change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WebFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -66,7 +68,7 @@ impl Federation {
         Ok(Some(listener))
     }
 
-    /// Fetches and serves for as long as the process lives; `web_roots` vouch for web servers.
+    /// Fetches and serves for as long as the process lives, and says how it is doing; `web_roots` vouch for web servers.
     pub(crate) fn run(
         &self,
         listener: Option<TcpListener>,
@@ -74,7 +76,8 @@ impl Federation {
         writer: Arc<IdentityWriter>,
         web_roots: Vec<CertificateDer<'static>>,
         crypto: &Crypto,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<beside::Federation> {
+        let mut running = beside::Federation::default();
         let clock = SystemClock::shared();
         let state = reader.load();
         let svid = state.default_svid().context("the agent has no identity")?;
@@ -89,9 +92,11 @@ impl Federation {
         if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
             let (path, clock) = (endpoint.path.clone(), clock.clone());
             let mut serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
+            let mut status = None;
             if let Some(WebFiles { certificate, key }) = &endpoint.web {
                 let web = WebCertificate::open(certificate, key, crypto);
                 let web = web.context("reading the certificate of the bundle endpoint")?;
+                status = Some(web.status());
                 serving = serving.with_web_certificate(web);
             }
             tracing::info!(
@@ -101,6 +106,10 @@ impl Federation {
                 "bundle endpoint"
             );
             tokio::spawn(serving.serve(listener, std::future::pending()));
+            running.endpoint = Some(beside::BundleEndpoint {
+                file: endpoint.clone(),
+                web: status,
+            });
         }
         if !relationships.is_empty() {
             // Who asks no web server needs no root of the web.
@@ -115,9 +124,10 @@ impl Federation {
                 clock,
                 rand::random::<f64>,
             )?;
+            running.relationships = Some(federation.status());
             tokio::spawn(federation.run(writer, std::future::pending()));
         }
-        Ok(())
+        Ok(running)
     }
 }
 

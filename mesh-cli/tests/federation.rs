@@ -10,7 +10,8 @@ use axum::routing::get as on_get;
 use http::{Method, StatusCode};
 use inmesh_pki::{CertificateDer, Crypto, tls};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use support::{Home, app, eventually, free, mesh, publish, service, try_send};
+use serde_json::Value;
+use support::{Home, app, eventually, free, mesh, publish, service, stdout, try_send};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -170,7 +171,7 @@ async fn one_domain_serves_as_a_web_server_and_the_other_by_its_svid() {
     let roots = home.path("root.pem");
     let environment = [("SSL_CERT_FILE", &*roots)];
     let documents = [("app.yaml", &*documents)];
-    let _client = home
+    let client = home
         .agent_with("web", &client, &documents, &environment)
         .await;
     eventually("both know each other", async || {
@@ -178,6 +179,47 @@ async fn one_domain_serves_as_a_web_server_and_the_other_by_its_svid() {
         (answer.status == StatusCode::OK).then_some(())
     })
     .await;
+
+    // Both sides say how it is: a number, a table, a metric.
+    let other = eventually("the next try is known", async || {
+        let status = client.status().await;
+        let other = &status["federation"]["relationships"][0];
+        other["next_try"].is_u64().then(|| other.clone())
+    })
+    .await;
+    assert_eq!(
+        (&other["trust_domain"], &other["profile"], &other["trusted"]),
+        (&"other.local".into(), &"https_web".into(), &true.into()),
+    );
+    assert_eq!(
+        (&other["roots"], &other["max_age"]),
+        (&1.into(), &86_400.into())
+    );
+    let refreshed = "mesh_federation_refresh_timestamp_seconds{trust_domain=\"other.local\"}";
+    let refreshed = client.metric(refreshed).await;
+    assert!(
+        refreshed > 0 && other["next_try"].as_u64() > Some(refreshed),
+        "{other}"
+    );
+    let of = |name: &str| format!("mesh_federation_{name}{{trust_domain=\"other.local\"}}");
+    assert_eq!(client.metric(&of("max_age_seconds")).await, 86_400);
+    assert_eq!(client.metric(&of("roots")).await, 1);
+    let page = stdout(&client.mesh_status());
+    let row = page
+        .lines()
+        .find(|line| line.contains("other.local") && line.contains("1 root"));
+    assert!(
+        row.is_some_and(|row| row.contains("ago (of 24h)")),
+        "{page}"
+    );
+    let status = server.status().await;
+    let own = &status["federation"]["bundle_endpoint"];
+    assert_eq!(
+        (&own["profile"], &own["certificate"]["loads"]),
+        (&"https_web".into(), &1.into())
+    );
+    let ends = "mesh_federation_endpoint_certificate_expiration_timestamp_seconds";
+    assert!(server.metric(ends).await > refreshed);
 
     // A renewed certificate is served without a restart.
     assert_eq!(ca.presented(theirs).await.as_ref(), Some(&first));
@@ -194,6 +236,41 @@ async fn one_domain_serves_as_a_web_server_and_the_other_by_its_svid() {
     })
     .await;
     assert_eq!(ca.presented(theirs).await.as_ref(), Some(&second));
+    let page = stdout(&server.mesh_status());
+    assert!(page.contains("bundle endpoint: "), "{page}");
+}
+
+#[tokio::test]
+async fn a_domain_that_does_not_answer_is_seen_in_status_and_metrics() {
+    let home = Home::new();
+    let listener = format!("{{bind: '{}', outbound: {{appProtocol: http}}}}", free());
+    let gone = free();
+    let agent = file("ca", &by_name("gone.local", gone), &listener);
+    let agent = home.agent("web", &agent, &[]).await;
+    let failed = "mesh_federation_fetches_total{trust_domain=\"gone.local\",outcome=\"failed\"}";
+    eventually("a failure is counted", async || {
+        (agent.metric(failed).await > 0).then_some(())
+    })
+    .await;
+    let refreshed = "mesh_federation_refresh_timestamp_seconds{trust_domain=\"gone.local\"}";
+    assert_eq!(agent.metric(refreshed).await, 0);
+    let status = agent.status().await;
+    let one = &status["federation"]["relationships"][0];
+    assert_eq!(
+        (&one["trusted"], &one["age"]),
+        (&false.into(), &Value::Null)
+    );
+    let page = stdout(&agent.mesh_status());
+    assert!(
+        page.contains("never") && page.contains("gone.local: 127.0.0.1 cannot be reached: "),
+        "{page}"
+    );
+    // The whole status is in the dump as well.
+    let dump: Value = serde_json::from_str(&agent.get("/config_dump").await.body).expect("JSON");
+    assert_eq!(
+        dump["status"]["federation"]["relationships"][0]["trust_domain"],
+        "gone.local"
+    );
 }
 
 #[tokio::test]

@@ -54,7 +54,17 @@ pub struct RelationshipStatus {
     pub last_error: Option<Arc<FederationError>>,
     /// When a bundle was last fetched.
     pub fetched_at: Option<SystemTime>,
-    /// The sequence number of the bundle in use.
+    /// How its endpoint proves who it is: `https_spiffe` or `https_web`.
+    pub profile: &'static str,
+    /// After how long without a refresh its bundle is taken out.
+    pub max_age: Duration,
+    /// When a bundle is looked for again.
+    pub next_try: Option<SystemTime>,
+    /// How often the domain asks for that, by the last bundle that was taken.
+    pub refresh_hint: Option<Duration>,
+    /// How many roots the bundle in use has.
+    pub roots: usize,
+    /// The sequence number of the last bundle that was taken; no lower one is taken.
     pub sequence: Option<u64>,
     /// Whether a bundle of this domain is in use; one without keys is, and trusts nobody.
     pub trusted: bool,
@@ -108,7 +118,12 @@ impl Federation {
     ) -> Self {
         let all = relationships.iter().map(|relationship| {
             let trust_domain = relationship.trust_domain.clone();
-            (trust_domain, RelationshipStatus::default())
+            let first = RelationshipStatus {
+                profile: relationship.profile.as_str(),
+                max_age: relationship.max_age,
+                ..RelationshipStatus::default()
+            };
+            (trust_domain, first)
         });
         let status = status(all.collect());
         Self {
@@ -174,6 +189,8 @@ impl Keeper {
                 None => schedule::pause(self.clock.now(), None, failures, None, self.draw()),
             };
             let next = Instant::now() + pause;
+            let at = self.clock.now() + pause;
+            self.update(trust_domain, |status| status.next_try = Some(at));
             if let Some(end) = too_old.filter(|end| *end <= next) {
                 sleep_until(end).await;
                 tracing::error!(
@@ -182,7 +199,10 @@ impl Keeper {
                     "the bundle could not be refreshed for too long, nobody of this domain is trusted"
                 );
                 writer.update(|state| state.remove_federated(trust_domain));
-                self.update(trust_domain, |status| status.trusted = false);
+                self.update(trust_domain, |status| {
+                    status.trusted = false;
+                    status.roots = 0;
+                });
                 too_old = None;
             }
             sleep_until(next).await;
@@ -221,14 +241,20 @@ impl Keeper {
             status.fetches += 1;
             status.last_error = None;
             status.fetched_at = Some(now);
+            status.refresh_hint = bundle.refresh_hint();
+            status.roots = bundle.roots().len();
             status.sequence = bundle.sequence();
             status.trusted = true;
         });
     }
 
     fn update(&self, trust_domain: &TrustDomain, change: impl FnOnce(&mut RelationshipStatus)) {
-        self.status
-            .update(|all| change(all.entry(trust_domain.clone()).or_default()));
+        self.status.update(|all| {
+            // Each has been there since the beginning.
+            if let Some(one) = all.get_mut(trust_domain) {
+                change(one);
+            }
+        });
     }
 }
 

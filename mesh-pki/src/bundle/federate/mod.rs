@@ -121,6 +121,17 @@ pub enum Stale {
     },
 }
 
+impl Profile {
+    /// What the standard calls it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Spiffe { .. } => "https_spiffe",
+            Self::Web => "https_web",
+        }
+    }
+}
+
 impl Relationship {
     /// A relationship with `trust_domain`.
     ///
