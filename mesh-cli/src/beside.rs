@@ -94,6 +94,7 @@ impl Federation {
         let all = self.relationships.as_ref().map(StatusReader::load);
         let rows = all.iter().flatten().map(|(trust_domain, status)| {
             let error = status.last_error.as_deref();
+            let keep = status.keep_error.as_deref();
             json!({
                 "trust_domain": trust_domain.as_str(),
                 "profile": status.profile,
@@ -108,6 +109,7 @@ impl Federation {
                 "fetches": status.fetches,
                 "failures": status.failures,
                 "last_error": error.map(|error| chain(error)),
+                "keep_error": keep.map(|error| chain(error)),
             })
         });
         let rows: Vec<_> = rows.collect();

@@ -21,6 +21,8 @@ use crate::beside;
 pub(crate) struct Federation {
     pub(crate) relationships: Vec<Foreign>,
     pub(crate) endpoint: Option<Endpoint>,
+    /// Where bundles of foreign trust domains are kept over a restart.
+    pub(crate) keep: Option<PathBuf>,
 }
 
 /// A foreign trust domain.
@@ -117,13 +119,16 @@ impl Federation {
                 .relationships
                 .iter()
                 .any(|foreign| foreign.spiffe.is_none());
-            let federation = federate::Federation::new(
+            let mut federation = federate::Federation::new(
                 relationships,
                 web.then_some(web_roots).into_iter().flatten(),
                 crypto,
                 clock,
                 rand::random::<f64>,
             )?;
+            if let Some(dir) = &self.keep {
+                federation = federation.with_keep(dir);
+            }
             running.relationships = Some(federation.status());
             tokio::spawn(federation.run(writer, std::future::pending()));
         }

@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 use inmesh_pki::{CertificateDer, Crypto, tls};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
-use support::{Home, app, eventually, free, mesh, publish, service, stdout, try_send};
+use support::{Agent, Home, app, eventually, free, mesh, publish, service, stdout, try_send};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -104,6 +104,77 @@ async fn two_trust_domains_fetch_each_others_bundle_and_carry() {
     let principal = format!("source_principal=\"{WEB}\"");
     let inbound = server.get("/metrics").await.body;
     assert!(inbound.contains(&principal), "{inbound}");
+}
+
+#[tokio::test]
+async fn a_kept_bundle_outlasts_a_restart_and_never_goes_back() {
+    let home = Home::new();
+    other_ca(&home);
+    let theirs = free();
+    let listener = format!("{{bind: '{}', outbound: {{appProtocol: http}}}}", free());
+    let other = file("other-ca", &endpoint(theirs, ""), &listener);
+    let server = home.agent("app", &other, &[]).await;
+    let federation = by_id("other.local", theirs, APP, "other-ca/ca.pem") + "  keep: ../kept\n";
+    let listener = format!("{{bind: '{}', outbound: {{appProtocol: http}}}}", free());
+    let client = file("ca", &federation, &listener);
+    let relationship = async |agent: &Agent| {
+        let status = agent.status().await;
+        status["federation"]["relationships"][0].clone()
+    };
+    let restarted = async |before: Option<Agent>| {
+        drop(before);
+        // A test's folder is new each time; what is kept stands beside it.
+        let _none = std::fs::remove_dir_all(home.path("web"));
+        home.agent("web", &client, &[]).await
+    };
+
+    let agent = restarted(None).await;
+    eventually("the bundle is fetched", async || {
+        (relationship(&agent).await["fetches"] == 1).then_some(())
+    })
+    .await;
+    let kept = home.path("kept").join("other.local.json");
+    let text = std::fs::read_to_string(&kept).expect("it is kept before it is used");
+
+    // The endpoint answers, but says less than what was there before.
+    let numbered = text.replacen('{', "{\"spiffe_sequence\":5,", 1);
+    assert!(!text.contains("spiffe_sequence"), "{text}");
+    std::fs::write(&kept, numbered).expect("written");
+    let agent = restarted(Some(agent)).await;
+    eventually("the bundle is refused", async || {
+        let one = relationship(&agent).await;
+        let error = one["last_error"].as_str()?;
+        (error == "the sequence number 5 was followed by none").then_some(())
+    })
+    .await;
+    assert_eq!(relationship(&agent).await["roots"], 1);
+
+    // Nobody answers: what was kept is used.
+    drop(server);
+    std::fs::write(&kept, text).expect("written");
+    let agent = restarted(Some(agent)).await;
+    eventually("the endpoint is missed", async || {
+        (relationship(&agent).await["failures"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    let one = relationship(&agent).await;
+    assert_eq!(
+        (&one["trusted"], &one["fetches"]),
+        (&true.into(), &0.into())
+    );
+
+    // A file that is damaged is told of, and nobody is trusted.
+    std::fs::write(&kept, "damaged").expect("written");
+    let agent = restarted(Some(agent)).await;
+    eventually("the endpoint is missed", async || {
+        (relationship(&agent).await["failures"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    let one = relationship(&agent).await;
+    assert_eq!((&one["trusted"], &one["roots"]), (&false.into(), &0.into()));
+    assert!(agent.log().contains("the kept bundle cannot be used"));
+    let page = stdout(&agent.mesh_status());
+    assert!(page.contains("is not a bundle that was kept: "), "{page}");
 }
 
 /// A CA of the web, and what it certifies for 127.0.0.1.

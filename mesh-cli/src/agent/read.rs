@@ -254,9 +254,11 @@ fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<Federation> {
             })
         })
     });
+    let keep = optional(fields, "keep", |v| v.text().map(|p| dir.join(p)));
     Some(Federation {
         relationships: relationships?.unwrap_or_default(),
         endpoint: endpoint?,
+        keep: keep?,
     })
 }
 

@@ -208,7 +208,8 @@ fn foreign_trust_domains_are_read() {
     profile: https_spiffe
     endpointId: spiffe://b.example/server
     endpointBundle: b.json
-  bundleEndpoint: {bind: '127.0.0.1:8443', path: /bundle}",
+  bundleEndpoint: {bind: '127.0.0.1:8443', path: /bundle}
+  keep: kept",
     );
     let federation = good(&GOOD.replace(source, &text)).federation;
     let federation = federation.expect("it is there");
@@ -220,6 +221,8 @@ fn foreign_trust_domains_are_read() {
     assert_eq!(server.id.as_str(), "spiffe://b.example/server");
     let bundle = server.bundle.as_ref().expect("a bundle");
     assert!(bundle.is_absolute() && bundle.ends_with("b.json"));
+    let keep = federation.keep.expect("a folder");
+    assert!(keep.is_absolute() && keep.ends_with("kept"));
     let endpoint = federation.endpoint.expect("an endpoint");
     assert_eq!(
         (&*endpoint.path, endpoint.profile()),
@@ -265,6 +268,7 @@ fn foreign_trust_domains_are_read() {
     let endpoint = good(&text).federation.and_then(|f| f.endpoint);
     let endpoint = endpoint.expect("an endpoint");
     assert_eq!(endpoint.profile(), "https_web");
+    assert!(good(&text).federation.is_some_and(|f| f.keep.is_none()));
     let files = endpoint.web.expect("a certificate");
     assert!(files.certificate.is_absolute() && files.certificate.ends_with("tls.crt"));
     assert!(files.key.is_absolute() && files.key.ends_with("tls.key"));

@@ -152,8 +152,10 @@ fn federation(federation: &Value) -> Vec<String> {
         ));
     }
     for one in each(&federation["relationships"]) {
-        if let Some(error) = one["last_error"].as_str() {
-            out.push(format!("{}: {error}", text(&one["trust_domain"])));
+        for name in ["last_error", "keep_error"] {
+            if let Some(error) = one[name].as_str() {
+                out.push(format!("{}: {error}", text(&one["trust_domain"])));
+            }
         }
     }
     let endpoint = &federation["bundle_endpoint"];

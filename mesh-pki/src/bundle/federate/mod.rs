@@ -9,7 +9,8 @@
 //! What is decided stands in [`decide`](self::decide()) and [`refresh_after`], purely: a sequence
 //! number never goes back (S19), no key distrusts the domain (S18), a bundle is looked for as often
 //! as its owner asks within bounds, and one that could not be refreshed for too long is taken out.
-//! A redirect is followed only to an address under the same rules (S24), and never from a public
+//! What was taken may be kept on disk ([`Federation::with_keep`]), so that both rules hold over a
+//! restart. A redirect is followed only to an address under the same rules (S24), and never from a public
 //! address to a private one, so that no foreign server can make us ask our own network.
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ mod address;
 mod driver;
 pub mod endpoint;
 mod fetch;
+mod keep;
 mod url;
 mod web;
 
@@ -30,6 +32,7 @@ mod tests;
 
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
+pub use keep::KeptError;
 pub use url::{BundleUrl, UrlError};
 pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};
 

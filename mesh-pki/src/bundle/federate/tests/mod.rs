@@ -34,6 +34,8 @@ use crate::svid::Rejected;
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 use crate::tls::{self, ClientAuth, HandshakeError};
 
+#[cfg(unix)]
+mod keep;
 mod web;
 
 const SERVER: &str = "spiffe://other.example/bundle-server";
