@@ -34,6 +34,8 @@ use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{Rejected, X509Svid};
 use crate::testing::{Ca, authority, crypto, domain, id, leaf, minutes, noon};
 
+mod silence;
+
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const SIDE: &str = "spiffe://td/ns/shop/sa/side";
 
