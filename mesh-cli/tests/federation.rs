@@ -336,6 +336,11 @@ async fn a_domain_that_does_not_answer_is_seen_in_status_and_metrics() {
         page.contains("never") && page.contains("gone.local: 127.0.0.1 cannot be reached: "),
         "{page}"
     );
+    let admin = agent.admin.to_string();
+    let said = stdout(&mesh(["status", "--json", "--admin", &admin], &[]));
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let one = &said["federation"]["relationships"][0];
+    assert_eq!(one["trust_domain"], "gone.local");
     // The whole status is in the dump as well.
     let dump: Value = serde_json::from_str(&agent.get("/config_dump").await.body).expect("JSON");
     assert_eq!(
