@@ -8,17 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use inmesh_pki::bundle::federate::endpoint::BundleEndpoint;
-use inmesh_pki::bundle::federate::{self, BundleUrl, Profile, Relationship};
+use inmesh_pki::bundle::federate::{self, BundleUrl, Profile, Relationship, WebCertificate};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::{CertificateDer, Crypto, SpiffeId, TrustBundle, TrustDomain};
 use tokio::net::TcpListener;
+
+use crate::beside;
 
 /// What is fetched, and what is served.
 #[derive(Debug)]
 pub(crate) struct Federation {
     pub(crate) relationships: Vec<Foreign>,
     pub(crate) endpoint: Option<Endpoint>,
+    /// Where bundles of foreign trust domains are kept over a restart.
+    pub(crate) keep: Option<PathBuf>,
 }
 
 /// A foreign trust domain.
@@ -40,10 +44,19 @@ pub(crate) struct Spiffe {
 }
 
 /// Where our own bundle is served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) bind: SocketAddr,
     pub(crate) path: String,
+    /// The certificate of the profile https_web; the agent's SVID without.
+    pub(crate) web: Option<WebFiles>,
+}
+
+/// A certificate of the web, in files that are read again when they change.
+#[derive(Clone, Debug)]
+pub(crate) struct WebFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Federation {
@@ -57,7 +70,7 @@ impl Federation {
         Ok(Some(listener))
     }
 
-    /// Fetches and serves for as long as the process lives; `web_roots` vouch for web servers.
+    /// Fetches and serves for as long as the process lives, and says how it is doing; `web_roots` vouch for web servers.
     pub(crate) fn run(
         &self,
         listener: Option<TcpListener>,
@@ -65,7 +78,8 @@ impl Federation {
         writer: Arc<IdentityWriter>,
         web_roots: Vec<CertificateDer<'static>>,
         crypto: &Crypto,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<beside::Federation> {
+        let mut running = beside::Federation::default();
         let clock = SystemClock::shared();
         let state = reader.load();
         let svid = state.default_svid().context("the agent has no identity")?;
@@ -79,9 +93,25 @@ impl Federation {
         }
         if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
             let (path, clock) = (endpoint.path.clone(), clock.clone());
-            let serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
-            tracing::info!(address = %endpoint.bind, path = endpoint.path, "bundle endpoint");
+            let mut serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
+            let mut status = None;
+            if let Some(WebFiles { certificate, key }) = &endpoint.web {
+                let web = WebCertificate::open(certificate, key, crypto);
+                let web = web.context("reading the certificate of the bundle endpoint")?;
+                status = Some(web.status());
+                serving = serving.with_web_certificate(web);
+            }
+            tracing::info!(
+                address = %endpoint.bind,
+                path = endpoint.path,
+                profile = endpoint.profile(),
+                "bundle endpoint"
+            );
             tokio::spawn(serving.serve(listener, std::future::pending()));
+            running.endpoint = Some(beside::BundleEndpoint {
+                file: endpoint.clone(),
+                web: status,
+            });
         }
         if !relationships.is_empty() {
             // Who asks no web server needs no root of the web.
@@ -89,16 +119,30 @@ impl Federation {
                 .relationships
                 .iter()
                 .any(|foreign| foreign.spiffe.is_none());
-            let federation = federate::Federation::new(
+            let mut federation = federate::Federation::new(
                 relationships,
                 web.then_some(web_roots).into_iter().flatten(),
                 crypto,
                 clock,
                 rand::random::<f64>,
             )?;
+            if let Some(dir) = &self.keep {
+                federation = federation.with_keep(dir);
+            }
+            running.relationships = Some(federation.status());
             tokio::spawn(federation.run(writer, std::future::pending()));
         }
-        Ok(())
+        Ok(running)
+    }
+}
+
+impl Endpoint {
+    /// How it proves who it is.
+    pub(crate) fn profile(&self) -> &'static str {
+        match self.web {
+            Some(_) => "https_web",
+            None => "https_spiffe",
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod beside;
 mod cmd;
 mod federation;
 mod fetch;

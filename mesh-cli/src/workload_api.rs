@@ -13,6 +13,8 @@ use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::workload_api::server::{Entry, Server, Socket};
 
+use crate::beside;
+
 /// Every process of the machine may ask: it is the kernel that says who asks.
 const MODE: u32 = 0o777;
 
@@ -37,8 +39,13 @@ impl WorkloadApi {
             .with_context(|| format!("listening on {}", self.listen.display()))
     }
 
-    /// Serves for as long as the process lives.
-    pub(crate) fn serve(&self, socket: Socket, identified: &Identified, crypto: &Crypto) {
+    /// Serves for as long as the process lives, and says how it is doing.
+    pub(crate) fn serve(
+        &self,
+        socket: Socket,
+        identified: &Identified,
+        crypto: &Crypto,
+    ) -> beside::WorkloadApi {
         let entries = self.entries.clone();
         let clock = SystemClock::shared();
         let mut server = Server::new(entries, identified.reader.clone(), crypto, clock);
@@ -50,6 +57,12 @@ impl WorkloadApi {
             entries = self.entries.len(),
             "Workload API"
         );
+        let running = beside::WorkloadApi {
+            socket: self.listen.clone(),
+            entries: self.entries.len(),
+            status: server.status(),
+        };
         tokio::spawn(server.serve(socket, std::future::pending()));
+        running
     }
 }

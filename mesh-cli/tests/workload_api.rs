@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use axum::Router;
 use axum::routing::get as on_get;
 use http::{Method, StatusCode};
-use support::{Home, app, eventually, free, service, try_send};
+use support::{Home, app, eventually, free, service, stdout, try_send};
 
 /// The user that the agents of a test run as.
 fn uid() -> u32 {
@@ -73,6 +73,19 @@ async fn an_agent_gets_its_identity_from_another_and_carries_with_it() {
         assert!(!agent.log().contains("PRIVATE KEY"));
     }
 
+    let status = server.status().await;
+    let api = &status["workload_api"];
+    let counts = ["entries", "connections", "streams"].map(|name| api[name].as_u64());
+    assert_eq!(counts, [Some(1); 3], "{api}");
+    for name in ["entries", "connections", "streams"] {
+        assert_eq!(server.metric(&format!("mesh_workload_api_{name}")).await, 1);
+    }
+    let page = stdout(&server.mesh_status());
+    assert!(
+        page.contains("WORKLOAD API") && page.contains("api.sock"),
+        "{page}"
+    );
+
     let socket = server.dir.join("api.sock");
     assert!(socket.exists());
     server.terminate();
@@ -87,12 +100,18 @@ async fn an_agent_that_matches_no_entry_waits_and_says_why() {
     let app = app(Router::new()).await;
     let other = "spiffe://test.local/ns/shop/sa/other";
     let file = server(free(), app, other, 4_000_000_000);
-    let _server = home.agent("app", &file, &[]).await;
+    let server = home.agent("app", &file, &[]).await;
     let mut web = home.unready("web", &client(free()), &[]);
     eventually("the refusal is logged", async || {
         web.log().contains("no identity issued").then_some(())
     })
     .await;
+    let refused = "mesh_workload_api_refusals_total{reason=\"no-entry\"}";
+    let refused = server.metric(refused).await;
+    assert!(refused > 0);
+    let status = server.status().await;
+    let counted = status["workload_api"]["refusals"]["no-entry"].as_u64();
+    assert!(counted >= Some(refused), "{status}");
     // A signal ends it, even before anything was served.
     web.terminate();
     assert!(web.ended().await.success());

@@ -84,8 +84,56 @@ pub(crate) fn publish_new(path: &Path, content: &[u8], mode: Mode) -> io::Result
     sync_parent(path)
 }
 
+/// Puts a file into its place in one step, also where there is one already; nobody else may be
+/// writing it.
+#[cfg(feature = "federation")]
+pub(crate) fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    // What a crash left there.
+    match std::fs::remove_file(beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let moved = create(beside, content, mode).and_then(|()| std::fs::rename(beside, path));
+    if moved.is_err() {
+        // The error says more than a file that could not be removed.
+        let _ = std::fs::remove_file(beside);
+    }
+    moved?;
+    sync_parent(path)
+}
+
+/// Makes a folder, and those above it, for its owner alone; one that is there stays as it is.
+#[cfg(any(unix, feature = "federation"))]
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(dir)
+}
+
+/// The mode of a file or folder, if it has one of the `forbidden` bits.
+#[cfg(unix)]
+pub(crate) fn loose(path: &Path, forbidden: u32) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::MetadataExt;
+    let mode = std::fs::symlink_metadata(path)?.mode() & 0o7777;
+    Ok((mode & forbidden != 0).then_some(mode))
+}
+
+/// The same where files have no mode.
+#[cfg(all(not(unix), feature = "federation"))]
+pub(crate) fn loose(path: &Path, _: u32) -> io::Result<Option<u32>> {
+    std::fs::symlink_metadata(path).map(|_| None)
+}
+
 /// Syncs the folder that `path` stands in, so that its name survives a crash.
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+#[cfg(any(feature = "aws-lc-rs", feature = "federation", feature = "ring"))]
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),

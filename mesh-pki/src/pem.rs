@@ -110,6 +110,38 @@ pub(crate) fn private_key(pem: &[u8]) -> Result<Zeroizing<Vec<u8>>, PemError> {
     key.ok_or(PemError::NoKey)
 }
 
+/// The one private key in `pem`, in any of the forms that programs for certificates of the web
+/// write: PKCS#8, PKCS#1 and SEC 1.
+#[cfg(feature = "federation")]
+pub(crate) fn any_private_key(
+    pem: &[u8],
+) -> Result<rustls_pki_types::PrivateKeyDer<'static>, PemError> {
+    use rustls_pki_types::{
+        PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+    };
+    let mut key = None;
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
+        let (kind, der) = section?;
+        let der = Zeroizing::new(der);
+        match kind {
+            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+                if key.is_some() {
+                    return Err(PemError::ManyKeys);
+                }
+                key = Some((kind, der));
+            }
+            _ => {}
+        }
+    }
+    let (kind, der) = key.ok_or(PemError::NoKey)?;
+    // rustls wipes what it is given once it has read it.
+    Ok(match kind {
+        SectionKind::RsaPrivateKey => PrivateKeyDer::Pkcs1(PrivatePkcs1KeyDer::from(der.to_vec())),
+        SectionKind::EcPrivateKey => PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(der.to_vec())),
+        _ => PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.to_vec())),
+    })
+}
+
 /// Appends `der` to `out` as a PEM section with `label`.
 pub(crate) fn encode(out: &mut String, label: &str, der: &[u8]) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -15,7 +15,7 @@ use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
 use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
-use crate::federation::{Endpoint as BundleEndpoint, Federation, Foreign, Spiffe};
+use crate::federation::{Endpoint as BundleEndpoint, Federation, Foreign, Spiffe, WebFiles};
 use crate::workload_api::WorkloadApi;
 
 /// The most identities that one agent serves, and foreign trust domains that it knows.
@@ -234,15 +234,31 @@ fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<Federation> {
                 v.refuse("a path begins with '/' and has no query");
                 None
             });
+            let web = optional(endpoint, "webCertificate", |v| {
+                v.object(|web| {
+                    let mut file = |name: &str| {
+                        let path = web.need(name).and_then(|v| v.text());
+                        path.map(|path| dir.join(path))
+                    };
+                    let (certificate, key) = (file("certificate"), file("key"));
+                    Some(WebFiles {
+                        certificate: certificate?,
+                        key: key?,
+                    })
+                })
+            });
             Some(BundleEndpoint {
                 bind: bind?,
                 path: path?,
+                web: web?,
             })
         })
     });
+    let keep = optional(fields, "keep", |v| v.text().map(|p| dir.join(p)));
     Some(Federation {
         relationships: relationships?.unwrap_or_default(),
         endpoint: endpoint?,
+        keep: keep?,
     })
 }
 

@@ -208,7 +208,8 @@ fn foreign_trust_domains_are_read() {
     profile: https_spiffe
     endpointId: spiffe://b.example/server
     endpointBundle: b.json
-  bundleEndpoint: {bind: '127.0.0.1:8443', path: /bundle}",
+  bundleEndpoint: {bind: '127.0.0.1:8443', path: /bundle}
+  keep: kept",
     );
     let federation = good(&GOOD.replace(source, &text)).federation;
     let federation = federation.expect("it is there");
@@ -220,7 +221,13 @@ fn foreign_trust_domains_are_read() {
     assert_eq!(server.id.as_str(), "spiffe://b.example/server");
     let bundle = server.bundle.as_ref().expect("a bundle");
     assert!(bundle.is_absolute() && bundle.ends_with("b.json"));
-    assert_eq!(federation.endpoint.expect("an endpoint").path, "/bundle");
+    let keep = federation.keep.expect("a folder");
+    assert!(keep.is_absolute() && keep.ends_with("kept"));
+    let endpoint = federation.endpoint.expect("an endpoint");
+    assert_eq!(
+        (&*endpoint.path, endpoint.profile()),
+        ("/bundle", "https_spiffe")
+    );
 
     let entry = |rest: &str| {
         let text = format!("  relationships:\n  - {{trustDomain: a.example, {rest}}}");
@@ -253,6 +260,24 @@ fn foreign_trust_domains_are_read() {
         let got = entry(rest);
         assert!(got.contains(&format!("{place}{expected}")), "{rest}: {got}");
     }
+    let web = |files: &str| {
+        let endpoint = "bundleEndpoint: {bind: '127.0.0.1:1', path: /b, webCertificate: ";
+        with(&format!("  {endpoint}{{{files}}}}}"))
+    };
+    let text = GOOD.replace(source, &web("certificate: tls.crt, key: tls.key"));
+    let endpoint = good(&text).federation.and_then(|f| f.endpoint);
+    let endpoint = endpoint.expect("an endpoint");
+    assert_eq!(endpoint.profile(), "https_web");
+    assert!(good(&text).federation.is_some_and(|f| f.keep.is_none()));
+    let files = endpoint.web.expect("a certificate");
+    assert!(files.certificate.is_absolute() && files.certificate.ends_with("tls.crt"));
+    assert!(files.key.is_absolute() && files.key.ends_with("tls.key"));
+    let got = refused(source, &web("certificate: tls.crt")).join("; ");
+    assert!(
+        got.contains("federation.bundleEndpoint.webCertificate.key: "),
+        "{got}"
+    );
+
     let path = with("  bundleEndpoint: {bind: '127.0.0.1:1', path: bundle}");
     let got = refused(source, &path).join("; ");
     assert!(

@@ -29,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
+use crate::beside::Beside;
 use crate::workload_api::Identified;
 use crate::{log, otlp, term};
 
@@ -114,8 +115,8 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let mesh = tokio::select! {
-        mesh = start(&agent, dir) => mesh?,
+    let (mesh, beside) = tokio::select! {
+        started = start(&agent, dir) => started?,
         () = signals.next() => {
             tracing::info!("ended by a signal before anything was served");
             return Ok(());
@@ -132,9 +133,8 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "the admin address is not loopback: anybody who reaches it can drain the agent");
         }
-        tokio::spawn(async move {
-            mesh.serve_admin(socket, Admin::with_log_level(level)).await;
-        });
+        let admin = beside.sections(Admin::with_log_level(level));
+        tokio::spawn(async move { mesh.serve_admin(socket, admin).await });
     }
     tokio::spawn({
         let mesh = mesh.clone();
@@ -179,8 +179,9 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("listening on {address}"))
 }
 
-/// Starts the mesh that the agent's file describes.
-pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
+/// Starts the mesh that the agent's file describes, and what runs beside it.
+pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, Beside)> {
+    let mut beside = Beside::default();
     let crypto = Crypto::aws_lc_rs();
     let api = match &agent.workload_api {
         Some(api) => Some((api, api.bind()?)),
@@ -192,7 +193,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     };
     let identified = identify(agent, &crypto).await?;
     if let Some((api, socket)) = api {
-        api.serve(socket, &identified, &crypto);
+        beside.workload_api = Some(Arc::new(api.serve(socket, &identified, &crypto)));
     }
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
@@ -200,7 +201,9 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
     }
     if let Some((federation, listener)) = federation {
         let (reader, writer) = (&identified.reader, Arc::clone(&identified.writer));
-        federation.run(listener, reader, writer, roots.certs.clone(), &crypto)?;
+        let web_roots = roots.certs.clone();
+        let running = federation.run(listener, reader, writer, web_roots, &crypto)?;
+        beside.federation = Some(Arc::new(running));
     }
     let mut builder = Mesh::builder()
         .crypto(crypto)
@@ -234,7 +237,8 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Mesh> {
             .exchanges(Arc::new(sink))
             .trace_sample(tracing.sample);
     }
-    Ok(builder.start()?)
+    beside.register(builder.metrics());
+    Ok((builder.start()?, beside))
 }
 
 /// The agent's identity, and the tasks that keep it fresh, with the identities that it serves to

@@ -20,8 +20,11 @@ pub(crate) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let text =
-            super::runtime(None)?.block_on(fetch::admin(http::Method::GET, &self.admin, "/status"))?;
+        let text = super::runtime(None)?.block_on(fetch::admin(
+            http::Method::GET,
+            &self.admin,
+            "/status",
+        ))?;
         let status: Value = serde_json::from_str(&text)?;
         if self.json {
             term::print(&serde_json::to_string_pretty(&status)?);
@@ -63,6 +66,8 @@ fn page(status: &Value) -> String {
         &["CERTIFICATE", "IDENTITY", "ENDS IN"],
         identity,
     ));
+    out.extend(federation(&status["federation"]));
+    out.extend(workload_api(&status["workload_api"]));
     let services = each(&status["services"]).flat_map(|s| {
         let name = format!("{}:{}", text(&s["service"]), s["port"]);
         let row = {
@@ -108,6 +113,107 @@ fn page(status: &Value) -> String {
     out.join("\n")
 }
 
+/// The foreign trust domains, and where our own bundle is served; nothing where there is neither.
+fn federation(federation: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let rows: Vec<_> = each(&federation["relationships"])
+        .map(|one| {
+            let bundle = match (&one["trusted"], one["roots"].as_u64()) {
+                (Value::Bool(true), Some(1)) => "1 root".to_owned(),
+                (Value::Bool(true), Some(0) | None) => "distrusts".to_owned(),
+                (Value::Bool(true), Some(roots)) => format!("{roots} roots"),
+                _ => "none".to_owned(),
+            };
+            let fetched = match (one["age"].as_u64(), one["max_age"].as_u64()) {
+                (Some(age), Some(most)) => format!("{} ago (of {})", span(age), span(most)),
+                _ => "never".to_owned(),
+            };
+            let sequence = one["sequence"].as_u64();
+            let next = one["next_try"].as_u64().map(|at| at.saturating_sub(now()));
+            vec![
+                text(&one["trust_domain"]),
+                text(&one["profile"]),
+                bundle,
+                sequence.map_or_else(|| "-".to_owned(), |number| number.to_string()),
+                fetched,
+                next.map_or_else(|| "-".to_owned(), |left| format!("in {}", span(left))),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        out.push(String::new());
+        out.push(term::table(
+            &[
+                "TRUST DOMAIN",
+                "PROFILE",
+                "BUNDLE",
+                "SEQUENCE",
+                "FETCHED",
+                "NEXT",
+            ],
+            rows,
+        ));
+    }
+    for one in each(&federation["relationships"]) {
+        for name in ["last_error", "keep_error"] {
+            if let Some(error) = one[name].as_str() {
+                out.push(format!("{}: {error}", text(&one["trust_domain"])));
+            }
+        }
+    }
+    let endpoint = &federation["bundle_endpoint"];
+    if !endpoint.is_null() {
+        let certificate = &endpoint["certificate"];
+        let ends = match certificate["not_after"].as_u64() {
+            Some(_) => left(certificate["not_after"].as_u64()),
+            None => "-".to_owned(),
+        };
+        let row = vec![
+            text(&endpoint["address"]),
+            text(&endpoint["path"]),
+            text(&endpoint["profile"]),
+            ends,
+        ];
+        out.push(String::new());
+        out.push(term::table(
+            &["BUNDLE ENDPOINT", "PATH", "PROFILE", "CERTIFICATE ENDS IN"],
+            [row],
+        ));
+        if let Some(error) = certificate["last_error"].as_str() {
+            out.push(format!("bundle endpoint: {error}"));
+        }
+    }
+    out
+}
+
+/// The Workload API that is served; nothing where none is.
+fn workload_api(api: &Value) -> Vec<String> {
+    if api.is_null() {
+        return Vec::new();
+    }
+    let refusals = api["refusals"].as_object();
+    let refused: u64 = refusals
+        .into_iter()
+        .flat_map(serde_json::Map::values)
+        .filter_map(Value::as_u64)
+        .sum();
+    let row = vec![
+        text(&api["socket"]),
+        api["entries"].to_string(),
+        api["connections"].to_string(),
+        api["streams"].to_string(),
+        refused.to_string(),
+    ];
+    let head = [
+        "WORKLOAD API",
+        "ENTRIES",
+        "CONNECTIONS",
+        "STREAMS",
+        "REFUSED",
+    ];
+    vec![String::new(), term::table(&head, [row])]
+}
+
 /// A problem as `mesh validate` prints it.
 pub(super) fn problem_line(problem: &Value) -> String {
     let mut line = format!("{}: ", text(&problem["severity"]));
@@ -132,22 +238,31 @@ fn text(value: &Value) -> String {
 
 /// How long a certificate has left, as a person would say it.
 fn left(not_after: Option<u64>) -> String {
+    left_of(not_after.unwrap_or_default().checked_sub(now()))
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
     use inmesh_pki::clock::Clock;
     let now = inmesh_pki::clock::SystemClock.now();
-    let now = now
-        .duration_since(std::time::UNIX_EPOCH)
+    now.duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default()
-        .as_secs();
-    left_of(not_after.unwrap_or_default().checked_sub(now))
+        .as_secs()
 }
 
 /// Seconds as a person would say them; none is over.
 pub(super) fn left_of(seconds: Option<u64>) -> String {
     match seconds {
         None | Some(0) => "expired".to_owned(),
-        Some(s) if s < 120 => format!("{s}s"),
-        Some(s) if s < 7_200 => format!("{}m", s / 60),
-        Some(s) if s < 172_800 => format!("{}h", s / 3_600),
-        Some(s) => format!("{}d", s / 86_400),
+        Some(seconds) => span(seconds),
+    }
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        s if s < 120 => format!("{s}s"),
+        s if s < 7_200 => format!("{}m", s / 60),
+        s if s < 172_800 => format!("{}h", s / 3_600),
+        s => format!("{}d", s / 86_400),
     }
 }

@@ -4,6 +4,7 @@
 //! Changes need POST. The Host must be an address or `localhost`, so that no web page can reach it
 //! through a name of its own (DNS rebinding). Nothing that it shows holds a secret.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,10 +14,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::{Limits, Mesh};
+use super::{Limits, Mesh, Status};
 use crate::accept::{ConnState, Listener, Timed};
 use crate::body::Body;
 
@@ -32,6 +35,19 @@ pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 pub struct Admin {
     /// Sets the log level at run time; without it the request is answered with 501.
     pub log_level: Option<LogLevel>,
+    sections: BTreeMap<&'static str, Section>,
+}
+
+/// Reads a section of the status.
+type Section = Arc<dyn Fn() -> Value + Send + Sync>;
+
+/// The status with the sections of who embeds the mesh.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    own: Status,
+    #[serde(flatten)]
+    sections: BTreeMap<&'static str, Value>,
 }
 
 // === impl Admin ===
@@ -41,7 +57,31 @@ impl Admin {
     pub fn with_log_level(set: LogLevel) -> Self {
         Self {
             log_level: Some(set),
+            sections: BTreeMap::new(),
         }
+    }
+
+    /// Adds a section to the status, for what runs beside the mesh; `read` is called each time that
+    /// somebody asks. Its name is none of the fields of [`Status`], and it shows no secret.
+    ///
+    /// ```
+    /// use inmesh_core::runtime::Admin;
+    ///
+    /// let jobs = || vec!["one", "two"];
+    /// let admin = Admin::default().section("jobs", jobs);
+    /// # let _ = admin;
+    /// ```
+    #[must_use]
+    pub fn section<S: Serialize>(
+        mut self,
+        name: &'static str,
+        read: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self {
+        let read = move || {
+            serde_json::to_value(read()).unwrap_or_else(|error| Value::String(error.to_string()))
+        };
+        self.sections.insert(name, Arc::new(read));
+        self
     }
 
     /// Serves until the runtime has closed.
@@ -78,8 +118,8 @@ impl Admin {
                     )
                 }
             }
-            (&Method::GET, "/status") => json(&mesh.status()),
-            (&Method::GET, "/config_dump") => json(&mesh.config_dump()),
+            (&Method::GET, "/status") => json(&self.whole(mesh)),
+            (&Method::GET, "/config_dump") => json(&mesh.config_dump(&self.whole(mesh))),
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
             (&Method::POST, "/drain") => {
                 tokio::spawn({
@@ -96,6 +136,14 @@ impl Admin {
                 StatusCode::NOT_FOUND,
                 "GET /metrics /livez /readyz /status /config_dump; POST /log?level=FILTER /drain\n",
             ),
+        }
+    }
+
+    fn whole(&self, mesh: &Mesh) -> Whole {
+        let sections = self.sections.iter();
+        Whole {
+            own: mesh.status(),
+            sections: sections.map(|(name, read)| (*name, read())).collect(),
         }
     }
 
@@ -121,6 +169,7 @@ impl std::fmt::Debug for Admin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admin")
             .field("log_level", &self.log_level.is_some())
+            .field("sections", &self.sections.keys())
             .finish()
     }
 }
@@ -207,7 +256,7 @@ fn text(status: StatusCode, body: &str) -> Response<Body> {
     response
 }
 
-fn json(value: &impl serde::Serialize) -> Response<Body> {
+fn json(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec_pretty(value) {
         Ok(bytes) => {
             let mut response = Response::new(Body::from(bytes));

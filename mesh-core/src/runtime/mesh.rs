@@ -14,6 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -234,12 +235,12 @@ impl Mesh {
     }
 
     /// The configuration that serves, in the form it is decided on.
-    pub(super) fn config_dump(&self) -> Value {
+    pub(super) fn config_dump(&self, status: &impl Serialize) -> Value {
         let snapshot = self.0.reader.load();
         let mut services: Vec<_> = snapshot.services().cloned().collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
         json!({
-            "status": self.status(),
+            "status": status,
             "policy": format!("{:?}", snapshot.policy()),
             "routes": services
                 .iter()

@@ -28,6 +28,8 @@ impl H2 {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
+            // A stream whose first message comes together with its head counts as idle for hyper.
+            .keep_alive_while_idle(true)
             .handshake(TokioIo::new(connection))
             .await?;
         let driver = tokio::spawn(async move {

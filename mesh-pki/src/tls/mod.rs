@@ -99,12 +99,38 @@ fn server_config_of(
     alpn: &[&[u8]],
     clock: Arc<dyn Clock>,
 ) -> Arc<ServerConfig> {
-    let time = Arc::new(TimeOf(clock));
-    let mut config = ServerConfig::builder_with_details(Arc::clone(crypto.provider()), time)
-        .with_protocol_versions(&[&version::TLS13])
-        .expect("Crypto has TLS 1.3 suites and groups")
+    let config = server_builder(crypto, clock)
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(resolver::CurrentSvid(reader)));
+    without_resumption(config, alpn)
+}
+
+/// The server's side of TLS as on the web: no client is asked who it is, and the certificate is the
+/// one that `current` holds at each handshake. TLS 1.3 only.
+#[cfg(feature = "federation")]
+pub(crate) fn web_server_config_at(
+    current: Arc<arc_swap::ArcSwap<rustls::sign::CertifiedKey>>,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    clock: Arc<dyn Clock>,
+) -> Arc<ServerConfig> {
+    let config = server_builder(crypto, clock)
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver::CurrentWeb(current)));
+    without_resumption(config, alpn)
+}
+
+fn server_builder(
+    crypto: &Crypto,
+    clock: Arc<dyn Clock>,
+) -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+    let time = Arc::new(TimeOf(clock));
+    ServerConfig::builder_with_details(Arc::clone(crypto.provider()), time)
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("Crypto has TLS 1.3 suites and groups")
+}
+
+fn without_resumption(mut config: ServerConfig, alpn: &[&[u8]]) -> Arc<ServerConfig> {
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -1,5 +1,5 @@
-//! The current default SVID out, whenever a handshake asks which certificate to present.
-//! Keys were parsed when the SVID was made, so a handshake parses none.
+//! The certificate of the moment out, whenever a handshake asks which one to present: the default
+//! SVID, or one of the web. Keys were parsed when it was loaded, so a handshake parses none.
 
 use std::sync::Arc;
 
@@ -36,5 +36,17 @@ impl ResolvesClientCert for CurrentSvid {
 
     fn has_certs(&self) -> bool {
         self.0.load().default_svid().is_some()
+    }
+}
+
+/// Presents whatever certificate of the web is loaded at the moment, whichever name is asked for.
+#[cfg(feature = "federation")]
+#[derive(Debug)]
+pub(super) struct CurrentWeb(pub(super) Arc<arc_swap::ArcSwap<CertifiedKey>>);
+
+#[cfg(feature = "federation")]
+impl ResolvesServerCert for CurrentWeb {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
     }
 }

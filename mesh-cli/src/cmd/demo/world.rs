@@ -315,7 +315,7 @@ async fn agent(
         &docs::agent(name, version, ca, listeners, ""),
     )?;
     match agent::find(dir)? {
-        Found::Agent(agent) => proxy::start(&agent, dir.to_owned()).await,
+        Found::Agent(agent) => Ok(proxy::start(&agent, dir.to_owned()).await?.0),
         Found::Refused(problems) => bail!("{name}: {problems:?}"),
         Found::None => bail!("{name}: no agent's file"),
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::fetch::{Fetch, FetchError, OverHttps, Proof};
+use super::keep::{self, Keep, Kept, KeptError};
 use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_after};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
@@ -29,6 +31,8 @@ use crate::tls::Crypto;
 pub struct Federation {
     relationships: Vec<Relationship>,
     keeper: Arc<Keeper>,
+    /// Where bundles are kept over a restart.
+    dir: Option<PathBuf>,
 }
 
 /// What every relationship needs.
@@ -52,9 +56,22 @@ pub struct RelationshipStatus {
     pub failures: u64,
     /// What failed last; gone with the next success.
     pub last_error: Option<Arc<FederationError>>,
-    /// When a bundle was last fetched.
+    /// When a bundle was last fetched; by an earlier process, if it was kept.
     pub fetched_at: Option<SystemTime>,
-    /// The sequence number of the bundle in use.
+    /// Why the last bundle is not kept on disk, or why the one there cannot be used; gone with the
+    /// next one that is kept.
+    pub keep_error: Option<Arc<KeptError>>,
+    /// How its endpoint proves who it is: `https_spiffe` or `https_web`.
+    pub profile: &'static str,
+    /// After how long without a refresh its bundle is taken out.
+    pub max_age: Duration,
+    /// When a bundle is looked for again.
+    pub next_try: Option<SystemTime>,
+    /// How often the domain asks for that, by the last bundle that was taken.
+    pub refresh_hint: Option<Duration>,
+    /// How many roots the bundle in use has.
+    pub roots: usize,
+    /// The sequence number of the last bundle that was taken; no lower one is taken.
     pub sequence: Option<u64>,
     /// Whether a bundle of this domain is in use; one without keys is, and trusts nobody.
     pub trusted: bool,
@@ -108,7 +125,12 @@ impl Federation {
     ) -> Self {
         let all = relationships.iter().map(|relationship| {
             let trust_domain = relationship.trust_domain.clone();
-            (trust_domain, RelationshipStatus::default())
+            let first = RelationshipStatus {
+                profile: relationship.profile.as_str(),
+                max_age: relationship.max_age,
+                ..RelationshipStatus::default()
+            };
+            (trust_domain, first)
         });
         let status = status(all.collect());
         Self {
@@ -119,6 +141,25 @@ impl Federation {
                 draw: Mutex::new(Box::new(draw)),
                 status,
             }),
+            dir: None,
+        }
+    }
+
+    /// Keeps each bundle that is taken in `dir`, a folder of this process alone, which is made with
+    /// mode 0700 if it is missing.
+    ///
+    /// After a restart the last one counts for what is left of its maximum age, and no lower sequence
+    /// number is taken. An endpoint of its own trust domain is verified by it, and no longer by the
+    /// bootstrap bundle. Where a domain begins anew, with a lower number or with keys that nobody
+    /// vouches for, an operator removes its file, `TRUST-DOMAIN.json`, while no process runs.
+    ///
+    /// A file that cannot be used counts for nothing, and a disk that fails or hangs keeps no bundle
+    /// from being used; both are logged, and told by [`RelationshipStatus::keep_error`].
+    #[must_use]
+    pub fn with_keep(self, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: Some(dir.into()),
+            ..self
         }
     }
 
@@ -134,7 +175,9 @@ impl Federation {
         for relationship in self.relationships {
             let keeper = Arc::clone(&self.keeper);
             let writer = Arc::clone(&writer);
-            tasks.spawn(async move { keeper.keep(relationship, &writer).await });
+            let disk = self.dir.clone();
+            let disk = disk.map(|dir| Keep::new(relationship.trust_domain.clone(), dir));
+            tasks.spawn(async move { keeper.keep(relationship, disk, &writer).await });
         }
         // Tasks end with the set, and none ends before.
         pin!(shutdown).await;
@@ -144,21 +187,50 @@ impl Federation {
 impl Keeper {
     /// Keeps one relationship, for ever.
     ///
-    /// 1. Fetch. A bundle that [`decide`] accepts is written, and its age begins anew.
-    /// 2. Wait for the next turn; should the age reach its limit before, take the bundle out.
-    async fn keep(&self, relationship: Relationship, writer: &IdentityWriter) {
+    /// 1. Recall what an earlier process has kept; if it is not too old, it is written.
+    /// 2. Fetch. A bundle that [`decide`] accepts is kept, then written, and its age begins anew.
+    /// 3. Wait for the next turn; should the age reach its limit before, take the bundle out.
+    async fn keep(
+        &self,
+        relationship: Relationship,
+        mut disk: Option<Keep>,
+        writer: &IdentityWriter,
+    ) {
         let trust_domain = &relationship.trust_domain;
         let mut last: Option<TrustBundle> = None;
         let mut too_old: Option<Instant> = None;
         let mut failures = 0;
+        if let Some(disk) = &mut disk
+            && let Some(kept) = self.recall(&relationship, disk).await
+        {
+            let left = keep::left(self.clock.now(), kept.fetched_at, relationship.max_age);
+            if let Some(left) = left {
+                tracing::info!(%trust_domain, ?left, "the bundle from before the restart is used");
+                too_old = Some(Instant::now() + left);
+                writer.update(|state| state.insert_federated(kept.bundle.clone()));
+            } else {
+                tracing::warn!(%trust_domain, "the bundle from before the restart is too old");
+            }
+            self.recalled(&kept, left.is_some());
+            last = Some(kept.bundle);
+        }
         loop {
             match self.once(&relationship, last.as_ref(), writer).await {
                 Ok(bundle) => {
                     failures = 0;
                     too_old = Some(Instant::now() + relationship.max_age);
-                    writer.update(|state| state.insert_federated(bundle.clone()));
-                    self.taken(&bundle);
-                    last = Some(bundle);
+                    let kept = Kept {
+                        bundle,
+                        fetched_at: self.clock.now(),
+                    };
+                    if let Some(disk) = &mut disk {
+                        // First, so that no crash lets a lower number in that was seen before.
+                        let saved = disk.save(&kept, relationship.max_age).await;
+                        self.kept(trust_domain, saved);
+                    }
+                    writer.update(|state| state.insert_federated(kept.bundle.clone()));
+                    self.taken(&kept);
+                    last = Some(kept.bundle);
                 }
                 Err(error) => {
                     failures += 1;
@@ -174,6 +246,8 @@ impl Keeper {
                 None => schedule::pause(self.clock.now(), None, failures, None, self.draw()),
             };
             let next = Instant::now() + pause;
+            let at = self.clock.now() + pause;
+            self.update(trust_domain, |status| status.next_try = Some(at));
             if let Some(end) = too_old.filter(|end| *end <= next) {
                 sleep_until(end).await;
                 tracing::error!(
@@ -182,7 +256,10 @@ impl Keeper {
                     "the bundle could not be refreshed for too long, nobody of this domain is trusted"
                 );
                 writer.update(|state| state.remove_federated(trust_domain));
-                self.update(trust_domain, |status| status.trusted = false);
+                self.update(trust_domain, |status| {
+                    status.trusted = false;
+                    status.roots = 0;
+                });
                 too_old = None;
             }
             sleep_until(next).await;
@@ -211,24 +288,63 @@ impl Keeper {
         (*self.draw.lock().unwrap_or_else(PoisonError::into_inner))()
     }
 
-    fn taken(&self, bundle: &TrustBundle) {
-        let now = self.clock.now();
-        let trust_domain = bundle.trust_domain();
-        if bundle.is_distrusted() {
+    /// What was kept; what cannot be used is told, and is nothing.
+    async fn recall(&self, relationship: &Relationship, disk: &mut Keep) -> Option<Kept> {
+        let trust_domain = &relationship.trust_domain;
+        disk.load().await.unwrap_or_else(|error| {
+            let reason: &dyn std::error::Error = &error;
+            tracing::error!(
+                %trust_domain,
+                error = reason,
+                "the kept bundle cannot be used: nobody of this domain is trusted until one is \
+                 fetched, whatever its sequence number"
+            );
+            self.update(trust_domain, |status| {
+                status.keep_error = Some(Arc::new(error))
+            });
+            None
+        })
+    }
+
+    fn kept(&self, trust_domain: &TrustDomain, saved: Result<(), KeptError>) {
+        let error = saved.err().map(Arc::new);
+        if let Some(error) = &error {
+            let reason: &dyn std::error::Error = &**error;
+            tracing::warn!(%trust_domain, error = reason, "a foreign bundle is not kept on disk");
+        }
+        self.update(trust_domain, |status| status.keep_error = error);
+    }
+
+    fn recalled(&self, kept: &Kept, trusted: bool) {
+        let bundle = &kept.bundle;
+        self.update(bundle.trust_domain(), |status| {
+            status.fetched_at = Some(kept.fetched_at);
+            status.refresh_hint = bundle.refresh_hint();
+            status.roots = if trusted { bundle.roots().len() } else { 0 };
+            status.sequence = bundle.sequence();
+            status.trusted = trusted;
+        });
+    }
+
+    fn taken(&self, kept: &Kept) {
+        let trust_domain = kept.bundle.trust_domain();
+        if kept.bundle.is_distrusted() {
             tracing::warn!(%trust_domain, "the bundle has no root: nobody of this domain is trusted");
         }
+        self.recalled(kept, true);
         self.update(trust_domain, |status| {
             status.fetches += 1;
             status.last_error = None;
-            status.fetched_at = Some(now);
-            status.sequence = bundle.sequence();
-            status.trusted = true;
         });
     }
 
     fn update(&self, trust_domain: &TrustDomain, change: impl FnOnce(&mut RelationshipStatus)) {
-        self.status
-            .update(|all| change(all.entry(trust_domain.clone()).or_default()));
+        self.status.update(|all| {
+            // Each has been there since the beginning.
+            if let Some(one) = all.get_mut(trust_domain) {
+                change(one);
+            }
+        });
     }
 }
 

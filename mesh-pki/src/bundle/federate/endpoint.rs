@@ -1,9 +1,33 @@
 //! Our own bundle in, an endpoint that serves it out, to whoever asks (SPIFFE_Federation.md,
 //! section 5.2.2.3).
 //!
-//! It proves itself by the default SVID of the store, which is the profile https_spiffe, and asks
-//! nobody who they are: a bundle holds public keys. For the profile https_web put a web server in
-//! front. One path, GET and HEAD, one request for each connection, every wait and number bounded.
+//! It proves itself by the default SVID of the store, which is the profile https_spiffe, or by a
+//! [`WebCertificate`], which is https_web; consumers are told which, so it is one of them and never
+//! both. It asks nobody who they are: a bundle holds public keys. One path, GET and HEAD, one
+//! request for each connection, every wait and number bounded. TLS 1.3 only by either profile: of
+//! what Mozilla's intermediate compatibility lets a server speak (section 5), TLS 1.2 is left out,
+//! and a consumer that knows nothing newer needs a web server in between.
+//!
+//! ```no_run
+//! # #[cfg(feature = "aws-lc-rs")]
+//! # async fn serve(reader: inmesh_pki::IdentityReader) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::future::pending;
+//!
+//! use inmesh_pki::Crypto;
+//! use inmesh_pki::bundle::federate::WebCertificate;
+//! use inmesh_pki::bundle::federate::endpoint::BundleEndpoint;
+//! use inmesh_pki::clock::SystemClock;
+//!
+//! let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+//! // Renewed by whatever renews it; new handshakes get the new one.
+//! let web = WebCertificate::open("/etc/bundles/tls.crt", "/etc/bundles/tls.key", &crypto)?;
+//! let endpoint = BundleEndpoint::new("prod.example".parse()?, "/bundle", reader, &crypto, clock)
+//!     .with_web_certificate(web);
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:8443").await?;
+//! endpoint.serve(listener, pending()).await;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,7 +50,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::DEFAULT_REFRESH;
+use super::{DEFAULT_REFRESH, WebCertificate};
 use crate::clock::Clock;
 use crate::id::TrustDomain;
 use crate::store::IdentityReader;
@@ -47,9 +71,15 @@ const MAX_HEAD: usize = 16 * 1024;
 /// How long the listener rests after the system could not accept a connection.
 const REST: Duration = Duration::from_millis(100);
 
+/// What is spoken inside TLS.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
+
 /// Serves the bundle of one trust domain.
 pub struct BundleEndpoint {
-    shared: Arc<Shared>,
+    shared: Shared,
+    web: Option<WebCertificate>,
+    crypto: Crypto,
+    clock: Arc<dyn Clock>,
 }
 
 struct Shared {
@@ -70,33 +100,55 @@ impl BundleEndpoint {
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let auth = ClientAuth::Optional;
-        let tls = tls::server_config_at(reader.clone(), crypto, &[b"http/1.1"], auth, clock);
+        let (auth, at) = (ClientAuth::Optional, Arc::clone(&clock));
+        let tls = tls::server_config_at(reader.clone(), crypto, ALPN, auth, at);
         Self {
-            shared: Arc::new(Shared {
+            shared: Shared {
                 reader,
                 trust_domain,
                 path: path.into(),
                 tls,
-            }),
+            },
+            web: None,
+            crypto: crypto.clone(),
+            clock,
         }
+    }
+
+    /// Proves itself by `web` instead of the SVID: the profile https_web.
+    ///
+    /// While it serves, the files of `web` are followed: new handshakes get the new certificate.
+    #[must_use]
+    pub fn with_web_certificate(mut self, web: WebCertificate) -> Self {
+        let clock = Arc::clone(&self.clock);
+        self.shared.tls = tls::web_server_config_at(web.current(), &self.crypto, ALPN, clock);
+        self.web = Some(web);
+        self
     }
 
     /// Serves until `shutdown` is ready; what is being served then is cut.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
+        let (shared, web) = (Arc::new(self.shared), self.web);
+        let mut follow = pin!(async {
+            if let Some(mut web) = web {
+                web.follow().await;
+            }
+            std::future::pending::<()>().await;
+        });
         let mut tasks = JoinSet::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => return,
+                () = &mut follow => {}
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         // Who comes while all places are taken is closed at once.
                         if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-                            let shared = Arc::clone(&self.shared);
+                            let shared = Arc::clone(&shared);
                             tasks.spawn(async move {
                                 let _place = place;
                                 let _done = timeout(PATIENCE, shared.serve_one(stream)).await;
@@ -179,6 +231,7 @@ impl fmt::Debug for BundleEndpoint {
         f.debug_struct("BundleEndpoint")
             .field("trust_domain", &self.shared.trust_domain.as_str())
             .field("path", &self.shared.path)
+            .field("web", &self.web)
             .finish_non_exhaustive()
     }
 }

@@ -4,12 +4,13 @@
 //! - [`Relationship`] is what an operator says of one foreign trust domain: its name, which is never
 //!   taken from an answer (S26), its [`BundleUrl`], and how the endpoint proves itself;
 //! - [`Federation`] keeps the bundles of all of them in the identity store;
-//! - [`endpoint::BundleEndpoint`] serves ours.
+//! - [`endpoint::BundleEndpoint`] serves ours, proven by our SVID or by a [`WebCertificate`].
 //!
 //! What is decided stands in [`decide`](self::decide()) and [`refresh_after`], purely: a sequence
 //! number never goes back (S19), no key distrusts the domain (S18), a bundle is looked for as often
 //! as its owner asks within bounds, and one that could not be refreshed for too long is taken out.
-//! A redirect is followed only to an address under the same rules (S24), and never from a public
+//! What was taken may be kept on disk ([`Federation::with_keep`]), so that both rules hold over a
+//! restart. A redirect is followed only to an address under the same rules (S24), and never from a public
 //! address to a private one, so that no foreign server can make us ask our own network.
 
 use std::time::Duration;
@@ -22,14 +23,18 @@ mod address;
 mod driver;
 pub mod endpoint;
 mod fetch;
+mod keep;
 mod url;
+mod web;
 
 #[cfg(test)]
 mod tests;
 
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
+pub use keep::KeptError;
 pub use url::{BundleUrl, UrlError};
+pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};
 
 /// How often a bundle is looked for whose owner does not say
 /// (SPIFFE_Trust_Domain_and_Bundle.md, section 6.1).
@@ -117,6 +122,17 @@ pub enum Stale {
         /// The number of the bundle that is there.
         had: u64,
     },
+}
+
+impl Profile {
+    /// What the standard calls it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Spiffe { .. } => "https_spiffe",
+            Self::Web => "https_web",
+        }
+    }
 }
 
 impl Relationship {

@@ -13,31 +13,27 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::crl::{Crl, CrlError, CrlSet};
-use crate::fs;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::svid::{SvidError, X509Svid};
 use crate::tls::Crypto;
 
+mod look;
 mod publish;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use look::Contents;
 pub use publish::{BUNDLE_FILE, CERT_FILE, KEY_FILE, publish};
 #[cfg(unix)]
 pub(super) use publish::{current_set, publish_set};
 
 /// How often the files are looked at, unless [`FileSource::with_interval`] says otherwise.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often a set that changes while it is read is read again before it is taken as it is.
-const SETTLE: usize = 3;
 
 /// Identity from PEM files.
 pub struct FileSource {
@@ -122,11 +118,6 @@ struct Set {
     crls: Option<CrlSet>,
 }
 
-/// What all files held at one look, in the order of [`Files::paths`]; an error is remembered by
-/// its kind, so that one that lasts is told once.
-#[derive(PartialEq, Eq)]
-struct Contents(Vec<Result<Zeroizing<Vec<u8>>, io::ErrorKind>>);
-
 impl FileSource {
     /// A source of a chain (leaf first), its PKCS#8 key and the bundle of its own trust domain.
     #[must_use]
@@ -200,7 +191,8 @@ impl FileSource {
     ///
     /// [`FileError`] for the first file that cannot be used.
     pub fn load(&self) -> Result<IdentityState, FileError> {
-        let set = self.files.parse(&self.files.read())?;
+        let contents = Contents::read(self.files.paths());
+        let set = self.files.parse(&contents)?;
         let mut state = IdentityState::new(set.svid, set.bundles);
         state.replace_crls(set.crls.unwrap_or_default());
         Ok(state)
@@ -225,7 +217,7 @@ impl FileSource {
         loop {
             let files = Arc::clone(&self.files);
             // Files may be on a network; the runtime must not wait for them.
-            let look = tokio::task::spawn_blocking(move || files.look(seen));
+            let look = tokio::task::spawn_blocking(move || files.look(seen.as_ref()));
             let Ok((contents, loaded)) = look.await else {
                 // Only a runtime that shuts down cancels it.
                 return;
@@ -291,50 +283,24 @@ impl fmt::Debug for FileSource {
 type Loaded = Result<Set, FileError>;
 
 impl Files {
-    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> + Clone {
         [&self.cert, &self.key, &self.bundle]
             .into_iter()
             .chain(self.others.iter().map(|(_, path)| path))
             .chain(&self.crls)
     }
 
-    fn read(&self) -> Contents {
-        Contents(
-            self.paths()
-                .map(|path| fs::read(path).map_err(|e| e.kind()))
-                .collect(),
-        )
-    }
-
     /// What stands in the files, parsed if it differs from what was `seen`.
-    fn look(&self, seen: Option<Contents>) -> (Contents, Option<Loaded>) {
-        let mut contents = self.read();
-        if let Some(seen) = seen
-            && seen == contents
-        {
-            return (contents, None);
-        }
-        for _ in 0..SETTLE {
-            let again = self.read();
-            let settled = again == contents;
-            contents = again;
-            if settled {
-                break;
-            }
-        }
-        let loaded = self.parse(&contents);
-        (contents, Some(loaded))
+    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<Loaded>) {
+        let (contents, differs) = Contents::look(self.paths(), seen);
+        let loaded = differs.then(|| self.parse(&contents));
+        (contents, loaded)
     }
 
     fn parse(&self, contents: &Contents) -> Loaded {
-        let mut texts = Vec::with_capacity(contents.0.len());
-        for (path, content) in self.paths().zip(&contents.0) {
-            let text = content.as_ref().map_err(|kind| FileError::Io {
-                path: path.clone(),
-                source: io::Error::from(*kind),
-            })?;
-            texts.push(text.as_slice());
-        }
+        let texts = contents
+            .texts(self.paths())
+            .map_err(|(path, source)| FileError::Io { path, source })?;
         let svid = X509Svid::from_pem(texts[0], texts[1], &self.crypto).map_err(|source| {
             FileError::Svid {
                 cert: self.cert.clone(),

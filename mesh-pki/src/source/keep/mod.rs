@@ -33,10 +33,8 @@
 //! may read, are refused. Bundles of other trust domains are not kept; whoever federates fetches them.
 
 use std::fmt;
-use std::fs::DirBuilder;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -370,8 +368,7 @@ impl PartialEq for Kept {
 }
 
 fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| io_error(dir, source))?;
+    fs::make_dir(dir).map_err(|source| io_error(dir, source))?;
     guarded(dir, 0o022, "0755")?;
     let (cert, key) = (kept.svid.chain_pem(), kept.svid.key().to_secret_pem());
     let bundle = kept.bundle.to_json().map_err(|source| KeepError::Bundle {
@@ -396,16 +393,14 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
 
 /// Refuses what has one of the `forbidden` bits in its mode.
 fn guarded(path: &Path, forbidden: u32, expected: &'static str) -> Result<(), KeepError> {
-    let found = std::fs::symlink_metadata(path).map_err(|source| io_error(path, source))?;
-    let mode = found.mode() & 0o7777;
-    if mode & forbidden != 0 {
-        return Err(KeepError::Loose {
+    match fs::loose(path, forbidden).map_err(|source| io_error(path, source))? {
+        Some(mode) => Err(KeepError::Loose {
             path: path.to_owned(),
             mode,
             expected,
-        });
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn svid(

@@ -1,6 +1,6 @@
 use std::fs::Permissions;
 use std::future::pending;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
 use crate::bundle::BundleSet;

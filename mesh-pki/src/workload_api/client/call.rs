@@ -1,8 +1,13 @@
 //! An address in, a client for calls out: one connection over a Unix socket, without TLS, which the
-//! standard forbids to require.
+//! standard forbids to require. Pings find out whether the process at its other end still runs.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
@@ -17,6 +22,27 @@ pub(super) type Api = SpiffeWorkloadApiClient<Channel>;
 /// How long the agent may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long an open stream may be quiet before a ping asks whether anybody is there. Servers that are
+/// written with grpc-go, as SPIRE's agent is, end connections that ping more often than every five
+/// minutes.
+const PING: Duration = Duration::from_secs(6 * 60);
+
+/// How long its answer may take.
+const PONG: Duration = Duration::from_secs(20);
+
+/// A connection to an agent.
+pub(in crate::workload_api) trait Io:
+    AsyncRead + AsyncWrite + Send + Unpin
+{
+}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+type Dialing = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+
+/// Opens connections to an agent.
+pub(in crate::workload_api) type Dial = Arc<dyn Fn() -> Dialing + Send + Sync>;
+
 /// A message with the metadata that each call carries (S35).
 pub(super) fn request<M>(message: M) -> Request<M> {
     let mut request = Request::new(message);
@@ -25,21 +51,34 @@ pub(super) fn request<M>(message: M) -> Request<M> {
     request
 }
 
+/// Opens connections to the socket of `endpoint`.
+pub(super) fn dial(endpoint: &Endpoint) -> Dial {
+    let path = endpoint.path().to_owned();
+    Arc::new(move || {
+        let path = path.clone();
+        Box::pin(async move { open(&path).await })
+    })
+}
+
 /// Connects now, so that what is wrong is known by its own error.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Api, WorkloadApiError> {
+pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, WorkloadApiError> {
     let failed = |source| WorkloadApiError::Connect {
         endpoint: endpoint.clone(),
         source,
     };
     // Only the path says where it is; a URI is a form that HTTP/2 asks for.
-    let target = Target::from_static("http://workload-api").connect_timeout(CONNECT);
-    let path = endpoint.path().to_owned();
+    let target = Target::from_static("http://workload-api")
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        // A connection of ours is never idle: it ends with its one call. Told otherwise, hyper looks
+        // for an open call before it pings at all, and misses one whose first message came with
+        // the head of the answer.
+        .keep_alive_while_idle(true);
+    let dial = Arc::clone(dial);
     let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move {
-            let stream = open(&path).await?;
-            Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(stream))
-        }
+        let dialing = dial();
+        async move { Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(dialing.await?)) }
     });
     let channel = target
         .connect_with_connector(connector)
@@ -49,12 +88,12 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Api, WorkloadApiError
 }
 
 #[cfg(unix)]
-async fn open(path: &std::path::Path) -> io::Result<tokio::net::UnixStream> {
-    tokio::net::UnixStream::connect(path).await
+async fn open(path: &std::path::Path) -> io::Result<Box<dyn Io>> {
+    Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
 }
 
 #[cfg(not(unix))]
-async fn open(_: &std::path::Path) -> io::Result<tokio::io::DuplexStream> {
+async fn open(_: &std::path::Path) -> io::Result<Box<dyn Io>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::timeout;
 
 use super::super::Endpoint;
-use super::call::{connect, request};
+use super::call::{connect, dial, request};
 use super::{PATIENCE, WorkloadApiError};
 use crate::id::SpiffeId;
 use crate::issue::IssueError;
@@ -31,7 +31,7 @@ impl WorkloadApiJwt {
         audiences: &[String],
     ) -> Result<Vec<JwtSvid>, WorkloadApiError> {
         let call = async {
-            let mut api = connect(&self.endpoint).await?;
+            let mut api = connect(&self.endpoint, &dial(&self.endpoint)).await?;
             let wanted = JwtsvidRequest {
                 audience: audiences.to_vec(),
                 spiffe_id: id.to_string(),

@@ -4,7 +4,8 @@
 //! One stream brings SVIDs with their bundles; a second, for the keys of JWT-SVIDs, runs beside it
 //! where it is asked for, and what both said last is written as one state. A message that cannot be used is
 //! reported and discarded; a lost connection is tried again with a jittered pause, and until then
-//! the last good state stays. What a message leaves out is gone (S34), and so is everything once the
+//! the last good state stays. So it does while an agent is silent that should have renewed an SVID: it
+//! is asked anew, on a new stream. What a message leaves out is gone (S34), and so is everything once the
 //! agent says that we have no identity (PermissionDenied).
 //!
 //! It refuses to guess an address: the caller reads `SPIFFE_ENDPOINT_SOCKET`, or does not.
@@ -35,21 +36,31 @@ use crate::proto::workload::{
 use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
+use crate::svid::X509Svid;
 use crate::tls::Crypto;
 
 mod call;
 mod jwt;
+mod silence;
 
 pub use jwt::WorkloadApiJwt;
 
+pub(super) use call::Dial;
+#[cfg(all(test, unix))]
+pub(super) use call::Io;
 use call::{Api, connect, request};
+use silence::Life;
 
 /// How long the agent may take to accept a connection, and to send the first message of a stream.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often a quiet stream looks at the time of day, which may jump.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Identity from a Workload API.
 pub struct WorkloadApi {
     endpoint: Endpoint,
+    dial: Dial,
     crypto: Crypto,
     clock: Arc<dyn Clock>,
     draw: Mutex<Box<dyn FnMut() -> f64 + Send>>,
@@ -103,6 +114,9 @@ pub enum WorkloadApiError {
     /// A message cannot be used, and was discarded.
     #[error("a message of the Workload API cannot be used")]
     Message(#[from] MessageError),
+    /// The agent has not renewed an SVID whose time to be renewed is over.
+    #[error("the agent says nothing, and the SVID should have been renewed by now")]
+    Silent,
     /// The agent did not answer in time.
     #[error("the agent did not answer within {} s", PATIENCE.as_secs())]
     Timeout,
@@ -119,6 +133,7 @@ pub enum WorkloadApiError {
 struct View {
     x509: BTreeMap<TrustDomain, TrustBundle>,
     jwt: BTreeMap<TrustDomain, KeySet>,
+    lives: Vec<Life>,
 }
 
 impl WorkloadApi {
@@ -131,6 +146,7 @@ impl WorkloadApi {
         draw: impl FnMut() -> f64 + Send + 'static,
     ) -> Self {
         Self {
+            dial: call::dial(&endpoint),
             endpoint,
             crypto: crypto.clone(),
             clock,
@@ -147,6 +163,12 @@ impl WorkloadApi {
             jwt_bundles: true,
             ..self
         }
+    }
+
+    /// The same over connections of a test's.
+    #[cfg(all(test, unix))]
+    pub(super) fn over(self, dial: Dial) -> Self {
+        Self { dial, ..self }
     }
 
     /// Where to read how it is doing, before and while it runs.
@@ -219,10 +241,12 @@ impl WorkloadApi {
             Ok(())
         };
         let open = async |mut api: Api| api.fetch_x509svid(request(X509svidRequest {})).await;
-        let error = self.stream(open, handle).await;
+        let until = || Some(silence::until(self.clock.now(), &lock(view).lives));
+        let error = self.stream(open, handle, until).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
             let mut view = lock(view);
             view.x509.clear();
+            view.lives.clear();
             writer.update(|state| {
                 state.replace_svids(Vec::new());
                 state.replace_bundles(view.bundles());
@@ -252,7 +276,8 @@ impl WorkloadApi {
             Ok(())
         };
         let open = async |mut api: Api| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
-        let error = self.stream(open, handle).await;
+        // Keys have no life of their own: pings alone tell whether anybody is there.
+        let error = self.stream(open, handle, || None).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
             replace(BTreeMap::new());
         }
@@ -260,14 +285,15 @@ impl WorkloadApi {
     }
 
     /// Connects, opens a stream and hands over its messages until it ends; one that cannot be used
-    /// does not end it.
+    /// does not end it. After each, `until` says how long silence is borne, if it is not for ever.
     async fn stream<M>(
         &self,
         open: impl AsyncFnOnce(Api) -> Result<tonic::Response<Streaming<M>>, Status>,
         handle: impl Fn(M) -> Result<(), MessageError>,
+        until: impl Fn() -> Option<SystemTime>,
     ) -> WorkloadApiError {
         let first = async {
-            let api = connect(&self.endpoint).await?;
+            let api = connect(&self.endpoint, &self.dial).await?;
             let mut stream = open(api).await?.into_inner();
             let message = stream.message().await?;
             Ok((stream, message))
@@ -282,12 +308,32 @@ impl WorkloadApi {
                 tracing::warn!(%error, "a message of the Workload API is discarded");
                 self.failed(error.into());
             }
-            message = match stream.message().await {
+            message = match self.next(&mut stream, until()).await {
                 Ok(next) => next,
-                Err(status) => return status.into(),
+                Err(error) => return error,
             };
         }
         WorkloadApiError::Ended
+    }
+
+    /// The next message, unless none has come `until` then.
+    async fn next<M>(
+        &self,
+        stream: &mut Streaming<M>,
+        until: Option<SystemTime>,
+    ) -> Result<Option<M>, WorkloadApiError> {
+        let Some(until) = until else {
+            return Ok(stream.message().await?);
+        };
+        loop {
+            let left = until.duration_since(self.clock.now()).unwrap_or_default();
+            if left.is_zero() {
+                return Err(WorkloadApiError::Silent);
+            }
+            if let Ok(message) = timeout(left.min(LOOK), stream.message()).await {
+                return Ok(message?);
+            }
+        }
     }
 
     /// Writes a whole update in one step.
@@ -298,6 +344,11 @@ impl WorkloadApi {
         }
         let mut view = lock(view);
         view.x509 = update.bundles;
+        let life = |svid: &X509Svid| Life {
+            not_before: svid.not_before(),
+            not_after: svid.not_after(),
+        };
+        view.lives = update.svids.iter().map(life).collect();
         writer.update(|state| {
             state.replace_svids(update.svids);
             state.replace_bundles(view.bundles());

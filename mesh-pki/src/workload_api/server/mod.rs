@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::jwt::DynJwtIssuer;
 use crate::proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use crate::status::StatusReader;
 use crate::store::IdentityReader;
 use crate::tls::Crypto;
 
@@ -37,11 +38,14 @@ pub mod attest;
 mod process;
 mod service;
 mod socket;
+mod status;
 
 pub use attest::{Caller, Entry, EntryError, Selector, attest};
 pub use socket::Socket;
+pub use status::{Refusals, ServerStatus};
 
 use service::Api;
+use status::Counts;
 
 /// The largest request: a token to be verified, with room around it.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -71,6 +75,7 @@ struct Shared {
     jwt: Option<DynJwtIssuer>,
     crypto: Crypto,
     clock: Arc<dyn Clock>,
+    counts: Counts,
 }
 
 /// Counts connections by user, for as long as they live.
@@ -101,6 +106,7 @@ impl Server {
                 jwt: None,
                 crypto: crypto.clone(),
                 clock,
+                counts: Counts::new(crate::status::status(ServerStatus::default())),
             }),
         }
     }
@@ -117,8 +123,15 @@ impl Server {
                 jwt: Some(issuer),
                 crypto: old.crypto.clone(),
                 clock: Arc::clone(&old.clock),
+                counts: old.counts.clone(),
             }),
         }
+    }
+
+    /// Where to read how it is doing, before and while it serves.
+    #[must_use]
+    pub fn status(&self) -> StatusReader<ServerStatus> {
+        self.shared.counts.reader()
     }
 
     /// Serves until `shutdown` is ready; streams end then, and the socket's file is removed.
@@ -158,6 +171,9 @@ fn serve_one(
         Ok(caller) => caller,
         Err(error) => {
             tracing::warn!(%error, "the kernel does not say who connects to the Workload API");
+            shared
+                .counts
+                .refused(|refusals| &mut refusals.unknown_caller);
             return None;
         }
     };
@@ -166,6 +182,7 @@ fn serve_one(
             uid = caller.uid,
             "too many connections to the Workload API, one is closed"
         );
+        shared.counts.refused(|refusals| &mut refusals.too_many);
         return None;
     };
     let granted: Vec<Entry> = attest(&caller, &shared.entries)
@@ -173,10 +190,11 @@ fn serve_one(
         .cloned()
         .collect();
     tracing::debug!(?caller, ids = granted.len(), "Workload API");
+    let open = shared.counts.open(|status| &mut status.connections);
     let api = SpiffeWorkloadApiServer::new(Api::new(shared, granted))
         .max_decoding_message_size(MAX_REQUEST);
     Some(async move {
-        let _counted = counted;
+        let _counted = (counted, open);
         let served = http2::Builder::new(TokioExecutor::new())
             .max_concurrent_streams(MAX_CALLS)
             .max_header_list_size(MAX_HEADERS)

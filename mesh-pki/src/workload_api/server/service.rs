@@ -12,6 +12,7 @@ use super::super::SECURITY_HEADER;
 use super::super::message;
 use super::Shared;
 use super::attest::Entry;
+use super::status::Open;
 use crate::bundle::BundleSet;
 use crate::crl::CrlSet;
 use crate::id::SpiffeId;
@@ -71,12 +72,15 @@ impl Api {
 
     /// Refuses calls without the security metadata (S35), and callers that match no entry.
     fn admit(&self, metadata: &MetadataMap) -> Result<&Arc<View>, Status> {
+        let counts = &self.0.shared.counts;
         let mut values = metadata.get_all(SECURITY_HEADER).iter().peekable();
         if values.peek().is_none() || !values.all(|value| value == "true") {
+            counts.refused(|refusals| &mut refusals.no_metadata);
             let message = format!("the metadata {SECURITY_HEADER}: true is missing");
             return Err(Status::invalid_argument(message));
         }
         if self.0.granted.is_empty() {
+            counts.refused(|refusals| &mut refusals.no_entry);
             return Err(Status::permission_denied("no identity issued"));
         }
         Ok(&self.0)
@@ -115,6 +119,7 @@ impl View {
             view: Arc<View>,
             sent: Option<L>,
             ended: bool,
+            _open: Open,
         }
         let mut reader = self.shared.reader.clone();
         // What is loaded below is the newest; only what comes after it is news.
@@ -123,6 +128,7 @@ impl View {
             view: Arc::clone(self),
             sent: None,
             ended: false,
+            _open: self.shared.counts.open(|status| &mut status.streams),
         };
         let tools = (reader, Some(first), look, write, same);
         Box::pin(stream::unfold(
@@ -174,7 +180,11 @@ impl View {
             .map_err(|error| Status::invalid_argument(format!("spiffe_id: {error}")))?;
         match self.granted.iter().find(|entry| *entry.id() == wanted) {
             Some(entry) => Ok(vec![entry]),
-            None => Err(Status::permission_denied("no identity issued")),
+            None => {
+                let counts = &self.shared.counts;
+                counts.refused(|refusals| &mut refusals.other_id);
+                Err(Status::permission_denied("no identity issued"))
+            }
         }
     }
 }
@@ -320,7 +330,7 @@ mod tests {
     use crate::clock::TokioClock;
     use crate::store::identity;
     use crate::testing::{Ca, crypto, id, leaf, minutes, noon};
-    use crate::workload_api::server::Selector;
+    use crate::workload_api::server::{Counts, Selector, ServerStatus};
 
     #[tokio::test(start_paused = true)]
     async fn an_svid_whose_time_is_over_is_taken_back() {
@@ -342,7 +352,9 @@ mod tests {
             jwt: None,
             crypto: crypto(),
             clock,
+            counts: Counts::new(crate::status::status(ServerStatus::default())),
         };
+        let status = shared.counts.reader();
         let api = Api::new(Arc::new(shared), entries.to_vec());
         let mut request = Request::new(X509svidRequest {});
         let yes = AsciiMetadataValue::from_static("true");
@@ -355,6 +367,7 @@ mod tests {
         };
         let (first, _) = next().await.unwrap();
         assert_eq!(first.unwrap(), 2);
+        assert_eq!(status.load().streams, 1);
         for (end, left) in [
             (minutes(10), Ok(1)),
             (minutes(30), Err(Code::PermissionDenied)),
@@ -364,5 +377,6 @@ mod tests {
             assert!((end..=end + LOOK).contains(&at), "{at:?}");
         }
         assert!(next().await.is_none());
+        assert_eq!(status.load(), ServerStatus::default());
     }
 }

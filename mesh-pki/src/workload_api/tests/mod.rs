@@ -13,7 +13,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::client::{WorkloadApi, WorkloadApiError, WorkloadApiJwt, WorkloadApiStatus};
 use super::message::{MessageError, read_jwt, read_x509, write_jwt, write_x509};
-use super::server::{Entry, Selector, Server, Socket};
+use super::server::{Entry, Refusals, Selector, Server, ServerStatus, Socket};
 use super::*;
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::{Clock, ManualClock, SystemClock};
@@ -34,6 +34,8 @@ use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{Rejected, X509Svid};
 use crate::testing::{Ca, authority, crypto, domain, id, leaf, minutes, noon};
 
+mod silence;
+
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const SIDE: &str = "spiffe://td/ns/shop/sa/side";
 
@@ -44,6 +46,7 @@ struct World {
     clock: Arc<dyn Clock>,
     jwt: LocalJwtIssuer,
     server: Option<JoinHandle<()>>,
+    status: Option<StatusReader<ServerStatus>>,
 }
 
 /// This process by its user.
@@ -72,6 +75,7 @@ impl World {
             clock,
             jwt,
             server: None,
+            status: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl World {
         let server = Server::new(entries.to_vec(), reader, &crypto(), clock)
             .with_jwt_issuer(DynJwtIssuer::new(self.jwt.clone()));
         let socket = Socket::bind(self.path(), 0o777).unwrap();
+        self.status = Some(server.status());
         self.server = Some(tokio::spawn(server.serve(socket, pending())));
         self
     }
@@ -363,6 +368,34 @@ async fn who_matches_no_entry_is_denied_every_call() {
     let nobody = Selector::new(Some(4_000_000_000), None, None, None).unwrap();
     let world = world.serve(&[Entry::new(nobody, id(CART)).unwrap()]);
     assert_eq!(codes(&world, &["true"]).await, [Code::PermissionDenied; 5]);
+    assert_eq!(codes(&world, &[]).await, [Code::InvalidArgument; 5]);
+    let refusals = world.status.as_ref().unwrap().load().refusals;
+    let expected = Refusals {
+        no_entry: 5,
+        no_metadata: 5,
+        ..Refusals::default()
+    };
+    assert_eq!(refusals, expected);
+}
+
+#[tokio::test]
+async fn what_is_open_is_counted_for_as_long_as_it_is() {
+    let ca = Ca::new("root");
+    let world = World::new(&ca, ManualClock::new(noon()).shared());
+    world.writer.set_svid(leaf(CART).svid(&ca));
+    let world = world.serve(&[entry(CART)]);
+    let mut status = world.status.clone().unwrap();
+    let (mut reader, _client, task) = run(world.client().with_jwt_bundles());
+    until_state(&mut reader, |state| state.default_svid().is_some()).await;
+    // Each stream has a connection of its own.
+    until(&mut status, |now| (now.connections, now.streams) == (2, 2)).await;
+    let other = WorkloadApiJwt::new(Endpoint::at(world.path()));
+    let refused = other.mint(&id(SIDE), &["db".to_owned()]).await;
+    assert!(refused.is_err());
+    task.abort();
+    let now = until(&mut status, |now| (now.connections, now.streams) == (0, 0)).await;
+    assert_eq!(now.refusals.other_id, 1);
+    assert_eq!(now.refusals.each().map(|(_, count)| count).sum::<u64>(), 1);
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ use crate::svid::Rejected;
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 use crate::tls::{self, ClientAuth, HandshakeError};
 
+#[cfg(unix)]
+mod keep;
+mod web;
+
 const SERVER: &str = "spiffe://other.example/bundle-server";
 
 type Answer = Response<Full<Bytes>>;
@@ -626,6 +630,13 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
         (Some(7), true, Some(noon()))
     );
     assert_eq!(kept.bundle(), Some(good.clone()));
+    assert_eq!(
+        (now.profile, now.max_age, now.roots, now.refresh_hint),
+        ("https_web", minutes(20), 1, None)
+    );
+    // The manual clock stands still, and nobody hints.
+    let now = kept.until(|status| status.next_try.is_some()).await;
+    assert_eq!(now.next_try, Some(noon() + DEFAULT_REFRESH));
 
     // Back in the sequence, without one, rubbish: the last good one stays.
     let other = Ca::new("other").bundle("other.example");
@@ -649,6 +660,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
     // Too long without a good word.
     let now = kept.until(|status| !status.trusted).await;
     assert_eq!((begin.elapsed(), now.failures), (minutes(20), 4));
+    assert_eq!((now.roots, now.sequence), (0, Some(7)));
     assert_eq!(kept.bundle(), None);
     assert!(kept.reader.load().bundles().get(&domain("td")).is_some());
 

@@ -1,0 +1,272 @@
+//! What runs beside the mesh in an agent in (federation, the Workload API that it serves), sections of
+//! its status and metrics out. Both are read when somebody asks, so they always say the same.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use inmesh_core::runtime::Admin;
+use inmesh_core::telemetry::Metrics;
+use inmesh_pki::bundle::federate::{FederationStatus, RelationshipStatus, WebCertificateStatus};
+use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::status::StatusReader;
+use inmesh_pki::workload_api::server::ServerStatus;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::{Value, json};
+
+use crate::federation::Endpoint;
+
+/// What runs beside the mesh, as far as an agent's file asks for it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beside {
+    pub(crate) federation: Option<Arc<Federation>>,
+    pub(crate) workload_api: Option<Arc<WorkloadApi>>,
+}
+
+/// What a gauge says of a relationship, if anything.
+type Read = dyn Fn(&RelationshipStatus) -> Option<u64>;
+
+/// Federation as it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Federation {
+    /// `None` if no foreign trust domain is known.
+    pub(crate) relationships: Option<StatusReader<FederationStatus>>,
+    pub(crate) endpoint: Option<BundleEndpoint>,
+}
+
+/// Where our own bundle is served.
+#[derive(Debug)]
+pub(crate) struct BundleEndpoint {
+    pub(crate) file: Endpoint,
+    pub(crate) web: Option<StatusReader<WebCertificateStatus>>,
+}
+
+/// The Workload API as it is served.
+#[derive(Debug)]
+pub(crate) struct WorkloadApi {
+    pub(crate) socket: PathBuf,
+    pub(crate) entries: usize,
+    pub(crate) status: StatusReader<ServerStatus>,
+}
+
+// === impl Beside ===
+
+impl Beside {
+    /// Adds what there is to the status.
+    pub(crate) fn sections(&self, mut admin: Admin) -> Admin {
+        if let Some(federation) = self.federation.clone() {
+            admin = admin.section("federation", move || federation.section(SystemClock.now()));
+        }
+        if let Some(api) = self.workload_api.clone() {
+            admin = admin.section("workload_api", move || api.section());
+        }
+        admin
+    }
+
+    /// Adds what there is to the metrics.
+    pub(crate) fn register(&self, metrics: &Metrics) {
+        let collector = Box::new(self.clone());
+        metrics.register(|registry| registry.register_collector(collector));
+    }
+}
+
+impl Collector for Beside {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        if let Some(federation) = &self.federation {
+            federation.encode(&mut encoder)?;
+        }
+        if let Some(api) = &self.workload_api {
+            api.encode(&mut encoder)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Federation ===
+
+impl Federation {
+    fn section(&self, now: SystemTime) -> Value {
+        let all = self.relationships.as_ref().map(StatusReader::load);
+        let rows = all.iter().flatten().map(|(trust_domain, status)| {
+            let error = status.last_error.as_deref();
+            let keep = status.keep_error.as_deref();
+            json!({
+                "trust_domain": trust_domain.as_str(),
+                "profile": status.profile,
+                "trusted": status.trusted,
+                "roots": status.roots,
+                "sequence": status.sequence,
+                "fetched_at": status.fetched_at.map(seconds),
+                "age": age(status, now).map(|age| age.as_secs()),
+                "max_age": status.max_age.as_secs(),
+                "refresh_hint": status.refresh_hint.map(|hint| hint.as_secs()),
+                "next_try": status.next_try.map(seconds),
+                "fetches": status.fetches,
+                "failures": status.failures,
+                "last_error": error.map(|error| chain(error)),
+                "keep_error": keep.map(|error| chain(error)),
+            })
+        });
+        let rows: Vec<_> = rows.collect();
+        let endpoint = self.endpoint.as_ref().map(|endpoint| {
+            let web = endpoint.web.as_ref().map(|web| {
+                let web = web.load();
+                let error = web.last_error.as_deref();
+                json!({
+                    "not_after": web.not_after.map(seconds),
+                    "loads": web.loads,
+                    "failures": web.failures,
+                    "last_error": error.map(|error| chain(error)),
+                })
+            });
+            json!({
+                "address": endpoint.file.bind.to_string(),
+                "path": endpoint.file.path,
+                "profile": endpoint.file.profile(),
+                "certificate": web,
+            })
+        });
+        json!({"relationships": rows, "bundle_endpoint": endpoint})
+    }
+
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = self.relationships.as_ref().map(StatusReader::load);
+        let all = all.unwrap_or_default();
+        let refreshed = |status: &RelationshipStatus| Some(status.fetched_at.map_or(0, seconds));
+        let gauges: [(&str, &str, &Read); 4] = [
+            (
+                "mesh_federation_refresh_timestamp_seconds",
+                "When the bundle of a foreign trust domain was last fetched, in seconds since 1970; \
+                 0 if it never was",
+                &refreshed,
+            ),
+            (
+                "mesh_federation_max_age_seconds",
+                "After how long without a refresh a foreign trust domain is trusted no more",
+                &|status| Some(status.max_age.as_secs()),
+            ),
+            (
+                "mesh_federation_roots",
+                "Roots of a foreign trust domain that are trusted",
+                &|status| Some(status.roots as u64),
+            ),
+            (
+                "mesh_federation_sequence",
+                "The sequence number of the last bundle of a foreign trust domain, if it has one",
+                &|status| status.sequence,
+            ),
+        ];
+        for (name, help, read) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (trust_domain, status) in &all {
+                let Some(value) = read(status) else {
+                    continue;
+                };
+                let labels = [("trust_domain", trust_domain.as_str())];
+                ConstGauge::new(number(value)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let name = "mesh_federation_fetches";
+        let help = "Attempts to fetch the bundle of a foreign trust domain, by their outcome";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (trust_domain, status) in &all {
+            for (outcome, value) in [("taken", status.fetches), ("failed", status.failures)] {
+                let labels = [
+                    ("trust_domain", trust_domain.as_str()),
+                    ("outcome", outcome),
+                ];
+                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let web = self.endpoint.as_ref().and_then(|own| own.web.as_ref());
+        if let Some(not_after) = web.and_then(|web| web.load().not_after) {
+            let name = "mesh_federation_endpoint_certificate_expiration_timestamp_seconds";
+            let help = "When the certificate of the bundle endpoint ends, in seconds since 1970";
+            let out = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(number(seconds(not_after))).encode(out)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl WorkloadApi ===
+
+impl WorkloadApi {
+    fn section(&self) -> Value {
+        let now = self.status.load();
+        let refusals: serde_json::Map<_, _> = now
+            .refusals
+            .each()
+            .map(|(reason, count)| (reason.to_owned(), count.into()))
+            .collect();
+        json!({
+            "socket": self.socket.display().to_string(),
+            "entries": self.entries,
+            "connections": now.connections,
+            "streams": now.streams,
+            "refusals": refusals,
+        })
+    }
+
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let now = self.status.load();
+        for (name, help, value) in [
+            (
+                "mesh_workload_api_entries",
+                "Identities that the Workload API gives",
+                self.entries,
+            ),
+            (
+                "mesh_workload_api_connections",
+                "Open connections to the Workload API",
+                now.connections,
+            ),
+            (
+                "mesh_workload_api_streams",
+                "Open streams of the Workload API",
+                now.streams,
+            ),
+        ] {
+            let out = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(number(value as u64)).encode(out)?;
+        }
+        let name = "mesh_workload_api_refusals";
+        let help = "Connections and calls that the Workload API refused, by reason";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (reason, count) in now.refusals.each() {
+            let labels = [("reason", reason)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// How long ago a bundle was fetched; a clock that was set back makes it new.
+fn age(status: &RelationshipStatus, now: SystemTime) -> Option<Duration> {
+    let fetched = status.fetched_at?;
+    Some(now.duration_since(fetched).unwrap_or_default())
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line += &format!(": {error}");
+        cause = error.source();
+    }
+    line
+}
