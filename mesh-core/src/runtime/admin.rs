@@ -28,6 +28,9 @@ pub struct Admin {
     pub log_level: Option<LogLevel>,
 }
 
+/// The most connections at once: a few people, and who collects metrics.
+const CONNECTIONS: usize = 100;
+
 // === impl Admin ===
 
 impl Admin {
@@ -40,7 +43,7 @@ impl Admin {
 
     /// Serves until the runtime has closed.
     pub(super) async fn serve(self, listener: TcpListener, mesh: Mesh) {
-        let listener = Listener::new(listener);
+        let listener = Listener::new(listener, CONNECTIONS);
         let mut drain = mesh.watch_drain();
         loop {
             let (stream, _) = tokio::select! {

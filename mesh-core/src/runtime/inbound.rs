@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use inmesh_pki::id::SpiffeId;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -293,23 +292,15 @@ impl InboundShared {
 impl<A: App> InboundStack<A> {
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let listener = Listener::new(listener);
-        let room = Arc::new(Semaphore::new(self.shared.limits.connections));
+        let listener = Listener::new(listener, self.shared.limits.connections);
         let mut drain = self.shared.drain.clone();
         loop {
-            let accepted = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, (stream, from)) = tokio::select! {
-                accepted = accepted => accepted,
+            let (stream, from) = tokio::select! {
+                accepted = listener.accept() => accepted,
                 () = drain.closing() => return,
             };
-            let this = self.clone();
-            self.shared.tracker.spawn(async move {
-                this.connection(stream, from).await;
-                drop(permit);
-            });
+            let connection = self.clone().connection(stream, from);
+            self.shared.tracker.spawn(connection);
         }
     }
 

@@ -29,7 +29,8 @@ pub struct Limits {
     pub pool_idle: Duration,
     /// How many resting connections are kept for each endpoint. Default 256.
     pub pool_size: usize,
-    /// Connections of callers at once, for each listener. Default 10,000.
+    /// Connections of callers at once, for each listener, those that have left HTTP among them; more
+    /// wait to be accepted. Default 10,000.
     pub connections: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,

@@ -10,7 +10,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -236,24 +235,17 @@ impl Outbound {
 
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener, to: OutboundListener) {
-        let listener = Listener::new(listener);
+        let listener = Listener::new(listener, self.limits.connections);
         let to = Arc::new(to);
-        let room = Arc::new(Semaphore::new(self.limits.connections));
         let mut drain = self.drain.clone();
         loop {
-            let accepted = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, (stream, from)) = tokio::select! {
-                accepted = accepted => accepted,
+            let (stream, from) = tokio::select! {
+                accepted = listener.accept() => accepted,
                 () = drain.closing() => return,
             };
             let (this, to) = (self.clone(), to.clone());
-            self.tracker.spawn(async move {
-                this.connection(stream, from, &to).await;
-                drop(permit);
-            });
+            let connection = async move { this.connection(stream, from, &to).await };
+            self.tracker.spawn(connection);
         }
     }
 
