@@ -21,7 +21,7 @@ use tower_service::Service;
 use super::outbound::known;
 use super::server::Connection;
 use super::{Limits, admit};
-use crate::accept::{ConnState, Detected, Listener, Socket, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
 use crate::authorize::layer::check;
 use crate::authorize::{Denied, Peer, RequestView, decide};
 use crate::balance::Balancer;
@@ -422,6 +422,7 @@ impl<A: App> InboundStack<A> {
     async fn handle(&self, request: &mut Request<Body>, caller: &Caller) -> Response<Body> {
         let (direction, recorder) = (Direction::Inbound, &self.shared.recorder);
         let state = Some(&caller.state);
+        let upload = Upload::time(request, self.shared.limits.body);
         let mut pending = admit::begin(direction, request, recorder, &caller.series, state);
         let exchange = pending.exchange();
         exchange.caller = Some(caller.info.address);
@@ -436,7 +437,10 @@ impl<A: App> InboundStack<A> {
             )
         });
         let served = match admitted {
-            Ok(_permit) => self.app.call(request, &caller.info, exchange).await,
+            Ok(_permit) => {
+                let app = self.app.call(request, &caller.info, exchange);
+                Upload::answering(upload, app).await
+            }
             Err(error) => Err(error),
         };
         match served {

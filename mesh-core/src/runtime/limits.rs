@@ -15,6 +15,9 @@ pub struct Limits {
     pub handshake: Duration,
     /// How long a header may take to arrive; beyond it 408. Default 10 s.
     pub header: Duration,
+    /// How long the next part of a request's body may take to arrive, until the answer begins; beyond
+    /// it 408. A gRPC call has no such limit. Default 60 s.
+    pub body: Duration,
     /// How long a caller's connection may rest between requests. Default 300 s.
     pub idle: Duration,
     /// How long the first bytes of an undeclared protocol are waited for; then it is opaque.
@@ -51,6 +54,7 @@ impl Default for Limits {
             header_fields: 98,
             handshake: seconds(10),
             header: seconds(10),
+            body: seconds(60),
             idle: seconds(300),
             detect: seconds(10),
             connect: seconds(1),

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::server::Connection;
 use super::{Limits, admit};
-use crate::accept::{ConnState, Detected, Listener, Socket, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
 use crate::authorize::{HttpView, Peer, RequestView, WorkloadPolicy, decide};
 use crate::balance::{Balancer, Carried};
 use crate::body::Body;
@@ -97,12 +97,13 @@ impl Outbound {
         caller: Option<(SocketAddr, &Arc<ConnState>)>,
     ) -> Response<Body> {
         let (direction, state) = (Direction::Outbound, caller.map(|(_, state)| state));
+        let upload = caller.and_then(|_| Upload::time(request, self.limits.body));
         let mut pending = admit::begin(direction, request, &self.recorder, &self.local, state);
         let exchange = pending.exchange();
         exchange.caller = caller.map(|(address, _)| address);
         let grpc = is_grpc(request.headers());
         let result = match admit::admit(&self.limits, request, exchange) {
-            Ok(()) => self.carry(request, to, exchange).await,
+            Ok(()) => Upload::answering(upload, self.carry(request, to, exchange)).await,
             Err(error) => Err(error),
         };
         match result {

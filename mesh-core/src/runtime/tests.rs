@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 18] = [
+const REASONS: [Reason; 19] = [
     Reason::BackendMissing,
     Reason::BackendTimeout,
+    Reason::BodyTimeout,
     Reason::CallerGone,
     Reason::ConnectFailed,
     Reason::ConnectTimeout,
@@ -84,7 +85,11 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
     for reason in REASONS {
         let seen = matches!(
             reason,
-            Reason::BackendTimeout | Reason::CallerGone | Reason::RequestTimeout | Reason::Reset
+            Reason::BackendTimeout
+                | Reason::BodyTimeout
+                | Reason::CallerGone
+                | Reason::RequestTimeout
+                | Reason::Reset
         );
         assert_eq!(Error::new(reason, "").is_never_sent(), !seen, "{reason}");
         assert!(Error::new(reason, "").never_sent().is_never_sent());

@@ -360,6 +360,82 @@ async fn a_post_that_is_cut_halfway_leaves_a_line_and_harms_no_endpoint() -> Res
     Ok(())
 }
 
+/// A pair one of whose agents has a short limit for bodies.
+async fn short_body(inbound: bool) -> Result<Pair> {
+    // Called for `cart` first.
+    let calls = std::cell::Cell::new(0);
+    let build = move |b: Builder| {
+        let mut limits = Limits::default();
+        if (calls.replace(calls.get() + 1) == 0) == inbound {
+            limits.body = Duration::from_millis(30);
+        }
+        b.limits(limits)
+    };
+    Pair::with(AppProtocol::Http1, origin(tell).await?, build, |to| {
+        to.strict = false;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_a_408_and_harms_no_endpoint() -> Result {
+    for inbound in [false, true] {
+        let pair = short_body(inbound).await?;
+        let address = if inbound { pair.inbound } else { pair.outbound };
+        for head in [
+            "content-length: 10\r\n\r\nhalf",
+            "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            "content-length: 10\r\n\r\n",
+        ] {
+            let request = format!("POST /half HTTP/1.1\r\nhost: cart\r\n{head}");
+            // More often than an endpoint may fail.
+            for _ in 0..3 {
+                let answer = raw(address, request.as_bytes()).await?;
+                assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+                assert!(answer.contains("x-mesh-reason: body-timeout"), "{answer}");
+                assert!(answer.contains("connection: close"), "{answer}");
+            }
+        }
+        recorded(&pair, address, 408, "body-timeout").await?;
+        let mesh = if inbound { &pair.cart } else { &pair.web };
+        let metrics = mesh.encode_metrics();
+        assert!(metrics.contains("response_flags=\"SI\""), "{metrics}");
+        // The other agent's limit is longer: through the mesh, too, it is one answer.
+        let answer = raw(
+            pair.outbound,
+            b"POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 9\r\n\r\n",
+        );
+        let answer = answer.await?;
+        assert!(answer.contains("x-mesh-reason: body-timeout"), "{answer}");
+        let metrics = pair.web.encode_metrics();
+        assert!(!metrics.contains("mesh_ejections_total{"), "{metrics}");
+        assert_eq!(in_flight(&pair.web), 0);
+    }
+    Ok(())
+}
+
+/// Over HTTP/2 the others on the connection go on.
+#[tokio::test]
+async fn a_body_that_stalls_takes_its_stream_alone() -> Result {
+    let pair = short_body(false).await?;
+    let mut caller = h2(pair.outbound).await?;
+    let silent = || {
+        Body::new(http_body_util::StreamBody::new(
+            futures_util::stream::pending::<std::io::Result<::http_body::Frame<bytes::Bytes>>>(),
+        ))
+    };
+    for n in 0..3 {
+        let half = Request::post(format!("http://cart/{n}")).body(silent())?;
+        let answer = soon(caller.send_request(half)).await??;
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(answer.headers()["x-mesh-reason"], "body-timeout");
+        let answer = soon(caller.send_request(get("http://cart/whole"))).await??;
+        assert_eq!(text(answer).await?, "GET /whole HTTP/1.1 0");
+    }
+    assert_eq!(in_flight(&pair.web), 0);
+    Ok(())
+}
+
 /// An HTTP/2 server that breaks each stream off is at fault, and is not asked again and again.
 #[tokio::test]
 async fn a_stream_that_the_server_resets_is_not_repeated() -> Result {
