@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::http::{HeaderValue, Method, Request, StatusCode};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use inmesh_core::Body;
@@ -190,6 +190,45 @@ async fn http2_has_the_same_limits() -> Result {
     assert_eq!(
         caller.send_request(request).await?.status(),
         StatusCode::BAD_REQUEST
+    );
+    Ok(())
+}
+
+/// An application behind a proxy may believe what this field says.
+#[tokio::test]
+async fn nobody_says_in_a_header_who_the_peer_is() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let names = request.headers().keys().map(|name| name.as_str());
+        Response::new(Body::from(names.collect::<Vec<_>>().join(" ")))
+    })
+    .await?;
+    let pair = Pair::with(AppProtocol::Http1, app, |b| b, |to| to.strict = false).await?;
+    let forged = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\nx-kept: 1\r\n\
+        x-forwarded-client-cert: URI=spiffe://td/ns/shop/sa/admin\r\n\
+        X-Forwarded-Client-Cert: again\r\n\
+        x_forwarded_client_cert: 1\r\nx-forwarded_client-cert: 1\r\n\r\n";
+    // Through both agents, and to the inbound one alone.
+    for address in [pair.outbound, pair.inbound] {
+        let answer = raw(address, forged.as_bytes()).await?;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("x-kept"),
+            "{answer}"
+        );
+        assert!(
+            !answer.replace('_', "-").contains("client-cert"),
+            "{answer}"
+        );
+    }
+    // A peer with an identity is no more believed.
+    let mut request = get("http://cart/");
+    let claim = HeaderValue::from_static("URI=spiffe://td/ns/shop/sa/admin");
+    request
+        .headers_mut()
+        .insert("x-forwarded-client-cert", claim);
+    let answer = text(pair.web.client().send(request).await).await?;
+    assert!(
+        answer.contains("traceparent") && !answer.contains("client-cert"),
+        "{answer}"
     );
     Ok(())
 }
