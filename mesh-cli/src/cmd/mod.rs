@@ -45,9 +45,11 @@ impl Command {
     }
 }
 
-/// A tokio runtime for one command.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?)
+/// A tokio runtime for one command, with a thread for each core or as many as are said.
+fn runtime(threads: Option<std::num::NonZeroUsize>) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    Ok(builder.enable_all().build()?)
 }

@@ -4,6 +4,7 @@
 //! until a signal: the first drains, a second ends at once.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +43,16 @@ pub(crate) struct Proxy {
     /// The form of the log's lines, on standard error.
     #[arg(long, value_enum, default_value = "text")]
     log_format: log::Format,
+    /// Threads that carry requests [default: half of the cores, at least one]
+    #[arg(long, value_name = "N", env = "MESH_WORKERS", hide_env = true)]
+    workers: Option<NonZeroUsize>,
+}
+
+/// Half of the cores that this process may use: the applications beside it need the others, and
+/// fewer threads wake each other less.
+fn half_the_cores() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cores / 2).unwrap_or(NonZeroUsize::MIN)
 }
 
 impl Proxy {
@@ -62,7 +73,8 @@ impl Proxy {
             ),
         };
         let level = log::init(&self.log, self.log_format)?;
-        super::runtime()?.block_on(run(agent, self.config, level))?;
+        let workers = self.workers.unwrap_or_else(half_the_cores);
+        super::runtime(Some(workers))?.block_on(run(agent, self.config, level))?;
         Ok(ExitCode::SUCCESS)
     }
 }

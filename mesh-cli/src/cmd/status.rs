@@ -20,8 +20,11 @@ pub(crate) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let text =
-            super::runtime()?.block_on(fetch::admin(http::Method::GET, &self.admin, "/status"))?;
+        let text = super::runtime(None)?.block_on(fetch::admin(
+            http::Method::GET,
+            &self.admin,
+            "/status",
+        ))?;
         let status: Value = serde_json::from_str(&text)?;
         if self.json {
             term::print(&serde_json::to_string_pretty(&status)?);

@@ -6,6 +6,8 @@
     reason = "each test file is a crate of its own and uses a part"
 )]
 
+pub(crate) mod ca;
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -5,12 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Detected, Socket, detect, may_be_http2};
 
+/// Connections that may wait to be accepted, within what the kernel allows. The standard library
+/// asks for 128, which the callers of one busy service fill when they all come back at once; what
+/// finds the queue full tries again after a second.
+const QUEUE: i32 = 4096;
 /// How long the loop rests when the process is out of descriptors or memory.
 const REST: Duration = Duration::from_millis(50);
 
@@ -27,6 +32,10 @@ pub(crate) struct Listener {
 impl Listener {
     /// `connections` is how many there may be at once; further ones wait in the kernel's queue.
     pub(crate) fn new(inner: TcpListener, connections: usize) -> Self {
+        // To listen again sets the length of the queue; a socket that cannot keeps the old one.
+        if let Err(e) = SockRef::from(&inner).listen(QUEUE) {
+            tracing::debug!(error = %e, "the queue of a listener keeps its length");
+        }
         let places = connections.min(Semaphore::MAX_PERMITS);
         Self {
             inner,
@@ -34,8 +43,8 @@ impl Listener {
         }
     }
 
-    /// The next connection, once there is a place for it. Errors of a single connection are skipped; where the process is out
-    /// of descriptors it rests for a moment and tries again.
+    /// The next connection, once there is a place for it. Errors of a single connection are skipped;
+    /// where the process is out of descriptors it rests for a moment and tries again.
     pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
         // Nobody closes the semaphore.
         let Ok(place) = self.places.clone().acquire_owned().await else {

@@ -234,3 +234,30 @@ mod timed {
         state.rested(IDLE).await;
     }
 }
+
+mod queue {
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::super::Listener;
+
+    /// More callers than the standard queue of 128 holds are there before one is accepted.
+    #[tokio::test]
+    async fn callers_who_come_together_all_find_a_place() -> std::io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let listener = Listener::new(listener, 400);
+        let mut callers = Vec::new();
+        for n in 0..400 {
+            let calling = TcpStream::connect(address);
+            let called = timeout(Duration::from_secs(20), calling).await;
+            callers.push(called.unwrap_or_else(|_| panic!("caller {n} found no place"))?);
+        }
+        for _ in &callers {
+            listener.accept().await;
+        }
+        Ok(())
+    }
+}

@@ -1,21 +1,23 @@
 //! HTTP to an endpoint over pooled connections.
 //!
 //! An idle HTTP/1.1 connection is taken last in, first out, if it is surely ready; a request that
-//! meets one just closed comes back unsent. An HTTP/2 connection is shared by up to a hundred
-//! streams; then another is opened.
+//! meets one just closed comes back unsent. Only so many are opened to an endpoint at once: a
+//! request that finds no room waits for one, or for a connection that comes back. An HTTP/2
+//! connection is shared by up to a hundred streams; then another is opened.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
-use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use inmesh_pki::id::SpiffeId;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
+use super::unsent::{Unsent, again};
 use super::{Connector, Io, tcp};
 use crate::body::Body;
 use crate::error::{Error, Reason};
@@ -30,6 +32,12 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How long before the end of a certificate a connection is no longer used, at most.
 const MARGIN: Duration = Duration::from_secs(5);
+/// The last share of its life in which a connection is let go, each at another moment: all that
+/// were opened with one certificate would else be opened anew together.
+const SPREAD: f64 = 0.25;
+/// HTTP/1.1 connections that are opened to one endpoint at once. Where handshakes are what keeps
+/// an endpoint busy, more of them only make each take longer, and bring still more.
+const OPENINGS: usize = 64;
 /// How often an HTTP/2 connection with requests on it is asked whether it lives.
 const PING: Duration = Duration::from_secs(10);
 
@@ -43,6 +51,11 @@ pub(crate) struct Kept {
 /// The connections of one endpoint.
 pub(crate) struct Pool {
     h1: Mutex<Vec<Http1>>,
+    /// Room to open HTTP/1.1 connections, how many requests wait for it, and what tells them that
+    /// a connection came back.
+    room: Semaphore,
+    waiting: AtomicUsize,
+    back: Notify,
     h2: Mutex<Vec<Arc<Http2>>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one.
     opening: tokio::sync::Mutex<Opening>,
@@ -54,6 +67,14 @@ pub(crate) struct Pool {
 /// Why the last HTTP/2 connection could not be opened, for those who waited for it.
 #[derive(Default)]
 struct Opening(Option<(Reason, String)>);
+
+/// What a request that found no idle connection has waited for.
+enum Room<'p> {
+    /// It may open one, and holds this until it has.
+    Open(Option<SemaphorePermit<'p>>),
+    /// One came back.
+    Back(Http1),
+}
 
 struct Http1 {
     sender: http1::SendRequest<Body>,
@@ -84,27 +105,6 @@ pub(crate) struct Sent {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease,
     pub(crate) peer: Option<SpiffeId>,
-}
-
-/// A request that was not answered.
-pub(crate) struct Unsent {
-    pub(crate) error: Error,
-    /// Whether the request is back in its place, because it may be sent again: it surely was not
-    /// looked at, or it is idempotent, has no body, and met a connection that had been used before
-    /// (RFC 9110 section 9.2.2).
-    pub(crate) again: bool,
-    pub(crate) fault: Fault,
-}
-
-/// Whose doing it is that a request was not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The request itself broke off.
-    Caller,
-    /// Nobody's: a connection that had been used before was closed, as it may be at any time.
-    Connection,
-    /// The endpoint's.
-    Endpoint,
 }
 
 // === impl Kept ===
@@ -161,11 +161,10 @@ impl Connector {
         } else {
             pool.take_h1(self.idle, now)
         };
-        let reused = pooled.is_some();
-        let mut connection = match pooled {
-            Some(connection) => connection,
-            None => match Box::pin(self.open_h1(member)).await {
-                Ok(connection) => connection,
+        let (mut connection, reused) = match pooled {
+            Some(connection) => (connection, true),
+            None => match Box::pin(self.another_h1(pool, member, fresh)).await {
+                Ok(other) => other,
                 Err(error) => return Err(Unsent::before(error)),
             },
         };
@@ -230,6 +229,30 @@ impl Connector {
             pool.failed.fetch_add(1, Ordering::Relaxed);
         }
         opened
+    }
+
+    /// A new HTTP/1.1 connection, or one that came back before there was room to open it; and
+    /// whether it has been used before.
+    async fn another_h1(
+        &self,
+        pool: &Pool,
+        member: &Member,
+        fresh: bool,
+    ) -> Result<(Http1, bool), Error> {
+        let limit = self.connect_timeout;
+        let room = timeout(limit, pool.room(self.idle, fresh)).await;
+        match room {
+            Ok(Room::Back(connection)) => Ok((connection, true)),
+            Ok(Room::Open(_held)) => Ok((self.open_h1(member).await?, false)),
+            Err(_) => {
+                let address = member.endpoint.address();
+                let detail = format!(
+                    "{OPENINGS} connections to {address} are being opened, and none came free \
+                     within {limit:?}"
+                );
+                Err(Error::new(Reason::ConnectTimeout, detail))
+            }
+        }
     }
 
     async fn open_h1(&self, member: &Member) -> Result<Http1, Error> {
@@ -311,9 +334,7 @@ impl Connector {
                 let (stream, server) = connected.map_err(|_| late())??;
                 let left = server.not_after.duration_since(self.clock.now());
                 let left = left.unwrap_or_default();
-                // The server ends the connection with our certificate. To let go of it earlier
-                // leaves no request on its way at that moment.
-                let until = Instant::now() + left - MARGIN.min(left / 10);
+                let until = Instant::now() + usable(left, rand::random());
                 Ok((Io::Client(Box::new(stream)), Some(server.id), Some(until)))
             }
             Transport::Tls { name, roots } => {
@@ -327,6 +348,13 @@ impl Connector {
     }
 }
 
+/// How long a connection is used whose first certificate ends after `left`. The server ends it then;
+/// to let go of it earlier leaves no request on its way at that moment.
+fn usable(left: Duration, draw: f64) -> Duration {
+    let most = left - MARGIN.min(left / 10);
+    most.mul_f64(1.0 - SPREAD * draw)
+}
+
 fn refused(member: &Member, e: hyper::Error) -> Error {
     let detail = format!("HTTP handshake with {}", member.endpoint.address());
     Error::new(Reason::ConnectFailed, detail).because(e)
@@ -338,6 +366,9 @@ impl Pool {
     fn new(idle_max: usize) -> Self {
         Self {
             h1: Mutex::default(),
+            room: Semaphore::new(OPENINGS),
+            waiting: AtomicUsize::new(0),
+            back: Notify::new(),
             h2: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             failed: AtomicUsize::new(0),
@@ -377,6 +408,30 @@ impl Pool {
             kept.remove(0);
         }
         kept.push(connection);
+        drop(kept);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.back.notify_one();
+        }
+    }
+
+    /// Waits for room to open a connection or, unless it must be `fresh`, for one that comes back.
+    async fn room(&self, idle: Duration, fresh: bool) -> Room<'_> {
+        if let Ok(permit) = self.room.try_acquire() {
+            return Room::Open(Some(permit));
+        }
+        let _counted = Counted::new(&self.waiting);
+        loop {
+            // One may have come back before this request was counted.
+            if !fresh && let Some(connection) = self.take_h1(idle, Instant::now()) {
+                // Who was told of one may have been told for several.
+                self.back.notify_one();
+                return Room::Back(connection);
+            }
+            tokio::select! {
+                permit = self.room.acquire() => return Room::Open(permit.ok()),
+                () = self.back.notified(), if !fresh => {}
+            }
+        }
     }
 
     fn take_h2(&self, now: Instant) -> Option<Arc<Http2>> {
@@ -387,6 +442,22 @@ impl Pool {
             .find(|c| c.streams.load(Ordering::Relaxed) < STREAMS)?;
         free.streams.fetch_add(1, Ordering::Relaxed);
         Some(free.clone())
+    }
+}
+
+/// One in a number, until it is dropped.
+struct Counted<'n>(&'n AtomicUsize);
+
+impl<'n> Counted<'n> {
+    fn new(number: &'n AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::SeqCst);
+        Self(number)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -426,118 +497,83 @@ impl Drop for Held {
     }
 }
 
-// === impl Unsent ===
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_ready, task};
 
-impl Unsent {
-    fn before(error: Error) -> Self {
-        Self {
-            error,
-            again: true,
-            fault: Fault::Endpoint,
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn connections_of_one_certificate_end_at_different_moments_before_it() {
+        let secs = Duration::from_secs_f64;
+        for (left, draw, usable_for) in [
+            (3_600.0, 0.0, 3_595.0),
+            (3_600.0, 1.0, 2_696.25),
+            (10.0, 0.0, 9.0),
+            (10.0, 0.5, 7.875),
+            (10.0, 1.0, 6.75),
+            (0.0, 0.5, 0.0),
+        ] {
+            assert_eq!(usable(secs(left), draw), secs(usable_for), "{left} {draw}");
         }
     }
 
-    fn after(
-        mut failed: TrySendError<Request<Body>>,
-        member: &Member,
-        reused: bool,
-        again: Option<Box<Request<Body>>>,
-        place: &mut Request<Body>,
-    ) -> Self {
-        let unsent = failed.take_message();
-        let cause = failed.into_error();
-        let address = member.endpoint.address();
-        if is_callers(&cause) {
-            let detail = "the request broke off before it was whole";
-            return Self {
-                error: Error::new(Reason::CallerGone, detail).because(cause),
-                again: false,
-                fault: Fault::Caller,
-            };
-        }
-        // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
-        // before it reads a byte of what we sent.
-        let refused = refused_by_peer(&cause);
-        let mut error = if refused {
-            Error::new(
-                Reason::TlsFailed,
-                format!("{address} refused our certificate"),
-            )
-        } else {
-            Error::new(
-                Reason::Reset,
-                format!("the connection to {address} broke off"),
-            )
+    /// A connection that serves requests, and its other end.
+    async fn connection() -> (Http1, tokio::io::DuplexStream) {
+        let (near, far) = tokio::io::duplex(1024);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.expect("made");
+        tokio::spawn(connection);
+        sender.ready().await.expect("ready");
+        let made = Http1 {
+            sender,
+            peer: None,
+            since: Instant::now(),
+            until: None,
+            live: None,
         };
-        let unseen = unsent.is_some() || is_unseen(&cause);
-        if refused || unseen {
-            error = error.never_sent();
-        }
-        let closed = (reused && !is_reset(&cause) && !cause.is_parse()) || is_unseen(&cause);
-        let again = again.filter(|again| unseen || (closed && again.method().is_idempotent()));
-        let back = unsent.or_else(|| again.map(|again| *again));
-        let again = back.is_some();
-        if let Some(back) = back {
-            *place = back;
-        }
-        Self {
-            error: error.because(cause),
-            again,
-            fault: if closed {
-                Fault::Connection
-            } else {
-                Fault::Endpoint
-            },
-        }
+        (made, far)
     }
-}
 
-/// A copy of a request that may be repeated: only one without a body can be, and where nothing
-/// ever tells that the server has not looked at it, only an idempotent one.
-fn again(request: &Request<Body>, http2: bool) -> Option<Box<Request<Body>>> {
-    let repeatable = (http2 || request.method().is_idempotent()) && request.body().is_end_stream();
-    repeatable.then(|| {
-        let mut copy = Request::new(Body::empty());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        Box::new(copy)
-    })
-}
-
-/// Whether the request's own body failed, or we reset its stream because it did.
-fn is_callers(error: &hyper::Error) -> bool {
-    error.is_user()
-        || find::<h2::Error>(error)
-            .is_some_and(|e| e.is_reset() && !e.is_remote() && !e.is_library())
-}
-
-/// Whether an HTTP/2 server says that it did not look at the request (RFC 9113 section 8.7).
-fn is_unseen(error: &hyper::Error) -> bool {
-    find::<h2::Error>(error).is_some_and(|e| {
-        e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
-}
-
-/// Whether an HTTP/2 server broke off this one request.
-fn is_reset(error: &hyper::Error) -> bool {
-    find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
-}
-
-fn find<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
+    #[tokio::test]
+    async fn so_many_are_opened_at_once_and_the_next_waits_for_room() {
+        let pool = Pool::new(8);
+        let mut opening = Vec::new();
+        for _ in 0..OPENINGS {
+            opening.push(assert_ready!(task::spawn(pool.room(IDLE, false)).poll()));
         }
-        source = cause.source();
+        let mut next = task::spawn(pool.room(IDLE, false));
+        assert!(next.poll().is_pending());
+        opening.pop();
+        assert!(next.is_woken());
+        assert!(matches!(assert_ready!(next.poll()), Room::Open(_)));
     }
-    None
-}
 
-fn refused_by_peer(error: &hyper::Error) -> bool {
-    find::<std::io::Error>(error)
-        .and_then(|io| io.get_ref()?.downcast_ref())
-        .is_some_and(|tls| matches!(tls, rustls::Error::AlertReceived(_)))
+    #[tokio::test]
+    async fn who_waits_gets_what_comes_back_unless_it_must_be_fresh() {
+        let pool = Pool::new(8);
+        let (one, _far) = connection().await;
+        let (other, _other_far) = connection().await;
+        let held: Vec<_> = (0..OPENINGS)
+            .map(|_| assert_ready!(task::spawn(pool.room(IDLE, false)).poll()))
+            .collect();
+        let mut fresh = task::spawn(pool.room(IDLE, true));
+        let mut first = task::spawn(pool.room(IDLE, false));
+        let mut second = task::spawn(pool.room(IDLE, false));
+        assert!(fresh.poll().is_pending());
+        assert!(first.poll().is_pending());
+        assert!(second.poll().is_pending());
+        pool.give_h1(one, Instant::now());
+        assert!(first.is_woken());
+        assert!(matches!(assert_ready!(first.poll()), Room::Back(_)));
+        assert!(second.poll().is_pending());
+        pool.give_h1(other, Instant::now());
+        assert!(matches!(assert_ready!(second.poll()), Room::Back(_)));
+        assert!(fresh.poll().is_pending());
+        drop(held);
+        assert!(matches!(assert_ready!(fresh.poll()), Room::Open(_)));
+        drop((first, second));
+        assert_eq!(pool.waiting.load(Ordering::SeqCst), 0);
+    }
 }

@@ -10,12 +10,14 @@ mod http;
 mod outside;
 mod tcp;
 mod tunnel;
+mod unsent;
 
-pub(crate) use self::http::{Fault, Kept, Lease, Unsent};
+pub(crate) use self::http::{Kept, Lease};
 pub(crate) use headers::{answered, goes_on_in_h2, is_upgrade, prepare};
 pub(crate) use outside::OutsideRoots;
 pub(crate) use tcp::Io;
 pub(crate) use tunnel::{copy, splice, switched};
+pub(crate) use unsent::{Fault, Unsent};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! The admin surface: metrics, readiness, status, configuration, log level, drain.
+//! The admin surface: metrics, readiness, status, configuration, log level, drain; and the server
+//! under it, [`serve_local`], for pages of another process of the mesh.
 //!
 //! Changes need POST. The Host must be an address or `localhost`, so that no web page can reach it
 //! through a name of its own (DNS rebinding). Nothing that it shows holds a secret.
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,9 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-use super::Mesh;
+use super::{Limits, Mesh};
 use crate::accept::{ConnState, Listener, Timed};
 use crate::body::Body;
+
+/// Connections at once to one set of pages.
+const CONNECTIONS: usize = 256;
 
 /// Sets the filter of the log; the error is for the person who asked.
 pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -27,9 +32,6 @@ pub struct Admin {
     /// Sets the log level at run time; without it the request is answered with 501.
     pub log_level: Option<LogLevel>,
 }
-
-/// The most connections at once: a few people, and who collects metrics.
-const CONNECTIONS: usize = 100;
 
 // === impl Admin ===
 
@@ -43,47 +45,18 @@ impl Admin {
 
     /// Serves until the runtime has closed.
     pub(super) async fn serve(self, listener: TcpListener, mesh: Mesh) {
-        let listener = Listener::new(listener, CONNECTIONS);
         let mut drain = mesh.watch_drain();
-        loop {
-            let (stream, _) = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.closed() => return,
-            };
-            let (admin, mesh) = (self.clone(), mesh.clone());
-            tokio::spawn(async move {
-                let limits = mesh.limits().clone();
-                let state = Arc::<ConnState>::default();
-                let io = Timed::http1(stream, state.clone(), limits.header, limits.idle);
-                let service = service_fn(move |request| {
-                    state.busy();
-                    let answer = admin.answer(&request, &mesh);
-                    state.idle();
-                    async move { Ok::<_, std::convert::Infallible>(answer) }
-                });
-                let served = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(None)
-                    .serve_connection(TokioIo::new(io), service)
-                    .await;
-                if let Err(e) = served {
-                    tracing::debug!(error = %e, "an admin connection broke off");
-                }
-            });
+        let limits = Limits::clone(mesh.limits());
+        let serving = serve_local(listener, limits, move |request| {
+            std::future::ready(self.answer(&request, &mesh))
+        });
+        tokio::select! {
+            () = serving => {}
+            () = drain.closed() => {}
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>, mesh: &Mesh) -> Response<Body> {
-        let host = request
-            .headers()
-            .get(header::HOST)
-            .and_then(|h| h.to_str().ok());
-        if !host.is_some_and(is_local) {
-            return text(
-                StatusCode::FORBIDDEN,
-                "the Host must be an address or localhost\n",
-            );
-        }
+    fn answer(&self, request: &Request<()>, mesh: &Mesh) -> Response<Body> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/metrics") => {
                 let mut response = Response::new(Body::from(mesh.encode_metrics()));
@@ -149,6 +122,71 @@ impl std::fmt::Debug for Admin {
             .field("log_level", &self.log_level.is_some())
             .finish()
     }
+}
+
+/// Serves pages about this process over HTTP/1.1, for people and scrapers; it never ends.
+///
+/// `answer` gets the head of each request; a body is not read. A request whose Host is neither an
+/// address nor `localhost` is answered with 403 before `answer` sees it. There are at most 256
+/// connections at once, and `limits` says how long a header may take and a connection may rest.
+/// Bind it to loopback: it asks for no identity.
+///
+/// ```no_run
+/// # async fn run(listener: tokio::net::TcpListener) {
+/// use http::{Request, Response};
+/// use inmesh_core::Body;
+/// use inmesh_core::runtime::{Limits, serve_local};
+///
+/// serve_local(listener, Limits::default(), |request: Request<()>| async move {
+///     Response::new(Body::from(format!("you asked for {}", request.uri().path())))
+/// })
+/// .await;
+/// # }
+/// ```
+pub async fn serve_local<F, R>(listener: TcpListener, limits: Limits, answer: F)
+where
+    F: Fn(Request<()>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (listener, answer) = (Listener::new(listener, CONNECTIONS), Arc::new(answer));
+    loop {
+        let (stream, _) = listener.accept().await;
+        let answer = Arc::clone(&answer);
+        let (header, idle) = (limits.header, limits.idle);
+        tokio::spawn(async move {
+            let state = Arc::<ConnState>::default();
+            let io = Timed::http1(stream, state.clone(), header, idle);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (state, answer) = (state.clone(), Arc::clone(&answer));
+                async move {
+                    state.busy();
+                    let response = match is_for_us(&request) {
+                        true => answer(request.map(drop)).await,
+                        false => text(
+                            StatusCode::FORBIDDEN,
+                            "the Host must be an address or localhost\n",
+                        ),
+                    };
+                    state.idle();
+                    Ok::<_, std::convert::Infallible>(response)
+                }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(io), service)
+                .await;
+            if let Err(e) = served {
+                tracing::debug!(error = %e, "an admin connection broke off");
+            }
+        });
+    }
+}
+
+fn is_for_us(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST);
+    host.and_then(|host| host.to_str().ok())
+        .is_some_and(is_local)
 }
 
 fn is_local(host: &str) -> bool {

@@ -108,29 +108,26 @@ fn sanitize(headers: &mut HeaderMap) {
 /// alike wherever they stand: the mesh moves them, and what it let out it must let in.
 fn check_size(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
     let headers = request.headers();
-    let moved = [HOST, TRACEPARENT]
-        .iter()
-        .filter(|n| headers.contains_key(*n))
-        .count();
-    let fields = headers.len() - moved;
+    let (mut host, mut parent, mut size) = (false, false, 0);
+    for (name, value) in headers {
+        host |= *name == HOST;
+        let place = *name == TRACEPARENT;
+        parent |= place;
+        if !place || value.len() > PARENT {
+            size += name.as_str().len() + value.len();
+        }
+    }
+    let fields = headers.len() - usize::from(host) - usize::from(parent);
     if fields > limits.header_fields {
         let (got, most) = (fields, limits.header_fields);
         let detail = format!("{got} header fields, at most {most} are accepted");
         return Err(Error::new(Reason::TooManyFields, detail));
     }
-    let size: usize = headers
-        .iter()
-        .filter(|(name, value)| **name != TRACEPARENT || value.len() > PARENT)
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
     let target = request
         .uri()
         .authority()
         .map(|a| HOST.as_str().len() + a.as_str().len());
-    let size = size
-        + target
-            .filter(|_| !headers.contains_key(HOST))
-            .unwrap_or_default();
+    size += target.filter(|_| !host).unwrap_or_default();
     if size > limits.header_bytes {
         let most = limits.header_bytes;
         let detail = format!("{size} bytes of header fields, at most {most} are accepted");

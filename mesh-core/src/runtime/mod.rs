@@ -20,7 +20,7 @@ mod outbound;
 mod server;
 mod status;
 
-pub use admin::{Admin, LogLevel};
+pub use admin::{Admin, LogLevel, serve_local};
 pub use builder::{MeshBuilder, StartError, WantsIdentity, WantsNothing, WantsWorkload};
 pub use client::{Answer, Channel, Client};
 pub use inbound::Inbound;

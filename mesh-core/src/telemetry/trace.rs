@@ -16,7 +16,14 @@ const B3_TRACE: HeaderName = HeaderName::from_static("x-b3-traceid");
 const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
 const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
-const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+/// A field that must stand in a message once.
+#[derive(Clone, Copy)]
+enum Field<'h> {
+    Absent,
+    Once(&'h HeaderValue),
+    Repeated,
+}
 
 tokio::task_local! {
     static CURRENT: TraceContext;
@@ -74,6 +81,24 @@ pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok()
 }
 
+// === impl Field ===
+
+impl<'h> Field<'h> {
+    fn put(&mut self, value: &'h HeaderValue) {
+        *self = match self {
+            Self::Absent => Self::Once(value),
+            Self::Once(_) | Self::Repeated => Self::Repeated,
+        };
+    }
+
+    fn text(self) -> Option<&'h str> {
+        match self {
+            Self::Once(value) => value.to_str().ok().map(str::trim),
+            Self::Absent | Self::Repeated => None,
+        }
+    }
+}
+
 // === impl TraceContext ===
 
 impl TraceContext {
@@ -91,22 +116,30 @@ impl TraceContext {
     /// Reads the context of a message; `None` where there is none or it is malformed, in which
     /// case a new trace begins (W3C Trace Context, section 4.3).
     pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let one = |name: &HeaderName| {
-            let mut all = headers.get_all(name).iter();
-            match (all.next(), all.next()) {
-                (Some(value), None) => value.to_str().ok().map(str::trim),
-                _ => None,
-            }
-        };
-        if headers.contains_key(&TRACEPARENT) {
-            return Self::from_traceparent(one(&TRACEPARENT)?);
+        // One pass, because most messages have none of these fields and few others.
+        let [mut w3c, mut b3] = [Field::Absent; 2];
+        let [mut trace, mut span, mut sampled, mut flags] = [Field::Absent; 4];
+        for (name, value) in headers {
+            let field = match name.as_str() {
+                "traceparent" => &mut w3c,
+                "b3" => &mut b3,
+                "x-b3-traceid" => &mut trace,
+                "x-b3-spanid" => &mut span,
+                "x-b3-sampled" => &mut sampled,
+                "x-b3-flags" => &mut flags,
+                _ => continue,
+            };
+            field.put(value);
         }
-        if let Some(single) = one(&B3) {
+        if !matches!(w3c, Field::Absent) {
+            return Self::from_traceparent(w3c.text()?);
+        }
+        if let Some(single) = b3.text() {
             return Self::from_b3(single);
         }
-        let trace_id = b3_trace(one(&B3_TRACE)?)?;
-        let span_id = hex_u64(one(&B3_SPAN)?)?;
-        let sampled = matches!(one(&B3_SAMPLED), Some("1" | "true")) || one(&B3_FLAGS) == Some("1");
+        let trace_id = b3_trace(trace.text()?)?;
+        let span_id = hex_u64(span.text()?)?;
+        let sampled = matches!(sampled.text(), Some("1" | "true")) || flags.text() == Some("1");
         Some(Self {
             format: Format::B3Multi,
             ..Self::new(trace_id, span_id, sampled)

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::issue::policy::Attested;
-use crate::jwt::{self, Claims, Expect, KeySet, verify_token};
+use crate::jwt::{self, Claims, Expect, KeysReader, verify_token};
 use crate::tls::Crypto;
 
 /// Whoever can say to which service account a token belongs: the TokenReview of Kubernetes, which
@@ -63,8 +63,8 @@ pub struct TokenIssuer {
     pub issuer: String,
     /// The audience that a token must be meant for.
     pub audience: String,
-    /// Its keys.
-    pub keys: KeySet,
+    /// Its keys, as they are at the moment of each token.
+    pub keys: KeysReader,
 }
 
 /// Which tokens are accepted.
@@ -91,6 +91,53 @@ pub enum AttestError {
     /// It does not verify under the keys of any issuer.
     #[error("the token is refused")]
     Token(#[from] jwt::Rejected),
+}
+
+/// What somebody brings to prove who it is, as far as can be told before it is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// A client certificate.
+    Certificate,
+    /// A join token.
+    JoinToken,
+    /// A token that names a cluster whose keys are known.
+    Kubernetes,
+    /// Neither a certificate nor one bearer token.
+    None,
+    /// A token that names an OpenID issuer that is known.
+    Oidc,
+    /// Any other token, which Kubernetes is asked to review.
+    Review,
+    /// A token that names no issuer that is known.
+    Unknown,
+}
+
+impl Method {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 7] = [
+        Self::Certificate,
+        Self::JoinToken,
+        Self::Kubernetes,
+        Self::None,
+        Self::Oidc,
+        Self::Review,
+        Self::Unknown,
+    ];
+
+    /// Its name in metrics, e.g. `join_token`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::JoinToken => "join_token",
+            Self::Kubernetes => "kubernetes",
+            Self::None => "none",
+            Self::Oidc => "oidc",
+            Self::Review => "review",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 impl Attestors {
@@ -161,6 +208,27 @@ impl Attestors {
     }
 }
 
+impl Attestors {
+    /// Whom `token` says that it is of. Nothing is verified: this is for counting what was refused.
+    #[must_use]
+    pub fn method_of(&self, token: &str) -> Method {
+        let named = jwt::issuer_unverified(token);
+        let is_of = |all: &[TokenIssuer]| {
+            let named = named.as_deref();
+            all.iter().any(|one| Some(one.issuer.as_str()) == named)
+        };
+        if is_of(&self.kubernetes) {
+            Method::Kubernetes
+        } else if is_of(&self.oidc) {
+            Method::Oidc
+        } else if self.review.is_some() {
+            Method::Review
+        } else {
+            Method::Unknown
+        }
+    }
+}
+
 impl TokenIssuer {
     fn verify(
         &self,
@@ -172,7 +240,7 @@ impl TokenIssuer {
             issuer: &self.issuer,
             audience: &self.audience,
         };
-        verify_token(token, &self.keys, &expect, now, crypto)
+        verify_token(token, &self.keys.load(), &expect, now, crypto)
     }
 }
 
@@ -246,5 +314,65 @@ impl fmt::Debug for Attestors {
                 &self.review.as_ref().map(|(audience, _)| audience),
             )
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
+    use super::*;
+    use crate::jwt::KeySet;
+
+    struct Nobody;
+
+    impl TokenReview for Nobody {
+        async fn review(&self, _: &str, _: &str) -> Result<Reviewed, ReviewError> {
+            Err(ReviewError::Unavailable {
+                reason: "nobody is there".to_owned(),
+            })
+        }
+    }
+
+    #[test]
+    fn a_token_is_counted_for_whom_it_names() {
+        let issuer = |issuer: &str| TokenIssuer {
+            issuer: issuer.to_owned(),
+            audience: "ca".to_owned(),
+            keys: KeySet::new().into(),
+        };
+        let attestors = Attestors::none()
+            .with_kubernetes(issuer("https://one"))
+            .with_kubernetes(issuer("https://two"))
+            .with_oidc(issuer("https://ci"));
+        let reviewed = attestors.clone().with_review("ca".to_owned(), Nobody);
+        let token = |claims: &str| {
+            let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+            format!("{}.{}.x", part(r#"{"alg":"ES256"}"#), part(claims))
+        };
+        for (claims, method) in [
+            (r#"{"iss":"https://one"}"#, Method::Kubernetes),
+            (r#"{"iss":"https://two"}"#, Method::Kubernetes),
+            (r#"{"iss":"https://ci"}"#, Method::Oidc),
+            (r#"{"iss":"https://ci/"}"#, Method::Unknown),
+            (r#"{"iss":7}"#, Method::Unknown),
+            (r#"{"sub":"https://ci"}"#, Method::Unknown),
+            ("no claims", Method::Unknown),
+        ] {
+            assert_eq!(attestors.method_of(&token(claims)), method, "{claims}");
+            let method = match method {
+                Method::Unknown => Method::Review,
+                known => known,
+            };
+            assert_eq!(reviewed.method_of(&token(claims)), method, "{claims}");
+        }
+        let long = token(&format!(
+            r#"{{"iss":"https://ci","x":"{}"}}"#,
+            "x".repeat(20_000)
+        ));
+        for text in ["", "a.b", "a.b.c.d", long.as_str()] {
+            assert_eq!(attestors.method_of(text), Method::Unknown, "{text:.9}");
+        }
+        assert_eq!(Attestors::none().method_of("x"), Method::Unknown);
     }
 }

@@ -6,12 +6,15 @@
 //! the leaf came with the bundle of its moment, so the next leaf is its acknowledgement, and one
 //! that never comes back drops out when its leaf is over. So every wait ends with a leaf's life.
 //!
-//! The table is in memory. What an earlier process issued is not in it; until the moment that the
-//! state has written down for that (`leaf_until`), unknown members count as missing. The table is
-//! bounded; who does not fit counts as unknown too.
+//! The table is in memory; a process that ends in order leaves it to the next one. What a process
+//! issued that died is not in it; until the moment that the state has written down for that
+//! (`leaf_until`), unknown members count as missing. The table is bounded; who does not fit counts
+//! as unknown too.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 use crate::id::SpiffeId;
 
@@ -21,8 +24,14 @@ pub const MAX_MEMBERS: usize = 100_000;
 /// The longest name of an instance, in bytes.
 pub const MAX_INSTANCE: usize = 64;
 
+/// How many live leaves a table may have that is left to the next process.
+pub const MAX_LEFT: usize = 20_000;
+
+/// Makes a moment that is written in whole seconds, rounded down, one that is rounded up.
+const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
+
 /// Who holds leaves of this CA; see the [module](self).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     known: BTreeMap<Key, Member>,
     unknown_until: Option<SystemTime>,
@@ -36,7 +45,7 @@ enum Key {
     Serial(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Member {
     id: SpiffeId,
     acknowledged: u64,
@@ -44,11 +53,13 @@ struct Member {
 }
 
 /// A leaf that a member was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Leaf {
     /// Its serial number, in hexadecimal.
     pub serial: String,
     /// When it ends.
+    #[serde(with = "crate::time::unix")]
     pub not_after: SystemTime,
     /// The key id of its issuing CA.
     pub issuer_key_id: String,
@@ -68,6 +79,16 @@ pub struct Missing {
     pub acknowledged: u64,
     /// When it drops out, if nothing is heard of it.
     pub until: SystemTime,
+}
+
+/// A member as it is written down; one without an instance is known by its leaves.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Row {
+    id: SpiffeId,
+    instance: Option<String>,
+    acknowledged: u64,
+    leaves: Vec<Leaf>,
 }
 
 impl Members {
@@ -139,6 +160,55 @@ impl Members {
         self.unknown_until = self.unknown_until.filter(|until| *until >= now);
     }
 
+    /// How many leaves are known.
+    #[must_use]
+    pub fn leaves(&self) -> usize {
+        self.known.values().map(|member| member.leaves.len()).sum()
+    }
+
+    /// The known members as they are written down; leaves end in whole seconds, rounded up.
+    pub(super) fn to_rows(&self) -> Vec<Row> {
+        let row = |(key, member): (&Key, &Member)| Row {
+            id: member.id.clone(),
+            instance: match key {
+                Key::Instance(_, name) => Some(name.clone()),
+                Key::Serial(_) => None,
+            },
+            acknowledged: member.acknowledged,
+            leaves: member
+                .leaves
+                .iter()
+                .map(|leaf| Leaf {
+                    not_after: leaf.not_after + ALMOST_A_SECOND,
+                    ..leaf.clone()
+                })
+                .collect(),
+        };
+        self.known.iter().map(row).collect()
+    }
+
+    /// The table that was written down so; a member without a leaf is none.
+    pub(super) fn from_rows(rows: Vec<Row>, unknown_until: Option<SystemTime>) -> Self {
+        let mut known = BTreeMap::new();
+        for row in rows {
+            let key = match (row.instance, row.leaves.first()) {
+                (Some(name), Some(_)) => Key::Instance(row.id.clone(), name),
+                (None, Some(leaf)) => Key::Serial(leaf.serial.clone()),
+                (_, None) => continue,
+            };
+            let member = Member {
+                id: row.id,
+                acknowledged: row.acknowledged,
+                leaves: row.leaves,
+            };
+            known.insert(key, member);
+        }
+        Self {
+            known,
+            unknown_until,
+        }
+    }
+
     /// How many members are known.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -155,6 +225,12 @@ impl Members {
     #[must_use]
     pub fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
         self.unknown_until.filter(|until| *until >= now)
+    }
+
+    /// The same, whether or not that has passed; rounded up when it is written in whole
+    /// seconds.
+    pub(super) fn unknown_at_all(&self) -> Option<SystemTime> {
+        self.unknown_until.map(|until| until + ALMOST_A_SECOND)
     }
 
     /// Who may still use a bundle older than `generation`: it has not acknowledged one since, and

@@ -88,12 +88,16 @@ pub struct CaStatus {
     pub wait: Option<Wait>,
     /// How many members are known.
     pub members: usize,
+    /// How many of them may still use a bundle older than this generation.
+    pub behind: usize,
     /// Until when there may be members that are not known.
     pub unknown_until: Option<SystemTime>,
     /// How many join tokens are open.
     pub open_tokens: usize,
     /// The recovery window, while it is open.
     pub recovery: Option<Window>,
+    /// How often this process could not write state or keys.
+    pub write_failures: u64,
 }
 
 /// How one root and its issuing CA are.

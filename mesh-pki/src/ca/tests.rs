@@ -18,6 +18,9 @@ use crate::testing::{crypto, domain, id, noon};
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const OWN: &str = "spiffe://td/inmesh/ca";
 
+/// The first generation of a CA that is made at noon.
+const FIRST: u64 = 1_800_000_000;
+
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
@@ -91,7 +94,7 @@ async fn a_leaf_has_the_granted_id_and_a_chain_to_the_bundle() {
         .unwrap();
     assert_eq!(issued.chain.len(), 2, "leaf and issuing CA");
     assert_eq!(issued.not_after, noon() + secs(40));
-    assert_eq!(issued.published.generation, 1);
+    assert_eq!(issued.published.generation, FIRST);
     let trusted = IdentityState::from_bundles(issued.published.bundle.clone().into());
     for usage in [Usage::Client, Usage::Server] {
         let verified = validate(&issued.chain, &trusted, clock.now(), usage, &crypto()).unwrap();
@@ -306,12 +309,12 @@ async fn what_an_operator_brings_is_tried_out_first() {
 async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
     let (ca, disk, clock) = ca().await;
     let first = ca.published().borrow().active.clone();
-    ca.issue(&grant(CART), &request(), &ours("a", 1))
+    ca.issue(&grant(CART), &request(), &ours("a", FIRST))
         .await
         .unwrap();
     assert_eq!(ca.tick().await.unwrap(), Tick::Nothing);
     let second = ca.prepare(None).await.unwrap();
-    assert_eq!(ca.published().borrow().generation, 2);
+    assert_eq!(ca.published().borrow().generation, FIRST + 1);
     let again = ca.prepare(None).await.unwrap_err();
     assert!(matches!(
         again,
@@ -333,11 +336,11 @@ async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
     assert!(matches!(ca.tick().await.unwrap(), Tick::Waits(_)));
 
     // More than there is cannot be acknowledged.
-    ca.acknowledge(&id(CART), "a", 99).await;
+    ca.acknowledge(&id(CART), "a", FIRST + 99).await;
     assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Activate));
     assert_eq!(ca.published().borrow().active, second);
     let issued = ca
-        .issue(&grant(CART), &request(), &ours("a", 2))
+        .issue(&grant(CART), &request(), &ours("a", FIRST + 1))
         .await
         .unwrap();
     assert_eq!(
@@ -366,10 +369,58 @@ async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
     ));
 }
 
+/// A process that ends in order leaves its members to the next one; one that dies does not, nor does
+/// one that issues after its last word.
+#[tokio::test]
+async fn after_a_restart_a_rotation_waits_for_whom_it_waited_before() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum End {
+        Dies,
+        Issues,
+        Leaves,
+    }
+    for end in [End::Leaves, End::Dies, End::Issues] {
+        let (ca, disk, clock) = ca().await;
+        for name in ["a", "b"] {
+            let leaf = ca.issue(&grant(CART), &request(), &ours(name, 0)).await;
+            leaf.unwrap();
+        }
+        ca.prepare(None).await.unwrap();
+        let generation = ca.published().borrow().generation;
+        ca.acknowledge(&id(CART), "a", generation).await;
+        if end != End::Dies {
+            ca.leave().await.unwrap();
+        }
+        if end == End::Issues {
+            let late = ca.issue(&grant(CART), &request(), &ours("c", 0)).await;
+            late.unwrap();
+        }
+        drop(ca);
+
+        let ca = opened(disk.store(), &clock).await.unwrap();
+        let Tick::Waits(wait) = ca.tick().await.unwrap() else {
+            panic!("{end:?}: b is missing");
+        };
+        let missing: Vec<_> = wait.missing.iter().map(|m| m.name.as_str()).collect();
+        ca.acknowledge(&id(CART), "b", generation).await;
+        let next = ca.tick().await.unwrap();
+        if end == End::Leaves {
+            assert_eq!((missing, wait.unknown), (vec!["b"], false));
+            assert_eq!(next, Tick::Stepped(Step::Activate));
+            continue;
+        }
+        assert_eq!((missing, wait.unknown), (vec![], true), "{end:?}");
+        assert!(matches!(next, Tick::Waits(_)), "{end:?}: {next:?}");
+        // A leaf's life, and the eighth of it that the mark is ahead.
+        clock.advance(secs(40 + 5 + 2));
+        assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Activate));
+    }
+}
+
 #[tokio::test]
 async fn force_shortens_every_wait() {
     let (ca, ..) = ca().await;
-    ca.issue(&grant(CART), &request(), &ours("a", 1))
+    ca.issue(&grant(CART), &request(), &ours("a", FIRST))
         .await
         .unwrap();
     ca.prepare(None).await.unwrap();
@@ -401,7 +452,7 @@ async fn issuing_ca_and_root_are_replaced_at_half_of_their_lives() {
     ));
     assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Retire));
     assert_eq!(disk.names().len(), 3, "the old issuing key is forgotten");
-    assert_eq!(ca.published().borrow().generation, 1);
+    assert_eq!(ca.published().borrow().generation, FIRST);
 
     clock.advance(secs(60));
     assert_eq!(ca.tick().await.unwrap(), Tick::Stepped(Step::Prepare));
@@ -467,7 +518,7 @@ async fn a_compromised_root_is_out_in_one_step() {
     ca.distrust(&old, None).await.unwrap();
     assert!(news.has_changed().unwrap());
     let now = news.borrow_and_update().clone();
-    assert_eq!(now.generation, 2);
+    assert_eq!(now.generation, FIRST + 1);
     assert_eq!(key_ids(&now.bundle), std::slice::from_ref(&now.active));
     assert!(!verifies(&issued, &now.bundle, clock.now()));
     let again = ca
@@ -665,7 +716,7 @@ async fn a_second_writer_is_noticed_before_anything_is_signed_past_it() {
         .await
         .unwrap();
     assert_eq!(issued.published.active, two.published().borrow().active);
-    assert_eq!(issued.published.generation, 2);
+    assert_eq!(issued.published.generation, FIRST + 1);
     assert!(
         one.status().await.unknown_until.is_none(),
         "the other issued nothing"
@@ -786,6 +837,7 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
             running = Some(opened(disk.store(), &clock).await.unwrap());
         }
         let ca = running.as_ref().unwrap();
+        let mut left = false;
         let outcome = async {
             if !asked && step >= 1 {
                 asked = ca.published().borrow().bundle.roots().len() > 1;
@@ -802,6 +854,11 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
                     member.renew(ca).await?;
                     witness.count(&member.leaf);
                 }
+            }
+            // Some processes end in order.
+            if step % 6 == 4 {
+                ca.leave().await?;
+                left = true;
             }
             Ok::<_, CaError>(())
         }
@@ -826,6 +883,16 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
             }
         } else {
             outcome.unwrap();
+        }
+        if left {
+            drop(running.take());
+            running = match opened(disk.store(), &clock).await {
+                Ok(next) => Some(next),
+                Err(error) => {
+                    assert!(fault.is_some(), "{error}");
+                    None
+                }
+            };
         }
         clock.advance(secs(5));
     }

@@ -23,6 +23,7 @@ use crate::id::SpiffeId;
 mod algorithm;
 mod issue;
 mod key;
+mod live;
 mod rejected;
 mod verify;
 
@@ -31,7 +32,10 @@ mod tests;
 
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
+pub use live::{KeysReader, KeysWriter, live_keys};
 pub use rejected::Rejected;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]
 pub(crate) use verify::read_unverified;
 pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, MAX_TRIED, validate, verify_token};

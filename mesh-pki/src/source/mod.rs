@@ -1,9 +1,10 @@
 //! Where identity comes from, besides an issuer: [`files`], and what was kept on disk before a
-//! reboot ([`keep`]).
+//! reboot ([`keep`]); and where the keys of tokens come from ([`keys`]).
 //!
-//! Every source writes through the one [`IdentityWriter`](crate::store::IdentityWriter) and keeps
-//! the last good identity when its own input is broken or gone.
+//! Every source of identity writes through the one [`IdentityWriter`](crate::store::IdentityWriter);
+//! all keep the last good value when their own input is broken or gone.
 
 pub mod files;
 #[cfg(unix)]
 pub mod keep;
+pub mod keys;

@@ -227,7 +227,7 @@ impl IdentityState {
         crls: Vec<crate::crl::Crl>,
     ) -> bool {
         let trust_domain = bundle.trust_domain().clone();
-        let there = self.bundles.get(&trust_domain);
+        let there = self.own.get(&trust_domain);
         let there = there.and_then(TrustBundle::sequence);
         if there
             .zip(bundle.sequence())
@@ -240,7 +240,7 @@ impl IdentityState {
         } else if self.crls.replace(trust_domain, crls).is_err() {
             return false;
         }
-        self.bundles.insert(bundle);
+        self.insert_bundle(bundle);
         true
     }
 

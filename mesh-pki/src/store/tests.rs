@@ -145,3 +145,28 @@ fn trust_never_goes_back() {
     assert!(insert(&bundle("f", Some(4))));
     assert!(insert(&bundle("g", None)), "from another kind of source");
 }
+
+/// What the CA's stream has brought stays through everything that comes after it: a leaf's answer
+/// that was on its way, and what federation fetches.
+#[cfg(feature = "ca")]
+#[test]
+fn what_a_stream_has_brought_is_not_taken_back() {
+    let [first, second] = ["first", "second"].map(Ca::new);
+    let generation = |ca: &Ca, n| ca.bundle("td").with_sequence(n);
+    let mut state = IdentityState::default();
+    state.insert_newer_bundle(generation(&first, 1));
+    assert!(state.replace_trust(generation(&second, 3), Vec::new()));
+    let trusted = |state: &IdentityState| state.bundles().get(&domain("td")).cloned();
+    for change in [
+        |state: &mut IdentityState, first: &Ca| {
+            state.insert_newer_bundle(first.bundle("td").with_sequence(2));
+        },
+        |state: &mut IdentityState, first: &Ca| state.insert_federated(first.bundle("foreign")),
+        |state: &mut IdentityState, _: &Ca| state.remove_federated(&domain("foreign")),
+    ] {
+        change(&mut state, &first);
+        assert_eq!(trusted(&state), Some(generation(&second, 3)));
+    }
+    assert!(!state.replace_trust(generation(&first, 2), Vec::new()));
+    assert_eq!(trusted(&state), Some(generation(&second, 3)));
+}

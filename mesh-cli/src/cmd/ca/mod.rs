@@ -4,6 +4,7 @@
 //! Keys lie in a folder, readable by its owner only; whoever can read them can be anybody in the
 //! trust domain.
 
+mod metrics;
 mod operate;
 mod serve;
 

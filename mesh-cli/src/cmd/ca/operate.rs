@@ -115,7 +115,7 @@ impl At {
         &self,
         ask: impl AsyncFnOnce(&mut AdminClient) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        crate::cmd::runtime()?.block_on(async {
+        crate::cmd::runtime(None)?.block_on(async {
             let mut client = AdminClient::connect(&self.dir).await?;
             ask(&mut client).await
         })

@@ -18,13 +18,14 @@ use inmesh_pki::ca::{Ca, Lifetimes, NewAuthority, Published};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::policy::{OidcRule, Rules};
-use inmesh_pki::jwt::KeySet;
+use inmesh_pki::source::keys::KeyFile;
 use inmesh_pki::tls::Crypto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::metrics::Pages;
 use crate::agent::duration;
 use crate::log;
 
@@ -88,6 +89,10 @@ pub(crate) struct Serve {
     /// claim must have exactly that value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE,...", requires = "oidc")]
     oidc_grant: Vec<String>,
+    /// Where metrics and readiness are served over HTTP; keep it on loopback, it asks for no
+    /// identity [default: nowhere].
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     /// What is logged, as in RUST_LOG.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
     log: String,
@@ -99,7 +104,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let _level = log::init(&self.log, self.log_format)?;
-        crate::cmd::runtime()?.block_on(self.serve())?;
+        crate::cmd::runtime(None)?.block_on(self.serve())?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -107,7 +112,7 @@ impl Serve {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
-        let config = self.config()?;
+        let (config, key_files) = self.config()?;
         let lifetimes = Lifetimes {
             root: at_least_a_second("root", self.root_lifetime)?,
             issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
@@ -116,6 +121,14 @@ impl Serve {
         let listener = TcpListener::bind(self.listen)
             .await
             .with_context(|| format!("listening on {}", self.listen))?;
+        let metrics = match self.metrics {
+            None => None,
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("listening on {address}"))?,
+            ),
+        };
         let store = FileStore::open(&self.dir)
             .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
         let first = match &self.root {
@@ -134,6 +147,7 @@ impl Serve {
         let ca = Arc::new(ca);
         let socket = AdminSocket::bind(&self.dir)
             .with_context(|| format!("listening in {}", self.dir.display()))?;
+        let own = config.rules.own().clone();
         let server = CaServer::new(Arc::clone(&ca), config).await?;
         let bundle = self
             .bundle
@@ -143,6 +157,24 @@ impl Serve {
         let address = listener.local_addr()?;
         tracing::info!(%address, trust_domain = %domain, "the CA serves");
 
+        if let Some(listener) = metrics {
+            let address = listener.local_addr()?;
+            tracing::info!(%address, "metrics");
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "the metrics' address is not loopback: it asks for no identity");
+            }
+            let pages = Pages {
+                ca: Arc::clone(&ca),
+                own,
+                counts: server.counts(),
+                identity: server.identity(),
+            };
+            tokio::spawn(pages.serve(listener));
+        }
+
+        for file in key_files {
+            tokio::spawn(file.run(std::future::pending()));
+        }
         let (stop, stopped) = watch::channel(false);
         let until = |mut stopped: watch::Receiver<bool>| async move {
             let _gone = stopped.wait_for(|stop| *stop).await;
@@ -160,10 +192,15 @@ impl Serve {
         writing.abort();
         serving.await?;
         operating.await?;
+        // Without it the next start waits for leaves to end, as after a crash.
+        if let Err(error) = ca.leave().await {
+            tracing::warn!(%error, "the members are not written down");
+        }
         Ok(())
     }
 
-    fn config(&self) -> anyhow::Result<ServerConfigOf> {
+    /// What the server is told, and the files with keys of tokens, which are kept up to date.
+    fn config(&self) -> anyhow::Result<(ServerConfigOf, Vec<KeyFile>)> {
         let own = match &self.id {
             Some(id) => id.clone(),
             None => format!("{}{OWN_PATH}", self.trust_domain.id()).parse()?,
@@ -173,6 +210,13 @@ impl Serve {
         }
         let mut rules = Rules::new(self.trust_domain.clone(), own);
         let mut attestors = Attestors::none();
+        let mut files = Vec::new();
+        let mut keys = |path: &Path| {
+            let file = KeyFile::open(path)?;
+            let keys = file.keys();
+            files.push(file);
+            anyhow::Ok(keys)
+        };
         let audience = self.audience.clone().unwrap_or_default();
         if let Some(path) = &self.kubernetes_jwks {
             rules = rules.with_kubernetes();
@@ -207,7 +251,7 @@ impl Serve {
         config.attestors = attestors;
         config.rate = self.rate;
         config.host_names.clone_from(&self.host_name);
-        Ok(config)
+        Ok((config, files))
     }
 }
 
@@ -216,16 +260,6 @@ fn at_least_a_second(what: &str, lifetime: Duration) -> anyhow::Result<Duration>
         bail!("the {what} lifetime is below a second");
     }
     Ok(lifetime)
-}
-
-/// A set without keys would refuse everybody for a reason that is hard to see.
-fn keys(path: &Path) -> anyhow::Result<KeySet> {
-    let json = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let keys = KeySet::from_jwks(&json).with_context(|| path.display().to_string())?;
-    if keys.is_empty() {
-        bail!("{} has no key that signs tokens", path.display());
-    }
-    Ok(keys)
 }
 
 /// `name=value,name=value`; a value has no comma.

@@ -55,7 +55,7 @@ impl Demo {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         // On a screen the log would tear it.
         log::init("error", log::Format::Text)?;
-        crate::cmd::runtime()?.block_on(self.play())
+        crate::cmd::runtime(None)?.block_on(self.play())
     }
 
     async fn play(self) -> anyhow::Result<ExitCode> {

@@ -57,6 +57,8 @@ struct Inner {
     stale: bool,
     /// There may be keys that no state names.
     untidy: bool,
+    /// How many writes of state or keys have failed; losing to another writer is no failure.
+    write_failures: u64,
 }
 
 impl<S: Store> Ca<S> {
@@ -66,8 +68,9 @@ impl<S: Store> Ca<S> {
     /// 1. The state is read with all its rules; there is no partial trust.
     /// 2. Keys that no state names, from a crash, are forgotten.
     /// 3. The active authority's key is read and proven to be its own.
-    /// 4. Leaves of an earlier process may be alive until the moment that the state names; until
-    ///    then, unknown members count as missing.
+    /// 4. Members are those that an earlier process has left ([`leave`](Self::leave)). If it died,
+    ///    its leaves may be alive until the moment that the state names; until then, unknown members
+    ///    count as missing.
     ///
     /// # Errors
     ///
@@ -84,12 +87,13 @@ impl<S: Store> Ca<S> {
             Some(_) if first.is_some() => return Err(OpenError::Exists),
             Some((bytes, version)) => (CaState::from_bytes(&bytes)?, version),
             None => {
+                let now = clock.now();
                 let new = match first {
                     Some(new) => new,
-                    None => NewAuthority::create(trust_domain, lifetimes, clock.now(), crypto)?,
+                    None => NewAuthority::create(trust_domain, lifetimes, now, crypto)?,
                 };
                 keep_keys(&store, &new).await?;
-                let state = CaState::new(trust_domain.clone(), new.authority);
+                let state = CaState::new(trust_domain.clone(), new.authority, now);
                 let version = store.swap(None, state.to_bytes()).await?;
                 (state, version)
             }
@@ -129,12 +133,13 @@ impl<S: Store> Ca<S> {
             published: watch::Sender::new(Arc::new(published)),
             window: watch::Sender::new(state.window()),
             inner: Mutex::new(Inner {
-                members: Members::new(state.leaf_until()),
+                members: state.members(),
                 state,
                 version,
                 signer,
                 stale: false,
                 untidy: false,
+                write_failures: 0,
             }),
         })
     }
@@ -314,9 +319,9 @@ impl<S: Store> Ca<S> {
             Some(Gate::Wait(wait)) => Err(CaError::NotYet(wait)),
             None => Err(CaError::Step(turn.clone())),
         };
-        let members = inner.members.clone();
-        let advance = |state: &CaState| Ok((state.advance(decide(state, &members)?)?, ()));
-        self.change(inner, None, advance).await?;
+        let advance =
+            |state: &CaState, members: &Members| Ok((state.advance(decide(state, members)?)?, ()));
+        self.change_knowing(inner, None, advance).await?;
         tracing::info!(%step, force, "a step of the root's rotation is taken");
         Ok(step)
     }
@@ -366,7 +371,8 @@ impl<S: Store> Ca<S> {
         let (issuer, key) =
             issuer_under(trust_domain, root, &root_key, lifetimes, now, &self.crypto)?;
         inner.untidy = true;
-        self.store.keep_key(&issuer.key_id, &key).await?;
+        let kept = self.store.keep_key(&issuer.key_id, &key).await;
+        inner.written(kept)?;
         let key_id = issuer.key_id.clone();
         let replace = |state: &CaState| Ok((state.replace_issuer(issuer.clone())?, ()));
         self.change(inner, None, replace).await?;
@@ -490,6 +496,23 @@ impl<S: Store> Ca<S> {
         self.change(&mut inner, None, recover).await
     }
 
+    /// Writes down who holds leaves, for the process that comes next: then a rotation that is running
+    /// waits there for those that are missing, and not for everybody's leaf to end. To be called
+    /// last; a leaf that is issued all the same takes the table out again. Beyond
+    /// [`MAX_LEFT`](crate::ca::members::MAX_LEFT) leaves nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Store`]; then the next process waits as after a crash.
+    pub async fn leave(&self) -> Result<(), CaError> {
+        let mut inner = self.current().await?;
+        inner.members.prune(self.clock.now());
+        self.change_knowing(&mut inner, None, |state, members| {
+            Ok((state.leave(members), ()))
+        })
+        .await
+    }
+
     /// How it is.
     pub async fn status(&self) -> CaStatus {
         let inner = self.inner.lock().await;
@@ -510,9 +533,11 @@ impl<S: Store> Ca<S> {
             next: state.next_step(),
             wait,
             members: inner.members.len(),
+            behind: inner.members.without(state.generation(), now).len(),
             unknown_until: inner.members.unknown_until(now),
             open_tokens: state.tokens().iter().filter(open).count(),
             recovery: state.recovery(now),
+            write_failures: inner.write_failures,
         }
     }
 

@@ -10,6 +10,7 @@ use super::{Ca, Inner, TURNS};
 use crate::bundle::BundleError;
 use crate::ca::authority::{Lifetimes, NewAuthority, Signer, revocation_list};
 use crate::ca::error::CaError;
+use crate::ca::members::Members;
 use crate::ca::report::Published;
 use crate::ca::state::{CaState, KeyPlace, StepError};
 use crate::ca::store::{Store, StoreError, Version};
@@ -84,12 +85,25 @@ impl<S: Store> Ca<S> {
         new: Option<&NewAuthority>,
         change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
+        self.change_knowing(inner, new, |state, _| change(state))
+            .await
+    }
+
+    /// The same for a change that depends on the members, as they are known with each state: another
+    /// writer's leaves are unknown once its state was read.
+    pub(super) async fn change_knowing<T>(
+        &self,
+        inner: &mut Inner,
+        new: Option<&NewAuthority>,
+        change: impl Fn(&CaState, &Members) -> Result<(CaState, T), CaError>,
+    ) -> Result<T, CaError> {
         if let Some(new) = new {
             inner.untidy = true;
-            keep_keys(&self.store, new).await?;
+            let kept = keep_keys(&self.store, new).await;
+            inner.written(kept)?;
         }
         for _ in 0..TURNS {
-            let (next, out) = change(&inner.state)?;
+            let (next, out) = change(&inner.state, &inner.members)?;
             inner.stale = true;
             match self.store.swap(Some(inner.version), next.to_bytes()).await {
                 Ok(version) => {
@@ -108,7 +122,10 @@ impl<S: Store> Ca<S> {
                     return Ok(out);
                 }
                 Err(StoreError::Conflict) => self.reload(inner).await?,
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    inner.write_failures += 1;
+                    return Err(error.into());
+                }
             }
         }
         Err(StoreError::Conflict.into())
@@ -118,7 +135,8 @@ impl<S: Store> Ca<S> {
     pub(super) async fn forget(&self, inner: &mut Inner) {
         inner.untidy = true;
         let kept = inner.state.held_keys().map(str::to_owned).collect();
-        match self.store.keep_only(kept).await {
+        let forgotten = self.store.keep_only(kept).await;
+        match inner.written(forgotten) {
             Ok(()) => inner.untidy = false,
             Err(error) => tracing::warn!(%error, "keys of a former root cannot be removed yet"),
         }
@@ -152,6 +170,16 @@ impl<S: Store> Ca<S> {
             // Every certificate in a state was read as a CA's.
             Err(error) => tracing::error!(%error, "the bundle cannot be made"),
         }
+    }
+}
+
+impl Inner {
+    /// Counts a write that has failed.
+    pub(super) fn written<T>(&mut self, write: Result<T, StoreError>) -> Result<T, StoreError> {
+        if write.is_err() {
+            self.write_failures += 1;
+        }
+        write
     }
 }
 

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower_service::Service;
 
+use super::count::Ended;
 use super::service::{IstioService, WatchService};
 use super::{Caller, Shared};
+use crate::ca::attest::Method;
 use crate::ca::names::{INSTANCE, RETRY_AFTER};
 use crate::ca::store::Store;
 use crate::ca::{Ca, CaError};
@@ -49,20 +52,46 @@ impl Proof {
 /// 2. Who calls: its certificate, else its bearer token.
 /// 3. Whether it may have an ID at all, and whether it is its turn.
 /// 4. The message goes to its service, which reads it.
+/// 5. How a call for a leaf has ended is counted; one whose caller has gone is not.
 pub(super) async fn answer<S: Store>(
     shared: Arc<Shared<S>>,
     caller: Arc<Caller>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
     let create = match request.uri().path() {
         CREATE => true,
         WATCH => false,
         _ => return Status::new(Code::Unimplemented, "no such method").into_http(),
     };
-    let proof = match prove(&shared, &caller, request.headers()).await {
-        Ok(proof) => proof,
-        Err(status) => return status.into_http(),
-    };
+    let begin = Instant::now();
+    let answered = answer_known(&shared, &caller, request, create).await;
+    let response = answered.unwrap_or_else(Status::into_http);
+    if create {
+        // A refusal is all header; a leaf has its status behind it.
+        let status = Status::from_header_map(response.headers());
+        let code = status.map_or(Code::Ok, |status| status.code());
+        let took = begin.elapsed();
+        shared
+            .counts
+            .update(|counts| counts.end(Ended::of(code), took));
+    }
+    response
+}
+
+async fn answer_known<S: Store>(
+    shared: &Arc<Shared<S>>,
+    caller: &Caller,
+    mut request: Request<Incoming>,
+    create: bool,
+) -> Result<Response<Body>, Status> {
+    let proof = prove(shared, caller, request.headers()).await;
+    let proof = proof.map_err(|(method, status)| {
+        // Whatever fails in the CA itself says nothing about the proof.
+        if status.code() == Code::Unauthenticated {
+            shared.counts.update(|counts| counts.failed(method));
+        }
+        status
+    })?;
     let window = *shared.window.borrow();
     let now = shared.ca.clock().now();
     let grant = may_issue(proof.attested(), None, &shared.rules, window, now);
@@ -70,17 +99,18 @@ pub(super) async fn answer<S: Store>(
         Ok(grant) => grant.id().to_string(),
         // Several IDs are possible: which one is asked for stands in the call.
         Err(crate::issue::policy::Refused::Ambiguous { one, .. }) => one.to_string(),
-        Err(refused) => return Status::permission_denied(refused.to_string()).into_http(),
+        Err(refused) => return Err(Status::permission_denied(refused.to_string())),
     };
     caller.known.store(true, Ordering::Relaxed);
     if create {
         let instance = request.headers().get(INSTANCE);
         let name = instance.and_then(|name| name.to_str().ok()).unwrap_or("");
-        if let Err(wait) = shared.turn(&who, &name[..name.len().min(64)]) {
-            return come_back(wait).into_http();
-        }
+        shared
+            .turn(&who, &name[..name.len().min(64)])
+            .map_err(come_back)?;
     }
     request.extensions_mut().insert(proof);
+    let shared = Arc::clone(shared);
     let answered = if create {
         let mut service = IstioCertificateServiceServer::new(IstioService(shared))
             .max_decoding_message_size(MAX_MESSAGE);
@@ -91,16 +121,17 @@ pub(super) async fn answer<S: Store>(
         service.call(request).await
     };
     match answered {
-        Ok(response) => response,
+        Ok(response) => Ok(response),
         Err(never) => match never {},
     }
 }
 
+/// Who calls; else what it brought to prove that, and why it proves nothing.
 async fn prove<S: Store>(
     shared: &Shared<S>,
     caller: &Caller,
     headers: &HeaderMap,
-) -> Result<Proof, Status> {
+) -> Result<Proof, (Method, Status)> {
     let now = shared.ca.clock().now();
     let crypto = shared.ca.crypto();
     if !caller.chain.is_empty() {
@@ -109,27 +140,31 @@ async fn prove<S: Store>(
         let grace = Some(&shared.grace);
         let verified =
             tls::validate_with_grace(&caller.chain, &state, now, Usage::Client, crypto, grace)
-                .map_err(|rejected| Status::unauthenticated(rejected.to_string()))?;
+                .map_err(|rejected| {
+                    let status = Status::unauthenticated(rejected.to_string());
+                    (Method::Certificate, status)
+                })?;
         return Ok(Proof::Done(Attested::Svid {
             id: verified.id,
             not_after: verified.not_after,
         }));
     }
-    let token = bearer(headers)?;
+    let token = bearer(headers).map_err(|status| (Method::None, status))?;
     if Ca::<S>::is_token(token) {
         return match shared.ca.look_at_token(token).await {
             Ok(id) => Ok(Proof::Token(
                 zeroize::Zeroizing::new(token.to_owned()),
                 Attested::JoinToken { id },
             )),
-            Err(error) => Err(status_of(&error)),
+            Err(error) => Err((Method::JoinToken, status_of(&error))),
         };
     }
     match shared.attestors.attest(token, now, crypto).await {
         Ok(attested) => Ok(Proof::Done(attested)),
         Err(error) => {
             tracing::debug!(%error, "a token is refused");
-            Err(Status::unauthenticated(error.to_string()))
+            let method = shared.attestors.method_of(token);
+            Err((method, Status::unauthenticated(error.to_string())))
         }
     }
 }

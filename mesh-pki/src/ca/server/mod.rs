@@ -35,15 +35,19 @@ use crate::id::SpiffeId;
 use crate::issue::csr;
 use crate::issue::policy::{Rules, Window};
 use crate::rotate::{schedule, watch_expiry};
+use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
 use crate::tls;
 
+mod count;
 mod front;
 mod service;
 
 #[cfg(test)]
 mod tests;
+
+pub use count::{Counts, Latency, Refusal};
 
 #[cfg(doc)]
 use crate::issue::policy::may_issue;
@@ -95,6 +99,7 @@ struct Shared<S> {
     start: Instant,
     grace: tls::Grace,
     window: watch::Receiver<Option<Window>>,
+    counts: StatusWriter<Counts>,
 }
 
 /// One connection: what its calls share.
@@ -167,12 +172,25 @@ impl<S: Store> CaServer<S> {
                 start: Instant::now(),
                 grace,
                 window,
+                counts: status(Counts::default()),
                 ca,
             }),
             own,
             tls,
             connections: config.connections.max(1),
         })
+    }
+
+    /// Where to read what it has done, before and while it serves.
+    #[must_use]
+    pub fn counts(&self) -> StatusReader<Counts> {
+        self.shared.counts.reader()
+    }
+
+    /// Where to read the CA's own SVID and bundle, which its peers see.
+    #[must_use]
+    pub fn identity(&self) -> IdentityReader {
+        self.shared.reader.clone()
     }
 
     /// Serves `listener`, takes what is due, and keeps the own SVID fresh, until `shutdown` is

@@ -13,10 +13,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use super::front::{Proof, status_of};
+use crate::ca::attest::Method;
 use crate::ca::members::MAX_INSTANCE;
 use crate::ca::names::{GENERATION, ID, INSTANCE};
 use crate::ca::store::Store;
-use crate::ca::{Asker, Published};
+use crate::ca::{Asker, CaError, Published};
 use crate::id::SpiffeId;
 use crate::issue::Csr;
 use crate::issue::policy::{Grant, may_issue};
@@ -74,7 +75,14 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Proof::Token(token, _) = &proof {
             let whom = shared.ca.spend_token(token).await;
-            let whom = whom.map_err(|error| status_of(&error))?;
+            let whom = whom.map_err(|error| {
+                if matches!(error, CaError::Token(_)) {
+                    shared
+                        .counts
+                        .update(|counts| counts.failed(Method::JoinToken));
+                }
+                status_of(&error)
+            })?;
             debug_assert_eq!(&whom, grant.id());
         }
         let issued = shared.ca.issue(&grant, &csr, &asker).await;

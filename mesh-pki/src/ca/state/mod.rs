@@ -9,15 +9,18 @@
 //! - exactly one authority is active, so leaves are never signed under two roots side by side;
 //! - at most one is published and not yet active;
 //! - no issuing key stands twice, a root only with itself, and no distrusted key at all;
-//! - every root is in the bundle of the state's generation, before anything is signed under it.
+//! - every root is in the bundle of the state's generation, before anything is signed under it;
+//! - where it has a table of members, no leaf is alive that is not in there.
 
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
+use super::members::{MAX_LEFT, Members};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
+use crate::time::to_unix;
 
 mod record;
 mod revoke;
@@ -54,6 +57,8 @@ pub struct CaState {
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
     revoked: Vec<Revoked>,
+    /// Who holds leaves, as a process that has ended in order has left it.
+    left: Option<Members>,
 }
 
 /// A root with an issuing CA under it, and where both stand. While an issuing CA is replaced, the
@@ -104,19 +109,26 @@ pub enum Stage {
 // === impl CaState ===
 
 impl CaState {
-    /// The state of a new CA: `first` is active at once, since nobody trusts anything yet.
+    /// The state of a CA that is new at `now`: `first` is active at once, since nobody trusts
+    /// anything yet.
+    ///
+    /// Its first generation is the time in seconds since 1970. Members follow only a generation that
+    /// is not below their own, and those of a CA before it, whose state was lost, began at an earlier
+    /// moment and have changed less than once a second since.
     #[must_use]
-    pub fn new(trust_domain: TrustDomain, mut first: Authority) -> Self {
+    pub fn new(trust_domain: TrustDomain, mut first: Authority, now: SystemTime) -> Self {
+        let generation = u64::try_from(to_unix(now)).unwrap_or(0).max(1);
         first.stage = Stage::Active;
-        first.published_in = 1;
+        first.published_in = generation;
         Self {
             trust_domain,
-            generation: 1,
+            generation,
             authorities: vec![first],
             distrusted: Vec::new(),
             tokens: Vec::new(),
             recovery: None,
             revoked: Vec::new(),
+            left: None,
         }
     }
 
@@ -126,7 +138,7 @@ impl CaState {
         &self.trust_domain
     }
 
-    /// How often the bundle has changed; the sequence number of the bundle. It never goes back.
+    /// Grows by one whenever the bundle changes; the sequence number of the bundle.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -161,6 +173,27 @@ impl CaState {
     #[must_use]
     pub fn leaf_until(&self) -> Option<SystemTime> {
         self.authorities.iter().filter_map(|a| a.leaf_until).max()
+    }
+
+    /// The state with the table of all live members in it, for the process that comes next; without
+    /// one, if they are too many. Whoever issues again takes it out first (see
+    /// [`cover`](Self::cover)), so what stands there is always whole.
+    #[must_use]
+    pub fn leave(&self, members: &Members) -> Self {
+        Self {
+            left: (members.leaves() <= MAX_LEFT).then(|| members.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// The members as a process starts with them: those that were left to it, else nobody, with
+    /// unknown ones until the last leaf is over that may have been issued.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        match &self.left {
+            Some(left) => left.clone(),
+            None => Members::new(self.leaf_until()),
+        }
     }
 
     /// The bundle of this generation: the roots of all authorities, with the generation as its

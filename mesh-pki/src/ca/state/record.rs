@@ -12,6 +12,7 @@ use super::{
     MAX_TOKENS, OpenToken, Revoked, Stage,
 };
 use crate::bundle::BundleError;
+use crate::ca::members::{MAX_LEFT, Members, Row};
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
 use crate::pem::{self, PemError};
@@ -82,6 +83,16 @@ struct Record {
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
     revoked: Vec<Revoked>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<LeftRecord>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct LeftRecord {
+    #[serde(with = "crate::time::unix_option")]
+    unknown_until: Option<SystemTime>,
+    members: Vec<Row>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -121,6 +132,10 @@ impl CaState {
             tokens: self.tokens.clone(),
             recovery: self.recovery,
             revoked: self.revoked.clone(),
+            left: self.left.as_ref().map(|left| LeftRecord {
+                unknown_until: left.unknown_at_all(),
+                members: left.to_rows(),
+            }),
         };
         serde_json::to_vec_pretty(&record).expect("a record has only strings and numbers")
     }
@@ -169,7 +184,12 @@ impl CaState {
             tokens: record.tokens,
             recovery: record.recovery,
             revoked: record.revoked,
+            left: record
+                .left
+                .map(|left| Members::from_rows(left.members, left.unknown_until)),
         };
+        let left = state.left.as_ref().map_or(0, Members::leaves);
+        bounded("leaves of members", left, MAX_LEFT)?;
         state.check()?;
         Ok(state)
     }

@@ -222,7 +222,7 @@ impl CaState {
     }
 
     /// The state in which a leaf of the issuing CA `key_id` may be valid until `not_after`; `None` if this is
-    /// such a state already.
+    /// such a state already. It has no table of members, for that leaf is not in there.
     ///
     /// It is written down `ahead` of what is needed, so that one write serves many leaves. Only
     /// the active authority signs.
@@ -239,14 +239,18 @@ impl CaState {
         if self.active().issuer.key_id != key_id {
             return Err(StepError::Stale);
         }
-        if self
+        let covered = self
             .active()
             .leaf_until
-            .is_some_and(|until| until >= not_after)
-        {
+            .is_some_and(|until| until >= not_after);
+        if covered && self.left.is_none() {
             return Ok(None);
         }
         let mut next = self.clone();
+        next.left = None;
+        if covered {
+            return Ok(Some(next));
+        }
         for authority in &mut next.authorities {
             if authority.stage == Stage::Active {
                 // A second more: the state is written in whole seconds, rounded down.

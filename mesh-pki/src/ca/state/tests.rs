@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ca::authority::{Lifetimes, NewAuthority};
-use crate::ca::members::{Leaf, Members};
+use crate::ca::members::{Leaf, MAX_LEFT, Members};
 use crate::ca::plan::{Due, Gate, Go, due, gate};
 use crate::issue::policy::Window;
 use crate::testing::{crypto, domain, id, noon};
@@ -32,8 +32,13 @@ fn offline() -> Authority {
     }
 }
 
+/// When the states of these tests begin: in the first second there is, so they count from one.
+fn begin() -> SystemTime {
+    SystemTime::UNIX_EPOCH + secs(1)
+}
+
 fn state() -> CaState {
-    CaState::new(domain("td"), authority())
+    CaState::new(domain("td"), authority(), begin())
 }
 
 fn forced(state: &CaState) -> CaState {
@@ -79,6 +84,32 @@ fn a_rotation_goes_through_its_steps_in_order() {
     assert_eq!(stages(&retired), [Stage::Active]);
     assert_eq!(retired.active().key_id(), new.key_id());
     assert_eq!(retired.held_keys().count(), 2, "root and issuing CA");
+}
+
+/// A CA that is made anew is ahead of the one before, whatever had happened to that one.
+#[test]
+fn generations_begin_with_the_time_and_go_up_from_there() {
+    let made = |now| CaState::new(domain("td"), authority(), now);
+    for (now, generation) in [
+        (SystemTime::UNIX_EPOCH - secs(9), 1),
+        (SystemTime::UNIX_EPOCH, 1),
+        (SystemTime::UNIX_EPOCH + secs(7), 7),
+        (noon(), 1_800_000_000),
+    ] {
+        let state = made(now);
+        assert_eq!(state.generation(), generation, "{now:?}");
+        assert_eq!(state.active().published_in(), generation);
+        assert_eq!(
+            state.prepare(authority()).unwrap().generation(),
+            generation + 1
+        );
+    }
+    // A state that was written when they began with one goes on as it was.
+    let text = String::from_utf8(made(SystemTime::UNIX_EPOCH).to_bytes()).unwrap();
+    let text = text.replace("\"generation\": 1", "\"generation\": 5");
+    let state = CaState::from_bytes(text.as_bytes()).unwrap();
+    let next = state.prepare(authority()).unwrap();
+    assert_eq!((state.generation(), next.generation()), (5, 6));
 }
 
 #[test]
@@ -209,7 +240,7 @@ fn an_issuing_ca_is_replaced_under_its_root() {
         let gone = next.distrust(key_id, Some(authority())).unwrap();
         assert_eq!((gone.authorities().len(), gone.distrusted().len()), (1, 3));
     }
-    let first = CaState::new(domain("td"), offline());
+    let first = CaState::new(domain("td"), offline(), begin());
     assert!(matches!(
         first.replace_issuer(authority().issuer),
         Err(StepError::Offline { .. })
@@ -346,6 +377,89 @@ fn a_member_that_floods_us_with_leaves_becomes_unknown() {
     assert_eq!(members.unknown_until(noon()), Some(end));
 }
 
+/// Each way in which a state comes to have a table of members, or to have none any more, and
+/// whether somebody unknown may be alive in the end.
+#[test]
+fn a_table_that_is_left_is_whole_or_not_there() {
+    let end = noon() + secs(100);
+    let state = state();
+    let key_id = state.active().issuer_key_id().to_owned();
+    let covered = state.cover(&key_id, end, secs(10)).unwrap().unwrap();
+    let mut members = Members::default();
+    members.issued(&id(CART), Some("a"), leaf("01", &key_id, 1, end));
+    let unknown = |state: &CaState| state.members().unknown_until(noon()).is_some();
+    assert!(unknown(&covered), "nothing was left");
+    let left = covered.leave(&members);
+    assert!(!unknown(&left));
+    assert_eq!(left.members(), members);
+    // Steps that sign nothing keep it.
+    assert_eq!(left.prepare(authority()).unwrap().members(), members);
+    // A leaf that needs no other mark, and one that needs one: neither is in the table.
+    for until in [end, end + secs(60)] {
+        let next = left.cover(&key_id, until, secs(10)).unwrap().unwrap();
+        assert!(unknown(&next), "{until:?}");
+        assert!(next.leaf_until().unwrap() >= until);
+        assert_eq!(next.cover(&key_id, until, secs(10)), Ok(None));
+    }
+    // A second word replaces the first.
+    assert!(left.leave(&Members::default()).members().is_empty());
+
+    let mut many = Members::default();
+    for n in 0..=MAX_LEFT {
+        many.issued(&id(CART), None, leaf(&n.to_string(), &key_id, 1, end));
+        if n + 1 == MAX_LEFT {
+            assert_eq!(covered.leave(&many).members(), many);
+        }
+    }
+    assert!(unknown(&left.leave(&many)), "more than fit");
+    // One that was written all the same is no state.
+    let mut written = left;
+    written.left = Some(many);
+    assert!(matches!(
+        CaState::from_bytes(&written.to_bytes()),
+        Err(StateError::TooMany { max: MAX_LEFT, .. })
+    ));
+}
+
+/// What is written in whole seconds never ends before its leaf does.
+#[test]
+fn moments_are_rounded_up_in_a_table_that_is_left() {
+    for (nanos, secs_later) in [(0, 0), (1, 1), (999_999_999, 1)] {
+        let end = noon() + Duration::from_nanos(nanos);
+        let mut members = Members::new(Some(end));
+        members.issued(&id(CART), None, leaf("01", "k", 1, end));
+        let back = CaState::from_bytes(&state().leave(&members).to_bytes()).unwrap();
+        let rounded = noon() + secs(secs_later);
+        let missing = back.members().without(2, noon());
+        assert_eq!(missing[0].until, rounded, "{nanos}");
+        assert_eq!(back.members().unknown_until(noon()), Some(rounded));
+    }
+}
+
+/// What somebody else may have written into the table: a member without a leaf is none, and what
+/// is no member is no state.
+#[test]
+fn a_table_that_is_left_is_read_by_its_rules() {
+    let mut members = Members::default();
+    members.issued(&id(CART), Some("a"), leaf("01", "k", 1, noon()));
+    let text = String::from_utf8(state().leave(&members).to_bytes()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut read = |name: &str, value: serde_json::Value| {
+        json["left"]["members"][0][name] = value;
+        CaState::from_bytes(json.to_string().as_bytes())
+    };
+    let back = read("instance", "b".into()).unwrap();
+    assert_eq!(back.members().under("k", noon())[0].name, "b");
+    let back = read("instance", serde_json::Value::Null).unwrap();
+    assert_eq!(back.members().under("k", noon())[0].name, "01");
+    let back = read("leaves", serde_json::json!([])).unwrap();
+    assert!(back.members().is_empty());
+    for (name, value) in [("id", "spiffe://"), ("more", "x")] {
+        let broken = read(name, value.into()).unwrap_err();
+        assert!(matches!(broken, StateError::Malformed { .. }), "{name}");
+    }
+}
+
 #[test]
 fn retirement_waits_for_the_last_leaf() {
     let first = state();
@@ -381,7 +495,7 @@ fn what_is_due_comes_at_half_of_a_life() {
     assert_eq!(due(&held, noon() + 50 * day), Some(Due::RotateRoot));
     let prepared = held.prepare(authority()).unwrap();
     assert_eq!(due(&prepared, noon() + 50 * day), None, "one is running");
-    let away = CaState::new(domain("td"), offline());
+    let away = CaState::new(domain("td"), offline(), begin());
     assert_eq!(due(&away, noon() + 4 * day), None);
     assert_eq!(due(&away, noon() + 5 * day), Some(Due::WantSuccessor));
     assert_eq!(due(&away, noon() + 50 * day), Some(Due::WantSuccessor));
@@ -416,7 +530,8 @@ fn there_is_an_end_to_open_tokens() {
     let mut state = state();
     state.tokens = (0..MAX_TOKENS)
         .map(|n| {
-            let opened = CaState::new(domain("td"), state.authorities[0].clone()).open_token(
+            let first = state.authorities[0].clone();
+            let opened = CaState::new(domain("td"), first, begin()).open_token(
                 n.to_string(),
                 id(CART),
                 noon() + secs(9),
@@ -450,6 +565,13 @@ fn a_state_reads_back_and_half_a_state_does_not() {
         .recover(Some(window));
     assert_eq!(whole.recovery(noon()), Some(window));
     assert_eq!(whole.recovery(noon() + secs(9)), None);
+    let mut members = Members::new(Some(noon() + secs(7)));
+    members.issued(&id(CART), Some("a"), leaf("01", "k", 2, noon() + secs(5)));
+    members.issued(&id(CART), Some("a"), leaf("02", "k", 2, noon() + secs(6)));
+    members.issued(&id(CART), None, leaf("03", "k", 1, noon() + secs(6)));
+    members.acknowledge(&id(CART), "a", 2);
+    let whole = whole.leave(&members);
+    assert_eq!(whole.members(), members);
     let bytes = whole.to_bytes();
     assert_eq!(CaState::from_bytes(&bytes).unwrap(), whole);
     let text = String::from_utf8(bytes).unwrap();

@@ -30,10 +30,15 @@ use crate::rotate::{ObtainError, Rotation, obtain};
 use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
+mod slow;
+
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const OWN: &str = "spiffe://td/inmesh/ca";
 const HOST: &str = "istiod.istio-system.svc";
 const CLUSTER: &str = "https://kubernetes.default.svc";
+
+/// The first generation of a CA that is made at noon.
+const FIRST: u64 = 1_800_000_000;
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -70,7 +75,7 @@ async fn world_with(change: impl FnOnce(ServerConfigOf) -> ServerConfigOf) -> Wo
     let issuer = |issuer: &str| TokenIssuer {
         issuer: issuer.to_owned(),
         audience: "istio-ca".to_owned(),
-        keys: keys.clone(),
+        keys: keys.clone().into(),
     };
     let rule = OidcRule {
         issuer: "https://ci".to_owned(),
@@ -415,7 +420,7 @@ async fn a_workload_joins_by_token_and_renews_by_its_svid() {
     let (client, writer) = world.client(Token::Text(token));
     let (svid, bundle) = world.obtain(&client).await.unwrap();
     assert_eq!(svid.id(), &id(CART));
-    assert_eq!(bundle.sequence(), Some(1));
+    assert_eq!(bundle.sequence(), Some(FIRST));
     // Without its SVID it has only the token, which is spent.
     let ObtainError::Issue(error) = world.obtain(&client).await.unwrap_err() else {
         panic!("refused by the CA");
@@ -485,7 +490,7 @@ async fn a_rotation_is_acknowledged_on_the_stream_and_ends_by_itself() {
         .wait_for(|published| published.active == new)
         .await
         .unwrap();
-    assert_eq!(status.load().generation, 2);
+    assert_eq!(status.load().generation, FIRST + 1);
     // The renewal is under the new root; the old one goes when the last leaf under it is over.
     let (svid, bundle) = world.obtain(&client).await.unwrap();
     writer.set(svid, bundle.into());
@@ -494,7 +499,7 @@ async fn a_rotation_is_acknowledged_on_the_stream_and_ends_by_itself() {
         reader.changed().await.unwrap();
     }
     let state = world.ca.status().await;
-    assert_eq!((state.generation, state.next), (3, None));
+    assert_eq!((state.generation, state.next), (FIRST + 2, None));
     assert_eq!(state.authorities[0].key_id, new);
 }
 

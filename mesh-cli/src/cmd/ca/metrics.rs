@@ -1,0 +1,348 @@
+//! A CA's status and counts in, pages over HTTP out: metrics for Prometheus, and whether the CA is
+//! alive and ready. The operator's commands have a socket of their own; nothing can be changed here.
+//!
+//! All values are read at each scrape. Labels are key ids and names from fixed lists: nothing that
+//! a caller sends, and nothing secret, is ever one.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use inmesh_core::Body;
+use inmesh_core::runtime::{Limits, serve_local};
+use inmesh_pki::ca::server::{Counts, Refusal};
+use inmesh_pki::ca::state::Step;
+use inmesh_pki::ca::store::FileStore;
+use inmesh_pki::ca::{Ca, CaStatus, attest};
+use inmesh_pki::crl::Crl;
+use inmesh_pki::id::SpiffeId;
+use inmesh_pki::status::StatusReader;
+use inmesh_pki::store::IdentityReader;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+/// Where the pages get what they show.
+#[derive(Clone)]
+pub(super) struct Pages {
+    pub(super) ca: Arc<Ca<FileStore>>,
+    pub(super) own: SpiffeId,
+    pub(super) counts: StatusReader<Counts>,
+    pub(super) identity: IdentityReader,
+}
+
+/// Everything that one scrape tells.
+#[derive(Debug)]
+struct Scrape {
+    status: CaStatus,
+    counts: Counts,
+    crls: Vec<Crl>,
+    /// The CA's own ID, and when its own leaf ends.
+    own: (SpiffeId, Option<SystemTime>),
+}
+
+/// What a rotation waits for, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Distributing,
+    Retiring,
+}
+
+// === impl Pages ===
+
+impl Pages {
+    /// Serves until dropped.
+    pub(super) fn serve(self, listener: TcpListener) -> impl Future<Output = ()> {
+        serve_local(listener, Limits::default(), move |request| {
+            let pages = self.clone();
+            async move { pages.answer(&request).await }
+        })
+    }
+
+    async fn answer(&self, request: &Request<()>) -> Response<Body> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/livez") => page(StatusCode::OK, "ok\n"),
+            (&Method::GET, "/metrics") => {
+                let mut response = page(StatusCode::OK, self.scrape().await.page());
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                let kind = HeaderValue::from_static(kind);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            (&Method::GET, "/readyz") => {
+                let now = self.ca.clock().now();
+                match self.own_end().is_some_and(|end| now <= end) {
+                    true => page(StatusCode::OK, "ok\n"),
+                    false => page(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the CA's own certificate has expired\n",
+                    ),
+                }
+            }
+            (_, "/livez" | "/metrics" | "/readyz") => {
+                page(StatusCode::METHOD_NOT_ALLOWED, "use GET\n")
+            }
+            _ => page(StatusCode::NOT_FOUND, "GET /metrics /livez /readyz\n"),
+        }
+    }
+
+    async fn scrape(&self) -> Scrape {
+        Scrape {
+            status: self.ca.status().await,
+            counts: self.counts.load(),
+            crls: self.ca.published().borrow().crls.clone(),
+            own: (self.own.clone(), self.own_end()),
+        }
+    }
+
+    fn own_end(&self) -> Option<SystemTime> {
+        let state = self.identity.load();
+        state.svid(&self.own).map(|svid| svid.not_after())
+    }
+}
+
+// === impl Scrape ===
+
+impl Scrape {
+    fn page(self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut out = String::new();
+        // Writing to a String fails only if a metric's own encoding does.
+        if text::encode(&mut out, &registry).is_err() {
+            tracing::error!("a metric cannot be encoded");
+        }
+        out
+    }
+
+    fn counted(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { status, counts, .. } = self;
+        for (name, help, value) in [
+            (
+                "mesh_ca_leaves_issued",
+                "Leaf certificates handed out",
+                counts.issued,
+            ),
+            (
+                "mesh_ca_requests_paced",
+                "Requests for a leaf that were told to come back later",
+                counts.paced,
+            ),
+            (
+                "mesh_ca_write_failures",
+                "Writes of the CA's state or keys that have failed",
+                status.write_failures,
+            ),
+        ] {
+            let family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(family)?;
+        }
+        let (name, help) = (
+            "mesh_ca_requests_refused",
+            "Requests for a leaf that were refused, by reason",
+        );
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for refusal in Refusal::ALL {
+            let n = counts.refused.get(&refusal).copied().unwrap_or(0);
+            let labels = [("reason", refusal.as_str())];
+            ConstCounter::new(n).encode(family.encode_family(&labels)?)?;
+        }
+        let (name, help) = (
+            "mesh_ca_attestations_failed",
+            "Proofs of an identity that proved nothing, by what was brought",
+        );
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for method in attest::Method::ALL {
+            let n = counts.attestations_failed.get(&method).copied();
+            let labels = [("method", method.as_str())];
+            ConstCounter::new(n.unwrap_or(0)).encode(family.encode_family(&labels)?)?;
+        }
+        let (name, help) = (
+            "mesh_ca_issue_duration_seconds",
+            "Time from the head of a request to its leaf",
+        );
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let buckets: Vec<_> = counts.latency.buckets().collect();
+        let (sum, n) = (counts.latency.sum().as_secs_f64(), counts.latency.count());
+        family.encode_histogram::<NoLabelSet>(sum, n, &buckets, None)
+    }
+
+    fn gauges(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let status = &self.status;
+        let missing = status.wait.as_ref().map_or(0, |wait| wait.missing.len());
+        for (name, help, value) in [
+            (
+                "mesh_ca_bundle_generation",
+                "The generation of the bundle that is published",
+                status.generation,
+            ),
+            (
+                "mesh_ca_members",
+                "Live members that are known",
+                status.members as u64,
+            ),
+            (
+                "mesh_ca_members_behind",
+                "Live members that may still use a bundle older than the published one",
+                status.behind as u64,
+            ),
+            (
+                "mesh_ca_members_unknown_until_timestamp_seconds",
+                "Until when leaves of an earlier process may be alive, in seconds since 1970; 0 if none",
+                status.unknown_until.map_or(0, seconds),
+            ),
+            (
+                "mesh_ca_rotation_missing",
+                "Members that the next step of the rotation waits for",
+                missing as u64,
+            ),
+            (
+                "mesh_ca_open_tokens",
+                "Join tokens that nobody has used yet",
+                status.open_tokens as u64,
+            ),
+        ] {
+            let family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(number(value)).encode(family)?;
+        }
+        let (name, help) = (
+            "mesh_ca_rotation_stage",
+            "1 for the stage in which the rotation of the root is, 0 for the others",
+        );
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let now = Stage::of(status.next);
+        for stage in [Stage::Idle, Stage::Distributing, Stage::Retiring] {
+            let labels = [("stage", stage.as_str())];
+            ConstGauge::new(i64::from(stage == now)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// Under the names that the agent has for its own.
+    fn expiries(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let trust_domain = self.status.trust_domain.as_str();
+        let (own, end) = &self.own;
+        let mut all = BTreeSet::new();
+        for authority in &self.status.authorities {
+            let root = seconds(authority.root_not_after);
+            all.insert(("root", trust_domain, authority.key_id.as_str(), root));
+            let issuer = seconds(authority.issuer_not_after);
+            let key_id = authority.issuer_key_id.as_str();
+            all.insert(("issuer", trust_domain, key_id, issuer));
+        }
+        all.extend(end.map(|end| ("leaf", own.as_str(), "", seconds(end))));
+        let (name, help) = (
+            "mesh_certificate_expiration_timestamp_seconds",
+            "When a certificate ends, in seconds since 1970",
+        );
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (kind, id, key_id, at) in all {
+            let labels = [("kind", kind), ("id", id), ("key_id", key_id)];
+            ConstGauge::new(number(at)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn revocations(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Read = fn(&Crl) -> u64;
+        let all: [(&str, &str, Read); 4] = [
+            (
+                "mesh_ca_crl_number",
+                "The number of the revocation list that is published",
+                |crl| u64::from_str_radix(&crl.number(), 16).unwrap_or(u64::MAX),
+            ),
+            (
+                "mesh_ca_crl_entries",
+                "Certificates in the revocation list",
+                |crl| crl.len() as u64,
+            ),
+            (
+                "mesh_ca_crl_update_timestamp_seconds",
+                "From when the revocation list is, in seconds since 1970",
+                |crl| seconds(crl.this_update()),
+            ),
+            (
+                "mesh_ca_crl_expiration_timestamp_seconds",
+                "When the revocation list is stale, in seconds since 1970",
+                |crl| seconds(crl.next_update()),
+            ),
+        ];
+        for (name, help, read) in all {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for crl in &self.crls {
+                let labels = [("key_id", crl.authority_key_id().unwrap_or_default())];
+                let value = number(read(crl));
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
+        self.counted(&mut out)?;
+        self.gauges(&mut out)?;
+        self.expiries(&mut out)?;
+        self.revocations(&mut out)
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    fn of(next: Option<Step>) -> Self {
+        match next {
+            None | Some(Step::Prepare) => Self::Idle,
+            Some(Step::Activate) => Self::Distributing,
+            Some(Step::Retire) => Self::Retiring,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Distributing => "distributing",
+            Self::Retiring => "retiring",
+        }
+    }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn number(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn page(status: StatusCode, body: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.into()));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_what_the_next_step_waits_in() {
+        for (next, stage) in [
+            (None, "idle"),
+            (Some(Step::Prepare), "idle"),
+            (Some(Step::Activate), "distributing"),
+            (Some(Step::Retire), "retiring"),
+        ] {
+            assert_eq!(Stage::of(next).as_str(), stage, "{next:?}");
+        }
+    }
+}
