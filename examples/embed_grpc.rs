@@ -8,8 +8,6 @@
 //! cargo run -p inmesh-examples --example embed_grpc
 //! ```
 
-use std::convert::Infallible;
-
 use http::uri::PathAndQuery;
 use inmesh_core::Body;
 use inmesh_core::discover::pushed;
@@ -19,8 +17,6 @@ use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
-
-type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// `message Item { string name = 1; uint32 count = 2; }`
 #[derive(Clone, PartialEq, prost::Message)]
@@ -32,25 +28,23 @@ struct Item {
 }
 
 /// `rpc Add(Item) returns (Item)`: there is room for ten.
-async fn add(request: Request<Item>) -> std::result::Result<Response<Item>, Status> {
+async fn add(request: Request<Item>) -> Result<Response<Item>, Status> {
     let Item { name, count } = request.into_inner();
-    if count > 9 {
-        return Err(Status::resource_exhausted("there is room for ten"));
+    match count + 1 {
+        count @ ..=10 => Ok(Response::new(Item { name, count })),
+        _ => Err(Status::resource_exhausted("there is room for ten")),
     }
-    let count = count + 1;
-    Ok(Response::new(Item { name, count }))
 }
 
 #[tokio::main]
-pub(crate) async fn main() -> Result {
+pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let world = World::new()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let server = world.mesh("cart")?.start()?;
     let app = service_fn(async |request: http::Request<Body>| {
         let mut grpc = tonic::server::Grpc::new(ProstCodec::<Item, Item>::default());
-        let add = service_fn(add);
-        Ok::<_, Infallible>(grpc.unary(add, request).await)
+        Ok::<_, std::convert::Infallible>(grpc.unary(service_fn(add), request).await)
     });
     tokio::spawn(async move { server.serve(listener, app).await });
 
@@ -65,21 +59,16 @@ pub(crate) async fn main() -> Result {
         let ready = client.ready().await;
         ready.map_err(|e| Status::unknown(e.to_string()))?;
         let name = "tea".to_owned();
+        let request = Request::new(Item { name, count });
         let path = PathAndQuery::from_static("/shop.Cart/Add");
         let codec = ProstCodec::<Item, Item>::default();
-        client
-            .unary(Request::new(Item { name, count }), path, codec)
-            .await
+        client.unary(request, path, codec).await
     };
     let added = call(1).await?;
     assert_eq!(added.get_ref().count, 2);
     // The status came in the trailers, after the message.
-    assert!(
-        added
-            .metadata()
-            .get("grpc-status")
-            .is_some_and(|s| s == "0")
-    );
+    let status = added.metadata().get("grpc-status");
+    assert!(status.is_some_and(|status| status == "0"));
     let refused = call(10).await.expect_err("ten are there");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(refused.message(), "there is room for ten");

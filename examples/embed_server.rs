@@ -1,8 +1,7 @@
 //! How does an axum application serve in the mesh and learn who calls it?
 //!
-//! `mesh.serve(listener, app)` speaks mutual TLS and asks the policy; handlers take the caller as a
-//! [`PeerInfo`]. What tower-http has already (tracing, request IDs, CORS, ...) goes around the
-//! routes as it always does.
+//! `mesh.serve` speaks mutual TLS and asks the policy; handlers take the caller as a [`PeerInfo`].
+//! What tower-http has (tracing, request IDs, CORS, ...) goes around the routes as it always does.
 //!
 //! ```console
 //! cargo run -p inmesh-examples --example embed_server
@@ -25,17 +24,13 @@ use tower_http::cors::CorsLayer;
 use tower_http::request_id::MakeRequestUuid;
 use tower_http::trace::TraceLayer;
 
-type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
-
 async fn greet(peer: PeerInfo) -> String {
-    match peer.id() {
-        Some(id) => format!("hello {id}"),
-        None => "hello stranger".to_owned(),
-    }
+    let name = peer.id().map_or("stranger", |id| id.as_str());
+    format!("hello {name}")
 }
 
 #[tokio::main]
-pub(crate) async fn main() -> Result {
+pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let layers = tower::ServiceBuilder::new()
         .sensitive_request_headers([AUTHORIZATION].into())
         .set_x_request_id(MakeRequestUuid)
@@ -56,9 +51,8 @@ pub(crate) async fn main() -> Result {
     let policy = Policy::new(key, Action::Allow, vec![Rule::new(vec![web], vec![hello])]);
     let (policies, source) = pushed("policies");
     let server = world.mesh("cart")?.source(source).start()?;
-    policies
-        .push(vec![Op::PutPolicy(policy.into(), Vec::new())])
-        .await?;
+    let policy = Op::PutPolicy(policy.into(), Vec::new());
+    policies.push(vec![policy]).await?;
     server.ready().await;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

@@ -15,45 +15,11 @@ use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use support::{Agent, Home, PLAIN, app, eventually, free, get, mesh, service, try_send};
+use support::{Agent, Home, PLAIN, Pair, app, eventually, free, get, mesh, service, try_send};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-
-/// Starts an agent before a plain server and one before a caller; returns where callers knock.
-async fn pair(home: &Home, app: SocketAddr) -> (Agent, Agent, SocketAddr) {
-    let (inner, door) = (free(), free());
-    let policy = "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: app, namespace: shop}
-spec:
-  selector: {matchLabels: {app: app}}
-  action: ALLOW
-  rules: [{from: [{source: {principals: [test.local/ns/shop/sa/web]}}]}]
-";
-    let listeners = format!(
-        "defaultAction: deny
-peers: strict
-listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
-"
-    );
-    let server = home
-        .agent("app", &listeners, &[("policy.yaml", policy)])
-        .await;
-    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
-    let documents = service("app", inner, ids);
-    let listeners = format!(
-        "defaultAction: deny
-peers: strict
-listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
-"
-    );
-    let client = home
-        .agent("web", &listeners, &[("app.yaml", &documents)])
-        .await;
-    (server, client, door)
-}
 
 async fn ask(door: SocketAddr, host: &str) -> support::Answer {
     let answer = try_send(door, Method::GET, "/", &[("host", host)]).await;
@@ -65,7 +31,7 @@ async fn a_pair_carries_a_request_and_says_who_sent_it() {
     let home = Home::new();
     let echo = async |headers: HeaderMap| format!("{headers:?}");
     let app = app(Router::new().fallback(on_get(echo))).await;
-    let (server, client, door) = pair(&home, app).await;
+    let (server, client, door) = Pair::new(app).start(&home).await;
     for host in ["app", "app.shop", "app.shop.svc.cluster.local", "app:80"] {
         let answer = ask(door, host).await;
         assert_eq!(answer.status, StatusCode::OK, "{host}: {answer:?}");
@@ -95,7 +61,7 @@ async fn an_old_server_does_not_end_the_callers_connection() {
             let _gone = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nof old").await;
         }
     });
-    let (_server, _client, door) = pair(&home, old).await;
+    let (_server, _client, door) = Pair::new(old).start(&home).await;
     let stream = TcpStream::connect(door).await.expect("the agent listens");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
@@ -128,7 +94,7 @@ async fn a_server_with_another_identity_is_sent_nothing() {
         async move || asked.fetch_add(1, Ordering::Relaxed).to_string()
     };
     let app = app(Router::new().fallback(on_get(count))).await;
-    let (server, client, door) = pair(&home, app).await;
+    let (server, client, door) = Pair::new(app).start(&home).await;
     assert_eq!(ask(door, "app").await.status, StatusCode::OK);
     // The same agent, where that of `ledger` should stand.
     let documents = std::fs::read_to_string(client.dir.join("app.yaml")).expect("the documents");
@@ -169,25 +135,11 @@ async fn opaque_bytes_go_through_a_pair_and_end_at_each_end() {
             let _gone = stream.write_all(&all).await;
         }
     });
-    let (inner, door) = (free(), free());
-    let listeners = format!(
-        "defaultAction: allow
-peers: strict
-listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: tcp}}}}]
-"
-    );
-    let _server = home.agent("app", &listeners, &[]).await;
-    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
-    let documents = service("app", inner, ids).replace("appProtocol: http", "appProtocol: tcp");
-    let listeners = format!(
-        "defaultAction: deny
-peers: strict
-listeners: [{{bind: \"{door}\", outbound: {{appProtocol: tcp, service: {{name: app, port: 80}}}}}}]
-"
-    );
-    let client = home
-        .agent("web", &listeners, &[("app.yaml", &documents)])
-        .await;
+    let pair = Pair {
+        protocol: "tcp",
+        ..Pair::new(app)
+    };
+    let (_server, client, door) = pair.start(&home).await;
     let mut stream = TcpStream::connect(door).await.expect("the agent listens");
     stream.write_all(b"not a word of HTTP").await.expect("sent");
     stream.shutdown().await.expect("half closed");
@@ -212,28 +164,14 @@ async fn issued_files_are_an_identity() {
     let issued = mesh(["ca", "issue", id, "--ca", ca, "--out"], &[&out]);
     assert!(issued.status.success(), "{issued:?}");
     let app = app(Router::new().fallback(on_get(async || "hello"))).await;
-    let (inner, door) = (free(), free());
     // The server is who its files say; the caller mints from the CA.
-    let more = format!(
-        "defaultAction: allow
-peers: strict
-identity:
-  files: {{certificate: ../files/cert.pem, key: ../files/key.pem, bundle: ../files/bundle.pem}}
-listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
-"
-    );
-    let _server = home.agent("app", &more, &[]).await;
-    let ids = format!("inmesh.dev/ids: {id}");
-    let listeners = format!(
-        "defaultAction: deny
-peers: strict
-listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
-"
-    );
-    let documents = service("app", inner, &ids);
-    let _client = home
-        .agent("web", &listeners, &[("app.yaml", &documents)])
-        .await;
+    let pair = Pair {
+        server: "identity:
+  files: {certificate: ../files/cert.pem, key: ../files/key.pem, bundle: ../files/bundle.pem}
+",
+        ..Pair::new(app)
+    };
+    let (_server, _client, door) = pair.start(&home).await;
     assert_eq!(ask(door, "app").await.body, "hello");
 }
 

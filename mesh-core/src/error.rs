@@ -47,6 +47,8 @@ pub enum Reason {
     BackendMissing,
     /// An attempt took longer than `backendRequest`: 504.
     BackendTimeout,
+    /// The body stopped to arrive before the answer had begun: 408.
+    BodyTimeout,
     /// The caller went away, or broke its request off: 499, as nginx has it.
     CallerGone,
     /// No connection in time: 504.
@@ -102,6 +104,7 @@ impl Reason {
         match self {
             Self::BackendMissing => "backend-missing",
             Self::BackendTimeout => "backend-timeout",
+            Self::BodyTimeout => "body-timeout",
             Self::CallerGone => "caller-gone",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
@@ -124,7 +127,8 @@ impl Reason {
     /// The room it belongs to.
     pub fn stage(self) -> Stage {
         match self {
-            Self::CallerGone
+            Self::BodyTimeout
+            | Self::CallerGone
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
@@ -144,7 +148,8 @@ impl Reason {
     /// Whose fault it is.
     pub fn blame(self) -> Blame {
         match self {
-            Self::CallerGone
+            Self::BodyTimeout
+            | Self::CallerGone
             | Self::Denied
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
@@ -175,7 +180,7 @@ impl Reason {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout | Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::HeaderTooLarge | Self::TooManyFields => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
@@ -190,7 +195,10 @@ impl Reason {
     pub fn grpc_status(self) -> u8 {
         match self {
             Self::CallerGone => 1,
-            Self::BackendTimeout | Self::RequestTimeout | Self::HeaderTimeout => 4,
+            Self::BackendTimeout
+            | Self::BodyTimeout
+            | Self::HeaderTimeout
+            | Self::RequestTimeout => 4,
             Self::Denied => 7,
             Self::HeaderTooLarge | Self::TooManyFields => 8,
             Self::NoRoute | Self::UnknownHost => 12,
@@ -208,6 +216,7 @@ impl Reason {
     pub fn flags(self) -> &'static str {
         match self {
             Self::BackendTimeout | Self::RequestTimeout => "UT",
+            Self::BodyTimeout => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
             Self::Denied => "DENY",
@@ -237,7 +246,11 @@ impl Error {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let never_sent = !matches!(
             reason,
-            Reason::BackendTimeout | Reason::CallerGone | Reason::RequestTimeout | Reason::Reset
+            Reason::BackendTimeout
+                | Reason::BodyTimeout
+                | Reason::CallerGone
+                | Reason::RequestTimeout
+                | Reason::Reset
         );
         Self(Box::new(Inner {
             reason,

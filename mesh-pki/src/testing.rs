@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    CertificateParams, CertificateRevocationListParams, KeyIdMethod, KeyPair, RevocationReason,
     RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
@@ -16,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::crl::Crl;
 use crate::id::{SpiffeId, TrustDomain};
+use crate::issue::template;
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, X509Svid};
 use crate::tls::Crypto;
@@ -75,16 +75,7 @@ pub(crate) struct Ca {
 
 /// A leaf that follows all rules, valid for an hour around [`noon`].
 pub(crate) fn leaf(uri: &str) -> Draft {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![san(uri)];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
+    let mut params = template::leaf(vec![san(uri)]);
     params.not_before = (noon() - minutes(30)).into();
     params.not_after = (noon() + minutes(30)).into();
     Draft {
@@ -95,12 +86,7 @@ pub(crate) fn leaf(uri: &str) -> Draft {
 
 /// A signing certificate that follows all rules, valid for a day around [`noon`].
 pub(crate) fn authority(name: &str) -> Draft {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
+    let mut params = template::authority(name);
     params.not_before = (noon() - minutes(720)).into();
     params.not_after = (noon() + minutes(720)).into();
     Draft {

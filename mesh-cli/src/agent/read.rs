@@ -379,6 +379,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
     let times = [
         ("handshakeTimeout", &mut limits.handshake),
         ("headerTimeout", &mut limits.header),
+        ("bodyTimeout", &mut limits.body),
         ("idleTimeout", &mut limits.idle),
         ("detectTimeout", &mut limits.detect),
         ("connectTimeout", &mut limits.connect),

@@ -2,6 +2,7 @@
 //! application, a client, and waiting for what must come true.
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each test file is a crate of its own and uses a part"
 )]
 
@@ -26,6 +27,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
+
+mod pair;
+
+pub(crate) use pair::Pair;
 
 /// How long anything may take that must come true at all.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Detected, Socket, detect, may_be_http2};
@@ -17,32 +19,43 @@ const QUEUE: i32 = 4096;
 /// How long the loop rests when the process is out of descriptors or memory.
 const REST: Duration = Duration::from_millis(50);
 
-/// A listening socket whose loop survives what the network and the kernel do to it.
+/// A listening socket whose loop survives what the network and the kernel do to it, and which has a
+/// number of connections at most.
 #[derive(Debug)]
 pub(crate) struct Listener {
     inner: TcpListener,
+    places: Arc<Semaphore>,
 }
 
 // === impl Listener ===
 
 impl Listener {
-    pub(crate) fn new(inner: TcpListener) -> Self {
+    /// `connections` is how many there may be at once; further ones wait in the kernel's queue.
+    pub(crate) fn new(inner: TcpListener, connections: usize) -> Self {
         // To listen again sets the length of the queue; a socket that cannot keeps the old one.
         if let Err(e) = SockRef::from(&inner).listen(QUEUE) {
             tracing::debug!(error = %e, "the queue of a listener keeps its length");
         }
-        Self { inner }
+        let places = connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            inner,
+            places: Arc::new(Semaphore::new(places)),
+        }
     }
 
-    /// The next connection. Errors of a single connection are skipped; where the process is out
-    /// of descriptors it rests for a moment and tries again.
+    /// The next connection, once there is a place for it. Errors of a single connection are skipped;
+    /// where the process is out of descriptors it rests for a moment and tries again.
     pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
+        // Nobody closes the semaphore.
+        let Ok(place) = self.places.clone().acquire_owned().await else {
+            return std::future::pending().await;
+        };
         loop {
             match self.inner.accept().await {
                 Ok((stream, from)) => {
                     // A connection works without it, only later.
                     let _slow = stream.set_nodelay(true);
-                    return (stream.into(), from);
+                    return (Socket::accepted(stream, place), from);
                 }
                 Err(e) if of_one_connection(&e) => tracing::debug!(error = %e, "not accepted"),
                 Err(e) => {

@@ -11,6 +11,8 @@ mod listener;
 mod socket;
 #[cfg(feature = "runtime")]
 mod timed;
+#[cfg(feature = "runtime")]
+mod upload;
 
 #[cfg(feature = "runtime")]
 pub(crate) use detect::may_be_http2;
@@ -21,6 +23,8 @@ pub(crate) use listener::{Listener, peek};
 pub(crate) use socket::Socket;
 #[cfg(feature = "runtime")]
 pub(crate) use timed::{ConnState, Timed};
+#[cfg(feature = "runtime")]
+pub(crate) use upload::Upload;
 
 #[cfg(test)]
 mod tests;

@@ -248,7 +248,7 @@ mod queue {
     async fn callers_who_come_together_all_find_a_place() -> std::io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let listener = Listener::new(listener);
+        let listener = Listener::new(listener, 400);
         let mut callers = Vec::new();
         for n in 0..400 {
             let calling = TcpStream::connect(address);

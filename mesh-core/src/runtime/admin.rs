@@ -17,7 +17,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::{Limits, Mesh, Status};
 use crate::accept::{ConnState, Listener, Timed};
@@ -198,10 +197,8 @@ where
     F: Fn(Request<()>) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send + 'static,
 {
-    let (listener, answer) = (Listener::new(listener), Arc::new(answer));
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    // It is never closed.
-    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+    let (listener, answer) = (Listener::new(listener, CONNECTIONS), Arc::new(answer));
+    loop {
         let (stream, _) = listener.accept().await;
         let answer = Arc::clone(&answer);
         let (header, idle) = (limits.header, limits.idle);
@@ -231,7 +228,6 @@ where
             if let Err(e) = served {
                 tracing::debug!(error = %e, "an admin connection broke off");
             }
-            drop(permit);
         });
     }
 }

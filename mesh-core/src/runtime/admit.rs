@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderName, Request, Version};
+use http::{HeaderMap, HeaderName, Request, Version};
 use http_body::Body as _;
 
 use super::Limits;
@@ -18,6 +18,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The length of a `traceparent` of ours.
 const PARENT: usize = 55;
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// Who a proxy says that its peer is. The mesh writes none, so one that comes is made up.
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
 
@@ -72,6 +74,7 @@ pub(super) fn admit(
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
     check_size(limits, request)?;
+    sanitize(request.headers_mut());
     if request.method() == http::Method::CONNECT {
         return Err(Error::new(
             Reason::InvalidRequest,
@@ -83,6 +86,22 @@ pub(super) fn admit(
         exchange.uri = request.uri().clone();
     }
     Ok(())
+}
+
+/// Removes what an application may take for the mesh's own word on who its peer is, also where `_`
+/// stands for `-`: to whoever reads fields as variables of an environment these are the same.
+fn sanitize(headers: &mut HeaderMap) {
+    let is_claim = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.len() == CLIENT_CERT.len()
+            && name
+                .bytes()
+                .map(|b| if b == b'_' { b'-' } else { b })
+                .eq(CLIENT_CERT.bytes())
+    };
+    while let Some(claim) = headers.keys().find(is_claim).cloned() {
+        headers.remove(claim);
+    }
 }
 
 /// Compares the header block with its bounds. The authority and the place in a trace are counted

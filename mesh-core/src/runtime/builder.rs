@@ -14,7 +14,7 @@ use inmesh_pki::store::IdentityReader;
 use inmesh_pki::tls::Crypto;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
@@ -154,7 +154,7 @@ impl MeshBuilder<WantsNothing> {
                 return Err(StartError::SameSource(id.clone()));
             }
         }
-        let unsynced = Arc::new(Mutex::new(unsynced));
+        let (syncing, unsynced) = watch::channel(unsynced);
         let (trigger, watch) = drain();
         let workload = settings.workload.clone();
         let principal: Arc<str> = match identity.load().default_svid() {
@@ -232,7 +232,7 @@ impl MeshBuilder<WantsNothing> {
             });
         }
         drop(queue);
-        let merging = super::mesh::merge(writer, said, unsynced.clone(), watch.clone());
+        let merging = super::mesh::merge(writer, said, syncing, watch.clone());
         tokio::spawn(merging);
         let writers = TaskTracker::new();
         for write in self.writers {

@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use inmesh_pki::id::SpiffeId;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -22,7 +21,7 @@ use tower_service::Service;
 use super::outbound::known;
 use super::server::Connection;
 use super::{Limits, admit};
-use crate::accept::{ConnState, Detected, Listener, Socket, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
 use crate::authorize::layer::check;
 use crate::authorize::{Denied, Peer, RequestView, decide};
 use crate::balance::Balancer;
@@ -293,23 +292,15 @@ impl InboundShared {
 impl<A: App> InboundStack<A> {
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let listener = Listener::new(listener);
-        let room = Arc::new(Semaphore::new(self.shared.limits.connections));
+        let listener = Listener::new(listener, self.shared.limits.connections);
         let mut drain = self.shared.drain.clone();
         loop {
-            let accepted = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, (stream, from)) = tokio::select! {
-                accepted = accepted => accepted,
+            let (stream, from) = tokio::select! {
+                accepted = listener.accept() => accepted,
                 () = drain.closing() => return,
             };
-            let this = self.clone();
-            self.shared.tracker.spawn(async move {
-                this.connection(stream, from).await;
-                drop(permit);
-            });
+            let connection = self.clone().connection(stream, from);
+            self.shared.tracker.spawn(connection);
         }
     }
 
@@ -431,6 +422,7 @@ impl<A: App> InboundStack<A> {
     async fn handle(&self, request: &mut Request<Body>, caller: &Caller) -> Response<Body> {
         let (direction, recorder) = (Direction::Inbound, &self.shared.recorder);
         let state = Some(&caller.state);
+        let upload = Upload::time(request, self.shared.limits.body);
         let mut pending = admit::begin(direction, request, recorder, &caller.series, state);
         let exchange = pending.exchange();
         exchange.caller = Some(caller.info.address);
@@ -445,7 +437,10 @@ impl<A: App> InboundStack<A> {
             )
         });
         let served = match admitted {
-            Ok(_permit) => self.app.call(request, &caller.info, exchange).await,
+            Ok(_permit) => {
+                let app = self.app.call(request, &caller.info, exchange);
+                Upload::answering(upload, app).await
+            }
             Err(error) => Err(error),
         };
         match served {

@@ -15,6 +15,9 @@ pub struct Limits {
     pub handshake: Duration,
     /// How long a header may take to arrive; beyond it 408. Default 10 s.
     pub header: Duration,
+    /// How long the next part of a request's body may take to arrive, until the answer begins; beyond
+    /// it 408. A gRPC call has no such limit. Default 60 s.
+    pub body: Duration,
     /// How long a caller's connection may rest between requests. Default 300 s.
     pub idle: Duration,
     /// How long the first bytes of an undeclared protocol are waited for; then it is opaque.
@@ -29,7 +32,8 @@ pub struct Limits {
     pub pool_idle: Duration,
     /// How many resting connections are kept for each endpoint. Default 256.
     pub pool_size: usize,
-    /// Connections of callers at once, for each listener. Default 10,000.
+    /// Connections of callers at once, for each listener, those that have left HTTP among them; more
+    /// wait to be accepted. Default 10,000.
     pub connections: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,
@@ -50,6 +54,7 @@ impl Default for Limits {
             header_fields: 98,
             handshake: seconds(10),
             header: seconds(10),
+            body: seconds(60),
             idle: seconds(300),
             detect: seconds(10),
             connect: seconds(1),

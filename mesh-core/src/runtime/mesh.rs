@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -52,14 +52,14 @@ pub(super) struct MeshInner {
     pub(super) tracker: TaskTracker,
     /// The tasks that write logs; they end once the drain has closed.
     pub(super) writers: TaskTracker,
-    pub(super) unsynced: Arc<Mutex<BTreeSet<SourceId>>>,
+    pub(super) unsynced: watch::Receiver<BTreeSet<SourceId>>,
 }
 
 /// The one task that changes the snapshot.
 pub(super) async fn merge(
     mut writer: SnapshotWriter,
     mut said: mpsc::Receiver<Said>,
-    unsynced: Arc<Mutex<BTreeSet<SourceId>>>,
+    unsynced: watch::Sender<BTreeSet<SourceId>>,
     mut drain: Drain,
 ) {
     loop {
@@ -78,8 +78,7 @@ pub(super) async fn merge(
                 tracing::debug!(%source, generation = next.generation(), "configuration changed");
             }
             Said::Synced(source) => {
-                let mut unsynced = unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-                unsynced.remove(&source);
+                unsynced.send_if_modified(|unsynced| unsynced.remove(&source));
             }
         }
     }
@@ -210,8 +209,18 @@ impl Mesh {
 
     /// Waits until it is ready: it has an identity and every source has synced.
     pub async fn ready(&self) {
+        let (mut reader, mut identity) = (self.0.reader.clone(), self.0.identity.clone());
+        let mut unsynced = self.0.unsynced.clone();
+        let (mut configured, mut identified, mut syncing) = (true, true, true);
+        // Each of them tells once more what it has told before, so nothing is missed in between.
         while !self.not_ready().is_empty() {
-            sleep(Duration::from_millis(10)).await;
+            tokio::select! {
+                changed = reader.changed(), if configured => configured = changed,
+                changed = identity.changed(), if identified => identified = changed.is_ok(),
+                changed = unsynced.changed(), if syncing => syncing = changed.is_ok(),
+                // Nobody is left who could change it.
+                else => std::future::pending().await,
+            }
         }
     }
 
@@ -226,11 +235,7 @@ impl Mesh {
     }
 
     fn unsynced(&self) -> Vec<String> {
-        let unsynced = self
-            .0
-            .unsynced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let unsynced = self.0.unsynced.borrow();
         unsynced.iter().map(ToString::to_string).collect()
     }
 

@@ -10,13 +10,12 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::server::Connection;
 use super::{Limits, admit};
-use crate::accept::{ConnState, Detected, Listener, Socket, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
 use crate::authorize::{HttpView, Peer, RequestView, WorkloadPolicy, decide};
 use crate::balance::{Balancer, Carried};
 use crate::body::Body;
@@ -98,12 +97,13 @@ impl Outbound {
         caller: Option<(SocketAddr, &Arc<ConnState>)>,
     ) -> Response<Body> {
         let (direction, state) = (Direction::Outbound, caller.map(|(_, state)| state));
+        let upload = caller.and_then(|_| Upload::time(request, self.limits.body));
         let mut pending = admit::begin(direction, request, &self.recorder, &self.local, state);
         let exchange = pending.exchange();
         exchange.caller = caller.map(|(address, _)| address);
         let grpc = is_grpc(request.headers());
         let result = match admit::admit(&self.limits, request, exchange) {
-            Ok(()) => self.carry(request, to, exchange).await,
+            Ok(()) => Upload::answering(upload, self.carry(request, to, exchange)).await,
             Err(error) => Err(error),
         };
         match result {
@@ -236,24 +236,17 @@ impl Outbound {
 
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener, to: OutboundListener) {
-        let listener = Listener::new(listener);
+        let listener = Listener::new(listener, self.limits.connections);
         let to = Arc::new(to);
-        let room = Arc::new(Semaphore::new(self.limits.connections));
         let mut drain = self.drain.clone();
         loop {
-            let accepted = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, (stream, from)) = tokio::select! {
-                accepted = accepted => accepted,
+            let (stream, from) = tokio::select! {
+                accepted = listener.accept() => accepted,
                 () = drain.closing() => return,
             };
             let (this, to) = (self.clone(), to.clone());
-            self.tracker.spawn(async move {
-                this.connection(stream, from, &to).await;
-                drop(permit);
-            });
+            let connection = async move { this.connection(stream, from, &to).await };
+            self.tracker.spawn(connection);
         }
     }
 

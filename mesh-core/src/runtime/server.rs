@@ -85,8 +85,11 @@ impl Connection {
             let closing = closing.clone();
             // Not an async block, which would hold the future twice: as captured, and as awaited.
             service(request).map(move |mut response| {
-                let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                if closing.load(Ordering::Relaxed) && !switched {
+                let status = response.status();
+                let switched = status == http::StatusCode::SWITCHING_PROTOCOLS;
+                // Half a request is in the way of the next one (RFC 9110, section 15.5.9).
+                let late = status == http::StatusCode::REQUEST_TIMEOUT;
+                if late || (closing.load(Ordering::Relaxed) && !switched) {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }

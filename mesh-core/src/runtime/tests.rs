@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 18] = [
+const REASONS: [Reason; 19] = [
     Reason::BackendMissing,
     Reason::BackendTimeout,
+    Reason::BodyTimeout,
     Reason::CallerGone,
     Reason::ConnectFailed,
     Reason::ConnectTimeout,
@@ -84,7 +85,11 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
     for reason in REASONS {
         let seen = matches!(
             reason,
-            Reason::BackendTimeout | Reason::CallerGone | Reason::RequestTimeout | Reason::Reset
+            Reason::BackendTimeout
+                | Reason::BodyTimeout
+                | Reason::CallerGone
+                | Reason::RequestTimeout
+                | Reason::Reset
         );
         assert_eq!(Error::new(reason, "").is_never_sent(), !seen, "{reason}");
         assert!(Error::new(reason, "").never_sent().is_never_sent());
@@ -113,14 +118,20 @@ async fn the_phase_goes_forward_alone() {
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 mod whole {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    use inmesh_pki::issue::csr;
+    use inmesh_pki::store::IdentityState;
     use tokio::time::Instant;
 
     use super::*;
     use crate::accept::ConnState;
+    use crate::authorize::DefaultAction;
     use crate::body::Body;
     use crate::connect::Io;
+    use crate::discover::pushed;
+    use crate::model::Workload;
     use crate::runtime::server::Connection;
     use crate::runtime::{Limits, Mesh};
     use crate::testing::World;
@@ -139,6 +150,45 @@ mod whole {
         mesh.drain().await;
         assert_eq!(start.elapsed(), limits.drain_lead);
         assert_eq!(mesh.watch_drain().phase(), Phase::Closed);
+        Ok(())
+    }
+
+    /// Whatever comes last: it is told at once, not found by looking now and then.
+    #[tokio::test(start_paused = true)]
+    async fn it_is_ready_as_soon_as_nothing_is_missing() -> Result {
+        for identity_first in [false, true] {
+            let world = World::new()?;
+            let (id, crypto) = (world.id("web")?, world.crypto());
+            let (key, csr) = csr::generate(&id, crypto)?;
+            let svid = world.ca().sign(&id, &csr)?.into_svid(key, crypto)?;
+            let (writer, reader) = inmesh_pki::store::identity(IdentityState::default());
+            let (pusher, source) = pushed("test");
+            let mesh = Mesh::builder()
+                .crypto(world.crypto().clone())
+                .identity(reader)
+                .workload(Workload::new("shop", "web", "web")?, DefaultAction::Allow)
+                .source(source)
+                .start()?;
+            let waiting = mesh.clone();
+            let waiting = tokio::spawn(async move { waiting.ready().await });
+            let start = Instant::now();
+            let identify = || writer.set_svid(svid);
+            if identity_first {
+                identify();
+                tokio::task::yield_now().await;
+                assert!(!waiting.is_finished());
+                pusher.push(Vec::new()).await?;
+            } else {
+                pusher.push(Vec::new()).await?;
+                mesh.0.unsynced.clone().wait_for(BTreeSet::is_empty).await?;
+                tokio::task::yield_now().await;
+                assert!(!waiting.is_finished());
+                identify();
+            }
+            waiting.await?;
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            mesh.ready().await;
+        }
         Ok(())
     }
 

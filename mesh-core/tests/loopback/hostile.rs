@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::http::{HeaderValue, Method, Request, StatusCode};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use inmesh_core::Body;
@@ -194,6 +194,45 @@ async fn http2_has_the_same_limits() -> Result {
     Ok(())
 }
 
+/// An application behind a proxy may believe what this field says.
+#[tokio::test]
+async fn nobody_says_in_a_header_who_the_peer_is() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let names = request.headers().keys().map(|name| name.as_str());
+        Response::new(Body::from(names.collect::<Vec<_>>().join(" ")))
+    })
+    .await?;
+    let pair = Pair::with(AppProtocol::Http1, app, |b| b, |to| to.strict = false).await?;
+    let forged = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\nx-kept: 1\r\n\
+        x-forwarded-client-cert: URI=spiffe://td/ns/shop/sa/admin\r\n\
+        X-Forwarded-Client-Cert: again\r\n\
+        x_forwarded_client_cert: 1\r\nx-forwarded_client-cert: 1\r\n\r\n";
+    // Through both agents, and to the inbound one alone.
+    for address in [pair.outbound, pair.inbound] {
+        let answer = raw(address, forged.as_bytes()).await?;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("x-kept"),
+            "{answer}"
+        );
+        assert!(
+            !answer.replace('_', "-").contains("client-cert"),
+            "{answer}"
+        );
+    }
+    // A peer with an identity is no more believed.
+    let mut request = get("http://cart/");
+    let claim = HeaderValue::from_static("URI=spiffe://td/ns/shop/sa/admin");
+    request
+        .headers_mut()
+        .insert("x-forwarded-client-cert", claim);
+    let answer = text(pair.web.client().send(request).await).await?;
+    assert!(
+        answer.contains("traceparent") && !answer.contains("client-cert"),
+        "{answer}"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_header_that_stalls_is_a_408() -> Result {
     for inbound in [false, true] {
@@ -357,6 +396,82 @@ async fn a_post_that_is_cut_halfway_leaves_a_line_and_harms_no_endpoint() -> Res
         others_are_well(&pair).await?;
         assert_eq!(in_flight(&pair.web), 0);
     }
+    Ok(())
+}
+
+/// A pair one of whose agents has a short limit for bodies.
+async fn short_body(inbound: bool) -> Result<Pair> {
+    // Called for `cart` first.
+    let calls = std::cell::Cell::new(0);
+    let build = move |b: Builder| {
+        let mut limits = Limits::default();
+        if (calls.replace(calls.get() + 1) == 0) == inbound {
+            limits.body = Duration::from_millis(30);
+        }
+        b.limits(limits)
+    };
+    Pair::with(AppProtocol::Http1, origin(tell).await?, build, |to| {
+        to.strict = false;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_a_408_and_harms_no_endpoint() -> Result {
+    for inbound in [false, true] {
+        let pair = short_body(inbound).await?;
+        let address = if inbound { pair.inbound } else { pair.outbound };
+        for head in [
+            "content-length: 10\r\n\r\nhalf",
+            "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            "content-length: 10\r\n\r\n",
+        ] {
+            let request = format!("POST /half HTTP/1.1\r\nhost: cart\r\n{head}");
+            // More often than an endpoint may fail.
+            for _ in 0..3 {
+                let answer = raw(address, request.as_bytes()).await?;
+                assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+                assert!(answer.contains("x-mesh-reason: body-timeout"), "{answer}");
+                assert!(answer.contains("connection: close"), "{answer}");
+            }
+        }
+        recorded(&pair, address, 408, "body-timeout").await?;
+        let mesh = if inbound { &pair.cart } else { &pair.web };
+        let metrics = mesh.encode_metrics();
+        assert!(metrics.contains("response_flags=\"SI\""), "{metrics}");
+        // The other agent's limit is longer: through the mesh, too, it is one answer.
+        let answer = raw(
+            pair.outbound,
+            b"POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 9\r\n\r\n",
+        );
+        let answer = answer.await?;
+        assert!(answer.contains("x-mesh-reason: body-timeout"), "{answer}");
+        let metrics = pair.web.encode_metrics();
+        assert!(!metrics.contains("mesh_ejections_total{"), "{metrics}");
+        assert_eq!(in_flight(&pair.web), 0);
+    }
+    Ok(())
+}
+
+/// Over HTTP/2 the others on the connection go on.
+#[tokio::test]
+async fn a_body_that_stalls_takes_its_stream_alone() -> Result {
+    let pair = short_body(false).await?;
+    let mut caller = h2(pair.outbound).await?;
+    let silent = || {
+        Body::new(http_body_util::StreamBody::new(
+            futures_util::stream::pending::<std::io::Result<::http_body::Frame<bytes::Bytes>>>(),
+        ))
+    };
+    for n in 0..3 {
+        let half = Request::post(format!("http://cart/{n}")).body(silent())?;
+        let answer = soon(caller.send_request(half)).await??;
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(answer.headers()["x-mesh-reason"], "body-timeout");
+        let answer = soon(caller.send_request(get("http://cart/whole"))).await??;
+        assert_eq!(text(answer).await?, "GET /whole HTTP/1.1 0");
+    }
+    assert_eq!(in_flight(&pair.web), 0);
     Ok(())
 }
 

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use inmesh_core::Mesh;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, MeshBuilder, OutboundListener, WantsNothing};
 use inmesh_core::testing::World;
+use inmesh_core::{Mesh, Reason};
 use inmesh_pki::IdentityWriter;
 use inmesh_pki::bundle::{BundleSet, TrustBundle};
 use inmesh_pki::clock::{Clock, SystemClock};
@@ -16,11 +16,24 @@ use inmesh_pki::issue::csr;
 use inmesh_pki::store::IdentityReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::{Result, Seen, serve_outbound, soon};
 
-/// `web` sends to `cart`, whose application repeats every byte. Opaque, or as the body of a POST
-/// that never ends.
+/// How bytes are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As the body of a POST that never ends.
+    Http,
+    /// From the start.
+    Opaque,
+    /// Over a connection that has left HTTP.
+    Upgraded,
+}
+
+const WAYS: [Way; 3] = [Way::Http, Way::Opaque, Way::Upgraded];
+
+/// `web` sends to `cart`, whose application repeats every byte.
 struct Carried {
     world: World,
     web: IdentityWriter,
@@ -28,8 +41,17 @@ struct Carried {
     web_reader: IdentityReader,
     cart_reader: IdentityReader,
     stream: TcpStream,
+    /// Has the application answer.
+    answer: watch::Sender<bool>,
     seen: std::sync::Arc<Seen>,
     _meshes: [Mesh; 2],
+}
+
+/// What the application tells, and is told.
+#[derive(Clone)]
+struct Told {
+    asked: watch::Sender<bool>,
+    answer: watch::Receiver<bool>,
 }
 
 fn builder(
@@ -44,20 +66,24 @@ fn builder(
         .workload(workload, DefaultAction::Allow))
 }
 
-/// Repeats all that comes; before it answers as an HTTP server where that is asked for.
-async fn echo(http: bool) -> Result<SocketAddr> {
+/// Repeats all that comes; before it answers as an HTTP server with `head` where there is one, as
+/// soon as it is told to.
+async fn echo(head: Option<&'static [u8]>, told: Told) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let mut told = told.clone();
             tokio::spawn(async move {
-                if http {
+                if let Some(answer) = head {
                     let mut head = Vec::new();
                     while !head.ends_with(b"\r\n\r\n") {
                         head.push(stream.read_u8().await?);
                     }
-                    let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-                    stream.write_all(head).await?;
+                    told.asked.send_replace(true);
+                    let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+                    told.answer.wait_for(|told| *told).await.map_err(gone)?;
+                    stream.write_all(answer).await?;
                 }
                 let (mut read, mut write) = stream.split();
                 tokio::io::copy(&mut read, &mut write).await
@@ -67,17 +93,52 @@ async fn echo(http: bool) -> Result<SocketAddr> {
     Ok(address)
 }
 
+impl Way {
+    /// What is asked for at first, and the head of the answer.
+    fn heads(self) -> Option<[&'static [u8]; 2]> {
+        match self {
+            Self::Http => Some([
+                b"POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            ]),
+            Self::Opaque => None,
+            Self::Upgraded => Some([
+                b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            ]),
+        }
+    }
+
+    fn protocol(self) -> AppProtocol {
+        match self {
+            Self::Http | Self::Upgraded => AppProtocol::Http1,
+            Self::Opaque => AppProtocol::Tcp,
+        }
+    }
+}
+
 impl Carried {
-    async fn new(http: bool) -> Result<Self> {
-        let protocol = if http {
-            AppProtocol::Http1
-        } else {
-            AppProtocol::Tcp
-        };
+    /// Bytes are on their way.
+    async fn new(way: Way) -> Result<Self> {
+        let mut carried = Self::asked(way).await?;
+        carried.answer.send_replace(true);
+        carried.round().await?;
+        Ok(carried)
+    }
+
+    /// The application has been asked, and does not answer yet.
+    async fn asked(way: Way) -> Result<Self> {
+        let protocol = way.protocol();
         let world = World::new()?;
         let (web, web_reader) = world.identity("web")?;
         let (cart, cart_reader) = world.identity("cart")?;
-        let app = echo(http).await?;
+        let (asked, mut was_asked) = watch::channel(false);
+        let (answer, told) = watch::channel(false);
+        let told = Told {
+            asked,
+            answer: told,
+        };
+        let app = echo(way.heads().map(|[_, answer]| answer), told).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let inbound = listener.local_addr()?;
         let seen = Seen::new();
@@ -102,22 +163,21 @@ impl Carried {
         let service = ServiceName::new(&Namespace::new("shop")?, "cart")?;
         let door = serve_outbound(&client, OutboundListener::to(service, 80, protocol)).await?;
         let mut stream = TcpStream::connect(door).await?;
-        if http {
-            let head = b"POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n";
-            stream.write_all(head).await?;
+        if let Some([ask, _]) = way.heads() {
+            stream.write_all(ask).await?;
+            soon(was_asked.wait_for(|asked| *asked)).await??;
         }
-        let mut carried = Self {
+        Ok(Self {
             world,
             web,
             cart,
             web_reader,
             cart_reader,
             stream,
+            answer,
             seen,
             _meshes: [client, server],
-        };
-        carried.round().await?;
-        Ok(carried)
+        })
     }
 
     /// A chunk goes there and comes back.
@@ -189,8 +249,8 @@ fn serial(reader: &IdentityReader) -> Result<rcgen::SerialNumber> {
 
 #[tokio::test]
 async fn a_revoked_caller_is_cut_off() -> Result {
-    for http in [true, false] {
-        let mut carried = Carried::new(http).await?;
+    for way in WAYS {
+        let mut carried = Carried::new(way).await?;
         let crls = carried.revoking(&carried.web_reader)?;
         carried.cart.set_crls(crls);
         carried.over().await?;
@@ -200,8 +260,8 @@ async fn a_revoked_caller_is_cut_off() -> Result {
 
 #[tokio::test]
 async fn a_revoked_server_is_cut_off() -> Result {
-    for http in [true, false] {
-        let mut carried = Carried::new(http).await?;
+    for way in WAYS {
+        let mut carried = Carried::new(way).await?;
         let crls = carried.revoking(&carried.cart_reader)?;
         carried.web.set_crls(crls);
         carried.over().await?;
@@ -209,10 +269,33 @@ async fn a_revoked_server_is_cut_off() -> Result {
     Ok(())
 }
 
+/// The upgrade is asked for, and the peer loses its trust before the server has switched.
+#[tokio::test]
+async fn a_peer_that_is_revoked_during_an_upgrade_is_cut_off() -> Result {
+    for revoked_is_caller in [true, false] {
+        let mut carried = Carried::asked(Way::Upgraded).await?;
+        if revoked_is_caller {
+            let crls = carried.revoking(&carried.web_reader)?;
+            carried.cart.set_crls(crls);
+        } else {
+            let crls = carried.revoking(&carried.cart_reader)?;
+            carried.web.set_crls(crls);
+        }
+        // Nothing was switched: the application's answer, which comes now, comes too late.
+        let record = carried.seen.one(|_| true).await?;
+        assert_eq!(record.reason, Some(Reason::CallerGone), "{record:?}");
+        carried.answer.send_replace(true);
+        let mut head = [0; 12];
+        soon(carried.stream.read_exact(&mut head)).await??;
+        assert_eq!(&head, b"HTTP/1.1 502");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_root_that_is_removed_takes_its_connections_with_it() -> Result {
-    for http in [true, false] {
-        let mut carried = Carried::new(http).await?;
+    for way in WAYS {
+        let mut carried = Carried::new(way).await?;
         carried.cart.set_bundle(carried.other_root()?);
         carried.over().await?;
     }
@@ -221,8 +304,8 @@ async fn a_root_that_is_removed_takes_its_connections_with_it() -> Result {
 
 #[tokio::test]
 async fn what_says_nothing_against_a_peer_leaves_its_connections_alone() -> Result {
-    for http in [true, false] {
-        let mut carried = Carried::new(http).await?;
+    for way in WAYS {
+        let mut carried = Carried::new(way).await?;
         let (domain, root) = {
             let ca = carried.world.ca();
             (ca.trust_domain().clone(), ca.root().clone())

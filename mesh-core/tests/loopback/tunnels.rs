@@ -198,3 +198,37 @@ async fn the_drain_cuts_what_has_left_http() -> Result {
     assert_eq!(record.detail.as_deref(), Some("reset: drained"));
     Ok(())
 }
+
+/// A tunnel is a connection as any other: who holds many leaves no place for others.
+#[tokio::test]
+async fn an_upgraded_connection_keeps_its_place_until_it_ends() -> Result {
+    let mut limits = Limits::default();
+    limits.connections = 1;
+    let build = move |b: crate::support::Builder| b.limits(limits.clone());
+    let pair = Pair::with(AppProtocol::Http1, upgrading().await?, build, |_| {}).await?;
+    let mut caller = h1(pair.outbound).await?;
+    let answer = caller.send_request(upgrade("websocket")).await?;
+    let mut io = TokioIo::new(hyper::upgrade::on(answer).await?);
+    // Once the caller's HTTP is over, nothing but the tunnel holds the place.
+    soon(caller.ready()).await?.unwrap_err();
+    io.write_all(b"ping").await?;
+    soon(io.read_exact(&mut [0; 4])).await??;
+
+    let next = tokio::spawn(raw(
+        pair.outbound,
+        b"GET /%00 HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n",
+    ));
+    for _ in 0..100 {
+        io.write_all(b"ping").await?;
+        soon(io.read_exact(&mut [0; 4])).await??;
+    }
+    assert!(!next.is_finished());
+    assert!(pair.out_seen.all().is_empty(), "{:?}", pair.out_seen.all());
+    io.shutdown().await?;
+    soon(io.read_to_end(&mut Vec::new())).await??;
+    let answer = soon(next).await???;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let order: Vec<_> = pair.out_seen.all().iter().map(|x| x.status).collect();
+    assert_eq!(order, [101, 400]);
+    Ok(())
+}

@@ -4,11 +4,13 @@
 //! pushes. It is made of hickory-resolver, because TTLs, the two kinds of "no such name" and SRV
 //! are not to be had from the operating system's resolver.
 //!
-//! Of an SRV answer the targets of the lowest priority are used, each with its port; weights are
-//! not looked at.
+//! Of an SRV answer the targets of the lowest priority that have addresses are used, each with its
+//! port, and those of weight 0 only where the others have none. Other weights are not looked at:
+//! the balancer chooses by load.
 
 pub mod plan;
 mod resolver;
+mod srv;
 mod wire;
 
 pub use resolver::DnsSource;

@@ -4,7 +4,6 @@
 //! asked for in parallel and judged apart, since one family that fails says nothing of the other.
 //! Names are absolute; the search list of the system is not used.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,13 +20,12 @@ use inmesh_core::model::Host;
 use tokio::time::timeout;
 
 use super::plan::{Address, Families, Outcome};
+use super::srv;
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How long one name server may take.
 const ATTEMPT: Duration = Duration::from_millis(900);
-/// The most targets of an SRV answer that are looked up.
-const TARGETS: usize = 32;
 
 /// Asks name servers.
 #[derive(Debug, Clone)]
@@ -95,32 +93,36 @@ impl Wire {
         }
     }
 
-    /// SRV, then the addresses of its targets. Only the targets of the lowest priority count;
-    /// weights are not looked at, since the balancer weighs by load.
+    /// SRV, then the addresses of its targets, group by group: one that comes to no address at all
+    /// is passed over, one of which something is not known is not.
     async fn services(&self, name: &str) -> Outcome {
         let (records, ttl) = match self.ask(name, RecordType::SRV).await {
             Asked::Answer(records, ttl) => (records, ttl),
             Asked::Failed => return Outcome::unknown(),
             Asked::Gone => return Outcome::NxDomain,
         };
-        let mut groups: BTreeMap<u16, Vec<(String, u16)>> = BTreeMap::new();
-        for record in records {
-            if let RData::SRV(srv) = record {
-                // A target of `.` says that the service is not offered here (RFC 2782).
-                let targets = groups.entry(srv.priority).or_default();
-                if !srv.target.is_root() {
-                    targets.push((srv.target.to_ascii(), srv.port));
-                }
+        let records = records.into_iter().filter_map(|record| match record {
+            RData::SRV(srv) => Some(srv::Record {
+                priority: srv.priority,
+                weight: srv.weight,
+                port: srv.port,
+                target: (!srv.target.is_root()).then(|| srv.target.to_ascii()),
+            }),
+            _ => None,
+        });
+        for targets in srv::groups(records.collect()) {
+            let outcomes = targets
+                .iter()
+                .map(|(target, port)| self.addresses(target, Some(*port)));
+            match merge(join_all(outcomes).await, ttl) {
+                Outcome::Answer { addresses, .. } if addresses.is_empty() => {}
+                outcome => return outcome,
             }
         }
-        let mut targets = groups.into_values().next().unwrap_or_default();
-        targets.sort();
-        targets.dedup();
-        targets.truncate(TARGETS);
-        let outcomes = targets
-            .iter()
-            .map(|(target, port)| self.addresses(target, Some(*port)));
-        merge(join_all(outcomes).await, ttl)
+        Outcome::Answer {
+            addresses: Vec::new(),
+            ttl,
+        }
     }
 
     /// A and AAAA of a name.

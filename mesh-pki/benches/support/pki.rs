@@ -2,10 +2,10 @@
 
 use inmesh_pki::{CertificateDer, TrustBundle};
 use rcgen::string::Ia5String;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SignatureAlgorithm,
-};
+use rcgen::{Issuer, KeyPair, SanType, SignatureAlgorithm};
+
+#[path = "../../src/issue/template.rs"]
+mod template;
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -18,7 +18,7 @@ pub(crate) struct Ca {
 impl Ca {
     pub(crate) fn root(name: &str, kind: &'static SignatureAlgorithm) -> Fallible<Self> {
         let key = KeyPair::generate_for(kind)?;
-        let params = ca_params(name);
+        let params = template::authority(name);
         let cert = params.self_signed(&key)?.der().clone();
         let issuer = Issuer::new(params, key);
         Ok(Self { cert, issuer })
@@ -26,7 +26,7 @@ impl Ca {
 
     pub(crate) fn under(name: &str, above: &Self) -> Fallible<Self> {
         let key = KeyPair::generate()?;
-        let params = ca_params(name);
+        let params = template::authority(name);
         let cert = params.signed_by(&key, &above.issuer)?.der().clone();
         let issuer = Issuer::new(params, key);
         Ok(Self { cert, issuer })
@@ -38,31 +38,12 @@ impl Ca {
 
     /// A leaf with an ID and, for verifiers of the web, the name `localhost`; and its key.
     pub(crate) fn leaf(&self) -> Fallible<(CertificateDer<'static>, KeyPair)> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![
+        let params = template::leaf(vec![
             SanType::URI(Ia5String::try_from("spiffe://td/ns/shop/sa/cart")?),
             SanType::DnsName("localhost".try_into()?),
-        ];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
+        ]);
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?.der().clone();
         Ok((cert, key))
     }
-}
-
-fn ca_params(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
-    params
 }

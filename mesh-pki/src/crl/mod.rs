@@ -9,7 +9,8 @@
 //! list, one for some reasons, some certificates or one distribution point would leave certificates
 //! whose status nobody knows, and is refused with its own error. webpki parses and looks serials
 //! up; its `RevocationOptions` are not used, because they want a list of every issuer or of none
-//! and tell issuers apart by name alone, while a CA that renews its key often keeps its name.
+//! and tell issuers apart by name alone, while a CA that renews its key often keeps its name. A list
+//! under such a name that nobody known has signed counts for whoever has that name, and lets nobody in.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,12 +28,13 @@ use crate::id::TrustDomain;
 use crate::pem::{self, PemError};
 use crate::{hex, time};
 
+mod name;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use status::{Issuer, Status};
+pub(crate) use status::{Issuer, Lists, Status};
 
 /// The largest list that is looked at, in bytes.
 pub const MAX_CRL_LEN: usize = 1024 * 1024;

@@ -3,10 +3,10 @@
 
 use std::time::SystemTime;
 
-use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::{SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::RevocationReason;
 
-use super::Crl;
+use super::{Crl, name};
 use crate::signed::{SignatureError, Signed};
 use crate::time;
 use crate::tls::Crypto;
@@ -48,54 +48,111 @@ pub(crate) enum Status {
     Valid,
 }
 
-impl Crl {
-    /// Asks all lists of a trust domain for the certificate number `serial` of `issuer`.
+/// What one list says.
+enum Word {
+    /// Nothing: it is another issuer's.
+    Another,
+    /// It is the issuer's, or passes itself off as that.
+    Theirs(Status),
+    /// It carries the issuer's name, and nobody known has signed it.
+    Unclaimed,
+}
+
+/// A trust domain's lists, and its roots, which may be the issuers of some.
+#[derive(Clone, Copy)]
+pub(crate) struct Lists<'a> {
+    pub(crate) crls: &'a [Crl],
+    pub(crate) roots: &'a [TrustAnchor<'a>],
+}
+
+// === impl Lists ===
+
+impl Lists<'_> {
+    /// Asks all lists for the certificate number `serial` of `issuer`.
     ///
-    /// 1. A list is the issuer's if it carries the issuer's key id; where one of them has none, if
-    ///    it carries the issuer's name. Where names agree and key ids differ, the signature tells:
-    ///    tools compute key ids in different ways, and a CA that renews its key keeps its name.
-    /// 2. The issuer may sign lists, and signed this one; else the status is unknown.
-    /// 3. A serial number that is listed is revoked, also by a list that is stale meanwhile.
-    /// 4. A list whose nextUpdate has come is stale.
+    /// 1. A list is the issuer's if it carries the issuer's name (RFC 5280, section 7.1), unless key
+    ///    ids differ and it is signed with another key: a CA that renews its key keeps its name. The
+    ///    signature tells, since tools compute key ids in different ways.
+    /// 2. Such a list is another issuer's if it is signed with the key of a root of that name. Else
+    ///    nobody knows whose it is, and it may be the issuer's own, broken: the status is unknown,
+    ///    unless another list is the issuer's beyond doubt.
+    /// 3. A list that carries the issuer's key id under another name leaves the status unknown.
+    /// 4. The issuer may sign lists, and signed this one; else the status is unknown.
+    /// 5. A serial number that is listed is revoked, also by a list that is stale meanwhile.
+    /// 6. A list whose nextUpdate has come is stale.
     ///
     /// The first list with something to object decides; an issuer without a list is not checked.
     /// thisUpdate is not compared: a list from a clock ahead of ours is still the issuer's word.
     pub(crate) fn status(
-        crls: &[Self],
-        issuer: &Issuer<'_>,
-        serial: &[u8],
-        now: SystemTime,
-        crypto: &Crypto,
-    ) -> Status {
-        crls.iter()
-            .map(|crl| crl.judge(issuer, serial, now, crypto))
-            .find(|status| *status != Status::Valid)
-            .unwrap_or(Status::Valid)
-    }
-
-    fn judge(
         &self,
         issuer: &Issuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,
     ) -> Status {
-        let same_name = self.0.list.issuer() == issuer.name;
-        let same_key_id = match (self.authority_key_id(), issuer.key_id) {
+        let (mut theirs, mut unclaimed) = (false, false);
+        for crl in self.crls {
+            match self.ask(crl, issuer, serial, now, crypto) {
+                Word::Another => {}
+                Word::Theirs(Status::Valid) => theirs = true,
+                Word::Theirs(objection) => return objection,
+                Word::Unclaimed => unclaimed = true,
+            }
+        }
+        if unclaimed && !theirs {
+            let why = "it carries its issuer's name, but neither its issuer nor a root signed it";
+            return Status::Unknown { why };
+        }
+        Status::Valid
+    }
+
+    fn ask(
+        &self,
+        crl: &Crl,
+        issuer: &Issuer<'_>,
+        serial: &[u8],
+        now: SystemTime,
+        crypto: &Crypto,
+    ) -> Word {
+        let same_name = name::equal(crl.0.list.issuer(), issuer.name);
+        let same_key_id = match (crl.authority_key_id(), issuer.key_id) {
             (Some(ours), Some(theirs)) => Some(ours == theirs),
             _ => None,
         };
         match (same_name, same_key_id) {
-            (true, Some(false)) if self.prove(issuer.public_key, crypto).is_err() => {
-                return Status::Valid;
+            (true, Some(false)) if crl.prove(issuer.public_key, crypto).is_err() => {
+                let named = |root: &&TrustAnchor<'_>| name::equal(&root.subject, issuer.name);
+                let signed = |root: &TrustAnchor<'_>| {
+                    let key = webpki::spki_for_anchor(root);
+                    crl.prove(&key, crypto).is_ok()
+                };
+                if self.roots.iter().filter(named).any(signed) {
+                    Word::Another
+                } else {
+                    Word::Unclaimed
+                }
             }
-            (true, _) => {}
+            (true, _) => Word::Theirs(crl.status(issuer, serial, now, crypto)),
             (false, Some(true)) => {
                 let why = "it carries another name than the issuer whose key id it has";
-                return Status::Unknown { why };
+                Word::Theirs(Status::Unknown { why })
             }
-            (false, _) => return Status::Valid,
+            (false, _) => Word::Another,
         }
+    }
+}
+
+// === impl Crl ===
+
+impl Crl {
+    /// What the list says, if it is the issuer's.
+    fn status(
+        &self,
+        issuer: &Issuer<'_>,
+        serial: &[u8],
+        now: SystemTime,
+        crypto: &Crypto,
+    ) -> Status {
         if !issuer.may_sign {
             let why = "its issuer's key usage lacks cRLSign";
             return Status::Unknown { why };

@@ -3,6 +3,7 @@ use std::time::Duration;
 use rcgen::{CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, SerialNumber};
 
 use super::*;
+use crate::bundle::TrustBundle;
 use crate::testing::{Ca, CrlDraft, crypto, domain, leaf, minutes, noon};
 
 // === reading ===
@@ -377,6 +378,8 @@ struct Question<'a> {
     ca: &'a Ca,
     key_id: Option<&'a str>,
     may_sign: bool,
+    /// The roots of the trust domain.
+    roots: &'a [rustls_pki_types::TrustAnchor<'static>],
 }
 
 impl Question<'_> {
@@ -389,23 +392,28 @@ impl Question<'_> {
             public_key: &webpki::spki_for_anchor(anchor),
             may_sign: self.may_sign,
         };
-        Crl::status(lists, &issuer, serial, noon(), &crypto())
+        let lists = Lists {
+            crls: lists,
+            roots: self.roots,
+        };
+        lists.status(&issuer, serial, noon(), &crypto())
     }
 }
 
 #[test]
 fn a_list_of_another_key_under_the_same_name_says_nothing() {
     let (old, new) = (Ca::new("same"), Ca::new("same"));
+    let both = TrustBundle::new(domain("td"), [old.cert.clone(), new.cert.clone()]).unwrap();
     let cert = leaf("spiffe://td/a").signed_by(&old);
     let (_, parsed) = x509_parser::parse_x509_certificate(&cert).unwrap();
     let serial = parsed.raw_serial();
     let key_id = |ca: &Ca| ca.bundle("td").roots()[0].key_id().to_owned();
     let ask = |ca: &Ca, key_id: Option<&str>, list: &Crl| {
-        let (key_id, may_sign) = (key_id, true);
         let question = Question {
             ca,
             key_id,
-            may_sign,
+            may_sign: true,
+            roots: both.anchors(),
         };
         question.ask(std::slice::from_ref(list), serial)
     };
@@ -444,6 +452,59 @@ fn a_list_of_another_key_under_the_same_name_says_nothing() {
     );
 }
 
+/// Whoever has the issuer's name may be the issuer: what is not shown to be another's allows nobody.
+#[test]
+fn a_list_that_nobody_known_signed_allows_nobody_of_its_name() {
+    let (ca, gone) = (Ca::new("same"), Ca::new("same"));
+    let key_id = ca.bundle("td").roots()[0].key_id().to_owned();
+    let broken = |draft: CrlDraft| {
+        let mut der = draft.der();
+        let last = der.len() - 1;
+        der[last] ^= 1;
+        Crl::from_der(&der).unwrap()
+    };
+    let two = TrustBundle::new(domain("td"), [ca.cert.clone(), gone.cert.clone()]).unwrap();
+    let one = ca.bundle("td");
+    let ask = |roots: &TrustBundle, lists: &[Crl]| {
+        let question = Question {
+            ca: &ca,
+            key_id: Some(&key_id),
+            may_sign: true,
+            roots: roots.anchors(),
+        };
+        question.ask(lists, &[1])
+    };
+    let unclaimed = Status::Unknown {
+        why: "it carries its issuer's name, but neither its issuer nor a root signed it",
+    };
+    // The issuer's own, with a key id computed in another way, and broken: not another's.
+    let other_id = |draft: CrlDraft| {
+        draft.with(|p| {
+            p.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
+        })
+    };
+    let whole = other_id(ca.crl()).list();
+    assert_eq!(whole.authority_key_id(), Some(&*"07".repeat(20)));
+    assert_eq!(ask(&one, &[whole]), Status::Valid);
+    let own = broken(other_id(ca.crl()));
+    assert_eq!(ask(&one, std::slice::from_ref(&own)), unclaimed);
+    assert_eq!(ask(&two, std::slice::from_ref(&own)), unclaimed);
+    // A list of the key before: another's as long as that root vouches for it, whole.
+    let before = gone.crl().list();
+    assert_eq!(ask(&two, std::slice::from_ref(&before)), Status::Valid);
+    assert_eq!(ask(&one, std::slice::from_ref(&before)), unclaimed);
+    assert_eq!(ask(&two, &[broken(gone.crl())]), unclaimed);
+    // With the issuer's own word beside it nothing is unknown, in any order.
+    let word = ca.crl().list();
+    for lists in [
+        [word.clone(), before.clone()],
+        [before, word],
+        [own, ca.crl().list()],
+    ] {
+        assert_eq!(ask(&one, &lists), Status::Valid);
+    }
+}
+
 #[test]
 fn every_list_of_an_issuer_has_a_say() {
     let ca = Ca::new("ca");
@@ -453,6 +514,7 @@ fn every_list_of_an_issuer_has_a_say() {
         ca: &ca,
         key_id: None,
         may_sign: true,
+        roots: &[],
     };
     let (clean, dirty) = (ca.crl().list(), ca.crl().revoking(&cert).list());
     let strange = Ca::new("strange").crl().list();

@@ -9,12 +9,13 @@ use std::time::SystemTime;
 use ::time::OffsetDateTime;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroize;
 
+use super::template;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::PrivateKey;
 use crate::tls::{Crypto, CryptoError};
@@ -76,36 +77,22 @@ pub(crate) fn authority(
 ) -> Result<CertificateParams, MakeError> {
     let mut tag = [0; 4];
     crypto.fill(&mut tag)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    let name = format!("inmesh {kind} {}", hex::encode(&tag));
-    params.distinguished_name.push(DnType::CommonName, name);
+    let mut params = template::authority(&format!("inmesh {kind} {}", hex::encode(&tag)));
     params.subject_alt_names = vec![uri(&trust_domain.id())?];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial(crypto)?);
     params.not_before = date(from);
     params.not_after = date(to);
     Ok(params)
 }
 
-/// What a leaf says. It has no subject: so its one URI name is marked critical (S10).
+/// What a leaf says.
 pub(crate) fn leaf(
     id: &SpiffeId,
     serial: SerialNumber,
     (from, to): (SystemTime, SystemTime),
 ) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![uri(id)?];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
+    let mut params = template::leaf(vec![uri(id)?]);
     params.serial_number = Some(serial);
     params.not_before = date(from);
     params.not_after = date(to);

@@ -26,6 +26,8 @@ pub mod ca;
 pub mod dev;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub(crate) mod make;
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub(crate) mod template;
 
 #[cfg(test)]
 mod tests;

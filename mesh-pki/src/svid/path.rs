@@ -143,6 +143,10 @@ impl<'a> Search<'a> {
         if self.crls.is_empty() {
             return Ok(());
         }
+        let lists = crl::Lists {
+            crls: self.crls,
+            roots: self.bundle.anchors(),
+        };
         let intermediates: Vec<_> = path.intermediate_certificates().collect();
         let certs = std::iter::once::<&webpki::Cert<'_>>(path.end_entity())
             .chain(intermediates.iter().copied());
@@ -172,7 +176,7 @@ impl<'a> Search<'a> {
                 Place::Intermediate
             };
             let id = || self.id.clone();
-            match Crl::status(self.crls, &issuer, cert.serial(), self.now, self.crypto) {
+            match lists.status(&issuer, cert.serial(), self.now, self.crypto) {
                 crl::Status::Valid => {}
                 crl::Status::Revoked { since, reason } => {
                     return Err(Rejected::Revoked {

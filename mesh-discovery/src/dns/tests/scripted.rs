@@ -238,9 +238,11 @@ async fn what_answers_come_to() {
 }
 
 #[tokio::test]
-async fn srv_gives_ports_of_the_lowest_priority() {
+async fn srv_gives_ports_of_the_lowest_priority_that_has_addresses() {
     use RecordType as T;
-    let srv = |priority, port, target| RData::SRV(SRV::new(priority, 0, port, name(target)));
+    let weighed =
+        |priority, weight, port, target| RData::SRV(SRV::new(priority, weight, port, name(target)));
+    let srv = |priority, port, target| weighed(priority, 0, port, target);
     let server = NameServer::start(vec![
         (
             "_http._tcp.web.example",
@@ -278,6 +280,33 @@ async fn srv_gives_ports_of_the_lowest_priority() {
             vec![records(
                 20,
                 vec![srv(1, 1, "a.example."), srv(1, 2, "bad.example.")],
+            )],
+        ),
+        (
+            "_next._tcp.web.example",
+            T::SRV,
+            vec![records(
+                20,
+                vec![srv(1, 1, "none.example."), srv(2, 2, "far.example.")],
+            )],
+        ),
+        (
+            "_wait._tcp.web.example",
+            T::SRV,
+            vec![records(
+                20,
+                vec![srv(1, 1, "bad.example."), srv(2, 2, "far.example.")],
+            )],
+        ),
+        (
+            "_idle._tcp.web.example",
+            T::SRV,
+            vec![records(
+                20,
+                vec![
+                    weighed(1, 0, 1, "a.example."),
+                    weighed(1, 5, 2, "far.example."),
+                ],
             )],
         ),
         ("bad.example", T::A, vec![SERVFAIL]),
@@ -319,6 +348,14 @@ async fn srv_gives_ports_of_the_lowest_priority() {
         families: Families::Both,
     };
     assert_eq!(look_up("_half._tcp").await, half);
+    let far = Outcome::Answer {
+        addresses: at(&[("192.0.2.9", 2)]),
+        ttl: Duration::from_secs(20),
+    };
+    assert_eq!(look_up("_next._tcp").await, far);
+    assert_eq!(look_up("_idle._tcp").await, far);
+    // What is not known may be there.
+    assert_eq!(look_up("_wait._tcp").await, Outcome::unknown());
 }
 
 /// The whole source: answers change, SERVFAIL keeps, a TTL of 0 is asked for again after a second.

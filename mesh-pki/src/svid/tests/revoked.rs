@@ -93,6 +93,23 @@ fn c8_a_list_that_cannot_be_relied_on_allows_nobody() {
     let state = state_with(&ca, [Crl::from_der(&forged).unwrap()]);
     assert_eq!(unknown(&state, &ca), "its signature is not its issuer's");
 
+    // Nor does a key id of its own make it another's.
+    let mut forged = ca
+        .crl()
+        .with(|p| p.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]))
+        .der();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let state = state_with(&ca, [Crl::from_der(&forged).unwrap()]);
+    let nobodys = "it carries its issuer's name, but neither its issuer nor a root signed it";
+    assert_eq!(unknown(&state, &ca), nobodys);
+    // As is the list of a root that is gone, whose name the next one has.
+    let next = Ca::new("root");
+    let state = state_with(&next, [ca.crl().list()]);
+    assert_eq!(unknown(&state, &next), nobodys);
+    let state = state_with(&next, [ca.crl().list(), next.crl().list()]);
+    check(&[leaf(CART).signed_by(&next)], &state).unwrap();
+
     // An issuer that may not sign lists; whoever signs with its key does it all the same.
     let draft = authority("root");
     let key = KeyPair::try_from(&draft.key.serialize_der()[..]).unwrap();

@@ -1,0 +1,317 @@
+//! The deadline of a request's body: in goes the body of a caller's connection and what answers the
+//! request, out comes an error once the server waits for a part of it that does not come.
+//!
+//! Only silence counts, and only while somebody wants to read: neither a slow endpoint nor a large
+//! body makes a caller late. It counts until the head of the answer is there; from then on the
+//! server has taken the rest on, and both may talk or rest as they like. A gRPC call is left alone:
+//! its messages may be hours apart, and it brings a deadline of its own. What the program that
+//! embeds the mesh sends itself is not looked at.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body::{Body as _, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::body::{Body, BoxError};
+use crate::error::{Error, Reason, is_grpc};
+use crate::wake::{Noted, Task};
+
+const WAITING: u8 = 0;
+const ANSWERED: u8 = 1;
+const STALLED: u8 = 2;
+
+/// What the body of a request and its answer know of each other.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    phase: AtomicU8,
+    limit: Duration,
+    task: Task,
+}
+
+/// The body.
+struct Timed {
+    inner: Body,
+    upload: Arc<Upload>,
+    /// Since when the next part is waited for.
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+pin_project! {
+    /// What answers a request, cut short when its body stalls.
+    pub(crate) struct Answering<F> {
+        #[pin]
+        inner: F,
+        upload: Option<Arc<Upload>>,
+        noted: Noted,
+    }
+}
+
+// === impl Upload ===
+
+impl Upload {
+    /// Times the body of a caller's request; `None` where there is nothing to time.
+    pub(crate) fn time(request: &mut Request<Body>, limit: Duration) -> Option<Arc<Self>> {
+        if request.body().is_end_stream() || is_grpc(request.headers()) {
+            return None;
+        }
+        let upload = Arc::new(Self {
+            phase: AtomicU8::new(WAITING),
+            limit,
+            task: Task::default(),
+        });
+        let inner = std::mem::take(request.body_mut());
+        *request.body_mut() = Body::new(Timed {
+            inner,
+            upload: upload.clone(),
+            since: None,
+            timer: None,
+        });
+        Some(upload)
+    }
+
+    /// Runs what answers the request, to the head of the answer.
+    pub(crate) fn answering<T, F>(this: Option<Arc<Self>>, inner: F) -> Answering<F>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        Answering {
+            inner,
+            upload: this,
+            noted: Noted::default(),
+        }
+    }
+
+    /// Ends the wait; whoever is first says how.
+    fn end(&self, how: u8) -> bool {
+        self.phase
+            .compare_exchange(WAITING, how, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    fn is(&self, phase: u8) -> bool {
+        self.phase.load(Ordering::Acquire) == phase
+    }
+
+    fn error(&self) -> Error {
+        let detail = format!("nothing more of the body came for {:?}", self.limit);
+        Error::new(Reason::BodyTimeout, detail)
+    }
+}
+
+// === impl Timed ===
+
+impl Timed {
+    /// Whether the wait has lasted too long. As with a connection's timer, it is made when somebody
+    /// first waits, and moved when it fires.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.upload.is(ANSWERED) {
+            return Poll::Pending;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let Some(deadline) = since.checked_add(self.upload.limit) else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl http_body::Body for Timed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            this.since = None;
+            return Poll::Ready(frame);
+        }
+        ready!(this.poll_late(cx));
+        if this.upload.end(STALLED) {
+            this.upload.task.wake();
+        } else if this.upload.is(ANSWERED) {
+            return Poll::Pending;
+        }
+        let error = io::Error::new(io::ErrorKind::TimedOut, this.upload.error());
+        Poll::Ready(Some(Err(error.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+// === impl Answering ===
+
+impl<T, F> Future for Answering<F>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    type Output = Result<T, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(upload) = this.upload else {
+            return this.inner.poll(cx);
+        };
+        this.noted.note(cx, &upload.task);
+        if upload.is(STALLED) {
+            return Poll::Ready(Err(upload.error()));
+        }
+        let answer = ready!(this.inner.poll(cx));
+        // An application that answers because the body broke off is not what the caller waits for.
+        Poll::Ready(if upload.end(ANSWERED) {
+            answer
+        } else {
+            Err(upload.error())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::pending;
+
+    use http::header;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::sync::mpsc;
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A request whose body is what is sent.
+    fn request() -> (mpsc::UnboundedSender<&'static str>, Request<Body>) {
+        let (sender, mut parts) = mpsc::unbounded_channel();
+        let parts = futures_util::stream::poll_fn(move |cx| {
+            parts.poll_recv(cx).map(|part| {
+                part.map(|part: &str| Ok::<_, Infallible>(Frame::data(Bytes::from(part))))
+            })
+        });
+        let mut request = Request::new(Body::new(StreamBody::new(parts)));
+        *request.method_mut() = http::Method::POST;
+        (sender, request)
+    }
+
+    fn reason<T>(result: Result<T, Error>) -> Option<Reason> {
+        result.err().map(|error| error.reason())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_ends_the_request_and_one_that_goes_on_does_not() {
+        let (sender, mut request) = request();
+        let upload = Upload::time(&mut request, LIMIT);
+        let mut body = std::mem::take(request.body_mut());
+        let answering = Upload::answering(upload, async move {
+            for part in ["a", "b", "c"] {
+                let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                assert_eq!(data, part);
+            }
+            let error = body.frame().await.unwrap().unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "body-timeout: nothing more of the body came for 60s"
+            );
+            Ok(())
+        });
+        let answering = tokio::spawn(answering);
+        let started = Instant::now();
+        // Three minutes less three seconds in all, and never as long as the limit.
+        for part in ["a", "b", "c"] {
+            tokio::task::yield_now().await;
+            advance(LIMIT - SECOND).await;
+            sender.send(part).unwrap();
+        }
+        assert_eq!(
+            reason(answering.await.unwrap()),
+            Some(Reason::BodyTimeout),
+            "although there is an answer: it was made of half a request"
+        );
+        let whole = started.elapsed();
+        assert_eq!(whole.as_secs(), (4 * LIMIT - 3 * SECOND).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_is_not_waited_for_once_the_body_has_stalled() {
+        let (_sender, mut request) = request();
+        let upload = Upload::time(&mut request, LIMIT);
+        // As a connection reads it: in another task than the one that waits for the answer.
+        tokio::spawn(request.into_body().collect());
+        let answering = Upload::answering(upload, pending::<Result<(), Error>>());
+        let result = timeout(LIMIT + SECOND, answering).await.unwrap();
+        assert_eq!(reason(result), Some(Reason::BodyTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_late_while_nobody_reads_or_once_there_is_an_answer() {
+        let (sender, mut request) = request();
+        let upload = Upload::time(&mut request, LIMIT);
+        let mut body = std::mem::take(request.body_mut());
+        // The endpoint takes its time.
+        sender.send("a").unwrap();
+        advance(2 * LIMIT).await;
+        body.frame().await.unwrap().unwrap();
+        sender.send("b").unwrap();
+        advance(2 * LIMIT).await;
+        body.frame().await.unwrap().unwrap();
+        // It begins to wait, and is answered before the caller is late.
+        let early = timeout(LIMIT - SECOND, body.frame()).await;
+        assert!(early.is_err());
+        assert!(Upload::answering(upload, async { Ok(()) }).await.is_ok());
+        assert!(timeout(10 * LIMIT, body.frame()).await.is_err());
+        sender.send("c").unwrap();
+        body.frame().await.unwrap().unwrap();
+        drop(sender);
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_by_design_is_not_timed() {
+        let timed = |request: &mut Request<Body>| Upload::time(request, LIMIT).is_some();
+        assert!(!timed(&mut Request::new(Body::empty())));
+        let (_sender, mut stream) = request();
+        let grpc = http::HeaderValue::from_static("application/grpc+proto");
+        stream.headers_mut().insert(header::CONTENT_TYPE, grpc);
+        assert!(!timed(&mut stream));
+        let mut whole = Request::new(Body::from("whole"));
+        assert!(timed(&mut whole));
+        // It tells its length as it did.
+        assert_eq!(whole.body().size_hint().exact(), Some(5));
+        assert!(!whole.body().is_end_stream());
+        // Without a limit that comes to pass there is none.
+        let (_sender, mut stream) = request();
+        let upload = Upload::time(&mut stream, Duration::MAX);
+        let mut body = stream.into_body();
+        let next = body.frame();
+        assert!(futures_util::FutureExt::now_or_never(next).is_none());
+        drop(upload);
+    }
+}
