@@ -47,7 +47,8 @@ pub enum Reason {
     BackendMissing,
     /// An attempt took longer than `backendRequest`: 504.
     BackendTimeout,
-    /// The body stopped to arrive before the answer had begun: 408.
+    /// The body stopped to arrive before the answer had begun, or was not whole within the timeouts
+    /// of the route: 408.
     BodyTimeout,
     /// The caller went away, or broke its request off: 499, as nginx has it.
     CallerGone,

@@ -5,18 +5,19 @@
 //! body makes a caller late. It counts until the head of the answer is there; from then on the
 //! server has taken the rest on, and both may talk or rest as they like. A gRPC call is left alone:
 //! its messages may be hours apart, and it brings a deadline of its own. What the program that
-//! embeds the mesh sends itself is not looked at.
+//! embeds the mesh sends itself is not looked at. A short body came with its head, most often: it is
+//! taken at once, and goes on as bytes that nobody need wait for.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, header};
 use http_body::{Body as _, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -33,12 +34,19 @@ const STALLED: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Upload {
     phase: AtomicU8,
+    /// Whether a part of the body is waited for.
+    awaited: AtomicBool,
     limit: Duration,
     task: Task,
 }
 
+/// What a body says when it is asked: a part, an error, or that it is over.
+type Part = Option<Result<Frame<Bytes>, BoxError>>;
+
 /// The body.
 struct Timed {
+    /// What was there at first, until it is asked for.
+    first: Option<Part>,
     inner: Body,
     upload: Arc<Upload>,
     /// Since when the next part is waited for.
@@ -64,13 +72,25 @@ impl Upload {
         if request.body().is_end_stream() || is_grpc(request.headers()) {
             return None;
         }
+        // To ask for the body is to answer an Expect with 100, which is the server's to do.
+        let asked = !request.headers().contains_key(header::EXPECT);
+        let mut first = asked.then(|| what_is_there(request.body_mut())).flatten();
+        if let Some(Some(Ok(frame))) = &mut first
+            && let Some(whole) = frame.data_mut()
+            && request.body().is_end_stream()
+        {
+            *request.body_mut() = Body::from(std::mem::take(whole));
+            return None;
+        }
         let upload = Arc::new(Self {
             phase: AtomicU8::new(WAITING),
+            awaited: AtomicBool::new(false),
             limit,
             task: Task::default(),
         });
         let inner = std::mem::take(request.body_mut());
         *request.body_mut() = Body::new(Timed {
+            first,
             inner,
             upload: upload.clone(),
             since: None,
@@ -91,6 +111,11 @@ impl Upload {
         }
     }
 
+    /// Whether the server waits for the caller: whatever takes too long then is not its doing.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+
     /// Ends the wait; whoever is first says how.
     fn end(&self, how: u8) -> bool {
         self.phase
@@ -105,6 +130,15 @@ impl Upload {
     fn error(&self) -> Error {
         let detail = format!("nothing more of the body came for {:?}", self.limit);
         Error::new(Reason::BodyTimeout, detail)
+    }
+}
+
+/// What a body says now, if anything.
+fn what_is_there(body: &mut Body) -> Option<Part> {
+    // Nobody is woken: who reads on asks again.
+    match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(part) => Some(part),
+        Poll::Pending => None,
     }
 }
 
@@ -143,10 +177,15 @@ impl http_body::Body for Timed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(first);
+        }
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             this.since = None;
+            this.upload.awaited.store(false, Ordering::Relaxed);
             return Poll::Ready(frame);
         }
+        this.upload.awaited.store(true, Ordering::Relaxed);
         ready!(this.poll_late(cx));
         if this.upload.end(STALLED) {
             this.upload.task.wake();
@@ -158,11 +197,21 @@ impl http_body::Body for Timed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.first.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let first = match &self.first {
+            Some(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len) as u64,
+            _ => 0,
+        };
+        let rest = self.inner.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(first));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(first));
+        }
+        hint
     }
 }
 
@@ -259,6 +308,57 @@ mod tests {
         assert_eq!(whole.as_secs(), (4 * LIMIT - 3 * SECOND).as_secs());
     }
 
+    #[tokio::test]
+    async fn what_is_there_at_first_is_whole_or_comes_first() {
+        // All of it: nothing is left to wait for.
+        let mut request = Request::new(Body::new(http_body_util::Full::new("all".into())));
+        assert!(Upload::time(&mut request, LIMIT).is_none());
+        assert_eq!(request.body().size_hint().exact(), Some(3));
+        assert_eq!(
+            request.into_body().collect().await.unwrap().to_bytes(),
+            "all"
+        );
+        // A part of it.
+        let (sender, mut request) = self::request();
+        sender.send("a").unwrap();
+        assert!(Upload::time(&mut request, LIMIT).is_some());
+        assert_eq!(request.body().size_hint().lower(), 1);
+        sender.send("b").unwrap();
+        drop(sender);
+        assert_eq!(
+            request.into_body().collect().await.unwrap().to_bytes(),
+            "ab"
+        );
+        // Its end alone.
+        let (sender, mut request) = self::request();
+        drop(sender);
+        assert!(Upload::time(&mut request, LIMIT).is_some());
+        assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "");
+    }
+
+    /// An error that was met by looking is not taken for the end.
+    #[tokio::test]
+    async fn a_body_that_has_broken_off_is_never_whole() {
+        let parts = futures_util::stream::iter([Err(io::Error::other("broke off"))]);
+        let mut request = Request::new(Body::new(StreamBody::new(parts)));
+        assert!(Upload::time(&mut request, LIMIT).is_some());
+        let error = request.into_body().collect().await.unwrap_err();
+        assert_eq!(error.to_string(), "broke off");
+    }
+
+    /// To look would be to ask the caller for the body, whoever refuses the request later.
+    #[tokio::test]
+    async fn a_body_that_waits_to_be_asked_for_is_not_looked_at() {
+        let mut request = Request::new(Body::new(http_body_util::Full::new("all".into())));
+        let expected = header::HeaderValue::from_static("100-continue");
+        request.headers_mut().insert(header::EXPECT, expected);
+        assert!(Upload::time(&mut request, LIMIT).is_some());
+        assert_eq!(
+            request.into_body().collect().await.unwrap().to_bytes(),
+            "all"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_never_comes_is_not_waited_for_once_the_body_has_stalled() {
         let (_sender, mut request) = request();
@@ -302,10 +402,7 @@ mod tests {
         stream.headers_mut().insert(header::CONTENT_TYPE, grpc);
         assert!(!timed(&mut stream));
         let mut whole = Request::new(Body::from("whole"));
-        assert!(timed(&mut whole));
-        // It tells its length as it did.
-        assert_eq!(whole.body().size_hint().exact(), Some(5));
-        assert!(!whole.body().is_end_stream());
+        assert!(!timed(&mut whole), "nothing of it is still to come");
         // Without a limit that comes to pass there is none.
         let (_sender, mut stream) = request();
         let upload = Upload::time(&mut stream, Duration::MAX);

@@ -94,8 +94,14 @@ impl Balancer {
                 Some(at) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
                     Err(_) => {
+                        let late = late(to, Some(at) == until);
+                        // The endpoint waits as we do, for the rest of the request.
+                        if exchange.upload.as_ref().is_some_and(|u| u.is_awaited()) {
+                            let detail = "the caller has not sent the whole request";
+                            return Err(Error::new(Reason::BodyTimeout, detail).because(late));
+                        }
                         self.failed(&mut picked, &service);
-                        return Err(late(to, Some(at) == until));
+                        return Err(late);
                     }
                 },
             };

@@ -101,6 +101,7 @@ impl Outbound {
         let mut pending = admit::begin(direction, request, &self.recorder, &self.local, state);
         let exchange = pending.exchange();
         exchange.caller = caller.map(|(address, _)| address);
+        exchange.upload = upload.clone();
         let grpc = is_grpc(request.headers());
         let result = match admit::admit(&self.limits, request, exchange) {
             Ok(()) => Upload::answering(upload, self.carry(request, to, exchange)).await,

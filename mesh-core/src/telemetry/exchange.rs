@@ -10,6 +10,7 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::Instant;
 
 use super::trace::TraceContext;
+use crate::accept::Upload;
 use crate::error::{Error, Reason};
 use crate::model::ObjectKey;
 
@@ -85,6 +86,8 @@ pub struct Exchange {
     /// How long it took, to the last byte.
     pub duration: Duration,
     pub(crate) started: Instant,
+    /// The body of the request, where it is timed.
+    pub(crate) upload: Option<Arc<Upload>>,
 }
 
 // === impl Direction ===
@@ -159,6 +162,7 @@ impl Exchange {
             response_bytes: 0,
             duration: Duration::ZERO,
             started: Instant::now(),
+            upload: None,
         }
     }
 

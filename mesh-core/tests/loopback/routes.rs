@@ -14,7 +14,7 @@ use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Pair, Result, get, in_flight, origin, soon, tell, text, whole};
+use crate::support::{Pair, Result, get, in_flight, origin, raw, soon, tell, text, whole};
 
 fn service(name: &str) -> Result<ServiceName> {
     Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
@@ -148,6 +148,32 @@ async fn both_timeouts_end_the_wait_and_count() -> Result {
         (record.status, record.reason.map(|r| r.as_str())),
         (499, Some("caller-gone"))
     );
+    Ok(())
+}
+
+/// Who sends too slowly for a route says nothing of the endpoint.
+#[tokio::test]
+async fn an_upload_that_is_too_slow_for_a_route_is_the_callers() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let ms = |n| Some(Duration::from_millis(n));
+    for limits in [
+        Timeouts::new(ms(1_000), None)?,
+        Timeouts::new(ms(20_000), ms(1_000))?,
+    ] {
+        let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
+        rule.timeouts = limits;
+        push(&pair, vec![route(vec![rule])?]).await?;
+        // More often than an endpoint may fail.
+        let half = b"POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 9\r\n\r\nhalf";
+        let answers = (0..6).map(|_| raw(pair.outbound, half));
+        for answer in futures_util::future::try_join_all(answers).await? {
+            assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+            assert!(answer.contains("x-mesh-reason: body-timeout"), "{answer}");
+        }
+    }
+    let metrics = pair.web.encode_metrics();
+    assert!(!metrics.contains("mesh_ejections_total{"), "{metrics}");
+    assert_eq!(in_flight(&pair.web), 0);
     Ok(())
 }
 
