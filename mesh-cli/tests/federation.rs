@@ -11,21 +11,21 @@ use http::{Method, StatusCode};
 use inmesh_pki::{CertificateDer, Crypto, tls};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
-use support::{Agent, Home, app, eventually, free, mesh, publish, service, stdout, try_send};
+use support::{Agent, Home, Pair, app, eventually, free, mesh, publish, stdout, try_send};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// The agent's file of a workload in the trust domain of the CA in `ca`, with these lines of
-/// federation, and a listener.
+/// The part of an agent's file that puts a workload into the trust domain of the CA in `ca`, with
+/// these lines of federation.
+fn belongs(ca: &str, federation: &str) -> String {
+    let identity = format!("identity: {{developmentCA: {{dir: ../{ca}, lifetime: 1m}}}}\n");
+    identity + "federation:\n" + federation
+}
+
+/// The whole file of such an agent with one listener.
 fn file(ca: &str, federation: &str, listener: &str) -> String {
-    format!(
-        "identity: {{developmentCA: {{dir: ../{ca}, lifetime: 1m}}}}
-defaultAction: deny
-peers: strict
-federation:
-{federation}listeners: [{listener}]
-"
-    )
+    let rest = format!("defaultAction: deny\npeers: strict\nlisteners: [{listener}]\n");
+    belongs(ca, federation) + &rest
 }
 
 /// A relationship with a domain whose endpoint is known by its SPIFFE ID.
@@ -64,35 +64,21 @@ fn other_ca(home: &Home) {
 const WEB: &str = "spiffe://test.local/ns/shop/sa/web";
 const APP: &str = "spiffe://other.local/ns/shop/sa/app";
 
-const POLICY: &str = "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: app, namespace: shop}
-spec:
-  selector: {matchLabels: {app: app}}
-  action: ALLOW
-  rules: [{from: [{source: {principals: [test.local/ns/shop/sa/web]}}]}]
-";
-
 #[tokio::test]
 async fn two_trust_domains_fetch_each_others_bundle_and_carry() {
     let home = Home::new();
     other_ca(&home);
-    let (inner, door) = (free(), free());
     let (ours, theirs) = (free(), free());
-    let backend = app(Router::new().fallback(on_get(async || "hello"))).await;
-    let listener = format!("{{bind: '{inner}', inbound: {{app: '{backend}', appProtocol: http}}}}");
-    let federation = by_id("test.local", ours, WEB, "ca/ca.pem") + &endpoint(theirs, "");
-    let server = file("other-ca", &federation, &listener);
-    let server = home.agent("app", &server, &[("policy.yaml", POLICY)]).await;
-
-    let listener = format!("{{bind: '{door}', outbound: {{appProtocol: http}}}}");
-    let federation = by_id("other.local", theirs, APP, "other-ca/ca.pem") + &endpoint(ours, "");
-    let client = file("ca", &federation, &listener);
-    let ids = format!("inmesh.dev/ids: {APP}");
-    let documents = service("app", inner, &ids);
-    let _client = home
-        .agent("web", &client, &[("app.yaml", &documents)])
-        .await;
+    let app = app(Router::new().fallback(on_get(async || "hello"))).await;
+    let theirs_is = by_id("other.local", theirs, APP, "other-ca/ca.pem");
+    let ours_is = by_id("test.local", ours, WEB, "ca/ca.pem");
+    let pair = Pair {
+        id: APP,
+        server: &belongs("other-ca", &(ours_is + &endpoint(theirs, ""))),
+        client: &belongs("ca", &(theirs_is + &endpoint(ours, ""))),
+        ..Pair::new(app)
+    };
+    let (server, _client, door) = pair.start(&home).await;
 
     // The server asked before the client was there to answer, and asks again a second later.
     let answer = eventually("both know each other", async || {
@@ -219,7 +205,6 @@ impl WebCa {
 async fn one_domain_serves_as_a_web_server_and_the_other_by_its_svid() {
     let home = Home::new();
     other_ca(&home);
-    let (inner, door) = (free(), free());
     let (ours, theirs) = (free(), free());
     let ca = WebCa::new();
     publish(&home.path(""), "root.pem", &ca.root.pem());
@@ -227,24 +212,19 @@ async fn one_domain_serves_as_a_web_server_and_the_other_by_its_svid() {
     std::fs::create_dir(&files).expect("a new folder");
     let first = ca.renew(&files);
 
-    let backend = app(Router::new().fallback(on_get(async || "hello"))).await;
-    let listener = format!("{{bind: '{inner}', inbound: {{app: '{backend}', appProtocol: http}}}}");
+    let app = app(Router::new().fallback(on_get(async || "hello"))).await;
     let web = ", webCertificate: {certificate: ../files/web.pem, key: ../files/web.key}";
-    let federation = by_id("test.local", ours, WEB, "ca/ca.pem") + &endpoint(theirs, web);
-    let server = file("other-ca", &federation, &listener);
-    let server = home.agent("app", &server, &[("policy.yaml", POLICY)]).await;
-
-    let listener = format!("{{bind: '{door}', outbound: {{appProtocol: http}}}}");
-    let federation = by_name("other.local", theirs) + &endpoint(ours, "");
-    let client = file("ca", &federation, &listener);
-    let documents = service("app", inner, &format!("inmesh.dev/ids: {APP}"));
-    // The roots of the web are those of the operating system, or of this file.
-    let roots = home.path("root.pem");
-    let environment = [("SSL_CERT_FILE", &*roots)];
-    let documents = [("app.yaml", &*documents)];
-    let client = home
-        .agent_with("web", &client, &documents, &environment)
-        .await;
+    let ours_is = by_id("test.local", ours, WEB, "ca/ca.pem");
+    let theirs_is = by_name("other.local", theirs);
+    let pair = Pair {
+        id: APP,
+        server: &belongs("other-ca", &(ours_is + &endpoint(theirs, web))),
+        client: &belongs("ca", &(theirs_is + &endpoint(ours, ""))),
+        // The roots of the web are those of the operating system, or of this file.
+        environment: &[("SSL_CERT_FILE", &home.path("root.pem"))],
+        ..Pair::new(app)
+    };
+    let (server, client, door) = pair.start(&home).await;
     eventually("both know each other", async || {
         let answer = try_send(door, Method::GET, "/", &[("host", "app")]).await?;
         (answer.status == StatusCode::OK).then_some(())

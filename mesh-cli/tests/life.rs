@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -283,6 +284,18 @@ async fn a_signal_lets_a_running_request_finish() {
     );
     let status = held.agent.ended().await;
     assert!(status.success(), "{status:?}");
+}
+
+#[tokio::test]
+async fn it_carries_with_as_many_threads_as_it_is_told() {
+    let home = Home::new();
+    let file = "defaultAction: deny\npeers: strict\n";
+    let workers = [("MESH_WORKERS", Path::new("24"))];
+    let agent = home.agent_with("web", file, &[], &workers).await;
+    let threads = agent.threads().count();
+    assert!(threads >= 24, "{threads}");
+    let none = mesh(["proxy", "--workers", "0", "--config"], &[&agent.dir]);
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
 }
 
 #[tokio::test]

@@ -2,13 +2,12 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 
 use axum::Router;
 use axum::routing::get as on_get;
 use http::{Method, StatusCode};
-use support::{Home, app, eventually, free, service, stdout, try_send};
+use support::{Home, Pair, app, eventually, stdout, try_send};
 
 /// The user that the agents of a test run as.
 fn uid() -> u32 {
@@ -17,52 +16,27 @@ fn uid() -> u32 {
         .uid()
 }
 
-/// The agent's file of a server that also gives `id` to processes of the user `uid`.
-fn server(inner: SocketAddr, app: SocketAddr, id: &str, uid: u32) -> String {
-    format!(
-        "defaultAction: deny
-peers: strict
-workloadApi:
-  listen: api.sock
-  entries:
-  - {{id: '{id}', uid: {uid}}}
-listeners: [{{bind: \"{inner}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
-"
-    )
+/// What an agent's file says to give `id` to processes of the user `uid`.
+fn gives(id: &str, uid: u32) -> String {
+    format!("workloadApi: {{listen: api.sock, entries: [{{id: '{id}', uid: {uid}}}]}}\n")
 }
 
-fn client(door: SocketAddr) -> String {
-    format!(
-        "identity: {{workloadApi: {{socket: ../app/api.sock}}}}
-defaultAction: deny
-peers: strict
-listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
-"
-    )
-}
-
-const POLICY: &str = "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: app, namespace: shop}
-spec:
-  selector: {matchLabels: {app: app}}
-  action: ALLOW
-  rules: [{from: [{source: {principals: [test.local/ns/shop/sa/web]}}]}]
-";
+/// What an agent's file says to get its identity from the other's.
+const TAKES: &str = "identity: {workloadApi: {socket: ../app/api.sock}}\n";
+/// The rest of an agent's file that carries nothing.
+const REST: &str = "defaultAction: deny\npeers: strict\n";
 
 #[tokio::test]
 async fn an_agent_gets_its_identity_from_another_and_carries_with_it() {
     let home = Home::new();
     let app = app(Router::new().fallback(on_get(async || "hello"))).await;
-    let (inner, door) = (free(), free());
-    let file = server(inner, app, "spiffe://test.local/ns/shop/sa/web", uid());
-    let mut server = home.agent("app", &file, &[("policy.yaml", POLICY)]).await;
-
-    let ids = "inmesh.dev/ids: spiffe://test.local/ns/shop/sa/app";
-    let documents = service("app", inner, ids);
-    let web = home
-        .agent("web", &client(door), &[("app.yaml", &documents)])
-        .await;
+    let gives = gives("spiffe://test.local/ns/shop/sa/web", uid());
+    let pair = Pair {
+        server: &gives,
+        client: TAKES,
+        ..Pair::new(app)
+    };
+    let (mut server, web, door) = pair.start(&home).await;
     let answer = try_send(door, Method::GET, "/", &[("host", "app")]).await;
     let answer = answer.expect("the agent answers");
     assert_eq!((answer.status, &*answer.body), (StatusCode::OK, "hello"));
@@ -97,11 +71,9 @@ async fn an_agent_gets_its_identity_from_another_and_carries_with_it() {
 #[tokio::test]
 async fn an_agent_that_matches_no_entry_waits_and_says_why() {
     let home = Home::new();
-    let app = app(Router::new()).await;
-    let other = "spiffe://test.local/ns/shop/sa/other";
-    let file = server(free(), app, other, 4_000_000_000);
-    let server = home.agent("app", &file, &[]).await;
-    let mut web = home.unready("web", &client(free()), &[]);
+    let gives = gives("spiffe://test.local/ns/shop/sa/other", 4_000_000_000);
+    let server = home.agent("app", &(gives + REST), &[]).await;
+    let mut web = home.unready("web", &format!("{TAKES}{REST}"), &[]);
     eventually("the refusal is logged", async || {
         web.log().contains("no identity issued").then_some(())
     })

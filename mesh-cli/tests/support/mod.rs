@@ -200,11 +200,15 @@ impl Agent {
         publish(&self.dir, name, text);
     }
 
+    /// Its threads.
+    pub(crate) fn threads(&self) -> std::fs::ReadDir {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        std::fs::read_dir(tasks).expect("it runs")
+    }
+
     /// The CPU time that it has used so far.
     pub(crate) fn cpu_time(&self) -> Duration {
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let tasks = std::fs::read_dir(tasks).expect("it runs");
-        let spent = tasks.map(|task| {
+        let spent = self.threads().map(|task| {
             let stat = task.expect("a thread").path().join("schedstat");
             // A thread may have ended meanwhile.
             let stat = std::fs::read_to_string(stat).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! An agent in front of a plain server and one in front of its callers, as most tests need them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::{Agent, Home, free, service};
 
@@ -25,8 +26,9 @@ pub(crate) struct Pair<'a> {
     pub(crate) id: &'a str,
     /// What else stands in that agent's file.
     pub(crate) server: &'a str,
-    /// What else stands in the file of the agent before the callers.
+    /// What else stands in the file of the agent before the callers, and in its environment.
     pub(crate) client: &'a str,
+    pub(crate) environment: &'a [(&'a str, &'a Path)],
 }
 
 impl<'a> Pair<'a> {
@@ -38,6 +40,7 @@ impl<'a> Pair<'a> {
             id: "spiffe://test.local/ns/shop/sa/app",
             server: "",
             client: "",
+            environment: &[],
         }
     }
 
@@ -64,8 +67,9 @@ impl<'a> Pair<'a> {
         let documents = service("app", inner, &ids)
             .replace("appProtocol: http", &format!("appProtocol: {protocol}"));
         let client = file(self.client, outbound);
+        let documents = [("app.yaml", &*documents)];
         let client = home
-            .agent("web", &client, &[("app.yaml", &documents)])
+            .agent_with("web", &client, &documents, self.environment)
             .await;
         (server, client, door)
     }
