@@ -369,7 +369,7 @@ column_mesh() { # column, appProtocol, a line of the agents' files
             -e "s|@CLIENT_PORT@|$a|g; s|@SERVER_PORT@|$b|g; s|@APP_PORT@|$app|g; s|@PKI@|$work/pki|g" \
             -e "s|@CLIENT_ADMIN@|$admin_a|g; s|@SERVER_ADMIN@|$admin_b|g" \
             -e "s|@PROTOCOL@|$2|g; s|@ACCESS_LOG@|$3|g" {} +
-        start "$1/$side" "$mesh" proxy --config "$work/$1-$side"
+        start "$1/$side" "$mesh" proxy --workers 2 --config "$work/$1-$side"
     done
     client_port[$1]=$a
     accept "$1"
