@@ -10,8 +10,8 @@ use std::time::Duration;
 use world::{Fallible, Plan, Report, run};
 
 /// Rates that are tried, in requests a second.
-const RATES: [u32; 10] = [
-    300, 600, 900, 1_200, 1_800, 2_400, 3_600, 4_800, 7_200, 9_600,
+const RATES: [u32; 12] = [
+    300, 600, 900, 1_200, 1_800, 2_400, 3_600, 4_800, 7_200, 9_600, 14_400, 19_200,
 ];
 /// A rate is too high where so many of its requests take so long.
 const TAIL: (f64, u64) = (0.99, 50_000);
