@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Request, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -69,7 +69,8 @@ pin_project! {
 impl Upload {
     /// Times the body of a caller's request; `None` where there is nothing to time.
     pub(crate) fn time(request: &mut Request<Body>, limit: Duration) -> Option<Arc<Self>> {
-        if request.body().is_end_stream() || is_grpc(request.headers()) {
+        let grpc = request.version() == Version::HTTP_2 && is_grpc(request.headers());
+        if request.body().is_end_stream() || grpc {
             return None;
         }
         // To ask for the body is to answer an Expect with 100, which is the server's to do.
@@ -400,7 +401,12 @@ mod tests {
         let (_sender, mut stream) = request();
         let grpc = http::HeaderValue::from_static("application/grpc+proto");
         stream.headers_mut().insert(header::CONTENT_TYPE, grpc);
+        *stream.version_mut() = Version::HTTP_2;
         assert!(!timed(&mut stream));
+        let (_sender, mut named) = request();
+        let grpc = http::HeaderValue::from_static("application/grpc");
+        named.headers_mut().insert(header::CONTENT_TYPE, grpc);
+        assert!(timed(&mut named), "there is no gRPC over HTTP/1.1");
         let mut whole = Request::new(Body::from("whole"));
         assert!(!timed(&mut whole), "nothing of it is still to come");
         // Without a limit that comes to pass there is none.

@@ -135,6 +135,7 @@ impl Balancer {
                     // that it closes.
                     fresh |= !error.is_never_sent();
                 }
+                Fault::Crowd => tried.push(picked.member().state.clone()),
                 Fault::Endpoint => {
                     self.failed(&mut picked, &service);
                     tried.push(picked.member().state.clone());

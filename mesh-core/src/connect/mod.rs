@@ -8,13 +8,15 @@
 mod headers;
 mod http;
 mod outside;
+mod pool;
 mod tcp;
 mod tunnel;
 mod unsent;
 
-pub(crate) use self::http::{Kept, Lease};
+pub(crate) use self::http::Kept;
 pub(crate) use headers::{answered, goes_on_in_h2, is_upgrade, prepare};
 pub(crate) use outside::OutsideRoots;
+pub(crate) use pool::Lease;
 pub(crate) use tcp::Io;
 pub(crate) use tunnel::{copy, splice, switched};
 pub(crate) use unsent::{Fault, Unsent};

@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Caller,
     /// Nobody's: a connection that had been used before was closed, as it may be at any time.
     Connection,
+    /// Nobody's: so many connections to the endpoint are being opened that there was no room.
+    Crowd,
     /// The endpoint's.
     Endpoint,
 }
@@ -40,6 +42,13 @@ impl Unsent {
             error,
             again: true,
             fault: Fault::Endpoint,
+        }
+    }
+
+    pub(super) fn crowded(error: Error) -> Self {
+        Self {
+            fault: Fault::Crowd,
+            ..Self::before(error)
         }
     }
 

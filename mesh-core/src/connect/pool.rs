@@ -1,0 +1,393 @@
+//! The connections of one endpoint.
+//!
+//! In: connections that are free again, and requests that need one. Out: for HTTP/1.1 the
+//! connection that was used last and is surely ready, else room to open one or, whichever comes
+//! first, one that comes back; for HTTP/2 a connection with a stream to spare. It refuses to open
+//! more than so many at once, and to keep what has ended, is past its time or rested too long.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use inmesh_pki::id::SpiffeId;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::error::Reason;
+use crate::identify::Entry;
+
+/// Streams on one HTTP/2 connection before another is opened.
+const STREAMS: usize = 100;
+/// HTTP/1.1 connections that are opened to one endpoint at once. Where handshakes are what keeps
+/// an endpoint busy, more of them only make each take longer, and bring still more.
+pub(super) const OPENINGS: usize = 64;
+
+/// The connections of one endpoint.
+pub(super) struct Pool {
+    h1: Mutex<Idle>,
+    /// Room to open HTTP/1.1 connections.
+    room: Semaphore,
+    pub(super) h2: Mutex<Vec<Arc<Http2>>>,
+    /// Held while an HTTP/2 connection is opened, so that a burst opens one.
+    pub(super) opening: tokio::sync::Mutex<Opening>,
+    /// How many openings have failed.
+    pub(super) failed: AtomicUsize,
+    idle_max: usize,
+}
+
+/// Why the last HTTP/2 connection could not be opened, for those who waited for it.
+#[derive(Default)]
+pub(super) struct Opening(pub(super) Option<(Reason, String)>);
+
+/// HTTP/1.1 connections that rest, and requests that wait for one, in the order of their numbers.
+/// While one waits, none rests that it could have.
+#[derive(Default)]
+struct Idle {
+    kept: Vec<Http1>,
+    waiting: VecDeque<(u64, oneshot::Sender<Http1>)>,
+    next: u64,
+}
+
+/// A place among those who wait. Who leaves it gives back what came for him meanwhile.
+struct Place<'p> {
+    pool: &'p Arc<Pool>,
+    number: u64,
+    back: oneshot::Receiver<Http1>,
+}
+
+/// What a request that found no idle connection has waited for.
+pub(super) enum Room<'p> {
+    /// It may open one, and holds this until it has.
+    Open(Option<SemaphorePermit<'p>>),
+    /// One came back.
+    Back(Http1),
+}
+
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) peer: Option<SpiffeId>,
+    /// When it was last used, and when it may no longer be.
+    pub(super) since: Instant,
+    pub(super) until: Option<Instant>,
+    pub(super) live: Option<Arc<Entry>>,
+}
+
+pub(super) struct Http2 {
+    pub(super) sender: http2::SendRequest<Body>,
+    pub(super) peer: Option<SpiffeId>,
+    pub(super) streams: AtomicUsize,
+    pub(super) until: Option<Instant>,
+}
+
+/// What an exchange holds of its connection until the answer is whole.
+pub(crate) struct Lease(pub(super) Held);
+
+pub(super) enum Held {
+    Http1(Arc<Pool>, Option<Http1>),
+    Http2(Arc<Http2>),
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub(super) fn new(idle_max: usize) -> Self {
+        Self {
+            h1: Mutex::default(),
+            room: Semaphore::new(OPENINGS),
+            h2: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            failed: AtomicUsize::new(0),
+            idle_max,
+        }
+    }
+
+    pub(super) fn take_h1(&self, idle: Duration, now: Instant) -> Option<Http1> {
+        self.lock_h1().take(idle, now)
+    }
+
+    fn lock_h1(&self) -> MutexGuard<'_, Idle> {
+        self.h1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_h1(self: &Arc<Self>, mut connection: Http1, now: Instant) {
+        if connection.sender.is_closed() || is_past(connection.until, now) {
+            return;
+        }
+        connection.since = now;
+        let mut idle = self.lock_h1();
+        if !idle.waiting.is_empty() && !connection.sender.is_ready() {
+            drop(idle);
+            return self.give_when_ready(connection);
+        }
+        while let Some((_, waiting)) = idle.waiting.pop_front() {
+            match waiting.send(connection) {
+                Ok(()) => return,
+                Err(back) => connection = back,
+            }
+        }
+        if idle.kept.len() >= self.idle_max && !idle.kept.is_empty() {
+            idle.kept.remove(0);
+        }
+        if self.idle_max > 0 {
+            idle.kept.push(connection);
+        }
+    }
+
+    /// Its last answer is whole, but its task has not been told yet: gives it back after that.
+    fn give_when_ready(self: &Arc<Self>, mut connection: Http1) {
+        // Without a runtime there is nobody left to give it to.
+        if let Ok(runtime) = Handle::try_current() {
+            let pool = self.clone();
+            runtime.spawn(async move {
+                if connection.sender.ready().await.is_ok() {
+                    pool.give_h1(connection, Instant::now());
+                }
+            });
+        }
+    }
+
+    /// Waits for room to open a connection or, unless it must be `fresh`, for one that comes back.
+    pub(super) async fn room(self: &Arc<Self>, idle: Duration, fresh: bool) -> Room<'_> {
+        if let Ok(permit) = self.room.try_acquire() {
+            return Room::Open(Some(permit));
+        }
+        if fresh {
+            return Room::Open(self.room.acquire().await.ok());
+        }
+        let mut place = match self.queue(idle) {
+            Ok(connection) => return Room::Back(connection),
+            Err(place) => place,
+        };
+        tokio::select! {
+            biased;
+            Ok(connection) = &mut place.back => Room::Back(connection),
+            permit = self.room.acquire() => Room::Open(permit.ok()),
+        }
+    }
+
+    /// A connection that came back already, or a place to wait for one.
+    fn queue(self: &Arc<Self>, idle: Duration) -> Result<Http1, Place<'_>> {
+        let mut state = self.lock_h1();
+        if let Some(connection) = state.take(idle, Instant::now()) {
+            return Ok(connection);
+        }
+        let (sender, back) = oneshot::channel();
+        let number = state.next;
+        state.next += 1;
+        state.waiting.push_back((number, sender));
+        let unready = std::mem::take(&mut state.kept);
+        drop(state);
+        for connection in unready {
+            self.give_when_ready(connection);
+        }
+        Err(Place {
+            pool: self,
+            number,
+            back,
+        })
+    }
+
+    pub(super) fn take_h2(&self, now: Instant) -> Option<Arc<Http2>> {
+        let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|c| !c.sender.is_closed() && !is_past(c.until, now));
+        let free = known
+            .iter()
+            .find(|c| c.streams.load(Ordering::Relaxed) < STREAMS)?;
+        free.streams.fetch_add(1, Ordering::Relaxed);
+        Some(free.clone())
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// The connection that was used last and is ready.
+    fn take(&mut self, idle: Duration, now: Instant) -> Option<Http1> {
+        let kept = &mut self.kept;
+        // Those at the front have rested longest. Finding one too old means that all before it
+        // are, so the list is cut once in a while, not searched each time.
+        let rested = |c: &Http1| now.saturating_duration_since(c.since);
+        if kept.first().is_some_and(|c| rested(c) > idle) {
+            kept.retain(|c| rested(c) <= idle);
+        }
+        let mut n = kept.len();
+        while n > 0 {
+            n -= 1;
+            let connection = &kept[n];
+            if connection.sender.is_closed() || is_past(connection.until, now) {
+                kept.remove(n);
+            } else if connection.sender.is_ready() {
+                return Some(kept.remove(n));
+            }
+            // Not ready: its last answer is whole, but its task has not been told yet.
+        }
+        None
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.pool.lock_h1();
+        if let Ok(at) = idle.waiting.binary_search_by_key(&self.number, |w| w.0) {
+            idle.waiting.remove(at);
+        }
+        drop(idle);
+        if let Ok(connection) = self.back.try_recv() {
+            self.pool.give_h1(connection, Instant::now());
+        }
+    }
+}
+
+fn is_past(until: Option<Instant>, now: Instant) -> bool {
+    until.is_some_and(|until| until <= now)
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Its connection has left HTTP and serves no other request.
+    pub(crate) fn switched(self) {
+        if let Held::Http1(_, Some(connection)) = &self.0
+            && let Some(live) = &connection.live
+        {
+            live.becomes_opaque();
+        }
+    }
+
+    /// The answer is whole: the connection may serve another request.
+    pub(crate) fn release(mut self, now: Instant) {
+        if let Held::Http1(pool, connection) = &mut self.0
+            && let Some(connection) = connection.take()
+        {
+            pool.give_h1(connection, now);
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Self::Http2(connection) = self {
+            connection.streams.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use hyper_util::rt::TokioIo;
+    use tokio_test::{assert_ready, task};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    /// A connection that serves requests, and its other end.
+    async fn connection() -> (Http1, tokio::io::DuplexStream) {
+        let (near, far) = tokio::io::duplex(1024);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.expect("made");
+        tokio::spawn(connection);
+        sender.ready().await.expect("ready");
+        let made = Http1 {
+            sender,
+            peer: None,
+            since: Instant::now(),
+            until: None,
+            live: None,
+        };
+        (made, far)
+    }
+
+    /// A pool with no room, and what holds it.
+    fn full(pool: &Arc<Pool>) -> Vec<Room<'_>> {
+        (0..OPENINGS)
+            .map(|_| assert_ready!(task::spawn(pool.room(IDLE, false)).poll()))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn so_many_are_opened_at_once_and_the_next_waits_for_room() {
+        let pool = Arc::new(Pool::new(8));
+        let mut opening = full(&pool);
+        let mut next = task::spawn(pool.room(IDLE, false));
+        assert!(next.poll().is_pending());
+        opening.pop();
+        assert!(next.is_woken());
+        assert!(matches!(assert_ready!(next.poll()), Room::Open(_)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_in_turn_what_comes_back_unless_it_must_be_fresh() {
+        let pool = Arc::new(Pool::new(8));
+        let (one, _far) = connection().await;
+        let (other, _other_far) = connection().await;
+        let held = full(&pool);
+        let mut fresh = task::spawn(pool.room(IDLE, true));
+        let mut first = task::spawn(pool.room(IDLE, false));
+        let mut second = task::spawn(pool.room(IDLE, false));
+        for waiting in [&mut fresh, &mut first, &mut second] {
+            assert!(waiting.poll().is_pending());
+        }
+        pool.give_h1(one, Instant::now());
+        assert!(first.is_woken() && !second.is_woken());
+        // Who comes now is behind those who wait.
+        assert!(pool.take_h1(IDLE, Instant::now()).is_none());
+        let Room::Back(one) = assert_ready!(first.poll()) else {
+            panic!("it came back");
+        };
+        pool.give_h1(other, Instant::now());
+        // Who goes away without it leaves it to the others.
+        drop(second);
+        assert!(pool.take_h1(IDLE, Instant::now()).is_some());
+        pool.give_h1(one, Instant::now());
+        assert!(fresh.poll().is_pending());
+        drop(held);
+        assert!(matches!(assert_ready!(fresh.poll()), Room::Open(_)));
+        assert!(pool.lock_h1().waiting.is_empty());
+    }
+
+    /// It serves a request still: it is neither lost nor forgotten.
+    #[tokio::test]
+    async fn one_that_is_not_ready_is_given_to_who_waits_when_it_is() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for kept_before in [true, false] {
+            let pool = Arc::new(Pool::new(8));
+            let (mut busy, mut far) = connection().await;
+            let request = Request::get("/").body(Body::empty()).expect("a request");
+            let answer = tokio::spawn(busy.sender.send_request(request));
+            let mut head = [0; 18];
+            far.read_exact(&mut head).await.expect("a request");
+            let _held = full(&pool);
+            let mut busy = Some(busy);
+            if kept_before {
+                pool.give_h1(busy.take().expect("once"), Instant::now());
+            }
+            let waiting = pool.room(IDLE, false);
+            let mut waiting = task::spawn(waiting);
+            assert!(waiting.poll().is_pending());
+            if let Some(busy) = busy {
+                pool.give_h1(busy, Instant::now());
+            }
+            let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            far.write_all(whole).await.expect("read");
+            assert!(answer.await.expect("no panic").is_ok());
+            assert!(matches!(waiting.await, Room::Back(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_keeps_none_keeps_none() {
+        let pool = Arc::new(Pool::new(0));
+        let (one, _far) = connection().await;
+        pool.give_h1(one, Instant::now());
+        assert!(pool.take_h1(IDLE, Instant::now()).is_none());
+    }
+}
