@@ -8,6 +8,7 @@ mod change;
 mod compile;
 mod draw;
 mod endpoint;
+mod few;
 mod names;
 mod report;
 mod service;
@@ -20,6 +21,7 @@ pub use draw::Draw;
 pub use endpoint::{
     Conditions, Endpoint, EndpointSet, EndpointState, Host, IdSet, Member, Roots, Transport,
 };
+pub use few::Few;
 pub use names::{InvalidName, Kind, Namespace, ObjectKey, ServiceName, SourceId, Workload};
 pub use service::{AppProtocol, Service, ServicePort, ServiceView, Slice, SlicePort};
 pub use snapshot::{Destination, Settings, Snapshot};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Conditions, EndpointSet, Host, ObjectKey, ServiceName, Transport};
+use super::{Conditions, EndpointSet, Few, Host, ObjectKey, ServiceName, Transport};
 use crate::route::RouteTable;
 
 /// What a port speaks, as declared; nothing is guessed where it is declared.
@@ -88,7 +88,7 @@ pub struct ServiceView {
     pub ports: Vec<ServicePort>,
     /// The routes attached to it, in order of precedence.
     pub routes: RouteTable,
-    pub(crate) endpoints: Vec<(u16, Arc<EndpointSet>)>,
+    pub(crate) endpoints: Few<(u16, Arc<EndpointSet>)>,
 }
 
 // === impl AppProtocol ===
