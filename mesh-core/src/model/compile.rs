@@ -49,6 +49,7 @@ pub(super) fn view(
         .collect();
     ServiceView {
         name: service.name.clone(),
+        key: service.name.to_string().as_str().into(),
         host: format!("{}.svc.cluster.local", service.name).into(),
         ports: service.ports.clone(),
         routes: RouteTable::build(&service.name, routes),

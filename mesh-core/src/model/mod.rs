@@ -9,12 +9,14 @@ mod compile;
 mod draw;
 mod endpoint;
 mod few;
+mod index;
 mod names;
 mod report;
 mod service;
 mod snapshot;
 mod status;
 mod store;
+mod text;
 
 pub use change::{Change, Fallback, Op, Selects};
 pub use draw::Draw;
@@ -27,6 +29,7 @@ pub use service::{AppProtocol, Service, ServicePort, ServiceView, Slice, SlicePo
 pub use snapshot::{Destination, Settings, Snapshot};
 pub use status::{Location, ObjectStatus, Problem, Serving, Severity};
 pub use store::{SnapshotReader, SnapshotWriter, snapshot};
+pub use text::Text;
 
 #[cfg(test)]
 mod tests;
