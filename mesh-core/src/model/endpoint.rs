@@ -7,6 +7,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -355,6 +356,12 @@ impl EndpointSet {
     /// All endpoints, ready or not.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Reads what a choice begins with and waits for nothing: what is in no cache is fetched while
+    /// the caller does something else.
+    pub(crate) fn touch(&self) {
+        black_box(self.members.len());
     }
 
     /// How many may be chosen from, ejected ones included.
