@@ -65,6 +65,20 @@ impl Index {
         }
     }
 
+    /// Each leaf's distance from the root and how many Services it holds.
+    #[cfg(test)]
+    pub(super) fn shape(&self) -> Vec<(usize, usize)> {
+        let mut nodes = vec![(0, &self.root)];
+        let mut leaves = Vec::new();
+        while let Some((level, node)) = nodes.pop() {
+            match node {
+                Node::Branch(_, below) => nodes.extend(below.iter().map(|n| (level + 1, n))),
+                Node::Leaf(services) => leaves.push((level, services.len())),
+            }
+        }
+        leaves
+    }
+
     /// Every Service, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<ServiceView>> {
         let mut nodes = vec![&self.root];

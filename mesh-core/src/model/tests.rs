@@ -637,6 +637,12 @@ proptest! {
                 prop_assert!(found.is_some_and(|found| Arc::ptr_eq(found, view)));
             }
             prop_assert!(index.find(7, |s| s.name.name() == "absent").is_none());
+            // Only equal hashes share a leaf, and what was removed leaves no trace.
+            let hashes: std::collections::BTreeSet<_> = plain.keys().map(|n| n.hash64()).collect();
+            prop_assert_eq!(index.shape().len(), hashes.len().max(1));
+            let mut fresh = index::Index::default();
+            plain.values().cloned().for_each(|view| fresh.insert(view));
+            prop_assert_eq!(index.shape(), fresh.shape());
         }
     }
 }
