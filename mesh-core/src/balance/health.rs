@@ -18,11 +18,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// One endpoint's health.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Health {
-    breaker: Mutex<Breaker>,
-    /// Mirrors of the breaker for readers without the lock.
+    /// Mirrors of the breaker for readers without the lock; first, because they are read most.
     ejected: AtomicBool,
     blemished: AtomicBool,
+    breaker: Mutex<Breaker>,
 }
 
 /// What a set as a whole remembers.
@@ -181,8 +182,8 @@ impl LoadView for View<'_> {
     }
 
     fn availability(&self, index: usize) -> Availability {
-        match self.set.ready_state(index) {
-            Some(state)
+        match self.set.ready(index) {
+            Some(Member { state, .. })
                 if (self.ejected || !state.is_ejected())
                     && !self.tried.iter().any(|t| Arc::ptr_eq(t, state)) =>
             {
@@ -194,8 +195,8 @@ impl LoadView for View<'_> {
 
     fn load(&self, index: usize) -> u32 {
         self.set
-            .ready_state(index)
-            .map_or(u32::MAX, |state| state.in_flight())
+            .ready(index)
+            .map_or(u32::MAX, |member| member.state.in_flight())
     }
 }
 

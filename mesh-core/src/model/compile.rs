@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::endpoint::{Conditions, Endpoint, EndpointSet, Host};
+use super::few::Few;
 use super::service::{Service, ServicePort, ServiceView, Slice};
 use crate::route::{Route, RouteTable};
 
@@ -48,6 +49,7 @@ pub(super) fn view(
         .collect();
     ServiceView {
         name: service.name.clone(),
+        key: service.name.to_string().as_str().into(),
         host: format!("{}.svc.cluster.local", service.name).into(),
         ports: service.ports.clone(),
         routes: RouteTable::build(&service.name, routes),
@@ -65,7 +67,7 @@ fn endpoints(
     if let Some((host, transport)) = &service.external {
         for at in places(host, port.port, addresses) {
             out.push(Endpoint {
-                addresses: at.into(),
+                addresses: at,
                 transport: transport.clone(),
                 conditions: Conditions::default(),
                 workload: Arc::default(),
@@ -81,7 +83,7 @@ fn endpoints(
         for (host, conditions) in &slice.hosts {
             for at in places(host, target.port, addresses) {
                 out.push(Endpoint {
-                    addresses: at.into(),
+                    addresses: at,
                     transport: slice.transport.clone(),
                     conditions: *conditions,
                     workload: slice.workload.clone(),
@@ -100,9 +102,9 @@ fn places(
     host: &Host,
     port: u16,
     addresses: &impl Fn(&Host) -> Option<Addresses>,
-) -> Vec<Vec<SocketAddr>> {
+) -> Vec<Few<SocketAddr>> {
     let found = match host {
-        Host::Address(ip) => return vec![vec![SocketAddr::new(*ip, port)]],
+        Host::Address(ip) => return vec![SocketAddr::new(*ip, port).into()],
         Host::Name { .. } => addresses(host).unwrap_or_else(|| Arc::new([])),
     };
     let family = |v6: bool| -> Vec<SocketAddr> {

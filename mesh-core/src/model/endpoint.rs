@@ -4,13 +4,17 @@
 //! of its connection pool) lives as long as the endpoint does and is kept across snapshots.
 
 use std::any::Any;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
+use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use inmesh_pki::id::SpiffeId;
 
+use super::Few;
 use crate::balance::{Health, SetHealth};
 
 /// The SPIFFE IDs that may serve an endpoint. Empty refuses every server.
@@ -79,7 +83,7 @@ pub struct Conditions {
 #[non_exhaustive]
 pub struct Endpoint {
     /// Its addresses, preferred first; more than one only for the two families of one host.
-    pub addresses: Arc<[SocketAddr]>,
+    pub addresses: Few<SocketAddr>,
     /// How bytes travel there.
     pub transport: Transport,
     /// Whether it takes requests.
@@ -91,6 +95,9 @@ pub struct Endpoint {
 }
 
 /// What is known of an endpoint while it runs: its load, its health, its connections.
+///
+/// What a choice reads comes first and in one cache line, which no other endpoint's counters share.
+#[repr(C, align(64))]
 pub struct EndpointState {
     inflight: AtomicU32,
     /// Whether the balancer may choose it.
@@ -111,11 +118,18 @@ pub struct Member {
 /// The endpoints of one port of one service.
 #[derive(Debug, Clone)]
 pub struct EndpointSet {
-    members: Vec<Member>,
-    /// Those that may be chosen from, with their places; the state again, because a choice looks
-    /// at nothing else of those that it does not take.
-    ready: Vec<(u32, Arc<EndpointState>)>,
+    members: Box<[Member]>,
+    ready: Ready,
     health: Arc<SetHealth>,
+}
+
+/// Those of a set that may be chosen from.
+#[derive(Debug, Clone)]
+enum Ready {
+    /// All: the common case, in which no list of places stands between a choice and a member.
+    All,
+    /// Those in these places.
+    Some(Box<[u32]>),
 }
 
 // === impl IdSet ===
@@ -207,7 +221,7 @@ impl Endpoint {
     /// A ready endpoint at one address.
     pub fn new(address: SocketAddr, transport: Transport) -> Self {
         Self {
-            addresses: Arc::new([address]),
+            addresses: address.into(),
             transport,
             conditions: Conditions::default(),
             workload: "".into(),
@@ -221,6 +235,11 @@ impl Endpoint {
             .first()
             .copied()
             .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
+    /// What makes it the same endpoint in another set.
+    fn place(&self) -> (&[SocketAddr], &Transport) {
+        (&self.addresses, &self.transport)
     }
 }
 
@@ -288,35 +307,35 @@ impl EndpointSet {
     /// Builds a set, keeping the state of each endpoint whose addresses and transport were in
     /// `before`. The order is that given; duplicates (same addresses and transport) are dropped.
     pub fn build(endpoints: impl IntoIterator<Item = Endpoint>, before: Option<&Self>) -> Self {
-        let mut kept: std::collections::HashMap<_, _> = before
+        let endpoints: Vec<_> = endpoints.into_iter().collect();
+        // States that nobody has taken yet; `None` where one has.
+        let mut known: HashMap<_, _> = before
             .into_iter()
-            .flat_map(|set| &set.members)
-            .map(|m| {
-                (
-                    (m.endpoint.addresses.clone(), m.endpoint.transport.clone()),
-                    &m.state,
-                )
-            })
+            .flat_map(|set| set.members())
+            .map(|m| (m.endpoint.place(), Some(m.state.clone())))
             .collect();
-        let mut seen = std::collections::HashSet::new();
-        let members: Vec<Member> = endpoints
-            .into_iter()
-            .filter(|e| seen.insert((e.addresses.clone(), e.transport.clone())))
-            .map(|endpoint| {
-                let key = (endpoint.addresses.clone(), endpoint.transport.clone());
-                match kept.remove(&key).cloned() {
-                    Some(state) => Member { endpoint, state },
-                    None => Member::new(endpoint),
+        let states: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| match known.entry(endpoint.place()) {
+                Entry::Occupied(mut state) => state.get_mut().take(),
+                Entry::Vacant(new) => {
+                    new.insert(None);
+                    Some(Arc::new(EndpointState::new()))
                 }
             })
             .collect();
+        let members: Box<[Member]> = endpoints
+            .into_iter()
+            .zip(states)
+            .filter_map(|(endpoint, state)| state.map(|state| Member { endpoint, state }))
+            .collect();
         // As kube-proxy does: where no endpoint is ready, those that still serve while they
         // terminate are better than none.
-        let by = |wanted: fn(&Conditions) -> bool| -> Vec<_> {
-            (0_u32..)
+        let by = |wanted: fn(&Conditions) -> bool| -> Box<[u32]> {
+            (0..)
                 .zip(&members)
                 .filter(|(_, m)| wanted(&m.endpoint.conditions))
-                .map(|(i, m)| (i, m.state.clone()))
+                .map(|(place, _)| place)
                 .collect()
         };
         let mut ready = by(|c| c.ready && !c.terminating);
@@ -324,8 +343,12 @@ impl EndpointSet {
             ready = by(|c| c.serving && c.terminating);
         }
         Self {
+            ready: if ready.len() == members.len() {
+                Ready::All
+            } else {
+                Ready::Some(ready)
+            },
             members,
-            ready,
             health: before.map_or_else(Arc::default, |set| set.health.clone()),
         }
     }
@@ -335,9 +358,18 @@ impl EndpointSet {
         &self.members
     }
 
+    /// Reads what a choice begins with and waits for nothing: what is in no cache is fetched while
+    /// the caller does something else.
+    pub(crate) fn touch(&self) {
+        black_box(self.members.len());
+    }
+
     /// How many may be chosen from, ejected ones included.
     pub fn ready_len(&self) -> usize {
-        self.ready.len()
+        match &self.ready {
+            Ready::All => self.members.len(),
+            Ready::Some(places) => places.len(),
+        }
     }
 
     /// The `n`th that may be chosen from.
@@ -347,17 +379,18 @@ impl EndpointSet {
 
     /// The place of the `n`th that may be chosen from among all members.
     pub(crate) fn ready_index(&self, n: usize) -> Option<usize> {
-        self.ready.get(n).map(|(index, _)| *index as usize)
-    }
-
-    /// The state of the `n`th that may be chosen from.
-    pub(crate) fn ready_state(&self, n: usize) -> Option<&Arc<EndpointState>> {
-        self.ready.get(n).map(|(_, state)| state)
+        match &self.ready {
+            Ready::All => (n < self.members.len()).then_some(n),
+            Ready::Some(places) => places.get(n).map(|place| *place as usize),
+        }
     }
 
     /// How many of those that may be chosen from are ejected.
     pub fn ejected_len(&self) -> usize {
-        self.ready.iter().filter(|(_, s)| s.is_ejected()).count()
+        (0..self.ready_len())
+            .filter_map(|n| self.ready(n))
+            .filter(|m| m.state.is_ejected())
+            .count()
     }
 
     /// What the set as a whole remembers of its ejections.

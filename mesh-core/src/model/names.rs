@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use inmesh_pki::id::{SpiffeId, TrustDomain};
@@ -31,10 +32,12 @@ pub struct InvalidName {
 pub struct Namespace(Arc<str>);
 
 /// A Service by namespace and name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Eq, PartialOrd, Ord)]
 pub struct ServiceName {
     namespace: Namespace,
     name: Arc<str>,
+    /// Made once, so that a look-up need not read the texts first.
+    hash: u64,
 }
 
 /// The kinds of objects that a source may speak of.
@@ -132,6 +135,7 @@ impl ServiceName {
         Ok(Self {
             namespace: namespace.clone(),
             name: name.into(),
+            hash: Self::hash_of(namespace.as_str(), name),
         })
     }
 
@@ -143,6 +147,42 @@ impl ServiceName {
     /// Its name within the namespace.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The hash that a name of these texts has, in this process. It is a good one without a secret:
+    /// whoever may name Services can search for names that agree in some bits, and no more.
+    pub(super) fn hash_of(namespace: &str, name: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (namespace, name).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The hash of its texts.
+    pub(super) fn hash64(&self) -> u64 {
+        self.hash
+    }
+
+    /// The same name with another hash: as if texts had been found that have it.
+    #[cfg(test)]
+    pub(super) fn hashed(self, hash: u64) -> Self {
+        Self { hash, ..self }
+    }
+}
+
+/// Names that share their texts are compared without a look at them.
+impl PartialEq for ServiceName {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
+        self.hash == other.hash
+            && same(&self.name, &other.name)
+            && same(&self.namespace.0, &other.namespace.0)
+    }
+}
+
+/// As a key of other maps it is its hash already.
+impl Hash for ServiceName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Conditions, EndpointSet, Host, ObjectKey, ServiceName, Transport};
+use super::{Conditions, EndpointSet, Few, Host, ObjectKey, ServiceName, Text, Transport};
 use crate::route::RouteTable;
 
 /// What a port speaks, as declared; nothing is guessed where it is declared.
@@ -82,13 +82,15 @@ pub struct Slice {
 pub struct ServiceView {
     /// Its name.
     pub name: ServiceName,
+    /// `name.namespace`, where a look-up can compare it without another step.
+    pub(super) key: Text,
     /// Its host name, `name.namespace.svc.cluster.local`, as metrics and logs carry it.
     pub host: Arc<str>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// The routes attached to it, in order of precedence.
     pub routes: RouteTable,
-    pub(crate) endpoints: Vec<(u16, Arc<EndpointSet>)>,
+    pub(crate) endpoints: Few<(u16, Arc<EndpointSet>)>,
 }
 
 // === impl AppProtocol ===
@@ -219,6 +221,13 @@ impl Slice {
 // === impl ServiceView ===
 
 impl ServiceView {
+    /// Whether it is the Service of that name.
+    pub(super) fn is(&self, namespace: &str, name: &str) -> bool {
+        let rest = self.key.as_bytes().strip_prefix(name.as_bytes());
+        let rest = rest.and_then(|rest| rest.strip_prefix(b"."));
+        rest == Some(namespace.as_bytes())
+    }
+
     /// The port of that number.
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == port)

@@ -13,6 +13,7 @@ use rpds::{HashTrieMapSync, HashTrieSetSync};
 use super::change::{Change, Fallback, Op, Selects};
 use super::compile;
 use super::endpoint::Host;
+use super::index::Index;
 use super::status::Problem;
 use super::{
     Kind, Namespace, ObjectKey, Service, ServiceName, ServiceView, Slice, SourceId, Workload,
@@ -54,7 +55,7 @@ pub struct Snapshot {
     pub(super) objects: HashTrieMapSync<ObjectKey, Arc<Object>>,
     by_source: HashTrieMapSync<SourceId, HashTrieSetSync<ObjectKey>>,
     parts: HashTrieMapSync<ServiceName, Arc<Parts>>,
-    services: HashTrieMapSync<Namespace, HashTrieMapSync<Arc<str>, Arc<ServiceView>>>,
+    services: Index,
     named: HashTrieMapSync<Host, Named>,
     policies: HashTrieSetSync<ObjectKey>,
     policy: Arc<WorkloadPolicy>,
@@ -138,7 +139,7 @@ impl Snapshot {
             objects: HashTrieMapSync::new_sync(),
             by_source: HashTrieMapSync::new_sync(),
             parts: HashTrieMapSync::new_sync(),
-            services: HashTrieMapSync::new_sync(),
+            services: Index::default(),
             named: HashTrieMapSync::new_sync(),
             policies: HashTrieSetSync::new_sync(),
             policy: Arc::new(policy),
@@ -213,12 +214,12 @@ impl Snapshot {
 
     /// A Service by its name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceView>> {
-        self.find(name.namespace().as_str(), name.name())
+        self.services.find(name.hash64(), |s| s.name == *name)
     }
 
     /// Every Service, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceView>> {
-        self.services.values().flat_map(|names| names.values())
+        self.services.iter()
     }
 
     /// Every host name that wants addresses.
@@ -272,9 +273,9 @@ impl Snapshot {
             return None;
         }
         let service = self.find(namespace, name)?;
-        let port = match (port, service.ports.as_slice()) {
+        let port = match (port, &*service.endpoints) {
             (Some(port), _) => port,
-            (None, [only]) => only.port,
+            (None, [(only, _)]) => *only,
             (None, _) => default_port,
         };
         Some(Destination {
@@ -284,7 +285,8 @@ impl Snapshot {
     }
 
     fn find(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceView>> {
-        self.services.get(namespace)?.get(name)
+        let hash = ServiceName::hash_of(namespace, name);
+        self.services.find(hash, |s| s.is(namespace, name))
     }
 
     /// Does what one operation says; returns the object it speaks of.
@@ -478,15 +480,8 @@ impl Snapshot {
             })
             .collect();
         self.want_names(name, &compile::hosts(service.as_deref(), &slices));
-        let mut names = self
-            .services
-            .get(name.namespace().as_str())
-            .cloned()
-            .unwrap_or_default();
         match service {
-            None => {
-                names.remove_mut(name.name());
-            }
+            None => self.services.remove(name),
             Some(service) => {
                 let routes: Vec<_> = parts
                     .routes
@@ -498,13 +493,8 @@ impl Snapshot {
                     .collect();
                 let addresses = |host: &Host| self.named.get(host)?.addresses.clone();
                 let view = compile::view(&service, &slices, &routes, &addresses, before.as_deref());
-                names.insert_mut(name.name().into(), Arc::new(view));
+                self.services.insert(Arc::new(view));
             }
-        }
-        if names.is_empty() {
-            self.services.remove_mut(name.namespace().as_str());
-        } else {
-            self.services.insert_mut(name.namespace().clone(), names);
         }
     }
 

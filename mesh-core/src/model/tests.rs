@@ -500,3 +500,149 @@ proptest! {
         prop_assert_eq!(snapshot.status().len(), at_once.status().len());
     }
 }
+
+#[test]
+fn a_text_is_the_same_short_or_long() {
+    // Around the longest that lies in its place, with letters of several bytes.
+    for text in ["", "/", "/items", "/\u{e4}\u{1f600}"] {
+        for len in [0, 36, 37, 38, 39, 255, 256, 300] {
+            let text = format!("{text}{}", "x".repeat(len));
+            let made = Text::from(text.as_str());
+            assert_eq!((made.as_str(), made.as_bytes()), (&*text, text.as_bytes()));
+            assert_eq!(made, Text::from(text.as_str()));
+            assert_ne!(made, Text::from(format!("{text}y").as_str()));
+            assert_eq!(format!("{made:?} {made}"), format!("{text:?} {text}"));
+        }
+    }
+}
+
+#[test]
+fn a_few_are_a_list_of_any_length() {
+    for len in 0..5_u8 {
+        let few: Few<u8> = (0..len).collect();
+        assert_eq!(*few, *(0..len).collect::<Vec<_>>());
+    }
+    assert_eq!(Few::from(7), [7].into_iter().collect());
+    assert_eq!(Few::<u8>::default(), [].into_iter().collect());
+}
+
+#[test]
+fn a_service_is_found_by_its_whole_name_alone() {
+    let long = "a".repeat(63);
+    let one = empty().apply(update(vec![service("cart", &[80]), service(&long, &[80])]));
+    let find = |authority: &str| one.resolve(authority, &ns("shop"), 80).map(|to| to.service);
+    for there in ["cart", "cart.shop", &long, &format!("{long}.shop.svc")] {
+        assert!(find(there).is_some(), "{there}");
+    }
+    for absent in [
+        "car",
+        "cart2",
+        "cart.sho",
+        "cart.shopp",
+        "cart.",
+        "cart.bank",
+        ".shop",
+        "",
+    ] {
+        let wanted = absent == "cart.";
+        assert_eq!(find(absent).is_some(), wanted, "{absent}");
+    }
+}
+
+#[test]
+fn a_set_counts_those_that_may_be_chosen_from() {
+    // Ready or not, in each place of three: the list of places is there only where it is needed.
+    for mask in 0..8_u8 {
+        let ready = |n: u8| mask & (1 << n) != 0;
+        let endpoints = (0..3).map(|n| {
+            let address = std::net::SocketAddr::from(([10, 0, 0, n], 80));
+            let mut endpoint = Endpoint::new(address, Transport::Plain);
+            endpoint.conditions = Conditions::new(Some(ready(n)), None, None);
+            endpoint
+        });
+        let set = EndpointSet::build(endpoints, None);
+        let wanted: Vec<_> = (0..3).filter(|n| ready(*n)).map(usize::from).collect();
+        let found: Vec<_> = (0..4).filter_map(|n| set.ready_index(n)).collect();
+        assert_eq!(found, wanted);
+        assert_eq!(set.ready_len(), wanted.len());
+        for (n, place) in wanted.iter().enumerate() {
+            let (found, wanted) = (set.ready(n).unwrap(), &set.members()[*place]);
+            assert!(Arc::ptr_eq(&found.state, &wanted.state));
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_named_twice_is_one() {
+    let address = std::net::SocketAddr::from(([10, 0, 0, 1], 80));
+    let twice = || [0, 1].map(|_| Endpoint::new(address, Transport::Plain));
+    let one = EndpointSet::build(twice(), None);
+    let two = EndpointSet::build(twice(), Some(&one));
+    assert_eq!((one.members().len(), two.members().len()), (1, 1));
+    assert!(Arc::ptr_eq(
+        &one.members()[0].state,
+        &two.members()[0].state
+    ));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Insert(u8, u64),
+    Remove(u8, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Few names and hashes, of which many agree in their low or in all bits.
+    let hash = prop_oneof![0..4_u64, (0..4_u64).prop_map(|n| n << 60), any::<u64>()];
+    let hash = prop_oneof![3 => (0..3_u64).prop_map(|n| n << 5), 1 => hash];
+    (0..6_u8, hash, any::<bool>()).prop_map(|(n, hash, insert)| match insert {
+        true => Step::Insert(n, hash),
+        false => Step::Remove(n, hash),
+    })
+}
+
+proptest! {
+    /// The index does what a plain map does, whatever hashes agree, and each version stays.
+    #[test]
+    fn the_index_is_a_map_and_its_versions_stay(steps in prop::collection::vec(step(), 0..60)) {
+        let named = |n: u8, hash| name(&format!("s{n}")).hashed(hash);
+        let view = |name: &ServiceName| {
+            let of = Service::new(name.clone(), vec![]);
+            Arc::new(compile::view(&of, &[], &[], &|_| None, None))
+        };
+        let mut index = index::Index::default();
+        let mut plain = std::collections::BTreeMap::new();
+        let mut versions = vec![(index.clone(), plain.clone())];
+        for step in steps {
+            match step {
+                Step::Insert(n, hash) => {
+                    let name = named(n, hash);
+                    let view = view(&name);
+                    index.insert(view.clone());
+                    plain.insert(name, view);
+                }
+                Step::Remove(n, hash) => {
+                    index.remove(&named(n, hash));
+                    plain.remove(&named(n, hash));
+                }
+            }
+            versions.push((index.clone(), plain.clone()));
+        }
+        for (index, plain) in versions {
+            let mut all: Vec<_> = index.iter().map(|v| v.name.clone()).collect();
+            all.sort();
+            prop_assert_eq!(all, plain.keys().cloned().collect::<Vec<_>>());
+            for (name, view) in &plain {
+                let found = index.find(name.hash64(), |s| s.name == *name);
+                prop_assert!(found.is_some_and(|found| Arc::ptr_eq(found, view)));
+            }
+            prop_assert!(index.find(7, |s| s.name.name() == "absent").is_none());
+            // Only equal hashes share a leaf, and what was removed leaves no trace.
+            let hashes: std::collections::BTreeSet<_> = plain.keys().map(|n| n.hash64()).collect();
+            prop_assert_eq!(index.shape().len(), hashes.len().max(1));
+            let mut fresh = index::Index::default();
+            plain.values().cloned().for_each(|view| fresh.insert(view));
+            prop_assert_eq!(index.shape(), fresh.shape());
+        }
+    }
+}

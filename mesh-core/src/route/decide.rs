@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::table::{Entry, Match};
-use super::{RuleView, Timeouts, split};
+use super::table::{Entry, RuleView, Target};
+use super::{Match, RouteTable, Timeouts, split};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName, ServiceView};
 
@@ -11,15 +11,11 @@ use crate::model::{Draw, Namespace, ObjectKey, ServiceName, ServiceView};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RouteMatch {
-    to: To,
-}
-
-#[derive(Debug, Clone)]
-enum To {
-    /// The rule, and which of its backends was drawn.
-    Backend(Arc<RuleView>, usize),
-    /// No route is attached: the Service itself.
-    Own(ServiceName, u16),
+    /// The Service that was asked for; its table holds what was drawn.
+    service: Arc<ServiceView>,
+    port: u16,
+    /// The places of the rule and of the target; `None` is the Service itself, without a route.
+    drawn: Option<(usize, usize)>,
 }
 
 /// No route: the status and the reason.
@@ -64,7 +60,7 @@ pub enum NoRoute {
 /// # Errors
 /// [`NoRoute`] says what is missing.
 pub fn decide(
-    service: &ServiceView,
+    service: &Arc<ServiceView>,
     port: u16,
     caller: &Namespace,
     _permit: &Permit,
@@ -72,49 +68,54 @@ pub fn decide(
     draw: &mut Draw,
     trace: &mut impl Trace,
 ) -> Result<RouteMatch, NoRoute> {
-    if service.port(port).is_none() {
+    let Some(endpoints) = service.endpoints(port) else {
         return Err(NoRoute::NoPort {
             service: service.name.clone(),
             port,
         });
-    }
-    let own = || RouteMatch {
-        to: To::Own(service.name.clone(), port),
     };
+    // Nearly every request ends there.
+    endpoints.touch();
+    let to = |drawn| RouteMatch {
+        service: service.clone(),
+        port,
+        drawn,
+    };
+    let table = &service.routes;
     let http = match request {
-        RequestView::Http(http) if !service.routes.is_empty() => http,
-        _ => return Ok(own()),
+        RequestView::Http(http) if !table.is_empty() => http,
+        _ => return Ok(to(None)),
     };
     let here = |e: &&Entry| e.port.is_none_or(|p| p == port);
-    let consumer = |e: &&Entry| e.consumer.as_ref() == Some(caller);
-    let entries = || service.routes.entries.iter().filter(here);
-    let found = if entries().any(|e| consumer(&e)) {
-        first(entries().filter(consumer), http, trace)
+    let consumers = || {
+        let own = table.consumers.iter().filter(|(of, _)| of == caller);
+        own.map(|(_, entry)| entry).filter(here)
+    };
+    let producers = || table.producers.iter().filter(here);
+    let found = if consumers().next().is_some() {
+        first(table, consumers(), http, trace)
+    } else if producers().next().is_some() {
+        first(table, producers(), http, trace)
     } else {
-        let mut producers = entries().filter(|e| e.consumer.is_none()).peekable();
-        if producers.peek().is_none() {
-            return Ok(own());
-        }
-        first(producers, http, trace)
+        return Ok(to(None));
     };
     let Some(entry) = found else {
         return Err(NoRoute::NoMatch {
             service: service.name.clone(),
         });
     };
-    let backends = &entry.rule.backends;
-    match split(backends.iter().map(|b| b.weight), draw) {
-        Some(drawn) => Ok(RouteMatch {
-            to: To::Backend(entry.rule.clone(), drawn),
-        }),
+    let (start, end) = entry.targets;
+    match split(table.targets[start..end].iter().map(|t| t.weight), draw) {
+        Some(nth) => Ok(to(Some((entry.rule, start + nth)))),
         None => Err(NoRoute::NoBackend {
-            route: entry.rule.route.clone(),
-            rule: entry.rule.index,
+            route: table.rules[entry.rule].route.clone(),
+            rule: table.rules[entry.rule].index,
         }),
     }
 }
 
 fn first<'t>(
+    table: &RouteTable,
     mut entries: impl Iterator<Item = &'t Entry>,
     http: &HttpView<'_>,
     trace: &mut impl Trace,
@@ -122,8 +123,8 @@ fn first<'t>(
     entries.find(|entry| {
         let matched = entry.when.as_ref().is_none_or(|when| matches(when, http));
         trace.saw(Step::Rule {
-            route: &entry.rule.route,
-            rule: entry.rule.index,
+            route: &table.rules[entry.rule].route,
+            rule: table.rules[entry.rule].index,
             matched,
         });
         matched
@@ -151,50 +152,50 @@ fn matches(when: &Match, http: &HttpView<'_>) -> bool {
 impl RouteMatch {
     /// The backend's Service.
     pub fn service(&self) -> &ServiceName {
-        match &self.to {
-            To::Backend(view, drawn) => &view.backends[*drawn].service,
-            To::Own(service, _) => service,
-        }
+        self.target().map_or(&self.service.name, |t| &t.service)
     }
 
     /// The backend's port.
     pub fn port(&self) -> u16 {
-        match &self.to {
-            To::Backend(view, drawn) => view.backends[*drawn].port,
-            To::Own(_, port) => *port,
-        }
+        self.target().map_or(self.port, |t| t.port)
     }
 
     /// The route whose rule matched, and which rule, counted from 0; `None` where no route is
     /// attached.
     pub fn route(&self) -> Option<(&ObjectKey, usize)> {
-        match &self.to {
-            To::Backend(view, _) => Some((&view.route, view.index)),
-            To::Own(..) => None,
-        }
+        self.rule().map(|rule| (&rule.route, rule.index))
     }
 
     /// The time limits.
     pub fn timeouts(&self) -> Timeouts {
-        match &self.to {
-            To::Backend(view, _) => view.timeouts,
-            To::Own(..) => Timeouts::default(),
-        }
+        self.rule().map(|rule| rule.timeouts).unwrap_or_default()
     }
 
     /// Changes the request's header as the rule and then the backend say.
     pub fn change_request(&self, headers: &mut http::HeaderMap) {
-        if let To::Backend(view, drawn) = &self.to {
-            view.request.apply(headers);
-            view.backends[*drawn].request.apply(headers);
+        let rule = self.rule().and_then(|r| r.changes.as_ref());
+        let target = self.target().and_then(|t| t.changes.as_ref());
+        for changes in rule.into_iter().chain(target) {
+            changes.request.apply(headers);
         }
     }
 
     /// Changes the response's header as the backend and then the rule say.
     pub fn change_response(&self, headers: &mut http::HeaderMap) {
-        if let To::Backend(view, drawn) = &self.to {
-            view.backends[*drawn].response.apply(headers);
-            view.response.apply(headers);
+        let rule = self.rule().and_then(|r| r.changes.as_ref());
+        let target = self.target().and_then(|t| t.changes.as_ref());
+        for changes in target.into_iter().chain(rule) {
+            changes.response.apply(headers);
         }
+    }
+
+    fn rule(&self) -> Option<&RuleView> {
+        let (rule, _) = self.drawn?;
+        self.service.routes.rules.get(rule)
+    }
+
+    fn target(&self) -> Option<&Target> {
+        let (_, target) = self.drawn?;
+        self.service.routes.targets.get(target)
     }
 }

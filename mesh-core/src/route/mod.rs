@@ -9,18 +9,19 @@
 mod decide;
 #[cfg(feature = "runtime")]
 mod layer;
+mod rule;
 mod split;
 mod table;
 
 pub use decide::{NoRoute, RouteMatch, decide};
 #[cfg(feature = "runtime")]
 pub(crate) use layer::route;
-pub use split::split;
-use table::RuleView;
-pub use table::{
-    Backend, HeaderChanges, InvalidRoute, Match, Parent, PathMatch, Regex, Route, RouteTable, Rule,
-    Timeouts, ValueMatch,
+pub use rule::{
+    Backend, HeaderChanges, InvalidRoute, Match, Parent, PathMatch, Regex, Route, Rule, Timeouts,
+    ValueMatch,
 };
+pub use split::split;
+pub use table::RouteTable;
 
 #[cfg(test)]
 mod tests;

@@ -95,7 +95,11 @@ fn get(target: &str) -> Ask<'_> {
     }
 }
 
-fn ask(view: &ServiceView, ask: &Ask<'_>, trace: &mut impl Trace) -> Result<RouteMatch, NoRoute> {
+fn ask(
+    view: &Arc<ServiceView>,
+    ask: &Ask<'_>,
+    trace: &mut impl Trace,
+) -> Result<RouteMatch, NoRoute> {
     let mut headers = HeaderMap::new();
     for (n, v) in ask.headers {
         headers.append(name(n), HeaderValue::from_str(v).unwrap());
@@ -120,7 +124,7 @@ fn ask(view: &ServiceView, ask: &Ask<'_>, trace: &mut impl Trace) -> Result<Rout
 }
 
 /// The backend's name, or the status.
-fn to(view: &ServiceView, asked: &Ask<'_>) -> String {
+fn to(view: &Arc<ServiceView>, asked: &Ask<'_>) -> String {
     match ask(view, asked, &mut ()) {
         Ok(matched) => matched.service().name().to_owned(),
         Err(none) => crate::error::Error::from(none)
