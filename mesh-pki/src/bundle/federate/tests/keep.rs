@@ -229,6 +229,35 @@ async fn a_file_that_cannot_be_used_is_as_good_as_none() {
     );
 }
 
+/// Only root can give files away; what counts as others' is a table beside [`crate::fs::loose`].
+#[tokio::test(start_paused = true)]
+async fn a_folder_or_file_of_another_user_counts_for_nothing() {
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let bundle = Ca::new("root").bundle("other.example").with_sequence(7);
+    let disk = Disk::new(&bundle);
+    disk.once().await;
+    disk.script.say("away");
+    for path in [disk.folder(), disk.file()] {
+        std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+        let mut kept = disk.start();
+        let now = kept.until(|status| status.failures == 1).await;
+        match now.keep_error.as_deref() {
+            Some(KeptError::Owner { path: at, owner }) => {
+                assert_eq!((at, *owner), (&path, NOBODY));
+            }
+            other => panic!("{path:?}: {other:?}"),
+        }
+        assert_eq!((now.trusted, now.sequence), (false, None));
+        assert_eq!(kept.bundle(), None);
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    }
+    let mut kept = disk.start();
+    kept.until(|status| status.trusted).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_moment_in_the_future_is_no_age_and_its_number_counts() {
     let bundle = Ca::new("root").bundle("other.example").with_sequence(7);
