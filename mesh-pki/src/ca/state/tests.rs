@@ -367,6 +367,37 @@ fn unknown_members_are_missing() {
     assert!(matches!(go, Some(Gate::Go(_))));
 }
 
+/// Who acknowledged, renewed, or is gone is not behind; to count them is as good as to list them.
+#[test]
+fn those_behind_are_counted_as_they_are_listed() {
+    let mut members = Members::default();
+    for (name, generation, end) in [("a", 1, 100), ("b", 1, 200), ("c", 2, 200), ("d", 1, 200)] {
+        let leaf = leaf(name, "r", generation, noon() + secs(end));
+        members.issued(&id(CART), Some(name), leaf);
+    }
+    members.issued(&id(CART), None, leaf("e", "r", 1, noon() + secs(200)));
+    members.issued(&id(CART), None, leaf("f", "r", 3, noon() + secs(200)));
+    members.acknowledge(&id(CART), "d", 2);
+    for (generation, after, expected) in [
+        (1, 0, 0),
+        (2, 0, 3),
+        (3, 0, 5),
+        (4, 0, 6),
+        (2, 100, 3),
+        (2, 101, 2),
+        (4, 201, 0),
+    ] {
+        let now = noon() + secs(after);
+        let listed = members.without(generation, now).len();
+        let counted = members.count_without(generation, now);
+        assert_eq!(
+            (listed, counted),
+            (expected, expected),
+            "{generation} {after}"
+        );
+    }
+}
+
 #[test]
 fn a_member_that_floods_us_with_leaves_becomes_unknown() {
     let mut members = Members::new(None);
