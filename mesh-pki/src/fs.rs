@@ -2,6 +2,8 @@
 //! written beside its place, synced, then moved there. Keys are never readable by others, not even
 //! for a moment.
 
+#[cfg(any(unix, feature = "federation"))]
+use std::fs::Metadata;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -27,7 +29,24 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// The same with another limit than 1 MiB.
 pub(crate) fn read_up_to(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut file = File::open(path)?;
+    read_opened(File::open(path)?, max)
+}
+
+/// Reads a small file that nobody else could have written, or also read, by the `forbidden` bits.
+/// What is judged is the file that is read, whatever stands in its place meanwhile.
+#[cfg(any(unix, feature = "federation"))]
+pub(crate) fn read_guarded(
+    path: &Path,
+    forbidden: u32,
+) -> io::Result<Result<Zeroizing<Vec<u8>>, Loose>> {
+    let file = File::open(path)?;
+    match looseness(&file.metadata()?, forbidden) {
+        Some(loose) => Ok(Err(loose)),
+        None => read_opened(file, MAX_FILE).map(Ok),
+    }
+}
+
+fn read_opened(mut file: File, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     // Room for everything at once: a buffer that grows leaves copies behind in the heap.
     let size = file.metadata()?.len();
     let too_large = || {
@@ -118,18 +137,44 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     builder.create(dir)
 }
 
-/// The mode of a file or folder, if it has one of the `forbidden` bits.
-#[cfg(unix)]
-pub(crate) fn loose(path: &Path, forbidden: u32) -> io::Result<Option<u32>> {
-    use std::os::unix::fs::MetadataExt;
-    let mode = std::fs::symlink_metadata(path)?.mode() & 0o7777;
-    Ok((mode & forbidden != 0).then_some(mode))
+/// What lets others use a file or folder.
+#[cfg(any(unix, feature = "federation"))]
+#[cfg_attr(not(unix), allow(dead_code))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loose {
+    /// Its mode has a bit that is forbidden.
+    Mode(u32),
+    /// It belongs to this user, who may change its mode at any time.
+    Owner(u32),
 }
 
-/// The same where files have no mode.
+/// What lets others use a file or folder, by the `forbidden` bits of its mode and by its owner: the
+/// user of this process and root may be that.
+#[cfg(any(unix, feature = "federation"))]
+pub(crate) fn loose(path: &Path, forbidden: u32) -> io::Result<Option<Loose>> {
+    let of = std::fs::symlink_metadata(path)?;
+    Ok(looseness(&of, forbidden))
+}
+
+#[cfg(unix)]
+fn looseness(of: &Metadata, forbidden: u32) -> Option<Loose> {
+    use std::os::unix::fs::MetadataExt;
+    let process = nix::unistd::geteuid().as_raw();
+    judge((of.uid(), of.mode()), process, forbidden)
+}
+
+/// Nothing where files have neither mode nor owner.
 #[cfg(all(not(unix), feature = "federation"))]
-pub(crate) fn loose(path: &Path, _: u32) -> io::Result<Option<u32>> {
-    std::fs::symlink_metadata(path).map(|_| None)
+fn looseness(_: &Metadata, _: u32) -> Option<Loose> {
+    None
+}
+
+#[cfg(unix)]
+fn judge((owner, mode): (u32, u32), process: u32, forbidden: u32) -> Option<Loose> {
+    if owner != process && owner != 0 {
+        return Some(Loose::Owner(owner));
+    }
+    (mode & forbidden != 0).then_some(Loose::Mode(mode & 0o7777))
 }
 
 /// Syncs the folder that `path` stands in, so that its name survives a crash.
@@ -148,4 +193,51 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     return File::open(dir)?.sync_all();
     #[cfg(not(unix))]
     return std::fs::metadata(dir).map(drop);
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Files of this process, of root and of a third user, with good modes and bad ones.
+    #[test]
+    fn what_belongs_to_others_is_loose_whatever_its_mode() {
+        let (us, other) = (1000, 1001);
+        for (process, owner, mode, expected) in [
+            (us, us, 0o100_600, None),
+            (us, us, 0o100_644, None),
+            (us, us, 0o100_664, Some(Loose::Mode(0o664))),
+            (us, us, 0o100_602, Some(Loose::Mode(0o602))),
+            (us, us, 0o041_777, Some(Loose::Mode(0o1777))),
+            (us, 0, 0o040_755, None),
+            (us, 0, 0o040_775, Some(Loose::Mode(0o775))),
+            (us, other, 0o100_600, Some(Loose::Owner(other))),
+            (us, other, 0o100_666, Some(Loose::Owner(other))),
+            (0, 0, 0o100_600, None),
+            (0, us, 0o100_600, Some(Loose::Owner(us))),
+        ] {
+            let got = judge((owner, mode), process, 0o022);
+            assert_eq!(got, expected, "{process} {owner} {mode:o}");
+        }
+        let secret = judge((us, 0o100_640), us, 0o077);
+        assert_eq!(secret, Some(Loose::Mode(0o640)));
+    }
+
+    /// What is judged is what is read: a link says nothing, where it leads does.
+    #[test]
+    fn the_file_that_is_read_is_the_one_that_is_judged() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "text").unwrap();
+        symlink(&file, &link).unwrap();
+        for (mode, expected) in [(0o600, None), (0o606, Some(Loose::Mode(0o606)))] {
+            set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let read = read_guarded(&link, 0o022).unwrap();
+            assert_eq!(read.as_ref().err().copied(), expected);
+            assert!(read.is_err() || read.is_ok_and(|text| **text == *b"text"));
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -16,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
 use super::{Limits, Mesh, Status};
@@ -24,6 +26,9 @@ use crate::body::Body;
 
 /// Connections at once to one set of pages.
 const CONNECTIONS: usize = 256;
+
+/// How long one of them may rest between two requests: it keeps a place that a probe may need.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Sets the filter of the log; the error is for the person who asked.
 pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -177,7 +182,8 @@ impl std::fmt::Debug for Admin {
 ///
 /// `answer` gets the head of each request; a body is not read. A request whose Host is neither an
 /// address nor `localhost` is answered with 403 before `answer` sees it. There are at most 256
-/// connections at once, and `limits` says how long a header may take and a connection may rest.
+/// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less; a
+/// header may take as long as they say. Whether one rests is looked at when its last header was due.
 /// Bind it to loopback: it asks for no identity.
 ///
 /// ```no_run
@@ -202,33 +208,40 @@ where
         let (stream, _) = listener.accept().await;
         let answer = Arc::clone(&answer);
         let (header, idle) = (limits.header, limits.idle);
-        tokio::spawn(async move {
-            let state = Arc::<ConnState>::default();
-            let io = Timed::http1(stream, state.clone(), header, idle);
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (state, answer) = (state.clone(), Arc::clone(&answer));
-                async move {
-                    state.busy();
-                    let response = match is_for_us(&request) {
-                        true => answer(request.map(drop)).await,
-                        false => text(
-                            StatusCode::FORBIDDEN,
-                            "the Host must be an address or localhost\n",
-                        ),
-                    };
-                    state.idle();
-                    Ok::<_, std::convert::Infallible>(response)
-                }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(None)
-                .serve_connection(TokioIo::new(io), service)
-                .await;
-            if let Err(e) = served {
-                tracing::debug!(error = %e, "an admin connection broke off");
-            }
-        });
+        tokio::spawn(serve_one(stream, header, idle, answer));
+    }
+}
+
+async fn serve_one<S, F, R>(stream: S, header: Duration, idle: Duration, answer: Arc<F>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<()>) -> R,
+    R: Future<Output = Response<Body>>,
+{
+    let state = Arc::<ConnState>::default();
+    let io = Timed::http1(stream, state.clone(), header, idle.min(IDLE));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (state, answer) = (state.clone(), Arc::clone(&answer));
+        async move {
+            state.busy();
+            let response = match is_for_us(&request) {
+                true => answer(request.map(drop)).await,
+                false => text(
+                    StatusCode::FORBIDDEN,
+                    "the Host must be an address or localhost\n",
+                ),
+            };
+            state.idle();
+            Ok::<_, std::convert::Infallible>(response)
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+    if let Err(e) = served {
+        tracing::debug!(error = %e, "an admin connection broke off");
     }
 }
 
@@ -261,5 +274,44 @@ fn json(value: &impl Serialize) -> Response<Body> {
             response
         }
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{e}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A place is free again soon after its last answer, whatever callers of the mesh may do.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_to_pages_that_rests_is_closed_soon() {
+        let secs = Duration::from_secs;
+        for (limit, expected) in [(secs(300), secs(5)), (secs(2), secs(2))] {
+            let header = secs(10);
+            let (mut caller, stream) = duplex(4096);
+            let answer = |_| async { text(StatusCode::OK, "page") };
+            tokio::spawn(serve_one(stream, header, limit, Arc::new(answer)));
+            for _ in 0..2 {
+                // Whoever asks in time is served again.
+                tokio::time::sleep(secs(1)).await;
+                let ask = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+                caller.write_all(ask).await.unwrap();
+                let mut answer = Vec::new();
+                while !answer.ends_with(b"page") {
+                    assert_ne!(caller.read_buf(&mut answer).await.unwrap(), 0);
+                }
+            }
+            let begin = Instant::now();
+            let mut rest = Vec::new();
+            caller.read_to_end(&mut rest).await.unwrap();
+            let rested = begin.elapsed();
+            let late = expected + header;
+            assert!(
+                expected <= rested && rested <= late,
+                "{limit:?}: {rested:?}"
+            );
+        }
     }
 }

@@ -57,6 +57,13 @@ pub enum Outcome {
     },
     /// The name does not exist.
     NxDomain,
+    /// The targets that come first have no address at all, every question about them was answered.
+    FellBack {
+        /// How many groups of targets were passed over.
+        passed: usize,
+        /// What the group behind them came to.
+        outcome: Box<Self>,
+    },
 }
 
 /// What a look-up changes.
@@ -75,6 +82,8 @@ pub struct Plan {
     next: Duration,
     /// What was published last.
     last: Option<Arc<[Address]>>,
+    /// How many groups of targets were passed over for that.
+    passed: usize,
     /// Failures in a row.
     failures: u32,
     /// When the name was first said to be gone, if nothing else was said since.
@@ -103,6 +112,7 @@ impl Plan {
         Self {
             next: now,
             last: None,
+            passed: 0,
             failures: 0,
             gone_since: None,
         }
@@ -131,18 +141,34 @@ impl Plan {
     ///    Where nothing was ever published, what was found nevertheless is.
     /// 3. A name that does not exist is asked for again after 5 s; if it does not exist then, it
     ///    is drained. An answer in between forgets it, a failure does not.
+    /// 4. Where it is the targets that were published that are gone, and others come behind them,
+    ///    the same holds: those are published at the second look. Families are not mixed of both.
     ///
     /// Addresses are sorted, without duplicates, and at most 256. There is never more than one
     /// look-up in a second.
     pub fn handle_outcome(&mut self, now: Duration, outcome: Outcome) -> Effect {
+        let Outcome::FellBack { passed, outcome } = outcome else {
+            return self.handle_group(now, outcome, 0);
+        };
+        let serves = self.last.as_ref().is_some_and(|last| !last.is_empty());
+        if serves && passed > self.passed && !self.is_gone(now) {
+            self.failures = 0;
+            return Effect::Keep;
+        }
+        self.handle_group(now, *outcome, passed)
+    }
+
+    /// Takes what a group of targets came to, behind those that were `passed` over.
+    fn handle_group(&mut self, now: Duration, outcome: Outcome, passed: usize) -> Effect {
         match outcome {
             Outcome::Answer { addresses, ttl } if !addresses.is_empty() => {
                 self.failures = 0;
                 self.gone_since = None;
                 self.next = now.saturating_add(ttl.clamp(TTL_MIN, TTL_MAX));
-                self.publish(addresses)
+                self.publish(addresses, passed)
             }
-            Outcome::Answer { .. } | Outcome::NxDomain => {
+            // A look-up falls back once, to a group that came to something.
+            Outcome::Answer { .. } | Outcome::NxDomain | Outcome::FellBack { .. } => {
                 self.failures = 0;
                 self.handle_gone(now)
             }
@@ -155,17 +181,22 @@ impl Plan {
                 self.failures = self.failures.saturating_add(1);
                 let wait = ttl.map_or(backoff, |ttl| ttl.clamp(TTL_MIN, TTL_MAX).min(backoff));
                 self.next = now.saturating_add(wait);
-                self.handle_part(found, families)
+                self.handle_part(found, families, passed)
             }
         }
     }
 
-    fn handle_part(&mut self, mut found: Vec<Address>, families: Families) -> Effect {
+    fn handle_part(
+        &mut self,
+        mut found: Vec<Address>,
+        families: Families,
+        passed: usize,
+    ) -> Effect {
         if found.is_empty() {
             return Effect::Keep;
         }
         self.gone_since = None;
-        if let Some(last) = &self.last {
+        if let Some(last) = self.last.as_ref().filter(|_| passed == self.passed) {
             let unknown = |(ip, _): &&Address| match families {
                 Families::Both => true,
                 Families::V4 => ip.is_ipv4(),
@@ -176,23 +207,29 @@ impl Plan {
             }
             found.extend(last.iter().filter(unknown));
         }
-        self.publish(found)
+        self.publish(found, passed)
     }
 
-    fn handle_gone(&mut self, now: Duration) -> Effect {
+    /// Whether what is gone now was gone before, long enough ago; it is asked for again soon.
+    fn is_gone(&mut self, now: Duration) -> bool {
         let since = *self.gone_since.get_or_insert(now);
         let gone_for = now.saturating_sub(since);
         // The longer it is gone, the less often it is asked for.
         self.next = now.saturating_add(gone_for.clamp(GONE_AFTER, BACKOFF_MAX));
+        gone_for >= GONE_AFTER
+    }
+
+    fn handle_gone(&mut self, now: Duration) -> Effect {
         let drained = self.last.as_ref().is_some_and(|last| last.is_empty());
-        if gone_for >= GONE_AFTER && !drained {
-            self.publish(Vec::new())
+        if self.is_gone(now) && !drained {
+            self.publish(Vec::new(), 0)
         } else {
             Effect::Keep
         }
     }
 
-    fn publish(&mut self, mut addresses: Vec<Address>) -> Effect {
+    fn publish(&mut self, mut addresses: Vec<Address>, passed: usize) -> Effect {
+        self.passed = passed;
         addresses.sort_unstable();
         addresses.dedup();
         addresses.truncate(ADDRESSES);

@@ -110,13 +110,17 @@ impl Wire {
             }),
             _ => None,
         });
-        for targets in srv::groups(records.collect()) {
+        for (passed, targets) in srv::groups(records.collect()).into_iter().enumerate() {
             let outcomes = targets
                 .iter()
                 .map(|(target, port)| self.addresses(target, Some(*port)));
             match merge(join_all(outcomes).await, ttl) {
                 Outcome::Answer { addresses, .. } if addresses.is_empty() => {}
-                outcome => return outcome,
+                outcome if passed == 0 => return outcome,
+                outcome => {
+                    let outcome = Box::new(outcome);
+                    return Outcome::FellBack { passed, outcome };
+                }
             }
         }
         Outcome::Answer {
@@ -216,7 +220,8 @@ fn merge(outcomes: Vec<Outcome>, mut ttl: Duration) -> Outcome {
                 });
                 (found, ttl)
             }
-            Outcome::NxDomain => continue,
+            // One name alone has nothing to fall back to.
+            Outcome::NxDomain | Outcome::FellBack { .. } => continue,
         };
         if !found.is_empty() {
             ttl = ttl.min(of_found.unwrap_or(ttl));

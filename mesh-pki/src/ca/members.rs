@@ -248,6 +248,17 @@ impl Members {
         self.missing(now, |_, leaf| leaf.issuer_key_id == key_id)
     }
 
+    /// How many [`without`](Self::without) has, without a list of them.
+    #[must_use]
+    pub fn count_without(&self, generation: u64, now: SystemTime) -> usize {
+        let behind = |member: &Member| {
+            let mut leaves = member.leaves.iter();
+            member.acknowledged < generation
+                && leaves.any(|leaf| leaf.not_after >= now && leaf.generation < generation)
+        };
+        self.known.values().filter(|member| behind(member)).count()
+    }
+
     fn missing(&self, now: SystemTime, counts: impl Fn(&Member, &Leaf) -> bool) -> Vec<Missing> {
         self.known
             .iter()

@@ -41,6 +41,11 @@ fn part(texts: &[&str], ttl: u64, families: Families) -> Outcome {
     }
 }
 
+fn fell_back(passed: usize, outcome: Outcome) -> Outcome {
+    let outcome = Box::new(outcome);
+    Outcome::FellBack { passed, outcome }
+}
+
 const A: &[&str] = &["10.0.0.1"];
 const B: &[&str] = &["10.0.0.2"];
 const GONE: Outcome = Outcome::NxDomain;
@@ -173,6 +178,56 @@ fn one_family_that_fails_keeps_its_addresses() {
     ]);
 }
 
+/// What was published last is of the group that comes first, or of one behind it.
+#[test]
+fn targets_that_are_gone_twice_give_way_to_those_behind_them() {
+    let back = |texts: &[&str]| fell_back(1, answer(texts, 60));
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, back(B), None, 10_000),
+        (10_000, back(B), Some(B), 70_000),
+        // They are what serves now, and change as they like; a third group waits its turn.
+        (70_000, back(&["10.0.0.3"]), Some(&["10.0.0.3"]), 130_000),
+        (130_000, fell_back(2, answer(A, 60)), None, 135_000),
+        (135_000, fell_back(2, answer(A, 60)), Some(A), 195_000),
+        // Whoever comes before it comes back at once.
+        (195_000, back(B), Some(B), 255_000),
+        (255_000, answer(A, 5), Some(A), 260_000),
+    ]);
+    // Once is a mistake; too soon is once; a failure says nothing.
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, back(B), None, 10_000),
+        (10_000, answer(A, 5), None, 15_000),
+        (15_000, back(B), None, 20_000),
+        (19_999, back(B), None, 24_999),
+        (20_500, Outcome::unknown(), None, 21_500),
+        (21_500, back(B), Some(B), 81_500),
+    ]);
+    // Gone is gone, whether others come behind or not.
+    check(&[
+        (0, answer(A, 5), Some(A), 5_000),
+        (5_000, GONE, None, 10_000),
+        (10_000, back(B), Some(B), 70_000),
+        (70_000, GONE, None, 75_000),
+        (75_000, GONE, Some(&[]), 80_000),
+        // Where nobody serves, nobody has to give way.
+        (80_000, back(B), Some(B), 140_000),
+    ]);
+    check(&[(0, back(B), Some(B), 60_000)]);
+    // Of those behind only a part is known: it is better than what is gone, and not mixed with it.
+    let both = &["10.0.0.1", "2001:db8::1"];
+    let half = |texts: &[&str], families| fell_back(1, part(texts, 60, families));
+    for families in [Families::V6, Families::Both] {
+        check(&[
+            (0, answer(both, 5), Some(both), 5_000),
+            (5_000, half(B, families), None, 10_000),
+            (10_000, fell_back(1, Outcome::unknown()), None, 11_000),
+            (11_000, half(B, families), Some(B), 13_000),
+        ]);
+    }
+}
+
 fn any_outcome() -> impl Strategy<Value = Outcome> {
     let some = prop::collection::vec((0..4_u8, any::<bool>()), 0..4).prop_map(|list| {
         let text = |(n, v6): &(u8, bool)| {
@@ -188,7 +243,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     });
     let ttl = (0..1_000_u64).prop_map(Duration::from_secs);
     let families = prop_oneof![Just(Families::Both), Just(Families::V4), Just(Families::V6)];
-    prop_oneof![
+    let outcome = prop_oneof![
         (some.clone(), ttl.clone()).prop_map(|(addresses, ttl)| Outcome::Answer { addresses, ttl }),
         (some, prop::option::of(ttl), families).prop_map(|(found, ttl, families)| {
             Outcome::Failure {
@@ -198,7 +253,11 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
             }
         }),
         Just(Outcome::NxDomain),
-    ]
+    ];
+    (0..3_usize, outcome).prop_map(|(passed, outcome)| match passed {
+        0 => outcome,
+        _ => fell_back(passed, outcome),
+    })
 }
 
 proptest! {
@@ -212,7 +271,7 @@ proptest! {
         for (outcome, late) in outcomes {
             let now = plan.next() + Duration::from_millis(late);
             let gone = match &outcome {
-                Outcome::NxDomain => true,
+                Outcome::NxDomain | Outcome::FellBack { .. } => true,
                 Outcome::Answer { addresses, .. } => addresses.is_empty(),
                 _ => false,
             };

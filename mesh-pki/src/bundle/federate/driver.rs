@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::fetch::{Fetch, FetchError, OverHttps, Proof};
 use super::keep::{self, Keep, Kept, KeptError};
@@ -188,8 +188,11 @@ impl Keeper {
     /// Keeps one relationship, for ever.
     ///
     /// 1. Recall what an earlier process has kept; if it is not too old, it is written.
-    /// 2. Fetch. A bundle that [`decide`] accepts is kept, then written, and its age begins anew.
-    /// 3. Wait for the next turn; should the age reach its limit before, take the bundle out.
+    /// 2. Fetch. A bundle that [`decide`] accepts is kept, then written, and its age begins anew;
+    ///    one that withdraws a root or key is written first.
+    /// 3. Wait for the next turn.
+    ///
+    /// Should the age reach its limit meanwhile, also while a fetch goes on, take the bundle out.
     async fn keep(
         &self,
         relationship: Relationship,
@@ -215,7 +218,8 @@ impl Keeper {
             last = Some(kept.bundle);
         }
         loop {
-            match self.once(&relationship, last.as_ref(), writer).await {
+            let fetched = self.aging(&relationship, last.as_ref(), &mut too_old, writer);
+            match fetched.await {
                 Ok(bundle) => {
                     failures = 0;
                     too_old = Some(Instant::now() + relationship.max_age);
@@ -223,13 +227,23 @@ impl Keeper {
                         bundle,
                         fetched_at: self.clock.now(),
                     };
+                    let take = || {
+                        writer.update(|state| state.insert_federated(kept.bundle.clone()));
+                        self.taken(&kept);
+                    };
+                    // No disk makes a root or key last that was withdrawn.
+                    let at_once = withdraws(last.as_ref(), &kept.bundle);
+                    if at_once {
+                        take();
+                    }
                     if let Some(disk) = &mut disk {
                         // First, so that no crash lets a lower number in that was seen before.
                         let saved = disk.save(&kept, relationship.max_age).await;
                         self.kept(trust_domain, saved);
                     }
-                    writer.update(|state| state.insert_federated(kept.bundle.clone()));
-                    self.taken(&kept);
+                    if !at_once {
+                        take();
+                    }
                     last = Some(kept.bundle);
                 }
                 Err(error) => {
@@ -250,20 +264,30 @@ impl Keeper {
             self.update(trust_domain, |status| status.next_try = Some(at));
             if let Some(end) = too_old.filter(|end| *end <= next) {
                 sleep_until(end).await;
-                tracing::error!(
-                    %trust_domain,
-                    max_age = ?relationship.max_age,
-                    "the bundle could not be refreshed for too long, nobody of this domain is trusted"
-                );
-                writer.update(|state| state.remove_federated(trust_domain));
-                self.update(trust_domain, |status| {
-                    status.trusted = false;
-                    status.roots = 0;
-                });
+                self.expire(&relationship, writer);
                 too_old = None;
             }
             sleep_until(next).await;
         }
+    }
+
+    /// Fetches, and takes the bundle out that is there should it become `too_old` meanwhile.
+    async fn aging(
+        &self,
+        relationship: &Relationship,
+        last: Option<&TrustBundle>,
+        too_old: &mut Option<Instant>,
+        writer: &IdentityWriter,
+    ) -> Result<TrustBundle, FederationError> {
+        let mut once = pin!(self.once(relationship, last, writer));
+        if let Some(end) = *too_old {
+            if let Ok(fetched) = timeout_at(end, &mut once).await {
+                return fetched;
+            }
+            self.expire(relationship, writer);
+            *too_old = None;
+        }
+        once.await
     }
 
     async fn once(
@@ -276,6 +300,21 @@ impl Keeper {
         let fetched = self.fetch.fetch(relationship, proof).await?;
         decide(last, &fetched)?;
         Ok(fetched)
+    }
+
+    /// Takes a bundle out that is too old.
+    fn expire(&self, relationship: &Relationship, writer: &IdentityWriter) {
+        let trust_domain = &relationship.trust_domain;
+        tracing::error!(
+            %trust_domain,
+            max_age = ?relationship.max_age,
+            "the bundle could not be refreshed for too long, nobody of this domain is trusted"
+        );
+        writer.update(|state| state.remove_federated(trust_domain));
+        self.update(trust_domain, |status| {
+            status.trusted = false;
+            status.roots = 0;
+        });
     }
 
     /// How long a bundle that is there is left as it is.
@@ -346,6 +385,15 @@ impl Keeper {
             }
         });
     }
+}
+
+/// Whether `next` lacks a root or a JWT key that `last` has.
+fn withdraws(last: Option<&TrustBundle>, next: &TrustBundle) -> bool {
+    last.is_some_and(|last| {
+        let stays = |key| next.jwt_keys().iter().any(|kept| kept == key);
+        let roots = last.roots().iter().all(|root| next.roots().contains(root));
+        !roots || !last.jwt_keys().iter().all(stays)
+    })
 }
 
 /// How the endpoint proves itself now: by its ID, with the latest bundle of its trust domain. For an

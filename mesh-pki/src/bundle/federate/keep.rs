@@ -2,7 +2,7 @@
 //! that a sequence number never goes back (S19) and an endpoint that is away takes no trust with it.
 //!
 //! The file of each trust domain is SPIFFE bundle JSON with two members of our own, which other
-//! readers pass over. What is read is judged anew: the file and its folder are ours alone to write,
+//! readers pass over. What is read is judged anew: file and folder are ours or root's to write,
 //! it is of the domain that it is read for, and its age goes on from the moment of fetching, so that
 //! a restart makes nothing younger. A file that cannot be used is as good as none: nobody of the
 //! domain is trusted until a bundle is fetched, and any sequence number is taken then.
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::{BundleJsonError, MAX_BUNDLE_LEN};
-use crate::fs::{self, Mode};
+use crate::fs::{self, Loose, Mode};
 use crate::id::TrustDomain;
 use crate::time;
 
@@ -28,6 +28,9 @@ const FETCHED_AT: &str = "inmesh_fetched_at";
 
 /// How long a disk may take, before federation goes on without it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The bits of a mode by which others write.
+const FORBIDDEN: u32 = 0o022;
 
 /// How far in the future a moment of fetching may lie: as far as clocks are set back in passing.
 const SKEW: Duration = Duration::from_secs(2 * 60);
@@ -78,6 +81,14 @@ pub enum KeptError {
         path: PathBuf,
         /// Its mode.
         mode: u32,
+    },
+    /// The file or its folder belongs to somebody else.
+    #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
+    Owner {
+        /// Which one.
+        path: PathBuf,
+        /// The id of that user.
+        owner: u32,
     },
     /// The file does not say when its bundle was fetched, or of which trust domain.
     #[error("{} does not say when its bundle was fetched, and of which trust domain", path.display())]
@@ -193,12 +204,17 @@ fn file(dir: &Path, trust_domain: &TrustDomain) -> PathBuf {
 
 fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<Kept>, KeptError> {
     let path = file(dir, trust_domain);
-    let text = match fs::read(&path) {
+    match guarded(dir) {
+        Err(KeptError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        guarded => guarded?,
+    }
+    let text = match fs::read_guarded(&path, FORBIDDEN) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(io_error(&path))?,
     };
-    guarded(dir)?;
-    guarded(&path)?;
+    let text = text.map_err(|loose| refused(&path, loose))?;
     read(trust_domain, &path, &text).map(Some)
 }
 
@@ -257,12 +273,17 @@ fn text(kept: &Kept) -> Result<String, BundleJsonError> {
 
 /// Refuses what others may write.
 fn guarded(path: &Path) -> Result<(), KeptError> {
-    match fs::loose(path, 0o022).map_err(io_error(path))? {
-        Some(mode) => Err(KeptError::Loose {
-            path: path.to_owned(),
-            mode,
-        }),
+    match fs::loose(path, FORBIDDEN).map_err(io_error(path))? {
+        Some(loose) => Err(refused(path, loose)),
         None => Ok(()),
+    }
+}
+
+fn refused(path: &Path, loose: Loose) -> KeptError {
+    let path = path.to_owned();
+    match loose {
+        Loose::Mode(mode) => KeptError::Loose { path, mode },
+        Loose::Owner(owner) => KeptError::Owner { path, owner },
     }
 }
 

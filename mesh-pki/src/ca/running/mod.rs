@@ -533,7 +533,7 @@ impl<S: Store> Ca<S> {
             next: state.next_step(),
             wait,
             members: inner.members.len(),
-            behind: inner.members.without(state.generation(), now).len(),
+            behind: inner.members.count_without(state.generation(), now),
             unknown_until: inner.members.unknown_until(now),
             open_tokens: state.tokens().iter().filter(open).count(),
             recovery: state.recovery(now),

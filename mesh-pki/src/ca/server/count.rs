@@ -30,7 +30,7 @@ pub struct Counts {
 pub enum Refusal {
     /// What was brought as a proof proves nothing.
     Attestation,
-    /// The CA could not sign or write.
+    /// The CA could not sign or write, or nobody could say whose token it is.
     Ca,
     /// Whoever called may have no ID, or not the one that was asked for.
     Policy,

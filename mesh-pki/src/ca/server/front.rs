@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::count::Ended;
 use super::service::{IstioService, WatchService};
 use super::{Caller, Shared};
-use crate::ca::attest::Method;
+use crate::ca::attest::{AttestError, Method, ReviewError};
 use crate::ca::names::{INSTANCE, RETRY_AFTER};
 use crate::ca::store::Store;
 use crate::ca::{Ca, CaError};
@@ -161,6 +161,11 @@ async fn prove<S: Store>(
     }
     match shared.attestors.attest(token, now, crypto).await {
         Ok(attested) => Ok(Proof::Done(attested)),
+        Err(AttestError::Review(error @ ReviewError::Unavailable { .. })) => {
+            tracing::warn!(%error, "nobody can say whose token it is");
+            let status = Status::unavailable("the token cannot be reviewed at the moment");
+            Err((Method::Review, status))
+        }
         Err(error) => {
             tracing::debug!(%error, "a token is refused");
             let method = shared.attestors.method_of(token);

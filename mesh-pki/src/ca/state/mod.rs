@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use rustls_pki_types::CertificateDer;
 
 use super::members::{MAX_LEFT, Members};
+use super::store::MAX_STATE;
 use crate::bundle::{BundleError, TrustBundle};
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
@@ -176,14 +177,23 @@ impl CaState {
     }
 
     /// The state with the table of all live members in it, for the process that comes next; without
-    /// one, if they are too many. Whoever issues again takes it out first (see
+    /// one, if they are too many, or their names so long that no store takes them. Whoever issues again takes it out first (see
     /// [`cover`](Self::cover)), so what stands there is always whole.
     #[must_use]
     pub fn leave(&self, members: &Members) -> Self {
-        Self {
-            left: (members.leaves() <= MAX_LEFT).then(|| members.clone()),
+        let without = Self {
+            left: None,
             ..self.clone()
+        };
+        if members.leaves() > MAX_LEFT {
+            return without;
         }
+        let with = Self {
+            left: Some(members.clone()),
+            ..self.clone()
+        };
+        let fits = with.to_bytes().len() <= MAX_STATE;
+        if fits { with } else { without }
     }
 
     /// The members as a process starts with them: those that were left to it, else nobody, with

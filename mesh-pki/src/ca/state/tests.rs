@@ -4,6 +4,7 @@ use super::*;
 use crate::ca::authority::{Lifetimes, NewAuthority};
 use crate::ca::members::{Leaf, MAX_LEFT, Members};
 use crate::ca::plan::{Due, Gate, Go, due, gate};
+use crate::id::MAX_ID_LEN;
 use crate::issue::policy::Window;
 use crate::testing::{crypto, domain, id, noon};
 
@@ -366,6 +367,37 @@ fn unknown_members_are_missing() {
     assert!(matches!(go, Some(Gate::Go(_))));
 }
 
+/// Who acknowledged, renewed, or is gone is not behind; to count them is as good as to list them.
+#[test]
+fn those_behind_are_counted_as_they_are_listed() {
+    let mut members = Members::default();
+    for (name, generation, end) in [("a", 1, 100), ("b", 1, 200), ("c", 2, 200), ("d", 1, 200)] {
+        let leaf = leaf(name, "r", generation, noon() + secs(end));
+        members.issued(&id(CART), Some(name), leaf);
+    }
+    members.issued(&id(CART), None, leaf("e", "r", 1, noon() + secs(200)));
+    members.issued(&id(CART), None, leaf("f", "r", 3, noon() + secs(200)));
+    members.acknowledge(&id(CART), "d", 2);
+    for (generation, after, expected) in [
+        (1, 0, 0),
+        (2, 0, 3),
+        (3, 0, 5),
+        (4, 0, 6),
+        (2, 100, 3),
+        (2, 101, 2),
+        (4, 201, 0),
+    ] {
+        let now = noon() + secs(after);
+        let listed = members.without(generation, now).len();
+        let counted = members.count_without(generation, now);
+        assert_eq!(
+            (listed, counted),
+            (expected, expected),
+            "{generation} {after}"
+        );
+    }
+}
+
 #[test]
 fn a_member_that_floods_us_with_leaves_becomes_unknown() {
     let mut members = Members::new(None);
@@ -419,6 +451,30 @@ fn a_table_that_is_left_is_whole_or_not_there() {
         CaState::from_bytes(&written.to_bytes()),
         Err(StateError::TooMany { max: MAX_LEFT, .. })
     ));
+}
+
+/// As many leaves as may be left, under names so long that the state could not be read again.
+#[test]
+fn a_table_that_no_store_takes_is_not_left() {
+    let end = noon() + secs(100);
+    let state = state();
+    let key_id = state.active().issuer_key_id().to_owned();
+    let covered = state.cover(&key_id, end, secs(10)).unwrap().unwrap();
+    let longest = id(&format!("spiffe://td/{}", "a".repeat(MAX_ID_LEN - 12)));
+    let mut members = Members::default();
+    for n in 0..MAX_STATE / MAX_ID_LEN {
+        members.issued(&longest, None, leaf(&n.to_string(), &key_id, 1, end));
+        if n == 0 {
+            assert_eq!(covered.leave(&members).members(), members);
+        }
+    }
+    assert!(members.leaves() <= MAX_LEFT);
+    let left = covered.leave(&members);
+    assert!(left.to_bytes().len() <= MAX_STATE);
+    assert_eq!(left, covered, "as if the process had died");
+    assert_eq!(left.members().unknown_until(noon()), covered.leaf_until());
+    // Nor does one stay that an earlier process has left.
+    assert_eq!(covered.leave(&Members::default()).leave(&members), covered);
 }
 
 /// What is written in whole seconds never ends before its leaf does.

@@ -30,7 +30,7 @@ pub(crate) struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn read(&self, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-        fs::read_up_to(path, super::file::MAX_STATE)
+        fs::read_up_to(path, super::file::MAX_FILE)
     }
 
     fn create(&self, path: &Path, content: &[u8]) -> io::Result<()> {

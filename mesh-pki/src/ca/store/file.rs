@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::{Disk, SystemDisk};
-use super::{Store, StoreError, Version};
+use super::{MAX_STATE, Store, StoreError, Version};
 use crate::svid::PrivateKey;
 
-/// The largest state that is read.
-pub(super) const MAX_STATE: u64 = 16 * 1024 * 1024;
+/// The largest file that is read: a state and the line before it.
+pub(super) const MAX_FILE: u64 = MAX_STATE as u64 + 64;
 
 const LOCK: &str = "lock";
 const STATE: &str = "state.json";
@@ -176,6 +176,10 @@ impl Inner {
     }
 
     fn swap(&self, expected: Option<Version>, state: &[u8]) -> Result<Version, StoreError> {
+        let (got, max) = (state.len(), MAX_STATE);
+        if got > max {
+            return Err(StoreError::TooLarge { got, max });
+        }
         let current = self.load()?.map(|(_, version)| version);
         if current != expected {
             return Err(StoreError::Conflict);

@@ -22,6 +22,9 @@ mod tests;
 
 pub use file::FileStore;
 
+/// The largest state that is kept, in bytes; what is written is never more than can be read.
+pub(crate) const MAX_STATE: usize = 16 * 1024 * 1024;
+
 /// Names one written state; a later one is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
@@ -102,6 +105,14 @@ pub enum StoreError {
         /// What is wrong with it.
         #[source]
         source: PemError,
+    },
+    /// A state is larger than one that can be read back; nothing was written.
+    #[error("the CA's state has {got} bytes, at most {max} are kept")]
+    TooLarge {
+        /// How many bytes it has.
+        got: usize,
+        /// How many it may have.
+        max: usize,
     },
     /// There is no such key.
     #[error("the key {key_id} is missing")]

@@ -56,6 +56,23 @@ async fn a_folder_keeps_state_and_keys_for_its_owner() {
 }
 
 #[tokio::test]
+async fn the_largest_state_is_read_again_and_a_larger_one_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FileStore::open(&dir.path().join("ca")).unwrap();
+    let largest = vec![b'x'; MAX_STATE];
+    let first = store.swap(None, largest.clone()).await.unwrap();
+    let refused = store.swap(Some(first), vec![b'y'; MAX_STATE + 1]).await;
+    assert!(matches!(
+        refused,
+        Err(StoreError::TooLarge { got, max: MAX_STATE }) if got == MAX_STATE + 1
+    ));
+    let (state, version) = store.load().await.unwrap().unwrap();
+    assert!(state == largest, "{} bytes", state.len());
+    assert_eq!(version, first);
+    store.swap(Some(first), b"less".to_vec()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_folder_has_one_user_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("ca");

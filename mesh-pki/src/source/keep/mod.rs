@@ -46,7 +46,7 @@ use super::files::{self, CERT_FILE, KEY_FILE};
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::BundleJsonError;
 use crate::crl::{Crl, CrlError, CrlSet};
-use crate::fs::{self, Mode};
+use crate::fs::{self, Loose, Mode};
 use crate::id::SpiffeId;
 use crate::pem;
 use crate::status::{StatusReader, StatusWriter, status};
@@ -137,6 +137,14 @@ pub enum KeepError {
         /// What it may be at most.
         expected: &'static str,
     },
+    /// A file or folder belongs to somebody else.
+    #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
+    Owner {
+        /// Which one.
+        path: PathBuf,
+        /// The id of that user.
+        owner: u32,
+    },
     /// The moment of issuance is none, or not within the SVID's life.
     #[error("the kept moment of issuance in {} is not within the life of the SVID", dir.display())]
     Moment {
@@ -198,7 +206,7 @@ impl Keep {
 
     /// What was kept, as a state to start from. It blocks.
     ///
-    /// 1. The folder and its files are ours alone to write, and the key ours alone to read.
+    /// 1. The folder and its files are ours, or root's, alone to write, and the key ours alone to read.
     /// 2. Certificate and key are an SVID, of this ID, and the moment of issuance is in its life.
     /// 3. It is valid at `now`, in both roles, under the bundle that was kept with it.
     ///
@@ -220,8 +228,9 @@ impl Keep {
         guarded(&folder, 0o022, "0755")?;
         let read = |name: &str, forbidden, expected| {
             let path = folder.join(name);
-            guarded(&path, forbidden, expected)?;
-            fs::read(&path).map_err(|source| io_error(&path, source))
+            let read = fs::read_guarded(&path, forbidden);
+            read.map_err(|source| io_error(&path, source))?
+                .map_err(|loose| refused(&path, loose, expected))
         };
         let public = |name| read(name, 0o022, "0644");
 
@@ -391,15 +400,23 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
     .map_err(|source| io_error(dir, source))
 }
 
-/// Refuses what has one of the `forbidden` bits in its mode.
+/// Refuses what has one of the `forbidden` bits in its mode, or belongs to somebody else.
 fn guarded(path: &Path, forbidden: u32, expected: &'static str) -> Result<(), KeepError> {
     match fs::loose(path, forbidden).map_err(|source| io_error(path, source))? {
-        Some(mode) => Err(KeepError::Loose {
-            path: path.to_owned(),
+        Some(loose) => Err(refused(path, loose, expected)),
+        None => Ok(()),
+    }
+}
+
+fn refused(path: &Path, loose: Loose, expected: &'static str) -> KeepError {
+    let path = path.to_owned();
+    match loose {
+        Loose::Mode(mode) => KeepError::Loose {
+            path,
             mode,
             expected,
-        }),
-        None => Ok(()),
+        },
+        Loose::Owner(owner) => KeepError::Owner { path, owner },
     }
 }
 

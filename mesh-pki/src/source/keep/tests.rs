@@ -112,6 +112,32 @@ fn what_has_ended_or_is_somebody_elses_is_refused() {
     ));
 }
 
+/// Only root can give files away; what counts as others' is a table beside [`fs::loose`].
+#[test]
+fn what_belongs_to_another_user_is_refused() {
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    dir.keep().store(&state(&ca)).unwrap();
+    for name in ["", CERT_FILE, KEY_FILE, BUNDLE_FILE, CRL_FILE, ISSUED_FILE] {
+        let path = dir.path().join(name);
+        std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+        match load(&dir.keep()).unwrap_err() {
+            KeepError::Owner {
+                path,
+                owner: NOBODY,
+            } => {
+                assert!(path.ends_with(name) || path == dir.path(), "{path:?}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        load(&dir.keep()).unwrap();
+    }
+}
+
 #[test]
 fn what_others_may_use_is_refused() {
     let (dir, ca) = (Dir::new(), Ca::new("root"));

@@ -49,10 +49,11 @@ impl Disk {
         Kept::run(Federation::with(vec![relationship], script, clock, || 0.0).with_keep(dir))
     }
 
-    /// A process that takes what the script says, and ends.
+    /// A process that takes what the script says, keeps it, and ends.
     async fn once(&self) {
         let mut kept = self.start();
-        let now = kept.until(|status| status.fetches == 1).await;
+        let now = kept.until(|status| status.fetches == 1 && status.next_try.is_some());
+        let now = now.await;
         assert!(now.keep_error.is_none(), "{now:?}");
     }
 
@@ -134,6 +135,77 @@ async fn a_kept_bundle_comes_back_and_ages_on_while_its_endpoint_is_away() {
     disk.script.say(json(&bundle));
     kept.until(|status| status.trusted).await;
     assert_eq!(kept.bundle(), Some(bundle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_bundle_outlives_its_age_while_a_fetch_goes_on() {
+    let bundle = Ca::new("root").bundle("other.example").with_sequence(7);
+    let disk = Disk::new(&bundle);
+    let begin = tokio::time::Instant::now();
+    disk.once().await;
+    let second = Duration::from_secs(1);
+    tokio::time::advance(minutes(20) - second).await;
+    disk.script.say(HANGS);
+    let mut kept = disk.start();
+    kept.until(|status| status.trusted).await;
+    assert_eq!(kept.bundle(), Some(bundle));
+    let gone = kept.until(|status| !status.trusted);
+    tokio::time::timeout(minutes(60), gone).await.unwrap();
+    assert_eq!(begin.elapsed(), minutes(20));
+    assert_eq!(kept.bundle(), None);
+}
+
+/// The one thread for disks is busy: what withdraws a root is used all the same, what adds one only
+/// when it is on the disk.
+#[test]
+fn what_is_withdrawn_waits_for_no_disk() {
+    let all = [Ca::new("a"), Ca::new("b"), Ca::new("c")];
+    let of = |names: &[usize], sequence| {
+        let roots = names.iter().map(|at| all[*at].cert.clone());
+        let bundle = TrustBundle::new(domain("other.example"), roots).unwrap();
+        bundle.with_sequence(sequence)
+    };
+    let none = TrustBundle::distrusted(domain("other.example")).with_sequence(8);
+    for (next, at_once) in [
+        (of(&[0], 8), true),
+        (of(&[0, 2], 8), true),
+        (none, true),
+        (of(&[0, 1, 2], 8), false),
+        (of(&[1, 0], 8), false),
+    ] {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .max_blocking_threads(1)
+            .build();
+        runtime.unwrap().block_on(async {
+            let first = of(&[0, 1], 7);
+            let disk = Disk::new(&first);
+            disk.once().await;
+            let mut kept = disk.start();
+            kept.until(|status| status.fetches == 1).await;
+
+            let (free, busy) = std::sync::mpsc::channel::<()>();
+            let blocked = tokio::task::spawn_blocking(move || busy.recv());
+            disk.script.say(json(&next));
+            tokio::time::advance(DEFAULT_REFRESH).await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let now = kept.bundle();
+            assert_eq!(now.as_ref(), Some(if at_once { &next } else { &first }));
+            let saved = || std::fs::read_to_string(disk.file()).unwrap();
+            assert!(saved().contains(r#""spiffe_sequence":7"#));
+
+            drop(free);
+            blocked.await.unwrap().unwrap_err();
+            kept.until(|status| status.fetches == 2).await;
+            assert_eq!(kept.bundle(), Some(next));
+            // Whatever was asked of the disk before this is done.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(saved().contains(r#""spiffe_sequence":8"#));
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,6 +299,35 @@ async fn a_file_that_cannot_be_used_is_as_good_as_none() {
         Ok(bundle),
         "any reader of bundles reads it"
     );
+}
+
+/// Only root can give files away; what counts as others' is a table beside [`crate::fs::loose`].
+#[tokio::test(start_paused = true)]
+async fn a_folder_or_file_of_another_user_counts_for_nothing() {
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let bundle = Ca::new("root").bundle("other.example").with_sequence(7);
+    let disk = Disk::new(&bundle);
+    disk.once().await;
+    disk.script.say("away");
+    for path in [disk.folder(), disk.file()] {
+        std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+        let mut kept = disk.start();
+        let now = kept.until(|status| status.failures == 1).await;
+        match now.keep_error.as_deref() {
+            Some(KeptError::Owner { path: at, owner }) => {
+                assert_eq!((at, *owner), (&path, NOBODY));
+            }
+            other => panic!("{path:?}: {other:?}"),
+        }
+        assert_eq!((now.trusted, now.sequence), (false, None));
+        assert_eq!(kept.bundle(), None);
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    }
+    let mut kept = disk.start();
+    kept.until(|status| status.trusted).await;
 }
 
 #[tokio::test(start_paused = true)]

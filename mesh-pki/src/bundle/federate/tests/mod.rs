@@ -523,6 +523,9 @@ async fn what_is_no_bundle_is_refused_and_not_repeated() {
 
 // === keeping ===
 
+/// What no fetch ends that hears it.
+const HANGS: &str = "hangs";
+
 /// A way of fetching that the test speaks for, and that remembers which proof was asked for.
 #[derive(Clone)]
 struct Script(Arc<Mutex<(String, Vec<Proof>)>>);
@@ -547,6 +550,9 @@ impl Fetch for Script {
         script.1.push(proof);
         let word = script.0.clone();
         Box::pin(async move {
+            if word == HANGS {
+                return pending().await;
+            }
             let trust_domain = relationship.trust_domain.clone();
             Ok(TrustBundle::from_json(trust_domain, word.as_bytes())?)
         })

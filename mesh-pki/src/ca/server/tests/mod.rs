@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::*;
 use crate::bundle::TrustBundle;
 use crate::ca::Lifetimes;
-use crate::ca::attest::{ReviewError, Reviewed, TokenIssuer, TokenReview};
+use crate::ca::attest::{Method, ReviewError, Reviewed, TokenIssuer, TokenReview};
 use crate::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use crate::ca::store::FileStore;
 use crate::ca::store::memory::MemoryDisk;
@@ -51,6 +51,7 @@ struct World {
     address: SocketAddr,
     cluster: Arc<LocalJwtIssuer>,
     bundle: TrustBundle,
+    counts: StatusReader<Counts>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -91,6 +92,7 @@ async fn world_with(change: impl FnOnce(ServerConfigOf) -> ServerConfigOf) -> Wo
     let server = CaServer::new(Arc::clone(&ca), change(config))
         .await
         .unwrap();
+    let counts = server.counts();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
@@ -104,6 +106,7 @@ async fn world_with(change: impl FnOnce(ServerConfigOf) -> ServerConfigOf) -> Wo
         address,
         cluster: Arc::new(cluster),
         bundle,
+        counts,
         _stop: stop,
     }
 }
@@ -391,6 +394,9 @@ async fn a_review_by_kubernetes_counts_as_its_word() {
                     namespace: "shop".to_owned(),
                     service_account: "cart".to_owned(),
                 }),
+                "later" => Err(ReviewError::Unavailable {
+                    reason: "10.0.0.1 does not answer".to_owned(),
+                }),
                 _ => Err(ReviewError::Refused {
                     reason: "gone".to_owned(),
                 }),
@@ -405,6 +411,15 @@ async fn a_review_by_kubernetes_counts_as_its_word() {
     world.ask(Some("good"), &csr_pem()).await.unwrap();
     let refused = world.ask(Some("bad"), &csr_pem()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
+    // Who cannot be asked has said nothing against the token.
+    let refused = world.ask(Some("later"), &csr_pem()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(!refused.message().contains("10.0.0.1"), "{refused}");
+    let counts = world.counts.load();
+    let failed = [(Method::Review, 1)].into();
+    assert_eq!(counts.attestations_failed, failed, "the bad one alone");
+    let refused = [(Refusal::Attestation, 1), (Refusal::Ca, 1)].into();
+    assert_eq!((counts.issued, &counts.refused), (1, &refused));
 }
 
 // === our own client ===
