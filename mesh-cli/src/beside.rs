@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use inmesh_core::runtime::Admin;
 use inmesh_core::telemetry::Metrics;
@@ -13,13 +13,11 @@ use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::workload_api::server::ServerStatus;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use serde_json::{Value, json};
 
 use crate::federation::Endpoint;
+use crate::scrape::{self, seconds};
 
 /// What runs beside the mesh, as far as an agent's file asks for it.
 #[derive(Clone, Debug, Default)]
@@ -162,33 +160,30 @@ impl Federation {
             ),
         ];
         for (name, help, read) in gauges {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for (trust_domain, status) in &all {
-                let Some(value) = read(status) else {
-                    continue;
-                };
-                let labels = [("trust_domain", trust_domain.as_str())];
-                ConstGauge::new(number(value)).encode(family.encode_family(&labels)?)?;
-            }
+            let values = all.iter().filter_map(|(trust_domain, status)| {
+                Some(([("trust_domain", trust_domain.as_str())], read(status)?))
+            });
+            scrape::gauges(encoder, (name, help), values)?;
         }
-        let name = "mesh_federation_fetches";
-        let help = "Attempts to fetch the bundle of a foreign trust domain, by their outcome";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (trust_domain, status) in &all {
-            for (outcome, value) in [("taken", status.fetches), ("failed", status.failures)] {
-                let labels = [
+        let fetches = all.iter().flat_map(|(trust_domain, status)| {
+            let labels = |outcome| {
+                [
                     ("trust_domain", trust_domain.as_str()),
                     ("outcome", outcome),
-                ];
-                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
-            }
-        }
+                ]
+            };
+            [
+                (labels("taken"), status.fetches),
+                (labels("failed"), status.failures),
+            ]
+        });
+        let help = "Attempts to fetch the bundle of a foreign trust domain, by their outcome";
+        scrape::counters(encoder, ("mesh_federation_fetches", help), fetches)?;
         let web = self.endpoint.as_ref().and_then(|own| own.web.as_ref());
         if let Some(not_after) = web.and_then(|web| web.load().not_after) {
             let name = "mesh_federation_endpoint_certificate_expiration_timestamp_seconds";
             let help = "When the certificate of the bundle endpoint ends, in seconds since 1970";
-            let out = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(number(seconds(not_after))).encode(out)?;
+            scrape::gauge(encoder, (name, help, seconds(not_after)))?;
         }
         Ok(())
     }
@@ -215,49 +210,36 @@ impl WorkloadApi {
 
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let now = self.status.load();
-        for (name, help, value) in [
+        for one in [
             (
                 "mesh_workload_api_entries",
                 "Identities that the Workload API gives",
-                self.entries,
+                self.entries as u64,
             ),
             (
                 "mesh_workload_api_connections",
                 "Open connections to the Workload API",
-                now.connections,
+                now.connections as u64,
             ),
             (
                 "mesh_workload_api_streams",
                 "Open streams of the Workload API",
-                now.streams,
+                now.streams as u64,
             ),
         ] {
-            let out = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(number(value as u64)).encode(out)?;
+            scrape::gauge(encoder, one)?;
         }
-        let name = "mesh_workload_api_refusals";
         let help = "Connections and calls that the Workload API refused, by reason";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (reason, count) in now.refusals.each() {
-            let labels = [("reason", reason)];
-            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        let refusals = now.refusals.each();
+        let refusals = refusals.map(|(reason, count)| ([("reason", reason)], count));
+        scrape::counters(encoder, ("mesh_workload_api_refusals", help), refusals)
     }
-}
-
-fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// How long ago a bundle was fetched; a clock that was set back makes it new.
 fn age(status: &RelationshipStatus, now: SystemTime) -> Option<Duration> {
     let fetched = status.fetched_at?;
     Some(now.duration_since(fetched).unwrap_or_default())
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// An error with its causes, in one line.

@@ -11,6 +11,7 @@ mod federation;
 mod fetch;
 mod log;
 mod otlp;
+mod scrape;
 mod term;
 mod workload_api;
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,11 +19,11 @@ use inmesh_pki::ca::state::CaState;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::rotate::obtain;
-use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
+use inmesh_pki::store::{IdentityState, identity};
 use inmesh_pki::svid::{Usage, validate};
 use inmesh_pki::tls::Crypto;
 use serde_json::Value;
-use support::ca::Ca;
+use support::ca::{Ca, Member};
 use support::{Agent, app, eventually, free, mesh, service, stderr, stdout, try_send, within};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -405,41 +404,16 @@ async fn an_operator_answers_a_compromise_and_recovers() {
 
 // === a CA that is killed ===
 
-struct Member {
-    id: SpiffeId,
-    client: CaClient,
-    writer: IdentityWriter,
-    crypto: Crypto,
+/// Renews until the CA, which may just have started, answers.
+async fn renew(member: &Member) {
+    let limit = Duration::from_secs(30);
+    within(limit, "a member renews", async || member.renew().await.ok()).await;
 }
 
-impl Member {
-    async fn renew(&self) {
-        within(Duration::from_secs(30), "a member renews", async || {
-            let clock = SystemClock;
-            let (svid, bundle) = obtain(&self.client, &self.id, &self.crypto, &clock)
-                .await
-                .ok()?;
-            self.writer.update(|state| {
-                state.insert_svid(svid);
-                state.insert_newer_bundle(bundle);
-            });
-            Some(())
-        })
-        .await;
-    }
-
-    fn state(&self) -> Arc<IdentityState> {
-        self.writer.load()
-    }
-
-    fn bundle(&self) -> TrustBundle {
-        let state = self.state();
-        state
-            .bundles()
-            .get(self.id.trust_domain())
-            .expect("a bundle")
-            .clone()
-    }
+fn bundle(member: &Member) -> TrustBundle {
+    let state = member.writer.load();
+    let bundle = state.bundles().get(member.id.trust_domain());
+    bundle.expect("a bundle").clone()
 }
 
 /// kill -9 at random moments around every step of rotation after rotation: no leaf ever fails to
@@ -455,24 +429,8 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
     let mut ca = Ca::start(home.path(), address, &more).await;
     let crypto = Crypto::aws_lc_rs();
     let member = |name: &str, ca: &Ca| {
-        let id: SpiffeId = format!("spiffe://test.local/{name}")
-            .parse()
-            .expect("an ID");
-        let (writer, reader) = identity(IdentityState::default());
-        let config = CaClientConfig {
-            id: id.clone(),
-            address: address.to_string(),
-            ca: "spiffe://test.local/inmesh/ca".parse().expect("an ID"),
-            bootstrap: Bootstrap::File(ca.dir.join("bundle.pem")),
-            token: Token::Text(ca.token(id.as_str()).into()),
-        };
-        let client = CaClient::new(config, reader, &crypto, SystemClock::shared());
-        Member {
-            id,
-            client: client.expect("randomness"),
-            writer,
-            crypto: crypto.clone(),
-        }
+        let id = format!("spiffe://test.local/{name}");
+        Member::new(ca, address, &id, Token::Text(ca.token(&id).into()))
     };
     let members = [member("a", &ca), member("b", &ca)];
     let mut contents: BTreeMap<u64, Vec<String>> = BTreeMap::new();
@@ -481,10 +439,10 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
     let mut usual = Duration::from_millis(10);
     for kill in 0..kills {
         for member in &members {
-            member.renew().await;
+            renew(member).await;
         }
         for (one, other) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
-            let (own, peer) = (members[one].state(), members[other].state());
+            let (own, peer) = (members[one].writer.load(), members[other].writer.load());
             let chain = peer.default_svid().expect("an SVID").chain();
             let now = SystemClock.now();
             let verified = validate(chain, &own, now, Usage::Server, &crypto);
@@ -498,7 +456,7 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
             }
         }
         for member in &members {
-            let bundle = member.bundle();
+            let bundle = bundle(member);
             // In an answer the root of the leaf stands first, so the order says nothing.
             let mut keys: Vec<_> = bundle
                 .roots()

@@ -8,16 +8,13 @@ use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use http::{Method, StatusCode};
-use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
+use inmesh_pki::ca::client::Token;
 use inmesh_pki::clock::{Clock, SystemClock};
-use inmesh_pki::id::SpiffeId;
 use inmesh_pki::issue::csr;
-use inmesh_pki::rotate::{ObtainError, obtain};
-use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
-use inmesh_pki::svid::{Usage, X509Svid, validate};
+use inmesh_pki::svid::{Usage, validate};
 use inmesh_pki::tls::Crypto;
 use serde_json::{Value, json};
-use support::ca::Ca;
+use support::ca::{Ca, Member};
 use support::{eventually, free, get, publish, stderr, try_send};
 use tempfile::TempDir;
 use tokio_rustls::rustls::SignatureScheme;
@@ -25,45 +22,6 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::sign::SigningKey;
 
 const CART: &str = "spiffe://test.local/ns/shop/sa/cart";
-
-/// Who asks a CA for leaves.
-struct Member {
-    id: SpiffeId,
-    client: CaClient,
-    writer: Arc<IdentityWriter>,
-}
-
-impl Member {
-    fn new(ca: &Ca, address: SocketAddr, id: &str, token: Token) -> Self {
-        let id: SpiffeId = id.parse().expect("an ID");
-        let (writer, reader) = identity(IdentityState::default());
-        let config = CaClientConfig {
-            id: id.clone(),
-            address: address.to_string(),
-            ca: "spiffe://test.local/inmesh/ca".parse().expect("an ID"),
-            bootstrap: Bootstrap::File(ca.dir.join("bundle.pem")),
-            token,
-        };
-        let client = CaClient::new(config, reader, &Crypto::aws_lc_rs(), SystemClock::shared());
-        Self {
-            id,
-            client: client.expect("randomness"),
-            writer: Arc::new(writer),
-        }
-    }
-
-    /// Asks once, and uses what it gets.
-    async fn renew(&self) -> Result<Arc<X509Svid>, ObtainError> {
-        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock);
-        let (svid, bundle) = obtain(&self.client, &self.id, &crypto, &clock).await?;
-        self.writer.update(|state| {
-            state.insert_svid(svid);
-            state.insert_newer_bundle(bundle);
-        });
-        let state = self.writer.load();
-        Ok(Arc::clone(state.svid(&self.id).expect("it is there")))
-    }
-}
 
 /// The metrics of a page by name and labels.
 fn read(page: &str) -> BTreeMap<String, f64> {

@@ -4,8 +4,16 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
 use inmesh_pki::ca::admin::AdminClient;
+use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::id::SpiffeId;
+use inmesh_pki::rotate::{ObtainError, obtain};
+use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
+use inmesh_pki::svid::X509Svid;
+use inmesh_pki::tls::Crypto;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -89,5 +97,44 @@ impl Drop for Ca {
             let tail: Vec<_> = tail.into_iter().rev().collect();
             eprintln!("--- the CA's log\n{}", tail.join("\n"));
         }
+    }
+}
+
+/// Who asks a CA for leaves.
+pub(crate) struct Member {
+    pub(crate) id: SpiffeId,
+    pub(crate) client: CaClient,
+    pub(crate) writer: Arc<IdentityWriter>,
+}
+
+impl Member {
+    pub(crate) fn new(ca: &Ca, address: SocketAddr, id: &str, token: Token) -> Self {
+        let id: SpiffeId = id.parse().expect("an ID");
+        let (writer, reader) = identity(IdentityState::default());
+        let config = CaClientConfig {
+            id: id.clone(),
+            address: address.to_string(),
+            ca: "spiffe://test.local/inmesh/ca".parse().expect("an ID"),
+            bootstrap: Bootstrap::File(ca.dir.join("bundle.pem")),
+            token,
+        };
+        let client = CaClient::new(config, reader, &Crypto::aws_lc_rs(), SystemClock::shared());
+        Self {
+            id,
+            client: client.expect("randomness"),
+            writer: Arc::new(writer),
+        }
+    }
+
+    /// Asks once, and uses what it gets.
+    pub(crate) async fn renew(&self) -> Result<Arc<X509Svid>, ObtainError> {
+        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock);
+        let (svid, bundle) = obtain(&self.client, &self.id, &crypto, &clock).await?;
+        self.writer.update(|state| {
+            state.insert_svid(svid);
+            state.insert_newer_bundle(bundle);
+        });
+        let state = self.writer.load();
+        Ok(Arc::clone(state.svid(&self.id).expect("it is there")))
     }
 }

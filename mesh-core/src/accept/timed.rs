@@ -52,8 +52,34 @@ pub(crate) struct Timed<T> {
     waiting: Option<(u8, Instant)>,
     /// How many requests there had been when the wait began.
     served: u32,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     answered: usize,
+}
+
+/// A timer that is made when somebody first waits. It is put off only when it fires, so that what
+/// seldom waits for long does not touch the timer wheel each time.
+#[derive(Default)]
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+
+// === impl Timer ===
+
+impl Timer {
+    /// Ready once the deadline has come.
+    pub(super) fn poll_at(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self
+            .0
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
 }
 
 // === impl ConnState ===
@@ -108,7 +134,7 @@ impl<T> Timed<T> {
             // The first header is due from the start.
             waiting: Some((HEADER, Instant::now())),
             served: 0,
-            timer: None,
+            timer: Timer::default(),
             answered: 0,
         }
     }
@@ -157,24 +183,11 @@ impl<T> Timed<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
-    /// Whether the present wait has lasted too long. The timer is only moved when it fires, so a
-    /// busy connection does not touch the timer wheel for each request.
+    /// Whether the present wait has lasted too long.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(deadline) = self.deadline() else {
-                return Poll::Pending;
-            };
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            ready!(timer.as_mut().poll(cx));
-            if deadline <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
+        match self.deadline() {
+            Some(deadline) => self.timer.poll_at(deadline, cx),
+            None => Poll::Pending,
         }
     }
 

@@ -20,8 +20,9 @@ use bytes::Bytes;
 use http::{Request, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use super::timed::Timer;
 use crate::body::{Body, BoxError};
 use crate::error::{Error, Reason, is_grpc};
 use crate::wake::{Noted, Task};
@@ -51,7 +52,7 @@ struct Timed {
     upload: Arc<Upload>,
     /// Since when the next part is waited for.
     since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 pin_project! {
@@ -95,7 +96,7 @@ impl Upload {
             inner,
             upload: upload.clone(),
             since: None,
-            timer: None,
+            timer: Timer::default(),
         });
         Some(upload)
     }
@@ -146,8 +147,7 @@ fn what_is_there(body: &mut Body) -> Option<Part> {
 // === impl Timed ===
 
 impl Timed {
-    /// Whether the wait has lasted too long. As with a connection's timer, it is made when somebody
-    /// first waits, and moved when it fires.
+    /// Whether the wait has lasted too long.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.upload.is(ANSWERED) {
             return Poll::Pending;
@@ -156,16 +156,7 @@ impl Timed {
         let Some(deadline) = since.checked_add(self.upload.limit) else {
             return Poll::Pending;
         };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if deadline <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
+        self.timer.poll_at(deadline, cx)
     }
 }
 

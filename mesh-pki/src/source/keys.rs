@@ -6,25 +6,23 @@
 //! nobody gets in. At a start it is refused, since it would refuse everybody for a reason that is
 //! hard to see.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::iter::once;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
-use super::files::DEFAULT_INTERVAL;
-use crate::fs;
+use super::files::{Contents, DEFAULT_INTERVAL};
 use crate::jwt::{KeySet, KeySetError, KeysReader, KeysWriter, live_keys};
 
 /// A JWK set that is kept as its file has it.
-#[derive(Debug)]
 pub struct KeyFile {
     path: PathBuf,
     interval: Duration,
     keys: KeysWriter,
-    seen: Content,
+    seen: Contents,
 }
 
 /// Why a file gives no keys.
@@ -56,9 +54,6 @@ pub enum KeyFileError {
         source: KeySetError,
     },
 }
-
-/// What one look has found; an error is remembered by its kind, so that one that lasts is told once.
-type Content = Result<Zeroizing<Vec<u8>>, io::ErrorKind>;
 
 impl KeyFile {
     /// Reads `path`, which must have a key. It blocks.
@@ -140,15 +135,23 @@ impl KeyFile {
     }
 }
 
-fn look(path: &Path) -> Content {
-    fs::read(path).map_err(|error| error.kind())
+impl fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyFile")
+            .field("path", &self.path)
+            .field("interval", &self.interval)
+            .finish_non_exhaustive()
+    }
 }
 
-fn parse(path: &Path, content: &Content) -> Result<KeySet, KeyFileError> {
-    let text = content.as_ref().map_err(|kind| KeyFileError::Io {
-        path: path.to_owned(),
-        source: io::Error::from(*kind),
-    })?;
+fn look(path: &PathBuf) -> Contents {
+    Contents::read(once(path))
+}
+
+fn parse(path: &PathBuf, contents: &Contents) -> Result<KeySet, KeyFileError> {
+    let texts = contents.texts(once(path));
+    let texts = texts.map_err(|(path, source)| KeyFileError::Io { path, source });
+    let text = texts?.first().copied().unwrap_or_default();
     KeySet::from_jwks(text).map_err(|source| KeyFileError::Keys {
         path: path.to_owned(),
         source,

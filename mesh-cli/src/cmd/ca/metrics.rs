@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use inmesh_core::Body;
@@ -22,12 +22,12 @@ use inmesh_pki::id::SpiffeId;
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::store::IdentityReader;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+
+use crate::scrape::{self, seconds};
 
 /// Where the pages get what they show.
 #[derive(Clone)]
@@ -142,29 +142,26 @@ impl Scrape {
                 status.write_failures,
             ),
         ] {
-            let family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(value).encode(family)?;
+            scrape::counter(out, (name, help, value))?;
         }
         let (name, help) = (
             "mesh_ca_requests_refused",
             "Requests for a leaf that were refused, by reason",
         );
-        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for refusal in Refusal::ALL {
-            let n = counts.refused.get(&refusal).copied().unwrap_or(0);
-            let labels = [("reason", refusal.as_str())];
-            ConstCounter::new(n).encode(family.encode_family(&labels)?)?;
-        }
+        let refused = Refusal::ALL.into_iter().map(|refusal| {
+            let n = counts.refused.get(&refusal).copied();
+            ([("reason", refusal.as_str())], n.unwrap_or(0))
+        });
+        scrape::counters(out, (name, help), refused)?;
         let (name, help) = (
             "mesh_ca_attestations_failed",
             "Proofs of an identity that proved nothing, by what was brought",
         );
-        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for method in attest::Method::ALL {
+        let failed = attest::Method::ALL.into_iter().map(|method| {
             let n = counts.attestations_failed.get(&method).copied();
-            let labels = [("method", method.as_str())];
-            ConstCounter::new(n.unwrap_or(0)).encode(family.encode_family(&labels)?)?;
-        }
+            ([("method", method.as_str())], n.unwrap_or(0))
+        });
+        scrape::counters(out, (name, help), failed)?;
         let (name, help) = (
             "mesh_ca_issue_duration_seconds",
             "Time from the head of a request to its leaf",
@@ -210,20 +207,16 @@ impl Scrape {
                 status.open_tokens as u64,
             ),
         ] {
-            let family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(number(value)).encode(family)?;
+            scrape::gauge(out, (name, help, value))?;
         }
         let (name, help) = (
             "mesh_ca_rotation_stage",
             "1 for the stage in which the rotation of the root is, 0 for the others",
         );
-        let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
         let now = Stage::of(status.next);
-        for stage in [Stage::Idle, Stage::Distributing, Stage::Retiring] {
-            let labels = [("stage", stage.as_str())];
-            ConstGauge::new(i64::from(stage == now)).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        let stages = [Stage::Idle, Stage::Distributing, Stage::Retiring];
+        let stages = stages.map(|stage| ([("stage", stage.as_str())], u64::from(stage == now)));
+        scrape::gauges(out, (name, help), stages)
     }
 
     /// Under the names that the agent has for its own.
@@ -243,12 +236,10 @@ impl Scrape {
             "mesh_certificate_expiration_timestamp_seconds",
             "When a certificate ends, in seconds since 1970",
         );
-        let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (kind, id, key_id, at) in all {
-            let labels = [("kind", kind), ("id", id), ("key_id", key_id)];
-            ConstGauge::new(number(at)).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        let all = all
+            .into_iter()
+            .map(|(kind, id, key_id, at)| ([("kind", kind), ("id", id), ("key_id", key_id)], at));
+        scrape::gauges(out, (name, help), all)
     }
 
     fn revocations(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -276,12 +267,11 @@ impl Scrape {
             ),
         ];
         for (name, help, read) in all {
-            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for crl in &self.crls {
-                let labels = [("key_id", crl.authority_key_id().unwrap_or_default())];
-                let value = number(read(crl));
-                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-            }
+            let lists = self.crls.iter().map(|crl| {
+                let key_id = crl.authority_key_id().unwrap_or_default();
+                ([("key_id", key_id)], read(crl))
+            });
+            scrape::gauges(out, (name, help), lists)?;
         }
         Ok(())
     }
@@ -314,14 +304,6 @@ impl Stage {
             Self::Retiring => "retiring",
         }
     }
-}
-
-fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn number(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 fn page(status: StatusCode, body: impl Into<String>) -> Response<Body> {

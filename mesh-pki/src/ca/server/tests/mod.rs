@@ -112,6 +112,12 @@ async fn world_with(change: impl FnOnce(ServerConfigOf) -> ServerConfigOf) -> Wo
 }
 
 impl World {
+    /// A join token of the operator.
+    async fn join_token(&self) -> zeroize::Zeroizing<String> {
+        let end = noon() + secs(60);
+        self.ca.open_token(&id(CART), end).await.unwrap()
+    }
+
     /// A token of the cluster, with changes to what a good one says.
     fn token(&self, changes: Value) -> String {
         let end = noon() + secs(3600);
@@ -427,11 +433,7 @@ async fn a_review_by_kubernetes_counts_as_its_word() {
 #[tokio::test]
 async fn a_workload_joins_by_token_and_renews_by_its_svid() {
     let world = world().await;
-    let token = world
-        .ca
-        .open_token(&id(CART), noon() + secs(60))
-        .await
-        .unwrap();
+    let token = world.join_token().await;
     let (client, writer) = world.client(Token::Text(token));
     let (svid, bundle) = world.obtain(&client).await.unwrap();
     assert_eq!(svid.id(), &id(CART));
@@ -477,11 +479,7 @@ async fn a_token_file_is_read_anew_each_time() {
 #[tokio::test]
 async fn a_rotation_is_acknowledged_on_the_stream_and_ends_by_itself() {
     let world = world().await;
-    let token = world
-        .ca
-        .open_token(&id(CART), noon() + secs(60))
-        .await
-        .unwrap();
+    let token = world.join_token().await;
     let (client, writer) = world.client(Token::Text(token));
     let (svid, bundle) = world.obtain(&client).await.unwrap();
     writer.set(svid, bundle.into());
@@ -575,11 +573,7 @@ async fn a_compromise_is_over_as_soon_as_members_have_renewed() {
 #[tokio::test]
 async fn an_svid_that_is_over_comes_back_only_through_the_recovery_window() {
     let world = world().await;
-    let token = world
-        .ca
-        .open_token(&id(CART), noon() + secs(60))
-        .await
-        .unwrap();
+    let token = world.join_token().await;
     let (client, writer) = world.client(Token::None);
     let (joining, _) = world.client(Token::Text(token));
     let (svid, bundle) = world.obtain(&joining).await.unwrap();
@@ -630,8 +624,7 @@ async fn too_many_are_told_when_to_come_back() {
 async fn a_revoked_member_is_refused_by_the_ca_and_by_members_that_listen() {
     let world = world().await;
     let join = async || {
-        let end = noon() + secs(60);
-        let token = world.ca.open_token(&id(CART), end).await.unwrap();
+        let token = world.join_token().await;
         let (client, writer) = world.client(Token::Text(token));
         let (svid, bundle) = world.obtain(&client).await.unwrap();
         writer.set(svid, bundle.into());
