@@ -10,8 +10,9 @@
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use inmesh_core::discover::pushed;
-use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, Op, ServiceName};
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, Parent, Route, Rule};
+use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Mesh};
 use tokio::net::TcpListener;
@@ -32,7 +33,7 @@ fn route(v1: u32, v2: u32) -> Result<Vec<Op>> {
         Backend::new(service("cart-v2")?, 80, v2)?,
     ];
     let route = Route::new(key, parents, vec![Rule::to(backends)])?;
-    Ok(vec![Op::PutRoute(route.into(), Vec::new())])
+    Ok(vec![Op::put(route)])
 }
 
 /// How many of the requests to `cart` were answered by v2.

@@ -16,7 +16,8 @@ use inmesh_core::Body;
 use inmesh_core::authorize::{Action, Operation, Policy, Rule, Source};
 use inmesh_core::discover::pushed;
 use inmesh_core::identify::PeerInfo;
-use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, Op};
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey};
+use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use tokio::net::TcpListener;
 use tower_http::ServiceBuilderExt;
@@ -46,12 +47,17 @@ pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync
     let world = World::new()?;
     let shop = Namespace::new("shop")?;
     let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, "greet")?;
-    let web = Source::new(&["example.org/ns/shop/sa/web"], &[], &[], &[])?;
-    let hello = Operation::new(&["GET"], &[], &["/hello"], &[])?;
+    let web = Source::builder()
+        .principals(["example.org/ns/shop/sa/web"])
+        .build()?;
+    let hello = Operation::builder()
+        .methods(["GET"])
+        .paths(["/hello"])
+        .build()?;
     let policy = Policy::new(key, Action::Allow, vec![Rule::new(vec![web], vec![hello])]);
     let (policies, source) = pushed("policies");
     let server = world.mesh("cart")?.source(source).start()?;
-    let policy = Op::PutPolicy(policy.into(), Vec::new());
+    let policy = Op::put(policy);
     policies.push(vec![policy]).await?;
     server.ready().await;
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -2,7 +2,8 @@
 #![no_main]
 
 use inmesh_core::authorize::DefaultAction;
-use inmesh_core::model::{Change, Settings, Snapshot, SourceId, Workload};
+use inmesh_core::model::{SourceId, Workload};
+use inmesh_core::snapshot::{Change, Settings, Snapshot};
 use inmesh_discovery::manifest::{Defaults, parse};
 use libfuzzer_sys::fuzz_target;
 

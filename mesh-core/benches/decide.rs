@@ -19,14 +19,17 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use criterion_clock::CpuTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use inmesh_core::authorize::{
-    self, Action, DefaultAction, HttpView, Operation, Peer, Policy, RequestView, Source,
+    self, Action, DefaultAction, HttpView, Operation, Policy, RequestView, Source,
 };
 use inmesh_core::balance::pick;
+use inmesh_core::identify::Peer;
 use inmesh_core::model::{
-    AppProtocol, Change, Conditions, Draw, Host, IdSet, Kind, Namespace, ObjectKey, Op, Service,
-    ServiceName, ServicePort, Settings, Slice, SlicePort, Snapshot, SourceId, Transport, Workload,
+    AppProtocol, Conditions, Draw, Host, IdSet, Kind, Namespace, ObjectKey, Service, ServiceName,
+    ServicePort, Slice, SliceHost, SlicePort, SourceId, Transport, Workload,
 };
-use inmesh_core::route::{self, Backend, Match, Parent, PathMatch, Route, Rule, ValueMatch};
+use inmesh_core::plan::{Destination, plan};
+use inmesh_core::route::{Backend, Match, Parent, PathMatch, Route, Rule, ValueMatch};
+use inmesh_core::snapshot::{Change, Op, Settings, Snapshot};
 use inmesh_pki::SpiffeId;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -53,7 +56,7 @@ fn slice(n: usize, last_ready: bool) -> Fallible<Op> {
         let mut conditions = Conditions::default();
         conditions.ready = last_ready || e + 1 < ENDPOINTS;
         let address = IpAddr::from(Ipv4Addr::new(10, high, low, e));
-        (Host::Address(address), conditions)
+        SliceHost::new(Host::Address(address)).with_conditions(conditions)
     });
     let slice = Slice::new(
         key,
@@ -64,7 +67,7 @@ fn slice(n: usize, last_ready: bool) -> Fallible<Op> {
             ids: IdSet::new([id]),
         },
     );
-    Ok(Op::PutSlice(slice.workload("service", "v1").into(), vec![]))
+    Ok(Op::put(slice.workload("service", "v1")))
 }
 
 /// Three rules; the last, which splits by weight, is the one that the bench's request meets.
@@ -81,10 +84,7 @@ fn route(n: usize, of: usize) -> Fallible<Op> {
         Rule::to(vec![own(90)?, other]).when(vec![prefix("/")?]),
     ];
     let parents = vec![Parent::new(service.clone(), None)];
-    Ok(Op::PutRoute(
-        Route::new(key, parents, rules)?.into(),
-        vec![],
-    ))
+    Ok(Op::put(Route::new(key, parents, rules)?))
 }
 
 /// Policies of the workload: one that denies, two that allow; the second of these lets the peer in.
@@ -93,13 +93,23 @@ fn policies() -> Fallible<Vec<Op>> {
     let policy = |name: &str, action, rule| {
         let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, name)?;
         let policy = Policy::new(key, action, vec![rule]);
-        Fallible::Ok(Op::PutPolicy(policy.into(), vec![]))
+        Fallible::Ok(Op::put(policy))
     };
-    let admin = Operation::new(&[], &[], &["/admin", "/admin/*"], &[])?;
-    let ops = Source::new(&[], &[], &["ops", "monitoring"], &[])?;
-    let metrics = Operation::new(&["GET"], &[], &["/metrics"], &[])?;
-    let web = Source::new(&["example.org/ns/shop/sa/web"], &[], &[], &[])?;
-    let items = Operation::new(&["GET", "POST"], &[], &["/items", "/items/*"], &[])?;
+    let admin = Operation::builder().paths(["/admin", "/admin/*"]).build()?;
+    let ops = Source::builder()
+        .namespaces(["ops", "monitoring"])
+        .build()?;
+    let metrics = Operation::builder()
+        .methods(["GET"])
+        .paths(["/metrics"])
+        .build()?;
+    let web = Source::builder()
+        .principals(["example.org/ns/shop/sa/web"])
+        .build()?;
+    let items = Operation::builder()
+        .methods(["GET", "POST"])
+        .paths(["/items", "/items/*"])
+        .build()?;
     Ok(vec![
         policy(
             "deny",
@@ -127,7 +137,7 @@ fn world(services: usize) -> Fallible<Snapshot> {
     let mut ops = policies()?;
     for n in 0..services {
         let ports = vec![ServicePort::new("http", 80, AppProtocol::Http1)];
-        ops.push(Op::PutService(Service::new(name(n)?, ports).into(), vec![]));
+        ops.push(Op::put(Service::new(name(n)?, ports)));
         ops.push(slice(n, true)?);
         ops.push(route(n, services)?);
     }
@@ -146,23 +156,25 @@ fn authorities(services: usize, called: usize) -> Fallible<Vec<String>> {
     (0..16_384).map(|_| authority()).collect()
 }
 
-/// One decision, as the runtime makes it; says where the request goes.
+/// One decision, as the runtimes of both sides make it; says where the request goes.
 fn decision(
     snapshot: &Snapshot,
     authority: &str,
-    caller: &Namespace,
     peer: &Peer,
     http: HttpView<'_>,
     draw: &mut Draw,
 ) -> Option<u16> {
-    let to = snapshot.resolve(authority, caller, 80)?;
     let view = RequestView::Http(http);
-    let permit = authorize::decide(snapshot.policy(), peer, &view, &mut ()).ok()?;
-    let matched =
-        route::decide(&to.service, to.port, caller, &permit, &view, draw, &mut ()).ok()?;
-    let backend = snapshot.service(matched.service())?;
-    let set = backend.endpoints(matched.port())?;
-    let picked = pick(set, Duration::from_secs(1), &[], draw).ok()?;
+    let verdict = authorize::decide(snapshot.policy(), peer, &view, &mut ());
+    verdict.permit().ok()?;
+    let (local, to) = (
+        &snapshot.settings().local,
+        Destination::Authority(authority),
+    );
+    let planned = plan(snapshot, local, to, &view, draw, &mut ()).ok()?;
+    let to = planned.backend()?;
+    let set = snapshot.service(to.service)?.endpoints(to.port)?;
+    let picked = pick(set, to.choice, Duration::from_secs(1), &[], draw).ok()?;
     Some(picked.member().endpoint.address().port())
 }
 
@@ -171,7 +183,6 @@ fn decide(criterion: &mut Criterion<CpuTime>) {
         .parse()
         .expect("an ID");
     let peer = Peer::Verified(peer);
-    let caller = Namespace::new("shop").expect("a namespace");
     let mut headers = HeaderMap::new();
     headers.insert(TENANT, HeaderValue::from_static("stable"));
     let http = HttpView::new(&Method::POST, "/items/42", None, &headers);
@@ -185,7 +196,7 @@ fn decide(criterion: &mut Criterion<CpuTime>) {
         group.bench_function(id, |b| {
             b.iter(|| {
                 let authority = asked.next().expect("it goes round");
-                let went = decision(&snapshot, authority, &caller, &peer, http, &mut draw);
+                let went = decision(&snapshot, authority, &peer, http, &mut draw);
                 assert_eq!(black_box(went), Some(15_006));
             });
         });

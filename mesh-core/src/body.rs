@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -21,28 +20,27 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// assert_eq!(Body::from("hello").size_hint().exact(), Some(5));
 /// ```
 #[derive(Default)]
-pub struct Body(Kind);
+pub struct Body(Form);
 
 #[derive(Default)]
-enum Kind {
+enum Form {
     #[default]
     Empty,
     Whole(Bytes),
     #[cfg(feature = "runtime")]
     Incoming(hyper::body::Incoming),
-    Boxed(UnsyncBoxBody<Bytes, BoxError>),
-    #[cfg(feature = "runtime")]
-    Counted(Box<(Body, std::sync::Arc<std::sync::atomic::AtomicU64>)>),
-    #[cfg(feature = "runtime")]
-    Recorded(Box<crate::telemetry::Recorded>),
+    Boxed(Pin<Box<AnyBody>>),
 }
+
+/// Any body of ours or of a service.
+type AnyBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
 
 // === impl Body ===
 
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Self(Kind::Empty)
+        Self(Form::Empty)
     }
 
     /// Any other body, boxed.
@@ -57,34 +55,18 @@ impl Body {
             return same.take().unwrap_or_default();
         }
         body.map_or_else(Self::empty, |body| {
-            Self(Kind::Boxed(body.map_err(Into::into).boxed_unsync()))
+            Self::boxed(Box::new(body.map_err(Into::into)))
         })
     }
 
     #[cfg(feature = "runtime")]
     pub(crate) fn incoming(body: hyper::body::Incoming) -> Self {
-        Self(Kind::Incoming(body))
+        Self(Form::Incoming(body))
     }
 
-    /// A body whose length is not known beforehand, and a counter of its bytes; `None` where the
-    /// length is known, and nothing need be counted.
-    #[cfg(feature = "runtime")]
-    pub(crate) fn count(&mut self) -> Option<std::sync::Arc<std::sync::atomic::AtomicU64>> {
-        if http_body::Body::size_hint(self).exact().is_some() {
-            return None;
-        }
-        let counter = std::sync::Arc::default();
-        let body = std::mem::take(self);
-        *self = Self(Kind::Counted(Box::new((
-            body,
-            std::sync::Arc::clone(&counter),
-        ))));
-        Some(counter)
-    }
-
-    #[cfg(feature = "runtime")]
-    pub(crate) fn recorded(recorded: Box<crate::telemetry::Recorded>) -> Self {
-        Self(Kind::Recorded(recorded))
+    /// A body that is in a box already.
+    pub(crate) fn boxed(body: Box<AnyBody>) -> Self {
+        Self(Form::Boxed(Box::into_pin(body)))
     }
 }
 
@@ -97,55 +79,35 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Whole(bytes) => {
+            Form::Empty => Poll::Ready(None),
+            Form::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Kind::Empty;
+                self.0 = Form::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             #[cfg(feature = "runtime")]
-            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
-            Kind::Boxed(boxed) => Pin::new(boxed).poll_frame(cx),
-            #[cfg(feature = "runtime")]
-            Kind::Counted(counted) => {
-                let (body, counter) = &mut **counted;
-                let polled = std::task::ready!(Pin::new(body).poll_frame(cx));
-                if let Some(Ok(data)) = polled.as_ref().map(|r| r.as_ref().map(Frame::data_ref)) {
-                    let bytes = data.map_or(0, Bytes::len) as u64;
-                    counter.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
-                }
-                Poll::Ready(polled)
-            }
-            #[cfg(feature = "runtime")]
-            Kind::Recorded(recorded) => Pin::new(&mut **recorded).poll_frame(cx),
+            Form::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Form::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Empty => true,
-            Kind::Whole(_) => false,
+            Form::Empty => true,
+            Form::Whole(_) => false,
             #[cfg(feature = "runtime")]
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
-            Kind::Boxed(boxed) => boxed.is_end_stream(),
-            #[cfg(feature = "runtime")]
-            Kind::Counted(counted) => counted.0.is_end_stream(),
-            #[cfg(feature = "runtime")]
-            Kind::Recorded(recorded) => recorded.is_end_stream(),
+            Form::Incoming(incoming) => incoming.is_end_stream(),
+            Form::Boxed(boxed) => boxed.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Form::Empty => SizeHint::with_exact(0),
+            Form::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             #[cfg(feature = "runtime")]
-            Kind::Incoming(incoming) => incoming.size_hint(),
-            Kind::Boxed(boxed) => boxed.size_hint(),
-            #[cfg(feature = "runtime")]
-            Kind::Counted(counted) => counted.0.size_hint(),
-            #[cfg(feature = "runtime")]
-            Kind::Recorded(recorded) => recorded.size_hint(),
+            Form::Incoming(incoming) => incoming.size_hint(),
+            Form::Boxed(boxed) => boxed.size_hint(),
         }
     }
 }
@@ -153,15 +115,11 @@ impl http_body::Body for Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Kind::Empty => "Body::Empty",
-            Kind::Whole(_) => "Body::Whole",
+            Form::Empty => "Body::Empty",
+            Form::Whole(_) => "Body::Whole",
             #[cfg(feature = "runtime")]
-            Kind::Incoming(_) => "Body::Incoming",
-            Kind::Boxed(_) => "Body::Boxed",
-            #[cfg(feature = "runtime")]
-            Kind::Counted(_) => "Body::Counted",
-            #[cfg(feature = "runtime")]
-            Kind::Recorded(_) => "Body::Recorded",
+            Form::Incoming(_) => "Body::Incoming",
+            Form::Boxed(_) => "Body::Boxed",
         })
     }
 }
@@ -171,7 +129,7 @@ impl From<Bytes> for Body {
         if bytes.is_empty() {
             Self::empty()
         } else {
-            Self(Kind::Whole(bytes))
+            Self(Form::Whole(bytes))
         }
     }
 }

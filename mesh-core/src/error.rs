@@ -5,7 +5,6 @@ use std::fmt;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::Body;
-use crate::authorize::Denied;
 use crate::body::BoxError;
 use crate::model::ObjectKey;
 
@@ -276,6 +275,13 @@ impl Error {
         self
     }
 
+    /// The same, denied by a policy.
+    #[must_use]
+    pub(crate) fn with_policy(mut self, policy: ObjectKey) -> Self {
+        self.0.policy = Some(policy);
+        self
+    }
+
     /// What went wrong.
     pub fn reason(&self) -> Reason {
         self.0.reason
@@ -329,6 +335,7 @@ impl Error {
         response
             .headers_mut()
             .insert("x-mesh-reason", HeaderValue::from_static(reason.as_str()));
+        response.extensions_mut().insert(reason);
         response
     }
 }
@@ -351,19 +358,17 @@ impl std::error::Error for Error {
     }
 }
 
-impl From<Denied> for Error {
-    fn from(denied: Denied) -> Self {
-        let mut error = Self::new(Reason::Denied, denied.reason.to_string());
-        error.0.policy = denied.policy;
-        error
-    }
-}
-
 /// Whether the caller speaks gRPC.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The gRPC status in headers or trailers.
+#[cfg(feature = "runtime")]
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// Percent-encoding of `grpc-message` (gRPC over HTTP/2, "Responses").

@@ -25,10 +25,14 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod identify;
+mod local;
 pub mod model;
+pub mod plan;
+pub mod retry;
 pub mod route;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod snapshot;
 #[cfg(feature = "runtime")]
 pub mod telemetry;
 
@@ -40,5 +44,8 @@ mod wake;
 
 pub use body::{Body, BoxError};
 pub use error::{Blame, Error, Reason, Stage};
+/// SPIFFE identity: the crate `inmesh-pki`, so that an embedder needs no dependency of its own.
+pub use inmesh_pki as pki;
+pub use local::Local;
 #[cfg(feature = "runtime")]
 pub use runtime::Mesh;

@@ -5,7 +5,8 @@
 //! files, sockets and the clock.
 //!
 //! ```
-//! use inmesh_core::model::{Namespace, Op};
+//! use inmesh_core::model::Namespace;
+//! use inmesh_core::snapshot::{Object, Op};
 //! use inmesh_discovery::manifest::{Defaults, parse};
 //!
 //! let text = "
@@ -15,11 +16,11 @@
 //! spec: {ports: [{port: 80, appProtocol: http}]}
 //! ";
 //! let parsed = parse("cart.yaml", text, &Defaults::new(Namespace::new("default")?))?;
-//! assert!(matches!(&parsed.entries[0].op, Op::PutService(service, _) if service.ports[0].port == 80));
+//! assert!(matches!(&parsed.entries[0].op, Op::Put(Object::Service(service), _) if service.ports[0].port == 80));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Change`]: inmesh_core::model::Change
+//! [`Change`]: inmesh_core::snapshot::Change
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

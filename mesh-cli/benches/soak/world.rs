@@ -16,10 +16,11 @@ use hyper::body::Frame;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::discover::{Pusher, pushed};
 use inmesh_core::model::{
-    AppProtocol, Conditions, Host, IdSet, Kind, Namespace, ObjectKey, Op, Service, ServiceName,
-    ServicePort, Slice, SlicePort, Transport, Workload,
+    AppProtocol, Host, IdSet, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, Slice,
+    SliceHost, SlicePort, Transport, Workload,
 };
 use inmesh_core::runtime::{Client, Inbound, OutboundListener};
+use inmesh_core::snapshot::Op;
 use inmesh_core::{Body, Mesh};
 use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
@@ -303,13 +304,13 @@ async fn connect(
             ObjectKey::new(Kind::EndpointSlice, &namespace, name)?,
             service,
             vec![SlicePort::new("main", at.port())],
-            vec![(Host::Address(at.ip()), Conditions::default())],
+            vec![SliceHost::new(Host::Address(at.ip()))],
             Transport::Mesh {
                 ids: IdSet::new([id.clone()]),
             },
         );
-        ops.push(Op::PutService(declared.into(), vec![]));
-        ops.push(Op::PutSlice(slice.into(), vec![]));
+        ops.push(Op::put(declared));
+        ops.push(Op::put(slice));
     }
     pusher.push(ops).await?;
     web.mesh.ready().await;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::balance::EjectPolicy;
-use inmesh_core::model::{AppProtocol, Namespace, Problem, ServiceName, Workload};
+use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
 use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
+use inmesh_core::snapshot::Problem;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
 use inmesh_pki::workload_api::Endpoint;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use inmesh_core::authorize::DefaultAction;
-use inmesh_core::model::{Serving, Settings, Severity, Snapshot, Workload};
+use inmesh_core::model::Workload;
+use inmesh_core::snapshot::{Serving, Settings, Severity, Snapshot};
 use inmesh_discovery::file::FileSource;
 use serde_json::json;
 

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -16,9 +15,10 @@ use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
 use inmesh_core::authorize::{self, Action, Operation, Policy, Source};
 use inmesh_core::discover::pushed;
-use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, Op, ServiceName};
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, Match, Parent, PathMatch, Route, Rule, ValueMatch};
 use inmesh_core::runtime::Client;
+use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_pki::tls::{self, ClientAuth};
 use tokio::net::{TcpListener, TcpStream};
@@ -163,7 +163,7 @@ fn route() -> Fallible<Op> {
         Rule::to(vec![to()?, to()?]),
     ];
     let route = Route::new(key, vec![Parent::new(cart.clone(), None)], rules)?;
-    Ok(Op::PutRoute(Arc::new(route), Vec::new()))
+    Ok(Op::put(route))
 }
 
 /// One policy that denies something else, and one that allows this.
@@ -172,11 +172,16 @@ fn policy() -> Fallible<Vec<Op>> {
     let policy = |name: &str, action, rule| {
         let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, name)?;
         let policy = Policy::new(key, action, vec![rule]);
-        Fallible::Ok(Op::PutPolicy(Arc::new(policy), Vec::new()))
+        Fallible::Ok(Op::put(policy))
     };
-    let admin = Operation::new(&[], &[], &["/admin", "/admin/*"], &[])?;
-    let web = Source::new(&["example.org/ns/shop/sa/web"], &[], &[], &[])?;
-    let items = Operation::new(&["GET", "POST"], &[], &["/items", "/items/*"], &[])?;
+    let admin = Operation::builder().paths(["/admin", "/admin/*"]).build()?;
+    let web = Source::builder()
+        .principals(["example.org/ns/shop/sa/web"])
+        .build()?;
+    let items = Operation::builder()
+        .methods(["GET", "POST"])
+        .paths(["/items", "/items/*"])
+        .build()?;
     let deny = authorize::Rule::new(vec![], vec![admin]);
     let allow = authorize::Rule::new(vec![web], vec![items]);
     Ok(vec![

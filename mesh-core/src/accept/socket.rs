@@ -5,10 +5,15 @@
 //! together, can use as well. Long lists are written as they are: to copy them would cost more.
 
 use std::io::{self, IoSlice};
+#[cfg(target_os = "linux")]
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -16,8 +21,8 @@ use tokio::sync::OwnedSemaphorePermit;
 /// Slices that together are at most this long are copied into one.
 const SHORT: usize = 2048;
 
-/// The connection, and its place among those of its listener: whatever it is wrapped in, and whoever
-/// it is handed to, it holds the place until it is closed.
+/// The connection, and its place among those of its listener, which it holds until it is closed,
+/// whatever it is wrapped in and whichever task it is handed to.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
@@ -35,6 +40,29 @@ impl Socket {
             _place: Some(place),
         }
     }
+
+    /// The address that the caller connected to: the one before a redirection by netfilter if there
+    /// was one, else the local one, which is the original too under TPROXY or `sk_lookup`.
+    pub(crate) fn original_destination(&self) -> io::Result<SocketAddr> {
+        let local = self.stream.local_addr()?;
+        Ok(redirected_from(&self.stream, local).unwrap_or(local))
+    }
+}
+
+/// `SO_ORIGINAL_DST`, which fails if no redirection is known.
+#[cfg(target_os = "linux")]
+fn redirected_from(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let found = match local.ip().to_canonical() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
+    };
+    found.ok()?.as_socket()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn redirected_from(_: &TcpStream, _: SocketAddr) -> Option<SocketAddr> {
+    None
 }
 
 /// A connection of our own.

@@ -7,6 +7,10 @@
 
 use std::borrow::Cow;
 
+use http::{Method, Request, Uri};
+
+use crate::error::{Error, Reason};
+
 /// A path that has no canonical form; the answer is 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +58,32 @@ pub fn canonical_path(path: &str) -> Result<Cow<'_, str>, InvalidPath> {
         return Ok(Cow::Borrowed(path));
     }
     decode(path.as_bytes()).map(|decoded| Cow::Owned(resolve(&decoded)))
+}
+
+/// Rewrites the path of a request into its canonical form; says whether it had another.
+pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<bool, Error> {
+    let invalid = |what: String| Error::new(Reason::InvalidRequest, what);
+    let path = request.uri().path();
+    if path == "*" && request.method() != Method::OPTIONS {
+        return Err(invalid("only OPTIONS asks for '*'".to_owned()));
+    }
+    let canonical = canonical_path(path).map_err(|e| invalid(e.to_string()))?;
+    let changed = *canonical != *path;
+    if changed {
+        let mut parts = request.uri().clone().into_parts();
+        let query = request.uri().query();
+        let target = match query {
+            Some(query) => format!("{canonical}?{query}"),
+            None => canonical.into_owned(),
+        };
+        parts.path_and_query = Some(
+            target
+                .try_into()
+                .map_err(|e: http::uri::InvalidUri| invalid(e.to_string()))?,
+        );
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|e| invalid(e.to_string()))?;
+    }
+    Ok(changed)
 }
 
 /// Whether nothing in it needs a look: no escape, no backslash, no `//`, no segment that begins

@@ -3,36 +3,27 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
-use inmesh_pki::id::SpiffeId;
+use http::{HeaderMap, Method, Request};
 
-use super::WorkloadPolicy;
-use super::policy::{Action, DefaultAction, Operation, Pattern, Policy, Rule, Source};
+use super::policy::{
+    Action, DefaultAction, FailureMode, Operation, Pattern, Policy, Provider, Rule, Source,
+    WorkloadPolicy,
+};
+use crate::error::{Error, Reason};
+use crate::identify::Peer;
 use crate::model::ObjectKey;
 
-/// Who sends the request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Peer {
-    /// This process itself, outbound.
-    Local,
-    /// Nobody knows: a plaintext connection where that is permitted.
-    Unauthenticated,
-    /// The holder of this SPIFFE ID, verified by the TLS handshake.
-    Verified(SpiffeId),
-}
-
-/// What is asked, as far as it can be seen.
+/// A request, as far as it can be seen.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum RequestView<'a> {
     /// An HTTP request.
     Http(HttpView<'a>),
-    /// A connection whose bytes nobody looks into.
+    /// A connection whose bytes are opaque.
     Tcp,
 }
 
-/// The parts of an HTTP request that policies and routes speak of.
+/// The parts of an HTTP request that policies and routes match on.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct HttpView<'a> {
@@ -44,6 +35,39 @@ pub struct HttpView<'a> {
     pub query: Option<&'a str>,
     /// The header fields.
     pub headers: &'a HeaderMap,
+}
+
+/// What [`decide`] says of a request.
+#[derive(Debug, Clone)]
+#[must_use]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It is permitted if external authorizers permit it too.
+    Ask(Ask),
+    /// It is denied.
+    Denied(Denied),
+    /// It is permitted.
+    Permitted(Permit),
+}
+
+/// A request that all policies permit but those that leave it to external authorizers.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    permit: Permit,
+    /// The CUSTOM policies to ask, the next one last.
+    policies: Vec<Arc<Policy>>,
+}
+
+/// What an external authorizer said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// It permits the request.
+    Allow,
+    /// It denies the request.
+    Deny,
+    /// It did not answer, or not in time: the policy's failure mode decides.
+    Failed,
 }
 
 /// Proof that a request was permitted. Only [`decide`] makes one, and no route is decided without.
@@ -58,8 +82,6 @@ pub struct Permit {
 pub enum PermitReason {
     /// No policy selects the workload and the written default allows.
     Default,
-    /// It is this process's own request.
-    Local,
     /// This ALLOW policy matched.
     Policy(Arc<Policy>),
     /// The path is one of the probe paths that the configuration names.
@@ -81,19 +103,23 @@ pub struct Denied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DenyReason {
+    /// An external authorizer denied it, or gave no answer where the policy then denies.
+    Authorizer,
     /// A policy that was never good selects the workload.
     BrokenPolicy,
     /// No ALLOW policy selects the workload and the written default denies.
     Default,
     /// A DENY policy matched.
     Matched,
+    /// No policy of the workload is known yet.
+    NoPolicy,
     /// ALLOW policies select the workload and none matched.
     NotAllowed,
     /// The listener is strict and the peer has no identity.
     Plaintext,
 }
 
-/// One step of a decision, for whoever wants to know how it came about.
+/// One step of a decision, for an explanation of how it came about.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Step<'a> {
@@ -115,7 +141,7 @@ pub enum Step<'a> {
     },
 }
 
-/// Sees the steps of a decision; `()` sees nothing and costs nothing.
+/// Observes the steps of a decision; `()` ignores them at no cost.
 pub trait Trace {
     /// A step was made.
     fn saw(&mut self, step: Step<'_>);
@@ -125,46 +151,59 @@ pub trait Trace {
 ///
 /// 1. A policy that was never good denies.
 /// 2. A DENY policy with a rule that matches denies. A rule that cannot be evaluated (the peer has
-///    no identity, or the connection is opaque and the rule speaks of HTTP) counts as matching.
-/// 3. Where ALLOW policies select the workload, one must have a rule that matches; a rule that
-///    cannot be evaluated does not.
+///    no identity, or the connection is opaque and the rule is about HTTP) counts as matching.
+/// 3. If ALLOW policies select the workload, one must have a rule that matches; a rule that cannot
+///    be evaluated does not.
 /// 4. Else the written default decides.
+/// 5. What is permitted by then and matched by CUSTOM policies is left to their authorizers, with
+///    the rule of 2. They are asked last, which permits the same requests as asking them first and
+///    spares them those that are denied anyway.
+///
+/// An outbound request has the peer [`Peer::Local`], which satisfies no condition on the source.
 ///
 /// ```
-/// use inmesh_core::authorize::{decide, DefaultAction, Peer, RequestView, WorkloadPolicy};
+/// use inmesh_core::authorize::{DefaultAction, RequestView, Verdict, WorkloadPolicy, decide};
+/// use inmesh_core::identify::Peer;
 /// let policy = WorkloadPolicy::empty(DefaultAction::Deny);
-/// assert!(decide(&policy, &Peer::Unauthenticated, &RequestView::Tcp, &mut ()).is_err());
+/// let verdict = decide(&policy, &Peer::Unauthenticated, &RequestView::Tcp, &mut ());
+/// assert!(matches!(verdict, Verdict::Denied(_)));
 /// ```
-///
-/// # Errors
-/// [`Denied`] with the reason and the policy that decided.
 pub fn decide(
     policy: &WorkloadPolicy,
     peer: &Peer,
     request: &RequestView<'_>,
     trace: &mut impl Trace,
-) -> Result<Permit, Denied> {
-    if *peer == Peer::Local {
-        return Ok(Permit::new(PermitReason::Local));
-    }
+) -> Verdict {
     if let Some(broken) = policy.broken.first() {
-        return Err(Denied::new(DenyReason::BrokenPolicy, Some(broken)));
+        return Denied::new(DenyReason::BrokenPolicy, Some(broken)).into();
     }
     let peer = PeerParts::of(peer);
     for deny in &policy.deny {
         if first_match(deny, &peer, request, trace) {
-            return Err(Denied::new(DenyReason::Matched, Some(&deny.key)));
+            return Denied::new(DenyReason::Matched, Some(&deny.key)).into();
         }
     }
-    for allow in &policy.allow {
-        if first_match(allow, &peer, request, trace) {
-            return Ok(Permit::new(PermitReason::Policy(allow.clone())));
+    let allowed = policy
+        .allow
+        .iter()
+        .find(|allow| first_match(allow, &peer, request, trace));
+    let permit = Permit::new(match (allowed, policy.default) {
+        (Some(allow), _) => PermitReason::Policy(Arc::clone(allow)),
+        _ if !policy.allow.is_empty() => {
+            return Denied::new(DenyReason::NotAllowed, None).into();
         }
-    }
-    match policy.default {
-        _ if !policy.allow.is_empty() => Err(Denied::new(DenyReason::NotAllowed, None)),
-        DefaultAction::Allow => Ok(Permit::new(PermitReason::Default)),
-        DefaultAction::Deny => Err(Denied::new(DenyReason::Default, None)),
+        (None, DefaultAction::Allow) => PermitReason::Default,
+        (None, DefaultAction::Deny) => return Denied::new(DenyReason::Default, None).into(),
+    });
+    let custom = policy.custom.iter().rev();
+    let policies: Vec<_> = custom
+        .filter(|custom| first_match(custom, &peer, request, trace))
+        .cloned()
+        .collect();
+    if policies.is_empty() {
+        Verdict::Permitted(permit)
+    } else {
+        Verdict::Ask(Ask { permit, policies })
     }
 }
 
@@ -180,8 +219,8 @@ fn first_match(
     request: &RequestView<'_>,
     trace: &mut impl Trace,
 ) -> bool {
-    // What cannot be known counts against the request: matching in DENY, not matching in ALLOW.
-    let unknown = policy.action == Action::Deny;
+    // What cannot be known counts against the request: it matches unless a match allows.
+    let unknown = policy.action != Action::Allow;
     let rule = policy
         .rules
         .iter()
@@ -255,6 +294,71 @@ impl<'a> HttpView<'a> {
             headers,
         }
     }
+
+    /// A view of a request whose path is canonical.
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        let uri = request.uri();
+        Self::new(request.method(), uri.path(), uri.query(), request.headers())
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// The permit, without asking any authorizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`] if the request is denied, or if an authorizer would have to be asked.
+    pub fn permit(self) -> Result<Permit, Denied> {
+        match self {
+            Self::Ask(ask) => Err(Denied::new(
+                DenyReason::Authorizer,
+                ask.policies.last().map(|policy| &policy.key),
+            )),
+            Self::Denied(denied) => Err(denied),
+            Self::Permitted(permit) => Ok(permit),
+        }
+    }
+}
+
+impl From<Denied> for Verdict {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// The policy that is next, and the authorizer that it names.
+    pub fn poll_question(&self) -> Option<(&Policy, &Provider)> {
+        let policy = self.policies.last()?;
+        match &policy.action {
+            Action::Custom(provider) => Some((policy, provider)),
+            Action::Allow | Action::Deny => None,
+        }
+    }
+
+    /// Takes the answer to the question that was next.
+    pub fn handle_answer(mut self, answer: Answer) -> Verdict {
+        let Some((policy, provider)) = self.poll_question() else {
+            return Verdict::Permitted(self.permit);
+        };
+        let permitted = match (answer, provider.on_failure) {
+            (Answer::Allow, _) | (Answer::Failed, FailureMode::Allow) => true,
+            (Answer::Deny, _) | (Answer::Failed, FailureMode::Deny) => false,
+        };
+        if !permitted {
+            return Denied::new(DenyReason::Authorizer, Some(&policy.key)).into();
+        }
+        self.policies.pop();
+        if self.policies.is_empty() {
+            Verdict::Permitted(self.permit)
+        } else {
+            Verdict::Ask(self)
+        }
+    }
 }
 
 // === impl Permit ===
@@ -296,6 +400,21 @@ impl Denied {
     pub fn plaintext() -> Self {
         Self::new(DenyReason::Plaintext, None)
     }
+
+    /// The denial of every request to a workload whose policy is not known.
+    pub fn no_policy() -> Self {
+        Self::new(DenyReason::NoPolicy, None)
+    }
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        let error = Self::new(Reason::Denied, denied.reason.to_string());
+        match denied.policy {
+            Some(policy) => error.with_policy(policy),
+            None => error,
+        }
+    }
 }
 
 struct Named<'a>(Option<&'a ObjectKey>);
@@ -330,9 +449,11 @@ impl DenyReason {
     /// Its stable name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Authorizer => "authorizer",
             Self::BrokenPolicy => "broken-policy",
             Self::Default => "default-deny",
             Self::Matched => "deny-policy",
+            Self::NoPolicy => "no-policy",
             Self::NotAllowed => "not-allowed",
             Self::Plaintext => "plaintext",
         }
@@ -342,9 +463,11 @@ impl DenyReason {
 impl fmt::Display for DenyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Authorizer => "denied by an external authorizer",
             Self::BrokenPolicy => "denied: a policy that selects this workload was refused",
             Self::Default => "denied: no policy allows it and the default action is deny",
             Self::Matched => "denied by a DENY policy",
+            Self::NoPolicy => "denied: the policy of this workload is not known yet",
             Self::NotAllowed => "denied: no ALLOW policy matches",
             Self::Plaintext => "denied: plaintext where mutual TLS is required",
         })

@@ -1,9 +1,11 @@
 //! Authorization as a tower layer: a request in, the service's answer or a denial out.
 //!
 //! The peer is read from the request's extensions, where `Mesh::serve` puts it; a request without
-//! one is from nobody. The path is brought into its canonical form first, and what is decided on
-//! is what goes on. Readiness is forwarded, and the instance that was made ready is called.
+//! one is from an unauthenticated client. The path is brought into its canonical form first, and
+//! what is decided on is what is forwarded. Readiness is forwarded, and the instance that was made
+//! ready is called.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +17,14 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{HttpView, Peer, Permit, RequestView, canonical_path, decide};
+use super::ask::Authorizers;
+use super::canonical::canonicalize;
+use super::decide::{Ask, HttpView, Permit, RequestView, Verdict};
 use crate::body::{Body, BoxError};
-use crate::error::{Error, Reason, is_grpc};
-use crate::identify::PeerInfo;
-use crate::model::SnapshotReader;
+use crate::error::{Error, is_grpc};
+use crate::identify::{Peer, PeerInfo};
+use crate::local::Local;
+use crate::snapshot::SnapshotReader;
 
 /// Puts [`Authorize`] in front of a service.
 ///
@@ -28,7 +33,8 @@ use crate::model::SnapshotReader;
 /// use http::{Request, Response, StatusCode};
 /// use inmesh_core::Body;
 /// use inmesh_core::authorize::{AuthorizeLayer, DefaultAction};
-/// use inmesh_core::model::{Settings, Snapshot, Workload, snapshot};
+/// use inmesh_core::model::Workload;
+/// use inmesh_core::snapshot::{Settings, Snapshot, snapshot};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// let settings = Settings::new(Workload::new("shop", "cart", "cart")?, DefaultAction::Deny);
@@ -44,7 +50,9 @@ use crate::model::SnapshotReader;
 #[derive(Debug, Clone)]
 pub struct AuthorizeLayer {
     reader: SnapshotReader,
+    local: Arc<Local>,
     probes: Arc<[Arc<str>]>,
+    authorizers: Authorizers,
 }
 
 /// Asks the policy of the local workload before each request.
@@ -56,78 +64,60 @@ pub struct Authorize<S> {
 
 pin_project! {
     /// The answer of the service, or a denial.
-    pub struct AuthorizeFuture<F> {
+    pub struct AuthorizeFuture<F, E> {
         #[pin]
-        kind: FutureKind<F>,
+        kind: FutureKind<F, E>,
     }
 }
 
 pin_project! {
     #[project = FutureProjection]
-    enum FutureKind<F> {
+    enum FutureKind<F, E> {
+        Asking { future: Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>> },
         Denied { response: Option<Response<Body>> },
         Permitted { #[pin] future: F },
     }
 }
 
-/// Decides on a request whose path is canonical already.
-pub(crate) fn check<B>(
-    reader: &SnapshotReader,
-    probes: &[Arc<str>],
-    peer: &Peer,
-    request: &Request<B>,
-) -> Result<Permit, Error> {
-    let uri = request.uri();
-    let http = HttpView::new(request.method(), uri.path(), uri.query(), request.headers());
-    let view = RequestView::Http(http);
-    if let Some(permit) = Permit::probe(probes, &view) {
-        return Ok(permit);
-    }
-    decide(reader.peek().policy(), peer, &view, &mut ()).map_err(Error::from)
-}
-
-/// Rewrites the path of a request into its canonical form; says whether it had another.
-pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<bool, Error> {
-    let invalid = |what: String| Error::new(Reason::InvalidRequest, what);
-    let path = request.uri().path();
-    if path == "*" && request.method() != http::Method::OPTIONS {
-        return Err(invalid("only OPTIONS asks for '*'".to_owned()));
-    }
-    let canonical = canonical_path(path).map_err(|e| invalid(e.to_string()))?;
-    let changed = *canonical != *path;
-    if changed {
-        let mut parts = request.uri().clone().into_parts();
-        let query = request.uri().query();
-        let target = match query {
-            Some(query) => format!("{canonical}?{query}"),
-            None => canonical.into_owned(),
-        };
-        parts.path_and_query = Some(
-            target
-                .try_into()
-                .map_err(|e: http::uri::InvalidUri| invalid(e.to_string()))?,
-        );
-        *request.uri_mut() = http::Uri::from_parts(parts).map_err(|e| invalid(e.to_string()))?;
-    }
-    Ok(changed)
-}
-
 // === impl AuthorizeLayer ===
 
 impl AuthorizeLayer {
-    /// Authorizes by the policy of the snapshot's workload.
+    /// Authorizes by the policy of the snapshot's first workload.
     pub fn new(reader: SnapshotReader) -> Self {
+        let local = Arc::clone(&reader.peek().settings().local);
+        Self::of(reader, local)
+    }
+
+    /// Authorizes by the policy of a local workload.
+    pub(crate) fn of(reader: SnapshotReader, local: Arc<Local>) -> Self {
         Self {
             reader,
+            local,
             probes: Arc::new([]),
+            authorizers: Authorizers::default(),
         }
     }
 
-    /// Permits a GET of exactly these paths to everybody: health probes.
+    /// Permits a GET of exactly these paths to every client: health probes.
     #[must_use]
     pub fn probes<'a>(mut self, paths: impl IntoIterator<Item = &'a str>) -> Self {
         self.probes = paths.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// Asks these authorizers where a policy leaves a request to one.
+    #[must_use]
+    pub fn with_authorizers(mut self, authorizers: Authorizers) -> Self {
+        self.authorizers = authorizers;
+        self
+    }
+
+    /// Decides on a request.
+    fn decide(&self, peer: &Peer, request: &RequestView<'_>) -> Verdict {
+        if let Some(permit) = Permit::probe(&self.probes, request) {
+            return Verdict::Permitted(permit);
+        }
+        self.reader.peek().authorize(&self.local, peer, request)
     }
 }
 
@@ -146,40 +136,92 @@ impl<S> Layer<S> for AuthorizeLayer {
 
 impl<S, B, R> Service<Request<B>> for Authorize<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
     R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = AuthorizeFuture<S::Future>;
+    type Future = AuthorizeFuture<S::Future, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let peer = request.extensions().get::<Arc<PeerInfo>>().cloned();
-        let nobody = Peer::Unauthenticated;
-        let peer = peer.as_ref().map_or(&nobody, |info| &info.peer);
-        let AuthorizeLayer { reader, probes } = &self.layer;
-        let verdict =
-            canonicalize(&mut request).and_then(|_| check(reader, probes, peer, &request));
+        let info = request.extensions().get::<Arc<PeerInfo>>().cloned();
+        let peer = info.map_or(Peer::Unauthenticated, |info| info.peer.clone());
+        let grpc = is_grpc(request.headers());
+        let verdict = match canonicalize(&mut request) {
+            Ok(_) => match self
+                .layer
+                .decide(&peer, &RequestView::Http(HttpView::of(&request)))
+            {
+                Verdict::Ask(ask) => Err(Unpermitted::Ask(ask)),
+                verdict => verdict.permit().map_err(|d| Unpermitted::Error(d.into())),
+            },
+            Err(error) => Err(Unpermitted::Error(error)),
+        };
         let kind = match verdict {
             Ok(_permit) => FutureKind::Permitted {
                 future: self.inner.call(request),
             },
-            Err(denied) => FutureKind::Denied {
-                response: Some(denied.response(is_grpc(request.headers()))),
+            Err(Unpermitted::Error(error)) => FutureKind::Denied {
+                response: Some(error.response(grpc)),
             },
+            Err(Unpermitted::Ask(ask)) => {
+                // The instance that was made ready waits for the answer, another takes its place.
+                let next = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, next);
+                let authorizers = self.layer.authorizers.clone();
+                FutureKind::Asking {
+                    future: Box::pin(ask_first(authorizers, ask, peer, request, ready)),
+                }
+            }
         };
         AuthorizeFuture { kind }
     }
 }
 
+/// Why a request is not passed on at once.
+enum Unpermitted {
+    Ask(Ask),
+    Error(Error),
+}
+
+/// Calls the service once the authorizers have permitted the request.
+async fn ask_first<S, B, R>(
+    authorizers: Authorizers,
+    ask: Ask,
+    peer: Peer,
+    request: Request<B>,
+    mut ready: S,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let (head, body) = request.into_parts();
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let http = HttpView::new(&head.method, path, query, &head.headers);
+    let settled = authorizers
+        .settle(Verdict::Ask(ask), &peer, RequestView::Http(http))
+        .await;
+    match settled {
+        Ok(_permit) => {
+            let answer = ready.call(Request::from_parts(head, body)).await?;
+            Ok(answer.map(Body::new))
+        }
+        Err(denied) => Ok(Error::from(denied).response(is_grpc(&head.headers))),
+    }
+}
+
 // === impl AuthorizeFuture ===
 
-impl<F, R, E> Future for AuthorizeFuture<F>
+impl<F, R, E> Future for AuthorizeFuture<F, E>
 where
     F: Future<Output = Result<Response<R>, E>>,
     R: http_body::Body<Data = Bytes> + Send + 'static,
@@ -189,6 +231,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
+            FutureProjection::Asking { future } => future.as_mut().poll(cx),
             FutureProjection::Denied { response } => {
                 Poll::Ready(Ok(response.take().unwrap_or_default()))
             }
@@ -200,8 +243,8 @@ where
     }
 }
 
-impl<F> std::fmt::Debug for AuthorizeFuture<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<F, E> fmt::Debug for AuthorizeFuture<F, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AuthorizeFuture")
     }
 }

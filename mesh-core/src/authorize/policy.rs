@@ -9,19 +9,42 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Namespace, ObjectKey, Selects, Workload};
+use crate::model::{Namespace, ObjectKey, Workload};
 
 /// What a policy does with what it matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Permits it; whatever no ALLOW policy of the workload matches is denied.
+    /// Permits it; requests that no ALLOW policy of the workload matches are denied.
     Allow,
+    /// Asks an external authorizer, once all other policies permit it.
+    Custom(Provider),
     /// Denies it, whatever else allows it.
     Deny,
 }
 
-/// What happens to a workload that no ALLOW policy selects. It must be written; nothing is hidden.
+/// An external authorizer, as a policy names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Provider {
+    /// The name that the runtime knows it by.
+    pub name: Arc<str>,
+    /// What happens to a request that it gives no answer for.
+    pub on_failure: FailureMode,
+}
+
+/// What happens to a request that an external authorizer gives no answer for in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FailureMode {
+    /// It is permitted.
+    Allow,
+    /// It is denied.
+    #[default]
+    Deny,
+}
+
+/// What happens to requests of a workload that no ALLOW policy selects. It must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DefaultAction {
@@ -55,7 +78,7 @@ enum Matcher {
     Suffix(Arc<str>),
 }
 
-/// Who may be the peer. At least one field is given.
+/// Conditions on the peer. At least one field is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Source {
@@ -69,7 +92,7 @@ pub struct Source {
     pub not_namespaces: Vec<Pattern>,
 }
 
-/// What may be asked. At least one field is given.
+/// Conditions on the request. At least one field is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Operation {
@@ -114,6 +137,29 @@ pub struct WorkloadPolicy {
     pub(super) broken: Vec<ObjectKey>,
     pub(super) deny: Vec<Arc<Policy>>,
     pub(super) allow: Vec<Arc<Policy>>,
+    pub(super) custom: Vec<Arc<Policy>>,
+}
+
+/// Builds a [`Source`] from lists of patterns; an absent list matches any peer.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct SourceBuilder(Result<Source, InvalidPolicy>);
+
+/// Builds an [`Operation`] from lists of patterns; an absent list matches any request.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct OperationBuilder(Result<Operation, InvalidPolicy>);
+
+/// Workloads that a policy selects, as far as that can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Selects {
+    /// Every workload of the namespace: the selector cannot be read.
+    Namespace(Namespace),
+    /// Every workload, and none of them is ready: not even the namespace can be read.
+    Unknown,
+    /// Workloads of the namespace with all these labels.
+    Workloads(Namespace, Vec<(Arc<str>, Arc<str>)>),
 }
 
 // === impl Pattern ===
@@ -122,6 +168,7 @@ impl Pattern {
     /// Reads a pattern.
     ///
     /// # Errors
+    ///
     /// [`InvalidPolicy`] if it is empty or has a `*` anywhere but alone, at the start or at the
     /// end: such a text would look like a pattern and be none.
     pub fn new(field: &'static str, text: &str) -> Result<Self, InvalidPolicy> {
@@ -168,96 +215,224 @@ impl fmt::Display for Pattern {
     }
 }
 
+// === impl InvalidPolicy ===
+
+impl InvalidPolicy {
+    pub(crate) fn new(field: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            field,
+            message: message.into(),
+        }
+    }
+}
+
+// === impl Provider ===
+
+impl Provider {
+    /// An authorizer without whose answer a request is denied.
+    ///
+    /// ```
+    /// use inmesh_core::authorize::{FailureMode, Provider};
+    /// assert_eq!(Provider::new("opa").on_failure, FailureMode::Deny);
+    /// ```
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            on_failure: FailureMode::Deny,
+        }
+    }
+
+    /// The same authorizer with another failure mode.
+    #[must_use]
+    pub fn with_failure_mode(mut self, mode: FailureMode) -> Self {
+        self.on_failure = mode;
+        self
+    }
+}
+
 // === impl Source ===
 
 impl Source {
-    /// Reads a source from its four lists.
+    /// Begins a source.
+    ///
+    /// ```
+    /// use inmesh_core::authorize::Source;
+    /// let shop = Source::builder()
+    ///     .namespaces(["shop"])
+    ///     .not_principals(["example.org/ns/shop/sa/guest"])
+    ///     .build()?;
+    /// assert_eq!(shop.namespaces.len(), 1);
+    /// assert!(Source::builder().build().is_err(), "it would match any peer");
+    /// # Ok::<(), inmesh_core::authorize::InvalidPolicy>(())
+    /// ```
+    pub fn builder() -> SourceBuilder {
+        SourceBuilder(Ok(Self::default()))
+    }
+}
+
+// === impl SourceBuilder ===
+
+impl SourceBuilder {
+    /// SPIFFE IDs without `spiffe://`, one of which the peer must have.
+    pub fn principals<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("principals", list, is_principal, |s| &mut s.principals)
+    }
+
+    /// SPIFFE IDs that the peer must not have.
+    pub fn not_principals<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("notPrincipals", list, is_principal, |s| {
+            &mut s.not_principals
+        })
+    }
+
+    /// Namespaces, one of which the peer's ID must name.
+    pub fn namespaces<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("namespaces", list, is_any, |s| &mut s.namespaces)
+    }
+
+    /// Namespaces that the peer's ID must not name.
+    pub fn not_namespaces<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("notNamespaces", list, is_any, |s| &mut s.not_namespaces)
+    }
+
+    /// The source.
     ///
     /// # Errors
+    ///
     /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed, or a principal is written
     /// with its scheme.
-    pub fn new(
-        principals: &[&str],
-        not_principals: &[&str],
-        namespaces: &[&str],
-        not_namespaces: &[&str],
-    ) -> Result<Self, InvalidPolicy> {
-        for (field, list) in [
-            ("principals", principals),
-            ("notPrincipals", not_principals),
-        ] {
-            if let Some(id) = list.iter().find(|id| id.starts_with("spiffe://")) {
-                let message = format!("{id:?}: write the principal without \"spiffe://\"");
-                return Err(InvalidPolicy { field, message });
-            }
-        }
-        let source = Self {
-            principals: patterns("principals", principals)?,
-            not_principals: patterns("notPrincipals", not_principals)?,
-            namespaces: patterns("namespaces", namespaces)?,
-            not_namespaces: patterns("notNamespaces", not_namespaces)?,
-        };
-        if source == Self::default() {
-            return Err(InvalidPolicy {
-                field: "source",
-                message: "it is empty; leave out `from` to match any peer".into(),
-            });
+    pub fn build(self) -> Result<Source, InvalidPolicy> {
+        let source = self.0?;
+        if source == Source::default() {
+            let message = "it is empty; leave out `from` to match any peer";
+            return Err(InvalidPolicy::new("source", message));
         }
         Ok(source)
+    }
+
+    fn add<T: AsRef<str>>(
+        self,
+        field: &'static str,
+        list: impl IntoIterator<Item = T>,
+        check: Check,
+        place: fn(&mut Source) -> &mut Vec<Pattern>,
+    ) -> Self {
+        Self(add(self.0, field, list, check, place))
     }
 }
 
 // === impl Operation ===
 
 impl Operation {
-    /// Reads an operation from its four lists.
+    /// Begins an operation.
     ///
-    /// # Errors
-    /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed, a method is not in upper
-    /// case, or a path is neither a pattern nor begins with `/`.
-    pub fn new(
-        methods: &[&str],
-        not_methods: &[&str],
-        paths: &[&str],
-        not_paths: &[&str],
-    ) -> Result<Self, InvalidPolicy> {
-        for (field, list) in [("methods", methods), ("notMethods", not_methods)] {
-            if let Some(method) = list
-                .iter()
-                .find(|m| m.bytes().any(|b| b.is_ascii_lowercase()))
-            {
-                let message = format!("{method:?}: methods are case-sensitive and upper case");
-                return Err(InvalidPolicy { field, message });
-            }
-        }
-        for (field, list) in [("paths", paths), ("notPaths", not_paths)] {
-            if let Some(path) = list.iter().find(|p| !p.starts_with(['/', '*'])) {
-                let message = format!("{path:?}: a path begins with '/'");
-                return Err(InvalidPolicy { field, message });
-            }
-            if let Some(path) = list.iter().find(|p| p.contains('{')) {
-                let message = format!("{path:?}: path templates are not evaluated");
-                return Err(InvalidPolicy { field, message });
-            }
-        }
-        let operation = Self {
-            methods: patterns("methods", methods)?,
-            not_methods: patterns("notMethods", not_methods)?,
-            paths: patterns("paths", paths)?,
-            not_paths: patterns("notPaths", not_paths)?,
-        };
-        if operation == Self::default() {
-            return Err(InvalidPolicy {
-                field: "operation",
-                message: "it is empty; leave out `to` to match any request".into(),
-            });
-        }
-        Ok(operation)
+    /// ```
+    /// use inmesh_core::authorize::Operation;
+    /// let read = Operation::builder().methods(["GET"]).paths(["/items/*"]).build()?;
+    /// assert_eq!((read.methods.len(), read.paths.len()), (1, 1));
+    /// assert!(Operation::builder().methods(["get"]).build().is_err(), "it would never match");
+    /// # Ok::<(), inmesh_core::authorize::InvalidPolicy>(())
+    /// ```
+    pub fn builder() -> OperationBuilder {
+        OperationBuilder(Ok(Self::default()))
     }
 }
 
-fn patterns(field: &'static str, list: &[&str]) -> Result<Vec<Pattern>, InvalidPolicy> {
-    list.iter().map(|text| Pattern::new(field, text)).collect()
+// === impl OperationBuilder ===
+
+impl OperationBuilder {
+    /// Methods in upper case, one of which the request must have.
+    pub fn methods<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("methods", list, is_method, |o| &mut o.methods)
+    }
+
+    /// Methods that the request must not have.
+    pub fn not_methods<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("notMethods", list, is_method, |o| &mut o.not_methods)
+    }
+
+    /// Canonical paths, one of which the request must have.
+    pub fn paths<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("paths", list, is_path, |o| &mut o.paths)
+    }
+
+    /// Paths that the request must not have.
+    pub fn not_paths<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("notPaths", list, is_path, |o| &mut o.not_paths)
+    }
+
+    /// The operation.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed, a method is not in upper
+    /// case, or a path is neither a pattern nor begins with `/`.
+    pub fn build(self) -> Result<Operation, InvalidPolicy> {
+        let operation = self.0?;
+        if operation == Operation::default() {
+            let message = "it is empty; leave out `to` to match any request";
+            return Err(InvalidPolicy::new("operation", message));
+        }
+        Ok(operation)
+    }
+
+    fn add<T: AsRef<str>>(
+        self,
+        field: &'static str,
+        list: impl IntoIterator<Item = T>,
+        check: Check,
+        place: fn(&mut Operation) -> &mut Vec<Pattern>,
+    ) -> Self {
+        Self(add(self.0, field, list, check, place))
+    }
+}
+
+/// What is wrong with a text of a field, beyond its being a pattern.
+type Check = fn(&str) -> Option<String>;
+
+/// Adds patterns to a list; the first error stays.
+fn add<B, T: AsRef<str>>(
+    of: Result<B, InvalidPolicy>,
+    field: &'static str,
+    list: impl IntoIterator<Item = T>,
+    check: Check,
+    place: fn(&mut B) -> &mut Vec<Pattern>,
+) -> Result<B, InvalidPolicy> {
+    let mut of = of?;
+    for text in list {
+        let text = text.as_ref();
+        if let Some(message) = check(text) {
+            return Err(InvalidPolicy::new(field, message));
+        }
+        place(&mut of).push(Pattern::new(field, text)?);
+    }
+    Ok(of)
+}
+
+fn is_any(_: &str) -> Option<String> {
+    None
+}
+
+fn is_principal(id: &str) -> Option<String> {
+    id.starts_with("spiffe://")
+        .then(|| format!("{id:?}: write the principal without \"spiffe://\""))
+}
+
+fn is_method(method: &str) -> Option<String> {
+    method
+        .bytes()
+        .any(|b| b.is_ascii_lowercase())
+        .then(|| format!("{method:?}: methods are case-sensitive and upper case"))
+}
+
+fn is_path(path: &str) -> Option<String> {
+    if !path.starts_with(['/', '*']) {
+        Some(format!("{path:?}: a path begins with '/'"))
+    } else if path.contains('{') {
+        Some(format!("{path:?}: path templates are not evaluated"))
+    } else {
+        None
+    }
 }
 
 // === impl Rule ===
@@ -320,6 +495,7 @@ impl WorkloadPolicy {
             broken: Vec::new(),
             deny: Vec::new(),
             allow: Vec::new(),
+            custom: Vec::new(),
         }
     }
 
@@ -330,17 +506,19 @@ impl WorkloadPolicy {
         policies: impl IntoIterator<Item = Arc<Policy>>,
         broken: Vec<ObjectKey>,
     ) -> Self {
-        let (mut deny, mut allow): (Vec<_>, Vec<_>) = policies
-            .into_iter()
-            .partition(|policy| policy.action == Action::Deny);
         // Names order the evaluation, so that the policy that is named as the reason is stable.
-        deny.sort_by(|a, b| a.key.cmp(&b.key));
-        allow.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut policies: Vec<_> = policies.into_iter().collect();
+        policies.sort_by(|a, b| a.key.cmp(&b.key));
+        let of = |wanted: fn(&Action) -> bool| -> Vec<_> {
+            let of_action = policies.iter().filter(|policy| wanted(&policy.action));
+            of_action.cloned().collect()
+        };
         Self {
             default,
             broken,
-            deny,
-            allow,
+            deny: of(|action| *action == Action::Deny),
+            allow: of(|action| *action == Action::Allow),
+            custom: of(|action| matches!(action, Action::Custom(_))),
         }
     }
 }

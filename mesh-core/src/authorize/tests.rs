@@ -6,6 +6,7 @@ use http::{HeaderMap, Method};
 use proptest::prelude::*;
 
 use super::*;
+use crate::identify::Peer;
 use crate::model::{Kind, Namespace, ObjectKey};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -28,11 +29,17 @@ fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Arc<Policy> {
 }
 
 fn principals(ids: &[&str]) -> Rule {
-    Rule::new(vec![Source::new(ids, &[], &[], &[]).unwrap()], vec![])
+    Rule::new(
+        vec![Source::builder().principals(ids).build().unwrap()],
+        vec![],
+    )
 }
 
 fn paths(paths: &[&str]) -> Rule {
-    Rule::new(vec![], vec![Operation::new(&[], &[], paths, &[]).unwrap()])
+    Rule::new(
+        vec![],
+        vec![Operation::builder().paths(paths).build().unwrap()],
+    )
 }
 
 fn compile(default: DefaultAction, policies: &[&Arc<Policy>]) -> WorkloadPolicy {
@@ -51,8 +58,10 @@ fn ask_tcp(policy: &WorkloadPolicy, peer: &Peer) -> &'static str {
     name(decide(policy, peer, &RequestView::Tcp, &mut ()))
 }
 
-fn name(decision: std::result::Result<Permit, Denied>) -> &'static str {
-    decision.map_or_else(|denied| denied.reason.as_str(), |_| "permit")
+fn name(verdict: Verdict) -> &'static str {
+    verdict
+        .permit()
+        .map_or_else(|denied| denied.reason.as_str(), |_| "permit")
 }
 
 #[test]
@@ -67,7 +76,7 @@ fn the_default_decides_where_no_allow_policy_selects() {
     ] {
         let policy = compile(default, policies);
         assert_eq!(ask(&policy, &web(), &Method::GET, "/"), expected);
-        assert_eq!(ask(&policy, &Peer::Local, &Method::GET, "/admin"), "permit");
+        assert_eq!(ask(&policy, &Peer::Local, &Method::GET, "/"), expected);
     }
 }
 
@@ -84,7 +93,9 @@ fn deny_comes_before_allow() {
     ] {
         assert_eq!(ask(&policy, &web(), &Method::GET, path), expected, "{path}");
     }
-    let denied = decide(&policy, &web(), &RequestView::Tcp, &mut ()).unwrap_err();
+    let denied = decide(&policy, &web(), &RequestView::Tcp, &mut ())
+        .permit()
+        .unwrap_err();
     assert_eq!(
         denied.policy,
         Some(key("d")),
@@ -125,7 +136,7 @@ fn no_rules_match_nothing_and_an_empty_rule_matches_all() {
         (Action::Deny, vec![], "permit"),
         (Action::Deny, vec![Rule::default()], "deny-policy"),
     ] {
-        let policy = compile(DefaultAction::Allow, &[&policy("p", action, rules)]);
+        let policy = compile(DefaultAction::Allow, &[&policy("p", action.clone(), rules)]);
         for peer in [web(), Peer::Unauthenticated] {
             assert_eq!(
                 ask(&policy, &peer, &Method::GET, "/"),
@@ -141,11 +152,17 @@ fn no_rules_match_nothing_and_an_empty_rule_matches_all() {
 #[test]
 fn an_absent_identity_never_allows_and_always_denies() {
     let sources = [
-        Source::new(&["example.org/ns/shop/sa/web"], &[], &[], &[]).unwrap(),
-        Source::new(&[], &["example.org/ns/shop/sa/web"], &[], &[]).unwrap(),
-        Source::new(&[], &[], &["shop"], &[]).unwrap(),
-        Source::new(&[], &[], &[], &["foo"]).unwrap(),
-        Source::new(&["*"], &[], &[], &[]).unwrap(),
+        Source::builder()
+            .principals(["example.org/ns/shop/sa/web"])
+            .build()
+            .unwrap(),
+        Source::builder()
+            .not_principals(["example.org/ns/shop/sa/web"])
+            .build()
+            .unwrap(),
+        Source::builder().namespaces(["shop"]).build().unwrap(),
+        Source::builder().not_namespaces(["foo"]).build().unwrap(),
+        Source::builder().principals(["*"]).build().unwrap(),
     ];
     for source in sources {
         let rule = Rule::new(vec![source], vec![]);
@@ -173,7 +190,16 @@ fn an_id_of_another_shape_has_no_namespace() {
         } else {
             (&["foo"], &[])
         };
-        Rule::new(vec![Source::new(&[], &[], yes, no).unwrap()], vec![])
+        Rule::new(
+            vec![
+                Source::builder()
+                    .namespaces(yes)
+                    .not_namespaces(no)
+                    .build()
+                    .unwrap(),
+            ],
+            vec![],
+        )
     };
     let odd = peer("example.org/machine/7");
     for not in [false, true] {
@@ -193,10 +219,10 @@ fn an_id_of_another_shape_has_no_namespace() {
 #[test]
 fn a_rule_on_http_counts_against_an_opaque_connection() {
     let operations = [
-        Operation::new(&["GET"], &[], &[], &[]).unwrap(),
-        Operation::new(&[], &["POST"], &[], &[]).unwrap(),
-        Operation::new(&[], &[], &["/a"], &[]).unwrap(),
-        Operation::new(&[], &[], &[], &["/a"]).unwrap(),
+        Operation::builder().methods(["GET"]).build().unwrap(),
+        Operation::builder().not_methods(["POST"]).build().unwrap(),
+        Operation::builder().paths(["/a"]).build().unwrap(),
+        Operation::builder().not_paths(["/a"]).build().unwrap(),
     ];
     for operation in operations {
         let rule = Rule::new(vec![], vec![operation]);
@@ -223,8 +249,18 @@ fn a_rule_on_http_counts_against_an_opaque_connection() {
 
 #[test]
 fn all_fields_of_a_rule_must_match_and_one_of_each_list() {
-    let source = Source::new(&["*/sa/web", "*/sa/api"], &["bad.org/*"], &["shop"], &[]).unwrap();
-    let operation = Operation::new(&["GET", "HEAD"], &[], &["/a*"], &["/a/private"]).unwrap();
+    let source = Source::builder()
+        .principals(["*/sa/web", "*/sa/api"])
+        .not_principals(["bad.org/*"])
+        .namespaces(["shop"])
+        .build()
+        .unwrap();
+    let operation = Operation::builder()
+        .methods(["GET", "HEAD"])
+        .paths(["/a*"])
+        .not_paths(["/a/private"])
+        .build()
+        .unwrap();
     let rule = Rule::new(vec![source], vec![operation]);
     let policy = compile(
         DefaultAction::Deny,
@@ -278,7 +314,9 @@ fn a_policy_that_was_never_good_denies_all() {
     let all = policy("a", Action::Allow, vec![Rule::default()]);
     let policy = WorkloadPolicy::compile(DefaultAction::Allow, [all], vec![key("broken")]);
     assert_eq!(ask(&policy, &web(), &Method::GET, "/"), "broken-policy");
-    let denied = decide(&policy, &web(), &RequestView::Tcp, &mut ()).unwrap_err();
+    let denied = decide(&policy, &web(), &RequestView::Tcp, &mut ())
+        .permit()
+        .unwrap_err();
     assert_eq!(denied.policy, Some(key("broken")));
 }
 
@@ -300,7 +338,7 @@ fn a_trace_sees_each_policy_that_was_asked() {
     let mut seen = Seen(Vec::new());
     let headers = HeaderMap::new();
     let view = RequestView::Http(HttpView::new(&Method::GET, "/", None, &headers));
-    let permit = decide(&policy, &web(), &view, &mut seen).unwrap();
+    let permit = decide(&policy, &web(), &view, &mut seen).permit().unwrap();
     assert_eq!(*permit.reason(), PermitReason::Policy(b));
     let expected = [("d", None), ("a", None), ("b", Some(1))];
     assert_eq!(seen.0, expected.map(|(name, rule)| (name.to_owned(), rule)));
@@ -339,8 +377,20 @@ fn what_could_never_match_is_refused() {
         (&[], &["a*b"]),
         (&[], &[]),
     ] {
-        assert!(Source::new(principals, &[], namespaces, &[]).is_err());
-        assert!(Source::new(&[], principals, &[], namespaces).is_err());
+        assert!(
+            Source::builder()
+                .principals(principals)
+                .namespaces(namespaces)
+                .build()
+                .is_err()
+        );
+        assert!(
+            Source::builder()
+                .not_principals(principals)
+                .not_namespaces(namespaces)
+                .build()
+                .is_err()
+        );
     }
     for (methods, paths) in [
         (&["get"][..], &[][..]),
@@ -349,8 +399,20 @@ fn what_could_never_match_is_refused() {
         (&[], &["/{id}"]),
         (&[], &[]),
     ] {
-        assert!(Operation::new(methods, &[], paths, &[]).is_err());
-        assert!(Operation::new(&[], methods, &[], paths).is_err());
+        assert!(
+            Operation::builder()
+                .methods(methods)
+                .paths(paths)
+                .build()
+                .is_err()
+        );
+        assert!(
+            Operation::builder()
+                .not_methods(methods)
+                .not_paths(paths)
+                .build()
+                .is_err()
+        );
     }
 }
 
@@ -456,7 +518,7 @@ proptest! {
     ) {
         let make = |name: &str, action, texts: &[String]| {
             let rules = texts.iter().filter_map(|t| {
-                let operation = Operation::new(&[], &[], &[t], &[]).ok()?;
+                let operation = Operation::builder().paths([t]).build().ok()?;
                 Some(Rule::new(vec![], vec![operation]))
             });
             policy(name, action, rules.collect())

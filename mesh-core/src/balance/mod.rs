@@ -1,23 +1,23 @@
 //! Balance: which endpoint of the backend gets the request?
 //!
-//! In come the endpoints that are ready, their load and health, and a draw; out comes one of them.
-//! The algorithm is the power of two choices over requests in flight: nearly as even as asking
-//! everyone, in constant time, and it never herds onto the one that looked idle a moment ago.
-//! Endpoints that fail in a row are ejected for a while and come back through a single probe.
-//! It refuses to eject more than its share, so that a bad release cannot empty a service.
+//! In come the ready endpoints in tiers, their load, health and weights, a [`Choice`] and a draw;
+//! out comes one of them. Least request is the power of two choices: nearly as even as asking every
+//! endpoint, in constant time, and it never herds onto the one that looked idle a moment ago. A
+//! consistent hash keeps a key on its endpoint while others come and leave. A tier is used while it
+//! has an endpoint that can be chosen. Endpoints that fail in a row are ejected for a while and
+//! return through a single probe; never more of them than a share of the set, so that a bad release
+//! cannot empty a Service.
 
 mod decide;
 mod eject;
 mod health;
-#[cfg(feature = "runtime")]
-mod layer;
+mod pick;
+mod set;
 
-pub use decide::{Availability, LoadView, p2c};
+pub use decide::{Availability, Choice, LoadView, Strategy, consistent_hash, p2c};
 pub use eject::{Breaker, EjectPolicy, Verdict};
-pub(crate) use health::{Health, SetHealth};
-pub use health::{NoEndpoint, Picked, pick};
-#[cfg(feature = "runtime")]
-pub(crate) use layer::{Balancer, Carried};
+pub use pick::{NoEndpoint, Picked, pick};
+pub use set::{EndpointSet, EndpointState, Member};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Conditions, Draw, Endpoint, EndpointSet, Transport};
+use crate::balance::EndpointSet;
+use crate::model::{Conditions, Draw, Endpoint, Transport};
 
 struct Loads(Vec<Option<u32>>);
 
@@ -22,9 +23,27 @@ impl LoadView for Loads {
         }
     }
 
-    fn load(&self, index: usize) -> u32 {
-        self.0[index].unwrap_or_default()
+    fn load(&self, index: usize, _: Duration) -> u64 {
+        u64::from(self.0[index].unwrap_or_default())
     }
+
+    fn name_hash(&self, index: usize) -> u64 {
+        u64::try_from(index).unwrap()
+    }
+}
+
+/// By least request.
+fn pick(
+    set: &Arc<EndpointSet>,
+    now: Duration,
+    tried: &[Arc<EndpointState>],
+    draw: &mut Draw,
+) -> Result<Picked, NoEndpoint> {
+    super::pick(set, Choice::LeastRequest, now, tried, draw)
+}
+
+fn p2c(view: &impl LoadView, draw: &mut Draw) -> Option<usize> {
+    super::p2c(view, secs(0), draw)
 }
 
 fn secs(n: u64) -> Duration {

@@ -8,7 +8,7 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 
-use crate::model::AppProtocol;
+use crate::model::{AppProtocol, HttpVersion};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -38,8 +38,8 @@ const KEPT: [&str; 12] = [
 ];
 
 /// Whether a request asks for another protocol on its connection. One for HTTP itself (`h2c`) or
-/// TLS is not passed on: requests inside it would be decided on by nobody.
-pub(crate) fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
+/// TLS is not passed on: no policy would see the requests inside it.
+pub(super) fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11
         && options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"))
         && headers.contains_key(UPGRADE)
@@ -61,10 +61,10 @@ fn options<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item 
         .map(str::trim)
 }
 
-/// Makes an answer one of ours: what belongs to the connection to the server is removed, and an
-/// HTTP/1.0 server's version is not passed on (RFC 9110 section 2.5), which would also end the
-/// caller's connection after each answer.
-pub(crate) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
+/// Makes an answer one of ours: fields of the connection to the server are removed, and an HTTP/1.0
+/// server's version is not passed on (RFC 9110 section 2.5), since it would end the caller's
+/// connection after each answer.
+pub(super) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
     strip(response.headers_mut(), upgrade);
     if response.version() < Version::HTTP_11 {
         *response.version_mut() = Version::HTTP_11;
@@ -73,7 +73,7 @@ pub(crate) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
 fn strip(headers: &mut HeaderMap, upgrade: bool) {
-    // Equal repetitions are one statement (RFC 9110 section 8.6); different ones came nowhere near.
+    // Equal repetitions are one statement (RFC 9110 section 8.6); hyper has refused different ones.
     let length = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned();
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length);
@@ -104,26 +104,31 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// Whether a request goes on in HTTP/2 to a port of this protocol: as declared, else as it came. An
-/// upgrade is of HTTP/1.1 alone.
-pub(crate) fn goes_on_in_h2(protocol: AppProtocol, version: Version, upgrade: bool) -> bool {
-    !upgrade
-        && match protocol {
-            AppProtocol::Grpc | AppProtocol::Http2 => true,
-            AppProtocol::Http1 => false,
-            AppProtocol::Detect | AppProtocol::Tcp => version == Version::HTTP_2,
-        }
+/// The version that a port of this protocol is spoken to in: as declared, else as the request came.
+/// An upgrade exists in HTTP/1.1 alone.
+pub(super) fn next_version(protocol: AppProtocol, version: Version, upgrade: bool) -> HttpVersion {
+    match protocol {
+        _ if upgrade => HttpVersion::Http1,
+        AppProtocol::Grpc | AppProtocol::Http2 => HttpVersion::Http2,
+        AppProtocol::Detect | AppProtocol::Tcp if version == Version::HTTP_2 => HttpVersion::Http2,
+        AppProtocol::Detect | AppProtocol::Http1 | AppProtocol::Tcp => HttpVersion::Http1,
+    }
 }
 
 /// Puts a request into the form of the next hop's protocol. `authority` is the one decided on.
-pub(crate) fn prepare<B>(request: &mut Request<B>, http2: bool, authority: &str, upgrade: bool) {
+pub(super) fn prepare<B>(
+    request: &mut Request<B>,
+    version: HttpVersion,
+    authority: &str,
+    upgrade: bool,
+) {
     strip(request.headers_mut(), upgrade);
     let path = request
         .uri()
         .path_and_query()
         .cloned()
         .unwrap_or_else(|| PathAndQuery::from_static("/"));
-    if http2 {
+    if version == HttpVersion::Http2 {
         request.headers_mut().remove(HOST);
         *request.version_mut() = Version::HTTP_2;
         let mut parts = http::uri::Parts::default();

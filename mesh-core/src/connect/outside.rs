@@ -1,4 +1,4 @@
-//! TLS to hosts outside the mesh: who vouches for them, read when first needed and again later.
+//! TLS to hosts outside the mesh, whose roots are read when they are first needed and again later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,18 +12,18 @@ use tokio_rustls::{TlsConnector, client};
 
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
-use crate::model::Roots;
+use crate::model::{HttpVersion, Roots};
 
-/// How long roots that were read are believed.
+/// How long roots are used before they are read again.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// The roots of the operating system, where the embedder has any.
+/// The roots of the operating system, as far as the embedder has given them.
 pub(crate) type SystemRoots = Arc<[CertificateDer<'static>]>;
 
 pub(crate) struct OutsideRoots {
     crypto: Crypto,
     system: SystemRoots,
-    known: Mutex<HashMap<(Roots, bool), (Instant, TlsConnector)>>,
+    known: Mutex<HashMap<(Roots, HttpVersion), (Instant, TlsConnector)>>,
 }
 
 // === impl OutsideRoots ===
@@ -43,23 +43,23 @@ impl OutsideRoots {
         stream: Socket,
         name: &str,
         roots: &Roots,
-        http2: bool,
+        version: HttpVersion,
     ) -> Result<client::TlsStream<Socket>, Error> {
         let failed = |what: &str| Error::new(Reason::TlsFailed, format!("{what} ({name})"));
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| failed("the name cannot be verified").because(e))?;
-        let connector = self.connector(roots, http2).await?;
+        let connector = self.connector(roots, version).await?;
         let stream = tls::handshake(connector.connect(server, stream))
             .await
             .map_err(|e| failed("TLS handshake with an outside host").because(e))?;
-        if http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        if version == HttpVersion::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(failed("the outside host does not speak HTTP/2"));
         }
         Ok(stream)
     }
 
-    async fn connector(&self, roots: &Roots, http2: bool) -> Result<TlsConnector, Error> {
-        let key = (roots.clone(), http2);
+    async fn connector(&self, roots: &Roots, version: HttpVersion) -> Result<TlsConnector, Error> {
+        let key = (roots.clone(), version);
         {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((at, connector)) = known.get(&key)
@@ -87,10 +87,9 @@ impl OutsideRoots {
         let config = tls::web_client_config(&self.crypto, certificates)
             .map_err(|e| failed(format!("roots in {roots:?}")).because(e))?;
         let mut config = Arc::unwrap_or_clone(config);
-        config.alpn_protocols = vec![if http2 {
-            b"h2".to_vec()
-        } else {
-            b"http/1.1".to_vec()
+        config.alpn_protocols = vec![match version {
+            HttpVersion::Http1 => b"http/1.1".to_vec(),
+            HttpVersion::Http2 => b"h2".to_vec(),
         }];
         let connector = TlsConnector::from(Arc::new(config));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,8 +2,9 @@
 //!
 //! In: connections that are free again, and requests that need one. Out: for HTTP/1.1 the
 //! connection that was used last and is surely ready, else room to open one or, whichever comes
-//! first, one that comes back; for HTTP/2 a connection with a stream to spare. It refuses to open
-//! more than so many at once, and to keep what has ended, is past its time or rested too long.
+//! first, one that is returned; for HTTP/2 a connection with a stream to spare. It refuses to open
+//! more than [`OPENINGS`] at once, and to keep a connection that has ended, expired or idled too
+//! long.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +19,8 @@ use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::error::Reason;
-use crate::identify::Entry;
+use crate::identify::LiveConnection;
+use crate::retry::Reuse;
 
 /// Streams on one HTTP/2 connection before another is opened.
 const STREAMS: usize = 100;
@@ -39,12 +41,12 @@ pub(super) struct Pool {
     idle_max: usize,
 }
 
-/// Why the last HTTP/2 connection could not be opened, for those who waited for it.
+/// Why the last HTTP/2 connection could not be opened, for the requests that waited for it.
 #[derive(Default)]
 pub(super) struct Opening(pub(super) Option<(Reason, String)>);
 
-/// HTTP/1.1 connections that rest, and requests that wait for one, in the order of their numbers.
-/// While one waits, none rests that it could have.
+/// Idle HTTP/1.1 connections, and the wait queue for them, in the order of its numbers. While a
+/// waiter could use an idle connection there is none.
 #[derive(Default)]
 struct Idle {
     kept: Vec<Http1>,
@@ -52,18 +54,19 @@ struct Idle {
     next: u64,
 }
 
-/// A place among those who wait. Who leaves it gives back what came for him meanwhile.
-struct Place<'p> {
+/// A slot in the wait queue. Dropping it removes the waiter and returns any connection already
+/// handed to it.
+struct Slot<'p> {
     pool: &'p Arc<Pool>,
     number: u64,
     back: oneshot::Receiver<Http1>,
 }
 
-/// What a request that found no idle connection has waited for.
+/// What a request without an idle connection gets.
 pub(super) enum Room<'p> {
-    /// It may open one, and holds this until it has.
+    /// Leave to open one, held until it is open.
     Open(Option<SemaphorePermit<'p>>),
-    /// One came back.
+    /// A connection that was returned.
     Back(Http1),
 }
 
@@ -73,7 +76,7 @@ pub(super) struct Http1 {
     /// When it was last used, and when it may no longer be.
     pub(super) since: Instant,
     pub(super) until: Option<Instant>,
-    pub(super) live: Option<Arc<Entry>>,
+    pub(super) live: Option<Arc<LiveConnection>>,
 }
 
 pub(super) struct Http2 {
@@ -83,10 +86,10 @@ pub(super) struct Http2 {
     pub(super) until: Option<Instant>,
 }
 
-/// What an exchange holds of its connection until the answer is whole.
-pub(crate) struct Lease(pub(super) Held);
+/// What an exchange holds of its connection until the answer is whole: all of it, or one stream.
+pub(crate) struct Lease(pub(super) Leased);
 
-pub(super) enum Held {
+pub(super) enum Leased {
     Http1(Arc<Pool>, Option<Http1>),
     Http2(Arc<Http2>),
 }
@@ -137,9 +140,9 @@ impl Pool {
         }
     }
 
-    /// Its last answer is whole, but its task has not been told yet: gives it back after that.
+    /// Returns a connection once its task has seen the end of its last answer.
     fn give_when_ready(self: &Arc<Self>, mut connection: Http1) {
-        // Without a runtime there is nobody left to give it to.
+        // Without a runtime no request waits for it any more.
         if let Ok(runtime) = Handle::try_current() {
             let pool = self.clone();
             runtime.spawn(async move {
@@ -150,27 +153,27 @@ impl Pool {
         }
     }
 
-    /// Waits for room to open a connection or, unless it must be `fresh`, for one that comes back.
-    pub(super) async fn room(self: &Arc<Self>, idle: Duration, fresh: bool) -> Room<'_> {
+    /// Waits for room to open a connection or, if reuse is allowed, for one that is returned.
+    pub(super) async fn room(self: &Arc<Self>, idle: Duration, reuse: Reuse) -> Room<'_> {
         if let Ok(permit) = self.room.try_acquire() {
             return Room::Open(Some(permit));
         }
-        if fresh {
+        if reuse == Reuse::Forbidden {
             return Room::Open(self.room.acquire().await.ok());
         }
-        let mut place = match self.queue(idle) {
+        let mut slot = match self.queue(idle) {
             Ok(connection) => return Room::Back(connection),
-            Err(place) => place,
+            Err(slot) => slot,
         };
         tokio::select! {
             biased;
-            Ok(connection) = &mut place.back => Room::Back(connection),
+            Ok(connection) = &mut slot.back => Room::Back(connection),
             permit = self.room.acquire() => Room::Open(permit.ok()),
         }
     }
 
-    /// A connection that came back already, or a place to wait for one.
-    fn queue(self: &Arc<Self>, idle: Duration) -> Result<Http1, Place<'_>> {
+    /// A connection that was returned meanwhile, or a slot in the wait queue.
+    fn queue(self: &Arc<Self>, idle: Duration) -> Result<Http1, Slot<'_>> {
         let mut state = self.lock_h1();
         if let Some(connection) = state.take(idle, Instant::now()) {
             return Ok(connection);
@@ -184,7 +187,7 @@ impl Pool {
         for connection in unready {
             self.give_when_ready(connection);
         }
-        Err(Place {
+        Err(Slot {
             pool: self,
             number,
             back,
@@ -223,15 +226,15 @@ impl Idle {
             } else if connection.sender.is_ready() {
                 return Some(kept.remove(n));
             }
-            // Not ready: its last answer is whole, but its task has not been told yet.
+            // Not ready: its task has not seen the end of its last answer yet.
         }
         None
     }
 }
 
-// === impl Place ===
+// === impl Slot ===
 
-impl Drop for Place<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let mut idle = self.pool.lock_h1();
         if let Ok(at) = idle.waiting.binary_search_by_key(&self.number, |w| w.0) {
@@ -253,7 +256,7 @@ fn is_past(until: Option<Instant>, now: Instant) -> bool {
 impl Lease {
     /// Its connection has left HTTP and serves no other request.
     pub(crate) fn switched(self) {
-        if let Held::Http1(_, Some(connection)) = &self.0
+        if let Leased::Http1(_, Some(connection)) = &self.0
             && let Some(live) = &connection.live
         {
             live.becomes_opaque();
@@ -262,7 +265,7 @@ impl Lease {
 
     /// The answer is whole: the connection may serve another request.
     pub(crate) fn release(mut self, now: Instant) {
-        if let Held::Http1(pool, connection) = &mut self.0
+        if let Leased::Http1(pool, connection) = &mut self.0
             && let Some(connection) = connection.take()
         {
             pool.give_h1(connection, now);
@@ -270,9 +273,7 @@ impl Lease {
     }
 }
 
-// === impl Held ===
-
-impl Drop for Held {
+impl Drop for Leased {
     fn drop(&mut self) {
         if let Self::Http2(connection) = self {
             connection.streams.fetch_sub(1, Ordering::Relaxed);
@@ -309,7 +310,7 @@ mod tests {
     /// A pool with no room, and what holds it.
     fn full(pool: &Arc<Pool>) -> Vec<Room<'_>> {
         (0..OPENINGS)
-            .map(|_| assert_ready!(task::spawn(pool.room(IDLE, false)).poll()))
+            .map(|_| assert_ready!(task::spawn(pool.room(IDLE, Reuse::Allowed)).poll()))
             .collect()
     }
 
@@ -317,7 +318,7 @@ mod tests {
     async fn so_many_are_opened_at_once_and_the_next_waits_for_room() {
         let pool = Arc::new(Pool::new(8));
         let mut opening = full(&pool);
-        let mut next = task::spawn(pool.room(IDLE, false));
+        let mut next = task::spawn(pool.room(IDLE, Reuse::Allowed));
         assert!(next.poll().is_pending());
         opening.pop();
         assert!(next.is_woken());
@@ -325,26 +326,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_gets_in_turn_what_comes_back_unless_it_must_be_fresh() {
+    async fn waiters_get_in_turn_what_is_returned_unless_reuse_is_forbidden() {
         let pool = Arc::new(Pool::new(8));
         let (one, _far) = connection().await;
         let (other, _other_far) = connection().await;
         let held = full(&pool);
-        let mut fresh = task::spawn(pool.room(IDLE, true));
-        let mut first = task::spawn(pool.room(IDLE, false));
-        let mut second = task::spawn(pool.room(IDLE, false));
+        let mut fresh = task::spawn(pool.room(IDLE, Reuse::Forbidden));
+        let mut first = task::spawn(pool.room(IDLE, Reuse::Allowed));
+        let mut second = task::spawn(pool.room(IDLE, Reuse::Allowed));
         for waiting in [&mut fresh, &mut first, &mut second] {
             assert!(waiting.poll().is_pending());
         }
         pool.give_h1(one, Instant::now());
         assert!(first.is_woken() && !second.is_woken());
-        // Who comes now is behind those who wait.
+        // A request that comes now is behind the waiters.
         assert!(pool.take_h1(IDLE, Instant::now()).is_none());
         let Room::Back(one) = assert_ready!(first.poll()) else {
             panic!("it came back");
         };
         pool.give_h1(other, Instant::now());
-        // Who goes away without it leaves it to the others.
+        // A waiter that is dropped leaves it to the others.
         drop(second);
         assert!(pool.take_h1(IDLE, Instant::now()).is_some());
         pool.give_h1(one, Instant::now());
@@ -356,7 +357,7 @@ mod tests {
 
     /// It serves a request still: it is neither lost nor forgotten.
     #[tokio::test]
-    async fn one_that_is_not_ready_is_given_to_who_waits_when_it_is() {
+    async fn one_that_is_not_ready_is_given_to_a_waiter_when_it_is() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         for kept_before in [true, false] {
             let pool = Arc::new(Pool::new(8));
@@ -370,7 +371,7 @@ mod tests {
             if kept_before {
                 pool.give_h1(busy.take().expect("once"), Instant::now());
             }
-            let waiting = pool.room(IDLE, false);
+            let waiting = pool.room(IDLE, Reuse::Allowed);
             let mut waiting = task::spawn(waiting);
             assert!(waiting.poll().is_pending());
             if let Some(busy) = busy {

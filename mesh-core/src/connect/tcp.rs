@@ -14,7 +14,7 @@ use tokio_rustls::{client, server};
 
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
-use crate::identify::{Entry, Guarded};
+use crate::identify::{Guarded, LiveConnection};
 
 /// How long the first family may try alone (RFC 8305 section 5, "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -95,10 +95,10 @@ async fn race(first: SocketAddr, rest: &[SocketAddr]) -> io::Result<TcpStream> {
 
 impl Io {
     /// What is shared with the sweep of live connections, where the peer has an identity.
-    pub(crate) fn live(&self) -> Option<Arc<Entry>> {
+    pub(crate) fn live(&self) -> Option<Arc<LiveConnection>> {
         match self {
-            Self::Client(stream) => Some(stream.entry().clone()),
-            Self::Server(stream) => Some(stream.entry().clone()),
+            Self::Client(stream) => Some(Arc::clone(stream.entry())),
+            Self::Server(stream) => Some(Arc::clone(stream.entry())),
             Self::Outside(_) | Self::Plain(_) => None,
         }
     }

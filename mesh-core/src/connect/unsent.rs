@@ -1,62 +1,57 @@
-//! Why a request was not answered, whose doing that is, and whether it may be sent again.
+//! A request that was not answered: why, by whose fault, and whether it may be sent again.
 //!
-//! In: the error of hyper. Out: a reason, a fault, and the request where it surely was not looked
-//! at or may be repeated. It refuses to repeat a body.
+//! In: the error of hyper. Out: a reason, a fault, and the request if a server surely has not
+//! looked at it or it may be repeated. It refuses to repeat a body.
 
 use http::Request;
 use http_body::Body as _;
 use hyper::client::conn::TrySendError;
 
+use crate::balance::Member;
 use crate::body::Body;
 use crate::error::{Error, Reason};
-use crate::model::Member;
+use crate::model::HttpVersion;
+use crate::retry::{Fault, Outcome, Seen};
 
-/// A request that was not answered.
+/// A request that was not answered. If it is [`Outcome::Unanswered`], it is back in its place.
 pub(crate) struct Unsent {
     pub(crate) error: Error,
-    /// Whether the request is back in its place, because it may be sent again: it surely was not
-    /// looked at, or it is idempotent, has no body, and met a connection that had been used before
-    /// (RFC 9110 section 9.2.2).
-    pub(crate) again: bool,
-    pub(crate) fault: Fault,
+    pub(crate) outcome: Outcome,
 }
 
-/// Whose doing it is that a request was not answered.
+/// A connection as a request met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The request itself broke off.
-    Caller,
-    /// Nobody's: a connection that had been used before was closed, as it may be at any time.
-    Connection,
-    /// Nobody's: so many connections to the endpoint are being opened that there was no room.
-    Crowd,
-    /// The endpoint's.
-    Endpoint,
+pub(super) enum Age {
+    New,
+    /// It has carried requests before.
+    Used,
 }
 
 // === impl Unsent ===
 
 impl Unsent {
-    pub(super) fn before(error: Error) -> Self {
+    /// No connection to the endpoint could be had.
+    pub(super) fn unconnected(error: Error) -> Self {
         Self {
             error,
-            again: true,
-            fault: Fault::Endpoint,
+            outcome: Outcome::Unanswered(Fault::Endpoint, Seen::Never),
         }
     }
 
+    /// There was no room to open a connection.
     pub(super) fn crowded(error: Error) -> Self {
         Self {
-            fault: Fault::Crowd,
-            ..Self::before(error)
+            error,
+            outcome: Outcome::Unanswered(Fault::Crowd, Seen::Never),
         }
     }
 
-    pub(super) fn after(
+    /// The connection broke off before the head of an answer.
+    pub(super) fn broken(
         mut failed: TrySendError<Request<Body>>,
         member: &Member,
-        reused: bool,
-        again: Option<Box<Request<Body>>>,
+        age: Age,
+        copy: Option<Box<Request<Body>>>,
         place: &mut Request<Body>,
     ) -> Self {
         let unsent = failed.take_message();
@@ -66,8 +61,7 @@ impl Unsent {
             let detail = "the request broke off before it was whole";
             return Self {
                 error: Error::new(Reason::CallerGone, detail).because(cause),
-                again: false,
-                fault: Fault::Caller,
+                outcome: Outcome::Lost(Fault::Caller),
             };
         }
         // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
@@ -88,30 +82,38 @@ impl Unsent {
         if refused || unseen {
             error = error.never_sent();
         }
-        let closed = (reused && !is_reset(&cause) && !cause.is_parse()) || is_unseen(&cause);
-        let again = again.filter(|again| unseen || (closed && again.method().is_idempotent()));
-        let back = unsent.or_else(|| again.map(|again| *again));
-        let again = back.is_some();
-        if let Some(back) = back {
-            *place = back;
-        }
+        let stale = age == Age::Used && !is_reset(&cause) && !cause.is_parse();
+        let closed = stale || is_unseen(&cause);
+        let copy = copy.filter(|copy| unseen || (closed && copy.method().is_idempotent()));
+        let fault = if closed {
+            Fault::Connection
+        } else {
+            Fault::Endpoint
+        };
+        let outcome = match unsent.or_else(|| copy.map(|copy| *copy)) {
+            Some(back) => {
+                *place = back;
+                let seen = if error.is_never_sent() {
+                    Seen::Never
+                } else {
+                    Seen::Maybe
+                };
+                Outcome::Unanswered(fault, seen)
+            }
+            None => Outcome::Lost(fault),
+        };
         Self {
             error: error.because(cause),
-            again,
-            fault: if closed {
-                Fault::Connection
-            } else {
-                Fault::Endpoint
-            },
+            outcome,
         }
     }
 }
 
-/// A copy of a request that may be repeated: only one without a body can be, and where nothing
-/// ever tells that the server has not looked at it, only an idempotent one.
-pub(super) fn again(request: &Request<Body>, http2: bool) -> Option<Box<Request<Body>>> {
-    let repeatable = (http2 || request.method().is_idempotent()) && request.body().is_end_stream();
-    repeatable.then(|| {
+/// A copy of a request that may be repeated: only one without a body can be, and over HTTP/1.1,
+/// where a server never says that it has not looked at a request, only an idempotent one.
+pub(super) fn copy_of(request: &Request<Body>, version: HttpVersion) -> Option<Box<Request<Body>>> {
+    let repeatable = version == HttpVersion::Http2 || request.method().is_idempotent();
+    (repeatable && request.body().is_end_stream()).then(|| {
         let mut copy = Request::new(Body::empty());
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();

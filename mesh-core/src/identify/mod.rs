@@ -1,4 +1,4 @@
-//! Identify: who is the peer?
+//! Identify: which workload is the peer?
 //!
 //! In comes the connection after its handshake; out comes a [`PeerInfo`] that every request of the
 //! connection carries in its extensions. inmesh-pki has verified chain, SPIFFE rules and bundle;
@@ -11,7 +11,7 @@ mod peer;
 mod tls;
 
 #[cfg(feature = "runtime")]
-pub(crate) use live::{Entry, Guarded, Live};
-pub use peer::PeerInfo;
+pub(crate) use live::{Guarded, Live, LiveConnection};
+pub use peer::{Peer, PeerInfo};
 #[cfg(feature = "runtime")]
-pub(crate) use tls::{ALPN_H1, ALPN_H2, ALPN_TCP, Tls, failure_reason};
+pub(crate) use tls::{Inner, Tls, failure_reason};

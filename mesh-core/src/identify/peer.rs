@@ -4,11 +4,21 @@ use std::net::SocketAddr;
 
 use inmesh_pki::id::SpiffeId;
 
-use crate::authorize::Peer;
+/// The other side of a request, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A workload of this process itself, outbound.
+    Local,
+    /// A client without an identity: a plaintext connection where that is permitted.
+    Unauthenticated,
+    /// The holder of this SPIFFE ID, verified by the TLS handshake.
+    Verified(SpiffeId),
+}
 
-/// Who is at the other end of a connection. Inbound requests carry it in their extensions, so that
-/// an application can ask who calls; as `Arc<PeerInfo>`, since all requests of a connection share
-/// it. With the feature `axum` it is an extractor too.
+/// The client at the other end of a connection. Inbound requests carry it in their extensions as
+/// `Arc<PeerInfo>`, which all requests of a connection share. With the feature `axum` it is an
+/// extractor too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerInfo {
@@ -22,6 +32,12 @@ pub struct PeerInfo {
 
 impl PeerInfo {
     /// A peer at an address.
+    ///
+    /// ```
+    /// use inmesh_core::identify::{Peer, PeerInfo};
+    /// let info = PeerInfo::new(Peer::Unauthenticated, ([127, 0, 0, 1], 9).into());
+    /// assert_eq!(info.id(), None);
+    /// ```
     pub fn new(peer: Peer, address: SocketAddr) -> Self {
         Self { peer, address }
     }

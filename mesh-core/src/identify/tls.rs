@@ -1,4 +1,4 @@
-//! TLS termination and origination between mesh peers: one configuration for each inner protocol.
+//! TLS termination and origination between mesh peers, as one of the local workloads.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,22 +8,30 @@ use inmesh_pki::clock::Clock;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::svid::Usage;
-use inmesh_pki::tls::{self, ClientAuth, Crypto, HandshakeError};
+use inmesh_pki::tls::{self, ClientAuth, Crypto, HandshakeError, Present};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::live::{Guarded, Live, Peered};
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
-use crate::model::IdSet;
+use crate::local::Local;
+use crate::model::{AppProtocol, IdSet};
 
-/// ALPN names of the inner protocols.
-pub(crate) const ALPN_H1: &[u8] = b"http/1.1";
-pub(crate) const ALPN_H2: &[u8] = b"h2";
-pub(crate) const ALPN_TCP: &[u8] = b"mesh-tcp/1";
+/// What is spoken inside mesh TLS; the ALPN names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inner {
+    Http1,
+    Http2,
+    Tcp,
+}
 
-/// Both sides of mesh TLS, made once and read at each handshake.
+/// Both sides of mesh TLS of one local workload, made once and read at each handshake.
 pub(crate) struct Tls {
-    acceptor: TlsAcceptor,
+    local: Arc<Local>,
+    /// Acceptors for ports that declare HTTP, opaque bytes, and nothing.
+    http: TlsAcceptor,
+    opaque: TlsAcceptor,
+    any: TlsAcceptor,
     h1: TlsConnector,
     h2: TlsConnector,
     tcp: TlsConnector,
@@ -36,50 +44,116 @@ pub(crate) struct Accepted {
     pub(crate) stream: Guarded<server::TlsStream<Socket>>,
     pub(crate) id: SpiffeId,
     pub(crate) not_after: SystemTime,
+    /// `None` if the client sent no ALPN.
+    pub(crate) inner: Option<Inner>,
+}
+
+/// The server at the end of a client's connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) id: SpiffeId,
+    /// When the first of the two certificates ends, its own and ours.
+    pub(crate) not_after: SystemTime,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+            Self::Tcp => b"mesh-tcp/1",
+        }
+    }
+
+    fn of(alpn: &[u8]) -> Option<Self> {
+        [Self::Http1, Self::Http2, Self::Tcp]
+            .into_iter()
+            .find(|inner| inner.alpn() == alpn)
+    }
 }
 
 // === impl Tls ===
 
 impl Tls {
     pub(crate) fn new(
+        local: &Arc<Local>,
         reader: &IdentityReader,
         crypto: &Crypto,
         clock: &Arc<dyn Clock>,
         live: &Arc<Live>,
     ) -> Self {
-        let client = |alpn: &[u8]| {
-            let config = tls::client_config_at(reader.clone(), crypto, &[alpn], Arc::clone(clock));
-            TlsConnector::from(config)
+        let present = || {
+            local
+                .identity()
+                .cloned()
+                .map_or(Present::Default, Present::Id)
         };
-        let acceptor = TlsAcceptor::from(tls::server_config_at(
-            reader.clone(),
-            crypto,
-            &[ALPN_H2, ALPN_H1, ALPN_TCP],
-            ClientAuth::Required,
-            Arc::clone(clock),
-        ));
+        let client = |inner: Inner| {
+            let (reader, clock) = (reader.clone(), Arc::clone(clock));
+            let alpn = [inner.alpn()];
+            TlsConnector::from(tls::client_config_as(
+                present(),
+                reader,
+                crypto,
+                &alpn,
+                clock,
+            ))
+        };
+        let server = |offered: &[Inner]| {
+            let alpn: Vec<_> = offered.iter().map(|inner| inner.alpn()).collect();
+            TlsAcceptor::from(tls::server_config_as(
+                present(),
+                reader.clone(),
+                crypto,
+                &alpn,
+                ClientAuth::Required,
+                Arc::clone(clock),
+            ))
+        };
         Self {
-            acceptor,
-            h1: client(ALPN_H1),
-            h2: client(ALPN_H2),
-            tcp: client(ALPN_TCP),
+            local: Arc::clone(local),
+            http: server(&[Inner::Http2, Inner::Http1]),
+            opaque: server(&[Inner::Tcp]),
+            any: server(&[Inner::Http2, Inner::Http1, Inner::Tcp]),
+            h1: client(Inner::Http1),
+            h2: client(Inner::Http2),
+            tcp: client(Inner::Tcp),
             identity: reader.clone(),
-            live: live.clone(),
+            live: Arc::clone(live),
         }
     }
 
-    /// Does a server's handshake.
-    pub(crate) async fn accept(&self, stream: Socket) -> Result<Accepted, HandshakeError> {
+    /// The workload whose identity it presents.
+    pub(crate) fn local(&self) -> &Arc<Local> {
+        &self.local
+    }
+
+    /// Does a server's handshake on a port that declares this protocol. Only what fits the
+    /// declaration is offered, so that no client can choose to be opaque to a port of HTTP.
+    pub(crate) async fn accept(
+        &self,
+        stream: Socket,
+        declared: AppProtocol,
+    ) -> Result<Accepted, HandshakeError> {
+        let acceptor = match declared {
+            AppProtocol::Detect => &self.any,
+            AppProtocol::Tcp => &self.opaque,
+            AppProtocol::Grpc | AppProtocol::Http1 | AppProtocol::Http2 => &self.http,
+        };
         let state = self.identity.load();
-        let stream = tls::handshake(self.acceptor.accept(stream)).await?;
+        let stream = tls::handshake(acceptor.accept(stream)).await?;
         let connection = stream.get_ref().1;
         let peer = tls::peer(connection)
             .ok_or_else(|| HandshakeError::Rejected(inmesh_pki::svid::Rejected::NoCertificate))?;
+        let inner = connection.alpn_protocol().and_then(Inner::of);
         let peered = Peered {
+            local: Arc::clone(&self.local),
             chain: presented(connection),
             usage: Usage::Client,
             not_after: peer.not_after,
-            opaque: connection.alpn_protocol() == Some(ALPN_TCP),
+            opaque: inner == Some(Inner::Tcp) || declared == AppProtocol::Tcp,
         };
         let stream = self
             .live
@@ -89,6 +163,7 @@ impl Tls {
             stream,
             id: peer.id,
             not_after: peer.not_after,
+            inner,
         })
     }
 
@@ -97,13 +172,13 @@ impl Tls {
     pub(crate) async fn connect(
         &self,
         stream: Socket,
-        alpn: &'static [u8],
+        inner: Inner,
         ids: &IdSet,
-    ) -> Result<(Guarded<client::TlsStream<Socket>>, tls_peer::Server), Error> {
-        let connector = match alpn {
-            ALPN_H2 => &self.h2,
-            ALPN_TCP => &self.tcp,
-            _ => &self.h1,
+    ) -> Result<(Guarded<client::TlsStream<Socket>>, Server), Error> {
+        let connector = match inner {
+            Inner::Http1 => &self.h1,
+            Inner::Http2 => &self.h2,
+            Inner::Tcp => &self.tcp,
         };
         let address = stream
             .peer_addr()
@@ -111,7 +186,11 @@ impl Tls {
             .unwrap_or_default();
         let state = self.identity.load();
         // The leaf that is shown, or one that lives longer if it is replaced right now.
-        let own = state.default_svid().map(|svid| svid.not_after());
+        let own = match self.local.identity() {
+            Some(id) => state.svid(id),
+            None => state.default_svid(),
+        };
+        let own = own.map(|svid| svid.not_after());
         let stream = tls::handshake(connector.connect(tls::server_name(), stream))
             .await
             .map_err(|e| {
@@ -127,22 +206,23 @@ impl Tls {
             let detail = format!("{address} is {}; expected one of: {ids}", peer.id);
             return Err(Error::new(Reason::WrongServer, detail));
         }
-        if connection.alpn_protocol() != Some(alpn) {
-            let wanted = String::from_utf8_lossy(alpn);
+        if connection.alpn_protocol() != Some(inner.alpn()) {
+            let wanted = String::from_utf8_lossy(inner.alpn());
             let detail = format!("{address} does not speak {wanted} inside TLS");
             return Err(Error::new(Reason::TlsFailed, detail));
         }
         let peered = Peered {
+            local: Arc::clone(&self.local),
             chain: presented(connection),
             usage: Usage::Server,
             not_after: peer.not_after,
-            opaque: alpn == ALPN_TCP,
+            opaque: inner == Inner::Tcp,
         };
         let stream = self.live.guard(stream, peered, &state).map_err(|e| {
-            let detail = format!("{address} is trusted no more");
+            let detail = format!("{address} is no longer trusted");
             Error::new(Reason::TlsFailed, detail).because(e)
         })?;
-        let server = tls_peer::Server {
+        let server = Server {
             id: peer.id,
             not_after: own.map_or(peer.not_after, |own| own.min(peer.not_after)),
         };
@@ -153,21 +233,6 @@ impl Tls {
 /// The chain that the peer has shown.
 fn presented(connection: &rustls::CommonState) -> Vec<CertificateDer<'static>> {
     connection.peer_certificates().unwrap_or_default().to_vec()
-}
-
-pub(crate) mod tls_peer {
-    //! The server at the end of a client's connection.
-
-    use std::time::SystemTime;
-
-    use inmesh_pki::id::SpiffeId;
-
-    #[derive(Debug, Clone)]
-    pub(crate) struct Server {
-        pub(crate) id: SpiffeId,
-        /// When the first of the two certificates ends, its own and ours.
-        pub(crate) not_after: SystemTime,
-    }
 }
 
 /// The stable name of a failed handshake in logs and metrics.

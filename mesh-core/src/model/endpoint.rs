@@ -1,21 +1,16 @@
 //! Endpoints: where a request may go, how it is carried there, and who must answer.
 //!
-//! An [`Endpoint`] is configuration and immutable. Its [`EndpointState`] (load, health, the slot
-//! of its connection pool) lives as long as the endpoint does and is kept across snapshots.
+//! An [`Endpoint`] is configuration and immutable; what is known of it while it runs is kept by
+//! [`balance`](crate::balance).
 
-use std::any::Any;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
-use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use inmesh_pki::id::SpiffeId;
 
 use super::Few;
-use crate::balance::{Health, SetHealth};
+use super::draw::mix;
 
 /// The SPIFFE IDs that may serve an endpoint. Empty refuses every server.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -92,44 +87,12 @@ pub struct Endpoint {
     pub workload: Arc<str>,
     /// Its version label, for metrics and logs; empty where it is not known.
     pub version: Arc<str>,
-}
-
-/// What is known of an endpoint while it runs: its load, its health, its connections.
-///
-/// What a choice reads comes first and in one cache line, which no other endpoint's counters share.
-#[repr(C, align(64))]
-pub struct EndpointState {
-    inflight: AtomicU32,
-    /// Whether the balancer may choose it.
-    pub(crate) health: Health,
-    slot: OnceLock<Box<dyn Any + Send + Sync>>,
-}
-
-/// An endpoint together with its state.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Member {
-    /// The configuration.
-    pub endpoint: Endpoint,
-    /// The state, the same `Arc` as long as addresses and transport stay.
-    pub state: Arc<EndpointState>,
-}
-
-/// The endpoints of one port of one service.
-#[derive(Debug, Clone)]
-pub struct EndpointSet {
-    members: Box<[Member]>,
-    ready: Ready,
-    health: Arc<SetHealth>,
-}
-
-/// Those of a set that may be chosen from.
-#[derive(Debug, Clone)]
-enum Ready {
-    /// All: the common case, in which no list of places stands between a choice and a member.
-    All,
-    /// Those in these places.
-    Some(Box<[u32]>),
+    /// Its zone (EndpointSlice `zone`); empty where it is not known.
+    pub zone: Arc<str>,
+    /// Its share of requests relative to the other endpoints of its tier; 0 takes none.
+    pub weight: u32,
+    /// Its tier: a higher number is used only while all lower ones have no endpoint to offer.
+    pub priority: u32,
 }
 
 // === impl IdSet ===
@@ -219,14 +182,44 @@ impl Default for Conditions {
 
 impl Endpoint {
     /// A ready endpoint at one address.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Endpoint, Transport};
+    /// let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into(), Transport::Plain).with_weight(3);
+    /// assert_eq!((endpoint.address().port(), endpoint.weight), (80, 3));
+    /// ```
     pub fn new(address: SocketAddr, transport: Transport) -> Self {
         Self {
             addresses: address.into(),
             transport,
             conditions: Conditions::default(),
-            workload: "".into(),
-            version: "".into(),
+            workload: Arc::default(),
+            version: Arc::default(),
+            zone: Arc::default(),
+            weight: 1,
+            priority: 0,
         }
+    }
+
+    /// The same endpoint in a zone.
+    #[must_use]
+    pub fn with_zone(mut self, zone: &str) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
+    /// The same endpoint with a weight.
+    #[must_use]
+    pub fn with_weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// The same endpoint in a tier.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u32) -> Self {
+        self.priority = priority;
+        self
     }
 
     /// The preferred address; the unspecified one if there is none, which no source makes.
@@ -238,169 +231,20 @@ impl Endpoint {
     }
 
     /// What makes it the same endpoint in another set.
-    fn place(&self) -> (&[SocketAddr], &Transport) {
+    pub(crate) fn place(&self) -> (&[SocketAddr], &Transport) {
         (&self.addresses, &self.transport)
     }
-}
 
-// === impl EndpointState ===
-
-impl EndpointState {
-    pub(crate) fn new() -> Self {
-        Self {
-            inflight: AtomicU32::new(0),
-            health: Health::default(),
-            slot: OnceLock::new(),
-        }
-    }
-
-    /// The requests and streams on their way to the endpoint or being answered by it.
-    pub fn in_flight(&self) -> u32 {
-        self.inflight.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is ejected now, its half-open probe included.
-    pub fn is_ejected(&self) -> bool {
-        self.health.is_ejected()
-    }
-
-    pub(crate) fn enter(&self) {
-        self.inflight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn leave(&self) {
-        self.inflight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The one thing that `connect` keeps for the endpoint: made at first use, dropped with it.
-    #[cfg(feature = "runtime")]
-    pub(crate) fn slot<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
-        self.slot.get_or_init(|| Box::new(make())).downcast_ref()
-    }
-}
-
-impl fmt::Debug for EndpointState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndpointState")
-            .field("in_flight", &self.in_flight())
-            .field("ejected", &self.is_ejected())
-            .field("connected", &self.slot.get().is_some())
-            .finish()
-    }
-}
-
-// === impl Member ===
-
-impl Member {
-    /// An endpoint that nothing is known of yet.
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            state: Arc::new(EndpointState::new()),
-        }
-    }
-}
-
-// === impl EndpointSet ===
-
-impl EndpointSet {
-    /// Builds a set, keeping the state of each endpoint whose addresses and transport were in
-    /// `before`. The order is that given; duplicates (same addresses and transport) are dropped.
-    pub fn build(endpoints: impl IntoIterator<Item = Endpoint>, before: Option<&Self>) -> Self {
-        let endpoints: Vec<_> = endpoints.into_iter().collect();
-        // States that nobody has taken yet; `None` where one has.
-        let mut known: HashMap<_, _> = before
-            .into_iter()
-            .flat_map(|set| set.members())
-            .map(|m| (m.endpoint.place(), Some(m.state.clone())))
-            .collect();
-        let states: Vec<_> = endpoints
-            .iter()
-            .map(|endpoint| match known.entry(endpoint.place()) {
-                Entry::Occupied(mut state) => state.get_mut().take(),
-                Entry::Vacant(new) => {
-                    new.insert(None);
-                    Some(Arc::new(EndpointState::new()))
-                }
-            })
-            .collect();
-        let members: Box<[Member]> = endpoints
-            .into_iter()
-            .zip(states)
-            .filter_map(|(endpoint, state)| state.map(|state| Member { endpoint, state }))
-            .collect();
-        // As kube-proxy does: where no endpoint is ready, those that still serve while they
-        // terminate are better than none.
-        let by = |wanted: fn(&Conditions) -> bool| -> Box<[u32]> {
-            (0..)
-                .zip(&members)
-                .filter(|(_, m)| wanted(&m.endpoint.conditions))
-                .map(|(place, _)| place)
-                .collect()
+    /// A hash of its preferred address, the same in every process.
+    pub(crate) fn name_hash(&self) -> u64 {
+        let address = self.address();
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
         };
-        let mut ready = by(|c| c.ready && !c.terminating);
-        if ready.is_empty() {
-            ready = by(|c| c.serving && c.terminating);
-        }
-        Self {
-            ready: if ready.len() == members.len() {
-                Ready::All
-            } else {
-                Ready::Some(ready)
-            },
-            members,
-            health: before.map_or_else(Arc::default, |set| set.health.clone()),
-        }
-    }
-
-    /// All endpoints, ready or not.
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    /// Reads what a choice begins with and waits for nothing: what is in no cache is fetched while
-    /// the caller does something else.
-    pub(crate) fn touch(&self) {
-        black_box(self.members.len());
-    }
-
-    /// How many may be chosen from, ejected ones included.
-    pub fn ready_len(&self) -> usize {
-        match &self.ready {
-            Ready::All => self.members.len(),
-            Ready::Some(places) => places.len(),
-        }
-    }
-
-    /// The `n`th that may be chosen from.
-    pub fn ready(&self, n: usize) -> Option<&Member> {
-        self.members.get(self.ready_index(n)?)
-    }
-
-    /// The place of the `n`th that may be chosen from among all members.
-    pub(crate) fn ready_index(&self, n: usize) -> Option<usize> {
-        match &self.ready {
-            Ready::All => (n < self.members.len()).then_some(n),
-            Ready::Some(places) => places.get(n).map(|place| *place as usize),
-        }
-    }
-
-    /// How many of those that may be chosen from are ejected.
-    pub fn ejected_len(&self) -> usize {
-        (0..self.ready_len())
-            .filter_map(|n| self.ready(n))
-            .filter(|m| m.state.is_ejected())
-            .count()
-    }
-
-    /// What the set as a whole remembers of its ejections.
-    pub(crate) fn health(&self) -> &Arc<SetHealth> {
-        &self.health
-    }
-}
-
-impl Default for EndpointSet {
-    fn default() -> Self {
-        Self::build([], None)
+        let [high, low] = [0, 64].map(|at| {
+            u64::try_from((ip.to_bits() >> at) & u128::from(u64::MAX)).unwrap_or_default()
+        });
+        mix(mix(high ^ u64::from(address.port())) ^ low)
     }
 }

@@ -40,7 +40,7 @@ pub struct ServiceName {
     hash: u64,
 }
 
-/// The kinds of objects that a source may speak of.
+/// The kinds of configuration objects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -56,23 +56,31 @@ pub enum Kind {
     Service,
 }
 
-/// One configuration object: kind, namespace and name.
+/// A cluster by its name in the fleet (a DNS label).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterName(Arc<str>);
+
+/// One configuration object: kind, namespace, name and the cluster it comes from. Objects of
+/// different clusters never stand in for one another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct ObjectKey {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Where it lives.
+    /// Its namespace.
     pub namespace: Namespace,
-    /// Its name there.
+    /// Its name in the namespace.
     pub name: Arc<str>,
+    /// The cluster that it comes from; `None` is the local one.
+    pub cluster: Option<ClusterName>,
 }
 
-/// Who says something: one source of configuration, for example `file:/etc/mesh`.
+/// A source of configuration, for example `file:/etc/mesh`. Where several sources have the same
+/// object, one of them has precedence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(Arc<str>);
 
-/// A workload that this process serves: whose policy applies and whose name metrics carry.
+/// A workload that this process serves: policies select it, and metrics carry its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Workload {
@@ -92,6 +100,7 @@ impl Namespace {
     /// Parses a namespace.
     ///
     /// # Errors
+    ///
     /// [`InvalidName`] if it is empty, longer than 63 characters or not a DNS label (RFC 1123).
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         check("namespace", name, 63, false)?;
@@ -129,6 +138,7 @@ impl ServiceName {
     /// Parses a Service's name in a namespace.
     ///
     /// # Errors
+    ///
     /// [`InvalidName`] if `name` is not a DNS label (RFC 1123) of at most 63 characters.
     pub fn new(namespace: &Namespace, name: &str) -> Result<Self, InvalidName> {
         check("service", name, 63, false)?;
@@ -149,22 +159,23 @@ impl ServiceName {
         &self.name
     }
 
-    /// The hash that a name of these texts has, in this process. It is a good one without a secret:
-    /// whoever may name Services can search for names that agree in some bits, and no more.
-    pub(super) fn hash_of(namespace: &str, name: &str) -> u64 {
+    /// The hash of a name with these texts, the same throughout this process. It has no secret:
+    /// a client that may create Services can search for names whose hashes agree in some bits,
+    /// and gains a longer look-up of those names alone.
+    pub(crate) fn hash_of(namespace: &str, name: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         (namespace, name).hash(&mut hasher);
         hasher.finish()
     }
 
     /// The hash of its texts.
-    pub(super) fn hash64(&self) -> u64 {
+    pub(crate) fn hash64(&self) -> u64 {
         self.hash
     }
 
     /// The same name with another hash: as if texts had been found that have it.
     #[cfg(test)]
-    pub(super) fn hashed(self, hash: u64) -> Self {
+    pub(crate) fn hashed(self, hash: u64) -> Self {
         Self { hash, ..self }
     }
 }
@@ -219,6 +230,7 @@ impl ObjectKey {
     /// Names an object.
     ///
     /// # Errors
+    ///
     /// [`InvalidName`] if `name` is not a DNS subdomain (RFC 1123) of at most 253 characters.
     pub fn new(kind: Kind, namespace: &Namespace, name: &str) -> Result<Self, InvalidName> {
         check("object", name, 253, true)?;
@@ -226,14 +238,70 @@ impl ObjectKey {
             kind,
             namespace: namespace.clone(),
             name: name.into(),
+            cluster: None,
         })
+    }
+
+    /// The key of a Service.
+    pub fn of_service(service: &ServiceName) -> Self {
+        Self {
+            kind: Kind::Service,
+            namespace: service.namespace.clone(),
+            name: Arc::clone(&service.name),
+            cluster: None,
+        }
+    }
+
+    /// The same object of another cluster.
+    ///
+    /// ```
+    /// use inmesh_core::model::{ClusterName, Kind, Namespace, ObjectKey};
+    /// let key = ObjectKey::new(Kind::EndpointSlice, &Namespace::new("shop")?, "cart-1")?;
+    /// let east = key.clone().in_cluster(ClusterName::new("east")?);
+    /// assert_ne!(key, east);
+    /// assert_eq!(east.to_string(), "EndpointSlice/shop/cart-1@east");
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn in_cluster(mut self, cluster: ClusterName) -> Self {
+        self.cluster = Some(cluster);
+        self
     }
 }
 
-/// `Kind/namespace/name`.
+/// `Kind/namespace/name`, with `@cluster` after it for another cluster's.
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)?;
+        match &self.cluster {
+            Some(cluster) => write!(f, "@{cluster}"),
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl ClusterName ===
+
+impl ClusterName {
+    /// Parses a cluster's name.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if it is not a DNS label (RFC 1123) of at most 63 characters.
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
+        check("cluster", name, 63, false)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -265,6 +333,7 @@ impl Workload {
     /// ```
     ///
     /// # Errors
+    ///
     /// [`InvalidName`] if one of the names is not a DNS label or subdomain.
     pub fn new(namespace: &str, name: &str, service_account: &str) -> Result<Self, InvalidName> {
         check("workload", name, 253, true)?;
@@ -288,8 +357,9 @@ impl Workload {
     /// `spiffe://<td>/ns/<namespace>/sa/<service account>`.
     ///
     /// # Errors
-    /// Whatever rule of the SPIFFE ID specification the names would break; names that
-    /// [`new`](Self::new) accepted break none but the limit of 2,048 bytes.
+    ///
+    /// The rule of the SPIFFE ID specification that the names break; names that
+    /// [`new`](Self::new) accepted can only break the limit of 2,048 bytes.
     pub fn spiffe_id(&self, domain: &TrustDomain) -> Result<SpiffeId, inmesh_pki::id::IdError> {
         SpiffeId::for_workload(domain, self.namespace.as_str(), &self.service_account)
     }

@@ -1,26 +1,9 @@
 //! Services: a name, its ports, and the slices of endpoints that stand behind it.
 
-use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Conditions, EndpointSet, Few, Host, ObjectKey, ServiceName, Text, Transport};
-use crate::route::RouteTable;
-
-/// What a port speaks, as declared; nothing is guessed where it is declared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum AppProtocol {
-    /// Not declared: the first bytes decide, and a timeout means opaque.
-    Detect,
-    /// gRPC, which is HTTP/2 with trailers.
-    Grpc,
-    /// HTTP/1.1, with upgrades.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
-    /// Bytes that nobody looks into.
-    Tcp,
-}
+use super::{AppProtocol, ClusterName, Conditions, Host, ObjectKey, ServiceName, Transport};
 
 /// One port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +25,11 @@ pub struct Service {
     pub name: ServiceName,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Where it stands outside (type ExternalName): the host, and how to reach it.
+    /// The cluster that it comes from; `None` is the local one.
+    pub cluster: Option<ClusterName>,
+    /// Its virtual addresses (`clusterIPs`); a connection to one of them is meant for it.
+    pub addresses: Vec<IpAddr>,
+    /// Its host outside the mesh and how to reach it (type ExternalName).
     pub external: Option<(Host, Transport)>,
 }
 
@@ -56,6 +43,22 @@ pub struct SlicePort {
     pub port: u16,
 }
 
+/// One host of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SliceHost {
+    /// Its address or name.
+    pub host: Host,
+    /// Whether it takes requests.
+    pub conditions: Conditions,
+    /// Its zone; empty where it is not known.
+    pub zone: Arc<str>,
+    /// Its share of requests relative to the other hosts of its tier; 0 takes none.
+    pub weight: u32,
+    /// Its tier: a higher number is used only while all lower ones have no endpoint to offer.
+    pub priority: u32,
+}
+
 /// Endpoints of one Service that share ports, transport and identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -66,80 +69,14 @@ pub struct Slice {
     pub service: ServiceName,
     /// Its ports.
     pub ports: Vec<SlicePort>,
-    /// Hosts and their conditions.
-    pub hosts: Vec<(Host, Conditions)>,
+    /// Its hosts.
+    pub hosts: Vec<SliceHost>,
     /// How bytes travel to each of them.
     pub transport: Transport,
     /// The workload behind it, for metrics; may be empty.
     pub workload: Arc<str>,
     /// Its version label, for metrics; may be empty.
     pub version: Arc<str>,
-}
-
-/// Everything that a request to a Service needs, compiled: a part of a snapshot.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ServiceView {
-    /// Its name.
-    pub name: ServiceName,
-    /// `name.namespace`, where a look-up can compare it without another step.
-    pub(super) key: Text,
-    /// Its host name, `name.namespace.svc.cluster.local`, as metrics and logs carry it.
-    pub host: Arc<str>,
-    /// Its ports.
-    pub ports: Vec<ServicePort>,
-    /// The routes attached to it, in order of precedence.
-    pub routes: RouteTable,
-    pub(crate) endpoints: Few<(u16, Arc<EndpointSet>)>,
-}
-
-// === impl AppProtocol ===
-
-impl AppProtocol {
-    /// What a Service's port declares (Kubernetes `appProtocol`, else the prefix of its name, as
-    /// Istio reads it). Unknown declarations are opaque bytes; no declaration means detection.
-    ///
-    /// ```
-    /// use inmesh_core::model::AppProtocol;
-    /// assert_eq!(AppProtocol::declared(Some("kubernetes.io/h2c"), "x"), AppProtocol::Http2);
-    /// assert_eq!(AppProtocol::declared(None, "grpc-web"), AppProtocol::Grpc);
-    /// assert_eq!(AppProtocol::declared(None, "metrics"), AppProtocol::Detect);
-    /// ```
-    pub fn declared(app_protocol: Option<&str>, port_name: &str) -> Self {
-        let by_prefix = port_name.split('-').next().unwrap_or_default();
-        match app_protocol.unwrap_or(by_prefix) {
-            "grpc" => Self::Grpc,
-            "http" | "kubernetes.io/ws" => Self::Http1,
-            "http2" | "h2c" | "kubernetes.io/h2c" => Self::Http2,
-            "tcp" | "tls" | "https" | "kubernetes.io/wss" | "mongo" | "mysql" | "redis" => {
-                Self::Tcp
-            }
-            _ if app_protocol.is_some() => Self::Tcp,
-            _ => Self::Detect,
-        }
-    }
-
-    /// Whether HTTP is declared, in any version.
-    pub fn is_http(self) -> bool {
-        matches!(self, Self::Grpc | Self::Http1 | Self::Http2)
-    }
-
-    /// Whether requests are looked at, or may be once detected.
-    pub fn may_be_http(self) -> bool {
-        self != Self::Tcp
-    }
-}
-
-impl fmt::Display for AppProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Detect => "detect",
-            Self::Grpc => "grpc",
-            Self::Http1 => "http",
-            Self::Http2 => "http2",
-            Self::Tcp => "tcp",
-        })
-    }
 }
 
 // === impl ServicePort ===
@@ -159,15 +96,47 @@ impl ServicePort {
 
 impl Service {
     /// A Service with the given ports whose endpoints come in slices.
+    ///
+    /// ```
+    /// use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort};
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// let cart = Service::new(cart, vec![ServicePort::new("http", 80, AppProtocol::Http1)]);
+    /// assert_eq!(cart.key().to_string(), "Service/shop/cart");
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
     pub fn new(name: ServiceName, ports: Vec<ServicePort>) -> Self {
         Self {
             name,
             ports,
+            cluster: None,
+            addresses: Vec::new(),
             external: None,
         }
     }
 
-    /// The same Service standing outside: type ExternalName.
+    /// Its key as an object.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey {
+            cluster: self.cluster.clone(),
+            ..ObjectKey::of_service(&self.name)
+        }
+    }
+
+    /// The same Service of another cluster.
+    #[must_use]
+    pub fn in_cluster(mut self, cluster: ClusterName) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// The same Service with virtual addresses (`clusterIPs`).
+    #[must_use]
+    pub fn with_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.addresses = addresses.into_iter().collect();
+        self
+    }
+
+    /// The same Service outside the mesh: type ExternalName.
     #[must_use]
     pub fn external(mut self, host: Host, transport: Transport) -> Self {
         self.external = Some((host, transport));
@@ -187,6 +156,55 @@ impl SlicePort {
     }
 }
 
+// === impl SliceHost ===
+
+impl SliceHost {
+    /// A ready host of weight 1 in the first tier.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Conditions, Host, SliceHost};
+    /// let host = SliceHost::new(Host::Address([10, 0, 0, 1].into())).with_zone("a");
+    /// assert_eq!((host.conditions, &*host.zone), (Conditions::default(), "a"));
+    /// ```
+    pub fn new(host: Host) -> Self {
+        Self {
+            host,
+            conditions: Conditions::default(),
+            zone: Arc::default(),
+            weight: 1,
+            priority: 0,
+        }
+    }
+
+    /// The same host under other conditions.
+    #[must_use]
+    pub fn with_conditions(mut self, conditions: Conditions) -> Self {
+        self.conditions = conditions;
+        self
+    }
+
+    /// The same host in a zone.
+    #[must_use]
+    pub fn with_zone(mut self, zone: &str) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
+    /// The same host with a weight.
+    #[must_use]
+    pub fn with_weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// The same host in a tier.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u32) -> Self {
+        self.priority = priority;
+        self
+    }
+}
+
 // === impl Slice ===
 
 impl Slice {
@@ -195,7 +213,7 @@ impl Slice {
         key: ObjectKey,
         service: ServiceName,
         ports: Vec<SlicePort>,
-        hosts: Vec<(Host, Conditions)>,
+        hosts: Vec<SliceHost>,
         transport: Transport,
     ) -> Self {
         Self {
@@ -215,29 +233,5 @@ impl Slice {
         self.workload = name.into();
         self.version = version.into();
         self
-    }
-}
-
-// === impl ServiceView ===
-
-impl ServiceView {
-    /// Whether it is the Service of that name.
-    pub(super) fn is(&self, namespace: &str, name: &str) -> bool {
-        let rest = self.key.as_bytes().strip_prefix(name.as_bytes());
-        let rest = rest.and_then(|rest| rest.strip_prefix(b"."));
-        rest == Some(namespace.as_bytes())
-    }
-
-    /// The port of that number.
-    pub fn port(&self, port: u16) -> Option<&ServicePort> {
-        self.ports.iter().find(|p| p.port == port)
-    }
-
-    /// The endpoints behind a port; `None` where the Service has no such port.
-    pub fn endpoints(&self, port: u16) -> Option<&Arc<EndpointSet>> {
-        self.endpoints
-            .iter()
-            .find(|(p, _)| *p == port)
-            .map(|(_, set)| set)
     }
 }

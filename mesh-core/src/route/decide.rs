@@ -1,24 +1,32 @@
-//! The decision, pure: the table of a Service, the caller and the request in, a backend out.
+//! The decision, pure: the table of a Service, the caller and the request in, what matched out.
 
-use std::sync::Arc;
-
-use super::table::{Entry, RuleView, Target};
-use super::{Match, RouteTable, Timeouts, split};
+use super::filter::{Filter, RequestHead};
+use super::matching::{Match, PathMatch};
+use super::rule::{Outcome, Timeouts};
+use super::split::split;
+use super::table::RouteTable;
+use super::table::http::{Entry, HttpTable, RuleView, Target};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
-use crate::model::{Draw, Namespace, ObjectKey, ServiceName, ServiceView};
+use crate::error::{Error, Reason};
+use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
 
-/// Where a request goes, and what happens to it on the way.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct RouteMatch {
-    /// The Service that was asked for; its table holds what was drawn.
-    service: Arc<ServiceView>,
-    port: u16,
-    /// The places of the rule and of the target; `None` is the Service itself, without a route.
-    drawn: Option<(usize, usize)>,
+/// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matched {
+    entry: Place,
+    rule: usize,
+    /// `None` if the rule does not forward.
+    target: Option<usize>,
 }
 
-/// No route: the status and the reason.
+/// Where the entry that matched lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Consumer(usize),
+    Producer(usize),
+}
+
+/// Why there is no route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoRoute {
@@ -46,81 +54,93 @@ pub enum NoRoute {
     },
 }
 
-/// Decides where a request to a Service goes.
+/// Decides which rule of a Service's routes a request meets.
 ///
-/// 1. Consumer routes (of the caller's namespace) that are attached to the port are used where
-///    there are any; else producer routes (of the Service's namespace).
-/// 2. The first entry by precedence that matches is taken; where there are entries and none
-///    matches, there is no route.
-/// 3. Its backend is drawn by weight. Without any entry, and for opaque connections, the Service
-///    itself is the backend.
+/// 1. Consumer routes (of the caller's namespace) that are attached to the port are used if there
+///    are any; else producer routes (of the Service's namespace).
+/// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
+///    there is no route.
+/// 3. The backend of a rule that forwards is drawn by weight.
 ///
-/// The permit is proof that the request was authorized.
+/// `None` is the Service itself: no route is attached to the port, or the connection is opaque. The
+/// permit is proof that the request was authorized.
 ///
 /// # Errors
+///
 /// [`NoRoute`] says what is missing.
 pub fn decide(
-    service: &Arc<ServiceView>,
+    table: &RouteTable,
     port: u16,
     caller: &Namespace,
     _permit: &Permit,
     request: &RequestView<'_>,
     draw: &mut Draw,
     trace: &mut impl Trace,
-) -> Result<RouteMatch, NoRoute> {
-    let Some(endpoints) = service.endpoints(port) else {
-        return Err(NoRoute::NoPort {
-            service: service.name.clone(),
-            port,
-        });
-    };
-    // Nearly every request ends there.
-    endpoints.touch();
-    let to = |drawn| RouteMatch {
-        service: service.clone(),
-        port,
-        drawn,
-    };
-    let table = &service.routes;
-    let http = match request {
-        RequestView::Http(http) if !table.is_empty() => http,
-        _ => return Ok(to(None)),
-    };
-    let here = |e: &&Entry| e.port.is_none_or(|p| p == port);
-    let consumers = || {
-        let own = table.consumers.iter().filter(|(of, _)| of == caller);
-        own.map(|(_, entry)| entry).filter(here)
-    };
-    let producers = || table.producers.iter().filter(here);
-    let found = if consumers().next().is_some() {
-        first(table, consumers(), http, trace)
-    } else if producers().next().is_some() {
-        first(table, producers(), http, trace)
-    } else {
-        return Ok(to(None));
-    };
-    let Some(entry) = found else {
-        return Err(NoRoute::NoMatch {
-            service: service.name.clone(),
-        });
-    };
-    let (start, end) = entry.targets;
-    match split(table.targets[start..end].iter().map(|t| t.weight), draw) {
-        Some(nth) => Ok(to(Some((entry.rule, start + nth)))),
-        None => Err(NoRoute::NoBackend {
-            route: table.rules[entry.rule].route.clone(),
-            rule: table.rules[entry.rule].index,
-        }),
+) -> Result<Option<Matched>, NoRoute> {
+    match request {
+        RequestView::Http(http) if !table.is_empty() => {
+            http_route(table, port, caller, http, draw, trace)
+        }
+        _ => Ok(None),
     }
 }
 
-fn first<'t>(
+fn http_route(
     table: &RouteTable,
-    mut entries: impl Iterator<Item = &'t Entry>,
+    port: u16,
+    caller: &Namespace,
+    http: &HttpView<'_>,
+    draw: &mut Draw,
+    trace: &mut impl Trace,
+) -> Result<Option<Matched>, NoRoute> {
+    let of = &table.http;
+    let here = |e: &Entry| e.port.is_none_or(|p| p == port);
+    let consumers = || {
+        let own = of.consumers.iter().enumerate();
+        own.filter(|(_, (from, entry))| from == caller && here(entry))
+            .map(|(n, (_, entry))| (Place::Consumer(n), entry))
+    };
+    let producers = || {
+        let all = of.producers.iter().enumerate();
+        all.filter(|(_, entry)| here(entry))
+            .map(|(n, entry)| (Place::Producer(n), entry))
+    };
+    let found = if consumers().next().is_some() {
+        first(of, consumers(), http, trace)
+    } else if producers().next().is_some() {
+        first(of, producers(), http, trace)
+    } else {
+        return Ok(None);
+    };
+    let Some((place, entry)) = found else {
+        return Err(NoRoute::NoMatch {
+            service: table.service.clone(),
+        });
+    };
+    let (start, end) = entry.targets;
+    let weights = of.targets[start..end].iter().map(|t| t.weight);
+    let target = split(weights, draw).map(|nth| start + nth);
+    let rule = &of.rules[entry.rule];
+    if target.is_none() && rule.answer.is_none() {
+        return Err(NoRoute::NoBackend {
+            route: rule.route.clone(),
+            rule: rule.index,
+        });
+    }
+    Ok(Some(Matched {
+        entry: place,
+        rule: entry.rule,
+        target,
+    }))
+}
+
+fn first<'t>(
+    table: &HttpTable,
+    mut entries: impl Iterator<Item = (Place, &'t Entry)>,
     http: &HttpView<'_>,
     trace: &mut impl Trace,
-) -> Option<&'t Entry> {
-    entries.find(|entry| {
+) -> Option<(Place, &'t Entry)> {
+    entries.find(|(_, entry)| {
         let matched = entry.when.as_ref().is_none_or(|when| matches(when, http));
         trace.saw(Step::Rule {
             route: &table.rules[entry.rule].route,
@@ -147,55 +167,84 @@ fn matches(when: &Match, http: &HttpView<'_>) -> bool {
         })
 }
 
-// === impl RouteMatch ===
+// === impl NoRoute ===
 
-impl RouteMatch {
-    /// The backend's Service.
-    pub fn service(&self) -> &ServiceName {
-        self.target().map_or(&self.service.name, |t| &t.service)
+impl From<NoRoute> for Error {
+    fn from(none: NoRoute) -> Self {
+        let reason = match &none {
+            NoRoute::NoBackend { .. } => Reason::NoBackend,
+            NoRoute::NoMatch { .. } | NoRoute::NoPort { .. } => Reason::NoRoute,
+        };
+        Self::new(reason, none.to_string())
+    }
+}
+
+// === impl Matched ===
+
+/// All of these read the table that the match was made in.
+impl Matched {
+    /// The backend's Service and port; `None` if the rule answers by itself.
+    pub fn backend(self, table: &RouteTable) -> Option<(&ServiceName, u16)> {
+        self.target(table).map(|t| (&t.service, t.port))
     }
 
-    /// The backend's port.
-    pub fn port(&self) -> u16 {
-        self.target().map_or(self.port, |t| t.port)
+    /// What the rule answers; `None` if it forwards.
+    pub fn answer(self, table: &RouteTable) -> Option<&Outcome> {
+        self.rule(table)?.answer.as_ref()
     }
 
-    /// The route whose rule matched, and which rule, counted from 0; `None` where no route is
-    /// attached.
-    pub fn route(&self) -> Option<(&ObjectKey, usize)> {
-        self.rule().map(|rule| (&rule.route, rule.index))
+    /// The route and its rule, counted from 0.
+    pub fn route(self, table: &RouteTable) -> Option<(&ObjectKey, usize)> {
+        self.rule(table).map(|rule| (&rule.route, rule.index))
     }
 
     /// The time limits.
-    pub fn timeouts(&self) -> Timeouts {
-        self.rule().map(|rule| rule.timeouts).unwrap_or_default()
+    pub fn timeouts(self, table: &RouteTable) -> Timeouts {
+        self.rule(table).map(|r| r.timeouts).unwrap_or_default()
     }
 
-    /// Changes the request's header as the rule and then the backend say.
-    pub fn change_request(&self, headers: &mut http::HeaderMap) {
-        let rule = self.rule().and_then(|r| r.changes.as_ref());
-        let target = self.target().and_then(|t| t.changes.as_ref());
-        for changes in rule.into_iter().chain(target) {
-            changes.request.apply(headers);
+    /// The condition on the path that the request met; `None` if there was none.
+    pub fn path(self, table: &RouteTable) -> Option<&PathMatch> {
+        let entry = match self.entry {
+            Place::Consumer(n) => table.http.consumers.get(n).map(|(_, entry)| entry),
+            Place::Producer(n) => table.http.producers.get(n),
+        };
+        entry?.when.as_ref().map(|when| &when.path)
+    }
+
+    /// Whether the rule or the backend has filters.
+    pub fn has_filters(self, table: &RouteTable) -> bool {
+        !(self.of_rule(table).is_empty() && self.of_target(table).is_empty())
+    }
+
+    /// Edits a request's head as the rule and then the backend say.
+    pub fn edit_request(self, table: &RouteTable, head: &mut RequestHead<'_>) {
+        let path = self.path(table);
+        for filter in self.of_rule(table).iter().chain(self.of_target(table)) {
+            filter.edit_request(head, path);
         }
     }
 
-    /// Changes the response's header as the backend and then the rule say.
-    pub fn change_response(&self, headers: &mut http::HeaderMap) {
-        let rule = self.rule().and_then(|r| r.changes.as_ref());
-        let target = self.target().and_then(|t| t.changes.as_ref());
-        for changes in target.into_iter().chain(rule) {
-            changes.response.apply(headers);
+    /// Edits an answer's header as the backend and then the rule say.
+    pub fn edit_response(self, table: &RouteTable, headers: &mut http::HeaderMap) {
+        for filter in self.of_target(table).iter().chain(self.of_rule(table)) {
+            filter.edit_response(headers);
         }
     }
 
-    fn rule(&self) -> Option<&RuleView> {
-        let (rule, _) = self.drawn?;
-        self.service.routes.rules.get(rule)
+    fn rule(self, table: &RouteTable) -> Option<&RuleView> {
+        table.http.rules.get(self.rule)
     }
 
-    fn target(&self) -> Option<&Target> {
-        let (_, target) = self.drawn?;
-        self.service.routes.targets.get(target)
+    fn target(self, table: &RouteTable) -> Option<&Target> {
+        table.http.targets.get(self.target?)
+    }
+
+    fn of_rule(self, table: &RouteTable) -> &[Filter] {
+        self.rule(table).map_or(&[], |rule| &rule.filters)
+    }
+
+    fn of_target(self, table: &RouteTable) -> &[Filter] {
+        self.target(table).map_or(&[], |target| &target.filters)
     }
 }

@@ -1,25 +1,24 @@
-//! Route: where does a permitted request go?
+//! Route: where does the request go, and what happens to it on the way?
 //!
-//! In come the routes attached to the destination Service, the caller's namespace, a permit and a
-//! view of the request; out comes a [`RouteMatch`]: the backend that the split drew, the header
-//! changes and the timeouts. Precedence is that of the Gateway API (HTTPRoute v1), decided once
-//! when the table is built, so that a request only walks a list. It refuses to guess: where routes
-//! are attached and none matches, the answer is 404.
+//! In come the table of the Service that was asked for, the caller's namespace, a permit and a view
+//! of the request; out comes the rule that matched with its [`Outcome`]: a backend drawn by weight,
+//! a redirect or an answer. Precedence is the Gateway API's, and consumer routes come before
+//! producer routes (GAMMA). It refuses to guess: with routes attached and none matching there is no
+//! route.
 
 mod decide;
-#[cfg(feature = "runtime")]
-mod layer;
+mod filter;
+mod invalid;
+mod matching;
 mod rule;
 mod split;
 mod table;
 
-pub use decide::{NoRoute, RouteMatch, decide};
-#[cfg(feature = "runtime")]
-pub(crate) use layer::route;
-pub use rule::{
-    Backend, HeaderChanges, InvalidRoute, Match, Parent, PathMatch, Regex, Route, Rule, Timeouts,
-    ValueMatch,
-};
+pub use decide::{Matched, NoRoute, decide};
+pub use filter::{Filter, HeaderChanges, PathRewrite, Redirect, RequestHead, Respond, Rewrite};
+pub use invalid::InvalidRoute;
+pub use matching::{Match, PathMatch, Regex, ValueMatch};
+pub use rule::{Backend, Outcome, Parent, Route, Rule, Timeouts};
 pub use split::split;
 pub use table::RouteTable;
 

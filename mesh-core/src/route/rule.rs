@@ -1,84 +1,17 @@
 //! Routes as their author writes them, checked when they are made.
 //!
-//! In come texts and numbers of a document, out come conditions, changes and targets that can be
-//! compiled. What could never match, or is out of bounds, is refused here.
+//! A rule has conditions, filters and one [`Outcome`]. What is out of bounds, or could never have
+//! an effect, is refused here.
 
-use std::cmp::Reverse;
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
+use super::filter::{Filter, Redirect, Respond};
+use super::invalid::InvalidRoute;
+use super::matching::{Match, PathMatch};
+use crate::model::{ObjectKey, ServiceName};
 
-use crate::model::{ObjectKey, ServiceName, Text};
-
-/// The longest regular expression, in characters.
-const REGEX_CHARS: usize = 1024;
-/// The largest compiled regular expression, in bytes.
-const REGEX_BYTES: usize = 256 * 1024;
 /// The largest weight that the Gateway API allows.
 const WEIGHT_MAX: u32 = 1_000_000;
-
-/// A route that cannot be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-#[non_exhaustive]
-pub struct InvalidRoute {
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-/// A regular expression that must match the whole text; linear in time, bounded in size.
-#[derive(Clone)]
-pub struct Regex(regex::Regex);
-
-/// How a path is compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PathMatch {
-    /// The path is this one.
-    Exact(Text),
-    /// Whole segments at the start: `/a` matches `/a` and `/a/b`, not `/ab`.
-    Prefix(Text),
-    /// The whole path matches.
-    Regex(Regex),
-}
-
-/// How a header's or query parameter's value is compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ValueMatch {
-    /// The value is this one.
-    Exact(Arc<str>),
-    /// The whole value matches.
-    Regex(Regex),
-}
-
-/// One set of conditions; all must hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Match {
-    /// The path.
-    pub path: PathMatch,
-    /// The method; `None` is any.
-    pub method: Option<Method>,
-    /// Headers that must be there; of several values one must match.
-    pub headers: Vec<(HeaderName, ValueMatch)>,
-    /// Query parameters that must be there; the first of a name counts.
-    pub query: Vec<(Arc<str>, ValueMatch)>,
-}
-
-/// Changes to header fields, applied in the order set, add, remove.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HeaderChanges {
-    /// Fields that replace those of the same name.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Fields that are added to those of the same name.
-    pub add: Vec<(HeaderName, HeaderValue)>,
-    /// Fields that are removed.
-    pub remove: Vec<HeaderName>,
-}
 
 /// One target of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,10 +23,21 @@ pub struct Backend {
     pub port: u16,
     /// Its share relative to the other backends' weights.
     pub weight: u32,
-    /// Changes to the request's header when this backend is chosen.
-    pub request: HeaderChanges,
-    /// Changes to the response's header when this backend is chosen.
-    pub response: HeaderChanges,
+    /// Edits of requests that this backend is chosen for, after the rule's, and of its answers,
+    /// before the rule's.
+    pub filters: Vec<Filter>,
+}
+
+/// What happens to a request that a rule matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It is sent to one of these backends, drawn by weight.
+    Forward(Vec<Backend>),
+    /// It is answered with another location.
+    Redirect(Redirect),
+    /// It is answered.
+    Respond(Respond),
 }
 
 /// Time limits of a rule (GEP-1742). `None` is no limit.
@@ -106,18 +50,16 @@ pub struct Timeouts {
     pub backend_request: Option<Duration>,
 }
 
-/// One rule: conditions, changes and targets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// One rule: conditions, edits and an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rule {
     /// One of them must match; empty matches every path.
     pub matches: Vec<Match>,
-    /// Changes to the request's header.
-    pub request: HeaderChanges,
-    /// Changes to the response's header.
-    pub response: HeaderChanges,
-    /// Where it goes, by weight.
-    pub backends: Vec<Backend>,
+    /// Edits of requests, in this order, and of answers.
+    pub filters: Vec<Filter>,
+    /// What happens to the request.
+    pub outcome: Outcome,
     /// Its time limits.
     pub timeouts: Timeouts,
 }
@@ -147,210 +89,22 @@ pub struct Route {
     pub rules: Vec<Rule>,
 }
 
-// === impl InvalidRoute ===
-
-impl InvalidRoute {
-    fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-        }
-    }
-}
-
-// === impl Regex ===
-
-impl Regex {
-    /// Compiles an expression (RE2-like syntax, no look-around, no back-references).
-    ///
-    /// # Errors
-    /// [`InvalidRoute`] if it is longer than 1,024 characters, malformed, or compiles to more than
-    /// 256 KiB.
-    pub fn new(pattern: &str) -> Result<Self, InvalidRoute> {
-        if pattern.chars().count() > REGEX_CHARS {
-            return Err(InvalidRoute::new(format!(
-                "the regular expression is longer than {REGEX_CHARS} characters"
-            )));
-        }
-        let compile = |pattern: &str| {
-            regex::RegexBuilder::new(pattern)
-                .size_limit(REGEX_BYTES)
-                .dfa_size_limit(REGEX_BYTES)
-                .build()
-                .map_err(|e| InvalidRoute::new(format!("the regular expression is refused: {e}")))
-        };
-        // Alone first, so that no unbalanced parenthesis can escape the anchors.
-        compile(pattern)?;
-        compile(&format!("^(?:{pattern})$")).map(Self)
-    }
-
-    pub(super) fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
-    }
-}
-
-impl fmt::Debug for Regex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.0.as_str(), f)
-    }
-}
-
-/// Equal where the expressions are.
-impl PartialEq for Regex {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Eq for Regex {}
-
-// === impl PathMatch ===
-
-impl PathMatch {
-    /// A path as a document writes it for `Exact` and `PathPrefix`.
-    ///
-    /// # Errors
-    /// [`InvalidRoute`] if it does not begin with `/` or could never match, because it is not
-    /// canonical (`//`, `/./`, `/../`, an escaped slash) or holds a query.
-    pub fn literal(path: &str, prefix: bool) -> Result<Self, InvalidRoute> {
-        if !path.starts_with('/') {
-            return Err(InvalidRoute::new(format!(
-                "{path:?} does not begin with '/'"
-            )));
-        }
-        if path.contains(['?', '#']) {
-            return Err(InvalidRoute::new(format!(
-                "{path:?}: a path holds no query and no fragment"
-            )));
-        }
-        match crate::authorize::canonical_path(path) {
-            Ok(canonical) if canonical == path => Ok(if prefix {
-                Self::Prefix(match path.trim_end_matches('/') {
-                    "" => "/".into(),
-                    trimmed => trimmed.into(),
-                })
-            } else {
-                Self::Exact(path.into())
-            }),
-            Ok(canonical) => Err(InvalidRoute::new(format!(
-                "{path:?} can never match; requests are seen as {canonical:?}"
-            ))),
-            Err(e) => Err(InvalidRoute::new(format!("{path:?}: {e}"))),
-        }
-    }
-
-    /// Whether every path matches.
-    fn is_everything(&self) -> bool {
-        matches!(self, Self::Prefix(prefix) if prefix.as_bytes() == b"/")
-    }
-
-    pub(super) fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(exact) => exact.as_bytes() == path.as_bytes(),
-            Self::Prefix(_) if self.is_everything() => true,
-            Self::Prefix(prefix) => path
-                .as_bytes()
-                .strip_prefix(prefix.as_bytes())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")),
-            Self::Regex(regex) => regex.is_match(path),
-        }
-    }
-
-    /// Exact before prefix before regular expression; longer before shorter.
-    pub(super) fn precedence(&self) -> (u8, Reverse<usize>) {
-        match self {
-            Self::Exact(path) => (0, Reverse(path.as_str().chars().count())),
-            Self::Prefix(path) => (1, Reverse(path.as_str().chars().count())),
-            Self::Regex(regex) => (2, Reverse(regex.0.as_str().chars().count())),
-        }
-    }
-}
-
-// === impl ValueMatch ===
-
-impl ValueMatch {
-    pub(super) fn matches(&self, value: &str) -> bool {
-        match self {
-            Self::Exact(exact) => **exact == *value,
-            Self::Regex(regex) => regex.is_match(value),
-        }
-    }
-}
-
-// === impl Match ===
-
-impl Match {
-    /// Conditions on a path alone.
-    pub fn path(path: PathMatch) -> Self {
-        Self {
-            path,
-            method: None,
-            headers: Vec::new(),
-            query: Vec::new(),
-        }
-    }
-
-    /// Whether every request matches.
-    pub(super) fn is_everything(&self) -> bool {
-        self.path.is_everything()
-            && self.method.is_none()
-            && self.headers.is_empty()
-            && self.query.is_empty()
-    }
-
-    /// The same with a method.
-    #[must_use]
-    pub fn method(mut self, method: Method) -> Self {
-        self.method = Some(method);
-        self
-    }
-
-    /// The same with a header. Of several conditions on one header the first counts (Gateway API).
-    #[must_use]
-    pub fn header(mut self, name: HeaderName, value: ValueMatch) -> Self {
-        if !self.headers.iter().any(|(n, _)| *n == name) {
-            self.headers.push((name, value));
-        }
-        self
-    }
-
-    /// The same with a query parameter. Of several conditions on one name the first counts.
-    #[must_use]
-    pub fn query(mut self, name: &str, value: ValueMatch) -> Self {
-        if !self.query.iter().any(|(n, _)| &**n == name) {
-            self.query.push((name.into(), value));
-        }
-        self
-    }
-}
-
-// === impl HeaderChanges ===
-
-impl HeaderChanges {
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
-    }
-
-    /// Makes the changes.
-    pub fn apply(&self, headers: &mut http::HeaderMap) {
-        for (name, value) in &self.set {
-            headers.insert(name.clone(), value.clone());
-        }
-        for (name, value) in &self.add {
-            headers.append(name.clone(), value.clone());
-        }
-        for name in &self.remove {
-            headers.remove(name);
-        }
-    }
-}
-
 // === impl Backend ===
 
 impl Backend {
     /// A backend with a weight.
     ///
+    /// ```
+    /// use inmesh_core::model::{Namespace, ServiceName};
+    /// use inmesh_core::route::Backend;
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// assert!(Backend::new(cart.clone(), 80, 90).is_ok());
+    /// assert!(Backend::new(cart, 80, 1_000_001).is_err());
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    ///
     /// # Errors
+    ///
     /// [`InvalidRoute`] if the weight is above 1,000,000 (Gateway API, BackendRef).
     pub fn new(service: ServiceName, port: u16, weight: u32) -> Result<Self, InvalidRoute> {
         if weight > WEIGHT_MAX {
@@ -362,9 +116,15 @@ impl Backend {
             service,
             port,
             weight,
-            request: HeaderChanges::default(),
-            response: HeaderChanges::default(),
+            filters: Vec::new(),
         })
+    }
+
+    /// The same backend with filters.
+    #[must_use]
+    pub fn with_filters(mut self, filters: Vec<Filter>) -> Self {
+        self.filters = filters;
+        self
     }
 }
 
@@ -373,7 +133,18 @@ impl Backend {
 impl Timeouts {
     /// Limits on the request and on each attempt; zero is no limit (GEP-1742).
     ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use inmesh_core::route::Timeouts;
+    /// let seconds = |n| Some(Duration::from_secs(n));
+    /// assert_eq!(Timeouts::new(seconds(0), None)?.request, None);
+    /// assert!(Timeouts::new(seconds(1), seconds(2)).is_err());
+    /// # Ok::<(), inmesh_core::route::InvalidRoute>(())
+    /// ```
+    ///
     /// # Errors
+    ///
     /// [`InvalidRoute`] if an attempt is given more time than the request.
     pub fn new(
         request: Option<Duration>,
@@ -397,10 +168,27 @@ impl Timeouts {
 
 impl Rule {
     /// A rule that sends every request to the backends.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Namespace, ServiceName};
+    /// use inmesh_core::route::{Backend, Match, PathMatch, Rule};
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// let items = Match::path(PathMatch::literal("/items", true)?);
+    /// let rule = Rule::to(vec![Backend::new(cart, 80, 1)?]).when(vec![items]);
+    /// assert_eq!(rule.backends().len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to(backends: Vec<Backend>) -> Self {
+        Self::with(Outcome::Forward(backends))
+    }
+
+    /// A rule with an outcome for every request.
+    pub fn with(outcome: Outcome) -> Self {
         Self {
-            backends,
-            ..Self::default()
+            matches: Vec::new(),
+            filters: Vec::new(),
+            outcome,
+            timeouts: Timeouts::default(),
         }
     }
 
@@ -410,12 +198,50 @@ impl Rule {
         self.matches = matches;
         self
     }
+
+    /// The same with filters.
+    #[must_use]
+    pub fn with_filters(mut self, filters: Vec<Filter>) -> Self {
+        self.filters = filters;
+        self
+    }
+
+    /// The same with time limits.
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// The backends that it forwards to; empty for any other outcome.
+    pub fn backends(&self) -> &[Backend] {
+        match &self.outcome {
+            Outcome::Forward(backends) => backends,
+            Outcome::Redirect(_) | Outcome::Respond(_) => &[],
+        }
+    }
+
+    /// Whether something in it replaces the prefix that was matched.
+    fn needs_prefix(&self) -> bool {
+        let of_backends = self.backends().iter().flat_map(|b| &b.filters);
+        let mut filters = self.filters.iter().chain(of_backends);
+        filters.any(Filter::needs_prefix)
+            || matches!(&self.outcome, Outcome::Redirect(redirect) if redirect.needs_prefix())
+    }
 }
 
 // === impl Parent ===
 
 impl Parent {
     /// All ports of a Service, or one.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Namespace, ServiceName};
+    /// use inmesh_core::route::Parent;
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// assert_eq!(Parent::new(cart, Some(80)).port, Some(80));
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
     pub fn new(service: ServiceName, port: Option<u16>) -> Self {
         Self { service, port }
     }
@@ -426,8 +252,22 @@ impl Parent {
 impl Route {
     /// A route of unknown age.
     ///
+    /// ```
+    /// use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
+    /// use inmesh_core::route::{Backend, Parent, Route, Rule};
+    /// let shop = Namespace::new("shop")?;
+    /// let (cart, next) = (ServiceName::new(&shop, "cart")?, ServiceName::new(&shop, "cart-v2")?);
+    /// let rule = Rule::to(vec![Backend::new(cart.clone(), 80, 9)?, Backend::new(next, 80, 1)?]);
+    /// let key = ObjectKey::new(Kind::HttpRoute, &shop, "canary")?;
+    /// let route = Route::new(key, vec![Parent::new(cart, None)], vec![rule])?;
+    /// assert_eq!(route.rules.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`InvalidRoute`] if it has no parent.
+    ///
+    /// [`InvalidRoute`] if it has no parent, or a rule replaces a prefix and matches by something
+    /// else.
     pub fn new(
         key: ObjectKey,
         parents: Vec<Parent>,
@@ -438,11 +278,26 @@ impl Route {
                 "a mesh route names a Service as its parent",
             ));
         }
+        for (n, rule) in rules.iter().enumerate() {
+            let by_prefix = |m: &Match| matches!(m.path, PathMatch::Prefix(_));
+            if rule.needs_prefix() && !rule.matches.iter().all(by_prefix) {
+                return Err(InvalidRoute::new(format!(
+                    "rule {n} replaces a prefix, so all its matches must be of type PathPrefix"
+                )));
+            }
+        }
         Ok(Self {
             key,
             created: None,
             parents,
             rules,
         })
+    }
+
+    /// The same route created at a time, in seconds since 1970.
+    #[must_use]
+    pub fn with_created(mut self, created: Option<i64>) -> Self {
+        self.created = created;
+        self
     }
 }

@@ -1,18 +1,17 @@
 //! Precedence and matching, one table for each.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::*;
-use crate::authorize::{
-    self, DefaultAction, HttpView, Peer, RequestView, Step, Trace, WorkloadPolicy,
-};
+use crate::authorize::{DefaultAction, HttpView, RequestView, Step, Trace};
+use crate::local::Local;
 use crate::model::{
-    AppProtocol, Change, Draw, Kind, Namespace, ObjectKey, Op, Service, ServiceName, ServicePort,
-    ServiceView, Settings, Snapshot, SourceId, Workload,
+    AppProtocol, Draw, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, SourceId,
+    Workload,
 };
+use crate::plan::{Destination, Planned, Refusal, plan};
+use crate::snapshot::{Change, Op, Settings, Snapshot};
 
 fn namespace(name: &str) -> Namespace {
     Namespace::new(name).unwrap()
@@ -57,24 +56,16 @@ fn route(route: &str, rules: Vec<Rule>) -> Route {
 }
 
 /// The Service `cart` with ports 80 and 81 and these routes.
-fn cart(routes: Vec<Route>) -> Arc<ServiceView> {
+fn cart(routes: Vec<Route>) -> Snapshot {
     let workload = Workload::new("shop", "web", "web").unwrap();
     let settings = Settings::new(workload, DefaultAction::Allow);
     let ports = vec![
         ServicePort::new("a", 80, AppProtocol::Http1),
         ServicePort::new("b", 81, AppProtocol::Http1),
     ];
-    let mut ops = vec![Op::PutService(
-        Arc::new(Service::new(service("cart"), ports)),
-        vec![],
-    )];
-    ops.extend(
-        routes
-            .into_iter()
-            .map(|r| Op::PutRoute(Arc::new(r), vec![])),
-    );
-    let snapshot = Snapshot::new(settings).apply(Change::update(SourceId::new("t"), ops));
-    snapshot.service(&service("cart")).unwrap().clone()
+    let mut ops = vec![Op::put(Service::new(service("cart"), ports))];
+    ops.extend(routes.into_iter().map(Op::put));
+    Snapshot::new(settings).apply(Change::update(SourceId::new("t"), ops))
 }
 
 struct Ask<'a> {
@@ -95,11 +86,7 @@ fn get(target: &str) -> Ask<'_> {
     }
 }
 
-fn ask(
-    view: &Arc<ServiceView>,
-    ask: &Ask<'_>,
-    trace: &mut impl Trace,
-) -> Result<RouteMatch, NoRoute> {
+fn ask(snapshot: &Snapshot, ask: &Ask<'_>, trace: &mut impl Trace) -> Result<Planned, NoRoute> {
     let mut headers = HeaderMap::new();
     for (n, v) in ask.headers {
         headers.append(name(n), HeaderValue::from_str(v).unwrap());
@@ -109,24 +96,22 @@ fn ask(
         None => (ask.target, None),
     };
     let http = RequestView::Http(HttpView::new(&ask.method, path, query, &headers));
-    let policy = WorkloadPolicy::empty(DefaultAction::Allow);
-    let permit = authorize::decide(&policy, &Peer::Local, &http, &mut ()).unwrap();
-    let caller = namespace(ask.from);
-    decide(
-        view,
-        ask.port,
-        &caller,
-        &permit,
-        &http,
-        &mut Draw::new(1),
-        trace,
-    )
+    let caller = Workload::new(ask.from, "web", "web").unwrap();
+    let local = Local::new(caller, DefaultAction::Allow);
+    let (cart, port) = (service("cart"), ask.port);
+    let to = Destination::Service { name: &cart, port };
+    plan(snapshot, &local, to, &http, &mut Draw::new(1), trace).map_err(|refused| {
+        match refused.reason {
+            Refusal::NoRoute(none) => none,
+            other => panic!("{other}"),
+        }
+    })
 }
 
 /// The backend's name, or the status.
-fn to(view: &Arc<ServiceView>, asked: &Ask<'_>) -> String {
-    match ask(view, asked, &mut ()) {
-        Ok(matched) => matched.service().name().to_owned(),
+fn to(snapshot: &Snapshot, asked: &Ask<'_>) -> String {
+    match ask(snapshot, asked, &mut ()) {
+        Ok(planned) => planned.backend().unwrap().service.name().to_owned(),
         Err(none) => crate::error::Error::from(none)
             .reason()
             .status()
@@ -335,15 +320,18 @@ fn without_routes_the_service_itself_answers() {
     let view = cart(vec![]);
     let matched = ask(&view, &get("/"), &mut ()).unwrap();
     assert_eq!(
-        (matched.service(), matched.port(), matched.route()),
-        (&service("cart"), 80, None)
+        (
+            matched.backend().map(|b| (b.service, b.port)),
+            matched.route()
+        ),
+        (Some((&service("cart"), 80)), None)
     );
 }
 
 #[test]
 fn a_rule_without_weight_is_a_500_and_a_dangling_backend_is_decided_on() {
     let none = Rule::to(vec![Backend::new(service("v1"), 80, 0).unwrap()]);
-    for rules in [vec![Rule::default()], vec![none]] {
+    for rules in [vec![Rule::to(vec![])], vec![none]] {
         assert_eq!(to(&cart(vec![route("x", rules)]), &get("/")), "500");
     }
     let view = cart(vec![route("x", vec![rule("not-there", vec![])])]);
@@ -373,17 +361,28 @@ fn a_trace_sees_the_rules_that_lost() {
 
 #[test]
 fn header_changes_are_made_by_the_rule_then_the_backend() {
-    let mut rule = rule("v1", vec![]);
-    let field = |n: &str, v: &str| (name(n), HeaderValue::from_str(v).unwrap());
-    rule.request.set = vec![field("x-set", "rule")];
-    rule.request.add = vec![field("x-add", "rule")];
-    rule.request.remove = vec![name("x-gone")];
-    rule.backends[0].request.set = vec![field("x-set", "backend")];
-    rule.backends[0].response.set = vec![field("x-set", "backend")];
-    rule.response.set = vec![field("x-set", "rule")];
+    let set = |to: &'static str| {
+        let value = HeaderValue::from_static(to);
+        HeaderChanges::new().set(name("x-set"), value).unwrap()
+    };
+    let changes = set("rule")
+        .add(name("x-add"), HeaderValue::from_static("rule"))
+        .and_then(|changes| changes.remove(name("x-gone")))
+        .unwrap();
+    let backend = Backend::new(service("v1"), 80, 1)
+        .unwrap()
+        .with_filters(vec![
+            Filter::RequestHeaders(set("backend")),
+            Filter::ResponseHeaders(set("backend")),
+        ]);
+    let rule = Rule::to(vec![backend]).with_filters(vec![
+        Filter::RequestHeaders(changes),
+        Filter::ResponseHeaders(set("rule")),
+    ]);
     let view = cart(vec![route("x", vec![rule])]);
     let matched = ask(&view, &get("/"), &mut ()).unwrap();
-    let mut headers = HeaderMap::new();
+    let mut request = http::Request::new(());
+    let headers = request.headers_mut();
     for (n, v) in [
         ("x-set", "caller"),
         ("x-add", "caller"),
@@ -391,7 +390,8 @@ fn header_changes_are_made_by_the_rule_then_the_backend() {
     ] {
         headers.insert(name(n), HeaderValue::from_static(v));
     }
-    matched.change_request(&mut headers);
+    matched.edit_request(&mut request);
+    let headers = request.headers_mut();
     assert_eq!(
         headers.get_all("x-set").iter().collect::<Vec<_>>(),
         ["backend"]
@@ -401,7 +401,7 @@ fn header_changes_are_made_by_the_rule_then_the_backend() {
         ["caller", "rule"]
     );
     assert!(!headers.contains_key("x-gone"));
-    matched.change_response(&mut headers);
+    matched.edit_response(headers);
     assert_eq!(headers["x-set"], "rule");
 }
 

@@ -16,11 +16,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use super::{Limits, Mesh, Status};
+use super::limits::Limits;
+use super::mesh::Mesh;
+use super::status::Status;
 use crate::accept::{ConnState, Listener, Timed};
 use crate::body::Body;
 
@@ -45,13 +47,41 @@ pub struct Admin {
 /// Reads a section of the status.
 type Section = Arc<dyn Fn() -> Value + Send + Sync>;
 
-/// The status with the sections of who embeds the mesh.
+/// The status with the sections of the embedder.
 #[derive(Serialize)]
 struct Whole {
     #[serde(flatten)]
     own: Status,
     #[serde(flatten)]
     sections: BTreeMap<&'static str, Value>,
+}
+
+// === impl Mesh ===
+
+impl Mesh {
+    /// Serves the admin surface. Bind it to loopback: it authenticates no client.
+    pub async fn serve_admin(&self, listener: TcpListener, admin: Admin) {
+        admin.serve(listener, self.clone()).await;
+    }
+
+    /// The configuration that serves, in its compiled form.
+    fn config_dump(&self, status: &impl Serialize) -> Value {
+        let snapshot = self.snapshot().load();
+        let mut services: Vec<_> = snapshot.services().cloned().collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        json!({
+            "status": status,
+            "policy": format!("{:?}", snapshot.policy()),
+            "routes": services
+                .iter()
+                .filter(|view| !view.routes.is_empty())
+                .map(|view| json!({
+                    "service": view.name.to_string(),
+                    "routes": format!("{:?}", view.routes),
+                }))
+                .collect::<Vec<_>>(),
+        })
+    }
 }
 
 // === impl Admin ===
@@ -65,8 +95,8 @@ impl Admin {
         }
     }
 
-    /// Adds a section to the status, for what runs beside the mesh; `read` is called each time that
-    /// somebody asks. Its name is none of the fields of [`Status`], and it shows no secret.
+    /// Adds a section to the status, for what runs beside the mesh; `read` is called for each
+    /// request. Its name must not be a field of [`Status`], and it must show no secret.
     ///
     /// ```
     /// use inmesh_core::runtime::Admin;
@@ -122,8 +152,8 @@ impl Admin {
                     )
                 }
             }
-            (&Method::GET, "/status") => json(&self.whole(mesh)),
-            (&Method::GET, "/config_dump") => json(&mesh.config_dump(&self.whole(mesh))),
+            (&Method::GET, "/status") => json_page(&self.whole(mesh)),
+            (&Method::GET, "/config_dump") => json_page(&mesh.config_dump(&self.whole(mesh))),
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
             (&Method::POST, "/drain") => {
                 tokio::spawn({
@@ -184,7 +214,7 @@ impl std::fmt::Debug for Admin {
 /// address nor `localhost` is answered with 403 before `answer` sees it. There are at most 256
 /// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less; a
 /// header may take as long as they say. Whether one rests is looked at when its last header was due.
-/// Bind it to loopback: it asks for no identity.
+/// Bind it to loopback: it authenticates no client.
 ///
 /// ```no_run
 /// # async fn run(listener: tokio::net::TcpListener) {
@@ -265,7 +295,7 @@ fn text(status: StatusCode, body: &str) -> Response<Body> {
     response
 }
 
-fn json(value: &impl Serialize) -> Response<Body> {
+fn json_page(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec_pretty(value) {
         Ok(bytes) => {
             let mut response = Response::new(Body::from(bytes));

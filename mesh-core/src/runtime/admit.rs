@@ -6,19 +6,23 @@ use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, Request, Version};
 use http_body::Body as _;
 
-use super::Limits;
+use super::call::Call;
+use super::exchange::Pending;
+use super::limits::Limits;
 use crate::accept::ConnState;
-use crate::authorize::layer::canonicalize;
+use crate::authorize::canonicalize;
 use crate::body::Body;
 use crate::error::{Error, Reason};
+use crate::local::Local;
+use crate::retry::Attempts;
 use crate::telemetry::trace::{self, TraceContext};
-use crate::telemetry::{Direction, Exchange, Pending, Protocol, Recorder, Series};
+use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The length of a `traceparent` of ours.
 const PARENT: usize = 55;
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// Who a proxy says that its peer is. The mesh writes none, so one that comes is made up.
+/// A proxy's statement about its peer. The mesh writes none, so one that comes is forged.
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
@@ -27,6 +31,7 @@ const AGENT: usize = 256;
 /// the request that this task serves.
 pub(super) fn begin(
     direction: Direction,
+    local: &Local,
     request: &mut Request<Body>,
     recorder: &Arc<Recorder>,
     series: &Arc<Series>,
@@ -41,7 +46,6 @@ pub(super) fn begin(
         Direction::Inbound => None,
         Direction::Outbound => trace::current(),
     });
-    let counter = request.body_mut().count();
     let headers = request.headers();
     let span = rand::random();
     let context = match above {
@@ -53,9 +57,8 @@ pub(super) fn begin(
         }
     };
     let protocol = Protocol::of(request.version(), headers);
-    let exchange = Exchange::new(direction, protocol, context);
-    let mut pending = Pending::new(exchange, recorder, series, state.cloned(), counter);
-    let exchange = pending.exchange();
+    let mut exchange = Exchange::new(direction, protocol, context);
+    exchange.workload = Arc::clone(&local.workload().name);
     exchange.parent_span = above.map(|a| a.span_id);
     exchange.method = Some(request.method().clone());
     exchange.uri = request.uri().clone();
@@ -64,7 +67,12 @@ pub(super) fn begin(
         .filter(|a| a.len() <= AGENT)
         .cloned();
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
-    pending
+    let attempts = match direction {
+        Direction::Inbound => Attempts::at_one(),
+        Direction::Outbound => Attempts::at_any(),
+    };
+    let call = Call::new(exchange, attempts);
+    Pending::new(call, recorder, series, state.cloned(), request.body_mut())
 }
 
 /// Checks a request and brings it into its canonical form; returns its authority.
@@ -88,8 +96,8 @@ pub(super) fn admit(
     Ok(())
 }
 
-/// Removes what an application may take for the mesh's own word on who its peer is, also where `_`
-/// stands for `-`: to whoever reads fields as variables of an environment these are the same.
+/// Removes fields that an application may take for the mesh's statement about its peer, also with
+/// `_` for `-`: an application that reads fields as environment variables sees no difference.
 fn sanitize(headers: &mut HeaderMap) {
     let is_claim = |name: &&HeaderName| {
         let name = name.as_str();
@@ -166,8 +174,8 @@ fn authority(request: &Request<Body>) -> Result<&str, Error> {
     }
 }
 
-/// What may stand in a host and a port (RFC 3986 section 3.2). Unlike a URI's, a Host field is
-/// looked at by nobody before.
+/// What may stand in a host and a port (RFC 3986 section 3.2). Unlike a URI's authority, a Host
+/// field was not parsed before.
 fn is_authority(text: &str) -> bool {
     text.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&b))

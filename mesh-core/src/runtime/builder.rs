@@ -1,39 +1,37 @@
 //! The builder of a runtime. What must be chosen is in its type: an identity, then a workload with
 //! a default action; all else has a default.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use inmesh_pki::CertificateDer;
 use inmesh_pki::clock::{Clock, SystemClock};
-use inmesh_pki::rotate::watch_expiry;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::tls::Crypto;
-use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::io::AsyncWrite;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::mesh::{Mesh, MeshInner};
-use super::outbound::{Outbound, known, source_labels};
-use super::{Limits, inbound};
-use crate::authorize::{DefaultAction, WorkloadPolicy};
-use crate::balance::{Balancer, EjectPolicy};
+use super::limits::Limits;
+use super::merge::merge;
+use super::mesh::{Mesh, MeshInner, Stack};
+use super::shared::Shared;
+use super::upstream::Upstreams;
+use crate::authorize::{Authorizer, Authorizers, DefaultAction};
+use crate::balance::{EjectPolicy, Strategy};
 use crate::connect::{Connector, OutsideRoots};
-use crate::discover::{Gone, Sink, Source, sink};
+use crate::discover::{Gone, Inbox, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
-use crate::identify::{Live, Tls};
-use crate::model::{Namespace, Settings, Snapshot, SourceId, Workload, snapshot};
-use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Series};
+use crate::identify::Live;
+use crate::local::Local;
+use crate::model::{Namespace, SourceId, Workload};
+use crate::snapshot::{Settings, Snapshot, SnapshotReader, snapshot};
+use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Sinks};
 
-/// Changes that may wait to be merged before their source does.
-const QUEUE: usize = 64;
-/// How long lines of the access log gather before they are written in one go.
-const LOG_PAUSE: Duration = Duration::from_millis(10);
 /// Lines of the access log that may wait to be written.
 const LOG_QUEUE: usize = 8_192;
 
@@ -55,17 +53,27 @@ type RunWriter = Box<dyn FnOnce(Drain) -> Pin<Box<dyn Future<Output = ()> + Send
 /// Builds a [`Mesh`].
 ///
 /// The choices are made in order: [`identity`](MeshBuilder::identity), then
-/// [`workload`](MeshBuilder::workload); the rest is optional. You never write its parameter.
+/// [`workload`](MeshBuilder::workload) or [`local`](MeshBuilder::local); the rest is optional. You
+/// never write its parameter.
+#[must_use]
 pub struct MeshBuilder<State> {
     state: State,
+    parts: Parts,
+}
+
+/// What has a default.
+struct Parts {
     crypto: Option<Crypto>,
     limits: Limits,
+    strategy: Strategy,
     eject: EjectPolicy,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
+    authorizers: Authorizers,
     sinks: Vec<Arc<dyn ExchangeSink>>,
     writers: Vec<RunWriter>,
     sources: Vec<(SourceId, RunSource)>,
+    groups: Vec<Vec<SourceId>>,
     roots: Arc<[CertificateDer<'static>]>,
     trace_sample: f64,
 }
@@ -82,297 +90,323 @@ pub enum StartError {
     SameSource(SourceId),
 }
 
+// === impl Mesh ===
+
+impl Mesh {
+    /// Begins to build a mesh.
+    ///
+    /// ```no_run
+    /// # async fn run(identity: inmesh_core::pki::IdentityReader, listener: tokio::net::TcpListener,
+    /// #   app: tower::util::BoxCloneSyncService<http::Request<inmesh_core::Body>, http::Response<inmesh_core::Body>, std::io::Error>)
+    /// #   -> Result<(), Box<dyn std::error::Error>> {
+    /// use inmesh_core::Mesh;
+    /// use inmesh_core::authorize::DefaultAction;
+    /// use inmesh_core::model::Workload;
+    ///
+    /// let mesh = Mesh::builder()
+    ///     .identity(identity)
+    ///     .workload(Workload::new("shop", "web", "web")?, DefaultAction::Deny)
+    ///     .start()?;
+    /// let client = mesh.client(); // a tower service: mutual TLS, routes, balancing, retries
+    /// mesh.serve(listener, app).await; // `app` sees only peers that policy permits
+    /// # Ok(()) }
+    /// ```
+    pub fn builder() -> MeshBuilder<WantsIdentity> {
+        MeshBuilder {
+            state: WantsIdentity(()),
+            parts: Parts::default(),
+        }
+    }
+}
+
 // === impl MeshBuilder ===
 
 impl MeshBuilder<WantsIdentity> {
-    pub(super) fn new() -> Self {
-        Self {
-            state: WantsIdentity(()),
-            crypto: default_crypto(),
-            limits: Limits::default(),
-            eject: EjectPolicy::default(),
-            metrics: Metrics::new(),
-            clock: SystemClock::shared(),
-            sinks: Vec::new(),
-            writers: Vec::new(),
-            sources: Vec::new(),
-            roots: Arc::new([]),
-            trace_sample: 0.0,
-        }
-    }
-
-    /// Who this process is and whom it trusts. It may change at any time; each handshake reads it.
+    /// The identities of this process and the bundles that it trusts. They may change at any time;
+    /// each handshake reads them.
     pub fn identity(self, reader: IdentityReader) -> MeshBuilder<WantsWorkload> {
-        self.with(|_| WantsWorkload(reader))
+        MeshBuilder {
+            state: WantsWorkload(reader),
+            parts: self.parts,
+        }
     }
 }
 
 impl MeshBuilder<WantsWorkload> {
-    /// Which workload this process serves, and what happens where no ALLOW policy selects it.
+    /// The workload that this process is, and what happens to requests that no ALLOW policy is
+    /// about.
     pub fn workload(
         self,
         workload: Workload,
         default_action: DefaultAction,
     ) -> MeshBuilder<WantsNothing> {
-        self.with(|WantsWorkload(reader)| {
-            WantsNothing(reader, Settings::new(workload, default_action))
-        })
+        self.local(Local::new(workload, default_action))
+    }
+
+    /// The same for a workload with an identity or an egress policy of its own. Others may be
+    /// added with [`Mesh::add_workload`].
+    pub fn local(self, local: Local) -> MeshBuilder<WantsNothing> {
+        let WantsWorkload(identity) = self.state;
+        MeshBuilder {
+            state: WantsNothing(identity, Settings::of(local)),
+            parts: self.parts,
+        }
     }
 }
 
 impl MeshBuilder<WantsNothing> {
     /// The namespace whose policies govern all namespaces.
-    #[must_use]
     pub fn mesh_namespace(mut self, namespace: Namespace) -> Self {
         self.state.1.mesh_namespace = Some(namespace);
         self
     }
 
-    /// Adds a source of configuration. Where two speak of one object, the one added first serves.
-    #[must_use]
+    /// The domain of Service host names. Default `cluster.local`.
+    pub fn cluster_domain(mut self, domain: &str) -> Self {
+        self.state.1.cluster_domain = domain.into();
+        self
+    }
+
+    /// Adds a source of configuration. Where several have the same object, the one added first has
+    /// precedence. The mesh is ready once each has synced.
     pub fn source(mut self, source: impl Source) -> Self {
+        let id = self.run(source);
+        self.parts.groups.push(vec![id]);
+        self
+    }
+
+    /// Adds a source that stands in for the one added before, and it for this one: the mesh is
+    /// ready once one of them has synced. Of two control planes, one may be down at the start.
+    pub fn or_source(mut self, source: impl Source) -> Self {
+        let id = self.run(source);
+        match self.parts.groups.last_mut() {
+            Some(group) => group.push(id),
+            None => self.parts.groups.push(vec![id]),
+        }
+        self
+    }
+
+    fn run(&mut self, source: impl Source) -> SourceId {
         let id = source.id();
         self.state.1.sources.push(id.clone());
         let run: RunSource = Box::new(move |sink, drain| Box::pin(source.run(sink, drain)));
-        self.sources.push((id, run));
-        self
+        self.parts.sources.push((id.clone(), run));
+        id
     }
 
     /// Starts the runtime on the current tokio runtime.
     ///
     /// # Errors
+    ///
     /// [`StartError`] if there is no crypto provider, or two sources share a name.
     ///
     /// # Panics
+    ///
     /// Outside a tokio runtime, as every spawn does.
     pub fn start(self) -> Result<Mesh, StartError> {
-        let WantsNothing(identity, settings) = self.state;
-        let crypto = self.crypto.ok_or(StartError::NoCrypto)?;
-        let mut unsynced = BTreeSet::new();
-        for (id, _) in &self.sources {
-            if !unsynced.insert(id.clone()) {
-                return Err(StartError::SameSource(id.clone()));
-            }
+        let WantsNothing(identity, mut settings) = self.state;
+        let parts = self.parts;
+        let crypto = parts.crypto.clone().ok_or(StartError::NoCrypto)?;
+        let mut ids: Vec<_> = parts.sources.iter().map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        if let Some(two) = ids.windows(2).find(|two| two[0] == two[1]) {
+            return Err(StartError::SameSource(two[0].clone()));
         }
-        let (syncing, unsynced) = watch::channel(unsynced);
-        let (trigger, watch) = drain();
-        let workload = settings.workload.clone();
-        let principal: Arc<str> = match identity.load().default_svid() {
-            Some(svid) => svid.id().as_str().into(),
-            None => "".into(),
-        };
+        settings.strategy = parts.strategy.clone();
+        settings.eject = parts.eject;
+        let local = Arc::clone(&settings.local);
         let (writer, reader) = snapshot(Snapshot::new(settings));
-        let limits = Arc::new(self.limits);
-        let tracker = TaskTracker::new();
-        let recorder = Arc::new(Recorder {
-            metrics: self.metrics.clone(),
-            sinks: self.sinks,
-            clock: self.clock.clone(),
-            trace_sample: self.trace_sample,
+        let (trigger, watch) = drain();
+        let shared = Arc::new(parts.shared(identity, crypto, reader.clone(), &watch));
+        let sources = Sources::new(parts.groups);
+        let (states, sources) = watch::channel(sources);
+        let inbox = Inbox::new(reader);
+        let workloads = inbox.workloads();
+        run_sources(parts.sources, &inbox, &watch);
+        tokio::spawn(merge(writer, inbox, states, watch.clone()));
+        let writers = TaskTracker::new();
+        for write in parts.writers {
+            writers.spawn(write(watch.clone()));
+        }
+        writers.close();
+        let mesh = Mesh {
+            stack: Arc::new(Stack::new(&shared, local)),
+            inner: Arc::new(MeshInner {
+                metrics: parts.metrics,
+                trigger,
+                writers,
+                sources,
+                workloads,
+                shared,
+            }),
+        };
+        mesh.watch_identity(watch);
+        Ok(mesh)
+    }
+}
+
+/// Starts the sources.
+fn run_sources(sources: Vec<(SourceId, RunSource)>, inbox: &Inbox, watch: &Drain) {
+    for (id, run) in sources {
+        let running = run(inbox.sink(id.clone()), watch.clone());
+        tokio::spawn(async move {
+            // Gone is how a source ends when the runtime does.
+            if let Ok(()) = running.await {
+                tracing::info!(source = %id, "source ended; what it pushed last serves");
+            }
         });
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    fn shared(
+        &self,
+        identity: IdentityReader,
+        crypto: Crypto,
+        reader: SnapshotReader,
+        watch: &Drain,
+    ) -> Shared {
+        let limits = Arc::new(self.limits.clone());
         let live = Arc::new(Live::new(
             identity.clone(),
             crypto.clone(),
-            self.clock.clone(),
+            Arc::clone(&self.clock),
             limits.opaque_age,
         ));
-        tokio::spawn(live.clone().run(watch.clone()));
-        let tls = || Tls::new(&identity, &crypto, &self.clock, &live);
-        let balancer = Arc::new(Balancer {
+        tokio::spawn(Arc::clone(&live).run(watch.clone()));
+        let upstreams = Arc::new(Upstreams {
             reader: reader.clone(),
             connector: Connector {
-                tls: tls(),
-                outside: OutsideRoots::new(crypto.clone(), self.roots),
-                clock: self.clock.clone(),
+                outside: OutsideRoots::new(crypto.clone(), Arc::clone(&self.roots)),
+                clock: Arc::clone(&self.clock),
                 connect_timeout: limits.connect,
                 handshake_timeout: limits.endpoint_handshake,
                 idle: limits.pool_idle,
                 idle_max: limits.pool_size,
             },
-            eject: self.eject,
             metrics: self.metrics.clone(),
             epoch: Instant::now(),
         });
-        let mut local = source_labels(&workload, &principal);
-        local.extend([
-            ("destination_workload", known("")),
-            ("destination_service", known("")),
-        ]);
-        let outbound = Arc::new(Outbound {
-            balancer,
-            recorder: recorder.clone(),
-            limits: limits.clone(),
-            workload: workload.clone(),
-            principal: principal.clone(),
-            egress: WorkloadPolicy::empty(DefaultAction::Allow),
-            local: Arc::new(Series::new(local)),
-            drain: watch.clone(),
-            tracker: tracker.clone(),
+        let recorder = Arc::new(Recorder {
+            metrics: self.metrics.clone(),
+            sinks: Sinks::new(self.sinks.clone()),
+            clock: Arc::clone(&self.clock),
+            trace_sample: self.trace_sample,
         });
-        let inbound = Arc::new(inbound::InboundShared {
-            tls: tls(),
-            reader: reader.clone(),
-            recorder,
-            limits,
-            workload,
-            principal,
-            drain: watch.clone(),
-            tracker: tracker.clone(),
-            callers: Mutex::default(),
-        });
-        let (queue, said) = mpsc::channel(QUEUE);
-        for (id, run) in self.sources {
-            let sink = sink(id.clone(), queue.clone(), reader.clone());
-            let running = run(sink, watch.clone());
-            tokio::spawn(async move {
-                // Gone means that the runtime has ended, which is no news.
-                if let Ok(()) = running.await {
-                    tracing::info!(source = %id, "source ended; what it last said serves");
-                }
-            });
-        }
-        drop(queue);
-        let merging = super::mesh::merge(writer, said, syncing, watch.clone());
-        tokio::spawn(merging);
-        let writers = TaskTracker::new();
-        for write in self.writers {
-            writers.spawn(write(watch.clone()));
-        }
-        writers.close();
-        let mesh = Mesh(Arc::new(MeshInner {
-            outbound,
-            inbound,
+        Shared {
             reader,
             identity,
-            metrics: self.metrics,
-            trigger,
-            tracker,
-            writers,
-            unsynced,
-        }));
-        let alarm = {
-            let (identity, clock, mut drain) = (mesh.0.identity.clone(), self.clock, watch.clone());
-            watch_expiry(identity, clock, async move { drain.closed().await })
-        };
-        tokio::spawn(alarm);
-        let rotations = mesh.register_gauges();
-        let identity = mesh.0.identity.clone();
-        tokio::spawn(super::mesh::count_rotations(rotations, identity, watch));
-        Ok(mesh)
+            crypto,
+            clock: Arc::clone(&self.clock),
+            live,
+            upstreams,
+            recorder,
+            authorizers: self.authorizers.clone(),
+            limits,
+            drain: watch.clone(),
+            tracker: TaskTracker::new(),
+        }
+    }
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            crypto: default_crypto(),
+            limits: Limits::default(),
+            strategy: Strategy::default(),
+            eject: EjectPolicy::default(),
+            metrics: Metrics::new(),
+            clock: SystemClock::shared(),
+            authorizers: Authorizers::default(),
+            sinks: Vec::new(),
+            writers: Vec::new(),
+            sources: Vec::new(),
+            groups: Vec::new(),
+            roots: Arc::new([]),
+            trace_sample: 0.0,
+        }
     }
 }
 
 impl<S> MeshBuilder<S> {
     /// The cryptography of every TLS connection; the default is that of the enabled feature.
-    #[must_use]
     pub fn crypto(mut self, crypto: Crypto) -> Self {
-        self.crypto = Some(crypto);
+        self.parts.crypto = Some(crypto);
         self
     }
 
     /// The bounds of the data path.
-    #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.parts.limits = limits;
+        self
+    }
+
+    /// How endpoints are chosen. Default: least request.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.parts.strategy = strategy;
         self
     }
 
     /// When endpoints are ejected.
-    #[must_use]
     pub fn eject(mut self, policy: EjectPolicy) -> Self {
-        self.eject = policy;
+        self.parts.eject = policy;
         self
     }
 
     /// The clock of certificates and logs.
-    #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+        self.parts.clock = clock;
+        self
+    }
+
+    /// Adds an external authorizer for policies with the action CUSTOM that name it; an answer is
+    /// waited for as long as `limit`.
+    pub fn authorizer(mut self, name: &str, authorizer: impl Authorizer, limit: Duration) -> Self {
+        let authorizer = Arc::new(authorizer);
+        self.parts.authorizers.insert(name, authorizer, limit);
         self
     }
 
     /// The roots of the operating system, for endpoints outside the mesh that ask for them.
-    #[must_use]
     pub fn system_roots(mut self, roots: Vec<CertificateDer<'static>>) -> Self {
-        self.roots = roots.into();
+        self.parts.roots = roots.into();
         self
     }
 
-    /// Shows every exchange at its end to `sink`: spans, a test, a log of your own.
-    #[must_use]
+    /// Shows every exchange to `sink`: spans, a test, a log of your own. More can be added while
+    /// the mesh runs, with [`Mesh::watch_exchanges`].
     pub fn exchanges(mut self, sink: Arc<dyn ExchangeSink>) -> Self {
-        self.sinks.push(sink);
+        self.parts.sinks.push(sink);
         self
     }
 
     /// Marks the share `sample` (0.0 to 1.0) of traces that begin here as sampled. What a caller
     /// has decided is kept. Default 0.
-    #[must_use]
     pub fn trace_sample(mut self, sample: f64) -> Self {
-        self.trace_sample = sample;
+        self.parts.trace_sample = sample;
         self
     }
 
-    /// Writes the access log as lines of JSON: the share `sample` (0.0 to 1.0) of what went well,
-    /// and all that did not.
-    #[must_use]
+    /// Writes the access log as lines of JSON: the share `sample` (0.0 to 1.0) of exchanges that
+    /// went well, and all that did not.
     pub fn access_log(
         mut self,
-        mut writer: impl AsyncWrite + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
         sample: f64,
     ) -> Self {
-        let (log, mut lines) = AccessLog::new(LOG_QUEUE, sample, &self.metrics);
-        self.sinks.push(Arc::new(log));
-        self.writers.push(Box::new(move |mut drain| {
-            Box::pin(async move {
-                let mut buffer = Vec::new();
-                let mut closed = false;
-                while !closed {
-                    closed = tokio::select! {
-                        biased;
-                        some = lines.read(&mut buffer) => !some,
-                        () = drain.closed() => true,
-                    };
-                    if closed {
-                        lines.rest(&mut buffer);
-                    }
-                    let written = async {
-                        writer.write_all(&buffer).await?;
-                        writer.flush().await
-                    };
-                    if let Err(e) = written.await {
-                        tracing::warn!(error = %e, "the access log cannot be written");
-                    }
-                    buffer.clear();
-                    if !closed {
-                        // Lines that come meanwhile are written at once.
-                        sleep(LOG_PAUSE).await;
-                    }
-                }
-            })
-        }));
+        let (log, lines) = AccessLog::new(LOG_QUEUE, sample, &self.parts.metrics);
+        self.parts.sinks.push(Arc::new(log));
+        let write: RunWriter = Box::new(move |drain| Box::pin(lines.write_to(writer, drain)));
+        self.parts.writers.push(write);
         self
     }
 
     /// The metrics, to register others beside them.
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    fn with<T>(self, state: impl FnOnce(S) -> T) -> MeshBuilder<T> {
-        MeshBuilder {
-            state: state(self.state),
-            crypto: self.crypto,
-            limits: self.limits,
-            eject: self.eject,
-            metrics: self.metrics,
-            clock: self.clock,
-            sinks: self.sinks,
-            writers: self.writers,
-            sources: self.sources,
-            roots: self.roots,
-            trace_sample: self.trace_sample,
-        }
+        &self.parts.metrics
     }
 }
 
@@ -380,7 +414,7 @@ impl<S: fmt::Debug> fmt::Debug for MeshBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshBuilder")
             .field("state", &self.state)
-            .field("limits", &self.limits)
+            .field("limits", &self.parts.limits)
             .finish_non_exhaustive()
     }
 }

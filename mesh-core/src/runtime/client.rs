@@ -12,16 +12,17 @@ use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use tower_service::Service;
 
-use super::outbound::Outbound;
+use super::outbound::{Outbound, To};
 use crate::body::{Body, BoxError};
+use crate::error::{Error, Reason};
 
 /// A future of an answer. There always is one: what goes wrong is a status with a reason.
-pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+pub type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// Sends requests into the mesh, each to the Service that its authority names.
 ///
-/// Always ready: the bounds of the balancer and of the pools apply to each request. It never
-/// fails; the mesh answers in place of an endpoint, with the header `x-mesh-reason`.
+/// Always ready: the bounds of the balancer and of the pools apply to each request. As a service it
+/// the mesh answers in place of an endpoint, with the header `x-mesh-reason`.
 #[derive(Clone)]
 pub struct Client(pub(super) Arc<Outbound>);
 
@@ -35,14 +36,24 @@ pub struct Channel {
 // === impl Client ===
 
 impl Client {
+    pub(super) fn new(outbound: &Arc<Outbound>) -> Self {
+        Self(Arc::clone(outbound))
+    }
+
     /// The same client with every request going to one authority.
     ///
     /// # Errors
-    /// If `authority` is none.
-    pub fn channel(&self, authority: &str) -> Result<Channel, http::uri::InvalidUri> {
+    ///
+    /// [`Reason::InvalidRequest`] if `authority` is not a valid URI authority.
+    pub fn channel(&self, authority: &str) -> Result<Channel, Error> {
+        let parsed = authority.parse();
+        let authority = parsed.map_err(|e: http::uri::InvalidUri| {
+            let detail = format!("{authority:?} is not a valid authority");
+            Error::new(Reason::InvalidRequest, detail).because(e)
+        })?;
         Ok(Channel {
             client: self.clone(),
-            authority: authority.parse()?,
+            authority,
         })
     }
 
@@ -53,7 +64,25 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let mut request = request.map(Body::new);
-        self.0.handle(&mut request, None, None).await
+        self.0.handle(&mut request, To::Authority, None).await
+    }
+
+    /// Sends one request and waits for the head of the answer of an endpoint or route.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] with its reason where the mesh would have answered in place of an endpoint.
+    pub async fn try_send<B>(&self, request: Request<B>) -> Result<Response<Body>, Error>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut request = request.map(Body::new);
+        let answer = self.0.try_handle(&mut request, To::Authority, None).await;
+        answer.map_err(|(pending, error)| {
+            pending.fail(&error);
+            error
+        })
     }
 }
 
@@ -64,16 +93,16 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Answer {
-        let outbound = self.0.clone();
+    fn call(&mut self, request: Request<B>) -> Answering {
+        let outbound = Arc::clone(&self.0);
         let mut request = request.map(Body::new);
-        Box::pin(async move { Ok(outbound.handle(&mut request, None, None).await) })
+        Box::pin(async move { Ok(outbound.handle(&mut request, To::Authority, None).await) })
     }
 }
 
@@ -92,13 +121,13 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Answer {
+    fn call(&mut self, mut request: Request<B>) -> Answering {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(self.authority.clone());

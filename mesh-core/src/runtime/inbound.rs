@@ -1,119 +1,73 @@
-//! Inbound: from the mesh to the application of this workload.
+//! Inbound: from the mesh to the application of a local workload.
 //!
-//! accept -> identify (mutual TLS, or plaintext where permitted) -> authorize -> the application,
-//! which is a tower service in this process or a plain server that the agent stands in front of.
+//! accept -> identify (mutual TLS, or plaintext where permitted) -> authorize -> the application.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::tls::HandshakeError;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::task::TaskTracker;
-use tower_service::Service;
 
-use super::outbound::known;
-use super::server::Connection;
-use super::{Limits, admit};
+use super::admit;
+use super::app::{App, Served};
+use super::call::Call;
+use super::exchange::{Held, Pending};
+use super::labels;
+use super::serve::{self, Connection};
+use super::shared::Shared;
 use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
-use crate::authorize::layer::check;
-use crate::authorize::{Denied, Peer, RequestView, decide};
-use crate::balance::Balancer;
-use crate::body::{Body, BoxError};
-use crate::connect::{Fault, Lease, copy, goes_on_in_h2, is_upgrade, prepare, splice, switched};
-use crate::drain::Drain;
+use crate::authorize::{Denied, HttpView, Permit, RequestView, Verdict};
+use crate::body::Body;
+use crate::connect::{Flow, Io, Switched, splice};
 use crate::error::{Error, Reason, is_grpc};
-use crate::identify::{ALPN_H2, ALPN_TCP, Entry, PeerInfo, Tls, failure_reason};
-use crate::model::{AppProtocol, Endpoint, Member, SnapshotReader, Transport, Workload};
+use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
+use crate::model::AppProtocol;
+use crate::retry::Attempts;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Held, Protocol, Recorder, Series, Text};
+use crate::telemetry::{Direction, Exchange, Protocol, Series};
 
-/// The most callers whose metrics are kept apart; beyond it they share the labels `unknown`.
+/// The most callers whose metrics are kept apart; further ones share the labels `unknown`.
 const CALLERS: usize = 1_000;
 
-/// What an inbound listener of the agent does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Inbound {
-    /// Where the application listens.
-    pub app: SocketAddr,
-    /// What it speaks.
-    pub protocol: AppProtocol,
-    /// Whether plaintext is refused. Where it is not, a plaintext peer has no identity.
-    pub strict: bool,
-    /// Paths of which a GET is permitted to everybody.
-    pub probes: Vec<Arc<str>>,
-}
-
 /// The inbound stack of one listener.
-pub(crate) struct InboundStack<A> {
-    pub(super) shared: Arc<InboundShared>,
+pub(super) struct InboundStack<A> {
+    pub(super) inbound: Arc<Inbound>,
     pub(super) app: A,
     pub(super) protocol: AppProtocol,
     pub(super) strict: bool,
     pub(super) probes: Arc<[Arc<str>]>,
 }
 
-/// What all inbound listeners of a runtime share.
-pub(crate) struct InboundShared {
-    pub(super) tls: Tls,
-    pub(super) reader: SnapshotReader,
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) limits: Arc<Limits>,
-    pub(super) workload: Workload,
-    pub(super) principal: Arc<str>,
-    pub(super) drain: Drain,
-    pub(super) tracker: TaskTracker,
-    pub(super) callers: Mutex<HashMap<Option<SpiffeId>, Arc<Series>>>,
+/// What all inbound listeners of one local workload share.
+pub(super) struct Inbound {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tls: Arc<Tls>,
+    principal: Arc<str>,
+    callers: Mutex<HashMap<Option<SpiffeId>, Arc<Series>>>,
 }
 
-/// An answer of the application, with the connection to it that is in use until it is whole.
-pub(crate) struct Served {
-    response: Response<Body>,
-    lease: Option<Lease>,
-    /// Both connections, where they have left HTTP.
-    switched: Option<(OnUpgrade, OnUpgrade)>,
+/// A caller's connection after its handshake.
+struct Arrived {
+    io: Io,
+    from: SocketAddr,
+    /// The address that the caller connected to.
+    original: SocketAddr,
+    peer: Peer,
+    /// When the caller's certificate ends.
+    until: Option<Instant>,
 }
 
-/// The application.
-pub(crate) trait App: Clone + Send + Sync + 'static {
-    fn call(
-        &self,
-        request: &mut Request<Body>,
-        caller: &Arc<PeerInfo>,
-        exchange: &mut Exchange,
-    ) -> impl Future<Output = Result<Served, Error>> + Send;
-
-    /// Carries an opaque connection; returns the bytes from the caller and from the application.
-    fn tcp(
-        &self,
-        stream: &mut crate::connect::Io,
-    ) -> impl Future<Output = Result<(u64, u64), Error>> + Send;
-}
-
-/// The application is a tower service.
-#[derive(Clone)]
-pub(crate) struct InProcess<S>(pub(super) S);
-
-/// The application is a plain server.
-#[derive(Clone)]
-pub(crate) struct Behind {
-    balancer: Arc<Balancer>,
-    member: Member,
-    protocol: AppProtocol,
-}
-
-/// One caller's connection.
+/// What all requests of one connection share.
 struct Caller {
     info: Arc<PeerInfo>,
-    /// What is shared with the sweep of live connections, where the caller has an identity.
-    live: Option<Arc<Entry>>,
+    original: SocketAddr,
+    /// What is shared with the sweep of live connections, if the caller has an identity.
+    live: Option<Arc<LiveConnection>>,
     series: Arc<Series>,
     state: Arc<ConnState>,
 }
@@ -121,169 +75,28 @@ struct Caller {
 // === impl Inbound ===
 
 impl Inbound {
-    /// A strict listener in front of an application.
-    pub fn new(app: SocketAddr, protocol: AppProtocol) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: Arc<str>) -> Self {
         Self {
-            app,
-            protocol,
-            strict: true,
-            probes: Vec::new(),
+            shared: Arc::clone(shared),
+            tls,
+            principal,
+            callers: Mutex::default(),
         }
     }
-}
 
-// === impl InProcess ===
-
-impl<S, R> App for InProcess<S>
-where
-    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    R: http_body::Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
-{
-    async fn call(
-        &self,
-        request: &mut Request<Body>,
-        caller: &Arc<PeerInfo>,
-        exchange: &mut Exchange,
-    ) -> Result<Served, Error> {
-        let mut service = self.0.clone();
-        let mut request = std::mem::take(request);
-        request.extensions_mut().insert(caller.clone());
-        let failed = |e: S::Error| Error::new(Reason::Reset, "the application failed").because(e);
-        // What the application calls while it answers belongs to the same trace.
-        let answer = exchange.trace.scope(async move {
-            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
-        });
-        let response = answer.await.map_err(failed)?;
-        Ok(Served {
-            response: response.map(Body::new),
-            lease: None,
-            switched: None,
-        })
-    }
-
-    async fn tcp(&self, _: &mut crate::connect::Io) -> Result<(u64, u64), Error> {
-        let detail = "an opaque connection to an HTTP application";
-        Err(Error::new(Reason::InvalidRequest, detail))
-    }
-}
-
-// === impl Behind ===
-
-impl Behind {
-    pub(super) fn new(balancer: &Arc<Balancer>, to: &Inbound) -> Self {
-        Self {
-            balancer: balancer.clone(),
-            member: Member::new(Endpoint::new(to.app, Transport::Plain)),
-            protocol: to.protocol,
-        }
-    }
-}
-
-impl App for Behind {
-    async fn call(
-        &self,
-        request: &mut Request<Body>,
-        _: &Arc<PeerInfo>,
-        exchange: &mut Exchange,
-    ) -> Result<Served, Error> {
-        let upgrade = is_upgrade(request.version(), request.headers());
-        let http2 = goes_on_in_h2(self.protocol, request.version(), upgrade);
-        let on_caller = upgrade.then(|| hyper::upgrade::on(&mut *request));
-        prepare(request, http2, &exchange.authority, upgrade);
-        exchange.trace.write(request.headers_mut());
-        let (mut attempts, mut fresh, mut now) = (0, false, exchange.started);
-        let sent = loop {
-            match self
-                .balancer
-                .connector
-                .send(&self.member, request, http2, fresh, now)
-                .await
-            {
-                Ok(sent) => break sent,
-                // A connection that rested was closed by the application: another one.
-                Err(unsent)
-                    if unsent.fault == Fault::Connection && unsent.again && attempts < 16 =>
-                {
-                    attempts += 1;
-                    fresh |= !unsent.error.is_never_sent();
-                    now = Instant::now();
-                }
-                Err(unsent) => return Err(unsent.error),
-            }
-        };
-        let mut response = sent.response;
-        let switched = switched(&mut response, on_caller)?;
-        crate::connect::answered(&mut response, switched.is_some());
-        Ok(Served {
-            response: response.map(Body::incoming),
-            lease: Some(sent.lease),
-            switched,
-        })
-    }
-
-    async fn tcp(&self, stream: &mut crate::connect::Io) -> Result<(u64, u64), Error> {
-        let (mut app, _, _) = self.balancer.connector.open(&self.member, ALPN_TCP).await?;
-        copy(stream, &mut app)
-            .await
-            .map_err(|e| Error::new(Reason::Reset, "the connection broke off").because(e))
-    }
-}
-
-// === impl InboundShared ===
-
-impl InboundShared {
+    /// The metrics of a caller.
     fn series(&self, caller: Option<&SpiffeId>) -> Arc<Series> {
-        let mut known_callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         let key = caller.cloned();
-        if let Some(series) = known_callers.get(&key) {
-            return series.clone();
+        if let Some(series) = known.get(&key) {
+            return Arc::clone(series);
         }
-        let key = if known_callers.len() < CALLERS {
-            key
-        } else {
-            None
-        };
-        known_callers
-            .entry(key.clone())
-            .or_insert_with(|| Arc::new(Series::new(self.labels(key.as_ref()))))
-            .clone()
-    }
-
-    fn labels(&self, caller: Option<&SpiffeId>) -> Vec<(&'static str, Text)> {
-        let (namespace, account) = caller.and_then(SpiffeId::workload).unwrap_or_default();
-        let me = &self.workload;
-        let label = |name: &str| known(me.labels.get(name).map_or("", |v| v));
-        let app = match me.labels.get("app") {
-            Some(app) => app,
-            None => &me.name,
-        };
-        vec![
-            ("reporter", "destination".into()),
-            (
-                "source_principal",
-                known(caller.map_or("", |id| id.as_str())),
-            ),
-            ("source_workload", known(account)),
-            ("source_workload_namespace", known(namespace)),
-            ("destination_workload", (&*me.name).into()),
-            (
-                "destination_workload_namespace",
-                me.namespace.as_str().into(),
-            ),
-            ("destination_principal", known(&self.principal)),
-            ("destination_app", (&**app).into()),
-            ("destination_version", label("version")),
-            ("destination_canonical_service", (&**app).into()),
-            ("destination_service_name", (&**app).into()),
-            (
-                "destination_service_namespace",
-                me.namespace.as_str().into(),
-            ),
-        ]
+        let key = key.filter(|_| known.len() < CALLERS);
+        let series = known.entry(key.clone()).or_insert_with(|| {
+            let workload = self.tls.local().workload();
+            Arc::new(labels::inbound(workload, &self.principal, key.as_ref()))
+        });
+        Arc::clone(series)
     }
 }
 
@@ -292,20 +105,21 @@ impl InboundShared {
 impl<A: App> InboundStack<A> {
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let listener = Listener::new(listener, self.shared.limits.connections);
-        let mut drain = self.shared.drain.clone();
-        loop {
-            let (stream, from) = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.closing() => return,
-            };
-            let connection = self.clone().connection(stream, from);
-            self.shared.tracker.spawn(connection);
-        }
+        let shared = &self.inbound.shared;
+        let listener = Listener::new(listener, shared.limits.connections);
+        let (drain, tracker) = (shared.drain.clone(), shared.tracker.clone());
+        serve::accept(listener, drain, tracker, move |stream, from| {
+            Arc::clone(&self).connection(stream, from)
+        })
+        .await;
     }
 
     pub(super) async fn connection(self: Arc<Self>, stream: Socket, from: SocketAddr) {
-        let shared = &self.shared;
+        let shared = &self.inbound.shared;
+        // A socket without an address is closed already.
+        let Ok(original) = stream.original_destination() else {
+            return;
+        };
         let deadline = Instant::now() + shared.limits.handshake;
         if !self.strict {
             let mut first = [0];
@@ -316,94 +130,91 @@ impl<A: App> InboundStack<A> {
                 Ok(_) => return,
             };
             if !tls {
-                return Box::pin(self.plaintext(stream, from)).await;
+                return Box::pin(self.plaintext(stream, from, original)).await;
             }
         }
-        let accepted = match timeout_at(deadline, shared.tls.accept(stream)).await {
+        let accepting = self.inbound.tls.accept(stream, self.protocol);
+        let accepted = match timeout_at(deadline, accepting).await {
             Ok(Ok(accepted)) => accepted,
-            Ok(Err(e)) => {
+            Ok(Err(e)) => return self.not_accepted(from, Some(e)),
+            Err(_) => return self.not_accepted(from, None),
+        };
+        let now = shared.clock.now();
+        let left = accepted.not_after.duration_since(now).unwrap_or_default();
+        let arrived = Arrived {
+            from,
+            original,
+            peer: Peer::Verified(accepted.id.clone()),
+            until: Some(Instant::now() + left),
+            io: Io::Server(Box::new(accepted.stream)),
+        };
+        match accepted.inner {
+            Some(Inner::Tcp) => Box::pin(self.tcp(arrived)).await,
+            Some(Inner::Http2) => Box::pin(self.http(arrived, true)).await,
+            // Without ALPN the listener's declaration decides.
+            None if self.protocol == AppProtocol::Tcp => Box::pin(self.tcp(arrived)).await,
+            Some(Inner::Http1) | None => Box::pin(self.http(arrived, false)).await,
+        }
+    }
+
+    /// Records a handshake that failed, or that was not done in time.
+    fn not_accepted(&self, from: SocketAddr, failed: Option<HandshakeError>) {
+        let shared = &self.inbound.shared;
+        let (reason, error) = match failed {
+            Some(e) => {
                 let reason = failure_reason(&e);
                 let error = Error::new(Reason::TlsFailed, format!("TLS handshake ({reason})"));
                 let error = error.because(e);
                 tracing::warn!(%from, reason, "TLS handshake failed: {error}");
-                shared
-                    .recorder
-                    .refused(Direction::Inbound, from, None, reason, &error);
-                return;
+                (reason, error)
             }
-            Err(_) => {
-                let reason = "handshake-timeout";
-                let limit = shared.limits.handshake;
+            None => {
+                let (reason, limit) = ("handshake-timeout", shared.limits.handshake);
                 let detail = format!("TLS handshake ({reason}): not done within {limit:?}");
-                let error = Error::new(Reason::TlsFailed, detail);
                 tracing::warn!(%from, reason, "TLS handshake timed out");
-                shared
-                    .recorder
-                    .refused(Direction::Inbound, from, None, reason, &error);
-                return;
+                (reason, Error::new(Reason::TlsFailed, detail))
             }
         };
-        let peer = Peer::Verified(accepted.id.clone());
-        let left = accepted
-            .not_after
-            .duration_since(shared.recorder.clock.now())
-            .unwrap_or_default();
-        let until = Some(Instant::now() + left);
-        let alpn = accepted
-            .stream
-            .get_ref()
-            .get_ref()
-            .1
-            .alpn_protocol()
-            .map(<[u8]>::to_vec);
-        let io = crate::connect::Io::Server(Box::new(accepted.stream));
-        match alpn.as_deref() {
-            Some(ALPN_TCP) => Box::pin(self.tcp(io, from, peer)).await,
-            Some(ALPN_H2) => Box::pin(self.http(io, from, peer, true, until)).await,
-            // Without ALPN the listener's declaration decides.
-            None if self.protocol == AppProtocol::Tcp => {
-                Box::pin(self.tcp(io, from, peer)).await;
-            }
-            _ => Box::pin(self.http(io, from, peer, false, until)).await,
-        }
+        let recorder = &shared.recorder;
+        recorder.refused(Direction::Inbound, from, None, reason, &error);
     }
 
-    async fn plaintext(self: Arc<Self>, stream: Socket, from: SocketAddr) {
-        let deadline = Instant::now() + self.shared.limits.detect;
+    async fn plaintext(self: Arc<Self>, stream: Socket, from: SocketAddr, original: SocketAddr) {
+        let deadline = Instant::now() + self.inbound.shared.limits.detect;
         let detected = match self.protocol {
             AppProtocol::Tcp => Detected::Opaque,
             protocol => peek(&stream, protocol.is_http(), deadline).await,
         };
-        let io = crate::connect::Io::Plain(stream);
-        let nobody = Peer::Unauthenticated;
+        let arrived = Arrived {
+            io: Io::Plain(stream),
+            from,
+            original,
+            peer: Peer::Unauthenticated,
+            until: None,
+        };
         match detected {
-            Detected::Http1 => self.http(io, from, nobody, false, None).await,
-            Detected::Http2 => self.http(io, from, nobody, true, None).await,
-            _ => self.tcp(io, from, nobody).await,
+            Detected::Http1 => self.http(arrived, false).await,
+            Detected::Http2 => self.http(arrived, true).await,
+            _ => self.tcp(arrived).await,
         }
     }
 
-    async fn http(
-        self: Arc<Self>,
-        io: crate::connect::Io,
-        from: SocketAddr,
-        peer: Peer,
-        http2: bool,
-        until: Option<Instant>,
-    ) {
-        let mut connection = Connection::new(&self.shared.limits, &self.shared.drain);
-        connection.until = until;
-        connection.mesh = matches!(peer, Peer::Verified(_));
+    async fn http(self: Arc<Self>, arrived: Arrived, http2: bool) {
+        let shared = &self.inbound.shared;
+        let mut connection = Connection::new(&shared.limits, &shared.drain);
+        connection.until = arrived.until;
+        connection.mesh = matches!(arrived.peer, Peer::Verified(_));
         let state = connection.state.clone();
-        let info = Arc::new(PeerInfo::new(peer, from));
-        let live = io.live();
+        let (io, from) = (arrived.io, arrived.from);
+        let info = Arc::new(PeerInfo::new(arrived.peer, from));
         let caller = Arc::new(Caller {
-            series: self.shared.series(info.id()),
-            info: info.clone(),
-            live,
-            state: state.clone(),
+            series: self.inbound.series(info.id()),
+            info: Arc::clone(&info),
+            original: arrived.original,
+            live: io.live(),
+            state: Arc::clone(&state),
         });
-        let this = self.clone();
+        let this = Arc::clone(&self);
         let service = move |request: Request<Incoming>| {
             let (this, caller) = (this.clone(), caller.clone());
             let mut request = request.map(Body::incoming);
@@ -414,101 +225,133 @@ impl<A: App> InboundStack<A> {
         } else {
             connection.serve_h1(io, service).await
         };
-        let recorder = &self.shared.recorder;
-        recorder.ended(Direction::Inbound, from, info.id(), &state, ended);
+        let (direction, recorder) = (Direction::Inbound, &shared.recorder);
+        serve::ended(recorder, direction, from, info.id(), &state, ended);
     }
 
-    /// Serves one request and answers it, whatever happens.
+    /// Answers one request, whatever happens.
     async fn handle(&self, request: &mut Request<Body>, caller: &Caller) -> Response<Body> {
-        let (direction, recorder) = (Direction::Inbound, &self.shared.recorder);
+        let shared = &self.inbound.shared;
+        let (direction, local) = (Direction::Inbound, self.inbound.tls.local());
+        let (recorder, series) = (&shared.recorder, &caller.series);
         let state = Some(&caller.state);
-        let upload = Upload::time(request, self.shared.limits.body);
-        let mut pending = admit::begin(direction, request, recorder, &caller.series, state);
-        let exchange = pending.exchange();
-        exchange.caller = Some(caller.info.address);
-        exchange.tls_peer = caller.info.id().cloned();
+        let upload = Upload::time(request, shared.limits.body);
+        let mut pending = admit::begin(direction, local, request, recorder, series, state);
+        let call = pending.call();
+        call.exchange.caller = Some(caller.info.address);
+        call.exchange.tls_peer = caller.info.id().cloned();
         let grpc = is_grpc(request.headers());
-        let admitted = admit::admit(&self.shared.limits, request, exchange).and_then(|()| {
-            check(
-                &self.shared.reader,
-                &self.probes,
-                &caller.info.peer,
-                request,
-            )
-        });
-        let served = match admitted {
+        let admitted = admit::admit(&shared.limits, request, &mut call.exchange);
+        pending.begin();
+        let permitted = match admitted {
+            Ok(()) => {
+                let view = RequestView::Http(HttpView::of(request));
+                match Permit::probe(&self.probes, &view) {
+                    Some(permit) => Ok(permit),
+                    None => self.permit(&caller.info.peer, view).await,
+                }
+            }
+            Err(error) => Err(error),
+        };
+        let served = match permitted {
             Ok(_permit) => {
-                let app = self.app.call(request, &caller.info, exchange);
+                let call = pending.call();
+                let app = self.app.call(request, &caller.info, caller.original, call);
                 Upload::answering(upload, app).await
             }
             Err(error) => Err(error),
         };
         match served {
-            Ok(served) => {
-                if let Some(lease) = served.lease {
-                    pending.hold(Held::Application(lease));
-                }
-                match served.switched {
-                    None => pending.answer(served.response),
-                    Some((upgraded, app)) => {
-                        pending.switched();
-                        if let Some(live) = &caller.live {
-                            live.becomes_opaque();
-                        }
-                        let drain = self.shared.drain.clone();
-                        self.shared.tracker.spawn(async move {
-                            pending.joined(splice(upgraded, app, drain).await);
-                        });
-                        served.response
-                    }
-                }
-            }
+            Ok(served) => self.answer(served, pending, caller),
             Err(error) => pending.refuse(&error, grpc),
         }
     }
 
-    async fn tcp(self: Arc<Self>, mut io: crate::connect::Io, from: SocketAddr, peer: Peer) {
-        let shared = &self.shared;
+    fn answer(&self, served: Served, mut pending: Pending, caller: &Caller) -> Response<Body> {
+        if let Some(lease) = served.lease {
+            pending.hold(Held::Application(lease));
+        }
+        match served.switched {
+            None => pending.answer(served.response),
+            Some(switched) => {
+                if let Some(live) = &caller.live {
+                    live.becomes_opaque();
+                }
+                self.splice(pending, switched);
+                served.response
+            }
+        }
+    }
+
+    /// Joins two connections that have left HTTP, in a task of their own.
+    fn splice(&self, mut pending: Pending, switched: Switched) {
+        pending.switched();
+        let shared = &self.inbound.shared;
+        let drain = shared.drain.clone();
+        shared.tracker.spawn(async move {
+            let mut flow = Flow::default();
+            let result = splice(switched, drain, &mut flow).await;
+            pending.joined(&flow, result);
+        });
+    }
+
+    /// Decides whether a request is permitted, asking external authorizers if policy wants that.
+    async fn permit(&self, peer: &Peer, view: RequestView<'_>) -> Result<Permit, Error> {
+        let shared = &self.inbound.shared;
+        let local = self.inbound.tls.local();
+        let verdict = shared.reader.peek().authorize(local, peer, &view);
+        let permitted = match verdict {
+            Verdict::Ask(_) => {
+                let settling = shared.authorizers.settle(verdict, peer, view);
+                Box::pin(settling).await
+            }
+            verdict => verdict.permit(),
+        };
+        permitted.map_err(Error::from)
+    }
+
+    /// Takes one opaque connection.
+    async fn tcp(self: Arc<Self>, arrived: Arrived) {
+        let shared = &self.inbound.shared;
+        let Arrived {
+            mut io, from, peer, ..
+        } = arrived;
         let context = TraceContext::new(rand::random(), rand::random(), false);
         let mut exchange = Exchange::new(Direction::Inbound, Protocol::Tcp, context);
         exchange.caller = Some(from);
-        let id = match &peer {
-            Peer::Verified(id) => Some(id.clone()),
-            _ => None,
+        exchange.workload = Arc::clone(&self.inbound.tls.local().workload().name);
+        if let Peer::Verified(id) = &peer {
+            exchange.tls_peer = Some(id.clone());
+        }
+        let series = self.inbound.series(exchange.tls_peer.as_ref());
+        let mut call = Call::new(exchange, Attempts::at_one());
+        let permitted = match &peer {
+            Peer::Unauthenticated if self.strict => Err(Denied::plaintext().into()),
+            peer => self.permit(peer, RequestView::Tcp).await,
         };
-        let series = shared.series(id.as_ref());
-        exchange.tls_peer = id;
-        let policy = shared.reader.peek().policy().clone();
-        let verdict = match peer {
-            Peer::Unauthenticated if self.strict => Err(Denied::plaintext()),
-            peer => decide(&policy, &peer, &RequestView::Tcp, &mut ()),
-        };
-        let mut drain = shared.drain.clone();
-        let result = match verdict {
+        let mut flow = Flow::default();
+        let result = match permitted {
             Ok(_permit) => {
-                shared.recorder.metrics.tcp_opened(&series);
-                let carried = tokio::select! {
-                    carried = self.app.tcp(&mut io) => carried,
+                let counters = shared.recorder.metrics.tcp_opened(&series);
+                flow = Flow::new(counters.clone());
+                shared.recorder.begin(&call.exchange);
+                let mut drain = shared.drain.clone();
+                let result = tokio::select! {
+                    carried = self.app.tcp(&mut io, arrived.original, &mut flow) => carried,
                     () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
                 };
-                if let Ok((received, sent)) = &carried {
-                    exchange.request_bytes = *received;
-                    exchange.response_bytes = *sent;
-                }
-                let (received, sent) = (exchange.request_bytes, exchange.response_bytes);
-                shared.recorder.metrics.tcp_closed(&series, received, sent);
-                carried.map(drop)
+                counters.closed();
+                result
             }
-            Err(denied) => Err(Error::from(denied)),
+            Err(error) => Err(error),
         };
-        if let Err(error) = result {
-            exchange.failed(&error);
+        if let Err(error) = &result {
             let reason = error.reason().as_str();
             shared.recorder.metrics.connection_failed("inbound", reason);
         }
-        exchange.duration = exchange.started.elapsed();
-        shared.recorder.publish(&exchange);
-        // Whoever is left hears that it is over; one second is enough for a peer that listens.
+        call.close(&flow, result.as_ref().err());
+        shared.recorder.publish(&call.exchange);
+        // Shuts down the remaining side; a peer that reads takes well below a second.
         let goodbye = tokio::io::AsyncWriteExt::shutdown(&mut io);
         let _gone = timeout(std::time::Duration::from_secs(1), goodbye).await;
     }

@@ -1,148 +1,142 @@
 //! The handle of a running mesh.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use inmesh_pki::rotate::expiry::expiries;
-use inmesh_pki::store::IdentityReader;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use serde::Serialize;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-use super::builder::{MeshBuilder, WantsIdentity};
-use super::inbound::{Behind, InProcess, Inbound, InboundShared, InboundStack};
-use super::outbound::{Outbound, OutboundListener};
-use super::status::not_ready;
-use super::{Admin, Channel, Client, Limits, Status};
+use super::app::{Behind, InProcess};
+use super::client::{Channel, Client};
+use super::inbound::{self, InboundStack};
+use super::labels;
+use super::limits::Limits;
+use super::listen::{Inbound, OutboundListener};
+use super::outbound::Outbound;
+use super::shared::Shared;
+use super::status::{Status, not_ready};
 use crate::authorize::AuthorizeLayer;
 use crate::body::{Body, BoxError};
-use crate::discover::Said;
+use crate::connect::Kept;
+use crate::discover::{Gone, Sources, Workloads};
 use crate::drain::{Drain, DrainTrigger, Phase};
-use crate::model::{AppProtocol, SnapshotReader, SnapshotWriter, SourceId};
-use crate::telemetry::Metrics;
+use crate::error::Error;
+use crate::local::Local;
+use crate::model::AppProtocol;
+use crate::snapshot::SnapshotReader;
+use crate::telemetry::{ExchangeSink, Metrics, SinkGuard};
 
 /// How long the last lines of the logs may take to be written on the way down.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// A running mesh: clients for what goes out, servers for what comes in. Cheap to clone; it runs
-/// until [`drain`](Self::drain) has ended or every clone is dropped.
+/// A running mesh, as one of its local workloads: clients for what goes out, servers for what comes
+/// in. Cheap to clone; it runs until [`drain`](Self::drain) has ended or every handle is dropped.
 #[derive(Clone)]
-pub struct Mesh(pub(super) Arc<MeshInner>);
+pub struct Mesh {
+    pub(super) inner: Arc<MeshInner>,
+    pub(super) stack: Arc<Stack>,
+}
 
 pub(super) struct MeshInner {
-    pub(super) outbound: Arc<Outbound>,
-    pub(super) inbound: Arc<InboundShared>,
-    pub(super) reader: SnapshotReader,
-    pub(super) identity: IdentityReader,
+    pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     pub(super) trigger: DrainTrigger,
-    pub(super) tracker: TaskTracker,
     /// The tasks that write logs; they end once the drain has closed.
     pub(super) writers: TaskTracker,
-    pub(super) unsynced: watch::Receiver<BTreeSet<SourceId>>,
+    pub(super) sources: watch::Receiver<Sources>,
+    pub(super) workloads: Workloads,
 }
 
-/// The one task that changes the snapshot.
-pub(super) async fn merge(
-    mut writer: SnapshotWriter,
-    mut said: mpsc::Receiver<Said>,
-    unsynced: watch::Sender<BTreeSet<SourceId>>,
-    mut drain: Drain,
-) {
-    loop {
-        let said = tokio::select! {
-            said = said.recv() => said,
-            () = drain.closed() => return,
-        };
-        // Every source has ended; what they last said serves.
-        let Some(said) = said else {
-            return drain.closed().await;
-        };
-        match said {
-            Said::Change(change) => {
-                let source = change.source.clone();
-                let next = writer.apply(change);
-                tracing::debug!(%source, generation = next.generation(), "configuration changed");
-            }
-            Said::Synced(source) => {
-                unsynced.send_if_modified(|unsynced| unsynced.remove(&source));
-            }
-        }
-    }
+/// Both directions of one local workload.
+pub(super) struct Stack {
+    pub(super) local: Arc<Local>,
+    pub(super) outbound: Arc<Outbound>,
+    pub(super) inbound: Arc<inbound::Inbound>,
 }
 
-/// Counts leaf certificates as they are replaced.
-pub(super) async fn count_rotations(
-    counter: Counter,
-    mut identity: IdentityReader,
-    mut drain: Drain,
-) {
-    let serial = |identity: &IdentityReader| {
-        let state = identity.load();
-        state.default_svid().map(|svid| svid.serial().to_owned())
-    };
-    let mut last = serial(&identity);
-    loop {
-        tokio::select! {
-            changed = identity.changed() => if changed.is_err() { return },
-            () = drain.closed() => return,
+// === impl Stack ===
+
+impl Stack {
+    pub(super) fn new(shared: &Arc<Shared>, local: Arc<Local>) -> Self {
+        let (tls, principal) = (shared.tls(&local), shared.principal(&local));
+        let answered_locally = labels::answered_locally(local.workload(), &principal);
+        Self {
+            outbound: Arc::new(Outbound {
+                shared: Arc::clone(shared),
+                tls: Arc::clone(&tls),
+                principal: Arc::clone(&principal),
+                answered_locally: Arc::new(answered_locally),
+            }),
+            inbound: Arc::new(inbound::Inbound::new(shared, tls, principal)),
+            local,
         }
-        let now = serial(&identity);
-        if last.is_some() && now != last {
-            counter.inc();
-        }
-        last = now;
     }
 }
 
 // === impl Mesh ===
 
 impl Mesh {
-    /// Begins to build a mesh.
+    /// Adds a workload that this process serves too, and returns the mesh as that workload: with
+    /// its own identity, policy, connections and metrics. Returns once a snapshot has its policy.
     ///
-    /// ```no_run
-    /// # async fn run(identity: inmesh_pki::IdentityReader, listener: tokio::net::TcpListener,
-    /// #   app: tower::util::BoxCloneSyncService<http::Request<inmesh_core::Body>, http::Response<inmesh_core::Body>, std::io::Error>)
-    /// #   -> Result<(), Box<dyn std::error::Error>> {
-    /// use inmesh_core::Mesh;
-    /// use inmesh_core::authorize::DefaultAction;
-    /// use inmesh_core::model::Workload;
+    /// # Errors
     ///
-    /// let mesh = Mesh::builder()
-    ///     .identity(identity)
-    ///     .workload(Workload::new("shop", "web", "web")?, DefaultAction::Deny)
-    ///     .start()?;
-    /// let client = mesh.client(); // a tower service: mutual TLS, routes, balancing, retries
-    /// mesh.serve(listener, app).await; // `app` sees only peers that policy permits
-    /// # Ok(()) }
-    /// ```
-    pub fn builder() -> MeshBuilder<WantsIdentity> {
-        MeshBuilder::new()
+    /// [`Gone`] if the runtime has ended.
+    pub async fn add_workload(&self, local: Local) -> Result<Self, Gone> {
+        let local = Arc::new(local);
+        self.inner.workloads.serve(&local).await?;
+        Ok(Self {
+            inner: Arc::clone(&self.inner),
+            stack: Arc::new(Stack::new(&self.inner.shared, local)),
+        })
+    }
+
+    /// Serves this handle's workload no longer: requests to it are denied, its connections end, and
+    /// what is kept for it is let go. The first workload of a mesh ends with the mesh.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] if the runtime has ended.
+    pub async fn retire_workload(self) -> Result<(), Gone> {
+        let (shared, local) = (&self.inner.shared, &self.stack.local);
+        if Arc::ptr_eq(local, &shared.reader.peek().settings().local) {
+            return Ok(());
+        }
+        self.inner.workloads.retire(local).await?;
+        shared.live.retire(local);
+        for service in shared.reader.load().services() {
+            for port in &service.ports {
+                let set = service.endpoints(port.port);
+                for member in set.into_iter().flat_map(|set| set.members()) {
+                    Kept::forget(member, local);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The workload that this handle is.
+    pub fn local(&self) -> &Local {
+        &self.stack.local
     }
 
     /// A client whose requests go to the Service that their authority names.
     pub fn client(&self) -> Client {
-        Client(self.0.outbound.clone())
+        Client::new(&self.stack.outbound)
     }
 
     /// A client for one authority, e.g. `cart` or `cart.shop:8080`, for tonic's generated clients.
     ///
     /// # Errors
-    /// If `authority` is none.
-    pub fn channel(&self, authority: &str) -> Result<Channel, http::uri::InvalidUri> {
+    ///
+    /// If `authority` is not a valid URI authority.
+    pub fn channel(&self, authority: &str) -> Result<Channel, Error> {
         self.client().channel(authority)
     }
 
@@ -159,9 +153,10 @@ impl Mesh {
         R::Error: Into<BoxError>,
     {
         let stack = InboundStack {
-            shared: self.0.inbound.clone(),
+            inbound: Arc::clone(&self.stack.inbound),
             app: InProcess(app),
-            protocol: AppProtocol::Detect,
+            // Any version of it.
+            protocol: AppProtocol::Http1,
             strict: true,
             probes: Arc::new([]),
         };
@@ -171,15 +166,17 @@ impl Mesh {
     /// The authorization alone as a tower layer, for a server of your own that puts an
     /// `Arc<PeerInfo>` into the extensions of its requests.
     pub fn authorize_layer(&self) -> AuthorizeLayer {
-        AuthorizeLayer::new(self.0.reader.clone())
+        let shared = &self.inner.shared;
+        AuthorizeLayer::of(shared.reader.clone(), Arc::clone(&self.stack.local))
+            .with_authorizers(shared.authorizers.clone())
     }
 
-    /// Stands in front of a plain server: mutual TLS in, plain out to the application.
+    /// Serves a listener in front of a plain server: mutual TLS in, plain out to the application.
     pub async fn serve_behind(&self, listener: TcpListener, to: Inbound) {
-        let app = Behind::new(&self.0.outbound.balancer, &to);
+        let (inbound, upstreams) = (&self.stack.inbound, &self.inner.shared.upstreams);
         let stack = InboundStack {
-            shared: self.0.inbound.clone(),
-            app,
+            app: Behind::new(upstreams, &inbound.tls, &to),
+            inbound: Arc::clone(inbound),
             protocol: to.protocol,
             strict: to.strict,
             probes: to.probes.into(),
@@ -189,219 +186,111 @@ impl Mesh {
 
     /// Takes plain connections of applications on this host into the mesh.
     pub async fn serve_outbound(&self, listener: TcpListener, to: OutboundListener) {
-        self.0.outbound.clone().listen(listener, to).await;
+        Arc::clone(&self.stack.outbound).listen(listener, to).await;
     }
 
-    /// Serves the admin surface. Bind it to loopback: it asks for no identity.
-    pub async fn serve_admin(&self, listener: TcpListener, admin: Admin) {
-        admin.serve(listener, self.clone()).await;
-    }
-
-    /// What it knows and how it is, without secrets.
+    /// The state of the runtime, without secrets.
     pub fn status(&self) -> Status {
         Status::new(
-            &self.0.reader.load(),
-            &self.0.identity.load(),
+            &self.inner.shared.reader.load(),
+            &self.inner.shared.identity.load(),
             self.watch_drain().phase(),
-            &self.unsynced(),
+            &self.inner.sources.borrow(),
         )
     }
 
-    /// Waits until it is ready: it has an identity and every source has synced.
+    /// Waits until it is ready: it has an identity, and every group of sources has one that has
+    /// synced.
     pub async fn ready(&self) {
-        let (mut reader, mut identity) = (self.0.reader.clone(), self.0.identity.clone());
-        let mut unsynced = self.0.unsynced.clone();
+        let shared = &self.inner.shared;
+        let (mut reader, mut identity) = (shared.reader.clone(), shared.identity.clone());
+        let mut sources = self.inner.sources.clone();
         let (mut configured, mut identified, mut syncing) = (true, true, true);
-        // Each of them tells once more what it has told before, so nothing is missed in between.
+        // A new receiver sees the current value as changed, so nothing is missed in between.
         while !self.not_ready().is_empty() {
             tokio::select! {
                 changed = reader.changed(), if configured => configured = changed,
                 changed = identity.changed(), if identified => identified = changed.is_ok(),
-                changed = unsynced.changed(), if syncing => syncing = changed.is_ok(),
-                // Nobody is left who could change it.
+                changed = sources.changed(), if syncing => syncing = changed.is_ok(),
+                // Every writer has ended: it never will be.
                 else => std::future::pending().await,
             }
         }
     }
 
-    /// Why it does not take traffic; empty where it does.
+    /// Why it does not take traffic; empty if it does.
     pub(super) fn not_ready(&self) -> Vec<String> {
         not_ready(
-            &self.0.reader.load(),
-            &self.0.identity.load(),
+            &self.inner.shared.reader.load(),
+            &self.inner.shared.identity.load(),
             self.watch_drain().phase(),
-            &self.unsynced(),
+            &self.inner.sources.borrow(),
         )
     }
 
-    fn unsynced(&self) -> Vec<String> {
-        let unsynced = self.0.unsynced.borrow();
-        unsynced.iter().map(ToString::to_string).collect()
-    }
-
-    /// The configuration that serves, in the form it is decided on.
-    pub(super) fn config_dump(&self, status: &impl Serialize) -> Value {
-        let snapshot = self.0.reader.load();
-        let mut services: Vec<_> = snapshot.services().cloned().collect();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
-        json!({
-            "status": status,
-            "policy": format!("{:?}", snapshot.policy()),
-            "routes": services
-                .iter()
-                .filter(|view| !view.routes.is_empty())
-                .map(|view| json!({
-                    "service": view.name.to_string(),
-                    "routes": format!("{:?}", view.routes),
-                }))
-                .collect::<Vec<_>>(),
-        })
-    }
-
-    /// The current configuration, for whoever wants to look.
+    /// The current configuration.
     pub fn snapshot(&self) -> &SnapshotReader {
-        &self.0.reader
+        &self.inner.shared.reader
     }
 
     /// The metrics.
     pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+        &self.inner.metrics
     }
 
     /// The metrics in the OpenMetrics text format.
     pub fn encode_metrics(&self) -> String {
-        self.0.metrics.encode()
+        self.inner.metrics.encode()
+    }
+
+    /// Shows exchanges to `sink` from now on, their beginnings too, until the guard is dropped.
+    pub fn watch_exchanges(&self, sink: Arc<dyn ExchangeSink>) -> SinkGuard {
+        self.inner.shared.recorder.sinks.add(sink)
     }
 
     /// The bounds of the data path.
     pub fn limits(&self) -> &Arc<Limits> {
-        &self.0.inbound.limits
+        &self.inner.shared.limits
     }
 
     /// Watches the way down.
     pub fn watch_drain(&self) -> Drain {
-        self.0.trigger.watch()
+        self.inner.trigger.watch()
     }
 
-    /// Goes down in order: readiness off, requests served for a while, connections told to go,
+    /// Goes down in order: readiness off, requests served for a while, connections asked to close,
     /// running requests finished, the rest cut. Returns when it is done. A second call while one
     /// runs cuts at once.
     pub async fn drain(&self) {
-        let limits = self.limits().clone();
-        let phase = self.watch_drain().phase();
-        if phase != Phase::Serving {
-            self.0.trigger.advance(Phase::Closed);
+        let limits = Arc::clone(self.limits());
+        let trigger = &self.inner.trigger;
+        if self.watch_drain().phase() != Phase::Serving {
+            trigger.advance(Phase::Closed);
             return;
         }
-        self.0.trigger.advance(Phase::NotReady);
+        trigger.advance(Phase::NotReady);
         let mut watch = self.watch_drain();
         tokio::select! {
             () = sleep(limits.drain_lead) => {}
             () = watch.closed() => return,
         }
-        self.0.trigger.advance(Phase::Closing);
-        self.0.tracker.close();
+        trigger.advance(Phase::Closing);
+        let tracker = &self.inner.shared.tracker;
+        tracker.close();
         tokio::select! {
-            _in_time = timeout(limits.drain_deadline, self.0.tracker.wait()) => {}
+            _in_time = timeout(limits.drain_deadline, tracker.wait()) => {}
             () = watch.closed() => {}
         }
-        self.0.trigger.advance(Phase::Closed);
+        trigger.advance(Phase::Closed);
         // A disk that hangs must not keep the process.
-        let _in_time = timeout(LAST_LINES, self.0.writers.wait()).await;
-    }
-
-    pub(super) fn register_gauges(&self) -> Counter {
-        let rotations = Counter::default();
-        self.0.metrics.register(|r| {
-            let help = "Leaf certificates replaced while running";
-            r.register("mesh_certificate_rotations", help, rotations.clone());
-        });
-        let collector = Gauges {
-            reader: self.0.reader.clone(),
-            identity: self.0.identity.clone(),
-        };
-        self.0
-            .metrics
-            .register(|r| r.register_collector(Box::new(collector)));
-        rotations
+        let _in_time = timeout(LAST_LINES, self.inner.writers.wait()).await;
     }
 }
 
 impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Mesh")
-            .field(&self.0.inbound.workload.name)
+            .field(&self.stack.local.workload().name)
             .finish()
-    }
-}
-
-/// Gauges that are read when they are asked for.
-#[derive(Debug)]
-struct Gauges {
-    reader: SnapshotReader,
-    identity: IdentityReader,
-}
-
-impl Collector for Gauges {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let snapshot = self.reader.load();
-        let mut one = |name: &str, help: &str, value: i64| {
-            let metric = ConstGauge::new(value);
-            let out = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            metric.encode(out)
-        };
-        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        one(
-            "mesh_config_generation",
-            "How often the configuration that serves has changed",
-            number(snapshot.generation()),
-        )?;
-        one(
-            "mesh_config_refusals",
-            "How often a new version of an object was refused",
-            number(snapshot.refusals()),
-        )?;
-        let ends = "mesh_certificate_expiration_timestamp_seconds";
-        let help = "When a certificate ends, in seconds since 1970";
-        let mut family = encoder.encode_descriptor(ends, help, None, MetricType::Gauge)?;
-        let identity = self.identity.load();
-        for expiry in expiries(&identity) {
-            let at = expiry.not_after.duration_since(UNIX_EPOCH);
-            let at = at.unwrap_or_default().as_secs();
-            let labels = [
-                ("kind", expiry.kind.as_str()),
-                ("id", expiry.id.as_str()),
-                ("key_id", expiry.key_id.as_str()),
-            ];
-            ConstGauge::new(number(at)).encode(family.encode_family(&labels)?)?;
-        }
-        let name = "mesh_balancer_endpoints";
-        let help = "Endpoints that a balancer knows, by state";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for view in snapshot.services() {
-            for port in &view.ports {
-                let Some(set) = view.endpoints(port.port) else {
-                    continue;
-                };
-                let ejected = set
-                    .members()
-                    .iter()
-                    .filter(|m| m.state.is_ejected())
-                    .count();
-                let ready = set.ready_len().saturating_sub(ejected);
-                let rest = set.members().len().saturating_sub(set.ready_len());
-                let port = port.port.to_string();
-                for (state, n) in [("ready", ready), ("ejected", ejected), ("not_ready", rest)] {
-                    let labels = [
-                        ("destination_service", &*view.host),
-                        ("port", port.as_str()),
-                        ("endpoint_state", state),
-                    ];
-                    let n = i64::try_from(n).unwrap_or(i64::MAX);
-                    ConstGauge::new(n).encode(family.encode_family(&labels)?)?;
-                }
-            }
-        }
-        Ok(())
     }
 }

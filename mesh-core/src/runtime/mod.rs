@@ -10,23 +10,31 @@
 
 mod admin;
 mod admit;
+mod app;
 mod aside;
 mod builder;
+mod call;
 mod client;
+mod exchange;
+mod gauges;
 mod inbound;
+mod labels;
 mod limits;
+mod listen;
+mod merge;
 mod mesh;
 mod outbound;
-mod server;
+mod serve;
+mod shared;
 mod status;
+mod upstream;
 
 pub use admin::{Admin, LogLevel, serve_local};
 pub use builder::{MeshBuilder, StartError, WantsIdentity, WantsNothing, WantsWorkload};
-pub use client::{Answer, Channel, Client};
-pub use inbound::Inbound;
+pub use client::{Answering, Channel, Client};
 pub use limits::Limits;
+pub use listen::{Application, Inbound, Listen, OutboundListener, Target};
 pub use mesh::Mesh;
-pub use outbound::{Listen, OutboundListener};
 pub use status::{EndpointStatus, IdentityStatus, ServiceStatus, Status};
 
 #[cfg(test)]

@@ -1,254 +1,221 @@
-//! Outbound: from an application of this workload to a Service.
+//! Outbound: from an application of a local workload to a Service.
 //!
-//! The request's way reads as the rooms do: admit, authorize, route, balance, connect. A listener
-//! for programs that do not embed the mesh adds accept before them.
+//! A request is admitted, planned and sent; an opaque connection is planned and opened. A listener
+//! for programs that do not embed the mesh adds accept before that.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
-use super::server::Connection;
-use super::{Limits, admit};
+use super::admit;
+use super::call::Call;
+use super::exchange::{Held, Pending};
+use super::labels;
+use super::listen::{OutboundListener, Target};
+use super::serve::{self, Connection};
+use super::shared::Shared;
+use super::upstream::{Sending, Upstream};
 use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
-use crate::authorize::{HttpView, Peer, RequestView, WorkloadPolicy, decide};
-use crate::balance::{Balancer, Carried};
+use crate::authorize::{HttpView, RequestView};
 use crate::body::Body;
-use crate::connect::{copy, goes_on_in_h2, is_upgrade, prepare, splice, switched};
-use crate::drain::Drain;
+use crate::connect::{Flow, Io, Switched, copy, forward, splice};
 use crate::error::{Error, Reason, is_grpc};
-use crate::identify::ALPN_TCP;
-use crate::model::{AppProtocol, Destination, Draw, ServiceName, Workload};
-use crate::route::route;
+use crate::identify::Tls;
+use crate::model::{AppProtocol, ServiceName};
+use crate::plan::{Destination, Planned, plan};
+use crate::retry::Attempts;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Held, Protocol, Recorder, Series, Text};
+use crate::telemetry::{Direction, Exchange, Protocol, Series};
 
-/// The port of an authority that names none.
-const HTTP_PORT: u16 = 80;
-
-/// What an outbound listener carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OutboundListener {
-    /// The Service and its port; `None` where each request's authority decides.
-    pub service: Option<(ServiceName, u16)>,
-    /// What applications speak on it.
-    pub protocol: AppProtocol,
-}
-
-/// A listener of the agent, either way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Listen {
-    /// From applications to Services.
-    Outbound(OutboundListener),
-    /// From the mesh to the application.
-    Inbound(super::Inbound),
-}
-
-/// The outbound stack of one runtime.
-pub(crate) struct Outbound {
-    pub(super) balancer: Arc<Balancer>,
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) limits: Arc<Limits>,
-    pub(super) workload: Workload,
+/// The outbound stack of one local workload.
+pub(super) struct Outbound {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tls: Arc<Tls>,
     pub(super) principal: Arc<str>,
-    pub(super) egress: WorkloadPolicy,
-    /// What was answered without an endpoint.
-    pub(super) local: Arc<Series>,
-    pub(super) drain: Drain,
-    pub(super) tracker: TaskTracker,
+    /// Counts what was answered without an endpoint.
+    pub(super) answered_locally: Arc<Series>,
 }
 
-// === impl OutboundListener ===
+/// What leads to the destination of a request or connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum To<'a> {
+    Address(SocketAddr),
+    /// The authority of the request itself.
+    Authority,
+    Service(&'a ServiceName, u16),
+}
 
-impl OutboundListener {
-    /// A listener whose requests go where their authority says.
-    pub fn by_authority(protocol: AppProtocol) -> Self {
-        Self {
-            service: None,
-            protocol,
-        }
-    }
+/// The connection that a request came on.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) address: SocketAddr,
+    pub(super) state: &'a Arc<ConnState>,
+}
 
-    /// A listener for one port of a Service.
-    pub fn to(service: ServiceName, port: u16, protocol: AppProtocol) -> Self {
-        Self {
-            service: Some((service, port)),
-            protocol,
-        }
-    }
+/// The answer to a request.
+enum Answered {
+    /// Of an endpoint, with both connections if they have left HTTP.
+    Endpoint(Response<Body>, Upstream, Option<Switched>),
+    /// Of the route itself.
+    Route(Response<Body>),
 }
 
 // === impl Outbound ===
 
 impl Outbound {
-    /// Carries one request and answers it, whatever happens. The request is lent: its owner's
-    /// future holds it once, instead of every future below.
-    pub(crate) async fn handle(
+    /// Answers one request, whatever happens. The request is lent: its owner's future holds it
+    /// once, instead of every future below.
+    pub(super) async fn handle(
         self: &Arc<Self>,
         request: &mut Request<Body>,
-        to: Option<&(ServiceName, u16)>,
-        caller: Option<(SocketAddr, &Arc<ConnState>)>,
+        to: To<'_>,
+        caller: Option<Caller<'_>>,
     ) -> Response<Body> {
-        let (direction, state) = (Direction::Outbound, caller.map(|(_, state)| state));
-        let upload = caller.and_then(|_| Upload::time(request, self.limits.body));
-        let mut pending = admit::begin(direction, request, &self.recorder, &self.local, state);
-        let exchange = pending.exchange();
-        exchange.caller = caller.map(|(address, _)| address);
-        exchange.upload = upload.clone();
         let grpc = is_grpc(request.headers());
-        let result = match admit::admit(&self.limits, request, exchange) {
-            Ok(()) => Upload::answering(upload, self.carry(request, to, exchange)).await,
+        match self.try_handle(request, to, caller).await {
+            Ok(response) => response,
+            Err((pending, error)) => pending.refuse(&error, grpc),
+        }
+    }
+
+    /// Answers one request, unless the mesh would answer in place of an endpoint.
+    pub(super) async fn try_handle(
+        self: &Arc<Self>,
+        request: &mut Request<Body>,
+        to: To<'_>,
+        caller: Option<Caller<'_>>,
+    ) -> Result<Response<Body>, (Pending, Error)> {
+        let shared = &self.shared;
+        let (local, state) = (self.tls.local(), caller.map(|c| c.state));
+        let upload = caller.and_then(|_| Upload::time(request, shared.limits.body));
+        let (direction, series) = (Direction::Outbound, &self.answered_locally);
+        let mut pending = admit::begin(direction, local, request, &shared.recorder, series, state);
+        let call = pending.call();
+        call.exchange.caller = caller.map(|c| c.address);
+        call.upload = upload.clone();
+        let admitted = admit::admit(&shared.limits, request, &mut call.exchange);
+        pending.begin();
+        let result = match admitted {
+            Ok(()) => {
+                let carried = self.carry(request, to, pending.call());
+                Upload::answering(upload, carried).await
+            }
             Err(error) => Err(error),
         };
         match result {
-            Ok((response, carried, switched)) => {
-                pending.count_under(self.series(&carried));
-                pending.hold(Held::Endpoint(carried));
-                match switched {
+            Ok(Answered::Route(response)) => Ok(pending.answer(response)),
+            Ok(Answered::Endpoint(response, upstream, switched)) => {
+                pending.count_under(self.series(&upstream));
+                pending.hold(Held::Endpoint(upstream));
+                Ok(match switched {
                     None => pending.answer(response),
-                    Some((caller, endpoint)) => {
-                        pending.switched();
-                        let drain = self.drain.clone();
-                        self.tracker.spawn(async move {
-                            pending.joined(splice(caller, endpoint, drain).await);
-                        });
+                    Some(switched) => {
+                        self.splice(pending, switched);
                         response
                     }
-                }
+                })
             }
-            Err(error) => pending.refuse(&error, grpc),
+            Err(error) => Err((pending, error)),
         }
     }
 
-    /// The way of a request, decision by decision.
+    /// The way of a request: planned, prepared, sent, and its answer brought back.
     async fn carry(
         self: &Arc<Self>,
         request: &mut Request<Body>,
-        to: Option<&(ServiceName, u16)>,
-        exchange: &mut Exchange,
-    ) -> Result<(Response<Body>, Carried, Option<(OnUpgrade, OnUpgrade)>), Error> {
-        let snapshot = self.balancer.reader.load();
-        let mut draw = Draw::new(rand::random());
-        let to = self.destination(&snapshot, to, &exchange.authority)?;
-        let uri = request.uri();
-        let http = HttpView::new(request.method(), uri.path(), uri.query(), request.headers());
-        let permit = decide(
-            &self.egress,
-            &Peer::Local,
-            &RequestView::Http(http),
-            &mut (),
-        )?;
-        exchange.service = to.service.host.clone();
-        if exchange.authority.is_empty() {
-            // HTTP/1.0 need not name a host; the next hop speaks HTTP/1.1 or later and must.
-            exchange.authority = to.service.host.clone();
-        }
-        let caller = &self.workload.namespace;
-        let routed = route(&snapshot, &to, caller, &permit, Some(http), &mut draw)?;
-        exchange.route = routed
-            .matched
-            .route()
-            .map(|(key, rule)| (key.clone(), rule));
-        drop(snapshot);
-
-        let upgrade = is_upgrade(request.version(), request.headers());
-        let http2 = goes_on_in_h2(routed.protocol, request.version(), upgrade);
-        let on_caller = upgrade.then(|| hyper::upgrade::on(&mut *request));
-        prepare(request, http2, &exchange.authority, upgrade);
-        routed.matched.change_request(request.headers_mut());
-        exchange.trace.write(request.headers_mut());
-
-        let answer = self
-            .balancer
-            .send(&routed.matched, request, http2, exchange, &mut draw)
-            .await?;
-        exchange.tls_peer = answer.peer;
-        let mut response = answer.response;
-        let switched = switched(&mut response, on_caller)?;
-        crate::connect::answered(&mut response, switched.is_some());
-        routed.matched.change_response(response.headers_mut());
-        Ok((response.map(Body::incoming), answer.carried, switched))
+        to: To<'_>,
+        call: &mut Call,
+    ) -> Result<Answered, Error> {
+        let planned = self.plan_http(request, to, call)?;
+        let Some(backend) = planned.backend() else {
+            return answer_of(&planned, request, call);
+        };
+        let hop = forward(request, planned.protocol(), &call.exchange.authority);
+        planned.edit_request(request);
+        call.exchange.trace.write(request.headers_mut());
+        let sending = Sending {
+            to: backend,
+            timeouts: planned.timeouts(),
+            version: hop.version(),
+        };
+        let upstreams = &self.shared.upstreams;
+        let answered = upstreams.send(&self.tls, sending, request, call).await?;
+        call.exchange.tls_peer = answered.peer;
+        let (mut response, switched) = hop.answered(answered.response)?;
+        planned.edit_response(response.headers_mut());
+        Ok(Answered::Endpoint(response, answered.upstream, switched))
     }
 
-    fn destination(
+    /// Plans a request and notes in its record what was decided.
+    fn plan_http(
         &self,
-        snapshot: &crate::model::Snapshot,
-        to: Option<&(ServiceName, u16)>,
-        authority: &str,
-    ) -> Result<Destination, Error> {
-        let unknown = |what: String| Error::new(Reason::UnknownHost, what);
-        match to {
-            Some((name, port)) => {
-                let service = snapshot
-                    .service(name)
-                    .ok_or_else(|| unknown(format!("Service {name} does not exist")))?;
-                Ok(Destination {
-                    service: service.clone(),
-                    port: *port,
-                })
+        request: &Request<Body>,
+        to: To<'_>,
+        call: &mut Call,
+    ) -> Result<Planned, Error> {
+        let view = RequestView::Http(HttpView::of(request));
+        let snapshot = self.shared.reader.load();
+        let authority = Arc::clone(&call.exchange.authority);
+        let to = to.destination(&authority);
+        let planned = plan(
+            &snapshot,
+            self.tls.local(),
+            to,
+            &view,
+            &mut call.draw,
+            &mut (),
+        );
+        let exchange = &mut call.exchange;
+        let planned = planned.inspect_err(|refused| {
+            if let Some(service) = &refused.service {
+                exchange.service = Arc::clone(&service.host);
             }
-            None => snapshot
-                .resolve(authority, &self.workload.namespace, HTTP_PORT)
-                .ok_or_else(|| unknown(format!("no Service has the name {authority:?}"))),
+        })?;
+        exchange.service = Arc::clone(&planned.service().host);
+        if exchange.authority.is_empty() {
+            // HTTP/1.0 need not name a host; the next hop speaks HTTP/1.1 or later and must.
+            exchange.authority = Arc::clone(&planned.service().host);
         }
+        exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
+        Ok(planned)
     }
 
     /// The metrics of the endpoint that answered, made once and kept with it.
-    fn series(&self, carried: &Carried) -> Arc<Series> {
-        let make = || Arc::new(self.outbound_series(carried));
-        match carried.kept() {
-            Some(kept) => kept.series.get_or_init(make).clone(),
-            None => make(),
-        }
+    fn series(&self, upstream: &Upstream) -> Arc<Series> {
+        let kept = upstream.kept(&self.tls);
+        let series = kept.series.get_or_init(|| {
+            let workload = self.tls.local().workload();
+            let (service, member) = (upstream.service(), upstream.member());
+            Arc::new(labels::outbound(workload, &self.principal, service, member))
+        });
+        Arc::clone(series)
     }
 
-    fn outbound_series(&self, carried: &Carried) -> Series {
-        let endpoint = &carried.picked().member().endpoint;
-        let service = carried.service();
-        let principal = match &endpoint.transport {
-            crate::model::Transport::Mesh { ids } => ids.to_string(),
-            _ => "unknown".to_owned(),
-        };
-        let mut labels = source_labels(&self.workload, &self.principal);
-        labels.extend([
-            ("destination_workload", known(&endpoint.workload)),
-            (
-                "destination_workload_namespace",
-                service.name.namespace().as_str().into(),
-            ),
-            ("destination_principal", principal.as_str().into()),
-            ("destination_version", known(&endpoint.version)),
-            ("destination_service", Text(service.host.clone())),
-            ("destination_service_name", service.name.name().into()),
-            (
-                "destination_service_namespace",
-                service.name.namespace().as_str().into(),
-            ),
-        ]);
-        Series::new(labels)
+    /// Joins two connections that have left HTTP, in a task of their own.
+    fn splice(&self, mut pending: Pending, switched: Switched) {
+        pending.switched();
+        let drain = self.shared.drain.clone();
+        self.shared.tracker.spawn(async move {
+            let mut flow = Flow::default();
+            let result = splice(switched, drain, &mut flow).await;
+            pending.joined(&flow, result);
+        });
     }
 
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener, to: OutboundListener) {
-        let listener = Listener::new(listener, self.limits.connections);
+        let listener = Listener::new(listener, self.shared.limits.connections);
         let to = Arc::new(to);
-        let mut drain = self.drain.clone();
-        loop {
-            let (stream, from) = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.closing() => return,
-            };
-            let (this, to) = (self.clone(), to.clone());
-            let connection = async move { this.connection(stream, from, &to).await };
-            self.tracker.spawn(connection);
-        }
+        let (drain, tracker) = (self.shared.drain.clone(), self.shared.tracker.clone());
+        serve::accept(listener, drain, tracker, move |stream, from| {
+            let (this, to) = (Arc::clone(&self), Arc::clone(&to));
+            async move { this.connection(stream, from, &to).await }
+        })
+        .await;
     }
 
     async fn connection(
@@ -260,14 +227,14 @@ impl Outbound {
         let detected = match to.protocol {
             AppProtocol::Tcp => Detected::Opaque,
             protocol => {
-                let deadline = Instant::now() + self.limits.detect;
+                let deadline = Instant::now() + self.shared.limits.detect;
                 peek(&stream, protocol.is_http(), deadline).await
             }
         };
         match detected {
             Detected::Http1 => Box::pin(self.http(stream, from, to, false)).await,
             Detected::Http2 => Box::pin(self.http(stream, from, to, true)).await,
-            // What is declared HTTP is never carried as anything else.
+            // What is declared HTTP is never forwarded as anything else.
             _ => Box::pin(self.tcp(stream, from, to)).await,
         }
     }
@@ -279,15 +246,20 @@ impl Outbound {
         to: &Arc<OutboundListener>,
         http2: bool,
     ) {
-        let connection = Connection::new(&self.limits, &self.drain);
+        let connection = Connection::new(&self.shared.limits, &self.shared.drain);
+        let original = to.original(&stream);
         let state = connection.state.clone();
-        let (this, to) = (self.clone(), to.clone());
+        let (this, to) = (Arc::clone(&self), Arc::clone(to));
         let conn_state = state.clone();
         let service = move |request: Request<Incoming>| {
             let (this, to, state) = (this.clone(), to.clone(), conn_state.clone());
             let mut request = request.map(Body::incoming);
             async move {
-                this.handle(&mut request, to.service.as_ref(), Some((from, &state)))
+                let caller = Caller {
+                    address: from,
+                    state: &state,
+                };
+                this.handle(&mut request, to.destination(original), Some(caller))
                     .await
             }
         };
@@ -296,99 +268,96 @@ impl Outbound {
         } else {
             connection.serve_h1(stream, service).await
         };
-        self.recorder
-            .ended(Direction::Outbound, from, None, &state, ended);
+        let recorder = &self.shared.recorder;
+        serve::ended(recorder, Direction::Outbound, from, None, &state, ended);
     }
 
-    /// Carries one opaque connection.
+    /// Forwards one opaque connection.
     async fn tcp(self: Arc<Self>, mut stream: Socket, from: SocketAddr, to: &OutboundListener) {
         let context = TraceContext::new(rand::random(), rand::random(), false);
         let mut exchange = Exchange::new(Direction::Outbound, Protocol::Tcp, context);
         exchange.caller = Some(from);
-        let mut drain = self.drain.clone();
-        let mut series = self.local.clone();
-        let opened = match &to.service {
-            Some(service) => self.open(service, &mut exchange).await,
-            None => {
-                let detail = "opaque bytes on a listener that names no Service";
-                Err(Error::new(Reason::UnknownHost, detail))
+        exchange.workload = Arc::clone(&self.tls.local().workload().name);
+        let mut call = Call::new(exchange, Attempts::at_any());
+        let recorder = &self.shared.recorder;
+        let to = to.destination(to.original(&stream));
+        let (mut endpoint, upstream) = match self.open(to, &mut call).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                let reason = error.reason().as_str();
+                recorder.metrics.connection_failed("outbound", reason);
+                call.close(&Flow::default(), Some(&error));
+                return recorder.publish(&call.exchange);
             }
         };
-        match opened {
-            Ok((mut endpoint, carried)) => {
-                series = self.series(&carried);
-                self.recorder.metrics.tcp_opened(&series);
-                tokio::select! {
-                    copied = copy(&mut stream, &mut endpoint) => match copied {
-                        Ok((sent, received)) => {
-                            exchange.request_bytes = sent;
-                            exchange.response_bytes = received;
-                        }
-                        Err(e) => exchange.failed(&Error::new(Reason::Reset, "broke off").because(e)),
-                    },
-                    () = drain.closed() => exchange.failed(&Error::new(Reason::Reset, "drained")),
-                }
-                let (received, sent) = (exchange.request_bytes, exchange.response_bytes);
-                self.recorder.metrics.tcp_closed(&series, received, sent);
-            }
-            Err(error) => {
-                exchange.failed(&error);
-                let reason = error.reason().as_str();
-                self.recorder.metrics.connection_failed("outbound", reason);
-            }
+        let counters = recorder.metrics.tcp_opened(&self.series(&upstream));
+        let mut flow = Flow::new(counters.clone());
+        recorder.begin(&call.exchange);
+        let mut drain = self.shared.drain.clone();
+        let result = tokio::select! {
+            copied = copy(&mut stream, &mut endpoint, &mut flow) => copied,
+            () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
+        };
+        counters.closed();
+        call.close(&flow, result.as_ref().err());
+        recorder.publish(&call.exchange);
+    }
+
+    /// Plans an opaque connection and opens the one to its endpoint.
+    async fn open(&self, to: To<'_>, call: &mut Call) -> Result<(Io, Upstream), Error> {
+        if matches!(to, To::Authority) {
+            let detail = "opaque bytes on a listener that names no Service";
+            return Err(Error::new(Reason::UnknownHost, detail));
         }
-        drop(series);
-        exchange.duration = exchange.started.elapsed();
-        self.recorder.publish(&exchange);
-    }
-
-    async fn open(
-        &self,
-        (name, port): &(ServiceName, u16),
-        exchange: &mut Exchange,
-    ) -> Result<(crate::connect::Io, Carried), Error> {
-        let snapshot = self.balancer.reader.load();
-        let to = self.destination(&snapshot, Some(&(name.clone(), *port)), "")?;
-        let permit = decide(&self.egress, &Peer::Local, &RequestView::Tcp, &mut ())?;
-        let mut draw = Draw::new(rand::random());
-        let caller = &self.workload.namespace;
-        let routed = route(&snapshot, &to, caller, &permit, None, &mut draw)?;
+        let snapshot = self.shared.reader.load();
+        let (local, draw) = (self.tls.local(), &mut call.draw);
+        let to = to.destination("");
+        let planned = plan(&snapshot, local, to, &RequestView::Tcp, draw, &mut ())?;
         drop(snapshot);
-        let (io, carried, peer) = self
-            .balancer
-            .open(&routed.matched, ALPN_TCP, exchange, &mut draw)
-            .await?;
-        exchange.tls_peer = peer;
-        Ok((io, carried))
+        let Some(backend) = planned.backend() else {
+            let detail = "the route answers HTTP alone";
+            return Err(Error::new(Reason::NoRoute, detail));
+        };
+        let upstreams = &self.shared.upstreams;
+        upstreams.open(&self.tls, backend, call).await
     }
 }
 
-/// Istio's labels of the source.
-pub(super) fn source_labels(workload: &Workload, principal: &str) -> Vec<(&'static str, Text)> {
-    let label = |name: &str| known(workload.labels.get(name).map_or("", |v| v));
-    let app = match workload.labels.get("app") {
-        Some(app) => app,
-        None => &workload.name,
-    };
-    vec![
-        ("reporter", "source".into()),
-        ("source_workload", (&*workload.name).into()),
-        (
-            "source_workload_namespace",
-            workload.namespace.as_str().into(),
-        ),
-        ("source_principal", known(principal)),
-        ("source_app", (&**app).into()),
-        ("source_version", label("version")),
-        ("source_canonical_service", (&**app).into()),
-    ]
+/// The answer of the route itself.
+fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<Answered, Error> {
+    match planned.answer(&call.exchange.authority, &HttpView::of(request)) {
+        Some(response) => Ok(Answered::Route(response)),
+        None => Err(Error::new(Reason::NoRoute, "the route has no answer")),
+    }
 }
 
-/// A label's value, as Istio writes an empty one.
-pub(super) fn known(text: &str) -> Text {
-    if text.is_empty() {
-        "unknown".into()
-    } else {
-        text.into()
+// === impl To ===
+
+impl To<'_> {
+    fn destination<'a>(&'a self, authority: &'a str) -> Destination<'a> {
+        match *self {
+            Self::Address(address) => Destination::Address(address),
+            Self::Authority => Destination::Authority(authority),
+            Self::Service(name, port) => Destination::Service { name, port },
+        }
+    }
+}
+
+impl OutboundListener {
+    /// The address that the application connected to, if it leads on.
+    fn original(&self, stream: &Socket) -> Option<SocketAddr> {
+        match self.target {
+            Target::OriginalAddress => stream.original_destination().ok(),
+            Target::Authority | Target::Service(..) => None,
+        }
+    }
+
+    fn destination(&self, original: Option<SocketAddr>) -> To<'_> {
+        match (&self.target, original) {
+            (Target::Service(name, port), _) => To::Service(name, *port),
+            (Target::OriginalAddress, Some(address)) => To::Address(address),
+            // A socket without an address is closed already.
+            (Target::Authority | Target::OriginalAddress, _) => To::Authority,
+        }
     }
 }

@@ -1,13 +1,15 @@
-//! What the runtime says of itself: the same numbers for a person, a machine and a probe.
+//! The status of a runtime: the same numbers for a person, a machine and a probe.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use inmesh_pki::store::IdentityState;
 use serde::Serialize;
 
+use crate::discover::{SourceState, Sources};
 use crate::drain::Phase;
-use crate::model::{ObjectStatus, Snapshot};
+use crate::snapshot::{ObjectStatus, Snapshot};
 
 /// The state of a runtime at one moment, without secrets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -15,7 +17,7 @@ use crate::model::{ObjectStatus, Snapshot};
 pub struct Status {
     /// Whether it takes traffic.
     pub ready: bool,
-    /// Why not, where it does not.
+    /// Why not, if it does not.
     pub not_ready: Vec<String>,
     /// `namespace/name` of the workload.
     pub workload: String,
@@ -23,8 +25,10 @@ pub struct Status {
     pub generation: u64,
     /// How often a new version of an object was refused.
     pub refusals: u64,
-    /// Who it is.
+    /// Its certificates and the roots that it trusts.
     pub identity: Vec<IdentityStatus>,
+    /// The sources of configuration by name, with their states.
+    pub sources: BTreeMap<String, SourceState>,
     /// What became of each configuration object.
     pub objects: Vec<ObjectStatus>,
     /// The Services it knows.
@@ -69,11 +73,13 @@ pub struct EndpointStatus {
     pub transport: &'static str,
     /// Its version label; may be empty.
     pub version: String,
+    /// Its zone; may be empty.
+    pub zone: String,
     /// Whether it is ready by its source.
     pub ready: bool,
     /// Whether the balancer has ejected it.
     pub ejected: bool,
-    /// Requests on their way.
+    /// Requests in flight to it.
     pub in_flight: u32,
 }
 
@@ -84,10 +90,10 @@ impl Status {
         snapshot: &Snapshot,
         identity: &IdentityState,
         phase: Phase,
-        unsynced: &[String],
+        sources: &Sources,
     ) -> Self {
-        let not_ready = not_ready(snapshot, identity, phase, unsynced);
-        let workload = &snapshot.settings().workload;
+        let not_ready = not_ready(snapshot, identity, phase, sources);
+        let workload = snapshot.settings().local.workload();
         let mut services: Vec<_> = snapshot
             .services()
             .flat_map(|view| {
@@ -104,6 +110,7 @@ impl Status {
                             address: m.endpoint.address(),
                             transport: m.endpoint.transport.as_str(),
                             version: m.endpoint.version.to_string(),
+                            zone: m.endpoint.zone.to_string(),
                             ready: m.endpoint.conditions.ready,
                             ejected: m.state.is_ejected(),
                             in_flight: m.state.in_flight(),
@@ -120,6 +127,11 @@ impl Status {
             generation: snapshot.generation(),
             refusals: snapshot.refusals(),
             identity: certificates(identity),
+            sources: sources
+                .states()
+                .iter()
+                .map(|(id, state)| (id.to_string(), state.clone()))
+                .collect(),
             objects: snapshot.status(),
             services,
         }
@@ -147,12 +159,12 @@ fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Why it does not take traffic; empty where it does. Cheap: a probe asks it again and again.
+/// Why it does not take traffic; empty if it does. Cheap: probes ask it often.
 pub(super) fn not_ready(
     snapshot: &Snapshot,
     identity: &IdentityState,
     phase: Phase,
-    unsynced: &[String],
+    sources: &Sources,
 ) -> Vec<String> {
     let mut not_ready = Vec::new();
     if phase != Phase::Serving {
@@ -161,11 +173,7 @@ pub(super) fn not_ready(
     if identity.default_svid().is_none() {
         not_ready.push("it has no identity yet".to_owned());
     }
-    not_ready.extend(
-        unsynced
-            .iter()
-            .map(|s| format!("source {s} has not synced yet")),
-    );
+    not_ready.extend(sources.waiting());
     not_ready.extend(
         snapshot
             .blocked()

@@ -118,7 +118,6 @@ async fn the_phase_goes_forward_alone() {
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 mod whole {
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use inmesh_pki::issue::csr;
@@ -132,7 +131,8 @@ mod whole {
     use crate::connect::Io;
     use crate::discover::pushed;
     use crate::model::Workload;
-    use crate::runtime::server::Connection;
+    use crate::runtime::outbound::{Caller, To};
+    use crate::runtime::serve::Connection;
     use crate::runtime::{Limits, Mesh};
     use crate::testing::World;
 
@@ -180,7 +180,8 @@ mod whole {
                 pusher.push(Vec::new()).await?;
             } else {
                 pusher.push(Vec::new()).await?;
-                mesh.0.unsynced.clone().wait_for(BTreeSet::is_empty).await?;
+                let mut sources = mesh.inner.sources.clone();
+                sources.wait_for(|s| s.waiting().next().is_none()).await?;
                 tokio::task::yield_now().await;
                 assert!(!waiting.is_finished());
                 identify();
@@ -196,7 +197,10 @@ mod whole {
     async fn what_runs_on_has_until_the_deadline() -> Result {
         let mesh = mesh()?;
         let limits = mesh.limits().clone();
-        mesh.0.tracker.spawn(std::future::pending::<()>());
+        mesh.inner
+            .shared
+            .tracker
+            .spawn(std::future::pending::<()>());
         let start = Instant::now();
         mesh.drain().await;
         assert_eq!(start.elapsed(), limits.drain_lead + limits.drain_deadline);
@@ -221,7 +225,7 @@ mod whole {
     #[tokio::test]
     async fn the_futures_of_a_connection_and_a_request_are_bounded() -> Result {
         let mesh = mesh()?;
-        let (outbound, inbound) = (mesh.0.outbound.clone(), mesh.0.inbound.clone());
+        let (outbound, inbound) = (mesh.stack.outbound.clone(), mesh.stack.inbound.clone());
         let size = |what: &str, size: usize, bound: usize| {
             assert!(size <= bound, "{what}: {size} bytes, at most {bound}");
         };
@@ -234,13 +238,16 @@ mod whole {
         let two = connection().serve_h2(Io::Plain(b), answer);
         size("HTTP/2", size_of_val(&two), BOUND_H2);
         let state = Arc::<ConnState>::default();
-        let caller = Some((([127, 0, 0, 1], 1).into(), &state));
+        let caller = Some(Caller {
+            address: ([127, 0, 0, 1], 1).into(),
+            state: &state,
+        });
         let mut request = http::Request::new(Body::empty());
-        let request = outbound.handle(&mut request, None, caller);
+        let request = outbound.handle(&mut request, To::Authority, caller);
         size("outbound request", size_of_val(&request), BOUND_REQUEST);
         let stack = Arc::new(crate::runtime::inbound::InboundStack {
-            shared: inbound,
-            app: crate::runtime::inbound::InProcess(Nothing),
+            inbound,
+            app: crate::runtime::app::InProcess(Nothing),
             protocol: crate::model::AppProtocol::Http1,
             strict: true,
             probes: Arc::new([]),

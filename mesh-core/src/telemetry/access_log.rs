@@ -1,18 +1,25 @@
 //! The access log: a line of JSON for each exchange, or a sample of them; failures always.
 //!
-//! Lines go through a bounded queue to whoever writes them; where the writer falls behind, lines
-//! are dropped and counted, and no request waits. JSON escapes control characters, so no caller
+//! Lines go through a bounded queue to the task that writes them; if it falls behind, lines are
+//! dropped and counted, and no request waits. JSON escapes control characters, so no caller
 //! can write a line of its own.
 
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::Formatter;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
+use super::exchange::{Direction, Exchange};
+use super::metrics::Metrics;
 use super::recorder::ExchangeSink;
-use super::{Direction, Exchange, Metrics};
+use crate::drain::Drain;
+
+/// How long lines gather before they are written in one go.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Makes the lines.
 #[derive(Debug)]
@@ -83,6 +90,38 @@ impl AccessLogLines {
         some
     }
 
+    /// Writes the lines until the log or the drain has ended; each time, all that have gathered.
+    pub(crate) async fn write_to(
+        mut self,
+        mut writer: impl AsyncWrite + Send + Unpin + 'static,
+        mut drain: Drain,
+    ) {
+        let mut buffer = Vec::new();
+        let mut closed = false;
+        while !closed {
+            closed = tokio::select! {
+                biased;
+                some = self.read(&mut buffer) => !some,
+                () = drain.closed() => true,
+            };
+            if closed {
+                self.rest(&mut buffer);
+            }
+            let written = async {
+                writer.write_all(&buffer).await?;
+                writer.flush().await
+            };
+            if let Err(e) = written.await {
+                tracing::warn!(error = %e, "the access log cannot be written");
+            }
+            buffer.clear();
+            if !closed {
+                // Lines that come meanwhile are written at once.
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
     /// Appends the lines that are there, without waiting.
     pub fn rest(&mut self, buffer: &mut Vec<u8>) {
         while let Ok(line) = self.0.try_recv() {
@@ -122,6 +161,9 @@ fn write(out: &mut Vec<u8>, x: &Exchange, at: SystemTime) -> Result<(), serde_js
         .unwrap_or_default();
     map.serialize_entry("timestamp", &since.as_secs_f64())?;
     map.serialize_entry("direction", x.direction.as_str())?;
+    if !x.workload.is_empty() {
+        map.serialize_entry("workload", &*x.workload)?;
+    }
     map.serialize_entry("protocol", &x.protocol.to_string())?;
     if let Some(method) = &x.method {
         map.serialize_entry("method", method.as_str())?;

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use inmesh_pki::id::SpiffeId;
-use tokio::time::Instant;
 
 use super::trace::TraceContext;
-use crate::accept::Upload;
 use crate::error::{Error, Reason};
 use crate::model::ObjectKey;
 
@@ -54,12 +52,14 @@ pub struct Exchange {
     pub authority: Arc<str>,
     /// The caller's user agent, cut at 256 bytes.
     pub user_agent: Option<header::HeaderValue>,
-    /// The other side of the connection from the caller.
+    /// The address that the connection from the caller came from.
     pub caller: Option<SocketAddr>,
-    /// Who the TLS peer is: inbound the caller, outbound the server; `None` without mutual TLS.
+    /// The TLS peer: inbound the caller, outbound the server; `None` without mutual TLS.
     pub tls_peer: Option<SpiffeId>,
     /// The host of the destination Service, as metrics carry it; empty where none was found.
     pub service: Arc<str>,
+    /// The local workload: inbound the destination, outbound the source.
+    pub workload: Arc<str>,
     /// The route that matched and its rule, counted from 0.
     pub route: Option<(ObjectKey, usize)>,
     /// The endpoints that it was sent to, in order.
@@ -85,9 +85,6 @@ pub struct Exchange {
     pub response_bytes: u64,
     /// How long it took, to the last byte.
     pub duration: Duration,
-    pub(crate) started: Instant,
-    /// The body of the request, where it is timed.
-    pub(crate) upload: Option<Arc<Upload>>,
 }
 
 // === impl Direction ===
@@ -138,7 +135,15 @@ impl fmt::Display for Protocol {
 // === impl Exchange ===
 
 impl Exchange {
-    pub(crate) fn new(direction: Direction, protocol: Protocol, trace: TraceContext) -> Self {
+    /// An exchange that has begun.
+    ///
+    /// ```
+    /// use inmesh_core::telemetry::{Direction, Exchange, Protocol, trace::TraceContext};
+    /// let trace = TraceContext::new(1, 2, false);
+    /// let exchange = Exchange::new(Direction::Inbound, Protocol::Tcp, trace);
+    /// assert!(!exchange.is_failure());
+    /// ```
+    pub fn new(direction: Direction, protocol: Protocol, trace: TraceContext) -> Self {
         Self {
             direction,
             protocol,
@@ -149,6 +154,7 @@ impl Exchange {
             caller: None,
             tls_peer: None,
             service: Arc::default(),
+            workload: Arc::default(),
             route: None,
             attempts: Vec::new(),
             status: 0,
@@ -161,12 +167,10 @@ impl Exchange {
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,
-            started: Instant::now(),
-            upload: None,
         }
     }
 
-    /// Notes that the mesh itself answers.
+    /// Notes that the mesh itself answers, or ends it.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.reason = Some(error.reason());
         self.detail = Some(error.to_string());

@@ -1,4 +1,4 @@
-//! Metrics under Istio's standard names, with handles cached by who uses them.
+//! Metrics under Istio's standard names, with handles cached where they are used.
 //!
 //! Labels are names of workloads and services, never what a caller sends. The number of series is
 //! bounded: beyond it, exchanges are counted under the labels `overflow`.
@@ -11,7 +11,6 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -64,9 +63,9 @@ struct Inner {
     overflow: Series,
 }
 
-/// What distinguishes the exchanges of one [`Series`].
+/// The labels that distinguish the exchanges of one [`Series`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kind {
+pub(crate) struct Varying {
     pub(crate) protocol: &'static str,
     pub(crate) code: u16,
     pub(crate) grpc: Option<u8>,
@@ -74,11 +73,11 @@ pub(crate) struct Kind {
     pub(crate) mutual_tls: bool,
 }
 
-/// The exchanges that share all labels but those of [`Kind`], with their cached handles.
+/// The exchanges that share all labels but those of [`Varying`], with their cached handles.
 pub(crate) struct Series {
     labels: Labels,
-    http: RwLock<Vec<(Kind, Handles)>>,
-    tcp: RwLock<Option<TcpHandles>>,
+    http: RwLock<Vec<(Varying, Handles)>>,
+    tcp: RwLock<Option<TcpCounters>>,
 }
 
 struct Handles {
@@ -88,8 +87,9 @@ struct Handles {
     response_bytes: Histogram,
 }
 
-#[derive(Clone)]
-struct TcpHandles {
+/// The counters of the opaque connections of one [`Series`].
+#[derive(Debug, Clone)]
+pub(crate) struct TcpCounters {
     opened: Counter,
     closed: Counter,
     sent: Counter,
@@ -219,13 +219,6 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Adds a gauge and returns it.
-    pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
-        let gauge = Gauge::default();
-        self.register(|r| r.register(name, help, gauge.clone()));
-        gauge
-    }
-
     /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut out = String::new();
@@ -272,7 +265,7 @@ impl Metrics {
     pub(crate) fn exchange(
         &self,
         series: &Series,
-        kind: Kind,
+        varying: Varying,
         took: Duration,
         request_bytes: u64,
         response_bytes: u64,
@@ -288,15 +281,21 @@ impl Metrics {
         };
         {
             let cached = series.http.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, handles)) = cached.iter().find(|(k, _)| *k == kind) {
+            if let Some((_, handles)) = cached.iter().find(|(k, _)| *k == varying) {
                 return record(handles);
             }
         }
         if !series.is(&self.0.overflow) && self.0.series.fetch_add(1, Ordering::Relaxed) >= SERIES {
-            return self.exchange(&self.0.overflow, kind, took, request_bytes, response_bytes);
+            return self.exchange(
+                &self.0.overflow,
+                varying,
+                took,
+                request_bytes,
+                response_bytes,
+            );
         }
         let mut cached = series.http.write().unwrap_or_else(PoisonError::into_inner);
-        let labels = kind.labels(&series.labels);
+        let labels = varying.labels(&series.labels);
         let handles = Handles {
             requests: self.0.requests.get_or_create(&labels).clone(),
             duration: self.0.duration.get_or_create(&labels).clone(),
@@ -304,23 +303,17 @@ impl Metrics {
             response_bytes: self.0.response_bytes.get_or_create(&labels).clone(),
         };
         record(&handles);
-        cached.push((kind, handles));
+        cached.push((varying, handles));
     }
 
-    /// Records the opening of an opaque connection.
-    pub(crate) fn tcp_opened(&self, series: &Series) {
-        self.tcp(series).opened.inc();
+    /// Counts an opaque connection as opened; what is returned counts its bytes and its end.
+    pub(crate) fn tcp_opened(&self, series: &Series) -> TcpCounters {
+        let counters = self.tcp(series);
+        counters.opened.inc();
+        counters
     }
 
-    /// Records the end of an opaque connection.
-    pub(crate) fn tcp_closed(&self, series: &Series, received: u64, sent: u64) {
-        let handles = self.tcp(series);
-        handles.closed.inc();
-        handles.received.inc_by(received);
-        handles.sent.inc_by(sent);
-    }
-
-    fn tcp(&self, series: &Series) -> TcpHandles {
+    fn tcp(&self, series: &Series) -> TcpCounters {
         let cached = series
             .tcp
             .read()
@@ -329,7 +322,7 @@ impl Metrics {
         cached.unwrap_or_else(|| {
             let mut labels = series.labels.clone();
             labels.push(("request_protocol", "tcp".into()));
-            let handles = TcpHandles {
+            let handles = TcpCounters {
                 opened: self.0.tcp_opened.get_or_create(&labels).clone(),
                 closed: self.0.tcp_closed.get_or_create(&labels).clone(),
                 sent: self.0.tcp_sent.get_or_create(&labels).clone(),
@@ -353,9 +346,9 @@ impl fmt::Debug for Metrics {
     }
 }
 
-// === impl Kind ===
+// === impl Varying ===
 
-impl Kind {
+impl Varying {
     fn labels(&self, base: &Labels) -> Labels {
         let mut labels = base.clone();
         let security = if self.mutual_tls {
@@ -370,6 +363,25 @@ impl Kind {
         labels.push(("response_flags", self.flags.into()));
         labels.push(("connection_security_policy", security.into()));
         labels
+    }
+}
+
+// === impl TcpCounters ===
+
+impl TcpCounters {
+    /// Counts bytes from and to the caller.
+    pub(crate) fn add(&self, received: u64, sent: u64) {
+        if received > 0 {
+            self.received.inc_by(received);
+        }
+        if sent > 0 {
+            self.sent.inc_by(sent);
+        }
+    }
+
+    /// Counts the end of the connection.
+    pub(crate) fn closed(&self) {
+        self.closed.inc();
     }
 }
 

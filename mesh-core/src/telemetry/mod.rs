@@ -1,4 +1,4 @@
-//! Telemetry: one record for each exchange, written once, at its end.
+//! Telemetry: one record for each exchange, written once, at its end. A leaf: it knows no stage.
 //!
 //! In comes an [`Exchange`] when the last byte of the answer has gone or was lost; out go metrics
 //! under Istio's standard names, a line of JSON and a span, whichever is asked for. Handles of
@@ -14,9 +14,9 @@ pub mod trace;
 pub use access_log::{AccessLog, AccessLogLines};
 pub use exchange::{Direction, Exchange, Protocol};
 pub use metrics::Metrics;
-pub(crate) use metrics::{Series, Text};
-pub use recorder::ExchangeSink;
-pub(crate) use recorder::{End, Held, Pending, Recorded, Recorder, grpc_status};
+pub(crate) use metrics::{Series, TcpCounters, Text};
+pub use recorder::{ExchangeSink, SinkGuard};
+pub(crate) use recorder::{Recorder, Sinks};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,6 @@
 //! A small world: one trust domain and the workloads in it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_pki::bundle::BundleSet;
@@ -14,10 +13,11 @@ use inmesh_pki::tls::Crypto;
 
 use crate::authorize::DefaultAction;
 use crate::model::{
-    AppProtocol, Conditions, Host, IdSet, Kind, Namespace, ObjectKey, Op, Service, ServiceName,
-    ServicePort, Slice, SlicePort, Transport, Workload,
+    AppProtocol, Host, IdSet, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, Slice,
+    SliceHost, SlicePort, Transport, Workload,
 };
 use crate::runtime::{Mesh, MeshBuilder, WantsNothing};
+use crate::snapshot::Op;
 
 /// What tests do with errors.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -118,10 +118,7 @@ impl World {
         let namespace = Namespace::new("shop")?;
         let service = ServiceName::new(&namespace, name)?;
         let port = ServicePort::new("main", 80, protocol);
-        let mut ops = vec![Op::PutService(
-            Arc::new(Service::new(service.clone(), vec![port])),
-            Vec::new(),
-        )];
+        let mut ops = vec![Op::put(Service::new(service.clone(), vec![port]))];
         let ids = IdSet::new([self.id(name)?]);
         for (n, endpoint) in endpoints.iter().enumerate() {
             let key = ObjectKey::new(Kind::EndpointSlice, &namespace, &format!("{name}-{n}"))?;
@@ -129,13 +126,10 @@ impl World {
                 key,
                 service.clone(),
                 vec![SlicePort::new("main", endpoint.port())],
-                vec![(Host::Address(endpoint.ip()), Conditions::default())],
+                vec![SliceHost::new(Host::Address(endpoint.ip()))],
                 Transport::Mesh { ids: ids.clone() },
             );
-            ops.push(Op::PutSlice(
-                Arc::new(slice.workload(name, "v1")),
-                Vec::new(),
-            ));
+            ops.push(Op::put(slice.workload(name, "v1")));
         }
         Ok(ops)
     }

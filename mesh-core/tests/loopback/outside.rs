@@ -9,9 +9,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use inmesh_core::discover::{Pusher, pushed};
 use inmesh_core::model::{
-    AppProtocol, Conditions, Host, Kind, Namespace, ObjectKey, Op, Roots, Service, ServiceName,
-    ServicePort, Slice, SlicePort, Transport,
+    AppProtocol, Host, Kind, Namespace, ObjectKey, Roots, Service, ServiceName, ServicePort, Slice,
+    SliceHost, SlicePort, Transport,
 };
+use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Mesh};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -50,16 +51,11 @@ async fn client(
         ObjectKey::new(Kind::EndpointSlice, &shop, "out")?,
         out.clone(),
         vec![SlicePort::new("main", port)],
-        vec![(host, Conditions::default())],
+        vec![SliceHost::new(host)],
         transport,
     );
     let service = Service::new(out, ports);
-    pusher
-        .push(vec![
-            Op::PutService(Arc::new(service), vec![]),
-            Op::PutSlice(Arc::new(slice), vec![]),
-        ])
-        .await?;
+    pusher.push(vec![Op::put(service), Op::put(slice)]).await?;
     mesh.ready().await;
     Ok((mesh, pusher))
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use inmesh_core::Body;
 use inmesh_core::authorize::{Action, Operation, Policy, Rule as AuthRule};
 use inmesh_core::discover::pushed;
-use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, Op, ServiceName};
-use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
+use inmesh_core::route::{Backend, Filter, HeaderChanges, Parent, Route, Rule, Timeouts};
+use inmesh_core::snapshot::Op;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -23,7 +24,7 @@ fn service(name: &str) -> Result<ServiceName> {
 fn route(rules: Vec<Rule>) -> Result<Op> {
     let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop")?, "cart")?;
     let route = Route::new(key, vec![Parent::new(service("cart")?, None)], rules)?;
-    Ok(Op::PutRoute(Arc::new(route), vec![]))
+    Ok(Op::put(route))
 }
 
 /// Pushes and waits until it serves.
@@ -114,9 +115,11 @@ async fn header_changes_reach_the_server_and_the_caller() -> Result {
     })
     .await?;
     let pair = Pair::new(AppProtocol::Http1, app).await?;
-    let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
-    rule.request.set = vec![("x-route".parse()?, HeaderValue::from_static("a"))];
-    rule.response.remove = vec!["server".parse::<HeaderName>()?];
+    let changes = HeaderChanges::new;
+    let rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]).with_filters(vec![
+        Filter::RequestHeaders(changes().set("x-route".parse()?, HeaderValue::from_static("a"))?),
+        Filter::ResponseHeaders(changes().remove("server".parse()?)?),
+    ]);
     push(&pair, vec![route(vec![rule])?]).await?;
     let answer = pair.web.client().send(get("http://cart/")).await;
     assert!(!answer.headers().contains_key("server"));
@@ -197,11 +200,12 @@ async fn a_denial_fits_the_protocol_and_names_its_policy_in_the_log_alone() -> R
         &Namespace::new("shop")?,
         "no-admin",
     )?;
-    let rule = AuthRule::new(vec![], vec![Operation::new(&[], &[], &["/admin*"], &[])?]);
+    let rule = AuthRule::new(
+        vec![],
+        vec![Operation::builder().paths(["/admin*"]).build()?],
+    );
     let policy = Policy::new(key.clone(), Action::Deny, vec![rule]);
-    rules
-        .push(vec![Op::PutPolicy(Arc::new(policy), vec![])])
-        .await?;
+    rules.push(vec![Op::put(policy)]).await?;
     pair.cart.ready().await;
     let client = pair.web.client();
     for path in [
@@ -364,13 +368,12 @@ async fn an_endpoint_that_fails_is_ejected_and_returns_by_one_probe() -> Result 
         key,
         service("cart")?,
         vec![inmesh_core::model::SlicePort::new("main", bad.port())],
-        vec![(
+        vec![inmesh_core::model::SliceHost::new(
             inmesh_core::model::Host::Address(bad.ip()),
-            Default::default(),
         )],
         inmesh_core::model::Transport::Plain,
     );
-    ops.push(Op::PutSlice(Arc::new(slice), vec![]));
+    ops.push(Op::put(slice));
     push(&pair, ops).await?;
     let ejected = || {
         pair.web

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use inmesh_core::discover::{Gone, Sink, Source};
 use inmesh_core::drain::Drain;
-use inmesh_core::model::{Change, Host, Op, Snapshot, SourceId};
+use inmesh_core::model::{Host, SourceId};
+use inmesh_core::snapshot::{Change, Op, Snapshot};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use inmesh_core::discover::{Gone, Sink, Source};
 use inmesh_core::drain::Drain;
-use inmesh_core::model::{Change, Problem, Severity, SourceId};
+use inmesh_core::model::SourceId;
+use inmesh_core::snapshot::{Change, Problem, Severity};
 use tokio::task::spawn_blocking;
 
 use crate::manifest::{Defaults, Folder, Merged};

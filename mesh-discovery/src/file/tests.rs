@@ -5,12 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use inmesh_core::authorize::DefaultAction;
-use inmesh_core::discover::{Said, Source, sink};
+use inmesh_core::discover::{Inbox, Message, Source, SourceState};
 use inmesh_core::drain::{DrainTrigger, drain};
-use inmesh_core::model::{
-    Namespace, Problem, Settings, Snapshot, SnapshotReader, SourceId, Workload, snapshot,
-};
-use tokio::sync::{mpsc, watch};
+use inmesh_core::model::{Namespace, SourceId, Workload};
+use inmesh_core::snapshot::{Problem, Settings, Snapshot, SnapshotReader, snapshot};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -45,21 +44,21 @@ impl World {
         let workload = Workload::new("shop", "cart", "cart").expect("names");
         let settings = Settings::new(workload, DefaultAction::Deny);
         let (mut writer, reader) = snapshot(Snapshot::new(settings));
-        let (queue, mut said) = mpsc::channel(8);
         let (count, changes) = watch::channel(0);
         let (say_synced, synced) = watch::channel(false);
         let source = FileSource::new(dir, defaults());
-        let sink = sink(source.id(), queue, reader.clone());
+        let mut inbox = Inbox::new(reader.clone());
+        let sink = inbox.sink(source.id());
         let (drain, watch) = drain();
         tokio::spawn(async move {
-            while let Some(said) = said.recv().await {
-                match said {
-                    Said::Change(change) => {
+            while let Some(message) = inbox.next().await {
+                match message {
+                    Message::Change(change, _) => {
                         assert!(change.replace);
                         writer.apply(change);
                         count.send_modify(|n| *n += 1);
                     }
-                    Said::Synced(_) => {
+                    Message::State(_, SourceState::Synced) => {
                         say_synced.send_replace(true);
                     }
                     _ => {}

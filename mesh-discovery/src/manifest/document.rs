@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use inmesh_core::model::{Fallback, Kind, Namespace, ObjectKey, Op, Problem, Selects};
+use inmesh_core::authorize::Selects;
+use inmesh_core::model::{Kind, Namespace, ObjectKey};
+use inmesh_core::snapshot::{Fallback, Object, Op, Problem};
 
 use super::strict::{Document, Read, Unknown};
 use super::{Defaults, Entry, StandsFor, meta, policy, route, service, slice, text};
@@ -94,72 +96,37 @@ pub(super) fn read(document: &Document, defaults: &Defaults, entries: &mut Vec<E
 
 fn read_known(document: &Document, defaults: &Defaults, kind: Kind) -> Entry {
     let op = match kind {
-        Kind::Service => document
-            .read(Unknown::Warn, |f| {
-                service::read(f, document.file(), defaults)
-            })
-            .map(
-                |Read {
-                     value, warnings, ..
-                 }| {
-                    let key =
-                        ObjectKey::new(kind.clone(), value.name.namespace(), value.name.name());
-                    (key.ok(), Op::PutService(value.into(), warnings))
-                },
-            ),
-        Kind::EndpointSlice => document
-            .read(Unknown::Warn, |f| slice::read(f, document.file(), defaults))
-            .map(
-                |Read {
-                     value, warnings, ..
-                 }| {
-                    (
-                        Some(value.key.clone()),
-                        Op::PutSlice(value.into(), warnings),
-                    )
-                },
-            ),
-        Kind::HttpRoute => document
-            .read(Unknown::Refuse, |f| route::read(f, defaults))
-            .map(
-                |Read {
-                     value, warnings, ..
-                 }| {
-                    (
-                        Some(value.key.clone()),
-                        Op::PutRoute(value.into(), warnings),
-                    )
-                },
-            ),
-        _ => document
-            .read(Unknown::Refuse, |f| policy::read(f, defaults))
-            .map(
-                |Read {
-                     value, warnings, ..
-                 }| {
-                    (
-                        Some(value.key.clone()),
-                        Op::PutPolicy(value.into(), warnings),
-                    )
-                },
-            ),
+        Kind::Service => put(document.read(Unknown::Warn, |f| {
+            service::read(f, document.file(), defaults)
+        })),
+        Kind::EndpointSlice => {
+            put(document.read(Unknown::Warn, |f| slice::read(f, document.file(), defaults)))
+        }
+        Kind::HttpRoute => put(document.read(Unknown::Refuse, |f| route::read(f, defaults))),
+        _ => put(document.read(Unknown::Refuse, |f| policy::read(f, defaults))),
     };
     match op {
-        Ok((Some(key), op)) => Entry {
+        Ok((key, op)) => Entry {
             key,
             line: document.line(),
             stands_for: StandsFor::Itself,
             op,
         },
-        Ok((None, _)) => {
-            let problems = vec![problem(document, "its name cannot be read".into())];
-            refused(document, defaults, kind, Fallback::Absent, problems)
-        }
         Err(problems) => {
             let fallback = fallback(document, defaults, &kind);
             refused(document, defaults, kind, fallback, problems)
         }
     }
+}
+
+/// The operation of what was read, with the key of its object.
+fn put<T: Into<Object>>(
+    read: Result<Read<T>, Vec<Problem>>,
+) -> Result<(ObjectKey, Op), Vec<Problem>> {
+    read.map(|read| {
+        let object = read.value.into();
+        (object.key(), Op::Put(object, read.warnings))
+    })
 }
 
 /// What a document that cannot be applied means where its object was never good.
@@ -177,7 +144,7 @@ fn fallback(document: &Document, defaults: &Defaults, kind: &Kind) -> Fallback {
 }
 
 fn problem(document: &Document, message: String) -> Problem {
-    let at = inmesh_core::model::Location::new(document.file().clone(), document.line());
+    let at = inmesh_core::snapshot::Location::new(document.file().clone(), document.line());
     Problem::refused(document.path(), message).at(at)
 }
 

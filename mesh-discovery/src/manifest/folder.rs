@@ -14,9 +14,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use inmesh_core::model::{
-    Change, Fallback, Kind, Location, ObjectKey, Op, Problem, Selects, SourceId,
-};
+use inmesh_core::authorize::Selects;
+use inmesh_core::model::{Kind, ObjectKey, SourceId};
+use inmesh_core::snapshot::{Change, Fallback, Location, Op, Problem};
 
 use super::{Defaults, Entry, StandsFor, parse, text};
 
@@ -251,11 +251,7 @@ impl Sum {
 
 fn problems(op: &Op) -> &[Problem] {
     match op {
-        Op::PutPolicy(_, problems)
-        | Op::PutRoute(_, problems)
-        | Op::PutService(_, problems)
-        | Op::PutSlice(_, problems)
-        | Op::Refuse(_, _, problems) => problems,
+        Op::Put(_, problems) | Op::Refuse(_, _, problems) => problems,
         _ => &[],
     }
 }

@@ -7,10 +7,10 @@
 //!
 //! | kind | becomes |
 //! | --- | --- |
-//! | `v1 Service` | [`Op::PutService`] |
-//! | `discovery.k8s.io/v1 EndpointSlice` | [`Op::PutSlice`] |
-//! | `gateway.networking.k8s.io/v1 HTTPRoute` | [`Op::PutRoute`] |
-//! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Op::PutPolicy`] |
+//! | `v1 Service` | [`Object::Service`](inmesh_core::snapshot::Object::Service) |
+//! | `discovery.k8s.io/v1 EndpointSlice` | [`Object::Slice`](inmesh_core::snapshot::Object::Slice) |
+//! | `gateway.networking.k8s.io/v1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route) |
+//! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
 //! | `v1 List` | its items |
 //! | anything else, and what cannot be read | [`Op::Refuse`] |
 
@@ -28,7 +28,8 @@ mod transport;
 
 use std::sync::Arc;
 
-use inmesh_core::model::{Kind, Namespace, ObjectKey, Op};
+use inmesh_core::model::{Kind, Namespace, ObjectKey};
+use inmesh_core::snapshot::Op;
 
 #[cfg(feature = "dns")]
 pub(crate) use endpoints::forbidden;

@@ -138,13 +138,19 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
         LATER,
     );
     let names = ["principals", "notPrincipals", "namespaces", "notNamespaces"];
-    four(fields, names, |[a, b, c, d]| Source::new(a, b, c, d))
+    four(fields, names, |[a, b, c, d]| {
+        let source = Source::builder().principals(a).not_principals(b);
+        source.namespaces(c).not_namespaces(d).build()
+    })
 }
 
 fn operation(fields: &mut Fields<'_>) -> Option<Operation> {
     fields.refuse_all(&["hosts", "notHosts", "notPorts", "ports"], LATER);
     let names = ["methods", "notMethods", "paths", "notPaths"];
-    four(fields, names, |[a, b, c, d]| Operation::new(a, b, c, d))
+    four(fields, names, |[a, b, c, d]| {
+        let operation = Operation::builder().methods(a).not_methods(b);
+        operation.paths(c).not_paths(d).build()
+    })
 }
 
 /// Reads the four lists of texts of a source or operation and makes it of them.

@@ -3,7 +3,7 @@
 //! Each address is an endpoint of its own. Bounds are those of the API. The slice's port is where the endpoint listens; for a
 //! mesh endpoint that is the inbound agent.
 
-use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SlicePort};
+use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SliceHost, SlicePort};
 
 use super::strict::{Fields, Value};
 use super::text::{host_name, port_name};
@@ -23,7 +23,6 @@ const IGNORED: &[&str] = &[
     "hostname",
     "nodeName",
     "targetRef",
-    "zone",
 ];
 
 pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Slice> {
@@ -93,8 +92,8 @@ fn service_name(fields: &Fields<'_>, meta: &meta::Meta<'_>) -> Option<ServiceNam
 }
 
 /// The host name of all hosts, where it is one and the same.
-fn only_name(hosts: &[(Host, Conditions)]) -> Option<&str> {
-    let mut names = hosts.iter().map(|(host, _)| match host {
+fn only_name(hosts: &[SliceHost]) -> Option<&str> {
+    let mut names = hosts.iter().map(|host| match &host.host {
         Host::Name { name, .. } => Some(&**name),
         _ => None,
     });
@@ -122,7 +121,7 @@ fn port(value: &Value<'_>) -> Option<Option<SlicePort>> {
 fn endpoint(
     value: &Value<'_>,
     host: &impl Fn(&Value<'_>) -> Option<Host>,
-) -> Option<Vec<(Host, Conditions)>> {
+) -> Option<Vec<SliceHost>> {
     value.object(|endpoint| {
         endpoint.ignore(IGNORED);
         let conditions = match endpoint.nullable("conditions") {
@@ -130,8 +129,17 @@ fn endpoint(
             None => Conditions::default(),
         };
         let addresses = endpoint.need("addresses")?.list_of(100)?;
+        let zone = match endpoint.nullable("zone") {
+            Some(zone) => zone.text()?,
+            None => "",
+        };
         let hosts = addresses.iter().filter_map(host);
-        Some(hosts.map(|host| (host, conditions)).collect())
+        let made = |host| {
+            SliceHost::new(host)
+                .with_conditions(conditions)
+                .with_zone(zone)
+        };
+        Some(hosts.map(made).collect())
     })
 }
 

@@ -29,6 +29,7 @@ mod tests;
 
 pub use crypto::{Crypto, CryptoError};
 pub use handshake::{HandshakeError, handshake, rejection};
+pub use resolver::Present;
 pub use verifier::alert_of;
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verifier::{Grace, validate_with_grace};
@@ -74,8 +75,23 @@ pub fn server_config_at(
     client_auth: ClientAuth,
     clock: Arc<dyn Clock>,
 ) -> Arc<ServerConfig> {
+    server_config_as(Present::Default, reader, crypto, alpn, client_auth, clock)
+}
+
+/// The server's side of mesh TLS with a choice of the SVID: for a process that is several
+/// workloads.
+#[must_use]
+pub fn server_config_as(
+    present: Present,
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    client_auth: ClientAuth,
+    clock: Arc<dyn Clock>,
+) -> Arc<ServerConfig> {
     let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, client_auth);
-    server_config_of(verifier, reader, crypto, alpn, clock)
+    let resolver = resolver::CurrentSvid { reader, present };
+    server_config_of(verifier, resolver, crypto, alpn, clock)
 }
 
 /// The server's side for a CA: a client may have no certificate, and one that is over passes if
@@ -89,19 +105,21 @@ pub(crate) fn ca_server_config(
     grace: Grace,
 ) -> Arc<ServerConfig> {
     let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, ClientAuth::Optional);
-    server_config_of(verifier.with_grace(grace), reader, crypto, alpn, clock)
+    let present = Present::Default;
+    let resolver = resolver::CurrentSvid { reader, present };
+    server_config_of(verifier.with_grace(grace), resolver, crypto, alpn, clock)
 }
 
 fn server_config_of(
     verifier: verifier::SpiffeVerifier,
-    reader: IdentityReader,
+    resolver: resolver::CurrentSvid,
     crypto: &Crypto,
     alpn: &[&[u8]],
     clock: Arc<dyn Clock>,
 ) -> Arc<ServerConfig> {
     let config = server_builder(crypto, clock)
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(resolver::CurrentSvid(reader)));
+        .with_cert_resolver(Arc::new(resolver));
     without_resumption(config, alpn)
 }
 
@@ -155,6 +173,19 @@ pub fn client_config_at(
     alpn: &[&[u8]],
     clock: Arc<dyn Clock>,
 ) -> Arc<ClientConfig> {
+    client_config_as(Present::Default, reader, crypto, alpn, clock)
+}
+
+/// The client's side of mesh TLS with a choice of the SVID: for a process that is several
+/// workloads.
+#[must_use]
+pub fn client_config_as(
+    present: Present,
+    reader: IdentityReader,
+    crypto: &Crypto,
+    alpn: &[&[u8]],
+    clock: Arc<dyn Clock>,
+) -> Arc<ClientConfig> {
     let time = Arc::new(TimeOf(clock));
     let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, ClientAuth::Required);
     let mut config = ClientConfig::builder_with_details(Arc::clone(crypto.provider()), time)
@@ -162,7 +193,7 @@ pub fn client_config_at(
         .expect("Crypto has TLS 1.3 suites and groups")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(resolver::CurrentSvid(reader)));
+        .with_client_cert_resolver(Arc::new(resolver::CurrentSvid { reader, present }));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;

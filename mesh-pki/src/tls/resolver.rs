@@ -8,18 +8,35 @@ use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use crate::id::SpiffeId;
 use crate::store::IdentityReader;
 
-/// Presents the default SVID of the moment, on either side.
+/// Which SVID of the store is presented.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Present {
+    /// The default one at each handshake.
+    #[default]
+    Default,
+    /// The one of this ID; while the store has none, nothing is presented.
+    Id(SpiffeId),
+}
+
+/// Presents an SVID as it is at each handshake, on either side.
 #[derive(Debug)]
-pub(super) struct CurrentSvid(pub(super) IdentityReader);
+pub(super) struct CurrentSvid {
+    pub(super) reader: IdentityReader,
+    pub(super) present: Present,
+}
 
 impl CurrentSvid {
     fn current(&self) -> Option<Arc<CertifiedKey>> {
-        let state = self.0.load();
-        state
-            .default_svid()
-            .map(|svid| Arc::clone(svid.certified()))
+        let state = self.reader.load();
+        let svid = match &self.present {
+            Present::Default => state.default_svid(),
+            Present::Id(id) => state.svid(id),
+        };
+        svid.map(|svid| Arc::clone(svid.certified()))
     }
 }
 
@@ -35,7 +52,7 @@ impl ResolvesClientCert for CurrentSvid {
     }
 
     fn has_certs(&self) -> bool {
-        self.0.load().default_svid().is_some()
+        self.current().is_some()
     }
 }
 

@@ -6,9 +6,9 @@
 //!
 //! - revoked, distrusted, or its root removed while its leaf still lived: at once, whatever it
 //!   carries;
-//! - its leaf has expired: a connection that carries HTTP, which its server has drained from that
-//!   moment on, after [`GRACE`]; an opaque one at its maximum age, because nobody can tell its
-//!   peers to come again. That its root is retired meanwhile changes nothing.
+//! - its leaf has expired: a connection of HTTP, which its server has drained from that moment on,
+//!   after [`GRACE`]; an opaque one at its maximum age, because its peers cannot be told to
+//!   reconnect. That its root is retired meanwhile changes nothing.
 //!
 //! The judgement is `validate`'s own, asked again as of a moment when the leaf was valid. Chains
 //! that many connections share are judged once.
@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::drain::Drain;
+use crate::local::Local;
 use crate::wake::{Noted, Task};
 
 /// How long what runs on an HTTP connection may take after its peer's leaf has expired.
@@ -54,14 +55,15 @@ pub(crate) struct Live {
 #[derive(Debug, Default)]
 struct Known {
     next: u64,
-    connections: HashMap<u64, Arc<Entry>>,
+    connections: HashMap<u64, Arc<LiveConnection>>,
     /// When the sweep wakes by itself.
     first_end: Option<Instant>,
 }
 
-/// What is known of a connection, shared by its stream, the sweep, and whoever serves it.
+/// What is known of a connection, shared by its stream, the sweep, and the task that serves it.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct LiveConnection {
+    local: Arc<Local>,
     chain: Vec<CertificateDer<'static>>,
     usage: Usage,
     not_after: SystemTime,
@@ -77,7 +79,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Guarded<T> {
     inner: T,
-    entry: Arc<Entry>,
+    entry: Arc<LiveConnection>,
     live: Arc<Live>,
     id: u64,
     noted: Noted,
@@ -85,6 +87,8 @@ pub(crate) struct Guarded<T> {
 
 /// What a connection is registered with.
 pub(crate) struct Peered {
+    /// The workload whose identity was presented to the peer.
+    pub(crate) local: Arc<Local>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) usage: Usage,
     pub(crate) not_after: SystemTime,
@@ -94,10 +98,11 @@ pub(crate) struct Peered {
 /// Whether a peer whose chain was accepted once is still accepted, apart from the passing of time.
 ///
 /// 1. It is judged as of `now`, or of the last moment of its leaf if that has passed.
-/// 2. After its leaf has expired it is no news that its root is gone: roots are retired once no
-///    live leaf chains to them. Only a key that is distrusted still counts.
+/// 2. After its leaf has expired a missing root says nothing: roots are retired once no live leaf
+///    chains to them. Only a key that is distrusted still counts.
 ///
 /// # Errors
+///
 /// The reason against it.
 fn still_trusted(
     chain: &[CertificateDer<'_>],
@@ -154,6 +159,7 @@ impl Live {
     /// Registers a connection whose handshake is done, and began under the state `before`.
     ///
     /// # Errors
+    ///
     /// The reason against the peer, where that state has changed meanwhile.
     pub(crate) fn guard<T>(
         self: &Arc<Self>,
@@ -164,7 +170,8 @@ impl Live {
         let opened = Instant::now();
         let left = peered.not_after.duration_since(self.clock.now());
         let expires = opened + left.unwrap_or_default();
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(LiveConnection {
+            local: peered.local,
             chain: peered.chain,
             usage: peered.usage,
             not_after: peered.not_after,
@@ -178,7 +185,7 @@ impl Live {
         let mut known = self.known();
         let id = known.next;
         known.next += 1;
-        known.connections.insert(id, entry.clone());
+        known.connections.insert(id, Arc::clone(&entry));
         let end = entry.end();
         if known.first_end.is_none_or(|first| end < first) {
             known.first_end = Some(end);
@@ -200,7 +207,7 @@ impl Live {
         Ok(guarded)
     }
 
-    fn judge(&self, entry: &Entry, state: &IdentityState) -> Result<(), Rejected> {
+    fn judge(&self, entry: &LiveConnection, state: &IdentityState) -> Result<(), Rejected> {
         let (chain, not_after, usage) = (&entry.chain, entry.not_after, entry.usage);
         let now = self.clock.now();
         still_trusted(chain, not_after, usage, state, now, &self.crypto)
@@ -210,7 +217,7 @@ impl Live {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connections(&self) -> Vec<Arc<Entry>> {
+    fn connections(&self) -> Vec<Arc<LiveConnection>> {
         self.known().connections.values().cloned().collect()
     }
 
@@ -239,6 +246,15 @@ impl Live {
             };
             if let Some(why) = verdict {
                 entry.cut(why);
+            }
+        }
+    }
+
+    /// Cuts the connections of a local workload that is no longer served.
+    pub(crate) fn retire(&self, local: &Arc<Local>) {
+        for connection in self.connections() {
+            if Arc::ptr_eq(&connection.local, local) {
+                connection.cut("the workload is no longer served here".to_owned());
             }
         }
     }
@@ -300,10 +316,10 @@ impl Live {
     }
 }
 
-// === impl Entry ===
+// === impl LiveConnection ===
 
-impl Entry {
-    /// The connection has left HTTP: nobody can drain it any more.
+impl LiveConnection {
+    /// The connection has left HTTP, so that its server can no longer drain it.
     pub(crate) fn becomes_opaque(&self) {
         self.opaque.store(true, Ordering::Relaxed);
     }
@@ -334,13 +350,8 @@ impl Entry {
 // === impl Guarded ===
 
 impl<T> Guarded<T> {
-    /// The stream itself.
-    pub(crate) fn get_ref(&self) -> &T {
-        &self.inner
-    }
-
     /// What is shared with the sweep.
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
+    pub(crate) fn entry(&self) -> &Arc<LiveConnection> {
         &self.entry
     }
 

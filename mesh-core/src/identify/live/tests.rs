@@ -63,6 +63,7 @@ impl Place {
         let svid = self.peer()?;
         let (near, far) = duplex(64);
         let peered = Peered {
+            local: local(),
             chain: svid.chain().to_vec(),
             usage: Usage::Client,
             not_after: svid.not_after(),
@@ -78,6 +79,12 @@ impl Place {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The workload of every connection.
+fn local() -> Arc<Local> {
+    let workload = crate::model::Workload::new("shop", "web", "web").expect("a name");
+    Arc::new(Local::new(workload, crate::authorize::DefaultAction::Deny))
 }
 
 fn both(one: &LocalCa, two: &LocalCa) -> Result<TrustBundle> {
@@ -175,6 +182,7 @@ async fn a_change_during_the_handshake_is_not_missed() -> Result {
     let before = place.live.identity.load();
     place.writer.set_bundle(place.other.bundle().clone());
     let peered = Peered {
+        local: local(),
         chain: svid.chain().to_vec(),
         usage: Usage::Client,
         not_after: svid.not_after(),

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use inmesh_core::authorize::DefaultAction;
-use inmesh_core::discover::{Gone, Said, sink};
+use inmesh_core::discover::{Gone, Inbox, Message, Sink};
 use inmesh_core::drain::{DrainTrigger, Phase, drain};
 use inmesh_core::model::{
-    AppProtocol, Change, Host, Kind, Namespace, ObjectKey, Op, Service, ServiceName, ServicePort,
-    Settings, Snapshot, SnapshotReader, SourceId, Transport, Workload, snapshot,
+    AppProtocol, Host, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, SourceId,
+    Transport, Workload,
 };
-use tokio::sync::mpsc;
+use inmesh_core::snapshot::{Change, Op, Settings, Snapshot, SnapshotReader, snapshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -61,35 +61,35 @@ impl LookUp for Scripted {
 /// A driver that runs, and the snapshot that it reads and feeds.
 pub(super) struct World {
     pub(super) reader: SnapshotReader,
-    queue: mpsc::Sender<Said>,
+    /// What others than the driver push.
+    other: Sink,
     drain: DrainTrigger,
     driver: JoinHandle<Result<(), Gone>>,
 }
 
 impl World {
-    pub(super) fn start<F>(
-        run: impl FnOnce(inmesh_core::discover::Sink, inmesh_core::drain::Drain) -> F,
-    ) -> Self
+    pub(super) fn start<F>(run: impl FnOnce(Sink, inmesh_core::drain::Drain) -> F) -> Self
     where
         F: Future<Output = Result<(), Gone>> + Send + 'static,
     {
         let workload = Workload::new("shop", "cart", "cart").expect("names");
         let settings = Settings::new(workload, DefaultAction::Deny);
         let (mut writer, reader) = snapshot(Snapshot::new(settings));
-        let (queue, mut said) = mpsc::channel(8);
+        let mut inbox = Inbox::new(reader.clone());
+        let sink = inbox.sink(SourceId::new("dns"));
+        let other = inbox.sink(SourceId::new("test"));
         tokio::spawn(async move {
-            while let Some(said) = said.recv().await {
-                if let Said::Change(change) = said {
+            while let Some(message) = inbox.next().await {
+                if let Message::Change(change, _) = message {
                     writer.apply(change);
                 }
             }
         });
-        let sink = sink(SourceId::new("dns"), queue.clone(), reader.clone());
         let (drain, watch) = drain();
         let driver = tokio::spawn(run(sink, watch));
         Self {
             reader,
-            queue,
+            other,
             drain,
             driver,
         }
@@ -97,10 +97,7 @@ impl World {
 
     async fn change(&self, op: Op) {
         let change = Change::update(SourceId::new("test"), vec![op]);
-        self.queue
-            .send(Said::Change(change))
-            .await
-            .expect("the writer lives");
+        self.other.push(change).await.expect("the writer lives");
     }
 
     /// A Service that stands outside, under the name `x.shop`.
@@ -109,7 +106,7 @@ impl World {
         let name = ServiceName::new(&namespace, "x").expect("a name");
         let ports = vec![ServicePort::new("http", 80, AppProtocol::Http1)];
         let service = Service::new(name, ports).external(at, Transport::Plain);
-        self.change(Op::PutService(service.into(), vec![])).await;
+        self.change(Op::put(service)).await;
     }
 
     async fn unwant(&self) {
@@ -292,7 +289,7 @@ async fn many_names_are_asked_for_a_few_at_a_time() {
         let name = ServiceName::new(&namespace, &format!("s{n}")).expect("a name");
         let service =
             Service::new(name, vec![]).external(host(&format!("{n}.example")), Transport::Plain);
-        world.change(Op::PutService(service.into(), vec![])).await;
+        world.change(Op::put(service)).await;
     }
     settle().await;
     for _second in 0..20 {

@@ -1,26 +1,12 @@
 //! Filters: changes to the header of the request and of the response. No others are done.
 //!
-//! Fields that frame a message or name its connection are refused: the proxy sets them itself,
-//! and a route that could would desynchronise the two sides.
+//! Fields that frame a message or name its connection are refused by [`HeaderChanges`].
 
 use http::{HeaderName, HeaderValue};
-use inmesh_core::route::HeaderChanges;
+use inmesh_core::route::{Filter, HeaderChanges, InvalidRoute};
 
 use super::super::strict::{Fields, Value};
 use super::LATER;
-
-/// Fields that a route may not touch.
-const OURS: &[&str] = &[
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Filters that the Gateway API knows.
 const KINDS: &[&str] = &[
@@ -34,57 +20,65 @@ const KINDS: &[&str] = &[
     "URLRewrite",
 ];
 
-/// Reads the field `filters` of a rule or backend: changes to the request, to the response.
-pub(super) fn read(of: &mut Fields<'_>) -> Option<(HeaderChanges, HeaderChanges)> {
+/// Reads the field `filters` of a rule or backend.
+pub(super) fn read(of: &mut Fields<'_>) -> Option<Vec<Filter>> {
     let Some(list) = of.get("filters") else {
-        return Some(Default::default());
+        return Some(Vec::new());
     };
-    let (mut request, mut response) = (None, None);
+    let (mut seen, mut filters) = (Vec::new(), Vec::new());
     for filter in list.list_of(16)? {
-        let (kind, changes) = filter.object(|fields| {
+        let (kind, read) = filter.object(|fields| {
             let at = fields.need("type")?;
             let kind = at.choice(KINDS)?;
-            let name = match kind {
-                "RequestHeaderModifier" => "requestHeaderModifier",
-                "ResponseHeaderModifier" => "responseHeaderModifier",
+            let read = match kind {
+                "RequestHeaderModifier" => {
+                    Filter::RequestHeaders(changes(&fields.need("requestHeaderModifier")?)?)
+                }
+                "ResponseHeaderModifier" => {
+                    Filter::ResponseHeaders(changes(&fields.need("responseHeaderModifier")?)?)
+                }
                 _ => {
                     at.refuse(format_args!("the filter {kind} {LATER}"));
                     return None;
                 }
             };
-            Some((kind, changes(&fields.need(name)?)?))
+            Some((kind, read))
         })?;
-        let slot = if kind == "RequestHeaderModifier" {
-            &mut request
-        } else {
-            &mut response
-        };
-        if slot.replace(changes).is_some() {
+        if seen.contains(&kind) {
             filter.refuse(format_args!("a second {kind} in one list is not allowed"));
         }
+        seen.push(kind);
+        filters.push(read);
     }
-    Some((request.unwrap_or_default(), response.unwrap_or_default()))
+    Some(filters)
 }
 
 fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
     value.object(|fields| {
-        let mut changes = HeaderChanges::default();
-        for (name, to) in [("set", &mut changes.set), ("add", &mut changes.add)] {
-            if let Some(list) = fields.get(name) {
-                for pair in list.list_of(16)? {
-                    let pair = pair.object(|pair| {
-                        let name = pair.need("name").and_then(|name| header_name(&name));
-                        let value = pair.need("value")?;
-                        let value = value.check(HeaderValue::from_str(value.text()?))?;
-                        Some((name?, value))
-                    })?;
-                    to.push(pair);
-                }
+        let mut changes = HeaderChanges::new();
+        type Change =
+            fn(HeaderChanges, HeaderName, HeaderValue) -> Result<HeaderChanges, InvalidRoute>;
+        let pairs: [(_, Change); 2] = [("set", HeaderChanges::set), ("add", HeaderChanges::add)];
+        for (field, change) in pairs {
+            let Some(list) = fields.get(field) else {
+                continue;
+            };
+            for pair in list.list_of(16)? {
+                let (at, name, value) = pair.object(|pair| {
+                    let name = pair.need("name");
+                    let value = pair.need("value")?;
+                    let text = value.check(HeaderValue::from_str(value.text()?))?;
+                    let name = name?;
+                    let parsed = header_name(&name)?;
+                    Some((name, parsed, text))
+                })?;
+                changes = at.check(change(changes, name, value))?;
             }
         }
         if let Some(list) = fields.get("remove") {
-            let names = list.list_of(16)?;
-            changes.remove = names.iter().map(header_name).collect::<Option<_>>()?;
+            for name in list.list_of(16)? {
+                changes = name.check(changes.remove(header_name(&name)?))?;
+            }
         }
         if changes.is_empty() {
             value.refuse("changes nothing; write set, add or remove");
@@ -94,10 +88,5 @@ fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
 }
 
 fn header_name(value: &Value<'_>) -> Option<HeaderName> {
-    let name = value.check(HeaderName::from_bytes(value.text()?.as_bytes()))?;
-    if OURS.contains(&name.as_str()) {
-        value.refuse(format_args!("{name} is set by the proxy itself"));
-        return None;
-    }
-    Some(name)
+    value.check(HeaderName::from_bytes(value.text()?.as_bytes()))
 }

@@ -42,9 +42,8 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route
     })?;
     let meta = meta?;
     meta.annotations.refuse_ours_but(&[]);
-    let mut route = at.check(Route::new(meta.key, parents, rules))?;
-    route.created = meta.created;
-    Some(route)
+    let route = at.check(Route::new(meta.key, parents, rules))?;
+    Some(route.with_created(meta.created))
 }
 
 fn parents(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Parent>> {
@@ -124,10 +123,8 @@ fn rule(value: &Value<'_>, namespace: &Namespace) -> Option<Rule> {
             Some(value) => timeouts(&value)?,
             None => Timeouts::default(),
         };
-        let mut read = Rule::to(backends?).when(matches?);
-        (read.request, read.response) = filters?;
-        read.timeouts = timeouts;
-        Some(read)
+        let read = Rule::to(backends?).when(matches?);
+        Some(read.with_filters(filters?).with_timeouts(timeouts))
     })
 }
 
@@ -158,9 +155,8 @@ fn backend(value: &Value<'_>, namespace: &Namespace) -> Option<Backend> {
         };
         let filters = filters::read(backend);
         let at = weight.1.as_ref().unwrap_or_else(|| backend.whole());
-        let mut read = at.check(Backend::new(service?, port?, weight.0))?;
-        (read.request, read.response) = filters?;
-        Some(read)
+        let read = at.check(Backend::new(service?, port?, weight.0))?;
+        Some(read.with_filters(filters?))
     })
 }
 

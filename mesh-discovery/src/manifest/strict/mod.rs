@@ -37,7 +37,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 
-use inmesh_core::model::{Location, Problem, Severity};
+use inmesh_core::snapshot::{Location, Problem, Severity};
 
 use tree::Node;
 pub use value::{Fields, Value};

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use inmesh_core::model::Severity;
+use inmesh_core::snapshot::Severity;
 
 use super::tree::{Data, Node, looks_typed};
 use super::{Report, Unknown};

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use inmesh_core::authorize::{Action, Operation, Policy, Rule, Source};
 use inmesh_core::model::{
-    AppProtocol, Conditions, Host, IdSet, Op, Roots, Service, ServicePort, Slice, Transport,
+    AppProtocol, Conditions, Host, IdSet, Roots, Service, ServicePort, Slice, SliceHost, Transport,
 };
-use inmesh_core::route::{HeaderChanges, Match, PathMatch, Regex, Route, ValueMatch};
+use inmesh_core::route::{Filter, HeaderChanges, Match, PathMatch, Regex, Route, ValueMatch};
+use inmesh_core::snapshot::{Object, Op};
 use proptest::prelude::*;
 
 use super::{FILE, defaults, only, parse, policy, problems, read, service, slice};
 
 fn a_route(text: &str) -> Route {
     match only(text) {
-        Op::PutRoute(route, problems) => {
+        Op::Put(Object::Route(route), problems) => {
             assert_eq!(problems, []);
             (*route).clone()
         }
@@ -23,7 +24,7 @@ fn a_route(text: &str) -> Route {
 
 fn a_service(text: &str) -> Service {
     match only(text) {
-        Op::PutService(service, problems) => {
+        Op::Put(Object::Service(service), problems) => {
             assert_eq!(problems, []);
             (*service).clone()
         }
@@ -33,7 +34,7 @@ fn a_service(text: &str) -> Service {
 
 fn a_slice(text: &str) -> Slice {
     match only(text) {
-        Op::PutSlice(slice, problems) => {
+        Op::Put(Object::Slice(slice), problems) => {
             assert_eq!(problems, []);
             (*slice).clone()
         }
@@ -43,7 +44,7 @@ fn a_slice(text: &str) -> Slice {
 
 fn a_policy(text: &str) -> Policy {
     match only(text) {
-        Op::PutPolicy(policy, problems) => {
+        Op::Put(Object::Policy(policy), problems) => {
             assert_eq!(problems, []);
             (*policy).clone()
         }
@@ -144,23 +145,29 @@ fn a_full_route() {
             Match::path(PathMatch::Regex(regex("/a+"))),
         ]
     );
-    let pair = |name, value| {
-        (
-            http::HeaderName::from_static(name),
-            http::HeaderValue::from_static(value),
-        )
-    };
-    assert_eq!(first.request.set, [pair("x-a", "1")]);
-    assert_eq!(first.request.add, [pair("x-b", "2")]);
-    assert_eq!(first.request.remove, ["x-c"]);
-    assert_eq!(first.response.remove, ["server"]);
+    let name = http::HeaderName::from_static;
+    let value = http::HeaderValue::from_static;
+    let changes = HeaderChanges::new;
+    let request = changes()
+        .set(name("x-a"), value("1"))
+        .and_then(|c| c.add(name("x-b"), value("2")))
+        .and_then(|c| c.remove(name("x-c")))
+        .expect("changes");
+    let response = changes().remove(name("server")).expect("changes");
+    assert_eq!(
+        first.filters,
+        [
+            Filter::RequestHeaders(request),
+            Filter::ResponseHeaders(response)
+        ]
+    );
     assert_eq!(first.timeouts.request, Some(Duration::from_secs(10)));
     assert_eq!(
         first.timeouts.backend_request,
         Some(Duration::from_millis(500))
     );
     let backends: Vec<_> = first
-        .backends
+        .backends()
         .iter()
         .map(|b| (b.service.to_string(), b.port, b.weight))
         .collect();
@@ -171,10 +178,14 @@ fn a_full_route() {
             ("cart-v2.next".into(), 8080, 0)
         ]
     );
-    assert_eq!(first.backends[1].request.set, [pair("x-v", "v2")]);
-    assert_eq!(second.backends[0].weight, 1);
-    assert_eq!(second.request, HeaderChanges::default());
-    assert!(third.backends.is_empty() && third.matches.is_empty());
+    let of_backend = changes().set(name("x-v"), value("v2")).expect("changes");
+    assert_eq!(
+        first.backends()[1].filters,
+        [Filter::RequestHeaders(of_backend)]
+    );
+    assert_eq!(second.backends()[0].weight, 1);
+    assert_eq!(second.filters, []);
+    assert!(third.backends().is_empty() && third.matches.is_empty());
 }
 
 #[test]
@@ -185,7 +196,7 @@ fn a_route_in_json_and_one_without_rules() {
     let route = a_route(json);
     assert_eq!(route.key.to_string(), "HTTPRoute/default/r");
     assert_eq!(route.rules.len(), 1);
-    assert!(route.rules[0].backends.is_empty());
+    assert!(route.rules[0].backends().is_empty());
 }
 
 #[test]
@@ -257,6 +268,7 @@ fn slices() {
          \u{20} hostname: a\n\
          \u{20} targetRef: {kind: Pod}\n\
          - addresses: [10.0.0.3]\n\
+         \u{20} zone: north\n\
          \u{20} conditions: {ready: null}",
     )
     .replace("{kubernetes", "{app: cart, version: v2, kubernetes");
@@ -272,11 +284,16 @@ fn slices() {
     assert_eq!((&*read.ports[0].name, read.ports[0].port), ("http", 8443));
     let going = Conditions::new(Some(false), Some(true), Some(true));
     let hosts = [
-        ("10.0.0.1", going),
-        ("10.0.0.2", going),
-        ("10.0.0.3", Conditions::default()),
+        ("10.0.0.1", going, ""),
+        ("10.0.0.2", going, ""),
+        ("10.0.0.3", Conditions::default(), "north"),
     ]
-    .map(|(ip, conditions)| (Host::Address(ip.parse().expect("an address")), conditions));
+    .map(|(ip, conditions, zone)| {
+        let host = Host::Address(ip.parse().expect("an address"));
+        SliceHost::new(host)
+            .with_conditions(conditions)
+            .with_zone(zone)
+    });
     assert_eq!(read.hosts, hosts);
 }
 
@@ -288,7 +305,7 @@ fn slices_of_names_and_empty_ones() {
         "addressType: FQDN\nports: [{name: ldap, port: 1}]\nendpoints: [{addresses: [a.b]}]",
     ));
     let (name, srv) = ("a.b".into(), Some("_ldap._tcp".into()));
-    assert_eq!(read.hosts[0].0, Host::Name { name, srv });
+    assert_eq!(read.hosts[0].host, Host::Name { name, srv });
     let (name, roots) = ("a.b".into(), Roots::System);
     assert_eq!(read.transport, Transport::Tls { name, roots });
     let none = slice(
@@ -303,7 +320,7 @@ fn loopback_where_it_is_allowed() {
     let body = "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]";
     let text = slice("inmesh.dev/transport: plain", body);
     let parsed = parse(FILE, &text, &defaults().loopback(true)).expect("it parses");
-    assert!(matches!(parsed.entries[0].op, Op::PutSlice(..)));
+    assert!(matches!(parsed.entries[0].op, Op::Put(..)));
 }
 
 #[test]
@@ -316,9 +333,20 @@ fn policies() {
          \u{20} to: [{operation: {methods: [GET], paths: [/a*, '*.jpg'], notPaths: [/b]}}]\n\
          - {}",
     );
-    let source =
-        |p: &[&str], n: &[&str], nn: &[&str]| Source::new(p, &[], n, nn).expect("a source");
-    let operation = Operation::new(&["GET"], &[], &["/a*", "*.jpg"], &["/b"]).expect("it is one");
+    let source = |p: &[&str], n: &[&str], nn: &[&str]| {
+        Source::builder()
+            .principals(p)
+            .namespaces(n)
+            .not_namespaces(nn)
+            .build()
+            .expect("a source")
+    };
+    let operation = Operation::builder()
+        .methods(["GET"])
+        .paths(["/a*", "*.jpg"])
+        .not_paths(["/b"])
+        .build()
+        .expect("it is one");
     let rules = vec![
         Rule::new(
             vec![

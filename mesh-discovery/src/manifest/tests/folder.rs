@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use inmesh_core::authorize::{DefaultAction, Peer, RequestView, decide};
-use inmesh_core::model::{Serving, Settings, Severity, Snapshot, SourceId, Workload};
+use inmesh_core::authorize::{DefaultAction, RequestView, decide};
+use inmesh_core::identify::Peer;
+use inmesh_core::model::{SourceId, Workload};
+use inmesh_core::snapshot::{Serving, Settings, Severity, Snapshot};
 
 use super::super::{Content, Folder};
 use super::{defaults, policy, route, service};
@@ -41,7 +43,7 @@ impl World {
     /// `object serving` of all that status lists.
     fn status(&self) -> Vec<String> {
         let status = self.snapshot.status();
-        let line = |s: &inmesh_core::model::ObjectStatus| {
+        let line = |s: &inmesh_core::snapshot::ObjectStatus| {
             let serving = match s.serving {
                 Serving::Current => "current",
                 Serving::LastGood => "last-good",
@@ -60,6 +62,7 @@ impl World {
             &view,
             &mut (),
         )
+        .permit()
         .is_ok()
     }
 }

@@ -5,7 +5,8 @@ mod folder;
 mod refused;
 mod texts;
 
-use inmesh_core::model::{Fallback, Namespace, Op, Problem};
+use inmesh_core::model::Namespace;
+use inmesh_core::snapshot::{Fallback, Op, Problem};
 
 use super::{Defaults, Parsed, parse};
 
@@ -36,11 +37,7 @@ fn refusal(text: &str) -> (Fallback, Vec<Problem>) {
 
 fn problems(op: &Op) -> &[Problem] {
     match op {
-        Op::PutPolicy(_, problems)
-        | Op::PutRoute(_, problems)
-        | Op::PutService(_, problems)
-        | Op::PutSlice(_, problems)
-        | Op::Refuse(_, _, problems) => problems,
+        Op::Put(_, problems) | Op::Refuse(_, _, problems) => problems,
         op => panic!("no problems in {op:?}"),
     }
 }

@@ -1,6 +1,8 @@
 //! Each refusal: the document, then line, field and a part of the message.
 
-use inmesh_core::model::{Fallback, Kind, Namespace, Op, Selects, Severity};
+use inmesh_core::authorize::Selects;
+use inmesh_core::model::{Kind, Namespace};
+use inmesh_core::snapshot::{Fallback, Op, Severity};
 
 use super::FILE;
 use super::{defaults, only, parse, policy, problems, read, refusal, route, service, slice};
@@ -775,5 +777,5 @@ fn one_bad_document_leaves_the_others_alone() {
         .into_iter()
         .map(|entry| entry.op)
         .collect();
-    assert!(matches!(ops[..], [Op::Refuse(..), Op::PutService(..)]));
+    assert!(matches!(ops[..], [Op::Refuse(..), Op::Put(..)]));
 }

@@ -1,76 +1,73 @@
-//! The table of one Service, compiled from the routes that are attached to it.
+//! The HTTP routes of one Service.
 //!
-//! It is sorted once by the precedence of the Gateway API (HTTPRouteRule, "Proxy or Load Balancer
+//! They are sorted once by the precedence of the Gateway API (HTTPRouteRule, "Proxy or Load Balancer
 //! routing configuration"), so that the first entry that matches is the answer.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::{Backend, HeaderChanges, Match, Route, Timeouts};
 use crate::model::{Namespace, ObjectKey, ServiceName};
+use crate::route::filter::Filter;
+use crate::route::matching::Match;
+use crate::route::rule::{Backend, Outcome, Route, Timeouts};
 
-/// The routes of one Service, sorted by precedence.
+/// The matches of a Service's routes, sorted by precedence.
 ///
 /// A request walks conditions, then reads weights and names of one rule's targets. These lie in two
 /// slices, each of them one step from the Service; what few rules have is elsewhere.
 #[derive(Debug, Clone, Default)]
-pub struct RouteTable {
+pub(in crate::route) struct HttpTable {
     /// Matches of consumer routes, with the namespace whose callers they are for.
-    pub(super) consumers: Box<[(Namespace, Entry)]>,
+    pub(in crate::route) consumers: Box<[(Namespace, Entry)]>,
     /// Matches of producer routes.
-    pub(super) producers: Box<[Entry]>,
+    pub(in crate::route) producers: Box<[Entry]>,
     /// The targets of all rules, one rule after the other.
-    pub(super) targets: Box<[Target]>,
-    pub(super) rules: Box<[RuleView]>,
+    pub(in crate::route) targets: Box<[Target]>,
+    pub(in crate::route) rules: Box<[RuleView]>,
 }
 
 /// One match of one rule.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) port: Option<u16>,
+pub(in crate::route) struct Entry {
+    pub(in crate::route) port: Option<u16>,
     /// `None` matches every request.
-    pub(super) when: Option<Match>,
+    pub(in crate::route) when: Option<Match>,
     /// The rule's place.
-    pub(super) rule: usize,
-    /// The places of its targets.
-    pub(super) targets: (usize, usize),
+    pub(in crate::route) rule: usize,
+    /// The places of its targets; empty if it does not forward.
+    pub(in crate::route) targets: (usize, usize),
 }
 
 /// A rule with the name of its route.
 #[derive(Debug, Clone)]
-pub(super) struct RuleView {
-    pub(super) route: ObjectKey,
-    pub(super) index: usize,
-    pub(super) timeouts: Timeouts,
-    pub(super) changes: Option<Box<Changes>>,
+pub(in crate::route) struct RuleView {
+    pub(in crate::route) route: ObjectKey,
+    pub(in crate::route) index: usize,
+    pub(in crate::route) timeouts: Timeouts,
+    pub(in crate::route) filters: Box<[Filter]>,
+    /// What it answers; `None` if it forwards.
+    pub(in crate::route) answer: Option<Outcome>,
 }
 
 /// A backend with what few have put aside.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) service: ServiceName,
-    pub(super) port: u16,
-    pub(super) weight: u32,
-    pub(super) changes: Option<Box<Changes>>,
+pub(in crate::route) struct Target {
+    pub(in crate::route) service: ServiceName,
+    pub(in crate::route) port: u16,
+    pub(in crate::route) weight: u32,
+    pub(in crate::route) filters: Box<[Filter]>,
 }
 
-/// Header changes of which at least one is not empty.
-#[derive(Debug, Clone)]
-pub(super) struct Changes {
-    pub(super) request: HeaderChanges,
-    pub(super) response: HeaderChanges,
-}
+// === impl HttpTable ===
 
-// === impl RouteTable ===
-
-impl RouteTable {
-    /// Builds the table of one Service from the routes attached to it. Precedence:
+impl HttpTable {
+    /// Builds the table. Precedence:
     ///
     /// 1. the path: exact, then the longest prefix, then regular expressions (longest first);
     /// 2. a match on the method;
     /// 3. the most header matches; 4. the most query parameter matches;
     /// 5. the oldest route; 6. the route first by namespace and name; 7. the rule written first.
-    pub fn build<'a>(
+    pub(in crate::route) fn build<'a>(
         service: &ServiceName,
         routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
@@ -80,7 +77,7 @@ impl RouteTable {
             let here = || route.parents.iter().filter(|p| p.service == *service);
             for (index, rule) in route.rules.iter().enumerate() {
                 let first = targets.len();
-                targets.extend(rule.backends.iter().map(|b| Target::of(b, service)));
+                targets.extend(rule.backends().iter().map(|b| Target::of(b, service)));
                 for parent in here() {
                     let entry = |when: Option<&Match>| Entry {
                         port: parent.port,
@@ -100,7 +97,11 @@ impl RouteTable {
                     route: route.key.clone(),
                     index,
                     timeouts: rule.timeouts,
-                    changes: Changes::of(&rule.request, &rule.response),
+                    filters: rule.filters.clone().into(),
+                    answer: match &rule.outcome {
+                        Outcome::Forward(_) => None,
+                        answer => Some(answer.clone()),
+                    },
                 });
             }
         }
@@ -122,8 +123,7 @@ impl RouteTable {
         }
     }
 
-    /// Whether no route is attached, so that requests go to the Service itself.
-    pub fn is_empty(&self) -> bool {
+    pub(in crate::route) fn is_empty(&self) -> bool {
         self.consumers.is_empty() && self.producers.is_empty()
     }
 }
@@ -139,20 +139,8 @@ impl Target {
             service: to.unwrap_or(own).clone(),
             port: backend.port,
             weight: backend.weight,
-            changes: Changes::of(&backend.request, &backend.response),
+            filters: backend.filters.clone().into(),
         }
-    }
-}
-
-// === impl Changes ===
-
-impl Changes {
-    fn of(request: &HeaderChanges, response: &HeaderChanges) -> Option<Box<Self>> {
-        let changes = || Self {
-            request: request.clone(),
-            response: response.clone(),
-        };
-        (!request.is_empty() || !response.is_empty()).then(|| changes().into())
     }
 }
 

@@ -1,40 +1,61 @@
-//! What a snapshot says of its objects: what serves, what was refused, what dangles.
+//! The status of objects: what serves, what was refused, what dangles.
 
-use super::snapshot::{Good, Snapshot, Version};
+use super::change::Object;
+use super::state::{Snapshot, Version};
 use super::status::{ObjectStatus, Problem, Serving, Severity};
+use crate::model::{ObjectKey, SourceId};
 
 impl Snapshot {
     /// What became of each object, by name. Warnings about what an object refers to are found
     /// anew, since they come and go with other objects.
     pub fn status(&self) -> Vec<ObjectStatus> {
-        let mut out = Vec::new();
-        for (key, object) in self.objects.iter() {
-            for (nth, version) in object.versions.iter().enumerate() {
-                let mut problems = version.problems.clone();
-                problems.extend(self.dangling(version));
-                if nth > 0 {
-                    problems.push(Problem::warning(
-                        "",
-                        format!(
-                            "{} speaks of it too and comes first",
-                            object.versions[0].source
-                        ),
-                    ));
-                }
-                out.push(ObjectStatus {
-                    object: key.to_string(),
-                    source: version.source.clone(),
-                    serving: match (&version.good, version.refused) {
-                        (Some(_), false) => Serving::Current,
-                        (Some(_), true) => Serving::LastGood,
-                        (None, _) => Serving::Nothing,
-                    },
-                    problems,
-                });
-            }
-        }
+        let mut out: Vec<_> = self
+            .objects
+            .iter()
+            .flat_map(|(key, versions)| {
+                (0..versions.0.len()).map(|nth| self.status_of(key, &versions.0, nth))
+            })
+            .collect();
         out.sort_by(|a, b| a.object.cmp(&b.object));
         out
+    }
+
+    /// The objects among `keys` that do not serve as `source` has pushed them, or have problems.
+    pub fn problems<'k>(
+        &self,
+        source: &SourceId,
+        keys: impl IntoIterator<Item = &'k ObjectKey>,
+    ) -> Vec<ObjectStatus> {
+        let status = |key| {
+            let versions = &self.objects.get(key)?.0;
+            let nth = versions.iter().position(|v| v.source == *source)?;
+            Some(self.status_of(key, versions, nth))
+        };
+        keys.into_iter()
+            .filter_map(status)
+            .filter(|s| s.serving != Serving::Current || !s.problems.is_empty())
+            .collect()
+    }
+
+    fn status_of(&self, key: &ObjectKey, versions: &[Version], nth: usize) -> ObjectStatus {
+        let version = &versions[nth];
+        let mut problems = version.problems.clone();
+        problems.extend(self.dangling(version));
+        if nth > 0 {
+            let first = &versions[0].source;
+            let message = format!("shadowed by {first}, which has precedence");
+            problems.push(Problem::warning("", message));
+        }
+        ObjectStatus {
+            object: key.to_string(),
+            source: version.source.clone(),
+            serving: match (&version.good, version.refused) {
+                (Some(_), false) => Serving::Current,
+                (Some(_), true) => Serving::LastGood,
+                (None, _) => Serving::Nothing,
+            },
+            problems,
+        }
     }
 
     /// What a version refers to that is not there.
@@ -44,7 +65,7 @@ impl Snapshot {
             ..Problem::refused(field, message)
         };
         match &version.good {
-            Some(Good::Route(route)) => {
+            Some(Object::Route(route)) => {
                 let absent = |service| self.service(service).is_none();
                 let parents = route.parents.iter().enumerate();
                 let parents = parents.filter(|(_, p)| absent(&p.service)).map(|(n, p)| {
@@ -52,7 +73,7 @@ impl Snapshot {
                     warn(format!("spec.parentRefs[{n}]"), message)
                 });
                 let backends = route.rules.iter().enumerate().flat_map(|(r, rule)| {
-                    rule.backends
+                    rule.backends()
                         .iter()
                         .enumerate()
                         .filter_map(move |(b, backend)| {
@@ -74,7 +95,7 @@ impl Snapshot {
                 });
                 parents.chain(backends).collect()
             }
-            Some(Good::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
+            Some(Object::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
                 "metadata.labels[kubernetes.io/service-name]".into(),
                 format!("Service {} does not exist", slice.service),
             )],

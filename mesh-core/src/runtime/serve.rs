@@ -1,7 +1,8 @@
-//! A caller's HTTP connection: served until it ends, drained when the time has come.
+//! The connections of callers: accepted, served until they end, drained when the time has come.
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +14,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use inmesh_pki::id::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
 
-use super::Limits;
 use super::aside::Aside;
-use crate::accept::{ConnState, Timed};
+use super::limits::Limits;
+use crate::accept::{ConnState, Listener, Socket, Timed};
 use crate::body::Body;
 use crate::drain::Drain;
+use crate::error::{Error, Reason};
+use crate::telemetry::{Direction, Recorder};
 
 /// hyper's own limits, above ours, because it answers without saying why.
 const HARD_HEADER: usize = 256 * 1024;
@@ -28,9 +33,9 @@ const HARD_FIELDS: usize = 256;
 /// The number of fields for which hyper has room on its stack; above it every request costs two
 /// allocations of kilobytes. Two of them, the host and the place in a trace, we do not count.
 const FREE_FIELDS: usize = 100;
-/// How long a connection that was told to close may still begin a request.
+/// How long a connection that is to close may still begin a request.
 const LAST_CALL: Duration = Duration::from_secs(1);
-/// How often a silent HTTP/2 caller is asked whether it lives.
+/// How often a silent HTTP/2 caller is pinged.
 const PING: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(10);
 /// Windows between mesh peers; elsewhere hyper's own.
@@ -46,16 +51,61 @@ pub(super) struct Connection {
     /// Whether the peer is of the mesh, so that larger windows are worth their memory.
     pub(super) mesh: bool,
     pub(super) state: Arc<ConnState>,
-    /// Set once the connection is told to go.
+    /// Set once the connection is to end.
     pub(super) closing: Arc<AtomicBool>,
 }
 
-/// Why a connection is told to go.
+/// Why a connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Ending {
     Draining,
     Expired,
 }
+
+/// Serves the connections of a listener, each in a task of its own, until the drain closes it.
+pub(super) async fn accept<F, R>(
+    listener: Listener,
+    mut drain: Drain,
+    tracker: TaskTracker,
+    serve: F,
+) where
+    F: Fn(Socket, SocketAddr) -> R,
+    R: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let (stream, from) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.closing() => return,
+        };
+        tracker.spawn(serve(stream, from));
+    }
+}
+
+/// Records the end of a caller's connection if a request was lost before it could be read.
+pub(super) fn ended(
+    recorder: &Recorder,
+    direction: Direction,
+    from: SocketAddr,
+    peer: Option<&SpiffeId>,
+    state: &ConnState,
+    ended: Result<(), hyper::Error>,
+) {
+    let Err(error) = ended else { return };
+    let reason = if state.timed_out() {
+        Reason::HeaderTimeout
+    } else if error.is_parse_too_large() {
+        Reason::HeaderTooLarge
+    } else if error.is_parse() {
+        Reason::InvalidRequest
+    } else {
+        tracing::debug!(%from, %error, "a caller's connection broke off");
+        return;
+    };
+    let detail = Error::new(reason, "no whole request").because(error);
+    recorder.refused(direction, from, peer, reason.as_str(), &detail);
+}
+
+// === impl Connection ===
 
 impl Connection {
     pub(super) fn new(limits: &Arc<Limits>, drain: &Drain) -> Self {
@@ -108,15 +158,15 @@ impl Connection {
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        let mut told = told_to_go(self.drain.clone(), self.until);
-        let told = tokio::select! {
+        let mut ending = ending(self.drain.clone(), self.until);
+        let why = tokio::select! {
             biased;
             ended = &mut connection => return ended,
-            told = &mut told => told,
+            why = &mut ending => why,
         };
         self.closing.store(true, Ordering::Relaxed);
         // A caller whose certificate has expired begins no other request.
-        if told == Told::Draining {
+        if why == Ending::Draining {
             tokio::select! {
                 ended = &mut connection => return ended,
                 () = sleep(LAST_CALL) => {}
@@ -159,17 +209,17 @@ impl Connection {
         }
         let connection = builder.serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
-        let mut told = told_to_go(self.drain.clone(), self.until);
+        let mut ending = ending(self.drain.clone(), self.until);
         tokio::select! {
             ended = &mut connection => return ended,
-            _ = &mut told => {}
+            _ = &mut ending => {}
             () = self.state.rested(self.limits.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         let mut drain = self.drain.clone();
         tokio::select! {
             ended = &mut connection => ended,
-            // A caller that does not take its leave is not waited for once nothing runs.
+            // A caller that keeps the connection open is not waited for once nothing runs.
             () = self.state.rested(self.limits.header) => Ok(()),
             () = drain.closed() => Ok(()),
         }
@@ -177,7 +227,7 @@ impl Connection {
 }
 
 /// Ready once the drain has begun to close connections, or the caller's certificate has ended.
-fn told_to_go(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Output = Told>> {
+fn ending(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Output = Ending>> {
     Aside::new(async move {
         let expired = async {
             match until {
@@ -186,8 +236,8 @@ fn told_to_go(mut drain: Drain, until: Option<Instant>) -> Aside<impl Future<Out
             }
         };
         tokio::select! {
-            () = drain.closing() => Told::Draining,
-            () = expired => Told::Expired,
+            () = drain.closing() => Ending::Draining,
+            () = expired => Ending::Expired,
         }
     })
 }

@@ -8,8 +8,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::few::Few;
-use super::{ServiceName, ServiceView};
+use super::service::ServiceView;
+use crate::model::{Few, ServiceName};
 
 /// Bits of the hash that one level takes.
 const BITS: u32 = 5;

@@ -4,10 +4,18 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::endpoint::{Conditions, Endpoint, EndpointSet, Host};
-use super::few::Few;
-use super::service::{Service, ServicePort, ServiceView, Slice};
+use super::service::ServiceView;
+use super::settings::Settings;
+use crate::balance::EndpointSet;
+use crate::model::{Endpoint, Few, Host, Service, ServicePort, Slice, SliceHost, Transport};
 use crate::route::{Route, RouteTable};
+
+/// The objects that make up one Service.
+pub(super) struct Parts<'a> {
+    pub(super) service: &'a Service,
+    pub(super) slices: &'a [Arc<Slice>],
+    pub(super) routes: &'a [Arc<Route>],
+}
 
 /// What a resolver found for a name: addresses, with a port where SRV gave one.
 pub(super) type Addresses = Arc<[(IpAddr, Option<u16>)]>;
@@ -19,7 +27,7 @@ pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSe
         .map(|(host, _)| host);
     let listed = slices
         .iter()
-        .flat_map(|s| s.hosts.iter().map(|(host, _)| host));
+        .flat_map(|s| s.hosts.iter().map(|host| &host.host));
     external
         .into_iter()
         .chain(listed)
@@ -30,18 +38,18 @@ pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSe
 
 /// Compiles the view of a Service.
 pub(super) fn view(
-    service: &Service,
-    slices: &[Arc<Slice>],
-    routes: &[Arc<Route>],
+    settings: &Settings,
+    parts: &Parts<'_>,
     addresses: &impl Fn(&Host) -> Option<Addresses>,
     before: Option<&ServiceView>,
 ) -> ServiceView {
+    let service = parts.service;
     let endpoints = service
         .ports
         .iter()
         .map(|port| {
             let set = EndpointSet::build(
-                endpoints(service, port, slices, addresses),
+                endpoints(service, port, parts.slices, addresses),
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
             );
             (port.port, Arc::new(set))
@@ -50,9 +58,11 @@ pub(super) fn view(
     ServiceView {
         name: service.name.clone(),
         key: service.name.to_string().as_str().into(),
-        host: format!("{}.svc.cluster.local", service.name).into(),
+        host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
         ports: service.ports.clone(),
-        routes: RouteTable::build(&service.name, routes),
+        routes: RouteTable::build(&service.name, parts.routes),
+        strategy: settings.strategy.clone(),
+        eject: settings.eject,
         endpoints,
     }
 }
@@ -65,29 +75,20 @@ fn endpoints(
 ) -> Vec<Endpoint> {
     let mut out = Vec::new();
     if let Some((host, transport)) = &service.external {
-        for at in places(host, port.port, addresses) {
-            out.push(Endpoint {
-                addresses: at,
-                transport: transport.clone(),
-                conditions: Conditions::default(),
-                workload: Arc::default(),
-                version: Arc::default(),
-            });
-        }
+        let host = SliceHost::new(host.clone());
+        out.extend(endpoints_of(&host, port.port, transport, addresses));
     }
     for slice in slices {
         // A nameless port stands for the only port of its Service.
         let Some(target) = slice.ports.iter().find(|p| p.name == port.name) else {
             continue;
         };
-        for (host, conditions) in &slice.hosts {
-            for at in places(host, target.port, addresses) {
+        for host in &slice.hosts {
+            for endpoint in endpoints_of(host, target.port, &slice.transport, addresses) {
                 out.push(Endpoint {
-                    addresses: at,
-                    transport: slice.transport.clone(),
-                    conditions: *conditions,
-                    workload: slice.workload.clone(),
-                    version: slice.version.clone(),
+                    workload: Arc::clone(&slice.workload),
+                    version: Arc::clone(&slice.version),
+                    ..endpoint
                 });
             }
         }
@@ -95,7 +96,29 @@ fn endpoints(
     out
 }
 
-/// The places that a host stands for. A name with addresses of both families gives pairs of them
+/// The endpoints of one host.
+fn endpoints_of(
+    host: &SliceHost,
+    port: u16,
+    transport: &Transport,
+    addresses: &impl Fn(&Host) -> Option<Addresses>,
+) -> Vec<Endpoint> {
+    places(&host.host, port, addresses)
+        .into_iter()
+        .map(|addresses| Endpoint {
+            addresses,
+            transport: transport.clone(),
+            conditions: host.conditions,
+            workload: Arc::default(),
+            version: Arc::default(),
+            zone: Arc::clone(&host.zone),
+            weight: host.weight,
+            priority: host.priority,
+        })
+        .collect()
+}
+
+/// The addresses of each endpoint of a host. A name with addresses of both families gives pairs of them
 /// (IPv6 first), so that each endpoint can be reached in either (RFC 8305); the shorter family is
 /// used again from its start.
 fn places(

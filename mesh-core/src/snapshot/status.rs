@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::SourceId;
+use crate::model::SourceId;
 
 /// Where a problem stands: a file and a line, both as a person would open them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

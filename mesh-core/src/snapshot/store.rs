@@ -1,12 +1,15 @@
 //! One writer, many readers: the snapshot is swapped whole, and readers never wait.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Change, Snapshot};
+use super::change::Change;
+use super::state::Snapshot;
+use crate::local::Local;
 
 /// How many snapshots of the past wait to be dropped by the writer, so that no request pays for it.
 const RETIRED: usize = 16;
@@ -26,11 +29,16 @@ pub struct SnapshotReader {
     notify: watch::Receiver<u64>,
 }
 
+/// A snapshot for a moment: do not hold it over an `await`.
+#[derive(Debug)]
+pub struct Pinned(arc_swap::Guard<Arc<Snapshot>>);
+
 /// Makes the store of a snapshot.
 ///
 /// ```
 /// use inmesh_core::authorize::DefaultAction;
-/// use inmesh_core::model::{Change, Settings, Snapshot, SourceId, Workload, snapshot};
+/// use inmesh_core::model::{SourceId, Workload};
+/// use inmesh_core::snapshot::{Change, Settings, Snapshot, snapshot};
 /// let settings = Settings::new(Workload::new("shop", "web", "web")?, DefaultAction::Deny);
 /// let (mut writer, reader) = snapshot(Snapshot::new(settings));
 /// writer.apply(Change::update(SourceId::new("me"), vec![]));
@@ -57,8 +65,25 @@ pub fn snapshot(initial: Snapshot) -> (SnapshotWriter, SnapshotReader) {
 impl SnapshotWriter {
     /// Applies a change and swaps the snapshot once. Returns the new one.
     pub fn apply(&mut self, change: Change) -> Arc<Snapshot> {
-        let next = Arc::new(self.shared.load().apply(change));
-        let old = self.shared.swap(next.clone());
+        let next = self.shared.load().apply(change);
+        self.swap(next)
+    }
+
+    /// Serves another local workload from now on.
+    pub fn serve(&mut self, local: &Arc<Local>) -> Arc<Snapshot> {
+        let next = self.shared.load().serve(local);
+        self.swap(next)
+    }
+
+    /// Serves a local workload no longer.
+    pub fn retire(&mut self, local: &Arc<Local>) -> Arc<Snapshot> {
+        let next = self.shared.load().retire(local);
+        self.swap(next)
+    }
+
+    fn swap(&mut self, next: Snapshot) -> Arc<Snapshot> {
+        let next = Arc::new(next);
+        let old = self.shared.swap(Arc::clone(&next));
         self.retired.push_back(old);
         while self.retired.len() > RETIRED {
             self.retired.pop_front();
@@ -77,13 +102,23 @@ impl SnapshotReader {
     }
 
     /// The current snapshot, to look at and let go; it is cheaper than [`load`](Self::load).
-    pub fn peek(&self) -> arc_swap::Guard<Arc<Snapshot>> {
-        self.shared.load()
+    pub fn peek(&self) -> Pinned {
+        Pinned(self.shared.load())
     }
 
     /// Waits until the snapshot has been swapped since the last call (or since this reader was
     /// made). Returns `false` once the writer is gone.
     pub async fn changed(&mut self) -> bool {
         self.notify.changed().await.is_ok()
+    }
+}
+
+// === impl Pinned ===
+
+impl Deref for Pinned {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
     }
 }

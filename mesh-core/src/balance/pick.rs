@@ -1,0 +1,263 @@
+//! A choice made on live endpoints: the tiers of a set in order, a probe that is due, and what
+//! becomes of the endpoint that was picked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decide::{Availability, Choice, LoadView, consistent_hash, p2c};
+use super::eject::{EjectPolicy, Verdict};
+use super::set::{EndpointSet, EndpointState, Member, Tier};
+use crate::model::Draw;
+
+/// How long until an ejected endpoint that is not ready is looked at again.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// Why no endpoint can be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoEndpoint {
+    /// All that are ready were tried, or those that were not are ejected.
+    #[error("every ready endpoint is ejected or was tried")]
+    AllOut,
+    /// No endpoint of the set is ready.
+    #[error("no endpoint is ready")]
+    NoneReady,
+}
+
+/// An endpoint that was chosen. Dropping it without a verdict takes no position on its health.
+#[derive(Debug)]
+pub struct Picked {
+    set: Arc<EndpointSet>,
+    /// Its place in the set, which never changes.
+    index: usize,
+    probe: bool,
+    judged: bool,
+}
+
+/// Chooses an endpoint of a set for a request, and counts the request as in flight to it.
+///
+/// 1. An ejected endpoint whose probe is due is taken, whatever the choice.
+/// 2. The first tier that has an endpoint which is neither ejected nor tried decides.
+/// 3. If every ready endpoint is ejected, they are chosen from as if none were.
+///
+/// `now` is on the same monotonic clock as in the later verdict; `tried` are endpoints that this
+/// request was sent to already.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use inmesh_core::balance::{Choice, EndpointSet, pick};
+/// use inmesh_core::model::{Draw, Endpoint, Transport};
+///
+/// let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into(), Transport::Plain);
+/// let set = Arc::new(EndpointSet::build([endpoint], None));
+/// let picked = pick(&set, Choice::LeastRequest, Duration::ZERO, &[], &mut Draw::new(1))?;
+/// assert_eq!(picked.member().state.in_flight(), 1);
+/// # Ok::<(), inmesh_core::balance::NoEndpoint>(())
+/// ```
+///
+/// # Errors
+///
+/// [`NoEndpoint`] if no endpoint may be chosen.
+pub fn pick(
+    set: &Arc<EndpointSet>,
+    choice: Choice,
+    now: Duration,
+    tried: &[Arc<EndpointState>],
+    draw: &mut Draw,
+) -> Result<Picked, NoEndpoint> {
+    if set.ready_len() == 0 {
+        return Err(NoEndpoint::NoneReady);
+    }
+    if let Some(index) = due(set, now) {
+        return Ok(Picked::new(set, index, true));
+    }
+    let mut chosen = choose(set, choice, now, tried, false, draw);
+    if chosen.is_none() && set.ejected_len() == set.ready_len() {
+        chosen = choose(set, choice, now, tried, true, draw);
+    }
+    let index = chosen.ok_or(NoEndpoint::AllOut)?;
+    Ok(Picked::new(set, index, false))
+}
+
+/// The place of a member, from the first tier that offers one.
+fn choose(
+    set: &EndpointSet,
+    choice: Choice,
+    now: Duration,
+    tried: &[Arc<EndpointState>],
+    ejected: bool,
+    draw: &mut Draw,
+) -> Option<usize> {
+    set.tiers().find_map(|tier| {
+        let view = View {
+            tier,
+            tried,
+            ejected,
+        };
+        let nth = match choice {
+            Choice::Hash(key) => consistent_hash(&view, key),
+            Choice::LeastRequest => p2c(&view, now, draw),
+        };
+        tier.place(nth?)
+    })
+}
+
+/// The endpoint that this request shall probe, if one is due.
+fn due(set: &EndpointSet, now: Duration) -> Option<usize> {
+    if !set.health().may_probe(now) {
+        return None;
+    }
+    let found = set.ready_places().find(|&index| {
+        let state = &set.members()[index].state;
+        state.is_ejected() && state.health.with(|b| b.poll_probe(now))
+    });
+    if found.is_none() {
+        rearm(set, now);
+    }
+    found
+}
+
+/// Looks up when the next probe is due; a probe under way re-arms it when it is judged. An
+/// endpoint that is due but not ready is looked at again after [`RECHECK`].
+fn rearm(set: &EndpointSet, now: Duration) {
+    let health = set.health();
+    let _one_at_a_time = health.lock();
+    let ejected = set.members().iter().filter(|m| m.state.is_ejected());
+    let next = ejected
+        .filter_map(|m| {
+            m.state
+                .health
+                .with(|b| b.ejected_until().filter(|_| !b.is_probing()))
+        })
+        .map(|until| until.max(now + RECHECK))
+        .min();
+    health.rearm(next);
+}
+
+/// One tier of a set, as a choice sees it.
+struct View<'a> {
+    tier: Tier<'a>,
+    tried: &'a [Arc<EndpointState>],
+    /// Whether ejected endpoints may be chosen.
+    ejected: bool,
+}
+
+// === impl View ===
+
+impl LoadView for View<'_> {
+    fn len(&self) -> usize {
+        self.tier.len()
+    }
+
+    fn availability(&self, index: usize) -> Availability {
+        match self.tier.member(index) {
+            Some(Member { state, .. })
+                if (self.ejected || !state.is_ejected())
+                    && !self.tried.iter().any(|t| Arc::ptr_eq(t, state)) =>
+            {
+                Availability::Ready
+            }
+            _ => Availability::Out,
+        }
+    }
+
+    fn load(&self, index: usize, now: Duration) -> u64 {
+        self.tier
+            .member(index)
+            .map_or(u64::MAX, |member| member.state.load(now))
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.tier.member(index).map_or(1, |m| m.endpoint.weight)
+    }
+
+    fn sample(&self, draw: &mut Draw) -> usize {
+        self.tier.sample(draw)
+    }
+
+    fn name_hash(&self, index: usize) -> u64 {
+        self.tier
+            .member(index)
+            .map_or(0, |member| member.endpoint.name_hash())
+    }
+}
+
+// === impl Picked ===
+
+impl Picked {
+    fn new(set: &Arc<EndpointSet>, index: usize, probe: bool) -> Self {
+        set.members()[index].state.enter();
+        Self {
+            set: Arc::clone(set),
+            index,
+            probe,
+            judged: false,
+        }
+    }
+
+    /// The endpoint.
+    pub fn member(&self) -> &Member {
+        &self.set.members()[self.index]
+    }
+
+    /// Whether this request is the probe of an ejected endpoint.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The endpoint answered as it should. Returns whether that brought it back.
+    pub fn succeeded(&mut self, now: Duration) -> bool {
+        self.succeeded_at(|| now)
+    }
+
+    /// The same with a clock that is read only if the endpoint had failed before.
+    pub(crate) fn succeeded_at(&mut self, now: impl FnOnce() -> Duration) -> bool {
+        self.judged = true;
+        let health = &self.member().state.health;
+        if !health.is_blemished() {
+            return false;
+        }
+        // A straggler must not end another request's probe.
+        if health.is_ejected() && !self.probe {
+            return false;
+        }
+        let now = now();
+        health.with(|b| b.handle_success(now))
+    }
+
+    /// The request failed by the endpoint's fault.
+    pub fn failed(&mut self, policy: &EjectPolicy, now: Duration) -> Verdict {
+        self.judged = true;
+        let health = &self.member().state.health;
+        if health.is_ejected() && !self.probe {
+            return Verdict::Kept;
+        }
+        let set = self.set.health();
+        let _one_at_a_time = set.lock();
+        let room = self.set.ejected_len() < policy.allowed(self.set.ready_len());
+        let verdict = health.with(|b| b.handle_failure(policy, now, room));
+        if let Verdict::Ejected { until } = verdict {
+            set.probe_by(until);
+        }
+        verdict
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.member().state.leave();
+        if self.probe && !self.judged {
+            let set = self.set.health();
+            let _one_at_a_time = set.lock();
+            let health = &self.member().state.health;
+            if let Some(until) = health.with(|b| {
+                b.handle_cancel();
+                b.ejected_until()
+            }) {
+                set.probe_by(until);
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The endpoints of one port of a Service, each with its state, in tiers of preference.
+//!
+//! An [`EndpointState`] (load, health, the slot of its connections) lives as long as its endpoint
+//! does: a set takes over the states of the set before it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::health::{Health, SetHealth};
+use crate::model::{Conditions, Draw, Endpoint};
+
+/// What is known of an endpoint while it runs: its load, its health, its connections.
+///
+/// What a choice reads comes first and in one cache line, which no other endpoint's counters share.
+#[repr(C, align(64))]
+pub struct EndpointState {
+    inflight: AtomicU32,
+    /// Whether the balancer may choose it.
+    pub(super) health: Health,
+    slot: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+/// An endpoint together with its state.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Member {
+    /// The configuration.
+    pub endpoint: Endpoint,
+    /// The state, the same `Arc` as long as addresses and transport stay.
+    pub state: Arc<EndpointState>,
+}
+
+/// The endpoints of one port of one Service.
+#[derive(Debug, Clone)]
+pub struct EndpointSet {
+    members: Box<[Member]>,
+    ready: Ready,
+    health: Arc<SetHealth>,
+}
+
+/// The members that may be chosen from.
+#[derive(Debug, Clone)]
+enum Ready {
+    /// All, in one tier and with equal weights: the common case, in which no list of places stands
+    /// between a choice and a member.
+    All,
+    /// Those in these places, tier by tier, preferred first.
+    Tiers(Box<[Places]>),
+}
+
+/// The places of one tier's members in their set.
+#[derive(Debug, Clone)]
+struct Places {
+    members: Box<[u32]>,
+    /// The sum of weights up to and including each member; empty if all weights are equal.
+    weights: Box<[u64]>,
+}
+
+/// One tier of a set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tier<'a> {
+    members: &'a [Member],
+    /// `None` is all members.
+    places: Option<&'a Places>,
+}
+
+// === impl EndpointState ===
+
+impl EndpointState {
+    fn new() -> Self {
+        Self {
+            inflight: AtomicU32::new(0),
+            health: Health::default(),
+            slot: OnceLock::new(),
+        }
+    }
+
+    /// The requests and streams in flight to the endpoint, those being answered included.
+    pub fn in_flight(&self) -> u32 {
+        self.inflight.load(Ordering::Relaxed)
+    }
+
+    /// Its load at `now`, which is how many requests are in flight.
+    pub(super) fn load(&self, _now: Duration) -> u64 {
+        u64::from(self.in_flight())
+    }
+
+    /// Whether it is ejected now, its half-open probe included.
+    pub fn is_ejected(&self) -> bool {
+        self.health.is_ejected()
+    }
+
+    pub(crate) fn enter(&self) {
+        self.inflight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.inflight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What `connect` keeps for the endpoint: made at first use, dropped with it.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn slot<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.slot.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+}
+
+impl fmt::Debug for EndpointState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointState")
+            .field("in_flight", &self.in_flight())
+            .field("ejected", &self.is_ejected())
+            .field("connected", &self.slot.get().is_some())
+            .finish()
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// An endpoint without load and in good health.
+    ///
+    /// ```
+    /// use inmesh_core::balance::Member;
+    /// use inmesh_core::model::{Endpoint, Transport};
+    /// let member = Member::new(Endpoint::new(([10, 0, 0, 1], 80).into(), Transport::Plain));
+    /// assert!(!member.state.is_ejected());
+    /// ```
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            state: Arc::new(EndpointState::new()),
+        }
+    }
+}
+
+// === impl EndpointSet ===
+
+impl EndpointSet {
+    /// Builds a set, keeping the state of each endpoint whose addresses and transport were in
+    /// `before`. The order is that given; duplicates (same addresses and transport) are dropped.
+    ///
+    /// 1. Endpoints that are ready and do not terminate may be chosen from; if there are none,
+    ///    those that still serve while they terminate, as kube-proxy does. A weight of 0 takes an
+    ///    endpoint out of both.
+    /// 2. They form tiers by priority, the lowest number first.
+    ///
+    /// ```
+    /// use inmesh_core::balance::EndpointSet;
+    /// use inmesh_core::model::{Endpoint, Transport};
+    /// let endpoint = |n| Endpoint::new(([10, 0, 0, n], 80).into(), Transport::Plain);
+    /// let set = EndpointSet::build([endpoint(1), endpoint(2), endpoint(1)], None);
+    /// assert_eq!(set.ready_len(), 2);
+    /// ```
+    pub fn build(endpoints: impl IntoIterator<Item = Endpoint>, before: Option<&Self>) -> Self {
+        let endpoints: Vec<_> = endpoints.into_iter().collect();
+        // States of the set before; `None` once an endpoint of this one has taken it.
+        let mut known: HashMap<_, _> = before
+            .into_iter()
+            .flat_map(|set| set.members())
+            .map(|m| (m.endpoint.place(), Some(Arc::clone(&m.state))))
+            .collect();
+        let states: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| match known.entry(endpoint.place()) {
+                Entry::Occupied(mut state) => state.get_mut().take(),
+                Entry::Vacant(new) => {
+                    new.insert(None);
+                    Some(Arc::new(EndpointState::new()))
+                }
+            })
+            .collect();
+        let members: Box<[Member]> = endpoints
+            .into_iter()
+            .zip(states)
+            .filter_map(|(endpoint, state)| state.map(|state| Member { endpoint, state }))
+            .collect();
+        Self {
+            ready: Ready::of(&members),
+            members,
+            health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
+        }
+    }
+
+    /// All endpoints, ready or not.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Starts to fetch what a choice reads first, while the caller does something else.
+    pub(crate) fn prefetch(&self) {
+        black_box(self.members.len());
+    }
+
+    /// How many may be chosen from, ejected ones included.
+    pub fn ready_len(&self) -> usize {
+        self.tiers().map(|tier| tier.len()).sum()
+    }
+
+    /// Those that may be chosen from, preferred tiers first.
+    pub fn ready(&self) -> impl Iterator<Item = &Member> {
+        self.ready_places().map(|place| &self.members[place])
+    }
+
+    /// How many of those that may be chosen from are ejected.
+    pub fn ejected_len(&self) -> usize {
+        self.ready().filter(|m| m.state.is_ejected()).count()
+    }
+
+    /// The places in [`members`](Self::members) of those that may be chosen from.
+    pub(super) fn ready_places(&self) -> impl Iterator<Item = usize> {
+        self.tiers()
+            .flat_map(|tier| (0..tier.len()).filter_map(move |nth| tier.place(nth)))
+    }
+
+    /// The tiers, preferred first.
+    pub(super) fn tiers(&self) -> impl Iterator<Item = Tier<'_>> {
+        let (all, tiers): (_, &[Places]) = match &self.ready {
+            Ready::All => (Some(None), &[]),
+            Ready::Tiers(tiers) => (None, tiers),
+        };
+        all.into_iter()
+            .chain(tiers.iter().map(Some))
+            .map(|places| Tier {
+                members: &self.members,
+                places,
+            })
+    }
+
+    pub(super) fn health(&self) -> &Arc<SetHealth> {
+        &self.health
+    }
+}
+
+impl Default for EndpointSet {
+    fn default() -> Self {
+        Self::build([], None)
+    }
+}
+
+// === impl Ready ===
+
+impl Ready {
+    fn of(members: &[Member]) -> Self {
+        let by = |wanted: fn(&Conditions) -> bool| -> Vec<(u32, &Endpoint)> {
+            (0..)
+                .zip(members)
+                .map(|(place, m)| (place, &m.endpoint))
+                .filter(|(_, e)| e.weight > 0 && wanted(&e.conditions))
+                .collect()
+        };
+        let mut ready = by(|c| c.ready && !c.terminating);
+        if ready.is_empty() {
+            ready = by(|c| c.serving && c.terminating);
+        }
+        // Stable, so that within a tier the order is that of the set.
+        ready.sort_by_key(|(_, endpoint)| endpoint.priority);
+        let tiers: Box<[Places]> = ready
+            .chunk_by(|(_, a), (_, b)| a.priority == b.priority)
+            .map(Places::of)
+            .collect();
+        match &*tiers {
+            [only] if only.members.len() == members.len() && only.weights.is_empty() => Self::All,
+            _ => Self::Tiers(tiers),
+        }
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    fn of(tier: &[(u32, &Endpoint)]) -> Self {
+        let mut sum = 0;
+        let weights = tier.iter().map(|(_, endpoint)| {
+            sum += u64::from(endpoint.weight);
+            sum
+        });
+        let equal = tier
+            .windows(2)
+            .all(|two| two[0].1.weight == two[1].1.weight);
+        Self {
+            members: tier.iter().map(|(place, _)| *place).collect(),
+            weights: if equal {
+                Box::default()
+            } else {
+                weights.collect()
+            },
+        }
+    }
+}
+
+// === impl Tier ===
+
+impl<'a> Tier<'a> {
+    pub(super) fn len(self) -> usize {
+        self.places
+            .map_or(self.members.len(), |places| places.members.len())
+    }
+
+    /// The place in the set of the tier's `nth` member.
+    pub(super) fn place(self, nth: usize) -> Option<usize> {
+        match self.places {
+            None => (nth < self.members.len()).then_some(nth),
+            Some(places) => places.members.get(nth).map(|place| *place as usize),
+        }
+    }
+
+    pub(super) fn member(self, nth: usize) -> Option<&'a Member> {
+        self.members.get(self.place(nth)?)
+    }
+
+    /// A member drawn in proportion to the weights.
+    pub(super) fn sample(self, draw: &mut Draw) -> usize {
+        match self.places.map(|places| &*places.weights) {
+            None | Some([]) => draw.index(self.len()),
+            Some(weights) => {
+                let drawn = draw.below(weights.last().copied().unwrap_or_default());
+                weights.partition_point(|sum| *sum <= drawn)
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! One hop of a request: into the form of the next hop's protocol, and its answer back.
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::headers;
+use crate::body::Body;
+use crate::error::{Error, Reason};
+use crate::model::{AppProtocol, HttpVersion};
+
+/// A request that is ready for the next hop.
+pub(crate) struct Forward {
+    version: HttpVersion,
+    /// The caller's connection, if the request asks for another protocol on it.
+    upgrade: Option<OnUpgrade>,
+}
+
+/// The connections of both sides, which have left HTTP.
+pub(crate) struct Switched {
+    pub(crate) caller: OnUpgrade,
+    pub(crate) upstream: OnUpgrade,
+}
+
+/// Prepares a request for a port of that protocol; `authority` is the one that was decided on.
+pub(crate) fn forward(
+    request: &mut Request<Body>,
+    protocol: AppProtocol,
+    authority: &str,
+) -> Forward {
+    let upgrade = headers::is_upgrade(request.version(), request.headers());
+    let version = headers::next_version(protocol, request.version(), upgrade);
+    let on_caller = upgrade.then(|| hyper::upgrade::on(&mut *request));
+    headers::prepare(request, version, authority, upgrade);
+    Forward {
+        version,
+        upgrade: on_caller,
+    }
+}
+
+// === impl Forward ===
+
+impl Forward {
+    /// The version that the next hop speaks.
+    pub(crate) fn version(&self) -> HttpVersion {
+        self.version
+    }
+
+    /// Makes the answer one of ours. Returns the connections to join if the server has switched
+    /// protocols; one that does so unasked has not answered.
+    pub(crate) fn answered(
+        self,
+        mut response: Response<Incoming>,
+    ) -> Result<(Response<Body>, Option<Switched>), Error> {
+        let switched = match (response.status(), self.upgrade) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(caller)) => Some(Switched {
+                caller,
+                upstream: hyper::upgrade::on(&mut response),
+            }),
+            (StatusCode::SWITCHING_PROTOCOLS, None) => {
+                let detail = "the server switched protocols and was not asked to";
+                return Err(Error::new(Reason::Reset, detail));
+            }
+            _ => None,
+        };
+        headers::answered(&mut response, switched.is_some());
+        Ok((response.map(Body::incoming), switched))
+    }
+}

@@ -1,0 +1,456 @@
+//! The port that sources implement: a source pushes what it knows, whether or not requests flow.
+//!
+//! A [`Source`] is spawned by the runtime with a [`Sink`]. What it pushes goes through one bounded
+//! queue, the [`Inbox`], to one merge task, which applies it to the snapshot and acknowledges it. A
+//! source that falls behind waits; nothing is dropped. Once it has ended, what it pushed last
+//! serves.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::drain::Drain;
+use crate::local::Local;
+use crate::model::SourceId;
+use crate::snapshot::{Change, ObjectStatus, Op, SnapshotReader};
+
+/// Messages that may wait for the merge task before their senders do.
+const QUEUE: usize = 64;
+
+/// A source of configuration.
+///
+/// ```
+/// use inmesh_core::discover::{Gone, Sink, Source};
+/// use inmesh_core::drain::Drain;
+/// use inmesh_core::model::SourceId;
+/// use inmesh_core::snapshot::Change;
+///
+/// struct Nothing;
+///
+/// impl Source for Nothing {
+///     fn id(&self) -> SourceId {
+///         SourceId::new("nothing")
+///     }
+///
+///     async fn run(self, sink: Sink, mut drain: Drain) -> Result<(), Gone> {
+///         sink.push(Change::replace(self.id(), vec![])).await?;
+///         sink.synced().await?;
+///         drain.closed().await;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Source: Send + 'static {
+    /// Its name in status, logs and the order of precedence.
+    fn id(&self) -> SourceId;
+
+    /// Pushes what it knows until the drain closes. It calls [`Sink::synced`] once its first full
+    /// state is pushed; the runtime is not ready before one source of every group has.
+    fn run(self, sink: Sink, drain: Drain) -> impl Future<Output = Result<(), Gone>> + Send;
+}
+
+/// Where a source pushes to.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    id: SourceId,
+    queue: mpsc::Sender<Message>,
+    snapshot: SnapshotReader,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// The generation of the snapshot that holds it.
+    pub generation: u64,
+    /// The objects of the change that do not serve as they were pushed, and why: refused, shadowed
+    /// by another source, or with a reference to something that does not exist.
+    pub problems: Vec<ObjectStatus>,
+}
+
+/// How a source is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
+#[non_exhaustive]
+pub enum SourceState {
+    /// It has pushed what it kept from an earlier run, and has not synced since.
+    Kept,
+    /// It was synced and has lost what it reads from; what it pushed last serves.
+    Lost(String),
+    /// It has pushed its full state and keeps it current.
+    Synced,
+    /// It has not pushed its first full state yet. If it says what keeps it, the reason.
+    Waiting(Option<String>),
+}
+
+/// The sources of a runtime, in groups whose members stand in for one another.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    groups: Vec<Vec<SourceId>>,
+    states: BTreeMap<SourceId, SourceState>,
+}
+
+/// What came through a sink, for the merge task.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Message {
+    /// A change, and whom to tell what became of it.
+    Change(Change, Option<Acknowledge>),
+    /// A local workload is no longer served.
+    Retire(Arc<Local>),
+    /// A local workload is served too.
+    Serve(Arc<Local>, Acknowledge),
+    /// The state of a source has changed.
+    State(SourceId, SourceState),
+}
+
+/// Acknowledges a message; dropping it does so without a result.
+#[derive(Debug)]
+pub struct Acknowledge(oneshot::Sender<Applied>);
+
+/// The queue of the merge task.
+#[derive(Debug)]
+pub struct Inbox {
+    sender: Option<mpsc::Sender<Message>>,
+    queue: mpsc::Receiver<Message>,
+    snapshot: SnapshotReader,
+}
+
+/// The runtime has ended, and so does the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the mesh runtime has ended")]
+#[non_exhaustive]
+pub struct Gone;
+
+// === impl Sink ===
+
+impl Sink {
+    /// Pushes a change, waiting while the merge task is busy.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the runtime has ended.
+    pub async fn push(&self, change: Change) -> Result<(), Gone> {
+        self.send(Message::Change(change, None)).await
+    }
+
+    /// Pushes a change and waits until a snapshot holds it: the acknowledgement that a control
+    /// plane can pass on.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the runtime has ended.
+    pub async fn apply(&self, change: Change) -> Result<Applied, Gone> {
+        let (sender, applied) = oneshot::channel();
+        let message = Message::Change(change, Some(Acknowledge(sender)));
+        self.send(message).await?;
+        applied.await.map_err(|_| Gone)
+    }
+
+    /// The first full state has been pushed, or the state is current again after [`lost`](Self::lost).
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the runtime has ended.
+    pub async fn synced(&self) -> Result<(), Gone> {
+        self.state(SourceState::Synced).await
+    }
+
+    /// A full state that was kept from an earlier run has been pushed. It counts for readiness, so
+    /// that a process can start while what it reads from is away.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the runtime has ended.
+    pub async fn kept(&self) -> Result<(), Gone> {
+        self.state(SourceState::Kept).await
+    }
+
+    /// What the source reads from is away. What it pushed serves on; a source that had pushed
+    /// nothing stays unsynced.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the runtime has ended.
+    pub async fn lost(&self, reason: impl Into<String>) -> Result<(), Gone> {
+        self.state(SourceState::Lost(reason.into())).await
+    }
+
+    /// What all sources have pushed so far, merged: a resolver reads here which names are needed.
+    pub fn snapshot(&self) -> &SnapshotReader {
+        &self.snapshot
+    }
+
+    async fn state(&self, state: SourceState) -> Result<(), Gone> {
+        self.send(Message::State(self.id.clone(), state)).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Gone> {
+        self.queue.send(message).await.map_err(|_| Gone)
+    }
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// A change that serves as it was pushed.
+    pub(crate) fn at(generation: u64) -> Self {
+        Self {
+            generation,
+            problems: Vec::new(),
+        }
+    }
+}
+
+// === impl Acknowledge ===
+
+impl Acknowledge {
+    /// Tells what became of it. A sender that no longer waits is no error.
+    pub fn applied(self, applied: Applied) {
+        let _waits = self.0.send(applied);
+    }
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    /// An empty queue; `snapshot` is what its sinks show to their sources.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use inmesh_core::authorize::DefaultAction;
+    /// use inmesh_core::discover::{Inbox, Message};
+    /// use inmesh_core::model::{SourceId, Workload};
+    /// use inmesh_core::snapshot::{Settings, Snapshot, snapshot};
+    ///
+    /// let settings = Settings::new(Workload::new("shop", "web", "web")?, DefaultAction::Deny);
+    /// let (_writer, reader) = snapshot(Snapshot::new(settings));
+    /// let mut inbox = Inbox::new(reader);
+    /// inbox.sink(SourceId::new("me")).synced().await?;
+    /// assert!(matches!(inbox.next().await, Some(Message::State(..))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn new(snapshot: SnapshotReader) -> Self {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        Self {
+            sender: Some(sender),
+            queue,
+            snapshot,
+        }
+    }
+
+    /// The sink of a source. Once the inbox was read it makes sinks that are [`Gone`].
+    pub fn sink(&self, id: SourceId) -> Sink {
+        let queue = self.sender.clone().unwrap_or_else(|| mpsc::channel(1).0);
+        Sink {
+            id,
+            queue,
+            snapshot: self.snapshot.clone(),
+        }
+    }
+
+    /// The next message; `None` once every sink is gone.
+    pub async fn next(&mut self) -> Option<Message> {
+        self.sender = None;
+        self.queue.recv().await
+    }
+
+    /// A handle to add and retire local workloads with.
+    pub(crate) fn workloads(&self) -> Workloads {
+        let queue = self.sender.as_ref().map(mpsc::Sender::downgrade);
+        Workloads(queue)
+    }
+}
+
+/// Adds and retires local workloads, as long as the merge task runs. It keeps no inbox open.
+#[derive(Debug, Clone)]
+pub(crate) struct Workloads(Option<mpsc::WeakSender<Message>>);
+
+// === impl Workloads ===
+
+impl Workloads {
+    /// Serves a workload, once a snapshot holds its policy.
+    pub(crate) async fn serve(&self, local: &Arc<Local>) -> Result<Applied, Gone> {
+        let queue = self.queue().ok_or(Gone)?;
+        let (sender, applied) = oneshot::channel();
+        let message = Message::Serve(Arc::clone(local), Acknowledge(sender));
+        queue.send(message).await.map_err(|_| Gone)?;
+        applied.await.map_err(|_| Gone)
+    }
+
+    /// Serves a workload no longer.
+    pub(crate) async fn retire(&self, local: &Arc<Local>) -> Result<(), Gone> {
+        let queue = self.queue().ok_or(Gone)?;
+        let message = Message::Retire(Arc::clone(local));
+        queue.send(message).await.map_err(|_| Gone)
+    }
+
+    fn queue(&self) -> Option<mpsc::Sender<Message>> {
+        self.0.as_ref()?.upgrade()
+    }
+}
+
+// === impl SourceState ===
+
+impl SourceState {
+    /// Whether a full state was pushed.
+    pub fn is_ready(&self) -> bool {
+        !matches!(self, Self::Waiting(_))
+    }
+}
+
+impl fmt::Display for SourceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept => f.write_str("kept"),
+            Self::Lost(reason) => write!(f, "lost: {reason}"),
+            Self::Synced => f.write_str("synced"),
+            Self::Waiting(None) => f.write_str("waiting"),
+            Self::Waiting(Some(reason)) => write!(f, "waiting: {reason}"),
+        }
+    }
+}
+
+// === impl Sources ===
+
+impl Sources {
+    pub(crate) fn new(groups: Vec<Vec<SourceId>>) -> Self {
+        let all = groups.iter().flatten().cloned();
+        Self {
+            states: all.map(|id| (id, SourceState::Waiting(None))).collect(),
+            groups,
+        }
+    }
+
+    /// Notes the state of a source; says whether it has changed.
+    pub(crate) fn set(&mut self, id: &SourceId, state: SourceState) -> bool {
+        let Some(known) = self.states.get_mut(id) else {
+            return false;
+        };
+        let state = match state {
+            // A source that is away before it pushed anything still has nothing to serve.
+            SourceState::Lost(reason) if !known.is_ready() => SourceState::Waiting(Some(reason)),
+            state => state,
+        };
+        let changed = *known != state;
+        *known = state;
+        changed
+    }
+
+    /// All sources with their states, by name.
+    pub(crate) fn states(&self) -> &BTreeMap<SourceId, SourceState> {
+        &self.states
+    }
+
+    /// Why the groups that have no source with a full state have none.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = String> {
+        let waits = |id: &SourceId| match self.states.get(id) {
+            Some(SourceState::Waiting(reason)) => Some(reason.as_deref()),
+            _ => None,
+        };
+        self.groups.iter().filter_map(move |group| {
+            let members: Vec<_> = group
+                .iter()
+                .map(|id| {
+                    waits(id).map(|reason| match reason {
+                        Some(reason) => format!("{id} ({reason})"),
+                        None => id.to_string(),
+                    })
+                })
+                .collect::<Option<_>>()?;
+            Some(match &*members {
+                [only] => format!("source {only} has not synced yet"),
+                some => format!("none of the sources {} has synced yet", some.join(", ")),
+            })
+        })
+    }
+}
+
+/// A source that pushes what its [`Pusher`] is given: for embedders that know their endpoints
+/// themselves, and for tests.
+#[derive(Debug)]
+pub struct Pushed {
+    id: SourceId,
+    queue: mpsc::Receiver<Pushing>,
+}
+
+/// Gives a [`Pushed`] source what to push.
+#[derive(Debug, Clone)]
+pub struct Pusher {
+    id: SourceId,
+    queue: mpsc::Sender<Pushing>,
+}
+
+type Pushing = (Change, oneshot::Sender<Applied>);
+
+/// Makes a source and its pusher. The source has synced once the first operations were pushed.
+///
+/// ```
+/// use inmesh_core::discover::{Source, pushed};
+/// let (pusher, source) = pushed("me");
+/// assert_eq!(source.id().to_string(), "me");
+/// # drop(pusher);
+/// ```
+pub fn pushed(name: &str) -> (Pusher, Pushed) {
+    let id = SourceId::new(name);
+    let (sender, receiver) = mpsc::channel(8);
+    let pusher = Pusher {
+        id: id.clone(),
+        queue: sender,
+    };
+    let source = Pushed {
+        id,
+        queue: receiver,
+    };
+    (pusher, source)
+}
+
+// === impl Pusher ===
+
+impl Pusher {
+    /// Pushes operations as one change and waits until a snapshot holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] when the runtime has ended.
+    pub async fn push(&self, ops: Vec<Op>) -> Result<Applied, Gone> {
+        let change = Change::update(self.id.clone(), ops);
+        let (sender, applied) = oneshot::channel();
+        let pushing = (change, sender);
+        self.queue.send(pushing).await.map_err(|_| Gone)?;
+        applied.await.map_err(|_| Gone)
+    }
+}
+
+// === impl Pushed ===
+
+impl Source for Pushed {
+    fn id(&self) -> SourceId {
+        self.id.clone()
+    }
+
+    async fn run(mut self, sink: Sink, mut drain: Drain) -> Result<(), Gone> {
+        loop {
+            tokio::select! {
+                pushing = self.queue.recv() => match pushing {
+                    Some((change, acknowledge)) => {
+                        let applied = sink.apply(change).await?;
+                        sink.synced().await?;
+                        let _waits = acknowledge.send(applied);
+                    }
+                    // Every pusher is gone; what was pushed stays.
+                    None => break,
+                },
+                () = drain.closed() => break,
+            }
+        }
+        drain.closed().await;
+        Ok(())
+    }
+}

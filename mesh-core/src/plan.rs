@@ -1,0 +1,316 @@
+//! The plan of one request or connection, pure: everything that is decided before it is sent.
+//!
+//! In come the snapshot, the local workload that sends, the destination, what can be seen of the
+//! request, and a draw; out comes what will be done, or why it is refused. The runtime obeys it for
+//! HTTP and for opaque connections alike, and an explanation of a request is the same call.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use http::{Request, Response};
+
+use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
+use crate::balance::Choice;
+use crate::body::Body;
+use crate::error::{Error, Reason};
+use crate::identify::Peer;
+use crate::local::Local;
+use crate::model::{AppProtocol, Draw, ObjectKey, ServiceName};
+use crate::route::{self, Matched, NoRoute, Outcome, RequestHead, Timeouts};
+use crate::snapshot::{Resolved, ServiceView, Snapshot};
+
+/// The port of an authority that names none.
+const HTTP_PORT: u16 = 80;
+
+/// Where a request or connection is meant to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Destination<'a> {
+    /// An address that an application connected to: a Service's virtual address and a port of it.
+    Address(SocketAddr),
+    /// The Service that an authority names, from the local workload's namespace.
+    Authority(&'a str),
+    /// A port of a Service.
+    Service {
+        /// The Service.
+        name: &'a ServiceName,
+        /// The port's number on the Service.
+        port: u16,
+    },
+}
+
+/// What will be done with a request or connection.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    permit: Permit,
+    /// The Service that was asked for; its table holds what was matched.
+    asked: Resolved,
+    /// `None` is the Service itself, without a route.
+    matched: Option<Matched>,
+    protocol: AppProtocol,
+    choice: Choice,
+}
+
+/// A port of a Service that a request is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backend<'a> {
+    /// The Service.
+    pub service: &'a ServiceName,
+    /// The port's number on the Service.
+    pub port: u16,
+    /// How one of its endpoints is chosen.
+    pub choice: Choice,
+}
+
+/// A request that is not sent.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The Service that was asked for, if it is known.
+    pub service: Option<Arc<ServiceView>>,
+    /// Why it is not sent.
+    pub reason: Refusal,
+}
+
+/// Why a request is not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The egress policy of the local workload denies it: 403.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// No route leads on: 404 or 500.
+    #[error(transparent)]
+    NoRoute(#[from] NoRoute),
+    /// No Service has the name or address: 404.
+    #[error("{0}")]
+    UnknownHost(String),
+}
+
+/// Plans a request or connection of a local workload.
+///
+/// 1. The destination is resolved to a port of a Service.
+/// 2. The egress policy of the local workload decides.
+/// 3. The routes of the Service decide: a rule's backend, its answer, or the Service itself.
+/// 4. The backend's port says which protocol is spoken, its Service how an endpoint is chosen.
+///
+/// ```
+/// use inmesh_core::Local;
+/// use inmesh_core::authorize::{DefaultAction, RequestView};
+/// use inmesh_core::model::{AppProtocol, Draw, Namespace, Service, ServiceName, ServicePort};
+/// use inmesh_core::model::{SourceId, Workload};
+/// use inmesh_core::plan::{Destination, plan};
+/// use inmesh_core::snapshot::{Change, Op, Settings, Snapshot};
+///
+/// let web = Workload::new("shop", "web", "web")?;
+/// let db = ServiceName::new(&Namespace::new("shop")?, "db")?;
+/// let port = ServicePort::new("tcp", 5432, AppProtocol::Tcp);
+/// let put = Op::put(Service::new(db.clone(), vec![port]));
+/// let snapshot = Snapshot::new(Settings::new(web.clone(), DefaultAction::Deny))
+///     .apply(Change::update(SourceId::new("me"), vec![put]));
+///
+/// let (local, mut draw) = (Local::new(web, DefaultAction::Deny), Draw::new(1));
+/// let to = Destination::Authority("db:5432");
+/// let planned = plan(&snapshot, &local, to, &RequestView::Tcp, &mut draw, &mut ()).unwrap();
+/// assert_eq!(planned.backend().unwrap().service, &db);
+/// # Ok::<(), inmesh_core::model::InvalidName>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Refused`] says why the request is not sent.
+pub fn plan(
+    snapshot: &Snapshot,
+    local: &Local,
+    to: Destination<'_>,
+    request: &RequestView<'_>,
+    draw: &mut Draw,
+    trace: &mut impl Trace,
+) -> Result<Planned, Refused> {
+    let asked = resolve(snapshot, local, to)?;
+    let refuse = |reason: Refusal| Refused {
+        service: Some(Arc::clone(&asked.service)),
+        reason,
+    };
+    let permit = authorize(local.egress(), &Peer::Local, request, trace)
+        .permit()
+        .map_err(|denied| refuse(denied.into()))?;
+    let Some(endpoints) = asked.service.endpoints(asked.port) else {
+        return Err(refuse(Refusal::NoRoute(NoRoute::NoPort {
+            service: asked.service.name.clone(),
+            port: asked.port,
+        })));
+    };
+    // Most requests end there.
+    endpoints.prefetch();
+    let (table, caller) = (&asked.service.routes, &local.workload().namespace);
+    let matched = route::decide(table, asked.port, caller, &permit, request, draw, trace)
+        .map_err(|none| refuse(none.into()))?;
+    let headers = match request {
+        RequestView::Http(http) => Some(http.headers),
+        RequestView::Tcp => None,
+    };
+    let of = |service: &ServiceView, port: u16| {
+        let protocol = service.port(port).map(|port| port.protocol);
+        (protocol, service.strategy.choice(headers))
+    };
+    let (protocol, choice) = match matched.map(|m| m.backend(table)) {
+        None => of(&asked.service, asked.port),
+        // A backend that does not exist is found out, and answered, when it is sent to.
+        Some(Some((service, port))) => match snapshot.service(service) {
+            Some(service) => of(service, port),
+            None => Default::default(),
+        },
+        Some(None) => Default::default(),
+    };
+    Ok(Planned {
+        permit,
+        matched,
+        protocol: protocol.unwrap_or(AppProtocol::Detect),
+        choice,
+        asked,
+    })
+}
+
+fn resolve(snapshot: &Snapshot, local: &Local, to: Destination<'_>) -> Result<Resolved, Refused> {
+    let (found, port) = match to {
+        Destination::Address(address) => (snapshot.at_address(address.ip()), address.port()),
+        Destination::Authority(authority) => {
+            let namespace = &local.workload().namespace;
+            let found = snapshot.resolve(authority, namespace, HTTP_PORT);
+            return found.ok_or_else(|| unknown(format!("no Service has the name {authority:?}")));
+        }
+        Destination::Service { name, port } => (snapshot.service(name), port),
+    };
+    let service = found.ok_or_else(|| {
+        unknown(match to {
+            Destination::Service { name, .. } => format!("Service {name} does not exist"),
+            Destination::Address(address) => format!("no Service has the address {address}"),
+            Destination::Authority(authority) => format!("no Service has the name {authority:?}"),
+        })
+    })?;
+    Ok(Resolved {
+        service: Arc::clone(service),
+        port,
+    })
+}
+
+fn unknown(what: String) -> Refused {
+    Refused {
+        service: None,
+        reason: Refusal::UnknownHost(what),
+    }
+}
+
+// === impl Planned ===
+
+impl Planned {
+    /// The Service that was asked for.
+    pub fn service(&self) -> &Arc<ServiceView> {
+        &self.asked.service
+    }
+
+    /// Why the request is permitted.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// Where it is sent; `None` if the route answers it.
+    pub fn backend(&self) -> Option<Backend<'_>> {
+        let (service, port) = match self.matched {
+            Some(matched) => matched.backend(&self.asked.service.routes)?,
+            None => (&self.asked.service.name, self.asked.port),
+        };
+        Some(Backend {
+            service,
+            port,
+            choice: self.choice,
+        })
+    }
+
+    /// What the backend's port speaks.
+    pub fn protocol(&self) -> AppProtocol {
+        self.protocol
+    }
+
+    /// The route whose rule matched, and which rule, counted from 0; `None` if no route is
+    /// attached.
+    pub fn route(&self) -> Option<(&ObjectKey, usize)> {
+        self.matched?.route(&self.asked.service.routes)
+    }
+
+    /// The time limits.
+    pub fn timeouts(&self) -> Timeouts {
+        self.matched.map_or_else(Timeouts::default, |matched| {
+            matched.timeouts(&self.asked.service.routes)
+        })
+    }
+
+    /// The answer of the route itself to a request of that authority; `None` if it is sent on.
+    pub fn answer(&self, authority: &str, http: &HttpView<'_>) -> Option<Response<Body>> {
+        let table = &self.asked.service.routes;
+        let matched = self.matched?;
+        let mut response = Response::new(Body::empty());
+        match matched.answer(table)? {
+            Outcome::Forward(_) => return None,
+            Outcome::Redirect(redirect) => {
+                let (port, path) = (self.asked.port, matched.path(table));
+                let location = redirect.location(authority, port, http.path, http.query, path);
+                *response.status_mut() = redirect.status();
+                // Made of parts that are valid in a header field.
+                if let Ok(location) = HeaderValue::try_from(location) {
+                    response.headers_mut().insert(LOCATION, location);
+                }
+            }
+            Outcome::Respond(respond) => {
+                *response.status_mut() = respond.status();
+                if !respond.body().is_empty() {
+                    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+                    response.headers_mut().insert(CONTENT_TYPE, plain);
+                    *response.body_mut() = Body::from(respond.body().clone());
+                }
+            }
+        }
+        self.edit_response(response.headers_mut());
+        Some(response)
+    }
+
+    /// Edits a request's head as the route and its backend say.
+    pub fn edit_request<B: Default>(&self, request: &mut Request<B>) {
+        let table = &self.asked.service.routes;
+        let Some(matched) = self.matched.filter(|m| m.has_filters(table)) else {
+            return;
+        };
+        // Head and body are parted, because fields of a request cannot be borrowed apart.
+        let (mut head, body) = std::mem::take(request).into_parts();
+        matched.edit_request(
+            table,
+            &mut RequestHead {
+                uri: &mut head.uri,
+                headers: &mut head.headers,
+            },
+        );
+        *request = Request::from_parts(head, body);
+    }
+
+    /// Edits an answer's header as the backend and its route say.
+    pub fn edit_response(&self, headers: &mut HeaderMap) {
+        if let Some(matched) = self.matched {
+            matched.edit_response(&self.asked.service.routes, headers);
+        }
+    }
+}
+
+// === impl Refused ===
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused.reason {
+            Refusal::Denied(denied) => denied.into(),
+            Refusal::NoRoute(none) => none.into(),
+            Refusal::UnknownHost(what) => Self::new(Reason::UnknownHost, what),
+        }
+    }
+}

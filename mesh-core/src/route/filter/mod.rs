@@ -1,0 +1,71 @@
+//! Filters: edits of a request's or an answer's head, one kind a file, each a pure function.
+//!
+//! A rule and each of its backends have a list of them, applied in its order. A filter never sees a
+//! body, and none may touch the fields that frame a message.
+
+mod headers;
+mod path;
+mod redirect;
+mod respond;
+mod rewrite;
+
+pub use headers::HeaderChanges;
+pub use path::PathRewrite;
+pub use redirect::Redirect;
+pub use respond::Respond;
+pub use rewrite::Rewrite;
+
+use http::{HeaderMap, Uri};
+
+use super::matching::PathMatch;
+
+/// One edit of a head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Filter {
+    /// Changes header fields of the request.
+    RequestHeaders(HeaderChanges),
+    /// Changes header fields of the answer.
+    ResponseHeaders(HeaderChanges),
+    /// Changes host and path of the request.
+    Rewrite(Rewrite),
+}
+
+/// The head of a request on its way to the next hop.
+#[derive(Debug)]
+pub struct RequestHead<'a> {
+    /// The target, with an authority over HTTP/2 and without one over HTTP/1.1.
+    pub uri: &'a mut Uri,
+    /// The header fields.
+    pub headers: &'a mut HeaderMap,
+}
+
+// === impl Filter ===
+
+impl Filter {
+    /// Edits a request's head; `matched` is the condition on the path that the request met, `None`
+    /// for a rule without one.
+    pub fn edit_request(&self, head: &mut RequestHead<'_>, matched: Option<&PathMatch>) {
+        match self {
+            Self::RequestHeaders(changes) => changes.apply(head.headers),
+            Self::ResponseHeaders(_) => {}
+            Self::Rewrite(rewrite) => rewrite.apply(head, matched),
+        }
+    }
+
+    /// Edits an answer's header.
+    pub fn edit_response(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::ResponseHeaders(changes) => changes.apply(headers),
+            Self::RequestHeaders(_) | Self::Rewrite(_) => {}
+        }
+    }
+
+    /// Whether it replaces the prefix that was matched, so that there must be one.
+    pub(super) fn needs_prefix(&self) -> bool {
+        match self {
+            Self::Rewrite(rewrite) => rewrite.needs_prefix(),
+            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Conditions of a route's rule on a request, checked when they are made.
+//!
+//! In come texts of a document, out come conditions that can match: what never could, or is out of
+//! bounds, is refused here.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+
+use super::invalid::InvalidRoute;
+use crate::authorize::canonical_path;
+use crate::model::Text;
+
+/// The longest regular expression, in characters.
+const REGEX_CHARS: usize = 1024;
+/// The largest compiled regular expression, in bytes.
+const REGEX_BYTES: usize = 256 * 1024;
+/// A regular expression that must match the whole text; linear in time, bounded in size.
+#[derive(Clone)]
+pub struct Regex(regex::Regex);
+
+/// How a path is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathMatch {
+    /// The path is this one.
+    Exact(Text),
+    /// Whole segments at the start: `/a` matches `/a` and `/a/b`, not `/ab`.
+    Prefix(Text),
+    /// The whole path matches.
+    Regex(Regex),
+}
+
+/// How a header's or query parameter's value is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ValueMatch {
+    /// The value is this one.
+    Exact(Arc<str>),
+    /// The whole value matches.
+    Regex(Regex),
+}
+
+/// One set of conditions; all must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Match {
+    /// The path.
+    pub path: PathMatch,
+    /// The method; `None` is any.
+    pub method: Option<Method>,
+    /// Headers that must be there; of several values one must match.
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    /// Query parameters that must be there; the first of a name counts.
+    pub query: Vec<(Arc<str>, ValueMatch)>,
+}
+
+// === impl Regex ===
+
+impl Regex {
+    /// Compiles an expression (RE2-like syntax, no look-around, no back-references).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRoute`] if it is longer than 1,024 characters, malformed, or compiles to more than
+    /// 256 KiB.
+    pub fn new(pattern: &str) -> Result<Self, InvalidRoute> {
+        if pattern.chars().count() > REGEX_CHARS {
+            return Err(InvalidRoute::new(format!(
+                "the regular expression is longer than {REGEX_CHARS} characters"
+            )));
+        }
+        let compile = |pattern: &str| {
+            regex::RegexBuilder::new(pattern)
+                .size_limit(REGEX_BYTES)
+                .dfa_size_limit(REGEX_BYTES)
+                .build()
+                .map_err(|e| InvalidRoute::new(format!("the regular expression is refused: {e}")))
+        };
+        // Alone first, so that no unbalanced parenthesis can escape the anchors.
+        compile(pattern)?;
+        compile(&format!("^(?:{pattern})$")).map(Self)
+    }
+
+    pub(super) fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+impl fmt::Debug for Regex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0.as_str(), f)
+    }
+}
+
+/// Equal where the expressions are.
+impl PartialEq for Regex {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Regex {}
+
+// === impl PathMatch ===
+
+impl PathMatch {
+    /// A path as a document writes it for `Exact` and `PathPrefix`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRoute`] if it does not begin with `/` or could never match, because it is not
+    /// canonical (`//`, `/./`, `/../`, an escaped slash) or holds a query.
+    pub fn literal(path: &str, prefix: bool) -> Result<Self, InvalidRoute> {
+        if !path.starts_with('/') {
+            return Err(InvalidRoute::new(format!(
+                "{path:?} does not begin with '/'"
+            )));
+        }
+        if path.contains(['?', '#']) {
+            return Err(InvalidRoute::new(format!(
+                "{path:?}: a path holds no query and no fragment"
+            )));
+        }
+        match canonical_path(path) {
+            Ok(canonical) if canonical == path => Ok(if prefix {
+                Self::Prefix(match path.trim_end_matches('/') {
+                    "" => "/".into(),
+                    trimmed => trimmed.into(),
+                })
+            } else {
+                Self::Exact(path.into())
+            }),
+            Ok(canonical) => Err(InvalidRoute::new(format!(
+                "{path:?} can never match; requests are seen as {canonical:?}"
+            ))),
+            Err(e) => Err(InvalidRoute::new(format!("{path:?}: {e}"))),
+        }
+    }
+
+    /// Whether every path matches.
+    fn is_everything(&self) -> bool {
+        matches!(self, Self::Prefix(prefix) if prefix.as_bytes() == b"/")
+    }
+
+    pub(super) fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_bytes() == path.as_bytes(),
+            Self::Prefix(_) if self.is_everything() => true,
+            Self::Prefix(prefix) => path
+                .as_bytes()
+                .strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")),
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+
+    /// Exact before prefix before regular expression; longer before shorter.
+    pub(super) fn precedence(&self) -> (u8, Reverse<usize>) {
+        match self {
+            Self::Exact(path) => (0, Reverse(path.as_str().chars().count())),
+            Self::Prefix(path) => (1, Reverse(path.as_str().chars().count())),
+            Self::Regex(regex) => (2, Reverse(regex.0.as_str().chars().count())),
+        }
+    }
+}
+
+// === impl ValueMatch ===
+
+impl ValueMatch {
+    pub(super) fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *value,
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+// === impl Match ===
+
+impl Match {
+    /// Conditions on a path alone.
+    ///
+    /// ```
+    /// use inmesh_core::route::{Match, PathMatch};
+    /// let items = Match::path(PathMatch::literal("/items", true)?).method(http::Method::GET);
+    /// assert!(items.headers.is_empty());
+    /// # Ok::<(), inmesh_core::route::InvalidRoute>(())
+    /// ```
+    pub fn path(path: PathMatch) -> Self {
+        Self {
+            path,
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }
+    }
+
+    /// Whether every request matches.
+    pub(super) fn is_everything(&self) -> bool {
+        self.path.is_everything()
+            && self.method.is_none()
+            && self.headers.is_empty()
+            && self.query.is_empty()
+    }
+
+    /// The same with a method.
+    #[must_use]
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// The same with a header. Of several conditions on one header the first counts (Gateway API).
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: ValueMatch) -> Self {
+        if !self.headers.iter().any(|(n, _)| *n == name) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The same with a query parameter. Of several conditions on one name the first counts.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: ValueMatch) -> Self {
+        if !self.query.iter().any(|(n, _)| &**n == name) {
+            self.query.push((name.into(), value));
+        }
+        self
+    }
+}

@@ -1,0 +1,58 @@
+//! What steers a request or an opaque connection while it is under way.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::accept::Upload;
+use crate::connect::Flow;
+use crate::error::Error;
+use crate::model::Draw;
+use crate::retry::Attempts;
+use crate::telemetry::Exchange;
+
+/// A request under way: its record, and what steers it.
+pub(super) struct Call {
+    pub(super) exchange: Exchange,
+    /// When the request was there; its deadlines begin here.
+    pub(super) started: Instant,
+    /// The body of the request, if its arrival is timed.
+    pub(super) upload: Option<Arc<Upload>>,
+    pub(super) draw: Draw,
+    pub(super) attempts: Attempts,
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The caller went away.
+    Abandoned,
+    /// The server broke off.
+    Broken,
+    /// The answer is whole.
+    Whole,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(super) fn new(exchange: Exchange, attempts: Attempts) -> Self {
+        Self {
+            exchange,
+            started: Instant::now(),
+            upload: None,
+            draw: Draw::new(rand::random()),
+            attempts,
+        }
+    }
+
+    /// Ends the record of an opaque connection.
+    pub(super) fn close(&mut self, flow: &Flow, error: Option<&Error>) {
+        self.exchange.request_bytes = flow.received;
+        self.exchange.response_bytes = flow.sent;
+        if let Some(error) = error {
+            self.exchange.failed(error);
+        }
+        self.exchange.duration = self.started.elapsed();
+    }
+}

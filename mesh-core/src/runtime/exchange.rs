@@ -1,0 +1,306 @@
+//! The life of an exchange: from the head of its request to the last byte of its answer, or to the
+//! moment when that will never come.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, header};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::call::{Call, End};
+use super::upstream::Upstream;
+use crate::accept::ConnState;
+use crate::body::{Body, BoxError};
+use crate::connect::{Flow, Lease};
+use crate::error::{Error, Reason, grpc_status};
+use crate::telemetry::{Recorder, Series};
+
+/// A call before the head of its answer. It is made once, in the box that becomes the body of the
+/// answer, because it is large and would be moved with every future.
+pub(super) struct Pending(Box<Recorded>);
+
+/// A call, and the body of its answer once there is one. It writes its record once: when it ends,
+/// or when it is dropped before that, because then the caller has gone away.
+struct Recorded {
+    call: Call,
+    recorder: Arc<Recorder>,
+    series: Arc<Series>,
+    /// The state of the caller's connection.
+    state: Option<Arc<ConnState>>,
+    request_bytes: Option<Arc<AtomicU64>>,
+    held: Held,
+    /// `None` until the head of the answer is there.
+    answer: Option<Answer>,
+    ended: bool,
+}
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    /// How many bytes the header promises; 0 for an answer that has no body whatever the header
+    /// says, `None` if it says nothing.
+    promised: Option<u64>,
+}
+
+/// What is held until the answer is whole.
+pub(super) enum Held {
+    /// Inbound: the connection to the application.
+    Application(Lease),
+    /// Outbound: the endpoint and the connection to it.
+    Endpoint(Upstream),
+    /// Nothing.
+    Nothing,
+}
+
+/// A request's body whose bytes are counted.
+struct Counted {
+    body: Body,
+    bytes: Arc<AtomicU64>,
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// Begins a call; `body` is that of its request, which is counted if its length is not known.
+    pub(super) fn new(
+        call: Call,
+        recorder: &Arc<Recorder>,
+        series: &Arc<Series>,
+        state: Option<Arc<ConnState>>,
+        body: &mut Body,
+    ) -> Self {
+        Self(Box::new(Recorded {
+            call,
+            recorder: Arc::clone(recorder),
+            series: Arc::clone(series),
+            state,
+            request_bytes: count(body),
+            held: Held::Nothing,
+            answer: None,
+            ended: false,
+        }))
+    }
+
+    /// The call so far.
+    pub(super) fn call(&mut self) -> &mut Call {
+        &mut self.0.call
+    }
+
+    /// Shows the beginning of the exchange to those who observe exchanges.
+    pub(super) fn begin(&self) {
+        self.0.recorder.begin(&self.0.call.exchange);
+    }
+
+    /// Counts the exchange under another series, once that is known.
+    pub(super) fn count_under(&mut self, series: Arc<Series>) {
+        self.0.series = series;
+    }
+
+    /// Holds something until the answer is whole.
+    pub(super) fn hold(&mut self, held: Held) {
+        self.0.held = held;
+    }
+
+    /// The head of the answer is there: the rest of the exchange is in its body.
+    pub(super) fn answer(mut self, response: Response<Body>) -> Response<Body> {
+        let exchange = &mut self.0.call.exchange;
+        exchange.status = response.status().as_u16();
+        exchange.grpc_status = grpc_status(response.headers());
+        let head = exchange.method.as_ref() == Some(&Method::HEAD);
+        let empty = head || matches!(exchange.status, 204 | 304);
+        let promised = if empty {
+            Some(0)
+        } else {
+            let length = response.headers().get(header::CONTENT_LENGTH);
+            length.and_then(|l| l.to_str().ok()?.parse().ok())
+        };
+        response.map(|body| {
+            self.0.answer = Some(Answer { body, promised });
+            Body::boxed(self.0)
+        })
+    }
+
+    /// The mesh answers in place of the server.
+    pub(super) fn refuse(mut self, error: &Error, grpc: bool) -> Response<Body> {
+        self.0.call.exchange.failed(error);
+        self.answer(error.response(grpc))
+    }
+
+    /// The mesh has no answer, and the caller is told why by another way.
+    pub(super) fn fail(mut self, error: &Error) {
+        let exchange = &mut self.0.call.exchange;
+        exchange.failed(error);
+        exchange.status = error.reason().status().as_u16();
+        self.0.end(End::Whole);
+    }
+
+    /// Both sides have left HTTP: the caller's connection never idles again, the connection to the
+    /// endpoint never serves another request. The exchange ends with the connection.
+    pub(super) fn switched(&mut self) {
+        let record = &mut *self.0;
+        record.state = None;
+        record.call.exchange.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        match &mut record.held {
+            Held::Application(_) => record.held = Held::Nothing,
+            Held::Endpoint(upstream) => upstream.leave_http(),
+            Held::Nothing => {}
+        }
+    }
+
+    /// A connection that has left HTTP has ended.
+    pub(super) fn joined(mut self, flow: &Flow, result: Result<(), Error>) {
+        self.0.request_bytes = None;
+        self.0.call.close(flow, result.as_ref().err());
+        self.0.end(if result.is_ok() {
+            End::Whole
+        } else {
+            End::Abandoned
+        });
+    }
+}
+
+// === impl Recorded ===
+
+impl Recorded {
+    fn end(&mut self, end: End) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let now = Instant::now();
+        let exchange = &mut self.call.exchange;
+        exchange.duration = now.saturating_duration_since(self.call.started);
+        if let Some(counted) = &self.request_bytes {
+            exchange.request_bytes = counted.load(Ordering::Relaxed);
+        }
+        if let Some(state) = &self.state {
+            state.idle();
+        }
+        match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Application(lease) if end == End::Whole => lease.release(now),
+            Held::Application(_) | Held::Nothing => {}
+            Held::Endpoint(upstream) => upstream.finish(end, exchange, now),
+        }
+        self.recorder.record(exchange, &self.series);
+    }
+
+    fn cut(&mut self, end: End, reason: Reason, detail: String) {
+        let exchange = &mut self.call.exchange;
+        if !self.ended && exchange.reason.is_none() {
+            exchange.failed(&Error::new(reason, detail));
+        }
+        self.end(end);
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // A server stops to poll once it has all that the header promised.
+        let exchange = &mut self.call.exchange;
+        let sent = exchange.response_bytes;
+        let whole = self.answer.as_ref().is_some_and(|answer| {
+            answer.body.is_end_stream() || answer.promised.is_some_and(|n| n <= sent)
+        });
+        if whole {
+            return self.end(End::Whole);
+        }
+        if exchange.status == 0 {
+            exchange.status = Reason::CallerGone.status().as_u16();
+        }
+        let detail = "the caller went away before the answer was whole";
+        self.cut(End::Abandoned, Reason::CallerGone, detail.into());
+    }
+}
+
+impl http_body::Body for Recorded {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let Some(answer) = &mut this.answer else {
+            return Poll::Ready(None);
+        };
+        let polled = ready!(Pin::new(&mut answer.body).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => {
+                let exchange = &mut this.call.exchange;
+                if let Some(data) = frame.data_ref() {
+                    exchange.response_bytes += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    exchange.grpc_status = grpc_status(trailers).or(exchange.grpc_status);
+                }
+                if answer.body.is_end_stream() {
+                    this.end(End::Whole);
+                }
+            }
+            Some(Err(e)) => {
+                let detail = format!("the answer broke off: {e}");
+                this.cut(End::Broken, Reason::Reset, detail);
+            }
+            None => this.end(End::Whole),
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.as_ref().is_none_or(|a| a.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.answer {
+            Some(answer) => answer.body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+// === impl Counted ===
+
+/// Counts the bytes of a body whose length is not known beforehand.
+fn count(body: &mut Body) -> Option<Arc<AtomicU64>> {
+    if body.size_hint().exact().is_some() {
+        return None;
+    }
+    let bytes = Arc::<AtomicU64>::default();
+    let counted = Counted {
+        body: std::mem::take(body),
+        bytes: Arc::clone(&bytes),
+    };
+    *body = Body::boxed(Box::new(counted));
+    Some(bytes)
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &polled {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

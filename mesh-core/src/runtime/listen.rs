@@ -1,0 +1,145 @@
+//! What the listeners of an agent do, either way.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::model::{AppProtocol, ServiceName};
+
+/// A listener of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Listen {
+    /// From the mesh to the application.
+    Inbound(Inbound),
+    /// From applications to Services.
+    Outbound(OutboundListener),
+}
+
+/// A listener for applications that call Services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboundListener {
+    /// What leads to the Service.
+    pub target: Target,
+    /// What applications speak on it.
+    pub protocol: AppProtocol,
+}
+
+/// What leads from a connection to the Service that it is meant for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// The authority of each request.
+    Authority,
+    /// The address that the application connected to, before the connection was redirected here.
+    OriginalAddress,
+    /// Always this Service and port.
+    Service(ServiceName, u16),
+}
+
+/// A listener in front of an application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inbound {
+    /// Where the application listens.
+    pub app: Application,
+    /// What it speaks.
+    pub protocol: AppProtocol,
+    /// Whether plaintext is refused. If it is not, a plaintext peer has no identity.
+    pub strict: bool,
+    /// Paths of which a GET is permitted to every client.
+    pub probes: Vec<Arc<str>>,
+}
+
+/// Where an application listens, as a function of the address that its caller connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Application {
+    /// Always at this address.
+    At(SocketAddr),
+    /// At this IP address, at the port that the caller connected to.
+    SamePort(IpAddr),
+}
+
+// === impl OutboundListener ===
+
+impl OutboundListener {
+    /// A listener whose requests go where their authority says.
+    ///
+    /// ```
+    /// use inmesh_core::model::AppProtocol;
+    /// use inmesh_core::runtime::{OutboundListener, Target};
+    /// let listener = OutboundListener::by_authority(AppProtocol::Detect);
+    /// assert_eq!(listener.target, Target::Authority);
+    /// ```
+    pub fn by_authority(protocol: AppProtocol) -> Self {
+        let target = Target::Authority;
+        Self { target, protocol }
+    }
+
+    /// A listener whose connections go to the Service that has the address which the application
+    /// connected to.
+    pub fn by_original_address(protocol: AppProtocol) -> Self {
+        let target = Target::OriginalAddress;
+        Self { target, protocol }
+    }
+
+    /// A listener for one port of a Service.
+    pub fn to(service: ServiceName, port: u16, protocol: AppProtocol) -> Self {
+        let target = Target::Service(service, port);
+        Self { target, protocol }
+    }
+}
+
+// === impl Inbound ===
+
+impl Inbound {
+    /// A strict listener in front of an application.
+    ///
+    /// ```
+    /// use inmesh_core::model::AppProtocol;
+    /// use inmesh_core::runtime::Inbound;
+    /// let app = std::net::SocketAddr::from(([127, 0, 0, 1], 8080));
+    /// assert!(Inbound::new(app, AppProtocol::Http1).strict);
+    /// ```
+    pub fn new(app: impl Into<Application>, protocol: AppProtocol) -> Self {
+        Self {
+            app: app.into(),
+            protocol,
+            strict: true,
+            probes: Vec::new(),
+        }
+    }
+
+    /// The same listener that serves plaintext peers too, without an identity.
+    #[must_use]
+    pub fn permissive(mut self) -> Self {
+        self.strict = false;
+        self
+    }
+
+    /// The same listener with paths of which a GET is permitted to every client.
+    #[must_use]
+    pub fn with_probes<'a>(mut self, paths: impl IntoIterator<Item = &'a str>) -> Self {
+        self.probes = paths.into_iter().map(Into::into).collect();
+        self
+    }
+}
+
+// === impl Application ===
+
+impl Application {
+    /// The application's address for a caller that connected to `original`.
+    pub fn address(self, original: SocketAddr) -> SocketAddr {
+        match self {
+            Self::At(address) => address,
+            Self::SamePort(ip) => SocketAddr::new(ip, original.port()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Application {
+    fn from(address: SocketAddr) -> Self {
+        Self::At(address)
+    }
+}

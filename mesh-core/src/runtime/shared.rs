@@ -1,0 +1,50 @@
+//! What all stacks of a runtime share.
+
+use std::sync::Arc;
+
+use inmesh_pki::clock::Clock;
+use inmesh_pki::store::IdentityReader;
+use inmesh_pki::tls::Crypto;
+use tokio_util::task::TaskTracker;
+
+use super::limits::Limits;
+use super::upstream::Upstreams;
+use crate::authorize::Authorizers;
+use crate::drain::Drain;
+use crate::identify::{Live, Tls};
+use crate::local::Local;
+use crate::snapshot::SnapshotReader;
+use crate::telemetry::Recorder;
+
+pub(super) struct Shared {
+    pub(super) reader: SnapshotReader,
+    pub(super) identity: IdentityReader,
+    pub(super) crypto: Crypto,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) live: Arc<Live>,
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) authorizers: Authorizers,
+    pub(super) limits: Arc<Limits>,
+    pub(super) drain: Drain,
+    /// The tasks that serve connections.
+    pub(super) tracker: TaskTracker,
+}
+
+impl Shared {
+    /// Mesh TLS as a local workload.
+    pub(super) fn tls(&self, local: &Arc<Local>) -> Arc<Tls> {
+        let (identity, crypto) = (&self.identity, &self.crypto);
+        Arc::new(Tls::new(local, identity, crypto, &self.clock, &self.live))
+    }
+
+    /// The SPIFFE ID of a local workload, as metrics name it; empty if it has none yet.
+    pub(super) fn principal(&self, local: &Local) -> Arc<str> {
+        let state = self.identity.load();
+        let svid = match local.identity() {
+            Some(id) => return id.as_str().into(),
+            None => state.default_svid(),
+        };
+        svid.map_or_else(Arc::default, |svid| svid.id().as_str().into())
+    }
+}

@@ -1,0 +1,375 @@
+//! The driver of attempts: a planned request in, the head of an answer out, from one of the
+//! endpoints of its backend.
+//!
+//! 1. Each attempt reads the current endpoints, so a change is seen by a request that waits.
+//! 2. [`Attempts`] says whether an attempt is followed by another.
+//! 3. Every attempt ends in a verdict on the endpoint, or in none if it was not its fault.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use inmesh_pki::id::SpiffeId;
+use tokio::time::{Instant, timeout_at};
+
+use super::call::{Call, End};
+use crate::balance::{EndpointState, Member, NoEndpoint, Picked, Verdict, pick};
+use crate::body::Body;
+use crate::connect::{Connector, Io, Kept, Lease};
+use crate::error::{Error, Reason, grpc_status};
+use crate::identify::{Inner, Tls};
+use crate::model::HttpVersion;
+use crate::plan::Backend;
+use crate::retry::{Fault, Next, Outcome, Seen};
+use crate::route::Timeouts;
+use crate::snapshot::{ServiceView, SnapshotReader};
+use crate::telemetry::{Exchange, Metrics, Protocol};
+
+/// Chooses endpoints and sends to them.
+pub(super) struct Upstreams {
+    pub(super) reader: SnapshotReader,
+    pub(super) connector: Connector,
+    pub(super) metrics: Metrics,
+    /// The zero of the monotonic clock that ejections are counted on.
+    pub(super) epoch: Instant,
+}
+
+/// The endpoint of an exchange and the connection to it, held until the answer is whole.
+pub(super) struct Upstream {
+    picked: Picked,
+    lease: Option<Lease>,
+    upstreams: Arc<Upstreams>,
+    service: Arc<ServiceView>,
+    judged: bool,
+}
+
+/// The head of an answer.
+pub(super) struct Answered {
+    pub(super) response: Response<Incoming>,
+    pub(super) upstream: Upstream,
+    pub(super) peer: Option<SpiffeId>,
+}
+
+/// A request on its way to a backend.
+pub(super) struct Sending<'a> {
+    pub(super) to: Backend<'a>,
+    pub(super) timeouts: Timeouts,
+    pub(super) version: HttpVersion,
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// Sends a request, which it takes out of its place, to an endpoint of its backend.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        tls: &Tls,
+        sending: Sending<'_>,
+        request: &mut Request<Body>,
+        call: &mut Call,
+    ) -> Result<Answered, Error> {
+        let mut tried = Vec::new();
+        let mut last = None;
+        // Nothing has been waited for since the request was there.
+        let mut now = call.started;
+        loop {
+            let chosen = self.choose(sending.to, &tried, call, now);
+            let (service, mut picked) = match chosen {
+                Ok(chosen) => chosen,
+                Err(none) if none.reason() == Reason::NoEndpoint => {
+                    return Err(last.unwrap_or(none));
+                }
+                Err(missing) => return Err(missing),
+            };
+            let reuse = call.attempts.reuse();
+            let attempt =
+                self.connector
+                    .send(tls, picked.member(), request, sending.version, reuse, now);
+            let sent = match sending.deadline(call.started, now) {
+                None => attempt.await,
+                Some((at, late)) => match timeout_at(at, attempt).await {
+                    Ok(sent) => sent,
+                    Err(_) => return Err(self.late(late, &sending, call, &mut picked, &service)),
+                },
+            };
+            let unsent = match sent {
+                Ok(sent) => {
+                    let mut upstream = Upstream {
+                        picked,
+                        lease: Some(sent.lease),
+                        upstreams: Arc::clone(self),
+                        service,
+                        judged: false,
+                    };
+                    let grpc = grpc_status(sent.response.headers());
+                    let answered = Outcome::Answered(sent.response.status(), grpc);
+                    upstream.judge_head(answered, call.exchange.protocol);
+                    let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
+                    return Ok(Answered {
+                        response: sent.response,
+                        upstream,
+                        peer: sent.peer,
+                    });
+                }
+                Err(unsent) => unsent,
+            };
+            if is_endpoints(unsent.outcome) {
+                self.failed(&mut picked, &service);
+            }
+            match call.attempts.handle_outcome(unsent.outcome) {
+                Next::Finish => return Err(unsent.error),
+                Next::Retry { avoid } => {
+                    if avoid {
+                        tried.push(Arc::clone(&picked.member().state));
+                    }
+                }
+            }
+            self.metrics.retried(unsent.error.reason().as_str());
+            last = Some(unsent.error);
+            now = Instant::now();
+        }
+    }
+
+    /// Opens an opaque connection to an endpoint of its backend.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        tls: &Tls,
+        to: Backend<'_>,
+        call: &mut Call,
+    ) -> Result<(Io, Upstream), Error> {
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            let (service, mut picked) = match self.choose(to, &tried, call, Instant::now()) {
+                Ok(chosen) => chosen,
+                Err(none) if none.reason() == Reason::NoEndpoint => {
+                    return Err(last.unwrap_or(none));
+                }
+                Err(missing) => return Err(missing),
+            };
+            let error = match self.connector.open(tls, picked.member(), Inner::Tcp).await {
+                Ok(opened) => {
+                    self.succeeded(&mut picked, &service);
+                    call.exchange.tls_peer = opened.peer;
+                    let upstream = Upstream {
+                        picked,
+                        lease: None,
+                        upstreams: Arc::clone(self),
+                        service,
+                        judged: true,
+                    };
+                    return Ok((opened.io, upstream));
+                }
+                Err(error) => error,
+            };
+            self.failed(&mut picked, &service);
+            let refused = Outcome::Unanswered(Fault::Endpoint, Seen::Never);
+            if call.attempts.handle_outcome(refused) == Next::Finish {
+                return Err(error);
+            }
+            tried.push(Arc::clone(&picked.member().state));
+            self.metrics.retried(error.reason().as_str());
+            last = Some(error);
+        }
+    }
+
+    /// Sends a request to the application behind an inbound listener, which has no other endpoint.
+    pub(super) async fn send_to_one(
+        &self,
+        tls: &Tls,
+        member: &Member,
+        request: &mut Request<Body>,
+        version: HttpVersion,
+        call: &mut Call,
+    ) -> Result<(Response<Incoming>, Lease), Error> {
+        let mut now = call.started;
+        loop {
+            let reuse = call.attempts.reuse();
+            let sending = self
+                .connector
+                .send(tls, member, request, version, reuse, now);
+            match sending.await {
+                Ok(sent) => return Ok((sent.response, sent.lease)),
+                Err(unsent) => {
+                    if call.attempts.handle_outcome(unsent.outcome) == Next::Finish {
+                        return Err(unsent.error);
+                    }
+                }
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// Chooses an endpoint among those of the backend now, and notes the attempt.
+    fn choose(
+        &self,
+        to: Backend<'_>,
+        tried: &[Arc<EndpointState>],
+        call: &mut Call,
+        now: Instant,
+    ) -> Result<(Arc<ServiceView>, Picked), Error> {
+        let missing = |what: String| Error::new(Reason::BackendMissing, what);
+        let snapshot = self.reader.peek();
+        let service = snapshot
+            .service(to.service)
+            .ok_or_else(|| missing(format!("Service {} does not exist", to.service)))?;
+        let set = service
+            .endpoints(to.port)
+            .ok_or_else(|| missing(format!("Service {} has no port {}", to.service, to.port)))?;
+        call.exchange.service = Arc::clone(&service.host);
+        let since = now.saturating_duration_since(self.epoch);
+        let picked = pick(set, to.choice, since, tried, &mut call.draw)
+            .map_err(|none| no_endpoint(to, none))?;
+        let address = picked.member().endpoint.address();
+        call.exchange.attempts.push(address);
+        Ok((Arc::clone(service), picked))
+    }
+
+    /// An attempt has met its deadline.
+    fn late(
+        &self,
+        late: Reason,
+        sending: &Sending<'_>,
+        call: &Call,
+        picked: &mut Picked,
+        service: &ServiceView,
+    ) -> Error {
+        let limits = sending.timeouts;
+        let (name, limit) = match late {
+            Reason::RequestTimeout => ("request", limits.request),
+            _ => ("backendRequest", limits.backend_request),
+        };
+        let limit = limit.unwrap_or_default();
+        let error = Error::new(late, format!("no answer within {name} ({limit:?})"));
+        // The endpoint waits as we do, for the rest of the request.
+        if call.upload.as_ref().is_some_and(|u| u.is_awaited()) {
+            let detail = "the caller has not sent the whole request";
+            return Error::new(Reason::BodyTimeout, detail).because(error);
+        }
+        self.failed(picked, service);
+        error
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn failed(&self, picked: &mut Picked, service: &ServiceView) {
+        if let Verdict::Ejected { until } = picked.failed(&service.eject, self.now()) {
+            self.metrics.ejected(&service.host);
+            let address = picked.member().endpoint.address();
+            let length = until.saturating_sub(self.now());
+            tracing::warn!(%address, service = %service.name, ?length, "endpoint ejected");
+        }
+    }
+
+    fn succeeded(&self, picked: &mut Picked, service: &ServiceView) {
+        if picked.succeeded_at(|| self.now()) {
+            let address = picked.member().endpoint.address();
+            tracing::info!(%address, service = %service.name, "endpoint is back");
+        }
+    }
+}
+
+fn no_endpoint(to: Backend<'_>, none: NoEndpoint) -> Error {
+    let detail = format!("Service {} port {}: {none}", to.service, to.port);
+    Error::new(Reason::NoEndpoint, detail)
+}
+
+/// Whether the endpoint is to blame that there was no answer.
+fn is_endpoints(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Lost(Fault::Endpoint) | Outcome::Unanswered(Fault::Endpoint, _)
+    )
+}
+
+// === impl Sending ===
+
+impl Sending<'_> {
+    /// When an attempt that begins now must have an answer, and the reason if it has none; the
+    /// request as a whole began at `started`.
+    fn deadline(&self, started: Instant, now: Instant) -> Option<(Instant, Reason)> {
+        let limits = self.timeouts;
+        let whole = limits
+            .request
+            .map(|l| (started + l, Reason::RequestTimeout));
+        let one = limits
+            .backend_request
+            .map(|l| (now + l, Reason::BackendTimeout));
+        // On a tie it is the whole request that is late.
+        whole.into_iter().chain(one).min_by_key(|(at, _)| *at)
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// What is kept of a local workload with the endpoint.
+    pub(super) fn kept(&self, tls: &Tls) -> Arc<Kept> {
+        let idle_max = self.upstreams.connector.idle_max;
+        Kept::of(self.picked.member(), tls.local(), idle_max)
+    }
+
+    /// The endpoint.
+    pub(super) fn member(&self) -> &Member {
+        self.picked.member()
+    }
+
+    /// The Service that it belongs to.
+    pub(super) fn service(&self) -> &ServiceView {
+        &self.service
+    }
+
+    /// The connection has left HTTP and serves no other request.
+    pub(super) fn leave_http(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.switched();
+        }
+    }
+
+    /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
+    /// the end, because an answer that breaks off is none; only a probe is not left waiting,
+    /// unless it is gRPC, whose status comes last.
+    fn judge_head(&mut self, answered: Outcome, protocol: Protocol) {
+        let Outcome::Answered(status, grpc) = answered else {
+            return;
+        };
+        if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
+            self.judge(false);
+        } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
+            self.judge(true);
+        }
+    }
+
+    fn judge(&mut self, good: bool) {
+        self.judged = true;
+        if good {
+            self.upstreams.succeeded(&mut self.picked, &self.service);
+        } else {
+            self.upstreams.failed(&mut self.picked, &self.service);
+        }
+    }
+
+    /// The exchange has ended.
+    pub(super) fn finish(mut self, end: End, exchange: &Exchange, now: Instant) {
+        match end {
+            End::Broken => self.judge(false),
+            End::Whole if !self.judged => {
+                self.judge(!exchange.grpc_status.is_some_and(is_endpoints_fault));
+            }
+            End::Abandoned | End::Whole => {}
+        }
+        if end == End::Whole
+            && let Some(lease) = self.lease.take()
+        {
+            lease.release(now);
+        }
+    }
+}
+
+/// UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.
+fn is_endpoints_fault(grpc: u8) -> bool {
+    matches!(grpc, 2 | 13 | 14 | 15)
+}

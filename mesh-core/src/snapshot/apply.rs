@@ -1,0 +1,421 @@
+//! How a change makes the next snapshot. Pure.
+//!
+//! 1. Each operation replaces its source's version of its object; a refused one keeps the last
+//!    good version and remembers why.
+//! 2. Where several sources have the same object, the first in the order of
+//!    [`Settings`](super::Settings) serves.
+//! 3. Only Services whose parts changed are compiled again; policies only if one changed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::change::{Change, Fallback, Object, Op};
+use super::compile;
+use super::state::{ByAddress, Parts, Snapshot, Version};
+use super::status::Problem;
+use crate::authorize::{Selects, WorkloadPolicy};
+use crate::local::Local;
+use crate::model::{Host, Kind, ObjectKey, ServiceName, SourceId};
+
+/// What a change has touched so far.
+#[derive(Default)]
+struct Touched {
+    services: BTreeSet<ServiceName>,
+    policies: bool,
+    any: bool,
+}
+
+impl Snapshot {
+    /// The snapshot after a change. The state of every endpoint that stays is the same.
+    ///
+    /// ```
+    /// use inmesh_core::authorize::DefaultAction;
+    /// use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort};
+    /// use inmesh_core::model::{SourceId, Workload};
+    /// use inmesh_core::snapshot::{Change, Op, Settings, Snapshot};
+    /// let web = Workload::new("shop", "web", "web")?;
+    /// let before = Snapshot::new(Settings::new(web, DefaultAction::Deny));
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// let http = ServicePort::new("http", 80, AppProtocol::Http1);
+    /// let put = Op::put(Service::new(cart.clone(), vec![http]));
+    /// let after = before.apply(Change::update(SourceId::new("me"), vec![put]));
+    /// assert!(before.service(&cart).is_none() && after.service(&cart).is_some());
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn apply(&self, change: Change) -> Self {
+        let mut next = self.clone();
+        let mut touched = Touched::default();
+        let mut gone = if change.replace {
+            self.by_source.get(&change.source).cloned()
+        } else {
+            None
+        };
+        let mut resolved = Vec::new();
+        for op in change.ops {
+            if let Op::Resolve(host, _) = &op {
+                resolved.push(host.clone());
+            }
+            let key = next.perform(&change.source, op, &mut touched);
+            if let (Some(gone), Some(key)) = (&mut gone, key) {
+                gone.remove_mut(&key);
+            }
+        }
+        for key in gone.iter().flatten() {
+            next.remove(&change.source, key, &mut touched);
+        }
+        for service in &touched.services {
+            next.compile_service(service);
+        }
+        // A name that no Service needs (any more) is forgotten, even if a resolver still answers.
+        for host in resolved {
+            if next.names.get(&host).is_some_and(|n| n.services.is_empty()) {
+                next.names.remove_mut(&host);
+            }
+        }
+        if touched.policies {
+            next.compile_policies();
+        }
+        next.generation += u64::from(touched.any);
+        next
+    }
+
+    /// The snapshot that serves another local workload too.
+    #[must_use]
+    pub fn serve(&self, local: &Arc<Local>) -> Self {
+        let mut next = self.clone();
+        if self.policy_of(local).is_none() {
+            let (policy, _) = self.compile_policy(local);
+            next.others
+                .insert_mut(ByAddress(Arc::clone(local)), Arc::new(policy));
+        }
+        next
+    }
+
+    /// The snapshot that serves a local workload no longer; the first one always stays.
+    #[must_use]
+    pub fn retire(&self, local: &Arc<Local>) -> Self {
+        let mut next = self.clone();
+        next.others.remove_mut(&ByAddress(Arc::clone(local)));
+        next
+    }
+
+    /// Performs one operation; returns the key of its object.
+    fn perform(&mut self, source: &SourceId, op: Op, touched: &mut Touched) -> Option<ObjectKey> {
+        let (object, problems) = match op {
+            Op::Keep(key) => return Some(key),
+            Op::Put(object, problems) => (object, problems),
+            Op::Refuse(key, fallback, problems) => {
+                self.refuse(source, &key, fallback, problems, touched);
+                return Some(key);
+            }
+            Op::Remove(key) => {
+                self.remove(source, &key, touched);
+                return Some(key);
+            }
+            Op::Resolve(host, addresses) => {
+                self.resolved(host, addresses, touched);
+                return None;
+            }
+        };
+        let key = object.key();
+        let version = Version {
+            source: source.clone(),
+            good: Some(object),
+            fallback: Fallback::Absent,
+            refused: false,
+            problems,
+        };
+        self.put(&key, version, touched);
+        Some(key)
+    }
+
+    fn refuse(
+        &mut self,
+        source: &SourceId,
+        key: &ObjectKey,
+        fallback: Fallback,
+        problems: Vec<Problem>,
+        touched: &mut Touched,
+    ) {
+        let before = self
+            .objects
+            .get(key)
+            .and_then(|o| o.0.iter().find(|v| v.source == *source));
+        if before.is_none_or(|v| !v.refused || v.problems != problems) {
+            self.refusals += 1;
+        }
+        let version = Version {
+            source: source.clone(),
+            good: before.and_then(|v| v.good.clone()),
+            fallback,
+            refused: true,
+            problems,
+        };
+        self.put(key, version, touched);
+    }
+
+    fn put(&mut self, key: &ObjectKey, version: Version, touched: &mut Touched) {
+        let source = version.source.clone();
+        let before = self.objects.get(key);
+        let mut versions = before.map(|o| (**o).clone()).unwrap_or_default();
+        let old = versions.winner().cloned();
+        versions.0.retain(|v| v.source != source);
+        versions.0.push(version);
+        let rank = |v: &Version| {
+            let listed = self.settings.sources.iter().position(|s| *s == v.source);
+            (listed.unwrap_or(usize::MAX), v.source.clone())
+        };
+        versions.0.sort_by_cached_key(rank);
+        let new = versions.winner().cloned();
+        self.objects.insert_mut(key.clone(), Arc::new(versions));
+        let mut said = self.by_source.get(&source).cloned().unwrap_or_default();
+        if !said.contains(key) {
+            said.insert_mut(key.clone());
+            self.by_source.insert_mut(source, said);
+        }
+        self.replaced(key, old, new, touched);
+    }
+
+    fn remove(&mut self, source: &SourceId, key: &ObjectKey, touched: &mut Touched) {
+        let Some(before) = self.objects.get(key) else {
+            return;
+        };
+        let mut versions = (**before).clone();
+        let old = versions.winner().cloned();
+        versions.0.retain(|v| v.source != *source);
+        let new = versions.winner().cloned();
+        if versions.0.is_empty() {
+            self.objects.remove_mut(key);
+        } else {
+            self.objects.insert_mut(key.clone(), Arc::new(versions));
+        }
+        if let Some(mut said) = self.by_source.get(source).cloned() {
+            said.remove_mut(key);
+            self.by_source.insert_mut(source.clone(), said);
+        }
+        self.replaced(key, old, new, touched);
+    }
+
+    /// Notes what must be compiled again because `new` serves in place of `old`.
+    fn replaced(
+        &mut self,
+        key: &ObjectKey,
+        old: Option<Version>,
+        new: Option<Version>,
+        touched: &mut Touched,
+    ) {
+        // What is left out has no effect, like what is not there: the configuration that serves
+        // does not change by it.
+        let effect = |v: &Option<Version>| match v {
+            Some(v) if v.good.is_some() => Some((v.good.clone(), None)),
+            Some(v) if v.fallback != Fallback::Absent => Some((None, Some(v.fallback.clone()))),
+            _ => None,
+        };
+        let new_effect = effect(&new);
+        if effect(&old) == new_effect {
+            return;
+        }
+        touched.any = true;
+        if key.kind == Kind::AuthorizationPolicy {
+            touched.policies = true;
+            if new_effect.is_some() {
+                self.policies.insert_mut(key.clone());
+            } else {
+                self.policies.remove_mut(key);
+            }
+        }
+        for (version, present) in [(&old, false), (&new, true)] {
+            match version.as_ref().and_then(|v| v.good.as_ref()) {
+                Some(Object::Service(service)) => {
+                    self.part(&service.name, |p| set(&mut p.services, key, present));
+                    for address in &service.addresses {
+                        self.address(*address, &service.name, present);
+                    }
+                    touched.services.insert(service.name.clone());
+                }
+                Some(Object::Slice(slice)) => {
+                    self.part(&slice.service, |p| set(&mut p.slices, key, present));
+                    touched.services.insert(slice.service.clone());
+                }
+                // Routes, like policies, govern their own cluster.
+                Some(Object::Route(route)) if key.cluster.is_none() => {
+                    for parent in &route.parents {
+                        self.part(&parent.service, |p| set(&mut p.routes, key, present));
+                        touched.services.insert(parent.service.clone());
+                    }
+                }
+                Some(Object::Policy(_) | Object::Route(_)) | None => {}
+            }
+        }
+    }
+
+    fn part(&mut self, service: &ServiceName, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self
+            .parts
+            .get(service)
+            .map(|p| (**p).clone())
+            .unwrap_or_default();
+        change(&mut parts);
+        if parts.is_empty() {
+            self.parts.remove_mut(service);
+        } else {
+            self.parts.insert_mut(service.clone(), Arc::new(parts));
+        }
+    }
+
+    fn resolved(&mut self, host: Host, addresses: compile::Addresses, touched: &mut Touched) {
+        let mut name = self.names.get(&host).cloned().unwrap_or_default();
+        if name.addresses.as_ref() == Some(&addresses) {
+            return;
+        }
+        name.addresses = Some(addresses);
+        touched.any |= !name.services.is_empty();
+        touched.services.extend(name.services.iter().cloned());
+        self.names.insert_mut(host, name);
+    }
+
+    /// Notes that a Service has a virtual address, or has it no longer.
+    fn address(&mut self, address: IpAddr, service: &ServiceName, present: bool) {
+        let mut services = self.addresses.get(&address).cloned().unwrap_or_default();
+        if present {
+            services.insert(service.clone());
+        } else {
+            services.remove(service);
+        }
+        if services.is_empty() {
+            self.addresses.remove_mut(&address);
+        } else {
+            self.addresses.insert_mut(address, services);
+        }
+    }
+
+    fn compile_service(&mut self, name: &ServiceName) {
+        let before = self.service(name).cloned();
+        let parts = self.parts.get(name).cloned().unwrap_or_default();
+        let good = |keys: &BTreeSet<ObjectKey>| -> Vec<Object> {
+            keys.iter().filter_map(|k| self.good(k)).cloned().collect()
+        };
+        // The local cluster's Service, else the first by the cluster's name.
+        let service = good(&parts.services).into_iter().find_map(|o| match o {
+            Object::Service(service) => Some(service),
+            _ => None,
+        });
+        let slices: Vec<_> = good(&parts.slices)
+            .into_iter()
+            .filter_map(|o| match o {
+                Object::Slice(slice) => Some(slice),
+                _ => None,
+            })
+            .collect();
+        let routes: Vec<_> = good(&parts.routes)
+            .into_iter()
+            .filter_map(|o| match o {
+                Object::Route(route) => Some(route),
+                _ => None,
+            })
+            .collect();
+        self.need_names(name, &compile::hosts(service.as_deref(), &slices));
+        let Some(service) = service else {
+            return self.services.remove(name);
+        };
+        let addresses = |host: &Host| self.names.get(host)?.addresses.clone();
+        let view = compile::view(
+            &self.settings,
+            &compile::Parts {
+                service: &service,
+                slices: &slices,
+                routes: &routes,
+            },
+            &addresses,
+            before.as_deref(),
+        );
+        self.services.insert(Arc::new(view));
+    }
+
+    /// Keeps the index of the host names that Services need.
+    fn need_names(&mut self, service: &ServiceName, hosts: &BTreeSet<Host>) {
+        let had = match self.parts.get(service) {
+            Some(parts) if parts.hosts == *hosts => return,
+            Some(parts) => parts.hosts.difference(hosts).cloned().collect(),
+            None if hosts.is_empty() => return,
+            None => BTreeSet::new(),
+        };
+        self.part(service, |p| p.hosts.clone_from(hosts));
+        for host in had {
+            if let Some(mut name) = self.names.get(&host).cloned() {
+                name.services.remove(service);
+                if name.services.is_empty() {
+                    self.names.remove_mut(&host);
+                } else {
+                    self.names.insert_mut(host, name);
+                }
+            }
+        }
+        for host in hosts {
+            let mut name = self.names.get(host).cloned().unwrap_or_default();
+            if name.services.insert(service.clone()) {
+                self.names.insert_mut(host.clone(), name);
+            }
+        }
+    }
+
+    fn compile_policies(&mut self) {
+        let (policy, blocked) = self.compile_policy(&self.settings.local);
+        self.policy = Arc::new(policy);
+        self.blocked = blocked.into();
+        let others: Vec<_> = self.others.keys().cloned().collect();
+        for local in others {
+            let (policy, _) = self.compile_policy(&local.0);
+            self.others.insert_mut(local, Arc::new(policy));
+        }
+    }
+
+    /// The policy of a workload, and the keys that keep it from being ready.
+    fn compile_policy(&self, local: &Local) -> (WorkloadPolicy, Vec<ObjectKey>) {
+        let mesh_wide = self.settings.mesh_namespace.as_ref();
+        let covers = |s: &Selects| s.covers(local.workload(), mesh_wide);
+        let (mut good, mut broken, mut blocked) = (Vec::new(), Vec::new(), Vec::new());
+        // A policy governs workloads of its own cluster.
+        for key in self.policies.iter().filter(|key| key.cluster.is_none()) {
+            let Some(version) = self.objects.get(key).and_then(|o| o.winner()) else {
+                continue;
+            };
+            match (&version.good, &version.fallback) {
+                (Some(Object::Policy(policy)), _) if covers(&policy.selects()) => {
+                    good.push(Arc::clone(policy));
+                }
+                (None, Fallback::Deny(selects)) if covers(selects) => {
+                    broken.push(key.clone());
+                    if *selects == Selects::Unknown {
+                        blocked.push(key.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        broken.sort();
+        let policy = WorkloadPolicy::compile(local.default_action(), good, broken);
+        (policy, blocked)
+    }
+}
+
+fn set(of: &mut BTreeSet<ObjectKey>, key: &ObjectKey, present: bool) {
+    if present {
+        of.insert(key.clone());
+    } else {
+        of.remove(key);
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.slices.is_empty()
+            && self.routes.is_empty()
+            && self.hosts.is_empty()
+    }
+}

@@ -1,0 +1,141 @@
+//! What a source pushes: an atomic batch of operations on its objects.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::status::Problem;
+use crate::authorize::{Policy, Selects};
+use crate::model::{Host, ObjectKey, Service, Slice, SourceId};
+use crate::route::Route;
+
+/// A configuration object, checked when it was made.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Object {
+    /// An AuthorizationPolicy.
+    Policy(Arc<Policy>),
+    /// An HTTPRoute.
+    Route(Arc<Route>),
+    /// A Service.
+    Service(Arc<Service>),
+    /// An EndpointSlice.
+    Slice(Arc<Slice>),
+}
+
+/// What takes the place of a refused object that never had a good version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fallback {
+    /// Nothing: its Service stays as it was without it.
+    Absent,
+    /// For a policy: what it selects is denied.
+    Deny(Selects),
+}
+
+/// One operation of a change.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Op {
+    /// The object stays as it is, although its newest version could not be read.
+    Keep(ObjectKey),
+    /// Puts an object in place of the source's one of the same key, with the problems that did not
+    /// prevent it.
+    Put(Object, Vec<Problem>),
+    /// The newest version of an object cannot be applied. Its last good version stays.
+    Refuse(ObjectKey, Fallback, Vec<Problem>),
+    /// Removes an object.
+    Remove(ObjectKey),
+    /// The addresses of a name, as a resolver found them; empty removes its endpoints.
+    Resolve(Host, Arc<[(IpAddr, Option<u16>)]>),
+}
+
+/// An atomic batch: all of it is in one snapshot, or nothing of it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Change {
+    /// The source that pushes it.
+    pub source: SourceId,
+    /// Whether these are all objects of the source: those that are not mentioned are removed.
+    pub replace: bool,
+    /// The operations, in order.
+    pub ops: Vec<Op>,
+}
+
+// === impl Object ===
+
+impl Object {
+    /// Its key.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::Policy(policy) => policy.key.clone(),
+            Self::Route(route) => route.key.clone(),
+            Self::Service(service) => service.key(),
+            Self::Slice(slice) => slice.key.clone(),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($of:ident),*) => {
+        $(
+            impl From<Arc<$of>> for Object {
+                fn from(object: Arc<$of>) -> Self {
+                    Self::$of(object)
+                }
+            }
+
+            impl From<$of> for Object {
+                fn from(object: $of) -> Self {
+                    Self::$of(Arc::new(object))
+                }
+            }
+        )*
+    };
+}
+from!(Policy, Route, Service, Slice);
+
+// === impl Op ===
+
+impl Op {
+    /// Puts an object without problems.
+    ///
+    /// ```
+    /// use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort};
+    /// use inmesh_core::snapshot::Op;
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// let http = ServicePort::new("http", 80, AppProtocol::Http1);
+    /// let op = Op::put(Service::new(cart, vec![http]));
+    /// assert!(matches!(op, Op::Put(..)));
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    pub fn put(object: impl Into<Object>) -> Self {
+        Self::Put(object.into(), Vec::new())
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// A change to some objects of a source.
+    ///
+    /// ```
+    /// use inmesh_core::model::SourceId;
+    /// use inmesh_core::snapshot::Change;
+    /// assert!(!Change::update(SourceId::new("me"), vec![]).replace);
+    /// ```
+    pub fn update(source: SourceId, ops: Vec<Op>) -> Self {
+        Self {
+            source,
+            replace: false,
+            ops,
+        }
+    }
+
+    /// All objects of a source: those that are not mentioned are removed.
+    pub fn replace(source: SourceId, ops: Vec<Op>) -> Self {
+        Self {
+            replace: true,
+            ..Self::update(source, ops)
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What the mesh knows, as one immutable [`Snapshot`], and the [`Change`]s that make the next one.
+//!
+//! In come changes from sources; out comes a whole new snapshot, swapped once. Unchanged parts are
+//! shared with the one before, so a change costs what changed. What cannot be built is refused for
+//! its object alone: the last good one serves, and the reason is kept in the object's status.
+
+mod apply;
+mod change;
+mod compile;
+mod index;
+mod report;
+mod service;
+mod settings;
+mod state;
+mod status;
+mod store;
+
+pub use change::{Change, Fallback, Object, Op};
+pub use service::ServiceView;
+pub use settings::Settings;
+pub use state::{Resolved, Snapshot};
+pub use status::{Location, ObjectStatus, Problem, Serving, Severity};
+pub use store::{Pinned, SnapshotReader, SnapshotWriter, snapshot};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! A Service compiled: all that a request to it needs, in one place.
+
+use std::sync::Arc;
+
+use crate::balance::{EjectPolicy, EndpointSet, Strategy};
+use crate::model::{Few, ServiceName, ServicePort, Text};
+use crate::route::RouteTable;
+
+/// All that a request to a Service needs, compiled: a part of a snapshot.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ServiceView {
+    /// Its name.
+    pub name: ServiceName,
+    /// `name.namespace`, where a look-up can compare it without another step.
+    pub(super) key: Text,
+    /// Its host name, `name.namespace.svc.` and the cluster domain, as metrics and logs carry it.
+    pub host: Arc<str>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The routes attached to it, in order of precedence.
+    pub routes: RouteTable,
+    /// How its endpoints are chosen.
+    pub strategy: Strategy,
+    /// When its endpoints are ejected.
+    pub eject: EjectPolicy,
+    pub(crate) endpoints: Few<(u16, Arc<EndpointSet>)>,
+}
+
+impl ServiceView {
+    /// Whether it is the Service of that name.
+    pub(super) fn is(&self, namespace: &str, name: &str) -> bool {
+        let rest = self.key.as_bytes().strip_prefix(name.as_bytes());
+        let rest = rest.and_then(|rest| rest.strip_prefix(b"."));
+        rest == Some(namespace.as_bytes())
+    }
+
+    /// The port of that number.
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+
+    /// The endpoints behind a port; `None` where the Service has no such port.
+    pub fn endpoints(&self, port: u16) -> Option<&Arc<EndpointSet>> {
+        self.endpoints
+            .iter()
+            .find(|(p, _)| *p == port)
+            .map(|(_, set)| set)
+    }
+}

@@ -1,0 +1,60 @@
+//! What a snapshot takes from its process and never changes.
+
+use std::sync::Arc;
+
+use crate::authorize::DefaultAction;
+use crate::balance::{EjectPolicy, Strategy};
+use crate::local::Local;
+use crate::model::{Namespace, SourceId, Workload};
+
+/// The cluster domain of Kubernetes, where nothing else is set.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The workload that this process is, or the first of several that it serves.
+    pub local: Arc<Local>,
+    /// The namespace whose policies govern every namespace, if there is one.
+    pub mesh_namespace: Option<Namespace>,
+    /// Sources in order of precedence; those not named come after, by name.
+    pub sources: Vec<SourceId>,
+    /// The domain of Service host names. Default `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// How endpoints are chosen.
+    pub strategy: Strategy,
+    /// When endpoints are ejected.
+    pub eject: EjectPolicy,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Settings of a workload without a mesh-wide namespace or an order of sources.
+    ///
+    /// ```
+    /// use inmesh_core::authorize::DefaultAction;
+    /// use inmesh_core::model::Workload;
+    /// use inmesh_core::snapshot::Settings;
+    /// let web = Workload::new("shop", "web", "web")?;
+    /// let settings = Settings::new(web, DefaultAction::Deny);
+    /// assert_eq!(&*settings.cluster_domain, "cluster.local");
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    pub fn new(workload: Workload, default_action: DefaultAction) -> Self {
+        Self::of(Local::new(workload, default_action))
+    }
+
+    /// The same for a workload with an identity or an egress policy of its own.
+    pub fn of(local: Local) -> Self {
+        Self {
+            local: Arc::new(local),
+            mesh_namespace: None,
+            sources: Vec::new(),
+            cluster_domain: CLUSTER_DOMAIN.into(),
+            strategy: Strategy::default(),
+            eject: EjectPolicy::default(),
+        }
+    }
+}

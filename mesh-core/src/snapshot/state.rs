@@ -1,0 +1,282 @@
+//! The one immutable view, and what is read from it. Pure.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::ptr;
+use std::sync::Arc;
+
+use rpds::{HashTrieMapSync, HashTrieSetSync};
+
+use super::change::{Fallback, Object};
+use super::compile;
+use super::index::Index;
+use super::service::ServiceView;
+use super::settings::Settings;
+use super::status::Problem;
+use crate::authorize::{Denied, RequestView, Verdict, WorkloadPolicy, decide};
+use crate::identify::Peer;
+use crate::local::Local;
+use crate::model::{Host, Namespace, ObjectKey, ServiceName, SourceId};
+
+/// A port of a Service that a name or an address leads to.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// The Service.
+    pub service: Arc<ServiceView>,
+    /// The port's number on the Service.
+    pub port: u16,
+}
+
+/// One immutable view of everything: Services with routes and endpoints, and the policies of the
+/// local workloads. Cheap to clone; [`apply`](Self::apply) shares what did not change.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(super) settings: Arc<Settings>,
+    pub(super) generation: u64,
+    pub(super) refusals: u64,
+    pub(super) objects: HashTrieMapSync<ObjectKey, Arc<Versions>>,
+    pub(super) by_source: HashTrieMapSync<SourceId, HashTrieSetSync<ObjectKey>>,
+    pub(super) parts: HashTrieMapSync<ServiceName, Arc<Parts>>,
+    pub(super) services: Index,
+    pub(super) addresses: HashTrieMapSync<IpAddr, BTreeSet<ServiceName>>,
+    pub(super) names: HashTrieMapSync<Host, Name>,
+    pub(super) policies: HashTrieSetSync<ObjectKey>,
+    /// The policy of the first local workload, and those of the others.
+    pub(super) policy: Arc<WorkloadPolicy>,
+    pub(super) others: HashTrieMapSync<ByAddress, Arc<WorkloadPolicy>>,
+    pub(super) blocked: Arc<[ObjectKey]>,
+}
+
+/// The versions of one object, by precedence of their sources.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Versions(pub(super) Vec<Version>);
+
+/// One source's version of one object.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub(super) source: SourceId,
+    /// The newest good version, if there was one.
+    pub(super) good: Option<Object>,
+    /// What takes its place if there was none.
+    pub(super) fallback: Fallback,
+    /// Whether the newest version was refused, so that `good` is an older one.
+    pub(super) refused: bool,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// The objects that make up one Service.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Parts {
+    /// One for each cluster; the local one sorts first.
+    pub(super) services: BTreeSet<ObjectKey>,
+    pub(super) slices: BTreeSet<ObjectKey>,
+    pub(super) routes: BTreeSet<ObjectKey>,
+    /// The names that its endpoints need.
+    pub(super) hosts: BTreeSet<Host>,
+}
+
+/// A name to resolve: its addresses and the Services that need it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Name {
+    pub(super) addresses: Option<compile::Addresses>,
+    pub(super) services: BTreeSet<ServiceName>,
+}
+
+/// A local workload, compared by its address: the map that holds it keeps it alive.
+#[derive(Debug, Clone)]
+pub(super) struct ByAddress(pub(super) Arc<Local>);
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The snapshot of a process whose sources have pushed nothing yet.
+    ///
+    /// ```
+    /// use inmesh_core::authorize::DefaultAction;
+    /// use inmesh_core::model::Workload;
+    /// use inmesh_core::snapshot::{Settings, Snapshot};
+    /// let settings = Settings::new(Workload::new("shop", "web", "web")?, DefaultAction::Deny);
+    /// assert_eq!(Snapshot::new(settings).services().count(), 0);
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    pub fn new(settings: Settings) -> Self {
+        let policy = WorkloadPolicy::empty(settings.local.default_action());
+        Self {
+            settings: Arc::new(settings),
+            generation: 0,
+            refusals: 0,
+            objects: HashTrieMapSync::new_sync(),
+            by_source: HashTrieMapSync::new_sync(),
+            parts: HashTrieMapSync::new_sync(),
+            services: Index::default(),
+            addresses: HashTrieMapSync::new_sync(),
+            names: HashTrieMapSync::new_sync(),
+            policies: HashTrieSetSync::new_sync(),
+            policy: Arc::new(policy),
+            others: HashTrieMapSync::new_sync(),
+            blocked: Arc::new([]),
+        }
+    }
+
+    /// How often the configuration that serves has changed.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How often a new version of an object was refused.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// What does not change.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The compiled policy of the first local workload.
+    pub fn policy(&self) -> &Arc<WorkloadPolicy> {
+        &self.policy
+    }
+
+    /// The compiled policy of a local workload; `None` if the snapshot does not serve it, in which
+    /// case every request to it is to be denied.
+    pub fn policy_of(&self, local: &Arc<Local>) -> Option<&Arc<WorkloadPolicy>> {
+        if Arc::ptr_eq(local, &self.settings.local) {
+            Some(&self.policy)
+        } else {
+            self.others.get(&ByAddress(Arc::clone(local)))
+        }
+    }
+
+    /// Decides by the policy of a local workload whether a request to it is permitted.
+    pub(crate) fn authorize(
+        &self,
+        local: &Arc<Local>,
+        peer: &Peer,
+        request: &RequestView<'_>,
+    ) -> Verdict {
+        match self.policy_of(local) {
+            Some(policy) => decide(policy, peer, request, &mut ()),
+            None => Denied::no_policy().into(),
+        }
+    }
+
+    /// Objects that keep the process from being ready: policies of which not even the namespace
+    /// can be read.
+    pub fn blocked(&self) -> &[ObjectKey] {
+        &self.blocked
+    }
+
+    /// A Service by its name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceView>> {
+        self.services.find(name.hash64(), |s| s.name == *name)
+    }
+
+    /// Every Service, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceView>> {
+        self.services.iter()
+    }
+
+    /// Every host name that needs addresses.
+    pub fn names(&self) -> impl Iterator<Item = &Host> {
+        self.resolutions().map(|(host, _)| host)
+    }
+
+    /// Every host name that needs addresses, with those that were found for it; `None` until a
+    /// resolver has answered.
+    pub fn resolutions(&self) -> impl Iterator<Item = (&Host, Option<&compile::Addresses>)> {
+        self.names
+            .iter()
+            .filter(|(_, name)| !name.services.is_empty())
+            .map(|(host, name)| (host, name.addresses.as_ref()))
+    }
+
+    /// The Service that an authority names: `cart`, `cart:8080`, `cart.shop`, `cart.shop.svc` or
+    /// `cart.shop.svc.` with the cluster domain after it, in any case, a trailing dot or not.
+    ///
+    /// Without a namespace it is `namespace`. Without a port it is `default_port`, or the only
+    /// port of a Service that has one. `None` if no Service has the name.
+    pub fn resolve(
+        &self,
+        authority: &str,
+        namespace: &Namespace,
+        default_port: u16,
+    ) -> Option<Resolved> {
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((_, port)) if !port.bytes().all(|b| b.is_ascii_digit()) => return None,
+            Some((host, port)) => (host, Some(port.parse().ok()?)),
+            None => (authority, None),
+        };
+        let lower;
+        let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            lower = host.to_ascii_lowercase();
+            lower.as_str()
+        } else {
+            host
+        };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let mut labels = host.splitn(4, '.');
+        let name = labels.next()?;
+        let namespace = labels.next().unwrap_or(namespace.as_str());
+        if !matches!(labels.next(), None | Some("svc")) {
+            return None;
+        }
+        if labels
+            .next()
+            .is_some_and(|domain| *domain != *self.settings.cluster_domain)
+        {
+            return None;
+        }
+        let hash = ServiceName::hash_of(namespace, name);
+        let service = self.services.find(hash, |s| s.is(namespace, name))?;
+        let port = match (port, &*service.endpoints) {
+            (Some(port), _) => port,
+            (None, [(only, _)]) => *only,
+            (None, _) => default_port,
+        };
+        Some(Resolved {
+            service: Arc::clone(service),
+            port,
+        })
+    }
+
+    /// The Service that has a virtual address; of several the first by name. `None` if there is
+    /// none.
+    pub fn at_address(&self, address: IpAddr) -> Option<&Arc<ServiceView>> {
+        self.service(self.addresses.get(&address)?.first()?)
+    }
+
+    pub(super) fn good(&self, key: &ObjectKey) -> Option<&Object> {
+        self.objects.get(key)?.winner()?.good.as_ref()
+    }
+}
+
+// === impl Versions ===
+
+impl Versions {
+    /// The version that serves: the first with a good one, else the first.
+    pub(super) fn winner(&self) -> Option<&Version> {
+        self.0
+            .iter()
+            .find(|v| v.good.is_some())
+            .or_else(|| self.0.first())
+    }
+}
+
+// === impl ByAddress ===
+
+impl PartialEq for ByAddress {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ByAddress {}
+
+impl Hash for ByAddress {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        ptr::hash(Arc::as_ptr(&self.0), state);
+    }
+}
