@@ -534,3 +534,167 @@ proptest! {
         prop_assert_eq!(ask(&both, &web(), &Method::GET, &path), expected);
     }
 }
+
+fn custom(name: &str, provider: Provider, rule: Rule) -> Arc<Policy> {
+    policy(name, Action::Custom(provider), vec![rule])
+}
+
+/// What external authorizers are asked, in order, and what comes of their answers.
+#[test]
+fn an_authorizer_is_asked_last_and_its_answer_decides() {
+    let opa = || Provider::new("opa");
+    let all = custom("c1", opa(), Rule::default());
+    let admin = custom("c2", Provider::new("sso"), paths(&["/admin*"]));
+    let deny = policy("d", Action::Deny, vec![paths(&["/secret"])]);
+    let policy = compile(DefaultAction::Allow, &[&all, &admin, &deny]);
+    let headers = HeaderMap::new();
+    let asked = |path: &str, answers: &[Answer]| {
+        let view = RequestView::Http(HttpView::new(&Method::GET, path, None, &headers));
+        let mut verdict = decide(&policy, &web(), &view, &mut ());
+        let mut asked = Vec::new();
+        for answer in answers {
+            let Verdict::Ask(ask) = verdict else { break };
+            let (by, provider) = ask.poll_question().unwrap();
+            asked.push(format!("{}:{}", by.key.name, provider.name));
+            verdict = ask.handle_answer(*answer);
+        }
+        (asked.join(" "), name(verdict))
+    };
+    use Answer::{Allow, Deny, Failed};
+    for (path, answers, questions, expected) in [
+        ("/", &[Allow][..], "c1:opa", "permit"),
+        ("/", &[Deny], "c1:opa", "authorizer"),
+        ("/", &[Failed], "c1:opa", "authorizer"),
+        ("/admin", &[Allow, Allow], "c1:opa c2:sso", "permit"),
+        ("/admin", &[Allow, Deny], "c1:opa c2:sso", "authorizer"),
+        ("/admin", &[Deny, Allow], "c1:opa", "authorizer"),
+        // What is denied anyway is not asked for.
+        ("/secret", &[Allow], "", "deny-policy"),
+        // An answer that is missing does not permit.
+        ("/admin", &[Allow], "c1:opa", "authorizer"),
+    ] {
+        let found = asked(path, answers);
+        assert_eq!(
+            found,
+            (questions.to_owned(), expected),
+            "{path} {answers:?}"
+        );
+    }
+}
+
+#[test]
+fn the_failure_mode_of_an_authorizer_is_explicit() {
+    for (mode, expected) in [
+        (FailureMode::Allow, "permit"),
+        (FailureMode::Deny, "authorizer"),
+    ] {
+        let provider = Provider::new("opa").with_failure_mode(mode);
+        let policy = compile(
+            DefaultAction::Allow,
+            &[&custom("c", provider, Rule::default())],
+        );
+        let verdict = decide(&policy, &web(), &RequestView::Tcp, &mut ());
+        let Verdict::Ask(ask) = verdict else {
+            panic!("{verdict:?}")
+        };
+        assert_eq!(name(ask.clone().handle_answer(Answer::Failed)), expected);
+        assert_eq!(name(ask.handle_answer(Answer::Deny)), "authorizer");
+    }
+}
+
+/// A condition that cannot be evaluated asks: it must not permit what was to be asked for.
+#[test]
+fn an_authorizer_is_asked_where_its_condition_is_unknown() {
+    let rules = [
+        principals(&["example.org/ns/shop/sa/web"]),
+        paths(&["/admin"]),
+    ];
+    for rule in rules {
+        let custom = custom("c", Provider::new("opa"), rule);
+        let policy = compile(DefaultAction::Allow, &[&custom]);
+        let verdict = decide(&policy, &Peer::Unauthenticated, &RequestView::Tcp, &mut ());
+        assert!(matches!(verdict, Verdict::Ask(_)), "{verdict:?}");
+    }
+}
+
+/// Answers in time, late, or never known.
+mod authorizers {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    struct After(Duration, Answer);
+
+    impl Authorizer for After {
+        fn ask<'a>(&'a self, question: Question<'a>) -> Asking<'a> {
+            assert_eq!(*question.policy, key("c"));
+            Box::pin(async move {
+                sleep(self.0).await;
+                self.1
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_as_long_as_the_limit() {
+        const LIMIT: Duration = Duration::from_secs(1);
+        for (after, answer, mode, expected) in [
+            (LIMIT / 2, Answer::Allow, FailureMode::Deny, "permit"),
+            (LIMIT / 2, Answer::Deny, FailureMode::Allow, "authorizer"),
+            (LIMIT * 2, Answer::Allow, FailureMode::Deny, "authorizer"),
+            (LIMIT * 2, Answer::Deny, FailureMode::Allow, "permit"),
+        ] {
+            let mut known = Authorizers::default();
+            known.insert("opa", Arc::new(After(after, answer)), LIMIT);
+            let provider = Provider::new("opa").with_failure_mode(mode);
+            let policy = compile(
+                DefaultAction::Allow,
+                &[&custom("c", provider.clone(), Rule::default())],
+            );
+            let verdict = || decide(&policy, &web(), &RequestView::Tcp, &mut ());
+            let settled = known.settle(verdict(), &web(), RequestView::Tcp).await;
+            let found = settled.map_or_else(|d| d.reason.as_str(), |_| "permit");
+            assert_eq!(found, expected, "{after:?} {answer:?} {mode:?}");
+            // One that the runtime does not know denies, whatever the mode.
+            let none = Authorizers::default();
+            let settled = none.settle(verdict(), &web(), RequestView::Tcp).await;
+            assert_eq!(settled.unwrap_err().reason, DenyReason::Authorizer);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_layer_asks_before_it_calls_the_service() {
+        use crate::body::Body;
+        use crate::model::{SourceId, Workload};
+        use crate::snapshot::{Change, Op, Settings, Snapshot, snapshot};
+        use http::{Request, Response};
+        use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+        for (answer, status) in [(Answer::Allow, 200), (Answer::Deny, 403)] {
+            let workload = Workload::new("shop", "cart", "cart").unwrap();
+            let settings = Settings::new(workload, DefaultAction::Allow);
+            let (mut writer, reader) = snapshot(Snapshot::new(settings));
+            let asks = Policy::new(
+                key("c"),
+                Action::Custom(Provider::new("opa")),
+                vec![Rule::default()],
+            );
+            let change = Change::update(SourceId::new("t"), vec![Op::put(asks)]);
+            writer.apply(change);
+            let mut known = Authorizers::default();
+            let (second, limit) = (Duration::from_secs(1), Duration::from_secs(5));
+            known.insert("opa", Arc::new(After(second, answer)), limit);
+            let app = service_fn(async |_: Request<Body>| {
+                Ok::<_, std::io::Error>(Response::new(Body::from("app")))
+            });
+            let layer = AuthorizeLayer::new(reader).with_authorizers(known);
+            let mut app = ServiceBuilder::new().layer(layer).service(app);
+            for _ in 0..2 {
+                let app = app.ready().await.unwrap();
+                let answer = app.call(Request::new(Body::empty())).await.unwrap();
+                assert_eq!(answer.status(), status);
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The choice, the breaker and both together, in simulated time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -336,4 +337,158 @@ proptest! {
         }
         prop_assert_eq!(set.ejected_len(), 0);
     }
+}
+
+/// Loads, weights and availability of endpoints.
+struct Weighed(Vec<(u64, u32, bool)>);
+
+impl LoadView for Weighed {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn availability(&self, index: usize) -> Availability {
+        if self.0[index].2 {
+            Availability::Ready
+        } else {
+            Availability::Out
+        }
+    }
+
+    fn load(&self, index: usize, _: Duration) -> u64 {
+        self.0[index].0
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.0[index].1
+    }
+
+    fn name_hash(&self, index: usize) -> u64 {
+        crate::model::mix(u64::try_from(index).unwrap())
+    }
+}
+
+fn weighed(n: u8, weight: u32, priority: u32) -> Endpoint {
+    endpoint(n, true)
+        .with_weight(weight)
+        .with_priority(priority)
+}
+
+#[test]
+fn an_idle_set_is_shared_by_weight() {
+    let set = Arc::new(EndpointSet::build(
+        [weighed(0, 1, 0), weighed(1, 3, 0), weighed(2, 0, 0)],
+        None,
+    ));
+    assert_eq!(set.ready_len(), 2, "a weight of 0 takes none");
+    let (mut draw, mut hits) = (Draw::new(5), [0_u32; 3]);
+    for _ in 0..40_000 {
+        let picked = pick(&set, secs(0), &[], &mut draw).unwrap();
+        let SocketAddr::V4(address) = picked.member().endpoint.address() else {
+            unreachable!()
+        };
+        hits[usize::from(address.ip().octets()[3])] += 1;
+    }
+    // Two draws by weight, of which the first is taken while both are idle.
+    assert!(
+        hits[0].abs_diff(10_000) < 600 && hits[1].abs_diff(30_000) < 600,
+        "{hits:?}"
+    );
+    assert_eq!(hits[2], 0);
+}
+
+#[test]
+fn load_counts_for_its_weight() {
+    // 9 in flight of weight 10 are less than 1 of weight 1.
+    let view = Weighed(vec![(1, 1, true), (9, 10, true)]);
+    let mut draw = Draw::new(1);
+    for _ in 0..1_000 {
+        assert_eq!(super::p2c(&view, secs(0), &mut draw), Some(1));
+    }
+}
+
+#[test]
+fn a_tier_is_used_while_it_offers_an_endpoint() {
+    let policy = EjectPolicy {
+        consecutive: 1,
+        percent: 100,
+        ..EjectPolicy::default()
+    };
+    let set = Arc::new(EndpointSet::build(
+        [weighed(0, 1, 7), weighed(1, 1, 2), weighed(2, 1, 2)],
+        None,
+    ));
+    let mut draw = Draw::new(9);
+    let mut tier = |tried: &[Arc<EndpointState>]| {
+        let picked = pick(&set, secs(0), tried, &mut draw);
+        picked.map(|picked| picked.member().endpoint.priority)
+    };
+    for _ in 0..100 {
+        assert_eq!(tier(&[]), Ok(2));
+    }
+    // Both of the first tier were tried: the next one.
+    let tried: Vec<_> = set.members()[1..].iter().map(|m| m.state.clone()).collect();
+    assert_eq!(tier(&tried), Ok(7));
+    // Both are ejected: the next one, and the first again once all are.
+    for n in [1, 2] {
+        pick_nth(&set, n, secs(0)).failed(&policy, secs(0));
+    }
+    for _ in 0..100 {
+        assert_eq!(tier(&[]), Ok(7));
+    }
+    pick_nth(&set, 0, secs(0)).failed(&policy, secs(0));
+    for _ in 0..100 {
+        assert_eq!(tier(&[]), Ok(2));
+    }
+}
+
+proptest! {
+    /// A key stays where it is while endpoints that it does not lead to come and leave.
+    #[test]
+    fn a_key_moves_only_with_its_endpoint(
+        key: u64,
+        weights in proptest::collection::vec(1_u32..9, 2..12),
+        gone in 0_usize..12,
+    ) {
+        let all = |out: Option<usize>| {
+            let view = weights.iter().enumerate();
+            Weighed(view.map(|(n, weight)| (0, *weight, Some(n) != out)).collect())
+        };
+        let before = consistent_hash(&all(None), key).unwrap();
+        let gone = gone % weights.len();
+        let after = consistent_hash(&all(Some(gone)), key).unwrap();
+        if gone == before {
+            prop_assert!(after != gone);
+        } else {
+            prop_assert_eq!(after, before);
+        }
+    }
+}
+
+#[test]
+fn keys_are_shared_by_weight() {
+    let view = Weighed(vec![(0, 1, true), (0, 3, true)]);
+    let mut hits = [0_u32; 2];
+    for key in 0..40_000 {
+        let key = crate::model::mix(key);
+        hits[consistent_hash(&view, key).unwrap()] += 1;
+    }
+    assert!(
+        hits[0].abs_diff(10_000) < 600 && hits[1].abs_diff(30_000) < 600,
+        "{hits:?}"
+    );
+}
+
+/// The same key leads to the same endpoint in every process: these are its choices.
+#[test]
+fn a_hash_is_the_same_everywhere() {
+    let set = Arc::new(EndpointSet::build((0..5).map(|n| endpoint(n, true)), None));
+    let chosen = |key| {
+        let picked = super::pick(&set, Choice::Hash(key), secs(0), &[], &mut Draw::new(key));
+        picked.unwrap().member().endpoint.address().to_string()
+    };
+    let first: Vec<_> = (0..4).map(chosen).collect();
+    assert_eq!(first, (0..4).map(chosen).collect::<Vec<_>>());
+    let distinct: std::collections::BTreeSet<_> = (0..100).map(chosen).collect();
+    assert_eq!(distinct.len(), 5);
 }

@@ -5,18 +5,23 @@
 //! source that falls behind waits; nothing is dropped. Once it has ended, what it pushed last
 //! serves.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod pushed;
+mod state;
+
+pub use pushed::{Pushed, Pusher, pushed};
+pub use state::SourceState;
+#[cfg(feature = "runtime")]
+pub(crate) use state::Sources;
+
 use std::future::Future;
 use std::sync::Arc;
 
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::drain::Drain;
 use crate::local::Local;
 use crate::model::SourceId;
-use crate::snapshot::{Change, ObjectStatus, Op, SnapshotReader};
+use crate::snapshot::{Change, ObjectStatus, SnapshotReader};
 
 /// Messages that may wait for the merge task before their senders do.
 const QUEUE: usize = 64;
@@ -70,28 +75,6 @@ pub struct Applied {
     /// The objects of the change that do not serve as they were pushed, and why: refused, shadowed
     /// by another source, or with a reference to something that does not exist.
     pub problems: Vec<ObjectStatus>,
-}
-
-/// How a source is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
-#[non_exhaustive]
-pub enum SourceState {
-    /// It has pushed what it kept from an earlier run, and has not synced since.
-    Kept,
-    /// It was synced and has lost what it reads from; what it pushed last serves.
-    Lost(String),
-    /// It has pushed its full state and keeps it current.
-    Synced,
-    /// It has not pushed its first full state yet. If it says what keeps it, the reason.
-    Waiting(Option<String>),
-}
-
-/// The sources of a runtime, in groups whose members stand in for one another.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Sources {
-    groups: Vec<Vec<SourceId>>,
-    states: BTreeMap<SourceId, SourceState>,
 }
 
 /// What came through a sink, for the merge task.
@@ -196,6 +179,7 @@ impl Sink {
 
 // === impl Applied ===
 
+#[cfg(feature = "runtime")]
 impl Applied {
     /// A change that serves as it was pushed.
     pub(crate) fn at(generation: u64) -> Self {
@@ -262,6 +246,7 @@ impl Inbox {
     }
 
     /// A handle to add and retire local workloads with.
+    #[cfg(feature = "runtime")]
     pub(crate) fn workloads(&self) -> Workloads {
         let queue = self.sender.as_ref().map(mpsc::Sender::downgrade);
         Workloads(queue)
@@ -269,11 +254,13 @@ impl Inbox {
 }
 
 /// Adds and retires local workloads, as long as the merge task runs. It keeps no inbox open.
+#[cfg(feature = "runtime")]
 #[derive(Debug, Clone)]
 pub(crate) struct Workloads(Option<mpsc::WeakSender<Message>>);
 
 // === impl Workloads ===
 
+#[cfg(feature = "runtime")]
 impl Workloads {
     /// Serves a workload, once a snapshot holds its policy.
     pub(crate) async fn serve(&self, local: &Arc<Local>) -> Result<Applied, Gone> {
@@ -293,164 +280,5 @@ impl Workloads {
 
     fn queue(&self) -> Option<mpsc::Sender<Message>> {
         self.0.as_ref()?.upgrade()
-    }
-}
-
-// === impl SourceState ===
-
-impl SourceState {
-    /// Whether a full state was pushed.
-    pub fn is_ready(&self) -> bool {
-        !matches!(self, Self::Waiting(_))
-    }
-}
-
-impl fmt::Display for SourceState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kept => f.write_str("kept"),
-            Self::Lost(reason) => write!(f, "lost: {reason}"),
-            Self::Synced => f.write_str("synced"),
-            Self::Waiting(None) => f.write_str("waiting"),
-            Self::Waiting(Some(reason)) => write!(f, "waiting: {reason}"),
-        }
-    }
-}
-
-// === impl Sources ===
-
-impl Sources {
-    pub(crate) fn new(groups: Vec<Vec<SourceId>>) -> Self {
-        let all = groups.iter().flatten().cloned();
-        Self {
-            states: all.map(|id| (id, SourceState::Waiting(None))).collect(),
-            groups,
-        }
-    }
-
-    /// Notes the state of a source; says whether it has changed.
-    pub(crate) fn set(&mut self, id: &SourceId, state: SourceState) -> bool {
-        let Some(known) = self.states.get_mut(id) else {
-            return false;
-        };
-        let state = match state {
-            // A source that is away before it pushed anything still has nothing to serve.
-            SourceState::Lost(reason) if !known.is_ready() => SourceState::Waiting(Some(reason)),
-            state => state,
-        };
-        let changed = *known != state;
-        *known = state;
-        changed
-    }
-
-    /// All sources with their states, by name.
-    pub(crate) fn states(&self) -> &BTreeMap<SourceId, SourceState> {
-        &self.states
-    }
-
-    /// Why the groups that have no source with a full state have none.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = String> {
-        let waits = |id: &SourceId| match self.states.get(id) {
-            Some(SourceState::Waiting(reason)) => Some(reason.as_deref()),
-            _ => None,
-        };
-        self.groups.iter().filter_map(move |group| {
-            let members: Vec<_> = group
-                .iter()
-                .map(|id| {
-                    waits(id).map(|reason| match reason {
-                        Some(reason) => format!("{id} ({reason})"),
-                        None => id.to_string(),
-                    })
-                })
-                .collect::<Option<_>>()?;
-            Some(match &*members {
-                [only] => format!("source {only} has not synced yet"),
-                some => format!("none of the sources {} has synced yet", some.join(", ")),
-            })
-        })
-    }
-}
-
-/// A source that pushes what its [`Pusher`] is given: for embedders that know their endpoints
-/// themselves, and for tests.
-#[derive(Debug)]
-pub struct Pushed {
-    id: SourceId,
-    queue: mpsc::Receiver<Pushing>,
-}
-
-/// Gives a [`Pushed`] source what to push.
-#[derive(Debug, Clone)]
-pub struct Pusher {
-    id: SourceId,
-    queue: mpsc::Sender<Pushing>,
-}
-
-type Pushing = (Change, oneshot::Sender<Applied>);
-
-/// Makes a source and its pusher. The source has synced once the first operations were pushed.
-///
-/// ```
-/// use inmesh_core::discover::{Source, pushed};
-/// let (pusher, source) = pushed("me");
-/// assert_eq!(source.id().to_string(), "me");
-/// # drop(pusher);
-/// ```
-pub fn pushed(name: &str) -> (Pusher, Pushed) {
-    let id = SourceId::new(name);
-    let (sender, receiver) = mpsc::channel(8);
-    let pusher = Pusher {
-        id: id.clone(),
-        queue: sender,
-    };
-    let source = Pushed {
-        id,
-        queue: receiver,
-    };
-    (pusher, source)
-}
-
-// === impl Pusher ===
-
-impl Pusher {
-    /// Pushes operations as one change and waits until a snapshot holds it.
-    ///
-    /// # Errors
-    ///
-    /// [`Gone`] when the runtime has ended.
-    pub async fn push(&self, ops: Vec<Op>) -> Result<Applied, Gone> {
-        let change = Change::update(self.id.clone(), ops);
-        let (sender, applied) = oneshot::channel();
-        let pushing = (change, sender);
-        self.queue.send(pushing).await.map_err(|_| Gone)?;
-        applied.await.map_err(|_| Gone)
-    }
-}
-
-// === impl Pushed ===
-
-impl Source for Pushed {
-    fn id(&self) -> SourceId {
-        self.id.clone()
-    }
-
-    async fn run(mut self, sink: Sink, mut drain: Drain) -> Result<(), Gone> {
-        loop {
-            tokio::select! {
-                pushing = self.queue.recv() => match pushing {
-                    Some((change, acknowledge)) => {
-                        let applied = sink.apply(change).await?;
-                        sink.synced().await?;
-                        let _waits = acknowledge.send(applied);
-                    }
-                    // Every pusher is gone; what was pushed stays.
-                    None => break,
-                },
-                () = drain.closed() => break,
-            }
-        }
-        drain.closed().await;
-        Ok(())
     }
 }

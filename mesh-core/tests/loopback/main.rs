@@ -1,12 +1,17 @@
 //! The data plane over real sockets on loopback, one file for each area.
 
 mod drain;
+mod flows;
 mod hostile;
 mod http;
 mod identity;
 mod live;
 mod mesh;
+mod outcomes;
 mod outside;
+mod protocols;
 mod routes;
+mod sources;
 mod support;
 mod tunnels;
+mod workloads;

@@ -134,9 +134,8 @@ impl IdentityState {
         self.svids.insert(id, Arc::new(svid));
     }
 
-    /// The same for an SVID that somebody holds already.
-    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
-    pub(crate) fn share_svid(&mut self, svid: Arc<X509Svid>) {
+    /// The same for an SVID that is shared.
+    pub fn share_svid(&mut self, svid: Arc<X509Svid>) {
         let id = svid.id().clone();
         self.default.get_or_insert_with(|| id.clone());
         self.svids.insert(id, svid);

@@ -69,3 +69,6 @@ impl Filter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ impl From<Refused> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

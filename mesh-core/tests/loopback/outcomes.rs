@@ -1,0 +1,227 @@
+//! What a route, an egress policy or an authorizer answers in place of an endpoint.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use inmesh_core::authorize::{
+    Action, Answer, Asking, Authorizer, DefaultAction, Operation, Policy, Provider, Question,
+    RequestView, Rule as AuthRule,
+};
+use inmesh_core::discover::pushed;
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
+use inmesh_core::route::{
+    Backend, Filter, HeaderChanges, InvalidRoute, Match, Outcome, Parent, PathMatch, PathRewrite,
+    Redirect, Respond, Rewrite, Route, Rule,
+};
+use inmesh_core::runtime::Inbound;
+use inmesh_core::snapshot::Op;
+use inmesh_core::testing::World;
+use inmesh_core::{Body, Local, Mesh, Reason};
+use tokio::net::TcpListener;
+
+use crate::support::{Builder, Pair, Result, for_cart, get, h1, origin, origin_h2, tell, text};
+
+fn service(name: &str) -> Result<ServiceName> {
+    Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
+}
+
+fn route(rules: Vec<Rule>) -> Result<Op> {
+    let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop")?, "r")?;
+    let route = Route::new(key, vec![Parent::new(service("cart")?, None)], rules)?;
+    Ok(Op::put(route))
+}
+
+async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
+    pair.pusher.push(ops).await?;
+    Ok(())
+}
+
+/// A rule's own answer is one: edited, recorded, and not the mesh's failure.
+#[tokio::test]
+async fn a_route_answers_by_itself() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let at = |path: &str| Ok::<_, InvalidRoute>(vec![Match::path(PathMatch::literal(path, true)?)]);
+    let redirect = Redirect::new()
+        .with_scheme("https")?
+        .with_status(308)?
+        .with_path(PathRewrite::prefix("/new")?);
+    let marked = Filter::ResponseHeaders(
+        HeaderChanges::new().set("x-route".parse()?, HeaderValue::from_static("r"))?,
+    );
+    let rules = vec![
+        Rule::with(Outcome::Redirect(redirect)).when(at("/old")?),
+        Rule::with(Outcome::Respond(Respond::new(451, "closed\n")?))
+            .when(at("/closed")?)
+            .with_filters(vec![marked]),
+    ];
+    push(&pair, vec![route(rules)?]).await?;
+    let mut caller = h1(pair.outbound).await?;
+    let answer = caller.send_request(for_cart("/old/a?b=c")).await?;
+    assert_eq!(answer.status(), StatusCode::PERMANENT_REDIRECT);
+    assert_eq!(answer.headers()["location"], "https://cart/new/a?b=c");
+    assert_eq!(text(answer).await?, "");
+    let answer = pair.web.client().send(get("http://cart/closed")).await;
+    assert_eq!(answer.status().as_u16(), 451);
+    assert_eq!(answer.headers()["x-route"], "r");
+    assert_eq!(answer.extensions().get::<Reason>(), None);
+    assert_eq!(text(answer).await?, "closed\n");
+    for status in [308, 451] {
+        let record = pair.out_seen.one(|x| x.status == status).await?;
+        assert_eq!((record.reason, record.attempts.len()), (None, 0));
+        assert_eq!(
+            record.route.map(|(route, _)| route.to_string()),
+            Some("HTTPRoute/shop/r".into())
+        );
+    }
+    assert!(pair.in_seen.all().is_empty(), "no endpoint was asked");
+    Ok(())
+}
+
+/// Host and path are rewritten for the next hop, over both versions of HTTP.
+#[tokio::test]
+async fn a_rewrite_reaches_the_server() -> Result {
+    let seen = async |request: Request<Incoming>| {
+        let host = request.headers().get(header::HOST).cloned();
+        let host = host.map(|h| h.to_str().unwrap_or_default().to_owned());
+        let authority = request.uri().authority().map(ToString::to_string);
+        let target = request.uri().path_and_query().map(ToString::to_string);
+        let host = host.or(authority).unwrap_or_default();
+        Response::new(Body::from(host + &target.unwrap_or_default()))
+    };
+    for (protocol, app) in [
+        (AppProtocol::Http1, origin(seen).await?),
+        (AppProtocol::Http2, origin_h2(seen).await?),
+    ] {
+        let pair = Pair::new(protocol, app).await?;
+        let rewrite = Rewrite::new()
+            .with_host("inner.lab")?
+            .with_path(PathRewrite::prefix("/")?);
+        let rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?])
+            .when(vec![Match::path(PathMatch::literal("/api", true)?)])
+            .with_filters(vec![Filter::Rewrite(rewrite)]);
+        push(&pair, vec![route(vec![rule])?]).await?;
+        let answer = pair.web.client().send(get("http://cart/api/a?b=c")).await;
+        assert_eq!(text(answer).await?, "inner.lab/a?b=c", "{protocol}");
+        // What was decided on is what is recorded.
+        let record = pair.out_seen.one(|_| true).await?;
+        assert_eq!((&*record.authority, record.uri.path()), ("cart", "/api/a"));
+    }
+    Ok(())
+}
+
+/// The typed reason of an answer of the mesh, for programs.
+#[tokio::test]
+async fn a_caller_gets_the_reason_as_a_type_or_as_an_error() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let client = pair.web.client();
+    let answer = client.send(get("http://gone/")).await;
+    assert_eq!(
+        answer.extensions().get::<Reason>(),
+        Some(&Reason::UnknownHost)
+    );
+    let error = client.try_send(get("http://gone/")).await;
+    let error = error.err().ok_or("an answer")?;
+    assert_eq!(error.reason(), Reason::UnknownHost);
+    assert!(error.detail().contains("gone"), "{error}");
+    let answer = client.try_send(get("http://cart/a")).await?;
+    assert_eq!(answer.extensions().get::<Reason>(), None);
+    assert_eq!(text(answer).await?, "GET /a HTTP/1.1 0");
+    // Both were recorded, and counted once.
+    let failed = || {
+        let all = pair.out_seen.all();
+        all.iter().filter(|x| x.status == 404).count()
+    };
+    pair.out_seen.one(|x| x.status == 200).await?;
+    assert_eq!(failed(), 1, "the answer that nobody has read yet is open");
+    Ok(())
+}
+
+/// An egress policy stops a request before it leaves.
+#[tokio::test]
+async fn an_egress_policy_stops_requests_and_connections() -> Result {
+    let world = World::new()?;
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "out")?;
+    let post = Operation::builder().methods(["POST"]).build()?;
+    let rule = AuthRule::new(vec![], vec![post]);
+    let deny = Policy::new(key, Action::Deny, vec![rule]);
+    let web = Workload::new("shop", "web", "web")?;
+    let local =
+        Local::new(web, DefaultAction::Deny).with_egress(DefaultAction::Allow, [Arc::new(deny)])?;
+    let (_, reader) = world.identity("web")?;
+    let (pusher, source) = pushed("test");
+    let mesh = Mesh::builder()
+        .crypto(world.crypto().clone())
+        .identity(reader)
+        .local(local)
+        .source(source)
+        .start()?;
+    let nowhere = [([127, 0, 0, 1], 1).into()];
+    pusher
+        .push(world.service("cart", AppProtocol::Http1, &nowhere)?)
+        .await?;
+    let reason = async |method: Method| {
+        let mut request = get("http://cart/");
+        *request.method_mut() = method;
+        let error = mesh.client().try_send(request).await.err();
+        error.map(|e| (e.reason(), e.policy().map(ToString::to_string)))
+    };
+    let policy = Some("AuthorizationPolicy/shop/out".to_owned());
+    assert_eq!(reason(Method::POST).await, Some((Reason::Denied, policy)));
+    assert_eq!(
+        reason(Method::GET).await,
+        Some((Reason::ConnectFailed, None)),
+        "permitted"
+    );
+    Ok(())
+}
+
+/// A policy leaves requests to an external authorizer, and opaque connections too.
+#[tokio::test]
+async fn an_external_authorizer_is_asked_for_inbound_requests() -> Result {
+    struct Odd;
+    impl Authorizer for Odd {
+        fn ask<'a>(&'a self, question: Question<'a>) -> Asking<'a> {
+            let even = match question.request {
+                RequestView::Http(http) => http.path == "/even",
+                _ => false,
+            };
+            let answer = if even { Answer::Allow } else { Answer::Deny };
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                answer
+            })
+        }
+    }
+    let build = |b: Builder| b.authorizer("odd", Odd, Duration::from_secs(5));
+    let pair = Pair::with(AppProtocol::Http1, origin(tell).await?, build, |_| {}).await?;
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "ask")?;
+    let ask = |provider: &str| {
+        let action = Action::Custom(Provider::new(provider));
+        let rule = AuthRule::default();
+        Op::put(Policy::new(key.clone(), action, vec![rule]))
+    };
+    let (pusher, source) = pushed("policy");
+    let cart = pair.world.mesh("cart")?.source(source);
+    let cart = build(cart).start()?;
+    pusher.push(vec![ask("odd")]).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let to = Inbound::new(origin(tell).await?, AppProtocol::Http1);
+    tokio::spawn(async move { cart.serve_behind(listener, to).await });
+    let ops = pair.world.service("cart", AppProtocol::Http1, &[address])?;
+    push(&pair, ops).await?;
+    let status = async |path: &str| {
+        let answer = pair
+            .web
+            .client()
+            .send(get(&format!("http://cart{path}")))
+            .await;
+        answer.status().as_u16()
+    };
+    assert_eq!((status("/even").await, status("/odd").await), (200, 403));
+    pusher.push(vec![ask("unknown")]).await?;
+    assert_eq!(status("/even").await, 403, "no such authorizer");
+    Ok(())
+}
