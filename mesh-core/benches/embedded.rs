@@ -2,7 +2,7 @@
 //!
 //! Blocks of the two alternate, and each round gives one ratio of the CPU time of the whole process
 //! (both sides of the connection are in it); printed are the median and the quartiles of those
-//! ratios, so that a neighbour who is busy for a while disturbs both alike.
+//! ratios, so that a busy neighbour disturbs both alike.
 //!
 //! `--only bare|mesh|log` runs one of them for some seconds, for a profiler.
 
@@ -24,7 +24,7 @@ const ROUNDS: usize = 300;
 const WARM_UP: usize = 20;
 const BLOCK: usize = 200;
 
-/// One who can send the request.
+/// A client that can send the request.
 trait Sender: Send + 'static {
     fn send(&mut self) -> impl Future<Output = Fallible<()>> + Send;
 }

@@ -12,7 +12,7 @@ pub enum Phase {
     Serving,
     /// Readiness is off, so that callers look elsewhere; requests are served as usual.
     NotReady,
-    /// Connections are told to go (GOAWAY, `connection: close`); running requests finish.
+    /// Connections are asked to close (GOAWAY, `connection: close`); running requests finish.
     Closing,
     /// The deadline has passed or all is done: what is left is cut.
     Closed,
@@ -75,7 +75,7 @@ impl Drain {
         *self.0.borrow()
     }
 
-    /// Waits until connections are told to go.
+    /// Waits until connections are asked to close.
     pub async fn closing(&mut self) {
         self.reached(Phase::Closing).await;
     }

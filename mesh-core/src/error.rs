@@ -14,9 +14,9 @@ use crate::model::ObjectKey;
 pub enum Stage {
     /// Socket in, bytes read.
     Accept,
-    /// Who is the peer?
+    /// Which workload is the peer?
     Identify,
-    /// May it?
+    /// May it send this?
     Authorize,
     /// Where to?
     Route,

@@ -1,4 +1,4 @@
-//! Whose task to wake: noted by a future at each poll, and used by others as often as they like.
+//! The task to wake: noted by a future at each poll, and woken as often as others like.
 //!
 //! Unlike an atomic waker, what is noted stays when it is used, so that a future whose task does
 //! not change notes it once and from then on only compares.
@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Waker};
 
-/// The task, shared between the future and those who wake it.
+/// The task, shared between the future and its wakers.
 #[derive(Debug, Default)]
 pub(crate) struct Task(Mutex<Option<Waker>>);
 

@@ -46,7 +46,7 @@ impl Listener {
     /// The next connection, once there is a place for it. Errors of a single connection are skipped;
     /// where the process is out of descriptors it rests for a moment and tries again.
     pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         let Ok(place) = self.places.clone().acquire_owned().await else {
             return std::future::pending().await;
         };

@@ -56,7 +56,7 @@ pub(crate) struct Timed<T> {
     answered: usize,
 }
 
-/// A timer that is made when somebody first waits. It is put off only when it fires, so that what
+/// A timer that is made at the first wait. It is put off only when it fires, so that what
 /// seldom waits for long does not touch the timer wheel each time.
 #[derive(Default)]
 pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
@@ -147,8 +147,8 @@ impl<T> Timed<T> {
         }
     }
 
-    /// Forgets a wait that a request has ended. It may have been answered before anybody read
-    /// again, so that the service is not seen busy.
+    /// Forgets a wait that a request has ended. It may have been answered before the next
+    /// read, so that the service is not seen busy.
     fn forget(&mut self) {
         let served = self.state.served.load(Ordering::Relaxed);
         if std::mem::replace(&mut self.served, served) != served {
@@ -156,7 +156,7 @@ impl<T> Timed<T> {
         }
     }
 
-    /// The deadline of the present wait. Keeps the start of a wait that goes on.
+    /// The deadline of the present wait. Keeps the start of a wait that continues.
     fn deadline(&mut self) -> Option<Instant> {
         if self.preface == Some(0) {
             return None;

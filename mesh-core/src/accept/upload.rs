@@ -1,12 +1,12 @@
 //! The deadline of a request's body: in goes the body of a caller's connection and what answers the
 //! request, out comes an error once the server waits for a part of it that does not come.
 //!
-//! Only silence counts, and only while somebody wants to read: neither a slow endpoint nor a large
+//! Only silence counts, and only while the server wants to read: neither a slow endpoint nor a large
 //! body makes a caller late. It counts until the head of the answer is there; from then on the
 //! server has taken the rest on, and both may talk or rest as they like. A gRPC call is left alone:
 //! its messages may be hours apart, and it brings a deadline of its own. What the program that
 //! embeds the mesh sends itself is not looked at. A short body came with its head, most often: it is
-//! taken at once, and goes on as bytes that nobody need wait for.
+//! taken at once, and forwarded as bytes that need no wait.
 
 use std::future::Future;
 use std::io;
@@ -41,7 +41,7 @@ pub(crate) struct Upload {
     task: Task,
 }
 
-/// What a body says when it is asked: a part, an error, or that it is over.
+/// What a poll of a body yields: a part, an error, or its end.
 type Part = Option<Result<Frame<Bytes>, BoxError>>;
 
 /// The body.
@@ -118,7 +118,7 @@ impl Upload {
         self.awaited.load(Ordering::Relaxed)
     }
 
-    /// Ends the wait; whoever is first says how.
+    /// Ends the wait; the first call decides how.
     fn end(&self, how: u8) -> bool {
         self.phase
             .compare_exchange(WAITING, how, Ordering::AcqRel, Ordering::Acquire)
@@ -137,7 +137,7 @@ impl Upload {
 
 /// What a body says now, if anything.
 fn what_is_there(body: &mut Body) -> Option<Part> {
-    // Nobody is woken: who reads on asks again.
+    // No task is woken: the next reader polls again.
     match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(part) => Some(part),
         Poll::Pending => None,
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(error.to_string(), "broke off");
     }
 
-    /// To look would be to ask the caller for the body, whoever refuses the request later.
+    /// To look would be to ask the caller for the body of a request that may be refused.
     #[tokio::test]
     async fn a_body_that_waits_to_be_asked_for_is_not_looked_at() {
         let mut request = Request::new(Body::new(http_body_util::Full::new("all".into())));
@@ -400,7 +400,7 @@ mod tests {
         assert!(timed(&mut named), "there is no gRPC over HTTP/1.1");
         let mut whole = Request::new(Body::from("whole"));
         assert!(!timed(&mut whole), "nothing of it is still to come");
-        // Without a limit that comes to pass there is none.
+        // A limit that is never reached is none at all.
         let (_sender, mut stream) = request();
         let upload = Upload::time(&mut stream, Duration::MAX);
         let mut body = stream.into_body();

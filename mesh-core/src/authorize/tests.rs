@@ -168,16 +168,16 @@ fn an_absent_identity_never_allows_and_always_denies() {
         let rule = Rule::new(vec![source], vec![]);
         let allow = policy("p", Action::Allow, vec![rule.clone()]);
         let deny = policy("p", Action::Deny, vec![rule.clone()]);
-        let nobody = Peer::Unauthenticated;
+        let stranger = Peer::Unauthenticated;
         let allowed = compile(DefaultAction::Allow, &[&allow]);
         let denied = compile(DefaultAction::Allow, &[&deny]);
         for (policy, expected) in [(&allowed, "not-allowed"), (&denied, "deny-policy")] {
             assert_eq!(
-                ask(policy, &nobody, &Method::GET, "/"),
+                ask(policy, &stranger, &Method::GET, "/"),
                 expected,
                 "{rule:?}"
             );
-            assert_eq!(ask_tcp(policy, &nobody), expected, "{rule:?}");
+            assert_eq!(ask_tcp(policy, &stranger), expected, "{rule:?}");
         }
     }
 }
@@ -446,7 +446,7 @@ fn paths_are_seen_in_the_one_form_that_istio_calls_decode_and_merge_slashes() ->
             let (Some(given), Some(wanted)) = (case["in"].as_str(), case["out"].as_str()) else {
                 return Err(format!("{case}").into());
             };
-            // A fragment ends the path before anybody normalises it.
+            // A fragment ends the path before it is normalised.
             let path = given.split(['#', '?']).next().unwrap_or_default();
             match canonical_path(path) {
                 Ok(seen) => assert_eq!(seen, wanted, "{given}"),
@@ -509,7 +509,7 @@ proptest! {
         }
     }
 
-    /// Whatever the rules: DENY wins over ALLOW, and nobody without a name passes a rule on names.
+    /// Whatever the rules: DENY wins over ALLOW, and a peer without a name passes no rule on names.
     #[test]
     fn a_matching_deny_is_final(
         allow in proptest::collection::vec("[ab*/]{1,3}", 0..4),

@@ -67,17 +67,22 @@ pub fn pick(
     tried: &[Arc<EndpointState>],
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
-    if set.ready_len() == 0 {
-        return Err(NoEndpoint::NoneReady);
-    }
     if let Some(index) = due(set, now) {
         return Ok(Picked::new(set, index, true));
     }
-    let mut chosen = choose(set, choice, now, tried, false, draw);
-    if chosen.is_none() && set.ejected_len() == set.ready_len() {
-        chosen = choose(set, choice, now, tried, true, draw);
+    if let Some(index) = choose(set, choice, now, tried, false, draw) {
+        return Ok(Picked::new(set, index, false));
     }
-    let index = chosen.ok_or(NoEndpoint::AllOut)?;
+    let ready = set.ready_len();
+    if ready == 0 {
+        return Err(NoEndpoint::NoneReady);
+    }
+    let index = if set.ejected_len() == ready {
+        choose(set, choice, now, tried, true, draw)
+    } else {
+        None
+    };
+    let index = index.ok_or(NoEndpoint::AllOut)?;
     Ok(Picked::new(set, index, false))
 }
 
@@ -170,7 +175,7 @@ impl LoadView for View<'_> {
     }
 
     fn weight(&self, index: usize) -> u32 {
-        self.tier.member(index).map_or(1, |m| m.endpoint.weight)
+        self.tier.weight(index)
     }
 
     fn sample(&self, draw: &mut Draw) -> usize {

@@ -315,6 +315,16 @@ impl<'a> Tier<'a> {
         self.members.get(self.place(nth)?)
     }
 
+    /// The weight of a member, which is only read where weights differ.
+    pub(super) fn weight(self, nth: usize) -> u32 {
+        match self.places {
+            Some(places) if !places.weights.is_empty() => {
+                self.member(nth).map_or(1, |m| m.endpoint.weight)
+            }
+            _ => 1,
+        }
+    }
+
     /// A member drawn in proportion to the weights.
     pub(super) fn sample(self, draw: &mut Draw) -> usize {
         match self.places.map(|places| &*places.weights) {

@@ -297,7 +297,7 @@ fn a_set_that_shrinks_to_what_was_ejected_still_serves() {
 
 proptest! {
     /// Whatever happens to a set: no more than the limit is out, nothing stays in flight, and
-    /// whoever was ejected is probed again.
+    /// each ejected endpoint is probed again.
     #[test]
     fn the_limit_holds_for_any_sequence(
         size in 1_u8..24,

@@ -46,7 +46,7 @@ pub(super) struct Pool {
 pub(super) struct Opening(pub(super) Option<(Reason, String)>);
 
 /// Idle HTTP/1.1 connections, and the wait queue for them, in the order of its numbers. While a
-/// waiter could use an idle connection there is none.
+/// waiter could use an idle connection, the list is empty.
 #[derive(Default)]
 struct Idle {
     kept: Vec<Http1>,

@@ -57,7 +57,7 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
     }
 }
 
-/// Gives the first address a head start; it is over at once if the attempt fails.
+/// Gives the first address a head start; it ends at once if the attempt fails.
 async fn race(first: SocketAddr, rest: &[SocketAddr]) -> io::Result<TcpStream> {
     let preferred = TcpStream::connect(first);
     let others = async {

@@ -81,7 +81,7 @@ pub struct Applied {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Message {
-    /// A change, and whom to tell what became of it.
+    /// A change, and how to acknowledge it.
     Change(Change, Option<Acknowledge>),
     /// A local workload is no longer served.
     Retire(Arc<Local>),

@@ -1,7 +1,7 @@
 //! Identify: which workload is the peer?
 //!
 //! In comes the connection after its handshake; out comes a [`PeerInfo`] that every request of the
-//! connection carries in its extensions. inmesh-pki has verified chain, SPIFFE rules and bundle;
+//! connection has in its extensions. inmesh-pki has verified chain, SPIFFE rules and bundle;
 //! here IDs are compared with those that may serve an endpoint, before a byte is written.
 
 #[cfg(feature = "runtime")]

@@ -22,7 +22,7 @@ pub enum Peer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerInfo {
-    /// The verified identity, or that there is none.
+    /// The verified identity, if it has one.
     pub peer: Peer,
     /// The address that the connection came from.
     pub address: SocketAddr,

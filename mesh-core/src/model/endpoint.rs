@@ -1,4 +1,4 @@
-//! Endpoints: where a request may go, how it is carried there, and who must answer.
+//! Endpoints: where a request may go, over which transport, and which identities may answer.
 //!
 //! An [`Endpoint`] is configuration and immutable; what is known of it while it runs is kept by
 //! [`balance`](crate::balance).
@@ -32,7 +32,7 @@ pub enum Roots {
 pub enum Transport {
     /// Mutual TLS 1.3 between SPIFFE identities; the server must be one of `ids`.
     Mesh {
-        /// Who may serve the endpoint.
+        /// The identities that may serve the endpoint.
         ids: IdSet,
     },
     /// No encryption. Only where it is written.
@@ -41,7 +41,7 @@ pub enum Transport {
     Tls {
         /// The name on the server's certificate, sent as SNI.
         name: Arc<str>,
-        /// Who vouches for it.
+        /// The roots that it is verified against.
         roots: Roots,
     },
 }
@@ -116,7 +116,7 @@ impl IdSet {
         self.0.iter()
     }
 
-    /// Whether there is none, so that no server is accepted.
+    /// Whether it is empty, so that no server is accepted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -222,7 +222,7 @@ impl Endpoint {
         self
     }
 
-    /// The preferred address; the unspecified one if there is none, which no source makes.
+    /// The preferred address; the unspecified one of an empty list, which no source makes.
     pub fn address(&self) -> SocketAddr {
         self.addresses
             .first()

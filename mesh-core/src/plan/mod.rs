@@ -18,7 +18,7 @@ use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{AppProtocol, Draw, ObjectKey, ServiceName};
 use crate::route::{self, Matched, NoRoute, Outcome, RequestHead, Timeouts};
-use crate::snapshot::{Resolved, ServiceView, Snapshot};
+use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
 
 /// The port of an authority that names none.
 const HTTP_PORT: u16 = 80;
@@ -137,14 +137,14 @@ pub fn plan(
     let permit = authorize(local.egress(), &Peer::Local, request, trace)
         .permit()
         .map_err(|denied| refuse(denied.into()))?;
-    let Some(endpoints) = asked.service.endpoints(asked.port) else {
+    let Some(view) = asked.service.port_view(asked.port) else {
         return Err(refuse(Refusal::NoRoute(NoRoute::NoPort {
             service: asked.service.name.clone(),
             port: asked.port,
         })));
     };
     // Most requests end there.
-    endpoints.prefetch();
+    view.endpoints.prefetch();
     let (table, caller) = (&asked.service.routes, &local.workload().namespace);
     let matched = route::decide(table, asked.port, caller, &permit, request, draw, trace)
         .map_err(|none| refuse(none.into()))?;
@@ -152,15 +152,19 @@ pub fn plan(
         RequestView::Http(http) => Some(http.headers),
         RequestView::Tcp => None,
     };
-    let of = |service: &ServiceView, port: u16| {
-        let protocol = service.port(port).map(|port| port.protocol);
-        (protocol, service.strategy.choice(headers))
+    let of = |service: &ServiceView, view: Option<&PortView>| {
+        let protocol = view.map(|view| view.protocol);
+        (protocol, service.balancing.strategy.choice(headers))
     };
     let (protocol, choice) = match matched.map(|m| m.backend(table)) {
-        None => of(&asked.service, asked.port),
+        None => of(&asked.service, Some(view)),
+        // Most rules forward to the Service that they are attached to.
+        Some(Some((service, port))) if *service == asked.service.name => {
+            of(&asked.service, asked.service.port_view(port))
+        }
         // A backend that does not exist is found out, and answered, when it is sent to.
         Some(Some((service, port))) => match snapshot.service(service) {
-            Some(service) => of(service, port),
+            Some(service) => of(service, service.port_view(port)),
             None => Default::default(),
         },
         Some(None) => Default::default(),

@@ -8,7 +8,7 @@ use super::*;
 use crate::authorize::{
     Action, DefaultAction, DenyReason, Operation, Policy, Provider, Rule as AuthRule, Source, Step,
 };
-use crate::balance::Strategy;
+use crate::balance::{Balancing, EjectPolicy, Strategy};
 use crate::model::{
     Host, Kind, Namespace, Service, ServicePort, Slice, SliceHost, SlicePort, SourceId, Transport,
     Workload,
@@ -328,7 +328,8 @@ fn a_trace_sees_policy_and_route() -> Fallible {
 fn a_consistent_hash_takes_its_key_from_the_request() -> Fallible {
     let user = HeaderName::from_static("x-user");
     let mut settings = Settings::of(web());
-    settings.strategy = Strategy::ConsistentHash(user.clone());
+    let strategy = Strategy::ConsistentHash(user.clone());
+    settings.balancing = Arc::new(Balancing::new(strategy, EjectPolicy::default()));
     let snapshot = Snapshot::new(settings).apply(Change::update(SourceId::new("t"), objects()));
     let choice = |value: Option<&'static str>| {
         let mut headers = HeaderMap::new();

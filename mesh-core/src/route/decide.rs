@@ -190,7 +190,7 @@ impl Matched {
 
     /// What the rule answers; `None` if it forwards.
     pub fn answer(self, table: &RouteTable) -> Option<&Outcome> {
-        self.rule(table)?.answer.as_ref()
+        self.rule(table)?.answer.as_deref()
     }
 
     /// The route and its rule, counted from 0.

@@ -21,7 +21,7 @@ fn service(name: &str) -> ServiceName {
     ServiceName::new(&namespace("shop"), name).unwrap()
 }
 
-/// A backend is told by its name.
+/// A backend is recognised by its name.
 fn rule(backend: &str, matches: Vec<Match>) -> Rule {
     Rule::to(vec![Backend::new(service(backend), 80, 1).unwrap()]).when(matches)
 }

@@ -32,7 +32,7 @@ const CONNECTIONS: usize = 256;
 /// How long one of them may rest between two requests: it keeps a place that a probe may need.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Sets the filter of the log; the error is for the person who asked.
+/// Sets the filter of the log; the error is shown to the operator.
 pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// What the admin surface can do beyond what the runtime knows itself.
@@ -324,7 +324,7 @@ mod tests {
             let answer = |_| async { text(StatusCode::OK, "page") };
             tokio::spawn(serve_one(stream, header, limit, Arc::new(answer)));
             for _ in 0..2 {
-                // Whoever asks in time is served again.
+                // A request in time is served.
                 tokio::time::sleep(secs(1)).await;
                 let ask = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
                 caller.write_all(ask).await.unwrap();

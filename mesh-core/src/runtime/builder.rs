@@ -22,7 +22,7 @@ use super::mesh::{Mesh, MeshInner, Stack};
 use super::shared::Shared;
 use super::upstream::Upstreams;
 use crate::authorize::{Authorizer, Authorizers, DefaultAction};
-use crate::balance::{EjectPolicy, Strategy};
+use crate::balance::{Balancing, EjectPolicy, Strategy};
 use crate::connect::{Connector, OutsideRoots};
 use crate::discover::{Gone, Inbox, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
@@ -65,8 +65,7 @@ pub struct MeshBuilder<State> {
 struct Parts {
     crypto: Option<Crypto>,
     limits: Limits,
-    strategy: Strategy,
-    eject: EjectPolicy,
+    balancing: Balancing,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     authorizers: Authorizers,
@@ -212,8 +211,7 @@ impl MeshBuilder<WantsNothing> {
         if let Some(two) = ids.windows(2).find(|two| two[0] == two[1]) {
             return Err(StartError::SameSource(two[0].clone()));
         }
-        settings.strategy = parts.strategy.clone();
-        settings.eject = parts.eject;
+        settings.balancing = Arc::new(parts.balancing.clone());
         let local = Arc::clone(&settings.local);
         let (writer, reader) = snapshot(Snapshot::new(settings));
         let (trigger, watch) = drain();
@@ -316,8 +314,7 @@ impl Default for Parts {
         Self {
             crypto: default_crypto(),
             limits: Limits::default(),
-            strategy: Strategy::default(),
-            eject: EjectPolicy::default(),
+            balancing: Balancing::default(),
             metrics: Metrics::new(),
             clock: SystemClock::shared(),
             authorizers: Authorizers::default(),
@@ -346,13 +343,13 @@ impl<S> MeshBuilder<S> {
 
     /// How endpoints are chosen. Default: least request.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
-        self.parts.strategy = strategy;
+        self.parts.balancing.strategy = strategy;
         self
     }
 
     /// When endpoints are ejected.
     pub fn eject(mut self, policy: EjectPolicy) -> Self {
-        self.parts.eject = policy;
+        self.parts.balancing.eject = policy;
         self
     }
 
@@ -420,13 +417,13 @@ impl<S: fmt::Debug> fmt::Debug for MeshBuilder<S> {
 }
 
 #[cfg(feature = "aws-lc-rs")]
-#[expect(clippy::unnecessary_wraps, reason = "without a provider there is none")]
+#[expect(clippy::unnecessary_wraps, reason = "no feature, no provider")]
 fn default_crypto() -> Option<Crypto> {
     Some(Crypto::aws_lc_rs())
 }
 
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
-#[expect(clippy::unnecessary_wraps, reason = "without a provider there is none")]
+#[expect(clippy::unnecessary_wraps, reason = "no feature, no provider")]
 fn default_crypto() -> Option<Crypto> {
     Some(Crypto::ring())
 }

@@ -90,7 +90,7 @@ impl Pending {
         &mut self.0.call
     }
 
-    /// Shows the beginning of the exchange to those who observe exchanges.
+    /// Shows the beginning of the exchange to the sinks.
     pub(super) fn begin(&self) {
         self.0.recorder.begin(&self.0.call.exchange);
     }
@@ -130,7 +130,7 @@ impl Pending {
         self.answer(error.response(grpc))
     }
 
-    /// The mesh has no answer, and the caller is told why by another way.
+    /// The caller gets the error itself, not an answer made of it.
     pub(super) fn fail(mut self, error: &Error) {
         let exchange = &mut self.0.call.exchange;
         exchange.failed(error);

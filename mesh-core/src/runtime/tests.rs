@@ -153,7 +153,7 @@ mod whole {
         Ok(())
     }
 
-    /// Whatever comes last: it is told at once, not found by looking now and then.
+    /// Whatever comes last wakes the waiter at once.
     #[tokio::test(start_paused = true)]
     async fn it_is_ready_as_soon_as_nothing_is_missing() -> Result {
         for identity_first in [false, true] {

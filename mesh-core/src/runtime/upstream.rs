@@ -256,7 +256,7 @@ impl Upstreams {
     }
 
     fn failed(&self, picked: &mut Picked, service: &ServiceView) {
-        if let Verdict::Ejected { until } = picked.failed(&service.eject, self.now()) {
+        if let Verdict::Ejected { until } = picked.failed(&service.balancing.eject, self.now()) {
             self.metrics.ejected(&service.host);
             let address = picked.member().endpoint.address();
             let length = until.saturating_sub(self.now());
@@ -330,7 +330,7 @@ impl Upstream {
     }
 
     /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
-    /// the end, because an answer that breaks off is none; only a probe is not left waiting,
+    /// the end, because an answer may still break off; only a probe is not left waiting,
     /// unless it is gRPC, whose status comes last.
     fn judge_head(&mut self, answered: Outcome, protocol: Protocol) {
         let Outcome::Answered(status, grpc) = answered else {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::service::ServiceView;
+use super::service::{PortView, ServiceView};
 use super::settings::Settings;
 use crate::balance::EndpointSet;
 use crate::model::{Endpoint, Few, Host, Service, ServicePort, Slice, SliceHost, Transport};
@@ -52,7 +52,11 @@ pub(super) fn view(
                 endpoints(service, port, parts.slices, addresses),
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
             );
-            (port.port, Arc::new(set))
+            PortView {
+                port: port.port,
+                protocol: port.protocol,
+                endpoints: Arc::new(set),
+            }
         })
         .collect();
     ServiceView {
@@ -61,8 +65,7 @@ pub(super) fn view(
         host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
         ports: service.ports.clone(),
         routes: RouteTable::build(&service.name, parts.routes),
-        strategy: settings.strategy.clone(),
-        eject: settings.eject,
+        balancing: Arc::clone(&settings.balancing),
         endpoints,
     }
 }

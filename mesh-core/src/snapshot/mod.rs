@@ -16,6 +16,7 @@ mod status;
 mod store;
 
 pub use change::{Change, Fallback, Object, Op};
+pub(crate) use service::PortView;
 pub use service::ServiceView;
 pub use settings::Settings;
 pub use state::{Resolved, Snapshot};

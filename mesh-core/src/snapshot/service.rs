@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::balance::{EjectPolicy, EndpointSet, Strategy};
-use crate::model::{Few, ServiceName, ServicePort, Text};
+use crate::balance::{Balancing, EndpointSet};
+use crate::model::{AppProtocol, Few, ServiceName, ServicePort, Text};
 use crate::route::RouteTable;
 
 /// All that a request to a Service needs, compiled: a part of a snapshot.
@@ -20,11 +20,18 @@ pub struct ServiceView {
     pub ports: Vec<ServicePort>,
     /// The routes attached to it, in order of precedence.
     pub routes: RouteTable,
-    /// How its endpoints are chosen.
-    pub strategy: Strategy,
-    /// When its endpoints are ejected.
-    pub eject: EjectPolicy,
-    pub(crate) endpoints: Few<(u16, Arc<EndpointSet>)>,
+    /// How its endpoints are chosen and ejected.
+    pub balancing: Arc<Balancing>,
+    /// What a request reads of each port, in its place.
+    pub(super) endpoints: Few<PortView>,
+}
+
+/// One port of a Service, with its endpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct PortView {
+    pub(crate) port: u16,
+    pub(crate) protocol: AppProtocol,
+    pub(crate) endpoints: Arc<EndpointSet>,
 }
 
 impl ServiceView {
@@ -40,11 +47,13 @@ impl ServiceView {
         self.ports.iter().find(|p| p.port == port)
     }
 
-    /// The endpoints behind a port; `None` where the Service has no such port.
+    /// The endpoints behind a port; `None` if the Service has no such port.
     pub fn endpoints(&self, port: u16) -> Option<&Arc<EndpointSet>> {
-        self.endpoints
-            .iter()
-            .find(|(p, _)| *p == port)
-            .map(|(_, set)| set)
+        self.port_view(port).map(|view| &view.endpoints)
+    }
+
+    /// What a request reads of a port.
+    pub(crate) fn port_view(&self, port: u16) -> Option<&PortView> {
+        self.endpoints.iter().find(|view| view.port == port)
     }
 }

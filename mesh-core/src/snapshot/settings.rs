@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::authorize::DefaultAction;
-use crate::balance::{EjectPolicy, Strategy};
+use crate::balance::Balancing;
 use crate::local::Local;
 use crate::model::{Namespace, SourceId, Workload};
 
@@ -22,10 +22,8 @@ pub struct Settings {
     pub sources: Vec<SourceId>,
     /// The domain of Service host names. Default `cluster.local`.
     pub cluster_domain: Arc<str>,
-    /// How endpoints are chosen.
-    pub strategy: Strategy,
-    /// When endpoints are ejected.
-    pub eject: EjectPolicy,
+    /// How endpoints are chosen and ejected.
+    pub balancing: Arc<Balancing>,
 }
 
 // === impl Settings ===
@@ -53,8 +51,7 @@ impl Settings {
             mesh_namespace: None,
             sources: Vec::new(),
             cluster_domain: CLUSTER_DOMAIN.into(),
-            strategy: Strategy::default(),
-            eject: EjectPolicy::default(),
+            balancing: Arc::default(),
         }
     }
 }

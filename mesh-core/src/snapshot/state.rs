@@ -233,7 +233,7 @@ impl Snapshot {
         let service = self.services.find(hash, |s| s.is(namespace, name))?;
         let port = match (port, &*service.endpoints) {
             (Some(port), _) => port,
-            (None, [(only, _)]) => *only,
+            (None, [only]) => only.port,
             (None, _) => default_port,
         };
         Some(Resolved {

@@ -133,7 +133,7 @@ fn an_endpoint_that_stays_keeps_its_state() {
     let after = set(&two, "cart");
     assert!(Arc::ptr_eq(&after.members()[0].state, &kept));
     assert_eq!(after.members()[0].state.in_flight(), 1);
-    // Another transport is another endpoint: nothing of the old one carries over.
+    // Another transport is another endpoint: it takes nothing from the old one.
     let Op::Put(Object::Slice(mut tls), _) = slice("cart", "a", &[2]) else {
         unreachable!()
     };
@@ -411,7 +411,7 @@ fn a_name_is_wanted_until_nobody_needs_it_and_pairs_both_families() {
     assert_eq!(same.generation(), two.generation());
     let drained = two.apply(update(vec![resolve("example.org", &[])]));
     assert_eq!(addresses(&drained, "out"), [""; 0]);
-    // Nobody wants it any more, whatever a resolver still says of it.
+    // No Service needs it any more, whatever a resolver still answers.
     let gone = two.apply(update(vec![Op::Remove(key(Kind::Service, "out"))]));
     assert_eq!(gone.names().count(), 0);
     let late = gone.apply(update(vec![resolve("example.org", &["10.0.0.9"])]));

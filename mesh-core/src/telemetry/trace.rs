@@ -1,8 +1,8 @@
 //! Trace context: read, passed on, and joined from inbound to outbound within one process.
 //!
-//! W3C `traceparent` is read first, then B3 (single, then multi); what came in B3 also goes on in
-//! B3. `tracestate` and `baggage` are the application's and pass as they are. The context of the
-//! request being served is kept with its task; [`propagate`] carries it into another.
+//! W3C `traceparent` is read first, then B3 (single, then multi); what came in B3 is also
+//! forwarded in B3. `tracestate` and `baggage` are the application's and pass as they are. The context of the
+//! request being served is kept with its task; [`propagate`] passes it to another.
 
 use std::fmt;
 use std::future::Future;
@@ -44,7 +44,7 @@ pub struct TraceContext {
     format: Format,
 }
 
-/// How the context came in; it goes on in W3C form and in this one.
+/// How the context came in; it is forwarded in W3C form and in this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     B3Multi,
@@ -52,7 +52,7 @@ enum Format {
     W3c,
 }
 
-/// Carries the current trace context into another task.
+/// Passes the current trace context to another task.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -113,7 +113,7 @@ impl TraceContext {
         }
     }
 
-    /// Reads the context of a message; `None` where there is none or it is malformed, in which
+    /// Reads the context of a message; `None` if it is absent or malformed, in which
     /// case a new trace begins (W3C Trace Context, section 4.3).
     pub fn read(headers: &HeaderMap) -> Option<Self> {
         // One pass, because most messages have none of these fields and few others.

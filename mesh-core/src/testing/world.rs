@@ -42,7 +42,7 @@ impl World {
     /// A world of a trust domain whose leaves live for `lifetime`.
     ///
     /// # Errors
-    /// If the trust domain is none, or the CA cannot be made.
+    /// If the trust domain is invalid, or the CA cannot be made.
     pub fn of(domain: &str, lifetime: Duration) -> Result<Self> {
         let crypto = crypto();
         let year = Duration::from_secs(365 * 86_400);
@@ -67,7 +67,7 @@ impl World {
     /// The SPIFFE ID of a workload.
     ///
     /// # Errors
-    /// If the name is none.
+    /// If the name is invalid.
     pub fn id(&self, workload: &str) -> Result<SpiffeId> {
         Ok(SpiffeId::for_workload(
             self.ca.trust_domain(),
@@ -92,7 +92,7 @@ impl World {
     /// A builder of a mesh for a workload that permits every peer of the world.
     ///
     /// # Errors
-    /// If the name is none or the CA refuses.
+    /// If the name is invalid or the CA refuses.
     pub fn mesh(&self, workload: &str) -> Result<MeshBuilder<WantsNothing>> {
         let (_, reader) = self.identity(workload)?;
         Ok(Mesh::builder()
@@ -108,7 +108,7 @@ impl World {
     /// served by the workload of the same name.
     ///
     /// # Errors
-    /// If the name is none.
+    /// If the name is invalid.
     pub fn service(
         &self,
         name: &str,

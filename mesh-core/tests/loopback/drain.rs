@@ -75,7 +75,7 @@ async fn running_requests_finish_and_connections_are_told_to_go() -> Result {
     let mut rest = Vec::new();
     soon(idle.read_to_end(&mut rest)).await??;
     assert_eq!(rest, b"");
-    // Nobody listens any more.
+    // The listener is closed.
     let refused = async {
         while TcpStream::connect(pair.outbound).await.is_ok() {
             tokio::task::yield_now().await;
@@ -192,7 +192,7 @@ async fn nothing_is_lost_while_one_of_two_goes_down() -> Result {
     Ok(())
 }
 
-/// Whoever drops the last handle ends the runtime.
+/// Dropping the last handle ends the runtime.
 #[tokio::test]
 async fn a_mesh_that_nobody_holds_ends() -> Result {
     let world = inmesh_core::testing::World::new()?;

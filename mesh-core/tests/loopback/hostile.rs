@@ -1,4 +1,4 @@
-//! Bad input: each has an answer, a line with its reason and a count, and harms nobody else.
+//! Bad input: each has an answer, a line with its reason and a count, and harms no other caller.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -287,7 +287,7 @@ async fn garbage_is_answered_where_http_is_declared_and_named_where_tls_is() -> 
     }
     recorded(&pair, pair.outbound, 400, "invalid-request").await?;
 
-    // A handshake that is none. What rustls says to it is an alert.
+    // Bytes that are no handshake; rustls answers with an alert.
     let mut stream = TcpStream::connect(pair.inbound).await?;
     stream.write_all(b"\x16\x03\x01\x00\x04\x01\0\0\0").await?;
     let mut alert = Vec::new();
@@ -345,7 +345,7 @@ async fn an_http2_connection_that_stalls_is_cut() -> Result {
     Ok(())
 }
 
-/// Whoever breaks off, the endpoint is not to blame.
+/// Whichever side breaks off, the endpoint is not to blame.
 #[tokio::test]
 async fn a_post_that_is_cut_halfway_leaves_a_line_and_harms_no_endpoint() -> Result {
     let app = origin(async |request: Request<Incoming>| {
@@ -453,7 +453,7 @@ async fn a_body_that_stalls_is_a_408_and_harms_no_endpoint() -> Result {
     Ok(())
 }
 
-/// Over HTTP/2 the others on the connection go on.
+/// Over HTTP/2 the other streams of the connection continue.
 #[tokio::test]
 async fn a_body_that_stalls_takes_its_stream_alone() -> Result {
     let pair = short_body(false).await?;
@@ -527,7 +527,7 @@ async fn no_caller_makes_a_series() -> Result {
     Ok(())
 }
 
-/// Those who wait for one HTTP/2 connection to be opened share its failure; each alone would take
+/// Requests that wait for one HTTP/2 connection to be opened share its failure; each alone would take
 /// its time after the other.
 #[tokio::test]
 async fn a_burst_for_an_endpoint_that_is_silent_fails_together() -> Result {

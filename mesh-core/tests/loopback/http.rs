@@ -252,7 +252,7 @@ async fn answers_without_a_body_are_whole() -> Result {
     Ok(())
 }
 
-/// An application in this process may answer HEAD with a body, which nobody reads.
+/// An application in this process may answer HEAD with a body, which is never read.
 #[tokio::test]
 async fn a_body_that_need_not_be_read_is_no_loss() -> Result {
     let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
@@ -353,7 +353,7 @@ async fn a_trace_is_joined_from_inbound_to_outbound_in_one_process() -> Result {
     Ok(())
 }
 
-/// A caller's connection that is in use when the server answers early still carries on.
+/// A caller's connection that is in use when the server answers early still works.
 #[tokio::test]
 async fn many_callers_at_once_leave_nothing_behind() -> Result {
     let served = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! Who may speak with whom, over real TLS.
+//! Which peers may speak with each other, over real TLS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -76,7 +76,7 @@ async fn a_server_of_another_identity_reads_nothing() -> Result {
     Ok(())
 }
 
-/// A TLS client without a certificate that believes everybody.
+/// A TLS client without a certificate that accepts every server.
 mod credulous {
     use std::sync::Arc;
 
@@ -226,7 +226,7 @@ async fn plaintext_has_no_identity_and_only_where_it_is_permitted_an_answer() ->
     text(answer).await?;
     let record = open.in_seen.one(|_| true).await?;
     assert_eq!(record.tls_peer, None);
-    // TLS goes on as before beside it.
+    // TLS works as before beside it.
     assert_eq!(
         open.web.client().send(get("http://cart/")).await.status(),
         StatusCode::OK
@@ -250,7 +250,7 @@ async fn plaintext_has_no_identity_and_only_where_it_is_permitted_an_answer() ->
     Ok(())
 }
 
-/// In process the peer is in the extensions, and a probe path is open to nobody in particular.
+/// In process the peer is in the extensions, and a probe path is open to any client.
 #[tokio::test]
 async fn a_probe_path_is_permitted_where_all_else_is_denied() -> Result {
     let world = World::new()?;

@@ -47,7 +47,7 @@ struct Carried {
     _meshes: [Mesh; 2],
 }
 
-/// What the application tells, and is told.
+/// What the application sends to the test and receives from it.
 #[derive(Clone)]
 struct Told {
     asked: watch::Sender<bool>,
@@ -67,7 +67,7 @@ fn builder(
 }
 
 /// Repeats all that comes; before it answers as an HTTP server with `head` where there is one, as
-/// soon as it is told to.
+/// soon as it is asked to.
 async fn echo(head: Option<&'static [u8]>, told: Told) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -191,7 +191,7 @@ impl Carried {
         Ok(())
     }
 
-    /// Waits until the connection is over.
+    /// Waits until the connection has ended.
     async fn over(&mut self) -> Result {
         let mut rest = Vec::new();
         // However it ends: by its end, or by a reset.

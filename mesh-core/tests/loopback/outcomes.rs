@@ -134,7 +134,7 @@ async fn a_caller_gets_the_reason_as_a_type_or_as_an_error() -> Result {
         all.iter().filter(|x| x.status == 404).count()
     };
     pair.out_seen.one(|x| x.status == 200).await?;
-    assert_eq!(failed(), 1, "the answer that nobody has read yet is open");
+    assert_eq!(failed(), 1, "the answer that was not read yet is open");
     Ok(())
 }
 

@@ -44,7 +44,7 @@ async fn the_mesh_answers_for_what_is_not_there() -> Result {
     push(&pair, pair.world.service("empty", AppProtocol::Http1, &[])?).await?;
     let client = pair.web.client();
     for (target, status, reason) in [
-        ("http://nobody/", 404, "unknown-host"),
+        ("http://absent/", 404, "unknown-host"),
         ("http://cart.elsewhere/", 404, "unknown-host"),
         ("http://empty/", 503, "no-endpoint"),
         ("http://cart:81/", 404, "no-route"),
@@ -66,7 +66,7 @@ async fn the_mesh_answers_for_what_is_not_there() -> Result {
             "{metrics}"
         );
     }
-    let mut request = get("http://nobody/shop.Cart/Get");
+    let mut request = get("http://absent/shop.Cart/Get");
     *request.version_mut() = Version::HTTP_2;
     let kind = HeaderValue::from_static("application/grpc");
     request.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -154,7 +154,7 @@ async fn both_timeouts_end_the_wait_and_count() -> Result {
     Ok(())
 }
 
-/// Who sends too slowly for a route says nothing of the endpoint.
+/// A caller that sends too slowly for a route says nothing about the endpoint.
 #[tokio::test]
 async fn an_upload_that_is_too_slow_for_a_route_is_the_callers() -> Result {
     let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
@@ -166,7 +166,7 @@ async fn an_upload_that_is_too_slow_for_a_route_is_the_callers() -> Result {
         let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
         rule.timeouts = limits;
         push(&pair, vec![route(vec![rule])?]).await?;
-        // The connection to the endpoint is there before the time of those who follow runs.
+        // The connection to the endpoint is there before the time of the requests that follow runs.
         let whole =
             b"POST / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody";
         let first = raw(pair.outbound, whole).await?;
@@ -390,7 +390,7 @@ async fn an_endpoint_that_fails_is_ejected_and_returns_by_one_probe() -> Result 
     }
     assert_eq!(failures, 5);
     failing.store(false, Ordering::SeqCst);
-    // Requests go on without failure until one of them is the probe.
+    // Requests continue without failure until one of them is the probe.
     let before = served.load(Ordering::SeqCst);
     let back = async {
         while ejected() {

@@ -1,4 +1,4 @@
-//! Connections that nobody looks into: opaque from the start, or after an upgrade.
+//! Opaque connections: opaque from the start, or after an upgrade.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ async fn an_upgraded_connection_may_pause_and_ends_with_its_record() -> Result {
         let mut bytes = [0; 4];
         soon(io.read_exact(&mut bytes)).await??;
         assert_eq!(&bytes, b"ping");
-        // Another connection that says nothing is told so after 20 ms: as long as both limits.
+        // Another connection without a byte ends after 20 ms: as long as both limits.
         let late = raw(pair.outbound, b"GET /slow HTTP/1.1\r\n").await?;
         assert!(late.starts_with("HTTP/1.1 408"), "{late}");
     }
@@ -136,7 +136,7 @@ async fn an_upgraded_connection_may_pause_and_ends_with_its_record() -> Result {
     Ok(())
 }
 
-/// Requests inside it would be decided on by nobody.
+/// No policy would see the requests inside it.
 #[tokio::test]
 async fn http_inside_an_upgrade_is_not_passed_on() -> Result {
     let pair = Pair::new(AppProtocol::Http1, upgrading().await?).await?;
@@ -199,7 +199,7 @@ async fn the_drain_cuts_what_has_left_http() -> Result {
     Ok(())
 }
 
-/// A tunnel is a connection as any other: who holds many leaves no place for others.
+/// A tunnel is a connection as any other: many of them leave no place for others.
 #[tokio::test]
 async fn an_upgraded_connection_keeps_its_place_until_it_ends() -> Result {
     let mut limits = Limits::default();
@@ -209,7 +209,7 @@ async fn an_upgraded_connection_keeps_its_place_until_it_ends() -> Result {
     let mut caller = h1(pair.outbound).await?;
     let answer = caller.send_request(upgrade("websocket")).await?;
     let mut io = TokioIo::new(hyper::upgrade::on(answer).await?);
-    // Once the caller's HTTP is over, nothing but the tunnel holds the place.
+    // Once the caller's HTTP has ended, nothing but the tunnel holds the place.
     soon(caller.ready()).await?.unwrap_err();
     io.write_all(b"ping").await?;
     soon(io.read_exact(&mut [0; 4])).await??;

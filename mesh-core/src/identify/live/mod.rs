@@ -4,10 +4,10 @@
 //! is registered with the chain that its peer presented. In come changes of what is trusted and the
 //! passing of time, out goes an error on the next read or write of a connection that must end:
 //!
-//! - revoked, distrusted, or its root removed while its leaf still lived: at once, whatever it
-//!   carries;
+//! - revoked, distrusted, or its root removed while its leaf still lived: at once, whatever the
+//!   connection is used for;
 //! - its leaf has expired: a connection of HTTP, which its server has drained from that moment on,
-//!   after [`GRACE`]; an opaque one at its maximum age, because its peers cannot be told to
+//!   after [`GRACE`]; an opaque one at its maximum age, because its peers cannot be asked to
 //!   reconnect. That its root is retired meanwhile changes nothing.
 //!
 //! The judgement is `validate`'s own, asked again as of a moment when the leaf was valid. Chains

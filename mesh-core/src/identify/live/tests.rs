@@ -98,7 +98,7 @@ async fn end(mut stream: Guarded<DuplexStream>, limit: Duration) -> Option<(Dura
     let mut byte = [0];
     match tokio::time::timeout(limit, stream.read(&mut byte)).await {
         Err(_) => None,
-        Ok(Ok(_)) => panic!("nobody writes"),
+        Ok(Ok(_)) => panic!("no byte was sent"),
         Ok(Err(e)) => Some((start.elapsed(), e.to_string())),
     }
 }
@@ -130,7 +130,7 @@ async fn a_removed_root_ends_what_chains_to_it_and_nothing_else() -> Result {
     let (one, _far) = place.connection(false)?;
     let (two, _far_two) = place.connection(true)?;
     let bundle = |ca: &LocalCa| ca.bundle().clone();
-    // The root that nobody uses goes; then the other one.
+    // The unused root goes; then the other one.
     place.writer.set_bundle(bundle(&place.ca));
     place.turn().await;
     assert!(one.entry().check().is_ok() && two.entry().check().is_ok());

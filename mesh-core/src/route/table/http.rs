@@ -46,7 +46,7 @@ pub(in crate::route) struct RuleView {
     pub(in crate::route) timeouts: Timeouts,
     pub(in crate::route) filters: Box<[Filter]>,
     /// What it answers; `None` if it forwards.
-    pub(in crate::route) answer: Option<Outcome>,
+    pub(in crate::route) answer: Option<Box<Outcome>>,
 }
 
 /// A backend with what few have put aside.
@@ -100,7 +100,7 @@ impl HttpTable {
                     filters: rule.filters.clone().into(),
                     answer: match &rule.outcome {
                         Outcome::Forward(_) => None,
-                        answer => Some(answer.clone()),
+                        answer => Some(Box::new(answer.clone())),
                     },
                 });
             }
