@@ -52,7 +52,11 @@ pub enum Verdict {
 
 /// A request that all policies permit but those that leave it to external authorizers.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct Ask(Box<Asking>);
+
+/// In a box, because most verdicts are none.
+#[derive(Debug, Clone)]
+struct Asking {
     permit: Permit,
     /// The CUSTOM policies to ask, the next one last.
     policies: Vec<Arc<Policy>>,
@@ -195,6 +199,9 @@ pub fn decide(
         (None, DefaultAction::Allow) => PermitReason::Default,
         (None, DefaultAction::Deny) => return Denied::new(DenyReason::Default, None).into(),
     });
+    if policy.custom.is_empty() {
+        return Verdict::Permitted(permit);
+    }
     let custom = policy.custom.iter().rev();
     let policies: Vec<_> = custom
         .filter(|custom| first_match(custom, &peer, request, trace))
@@ -203,7 +210,7 @@ pub fn decide(
     if policies.is_empty() {
         Verdict::Permitted(permit)
     } else {
-        Verdict::Ask(Ask { permit, policies })
+        Verdict::Ask(Ask(Box::new(Asking { permit, policies })))
     }
 }
 
@@ -314,7 +321,7 @@ impl Verdict {
         match self {
             Self::Ask(ask) => Err(Denied::new(
                 DenyReason::Authorizer,
-                ask.policies.last().map(|policy| &policy.key),
+                ask.0.policies.last().map(|policy| &policy.key),
             )),
             Self::Denied(denied) => Err(denied),
             Self::Permitted(permit) => Ok(permit),
@@ -333,7 +340,7 @@ impl From<Denied> for Verdict {
 impl Ask {
     /// The policy that is next, and the authorizer that it names.
     pub fn poll_question(&self) -> Option<(&Policy, &Provider)> {
-        let policy = self.policies.last()?;
+        let policy = self.0.policies.last()?;
         match &policy.action {
             Action::Custom(provider) => Some((policy, provider)),
             Action::Allow | Action::Deny => None,
@@ -343,7 +350,7 @@ impl Ask {
     /// Takes the answer to the question that was next.
     pub fn handle_answer(mut self, answer: Answer) -> Verdict {
         let Some((policy, provider)) = self.poll_question() else {
-            return Verdict::Permitted(self.permit);
+            return Verdict::Permitted(self.0.permit);
         };
         let permitted = match (answer, provider.on_failure) {
             (Answer::Allow, _) | (Answer::Failed, FailureMode::Allow) => true,
@@ -352,9 +359,9 @@ impl Ask {
         if !permitted {
             return Denied::new(DenyReason::Authorizer, Some(&policy.key)).into();
         }
-        self.policies.pop();
-        if self.policies.is_empty() {
-            Verdict::Permitted(self.permit)
+        self.0.policies.pop();
+        if self.0.policies.is_empty() {
+            Verdict::Permitted(self.0.permit)
         } else {
             Verdict::Ask(self)
         }
@@ -432,7 +439,7 @@ impl PeerParts<'_> {
     fn of(peer: &Peer) -> PeerParts<'_> {
         match peer {
             Peer::Verified(id) => PeerParts {
-                principal: Some(id.as_str().trim_start_matches("spiffe://")),
+                principal: id.as_str().strip_prefix("spiffe://"),
                 namespace: id.workload().map(|(namespace, _)| namespace),
             },
             Peer::Local | Peer::Unauthenticated => PeerParts {

@@ -94,28 +94,36 @@ fn http_route(
     trace: &mut impl Trace,
 ) -> Result<Option<Matched>, NoRoute> {
     let of = &table.http;
-    let here = |e: &Entry| e.port.is_none_or(|p| p == port);
-    let consumers = || {
-        let own = of.consumers.iter().enumerate();
-        own.filter(|(_, (from, entry))| from == caller && here(entry))
-            .map(|(n, (_, entry))| (Place::Consumer(n), entry))
-    };
-    let producers = || {
-        let all = of.producers.iter().enumerate();
-        all.filter(|(_, entry)| here(entry))
-            .map(|(n, entry)| (Place::Producer(n), entry))
-    };
-    let found = if consumers().next().is_some() {
-        first(of, consumers(), http, trace)
-    } else if producers().next().is_some() {
-        first(of, producers(), http, trace)
-    } else {
-        return Ok(None);
-    };
-    let Some((place, entry)) = found else {
-        return Err(NoRoute::NoMatch {
-            service: table.service.clone(),
-        });
+    let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
+    let (mut attached, mut found) = (false, None);
+    for (n, (from, entry)) in of.consumers.iter().enumerate() {
+        if from == caller && here(entry) {
+            attached = true;
+            if meets(of, entry, http, trace) {
+                found = Some((Place::Consumer(n), entry));
+                break;
+            }
+        }
+    }
+    // Producer routes are for callers without consumer routes.
+    let producers = if attached { &[] } else { &*of.producers };
+    for (n, entry) in producers.iter().enumerate() {
+        if here(entry) {
+            attached = true;
+            if meets(of, entry, http, trace) {
+                found = Some((Place::Producer(n), entry));
+                break;
+            }
+        }
+    }
+    let (place, entry) = match found {
+        Some(found) => found,
+        None if attached => {
+            return Err(NoRoute::NoMatch {
+                service: table.service.clone(),
+            });
+        }
+        None => return Ok(None),
     };
     let (start, end) = entry.targets;
     let weights = of.targets[start..end].iter().map(|t| t.weight);
@@ -134,21 +142,15 @@ fn http_route(
     }))
 }
 
-fn first<'t>(
-    table: &HttpTable,
-    mut entries: impl Iterator<Item = (Place, &'t Entry)>,
-    http: &HttpView<'_>,
-    trace: &mut impl Trace,
-) -> Option<(Place, &'t Entry)> {
-    entries.find(|(_, entry)| {
-        let matched = entry.when.as_ref().is_none_or(|when| matches(when, http));
-        trace.saw(Step::Rule {
-            route: &table.rules[entry.rule].route,
-            rule: table.rules[entry.rule].index,
-            matched,
-        });
-        matched
-    })
+/// Whether a request meets an entry.
+fn meets(table: &HttpTable, entry: &Entry, http: &HttpView<'_>, trace: &mut impl Trace) -> bool {
+    let matched = entry.when.as_ref().is_none_or(|when| matches(when, http));
+    trace.saw(Step::Rule {
+        route: &table.rules[entry.rule].route,
+        rule: table.rules[entry.rule].index,
+        matched,
+    });
+    matched
 }
 
 fn matches(when: &Match, http: &HttpView<'_>) -> bool {

@@ -135,9 +135,10 @@ impl SpiffeId {
     #[must_use]
     pub fn workload(&self) -> Option<(&str, &str)> {
         let rest = self.path().strip_prefix("/ns/")?;
-        let (ns, rest) = rest.split_once('/')?;
-        let sa = rest.strip_prefix("sa/")?;
-        (!sa.contains('/')).then_some((ns, sa))
+        // Names are short: a search that begins with a set-up costs more than a look at each byte.
+        let (ns, rest) = rest.split_at(rest.bytes().position(|b| b == b'/')?);
+        let sa = rest.strip_prefix("/sa/")?;
+        sa.bytes().all(|b| b != b'/').then_some((ns, sa))
     }
 
     /// The whole ID, with its scheme.
