@@ -18,9 +18,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::store::{IdentityState, identity};
-use crate::tls::{self, Crypto, HandshakeError};
+use crate::tls::{self, HandshakeError};
 
 /// How long connecting and the handshake may take, each.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -17,7 +17,8 @@
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
 //! - `workload_api`: the SPIFFE Workload API as client and server (feature `workload-api`);
-//! - [`tls`]: the only module whose public signatures name rustls types.
+//! - [`crypto`]: the crypto provider, which every verification and TLS entry takes as an argument;
+//! - [`tls`]: with [`crypto`], the only module whose public signatures name rustls types.
 //!
 //! ```
 //! # #[cfg(feature = "aws-lc-rs")]
@@ -57,6 +58,7 @@ pub mod ca;
 pub mod channel;
 pub mod clock;
 pub mod crl;
+pub mod crypto;
 pub mod id;
 pub mod issue;
 pub mod jwt;
@@ -84,9 +86,9 @@ mod testing;
 
 pub use bundle::{BundleSet, TrustBundle};
 pub use crl::{Crl, CrlSet};
+pub use crypto::Crypto;
 pub use id::{SpiffeId, TrustDomain};
 /// A certificate as DER.
 pub use rustls_pki_types::CertificateDer;
 pub use store::{IdentityReader, IdentityState, IdentityWriter, identity};
 pub use svid::X509Svid;
-pub use tls::Crypto;

@@ -8,7 +8,7 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 use x509_parser::asn1_rs::{Any, FromDer, Tag};
 
-use crate::tls::Crypto;
+use crate::crypto::Crypto;
 
 /// The three parts of a signed structure; the signature has not been looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

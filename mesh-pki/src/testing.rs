@@ -14,11 +14,11 @@ use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::crl::Crl;
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::template;
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, X509Svid};
-use crate::tls::Crypto;
 
 /// The content of a file under `$MESH_FIXTURES`; says how many vectors are skipped without it.
 pub(crate) fn fixture(path: &str, vectors: usize) -> Option<Vec<u8>> {

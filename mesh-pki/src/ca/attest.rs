@@ -14,9 +14,9 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::crypto::Crypto;
 use crate::issue::policy::Attested;
 use crate::jwt::{self, Claims, Expect, KeysReader, verify_token};
-use crate::tls::Crypto;
 
 /// Whoever can say to which service account a token belongs: the TokenReview of Kubernetes, which
 /// also knows whether the Pod still exists.

@@ -13,6 +13,7 @@ use webpki::spki_for_anchor;
 use super::state::{Authority, Certificate, KeyPlace, Revoked};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::crl::Crl;
+use crate::crypto::{Crypto, CryptoError};
 use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::ca::BACK_DATED;
@@ -21,7 +22,6 @@ use crate::issue::{Csr, IssueError, csr};
 use crate::pem::{self, PemError};
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, Rejected, Usage, validate};
-use crate::tls::{Crypto, CryptoError};
 
 /// A root with an issuing CA under it, and the keys: what a rotation begins with.
 pub struct NewAuthority {

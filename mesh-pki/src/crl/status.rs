@@ -7,9 +7,9 @@ use rustls_pki_types::{SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::RevocationReason;
 
 use super::{Crl, name};
+use crate::crypto::Crypto;
 use crate::signed::{SignatureError, Signed};
 use crate::time;
-use crate::tls::Crypto;
 
 /// Whoever signed the certificate in question, as its path shows.
 #[derive(Clone, Copy, Debug)]

@@ -15,10 +15,10 @@ use super::make::{self, CaKey, MakeError};
 use super::{Csr, IssueError, IssuedChain, Issuer};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::clock::Clock;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::KeySet;
 use crate::svid::PrivateKey;
-use crate::tls::{Crypto, CryptoError};
 
 /// How long a leaf lives, unless [`LocalCa::with_leaf_lifetime`] says otherwise.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);

@@ -8,9 +8,9 @@ use rustls_pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use crate::crypto::Crypto;
 use crate::pem;
 use crate::signed::{SignatureError, Signed};
-use crate::tls::Crypto;
 
 /// The largest request that is looked at, in bytes.
 pub const MAX_CSR_LEN: usize = 16 * 1024;

@@ -16,9 +16,9 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroize;
 
 use super::template;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::PrivateKey;
-use crate::tls::{Crypto, CryptoError};
 use crate::{hex, time};
 
 /// The key of a CA, wiped when it is dropped.

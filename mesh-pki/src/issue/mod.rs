@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::TrustBundle;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
-use crate::tls::{Crypto, CryptoError};
 
 pub mod csr;
 pub mod policy;

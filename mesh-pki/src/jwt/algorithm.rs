@@ -2,7 +2,7 @@
 
 use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 
-use super::key::Curve;
+use super::curve::Curve;
 
 /// A JWS algorithm of RFC 7518, sections 3.3 to 3.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,13 +20,13 @@ use zeroize::Zeroizing;
 use super::algorithm::Algorithm;
 use super::{JwtSvid, MAX_TOKEN_LEN, PublicKey};
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::der;
 use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::IssueError;
 use crate::svid::PrivateKey;
 use crate::time;
-use crate::tls::Crypto;
 
 /// How long a JWT-SVID lives, unless told otherwise: a bearer token cannot be taken back.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);

@@ -13,6 +13,7 @@ use x509_parser::public_key::PublicKey as SpkiKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::algorithm::Algorithm;
+use super::curve::Curve;
 use crate::der;
 
 /// The most keys that a set may have.
@@ -53,13 +54,6 @@ enum Numbers {
         modulus: Vec<u8>,
         exponent: Vec<u8>,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Curve {
-    P256,
-    P384,
-    P521,
 }
 
 /// Why a JWK set cannot be used; `index` counts from 0.
@@ -372,50 +366,5 @@ impl Numbers {
         let plausible =
             (1..=MAX_MODULUS_LEN).contains(&modulus.len()) && (1..=8).contains(&exponent.len());
         plausible.then_some(Self::Rsa { modulus, exponent })
-    }
-}
-
-// === impl Curve ===
-
-impl Curve {
-    fn named(name: &str) -> Option<Self> {
-        [Self::P256, Self::P384, Self::P521]
-            .into_iter()
-            .find(|curve| curve.name() == name)
-    }
-
-    /// The curve that certificates name so (RFC 5480, section 2.1.1.1).
-    fn of_oid(oid: &str) -> Option<Self> {
-        match oid {
-            "1.2.840.10045.3.1.7" => Some(Self::P256),
-            "1.3.132.0.34" => Some(Self::P384),
-            "1.3.132.0.35" => Some(Self::P521),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::P256 => "P-256",
-            Self::P384 => "P-384",
-            Self::P521 => "P-521",
-        }
-    }
-
-    /// The length of a coordinate, and of each half of a signature, in bytes.
-    pub(super) fn len(self) -> usize {
-        match self {
-            Self::P256 => 32,
-            Self::P384 => 48,
-            Self::P521 => 66,
-        }
-    }
-
-    fn key_kind(self) -> AlgorithmIdentifier {
-        match self {
-            Self::P256 => alg_id::ECDSA_P256,
-            Self::P384 => alg_id::ECDSA_P384,
-            Self::P521 => alg_id::ECDSA_P521,
-        }
     }
 }

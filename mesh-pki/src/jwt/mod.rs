@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::id::SpiffeId;
 
 mod algorithm;
+mod curve;
 mod issue;
 mod key;
 mod live;

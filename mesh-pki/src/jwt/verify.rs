@@ -9,9 +9,9 @@ use super::algorithm::Algorithm;
 use super::key::{KeySet, PublicKey};
 use super::{Claims, Expect, Rejected, Verified};
 use crate::bundle::BundleSet;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::json::Unique;
-use crate::tls::Crypto;
 use crate::{der, time};
 
 /// The longest token that is looked at, in bytes; what is longer costs nothing.

@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::schedule;
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::issue::{CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
-use crate::tls::Crypto;
 
 /// How often the clock is looked at while nothing is due.
 const LOOK: Duration = Duration::from_secs(2);

@@ -10,10 +10,10 @@ use std::time::SystemTime;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::pem;
 pub use crate::pem::PemError;
-use crate::tls::Crypto;
 
 pub(crate) mod inspect;
 mod key;
@@ -26,7 +26,7 @@ mod validate;
 mod tests;
 
 pub use key::PrivateKey;
-pub use path::MAX_PATH_LEN;
+pub use narrow::MAX_PATH_LEN;
 pub use rejected::{Place, Rejected};
 pub use validate::{MAX_PRESENTED_BYTES, validate};
 

@@ -11,9 +11,11 @@ use std::collections::{HashMap, HashSet};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::EndEntityCert;
 
-use super::path::MAX_PATH_LEN;
+use crate::crypto::Crypto;
 use crate::signed::Signed;
-use crate::tls::Crypto;
+
+/// How many certificates a path may have, leaf and root included.
+pub const MAX_PATH_LEN: u32 = 6;
 
 /// How many intermediates a path can have; so many are handed on as they are.
 pub(super) const PLAIN: usize = MAX_PATH_LEN as usize - 2;

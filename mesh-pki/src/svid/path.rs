@@ -13,17 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
-use super::narrow::{self, Refusal};
+use super::narrow::{self, MAX_PATH_LEN, Refusal};
 use super::rejected::{Place, Rejected};
 use super::{Usage, inspect};
 use crate::bundle::{Root, TrustBundle};
 use crate::crl::{self, Crl};
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
-use crate::tls::Crypto;
 use crate::{hex, time};
-
-/// How many certificates a path may have, leaf and root included.
-pub const MAX_PATH_LEN: u32 = 6;
 
 /// What a search for a path needs to know.
 pub(super) struct Search<'a> {

@@ -12,9 +12,9 @@ use super::path::{Search, check_time};
 use super::rejected::{Place, Rejected};
 use super::{Usage, Verified, inspect};
 use crate::bundle::TrustBundle;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::store::IdentityState;
-use crate::tls::Crypto;
 
 /// How many bytes all presented certificates may have together; how many there are is free.
 pub const MAX_PRESENTED_BYTES: usize = 64 * 1024;

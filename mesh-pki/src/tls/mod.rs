@@ -19,7 +19,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::store::IdentityReader;
 use crate::svid::{self, Peer};
 
-mod crypto;
 mod handshake;
 mod resolver;
 mod verifier;
@@ -27,7 +26,7 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-pub use crypto::{Crypto, CryptoError};
+pub use crate::crypto::{Crypto, CryptoError};
 pub use handshake::{HandshakeError, handshake, rejection};
 pub use verifier::alert_of;
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]

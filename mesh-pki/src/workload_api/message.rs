@@ -13,12 +13,12 @@ use x509_parser::prelude::FromDer;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::crl::{Crl, CrlError, CrlSet};
+use crate::crypto::Crypto;
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, KeySetError};
 use crate::proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
-use crate::tls::Crypto;
 
 /// The most SVIDs that one message may hold.
 const MAX_SVIDS: usize = 1_000;

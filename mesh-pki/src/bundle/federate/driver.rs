@@ -21,11 +21,11 @@ use super::keep::{self, Keep, Kept, KeptError};
 use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_after};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
-use crate::tls::Crypto;
 
 /// Keeps the bundles of foreign trust domains.
 pub struct Federation {

@@ -52,9 +52,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{DEFAULT_REFRESH, WebCertificate};
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::store::IdentityReader;
-use crate::tls::{self, ClientAuth, Crypto};
+use crate::tls::{self, ClientAuth};
 
 /// How many connections there may be at a time.
 const MAX_CONNECTIONS: usize = 256;

@@ -31,9 +31,10 @@ use super::url::{BundleUrl, UrlError};
 use crate::bundle::jwks::{BundleJsonError, MAX_BUNDLE_LEN};
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::store::{IdentityState, identity};
-use crate::tls::{self, BadRoot, Crypto, HandshakeError};
+use crate::tls::{self, BadRoot, HandshakeError};
 
 /// How long one fetch may take, redirects included.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -17,11 +17,11 @@ use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use crate::crypto::Crypto;
 use crate::pem::{self, PemError};
 use crate::source::files::{Contents, DEFAULT_INTERVAL};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::time;
-use crate::tls::Crypto;
 
 /// A certificate of the web in two files, looked at again and again while an endpoint serves with
 /// it; [`BundleEndpoint::with_web_certificate`](super::endpoint::BundleEndpoint::with_web_certificate)

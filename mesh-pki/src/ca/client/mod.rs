@@ -24,6 +24,7 @@ use super::names::{GENERATION, ID, INSTANCE, RETRY_AFTER};
 use crate::bundle::TrustBundle;
 use crate::channel::{self, ConnectError};
 use crate::clock::Clock;
+use crate::crypto::{Crypto, CryptoError};
 use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::{Csr, IssueError, IssuedChain, Issuer};
@@ -32,7 +33,6 @@ use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{Place, Rejected, Usage, validate};
-use crate::tls::{Crypto, CryptoError};
 
 mod watch;
 

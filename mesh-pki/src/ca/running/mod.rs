@@ -21,15 +21,16 @@ use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tic
 use crate::ca::state::{CaState, Stage, Step, StepError};
 use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
+use crate::crypto::{Crypto, CryptoError};
 use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::policy::{Grant, Window};
 use crate::issue::{Csr, IssueError};
-use crate::tls::{Crypto, CryptoError};
 
+mod effects;
 mod write;
 
-use write::{crls_of, keep_keys, publication, signer_of};
+use effects::{crls_of, keep_keys, publication, signer_of};
 
 /// How often a write is tried when somebody else writes too.
 const TURNS: usize = 64;

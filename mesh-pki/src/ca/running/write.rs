@@ -2,20 +2,18 @@
 //! [`Ca`] changes.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::MutexGuard;
 
+use super::effects::{crl_life, crls_of, keep_keys, publication, signer_of};
 use super::{Ca, Inner, TURNS};
-use crate::bundle::BundleError;
-use crate::ca::authority::{Lifetimes, NewAuthority, Signer, revocation_list};
+use crate::ca::authority::NewAuthority;
 use crate::ca::error::CaError;
 use crate::ca::members::Members;
-use crate::ca::report::Published;
 use crate::ca::state::{CaState, KeyPlace, StepError};
 use crate::ca::store::{Store, StoreError, Version};
 use crate::crl::Crl;
-use crate::svid::PrivateKey;
 
 impl<S: Store> Ca<S> {
     /// Signs the lists again when half of their time is gone, or what they name is over.
@@ -181,53 +179,4 @@ impl Inner {
         }
         write
     }
-}
-
-pub(super) async fn keep_keys(store: &impl Store, new: &NewAuthority) -> Result<(), StoreError> {
-    if let Some(root_key) = &new.root_key {
-        store.keep_key(new.authority.key_id(), root_key).await?;
-    }
-    let issuer = new.authority.issuer_key_id();
-    store.keep_key(issuer, &new.issuer_key).await
-}
-
-pub(super) async fn signer_of(store: &impl Store, state: &CaState) -> Result<Signer, CaError> {
-    let active = state.active();
-    let key: PrivateKey = store.key(active.issuer_key_id()).await?;
-    Ok(Signer::new(active, &key)?)
-}
-
-/// The lists of all issuing CAs; none, while nothing is revoked, so that nobody depends on lists
-/// who has no use for them.
-pub(super) async fn crls_of(
-    store: &impl Store,
-    state: &CaState,
-    lifetimes: Lifetimes,
-    now: SystemTime,
-) -> Result<Vec<Crl>, CaError> {
-    let mut crls = Vec::new();
-    if state.revoked(now).next().is_none() {
-        return Ok(crls);
-    }
-    for authority in state.authorities() {
-        let key = store.key(authority.issuer_key_id()).await?;
-        let until = now + crl_life(lifetimes);
-        let revoked = state.revoked(now);
-        crls.push(revocation_list(authority, &key, revoked, now, until)?);
-    }
-    Ok(crls)
-}
-
-/// How long a list is good: whoever has had no news for so long has no live leaf any more.
-pub(super) fn crl_life(lifetimes: Lifetimes) -> Duration {
-    (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
-}
-
-pub(super) fn publication(state: &CaState, crls: Vec<Crl>) -> Result<Published, BundleError> {
-    Ok(Published {
-        generation: state.generation(),
-        bundle: state.bundle()?,
-        active: state.active().key_id().to_owned(),
-        crls,
-    })
 }

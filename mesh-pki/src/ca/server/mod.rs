@@ -42,6 +42,7 @@ use crate::tls;
 
 mod count;
 mod front;
+mod proof;
 mod service;
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
-use super::front::{Proof, status_of};
+use super::proof::{Proof, status_of};
 use crate::ca::attest::Method;
 use crate::ca::members::MAX_INSTANCE;
 use crate::ca::names::{GENERATION, ID, INSTANCE};

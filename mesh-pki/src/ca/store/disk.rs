@@ -6,7 +6,11 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::MAX_STATE;
 use crate::fs::{self, Mode};
+
+/// The largest file that is read: a state and the line before it.
+const MAX_FILE: u64 = MAX_STATE as u64 + 64;
 
 /// A disk; every path stands in one folder or the one below it.
 pub(crate) trait Disk: Send + Sync + 'static {
@@ -30,7 +34,7 @@ pub(crate) struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn read(&self, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-        fs::read_up_to(path, super::file::MAX_FILE)
+        fs::read_up_to(path, MAX_FILE)
     }
 
     fn create(&self, path: &Path, content: &[u8]) -> io::Result<()> {

@@ -22,9 +22,6 @@ use super::disk::{Disk, SystemDisk};
 use super::{MAX_STATE, Store, StoreError, Version};
 use crate::svid::PrivateKey;
 
-/// The largest file that is read: a state and the line before it.
-pub(super) const MAX_FILE: u64 = MAX_STATE as u64 + 64;
-
 const LOCK: &str = "lock";
 const STATE: &str = "state.json";
 const KEYS: &str = "keys";

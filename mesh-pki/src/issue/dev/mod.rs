@@ -14,13 +14,13 @@ use super::ca::{CaError, DEFAULT_LEAF_LIFETIME, LocalCa};
 use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::fs::{self, Mode};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::pem::{self, PemError};
 use crate::source::files;
 use crate::svid::{PrivateKey, SvidError, X509Svid};
-use crate::tls::Crypto;
 
 /// The name of the root certificate in the folder.
 pub const ROOT_FILE: &str = "ca.pem";

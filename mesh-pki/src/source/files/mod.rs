@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::crl::{Crl, CrlError, CrlSet};
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::svid::{SvidError, X509Svid};
-use crate::tls::Crypto;
 
 mod look;
 mod publish;

@@ -46,6 +46,7 @@ use super::files::{self, CERT_FILE, KEY_FILE};
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::BundleJsonError;
 use crate::crl::{Crl, CrlError, CrlSet};
+use crate::crypto::Crypto;
 use crate::fs::{self, Loose, Mode};
 use crate::id::SpiffeId;
 use crate::pem;
@@ -53,7 +54,6 @@ use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
 use crate::time;
-use crate::tls::Crypto;
 
 #[cfg(test)]
 mod tests;

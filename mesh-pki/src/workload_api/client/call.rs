@@ -14,7 +14,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint as Target};
 
 use super::super::{Endpoint, MAX_RESPONSE, SECURITY_HEADER};
-use super::WorkloadApiError;
+use super::error::WorkloadApiError;
 use crate::proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
 pub(super) type Api = SpiffeWorkloadApiClient<Channel>;

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::super::Endpoint;
 use super::call::{connect, dial, request};
-use super::{PATIENCE, WorkloadApiError};
+use super::error::{PATIENCE, WorkloadApiError};
 use crate::id::SpiffeId;
 use crate::issue::IssueError;
 use crate::jwt::{JwtIssuer, JwtSvid, read_unverified};

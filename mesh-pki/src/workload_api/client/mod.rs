@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +27,7 @@ use super::message::{self, MessageError, X509Update};
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::Clock;
 use crate::crl::CrlSet;
+use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::jwt::KeySet;
 use crate::proto::workload::{
@@ -37,22 +37,21 @@ use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
 use crate::svid::X509Svid;
-use crate::tls::Crypto;
 
 mod call;
+mod error;
 mod jwt;
 mod silence;
 
+pub use error::WorkloadApiError;
 pub use jwt::WorkloadApiJwt;
 
 pub(super) use call::Dial;
 #[cfg(all(test, unix))]
 pub(super) use call::Io;
 use call::{Api, connect, request};
+use error::PATIENCE;
 use silence::Life;
-
-/// How long the agent may take to accept a connection, and to send the first message of a stream.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a quiet stream looks at the time of day, which may jump.
 const LOOK: Duration = Duration::from_secs(5);
@@ -80,52 +79,6 @@ pub struct WorkloadApiStatus {
     pub last_error: Option<Arc<WorkloadApiError>>,
     /// When the first of the SVIDs in use ends.
     pub not_after: Option<SystemTime>,
-}
-
-/// What can fail between us and the agent.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WorkloadApiError {
-    /// The socket cannot be reached.
-    #[error("the Workload API at {} cannot be reached", endpoint.path().display())]
-    Connect {
-        /// Where it should be.
-        endpoint: Endpoint,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The agent has no identity for us, or took it back.
-    #[error("the agent has no identity for this process: {reason}")]
-    Denied {
-        /// What it says.
-        reason: String,
-    },
-    /// The agent ended the stream.
-    #[error("the agent ended the stream")]
-    Ended,
-    /// The agent says that the call itself is wrong, or that it knows no such call; asking again
-    /// would not help.
-    #[error("the agent refuses the call: {reason}")]
-    Fatal {
-        /// What it says.
-        reason: String,
-    },
-    /// A message cannot be used, and was discarded.
-    #[error("a message of the Workload API cannot be used")]
-    Message(#[from] MessageError),
-    /// The agent has not renewed an SVID whose time to be renewed is over.
-    #[error("the agent says nothing, and the SVID should have been renewed by now")]
-    Silent,
-    /// The agent did not answer in time.
-    #[error("the agent did not answer within {} s", PATIENCE.as_secs())]
-    Timeout,
-    /// Any other failure of a call.
-    #[error("the call failed: {reason}")]
-    Unavailable {
-        /// What gRPC says.
-        reason: String,
-    },
 }
 
 /// What both streams said last.

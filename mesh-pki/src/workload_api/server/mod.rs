@@ -28,15 +28,16 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::jwt::DynJwtIssuer;
 use crate::proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::status::StatusReader;
 use crate::store::IdentityReader;
-use crate::tls::Crypto;
 
 pub mod attest;
 mod process;
 mod service;
+mod shared;
 mod socket;
 mod status;
 
@@ -45,6 +46,7 @@ pub use socket::Socket;
 pub use status::{Refusals, ServerStatus};
 
 use service::Api;
+use shared::Shared;
 use status::Counts;
 
 /// The largest request: a token to be verified, with room around it.
@@ -66,16 +68,6 @@ const REST: Duration = Duration::from_millis(100);
 /// A Workload API for local processes.
 pub struct Server {
     shared: Arc<Shared>,
-}
-
-/// What every connection needs; a caller only ever sees its own entries.
-struct Shared {
-    entries: Vec<Entry>,
-    reader: IdentityReader,
-    jwt: Option<DynJwtIssuer>,
-    crypto: Crypto,
-    clock: Arc<dyn Clock>,
-    counts: Counts,
 }
 
 /// Counts connections by user, for as long as they live.

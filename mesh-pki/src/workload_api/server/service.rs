@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::super::SECURITY_HEADER;
 use super::super::message;
-use super::Shared;
 use super::attest::Entry;
+use super::shared::Shared;
 use super::status::Open;
 use crate::bundle::BundleSet;
 use crate::crl::CrlSet;
