@@ -4,13 +4,12 @@
 //! where the identities come from is the agent's own source.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::jwt::DynJwtIssuer;
-use inmesh_pki::store::{IdentityReader, IdentityWriter};
+use inmesh_pki::store::IdentityReader;
 use inmesh_pki::workload_api::server::{Entry, Server, Socket};
 
 use crate::beside;
@@ -25,13 +24,6 @@ pub(crate) struct WorkloadApi {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// An agent's identity: the store, and who mints tokens for the IDs in it.
-pub(crate) struct Identified {
-    pub(crate) reader: IdentityReader,
-    pub(crate) writer: Arc<IdentityWriter>,
-    pub(crate) jwt: Option<DynJwtIssuer>,
-}
-
 impl WorkloadApi {
     /// Listens, so that what is wrong shows at start.
     pub(crate) fn bind(&self) -> anyhow::Result<Socket> {
@@ -43,14 +35,15 @@ impl WorkloadApi {
     pub(crate) fn serve(
         &self,
         socket: Socket,
-        identified: &Identified,
+        reader: IdentityReader,
+        jwt: Option<DynJwtIssuer>,
         crypto: &Crypto,
     ) -> beside::WorkloadApi {
         let entries = self.entries.clone();
         let clock = SystemClock::shared();
-        let mut server = Server::new(entries, identified.reader.clone(), crypto, clock);
-        if let Some(issuer) = &identified.jwt {
-            server = server.with_jwt_issuer(issuer.clone());
+        let mut server = Server::new(entries, reader, crypto, clock);
+        if let Some(issuer) = jwt {
+            server = server.with_jwt_issuer(issuer);
         }
         tracing::info!(
             socket = %self.listen.display(),

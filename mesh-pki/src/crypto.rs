@@ -115,10 +115,25 @@ impl Crypto {
         suite.common.hash_provider.hash(bytes).as_ref().to_vec()
     }
 
+    /// Draws numbers that are uniform in 0..1, for what is spread over time; where the provider has no
+    /// randomness, 0.5.
+    #[cfg(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api"))]
+    pub(crate) fn draw(&self) -> impl FnMut() -> f64 + Send + use<> {
+        let crypto = self.clone();
+        move || {
+            let mut bytes = [0; 8];
+            match crypto.fill(&mut bytes) {
+                // A double has 53 bits.
+                Ok(()) => (u64::from_be_bytes(bytes) >> 11) as f64 / (1_u64 << 53) as f64,
+                Err(_) => 0.5,
+            }
+        }
+    }
+
     /// Fills `bytes` with randomness from the provider.
     #[cfg_attr(
-        not(any(feature = "aws-lc-rs", feature = "ring")),
-        expect(dead_code, reason = "only issuing draws serials")
+        not(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api")),
+        expect(dead_code, reason = "only issuing and spreading over time draw")
     )]
     pub(crate) fn fill(&self, bytes: &mut [u8]) -> Result<(), CryptoError> {
         self.0

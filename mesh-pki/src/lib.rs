@@ -10,10 +10,11 @@
 //! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
-//! - `ca`: a CA that rotates its own root, with its state on disk, and over gRPC;
-//! - `channel`: connections to a CA or control plane by its SPIFFE ID;
+//! - `ca`: a CA that rotates its own root, with its state on disk (feature `ca`), and over gRPC
+//!   (feature `ca-server`);
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
-//! - [`source`]: identity from PEM files, reloaded while running, and kept on disk over a reboot;
+//! - [`source`]: identity from our CA, PEM files, a Workload API or a development CA, kept fresh by
+//!   one task and on disk over a reboot;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
 //! - `workload_api`: the SPIFFE Workload API as client and server (feature `workload-api`);
@@ -52,10 +53,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bundle;
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
-pub mod ca;
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
-pub mod channel;
+pub mod ca;
 pub mod clock;
 pub mod crl;
 pub mod crypto;
@@ -72,12 +71,27 @@ pub mod tls;
 pub mod workload_api;
 
 mod der;
+#[cfg(all(
+    any(feature = "ca-client", feature = "ca-server"),
+    any(feature = "aws-lc-rs", feature = "ring")
+))]
+mod error;
 mod fs;
-mod hex;
 mod json;
+#[cfg(all(
+    any(feature = "ca-client", feature = "ca-server"),
+    any(feature = "aws-lc-rs", feature = "ring")
+))]
+mod metadata;
 mod pem;
 #[cfg(feature = "grpc")]
 mod proto;
+#[cfg(any(
+    feature = "federation",
+    all(feature = "workload-api", unix),
+    all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
+))]
+mod serve;
 mod signed;
 mod time;
 

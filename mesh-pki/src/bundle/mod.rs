@@ -11,13 +11,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::FromDer;
 
 use crate::id::TrustDomain;
 use crate::jwt::KeySet;
 use crate::pem::{self, PemError};
-use crate::{hex, time};
+use crate::time;
 
 #[cfg(feature = "federation")]
 pub mod federate;
@@ -376,14 +377,14 @@ pub(crate) fn subject_key_id(
     cert.extensions()
         .iter()
         .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(key_id) => Some(hex::encode(key_id.0)),
+            ParsedExtension::SubjectKeyIdentifier(key_id) => Some(HEXLOWER.encode(key_id.0)),
             _ => None,
         })
 }
 
 /// The serial number of `cert` in hexadecimal.
 pub(crate) fn serial(cert: &x509_parser::certificate::X509Certificate<'_>) -> String {
-    hex::encode(cert.raw_serial())
+    HEXLOWER.encode(cert.raw_serial())
 }
 
 // === impl BundleSet ===

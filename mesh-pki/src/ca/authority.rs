@@ -3,9 +3,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, PublicKeyData, RevokedCertParams, SerialNumber,
-    SubjectPublicKeyInfo,
+    CertificateParams, CertificateRevocationListParams, KeyIdMethod, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use webpki::spki_for_anchor;
@@ -14,7 +16,6 @@ use super::state::{Authority, Certificate, KeyPlace, Revoked};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::crl::Crl;
 use crate::crypto::{Crypto, CryptoError};
-use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::ca::BACK_DATED;
 use crate::issue::make::{self, CaKey, MakeError};
@@ -317,9 +318,9 @@ impl Signer {
             reason: error.to_string(),
         };
         let serial = make::serial(crypto)?;
-        let name = hex::encode(&serial.to_bytes());
+        let name = HEXLOWER.encode(&serial.to_bytes());
         let life = ((now - BACK_DATED).max(from), (now + lifetime).min(to));
-        let params = make::server_leaf(id, names, serial, life).map_err(failed)?;
+        let params = server_leaf(id, names, serial, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Signed {
             chain: vec![leaf.der().clone(), self.cert.clone()],
@@ -327,6 +328,21 @@ impl Signer {
             not_after: life.1,
         })
     }
+}
+
+/// What the leaf of a server says that is reached by host names too (X509-SVID.md, section 2).
+fn server_leaf(
+    id: &SpiffeId,
+    names: &[String],
+    serial: SerialNumber,
+    life: (SystemTime, SystemTime),
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = make::leaf(id, serial, life)?;
+    for name in names {
+        let name = Ia5String::try_from(name.as_str())?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    Ok(params)
 }
 
 /// The list of what is revoked, signed by the issuing CA of `authority`; it is valid until
@@ -349,19 +365,25 @@ pub(super) fn revocation_list<'a>(
         next_update: make::date(next_update),
         crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
-        revoked_certs: revoked
-            .map(|revoked| RevokedCertParams {
-                serial_number: SerialNumber::from(hex::decode(&revoked.serial)),
-                revocation_time: make::date(revoked.at),
-                reason_code: None,
-                invalidity_date: None,
-            })
-            .collect(),
+        revoked_certs: revoked.map(entry).collect::<Result<_, _>>()?,
         key_identifier_method: KeyIdMethod::Sha256,
     };
     let list = params.signed_by(&signer.issuer).map_err(MakeError::Sign)?;
     Crl::from_der(list.der()).map_err(|error| AuthorityError::Make {
         reason: error.to_string(),
+    })
+}
+
+fn entry(revoked: &Revoked) -> Result<RevokedCertParams, AuthorityError> {
+    let serial = HEXLOWER_PERMISSIVE.decode(revoked.serial.as_bytes());
+    let serial = serial.map_err(|error| AuthorityError::Make {
+        reason: format!("a revoked serial number is not hexadecimal: {error}"),
+    })?;
+    Ok(RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: make::date(revoked.at),
+        reason_code: None,
+        invalidity_date: None,
     })
 }
 

@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::{BorrowedCertRevocationList, CertRevocationList, Error};
 use x509_parser::extensions::ParsedExtension;
@@ -26,7 +27,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::id::TrustDomain;
 use crate::pem::{self, PemError};
-use crate::{hex, time};
+use crate::time;
 
 mod name;
 mod status;
@@ -166,9 +167,10 @@ impl Crl {
             })
             .ok_or_else(|| malformed("CRL number"))?;
         let authority_key_id = match extension(&second, &OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER) {
-            Some(ParsedExtension::AuthorityKeyIdentifier(found)) => {
-                found.key_identifier.as_ref().map(|id| hex::encode(id.0))
-            }
+            Some(ParsedExtension::AuthorityKeyIdentifier(found)) => found
+                .key_identifier
+                .as_ref()
+                .map(|id| HEXLOWER.encode(id.0)),
             Some(_) => return Err(malformed("authority key identifier")),
             None => None,
         };
@@ -225,7 +227,7 @@ impl Crl {
     /// The CRL number in hexadecimal; an issuer's later lists have higher ones.
     #[must_use]
     pub fn number(&self) -> String {
-        hex::encode(&self.0.number)
+        HEXLOWER.encode(&self.0.number)
     }
 
     /// When it was issued.

@@ -18,6 +18,7 @@ use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
 
 pub mod csr;
+#[cfg(feature = "ca")]
 pub mod policy;
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]

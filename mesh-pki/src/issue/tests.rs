@@ -7,6 +7,7 @@ use super::ca::{BACK_DATED, CaError, LocalCa};
 use super::dev::{DevCa, DevCaError, KEY_FILE, ROOT_FILE};
 use super::*;
 use crate::clock::{Clock, ManualClock};
+use crate::source::dev::{DevSource, DevSourceError};
 use crate::source::files::FileSource;
 use crate::store::IdentityState;
 use crate::svid::{Usage, validate};
@@ -391,4 +392,36 @@ fn files_are_issued_as_one_set() {
     let error = dev.issue_files(&id(CART), &out).unwrap_err();
     assert!(matches!(error, DevCaError::Io { .. }), "{error:?}");
     assert_eq!(std::fs::read(&key).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_source_mints_its_own_identity_and_those_beside_it() {
+    const SIDE: &str = "spiffe://td/ns/shop/sa/side";
+
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dev(dir.path()).unwrap();
+    let identity = DevSource::new(ca.clone(), id(CART))
+        .also([id(SIDE)])
+        .clock(ManualClock::new(noon()).shared())
+        .start(&crypto())
+        .await
+        .unwrap();
+    let first = identity.reader.ready().await.unwrap();
+    assert_eq!(*first.default_svid().unwrap().id(), id(CART));
+    assert!(identity.jwt.is_some());
+    let task = tokio::spawn(identity.task);
+    let mut reader = identity.reader;
+    while reader.latest().svid(&id(SIDE)).is_none() {
+        reader.changed().await.unwrap();
+    }
+    assert_eq!(*reader.load().default_svid().unwrap().id(), id(CART));
+    task.abort();
+
+    let foreign = DevSource::new(ca, id("spiffe://other/a"));
+    let error = foreign.start(&crypto()).await.unwrap_err();
+    let refused = matches!(
+        error,
+        DevSourceError::Issue(IssueError::WrongTrustDomain { .. })
+    );
+    assert!(refused, "{error}");
 }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use rustls::sign::SigningKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
 use serde_json::json;
@@ -22,7 +22,6 @@ use super::{JwtSvid, MAX_TOKEN_LEN, PublicKey};
 use crate::clock::Clock;
 use crate::crypto::Crypto;
 use crate::der;
-use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::IssueError;
 use crate::svid::PrivateKey;
@@ -94,7 +93,7 @@ impl LocalJwtIssuer {
             .ok_or_else(unusable)?;
         let digest = crypto.digest(&spki);
         // 20 bytes name a key as well as 32 do.
-        let public = public.with_id(hex::encode(&digest[..20]));
+        let public = public.with_id(HEXLOWER.encode(&digest[..20]));
         Ok(Self {
             trust_domain,
             key,

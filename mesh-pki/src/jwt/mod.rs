@@ -35,7 +35,7 @@ pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use live::{KeysReader, KeysWriter, live_keys};
 pub use rejected::Rejected;
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]
 pub(crate) use verify::read_unverified;

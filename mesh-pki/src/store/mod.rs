@@ -37,14 +37,23 @@ pub struct IdentityState {
 #[derive(Debug)]
 pub struct IdentityWriter {
     shared: Arc<ArcSwap<IdentityState>>,
-    news: watch::Sender<u64>,
+    writes: watch::Sender<Writes>,
 }
 
 /// Reads the state; cheap to clone, and a clone waits for changes on its own.
 #[derive(Clone, Debug)]
 pub struct IdentityReader {
     shared: Arc<ArcSwap<IdentityState>>,
-    news: watch::Receiver<u64>,
+    writes: watch::Receiver<Writes>,
+}
+
+/// What wakes readers.
+#[derive(Clone, Copy, Debug)]
+struct Writes {
+    /// The epoch of the latest state.
+    epoch: u64,
+    /// The source has ended, and nothing that it could give will come.
+    ended: bool,
 }
 
 /// The writer is gone: the state that a reader has is the last one.
@@ -55,17 +64,20 @@ pub struct SourceEnded;
 /// Makes a store that holds `initial`, which may be empty until a source has answered.
 #[must_use]
 pub fn identity(initial: IdentityState) -> (IdentityWriter, IdentityReader) {
-    let (sender, receiver) = watch::channel(initial.epoch);
+    let (sender, receiver) = watch::channel(Writes {
+        epoch: initial.epoch,
+        ended: false,
+    });
     let shared = Arc::new(ArcSwap::from_pointee(initial));
     let writer = IdentityWriter {
         shared: Arc::clone(&shared),
-        news: sender,
+        writes: sender,
     };
     (
         writer,
         IdentityReader {
             shared,
-            news: receiver,
+            writes: receiver,
         },
     )
 }
@@ -135,7 +147,7 @@ impl IdentityState {
     }
 
     /// The same for an SVID that somebody holds already.
-    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    #[cfg(all(feature = "ca-client", any(feature = "aws-lc-rs", feature = "ring")))]
     pub(crate) fn share_svid(&mut self, svid: Arc<X509Svid>) {
         let id = svid.id().clone();
         self.default.get_or_insert_with(|| id.clone());
@@ -220,7 +232,10 @@ impl IdentityState {
 
     /// Replaces bundle and revocation lists of one trust domain together, unless the bundle that is
     /// there has a greater sequence number or the lists are too many; says whether it has.
-    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    #[cfg(all(
+        any(feature = "ca-client", feature = "ca-server"),
+        any(feature = "aws-lc-rs", feature = "ring")
+    ))]
     pub(crate) fn replace_trust(
         &mut self,
         bundle: TrustBundle,
@@ -264,7 +279,7 @@ impl IdentityWriter {
     pub fn reader(&self) -> IdentityReader {
         IdentityReader {
             shared: Arc::clone(&self.shared),
-            news: self.news.subscribe(),
+            writes: self.writes.subscribe(),
         }
     }
 
@@ -322,15 +337,21 @@ impl IdentityWriter {
     pub fn update(&self, change: impl FnOnce(&mut IdentityState)) -> u64 {
         let mut next_epoch = 0;
         // The closure runs under the channel's lock, which is what makes calls take turns.
-        self.news.send_modify(|epoch| {
+        self.writes.send_modify(|writes| {
             let mut next = IdentityState::clone(&self.shared.load());
             change(&mut next);
-            next.epoch = *epoch + 1;
+            next.epoch = writes.epoch + 1;
             next_epoch = next.epoch;
             self.shared.store(Arc::new(next));
-            *epoch = next_epoch;
+            writes.epoch = next_epoch;
         });
         next_epoch
+    }
+
+    /// The source has ended: wakes readers that wait for a first SVID. What is written beside it
+    /// counts on.
+    pub(crate) fn end(&self) {
+        self.writes.send_modify(|writes| writes.ended = true);
     }
 }
 
@@ -346,7 +367,7 @@ impl IdentityReader {
     /// The current state, counted as told: [`changed`](Self::changed) waits for what comes after.
     #[must_use]
     pub fn latest(&mut self) -> Arc<IdentityState> {
-        self.news.mark_unchanged();
+        self.writes.mark_unchanged();
         self.load()
     }
 
@@ -358,7 +379,27 @@ impl IdentityReader {
     ///
     /// [`SourceEnded`] once the writer is gone and its last write has been told.
     pub async fn changed(&mut self) -> Result<Arc<IdentityState>, SourceEnded> {
-        self.news.changed().await.map_err(|_| SourceEnded)?;
+        self.writes.changed().await.map_err(|_| SourceEnded)?;
         Ok(self.load())
+    }
+
+    /// Waits until there is a default SVID, and returns the state that has it. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceEnded`] if the source ends before there is one.
+    pub async fn ready(&self) -> Result<Arc<IdentityState>, SourceEnded> {
+        let mut reader = self.clone();
+        loop {
+            let writes = *reader.writes.borrow_and_update();
+            let state = reader.load();
+            if state.default_svid().is_some() {
+                return Ok(state);
+            }
+            if writes.ended {
+                return Err(SourceEnded);
+            }
+            reader.changed().await?;
+        }
     }
 }

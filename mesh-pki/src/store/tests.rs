@@ -148,7 +148,7 @@ fn trust_never_goes_back() {
 
 /// What the CA's stream has brought stays through everything that comes after it: a leaf's answer
 /// that was on its way, and what federation fetches.
-#[cfg(feature = "ca")]
+#[cfg(feature = "ca-client")]
 #[test]
 fn what_a_stream_has_brought_is_not_taken_back() {
     let [first, second] = ["first", "second"].map(Ca::new);

@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -11,7 +12,7 @@ use x509_parser::prelude::FromDer;
 use super::rejected::{Place, Rejected};
 use crate::bundle::serial;
 use crate::id::{SpiffeId, parse_bytes};
-use crate::{hex, time};
+use crate::time;
 
 /// How much of a hostile URI is quoted.
 const QUOTED: usize = 256;
@@ -194,7 +195,7 @@ pub(crate) fn key_ids(der: &CertificateDer<'_>) -> (Option<String>, Option<Strin
         .iter()
         .find_map(|e| match e.parsed_extension() {
             ParsedExtension::AuthorityKeyIdentifier(aki) => {
-                aki.key_identifier.as_ref().map(|id| hex::encode(id.0))
+                aki.key_identifier.as_ref().map(|id| HEXLOWER.encode(id.0))
             }
             _ => None,
         });

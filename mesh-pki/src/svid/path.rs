@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
@@ -20,7 +21,7 @@ use crate::bundle::{Root, TrustBundle};
 use crate::crl::{self, Crl};
 use crate::crypto::Crypto;
 use crate::id::SpiffeId;
-use crate::{hex, time};
+use crate::time;
 
 /// What a search for a path needs to know.
 pub(super) struct Search<'a> {
@@ -179,7 +180,7 @@ impl<'a> Search<'a> {
                     return Err(Rejected::Revoked {
                         id: id(),
                         place,
-                        serial: hex::encode(cert.serial()),
+                        serial: HEXLOWER.encode(cert.serial()),
                         since,
                         reason,
                     });

@@ -29,7 +29,7 @@ mod tests;
 pub use crate::crypto::{Crypto, CryptoError};
 pub use handshake::{HandshakeError, handshake, rejection};
 pub use verifier::alert_of;
-#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verifier::{Grace, validate_with_grace};
 
 /// Whether a server wants to know who its client is.
@@ -79,7 +79,7 @@ pub fn server_config_at(
 
 /// The server's side for a CA: a client may have no certificate, and one that is over passes if
 /// `grace` lets it.
-#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn ca_server_config(
     reader: IdentityReader,
     crypto: &Crypto,

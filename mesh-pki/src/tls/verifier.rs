@@ -109,7 +109,7 @@ impl SpiffeVerifier {
         }
     }
 
-    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
     pub(super) fn with_grace(self, grace: Grace) -> Self {
         Self {
             grace: Some(grace),

@@ -113,11 +113,11 @@ pub(crate) struct Create {
 impl At {
     fn ask<T>(
         &self,
-        ask: impl AsyncFnOnce(&mut AdminClient) -> anyhow::Result<T>,
+        ask: impl AsyncFnOnce(&AdminClient) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         crate::cmd::runtime(None)?.block_on(async {
-            let mut client = AdminClient::connect(&self.dir).await?;
-            ask(&mut client).await
+            let client = AdminClient::connect(&self.dir).await?;
+            ask(&client).await
         })
     }
 

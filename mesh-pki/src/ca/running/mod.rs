@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
@@ -22,7 +23,6 @@ use crate::ca::state::{CaState, Stage, Step, StepError};
 use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
 use crate::crypto::{Crypto, CryptoError};
-use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::policy::{Grant, Window};
 use crate::issue::{Csr, IssueError};
@@ -446,7 +446,7 @@ impl<S: Store> Ca<S> {
         }
         let mut bytes = Zeroizing::new([0; 32]);
         self.crypto.fill(&mut *bytes).map_err(crypto_error)?;
-        let token = Zeroizing::new(format!("{TOKEN_PREFIX}{}", hex::encode(&*bytes)));
+        let token = Zeroizing::new(format!("{TOKEN_PREFIX}{}", HEXLOWER.encode(&*bytes)));
         let (hash, now) = (self.hash(&token), self.clock.now());
         let open = |state: &CaState| {
             let next = state.open_token(hash.clone(), id.clone(), expires, now)?;
@@ -562,7 +562,7 @@ impl<S: Store> Ca<S> {
 
     /// What the state knows of a token.
     fn hash(&self, token: &str) -> String {
-        hex::encode(&self.crypto.digest(token.as_bytes()))
+        HEXLOWER.encode(&self.crypto.digest(token.as_bytes()))
     }
 }
 

@@ -17,9 +17,9 @@ use super::count::Ended;
 use super::proof::prove;
 use super::service::{IstioService, WatchService};
 use super::{Caller, Shared};
-use crate::ca::names::{INSTANCE, RETRY_AFTER};
 use crate::ca::store::Store;
 use crate::issue::policy::may_issue;
+use crate::metadata::{INSTANCE, RETRY_AFTER};
 use crate::proto::inmesh_ca::ca_server::CaServer as WatchServer;
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
 

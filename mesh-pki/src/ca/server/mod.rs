@@ -22,8 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +34,7 @@ use crate::id::SpiffeId;
 use crate::issue::csr;
 use crate::issue::policy::{Rules, Window};
 use crate::rotate::{schedule, watch_expiry};
+use crate::serve;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
@@ -45,7 +45,7 @@ mod front;
 mod proof;
 mod service;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "ca-client"))]
 mod tests;
 
 pub use count::{Counts, Latency, Refusal};
@@ -197,58 +197,28 @@ impl<S: Store> CaServer<S> {
     /// Serves `listener`, takes what is due, and keeps the own SVID fresh, until `shutdown` is
     /// ready; connections that are open then are closed.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
         let (shared, own) = (Arc::clone(&self.shared), self.own);
-        let mut house = pin!(async {
+        let house = async {
             let (reader, clock) = (shared.reader.clone(), Arc::clone(shared.ca.clock()));
             let watched = watch_expiry(reader, clock, std::future::pending());
             tokio::join!(keep_own(&shared, &own), keep_house(&shared), watched);
-        });
-        let room = Arc::new(Semaphore::new(self.connections));
-        let mut open = JoinSet::new();
-        loop {
+        };
+        let until = async {
             tokio::select! {
                 biased;
-                () = &mut shutdown => return,
-                () = &mut house => return,
-                Some(_) = open.join_next() => {}
-                accepted = accept(&listener, &room) => {
-                    let (stream, permit) = accepted;
-                    let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
-                    open.spawn(async move {
-                        connection(shared, tls, stream).await;
-                        drop(permit);
-                    });
-                }
+                () = shutdown => {}
+                () = house => {}
             }
-        }
-    }
-}
-
-/// Waits for room, then for a connection; what fails for one connection, or for want of files, is
-/// no end.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
-    loop {
-        let Ok(permit) = Arc::clone(room).acquire_owned().await else {
-            std::future::pending::<()>().await;
-            continue;
         };
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
-            Err(error) => {
-                tracing::warn!(%error, "a connection cannot be accepted");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+        let serve = |stream, _| {
+            let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
+            Some(connection(shared, tls, stream))
+        };
+        serve::accept(&listener, "CA", self.connections, serve, until).await;
     }
 }
 
 async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
-    // Small messages that wait for an answer; one that cannot be set is only slower.
-    let _ = stream.set_nodelay(true);
     let accepting = TlsAcceptor::from(tls).accept(stream);
     let stream = match timeout(HANDSHAKE, tls::handshake(accepting)).await {
         Ok(Ok(stream)) => stream,

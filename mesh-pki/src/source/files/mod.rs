@@ -17,8 +17,9 @@ use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::crl::{Crl, CrlError, CrlSet};
 use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
+use crate::source::Identity;
 use crate::status::{StatusReader, StatusWriter, status};
-use crate::store::{IdentityState, IdentityWriter};
+use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{SvidError, X509Svid};
 
 mod look;
@@ -196,6 +197,28 @@ impl FileSource {
         let mut state = IdentityState::new(set.svid, set.bundles);
         state.replace_crls(set.crls.unwrap_or_default());
         Ok(state)
+    }
+
+    /// Reads the files once, and returns an identity whose task loads them after every change.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn start(self) -> Result<Identity, FileError> {
+        // Files may be on a network; the runtime must not wait for them.
+        let loading = tokio::task::spawn_blocking(move || {
+            let loaded = self.load();
+            loaded.map(|state| (self, state))
+        });
+        let ended = |error| FileError::Io {
+            path: PathBuf::new(),
+            source: io::Error::other(error),
+        };
+        let (source, state) = loading.await.map_err(ended)??;
+        let (writer, reader) = identity(state);
+        let writer = Arc::new(writer);
+        let task = source.run(Arc::clone(&writer), std::future::pending());
+        Ok(Identity::new((writer, reader), None, task))
     }
 
     /// Loads now and after every change, until `shutdown` is ready.

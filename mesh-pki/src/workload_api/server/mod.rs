@@ -17,20 +17,18 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
-use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::crypto::Crypto;
 use crate::jwt::DynJwtIssuer;
 use crate::proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use crate::serve;
 use crate::status::StatusReader;
 use crate::store::IdentityReader;
 
@@ -61,9 +59,6 @@ const MAX_CALLS: u32 = 32;
 /// How many connections there may be in all, and of one user, so that no user takes them all.
 const MAX_CONNECTIONS: usize = 1024;
 const MAX_CONNECTIONS_OF_USER: usize = 128;
-
-/// How long the listener rests after the system could not accept a connection.
-const REST: Duration = Duration::from_millis(100);
 
 /// A Workload API for local processes.
 pub struct Server {
@@ -128,28 +123,9 @@ impl Server {
 
     /// Serves until `shutdown` is ready; streams end then, and the socket's file is removed.
     pub async fn serve(self, socket: Socket, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        let mut tasks = JoinSet::new();
         let connections = Connections::default();
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut shutdown => return,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                accepted = socket.accept() => match accepted {
-                    Ok(stream) => {
-                        let shared = Arc::clone(&self.shared);
-                        if let Some(serving) = serve_one(stream, shared, &connections) {
-                            tasks.spawn(serving);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the Workload API cannot accept a connection");
-                        tokio::time::sleep(REST).await;
-                    }
-                },
-            }
-        }
+        let serve = |stream, _| serve_one(stream, Arc::clone(&self.shared), &connections);
+        serve::accept(&socket, "Workload API", usize::MAX, serve, shutdown).await;
     }
 }
 

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::serve::Listen;
+
 /// A listening socket of a Workload API; dropping it removes its file.
 #[derive(Debug)]
 pub struct Socket {
@@ -53,9 +55,13 @@ impl Socket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
+impl Listen for Socket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Listen::accept(&self.listener).await
     }
 }
 

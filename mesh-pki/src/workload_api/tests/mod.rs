@@ -29,8 +29,9 @@ use crate::proto::workload::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
     X509svidResponse,
 };
+use crate::source::workload_api::WorkloadApiSource;
 use crate::status::StatusReader;
-use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use crate::store::{IdentityReader, IdentityState, IdentityWriter, SourceEnded, identity};
 use crate::svid::{Rejected, X509Svid};
 use crate::testing::{Ca, authority, crypto, domain, id, leaf, minutes, noon};
 
@@ -881,4 +882,36 @@ fn jwt_bundles_are_read_whole_or_not_at_all() {
     ));
     let empty = read_jwt(&JwtBundlesResponse::default()).unwrap_err();
     assert_eq!(empty, MessageError::Missing { field: "bundles" });
+}
+
+// === the source ===
+
+/// A source that has an SVID, and one whose agent says that the call is wrong.
+#[tokio::test]
+async fn readers_hear_of_a_first_svid_and_of_a_source_that_can_have_none() {
+    let ca = Ca::new("root");
+    for (good, expected) in [(true, Ok(())), (false, Err(SourceEnded))] {
+        let mut world = World::new(&ca, ManualClock::new(noon()).shared());
+        let script = scripted(&mut world);
+        let identity = WorkloadApiSource::new(Endpoint::at(world.path()))
+            .clock(ManualClock::new(noon()).shared())
+            .start(&crypto());
+        let task = tokio::spawn(identity.task);
+        script
+            .send(match good {
+                true => Ok(message(leaf(CART).svid(&ca), &ca)),
+                false => Err(Status::invalid_argument("no header")),
+            })
+            .unwrap();
+        let ready = identity.reader.ready().await.map(drop);
+        assert_eq!(ready, expected);
+        assert!(identity.jwt.is_some());
+        match good {
+            true => task.abort(),
+            false => task.await.unwrap(),
+        }
+        // The store behind it still takes what is written beside the source.
+        let epoch = identity.reader.load().epoch();
+        assert!(identity.writer.set_bundle(ca.bundle("other")) > epoch);
+    }
 }

@@ -17,7 +17,6 @@ use super::*;
 use crate::bundle::TrustBundle;
 use crate::ca::Lifetimes;
 use crate::ca::attest::{Method, ReviewError, Reviewed, TokenIssuer, TokenReview};
-use crate::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use crate::ca::store::FileStore;
 use crate::ca::store::memory::MemoryDisk;
 use crate::clock::{Clock, ManualClock};
@@ -27,10 +26,12 @@ use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::rotate::{ObtainError, Rotation, obtain};
+use crate::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
 mod slow;
+mod source;
 
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const OWN: &str = "spiffe://td/inmesh/ca";

@@ -28,12 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection to a server whose SPIFFE ID was verified.
 #[derive(Debug)]
-pub struct Connection(Box<TlsStream<TcpStream>>);
+pub(super) struct Connection(Box<TlsStream<TcpStream>>);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
+pub(super) enum ConnectError {
     /// Nobody can be reached there.
     #[error("{address} cannot be reached")]
     Connect {
@@ -82,7 +81,7 @@ pub enum ConnectError {
 /// # Errors
 ///
 /// [`ConnectError`]; not a byte of a request has been sent.
-pub async fn connect(
+pub(super) async fn connect(
     address: &str,
     expected: &SpiffeId,
     state: IdentityState,

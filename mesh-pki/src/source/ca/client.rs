@@ -12,40 +12,36 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use http::Uri;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use super::chain_of;
+use super::channel::{self, ConnectError};
 use super::h2::H2;
-use super::names::{GENERATION, ID, INSTANCE, RETRY_AFTER};
 use crate::bundle::TrustBundle;
-use crate::channel::{self, ConnectError};
 use crate::clock::Clock;
 use crate::crypto::{Crypto, CryptoError};
-use crate::hex;
+use crate::error::chain_of;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::{Csr, IssueError, IssuedChain, Issuer};
+use crate::metadata::{GENERATION, ID, INSTANCE, RETRY_AFTER};
 use crate::pem;
 use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{Place, Rejected, Usage, validate};
 
-mod watch;
-
 #[cfg(doc)]
 use crate::rotate::Rotation;
 
-pub use watch::WatchStatus;
-
 /// How long a call may take, from the connection to the answer.
-const CALL: Duration = Duration::from_secs(20);
+pub(super) const CALL: Duration = Duration::from_secs(20);
 
 /// The largest answer that is read.
-const MAX_ANSWER: usize = 1024 * 1024;
+pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 
 /// Where the bundle comes from that a CA is verified against before it has sent one.
 #[derive(Clone, Debug)]
@@ -71,18 +67,18 @@ pub enum Token {
 
 /// A client of a CA; cheap to clone.
 #[derive(Clone)]
-pub struct CaClient(Arc<Inner>);
+pub struct CaClient(pub(super) Arc<Inner>);
 
-struct Inner {
-    id: SpiffeId,
-    address: String,
-    ca: SpiffeId,
-    bootstrap: Bootstrap,
-    token: Token,
-    instance: String,
-    reader: IdentityReader,
-    crypto: Crypto,
-    clock: Arc<dyn Clock>,
+pub(super) struct Inner {
+    pub(super) id: SpiffeId,
+    pub(super) address: String,
+    pub(super) ca: SpiffeId,
+    pub(super) bootstrap: Bootstrap,
+    pub(super) token: Token,
+    pub(super) instance: String,
+    pub(super) reader: IdentityReader,
+    pub(super) crypto: Crypto,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// What a client is told.
@@ -120,7 +116,7 @@ impl CaClient {
             ca: config.ca,
             bootstrap: config.bootstrap,
             token: config.token,
-            instance: hex::encode(&name),
+            instance: HEXLOWER.encode(&name),
             reader,
             crypto: crypto.clone(),
             clock,
@@ -145,18 +141,18 @@ impl Issuer for CaClient {
 }
 
 /// How one call is made: what the connection presents, and what goes with the call.
-struct Approach {
-    state: IdentityState,
-    token: Option<Zeroizing<String>>,
+pub(super) struct Approach {
+    pub(super) state: IdentityState,
+    pub(super) token: Option<Zeroizing<String>>,
 }
 
 impl Inner {
-    fn trust_domain(&self) -> &TrustDomain {
+    pub(super) fn trust_domain(&self) -> &TrustDomain {
         self.ca.trust_domain()
     }
 
     /// The generation of the bundle in use.
-    fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         let state = self.reader.load();
         let bundle = state.bundles().get(self.trust_domain());
         bundle.and_then(TrustBundle::sequence).unwrap_or(0)
@@ -166,7 +162,7 @@ impl Inner {
     /// 2. Else a token goes with the call, if there is one, and no certificate.
     /// 3. Else an SVID that is over is presented.
     /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start.
-    fn approach(&self) -> Result<Approach, IssueError> {
+    pub(super) fn approach(&self) -> Result<Approach, IssueError> {
         let (state, now) = (self.reader.load(), self.clock.now());
         let svid = state.svid(&self.id);
         let verdict = svid.map(|svid| {
@@ -224,7 +220,7 @@ impl Inner {
         }
     }
 
-    async fn connect(&self, state: IdentityState) -> Result<H2, ConnectError> {
+    pub(super) async fn connect(&self, state: IdentityState) -> Result<H2, ConnectError> {
         let (crypto, clock) = (&self.crypto, Arc::clone(&self.clock));
         let connection =
             channel::connect(&self.address, &self.ca, state, b"h2", crypto, clock).await?;
@@ -237,7 +233,11 @@ impl Inner {
     }
 
     /// A request that says who asks, with its token if it has one.
-    fn request<T>(&self, message: T, token: Option<&str>) -> Result<tonic::Request<T>, IssueError> {
+    pub(super) fn request<T>(
+        &self,
+        message: T,
+        token: Option<&str>,
+    ) -> Result<tonic::Request<T>, IssueError> {
         let mut request = tonic::Request::new(message);
         let metadata = request.metadata_mut();
         let garbled = |_| unavailable("the token is no text for a header".to_owned(), None);
@@ -361,7 +361,7 @@ impl fmt::Debug for CaClient {
     }
 }
 
-fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
+pub(super) fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
     IssueError::Unavailable {
         reason,
         retry_after,
@@ -369,7 +369,7 @@ fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
 }
 
 /// What the CA's refusal means; how long it asks us to stay away.
-fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
+pub(super) fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
     let reason = status.message().chars().take(512).collect();
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
@@ -390,6 +390,6 @@ fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
 }
 
 /// The name in the calls; no host name plays a part.
-fn origin() -> Uri {
+pub(super) fn origin() -> Uri {
     Uri::from_static("https://ca.inmesh.internal")
 }
