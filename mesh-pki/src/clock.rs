@@ -12,7 +12,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The clock of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl SystemClock {
@@ -33,10 +33,10 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told otherwise; for tests and simulations.
+/// A clock that stands still until it is set; for tests and simulations.
 ///
 /// Clones share the same hand.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct ManualClock(Arc<Mutex<SystemTime>>);
 
 impl ManualClock {
@@ -73,7 +73,7 @@ impl Clock for ManualClock {
 /// A clock that starts at a given time of day and follows tokio's, so that it obeys paused time.
 ///
 /// Clones share the same hand, including every [`TokioClock::set`].
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct TokioClock(Arc<Mutex<(SystemTime, tokio::time::Instant)>>);
 
 impl TokioClock {

@@ -1,8 +1,8 @@
-//! A rustls crypto provider in, one handle that everyone above passes around out.
+//! A rustls crypto provider in, one handle that every layer above passes on out.
 //!
 //! The handle fixes what the mesh speaks: TLS 1.3 suites only, AES-128-GCM first (a quarter cheaper
 //! than AES-256 on small cores), hybrid post-quantum key exchange first. Groups are ordered here and
-//! not by rustls' features, because a feature would flip the order for everyone in the build.
+//! not by rustls' features, because a feature would flip the order for the whole build.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use rustls_pki_types::SignatureVerificationAlgorithm;
 pub struct Crypto(Arc<CryptoProvider>);
 
 /// Why a provider cannot serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CryptoError {
     /// The provider offers no key exchange group.
@@ -94,7 +94,7 @@ impl Crypto {
         Self::from_provider(provider)
     }
 
-    /// The provider inside, for whoever makes rustls configurations of their own.
+    /// The provider inside, for callers that make rustls configurations of their own.
     #[must_use]
     pub fn provider(&self) -> &Arc<CryptoProvider> {
         &self.0

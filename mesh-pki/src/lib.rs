@@ -1,4 +1,4 @@
-//! SPIFFE identity for Rust: who am I, and whom do I trust.
+//! SPIFFE identity for Rust: the identity of this process, and the peers that it trusts.
 //!
 //! A source (files, an issuer) writes SVIDs and trust bundles through the one
 //! [`store::IdentityWriter`]; [`tls`] makes rustls configurations that read the current state at
@@ -7,12 +7,14 @@
 //! - [`id`]: trust domains and SPIFFE IDs;
 //! - [`bundle`]: the roots of each trust domain, never merged into one pool;
 //! - [`crl`]: revocation lists, by trust domain as well;
-//! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
+//! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain proves the ID in its leaf;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
 //! - `ca`: a CA that rotates its own root, with its state on disk (feature `ca`), and over gRPC
 //!   (feature `ca-server`);
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
+//! - `serve`: pages about a process, for scrapers (feature `ca-server`);
+//! - [`disk`]: why what is kept on disk cannot be used;
 //! - [`source`]: identity from our CA, PEM files, a Workload API or a development CA, kept fresh by
 //!   one task and on disk over a reboot;
 //! - [`rotate`]: when to renew, and the task that does it;
@@ -58,6 +60,15 @@ pub mod ca;
 pub mod clock;
 pub mod crl;
 pub mod crypto;
+#[cfg_attr(
+    not(all(
+        feature = "ca",
+        feature = "federation",
+        any(feature = "aws-lc-rs", feature = "ring")
+    )),
+    expect(dead_code, reason = "each of the things that are kept uses some of it")
+)]
+pub mod disk;
 pub mod id;
 pub mod issue;
 pub mod jwt;
@@ -76,7 +87,6 @@ mod der;
     any(feature = "aws-lc-rs", feature = "ring")
 ))]
 mod error;
-mod fs;
 mod json;
 #[cfg(all(
     any(feature = "ca-client", feature = "ca-server"),
@@ -91,7 +101,7 @@ mod proto;
     all(feature = "workload-api", unix),
     all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
 ))]
-mod serve;
+pub mod serve;
 mod signed;
 mod time;
 

@@ -54,23 +54,23 @@ pub struct Root {
 }
 
 /// Bundles by trust domain: what is trusted, and for what.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BundleSet(BTreeMap<TrustDomain, TrustBundle>);
 
 /// Why roots do not make a bundle; `index` counts from 0.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
     /// There is no root; a distrusted domain is made by [`TrustBundle::distrusted`].
     #[error("the bundle of {trust_domain} has no root")]
     Empty {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
     },
     /// One of the roots is not an X.509 certificate.
     #[error("root {index} of the bundle of {trust_domain} is not an X.509 certificate")]
     Malformed {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// Which root.
         index: usize,
@@ -79,7 +79,7 @@ pub enum BundleError {
     /// (S11).
     #[error("root {index} of the bundle of {trust_domain} is not a CA certificate")]
     NotACa {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// Which root.
         index: usize,
@@ -87,7 +87,7 @@ pub enum BundleError {
     /// The PEM text cannot be read.
     #[error("the bundle of {trust_domain} cannot be read")]
     Pem {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// What is wrong with it.
         #[source]
@@ -96,7 +96,7 @@ pub enum BundleError {
     /// There are more roots than [`MAX_ROOTS`].
     #[error("the bundle of {trust_domain} has {got} roots, at most {MAX_ROOTS} are allowed")]
     TooManyRoots {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// How many there are.
         got: usize,
@@ -139,7 +139,7 @@ impl TrustBundle {
         })
     }
 
-    /// A bundle that refuses everybody of `trust_domain` (S18).
+    /// A bundle that refuses every peer of `trust_domain` (S18).
     #[must_use]
     pub fn distrusted(trust_domain: TrustDomain) -> Self {
         Self {
@@ -223,7 +223,7 @@ impl TrustBundle {
         pem::encode_certificates(self.roots.iter().map(|root| &root.der))
     }
 
-    /// Whose bundle this is.
+    /// The trust domain of the bundle.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -390,7 +390,7 @@ pub(crate) fn serial(cert: &x509_parser::certificate::X509Certificate<'_>) -> St
 // === impl BundleSet ===
 
 impl BundleSet {
-    /// No bundle at all: nobody is trusted.
+    /// No bundle at all: no peer is trusted.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

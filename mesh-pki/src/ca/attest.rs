@@ -2,8 +2,8 @@
 //! issuers, against key sets that the operator gave, or by asking Kubernetes.
 //!
 //! Keys come from configuration and from nowhere else: a key set that cannot be had is no key, and
-//! nobody gets in (C11). A token is bounded in length before it is looked at, and its issuer, which
-//! anybody can write into one, only says under which keys it must verify.
+//! no workload gets in (C11). A token is bounded in length before it is looked at, and its issuer, which
+//! any sender can write into one, only says under which keys it must verify.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::crypto::Crypto;
 use crate::issue::policy::Attested;
 use crate::jwt::{self, Claims, Expect, KeysReader, verify_token};
 
-/// Whoever can say to which service account a token belongs: the TokenReview of Kubernetes, which
+/// Says to which service account a token belongs: the TokenReview of Kubernetes, which
 /// also knows whether the Pod still exists.
 pub trait TokenReview: Send + Sync + 'static {
     /// Namespace and service account of `token`, if it is meant for `audience`.
@@ -29,8 +29,8 @@ pub trait TokenReview: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Reviewed, ReviewError>> + Send;
 }
 
-/// Whose token it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The service account of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reviewed {
     /// The namespace.
     pub namespace: String,
@@ -38,8 +38,8 @@ pub struct Reviewed {
     pub service_account: String,
 }
 
-/// Why a review did not say whose token it is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a review gave no service account.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReviewError {
     /// The token is not good.
@@ -48,7 +48,7 @@ pub enum ReviewError {
         /// What Kubernetes says.
         reason: String,
     },
-    /// Nobody can say at the moment.
+    /// No review is available at the moment.
     #[error("the token cannot be reviewed: {reason}")]
     Unavailable {
         /// What happened.
@@ -76,7 +76,7 @@ pub struct Attestors {
 }
 
 /// Why a token proves nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttestError {
     /// No issuer of tokens is accepted.
@@ -93,8 +93,8 @@ pub enum AttestError {
     Token(#[from] jwt::Rejected),
 }
 
-/// What somebody brings to prove who it is, as far as can be told before it is verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// How a caller proves its ID, as far as its proof shows before it is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Method {
     /// A client certificate.
@@ -209,7 +209,7 @@ impl Attestors {
 }
 
 impl Attestors {
-    /// Whom `token` says that it is of. Nothing is verified: this is for counting what was refused.
+    /// The method that `token` claims to be of. Nothing is verified: this is for counting what was refused.
     #[must_use]
     pub fn method_of(&self, token: &str) -> Method {
         let named = jwt::issuer_unverified(token);

@@ -32,7 +32,7 @@ pub struct NewAuthority {
 }
 
 /// How long what a CA makes lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
     /// Roots.
     pub root: Duration,
@@ -43,7 +43,7 @@ pub struct Lifetimes {
 }
 
 /// Why there is no authority.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthorityError {
     /// A certificate is not a CA's.

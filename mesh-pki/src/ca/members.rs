@@ -1,14 +1,14 @@
-//! Who holds a leaf of ours in, who has not got a generation of the bundle yet out. Pure; the
+//! Leaves and acknowledgements in, the members without a generation of the bundle out. Pure; the
 //! driver tells it of every leaf before that leaf goes out, and of every acknowledgement.
 //!
-//! A member of the mesh is whoever holds a leaf that is not over. Our own client names itself by a
+//! A member of the mesh holds a leaf that has not expired. Our own client names itself by a
 //! random instance and says which generation it uses; any other client is known by its leaf alone:
 //! the leaf came with the bundle of its moment, so the next leaf is its acknowledgement, and one
-//! that never comes back drops out when its leaf is over. So every wait ends with a leaf's life.
+//! that never comes back drops out when its leaf expires. So every wait ends with a leaf's life.
 //!
 //! The table is in memory; a process that ends in order leaves it to the next one. What a process
 //! issued that died is not in it; until the moment that the state has written down for that
-//! (`leaf_until`), unknown members count as missing. The table is bounded; who does not fit counts
+//! (`leaf_until`), unknown members count as missing. The table is bounded; a member that does not fit counts
 //! as unknown too.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::SpiffeId;
 
-/// How many members are kept; further ones are unknown until their leaf is over.
+/// How many members are kept; further ones are unknown until their leaf expires.
 pub const MAX_MEMBERS: usize = 100_000;
 
 /// The longest name of an instance, in bytes.
@@ -30,22 +30,22 @@ pub const MAX_LEFT: usize = 20_000;
 /// Makes a moment that is written in whole seconds, rounded down, one that is rounded up.
 const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
 
-/// Who holds leaves of this CA; see the [module](self).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The processes that hold leaves of this CA; see the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Members {
     known: BTreeMap<Key, Member>,
     unknown_until: Option<SystemTime>,
 }
 
-/// What names a member. An instance counts only together with its ID, so that nobody can
-/// acknowledge in somebody else's name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What names a member. An instance counts only together with its ID, so that no member can
+/// acknowledge in the name of another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Instance(SpiffeId, String),
     Serial(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
     id: SpiffeId,
     acknowledged: u64,
@@ -53,7 +53,7 @@ struct Member {
 }
 
 /// A leaf that a member was given.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Leaf {
     /// Its serial number, in hexadecimal.
@@ -67,17 +67,18 @@ pub struct Leaf {
     pub generation: u64,
 }
 
-/// Somebody whom a step waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A member that a step waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Missing {
-    /// Who it is.
+    /// Its SPIFFE ID.
     pub id: SpiffeId,
     /// Its instance, if it names one; else the serial number of its leaf.
     pub name: String,
     /// The generation that it is known to use.
     pub acknowledged: u64,
-    /// When it drops out, if nothing is heard of it.
+    /// When its last leaf ends, and it drops out.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
     pub until: SystemTime,
 }
 
@@ -92,7 +93,7 @@ pub(super) struct Row {
 }
 
 impl Members {
-    /// A table that knows nobody, where leaves of an earlier process live until `unknown_until`.
+    /// A table without members, where leaves of an earlier process live until `unknown_until`.
     #[must_use]
     pub fn new(unknown_until: Option<SystemTime>) -> Self {
         Self {
@@ -106,7 +107,7 @@ impl Members {
         self.unknown_until = self.unknown_until.max(until);
     }
 
-    /// Somebody is about to get `leaf`; `instance` if it named itself.
+    /// A process of `id` is about to get `leaf`; `instance` if it named itself.
     pub fn issued(&mut self, id: &SpiffeId, instance: Option<&str>, leaf: Leaf) {
         let key = match instance {
             Some(name) => Key::Instance(id.clone(), name.to_owned()),
@@ -151,7 +152,7 @@ impl Members {
             .any(|member| member.leaves.iter().any(|leaf| leaf.serial == serial))
     }
 
-    /// Forgets leaves that are over at `now`, and whoever has none left.
+    /// Forgets leaves that have expired at `now`, and members that have none left.
     pub fn prune(&mut self, now: SystemTime) {
         for member in self.known.values_mut() {
             member.leaves.retain(|leaf| leaf.not_after >= now);
@@ -187,7 +188,7 @@ impl Members {
         self.known.iter().map(row).collect()
     }
 
-    /// The table that was written down so; a member without a leaf is none.
+    /// The table that was written down so; a member without a leaf is dropped.
     pub(super) fn from_rows(rows: Vec<Row>, unknown_until: Option<SystemTime>) -> Self {
         let mut known = BTreeMap::new();
         for row in rows {
@@ -233,7 +234,7 @@ impl Members {
         self.unknown_until.map(|until| until + ALMOST_A_SECOND)
     }
 
-    /// Who may still use a bundle older than `generation`: it has not acknowledged one since, and
+    /// The members that may still use a bundle older than `generation`: it has not acknowledged one since, and
     /// holds a live leaf that came with an older one.
     #[must_use]
     pub fn without(&self, generation: u64, now: SystemTime) -> Vec<Missing> {
@@ -242,7 +243,7 @@ impl Members {
         })
     }
 
-    /// Who holds a live leaf of the issuing CA `key_id`.
+    /// The members with a live leaf of the issuing CA `key_id`.
     #[must_use]
     pub fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
         self.missing(now, |_, leaf| leaf.issuer_key_id == key_id)

@@ -3,17 +3,16 @@
 //!
 //! - [`state`]: everything that a CA must not forget, and the steps from one state to the next
 //!   (pure);
-//! - [`members`]: who holds a leaf, and who has which bundle (pure);
+//! - [`members`]: which process holds a leaf, and which bundle it has (pure);
 //! - [`plan`]: whether the mesh is ready for the next step, and what is due (pure);
-//! - [`pace`]: how many leaves a second, and who waits how long (pure);
+//! - [`pace`]: how many leaves a second, and how long a caller waits (pure);
 //! - [`attest`]: what tokens prove;
 //! - `server` and `admin` (feature `ca-server`): the CA over gRPC, and its operator;
 //! - [`store`]: where the state and the keys are kept, crash after crash;
 //! - [`Ca`]: the driver: it writes a state down, and then lets its effects out.
 //!
-//! A root is replaced in four steps. *Prepare*: the new root goes into the bundle, and nobody uses
-//! it. *Distributed*: every live member has acknowledged that bundle. *Activate*: new leaves are
-//! signed under it, and everybody can verify them. *Retire*: the old root leaves the bundle once no
+//! A root is replaced in four steps. *Prepare*: the new root goes into the bundle, unused. *Distributed*: every live member has acknowledged that bundle. *Activate*: new leaves are
+//! signed under it, and every member can verify them. *Retire*: the old root leaves the bundle once no
 //! leaf under it is alive. So at no moment does a member meet a leaf that it cannot verify.
 
 #[cfg(all(feature = "ca-server", unix))]

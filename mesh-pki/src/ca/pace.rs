@@ -1,21 +1,21 @@
-//! Who asks for a leaf, and when, in; now, or how long to stay away, out. Pure; sans-io.
+//! A caller and the time in, whether it is its turn, or how long to wait, out. Pure; sans-io.
 //!
 //! A mesh that starts, or that a CA has been away from, asks all at once. At most `rate` leaves are
-//! signed in any second, whatever comes. Whoever comes while others wait is given a slot of its own
-//! behind theirs, and told to come back then; a slot that nobody comes back for is free again after
-//! a while. So a thousand wait for twenty seconds, each once, and nobody is overtaken by one that
+//! signed in any second, whatever comes. A caller that comes while others wait is given a slot of its own
+//! behind theirs, and asked to come back then; a slot whose caller does not come back is free again
+//! after a while. So a thousand wait for twenty seconds, each once, and no caller is overtaken by one that
 //! asks more often.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// How many leaves are signed in a second, if nobody says otherwise.
+/// How many leaves are signed in a second, unless configured otherwise.
 pub const DEFAULT_RATE: u32 = 50;
 
-/// How long a slot is kept for somebody who does not come back in time.
+/// How long a slot is kept for a caller that does not come back in time.
 pub const HOLD: Duration = Duration::from_secs(10);
 
-/// How many slots are given out at once; who comes after that gets none, and tries again.
+/// How many slots are given out at once; a later caller gets none, and tries again.
 pub const MAX_WAITING: usize = 10_000;
 
 /// How many slots one ID has at once: many processes share one, but none may take all.
@@ -24,7 +24,7 @@ pub const MAX_WAITING_EACH: usize = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The pace of one CA; times count from any fixed moment.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct Pace {
     rate: u32,
     admitted: VecDeque<Duration>,
@@ -46,12 +46,12 @@ impl Pace {
         }
     }
 
-    /// Somebody asks at `now`: a process, called `instance`, of `id`.
+    /// A process of `id`, named `instance`, asks at `now`.
     ///
-    /// 1. Admissions older than a second, and slots that nobody came for, are forgotten.
-    /// 2. Who has a slot that has come is admitted, if this second has room.
-    /// 3. Who has none is admitted if nobody waits and this second has room.
-    /// 4. Anybody else waits: for its slot, for a new one behind the last, or for room.
+    /// 1. Admissions older than a second, and slots whose callers did not come, are forgotten.
+    /// 2. A caller whose slot has come is admitted, if this second has room.
+    /// 3. A caller without a slot is admitted if no other waits and this second has room.
+    /// 4. Any other caller waits: for its slot, for a new one behind the last, or for room.
     ///
     /// # Errors
     ///
@@ -74,10 +74,10 @@ impl Pace {
         }
         let room = self.admitted.len() < self.rate as usize;
         let next_room = self.admitted.front().map_or(now, |at| *at + SECOND);
-        let who = (id.to_owned(), instance.to_owned());
-        match self.waiting.get(&who) {
+        let caller = (id.to_owned(), instance.to_owned());
+        match self.waiting.get(&caller) {
             Some(slot) if *slot <= now && room => {
-                self.waiting.remove(&who);
+                self.waiting.remove(&caller);
                 self.admitted.push_back(now);
                 Ok(())
             }
@@ -91,7 +91,7 @@ impl Pace {
                 let slot = self.last_slot.max(next_room.max(now)) + SECOND / self.rate;
                 if self.waiting.len() < MAX_WAITING && self.slots_of(id) < MAX_WAITING_EACH {
                     self.last_slot = slot;
-                    self.waiting.insert(who, slot);
+                    self.waiting.insert(caller, slot);
                 }
                 Err(slot - now)
             }
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(pace.handle_request("new", "", ms(1400)), Err(ms(1100)));
         assert_eq!(pace.handle_request("a", "", ms(1500)), Ok(()));
         assert_eq!(pace.handle_request("b", "", ms(2000)), Ok(()));
-        // The last one never comes: after a while everybody may.
+        // The last one never comes: after a while all may.
         assert!(pace.handle_request("late", "", ms(12_400)).is_err());
         assert_eq!(pace.handle_request("later", "", ms(40_000)), Ok(()));
     }

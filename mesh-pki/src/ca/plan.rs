@@ -1,9 +1,9 @@
-//! The state of a CA, its members and the time in, the next step of a rotation or whom it waits
-//! for out. Pure.
+//! The state of a CA, its members and the time in, the next step of a rotation, or the members that
+//! it waits for, out. Pure.
 //!
 //! 1. Nothing is under way: nothing to wait for; [`due`] says whether it is time to begin.
 //! 2. A root is published: it is activated once every live member has the generation that has it.
-//!    A member that is silent drops out when its leaf is over, so this takes a leaf's life at most.
+//!    A member that is silent drops out when its leaf expires, so this takes a leaf's life at most.
 //! 3. A root is retiring: it is taken out once no leaf under it can be alive. What may be alive is
 //!    written in the state, so this holds for leaves of earlier processes too.
 //!
@@ -11,6 +11,8 @@
 //! operator who accepts that handshakes fail may force one.
 
 use std::time::SystemTime;
+
+use serde::Serialize;
 
 use super::members::{Members, Missing};
 use super::state::{CaState, KeyPlace, Stage, Step};
@@ -31,22 +33,25 @@ pub enum Gate {
     Wait(Wait),
 }
 
-/// Whom the next step waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The members that the next step waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Wait {
     /// The step.
+    #[serde(skip)]
     pub step: Step,
     /// Members that are known.
+    #[serde(rename = "members")]
     pub missing: Vec<Missing>,
     /// Whether there may be members that are not known: leaves of an earlier process.
     pub unknown: bool,
-    /// When the wait is over, if nothing is heard of anybody.
+    /// When the wait ends, if no member acknowledges.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
     pub until: SystemTime,
 }
 
-/// What is to be done without anybody asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is due without a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Due {
     /// Half of the issuing CA's life is gone, and the root's key is here.
@@ -69,7 +74,7 @@ impl Go {
         self.generation
     }
 
-    /// Permits the next step of `state` whatever [`gate`] says: whoever is missing will fail
+    /// Permits the next step of `state` whatever [`gate`] says: a missing member will fail
     /// handshakes until its next renewal. `None` if no rotation is running.
     #[must_use]
     pub fn force(state: &CaState) -> Option<Self> {
@@ -131,7 +136,7 @@ pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate>
     }
 }
 
-/// What is to be done at `now` without anybody asking; nothing while a rotation is running.
+/// What is due at `now` without a command; nothing while a rotation is running.
 #[must_use]
 pub fn due(state: &CaState, now: SystemTime) -> Option<Due> {
     let active = state.active();

@@ -373,7 +373,7 @@ async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
 /// one that issues after its last word.
 #[tokio::test]
 async fn after_a_restart_a_rotation_waits_for_whom_it_waited_before() {
-    #[derive(Clone, Copy, Debug, PartialEq)]
+    #[derive(Debug, Clone, Copy, PartialEq)]
     enum End {
         Dies,
         Issues,

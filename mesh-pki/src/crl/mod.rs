@@ -1,16 +1,16 @@
 //! A certificate revocation list in DER or PEM in, something that [`validate`](crate::svid::validate)
 //! can ask out (RFC 5280, section 5).
 //!
-//! A [`Crl`] is parsed and bounded; who signed it is not known yet, because the issuer's certificate
+//! A [`Crl`] is parsed and bounded; its signer is not known yet, because the issuer's certificate
 //! comes with a peer's chain. [`CrlSet`] keeps lists by trust domain, as bundles are kept: a list
 //! that one domain publishes can never say something about another's certificates.
 //!
 //! Only lists that speak for everything that their issuer signed are taken: a delta, an indirect
 //! list, one for some reasons, some certificates or one distribution point would leave certificates
-//! whose status nobody knows, and is refused with its own error. webpki parses and looks serials
+//! whose status is unknown, and is refused with its own error. webpki parses and looks serials
 //! up; its `RevocationOptions` are not used, because they want a list of every issuer or of none
 //! and tell issuers apart by name alone, while a CA that renews its key often keeps its name. A list
-//! under such a name that nobody known has signed counts for whoever has that name, and lets nobody in.
+//! under such a name without a known signer counts for each issuer of that name, and admits no peer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,17 +63,17 @@ struct Parsed {
     number: Vec<u8>,
     this_update: SystemTime,
     next_update: SystemTime,
-    /// The public key that the signature has been verified with, and with it whose list this is:
+    /// The public key that the signature has been verified with, which tells the issuer of this list:
     /// a large one is not hashed again at every handshake.
     proven: OnceLock<SubjectPublicKeyInfoDer<'static>>,
 }
 
 /// Revocation lists by trust domain, one for each issuer in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CrlSet(BTreeMap<TrustDomain, Vec<Crl>>);
 
 /// Why bytes are no revocation list, or none that can be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CrlError {
     /// It lists changes to another list (RFC 5280, section 5.2.4).
@@ -109,7 +109,7 @@ pub enum CrlError {
     /// A trust domain would have more lists than [`MAX_CRLS`].
     #[error("{trust_domain} has more than {MAX_CRLS} revocation lists")]
     TooMany {
-        /// Whose lists they are.
+        /// The trust domain of the lists.
         trust_domain: TrustDomain,
     },
     /// It names more certificates than [`MAX_CRL_ENTRIES`].
@@ -212,7 +212,7 @@ impl Crl {
         text
     }
 
-    /// The name of whoever says to have issued it, cut off after 256 characters.
+    /// The name of its issuer, by its own word, cut off after 256 characters.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.0.issuer
@@ -236,7 +236,7 @@ impl Crl {
         self.0.this_update
     }
 
-    /// From when on it is stale, and nobody that it speaks for is trusted any more.
+    /// From when on it is stale, and no certificate of its issuer is trusted any more.
     #[must_use]
     pub fn next_update(&self) -> SystemTime {
         self.0.next_update
@@ -316,7 +316,7 @@ fn unreadable(error: Error) -> CrlError {
 // === impl CrlSet ===
 
 impl CrlSet {
-    /// No list at all: nobody is revoked.
+    /// No list at all: no certificate is revoked.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -38,10 +38,10 @@ pub struct LocalCa {
 }
 
 /// Why there is no CA.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaError {
-    /// The root certificate is none.
+    /// The root certificate cannot be used.
     #[error("the CA's root certificate cannot be used")]
     Bundle(#[from] BundleError),
     /// The crypto provider failed.
@@ -136,7 +136,7 @@ impl LocalCa {
         self
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -154,7 +154,7 @@ impl LocalCa {
         &self.root
     }
 
-    /// A copy of the root key, for whoever keeps it.
+    /// A copy of the root key, to be kept.
     #[must_use]
     pub fn secret_key(&self) -> PrivateKey {
         self.issuer.key().secret()
@@ -165,7 +165,7 @@ impl LocalCa {
     /// # Errors
     ///
     /// [`IssueError`] if the ID is not a workload of this trust domain, the key cannot be
-    /// certified, or the CA is over.
+    /// certified, or the CA has expired.
     pub fn sign(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
         if id.trust_domain() != &self.trust_domain {
             return Err(IssueError::WrongTrustDomain {

@@ -16,14 +16,14 @@ use crate::signed::{SignatureError, Signed};
 pub const MAX_CSR_LEN: usize = 16 * 1024;
 
 /// A signing request whose signature has been verified with the public key in it.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct Csr {
     der: CertificateSigningRequestDer<'static>,
     public_key: SubjectPublicKeyInfoDer<'static>,
 }
 
 /// Why a signing request is refused, or could not be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CsrError {
     /// The signature does not verify: the sender does not have the private key.

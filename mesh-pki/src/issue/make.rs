@@ -31,13 +31,13 @@ impl CaKey {
         KeyPair::generate().map(Self)
     }
 
-    /// Reads a key that somebody kept.
+    /// Reads a key that was kept.
     pub(crate) fn read(key: &PrivateKey) -> Result<Self, rcgen::Error> {
         let der = PrivatePkcs8KeyDer::from(key.secret_pkcs8_der());
         KeyPair::try_from(&der).map(Self)
     }
 
-    /// A copy for whoever keeps it.
+    /// A copy, to be kept.
     pub(crate) fn secret(&self) -> PrivateKey {
         PrivateKey::from_pkcs8_der(self.0.serialize_der())
     }

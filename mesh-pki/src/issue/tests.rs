@@ -7,6 +7,7 @@ use super::ca::{BACK_DATED, CaError, LocalCa};
 use super::dev::{DevCa, DevCaError, KEY_FILE, ROOT_FILE};
 use super::*;
 use crate::clock::{Clock, ManualClock};
+use crate::disk::{self, DiskError};
 use crate::source::dev::{DevSource, DevSourceError};
 use crate::source::files::FileSource;
 use crate::store::IdentityState;
@@ -304,7 +305,7 @@ fn a_development_ca_is_never_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     std::fs::write(&path, "precious").unwrap();
-    let error = crate::fs::publish_new(&path, b"new", crate::fs::Mode::Secret).unwrap_err();
+    let error = disk::publish_new(&path, b"new", disk::Mode::Secret).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -315,7 +316,9 @@ fn a_broken_folder_says_what_is_wrong() {
     let clock = ManualClock::new(noon());
     let open = |dir: &std::path::Path| DevCa::open(dir, &crypto(), clock.shared()).unwrap_err();
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(open(dir.path()), DevCaError::Io { path, .. } if path.ends_with(ROOT_FILE)));
+    assert!(
+        matches!(open(dir.path()), DevCaError::Disk(DiskError::Io { path, .. }) if path.ends_with(ROOT_FILE))
+    );
     dev(dir.path()).unwrap();
     std::fs::write(dir.path().join(KEY_FILE), "").unwrap();
     assert!(matches!(open(dir.path()), DevCaError::Pem { path, .. } if path.ends_with(KEY_FILE)));
@@ -390,7 +393,10 @@ fn files_are_issued_as_one_set() {
     std::fs::remove_file(&key).unwrap();
     std::fs::write(&key, "precious").unwrap();
     let error = dev.issue_files(&id(CART), &out).unwrap_err();
-    assert!(matches!(error, DevCaError::Io { .. }), "{error:?}");
+    assert!(
+        matches!(error, DevCaError::Disk(DiskError::Io { .. })),
+        "{error:?}"
+    );
     assert_eq!(std::fs::read(&key).unwrap(), b"precious");
 }
 

@@ -2,7 +2,7 @@
 
 use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Curve {
     P256,
     P384,

@@ -1,13 +1,12 @@
 //! A SPIFFE ID and audiences in, a JWT-SVID out.
 //!
-//! [`JwtIssuer`] is a port of its own beside [`Issuer`](crate::issue::Issuer): who signs
-//! certificates need not sign tokens. Who may ask for which ID is decided in front of it.
+//! [`JwtIssuer`] is a port of its own beside [`Issuer`](crate::issue::Issuer): a signer of
+//! certificates need not sign tokens. Which caller may ask for which ID is decided in front of it.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use rustls::sign::SigningKey;
@@ -27,13 +26,13 @@ use crate::issue::IssueError;
 use crate::svid::PrivateKey;
 use crate::time;
 
-/// How long a JWT-SVID lives, unless told otherwise: a bearer token cannot be taken back.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// How long a JWT-SVID lives, in seconds: a bearer token cannot be taken back.
+const LIFETIME: i64 = 5 * 60;
 
 /// The most audiences that one token may be for; each can pass it on to the others.
 pub const MAX_AUDIENCES: usize = 16;
 
-/// Whoever can mint JWT-SVIDs.
+/// Mints JWT-SVIDs.
 pub trait JwtIssuer: Send + Sync + 'static {
     /// Mints a token for `id`, to be shown to `audiences`; there must be at least one.
     ///
@@ -55,7 +54,6 @@ pub struct LocalJwtIssuer {
     trust_domain: TrustDomain,
     key: Arc<dyn SigningKey>,
     public: PublicKey,
-    lifetime: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -98,12 +96,11 @@ impl LocalJwtIssuer {
             trust_domain,
             key,
             public,
-            lifetime: DEFAULT_LIFETIME,
             clock,
         })
     }
 
-    /// The same with a new key, which nobody has seen.
+    /// The same with a new key, which only this process knows.
     ///
     /// # Errors
     ///
@@ -123,12 +120,6 @@ impl LocalJwtIssuer {
         let key = PrivateKey::from_pkcs8_der(pair.serialize_der());
         pair.zeroize();
         Self::new(trust_domain, &key, crypto, clock)
-    }
-
-    /// Tokens that live for `lifetime` from the moment of minting, in whole seconds.
-    #[must_use]
-    pub fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime, ..self }
     }
 
     /// The public half, which belongs into the bundle of the trust domain before a token is minted.
@@ -155,8 +146,7 @@ impl LocalJwtIssuer {
             return Err(failed("a token is for 1 to 16 audiences"));
         }
         let issued = time::to_unix(self.clock.now());
-        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let expires = issued.saturating_add(lifetime);
+        let expires = issued.saturating_add(LIFETIME);
 
         let header = json!({"alg": Algorithm::Es256.name(), "kid": self.public.id(), "typ": "JWT"});
         // One audience is written as a text, which every library reads.

@@ -31,7 +31,7 @@ const MAX_MODULUS_LEN: usize = 1024;
 /// The public keys of one issuer of tokens.
 ///
 /// Ids are unique in a set; a key without id is only found by tokens that name none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeySet(Vec<PublicKey>);
 
 /// A public key that tokens may be signed with.
@@ -57,7 +57,7 @@ enum Numbers {
 }
 
 /// Why a JWK set cannot be used; `index` counts from 0.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeySetError {
     /// Two keys have the same id, so that it is unclear which is meant.
@@ -223,7 +223,7 @@ impl PublicKey {
         })
     }
 
-    /// Reads one JWK; nothing, if its type, curve or algorithm is none of ours.
+    /// Reads one JWK; nothing, if its type, curve or algorithm is not supported.
     pub(crate) fn from_jwk(
         index: usize,
         jwk: &Map<String, Value>,

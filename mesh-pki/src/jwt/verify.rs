@@ -97,7 +97,7 @@ pub fn verify_token(
     Ok(claims)
 }
 
-/// Who says in a token that it has issued it, without a look at its signature: to count tokens that
+/// The issuer that a token names, without a look at its signature: to count tokens that
 /// were refused, and for nothing else.
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn issuer_unverified(token: &str) -> Option<String> {
@@ -105,8 +105,8 @@ pub(crate) fn issuer_unverified(token: &str) -> Option<String> {
     text(&claims, "iss").ok().map(str::to_owned)
 }
 
-/// For whom a token says that it is, and until when, without a look at its signature: for tokens that
-/// come from whom we trust to mint them.
+/// The subject and the end that a token names, without a look at its signature: for tokens that come
+/// from an issuer that we trust.
 #[cfg(feature = "workload-api")]
 pub(crate) fn read_unverified(token: &str) -> Result<(SpiffeId, SystemTime), Rejected> {
     let claims = Token::parse(token)?.claims()?;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 over one connection, with bounds; and pages about a process, for scrapers.
+//! HTTP/1.1 over one connection, with bounds.
 
 use std::convert::Infallible;
 use std::future::Future;

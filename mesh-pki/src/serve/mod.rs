@@ -14,9 +14,13 @@ use tokio::task::JoinSet;
 
 #[cfg(any(feature = "ca-server", feature = "federation"))]
 mod http;
+#[cfg(feature = "ca-server")]
+mod pages;
 
 #[cfg(any(feature = "ca-server", feature = "federation"))]
 pub(crate) use http::http1;
+#[cfg(feature = "ca-server")]
+pub use pages::pages;
 
 /// How long the loop pauses after the system could not accept a connection.
 const REST: Duration = Duration::from_millis(100);

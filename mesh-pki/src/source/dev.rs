@@ -45,7 +45,7 @@ pub struct DevSource {
 }
 
 /// Why a development CA gives no identity.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DevSourceError {
     /// The CA could never mint one of the IDs.

@@ -1,9 +1,9 @@
 //! A file with a JWK set in, the keys of an issuer of tokens out, now and whenever it changes.
 //!
 //! The file is read once a second and compared by content, as [`files`](super::files) does. One that
-//! cannot be read, or is broken, as a reader sees it halfway through a change, is told once and the
+//! cannot be read, or is broken, as a reader sees it halfway through a change, is logged once and the
 //! last good keys stay. A set that is whole and has no key is taken at its word while running:
-//! nobody gets in. At a start it is refused, since it would refuse everybody for a reason that is
+//! no token verifies. At a start it is refused, since every token would fail for a reason that is
 //! hard to see.
 
 use std::fmt;

@@ -37,7 +37,7 @@ fn every_write_is_seen_whole_and_counted() {
 }
 
 #[test]
-fn the_default_is_the_first_until_another_is_chosen() {
+fn the_default_is_the_first_until_it_is_taken_out() {
     let ca = Ca::new("root");
     let mut state = IdentityState::from_bundles(BundleSet::new());
     assert!(state.default_svid().is_none());
@@ -45,13 +45,10 @@ fn the_default_is_the_first_until_another_is_chosen() {
     state.insert_svid(leaf("spiffe://td/a").svid(&ca));
     let default = |state: &IdentityState| state.default_svid().map(|svid| svid.id().clone());
     assert_eq!(default(&state), Some(id("spiffe://td/b")));
-    assert!(!state.choose_default(&id("spiffe://td/c")));
-    assert!(state.choose_default(&id("spiffe://td/a")));
-    assert_eq!(default(&state), Some(id("spiffe://td/a")));
-    assert!(state.remove_svid(&id("spiffe://td/a")).is_some());
+    assert!(state.remove_svid(&id("spiffe://td/b")).is_some());
     assert_eq!(default(&state), None);
     assert_eq!(state.svids().count(), 1);
-    assert!(state.svid(&id("spiffe://td/b")).is_some());
+    assert!(state.svid(&id("spiffe://td/a")).is_some());
 }
 
 #[tokio::test]

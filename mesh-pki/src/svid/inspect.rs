@@ -18,7 +18,7 @@ use crate::time;
 const QUOTED: usize = 256;
 
 /// What a leaf certificate says of itself; no signature has been looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaf {
     pub(crate) id: SpiffeId,
     pub(crate) not_before: SystemTime,

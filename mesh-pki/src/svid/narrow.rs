@@ -143,7 +143,7 @@ fn vouched<'a>(
 ) -> Result<Vec<CertificateDer<'a>>, Refusal> {
     let mut chosen = Vec::new();
     let mut checks = 0;
-    // Name and key of whoever may vouch for others.
+    // Name and key of each certificate that may vouch for others.
     let mut level: Vec<_> = roots
         .into_iter()
         .map(|(name, key)| (name.to_vec(), key))

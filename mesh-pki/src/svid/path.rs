@@ -3,7 +3,7 @@
 //! leaves are web servers, run against it as it is.
 //!
 //! Path building is rustls-webpki's, which is tested against far more than a mesh sees. It judges
-//! neither the validity of roots nor who may sign by key usage, and its revocation is not ours, so
+//! neither the validity of roots nor key usage for signing, and its revocation is not ours, so
 //! each path that it finds is looked at once more, and one that fails is not the end of the search.
 
 use std::cell::RefCell;
@@ -25,7 +25,7 @@ use crate::time;
 
 /// What a search for a path needs to know.
 pub(super) struct Search<'a> {
-    /// Whom the leaf names; only quoted in reasons.
+    /// The ID in the leaf; only quoted in reasons.
     pub(super) id: &'a SpiffeId,
     pub(super) bundle: &'a TrustBundle,
     pub(super) crls: &'a [Crl],
@@ -86,7 +86,7 @@ impl<'a> Search<'a> {
             (Ok(_), Some(Ok(root))) => Ok(root),
             (_, Some(Err(rejected))) => Err(rejected),
             (Err(error), _) => Err(self.explain(error, Place::Intermediate, chain)),
-            // webpki asks us before it is content; if it ever does not, nobody is let in.
+            // webpki asks us before it is content; if it ever does not, the peer is refused.
             (Ok(_), None) => Err(self.unknown_issuer(None)),
         }
     }
@@ -119,7 +119,7 @@ impl<'a> Search<'a> {
             if anchor != path.anchor() {
                 continue;
             }
-            // The limit in a root is the word of the bundle's owner; webpki does not read it.
+            // The limit in a root is the bundle owner's; webpki does not read it.
             if root
                 .max_intermediates()
                 .is_some_and(|max| intermediates > max)

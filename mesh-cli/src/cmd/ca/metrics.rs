@@ -10,15 +10,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use inmesh_core::Body;
-use inmesh_core::runtime::{Limits, serve_local};
 use inmesh_pki::ca::server::{Counts, Refusal};
 use inmesh_pki::ca::state::Step;
 use inmesh_pki::ca::store::FileStore;
 use inmesh_pki::ca::{Ca, CaStatus, attest};
 use inmesh_pki::crl::Crl;
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::serve::pages;
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::store::IdentityReader;
 use prometheus_client::collector::Collector;
@@ -61,13 +61,13 @@ enum Stage {
 impl Pages {
     /// Serves until dropped.
     pub(super) fn serve(self, listener: TcpListener) -> impl Future<Output = ()> {
-        serve_local(listener, Limits::default(), move |request| {
+        pages(listener, move |request: Request<()>| {
             let pages = self.clone();
             async move { pages.answer(&request).await }
         })
     }
 
-    async fn answer(&self, request: &Request<()>) -> Response<Body> {
+    async fn answer(&self, request: &Request<()>) -> Response<Bytes> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => page(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => {
@@ -306,8 +306,8 @@ impl Stage {
     }
 }
 
-fn page(status: StatusCode, body: impl Into<String>) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.into()));
+fn page(status: StatusCode, body: impl Into<String>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.into()));
     *response.status_mut() = status;
     response
 }

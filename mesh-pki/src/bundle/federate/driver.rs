@@ -47,7 +47,7 @@ struct Keeper {
 pub type FederationStatus = BTreeMap<TrustDomain, RelationshipStatus>;
 
 /// How one relationship is doing.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RelationshipStatus {
     /// How many bundles were fetched and taken.
@@ -61,7 +61,7 @@ pub struct RelationshipStatus {
     /// Why the last bundle is not kept on disk, or why the one there cannot be used; gone with the
     /// next one that is kept.
     pub keep_error: Option<Arc<KeptError>>,
-    /// How its endpoint proves who it is: `https_spiffe` or `https_web`.
+    /// How its endpoint proves its identity: `https_spiffe` or `https_web`.
     pub profile: &'static str,
     /// After how long without a refresh its bundle is taken out.
     pub max_age: Duration,
@@ -73,7 +73,7 @@ pub struct RelationshipStatus {
     pub roots: usize,
     /// The sequence number of the last bundle that was taken; no lower one is taken.
     pub sequence: Option<u64>,
-    /// Whether a bundle of this domain is in use; one without keys is, and trusts nobody.
+    /// Whether a bundle of this domain is in use; one without keys is, and refuses every peer.
     pub trusted: bool,
 }
 
@@ -150,11 +150,11 @@ impl Federation {
     ///
     /// After a restart the last one counts for what is left of its maximum age, and no lower sequence
     /// number is taken. An endpoint of its own trust domain is verified by it, and no longer by the
-    /// bootstrap bundle. Where a domain begins anew, with a lower number or with keys that nobody
+    /// bootstrap bundle. Where a domain begins anew, with a lower number or with keys that no bundle
     /// vouches for, an operator removes its file, `TRUST-DOMAIN.json`, while no process runs.
     ///
     /// A file that cannot be used counts for nothing, and a disk that fails or hangs keeps no bundle
-    /// from being used; both are logged, and told by [`RelationshipStatus::keep_error`].
+    /// from being used; both are logged, and stand in [`RelationshipStatus::keep_error`].
     #[must_use]
     pub fn with_keep(self, dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -192,7 +192,7 @@ impl Keeper {
     ///    one that withdraws a root or key is written first.
     /// 3. Wait for the next turn.
     ///
-    /// Should the age reach its limit meanwhile, also while a fetch goes on, take the bundle out.
+    /// Should the age reach its limit meanwhile, also during a fetch, take the bundle out.
     async fn keep(
         &self,
         relationship: Relationship,
@@ -308,7 +308,7 @@ impl Keeper {
         tracing::error!(
             %trust_domain,
             max_age = ?relationship.max_age,
-            "the bundle could not be refreshed for too long, nobody of this domain is trusted"
+            "the bundle could not be refreshed for too long, no peer of this domain is trusted"
         );
         writer.update(|state| state.remove_federated(trust_domain));
         self.update(trust_domain, |status| {
@@ -327,7 +327,7 @@ impl Keeper {
         (*self.draw.lock().unwrap_or_else(PoisonError::into_inner))()
     }
 
-    /// What was kept; what cannot be used is told, and is nothing.
+    /// What was kept; what cannot be used is logged, and counts as nothing.
     async fn recall(&self, relationship: &Relationship, disk: &mut Keep) -> Option<Kept> {
         let trust_domain = &relationship.trust_domain;
         disk.load().await.unwrap_or_else(|error| {
@@ -335,7 +335,7 @@ impl Keeper {
             tracing::error!(
                 %trust_domain,
                 error = reason,
-                "the kept bundle cannot be used: nobody of this domain is trusted until one is \
+                "the kept bundle cannot be used: no peer of this domain is trusted until one is \
                  fetched, whatever its sequence number"
             );
             self.update(trust_domain, |status| {
@@ -368,7 +368,7 @@ impl Keeper {
     fn taken(&self, kept: &Kept) {
         let trust_domain = kept.bundle.trust_domain();
         if kept.bundle.is_distrusted() {
-            tracing::warn!(%trust_domain, "the bundle has no root: nobody of this domain is trusted");
+            tracing::warn!(%trust_domain, "the bundle has no root: no peer of this domain is trusted");
         }
         self.recalled(kept, true);
         self.update(trust_domain, |status| {

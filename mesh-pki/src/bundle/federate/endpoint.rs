@@ -1,9 +1,9 @@
-//! Our own bundle in, an endpoint that serves it out, to whoever asks (SPIFFE_Federation.md,
+//! Our own bundle in, an endpoint that serves it to every client out (SPIFFE_Federation.md,
 //! section 5.2.2.3).
 //!
 //! It proves itself by the default SVID of the store, which is the profile https_spiffe, or by a
-//! [`WebCertificate`], which is https_web; consumers are told which, so it is one of them and never
-//! both. It asks nobody who they are: a bundle holds public keys. One path, GET and HEAD, one
+//! [`WebCertificate`], which is https_web; consumers configure which, so it is one of them and never
+//! both. It asks no client for an identity: a bundle holds public keys. One path, GET and HEAD, one
 //! request for each connection, every wait and number bounded. TLS 1.3 only by either profile: of
 //! what Mozilla's intermediate compatibility lets a server speak (section 5), TLS 1.2 is left out,
 //! and a consumer that knows nothing newer needs a web server in between.

@@ -3,8 +3,8 @@
 //!
 //! The file of each trust domain is SPIFFE bundle JSON with two members of our own, which other
 //! readers pass over. What is read is judged anew: file and folder are ours or root's to write,
-//! it is of the domain that it is read for, and its age goes on from the moment of fetching, so that
-//! a restart makes nothing younger. A file that cannot be used is as good as none: nobody of the
+//! it is of the domain that it is read for, and its age counts from the moment of fetching, so that
+//! a restart makes nothing younger. A file that cannot be used counts as missing: no peer of the
 //! domain is trusted until a bundle is fetched, and any sequence number is taken then.
 
 use std::io;
@@ -18,25 +18,22 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::{BundleJsonError, MAX_BUNDLE_LEN};
-use crate::fs::{self, Loose, Mode};
+use crate::disk::{self, Disk, DiskError, Guard, Mode, SystemDisk};
 use crate::id::TrustDomain;
 use crate::time;
 
-/// Our members: whose bundle it is, and when it was fetched, in seconds since 1970.
+/// Our members: the bundle's trust domain, and when it was fetched, in seconds since 1970.
 const TRUST_DOMAIN: &str = "inmesh_trust_domain";
 const FETCHED_AT: &str = "inmesh_fetched_at";
 
-/// How long a disk may take, before federation goes on without it.
+/// How long a disk may take, before federation continues without it.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The bits of a mode by which others write.
-const FORBIDDEN: u32 = 0o022;
 
 /// How far in the future a moment of fetching may lie: as far as clocks are set back in passing.
 const SKEW: Duration = Duration::from_secs(2 * 60);
 
 /// What was fetched last, and when.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Kept {
     pub(super) bundle: TrustBundle,
     pub(super) fetched_at: SystemTime,
@@ -65,31 +62,9 @@ pub enum KeptError {
         #[source]
         source: BundleJsonError,
     },
-    /// The file or its folder cannot be read or written.
-    #[error("{} cannot be read or written", path.display())]
-    Io {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// Others may write the file or its folder.
-    #[error("{} has mode {mode:04o}, so that others may write it", path.display())]
-    Loose {
-        /// Which one.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// The file or its folder belongs to somebody else.
-    #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
-    Owner {
-        /// Which one.
-        path: PathBuf,
-        /// The id of that user.
-        owner: u32,
-    },
+    /// The file or its folder cannot be read or written, or other users may write it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The file does not say when its bundle was fetched, or of which trust domain.
     #[error("{} does not say when its bundle was fetched, and of which trust domain", path.display())]
     Unmarked {
@@ -101,9 +76,9 @@ pub enum KeptError {
     WrongDomain {
         /// Which file.
         path: PathBuf,
-        /// Whose it should be.
+        /// The trust domain that was expected.
         expected: TrustDomain,
-        /// Whose it says it is, as far as a name may be long.
+        /// The trust domain in the file, cut off at the longest length of a name.
         got: String,
     },
 }
@@ -189,11 +164,15 @@ impl Keep {
     }
 
     fn too_slow(&self) -> KeptError {
-        io_error(&file(&self.dir, &self.trust_domain))(io::ErrorKind::TimedOut.into())
+        self.failed(io::ErrorKind::TimedOut.into())
     }
 
     fn ended(&self, ended: &JoinError) -> KeptError {
-        io_error(&file(&self.dir, &self.trust_domain))(io::Error::other(ended.to_string()))
+        self.failed(io::Error::other(ended.to_string()))
+    }
+
+    fn failed(&self, source: io::Error) -> KeptError {
+        DiskError::io(&file(&self.dir, &self.trust_domain))(source).into()
     }
 }
 
@@ -204,17 +183,11 @@ fn file(dir: &Path, trust_domain: &TrustDomain) -> PathBuf {
 
 fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<Kept>, KeptError> {
     let path = file(dir, trust_domain);
-    match guarded(dir) {
-        Err(KeptError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        guarded => guarded?,
-    }
-    let text = match fs::read_guarded(&path, FORBIDDEN) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(io_error(&path))?,
+    let guarded = disk::check(dir, Guard::FOLDER);
+    let text = match guarded.and_then(|()| disk::read_guarded(&path, Guard::PUBLIC)) {
+        Err(error) if error.is_missing() => return Ok(None),
+        text => text?,
     };
-    let text = text.map_err(|loose| refused(&path, loose))?;
     read(trust_domain, &path, &text).map(Some)
 }
 
@@ -248,9 +221,10 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeptError> {
         path: path.clone(),
         source,
     })?;
-    fs::make_dir(dir).map_err(io_error(dir))?;
-    guarded(dir)?;
-    fs::replace(&path, text.as_bytes(), Mode::Secret).map_err(io_error(&path))
+    disk::make_dir(dir).map_err(DiskError::io(dir))?;
+    disk::check(dir, Guard::FOLDER)?;
+    let replaced = SystemDisk.replace(&path, text.as_bytes(), Mode::Secret);
+    Ok(replaced.map_err(DiskError::io(&path))?)
 }
 
 fn text(kept: &Kept) -> Result<String, BundleJsonError> {
@@ -269,25 +243,4 @@ fn text(kept: &Kept) -> Result<String, BundleJsonError> {
         return Err(BundleJsonError::TooLarge { got, max });
     }
     Ok(text)
-}
-
-/// Refuses what others may write.
-fn guarded(path: &Path) -> Result<(), KeptError> {
-    match fs::loose(path, FORBIDDEN).map_err(io_error(path))? {
-        Some(loose) => Err(refused(path, loose)),
-        None => Ok(()),
-    }
-}
-
-fn refused(path: &Path, loose: Loose) -> KeptError {
-    let path = path.to_owned();
-    match loose {
-        Loose::Mode(mode) => KeptError::Loose { path, mode },
-        Loose::Owner(owner) => KeptError::Owner { path, owner },
-    }
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> KeptError {
-    let path = path.to_owned();
-    |source| KeptError::Io { path, source }
 }

@@ -3,7 +3,7 @@
 //!
 //! The files are looked at as those of an identity are ([`crate::source::files`]): a pair that
 //! does not parse or does not match, as a reader sees it halfway through a change, is reported and
-//! never used, and the last good pair stays. Who issued the certificate, for which names and until
+//! never used, and the last good pair stays. Its issuer, its names and its end
 //! when is the consumers' to judge; an end that comes near is in the status.
 
 use std::fmt;
@@ -35,7 +35,7 @@ pub struct WebCertificate {
 }
 
 /// How a certificate of the web is doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct WebCertificateStatus {
     /// How many pairs were taken, the first one included.
@@ -67,7 +67,7 @@ pub enum WebCertificateError {
         /// Which file.
         path: PathBuf,
     },
-    /// The first certificate is none.
+    /// The first certificate cannot be parsed.
     #[error("the first certificate in {} is not an X.509 certificate", path.display())]
     Malformed {
         /// Which file.

@@ -1,24 +1,20 @@
 //! A command in, the CA's answer out, over the socket in its folder.
 
-use std::io;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::HOST;
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
-use super::{
-    AdminError, CreateToken, Created, Distrust, Done, MAX_BODY, Recover, Refused, Revoke, Rotate,
-    Rotated, SOCKET,
-};
+use super::{AdminError, Command, MAX_BODY, SOCKET};
 use crate::ca::state::Step;
 use crate::id::SpiffeId;
 
@@ -33,7 +29,7 @@ use crate::id::SpiffeId;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct AdminClient {
     path: PathBuf,
 }
@@ -58,8 +54,7 @@ impl AdminClient {
     ///
     /// [`AdminError`].
     pub async fn status(&self) -> Result<String, AdminError> {
-        let json = self.exchange(Method::GET, "/status", Bytes::new()).await?;
-        Ok(String::from_utf8_lossy(&json).into_owned())
+        Ok(self.ask(Command::Status).await?.to_string())
     }
 
     /// Takes the next step of a rotation, or the one that is named; `successor` is a new root as
@@ -75,13 +70,13 @@ impl AdminClient {
         force: bool,
         successor: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<String, AdminError> {
-        let asked = Rotate {
-            step: step.map(|step| step.to_string()),
+        let successor = text(successor)?;
+        let answer = self.ask(Command::Rotate {
+            step,
             force,
-            successor: text(successor)?,
-        };
-        let Rotated { step } = self.command("/rotate", &asked).await?;
-        Ok(step)
+            successor,
+        });
+        Ok(string(&answer.await?["step"]))
     }
 
     /// Distrusts a key at once; `successor` as in [`rotate`](Self::rotate).
@@ -94,12 +89,9 @@ impl AdminClient {
         key_id: &str,
         successor: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<(), AdminError> {
-        let asked = Distrust {
-            key_id: key_id.to_owned(),
-            successor: text(successor)?,
-        };
-        let Done {} = self.command("/distrust", &asked).await?;
-        Ok(())
+        let (key_id, successor) = (key_id.to_owned(), text(successor)?);
+        let command = Command::Distrust { key_id, successor };
+        self.ask(command).await.map(drop)
     }
 
     /// Revokes a certificate by its serial number, in hexadecimal.
@@ -109,8 +101,7 @@ impl AdminClient {
     /// [`AdminError`].
     pub async fn revoke(&self, serial: &str) -> Result<(), AdminError> {
         let serial = serial.to_owned();
-        let Done {} = self.command("/revoke", &Revoke { serial }).await?;
-        Ok(())
+        self.ask(Command::Revoke { serial }).await.map(drop)
     }
 
     /// Opens the recovery window for a while, to SVIDs that expired at most `expired` ago; zero
@@ -120,12 +111,11 @@ impl AdminClient {
     ///
     /// [`AdminError`].
     pub async fn recover(&self, window: Duration, expired: Duration) -> Result<(), AdminError> {
-        let asked = Recover {
+        let command = Command::Recover {
             window_seconds: window.as_secs(),
             expired_seconds: expired.as_secs(),
         };
-        let Done {} = self.command("/recover", &asked).await?;
-        Ok(())
+        self.ask(command).await.map(drop)
     }
 
     /// Makes a join token for `id`; its text is a secret.
@@ -138,12 +128,11 @@ impl AdminClient {
         id: &SpiffeId,
         lifetime: Duration,
     ) -> Result<Zeroizing<String>, AdminError> {
-        let asked = CreateToken {
-            id: id.to_string(),
+        let answer = self.ask(Command::CreateToken {
+            id: id.clone(),
             lifetime_seconds: lifetime.as_secs(),
-        };
-        let Created { token } = self.command("/token", &asked).await?;
-        Ok(Zeroizing::new(token))
+        });
+        Ok(Zeroizing::new(string(&answer.await?["token"])))
     }
 
     async fn dial(&self) -> Result<UnixStream, AdminError> {
@@ -155,52 +144,40 @@ impl AdminClient {
             })
     }
 
-    async fn command<A: DeserializeOwned>(
-        &self,
-        path: &'static str,
-        asked: &impl Serialize,
-    ) -> Result<A, AdminError> {
-        let asked = serde_json::to_vec(asked).map_err(failed)?;
-        // Wiped when it is sent: it may hold a key.
-        let asked = Bytes::from_owner(Zeroizing::new(asked));
-        let answer = self.exchange(Method::POST, path, asked).await?;
-        serde_json::from_slice(&answer).map_err(failed)
-    }
-
-    /// One exchange; a good answer's body.
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &'static str,
-        body: Bytes,
-    ) -> Result<Bytes, AdminError> {
+    /// One exchange: a command, and its answer as JSON.
+    async fn ask(&self, command: Command) -> Result<Value, AdminError> {
         let stream = TokioIo::new(self.dial().await?);
         let (mut sender, connection) = http1::handshake(stream).await.map_err(failed)?;
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = http::Uri::from_static(path);
-        let headers = request.headers_mut();
-        headers.insert(HOST, HeaderValue::from_static("ca.inmesh.internal"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let command = serde_json::to_vec(&command).map_err(failed)?;
+        // Wiped once it is sent: it may hold a key.
+        let command = Bytes::from_owner(Zeroizing::new(command));
+        let mut request = Request::post("/")
+            .body(Full::new(command))
+            .map_err(failed)?;
+        let host = HeaderValue::from_static("ca.inmesh.internal");
+        request.headers_mut().insert(HOST, host);
         let exchange = async move {
             let response = sender.send_request(request).await.map_err(failed)?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_BODY).collect().await;
-            let body = body.map_err(|error| failed(io::Error::other(error)))?;
-            Ok((head.status, body.to_bytes()))
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+            let body = body.map_err(|error| failed(error))?;
+            Ok((status, serde_json::from_slice(&body.to_bytes())))
         };
         // The connection is driven here and ends with the exchange.
         let (answered, _) = tokio::join!(exchange, connection);
-        let (status, body) = answered?;
-        if status == StatusCode::OK {
-            return Ok(body);
+        let (status, answer): (_, Result<Value, _>) = answered?;
+        match (status, answer) {
+            (StatusCode::OK, answer) => answer.map_err(failed),
+            (_, Ok(refusal)) if refusal["error"].is_string() => Err(AdminError::Refused {
+                reason: string(&refusal["error"]),
+            }),
+            (status, _) => Err(failed(status)),
         }
-        let reason = match serde_json::from_slice::<Refused>(&body) {
-            Ok(Refused { error }) => error,
-            Err(_) => format!("the CA answered {status}"),
-        };
-        Err(AdminError::Refused { reason })
     }
+}
+
+fn string(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn text(pem: Option<Zeroizing<Vec<u8>>>) -> Result<Option<String>, AdminError> {
@@ -213,7 +190,7 @@ fn text(pem: Option<Zeroizing<Vec<u8>>>) -> Result<Option<String>, AdminError> {
     }
 }
 
-fn failed(error: impl std::error::Error) -> AdminError {
+fn failed(error: impl Display) -> AdminError {
     AdminError::Refused {
         reason: format!("no answer of the CA can be read: {error}"),
     }

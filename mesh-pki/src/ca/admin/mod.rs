@@ -4,17 +4,9 @@
 //! The socket is the permission: it lies in a folder of mode 0700 and has mode 0600 itself, so a
 //! process that can open it could read the keys beside it as well.
 //!
-//! ```text
-//! GET  /status                                           the status
-//! POST /rotate    {"step", "force", "successor"}         {"step"}
-//! POST /distrust  {"keyId", "successor"}                 {}
-//! POST /revoke    {"serial"}                             {}
-//! POST /recover   {"windowSeconds", "expiredSeconds"}    {}
-//! POST /token     {"id", "lifetimeSeconds"}              {"token"}
-//! ```
-//!
-//! A refusal is 400 or 409 with `{"error"}`. `successor` is a new root as PEM text, as
-//! [`NewAuthority::from_pem`] reads it. Moments are seconds since 1970.
+//! A command is the body of `POST /`, for example `{"revoke": {"serial": "0a"}}`; its answer is JSON
+//! too, and a refusal is 400 or 409 with `{"error"}`. A successor is a new root as PEM text, as
+//! [`NewAuthority::from_pem`] reads it.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,11 +14,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod client;
-mod page;
 mod server;
 
 #[cfg(doc)]
 use super::NewAuthority;
+use super::state::Step;
+use crate::id::SpiffeId;
 
 pub use client::AdminClient;
 pub use server::AdminSocket;
@@ -58,73 +51,36 @@ pub enum AdminError {
     },
 }
 
-// The messages have no `Debug`: a successor holds a key, a token is one.
-
-/// Takes the next step of a rotation, or the one that is named.
+/// What an operator asks for; no `Debug`, for a successor holds a key.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Rotate {
-    #[serde(default)]
-    step: Option<String>,
-    /// Does not ask whether the mesh is ready.
-    #[serde(default)]
-    force: bool,
-    #[serde(default)]
-    successor: Option<String>,
-}
-
-/// The step that was taken.
-#[derive(Deserialize, Serialize)]
-struct Rotated {
-    step: String,
-}
-
-/// Takes the authority of a compromised key out of the bundle at once.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Distrust {
-    key_id: String,
-    #[serde(default)]
-    successor: Option<String>,
-}
-
-/// Refuses a certificate from now on.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Revoke {
-    serial: String,
-}
-
-/// Opens the window in which expired SVIDs may be renewed, or closes it.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Recover {
-    /// The window closes after this many seconds; 0 closes it now.
-    window_seconds: u64,
-    /// SVIDs that expired more than this many seconds ago are refused all the same.
-    expired_seconds: u64,
-}
-
-/// Makes a join token for one ID.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct CreateToken {
-    id: String,
-    lifetime_seconds: u64,
-}
-
-/// The join token.
-#[derive(Deserialize, Serialize)]
-struct Created {
-    token: String,
-}
-
-/// An answer without content.
-#[derive(Deserialize, Serialize)]
-struct Done {}
-
-/// Why a command was refused.
-#[derive(Deserialize, Serialize)]
-struct Refused {
-    error: String,
+#[serde(
+    deny_unknown_fields,
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+enum Command {
+    /// Makes a join token for one ID; answers `{"token"}`.
+    CreateToken { id: SpiffeId, lifetime_seconds: u64 },
+    /// Takes the authority of a compromised key out of the bundle at once.
+    Distrust {
+        key_id: String,
+        successor: Option<String>,
+    },
+    /// Opens the window in which SVIDs that expired at most `expired_seconds` ago may be renewed,
+    /// for `window_seconds`; 0 closes it.
+    Recover {
+        window_seconds: u64,
+        expired_seconds: u64,
+    },
+    /// Refuses a certificate from now on.
+    Revoke { serial: String },
+    /// Takes the next step of a rotation, or the one that is named, if need be without asking
+    /// whether the mesh is ready; answers `{"step"}`.
+    Rotate {
+        step: Option<Step>,
+        force: bool,
+        successor: Option<String>,
+    },
+    /// Answers the status.
+    Status,
 }

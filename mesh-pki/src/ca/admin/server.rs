@@ -11,23 +11,17 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::page::page;
-use super::{
-    CreateToken, Created, Distrust, Done, MAX_BODY, Recover, Refused, Revoke, Rotate, Rotated,
-    SOCKET,
-};
+use super::{Command, MAX_BODY, SOCKET};
 use crate::ca::plan::Wait;
 use crate::ca::state::Step;
 use crate::ca::store::Store;
 use crate::ca::{Ca, CaError, NewAuthority};
 use crate::error::chain_of;
-use crate::id::{IdError, SpiffeId};
 use crate::issue::policy::Window;
 use crate::serve;
 use crate::time::utc;
@@ -51,17 +45,8 @@ pub struct AdminSocket {
     path: PathBuf,
 }
 
-/// Why a command was not carried out.
-enum Refusal {
-    /// The request itself is wrong: 400.
-    Invalid(String),
-    /// The CA is not in a state for it, or failed: 409.
-    NotNow(String),
-    /// There is no such command: 404.
-    Unknown,
-}
-
-type Answered<T> = Result<T, Refusal>;
+/// The status and the message of a refusal.
+struct Refusal(StatusCode, String);
 
 impl AdminSocket {
     /// Listens in `dir`, the folder of a CA that this process has open: a socket that is there
@@ -104,116 +89,111 @@ impl Drop for AdminSocket {
 }
 
 async fn answer<S: Store>(ca: &Ca<S>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let answered = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => Ok(json(StatusCode::OK, &page(&ca.status().await))),
-        (&Method::POST, "/rotate") => command(request, |asked| rotate(ca, asked)).await,
-        (&Method::POST, "/distrust") => command(request, |asked| distrust(ca, asked)).await,
-        (&Method::POST, "/revoke") => command(request, |asked| revoke(ca, asked)).await,
-        (&Method::POST, "/recover") => command(request, |asked| recover(ca, asked)).await,
-        (&Method::POST, "/token") => command(request, |asked| create_token(ca, asked)).await,
-        _ => Err(Refusal::Unknown),
+    let answered = match read(request).await {
+        Ok(command) => carry_out(ca, command).await,
+        Err(refusal) => Err(refusal),
     };
-    answered.unwrap_or_else(|refusal| {
-        let (status, error) = match refusal {
-            Refusal::Invalid(error) => (StatusCode::BAD_REQUEST, error),
-            Refusal::NotNow(error) => (StatusCode::CONFLICT, error),
-            Refusal::Unknown => (StatusCode::NOT_FOUND, "no such command".to_owned()),
-        };
-        json(status, &Refused { error })
-    })
-}
-
-/// Reads a command's body, in bounded size and time, and carries the command out.
-async fn command<C: DeserializeOwned, A: Serialize>(
-    request: Request<Incoming>,
-    carry_out: impl AsyncFnOnce(C) -> Answered<A>,
-) -> Answered<Response<Full<Bytes>>> {
-    let invalid = |what: String| Refusal::Invalid(format!("the request cannot be read: {what}"));
-    let body = Limited::new(request.into_body(), MAX_BODY).collect();
-    let body = timeout(BODY, body)
-        .await
-        .map_err(|_| invalid("it takes too long".to_owned()))?
-        .map_err(|error| invalid(error.to_string()))?;
-    // The command may hold a key, so the error does not quote it.
-    let asked = serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| invalid(format!("no such command at column {}", error.column())))?;
-    Ok(json(StatusCode::OK, &carry_out(asked).await?))
-}
-
-fn json(status: StatusCode, answer: &impl Serialize) -> Response<Full<Bytes>> {
-    // Strings and numbers only, which JSON always has a form for.
-    let body = serde_json::to_vec(answer).unwrap_or_default();
-    let mut response = Response::new(Full::from(body));
+    let (status, body) = match answered {
+        Ok(body) => (StatusCode::OK, body),
+        Err(Refusal(status, error)) => (status, json!({ "error": error })),
+    };
+    let mut response = Response::new(Full::from(body.to_string()));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
-async fn rotate<S: Store>(ca: &Ca<S>, asked: Rotate) -> Answered<Rotated> {
-    let step = match asked.step.as_deref() {
-        None => None,
-        Some("prepare") => Some(Step::Prepare),
-        Some("activate") => Some(Step::Activate),
-        Some("retire") => Some(Step::Retire),
-        Some(_) => return Err(Refusal::Invalid("no such step".to_owned())),
-    };
-    let successor = successor(ca, asked.successor).await?;
-    let running = ca.status().await.next.is_some();
-    let step = match step {
-        Some(Step::Prepare) => Step::Prepare,
-        None if !running || successor.is_some() => Step::Prepare,
-        step => {
-            if successor.is_some() {
-                let reason = "a new root belongs to prepare".to_owned();
-                return Err(Refusal::Invalid(reason));
-            }
-            ca.advance(step, asked.force).await?
-        }
-    };
-    if step == Step::Prepare {
-        ca.prepare(successor).await?;
+/// Reads a command, in bounded size and time. It may hold a key, so no error quotes it.
+async fn read(request: Request<Incoming>) -> Result<Command, Refusal> {
+    if (request.method(), request.uri().path()) != (&Method::POST, "/") {
+        let reason = "a command is the body of POST /".to_owned();
+        return Err(Refusal(StatusCode::NOT_FOUND, reason));
     }
-    let step = step.to_string();
-    Ok(Rotated { step })
+    let body = timeout(BODY, Limited::new(request.into_body(), MAX_BODY).collect()).await;
+    let body = body
+        .map_err(|_| invalid("the command takes too long"))?
+        .map_err(|_| invalid("the command cannot be read whole"))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+        let column = error.column();
+        invalid(format!("no command that is known (column {column})"))
+    })
 }
 
-async fn distrust<S: Store>(ca: &Ca<S>, asked: Distrust) -> Answered<Done> {
-    let successor = successor(ca, asked.successor).await?;
-    ca.distrust(&asked.key_id, successor).await?;
-    Ok(Done {})
-}
-
-async fn revoke<S: Store>(ca: &Ca<S>, asked: Revoke) -> Answered<Done> {
-    ca.revoke(&asked.serial).await?;
-    Ok(Done {})
-}
-
-async fn recover<S: Store>(ca: &Ca<S>, asked: Recover) -> Answered<Done> {
+async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, Refusal> {
     let (now, seconds) = (ca.clock().now(), Duration::from_secs);
-    let window = (asked.window_seconds > 0).then(|| Window {
-        until: now + seconds(asked.window_seconds).min(LONGEST),
-        expired_since: now
-            .checked_sub(seconds(asked.expired_seconds).min(LONGEST))
-            .unwrap_or(now),
-    });
-    ca.recover(window).await?;
-    tracing::warn!(?window, "the recovery window is set");
-    Ok(Done {})
+    match command {
+        Command::CreateToken {
+            id,
+            lifetime_seconds,
+        } => {
+            let lifetime = seconds(lifetime_seconds.max(1)).min(LONGEST);
+            let token = ca.open_token(&id, now + lifetime).await?;
+            return Ok(json!({ "token": *token }));
+        }
+        Command::Distrust { key_id, successor } => {
+            let successor = self::successor(ca, successor).await?;
+            ca.distrust(&key_id, successor).await?;
+        }
+        Command::Recover {
+            window_seconds,
+            expired_seconds,
+        } => {
+            let expired = seconds(expired_seconds).min(LONGEST);
+            let window = (window_seconds > 0).then(|| Window {
+                until: now + seconds(window_seconds).min(LONGEST),
+                expired_since: now.checked_sub(expired).unwrap_or(now),
+            });
+            ca.recover(window).await?;
+            tracing::warn!(?window, "the recovery window is set");
+        }
+        Command::Revoke { serial } => ca.revoke(&serial).await?,
+        Command::Rotate {
+            step,
+            force,
+            successor,
+        } => {
+            let successor = self::successor(ca, successor).await?;
+            let step = rotate(ca, step, force, successor).await?;
+            return Ok(json!({ "step": step }));
+        }
+        Command::Status => {
+            let status = serde_json::to_value(ca.status().await);
+            return status.map_err(|error| invalid(error.to_string()));
+        }
+    }
+    Ok(json!({}))
 }
 
-async fn create_token<S: Store>(ca: &Ca<S>, asked: CreateToken) -> Answered<Created> {
-    let id: SpiffeId = asked
-        .id
-        .parse()
-        .map_err(|error: IdError| Refusal::Invalid(error.to_string()))?;
-    let lifetime = Duration::from_secs(asked.lifetime_seconds.max(1)).min(LONGEST);
-    let token = ca.open_token(&id, ca.clock().now() + lifetime).await?;
-    let token = token.to_string();
-    Ok(Created { token })
+/// A rotation begins where none is running, or with a new root; else its next step is taken.
+async fn rotate<S: Store>(
+    ca: &Ca<S>,
+    step: Option<Step>,
+    force: bool,
+    successor: Option<NewAuthority>,
+) -> Result<Step, Refusal> {
+    let begins = ca.status().await.next.is_none() || successor.is_some();
+    match step {
+        Some(Step::Activate | Step::Retire) if successor.is_some() => {
+            Err(invalid("a new root belongs to prepare"))
+        }
+        None if !begins => Ok(ca.advance(None, force).await?),
+        Some(step @ (Step::Activate | Step::Retire)) => Ok(ca.advance(Some(step), force).await?),
+        None | Some(Step::Prepare) => {
+            ca.prepare(successor).await?;
+            Ok(Step::Prepare)
+        }
+    }
 }
 
-async fn successor<S: Store>(ca: &Ca<S>, pem: Option<String>) -> Answered<Option<NewAuthority>> {
+fn invalid(reason: impl Into<String>) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, reason.into())
+}
+
+async fn successor<S: Store>(
+    ca: &Ca<S>,
+    pem: Option<String>,
+) -> Result<Option<NewAuthority>, Refusal> {
     let Some(pem) = pem.map(Zeroizing::new) else {
         return Ok(None);
     };
@@ -221,16 +201,17 @@ async fn successor<S: Store>(ca: &Ca<S>, pem: Option<String>) -> Answered<Option
     let (lifetimes, now) = (ca.lifetimes(), ca.clock().now());
     NewAuthority::from_pem(&trust_domain, pem.as_bytes(), lifetimes, now, ca.crypto())
         .map(Some)
-        .map_err(|error| Refusal::Invalid(chain_of(&error)))
+        .map_err(|error| invalid(chain_of(&error)))
 }
 
 /// The operator may see everything but keys, which no error holds.
 impl From<CaError> for Refusal {
     fn from(error: CaError) -> Self {
-        Self::NotNow(match &error {
+        let reason = match &error {
             CaError::NotYet(wait) => waits(wait),
             error => chain_of(error),
-        })
+        };
+        Self(StatusCode::CONFLICT, reason)
     }
 }
 

@@ -26,8 +26,8 @@ pub(super) async fn signer_of(store: &impl Store, state: &CaState) -> Result<Sig
     Ok(Signer::new(active, &key)?)
 }
 
-/// The lists of all issuing CAs; none, while nothing is revoked, so that nobody depends on lists
-/// who has no use for them.
+/// The lists of all issuing CAs; none, while nothing is revoked, so that no member depends on lists
+/// without need.
 pub(super) async fn crls_of(
     store: &impl Store,
     state: &CaState,
@@ -47,7 +47,7 @@ pub(super) async fn crls_of(
     Ok(crls)
 }
 
-/// How long a list is good: whoever has had no news for so long has no live leaf any more.
+/// How long a list is valid: a member that got no update for so long has no live leaf any more.
 pub(super) fn crl_life(lifetimes: Lifetimes) -> Duration {
     (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
 }

@@ -32,7 +32,7 @@ mod write;
 
 use effects::{crls_of, keep_keys, publication, signer_of};
 
-/// How often a write is tried when somebody else writes too.
+/// How often a write is tried while another process writes too.
 const TURNS: usize = 64;
 
 /// What a join token begins with, so that one that leaks is recognised.
@@ -145,13 +145,13 @@ impl<S: Store> Ca<S> {
         })
     }
 
-    /// The bundle of the moment, and word of every later one.
+    /// The bundle of the moment, and every later one.
     #[must_use]
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.published.subscribe()
     }
 
-    /// The recovery window that was opened last, and word of every change; it may be over.
+    /// The recovery window that was opened last, and every change of it; it may have closed.
     #[must_use]
     pub fn window(&self) -> watch::Receiver<Option<Window>> {
         self.window.subscribe()
@@ -168,7 +168,7 @@ impl<S: Store> Ca<S> {
             .await
     }
 
-    /// Signs a leaf for the CA's own ID, which nobody is granted. The CA needs no acknowledgement
+    /// Signs a leaf for the CA's own ID, which is never granted. The CA needs no acknowledgement
     /// of its own, so it is no member. `names` are the host names by which clients that know no
     /// SPIFFE IDs verify it.
     ///
@@ -214,7 +214,7 @@ impl<S: Store> Ca<S> {
             };
             match self.change(inner, None, cover).await {
                 Ok(()) => break (signed, authority),
-                // Somebody else has activated another root meanwhile.
+                // Another process has activated another root meanwhile.
                 Err(CaError::Step(StepError::Stale)) => {}
                 Err(error) => return Err(error),
             }
@@ -292,7 +292,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`CaError::NotYet`] with who is missing; [`StepError::NotItsTurn`] if another step than
+    /// [`CaError::NotYet`] with the members that are missing; [`StepError::NotItsTurn`] if another step than
     /// `asked` is next.
     pub async fn advance(&self, asked: Option<Step>, force: bool) -> Result<Step, CaError> {
         let mut inner = self.current().await?;
@@ -327,7 +327,7 @@ impl<S: Store> Ca<S> {
         Ok(step)
     }
 
-    /// Does what is due without anybody asking: steps of a running rotation, a new issuing CA, a
+    /// Does what is due by itself: steps of a running rotation, a new issuing CA, a
     /// new root. A driver calls it every second or so.
     ///
     /// # Errors
@@ -462,7 +462,7 @@ impl<S: Store> Ca<S> {
         text.starts_with(TOKEN_PREFIX)
     }
 
-    /// Whom a join token is for, without spending it.
+    /// The ID that a join token is for, without spending it.
     ///
     /// # Errors
     ///
@@ -497,8 +497,8 @@ impl<S: Store> Ca<S> {
         self.change(&mut inner, None, recover).await
     }
 
-    /// Writes down who holds leaves, for the process that comes next: then a rotation that is running
-    /// waits there for those that are missing, and not for everybody's leaf to end. To be called
+    /// Writes down the members, for the process that comes next: then a rotation that is running
+    /// waits there for those that are missing, and not for every leaf to end. To be called
     /// last; a leaf that is issued all the same takes the table out again. Beyond
     /// [`MAX_LEFT`](crate::ca::members::MAX_LEFT) leaves nothing is written.
     ///

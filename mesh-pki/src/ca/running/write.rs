@@ -16,7 +16,7 @@ use crate::ca::store::{Store, StoreError, Version};
 use crate::crl::Crl;
 
 impl<S: Store> Ca<S> {
-    /// Signs the lists again when half of their time is gone, or what they name is over.
+    /// Signs the lists again when half of their time is gone, or a certificate on them has expired.
     pub(super) async fn refresh_crls(&self, inner: &Inner, now: SystemTime) -> Result<(), CaError> {
         let published = self.published.borrow().clone();
         let Some(first) = published.crls.first() else {
@@ -66,7 +66,7 @@ impl<S: Store> Ca<S> {
         let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
         let state = CaState::from_bytes(&bytes)?;
         let signer = signer_of(&self.store, &state).await?;
-        // Whoever wrote it may have issued under it.
+        // Its writer may have issued under it.
         inner.members.expect_unknown(state.leaf_until());
         // A write that seemed to fail may have dropped an authority.
         inner.untidy = true;
@@ -158,11 +158,11 @@ impl<S: Store> Ca<S> {
         match publication(state, crls) {
             Ok(publication) => {
                 self.published.send_if_modified(|published| {
-                    let news = **published != publication;
-                    if news {
+                    let changed = **published != publication;
+                    if changed {
                         *published = Arc::new(publication);
                     }
-                    news
+                    changed
                 });
             }
             // Every certificate in a state was read as a CA's.

@@ -1,4 +1,4 @@
-//! The head of a call in, its answer out: who calls is known, and its turn decided, before the
+//! The head of a call in, its answer out: the caller is known, and its turn decided, before the
 //! message is read.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const WATCH: &str = "/inmesh.ca.v1.Ca/Watch";
 const MAX_MESSAGE: usize = 32 * 1024;
 
 /// 1. A method that is not ours is unimplemented.
-/// 2. Who calls: its certificate, else its bearer token.
+/// 2. The caller is identified: by its certificate, else by its bearer token.
 /// 3. Whether it may have an ID at all, and whether it is its turn.
 /// 4. The message goes to its service, which reads it.
 /// 5. How a call for a leaf has ended is counted; one whose caller has gone is not.
@@ -76,7 +76,7 @@ async fn answer_known<S: Store>(
     let window = *shared.window.borrow();
     let now = shared.ca.clock().now();
     let grant = may_issue(proof.attested(), None, &shared.rules, window, now);
-    let who = match &grant {
+    let id = match &grant {
         Ok(grant) => grant.id().to_string(),
         // Several IDs are possible: which one is asked for stands in the call.
         Err(crate::issue::policy::Refused::Ambiguous { one, .. }) => one.to_string(),
@@ -87,7 +87,7 @@ async fn answer_known<S: Store>(
         let instance = request.headers().get(INSTANCE);
         let name = instance.and_then(|name| name.to_str().ok()).unwrap_or("");
         shared
-            .turn(&who, &name[..name.len().min(64)])
+            .turn(&id, &name[..name.len().min(64)])
             .map_err(come_back)?;
     }
     request.extensions_mut().insert(proof);

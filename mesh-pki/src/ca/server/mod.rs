@@ -2,7 +2,7 @@
 //! that proxies that exist can use it, and a stream of bundles that members acknowledge.
 //!
 //! A connection is TLS with the CA's own SVID, which it issues to itself; a client certificate is
-//! optional, for a client that joins has none. Who calls is known before a byte of the message is
+//! optional, for a client that joins has none. The caller is known before a byte of the message is
 //! read: by its certificate, verified anew at each call under the bundle of that moment, else by
 //! its bearer token. Then its turn is decided ([`pace`](super::pace)), then the message is read, in
 //! bounded size, then [`may_issue`] decides. Connections, their streams, headers and idle times are
@@ -65,10 +65,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often a warning is repeated.
 const REMIND: Duration = Duration::from_secs(60 * 60);
 
-/// What a server is told.
+/// The configuration of a server.
 #[derive(Debug)]
 pub struct ServerConfigOf {
-    /// Who gets which ID; its own ID is the server's.
+    /// Which caller gets which ID; its own ID is the server's.
     pub rules: Rules,
     /// Which tokens are accepted.
     pub attestors: Attestors,
@@ -275,27 +275,27 @@ async fn keep_own<S: Store>(shared: &Shared<S>, own: &IdentityWriter) {
         let left = due.and_then(|due| due.duration_since(now).ok());
         let step = left.unwrap_or_default().min(Duration::from_secs(2));
         tokio::select! {
-            news = published.changed() => {
-                if news.is_err() {
+            changed = published.changed() => {
+                if changed.is_err() {
                     return;
                 }
             }
             () = sleep(step) => {}
         }
-        let news = published.borrow_and_update().clone();
-        let over = left.is_none_or(|left| left.is_zero());
-        if news.active == active && !over {
-            take_over(own, &news, None);
+        let latest = published.borrow_and_update().clone();
+        let due = left.is_none_or(|left| left.is_zero());
+        if latest.active == active && !due {
+            take_over(own, &latest, None);
             continue;
         }
         match own_svid(&shared.ca, id, &shared.host_names).await {
             Ok(svid) => {
                 let now = shared.ca.published().borrow().clone();
                 take_over(own, &now, Some(svid));
-                active = news.active.clone();
+                active = latest.active.clone();
             }
             Err(error) => {
-                take_over(own, &news, None);
+                take_over(own, &latest, None);
                 tracing::error!(%error, "the CA cannot renew its own SVID");
                 sleep(TICK).await;
             }

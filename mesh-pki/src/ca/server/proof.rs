@@ -28,7 +28,7 @@ impl Proof {
     }
 }
 
-/// Who calls; else what it brought to prove that, and why it proves nothing.
+/// What the caller has proven; else the method that it tried, and why it proves nothing.
 pub(super) async fn prove<S: Store>(
     shared: &Shared<S>,
     caller: &Caller,
@@ -64,7 +64,7 @@ pub(super) async fn prove<S: Store>(
     match shared.attestors.attest(token, now, crypto).await {
         Ok(attested) => Ok(Proof::Done(attested)),
         Err(AttestError::Review(error @ ReviewError::Unavailable { .. })) => {
-            tracing::warn!(%error, "nobody can say whose token it is");
+            tracing::warn!(%error, "no token review is available");
             let status = Status::unavailable("the token cannot be reviewed at the moment");
             Err((Method::Review, status))
         }

@@ -1,4 +1,4 @@
-//! The two calls, once it is known who calls.
+//! The two calls, once the caller is known.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::proto::inmesh_ca::{TrustUpdate, WatchRequest};
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 
-/// How long a watcher may take to say who it is.
+/// How long a watcher may take to send its first message.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
 pub(super) struct IstioService<S>(pub(super) Arc<Shared<S>>);
@@ -74,8 +74,8 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
         let csr = Csr::from_der(&csr, shared.ca.crypto())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Proof::Token(token, _) = &proof {
-            let whom = shared.ca.spend_token(token).await;
-            let whom = whom.map_err(|error| {
+            let spent = shared.ca.spend_token(token).await;
+            let id = spent.map_err(|error| {
                 if matches!(error, CaError::Token(_)) {
                     shared
                         .counts
@@ -83,7 +83,7 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
                 }
                 status_of(&error)
             })?;
-            debug_assert_eq!(&whom, grant.id());
+            debug_assert_eq!(&id, grant.id());
         }
         let issued = shared.ca.issue(&grant, &csr, &asker).await;
         let issued = issued.map_err(|error| status_of(&error))?;
@@ -142,8 +142,8 @@ impl<S: Store> WatchApi for WatchService<S> {
         let mut said = request.into_inner();
         let first = timeout(FIRST_WORD, said.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("who watches?"))??
-            .ok_or_else(|| Status::invalid_argument("who watches?"))?;
+            .map_err(|_| Status::deadline_exceeded("a watcher names its instance first"))??
+            .ok_or_else(|| Status::invalid_argument("a watcher names its instance first"))?;
         let instance = instance(Some(first.instance.as_str()))?
             .ok_or_else(|| Status::invalid_argument("a watcher has an instance"))?;
         let id = grant.id().clone();
@@ -166,8 +166,8 @@ impl<S: Store> Watcher<S> {
     async fn next(mut self) -> Option<(Result<TrustUpdate, Status>, Self)> {
         while !self.first {
             tokio::select! {
-                news = self.published.changed() => {
-                    news.ok()?;
+                changed = self.published.changed() => {
+                    changed.ok()?;
                     break;
                 }
                 said = self.said.message() => {

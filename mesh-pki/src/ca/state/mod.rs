@@ -1,6 +1,6 @@
 //! What a CA is in, what it is after one more step out: the whole state of a CA as one value, and
 //! the transitions between two such values. Pure; the driver writes each new value down before
-//! anybody sees an effect of it, so a crash leaves the old one or the new one.
+//! it has an effect, so a crash leaves the old one or the new one.
 //!
 //! The state names every root with the issuing CA under it (an [`Authority`]), where each stands in
 //! its life, which generation of the bundle has it, and until when leaves of it may be valid. Key
@@ -49,7 +49,7 @@ pub const MAX_REVOKED: usize = 10_000;
 pub const MAX_AUTHORITIES: usize = 8;
 
 /// The whole state of a CA; see the [module](self).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaState {
     trust_domain: TrustDomain,
     generation: u64,
@@ -58,13 +58,13 @@ pub struct CaState {
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
     revoked: Vec<Revoked>,
-    /// Who holds leaves, as a process that has ended in order has left it.
+    /// The members, as a process that has ended in order has left them.
     left: Option<Members>,
 }
 
 /// A root with an issuing CA under it, and where both stand. While an issuing CA is replaced, the
 /// old one stands beside the new one, as an authority of its own under the same root.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
     root: Certificate,
     issuer: Certificate,
@@ -75,7 +75,7 @@ pub struct Authority {
 }
 
 /// A certificate that may sign, with what is read of it most.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
     pub(crate) key_id: String,
@@ -84,7 +84,7 @@ pub(crate) struct Certificate {
 }
 
 /// Where the private key of a root is; complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KeyPlace {
     /// With the CA: it can make issuing CAs and successors by itself.
@@ -95,7 +95,7 @@ pub enum KeyPlace {
 
 /// Where an authority stands in its life, in the order of that life; complete.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize,
 )]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
@@ -110,7 +110,7 @@ pub enum Stage {
 // === impl CaState ===
 
 impl CaState {
-    /// The state of a CA that is new at `now`: `first` is active at once, since nobody trusts
+    /// The state of a CA that is new at `now`: `first` is active at once, since no member trusts
     /// anything yet.
     ///
     /// Its first generation is the time in seconds since 1970. Members follow only a generation that
@@ -133,7 +133,7 @@ impl CaState {
         }
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -177,7 +177,7 @@ impl CaState {
     }
 
     /// The state with the table of all live members in it, for the process that comes next; without
-    /// one, if they are too many, or their names so long that no store takes them. Whoever issues again takes it out first (see
+    /// one, if they are too many, or their names so long that no store takes them. A process that issues again takes it out first (see
     /// [`cover`](Self::cover)), so what stands there is always whole.
     #[must_use]
     pub fn leave(&self, members: &Members) -> Self {
@@ -196,8 +196,8 @@ impl CaState {
         if fits { with } else { without }
     }
 
-    /// The members as a process starts with them: those that were left to it, else nobody, with
-    /// unknown ones until the last leaf is over that may have been issued.
+    /// The members as a process starts with them: those that were left to it, else none, with
+    /// unknown ones until the last leaf that may have been issued expires.
     #[must_use]
     pub fn members(&self) -> Members {
         match &self.left {
@@ -240,7 +240,7 @@ impl CaState {
 // === impl Authority ===
 
 impl Authority {
-    /// An authority of two certificates; that they belong together is for whoever made them.
+    /// An authority of two certificates; their maker has checked that they belong together.
     pub(crate) fn new(root: Certificate, issuer: Certificate, root_key: KeyPlace) -> Self {
         Self {
             root,

@@ -21,7 +21,7 @@ use crate::pem::{self, PemError};
 const FORM: u32 = 1;
 
 /// Why bytes are not the state of a CA.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
     /// There is not exactly one active authority.

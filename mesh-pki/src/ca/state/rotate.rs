@@ -6,11 +6,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, Stage};
 use crate::ca::plan::Go;
 
 /// One step of a rotation, in the order in which they are taken; complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Step {
     /// A new root goes into the bundle.
     Prepare,
@@ -21,10 +24,10 @@ pub enum Step {
 }
 
 /// Why a step cannot be taken from this state.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
-    /// The active root is to be distrusted, and there is no other to go on with.
+    /// The active root is to be distrusted, and there is no other to sign with.
     #[error("{key_id} signs at the moment; distrusting it needs a successor")]
     ActiveDistrusted {
         /// Which key.
@@ -194,7 +197,7 @@ impl CaState {
 
     /// Puts a new issuing CA under the active root in place of the one before, which retires.
     ///
-    /// The bundle stays as it is: everybody trusts the root, and a leaf brings its issuer along.
+    /// The bundle stays as it is: every member trusts the root, and a leaf brings its issuer along.
     ///
     /// # Errors
     ///

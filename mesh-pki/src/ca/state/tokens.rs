@@ -1,8 +1,8 @@
-//! Join tokens and the recovery window: what lets somebody in who has no other proof.
+//! Join tokens and the recovery window: what admits a workload that has no other proof.
 //!
 //! A token is known here by its hash alone, so the state gives none away. It names one ID, ends
 //! at a moment, and serves once: used ones are remembered until they would have ended, so that the
-//! second to bring one is told what happened.
+//! second use is refused with its own reason.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::id::SpiffeId;
 use crate::issue::policy::Window;
 
 /// A join token, by its hash.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OpenToken {
     /// The hash of the token, in hexadecimal.
@@ -25,25 +25,25 @@ pub struct OpenToken {
 }
 
 /// Why a join token does not serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Its time is over.
+    /// It has expired.
     #[error("the join token has expired")]
     Expired,
     /// There are as many open tokens as fit.
     #[error("{MAX_TOKENS} join tokens are open already")]
     TooMany,
-    /// Nobody made it, or its time has been over for long.
+    /// It was never made, or expired long ago.
     #[error("the join token is unknown")]
     Unknown,
-    /// Somebody has used it.
+    /// It was used before.
     #[error("the join token has been used already")]
     Used,
 }
 
 impl OpenToken {
-    /// Whom it is for.
+    /// The ID that it is for.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
@@ -105,7 +105,7 @@ impl CaState {
         Ok(next)
     }
 
-    /// Spends a token; says whom it was for. It serves whoever gets the new state written first.
+    /// Spends a token; returns its ID. It serves the process that writes the new state first.
     ///
     /// # Errors
     ///

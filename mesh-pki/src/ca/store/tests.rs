@@ -95,7 +95,10 @@ async fn what_others_may_use_is_refused() {
     open(&dir.join("keys/01.pem"), 0o640);
     let error = store.key("01").await.unwrap_err();
     assert!(
-        matches!(error, StoreError::Open { mode: 0o640, .. }),
+        matches!(
+            error,
+            StoreError::Disk(DiskError::Loose { mode: 0o640, .. })
+        ),
         "{error}"
     );
     drop(store);

@@ -2,9 +2,9 @@
 //! the task that keeps the bundle as the CA has it ([`CaClient::watch`]).
 //!
 //! A call is one connection: the CA is verified by its SPIFFE ID against the bundle of the moment,
-//! and only a start, or an SVID that is over, falls back to the bundle that the operator gave. What
-//! proves who we are is chosen for each call: the SVID, while a peer would accept it; else a token,
-//! read anew each time; else an SVID that is over, which a CA accepts only in an open recovery
+//! and only a start, or an expired SVID, falls back to the bundle that the operator gave. What
+//! proves our ID is chosen for each call: the SVID, while a peer would accept it; else a token,
+//! read anew each time; else an expired SVID, which a CA accepts only in an open recovery
 //! window. The two are never sent together.
 
 use std::fmt;
@@ -44,7 +44,7 @@ pub(super) const CALL: Duration = Duration::from_secs(20);
 pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 
 /// Where the bundle comes from that a CA is verified against before it has sent one.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Bootstrap {
     /// A fixed one.
@@ -53,11 +53,11 @@ pub enum Bootstrap {
     File(PathBuf),
 }
 
-/// What proves who we are, where there is no SVID yet.
+/// What proves our ID, where there is no SVID yet.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Token {
-    /// A file with a token, read anew each time: whoever issues it replaces it.
+    /// A file with a token, read anew each time: its issuer replaces it.
     File(PathBuf),
     /// No token: an SVID is there.
     None,
@@ -81,18 +81,18 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What a client is told.
-#[derive(Clone, Debug)]
+/// The configuration of a client.
+#[derive(Debug, Clone)]
 pub struct CaClientConfig {
-    /// Who we are to be.
+    /// Our SPIFFE ID.
     pub id: SpiffeId,
     /// Where the CA is, `host:port`.
     pub address: String,
-    /// Who the CA is.
+    /// The CA's SPIFFE ID.
     pub ca: SpiffeId,
     /// What it is verified against at first.
     pub bootstrap: Bootstrap,
-    /// What proves who we are at first.
+    /// What proves our ID at first.
     pub token: Token,
 }
 
@@ -131,7 +131,7 @@ impl CaClient {
 }
 
 impl Issuer for CaClient {
-    /// Asks the CA; the answer is not verified here, whoever asked does that.
+    /// Asks the CA; the answer is verified by the caller.
     async fn issue(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
         match timeout(CALL, self.0.create(id, csr)).await {
             Ok(answer) => answer,
@@ -160,7 +160,7 @@ impl Inner {
 
     /// 1. An SVID that a peer would accept now is presented, under the bundle in use.
     /// 2. Else a token goes with the call, if there is one, and no certificate.
-    /// 3. Else an SVID that is over is presented.
+    /// 3. Else an expired SVID is presented.
     /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start.
     pub(super) fn approach(&self) -> Result<Approach, IssueError> {
         let (state, now) = (self.reader.load(), self.clock.now());
@@ -193,7 +193,7 @@ impl Inner {
             });
         }
         let token = self.token.read();
-        let over = matches!(
+        let expired = matches!(
             verdict,
             Some(Err(Rejected::Expired {
                 place: Place::Leaf,
@@ -205,7 +205,7 @@ impl Inner {
                 state: to_use,
                 token: Some(token),
             }),
-            Ok(None) | Err(_) if over => {
+            Ok(None) | Err(_) if expired => {
                 present(&mut to_use);
                 Ok(Approach {
                     state: to_use,
@@ -232,7 +232,7 @@ impl Inner {
             })
     }
 
-    /// A request that says who asks, with its token if it has one.
+    /// A request that names our ID and instance, with a token if there is one.
     pub(super) fn request<T>(
         &self,
         message: T,
@@ -316,7 +316,7 @@ impl Bootstrap {
         match self {
             Self::Bundle(bundle) => Ok(bundle.clone()),
             Self::File(path) => {
-                let pem = crate::fs::read(path)
+                let pem = crate::disk::read(path)
                     .map_err(|error| format!("{}: {error}", path.display()))?;
                 TrustBundle::from_pem(trust_domain.clone(), &pem).map_err(|error| chain_of(&error))
             }
@@ -330,7 +330,7 @@ impl Token {
             Self::None => Ok(None),
             Self::Text(token) => Ok(Some(token.clone())),
             Self::File(path) => {
-                let bytes = crate::fs::read(path)
+                let bytes = crate::disk::read(path)
                     .map_err(|error| format!("{}: {error}", path.display()))?;
                 let text = std::str::from_utf8(&bytes)
                     .map_err(|_| format!("{} is no text", path.display()))?;

@@ -65,7 +65,7 @@ pub struct CaSource {
 }
 
 /// Why a source of a CA cannot start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaSourceError {
     /// The system has no randomness for the name of this process.
@@ -143,7 +143,7 @@ impl CaSource {
     ///
     /// # Errors
     ///
-    /// [`CaSourceError`]; a CA that does not answer is none: the task tries again.
+    /// [`CaSourceError`]; a CA that does not answer is no error: the task tries again.
     pub async fn start(self, crypto: &Crypto) -> Result<Identity, CaSourceError> {
         let bootstrap = self.bootstrap.ok_or(CaSourceError::NoTrustBundle)?;
         let (id, clock) = (self.id, self.clock);

@@ -24,7 +24,7 @@ use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
 
 /// How the stream of bundles is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WatchStatus {
     /// Whether a stream is open.
@@ -41,7 +41,7 @@ impl CaClient {
     /// Keeps the bundle of the CA's trust domain as the CA has it, until `shutdown` is ready.
     ///
     /// `draw` gives numbers that are uniform in 0..1. The task waits while there is nothing that
-    /// proves who we are: a watcher is a member.
+    /// proves our ID: a watcher is a member.
     pub fn watch<D, F>(
         &self,
         writer: Arc<IdentityWriter>,

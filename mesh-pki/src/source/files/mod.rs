@@ -44,7 +44,7 @@ pub struct FileSource {
 }
 
 /// How the files are doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct FileStatus {
     /// How many times an identity was written.

@@ -22,7 +22,7 @@ pub(super) type Api = SpiffeWorkloadApiClient<Channel>;
 /// How long the agent may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long an open stream may be quiet before a ping asks whether anybody is there. Servers that are
+/// How long an open stream may be quiet before a ping asks whether the agent lives. Servers that are
 /// written with grpc-go, as SPIRE's agent is, end connections that ping more often than every five
 /// minutes.
 const PING: Duration = Duration::from_secs(6 * 60);
@@ -43,7 +43,7 @@ type Dialing = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 /// Opens connections to an agent.
 pub(in crate::workload_api) type Dial = Arc<dyn Fn() -> Dialing + Send + Sync>;
 
-/// A message with the metadata that each call carries (S35).
+/// A message with the metadata of each call (S35).
 pub(super) fn request<M>(message: M) -> Request<M> {
     let mut request = Request::new(message);
     let yes = AsciiMetadataValue::from_static("true");
@@ -71,7 +71,7 @@ pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, Wor
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        // A connection of ours is never idle: it ends with its one call. Told otherwise, hyper looks
+        // A connection of ours is never idle: it ends with its one call. By default, hyper looks
         // for an open call before it pings at all, and misses one whose first message came with
         // the head of the answer.
         .keep_alive_while_idle(true);

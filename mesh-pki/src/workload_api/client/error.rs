@@ -41,7 +41,7 @@ pub enum WorkloadApiError {
     /// A message cannot be used, and was discarded.
     #[error("a message of the Workload API cannot be used")]
     Message(#[from] MessageError),
-    /// The agent has not renewed an SVID whose time to be renewed is over.
+    /// The agent has not renewed an SVID that is overdue.
     #[error("the agent says nothing, and the SVID should have been renewed by now")]
     Silent,
     /// The agent did not answer in time.

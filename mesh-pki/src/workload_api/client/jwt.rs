@@ -41,7 +41,7 @@ impl WorkloadApiJwt {
         let answer = timeout(PATIENCE, call)
             .await
             .unwrap_or(Err(WorkloadApiError::Timeout))?;
-        // The agent is trusted, but for whom the tokens are is compared all the same.
+        // The agent is trusted, but the subject of each token is compared all the same.
         let svids = answer.svids.into_iter().filter_map(|svid| {
             let (subject, expires) = read_unverified(&svid.svid).ok()?;
             Some(JwtSvid::new(subject, svid.svid, expires))

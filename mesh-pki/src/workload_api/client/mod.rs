@@ -1,5 +1,5 @@
 //! A Workload API in, writes to the identity store out: SPIRE, or another agent of ours, as the
-//! source of who we are.
+//! source of our identity.
 //!
 //! One stream brings SVIDs with their bundles; a second, for the keys of JWT-SVIDs, runs beside it
 //! where it is asked for, and what both said last is written as one state. A message that cannot be used is
@@ -68,7 +68,7 @@ pub struct WorkloadApi {
 }
 
 /// How the source is doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct WorkloadApiStatus {
     /// How many messages were written.
@@ -229,7 +229,7 @@ impl WorkloadApi {
             Ok(())
         };
         let open = async |mut api: Api| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
-        // Keys have no life of their own: pings alone tell whether anybody is there.
+        // Keys have no life of their own: pings alone show whether the agent lives.
         let error = self.stream(open, handle, || None).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
             replace(BTreeMap::new());

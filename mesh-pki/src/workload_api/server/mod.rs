@@ -1,13 +1,13 @@
 //! Processes of this machine in, their own identities out: the Workload API served on a Unix socket.
 //!
-//! 1. The kernel says who connects: user, group and process at the moment of the connection, and the
+//! 1. The kernel identifies the caller: user, group and process at the moment of the connection, and the
 //!    control group while the process surely lives.
 //! 2. [`attest()`] decides, purely, which [`Entry`]s that process matches; it is decided once for a
-//!    connection. Whoever matches none gets PermissionDenied from every call.
+//!    connection. A process that matches none gets PermissionDenied from every call.
 //! 3. Each stream sends the full state at once, and again whenever it changes for this caller.
 //!
-//! SVIDs come from an [`IdentityReader`]: whoever fills that store, a [`Rotation`] for each ID or
-//! another Workload API, renews them. An SVID whose time is over is not handed out. Nothing that a
+//! SVIDs come from an [`IdentityReader`]: what fills that store, a [`Rotation`] for each ID or
+//! another Workload API, renews them. An expired SVID is not handed out. Nothing that a
 //! caller says about itself counts; calls without the security metadata are refused (S35).
 //! Connections, in all and for each user, calls for each connection and the size of messages are
 //! bounded.
@@ -76,7 +76,7 @@ struct Counted {
 }
 
 impl Server {
-    /// A server of the identities in `reader` to whom `entries` say.
+    /// A server of the identities in `reader`, to the processes that `entries` select.
     ///
     /// An entry whose ID is not in the store yet is answered Unavailable, so clients come back.
     #[must_use]
@@ -129,7 +129,7 @@ impl Server {
     }
 }
 
-/// The future that serves one connection; nothing, if it is one too many or nobody knows whose.
+/// The future that serves one connection; nothing, if it is one too many or its process is unknown.
 fn serve_one(
     stream: UnixStream,
     shared: Arc<Shared>,
@@ -138,7 +138,7 @@ fn serve_one(
     let caller = match process::caller(&stream) {
         Ok(caller) => caller,
         Err(error) => {
-            tracing::warn!(%error, "the kernel does not say who connects to the Workload API");
+            tracing::warn!(%error, "the kernel does not identify a caller of the Workload API");
             shared
                 .counts
                 .refused(|refusals| &mut refusals.unknown_caller);

@@ -27,7 +27,7 @@ use crate::proto::workload::{
 use crate::store::IdentityState;
 use crate::svid::X509Svid;
 
-/// How often a stream looks at the clock: an SVID whose time is over is taken back within this.
+/// How often a stream looks at the clock: an expired SVID is taken back within this.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The API as one caller sees it.
@@ -45,7 +45,7 @@ struct Held {
     trust: Trust,
 }
 
-/// Whom to trust.
+/// What is trusted.
 #[derive(PartialEq)]
 struct Trust {
     bundles: BundleSet,
@@ -88,7 +88,7 @@ impl Api {
 }
 
 impl View {
-    /// The SVIDs of the caller that are there and whose time is not over.
+    /// The SVIDs of the caller that are there and have not expired.
     fn held(&self, state: &IdentityState) -> Held {
         let now = self.shared.clock.now();
         let svids = self.granted.iter().filter_map(|entry| {
@@ -102,7 +102,7 @@ impl View {
     }
 
     /// Sends what `look` sees in the state, now and whenever that differs; the stream ends when
-    /// `write` makes no message of it, or when nobody keeps the state any more.
+    /// `write` makes no message of it, or when the state has no writer any more.
     ///
     /// What was sent last is kept as `look` saw it, never as a message: a message may hold keys.
     fn follow<L, M>(
@@ -122,7 +122,7 @@ impl View {
             _open: Open,
         }
         let mut reader = self.shared.reader.clone();
-        // What is loaded below is the newest; only what comes after it is news.
+        // What is loaded below is the newest; only what comes after it is a change.
         let first = reader.latest();
         let start = Following {
             view: Arc::clone(self),
@@ -273,7 +273,7 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let view = self.admit(request.metadata())?;
         let look = |_: &View, state: &IdentityState| state.bundles().clone();
-        // Roots come and go without a word about tokens.
+        // Roots come and go while the keys of tokens stay.
         let same = |one: &BundleSet, other: &BundleSet| {
             message::write_jwt(one) == message::write_jwt(other)
         };
@@ -307,7 +307,7 @@ impl SpiffeWorkloadApi for Api {
     }
 }
 
-/// What a caller is told of a token that was not minted.
+/// The answer to a caller whose token was not minted.
 fn refusal(error: &IssueError) -> Status {
     match error {
         IssueError::NotAllowed { .. } | IssueError::NoPath { .. } => {

@@ -2,7 +2,7 @@
 //!
 //! The socket appears at its path in one step, with its mode: it is bound beside it and moved there.
 //! A file that a crashed server left is replaced; one that a living server answers on is not, and
-//! neither is anything that is no socket. Whoever may connect to it is let in, because callers are
+//! neither is anything that is no socket. A process that may connect to it is let in, because callers are
 //! attested and not authenticated by the file's mode; the folder is the operator's.
 
 use std::fs;

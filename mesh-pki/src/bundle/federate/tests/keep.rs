@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::super::keep::{Kept as Fetched, is_due, left};
 use super::*;
 use crate::clock::{Clock, TokioClock};
+use crate::disk::DiskError;
 
 /// Whether an error is the one that is expected.
 type Expected = fn(&KeptError) -> bool;
@@ -267,10 +268,10 @@ async fn a_file_that_cannot_be_used_is_as_good_as_none() {
             |e| matches!(e, KeptError::WrongDomain { got, .. } if got == "else.example"),
         ),
         (good.clone(), 0o622, |e| {
-            matches!(e, KeptError::Loose { mode: 0o622, .. })
+            matches!(e, KeptError::Disk(DiskError::Loose { mode: 0o622, .. }))
         }),
         ("x".repeat(2 * 1024 * 1024), 0o600, |e| {
-            matches!(e, KeptError::Io { .. })
+            matches!(e, KeptError::Disk(DiskError::Io { .. }))
         }),
     ];
     for (at, (content, mode, expected)) in cases.into_iter().enumerate() {
@@ -301,7 +302,7 @@ async fn a_file_that_cannot_be_used_is_as_good_as_none() {
     );
 }
 
-/// Only root can give files away; what counts as others' is a table beside [`crate::fs::loose`].
+/// Only root can give files away; what counts as others' is a table beside [`crate::disk::check`].
 #[tokio::test(start_paused = true)]
 async fn a_folder_or_file_of_another_user_counts_for_nothing() {
     const NOBODY: u32 = 65_534;
@@ -317,7 +318,7 @@ async fn a_folder_or_file_of_another_user_counts_for_nothing() {
         let mut kept = disk.start();
         let now = kept.until(|status| status.failures == 1).await;
         match now.keep_error.as_deref() {
-            Some(KeptError::Owner { path: at, owner }) => {
+            Some(KeptError::Disk(DiskError::Owner { path: at, owner })) => {
                 assert_eq!((at, *owner), (&path, NOBODY));
             }
             other => panic!("{path:?}: {other:?}"),
@@ -358,7 +359,7 @@ async fn a_disk_that_fails_keeps_no_bundle_from_being_used() {
         let now = kept.until(|status| status.fetches == 1).await;
         let error = now.keep_error.unwrap();
         assert_eq!(
-            matches!(*error, KeptError::Loose { .. }),
+            matches!(*error, KeptError::Disk(DiskError::Loose { .. })),
             loose,
             "{error:?}"
         );
