@@ -18,7 +18,7 @@ use crate::beside;
 
 /// What is fetched, and what is served.
 #[derive(Debug)]
-pub(crate) struct Federation {
+pub(crate) struct FederationConfig {
     pub(crate) relationships: Vec<Foreign>,
     pub(crate) endpoint: Option<Endpoint>,
     /// Where bundles of foreign trust domains are kept over a restart.
@@ -59,7 +59,7 @@ pub(crate) struct WebFiles {
     pub(crate) key: PathBuf,
 }
 
-impl Federation {
+impl FederationConfig {
     /// Listens, so that what is wrong shows at start.
     pub(crate) async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
         let Some(endpoint) = &self.endpoint else {
@@ -78,8 +78,8 @@ impl Federation {
         writer: Arc<IdentityWriter>,
         web_roots: Vec<CertificateDer<'static>>,
         crypto: &Crypto,
-    ) -> anyhow::Result<beside::Federation> {
-        let mut running = beside::Federation::default();
+    ) -> anyhow::Result<beside::RunningFederation> {
+        let mut running = beside::RunningFederation::default();
         let clock = SystemClock::shared();
         let state = reader.load();
         let svid = state.default_svid().context("the agent has no identity")?;

@@ -19,12 +19,12 @@ const MODE: u32 = 0o777;
 
 /// What is served, and to whom.
 #[derive(Debug)]
-pub(crate) struct WorkloadApi {
+pub(crate) struct WorkloadApiConfig {
     pub(crate) listen: PathBuf,
     pub(crate) entries: Vec<Entry>,
 }
 
-impl WorkloadApi {
+impl WorkloadApiConfig {
     /// Listens, so that what is wrong shows at start.
     pub(crate) fn bind(&self) -> anyhow::Result<Socket> {
         Socket::bind(&self.listen, MODE)
@@ -38,7 +38,7 @@ impl WorkloadApi {
         reader: IdentityReader,
         jwt: Option<DynJwtIssuer>,
         crypto: &Crypto,
-    ) -> beside::WorkloadApi {
+    ) -> beside::RunningWorkloadApi {
         let entries = self.entries.clone();
         let clock = SystemClock::shared();
         let mut server = Server::new(entries, reader, crypto, clock);
@@ -50,7 +50,7 @@ impl WorkloadApi {
             entries = self.entries.len(),
             "Workload API"
         );
-        let running = beside::WorkloadApi {
+        let running = beside::RunningWorkloadApi {
             socket: self.listen.clone(),
             entries: self.entries.len(),
             status: server.status(),

@@ -107,7 +107,7 @@ pub enum BundleJsonError {
 
 /// A bundle as it stands in JSON; what else stands there is passed over.
 #[derive(Deserialize)]
-struct Document {
+struct BundleDocument {
     keys: Vec<Map<String, Value>>,
     spiffe_sequence: Option<u64>,
     spiffe_refresh_hint: Option<u64>,
@@ -118,7 +118,7 @@ struct Document {
 /// A bundle map as it stands in JSON.
 #[derive(Deserialize)]
 struct Domains {
-    trust_domains: Unique<Document>,
+    trust_domains: Unique<BundleDocument>,
 }
 
 impl TrustBundle {
@@ -197,7 +197,7 @@ fn not_a_bundle(error: serde_json::Error) -> BundleJsonError {
 
 fn from_document(
     trust_domain: TrustDomain,
-    document: Document,
+    document: BundleDocument,
 ) -> Result<TrustBundle, BundleJsonError> {
     let got = document.keys.len();
     if got > MAX_KEYS {

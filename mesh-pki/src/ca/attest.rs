@@ -90,7 +90,7 @@ pub enum AttestError {
     Review(#[from] ReviewError),
     /// It does not verify under the keys of any issuer.
     #[error("the token is refused")]
-    Token(#[from] jwt::Rejected),
+    Token(#[from] jwt::TokenRejected),
 }
 
 /// How a caller proves its ID, as far as its proof shows before it is verified.
@@ -235,7 +235,7 @@ impl TokenIssuer {
         token: &str,
         now: SystemTime,
         crypto: &Crypto,
-    ) -> Result<Claims, jwt::Rejected> {
+    ) -> Result<Claims, jwt::TokenRejected> {
         let expect = Expect {
             issuer: &self.issuer,
             audience: &self.audience,

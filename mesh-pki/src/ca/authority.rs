@@ -271,7 +271,7 @@ pub(super) struct Signer {
 }
 
 /// A leaf with its chain, and what the CA has to remember of it.
-pub(super) struct Signed {
+pub(super) struct SignedLeaf {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) serial: String,
     pub(super) not_after: SystemTime,
@@ -304,7 +304,7 @@ impl Signer {
         lifetime: Duration,
         now: SystemTime,
         crypto: &Crypto,
-    ) -> Result<Signed, IssueError> {
+    ) -> Result<SignedLeaf, IssueError> {
         let (from, to) = self.life;
         if now < from || now >= to {
             return Err(IssueError::CaNotValid {
@@ -322,7 +322,7 @@ impl Signer {
         let life = ((now - BACK_DATED).max(from), (now + lifetime).min(to));
         let params = server_leaf(id, names, serial, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Signed {
+        Ok(SignedLeaf {
             chain: vec![leaf.der().clone(), self.cert.clone()],
             serial: name,
             not_after: life.1,

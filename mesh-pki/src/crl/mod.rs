@@ -35,7 +35,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use status::{Issuer, Lists, Status};
+pub(crate) use status::{CertificateIssuer, Lists, Status};
 
 /// The largest list that is looked at, in bytes.
 pub const MAX_CRL_LEN: usize = 1024 * 1024;

@@ -13,7 +13,7 @@ use crate::time;
 
 /// The issuer of the certificate in question, as its path shows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Issuer<'a> {
+pub(crate) struct CertificateIssuer<'a> {
     /// The content of its name, in DER.
     pub(crate) name: &'a [u8],
     /// Its subject key identifier in hexadecimal.
@@ -85,7 +85,7 @@ impl Lists<'_> {
     /// thisUpdate is not compared: a list from a clock ahead of ours is still the issuer's word.
     pub(crate) fn status(
         &self,
-        issuer: &Issuer<'_>,
+        issuer: &CertificateIssuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,
@@ -109,7 +109,7 @@ impl Lists<'_> {
     fn ask(
         &self,
         crl: &Crl,
-        issuer: &Issuer<'_>,
+        issuer: &CertificateIssuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,
@@ -148,7 +148,7 @@ impl Crl {
     /// What the list says, if it is the issuer's.
     fn status(
         &self,
-        issuer: &Issuer<'_>,
+        issuer: &CertificateIssuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,

@@ -386,7 +386,7 @@ impl Question<'_> {
     fn ask(&self, lists: &[Crl], serial: &[u8]) -> Status {
         let bundle = self.ca.bundle("td");
         let anchor = &bundle.anchors()[0];
-        let issuer = Issuer {
+        let issuer = CertificateIssuer {
             name: &anchor.subject,
             key_id: self.key_id,
             public_key: &webpki::spki_for_anchor(anchor),

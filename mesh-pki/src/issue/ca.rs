@@ -40,7 +40,7 @@ pub struct LocalCa {
 /// Why there is no CA.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum CaError {
+pub enum LocalCaError {
     /// The root certificate cannot be used.
     #[error("the CA's root certificate cannot be used")]
     Bundle(#[from] BundleError),
@@ -66,13 +66,13 @@ impl LocalCa {
     ///
     /// # Errors
     ///
-    /// [`CaError`] if the system cannot make a key.
+    /// [`LocalCaError`] if the system cannot make a key.
     pub fn create(
         trust_domain: TrustDomain,
         lifetime: Duration,
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, LocalCaError> {
         let now = clock.now();
         let life = (now - BACK_DATED, now + lifetime);
         let params = make::authority("root", &trust_domain, 1, life, crypto)?;
@@ -86,15 +86,15 @@ impl LocalCa {
     ///
     /// # Errors
     ///
-    /// [`CaError`] if the certificate is not a CA's, or the key is not its own.
+    /// [`LocalCaError`] if the certificate is not a CA's, or the key is not its own.
     pub fn from_parts(
         trust_domain: TrustDomain,
         root: CertificateDer<'static>,
         key: &PrivateKey,
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CaError> {
-        let key = CaKey::read(key).map_err(|_| CaError::Key)?;
+    ) -> Result<Self, LocalCaError> {
+        let key = CaKey::read(key).map_err(|_| LocalCaError::Key)?;
         Self::new(trust_domain, root, key, crypto, clock)
     }
 
@@ -104,11 +104,11 @@ impl LocalCa {
         key: CaKey,
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, LocalCaError> {
         let bundle = TrustBundle::new(trust_domain.clone(), [root.clone()])?;
         let anchor = &bundle.anchors()[0];
         if webpki::spki_for_anchor(anchor).as_ref() != key.subject_public_key_info() {
-            return Err(CaError::KeyMismatch);
+            return Err(LocalCaError::KeyMismatch);
         }
         let issuer = rcgen::Issuer::from_ca_cert_der(&root, key).map_err(MakeError::Sign)?;
         Ok(Self {
@@ -225,7 +225,7 @@ impl fmt::Debug for LocalCa {
     }
 }
 
-impl From<MakeError> for CaError {
+impl From<MakeError> for LocalCaError {
     fn from(error: MakeError) -> Self {
         match error {
             MakeError::Crypto(error) => Self::Crypto(error),

@@ -142,14 +142,14 @@ impl IssuedChain {
 
 // === impl DynIssuer ===
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<IssuedChain, IssueError>> + Send + 'a>>;
+type Issuing<'a> = Pin<Box<dyn Future<Output = Result<IssuedChain, IssueError>> + Send + 'a>>;
 
 trait ErasedIssuer: Send + Sync {
-    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Answer<'a>;
+    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Issuing<'a>;
 }
 
 impl<I: Issuer> ErasedIssuer for I {
-    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Answer<'a> {
+    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Issuing<'a> {
         Box::pin(self.issue(id, csr))
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use x509_parser::extensions::GeneralName;
 
-use super::ca::{BACK_DATED, CaError, LocalCa};
+use super::ca::{BACK_DATED, LocalCa, LocalCaError};
 use super::dev::{DevCa, DevCaError, KEY_FILE, ROOT_FILE};
 use super::*;
 use crate::clock::{Clock, ManualClock};
@@ -238,10 +238,13 @@ fn a_ca_is_put_together_of_its_own_parts_only() {
         )
     };
     join(&ca.secret_key()).unwrap();
-    assert_eq!(join(&other.secret_key()).unwrap_err(), CaError::KeyMismatch);
+    assert_eq!(
+        join(&other.secret_key()).unwrap_err(),
+        LocalCaError::KeyMismatch
+    );
     assert_eq!(
         join(&PrivateKey::from_pkcs8_der(vec![1])).unwrap_err(),
-        CaError::Key
+        LocalCaError::Key
     );
     assert_ne!(
         ca.bundle().anchors()[0].subject,
@@ -327,7 +330,7 @@ fn a_broken_folder_says_what_is_wrong() {
     assert!(matches!(
         open(dir.path()),
         DevCaError::Ca {
-            source: CaError::KeyMismatch,
+            source: LocalCaError::KeyMismatch,
             ..
         }
     ));

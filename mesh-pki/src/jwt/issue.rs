@@ -211,14 +211,14 @@ impl fmt::Debug for LocalJwtIssuer {
 
 // === impl DynJwtIssuer ===
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, IssueError>> + Send + 'a>>;
+type Minting<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, IssueError>> + Send + 'a>>;
 
 trait ErasedJwtIssuer: Send + Sync {
-    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Answer<'a>;
+    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Minting<'a>;
 }
 
 impl<I: JwtIssuer> ErasedJwtIssuer for I {
-    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Answer<'a> {
+    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Minting<'a> {
         Box::pin(self.mint(id, audiences))
     }
 }

@@ -122,13 +122,13 @@ impl KeySet {
     /// [`KeySetError`]; the keys before the broken one are not used either.
     pub fn from_jwks(json: &[u8]) -> Result<Self, KeySetError> {
         #[derive(serde::Deserialize)]
-        struct Document {
+        struct JwksDocument {
             keys: Vec<Map<String, Value>>,
         }
         if json.len() > MAX_JWKS_LEN {
             return Err(KeySetError::TooLarge { got: json.len() });
         }
-        let document: Document =
+        let document: JwksDocument =
             serde_json::from_slice(json).map_err(|error| KeySetError::NotASet {
                 reason: error.to_string(),
             })?;

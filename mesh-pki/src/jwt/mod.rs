@@ -34,7 +34,7 @@ mod tests;
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use live::{KeysReader, KeysWriter, live_keys};
-pub use rejected::Rejected;
+pub use rejected::TokenRejected;
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]
@@ -55,7 +55,7 @@ pub struct JwtSvid {
 /// A JWT-SVID that has been verified; only [`validate`] makes one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Verified {
+pub struct VerifiedToken {
     /// The ID of its subject.
     pub id: SpiffeId,
     /// All that it says.

@@ -10,7 +10,7 @@ use crate::time::utc;
 /// Why a token was refused; S27 to S33 are the rules of JWT-SVID.md.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Rejected {
+pub enum TokenRejected {
     /// The algorithm is not one of RS, ES or PS with 256, 384 or 512 bits (S27).
     #[error("the token's algorithm is {got:?}, only RS*, ES* and PS* are accepted")]
     Algorithm {

@@ -148,7 +148,7 @@ fn tokens_of_another_library_verify_with_each_algorithm() {
         let outcome = verify_token(token, &keys, &EXPECT, noon(), &crypto());
         // *ring* has no P-521, and a provider that lacks an algorithm says so.
         if algorithm == "ES512" && cfg!(not(feature = "aws-lc-rs")) {
-            let unsupported = Rejected::Unsupported { algorithm: "ES512" };
+            let unsupported = TokenRejected::Unsupported { algorithm: "ES512" };
             assert_eq!(outcome.unwrap_err(), unsupported);
             continue;
         }
@@ -162,7 +162,7 @@ fn tokens_of_another_library_verify_with_each_algorithm() {
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).unwrap();
             let error = verify_token(&changed, &keys, &EXPECT, noon(), &crypto()).unwrap_err();
-            assert_eq!(error, Rejected::BadSignature, "{algorithm}");
+            assert_eq!(error, TokenRejected::BadSignature, "{algorithm}");
         }
     }
 }
@@ -178,7 +178,7 @@ fn a_key_verifies_only_the_algorithm_that_its_owner_names() {
         match algorithm.as_str() {
             "RS256" => drop(outcome.unwrap()),
             _ => assert!(
-                matches!(outcome, Err(Rejected::KeyMismatch { .. })),
+                matches!(outcome, Err(TokenRejected::KeyMismatch { .. })),
                 "{algorithm}"
             ),
         }
@@ -188,7 +188,7 @@ fn a_key_verifies_only_the_algorithm_that_its_owner_names() {
 // === what is wrong is refused, each for its own reason ===
 
 #[track_caller]
-fn refused(token: &str, bundles: &BundleSet, expected: Rejected) {
+fn refused(token: &str, bundles: &BundleSet, expected: TokenRejected) {
     let error = validate(token, "us", bundles, noon(), &crypto()).unwrap_err();
     assert_eq!(error, expected, "{token}");
 }
@@ -198,8 +198,8 @@ fn headers_that_no_svid_has() {
     let issuer = issuer("td");
     let bundles = trusting(&[("td", &issuer)]);
     let key_id = issuer.public_key().id().map(str::to_owned);
-    let algorithm = |got: &str| Rejected::Algorithm { got: got.into() };
-    let malformed = Rejected::Malformed { part: "header" };
+    let algorithm = |got: &str| TokenRejected::Algorithm { got: got.into() };
+    let malformed = TokenRejected::Malformed { part: "header" };
     for (change, expected) in [
         (json!({"alg": "none"}), algorithm("none")),
         (json!({"alg": "HS256"}), algorithm("HS256")),
@@ -215,29 +215,32 @@ fn headers_that_no_svid_has() {
         (json!({"typ": 1}), malformed.clone()),
         (
             json!({"typ": "at+jwt"}),
-            Rejected::Type {
+            TokenRejected::Type {
                 got: "at+jwt".into(),
             },
         ),
-        (json!({"typ": "jwt"}), Rejected::Type { got: "jwt".into() }),
-        (json!({"crit": []}), Rejected::CriticalHeader),
+        (
+            json!({"typ": "jwt"}),
+            TokenRejected::Type { got: "jwt".into() },
+        ),
+        (json!({"crit": []}), TokenRejected::CriticalHeader),
         (
             json!({"kid": "other"}),
-            Rejected::UnknownKey {
+            TokenRejected::UnknownKey {
                 id: Some("other".into()),
             },
         ),
-        (json!({"alg": "ES384"}), Rejected::BadSignature),
+        (json!({"alg": "ES384"}), TokenRejected::BadSignature),
         (
             json!({"alg": "RS256"}),
-            Rejected::KeyMismatch {
+            TokenRejected::KeyMismatch {
                 id: key_id.unwrap(),
                 algorithm: "RS256",
             },
         ),
         (
             json!({"alg": "RS256", "kid": null}),
-            Rejected::UnknownKey { id: None },
+            TokenRejected::UnknownKey { id: None },
         ),
     ] {
         let token = signed(&issuer, &with(header(&issuer), change), &claims());
@@ -259,62 +262,83 @@ fn headers_that_no_svid_has() {
 fn claims_that_no_svid_has() {
     let issuer = issuer("td");
     let bundles = trusting(&[("td", &issuer)]);
-    let expired = |secs| Rejected::Expired {
+    let expired = |secs| TokenRejected::Expired {
         expires: crate::time::from_unix(secs),
         now: noon(),
     };
-    let audience = Rejected::Audience {
+    let audience = TokenRejected::Audience {
         expected: "us".into(),
     };
     for (change, expected) in [
-        (json!({"exp": null}), Rejected::Missing { claim: "exp" }),
-        (json!({"exp": "soon"}), Rejected::Malformed { part: "exp" }),
+        (
+            json!({"exp": null}),
+            TokenRejected::Missing { claim: "exp" },
+        ),
+        (
+            json!({"exp": "soon"}),
+            TokenRejected::Malformed { part: "exp" },
+        ),
         (json!({"exp": NOON}), expired(NOON)),
         (json!({"exp": NOON as f64 - 0.5}), expired(NOON - 1)),
         (json!({"exp": -1}), expired(-1)),
         // Later than any calendar is no moment, and no everlasting token.
-        (json!({"exp": 1e300}), Rejected::Malformed { part: "exp" }),
+        (
+            json!({"exp": 1e300}),
+            TokenRejected::Malformed { part: "exp" },
+        ),
         (
             json!({"exp": i64::MAX}),
-            Rejected::Malformed { part: "exp" },
+            TokenRejected::Malformed { part: "exp" },
         ),
         (
             json!({"nbf": NOON + 121}),
-            Rejected::NotYetValid {
+            TokenRejected::NotYetValid {
                 not_before: noon() + Duration::from_secs(121),
                 now: noon(),
             },
         ),
-        (json!({"nbf": []}), Rejected::Malformed { part: "nbf" }),
-        (json!({"aud": null}), Rejected::Missing { claim: "aud" }),
+        (json!({"nbf": []}), TokenRejected::Malformed { part: "nbf" }),
+        (
+            json!({"aud": null}),
+            TokenRejected::Missing { claim: "aud" },
+        ),
         (json!({"aud": []}), audience.clone()),
         (json!({"aud": "US"}), audience.clone()),
         (json!({"aud": ["them", "u"]}), audience),
         (
             json!({"aud": ["us", 1]}),
-            Rejected::Malformed { part: "aud" },
+            TokenRejected::Malformed { part: "aud" },
         ),
         (
             json!({"aud": {"us": 1}}),
-            Rejected::Malformed { part: "aud" },
+            TokenRejected::Malformed { part: "aud" },
         ),
-        (json!({"sub": null}), Rejected::Missing { claim: "sub" }),
-        (json!({"sub": 7}), Rejected::Malformed { part: "sub" }),
-        (json!({"sub": "cart"}), Rejected::Subject(IdError::Scheme)),
+        (
+            json!({"sub": null}),
+            TokenRejected::Missing { claim: "sub" },
+        ),
+        (json!({"sub": 7}), TokenRejected::Malformed { part: "sub" }),
+        (
+            json!({"sub": "cart"}),
+            TokenRejected::Subject(IdError::Scheme),
+        ),
         (
             json!({"sub": "spiffe://td"}),
-            Rejected::SubjectHasNoPath {
+            TokenRejected::SubjectHasNoPath {
                 trust_domain: domain("td"),
             },
         ),
         (
             json!({"sub": "spiffe://other/w"}),
-            Rejected::UnknownTrustDomain {
+            TokenRejected::UnknownTrustDomain {
                 trust_domain: domain("other"),
             },
         ),
-        (json!({"iss": 1}), Rejected::Malformed { part: "iss" }),
-        (json!({"iat": "now"}), Rejected::Malformed { part: "iat" }),
+        (json!({"iss": 1}), TokenRejected::Malformed { part: "iss" }),
+        (
+            json!({"iat": "now"}),
+            TokenRejected::Malformed { part: "iat" },
+        ),
     ] {
         let token = signed(&issuer, &header(&issuer), &with(claims(), change));
         refused(&token, &bundles, expected);
@@ -338,7 +362,11 @@ fn a_claim_that_stands_twice_is_refused() {
     let message = format!("{}.{claims}", encode(&header(&issuer)));
     let token = issuer.seal(message.into()).unwrap();
     let bundles = trusting(&[("td", &issuer)]);
-    refused(&token, &bundles, Rejected::Malformed { part: "claims" });
+    refused(
+        &token,
+        &bundles,
+        TokenRejected::Malformed { part: "claims" },
+    );
 }
 
 #[test]
@@ -353,16 +381,20 @@ fn keys_come_from_the_bundle_of_the_subjects_own_domain() {
     let a_id = a.public_key().id().unwrap().to_owned();
     // B's issuer speaks for a workload of A: by its own key's name, by no name, by A's key's name.
     let token = of("spiffe://a/w", json!({}), &b);
-    refused(&token, &bundles, Rejected::UnknownKey { id: Some(b_id) });
+    refused(
+        &token,
+        &bundles,
+        TokenRejected::UnknownKey { id: Some(b_id) },
+    );
     refused(
         &of("spiffe://a/w", json!({"kid": null}), &b),
         &bundles,
-        Rejected::BadSignature,
+        TokenRejected::BadSignature,
     );
     refused(
         &of("spiffe://a/w", json!({"kid": a_id}), &b),
         &bundles,
-        Rejected::BadSignature,
+        TokenRejected::BadSignature,
     );
     validate(
         &of("spiffe://a/w", json!({}), &a),
@@ -376,7 +408,7 @@ fn keys_come_from_the_bundle_of_the_subjects_own_domain() {
     // A domain with roots and without keys for tokens supports none.
     let bare = BundleSet::from(crate::testing::Ca::new("root").bundle("a"));
     let token = of("spiffe://a/w", json!({"kid": null}), &a);
-    refused(&token, &bare, Rejected::UnknownKey { id: None });
+    refused(&token, &bare, TokenRejected::UnknownKey { id: None });
 }
 
 #[test]
@@ -399,7 +431,7 @@ fn a_token_without_key_id_is_tried_with_few_keys() {
     };
     let last = nameless(MAX_TRIED - 1);
     validate(&last, "us", &bundles, noon(), &crypto()).unwrap();
-    refused(&nameless(MAX_TRIED), &bundles, Rejected::BadSignature);
+    refused(&nameless(MAX_TRIED), &bundles, TokenRejected::BadSignature);
 }
 
 #[test]
@@ -413,7 +445,7 @@ fn an_rsa_public_key_is_no_hmac_secret() {
             let error = verify_token(&token, &keys, &EXPECT, noon(), &crypto()).unwrap_err();
             assert_eq!(
                 error,
-                Rejected::Algorithm {
+                TokenRejected::Algorithm {
                     got: algorithm.into()
                 }
             );
@@ -431,7 +463,7 @@ fn the_signature_of_ecdsa_has_one_length_and_is_never_zero() {
         refused(
             &format!("{message}.{zeros}"),
             &bundles,
-            Rejected::BadSignature,
+            TokenRejected::BadSignature,
         );
     }
 }
@@ -449,7 +481,7 @@ fn what_is_no_compact_token_is_refused_before_it_is_decoded() {
         &"a.".repeat(100),
         "{}",
     ] {
-        refused(text, &bundles, Rejected::NotCompact);
+        refused(text, &bundles, TokenRejected::NotCompact);
     }
     for text in [
         "..",
@@ -461,15 +493,19 @@ fn what_is_no_compact_token_is_refused_before_it_is_decoded() {
         "bnVsbA..",
         "W10..",
     ] {
-        refused(text, &bundles, Rejected::Malformed { part: "header" });
+        refused(text, &bundles, TokenRejected::Malformed { part: "header" });
     }
     let got = 2_000_000;
-    refused(&"a.".repeat(1_000_000), &bundles, Rejected::TooLong { got });
+    refused(
+        &"a.".repeat(1_000_000),
+        &bundles,
+        TokenRejected::TooLong { got },
+    );
     let deep = data_encoding::BASE64URL_NOPAD.encode("[".repeat(10_000).as_bytes());
     refused(
         &format!("{deep}.e30.AA"),
         &bundles,
-        Rejected::Malformed { part: "header" },
+        TokenRejected::Malformed { part: "header" },
     );
     for part in ["AA", "e30", "bnVsbA", &deep] {
         let token = format!("{}.{part}.AA", encode(&header(&issuer)));
@@ -477,7 +513,7 @@ fn what_is_no_compact_token_is_refused_before_it_is_decoded() {
         assert!(
             matches!(
                 error,
-                Rejected::Malformed { part: "claims" } | Rejected::Missing { .. }
+                TokenRejected::Malformed { part: "claims" } | TokenRejected::Missing { .. }
             ),
             "{error}"
         );
@@ -534,13 +570,13 @@ fn a_service_account_token_tells_who_it_is() {
         let error = verify_token(&token, &keys, &expect, noon(), &crypto()).unwrap_err();
         assert_eq!(
             error,
-            Rejected::Issuer {
+            TokenRejected::Issuer {
                 expected: issuer.into()
             }
         );
     }
     let nobody = verify_token(&token, &KeySet::new(), &EXPECT, noon(), &crypto());
-    assert!(matches!(nobody, Err(Rejected::UnknownKey { .. })));
+    assert!(matches!(nobody, Err(TokenRejected::UnknownKey { .. })));
 }
 
 // === key sets ===

@@ -9,7 +9,7 @@ use crate::crypto::Crypto;
 use crate::jwt::DynJwtIssuer;
 use crate::store::{IdentityState, identity};
 use crate::workload_api::Endpoint;
-use crate::workload_api::client::{WorkloadApi, WorkloadApiJwt};
+use crate::workload_api::client::{WorkloadApiClient, WorkloadApiJwt};
 
 /// An identity from a Workload API.
 ///
@@ -62,7 +62,7 @@ impl WorkloadApiSource {
     /// that the call is wrong, which no repetition changes.
     pub fn start(self, crypto: &Crypto) -> Identity {
         let endpoint = self.endpoint;
-        let mut api = WorkloadApi::new(endpoint.clone(), crypto, self.clock, crypto.draw());
+        let mut api = WorkloadApiClient::new(endpoint.clone(), crypto, self.clock, crypto.draw());
         if self.jwt_bundles {
             api = api.with_jwt_bundles();
         }

@@ -14,7 +14,7 @@ use data_encoding::HEXLOWER;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
-use super::narrow::{self, MAX_PATH_LEN, Refusal};
+use super::narrow::{self, MAX_PATH_LEN, SearchEnded};
 use super::rejected::{Place, Rejected};
 use super::{Usage, inspect};
 use crate::bundle::{Root, TrustBundle};
@@ -48,8 +48,8 @@ impl<'a> Search<'a> {
         } else {
             narrowed = narrow::candidates(&end_entity, presented, anchors, self.crypto).map_err(
                 |refusal| match refusal {
-                    Refusal::TooDeep => self.too_long(),
-                    Refusal::TooMuchWork => self.too_much_work(),
+                    SearchEnded::TooDeep => self.too_long(),
+                    SearchEnded::TooMuchWork => self.too_much_work(),
                 },
             )?;
             &narrowed
@@ -162,7 +162,7 @@ impl<'a> Search<'a> {
                 ),
             };
             let signer = inspect::crl_signer(&der);
-            let issuer = crl::Issuer {
+            let issuer = crl::CertificateIssuer {
                 name,
                 key_id: signer.key_id.as_deref(),
                 public_key: &public_key,

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use inmesh_pki::ca::server::{Counts, Refusal};
+use inmesh_pki::ca::server::{CaCounts, Refusal};
 use inmesh_pki::ca::state::Step;
 use inmesh_pki::ca::store::FileStore;
 use inmesh_pki::ca::{Ca, CaStatus, attest};
@@ -34,7 +34,7 @@ use crate::scrape::{self, seconds};
 pub(super) struct Pages {
     pub(super) ca: Arc<Ca<FileStore>>,
     pub(super) own: SpiffeId,
-    pub(super) counts: StatusReader<Counts>,
+    pub(super) counts: StatusReader<CaCounts>,
     pub(super) identity: IdentityReader,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Pages {
 #[derive(Debug)]
 struct Scrape {
     status: CaStatus,
-    counts: Counts,
+    counts: CaCounts,
     crls: Vec<Crl>,
     /// The CA's own ID, and when its own leaf ends.
     own: (SpiffeId, Option<SystemTime>),

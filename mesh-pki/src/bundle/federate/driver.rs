@@ -16,8 +16,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::fetch::{Fetch, FetchError, OverHttps, Proof};
-use super::keep::{self, Keep, Kept, KeptError};
+use super::fetch::{Fetch, FetchError, OverHttps, ServerProof};
+use super::keep::{self, BundleKeep, BundleKeepError, KeptBundle};
 use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_after};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
@@ -60,7 +60,7 @@ pub struct RelationshipStatus {
     pub fetched_at: Option<SystemTime>,
     /// Why the last bundle is not kept on disk, or why the one there cannot be used; gone with the
     /// next one that is kept.
-    pub keep_error: Option<Arc<KeptError>>,
+    pub keep_error: Option<Arc<BundleKeepError>>,
     /// How its endpoint proves its identity: `https_spiffe` or `https_web`.
     pub profile: &'static str,
     /// After how long without a refresh its bundle is taken out.
@@ -176,7 +176,7 @@ impl Federation {
             let keeper = Arc::clone(&self.keeper);
             let writer = Arc::clone(&writer);
             let disk = self.dir.clone();
-            let disk = disk.map(|dir| Keep::new(relationship.trust_domain.clone(), dir));
+            let disk = disk.map(|dir| BundleKeep::new(relationship.trust_domain.clone(), dir));
             tasks.spawn(async move { keeper.keep(relationship, disk, &writer).await });
         }
         // Tasks end with the set, and none ends before.
@@ -196,7 +196,7 @@ impl Keeper {
     async fn keep(
         &self,
         relationship: Relationship,
-        mut disk: Option<Keep>,
+        mut disk: Option<BundleKeep>,
         writer: &IdentityWriter,
     ) {
         let trust_domain = &relationship.trust_domain;
@@ -223,7 +223,7 @@ impl Keeper {
                 Ok(bundle) => {
                     failures = 0;
                     too_old = Some(Instant::now() + relationship.max_age);
-                    let kept = Kept {
+                    let kept = KeptBundle {
                         bundle,
                         fetched_at: self.clock.now(),
                     };
@@ -328,7 +328,11 @@ impl Keeper {
     }
 
     /// What was kept; what cannot be used is logged, and counts as nothing.
-    async fn recall(&self, relationship: &Relationship, disk: &mut Keep) -> Option<Kept> {
+    async fn recall(
+        &self,
+        relationship: &Relationship,
+        disk: &mut BundleKeep,
+    ) -> Option<KeptBundle> {
         let trust_domain = &relationship.trust_domain;
         disk.load().await.unwrap_or_else(|error| {
             let reason: &dyn std::error::Error = &error;
@@ -345,7 +349,7 @@ impl Keeper {
         })
     }
 
-    fn kept(&self, trust_domain: &TrustDomain, saved: Result<(), KeptError>) {
+    fn kept(&self, trust_domain: &TrustDomain, saved: Result<(), BundleKeepError>) {
         let error = saved.err().map(Arc::new);
         if let Some(error) = &error {
             let reason: &dyn std::error::Error = &**error;
@@ -354,7 +358,7 @@ impl Keeper {
         self.update(trust_domain, |status| status.keep_error = error);
     }
 
-    fn recalled(&self, kept: &Kept, trusted: bool) {
+    fn recalled(&self, kept: &KeptBundle, trusted: bool) {
         let bundle = &kept.bundle;
         self.update(bundle.trust_domain(), |status| {
             status.fetched_at = Some(kept.fetched_at);
@@ -365,7 +369,7 @@ impl Keeper {
         });
     }
 
-    fn taken(&self, kept: &Kept) {
+    fn taken(&self, kept: &KeptBundle) {
         let trust_domain = kept.bundle.trust_domain();
         if kept.bundle.is_distrusted() {
             tracing::warn!(%trust_domain, "the bundle has no root: no peer of this domain is trusted");
@@ -403,9 +407,9 @@ fn proof(
     relationship: &Relationship,
     last: Option<&TrustBundle>,
     state: &IdentityState,
-) -> Result<Proof, FetchError> {
+) -> Result<ServerProof, FetchError> {
     let Profile::Spiffe { id, bootstrap } = &relationship.profile else {
-        return Ok(Proof::Web);
+        return Ok(ServerProof::Web);
     };
     let trust_domain = id.trust_domain();
     let own = *trust_domain == relationship.trust_domain;
@@ -414,7 +418,7 @@ fn proof(
         None => state.bundles().get(trust_domain).or(bootstrap.as_ref()),
     };
     match bundle {
-        Some(bundle) => Ok(Proof::Spiffe {
+        Some(bundle) => Ok(ServerProof::Spiffe {
             id: id.clone(),
             bundle: bundle.clone(),
         }),

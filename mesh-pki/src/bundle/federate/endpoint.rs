@@ -62,13 +62,13 @@ const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Serves the bundle of one trust domain.
 pub struct BundleEndpoint {
-    shared: Shared,
+    shared: EndpointShared,
     web: Option<WebCertificate>,
     crypto: Crypto,
     clock: Arc<dyn Clock>,
 }
 
-struct Shared {
+struct EndpointShared {
     reader: IdentityReader,
     trust_domain: TrustDomain,
     path: String,
@@ -89,7 +89,7 @@ impl BundleEndpoint {
         let (auth, at) = (ClientAuth::Optional, Arc::clone(&clock));
         let tls = tls::server_config_at(reader.clone(), crypto, ALPN, auth, at);
         Self {
-            shared: Shared {
+            shared: EndpointShared {
                 reader,
                 trust_domain,
                 path: path.into(),
@@ -139,7 +139,7 @@ impl BundleEndpoint {
     }
 }
 
-impl Shared {
+impl EndpointShared {
     async fn serve_one(&self, stream: TcpStream) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         match tls::handshake(acceptor.accept(stream)).await {

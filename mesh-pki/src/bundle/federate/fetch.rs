@@ -129,7 +129,7 @@ pub enum FetchError {
 
 /// What a server must prove: the same for each redirect (S24).
 #[derive(Debug, PartialEq)]
-pub(super) enum Proof {
+pub(super) enum ServerProof {
     /// That it is this ID, under this bundle, which is of the ID's trust domain.
     Spiffe { id: SpiffeId, bundle: TrustBundle },
     /// That it is the host of the address, under the roots of the web.
@@ -138,7 +138,7 @@ pub(super) enum Proof {
 
 /// A way to fetch the bundle of a relationship.
 pub(super) trait Fetch: Send + Sync {
-    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: Proof) -> Fetching<'a>;
+    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: ServerProof) -> Fetching<'a>;
 }
 
 pub(super) type Fetching<'a> =
@@ -172,14 +172,14 @@ impl OverHttps {
         })
     }
 
-    fn verify(&self, proof: Proof) -> Verify {
+    fn verify(&self, proof: ServerProof) -> Verify {
         match proof {
-            Proof::Web => Verify {
+            ServerProof::Web => Verify {
                 config: Arc::clone(&self.web),
                 id: None,
             },
             // A store of its own, without SVIDs: no certificate of ours is shown.
-            Proof::Spiffe { id, bundle } => {
+            ServerProof::Spiffe { id, bundle } => {
                 let trusted = IdentityState::from_bundles(BundleSet::from(bundle));
                 let (_, reader) = identity(trusted);
                 let clock = Arc::clone(&self.clock);
@@ -193,7 +193,7 @@ impl OverHttps {
 }
 
 impl Fetch for OverHttps {
-    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: Proof) -> Fetching<'a> {
+    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: ServerProof) -> Fetching<'a> {
         Box::pin(async move {
             let verify = self.verify(proof);
             let body = timeout(PATIENCE, follow(&relationship.url, &verify))

@@ -34,25 +34,25 @@ const SKEW: Duration = Duration::from_secs(2 * 60);
 
 /// What was fetched last, and when.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Kept {
+pub(super) struct KeptBundle {
     pub(super) bundle: TrustBundle,
     pub(super) fetched_at: SystemTime,
 }
 
 /// Keeps the bundle of one trust domain.
-pub(super) struct Keep {
+pub(super) struct BundleKeep {
     trust_domain: TrustDomain,
     dir: PathBuf,
     /// What the file holds.
-    saved: Option<Kept>,
+    saved: Option<KeptBundle>,
     /// A write that took too long, and may still end.
-    late: Option<JoinHandle<Result<(), KeptError>>>,
+    late: Option<JoinHandle<Result<(), BundleKeepError>>>,
 }
 
 /// Why a bundle was not kept, or nothing that can be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum KeptError {
+pub enum BundleKeepError {
     /// The file holds no bundle, or the bundle cannot be written as SPIFFE bundle JSON.
     #[error("{} is not a bundle that was kept", path.display())]
     Bundle {
@@ -104,7 +104,7 @@ pub(super) fn left(now: SystemTime, fetched_at: SystemTime, max_age: Duration) -
 
 /// Whether what is `saved` has to be written again: another bundle, or one that was fetched so long
 /// after it that a restart would cost a sixteenth of the maximum age.
-pub(super) fn is_due(saved: Option<&Kept>, next: &Kept, max_age: Duration) -> bool {
+pub(super) fn is_due(saved: Option<&KeptBundle>, next: &KeptBundle, max_age: Duration) -> bool {
     let Some(saved) = saved.filter(|saved| saved.bundle == next.bundle) else {
         return true;
     };
@@ -113,7 +113,7 @@ pub(super) fn is_due(saved: Option<&Kept>, next: &Kept, max_age: Duration) -> bo
     since.map_or(true, |since| since >= max_age / 16)
 }
 
-impl Keep {
+impl BundleKeep {
     pub(super) fn new(trust_domain: TrustDomain, dir: PathBuf) -> Self {
         Self {
             trust_domain,
@@ -124,7 +124,7 @@ impl Keep {
     }
 
     /// What was kept, if anything.
-    pub(super) async fn load(&mut self) -> Result<Option<Kept>, KeptError> {
+    pub(super) async fn load(&mut self) -> Result<Option<KeptBundle>, BundleKeepError> {
         let (trust_domain, dir) = (self.trust_domain.clone(), self.dir.clone());
         let reading = spawn_blocking(move || load(&trust_domain, &dir));
         let kept = match timeout(PATIENCE, reading).await {
@@ -136,7 +136,11 @@ impl Keep {
     }
 
     /// Keeps `next`, unless the file says the same; it is on the disk when this is done.
-    pub(super) async fn save(&mut self, next: &Kept, max_age: Duration) -> Result<(), KeptError> {
+    pub(super) async fn save(
+        &mut self,
+        next: &KeptBundle,
+        max_age: Duration,
+    ) -> Result<(), BundleKeepError> {
         let late = self.late.take();
         if late.is_none() && !is_due(self.saved.as_ref(), next, max_age) {
             return Ok(());
@@ -163,15 +167,15 @@ impl Keep {
         Ok(())
     }
 
-    fn too_slow(&self) -> KeptError {
+    fn too_slow(&self) -> BundleKeepError {
         self.failed(io::ErrorKind::TimedOut.into())
     }
 
-    fn ended(&self, ended: &JoinError) -> KeptError {
+    fn ended(&self, ended: &JoinError) -> BundleKeepError {
         self.failed(io::Error::other(ended.to_string()))
     }
 
-    fn failed(&self, source: io::Error) -> KeptError {
+    fn failed(&self, source: io::Error) -> BundleKeepError {
         DiskError::io(&file(&self.dir, &self.trust_domain))(source).into()
     }
 }
@@ -181,7 +185,7 @@ fn file(dir: &Path, trust_domain: &TrustDomain) -> PathBuf {
     dir.join(format!("{trust_domain}.json"))
 }
 
-fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<Kept>, KeptError> {
+fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<KeptBundle>, BundleKeepError> {
     let path = file(dir, trust_domain);
     let guarded = disk::check(dir, Guard::FOLDER);
     let text = match guarded.and_then(|()| disk::read_guarded(&path, Guard::PUBLIC)) {
@@ -192,32 +196,37 @@ fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<Kept>, KeptErro
 }
 
 /// Reads what [`text`] has written.
-fn read(trust_domain: &TrustDomain, path: &Path, text: &[u8]) -> Result<Kept, KeptError> {
+fn read(
+    trust_domain: &TrustDomain,
+    path: &Path,
+    text: &[u8],
+) -> Result<KeptBundle, BundleKeepError> {
     let path = || path.to_owned();
-    let bundle =
-        TrustBundle::from_json(trust_domain.clone(), text).map_err(|source| KeptError::Bundle {
+    let bundle = TrustBundle::from_json(trust_domain.clone(), text).map_err(|source| {
+        BundleKeepError::Bundle {
             path: path(),
             source,
-        })?;
+        }
+    })?;
     let marks: Marks =
-        serde_json::from_slice(text).map_err(|_| KeptError::Unmarked { path: path() })?;
+        serde_json::from_slice(text).map_err(|_| BundleKeepError::Unmarked { path: path() })?;
     let got = marks.inmesh_trust_domain;
     if got != trust_domain.as_str() {
-        return Err(KeptError::WrongDomain {
+        return Err(BundleKeepError::WrongDomain {
             path: path(),
             expected: trust_domain.clone(),
             got: got.chars().take(255).collect(),
         });
     }
-    Ok(Kept {
+    Ok(KeptBundle {
         bundle,
         fetched_at: marks.inmesh_fetched_at,
     })
 }
 
-fn write(dir: &Path, kept: &Kept) -> Result<(), KeptError> {
+fn write(dir: &Path, kept: &KeptBundle) -> Result<(), BundleKeepError> {
     let path = file(dir, kept.bundle.trust_domain());
-    let text = text(kept).map_err(|source| KeptError::Bundle {
+    let text = text(kept).map_err(|source| BundleKeepError::Bundle {
         path: path.clone(),
         source,
     })?;
@@ -227,7 +236,7 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeptError> {
     Ok(replaced.map_err(DiskError::io(&path))?)
 }
 
-fn text(kept: &Kept) -> Result<String, BundleJsonError> {
+fn text(kept: &KeptBundle) -> Result<String, BundleJsonError> {
     let bundle = kept.bundle.to_json()?;
     let not_json = |_| BundleJsonError::NotABundle {
         reason: "it cannot be read back".to_owned(),

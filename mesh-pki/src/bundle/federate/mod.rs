@@ -32,7 +32,7 @@ mod tests;
 
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
-pub use keep::KeptError;
+pub use keep::BundleKeepError;
 pub use url::{BundleUrl, UrlError};
 pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};
 

@@ -27,7 +27,7 @@ use crate::time;
 /// it; [`BundleEndpoint::with_web_certificate`](super::endpoint::BundleEndpoint::with_web_certificate)
 /// takes it.
 pub struct WebCertificate {
-    files: Arc<Files>,
+    files: Arc<PairFiles>,
     seen: Option<Contents>,
     interval: Duration,
     current: Arc<ArcSwap<CertifiedKey>>,
@@ -96,7 +96,7 @@ pub enum WebCertificateError {
     },
 }
 
-struct Files {
+struct PairFiles {
     /// The certificate's, leaf first, and the key's.
     paths: [PathBuf; 2],
     crypto: Crypto,
@@ -107,7 +107,7 @@ struct Pair {
     not_after: SystemTime,
 }
 
-type Loaded = Result<Pair, WebCertificateError>;
+type LoadedPair = Result<Pair, WebCertificateError>;
 
 impl WebCertificate {
     /// Reads a chain (leaf first) and its key, for a start that fails early and says why. It blocks.
@@ -122,7 +122,7 @@ impl WebCertificate {
         key: impl Into<PathBuf>,
         crypto: &Crypto,
     ) -> Result<Self, WebCertificateError> {
-        let files = Files {
+        let files = PairFiles {
             paths: [certificate.into(), key.into()],
             crypto: crypto.clone(),
         };
@@ -164,7 +164,7 @@ impl WebCertificate {
         loop {
             tokio::time::sleep(self.interval).await;
             let (files, seen) = (Arc::clone(&self.files), self.seen.take());
-            // Files may be on a network; the runtime must not wait for them.
+            // PairFiles may be on a network; the runtime must not wait for them.
             let look = tokio::task::spawn_blocking(move || files.look(seen.as_ref()));
             let Ok((contents, loaded)) = look.await else {
                 // Only a runtime that shuts down cancels it.
@@ -211,19 +211,19 @@ impl fmt::Debug for WebCertificate {
     }
 }
 
-impl Files {
+impl PairFiles {
     fn certificate(&self) -> &PathBuf {
         &self.paths[0]
     }
 
     /// What stands in the files, parsed if it differs from what was `seen`.
-    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<Loaded>) {
+    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<LoadedPair>) {
         let (contents, differs) = Contents::look(self.paths.iter(), seen);
         let loaded = differs.then(|| self.parse(&contents));
         (contents, loaded)
     }
 
-    fn parse(&self, contents: &Contents) -> Loaded {
+    fn parse(&self, contents: &Contents) -> LoadedPair {
         let [certificate, key] = &self.paths;
         let texts = contents
             .texts(self.paths.iter())

@@ -160,7 +160,7 @@ impl AdminClient {
             let response = sender.send_request(request).await.map_err(failed)?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-            let body = body.map_err(|error| failed(error))?;
+            let body = body.map_err(failed)?;
             Ok((status, serde_json::from_slice(&body.to_bytes())))
         };
         // The connection is driven here and ends with the exchange.

@@ -46,7 +46,7 @@ pub struct AdminSocket {
 }
 
 /// The status and the message of a refusal.
-struct Refusal(StatusCode, String);
+struct CommandError(StatusCode, String);
 
 impl AdminSocket {
     /// Listens in `dir`, the folder of a CA that this process has open: a socket that is there
@@ -95,7 +95,7 @@ async fn answer<S: Store>(ca: &Ca<S>, request: Request<Incoming>) -> Response<Fu
     };
     let (status, body) = match answered {
         Ok(body) => (StatusCode::OK, body),
-        Err(Refusal(status, error)) => (status, json!({ "error": error })),
+        Err(CommandError(status, error)) => (status, json!({ "error": error })),
     };
     let mut response = Response::new(Full::from(body.to_string()));
     *response.status_mut() = status;
@@ -105,10 +105,10 @@ async fn answer<S: Store>(ca: &Ca<S>, request: Request<Incoming>) -> Response<Fu
 }
 
 /// Reads a command, in bounded size and time. It may hold a key, so no error quotes it.
-async fn read(request: Request<Incoming>) -> Result<Command, Refusal> {
+async fn read(request: Request<Incoming>) -> Result<Command, CommandError> {
     if (request.method(), request.uri().path()) != (&Method::POST, "/") {
         let reason = "a command is the body of POST /".to_owned();
-        return Err(Refusal(StatusCode::NOT_FOUND, reason));
+        return Err(CommandError(StatusCode::NOT_FOUND, reason));
     }
     let body = timeout(BODY, Limited::new(request.into_body(), MAX_BODY).collect()).await;
     let body = body
@@ -120,7 +120,7 @@ async fn read(request: Request<Incoming>) -> Result<Command, Refusal> {
     })
 }
 
-async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, Refusal> {
+async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, CommandError> {
     let (now, seconds) = (ca.clock().now(), Duration::from_secs);
     match command {
         Command::CreateToken {
@@ -171,7 +171,7 @@ async fn rotate<S: Store>(
     step: Option<Step>,
     force: bool,
     successor: Option<NewAuthority>,
-) -> Result<Step, Refusal> {
+) -> Result<Step, CommandError> {
     let begins = ca.status().await.next.is_none() || successor.is_some();
     match step {
         Some(Step::Activate | Step::Retire) if successor.is_some() => {
@@ -186,14 +186,14 @@ async fn rotate<S: Store>(
     }
 }
 
-fn invalid(reason: impl Into<String>) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, reason.into())
+fn invalid(reason: impl Into<String>) -> CommandError {
+    CommandError(StatusCode::BAD_REQUEST, reason.into())
 }
 
 async fn successor<S: Store>(
     ca: &Ca<S>,
     pem: Option<String>,
-) -> Result<Option<NewAuthority>, Refusal> {
+) -> Result<Option<NewAuthority>, CommandError> {
     let Some(pem) = pem.map(Zeroizing::new) else {
         return Ok(None);
     };
@@ -205,7 +205,7 @@ async fn successor<S: Store>(
 }
 
 /// The operator may see everything but keys, which no error holds.
-impl From<CaError> for Refusal {
+impl From<CaError> for CommandError {
     fn from(error: CaError) -> Self {
         let reason = match &error {
             CaError::NotYet(wait) => waits(wait),

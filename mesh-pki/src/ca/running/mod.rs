@@ -14,7 +14,9 @@ use data_encoding::HEXLOWER;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
-use crate::ca::authority::{AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under};
+use crate::ca::authority::{
+    AuthorityError, Lifetimes, NewAuthority, SignedLeaf, Signer, issuer_under,
+};
 use crate::ca::error::{CaError, OpenError};
 use crate::ca::members::{Leaf, Members};
 use crate::ca::plan::{Due, Gate, Go, due, gate};
@@ -44,12 +46,12 @@ pub struct Ca<S> {
     crypto: Crypto,
     clock: Arc<dyn Clock>,
     lifetimes: Lifetimes,
-    inner: Mutex<Inner>,
+    inner: Mutex<CaInner>,
     published: watch::Sender<Arc<Published>>,
     window: watch::Sender<Option<Window>>,
 }
 
-struct Inner {
+struct CaInner {
     state: CaState,
     version: Version,
     signer: Signer,
@@ -133,7 +135,7 @@ impl<S: Store> Ca<S> {
             lifetimes,
             published: watch::Sender::new(Arc::new(published)),
             window: watch::Sender::new(state.window()),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(CaInner {
                 members: state.members(),
                 state,
                 version,
@@ -190,7 +192,7 @@ impl<S: Store> Ca<S> {
     /// 3. Enter the leaf into the table of members. Only then may it go out.
     async fn sign(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
         asker: Option<&Asker>,
@@ -246,11 +248,11 @@ impl<S: Store> Ca<S> {
 
     fn sign_once(
         &self,
-        inner: &Inner,
+        inner: &CaInner,
         (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
         now: SystemTime,
-    ) -> Result<Signed, CaError> {
+    ) -> Result<SignedLeaf, CaError> {
         loop {
             let (lifetime, crypto) = (self.lifetimes.leaf, &self.crypto);
             let signed = inner.signer.sign(id, names, csr, lifetime, now, crypto)?;
@@ -301,7 +303,7 @@ impl<S: Store> Ca<S> {
 
     async fn take_step(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         asked: Option<Step>,
         force: bool,
     ) -> Result<Step, CaError> {
@@ -364,7 +366,7 @@ impl<S: Store> Ca<S> {
         }
     }
 
-    async fn renew_issuer(&self, inner: &mut Inner) -> Result<(), CaError> {
+    async fn renew_issuer(&self, inner: &mut CaInner) -> Result<(), CaError> {
         let active = inner.state.active();
         let root_key = self.store.key(active.key_id()).await?;
         let (trust_domain, root) = (inner.state.trust_domain(), active.root_certificate());

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio::sync::MutexGuard;
 
 use super::effects::{crl_life, crls_of, keep_keys, publication, signer_of};
-use super::{Ca, Inner, TURNS};
+use super::{Ca, CaInner, TURNS};
 use crate::ca::authority::NewAuthority;
 use crate::ca::error::CaError;
 use crate::ca::members::Members;
@@ -17,7 +17,11 @@ use crate::crl::Crl;
 
 impl<S: Store> Ca<S> {
     /// Signs the lists again when half of their time is gone, or a certificate on them has expired.
-    pub(super) async fn refresh_crls(&self, inner: &Inner, now: SystemTime) -> Result<(), CaError> {
+    pub(super) async fn refresh_crls(
+        &self,
+        inner: &CaInner,
+        now: SystemTime,
+    ) -> Result<(), CaError> {
         let published = self.published.borrow().clone();
         let Some(first) = published.crls.first() else {
             return Ok(());
@@ -54,7 +58,7 @@ impl<S: Store> Ca<S> {
     }
 
     /// The state as it is written.
-    pub(super) async fn current(&self) -> Result<MutexGuard<'_, Inner>, CaError> {
+    pub(super) async fn current(&self) -> Result<MutexGuard<'_, CaInner>, CaError> {
         let mut inner = self.inner.lock().await;
         if inner.stale {
             self.reload(&mut inner).await?;
@@ -62,7 +66,7 @@ impl<S: Store> Ca<S> {
         Ok(inner)
     }
 
-    pub(super) async fn reload(&self, inner: &mut Inner) -> Result<(), CaError> {
+    pub(super) async fn reload(&self, inner: &mut CaInner) -> Result<(), CaError> {
         let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
         let state = CaState::from_bytes(&bytes)?;
         let signer = signer_of(&self.store, &state).await?;
@@ -79,7 +83,7 @@ impl<S: Store> Ca<S> {
     /// Writes `change`d state down and makes it ours; keys of `new` are kept before.
     pub(super) async fn change<T>(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         new: Option<&NewAuthority>,
         change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
@@ -91,7 +95,7 @@ impl<S: Store> Ca<S> {
     /// writer's leaves are unknown once its state was read.
     pub(super) async fn change_knowing<T>(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         new: Option<&NewAuthority>,
         change: impl Fn(&CaState, &Members) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
@@ -130,7 +134,7 @@ impl<S: Store> Ca<S> {
     }
 
     /// Forgets keys that the state does not name; what fails is tried again.
-    pub(super) async fn forget(&self, inner: &mut Inner) {
+    pub(super) async fn forget(&self, inner: &mut CaInner) {
         inner.untidy = true;
         let kept = inner.state.held_keys().map(str::to_owned).collect();
         let forgotten = self.store.keep_only(kept).await;
@@ -142,7 +146,7 @@ impl<S: Store> Ca<S> {
 
     pub(super) fn install(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         state: CaState,
         version: Version,
         crls: Vec<Crl>,
@@ -171,7 +175,7 @@ impl<S: Store> Ca<S> {
     }
 }
 
-impl Inner {
+impl CaInner {
     /// Counts a write that has failed.
     pub(super) fn written<T>(&mut self, write: Result<T, StoreError>) -> Result<T, StoreError> {
         if write.is_err() {

@@ -1,4 +1,4 @@
-//! How calls for a leaf have ended in, [`Counts`] for metrics out. Nothing that a caller sends
+//! How calls for a leaf have ended in, [`CaCounts`] for metrics out. Nothing that a caller sends
 //! becomes a name here: reasons and methods are enums, so the number of series is fixed.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::ca::attest::Method;
 /// What a server has done so far; every number only grows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Counts {
+pub struct CaCounts {
     /// Leaves that were handed out.
     pub issued: u64,
     /// Calls for a leaf that were deferred by pacing.
@@ -54,10 +54,10 @@ pub(super) enum Ended {
     Refused(Refusal),
 }
 
-// === impl Counts ===
+// === impl CaCounts ===
 
-impl Counts {
-    /// Counts a call for a leaf that took so long.
+impl CaCounts {
+    /// CaCounts a call for a leaf that took so long.
     pub(super) fn end(&mut self, ended: Ended, took: Duration) {
         match ended {
             Ended::Issued => {
@@ -69,7 +69,7 @@ impl Counts {
         }
     }
 
-    /// Counts a proof that proved nothing.
+    /// CaCounts a proof that proved nothing.
     pub(super) fn failed(&mut self, method: Method) {
         *self.attestations_failed.entry(method).or_default() += 1;
     }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn only_what_is_issued_is_timed() {
-        let mut counts = Counts::default();
+        let mut counts = CaCounts::default();
         let ms = Duration::from_millis;
         for (ended, took) in [
             (Ended::Issued, ms(1)),

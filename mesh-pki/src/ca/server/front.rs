@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::count::Ended;
 use super::proof::prove;
 use super::service::{IstioService, WatchService};
-use super::{Caller, Shared};
+use super::{CaShared, CallerConnection};
 use crate::ca::store::Store;
 use crate::issue::policy::may_issue;
 use crate::metadata::{INSTANCE, RETRY_AFTER};
@@ -35,8 +35,8 @@ const MAX_MESSAGE: usize = 32 * 1024;
 /// 4. The message goes to its service, which reads it.
 /// 5. How a call for a leaf has ended is counted; one whose caller has gone is not.
 pub(super) async fn answer<S: Store>(
-    shared: Arc<Shared<S>>,
-    caller: Arc<Caller>,
+    shared: Arc<CaShared<S>>,
+    caller: Arc<CallerConnection>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let create = match request.uri().path() {
@@ -60,8 +60,8 @@ pub(super) async fn answer<S: Store>(
 }
 
 async fn answer_known<S: Store>(
-    shared: &Arc<Shared<S>>,
-    caller: &Caller,
+    shared: &Arc<CaShared<S>>,
+    caller: &CallerConnection,
     mut request: Request<Incoming>,
     create: bool,
 ) -> Result<Response<Body>, Status> {

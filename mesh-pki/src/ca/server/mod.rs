@@ -48,7 +48,7 @@ mod service;
 #[cfg(all(test, feature = "ca-client"))]
 mod tests;
 
-pub use count::{Counts, Latency, Refusal};
+pub use count::{CaCounts, Latency, Refusal};
 
 #[cfg(doc)]
 use crate::issue::policy::may_issue;
@@ -82,14 +82,14 @@ pub struct ServerConfigOf {
 
 /// Serves a CA; made by [`CaServer::new`], runs with [`CaServer::serve`].
 pub struct CaServer<S> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<CaShared<S>>,
     own: IdentityWriter,
     tls: Arc<ServerConfig>,
     connections: usize,
 }
 
 /// What every call needs.
-struct Shared<S> {
+struct CaShared<S> {
     ca: Arc<Ca<S>>,
     rules: Rules,
     attestors: Attestors,
@@ -100,11 +100,11 @@ struct Shared<S> {
     start: Instant,
     grace: tls::Grace,
     window: watch::Receiver<Option<Window>>,
-    counts: StatusWriter<Counts>,
+    counts: StatusWriter<CaCounts>,
 }
 
 /// One connection: what its calls share.
-struct Caller {
+struct CallerConnection {
     chain: Vec<CertificateDer<'static>>,
     known: AtomicBool,
 }
@@ -164,7 +164,7 @@ impl<S: Store> CaServer<S> {
             Arc::clone(&grace),
         );
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(CaShared {
                 rules: config.rules,
                 attestors: config.attestors,
                 host_names: config.host_names,
@@ -173,7 +173,7 @@ impl<S: Store> CaServer<S> {
                 start: Instant::now(),
                 grace,
                 window,
-                counts: status(Counts::default()),
+                counts: status(CaCounts::default()),
                 ca,
             }),
             own,
@@ -184,7 +184,7 @@ impl<S: Store> CaServer<S> {
 
     /// Where to read what it has done, before and while it serves.
     #[must_use]
-    pub fn counts(&self) -> StatusReader<Counts> {
+    pub fn counts(&self) -> StatusReader<CaCounts> {
         self.shared.counts.reader()
     }
 
@@ -218,7 +218,7 @@ impl<S: Store> CaServer<S> {
     }
 }
 
-async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
+async fn connection<S: Store>(shared: Arc<CaShared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
     let accepting = TlsAcceptor::from(tls).accept(stream);
     let stream = match timeout(HANDSHAKE, tls::handshake(accepting)).await {
         Ok(Ok(stream)) => stream,
@@ -229,7 +229,7 @@ async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, st
         Err(_) => return,
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let caller = Arc::new(Caller {
+    let caller = Arc::new(CallerConnection {
         chain: chain.to_vec(),
         known: AtomicBool::new(false),
     });
@@ -262,7 +262,7 @@ async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, st
 
 /// Keeps the CA's own SVID and bundle: renewed in the middle of its life, and at once when another
 /// root becomes active, so that the old one can retire.
-async fn keep_own<S: Store>(shared: &Shared<S>, own: &IdentityWriter) {
+async fn keep_own<S: Store>(shared: &CaShared<S>, own: &IdentityWriter) {
     let mut published = shared.ca.published();
     let id = shared.rules.own();
     let mut active = published.borrow_and_update().active.clone();
@@ -314,7 +314,7 @@ fn take_over(own: &IdentityWriter, published: &Published, svid: Option<X509Svid>
 }
 
 /// Takes steps that are due, and says what an operator has to know.
-async fn keep_house<S: Store>(shared: &Shared<S>) {
+async fn keep_house<S: Store>(shared: &CaShared<S>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reminded: BTreeMap<&'static str, Instant> = BTreeMap::new();
@@ -358,7 +358,7 @@ async fn own_svid<S: Store>(
     Ok(X509Svid::from_der(issued.chain, key, at, ca.crypto())?)
 }
 
-impl<S> Shared<S> {
+impl<S> CaShared<S> {
     /// Whether it is the turn of this process of `id`.
     fn turn(&self, id: &str, instance: &str) -> Result<(), Duration> {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);

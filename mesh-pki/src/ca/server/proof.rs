@@ -4,7 +4,7 @@
 use http::{HeaderMap, header};
 use tonic::Status;
 
-use super::{Caller, Shared};
+use super::{CaShared, CallerConnection};
 use crate::ca::attest::{AttestError, Method, ReviewError};
 use crate::ca::store::Store;
 use crate::ca::{Ca, CaError};
@@ -30,8 +30,8 @@ impl Proof {
 
 /// What the caller has proven; else the method that it tried, and why it proves nothing.
 pub(super) async fn prove<S: Store>(
-    shared: &Shared<S>,
-    caller: &Caller,
+    shared: &CaShared<S>,
+    caller: &CallerConnection,
     headers: &HeaderMap,
 ) -> Result<Proof, (Method, Status)> {
     let now = shared.ca.clock().now();

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
+use super::CaShared;
 use super::proof::{Proof, status_of};
 use crate::ca::attest::Method;
 use crate::ca::members::MAX_INSTANCE;
@@ -30,11 +30,11 @@ use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 /// How long a watcher may take to send its first message.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
-pub(super) struct IstioService<S>(pub(super) Arc<Shared<S>>);
+pub(super) struct IstioService<S>(pub(super) Arc<CaShared<S>>);
 
-pub(super) struct WatchService<S>(pub(super) Arc<Shared<S>>);
+pub(super) struct WatchService<S>(pub(super) Arc<CaShared<S>>);
 
-impl<S> Shared<S> {
+impl<S> CaShared<S> {
     fn grant<T>(&self, request: &Request<T>) -> Result<(Grant, Proof), Status>
     where
         S: Store,
@@ -117,7 +117,7 @@ type Updates = Pin<Box<dyn Stream<Item = Result<TrustUpdate, Status>> + Send>>;
 
 /// A member that listens.
 struct Watcher<S> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<CaShared<S>>,
     id: SpiffeId,
     instance: String,
     said: Streaming<WatchRequest>,

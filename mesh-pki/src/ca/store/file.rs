@@ -31,9 +31,9 @@ const KEYS: &str = "keys";
 const MAGIC: &str = "inmesh-ca-state ";
 
 /// A [`Store`] in a folder, which it has for itself.
-pub struct FileStore(Arc<Inner>);
+pub struct FileStore(Arc<FolderInner>);
 
-struct Inner {
+struct FolderInner {
     dir: PathBuf,
     disk: Box<dyn Disk>,
     /// Writes take turns.
@@ -75,7 +75,7 @@ impl FileStore {
     }
 
     pub(super) fn on(dir: &Path, disk: Box<dyn Disk>, lock: Option<File>) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(FolderInner {
             dir: dir.to_owned(),
             disk,
             turn: Mutex::new(()),
@@ -91,7 +91,7 @@ impl FileStore {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&FolderInner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
         let path = self.0.dir.clone();
@@ -106,7 +106,7 @@ impl FileStore {
 
 impl Store for FileStore {
     async fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
-        self.blocking(Inner::load).await
+        self.blocking(FolderInner::load).await
     }
 
     async fn swap(&self, expected: Option<Version>, state: Vec<u8>) -> Result<Version, StoreError> {
@@ -157,7 +157,7 @@ impl Store for FileStore {
     }
 }
 
-impl Inner {
+impl FolderInner {
     fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
         let path = self.dir.join(STATE);
         let failed = DiskError::io(&path);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ca::{CaError, DEFAULT_LEAF_LIFETIME, LocalCa};
+use super::ca::{DEFAULT_LEAF_LIFETIME, LocalCa, LocalCaError};
 use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
@@ -57,7 +57,7 @@ pub enum DevCaError {
         dir: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: CaError,
+        source: LocalCaError,
     },
     /// No key for a workload could be made.
     #[error(transparent)]

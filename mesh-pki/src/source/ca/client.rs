@@ -67,9 +67,9 @@ pub enum Token {
 
 /// A client of a CA; cheap to clone.
 #[derive(Clone)]
-pub struct CaClient(pub(super) Arc<Inner>);
+pub struct CaClient(pub(super) Arc<ClientInner>);
 
-pub(super) struct Inner {
+pub(super) struct ClientInner {
     pub(super) id: SpiffeId,
     pub(super) address: String,
     pub(super) ca: SpiffeId,
@@ -110,7 +110,7 @@ impl CaClient {
     ) -> Result<Self, CryptoError> {
         let mut name = [0; 16];
         crypto.fill(&mut name)?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(ClientInner {
             id: config.id,
             address: config.address,
             ca: config.ca,
@@ -146,7 +146,7 @@ pub(super) struct Approach {
     pub(super) token: Option<Zeroizing<String>>,
 }
 
-impl Inner {
+impl ClientInner {
     pub(super) fn trust_domain(&self) -> &TrustDomain {
         self.ca.trust_domain()
     }

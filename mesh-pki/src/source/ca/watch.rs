@@ -12,7 +12,9 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Approach, CALL, CaClient, Inner, MAX_ANSWER, error_of, origin, unavailable};
+use super::client::{
+    Approach, CALL, CaClient, ClientInner, MAX_ANSWER, error_of, origin, unavailable,
+};
 use crate::bundle::TrustBundle;
 use crate::crl::Crl;
 use crate::error::chain_of;
@@ -93,7 +95,7 @@ impl CaClient {
     }
 }
 
-impl Inner {
+impl ClientInner {
     /// One stream, from its connection to its end; says why it has ended.
     async fn listen(
         &self,

@@ -303,7 +303,7 @@ impl fmt::Debug for FileSource {
     }
 }
 
-type Loaded = Result<Set, FileError>;
+type LoadedSet = Result<Set, FileError>;
 
 impl Files {
     fn paths(&self) -> impl Iterator<Item = &PathBuf> + Clone {
@@ -314,13 +314,13 @@ impl Files {
     }
 
     /// What stands in the files, parsed if it differs from what was `seen`.
-    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<Loaded>) {
+    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<LoadedSet>) {
         let (contents, differs) = Contents::look(self.paths(), seen);
         let loaded = differs.then(|| self.parse(&contents));
         (contents, loaded)
     }
 
-    fn parse(&self, contents: &Contents) -> Loaded {
+    fn parse(&self, contents: &Contents) -> LoadedSet {
         let texts = contents
             .texts(self.paths())
             .map_err(|(path, source)| FileError::Io { path, source })?;

@@ -25,7 +25,7 @@
 //! # }
 //! ```
 //!
-//! Kept are the chain, its key, the bundle and the revocation lists of its own trust domain, and the
+//! KeptSvid are the chain, its key, the bundle and the revocation lists of its own trust domain, and the
 //! moment of issuance, from which renewal counts: without it an SVID that came back would be renewed
 //! too early, by whatever its CA back-dates. All change in one step, as [`files::publish`] does it,
 //! and a reader resolves that step once. What is read is trusted no more than what an issuer answers:
@@ -157,7 +157,7 @@ pub enum KeepError {
 
 /// What is kept, shared with the store.
 #[derive(Clone)]
-struct Kept {
+struct KeptSvid {
     svid: Arc<X509Svid>,
     bundle: TrustBundle,
     crls: Vec<Crl>,
@@ -272,7 +272,7 @@ impl Keep {
     }
 
     async fn keep_forever(&self, mut reader: IdentityReader) {
-        let mut last: Option<Kept> = None;
+        let mut last: Option<KeptSvid> = None;
         loop {
             let next = self.kept(&reader.load());
             let mut failed = false;
@@ -315,12 +315,12 @@ impl Keep {
         });
     }
 
-    fn kept(&self, state: &IdentityState) -> Option<Kept> {
+    fn kept(&self, state: &IdentityState) -> Option<KeptSvid> {
         let trust_domain = self.id.trust_domain();
         let bundle = state.bundles().get(trust_domain)?;
         // A distrusted domain has no root that could vouch for it when it comes back.
         (!bundle.is_distrusted()).then_some(())?;
-        Some(Kept {
+        Some(KeptSvid {
             svid: Arc::clone(state.svid(&self.id)?),
             bundle: bundle.clone(),
             crls: state.crls().get(trust_domain).to_vec(),
@@ -338,7 +338,7 @@ impl fmt::Debug for Keep {
 }
 
 /// The same if the files would be.
-impl PartialEq for Kept {
+impl PartialEq for KeptSvid {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.svid, &other.svid)
             && self.bundle == other.bundle
@@ -346,7 +346,7 @@ impl PartialEq for Kept {
     }
 }
 
-fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
+fn write(dir: &Path, kept: &KeptSvid) -> Result<(), KeepError> {
     disk::make_dir(dir).map_err(DiskError::io(dir))?;
     disk::check(dir, Guard::FOLDER)?;
     let (cert, key) = (kept.svid.chain_pem(), kept.svid.key().to_secret_pem());

@@ -17,7 +17,7 @@ use super::super::{Endpoint, MAX_RESPONSE, SECURITY_HEADER};
 use super::error::WorkloadApiError;
 use crate::proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
-pub(super) type Api = SpiffeWorkloadApiClient<Channel>;
+pub(super) type ApiClient = SpiffeWorkloadApiClient<Channel>;
 
 /// How long the agent may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -61,7 +61,10 @@ pub(super) fn dial(endpoint: &Endpoint) -> Dial {
 }
 
 /// Connects now, so that what is wrong is known by its own error.
-pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, WorkloadApiError> {
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    dial: &Dial,
+) -> Result<ApiClient, WorkloadApiError> {
     let failed = |source| WorkloadApiError::Connect {
         endpoint: endpoint.clone(),
         source,
@@ -84,7 +87,7 @@ pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, Wor
         .connect_with_connector(connector)
         .await
         .map_err(|error| failed(io_error(error)))?;
-    Ok(Api::new(channel).max_decoding_message_size(MAX_RESPONSE))
+    Ok(ApiClient::new(channel).max_decoding_message_size(MAX_RESPONSE))
 }
 
 #[cfg(unix)]

@@ -49,7 +49,7 @@ pub use jwt::WorkloadApiJwt;
 pub(super) use call::Dial;
 #[cfg(all(test, unix))]
 pub(super) use call::Io;
-use call::{Api, connect, request};
+use call::{ApiClient, connect, request};
 use error::PATIENCE;
 use silence::Life;
 
@@ -57,7 +57,7 @@ use silence::Life;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Identity from a Workload API.
-pub struct WorkloadApi {
+pub struct WorkloadApiClient {
     endpoint: Endpoint,
     dial: Dial,
     crypto: Crypto,
@@ -83,13 +83,13 @@ pub struct WorkloadApiStatus {
 
 /// What both streams said last.
 #[derive(Default)]
-struct View {
+struct Received {
     x509: BTreeMap<TrustDomain, TrustBundle>,
     jwt: BTreeMap<TrustDomain, KeySet>,
     lives: Vec<Life>,
 }
 
-impl WorkloadApi {
+impl WorkloadApiClient {
     /// A source at `endpoint`; `draw` gives numbers that are uniform in 0..1.
     #[must_use]
     pub fn new(
@@ -135,7 +135,7 @@ impl WorkloadApi {
     ///
     /// Everything that `writer` holds is the agent's from the first message on.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
-        let view = Mutex::new(View::default());
+        let view = Mutex::new(Received::default());
         let x509 = self.follow(|good| self.x509(good, &view, &writer));
         let jwt = async {
             if self.jwt_bundles {
@@ -184,7 +184,7 @@ impl WorkloadApi {
     async fn x509(
         &self,
         good: Arc<AtomicBool>,
-        view: &Mutex<View>,
+        view: &Mutex<Received>,
         writer: &IdentityWriter,
     ) -> WorkloadApiError {
         let handle = |message: X509svidResponse| {
@@ -193,7 +193,7 @@ impl WorkloadApi {
             self.take(update, view, writer);
             Ok(())
         };
-        let open = async |mut api: Api| api.fetch_x509svid(request(X509svidRequest {})).await;
+        let open = async |mut api: ApiClient| api.fetch_x509svid(request(X509svidRequest {})).await;
         let until = || Some(silence::until(self.clock.now(), &lock(view).lives));
         let error = self.stream(open, handle, until).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
@@ -214,7 +214,7 @@ impl WorkloadApi {
     async fn jwt(
         &self,
         good: Arc<AtomicBool>,
-        view: &Mutex<View>,
+        view: &Mutex<Received>,
         writer: &IdentityWriter,
     ) -> WorkloadApiError {
         let replace = |keys| {
@@ -228,7 +228,8 @@ impl WorkloadApi {
             self.succeeded(None);
             Ok(())
         };
-        let open = async |mut api: Api| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
+        let open =
+            async |mut api: ApiClient| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
         // Keys have no life of their own: pings alone show whether the agent lives.
         let error = self.stream(open, handle, || None).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
@@ -241,7 +242,7 @@ impl WorkloadApi {
     /// does not end it. After each, `until` says how long silence is borne, if it is not for ever.
     async fn stream<M>(
         &self,
-        open: impl AsyncFnOnce(Api) -> Result<tonic::Response<Streaming<M>>, Status>,
+        open: impl AsyncFnOnce(ApiClient) -> Result<tonic::Response<Streaming<M>>, Status>,
         handle: impl Fn(M) -> Result<(), MessageError>,
         until: impl Fn() -> Option<SystemTime>,
     ) -> WorkloadApiError {
@@ -290,7 +291,7 @@ impl WorkloadApi {
     }
 
     /// Writes a whole update in one step.
-    fn take(&self, update: X509Update, view: &Mutex<View>, writer: &IdentityWriter) {
+    fn take(&self, update: X509Update, view: &Mutex<Received>, writer: &IdentityWriter) {
         let not_after = update.svids.iter().map(|svid| svid.not_after()).min();
         for svid in &update.svids {
             tracing::info!(id = %svid.id(), serial = svid.serial(), "SVID from the Workload API");
@@ -326,15 +327,15 @@ impl WorkloadApi {
     }
 }
 
-impl fmt::Debug for WorkloadApi {
+impl fmt::Debug for WorkloadApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkloadApi")
+        f.debug_struct("WorkloadApiClient")
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
 }
 
-impl View {
+impl Received {
     /// The roots and the keys for tokens of each trust domain, joined; never across domains.
     fn bundles(&self) -> BundleSet {
         let domains = self.x509.keys().chain(self.jwt.keys());

@@ -43,9 +43,9 @@ pub use attest::{Caller, Entry, EntryError, Selector, attest};
 pub use socket::Socket;
 pub use status::{Refusals, ServerStatus};
 
-use service::Api;
-use shared::Shared;
-use status::Counts;
+use service::CallerApi;
+use shared::ApiShared;
+use status::ServerCounts;
 
 /// The largest request: a token to be verified, with room around it.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -62,10 +62,10 @@ const MAX_CONNECTIONS_OF_USER: usize = 128;
 
 /// A Workload API for local processes.
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ApiShared>,
 }
 
-/// Counts connections by user, for as long as they live.
+/// ServerCounts connections by user, for as long as they live.
 #[derive(Clone, Default)]
 struct Connections(Arc<Mutex<HashMap<u32, usize>>>);
 
@@ -87,13 +87,13 @@ impl Server {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ApiShared {
                 entries,
                 reader,
                 jwt: None,
                 crypto: crypto.clone(),
                 clock,
-                counts: Counts::new(crate::status::status(ServerStatus::default())),
+                counts: ServerCounts::new(crate::status::status(ServerStatus::default())),
             }),
         }
     }
@@ -104,7 +104,7 @@ impl Server {
     pub fn with_jwt_issuer(self, issuer: DynJwtIssuer) -> Self {
         let old = &self.shared;
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ApiShared {
                 entries: old.entries.clone(),
                 reader: old.reader.clone(),
                 jwt: Some(issuer),
@@ -132,7 +132,7 @@ impl Server {
 /// The future that serves one connection; nothing, if it is one too many or its process is unknown.
 fn serve_one(
     stream: UnixStream,
-    shared: Arc<Shared>,
+    shared: Arc<ApiShared>,
     connections: &Connections,
 ) -> Option<impl Future<Output = ()> + use<>> {
     let caller = match process::caller(&stream) {
@@ -159,7 +159,7 @@ fn serve_one(
         .collect();
     tracing::debug!(?caller, ids = granted.len(), "Workload API");
     let open = shared.counts.open(|status| &mut status.connections);
-    let api = SpiffeWorkloadApiServer::new(Api::new(shared, granted))
+    let api = SpiffeWorkloadApiServer::new(CallerApi::new(shared, granted))
         .max_decoding_message_size(MAX_REQUEST);
     Some(async move {
         let _counted = (counted, open);

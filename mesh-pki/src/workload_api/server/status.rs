@@ -49,18 +49,18 @@ impl Refusals {
 
 /// The counts, shared by all connections.
 #[derive(Debug, Clone)]
-pub(super) struct Counts(Arc<StatusWriter<ServerStatus>>);
+pub(super) struct ServerCounts(Arc<StatusWriter<ServerStatus>>);
 
 /// One open thing that is counted, for as long as it lives.
 pub(super) struct Open {
-    counts: Counts,
+    counts: ServerCounts,
     what: What,
 }
 
 /// Where an open thing is counted.
 type What = fn(&mut ServerStatus) -> &mut usize;
 
-impl Counts {
+impl ServerCounts {
     pub(super) fn new(status: StatusWriter<ServerStatus>) -> Self {
         Self(Arc::new(status))
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status};
 
-use super::client::{WorkloadApi, WorkloadApiError, WorkloadApiJwt, WorkloadApiStatus};
+use super::client::{WorkloadApiClient, WorkloadApiError, WorkloadApiJwt, WorkloadApiStatus};
 use super::message::{MessageError, read_jwt, read_x509, write_jwt, write_x509};
 use super::server::{Entry, Refusals, Selector, Server, ServerStatus, Socket};
 use super::*;
@@ -105,9 +105,9 @@ impl World {
         assert!(server.await.unwrap_err().is_cancelled());
     }
 
-    fn client(&self) -> WorkloadApi {
+    fn client(&self) -> WorkloadApiClient {
         let endpoint = Endpoint::parse(&self.address()).unwrap();
-        WorkloadApi::new(endpoint, &crypto(), Arc::clone(&self.clock), || 1.0)
+        WorkloadApiClient::new(endpoint, &crypto(), Arc::clone(&self.clock), || 1.0)
     }
 }
 
@@ -121,7 +121,7 @@ impl Drop for World {
 
 /// Our client, running, with an empty store.
 fn run(
-    client: WorkloadApi,
+    client: WorkloadApiClient,
 ) -> (
     IdentityReader,
     StatusReader<WorkloadApiStatus>,

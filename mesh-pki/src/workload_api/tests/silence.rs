@@ -73,10 +73,10 @@ impl Agent {
 }
 
 /// A client of `agent`, by a clock that follows tokio's.
-fn client(agent: &Agent) -> WorkloadApi {
+fn client(agent: &Agent) -> WorkloadApiClient {
     let clock = TokioClock::new(noon()).shared();
     let endpoint = Endpoint::at("/nowhere");
-    WorkloadApi::new(endpoint, &crypto(), clock, || 1.0).over(agent.dial())
+    WorkloadApiClient::new(endpoint, &crypto(), clock, || 1.0).over(agent.dial())
 }
 
 fn serial(reader: &IdentityReader) -> String {

@@ -52,7 +52,7 @@ struct World {
     address: SocketAddr,
     cluster: Arc<LocalJwtIssuer>,
     bundle: TrustBundle,
-    counts: StatusReader<Counts>,
+    counts: StatusReader<CaCounts>,
     _stop: oneshot::Sender<()>,
 }
 

@@ -54,7 +54,7 @@ struct Slow {
     bundle: TrustBundle,
     delay: Arc<Mutex<Duration>>,
     made: UnboundedReceiver<()>,
-    counts: StatusReader<Counts>,
+    counts: StatusReader<CaCounts>,
 }
 
 impl Slow {
@@ -133,7 +133,7 @@ async fn serve(
         tokio::spawn(async move {
             let stream = accepting.await.unwrap();
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let caller = Arc::new(Caller {
+            let caller = Arc::new(CallerConnection {
                 chain: chain.to_vec(),
                 known: AtomicBool::new(false),
             });
