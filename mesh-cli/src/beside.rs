@@ -1,5 +1,5 @@
 //! What runs beside the mesh in an agent in (federation, the Workload API that it serves), sections of
-//! its status and metrics out. Both are read when somebody asks, so they always say the same.
+//! its status and metrics out. Both are read when they are asked for, so they always agree.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub(crate) struct Beside {
 /// What a gauge says of a relationship, if anything.
 type Read = dyn Fn(&RelationshipStatus) -> Option<u64>;
 
-/// RunningFederation as it runs.
+/// Federation as it runs.
 #[derive(Debug, Default)]
 pub(crate) struct RunningFederation {
     /// `None` if no foreign trust domain is known.
@@ -145,7 +145,7 @@ impl RunningFederation {
             ),
             (
                 "mesh_federation_max_age_seconds",
-                "After how long without a refresh a foreign trust domain is trusted no more",
+                "After how long without a refresh a foreign trust domain is no longer trusted",
                 &|status| Some(status.max_age.as_secs()),
             ),
             (

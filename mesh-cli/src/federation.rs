@@ -30,7 +30,7 @@ pub(crate) struct FederationConfig {
 pub(crate) struct Foreign {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) url: BundleUrl,
-    /// Who the endpoint is, for the profile https_spiffe; its host name counts without.
+    /// The endpoint's ID, for the profile https_spiffe; its host name counts without.
     pub(crate) spiffe: Option<Spiffe>,
     pub(crate) max_age: Option<Duration>,
 }
@@ -114,7 +114,7 @@ impl FederationConfig {
             });
         }
         if !relationships.is_empty() {
-            // Who asks no web server needs no root of the web.
+            // Without a web server to ask, no root of the web is needed.
             let web = self
                 .relationships
                 .iter()
@@ -137,7 +137,7 @@ impl FederationConfig {
 }
 
 impl Endpoint {
-    /// How it proves who it is.
+    /// How it proves its identity.
     pub(crate) fn profile(&self) -> &'static str {
         match self.web {
             Some(_) => "https_web",

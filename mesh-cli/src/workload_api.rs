@@ -1,6 +1,6 @@
 //! The agent's own Workload API: identities for the processes beside it, from the agent's store.
 //!
-//! Who may be whom stands in the agent's file and is decided by what the kernel knows of a process;
+//! Which process gets which ID stands in the agent's file and is decided by what the kernel knows of it;
 //! where the identities come from is the agent's own source.
 
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use inmesh_pki::workload_api::server::{Entry, Server, Socket};
 
 use crate::beside;
 
-/// Every process of the machine may ask: it is the kernel that says who asks.
+/// Every process of the machine may ask: the kernel identifies it.
 const MODE: u32 = 0o777;
 
-/// What is served, and to whom.
+/// What is served, and to which processes.
 #[derive(Debug)]
 pub(crate) struct WorkloadApiConfig {
     pub(crate) listen: PathBuf,

@@ -37,7 +37,7 @@ pub enum DiskError {
         /// The widest mode that it may have.
         expected: &'static str,
     },
-    /// It belongs to another user, who may change its mode at any time.
+    /// It belongs to another user, and its owner may change its mode at any time.
     #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
     Owner {
         /// The file or folder.

@@ -166,7 +166,7 @@ pub(crate) struct CrlDraft {
 }
 
 impl Ca {
-    /// A list that revokes nobody, number 1, good for an hour from [`noon`].
+    /// A list that revokes nothing, number 1, good for an hour from [`noon`].
     pub(crate) fn crl(&self) -> CrlDraft {
         let params = CertificateRevocationListParams {
             this_update: noon().into(),

@@ -127,7 +127,7 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
         tracing::info!(%address, "admin");
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin address is not loopback: anybody who reaches it can drain the agent");
+            tracing::warn!(%address, "the admin address is not loopback: any client that reaches it can drain the agent");
         }
         let admin = beside.sections(Admin::with_log_level(level));
         tokio::spawn(async move { mesh.serve_admin(socket, admin).await });

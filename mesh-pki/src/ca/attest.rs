@@ -324,12 +324,12 @@ mod tests {
     use super::*;
     use crate::jwt::KeySet;
 
-    struct Nobody;
+    struct Unreachable;
 
-    impl TokenReview for Nobody {
+    impl TokenReview for Unreachable {
         async fn review(&self, _: &str, _: &str) -> Result<Reviewed, ReviewError> {
             Err(ReviewError::Unavailable {
-                reason: "nobody is there".to_owned(),
+                reason: "no server answers".to_owned(),
             })
         }
     }
@@ -345,7 +345,7 @@ mod tests {
             .with_kubernetes(issuer("https://one"))
             .with_kubernetes(issuer("https://two"))
             .with_oidc(issuer("https://ci"));
-        let reviewed = attestors.clone().with_review("ca".to_owned(), Nobody);
+        let reviewed = attestors.clone().with_review("ca".to_owned(), Unreachable);
         let token = |claims: &str| {
             let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
             format!("{}.{}.x", part(r#"{"alg":"ES256"}"#), part(claims))

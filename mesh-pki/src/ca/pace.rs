@@ -190,9 +190,9 @@ mod tests {
         ) {
             let mut pace = Pace::new(rate);
             let (mut now, mut admitted) = (Duration::ZERO, Vec::new());
-            for (who, pause) in asks {
+            for (caller, pause) in asks {
                 now += ms(pause);
-                match pace.handle_request(&who.to_string(), "", now) {
+                match pace.handle_request(&caller.to_string(), "", now) {
                     Ok(()) => admitted.push(now),
                     Err(wait) => prop_assert!(wait > Duration::ZERO),
                 }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     /// Leaves of 400 s, a CA that is away for 40 % of that from their half life on, and a thousand
-    /// that all started in the same second: each is renewed before its leaf is over.
+    /// that all started in the same second: each is renewed before its leaf expires.
     #[test]
     fn a_thousand_survive_a_ca_that_is_away() {
         let life = Duration::from_secs(400);
@@ -219,20 +219,20 @@ mod tests {
         };
         let at = |moment: SystemTime| moment.duration_since(noon()).unwrap();
         let mut events = BinaryHeap::new();
-        for who in 0..1000_u32 {
-            let issued = Duration::from_millis(u64::from(who));
+        for caller in 0..1000_u32 {
+            let issued = Duration::from_millis(u64::from(caller));
             let end = issued + life;
             let due = at(schedule::renew_at(noon() + issued, noon() + end, draw()));
-            events.push((std::cmp::Reverse(due), who, end, 0_u32));
+            events.push((std::cmp::Reverse(due), caller, end, 0_u32));
         }
         let (mut admitted, mut tries, mut slack) = (Vec::new(), 0, life);
-        while let Some((std::cmp::Reverse(now), who, end, failures)) = events.pop() {
-            assert!(now < end, "number {who} is over");
+        while let Some((std::cmp::Reverse(now), caller, end, failures)) = events.pop() {
+            assert!(now < end, "the leaf of {caller} has expired");
             tries += 1;
             let asked = if (away..back).contains(&now) {
                 None
             } else {
-                match pace.handle_request(&who.to_string(), "", now) {
+                match pace.handle_request(&caller.to_string(), "", now) {
                     Ok(()) => {
                         admitted.push(now);
                         slack = slack.min(end - now);
@@ -243,7 +243,7 @@ mod tests {
             };
             let left = Some(noon() + end);
             let pause = schedule::pause(noon() + now, left, failures + 1, asked, draw());
-            events.push((std::cmp::Reverse(now + pause), who, end, failures + 1));
+            events.push((std::cmp::Reverse(now + pause), caller, end, failures + 1));
         }
         assert_eq!(admitted.len(), 1000);
         let most = admitted

@@ -8,7 +8,7 @@
 //!    written in the state, so this holds for leaves of earlier processes too.
 //!
 //! A [`Go`] is the proof that this was decided; it is given for one state and one step only. An
-//! operator who accepts that handshakes fail may force one.
+//! operator that accepts that handshakes fail may force one.
 
 use std::time::SystemTime;
 

@@ -5,7 +5,7 @@
 //! comes with a peer's chain. [`CrlSet`] keeps lists by trust domain, as bundles are kept: a list
 //! that one domain publishes can never say something about another's certificates.
 //!
-//! Only lists that speak for everything that their issuer signed are taken: a delta, an indirect
+//! Only lists that cover everything that their issuer signed are taken: a delta, an indirect
 //! list, one for some reasons, some certificates or one distribution point would leave certificates
 //! whose status is unknown, and is refused with its own error. webpki parses and looks serials
 //! up; its `RevocationOptions` are not used, because they want a list of every issuer or of none
@@ -88,7 +88,7 @@ pub enum CrlError {
         /// What could not be read.
         what: &'static str,
     },
-    /// It speaks for some certificates of its issuer only: those of one distribution point, of
+    /// It covers some certificates of its issuer only: those of one distribution point, of
     /// users or of authorities (RFC 5280, section 5.2.5).
     #[error(
         "the revocation list is limited to a distribution point; only complete ones are supported"
@@ -212,7 +212,7 @@ impl Crl {
         text
     }
 
-    /// The name of its issuer, by its own word, cut off after 256 characters.
+    /// The name of its issuer, as the list has it, cut off after 256 characters.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.0.issuer
@@ -254,7 +254,7 @@ impl Crl {
         self.0.entries == 0
     }
 
-    /// Whether both speak for the same issuer: same name, same key id.
+    /// Whether both are of the same issuer: same name, same key id.
     fn same_issuer(&self, other: &Self) -> bool {
         self.0.list.issuer() == other.0.list.issuer()
             && self.0.authority_key_id == other.0.authority_key_id

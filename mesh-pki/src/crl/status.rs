@@ -82,7 +82,7 @@ impl Lists<'_> {
     /// 6. A list whose nextUpdate has come is stale.
     ///
     /// The first list with something to object decides; an issuer without a list is not checked.
-    /// thisUpdate is not compared: a list from a clock ahead of ours is still the issuer's word.
+    /// thisUpdate is not compared: a list from a clock ahead of ours still counts.
     pub(crate) fn status(
         &self,
         issuer: &CertificateIssuer<'_>,

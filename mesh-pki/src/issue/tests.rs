@@ -49,7 +49,7 @@ fn a_request_proves_possession_and_nothing_else() {
         CsrError::BadSignature
     );
 
-    // Somebody else's public key, which the signature does not cover with theirs.
+    // Another public key, which the signature does not cover with theirs.
     let (_, other) = csr::generate(&id(CART), &crypto()).unwrap();
     let at = find(&der, csr.public_key_der());
     let mut stolen = der.clone();
@@ -59,7 +59,7 @@ fn a_request_proves_possession_and_nothing_else() {
         CsrError::BadSignature
     );
 
-    // The signature is good, under an algorithm that nobody has.
+    // The signature is good, under an algorithm that no provider has.
     let mut unknown = der.clone();
     let at = find(
         &der,
@@ -170,7 +170,7 @@ fn what_it_issues_verifies_and_ends() {
         check(&first).unwrap().serial
     );
 
-    // A leaf never outlives its CA, and a CA that is over signs nothing.
+    // A leaf never outlives its CA, and an expired CA signs nothing.
     clock.set(noon() + minutes(590));
     assert_eq!(
         check(&issued(&ca)).unwrap().not_after,

@@ -27,9 +27,9 @@ fn trusting(issuers: &[(&str, &LocalJwtIssuer)]) -> BundleSet {
         .collect()
 }
 
-async fn mint(issuer: &LocalJwtIssuer, who: &str, audiences: &[&str]) -> JwtSvid {
+async fn mint(issuer: &LocalJwtIssuer, subject: &str, audiences: &[&str]) -> JwtSvid {
     let audiences: Vec<String> = audiences.iter().map(|&one| one.to_owned()).collect();
-    issuer.mint(&id(who), &audiences).await.unwrap()
+    issuer.mint(&id(subject), &audiences).await.unwrap()
 }
 
 fn encode(part: &Value) -> String {
@@ -94,14 +94,14 @@ async fn who_cannot_be_minted_for_is_refused() {
     let us = &["us".to_owned()][..];
     let long = &["x".repeat(MAX_TOKEN_LEN)][..];
     let many = &vec!["us".to_owned(); MAX_AUDIENCES + 1][..];
-    for (who, audiences, reason) in [
+    for (subject, audiences, reason) in [
         ("spiffe://other/w", us, "this CA is of trust domain td"),
         ("spiffe://td", us, "has no path"),
         ("spiffe://td/w", &[], "1 to 16 audiences"),
         ("spiffe://td/w", many, "1 to 16 audiences"),
         ("spiffe://td/w", long, "too long for a token"),
     ] {
-        let error = issuer.mint(&id(who), audiences).await.unwrap_err();
+        let error = issuer.mint(&id(subject), audiences).await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
@@ -269,27 +269,17 @@ fn claims_that_no_svid_has() {
     let audience = TokenRejected::Audience {
         expected: "us".into(),
     };
+    let missing = |claim| TokenRejected::Missing { claim };
+    let malformed = |part| TokenRejected::Malformed { part };
     for (change, expected) in [
-        (
-            json!({"exp": null}),
-            TokenRejected::Missing { claim: "exp" },
-        ),
-        (
-            json!({"exp": "soon"}),
-            TokenRejected::Malformed { part: "exp" },
-        ),
+        (json!({"exp": null}), missing("exp")),
+        (json!({"exp": "soon"}), malformed("exp")),
         (json!({"exp": NOON}), expired(NOON)),
         (json!({"exp": NOON as f64 - 0.5}), expired(NOON - 1)),
         (json!({"exp": -1}), expired(-1)),
         // Later than any calendar is no moment, and no everlasting token.
-        (
-            json!({"exp": 1e300}),
-            TokenRejected::Malformed { part: "exp" },
-        ),
-        (
-            json!({"exp": i64::MAX}),
-            TokenRejected::Malformed { part: "exp" },
-        ),
+        (json!({"exp": 1e300}), malformed("exp")),
+        (json!({"exp": i64::MAX}), malformed("exp")),
         (
             json!({"nbf": NOON + 121}),
             TokenRejected::NotYetValid {
@@ -297,27 +287,15 @@ fn claims_that_no_svid_has() {
                 now: noon(),
             },
         ),
-        (json!({"nbf": []}), TokenRejected::Malformed { part: "nbf" }),
-        (
-            json!({"aud": null}),
-            TokenRejected::Missing { claim: "aud" },
-        ),
+        (json!({"nbf": []}), malformed("nbf")),
+        (json!({"aud": null}), missing("aud")),
         (json!({"aud": []}), audience.clone()),
         (json!({"aud": "US"}), audience.clone()),
         (json!({"aud": ["them", "u"]}), audience),
-        (
-            json!({"aud": ["us", 1]}),
-            TokenRejected::Malformed { part: "aud" },
-        ),
-        (
-            json!({"aud": {"us": 1}}),
-            TokenRejected::Malformed { part: "aud" },
-        ),
-        (
-            json!({"sub": null}),
-            TokenRejected::Missing { claim: "sub" },
-        ),
-        (json!({"sub": 7}), TokenRejected::Malformed { part: "sub" }),
+        (json!({"aud": ["us", 1]}), malformed("aud")),
+        (json!({"aud": {"us": 1}}), malformed("aud")),
+        (json!({"sub": null}), missing("sub")),
+        (json!({"sub": 7}), malformed("sub")),
         (
             json!({"sub": "cart"}),
             TokenRejected::Subject(IdError::Scheme),
@@ -334,11 +312,8 @@ fn claims_that_no_svid_has() {
                 trust_domain: domain("other"),
             },
         ),
-        (json!({"iss": 1}), TokenRejected::Malformed { part: "iss" }),
-        (
-            json!({"iat": "now"}),
-            TokenRejected::Malformed { part: "iat" },
-        ),
+        (json!({"iss": 1}), malformed("iss")),
+        (json!({"iat": "now"}), malformed("iat")),
     ] {
         let token = signed(&issuer, &header(&issuer), &with(claims(), change));
         refused(&token, &bundles, expected);
@@ -373,13 +348,13 @@ fn a_claim_that_stands_twice_is_refused() {
 fn keys_come_from_the_bundle_of_the_subjects_own_domain() {
     let (a, b) = (issuer("a"), issuer("b"));
     let bundles = trusting(&[("a", &a), ("b", &b)]);
-    let of = |who: &str, changed: Value, by: &LocalJwtIssuer| {
+    let of = |subject: &str, changed: Value, by: &LocalJwtIssuer| {
         let header = with(header(by), changed);
-        signed(by, &header, &with(claims(), json!({"sub": who})))
+        signed(by, &header, &with(claims(), json!({"sub": subject})))
     };
     let b_id = b.public_key().id().unwrap().to_owned();
     let a_id = a.public_key().id().unwrap().to_owned();
-    // B's issuer speaks for a workload of A: by its own key's name, by no name, by A's key's name.
+    // B's issuer signs for a workload of A: by its own key's name, by no name, by A's key's name.
     let token = of("spiffe://a/w", json!({}), &b);
     refused(
         &token,
@@ -575,8 +550,8 @@ fn a_service_account_token_tells_who_it_is() {
             }
         );
     }
-    let nobody = verify_token(&token, &KeySet::new(), &EXPECT, noon(), &crypto());
-    assert!(matches!(nobody, Err(TokenRejected::UnknownKey { .. })));
+    let no_key = verify_token(&token, &KeySet::new(), &EXPECT, noon(), &crypto());
+    assert!(matches!(no_key, Err(TokenRejected::UnknownKey { .. })));
 }
 
 // === key sets ===
@@ -587,18 +562,23 @@ fn key_sets_read_what_they_write() {
     assert_eq!(KeySet::from_jwks(keys.to_jwks().as_bytes()), Ok(keys));
 }
 
-#[test]
-fn keys_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
-    let key = json!({
+fn good_key() -> Value {
+    json!({
         "kty": "EC", "crv": "P-256", "kid": "a",
         "x": "ngLYQnlfF6GsojUwqtcEE3WgTNG2RUlsGhK73RNEl5k",
         "y": "tKbiDSUSsQ3F1P7wteeHNXIcU-cx6CgSbroeQrQHTLM",
-    });
-    let read = |change| {
-        let keys =
-            json!({"keys": [with(key.clone(), json!({"kid": "b"})), with(key.clone(), change)]});
-        KeySet::from_jwks(keys.to_string().as_bytes()).map(|keys| keys.len())
-    };
+    })
+}
+
+/// How many keys a set has of a good key and of one with a change.
+fn read(change: Value) -> Result<usize, KeySetError> {
+    let key = good_key();
+    let keys = json!({"keys": [with(key.clone(), json!({"kid": "b"})), with(key, change)]});
+    KeySet::from_jwks(keys.to_string().as_bytes()).map(|keys| keys.len())
+}
+
+#[test]
+fn keys_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
     for taken in [
         json!({}),
         json!({"use": "sig"}),
@@ -643,7 +623,7 @@ fn keys_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
     }
     let many = |count: usize| {
         let keys: Vec<_> = (0..count)
-            .map(|n| with(key.clone(), json!({"kid": n.to_string()})))
+            .map(|n| with(good_key(), json!({"kid": n.to_string()})))
             .collect();
         KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes())
     };

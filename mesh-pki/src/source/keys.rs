@@ -2,7 +2,7 @@
 //!
 //! The file is read once a second and compared by content, as [`files`](super::files) does. One that
 //! cannot be read, or is broken, as a reader sees it halfway through a change, is logged once and the
-//! last good keys stay. A set that is whole and has no key is taken at its word while running:
+//! last good keys stay. A set that is whole and has no key counts while running:
 //! no token verifies. At a start it is refused, since every token would fail for a reason that is
 //! hard to see.
 

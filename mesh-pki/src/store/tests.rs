@@ -25,7 +25,7 @@ fn every_write_is_seen_whole_and_counted() {
         after.default_svid().unwrap().serial(),
         before.default_svid().unwrap().serial()
     );
-    // Whoever holds the old state keeps all of it.
+    // A holder of the old state keeps all of it.
     assert_eq!(before.bundles().get(&domain("td")), Some(&old.bundle("td")));
 
     assert_eq!(writer.remove_bundle(&domain("td")), 2);
@@ -61,7 +61,7 @@ async fn readers_wait_for_news_each_on_its_own() {
     assert_eq!(
         first.changed().await.unwrap().epoch(),
         2,
-        "two writes are one piece of news"
+        "two writes are one change"
     );
     assert_eq!(second.changed().await.unwrap().epoch(), 2);
 
@@ -75,7 +75,7 @@ async fn readers_wait_for_news_each_on_its_own() {
     assert_eq!(
         first.changed().await.unwrap().epoch(),
         3,
-        "the last write is told"
+        "the last write is reported"
     );
     assert_eq!(first.changed().await.unwrap_err(), SourceEnded);
     assert_eq!(first.load().epoch(), 3, "and stays");
@@ -137,7 +137,7 @@ fn trust_never_goes_back() {
     assert!(!insert(&bundle("d", Some(2))), "older");
     assert!(
         !insert(&bundle("e", Some(3))),
-        "the first word of a generation stays"
+        "the first bundle of a generation stays"
     );
     assert!(insert(&bundle("f", Some(4))));
     assert!(insert(&bundle("g", None)), "from another kind of source");

@@ -149,7 +149,7 @@ pub enum Rejected {
     Path {
         /// The ID in the leaf.
         id: SpiffeId,
-        /// The verifier's own word.
+        /// The verifier's own reason.
         reason: String,
     },
     /// The path to the root is longer than is allowed, by us or by a CA in it.
@@ -167,7 +167,7 @@ pub enum Rejected {
     RevocationStale {
         /// The ID in the leaf.
         id: SpiffeId,
-        /// Which certificate the list speaks for.
+        /// Which certificate the list covers.
         place: Place,
         /// From when on there should have been a new list.
         next_update: SystemTime,
@@ -180,7 +180,7 @@ pub enum Rejected {
     RevocationUnknown {
         /// The ID in the leaf.
         id: SpiffeId,
-        /// Which certificate the list speaks for.
+        /// Which certificate the list covers.
         place: Place,
         /// What is wrong with the list.
         why: &'static str,

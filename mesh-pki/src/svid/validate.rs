@@ -32,7 +32,7 @@ pub const MAX_PRESENTED_BYTES: usize = 64 * 1024;
 ///    extended key usage, name constraints (those for URIs always refuse).
 /// 7. The path found is short ([`MAX_PATH_LEN`](super::MAX_PATH_LEN)), its intermediates may sign
 ///    and have no workload's ID (S11), its root is valid at `now`, and no revocation list of the
-///    trust domain speaks against a certificate on it. Otherwise the search continues with the next
+///    trust domain names a certificate on it. Otherwise the search continues with the next
 ///    path.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ pub(super) struct X509Update {
 ///    bundle beside it, as client and as server: what a peer would refuse is not taken.
 /// 2. Of several SVIDs with the same ID the first is taken (section 5.2.1).
 /// 3. Bundles of one trust domain, its own and federated, agree.
-/// 4. Revocation lists come without a trust domain, so each counts in all of them; it speaks for
+/// 4. Revocation lists come without a trust domain, so each counts in all of them; it covers
 ///    no certificate there but those whose issuer's key has signed it.
 pub(super) fn read_x509(
     message: X509svidResponse,

@@ -133,7 +133,7 @@ impl Scrape {
             ),
             (
                 "mesh_ca_requests_paced",
-                "Requests for a leaf that were told to come back later",
+                "Requests for a leaf that were deferred by pacing",
                 counts.paced,
             ),
             (
@@ -203,7 +203,7 @@ impl Scrape {
             ),
             (
                 "mesh_ca_open_tokens",
-                "Join tokens that nobody has used yet",
+                "Join tokens that are not used yet",
                 status.open_tokens as u64,
             ),
         ] {

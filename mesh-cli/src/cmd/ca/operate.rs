@@ -39,7 +39,7 @@ pub(crate) struct Rotate {
     /// The step, if it is to be this one and no other.
     #[arg(long)]
     step: Option<StepName>,
-    /// Do not wait for anybody: whoever is missing fails handshakes until it renews.
+    /// Do not wait for members: a missing one fails handshakes until it renews.
     #[arg(long)]
     force: bool,
     /// The new root, as PEM with its key, or with an issuing CA and that one's key where the root

@@ -85,7 +85,7 @@ pub(crate) struct Serve {
     /// An OpenID issuer whose tokens are accepted: `issuer=URL,jwks=FILE`; may be repeated.
     #[arg(long, value_name = "NAME=VALUE,...", requires = "audience")]
     oidc: Vec<String>,
-    /// Who of an OpenID issuer gets which ID: `issuer=URL,id=SPIFFE-ID,CLAIM=VALUE,...`; every
+    /// Which token of an OpenID issuer gets which ID: `issuer=URL,id=SPIFFE-ID,CLAIM=VALUE,...`; every
     /// claim must have exactly that value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE,...", requires = "oidc")]
     oidc_grant: Vec<String>,
@@ -199,7 +199,7 @@ impl Serve {
         Ok(())
     }
 
-    /// What the server is told, and the files with keys of tokens, which are kept up to date.
+    /// The server's configuration, and the files with keys of tokens, which are kept up to date.
     fn config(&self) -> anyhow::Result<(ServerConfigOf, Vec<KeyFile>)> {
         let own = match &self.id {
             Some(id) => id.clone(),

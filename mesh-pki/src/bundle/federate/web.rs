@@ -164,7 +164,7 @@ impl WebCertificate {
         loop {
             tokio::time::sleep(self.interval).await;
             let (files, seen) = (Arc::clone(&self.files), self.seen.take());
-            // PairFiles may be on a network; the runtime must not wait for them.
+            // Files may be on a network; the runtime must not wait for them.
             let look = tokio::task::spawn_blocking(move || files.look(seen.as_ref()));
             let Ok((contents, loaded)) = look.await else {
                 // Only a runtime that shuts down cancels it.

@@ -57,7 +57,7 @@ pub(super) enum Ended {
 // === impl CaCounts ===
 
 impl CaCounts {
-    /// CaCounts a call for a leaf that took so long.
+    /// Counts a call for a leaf that took so long.
     pub(super) fn end(&mut self, ended: Ended, took: Duration) {
         match ended {
             Ended::Issued => {
@@ -69,7 +69,7 @@ impl CaCounts {
         }
     }
 
-    /// CaCounts a proof that proved nothing.
+    /// Counts a proof that proved nothing.
     pub(super) fn failed(&mut self, method: Method) {
         *self.attestations_failed.entry(method).or_default() += 1;
     }

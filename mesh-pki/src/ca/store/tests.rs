@@ -131,7 +131,7 @@ async fn what_no_ca_wrote_is_no_state() {
 }
 
 /// A swap is the old state or the new one after a loss of power at any point, and what a load has
-/// told stays.
+/// reported stays.
 #[tokio::test]
 async fn a_swap_survives_a_loss_of_power_at_any_point() {
     let mut points = 0;

@@ -25,7 +25,7 @@
 //! # }
 //! ```
 //!
-//! KeptSvid are the chain, its key, the bundle and the revocation lists of its own trust domain, and the
+//! Kept are the chain, its key, the bundle and the revocation lists of its own trust domain, and the
 //! moment of issuance, from which renewal counts: without it an SVID that came back would be renewed
 //! too early, by whatever its CA back-dates. All change in one step, as [`files::publish`] does it,
 //! and a reader resolves that step once. What is read is trusted no more than what an issuer answers:

@@ -175,7 +175,7 @@ fn what_others_may_use_is_refused() {
         dir.keep().store(&state(&ca)),
         Err(KeepError::Disk(DiskError::Loose { mode: 0o777, .. }))
     ));
-    // A link that leads elsewhere is none of ours.
+    // A link that leads elsewhere is not ours.
     dir.chmod("", 0o700);
     let link = dir.path().join("..data");
     std::fs::remove_file(&link).unwrap();
@@ -261,21 +261,21 @@ async fn every_change_of_it_is_kept_and_no_other() {
     assert_eq!(second.default_svid().unwrap().serial(), serial);
     assert_ne!(first.default_svid().unwrap().serial(), serial);
 
-    // A folder that is no place to keep a key in: told, and tried again when it is one.
+    // A folder that is no place to keep a key in: reported, and tried again when it is one.
     dir.chmod("", 0o777);
     let mut crls = CrlSet::new();
     crls.insert(domain("td"), ca.crl().list()).unwrap();
     writer.set_crls(crls.clone());
-    let told = status.changed().await.unwrap();
+    let now = status.changed().await.unwrap();
     assert!(matches!(
-        told.last_error.as_deref(),
+        now.last_error.as_deref(),
         Some(KeepError::Disk(DiskError::Loose { .. }))
     ));
-    assert_eq!((told.writes, told.failures), (2, 1));
+    assert_eq!((now.writes, now.failures), (2, 1));
     dir.chmod("", 0o700);
-    let told = status.changed().await.unwrap();
-    assert_eq!((told.writes, told.failures), (3, 1));
-    assert!(told.last_error.is_none());
+    let now = status.changed().await.unwrap();
+    assert_eq!((now.writes, now.failures), (3, 1));
+    assert!(now.last_error.is_none());
     assert_eq!(load(&dir.keep()).unwrap().crls(), &crls);
 
     drop(writer);

@@ -280,8 +280,8 @@ mod tests {
         assert_eq!(ids, ["spiffe://td/b", "spiffe://td/a"]);
 
         let selector = Selector::new(Some(1), None, None, None).unwrap();
-        let nobody = Entry::new(selector, id("spiffe://td"));
-        assert!(matches!(nobody, Err(EntryError::NoPath { .. })));
+        let pathless = Entry::new(selector, id("spiffe://td"));
+        assert!(matches!(pathless, Err(EntryError::NoPath { .. })));
         let long = entries[0].clone().with_hint("x".repeat(1025));
         assert_eq!(long, Err(EntryError::HintTooLong { got: 1025 }));
     }

@@ -65,7 +65,7 @@ pub struct Server {
     shared: Arc<ApiShared>,
 }
 
-/// ServerCounts connections by user, for as long as they live.
+/// Counts connections by user, for as long as they live.
 #[derive(Clone, Default)]
 struct Connections(Arc<Mutex<HashMap<u32, usize>>>);
 

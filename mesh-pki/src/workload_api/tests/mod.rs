@@ -59,8 +59,8 @@ fn me() -> Selector {
     Selector::new(Some(uid), None, None, None).unwrap()
 }
 
-fn entry(who: &str) -> Entry {
-    Entry::new(me(), id(who)).unwrap()
+fn entry(own: &str) -> Entry {
+    Entry::new(me(), id(own)).unwrap()
 }
 
 impl World {
@@ -357,7 +357,7 @@ async fn no_call_is_served_without_the_security_metadata() {
     assert_eq!(
         codes(&world, &["true"]).await,
         served,
-        "the last token is none"
+        "the last token is invalid"
     );
 }
 
@@ -366,8 +366,8 @@ async fn who_matches_no_entry_is_denied_every_call() {
     let ca = Ca::new("root");
     let world = World::new(&ca, ManualClock::new(noon()).shared());
     world.writer.set_svid(leaf(CART).svid(&ca));
-    let nobody = Selector::new(Some(4_000_000_000), None, None, None).unwrap();
-    let world = world.serve(&[Entry::new(nobody, id(CART)).unwrap()]);
+    let unmatched = Selector::new(Some(4_000_000_000), None, None, None).unwrap();
+    let world = world.serve(&[Entry::new(unmatched, id(CART)).unwrap()]);
     assert_eq!(codes(&world, &["true"]).await, [Code::PermissionDenied; 5]);
     assert_eq!(codes(&world, &[]).await, [Code::InvalidArgument; 5]);
     let refusals = world.status.as_ref().unwrap().load().refusals;
@@ -608,12 +608,12 @@ async fn tokens_come_through_the_port_of_all_issuers() {
         &crypto(),
     )
     .unwrap();
-    for (who, audiences) in [
+    for (subject, audiences) in [
         (SIDE, &["db".to_owned()][..]),
         (CART, &[]),
         (CART, &[String::new()]),
     ] {
-        let refused = issuer.mint(&id(who), audiences).await.unwrap_err();
+        let refused = issuer.mint(&id(subject), audiences).await.unwrap_err();
         assert!(
             matches!(refused, IssueError::Unavailable { .. }),
             "{refused}"
@@ -644,7 +644,7 @@ impl SpiffeWorkloadApi for Scripted {
         _: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let Some(script) = self.0.lock().unwrap().take() else {
-            return Err(Status::unavailable("the script is over"));
+            return Err(Status::unavailable("the script has ended"));
         };
         let stream = futures_util::stream::unfold(script, |mut script| async {
             Some((script.recv().await?, script))
@@ -717,7 +717,7 @@ async fn a_message_that_cannot_be_used_is_discarded_and_the_stream_goes_on() {
     until_state(&mut reader, |state| state.default_svid().is_some()).await;
     let serial = reader.load().default_svid().unwrap().serial().to_owned();
 
-    // Certified by somebody else than the bundle beside it says.
+    // Certified by another CA than the bundle beside it says.
     script
         .send(Ok(message(leaf(CART).svid(&wrong), &ca)))
         .unwrap();
@@ -853,7 +853,7 @@ fn a_distrusted_domain_is_left_out_and_an_intermediate_is_sent_along() {
     let update = read_x509(message, noon(), &crypto()).unwrap();
     assert_eq!(update.svids[0].chain(), svid.chain());
 
-    // Without the bundle that vouches for it, an SVID is of no use to anybody.
+    // Without the bundle that vouches for it, an SVID is of no use.
     assert!(write_x509(&[(svid, String::new())], &BundleSet::new(), &CrlSet::new()).is_none());
 }
 

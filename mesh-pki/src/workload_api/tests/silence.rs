@@ -16,9 +16,9 @@ use crate::clock::TokioClock;
 struct Agent {
     word: Arc<Mutex<X509svidResponse>>,
     connections: Arc<AtomicUsize>,
-    /// Scripts that are over but for their end.
+    /// Scripts that have only their end left.
     open: Arc<Mutex<Vec<Script>>>,
-    /// Told when the connections of now stop to be served, and stay open.
+    /// Notified when the connections of now stop to be served, and stay open.
     hang: Arc<Notify>,
 }
 

@@ -128,7 +128,7 @@ async fn a_kept_bundle_comes_back_and_ages_on_while_its_endpoint_is_away() {
     assert_eq!(kept.bundle(), None);
     drop(kept);
 
-    // And it is too old for whoever comes after that.
+    // And it is too old for the process that comes after that.
     let mut kept = disk.start();
     let now = kept.until(|status| status.failures == 2).await;
     assert_eq!((now.trusted, now.roots, now.sequence), (false, 0, Some(7)));

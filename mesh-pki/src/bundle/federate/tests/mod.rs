@@ -42,7 +42,7 @@ const SERVER: &str = "spiffe://other.example/bundle-server";
 
 type Answer = Response<Full<Bytes>>;
 
-/// A server on loopback that answers as it is told.
+/// A server on loopback that answers as a test says.
 struct Server {
     port: u16,
     asked: Arc<AtomicUsize>,
@@ -97,10 +97,10 @@ impl Server {
     }
 }
 
-/// The server side of https_spiffe for `who`, certified by `ca`.
-fn spiffe_tls(ca: &Ca, who: &str) -> Arc<ServerConfig> {
+/// The server side of https_spiffe for `own`, certified by `ca`.
+fn spiffe_tls(ca: &Ca, own: &str) -> Arc<ServerConfig> {
     let trust = BundleSet::new();
-    let (_, reader) = identity(IdentityState::new(leaf(who).svid(ca), trust));
+    let (_, reader) = identity(IdentityState::new(leaf(own).svid(ca), trust));
     let clock = ManualClock::new(noon()).shared();
     tls::server_config_at(
         reader,
@@ -358,7 +358,7 @@ async fn an_endpoint_is_who_was_configured() {
             .unwrap(),
         bundle
     );
-    // The name of the host says nothing about who it is.
+    // The name of the host says nothing about its ID.
     assert_eq!(
         get(&server.url("localhost", "/x"), &by_id(&ca))
             .await
@@ -381,7 +381,7 @@ async fn an_endpoint_is_who_was_configured() {
         ),
         "{stranger}"
     );
-    // Of the right domain, and somebody else.
+    // Of the right domain, with another ID.
     let other = "spiffe://other.example/somebody";
     let wrong = Server::new(spiffe_tls(&ca, other), move |_, _| ok(text.clone())).await;
     let error = get(&wrong.url("127.0.0.1", "/"), &by_id(&ca))
@@ -420,12 +420,12 @@ async fn redirects_are_followed_under_the_same_rules() {
     let bundle = ca.bundle("other.example");
     let text = json(&bundle);
     let target = Server::new(spiffe_tls(&ca, SERVER), move |_, _| ok(text.clone())).await;
-    let somebody = spiffe_tls(&ca, "spiffe://other.example/somebody");
-    let somebody = Server::new(somebody, |_, _| ok("{}")).await;
+    let stranger = spiffe_tls(&ca, "spiffe://other.example/somebody");
+    let stranger = Server::new(stranger, |_, _| ok("{}")).await;
     let places = [
         ("/moved", target.url("127.0.0.1", "/").to_string()),
         ("/here", "/moved".to_owned()),
-        ("/somebody", somebody.url("127.0.0.1", "/").to_string()),
+        ("/somebody", stranger.url("127.0.0.1", "/").to_string()),
         ("/loop", "/loop".to_owned()),
         ("/plain", "http://127.0.0.1/".to_owned()),
         ("/user", "https://a@127.0.0.1/".to_owned()),
@@ -456,7 +456,7 @@ async fn redirects_are_followed_under_the_same_rules() {
         ask("/somebody").await,
         Err(FetchError::WrongId { .. })
     ));
-    assert_eq!(somebody.asked(), 0);
+    assert_eq!(stranger.asked(), 0);
     for (path, expected) in [
         ("/plain", UrlError::Scheme),
         ("/user", UrlError::UserInfo),
@@ -516,9 +516,9 @@ async fn what_is_no_bundle_is_refused_and_not_repeated() {
         FetchError::Status { status: 500, .. }
     ));
     drop(server);
-    let nobody: BundleUrl = "https://127.0.0.1:1/".parse().unwrap();
+    let closed: BundleUrl = "https://127.0.0.1:1/".parse().unwrap();
     assert!(matches!(
-        get(&nobody, &verify).await,
+        get(&closed, &verify).await,
         Err(FetchError::Connect { .. })
     ));
 }
@@ -528,7 +528,7 @@ async fn what_is_no_bundle_is_refused_and_not_repeated() {
 /// What no fetch ends that hears it.
 const HANGS: &str = "hangs";
 
-/// A way of fetching that the test speaks for, and that remembers which proof was asked for.
+/// A way of fetching whose answers the test gives, and that remembers which proof was asked for.
 #[derive(Clone)]
 struct Script(Arc<Mutex<(String, Vec<ServerProof>)>>);
 
@@ -642,7 +642,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
         (now.profile, now.max_age, now.roots, now.refresh_hint),
         ("https_web", minutes(20), 1, None)
     );
-    // The manual clock stands still, and nobody hints.
+    // The manual clock stands still, and there is no hint.
     let now = kept.until(|status| status.next_try.is_some()).await;
     assert_eq!(now.next_try, Some(noon() + DEFAULT_REFRESH));
 
@@ -665,7 +665,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
     kept.writer.set_bundles(Ca::new("own").bundle("td").into());
     assert_eq!(kept.bundle(), Some(good));
 
-    // Too long without a good word.
+    // Too long without a good bundle.
     let now = kept.until(|status| !status.trusted).await;
     assert_eq!((begin.elapsed(), now.failures), (minutes(20), 4));
     assert_eq!((now.roots, now.sequence), (0, Some(7)));
@@ -726,9 +726,9 @@ async fn an_endpoint_of_its_own_domain_is_verified_by_its_latest_bundle() {
 async fn an_endpoint_of_a_third_domain_is_verified_by_what_the_store_has() {
     let (third, ca) = (Ca::new("third"), Ca::new("root"));
     let script = Script::new(&ca.bundle("other.example"));
-    let who = id("spiffe://third.example/bundle-server");
+    let server = id("spiffe://third.example/bundle-server");
     let profile = Profile::Spiffe {
-        id: who.clone(),
+        id: server.clone(),
         bootstrap: None,
     };
     let mut kept = KeptBundle::new(&script, profile);
@@ -741,7 +741,10 @@ async fn an_endpoint_of_a_third_domain_is_verified_by_what_the_store_has() {
     let begin = tokio::time::Instant::now();
     kept.until(|status| status.fetches == 1).await;
     assert_eq!(begin.elapsed(), Duration::from_secs(1));
-    assert_eq!(script.last_proof(), ServerProof::Spiffe { id: who, bundle });
+    assert_eq!(
+        script.last_proof(),
+        ServerProof::Spiffe { id: server, bundle }
+    );
     assert_eq!(kept.bundle(), Some(ca.bundle("other.example")));
 }
 
@@ -790,7 +793,7 @@ async fn our_endpoint_serves_our_bundle_as_it_is_now() {
             "{path}: {error}"
         );
     }
-    // A bundle of another domain is nobody's business here.
+    // A bundle of another domain has no part here.
     writer.set_bundle(Ca::new("foreign").bundle("foreign.example"));
     let next = ca
         .bundle("other.example")
