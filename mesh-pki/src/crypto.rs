@@ -12,6 +12,19 @@ use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
 /// The cryptography that every TLS entry and every verification is given; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+///
+/// let crypto = Crypto::aws_lc_rs();
+/// // Less work for each handshake, without protection from future quantum computers.
+/// let classical = crypto.classical()?;
+/// # drop(classical);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Crypto(Arc<CryptoProvider>);
 

@@ -31,6 +31,18 @@ mod tests;
 pub const MAX_ROOTS: usize = 64;
 
 /// The X.509 roots of one trust domain and its keys for JWT-SVIDs; cheap to clone.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{TrustBundle, TrustDomain};
+///
+/// let domain: TrustDomain = "prod.example".parse()?;
+/// assert!(TrustBundle::from_pem(domain.clone(), b"no certificate").is_err());
+/// assert!(TrustBundle::distrusted(domain).is_distrusted());
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
@@ -54,6 +66,18 @@ pub struct Root {
 }
 
 /// Bundles by trust domain: what is trusted, and for what.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{BundleSet, TrustBundle};
+///
+/// let bundle = TrustBundle::distrusted("prod.example".parse()?);
+/// let set = BundleSet::from(bundle);
+/// assert!(set.get(&"test.example".parse()?).is_none());
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BundleSet(BTreeMap<TrustDomain, TrustBundle>);
 

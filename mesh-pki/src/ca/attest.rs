@@ -68,6 +68,23 @@ pub struct TokenIssuer {
 }
 
 /// Which tokens are accepted.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
+/// use inmesh_pki::source::keys::KeyFile;
+///
+/// let cluster = KeyFile::open("/etc/ca/jwks.json")?;
+/// let attestors = Attestors::none().with_kubernetes(TokenIssuer {
+///     issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+///     audience: "istio-ca".to_owned(),
+///     keys: cluster.keys(),
+/// });
+/// # drop(attestors);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct Attestors {
     kubernetes: Vec<TokenIssuer>,

@@ -25,6 +25,22 @@ use crate::store::IdentityState;
 use crate::svid::{PrivateKey, Rejected, Usage, validate};
 
 /// A root with an issuing CA under it, and the keys: what a rotation begins with.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::SystemTime;
+///
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::ca::{Lifetimes, NewAuthority};
+///
+/// let (domain, now) = ("prod.example".parse()?, SystemTime::now());
+/// let lifetimes = Lifetimes::default();
+/// let new = NewAuthority::create(&domain, lifetimes, now, &Crypto::aws_lc_rs())?;
+/// println!("{}", new.key_id());
+/// # Ok(())
+/// # }
+/// ```
 pub struct NewAuthority {
     pub(super) authority: Authority,
     pub(super) issuer_key: PrivateKey,

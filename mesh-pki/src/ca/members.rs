@@ -19,20 +19,20 @@ use serde::{Deserialize, Serialize};
 use crate::id::SpiffeId;
 
 /// How many members are kept; further ones are unknown until their leaf expires.
-pub const MAX_MEMBERS: usize = 100_000;
+pub(crate) const MAX_MEMBERS: usize = 100_000;
 
 /// The longest name of an instance, in bytes.
 pub const MAX_INSTANCE: usize = 64;
 
 /// How many live leaves a table may have that is left to the next process.
-pub const MAX_LEFT: usize = 20_000;
+pub(crate) const MAX_LEFT: usize = 20_000;
 
 /// Makes a moment that is written in whole seconds, rounded down, one that is rounded up.
 const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
 
 /// The processes that hold leaves of this CA; see the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Members {
+pub(crate) struct Members {
     known: BTreeMap<Key, Member>,
     unknown_until: Option<SystemTime>,
 }
@@ -55,16 +55,16 @@ struct Member {
 /// A leaf that a member was given.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Leaf {
+pub(crate) struct Leaf {
     /// Its serial number, in hexadecimal.
-    pub serial: String,
+    pub(crate) serial: String,
     /// When it ends.
     #[serde(with = "crate::time::unix")]
-    pub not_after: SystemTime,
+    pub(crate) not_after: SystemTime,
     /// The key id of its issuing CA.
-    pub issuer_key_id: String,
+    pub(crate) issuer_key_id: String,
     /// The generation of the bundle that came with it.
-    pub generation: u64,
+    pub(crate) generation: u64,
 }
 
 /// A member that a step waits for.
@@ -95,7 +95,7 @@ pub(super) struct Row {
 impl Members {
     /// A table without members, where leaves of an earlier process live until `unknown_until`.
     #[must_use]
-    pub fn new(unknown_until: Option<SystemTime>) -> Self {
+    pub(crate) fn new(unknown_until: Option<SystemTime>) -> Self {
         Self {
             known: BTreeMap::new(),
             unknown_until,
@@ -103,12 +103,12 @@ impl Members {
     }
 
     /// Another process may have issued leaves that live until `until`.
-    pub fn expect_unknown(&mut self, until: Option<SystemTime>) {
+    pub(crate) fn expect_unknown(&mut self, until: Option<SystemTime>) {
         self.unknown_until = self.unknown_until.max(until);
     }
 
     /// A process of `id` is about to get `leaf`; `instance` if it named itself.
-    pub fn issued(&mut self, id: &SpiffeId, instance: Option<&str>, leaf: Leaf) {
+    pub(crate) fn issued(&mut self, id: &SpiffeId, instance: Option<&str>, leaf: Leaf) {
         let key = match instance {
             Some(name) => Key::Instance(id.clone(), name.to_owned()),
             None => Key::Serial(leaf.serial.clone()),
@@ -137,7 +137,7 @@ impl Members {
 
     /// The instance says that it uses `generation`; what is not known of it is learned by its
     /// next leaf. It never goes back.
-    pub fn acknowledge(&mut self, id: &SpiffeId, instance: &str, generation: u64) {
+    pub(crate) fn acknowledge(&mut self, id: &SpiffeId, instance: &str, generation: u64) {
         let key = Key::Instance(id.clone(), instance.to_owned());
         if let Some(member) = self.known.get_mut(&key) {
             member.acknowledged = member.acknowledged.max(generation);
@@ -146,14 +146,14 @@ impl Members {
 
     /// Whether a leaf with this serial number is alive, as far as is known.
     #[must_use]
-    pub fn has_serial(&self, serial: &str) -> bool {
+    pub(crate) fn has_serial(&self, serial: &str) -> bool {
         self.known
             .values()
             .any(|member| member.leaves.iter().any(|leaf| leaf.serial == serial))
     }
 
     /// Forgets leaves that have expired at `now`, and members that have none left.
-    pub fn prune(&mut self, now: SystemTime) {
+    pub(crate) fn prune(&mut self, now: SystemTime) {
         for member in self.known.values_mut() {
             member.leaves.retain(|leaf| leaf.not_after >= now);
         }
@@ -163,7 +163,7 @@ impl Members {
 
     /// How many leaves are known.
     #[must_use]
-    pub fn leaves(&self) -> usize {
+    pub(crate) fn leaves(&self) -> usize {
         self.known.values().map(|member| member.leaves.len()).sum()
     }
 
@@ -212,19 +212,20 @@ impl Members {
 
     /// How many members are known.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
 
     /// Whether no member is known.
+    #[cfg(test)]
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
     /// Until when there may be members that are not in the table, if that lies ahead of `now`.
     #[must_use]
-    pub fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
+    pub(crate) fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
         self.unknown_until.filter(|until| *until >= now)
     }
 
@@ -237,7 +238,7 @@ impl Members {
     /// The members that may still use a bundle older than `generation`: it has not acknowledged one since, and
     /// holds a live leaf that came with an older one.
     #[must_use]
-    pub fn without(&self, generation: u64, now: SystemTime) -> Vec<Missing> {
+    pub(crate) fn without(&self, generation: u64, now: SystemTime) -> Vec<Missing> {
         self.missing(now, |member, leaf| {
             member.acknowledged < generation && leaf.generation < generation
         })
@@ -245,13 +246,13 @@ impl Members {
 
     /// The members with a live leaf of the issuing CA `key_id`.
     #[must_use]
-    pub fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
+    pub(crate) fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
         self.missing(now, |_, leaf| leaf.issuer_key_id == key_id)
     }
 
     /// How many [`without`](Self::without) has, without a list of them.
     #[must_use]
-    pub fn count_without(&self, generation: u64, now: SystemTime) -> usize {
+    pub(crate) fn count_without(&self, generation: u64, now: SystemTime) -> usize {
         let behind = |member: &Member| {
             let mut leaves = member.leaves.iter();
             member.acknowledged < generation

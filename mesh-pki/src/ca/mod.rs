@@ -3,9 +3,9 @@
 //!
 //! - [`state`]: everything that a CA must not forget, and the steps from one state to the next
 //!   (pure);
-//! - [`members`]: which process holds a leaf, and which bundle it has (pure);
-//! - [`plan`]: whether the mesh is ready for the next step, and what is due (pure);
-//! - [`pace`]: how many leaves a second, and how long a caller waits (pure);
+//! - `members`: which process holds a leaf, and which bundle it has (pure);
+//! - `plan`: whether the mesh is ready for the next step, and what is due (pure);
+//! - `pace`: how many leaves a second, and how long a caller waits (pure);
 //! - [`attest`]: what tokens prove;
 //! - `server` and `admin` (feature `ca-server`): the CA over gRPC, and its operator;
 //! - [`store`]: where the state and the keys are kept, crash after crash;
@@ -19,15 +19,16 @@
 pub mod admin;
 pub mod attest;
 pub mod authority;
-pub mod members;
-pub mod pace;
-pub mod plan;
 #[cfg(feature = "ca-server")]
 pub mod server;
 pub mod state;
 pub mod store;
 
 mod error;
+mod members;
+#[cfg(feature = "ca-server")]
+mod pace;
+mod plan;
 mod report;
 mod running;
 
@@ -36,5 +37,9 @@ mod tests;
 
 pub use authority::{AuthorityError, Lifetimes, NewAuthority};
 pub use error::{CaError, OpenError};
+pub use members::{MAX_INSTANCE, Missing};
+#[cfg(feature = "ca-server")]
+pub use pace::DEFAULT_RATE;
+pub use plan::Wait;
 pub use report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
 pub use running::Ca;

@@ -13,19 +13,19 @@ use std::time::Duration;
 pub const DEFAULT_RATE: u32 = 50;
 
 /// How long a slot is kept for a caller that does not come back in time.
-pub const HOLD: Duration = Duration::from_secs(10);
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
 
 /// How many slots are given out at once; a later caller gets none, and tries again.
-pub const MAX_WAITING: usize = 10_000;
+pub(crate) const MAX_WAITING: usize = 10_000;
 
 /// How many slots one ID has at once: many processes share one, but none may take all.
-pub const MAX_WAITING_EACH: usize = 1_000;
+pub(crate) const MAX_WAITING_EACH: usize = 1_000;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The pace of one CA; times count from any fixed moment.
 #[derive(Debug, Clone)]
-pub struct Pace {
+pub(crate) struct Pace {
     rate: u32,
     admitted: VecDeque<Duration>,
     waiting: BTreeMap<(String, String), Duration>,
@@ -36,7 +36,7 @@ pub struct Pace {
 impl Pace {
     /// At most `rate` in any second, at least one.
     #[must_use]
-    pub fn new(rate: u32) -> Self {
+    pub(crate) fn new(rate: u32) -> Self {
         Self {
             rate: rate.max(1),
             admitted: VecDeque::new(),
@@ -56,7 +56,7 @@ impl Pace {
     /// # Errors
     ///
     /// How long to stay away.
-    pub fn handle_request(
+    pub(crate) fn handle_request(
         &mut self,
         id: &str,
         instance: &str,
@@ -106,8 +106,9 @@ impl Pace {
     }
 
     /// How many have a slot and have not come yet.
+    #[cfg(test)]
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 }

@@ -19,14 +19,14 @@ use super::state::{CaState, KeyPlace, Stage, Step};
 
 /// Permission to take one step from one state; see [`CaState::advance`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Go {
+pub(crate) struct Go {
     step: Step,
     generation: u64,
 }
 
 /// Whether the mesh is ready for the next step; complete.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Gate {
+pub(crate) enum Gate {
     /// It is.
     Go(Go),
     /// It is not.
@@ -53,7 +53,7 @@ pub struct Wait {
 /// What is due without a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Due {
+pub(crate) enum Due {
     /// Half of the issuing CA's life is gone, and the root's key is here.
     RenewIssuer,
     /// Half of the root's life is gone, and its key is here: a rotation begins.
@@ -66,7 +66,7 @@ pub enum Due {
 impl Go {
     /// The step that it permits.
     #[must_use]
-    pub fn step(&self) -> Step {
+    pub(crate) fn step(&self) -> Step {
         self.step
     }
 
@@ -77,7 +77,7 @@ impl Go {
     /// Permits the next step of `state` whatever [`gate`] says: a missing member will fail
     /// handshakes until its next renewal. `None` if no rotation is running.
     #[must_use]
-    pub fn force(state: &CaState) -> Option<Self> {
+    pub(crate) fn force(state: &CaState) -> Option<Self> {
         Some(Self {
             step: state.next_step()?,
             generation: state.generation(),
@@ -89,7 +89,7 @@ impl Go {
 ///
 /// The ordered list in the [module](self) is the algorithm.
 #[must_use]
-pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate> {
+pub(crate) fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate> {
     let step = state.next_step()?;
     let go = Gate::Go(Go {
         step,
@@ -138,7 +138,7 @@ pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate>
 
 /// What is due at `now` without a command; nothing while a rotation is running.
 #[must_use]
-pub fn due(state: &CaState, now: SystemTime) -> Option<Due> {
+pub(crate) fn due(state: &CaState, now: SystemTime) -> Option<Due> {
     let active = state.active();
     if state.next_step().is_some() {
         return None;

@@ -69,6 +69,18 @@ struct Parsed {
 }
 
 /// Revocation lists by trust domain, one for each issuer in it.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{Crl, CrlSet};
+///
+/// assert!(Crl::from_pem(b"no list").is_err());
+/// let mut lists = CrlSet::new();
+/// lists.replace("prod.example".parse()?, Vec::new())?;
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CrlSet(BTreeMap<TrustDomain, Vec<Crl>>);
 

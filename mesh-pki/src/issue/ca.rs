@@ -27,6 +27,25 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);
 pub const BACK_DATED: Duration = Duration::from_secs(2 * 60);
 
 /// A CA that signs with a root key in memory.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::issue::ca::LocalCa;
+/// use inmesh_pki::issue::csr;
+/// use inmesh_pki::{Crypto, SpiffeId};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let ca = LocalCa::create("prod.example".parse()?, Duration::from_secs(3600), &crypto, clock)?;
+/// let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+/// let (key, csr) = csr::generate(&id, &crypto)?;
+/// let svid = ca.sign(&id, &csr)?.into_svid(key, &crypto)?;
+/// assert_eq!(svid.id(), &id);
+/// # Ok(())
+/// # }
+/// ```
 pub struct LocalCa {
     trust_domain: TrustDomain,
     root: CertificateDer<'static>,

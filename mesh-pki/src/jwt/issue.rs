@@ -49,6 +49,22 @@ pub trait JwtIssuer: Send + Sync + 'static {
 pub struct DynJwtIssuer(Arc<dyn ErasedJwtIssuer>);
 
 /// Mints ES256 tokens for one trust domain with a key in this process; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::jwt::{JwtIssuer, LocalJwtIssuer};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let issuer = LocalJwtIssuer::generate("prod.example".parse()?, &crypto, clock)?;
+/// let id = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let token = issuer.mint(&id, &["spiffe://prod.example/ns/shop/sa/db".to_owned()]).await?;
+/// println!("until {:?}", token.expires());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct LocalJwtIssuer {
     trust_domain: TrustDomain,

@@ -31,6 +31,17 @@ const MAX_MODULUS_LEN: usize = 1024;
 /// The public keys of one issuer of tokens.
 ///
 /// Ids are unique in a set; a key without id is only found by tokens that name none.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::jwt::KeySet;
+///
+/// let keys = KeySet::from_jwks(br#"{"keys": []}"#)?;
+/// assert!(keys.is_empty());
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeySet(Vec<PublicKey>);
 

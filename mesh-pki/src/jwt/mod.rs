@@ -63,6 +63,25 @@ pub struct VerifiedToken {
 }
 
 /// What a token must say besides a good signature.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::SystemTime;
+///
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::jwt::{Expect, KeySet, verify_token};
+///
+/// let expect = Expect {
+///     issuer: "https://issuer.example",
+///     audience: "cart",
+/// };
+/// let keys = KeySet::new();
+/// let verdict = verify_token("a.b.c", &keys, &expect, SystemTime::now(), &Crypto::aws_lc_rs());
+/// assert!(verdict.is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expect<'a> {
     /// The issuer that must stand in it, letter for letter.

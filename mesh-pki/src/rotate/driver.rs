@@ -38,6 +38,28 @@ const GAP: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Keeps the SVID of one ID renewed.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::{future::pending, sync::Arc, time::Duration};
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::issue::ca::LocalCa;
+/// use inmesh_pki::rotate::Rotation;
+/// use inmesh_pki::{Crypto, IdentityState, SpiffeId, identity};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let day = Duration::from_secs(24 * 60 * 60);
+/// let ca = LocalCa::create("prod.example".parse()?, day, &crypto, Arc::clone(&clock))?;
+/// let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+/// let (writer, reader) = identity(IdentityState::default());
+/// // A fixed draw; a program gives one of its random numbers.
+/// let rotation = Rotation::new(id, ca, &crypto, clock, || 0.5);
+/// tokio::spawn(rotation.run(Arc::new(writer), pending()));
+/// reader.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Rotation<I> {
     id: SpiffeId,
     issuer: I,

@@ -18,6 +18,21 @@ use super::files::{Contents, DEFAULT_INTERVAL};
 use crate::jwt::{KeySet, KeySetError, KeysReader, KeysWriter, live_keys};
 
 /// A JWK set that is kept as its file has it.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::future::pending;
+///
+/// use inmesh_pki::source::keys::KeyFile;
+///
+/// let file = KeyFile::open("/etc/ca/jwks.json")?;
+/// let keys = file.keys();
+/// tokio::spawn(file.run(pending()));
+/// println!("{} keys", keys.load().len());
+/// # Ok(())
+/// # }
+/// ```
 pub struct KeyFile {
     path: PathBuf,
     interval: Duration,

@@ -19,6 +19,15 @@ use crate::svid::X509Svid;
 mod tests;
 
 /// Our identities and what we trust, at one moment.
+///
+/// ```
+/// use inmesh_pki::{BundleSet, IdentityState, identity};
+///
+/// // Trusts no peer and has no SVID, until a source writes.
+/// let (writer, reader) = identity(IdentityState::from_bundles(BundleSet::new()));
+/// writer.update(|state| state.replace_bundles(BundleSet::new()));
+/// assert_eq!(reader.load().epoch(), 1);
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct IdentityState {
     svids: BTreeMap<SpiffeId, Arc<X509Svid>>,

@@ -33,6 +33,18 @@ pub use validate::{MAX_PRESENTED_BYTES, validate};
 /// An X.509-SVID: our ID, and the key that proves it.
 ///
 /// Cheap to share behind an `Arc`; neither `Debug` nor an error shows the key.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{Crypto, X509Svid};
+///
+/// let (chain, key) = (std::fs::read("cert.pem")?, std::fs::read("key.pem")?);
+/// let svid = X509Svid::from_pem(&chain, &key, &Crypto::aws_lc_rs())?;
+/// println!("{} until {:?}", svid.id(), svid.not_after());
+/// # Ok(())
+/// # }
+/// ```
 pub struct X509Svid {
     id: SpiffeId,
     key: PrivateKey,

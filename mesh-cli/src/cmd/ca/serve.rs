@@ -66,7 +66,7 @@ pub(crate) struct Serve {
     #[arg(long, default_value = "2160h", value_parser = duration)]
     issuer_lifetime: Duration,
     /// How many leaves are signed in a second at most.
-    #[arg(long, default_value_t = inmesh_pki::ca::pace::DEFAULT_RATE)]
+    #[arg(long, default_value_t = inmesh_pki::ca::DEFAULT_RATE)]
     rate: u32,
     /// The keys of a cluster (the JWK set that its API server publishes), to accept its
     /// service-account tokens.

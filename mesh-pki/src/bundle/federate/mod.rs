@@ -51,6 +51,18 @@ pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// One foreign trust domain, and where its bundle is.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::bundle::federate::{Profile, Relationship};
+///
+/// let url = "https://bundles.partner.example/bundle".parse()?;
+/// let relationship = Relationship::new("partner.example".parse()?, url, Profile::Web)?;
+/// # drop(relationship);
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct Relationship {
     trust_domain: TrustDomain,

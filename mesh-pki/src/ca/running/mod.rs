@@ -41,6 +41,23 @@ const TURNS: usize = 64;
 const TOKEN_PREFIX: &str = "inmesh-join-";
 
 /// A running CA; see the [module](crate::ca).
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::ca::store::FileStore;
+/// use inmesh_pki::ca::{Ca, Lifetimes};
+/// use inmesh_pki::clock::SystemClock;
+///
+/// let store = FileStore::open("/var/lib/ca".as_ref())?;
+/// let (domain, lifetimes) = ("prod.example".parse()?, Lifetimes::default());
+/// let crypto = Crypto::aws_lc_rs();
+/// let ca = Ca::open(store, &domain, None, lifetimes, &crypto, SystemClock::shared()).await?;
+/// println!("generation {}", ca.status().await.generation);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Ca<S> {
     store: S,
     crypto: Crypto,
@@ -502,7 +519,7 @@ impl<S: Store> Ca<S> {
     /// Writes down the members, for the process that comes next: then a rotation that is running
     /// waits there for those that are missing, and not for every leaf to end. To be called
     /// last; a leaf that is issued all the same takes the table out again. Beyond
-    /// [`MAX_LEFT`](crate::ca::members::MAX_LEFT) leaves nothing is written.
+    /// 20,000 leaves nothing is written.
     ///
     /// # Errors
     ///

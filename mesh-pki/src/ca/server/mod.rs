@@ -4,7 +4,7 @@
 //! A connection is TLS with the CA's own SVID, which it issues to itself; a client certificate is
 //! optional, for a client that joins has none. The caller is known before a byte of the message is
 //! read: by its certificate, verified anew at each call under the bundle of that moment, else by
-//! its bearer token. Then its turn is decided ([`pace`](super::pace)), then the message is read, in
+//! its bearer token. Then its turn is decided (`pace`), then the message is read, in
 //! bounded size, then [`may_issue`] decides. Connections, their streams, headers and idle times are
 //! bounded.
 
@@ -81,6 +81,22 @@ pub struct ServerConfigOf {
 }
 
 /// Serves a CA; made by [`CaServer::new`], runs with [`CaServer::serve`].
+///
+/// ```
+/// # use std::{future::pending, sync::Arc};
+/// # use inmesh_pki::ca::{Ca, store::FileStore};
+/// # async fn serve(ca: Arc<Ca<FileStore>>) -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
+/// use inmesh_pki::issue::policy::Rules;
+///
+/// let own = "spiffe://prod.example/inmesh/ca".parse()?;
+/// let rules = Rules::new("prod.example".parse()?, own).with_kubernetes();
+/// let server = CaServer::new(ca, ServerConfigOf::new(rules)).await?;
+/// let listener = tokio::net::TcpListener::bind("0.0.0.0:15012").await?;
+/// server.serve(listener, pending()).await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct CaServer<S> {
     shared: Arc<CaShared<S>>,
     own: IdentityWriter,

@@ -110,7 +110,7 @@ struct AuthorityRecord {
 impl CaState {
     /// The state as bytes; it holds no key.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let text = |cert: &Certificate| pem::encode_certificates([&cert.der]);
         let record = Record {
             form: FORM,

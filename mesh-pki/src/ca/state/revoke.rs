@@ -15,7 +15,7 @@ const MAX_SERIAL: usize = 40;
 /// and serial numbers of 126 random bits are unique.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Revoked {
+pub(crate) struct Revoked {
     /// Its serial number, in hexadecimal.
     pub(crate) serial: String,
     /// When it was revoked.
@@ -46,7 +46,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`RevokeError`].
-    pub fn revoke(&self, serial: &str, now: SystemTime) -> Result<Self, RevokeError> {
+    pub(crate) fn revoke(&self, serial: &str, now: SystemTime) -> Result<Self, RevokeError> {
         let serial = serial.to_ascii_lowercase();
         let digits = serial.bytes().all(|b| b.is_ascii_hexdigit());
         if !digits

@@ -93,7 +93,7 @@ impl CaState {
     /// A published authority is activated before an old one is retired: the two never wait for
     /// each other, for a rotation starts only when none is running.
     #[must_use]
-    pub fn next_step(&self) -> Option<Step> {
+    pub(crate) fn next_step(&self) -> Option<Step> {
         if self.at(Stage::Published).is_some() {
             Some(Step::Activate)
         } else if self.at(Stage::Retiring).is_some() {
@@ -108,7 +108,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::Running`], or what is wrong with the keys of `new`.
-    pub fn prepare(&self, new: Authority) -> Result<Self, StepError> {
+    pub(crate) fn prepare(&self, new: Authority) -> Result<Self, StepError> {
         if let Some(next) = self.next_step() {
             return Err(StepError::Running { next });
         }
@@ -123,7 +123,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::Stale`] if the state is not the one that `go` was given for.
-    pub fn advance(&self, go: Go) -> Result<Self, StepError> {
+    pub(crate) fn advance(&self, go: Go) -> Result<Self, StepError> {
         if go.generation() != self.generation || Some(go.step()) != self.next_step() {
             return Err(StepError::Stale);
         }
@@ -158,7 +158,11 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::UnknownKey`]; [`StepError::ActiveDistrusted`] without a successor.
-    pub fn distrust(&self, key_id: &str, successor: Option<Authority>) -> Result<Self, StepError> {
+    pub(crate) fn distrust(
+        &self,
+        key_id: &str,
+        successor: Option<Authority>,
+    ) -> Result<Self, StepError> {
         let Some(root) = self.root_of(key_id) else {
             return Err(StepError::UnknownKey {
                 key_id: key_id.to_owned(),
@@ -233,7 +237,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::Stale`] if `key_id` is not the active issuing CA.
-    pub fn cover(
+    pub(crate) fn cover(
         &self,
         key_id: &str,
         not_after: SystemTime,

@@ -15,7 +15,7 @@ use crate::issue::policy::Window;
 /// A join token, by its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct OpenToken {
+pub(crate) struct OpenToken {
     /// The hash of the token, in hexadecimal.
     hash: String,
     id: SpiffeId,
@@ -44,20 +44,21 @@ pub enum TokenError {
 
 impl OpenToken {
     /// The ID that it is for.
+    #[cfg(test)]
     #[must_use]
-    pub fn id(&self) -> &SpiffeId {
+    pub(crate) fn id(&self) -> &SpiffeId {
         &self.id
     }
 
     /// When it ends.
     #[must_use]
-    pub fn expires(&self) -> SystemTime {
+    pub(crate) fn expires(&self) -> SystemTime {
         self.expires
     }
 
     /// Whether it has served.
     #[must_use]
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.used
     }
 }
@@ -65,13 +66,13 @@ impl OpenToken {
 impl CaState {
     /// The join tokens that are remembered.
     #[must_use]
-    pub fn tokens(&self) -> &[OpenToken] {
+    pub(crate) fn tokens(&self) -> &[OpenToken] {
         &self.tokens
     }
 
     /// The recovery window, if it is open at `now`.
     #[must_use]
-    pub fn recovery(&self, now: SystemTime) -> Option<Window> {
+    pub(crate) fn recovery(&self, now: SystemTime) -> Option<Window> {
         self.recovery.filter(|window| now < window.until)
     }
 
@@ -84,7 +85,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`TokenError::TooMany`].
-    pub fn open_token(
+    pub(crate) fn open_token(
         &self,
         hash: String,
         id: SpiffeId,
@@ -110,7 +111,11 @@ impl CaState {
     /// # Errors
     ///
     /// [`TokenError`] if it does not serve (any more).
-    pub fn spend_token(&self, hash: &str, now: SystemTime) -> Result<(Self, SpiffeId), TokenError> {
+    pub(crate) fn spend_token(
+        &self,
+        hash: &str,
+        now: SystemTime,
+    ) -> Result<(Self, SpiffeId), TokenError> {
         let mut next = self.clone();
         let token = next
             .tokens
@@ -130,7 +135,7 @@ impl CaState {
 
     /// Opens the recovery window, or closes it with `None`.
     #[must_use]
-    pub fn recover(&self, recovery: Option<Window>) -> Self {
+    pub(crate) fn recover(&self, recovery: Option<Window>) -> Self {
         Self {
             recovery,
             ..self.clone()

@@ -32,6 +32,21 @@ pub const KEY_FILE: &str = "ca.key";
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The development CA of a folder; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::issue::dev::DevCa;
+/// use inmesh_pki::{Crypto, SpiffeId};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let ca = DevCa::init("dev-ca".as_ref(), "dev.example".parse()?, &crypto, clock)?;
+/// let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+/// ca.issue_files(&id, "cart".as_ref())?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct DevCa {
     ca: Arc<LocalCa>,

@@ -69,6 +69,22 @@ pub enum Attestor {
 }
 
 /// Which caller gets which ID; made once, of the CA's configuration.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::issue::policy::{OidcRule, Rules};
+///
+/// let own = "spiffe://prod.example/inmesh/ca".parse()?;
+/// let rules = Rules::new("prod.example".parse()?, own).with_oidc(OidcRule {
+///     issuer: "https://ci.example".to_owned(),
+///     claims: [("sub".to_owned(), "repo:shop/cart".to_owned())].into(),
+///     id: "spiffe://prod.example/ci/cart".parse()?,
+/// })?;
+/// # drop(rules);
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct Rules {
     trust_domain: TrustDomain,

@@ -66,6 +66,30 @@ pub enum Token {
 }
 
 /// A client of a CA; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
+/// use inmesh_pki::{Crypto, IdentityState, identity, rotate};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let config = CaClientConfig {
+///     id: "spiffe://prod.example/ns/shop/sa/cart".parse()?,
+///     address: "ca.prod.example:15012".to_owned(),
+///     ca: "spiffe://prod.example/inmesh/ca".parse()?,
+///     bootstrap: Bootstrap::File("/etc/mesh/bundle.pem".into()),
+///     token: Token::File("/var/run/secrets/mesh/token".into()),
+/// };
+/// let id = config.id.clone();
+/// let (_writer, reader) = identity(IdentityState::default());
+/// let client = CaClient::new(config, reader, &crypto, clock.clone())?;
+/// let (svid, bundle) = rotate::obtain(&client, &id, &crypto, &*clock).await?;
+/// # drop((svid, bundle));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct CaClient(pub(super) Arc<ClientInner>);
 

@@ -37,6 +37,19 @@ pub(super) use publish::{current_set, publish_set};
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Identity from PEM files.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::source::files::FileSource;
+///
+/// let source = FileSource::new("cert.pem", "key.pem", "bundle.pem", &Crypto::aws_lc_rs());
+/// let identity = source.with_crls("crl.pem").start().await?;
+/// tokio::spawn(identity.task);
+/// # Ok(())
+/// # }
+/// ```
 pub struct FileSource {
     files: Arc<Files>,
     interval: Duration,

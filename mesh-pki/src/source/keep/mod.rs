@@ -72,6 +72,21 @@ const ISSUED_FILE: &str = "issued-at";
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Keeps the SVID of one ID in a folder of its own.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::clock::{Clock, SystemClock};
+/// use inmesh_pki::source::keep::Keep;
+/// use inmesh_pki::{Crypto, SpiffeId};
+///
+/// let id: SpiffeId = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let keep = Keep::new(id, "/var/lib/cart/identity");
+/// let state = keep.load(SystemClock.now(), &Crypto::aws_lc_rs())?;
+/// # drop(state);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Keep {
     id: SpiffeId,
     dir: PathBuf,

@@ -13,6 +13,21 @@ use crate::jwt::{JwtIssuer, JwtSvid, read_unverified};
 use crate::proto::workload::JwtsvidRequest;
 
 /// Asks the agent for a token, each time anew: a connection lives as long as the call.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::jwt::JwtIssuer;
+/// use inmesh_pki::workload_api::Endpoint;
+/// use inmesh_pki::workload_api::client::WorkloadApiJwt;
+///
+/// let tokens = WorkloadApiJwt::new(Endpoint::parse("unix:///run/spire/agent.sock")?);
+/// let id = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let token = tokens.mint(&id, &["db".to_owned()]).await?;
+/// # drop(token);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct WorkloadApiJwt {
     endpoint: Endpoint,

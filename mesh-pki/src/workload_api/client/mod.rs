@@ -57,6 +57,27 @@ use silence::Life;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Identity from a Workload API.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::future::pending;
+/// use std::sync::Arc;
+///
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::workload_api::Endpoint;
+/// use inmesh_pki::workload_api::client::WorkloadApiClient;
+/// use inmesh_pki::{Crypto, IdentityState, identity};
+///
+/// let endpoint = Endpoint::parse("unix:///run/spire/agent.sock")?;
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let client = WorkloadApiClient::new(endpoint, &crypto, clock, || 0.5);
+/// let (writer, reader) = identity(IdentityState::default());
+/// tokio::spawn(client.run(Arc::new(writer), pending()));
+/// reader.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct WorkloadApiClient {
     endpoint: Endpoint,
     dial: Dial,

@@ -34,6 +34,18 @@ pub struct Selector {
 }
 
 /// The processes that get an identity.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::workload_api::server::{Entry, Selector};
+///
+/// let selector = Selector::new(Some(1000), None, None, None)?;
+/// let entry = Entry::new(selector, "spiffe://prod.example/ns/shop/sa/cart".parse()?)?;
+/// assert_eq!(entry.hint(), "");
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     selector: Selector,

@@ -61,6 +61,22 @@ const MAX_CONNECTIONS: usize = 1024;
 const MAX_CONNECTIONS_OF_USER: usize = 128;
 
 /// A Workload API for local processes.
+///
+/// ```
+/// # use inmesh_pki::workload_api::server::Entry;
+/// # async fn serve(entries: Vec<Entry>, reader: inmesh_pki::IdentityReader) -> std::io::Result<()> {
+/// use std::future::pending;
+///
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::workload_api::server::{Server, Socket};
+///
+/// let server = Server::new(entries, reader, &Crypto::aws_lc_rs(), SystemClock::shared());
+/// let socket = Socket::bind("/run/mesh/agent.sock", 0o777)?;
+/// server.serve(socket, pending()).await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Server {
     shared: Arc<ApiShared>,
 }
