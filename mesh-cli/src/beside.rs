@@ -1,5 +1,5 @@
 //! What runs beside the mesh in an agent in (federation, the Workload API that it serves), sections of
-//! its status and metrics out. Both are read when somebody asks, so they always say the same.
+//! its status and metrics out. Both are read when they are asked for, so they always agree.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ use crate::scrape::{self, seconds};
 /// What runs beside the mesh, as far as an agent's file asks for it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Beside {
-    pub(crate) federation: Option<Arc<Federation>>,
-    pub(crate) workload_api: Option<Arc<WorkloadApi>>,
+    pub(crate) federation: Option<Arc<RunningFederation>>,
+    pub(crate) workload_api: Option<Arc<RunningWorkloadApi>>,
 }
 
 /// What a gauge says of a relationship, if anything.
@@ -31,7 +31,7 @@ type Read = dyn Fn(&RelationshipStatus) -> Option<u64>;
 
 /// Federation as it runs.
 #[derive(Debug, Default)]
-pub(crate) struct Federation {
+pub(crate) struct RunningFederation {
     /// `None` if no foreign trust domain is known.
     pub(crate) relationships: Option<StatusReader<FederationStatus>>,
     pub(crate) endpoint: Option<BundleEndpoint>,
@@ -46,7 +46,7 @@ pub(crate) struct BundleEndpoint {
 
 /// The Workload API as it is served.
 #[derive(Debug)]
-pub(crate) struct WorkloadApi {
+pub(crate) struct RunningWorkloadApi {
     pub(crate) socket: PathBuf,
     pub(crate) entries: usize,
     pub(crate) status: StatusReader<ServerStatus>,
@@ -85,9 +85,9 @@ impl Collector for Beside {
     }
 }
 
-// === impl Federation ===
+// === impl RunningFederation ===
 
-impl Federation {
+impl RunningFederation {
     fn section(&self, now: SystemTime) -> Value {
         let all = self.relationships.as_ref().map(StatusReader::load);
         let rows = all.iter().flatten().map(|(trust_domain, status)| {
@@ -145,7 +145,7 @@ impl Federation {
             ),
             (
                 "mesh_federation_max_age_seconds",
-                "After how long without a refresh a foreign trust domain is trusted no more",
+                "After how long without a refresh a foreign trust domain is no longer trusted",
                 &|status| Some(status.max_age.as_secs()),
             ),
             (
@@ -189,9 +189,9 @@ impl Federation {
     }
 }
 
-// === impl WorkloadApi ===
+// === impl RunningWorkloadApi ===
 
-impl WorkloadApi {
+impl RunningWorkloadApi {
     fn section(&self) -> Value {
         let now = self.status.load();
         let refusals: serde_json::Map<_, _> = now

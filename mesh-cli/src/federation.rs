@@ -18,7 +18,7 @@ use crate::beside;
 
 /// What is fetched, and what is served.
 #[derive(Debug)]
-pub(crate) struct Federation {
+pub(crate) struct FederationConfig {
     pub(crate) relationships: Vec<Foreign>,
     pub(crate) endpoint: Option<Endpoint>,
     /// Where bundles of foreign trust domains are kept over a restart.
@@ -30,7 +30,7 @@ pub(crate) struct Federation {
 pub(crate) struct Foreign {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) url: BundleUrl,
-    /// Who the endpoint is, for the profile https_spiffe; its host name counts without.
+    /// The endpoint's ID, for the profile https_spiffe; its host name counts without.
     pub(crate) spiffe: Option<Spiffe>,
     pub(crate) max_age: Option<Duration>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct WebFiles {
     pub(crate) key: PathBuf,
 }
 
-impl Federation {
+impl FederationConfig {
     /// Listens, so that what is wrong shows at start.
     pub(crate) async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
         let Some(endpoint) = &self.endpoint else {
@@ -78,8 +78,8 @@ impl Federation {
         writer: Arc<IdentityWriter>,
         web_roots: Vec<CertificateDer<'static>>,
         crypto: &Crypto,
-    ) -> anyhow::Result<beside::Federation> {
-        let mut running = beside::Federation::default();
+    ) -> anyhow::Result<beside::RunningFederation> {
+        let mut running = beside::RunningFederation::default();
         let clock = SystemClock::shared();
         let state = reader.load();
         let svid = state.default_svid().context("the agent has no identity")?;
@@ -114,7 +114,7 @@ impl Federation {
             });
         }
         if !relationships.is_empty() {
-            // Who asks no web server needs no root of the web.
+            // Without a web server to ask, no root of the web is needed.
             let web = self
                 .relationships
                 .iter()
@@ -137,7 +137,7 @@ impl Federation {
 }
 
 impl Endpoint {
-    /// How it proves who it is.
+    /// How it proves its identity.
     pub(crate) fn profile(&self) -> &'static str {
         match self.web {
             Some(_) => "https_web",

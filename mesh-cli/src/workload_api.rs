@@ -1,38 +1,30 @@
 //! The agent's own Workload API: identities for the processes beside it, from the agent's store.
 //!
-//! Who may be whom stands in the agent's file and is decided by what the kernel knows of a process;
+//! Which process gets which ID stands in the agent's file and is decided by what the kernel knows of it;
 //! where the identities come from is the agent's own source.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::jwt::DynJwtIssuer;
-use inmesh_pki::store::{IdentityReader, IdentityWriter};
+use inmesh_pki::store::IdentityReader;
 use inmesh_pki::workload_api::server::{Entry, Server, Socket};
 
 use crate::beside;
 
-/// Every process of the machine may ask: it is the kernel that says who asks.
+/// Every process of the machine may ask: the kernel identifies it.
 const MODE: u32 = 0o777;
 
-/// What is served, and to whom.
+/// What is served, and to which processes.
 #[derive(Debug)]
-pub(crate) struct WorkloadApi {
+pub(crate) struct WorkloadApiConfig {
     pub(crate) listen: PathBuf,
     pub(crate) entries: Vec<Entry>,
 }
 
-/// An agent's identity: the store, and who mints tokens for the IDs in it.
-pub(crate) struct Identified {
-    pub(crate) reader: IdentityReader,
-    pub(crate) writer: Arc<IdentityWriter>,
-    pub(crate) jwt: Option<DynJwtIssuer>,
-}
-
-impl WorkloadApi {
+impl WorkloadApiConfig {
     /// Listens, so that what is wrong shows at start.
     pub(crate) fn bind(&self) -> anyhow::Result<Socket> {
         Socket::bind(&self.listen, MODE)
@@ -43,21 +35,22 @@ impl WorkloadApi {
     pub(crate) fn serve(
         &self,
         socket: Socket,
-        identified: &Identified,
+        reader: IdentityReader,
+        jwt: Option<DynJwtIssuer>,
         crypto: &Crypto,
-    ) -> beside::WorkloadApi {
+    ) -> beside::RunningWorkloadApi {
         let entries = self.entries.clone();
         let clock = SystemClock::shared();
-        let mut server = Server::new(entries, identified.reader.clone(), crypto, clock);
-        if let Some(issuer) = &identified.jwt {
-            server = server.with_jwt_issuer(issuer.clone());
+        let mut server = Server::new(entries, reader, crypto, clock);
+        if let Some(issuer) = jwt {
+            server = server.with_jwt_issuer(issuer);
         }
         tracing::info!(
             socket = %self.listen.display(),
             entries = self.entries.len(),
             "Workload API"
         );
-        let running = beside::WorkloadApi {
+        let running = beside::RunningWorkloadApi {
             socket: self.listen.clone(),
             entries: self.entries.len(),
             status: server.status(),

@@ -14,11 +14,11 @@ use axum::routing::get as on_get;
 use http::{Method, StatusCode};
 use inmesh_pki::bundle::TrustBundle;
 use inmesh_pki::ca::admin::AdminClient;
-use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::ca::state::CaState;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::rotate::obtain;
+use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::store::{IdentityState, identity};
 use inmesh_pki::svid::{Usage, validate};
 use inmesh_pki::tls::Crypto;
@@ -476,7 +476,7 @@ async fn a_ca_that_is_killed_at_any_moment_never_forks() {
         let dir = ca.dir.clone();
         let mut step = tokio::spawn(async move {
             let begin = Instant::now();
-            let mut admin = AdminClient::connect(&dir).await.ok()?;
+            let admin = AdminClient::connect(&dir).await.ok()?;
             let step = admin.rotate(None, true, None).await.ok()?;
             Some((step, begin.elapsed()))
         });

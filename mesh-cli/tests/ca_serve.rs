@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use http::{Method, StatusCode};
-use inmesh_pki::ca::client::Token;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::issue::csr;
+use inmesh_pki::source::ca::Token;
 use inmesh_pki::svid::{Usage, validate};
 use inmesh_pki::tls::Crypto;
 use serde_json::{Value, json};

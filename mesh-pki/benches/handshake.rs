@@ -2,7 +2,7 @@
 //! sides in this process, in memory, without sockets.
 //!
 //! Criterion gives each on its own; then blocks of the two alternate, and each round gives one
-//! ratio of CPU time, so that a neighbour who is busy for a while disturbs both alike.
+//! ratio of CPU time, so that a neighbour that is busy for a while disturbs both alike.
 //!
 //! `--only ours|rustls` runs one of them for some seconds, for a profiler.
 
@@ -121,7 +121,7 @@ impl Side {
             }
             wire.clear();
         }
-        // Nobody stays behind unseen: a byte goes over what was set up.
+        // Neither side fails unseen: a byte crosses what was set up.
         client.writer().write_all(b"!")?;
         while client.wants_write() {
             client.write_tls(&mut wire)?;
@@ -150,7 +150,7 @@ fn svid(signer: &Ca, rest: &[&Ca], crypto: &Crypto) -> Fallible<X509Svid> {
     Ok(X509Svid::from_der(chain, key, None, crypto)?)
 }
 
-/// A revocation list that names nobody.
+/// A revocation list without entries.
 fn crl(ca: &Ca) -> Fallible<Crl> {
     let params = CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 1, 1),

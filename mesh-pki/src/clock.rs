@@ -12,7 +12,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The clock of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl SystemClock {
@@ -33,10 +33,20 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told otherwise; for tests and simulations.
+/// A clock that stands still until it is set; for tests and simulations.
 ///
 /// Clones share the same hand.
-#[derive(Clone, Debug)]
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+///
+/// use inmesh_pki::clock::{Clock, ManualClock};
+///
+/// let clock = ManualClock::new(UNIX_EPOCH);
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now(), UNIX_EPOCH + Duration::from_secs(60));
+/// ```
+#[derive(Debug, Clone)]
 pub struct ManualClock(Arc<Mutex<SystemTime>>);
 
 impl ManualClock {
@@ -73,7 +83,18 @@ impl Clock for ManualClock {
 /// A clock that starts at a given time of day and follows tokio's, so that it obeys paused time.
 ///
 /// Clones share the same hand, including every [`TokioClock::set`].
-#[derive(Clone, Debug)]
+///
+/// ```
+/// use std::time::UNIX_EPOCH;
+///
+/// use inmesh_pki::clock::{Clock, TokioClock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// assert!(TokioClock::new(UNIX_EPOCH).now() >= UNIX_EPOCH);
+/// # }
+/// ```
+#[derive(Debug, Clone)]
 pub struct TokioClock(Arc<Mutex<(SystemTime, tokio::time::Instant)>>);
 
 impl TokioClock {

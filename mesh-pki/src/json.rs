@@ -1,7 +1,7 @@
 //! A JSON object in, a map out that has each name once.
 //!
 //! Parsers disagree which of two members of the same name counts, and where that decides about
-//! trust, one who checks and one who uses could read two documents out of one (S20). So an object
+//! trust, a checker and a user could read two documents out of one (S20). So an object
 //! with a name twice is refused.
 
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 /// The members of an object, each name once.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Unique<T>(pub(crate) BTreeMap<String, T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members<T>(PhantomData<T>);
+        struct MembersOf<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for MembersOf<T> {
             type Value = Unique<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +37,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
             }
         }
 
-        deserializer.deserialize_map(Members(PhantomData))
+        deserializer.deserialize_map(MembersOf(PhantomData))
     }
 }
 

@@ -1,4 +1,4 @@
-//! SPIFFE identity for Rust: who am I, and whom do I trust.
+//! SPIFFE identity for Rust: the identity of this process, and the peers that it trusts.
 //!
 //! A source (files, an issuer) writes SVIDs and trust bundles through the one
 //! [`store::IdentityWriter`]; [`tls`] makes rustls configurations that read the current state at
@@ -7,17 +7,21 @@
 //! - [`id`]: trust domains and SPIFFE IDs;
 //! - [`bundle`]: the roots of each trust domain, never merged into one pool;
 //! - [`crl`]: revocation lists, by trust domain as well;
-//! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain is who it says;
+//! - [`svid`]: X.509-SVIDs, and [`svid::validate`], the pure decision whether a chain proves the ID in its leaf;
 //! - [`store`]: the current identities and bundles, swapped whole;
 //! - [`issue`]: signing requests, the [`issue::Issuer`] port, a local and a development CA;
-//! - `ca`: a CA that rotates its own root, with its state on disk, and over gRPC;
-//! - `channel`: connections to a CA or control plane by its SPIFFE ID;
+//! - `ca`: a CA that rotates its own root, with its state on disk (feature `ca`), and over gRPC
+//!   (feature `ca-server`);
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
-//! - [`source`]: identity from PEM files, reloaded while running, and kept on disk over a reboot;
+//! - `serve`: pages about a process, for scrapers (feature `ca-server`);
+//! - [`disk`]: why what is kept on disk cannot be used;
+//! - [`source`]: identity from our CA, PEM files, a Workload API or a development CA, kept fresh by
+//!   one task and on disk over a reboot;
 //! - [`rotate`]: when to renew, and the task that does it;
 //! - [`status`]: how a running source is doing;
 //! - `workload_api`: the SPIFFE Workload API as client and server (feature `workload-api`);
-//! - [`tls`]: the only module whose public signatures name rustls types.
+//! - [`crypto`]: the crypto provider, which every verification and TLS entry takes as an argument;
+//! - [`tls`]: with [`crypto`], the only module whose public signatures name rustls types.
 //!
 //! ```
 //! # #[cfg(feature = "aws-lc-rs")]
@@ -51,12 +55,20 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bundle;
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
-pub mod ca;
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
-pub mod channel;
+pub mod ca;
 pub mod clock;
 pub mod crl;
+pub mod crypto;
+#[cfg_attr(
+    not(all(
+        feature = "ca",
+        feature = "federation",
+        any(feature = "aws-lc-rs", feature = "ring")
+    )),
+    expect(dead_code, reason = "each of the things that are kept uses some of it")
+)]
+pub mod disk;
 pub mod id;
 pub mod issue;
 pub mod jwt;
@@ -70,12 +82,26 @@ pub mod tls;
 pub mod workload_api;
 
 mod der;
-mod fs;
-mod hex;
+#[cfg(all(
+    any(feature = "ca-client", feature = "ca-server"),
+    any(feature = "aws-lc-rs", feature = "ring")
+))]
+mod error;
 mod json;
+#[cfg(all(
+    any(feature = "ca-client", feature = "ca-server"),
+    any(feature = "aws-lc-rs", feature = "ring")
+))]
+mod metadata;
 mod pem;
 #[cfg(feature = "grpc")]
 mod proto;
+#[cfg(any(
+    feature = "federation",
+    all(feature = "workload-api", unix),
+    all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
+))]
+pub mod serve;
 mod signed;
 mod time;
 
@@ -84,9 +110,9 @@ mod testing;
 
 pub use bundle::{BundleSet, TrustBundle};
 pub use crl::{Crl, CrlSet};
+pub use crypto::Crypto;
 pub use id::{SpiffeId, TrustDomain};
 /// A certificate as DER.
 pub use rustls_pki_types::CertificateDer;
 pub use store::{IdentityReader, IdentityState, IdentityWriter, identity};
 pub use svid::X509Svid;
-pub use tls::Crypto;

@@ -2,12 +2,13 @@
 //! Sections of other kinds are skipped, broken ones are errors; a message never quotes the input,
 //! which may hold a key.
 
+use data_encoding::BASE64;
 use rustls_pki_types::pem::{Error as PkiError, PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use zeroize::Zeroizing;
 
 /// Why PEM text could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PemError {
     /// A section's content is not base64.
@@ -64,7 +65,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
 }
 
 /// The one signing request in `pem`.
-#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn certificate_request(pem: &[u8]) -> Result<Vec<u8>, PemError> {
     use rustls_pki_types::CertificateSigningRequestDer as Request;
     let requests = Request::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
@@ -144,7 +145,6 @@ pub(crate) fn any_private_key(
 
 /// Appends `der` to `out` as a PEM section with `label`.
 pub(crate) fn encode(out: &mut String, label: &str, der: &[u8]) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     // The exact capacity matters for keys: a string that grows leaves copies behind in the heap.
     let body = der.len().div_ceil(3) * 4;
     out.reserve(2 * (label.len() + 20) + body + body.div_ceil(64));
@@ -153,20 +153,7 @@ pub(crate) fn encode(out: &mut String, label: &str, der: &[u8]) {
     out.push_str("-----\n");
     // 48 bytes are 64 characters, the line length of RFC 7468.
     for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let word = group
-                .iter()
-                .fold(0_u32, |word, byte| (word << 8) | u32::from(*byte))
-                << (8 * (3 - group.len()));
-            for position in 0..4 {
-                if position <= group.len() {
-                    let index = (word >> (18 - 6 * position)) & 0x3f;
-                    out.push(char::from(ALPHABET[index as usize]));
-                } else {
-                    out.push('=');
-                }
-            }
-        }
+        BASE64.encode_append(line, out);
         out.push('\n');
     }
     out.push_str("-----END ");

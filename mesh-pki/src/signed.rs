@@ -8,10 +8,10 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 use x509_parser::asn1_rs::{Any, FromDer, Tag};
 
-use crate::tls::Crypto;
+use crate::crypto::Crypto;
 
 /// The three parts of a signed structure; the signature has not been looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Signed<'a> {
     /// What is signed, with its header.
     body: &'a [u8],
@@ -21,7 +21,7 @@ pub(crate) struct Signed<'a> {
 }
 
 /// Why a signature does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignatureError {
     /// It was not made with this key over this body.
     Bad,

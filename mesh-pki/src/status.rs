@@ -1,12 +1,11 @@
-//! What a running task says of itself in, the latest word out to whoever asks: metrics, an admin
-//! page, a test.
+//! The status of a running task in, the latest one out: to metrics, an admin page, a test.
 
 use tokio::sync::watch;
 
 use crate::store::SourceEnded;
 
 /// Reads how a running task is doing; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct StatusReader<T>(watch::Receiver<T>);
 
 #[derive(Debug)]
@@ -23,11 +22,11 @@ impl<T: Clone> StatusReader<T> {
         self.0.borrow().clone()
     }
 
-    /// Waits for a status that this reader has not been told of. Cancel safe.
+    /// Waits for a status that this reader has not seen. Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`SourceEnded`] once the task is gone and its last word has been told.
+    /// [`SourceEnded`] once the task is gone and its last status has been returned.
     pub async fn changed(&mut self) -> Result<T, SourceEnded> {
         self.0.changed().await.map_err(|_| SourceEnded)?;
         Ok(self.0.borrow_and_update().clone())
@@ -39,7 +38,7 @@ impl<T> StatusWriter<T> {
         StatusReader(self.0.subscribe())
     }
 
-    /// Changes the status, and tells readers.
+    /// Changes the status, and notifies readers.
     pub(crate) fn update(&self, change: impl FnOnce(&mut T)) {
         self.0.send_modify(change);
     }

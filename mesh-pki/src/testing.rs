@@ -14,11 +14,11 @@ use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::crl::Crl;
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::template;
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, X509Svid};
-use crate::tls::Crypto;
 
 /// The content of a file under `$MESH_FIXTURES`; says how many vectors are skipped without it.
 pub(crate) fn fixture(path: &str, vectors: usize) -> Option<Vec<u8>> {
@@ -166,7 +166,7 @@ pub(crate) struct CrlDraft {
 }
 
 impl Ca {
-    /// A list that revokes nobody, number 1, good for an hour from [`noon`].
+    /// A list that revokes nothing, number 1, good for an hour from [`noon`].
     pub(crate) fn crl(&self) -> CrlDraft {
         let params = CertificateRevocationListParams {
             this_update: noon().into(),

@@ -39,11 +39,15 @@ pub(crate) fn utc(moment: SystemTime) -> String {
 }
 
 /// A moment as whole seconds since 1970, rounded down.
+#[cfg(any(feature = "ca", feature = "federation"))]
 pub(crate) mod unix {
     use std::time::SystemTime;
 
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde::{Deserialize, Deserializer};
+    #[cfg(feature = "ca")]
+    use serde::{Serialize, Serializer};
 
+    #[cfg(feature = "ca")]
     pub(crate) fn serialize<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
         super::to_unix(*at).serialize(to)
     }
@@ -54,7 +58,7 @@ pub(crate) mod unix {
 }
 
 /// The same where there may be none.
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) mod unix_option {
     use std::time::SystemTime;
 

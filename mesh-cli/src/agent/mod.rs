@@ -20,8 +20,8 @@ use inmesh_discovery::manifest::{Defaults, strict};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 
-use crate::federation::Federation;
-use crate::workload_api::WorkloadApi;
+use crate::federation::FederationConfig;
+use crate::workload_api::WorkloadApiConfig;
 
 pub(crate) use read::duration;
 
@@ -44,8 +44,8 @@ pub(crate) struct Agent {
     pub(crate) eject: EjectPolicy,
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
-    pub(crate) workload_api: Option<WorkloadApi>,
-    pub(crate) federation: Option<Federation>,
+    pub(crate) workload_api: Option<WorkloadApiConfig>,
+    pub(crate) federation: Option<FederationConfig>,
 }
 
 /// Where the agent's identity comes from.

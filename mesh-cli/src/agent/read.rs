@@ -16,8 +16,8 @@ use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
 use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
-use crate::federation::{Endpoint as BundleEndpoint, Federation, Foreign, Spiffe, WebFiles};
-use crate::workload_api::WorkloadApi;
+use crate::federation::{Endpoint as BundleEndpoint, FederationConfig, Foreign, Spiffe, WebFiles};
+use crate::workload_api::WorkloadApiConfig;
 
 /// The most identities that one agent serves, and foreign trust domains that it knows.
 const MAX_ENTRIES: usize = 1_000;
@@ -184,7 +184,7 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
     }
 }
 
-fn workload_api(fields: &mut Fields<'_>, dir: &Path) -> Option<WorkloadApi> {
+fn workload_api(fields: &mut Fields<'_>, dir: &Path) -> Option<WorkloadApiConfig> {
     let listen = fields.need("listen").and_then(|v| v.text());
     let entries = fields.need("entries").and_then(|v| {
         let read: Vec<_> = v
@@ -194,7 +194,7 @@ fn workload_api(fields: &mut Fields<'_>, dir: &Path) -> Option<WorkloadApi> {
             .collect();
         read.into_iter().collect::<Option<Vec<_>>>()
     });
-    Some(WorkloadApi {
+    Some(WorkloadApiConfig {
         listen: dir.join(listen?),
         entries: entries?,
     })
@@ -218,7 +218,7 @@ fn entry(fields: &mut Fields<'_>) -> Option<Entry> {
     }
 }
 
-fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<Federation> {
+fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<FederationConfig> {
     let relationships = optional(fields, "relationships", |v| {
         let read = |v: &Value<'_>| v.object(|f| foreign(f, dir));
         let read: Vec<_> = v.list_of(MAX_ENTRIES)?.iter().map(read).collect();
@@ -256,7 +256,7 @@ fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<Federation> {
         })
     });
     let keep = optional(fields, "keep", |v| v.text().map(|p| dir.join(p)));
-    Some(Federation {
+    Some(FederationConfig {
         relationships: relationships?.unwrap_or_default(),
         endpoint: endpoint?,
         keep: keep?,

@@ -3,9 +3,8 @@
 //! All sockets are bound before anything is spawned, so that what is wrong shows at start. It runs
 //! until a signal: the first drains, a second ends at once.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,23 +13,20 @@ use clap::Args;
 use inmesh_core::Mesh;
 use inmesh_core::runtime::{Admin, Listen, LogLevel};
 use inmesh_discovery::dns::DnsSource;
-use inmesh_discovery::file::FileSource;
-use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
+use inmesh_discovery::file;
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::issue::dev::DevCa;
-use inmesh_pki::jwt::DynJwtIssuer;
-use inmesh_pki::rotate::{Rotation, obtain};
-use inmesh_pki::source::files;
-use inmesh_pki::source::keep::{Keep, KeepError};
-use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
-use inmesh_pki::tls::Crypto;
-use inmesh_pki::workload_api::client::{WorkloadApi, WorkloadApiJwt};
+use inmesh_pki::source;
+use inmesh_pki::source::ca::CaSource;
+use inmesh_pki::source::dev::DevSource;
+use inmesh_pki::source::files::FileSource;
+use inmesh_pki::source::workload_api::WorkloadApiSource;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
 use crate::beside::Beside;
-use crate::workload_api::Identified;
 use crate::{log, otlp, term};
 
 #[derive(Debug, Args)]
@@ -131,7 +127,7 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
         tracing::info!(%address, "admin");
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin address is not loopback: anybody who reaches it can drain the agent");
+            tracing::warn!(%address, "the admin address is not loopback: any client that reaches it can drain the agent");
         }
         let admin = beside.sections(Admin::with_log_level(level));
         tokio::spawn(async move { mesh.serve_admin(socket, admin).await });
@@ -191,18 +187,29 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, 
         Some(federation) => Some((federation, federation.bind().await?)),
         None => None,
     };
-    let identified = identify(agent, &crypto).await?;
+    let source::Identity {
+        reader,
+        writer,
+        jwt,
+        task,
+        ..
+    } = identify(agent, &crypto).await?;
+    tokio::spawn(task);
+    if reader.load().default_svid().is_none() {
+        tracing::info!("waiting for an identity");
+    }
+    reader.ready().await.context("waiting for an identity")?;
     if let Some((api, socket)) = api {
-        beside.workload_api = Some(Arc::new(api.serve(socket, &identified, &crypto)));
+        let serving = api.serve(socket, reader.clone(), jwt, &crypto);
+        beside.workload_api = Some(Arc::new(serving));
     }
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
         tracing::debug!(%error, "a root of the operating system cannot be read");
     }
     if let Some((federation, listener)) = federation {
-        let (reader, writer) = (&identified.reader, Arc::clone(&identified.writer));
         let web_roots = roots.certs.clone();
-        let running = federation.run(listener, reader, writer, web_roots, &crypto)?;
+        let running = federation.run(listener, &reader, writer, web_roots, &crypto)?;
         beside.federation = Some(Arc::new(running));
     }
     let mut builder = Mesh::builder()
@@ -210,9 +217,9 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, 
         .limits(agent.limits.clone())
         .eject(agent.eject)
         .system_roots(roots.certs)
-        .identity(identified.reader)
+        .identity(reader)
         .workload(agent.workload.clone(), agent.default_action)
-        .source(FileSource::new(dir, agent.defaults()))
+        .source(file::FileSource::new(dir, agent.defaults()))
         .source(DnsSource::new().loopback(agent.loopback_endpoints));
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());
@@ -241,11 +248,9 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, 
     Ok((builder.start()?, beside))
 }
 
-/// The agent's identity, and the tasks that keep it fresh, with the identities that it serves to
-/// others where its own source can make them.
-async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> {
-    let clock = SystemClock::shared();
-    match &agent.identity {
+/// The identity that the agent's file asks for; the first SVID is there.
+async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<source::Identity> {
+    let identity = match &agent.identity {
         Identity::Ca {
             address,
             ca,
@@ -253,14 +258,15 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             token,
             keep,
         } => {
-            let config = CaClientConfig {
-                id: agent.workload.spiffe_id(ca.trust_domain())?,
-                address: address.clone(),
-                ca: ca.clone(),
-                bootstrap: Bootstrap::File(trust_bundle.clone()),
-                token: token.clone().map_or(Token::None, Token::File),
-            };
-            from_ca(config, keep.as_deref(), crypto).await
+            let id = agent.workload.spiffe_id(ca.trust_domain())?;
+            let mut source = CaSource::new(id, address, ca.clone()).trust_bundle(trust_bundle);
+            if let Some(token) = token {
+                source = source.token(token);
+            }
+            if let Some(dir) = keep {
+                source = source.keep(dir);
+            }
+            source.start(crypto).await?
         }
         Identity::Files {
             certificate,
@@ -268,126 +274,29 @@ async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<Identified> 
             bundle,
             revocation_lists,
         } => {
-            let mut source = files::FileSource::new(certificate, key, bundle, crypto);
+            let mut source = FileSource::new(certificate, key, bundle, crypto);
             if let Some(lists) = revocation_lists {
                 source = source.with_crls(lists);
             }
-            // A start without an identity fails at once and says why.
-            let state = source.load().context("reading the identity's files")?;
-            let (writer, reader) = identity(state);
-            let writer = Arc::new(writer);
-            tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
-            Ok(Identified {
-                reader,
-                writer,
-                jwt: None,
-            })
+            let started = source.start().await;
+            started.context("reading the identity's files")?
         }
         Identity::WorkloadApi(endpoint) => {
-            let mut source = WorkloadApi::new(endpoint.clone(), crypto, clock, rand::random::<f64>);
+            let mut source = WorkloadApiSource::new(endpoint.clone());
             if agent.workload_api.is_some() {
-                // Whom we serve may verify tokens through us.
-                source = source.with_jwt_bundles();
+                // The processes that this agent serves may verify tokens through it.
+                source = source.jwt_bundles();
             }
-            let (writer, mut reader) = identity(IdentityState::default());
-            let writer = Arc::new(writer);
-            let run = tokio::spawn(source.run(Arc::clone(&writer), std::future::pending()));
-            tracing::info!(socket = %endpoint.path().display(), "waiting for an identity");
-            let first = async {
-                while reader.latest().default_svid().is_none() {
-                    reader.changed().await?;
-                }
-                anyhow::Ok(())
-            };
-            tokio::select! {
-                found = first => found?,
-                // It ends for good only where asking again would not help, and has said why.
-                _ = run => bail!("asking {} for an identity", endpoint.path().display()),
-            }
-            let jwt = DynJwtIssuer::new(WorkloadApiJwt::new(endpoint.clone()));
-            Ok(Identified {
-                reader,
-                writer,
-                jwt: Some(jwt),
-            })
+            source.start(crypto)
         }
         Identity::DevelopmentCa { dir, lifetime } => {
-            let ca = DevCa::open_with(dir, *lifetime, crypto, clock.clone())
+            let ca = DevCa::open_with(dir, *lifetime, crypto, SystemClock::shared())
                 .with_context(|| format!("opening the development CA in {}", dir.display()))?;
             let id = agent.workload.spiffe_id(ca.trust_domain())?;
-            tracing::warn!(
-                dir = %dir.display(),
-                %id,
-                "DEVELOPMENT CA: this agent mints its own identity from a key on disk; \
-                 whoever reads that key can be anybody in the trust domain"
-            );
-            let issuer = ca.for_workload(id.clone())?;
-            let (svid, bundle) = obtain(&issuer, &id, crypto, &*clock).await?;
-            let (writer, reader): (IdentityWriter, _) =
-                identity(IdentityState::new(svid, bundle.into()));
-            let writer = Arc::new(writer);
-            let mut ids = BTreeSet::from([id]);
-            if let Some(api) = &agent.workload_api {
-                ids.extend(api.entries.iter().map(|entry| entry.id().clone()));
-            }
-            for id in ids {
-                let issuer = ca.for_workload(id.clone())?;
-                let rotation =
-                    Rotation::new(id, issuer, crypto, clock.clone(), rand::random::<f64>);
-                tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-            }
-            let jwt = DynJwtIssuer::new(ca.jwt_issuer().clone());
-            Ok(Identified {
-                reader,
-                writer,
-                jwt: Some(jwt),
-            })
+            let entries = agent.workload_api.iter().flat_map(|api| &api.entries);
+            let others = entries.map(|entry| entry.id().clone());
+            DevSource::new(ca, id).also(others).start(crypto).await?
         }
-    }
-}
-
-/// An identity from a CA over gRPC: the first one is waited for, unless one was kept that is still
-/// good; later ones and bundles come by themselves.
-async fn from_ca(
-    config: CaClientConfig,
-    keep: Option<&Path>,
-    crypto: &Crypto,
-) -> anyhow::Result<Identified> {
-    let (id, clock) = (config.id.clone(), SystemClock::shared());
-    let keep = keep.map(|dir| Keep::new(id.clone(), dir));
-    let kept = keep.as_ref().map(|keep| keep.load(clock.now(), crypto));
-    let initial = match kept {
-        Some(Ok(state)) => {
-            tracing::info!(%id, "identity kept from before");
-            state
-        }
-        Some(Err(error)) if !matches!(error, KeepError::Empty { .. }) => {
-            let reason: &dyn std::error::Error = &error;
-            tracing::warn!(%id, error = reason, "the kept identity cannot be used, the CA is asked");
-            IdentityState::default()
-        }
-        _ => IdentityState::default(),
     };
-    let (writer, mut reader) = identity(initial);
-    if let Some(keep) = keep {
-        tokio::spawn(keep.run(reader.clone(), std::future::pending()));
-    }
-    let writer = Arc::new(writer);
-    let client = CaClient::new(config, reader.clone(), crypto, clock.clone())?;
-    let rotation = Rotation::new(id, client.clone(), crypto, clock, rand::random::<f64>);
-    tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
-    if reader.latest().default_svid().is_none() {
-        tracing::info!("waiting for an identity");
-    }
-    while reader.latest().default_svid().is_none() {
-        reader.changed().await?;
-    }
-    let news = Arc::clone(&writer);
-    let (_status, watch) = client.watch(news, rand::random::<f64>, std::future::pending());
-    tokio::spawn(watch);
-    Ok(Identified {
-        reader,
-        writer,
-        jwt: None,
-    })
+    Ok(identity)
 }

@@ -7,10 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use inmesh_pki::ca::admin::AdminClient;
-use inmesh_pki::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::rotate::{ObtainError, obtain};
+use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::svid::X509Svid;
 use inmesh_pki::tls::Crypto;
@@ -45,7 +45,7 @@ impl Ca {
             .expect("the binary starts");
         let ca = Self { child, dir, log };
         eventually("the CA serves", async || {
-            let mut admin = AdminClient::connect(&ca.dir).await.ok()?;
+            let admin = AdminClient::connect(&ca.dir).await.ok()?;
             admin.status().await.ok()?;
             TcpStream::connect(address).await.ok()
         })

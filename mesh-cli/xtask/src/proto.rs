@@ -14,10 +14,7 @@ const DEFINITIONS: &str = "mesh-pki/proto";
 const CODE: &str = "mesh-pki/src/proto";
 
 /// Messages that carry a key or a token, or hold one that does: they have no `Debug`.
-const SECRET: [&str; 8] = [
-    ".inmesh.ca.v1.CreateTokenResponse",
-    ".inmesh.ca.v1.DistrustRequest",
-    ".inmesh.ca.v1.RotateRequest",
+const SECRET: [&str; 5] = [
     ".JWTSVID",
     ".JWTSVIDResponse",
     ".ValidateJWTSVIDRequest",

@@ -38,7 +38,7 @@ const X509_SVID: &str = "x509-svid";
 const JWT_SVID: &str = "jwt-svid";
 
 /// Why a document is no bundle, or a bundle no document; `index` counts keys from 0.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleJsonError {
     /// The roots in it cannot be used.
@@ -47,7 +47,7 @@ pub enum BundleJsonError {
     /// A certificate in it is not base64 text.
     #[error("the first x5c of key {index} in the bundle of {trust_domain} is not base64")]
     Certificate {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// Which key.
         index: usize,
@@ -55,7 +55,7 @@ pub enum BundleJsonError {
     /// The keys for JWT-SVIDs in it cannot be used.
     #[error("the keys for JWT-SVIDs in the bundle of {trust_domain} cannot be used")]
     JwtKeys {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// What is wrong with them.
         #[source]
@@ -64,7 +64,7 @@ pub enum BundleJsonError {
     /// A root's key is of a kind that JWKs cannot say.
     #[error("root {index} of the bundle of {trust_domain} has a key that no JWK can hold")]
     Key {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// Which root.
         index: usize,
@@ -90,7 +90,7 @@ pub enum BundleJsonError {
          looked at"
     )]
     TooManyDistrustedKeys {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// How many there are.
         got: usize,
@@ -98,7 +98,7 @@ pub enum BundleJsonError {
     /// There are more keys than [`MAX_KEYS`].
     #[error("the bundle of {trust_domain} has {got} keys, at most {MAX_KEYS} are looked at")]
     TooManyKeys {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// How many there are.
         got: usize,
@@ -107,7 +107,7 @@ pub enum BundleJsonError {
 
 /// A bundle as it stands in JSON; what else stands there is passed over.
 #[derive(Deserialize)]
-struct Document {
+struct BundleDocument {
     keys: Vec<Map<String, Value>>,
     spiffe_sequence: Option<u64>,
     spiffe_refresh_hint: Option<u64>,
@@ -118,7 +118,7 @@ struct Document {
 /// A bundle map as it stands in JSON.
 #[derive(Deserialize)]
 struct Domains {
-    trust_domains: Unique<Document>,
+    trust_domains: Unique<BundleDocument>,
 }
 
 impl TrustBundle {
@@ -155,7 +155,7 @@ impl BundleSet {
         let bundles = map.trust_domains.0.into_iter().map(|(name, document)| {
             let trust_domain: TrustDomain =
                 name.parse().map_err(|error| BundleJsonError::NotABundle {
-                    reason: format!("a name in trust_domains is none: {error}"),
+                    reason: format!("a name in trust_domains is not a trust domain: {error}"),
                 })?;
             let mut bundle = from_document(trust_domain, document)?;
             bundle.refresh_hint = None;
@@ -197,7 +197,7 @@ fn not_a_bundle(error: serde_json::Error) -> BundleJsonError {
 
 fn from_document(
     trust_domain: TrustDomain,
-    document: Document,
+    document: BundleDocument,
 ) -> Result<TrustBundle, BundleJsonError> {
     let got = document.keys.len();
     if got > MAX_KEYS {

@@ -11,13 +11,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::FromDer;
 
 use crate::id::TrustDomain;
 use crate::jwt::KeySet;
 use crate::pem::{self, PemError};
-use crate::{hex, time};
+use crate::time;
 
 #[cfg(feature = "federation")]
 pub mod federate;
@@ -30,6 +31,18 @@ mod tests;
 pub const MAX_ROOTS: usize = 64;
 
 /// The X.509 roots of one trust domain and its keys for JWT-SVIDs; cheap to clone.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{TrustBundle, TrustDomain};
+///
+/// let domain: TrustDomain = "prod.example".parse()?;
+/// assert!(TrustBundle::from_pem(domain.clone(), b"no certificate").is_err());
+/// assert!(TrustBundle::distrusted(domain).is_distrusted());
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
@@ -53,23 +66,35 @@ pub struct Root {
 }
 
 /// Bundles by trust domain: what is trusted, and for what.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{BundleSet, TrustBundle};
+///
+/// let bundle = TrustBundle::distrusted("prod.example".parse()?);
+/// let set = BundleSet::from(bundle);
+/// assert!(set.get(&"test.example".parse()?).is_none());
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BundleSet(BTreeMap<TrustDomain, TrustBundle>);
 
 /// Why roots do not make a bundle; `index` counts from 0.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
     /// There is no root; a distrusted domain is made by [`TrustBundle::distrusted`].
     #[error("the bundle of {trust_domain} has no root")]
     Empty {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
     },
     /// One of the roots is not an X.509 certificate.
     #[error("root {index} of the bundle of {trust_domain} is not an X.509 certificate")]
     Malformed {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// Which root.
         index: usize,
@@ -78,7 +103,7 @@ pub enum BundleError {
     /// (S11).
     #[error("root {index} of the bundle of {trust_domain} is not a CA certificate")]
     NotACa {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// Which root.
         index: usize,
@@ -86,7 +111,7 @@ pub enum BundleError {
     /// The PEM text cannot be read.
     #[error("the bundle of {trust_domain} cannot be read")]
     Pem {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// What is wrong with it.
         #[source]
@@ -95,7 +120,7 @@ pub enum BundleError {
     /// There are more roots than [`MAX_ROOTS`].
     #[error("the bundle of {trust_domain} has {got} roots, at most {MAX_ROOTS} are allowed")]
     TooManyRoots {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// How many there are.
         got: usize,
@@ -138,7 +163,7 @@ impl TrustBundle {
         })
     }
 
-    /// A bundle that refuses everybody of `trust_domain` (S18).
+    /// A bundle that refuses every peer of `trust_domain` (S18).
     #[must_use]
     pub fn distrusted(trust_domain: TrustDomain) -> Self {
         Self {
@@ -222,7 +247,7 @@ impl TrustBundle {
         pem::encode_certificates(self.roots.iter().map(|root| &root.der))
     }
 
-    /// Whose bundle this is.
+    /// The trust domain of the bundle.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -376,20 +401,20 @@ pub(crate) fn subject_key_id(
     cert.extensions()
         .iter()
         .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(key_id) => Some(hex::encode(key_id.0)),
+            ParsedExtension::SubjectKeyIdentifier(key_id) => Some(HEXLOWER.encode(key_id.0)),
             _ => None,
         })
 }
 
 /// The serial number of `cert` in hexadecimal.
 pub(crate) fn serial(cert: &x509_parser::certificate::X509Certificate<'_>) -> String {
-    hex::encode(cert.raw_serial())
+    HEXLOWER.encode(cert.raw_serial())
 }
 
 // === impl BundleSet ===
 
 impl BundleSet {
-    /// No bundle at all: nobody is trusted.
+    /// No bundle at all: no peer is trusted.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -471,7 +471,7 @@ fn a_distrusted_root_is_out_and_stays_out_over_the_wire() {
         read.distrusted_keys().collect::<Vec<_>>(),
         [ids[1].as_str()]
     );
-    // Whoever sends the root along with the news does not bring it back.
+    // A sender of the root along with the change does not bring it back.
     let mut json: Value = serde_json::from_str(&bundle.to_json().unwrap()).unwrap();
     let both = TrustBundle::new(domain("td"), [good.cert.clone(), bad.cert.clone()]).unwrap();
     let with_both: Value = serde_json::from_str(&both.to_json().unwrap()).unwrap();

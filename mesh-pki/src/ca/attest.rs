@@ -2,8 +2,8 @@
 //! issuers, against key sets that the operator gave, or by asking Kubernetes.
 //!
 //! Keys come from configuration and from nowhere else: a key set that cannot be had is no key, and
-//! nobody gets in (C11). A token is bounded in length before it is looked at, and its issuer, which
-//! anybody can write into one, only says under which keys it must verify.
+//! no workload gets in (C11). A token is bounded in length before it is looked at, and its issuer, which
+//! any sender can write into one, only says under which keys it must verify.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +14,11 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::crypto::Crypto;
 use crate::issue::policy::Attested;
 use crate::jwt::{self, Claims, Expect, KeysReader, verify_token};
-use crate::tls::Crypto;
 
-/// Whoever can say to which service account a token belongs: the TokenReview of Kubernetes, which
+/// Says to which service account a token belongs: the TokenReview of Kubernetes, which
 /// also knows whether the Pod still exists.
 pub trait TokenReview: Send + Sync + 'static {
     /// Namespace and service account of `token`, if it is meant for `audience`.
@@ -29,8 +29,8 @@ pub trait TokenReview: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Reviewed, ReviewError>> + Send;
 }
 
-/// Whose token it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The service account of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reviewed {
     /// The namespace.
     pub namespace: String,
@@ -38,8 +38,8 @@ pub struct Reviewed {
     pub service_account: String,
 }
 
-/// Why a review did not say whose token it is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a review gave no service account.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReviewError {
     /// The token is not good.
@@ -48,7 +48,7 @@ pub enum ReviewError {
         /// What Kubernetes says.
         reason: String,
     },
-    /// Nobody can say at the moment.
+    /// No review is available at the moment.
     #[error("the token cannot be reviewed: {reason}")]
     Unavailable {
         /// What happened.
@@ -68,6 +68,23 @@ pub struct TokenIssuer {
 }
 
 /// Which tokens are accepted.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
+/// use inmesh_pki::source::keys::KeyFile;
+///
+/// let cluster = KeyFile::open("/etc/ca/jwks.json")?;
+/// let attestors = Attestors::none().with_kubernetes(TokenIssuer {
+///     issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+///     audience: "istio-ca".to_owned(),
+///     keys: cluster.keys(),
+/// });
+/// # drop(attestors);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct Attestors {
     kubernetes: Vec<TokenIssuer>,
@@ -76,7 +93,7 @@ pub struct Attestors {
 }
 
 /// Why a token proves nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttestError {
     /// No issuer of tokens is accepted.
@@ -90,11 +107,11 @@ pub enum AttestError {
     Review(#[from] ReviewError),
     /// It does not verify under the keys of any issuer.
     #[error("the token is refused")]
-    Token(#[from] jwt::Rejected),
+    Token(#[from] jwt::TokenRejected),
 }
 
-/// What somebody brings to prove who it is, as far as can be told before it is verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// How a caller proves its ID, as far as its proof shows before it is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Method {
     /// A client certificate.
@@ -209,7 +226,7 @@ impl Attestors {
 }
 
 impl Attestors {
-    /// Whom `token` says that it is of. Nothing is verified: this is for counting what was refused.
+    /// The method that `token` claims to be of. Nothing is verified: this is for counting what was refused.
     #[must_use]
     pub fn method_of(&self, token: &str) -> Method {
         let named = jwt::issuer_unverified(token);
@@ -235,7 +252,7 @@ impl TokenIssuer {
         token: &str,
         now: SystemTime,
         crypto: &Crypto,
-    ) -> Result<Claims, jwt::Rejected> {
+    ) -> Result<Claims, jwt::TokenRejected> {
         let expect = Expect {
             issuer: &self.issuer,
             audience: &self.audience,
@@ -324,12 +341,12 @@ mod tests {
     use super::*;
     use crate::jwt::KeySet;
 
-    struct Nobody;
+    struct Unreachable;
 
-    impl TokenReview for Nobody {
+    impl TokenReview for Unreachable {
         async fn review(&self, _: &str, _: &str) -> Result<Reviewed, ReviewError> {
             Err(ReviewError::Unavailable {
-                reason: "nobody is there".to_owned(),
+                reason: "no server answers".to_owned(),
             })
         }
     }
@@ -345,7 +362,7 @@ mod tests {
             .with_kubernetes(issuer("https://one"))
             .with_kubernetes(issuer("https://two"))
             .with_oidc(issuer("https://ci"));
-        let reviewed = attestors.clone().with_review("ca".to_owned(), Nobody);
+        let reviewed = attestors.clone().with_review("ca".to_owned(), Unreachable);
         let token = |claims: &str| {
             let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
             format!("{}.{}.x", part(r#"{"alg":"ES256"}"#), part(claims))

@@ -3,9 +3,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, PublicKeyData, RevokedCertParams, SerialNumber,
-    SubjectPublicKeyInfo,
+    CertificateParams, CertificateRevocationListParams, KeyIdMethod, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use webpki::spki_for_anchor;
@@ -13,7 +15,7 @@ use webpki::spki_for_anchor;
 use super::state::{Authority, Certificate, KeyPlace, Revoked};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::crl::Crl;
-use crate::hex;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::ca::BACK_DATED;
 use crate::issue::make::{self, CaKey, MakeError};
@@ -21,9 +23,24 @@ use crate::issue::{Csr, IssueError, csr};
 use crate::pem::{self, PemError};
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, Rejected, Usage, validate};
-use crate::tls::{Crypto, CryptoError};
 
 /// A root with an issuing CA under it, and the keys: what a rotation begins with.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::SystemTime;
+///
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::ca::{Lifetimes, NewAuthority};
+///
+/// let (domain, now) = ("prod.example".parse()?, SystemTime::now());
+/// let lifetimes = Lifetimes::default();
+/// let new = NewAuthority::create(&domain, lifetimes, now, &Crypto::aws_lc_rs())?;
+/// println!("{}", new.key_id());
+/// # Ok(())
+/// # }
+/// ```
 pub struct NewAuthority {
     pub(super) authority: Authority,
     pub(super) issuer_key: PrivateKey,
@@ -31,7 +48,7 @@ pub struct NewAuthority {
 }
 
 /// How long what a CA makes lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
     /// Roots.
     pub root: Duration,
@@ -42,7 +59,7 @@ pub struct Lifetimes {
 }
 
 /// Why there is no authority.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthorityError {
     /// A certificate is not a CA's.
@@ -270,7 +287,7 @@ pub(super) struct Signer {
 }
 
 /// A leaf with its chain, and what the CA has to remember of it.
-pub(super) struct Signed {
+pub(super) struct SignedLeaf {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) serial: String,
     pub(super) not_after: SystemTime,
@@ -303,7 +320,7 @@ impl Signer {
         lifetime: Duration,
         now: SystemTime,
         crypto: &Crypto,
-    ) -> Result<Signed, IssueError> {
+    ) -> Result<SignedLeaf, IssueError> {
         let (from, to) = self.life;
         if now < from || now >= to {
             return Err(IssueError::CaNotValid {
@@ -317,16 +334,31 @@ impl Signer {
             reason: error.to_string(),
         };
         let serial = make::serial(crypto)?;
-        let name = hex::encode(&serial.to_bytes());
+        let name = HEXLOWER.encode(&serial.to_bytes());
         let life = ((now - BACK_DATED).max(from), (now + lifetime).min(to));
-        let params = make::server_leaf(id, names, serial, life).map_err(failed)?;
+        let params = server_leaf(id, names, serial, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Signed {
+        Ok(SignedLeaf {
             chain: vec![leaf.der().clone(), self.cert.clone()],
             serial: name,
             not_after: life.1,
         })
     }
+}
+
+/// What the leaf of a server says that is reached by host names too (X509-SVID.md, section 2).
+fn server_leaf(
+    id: &SpiffeId,
+    names: &[String],
+    serial: SerialNumber,
+    life: (SystemTime, SystemTime),
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = make::leaf(id, serial, life)?;
+    for name in names {
+        let name = Ia5String::try_from(name.as_str())?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    Ok(params)
 }
 
 /// The list of what is revoked, signed by the issuing CA of `authority`; it is valid until
@@ -349,19 +381,25 @@ pub(super) fn revocation_list<'a>(
         next_update: make::date(next_update),
         crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
-        revoked_certs: revoked
-            .map(|revoked| RevokedCertParams {
-                serial_number: SerialNumber::from(hex::decode(&revoked.serial)),
-                revocation_time: make::date(revoked.at),
-                reason_code: None,
-                invalidity_date: None,
-            })
-            .collect(),
+        revoked_certs: revoked.map(entry).collect::<Result<_, _>>()?,
         key_identifier_method: KeyIdMethod::Sha256,
     };
     let list = params.signed_by(&signer.issuer).map_err(MakeError::Sign)?;
     Crl::from_der(list.der()).map_err(|error| AuthorityError::Make {
         reason: error.to_string(),
+    })
+}
+
+fn entry(revoked: &Revoked) -> Result<RevokedCertParams, AuthorityError> {
+    let serial = HEXLOWER_PERMISSIVE.decode(revoked.serial.as_bytes());
+    let serial = serial.map_err(|error| AuthorityError::Make {
+        reason: format!("a revoked serial number is not hexadecimal: {error}"),
+    })?;
+    Ok(RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: make::date(revoked.at),
+        reason_code: None,
+        invalidity_date: None,
     })
 }
 

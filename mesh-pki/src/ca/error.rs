@@ -28,7 +28,7 @@ pub enum OpenError {
     WrongTrustDomain {
         /// What was expected.
         expected: TrustDomain,
-        /// Whose CA it is.
+        /// The trust domain of the CA.
         got: TrustDomain,
     },
 }

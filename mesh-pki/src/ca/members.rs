@@ -1,14 +1,14 @@
-//! Who holds a leaf of ours in, who has not got a generation of the bundle yet out. Pure; the
+//! Leaves and acknowledgements in, the members without a generation of the bundle out. Pure; the
 //! driver tells it of every leaf before that leaf goes out, and of every acknowledgement.
 //!
-//! A member of the mesh is whoever holds a leaf that is not over. Our own client names itself by a
+//! A member of the mesh holds a leaf that has not expired. Our own client names itself by a
 //! random instance and says which generation it uses; any other client is known by its leaf alone:
 //! the leaf came with the bundle of its moment, so the next leaf is its acknowledgement, and one
-//! that never comes back drops out when its leaf is over. So every wait ends with a leaf's life.
+//! that never comes back drops out when its leaf expires. So every wait ends with a leaf's life.
 //!
 //! The table is in memory; a process that ends in order leaves it to the next one. What a process
 //! issued that died is not in it; until the moment that the state has written down for that
-//! (`leaf_until`), unknown members count as missing. The table is bounded; who does not fit counts
+//! (`leaf_until`), unknown members count as missing. The table is bounded; a member that does not fit counts
 //! as unknown too.
 
 use std::collections::BTreeMap;
@@ -18,34 +18,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::SpiffeId;
 
-/// How many members are kept; further ones are unknown until their leaf is over.
-pub const MAX_MEMBERS: usize = 100_000;
+/// How many members are kept; further ones are unknown until their leaf expires.
+pub(crate) const MAX_MEMBERS: usize = 100_000;
 
 /// The longest name of an instance, in bytes.
 pub const MAX_INSTANCE: usize = 64;
 
 /// How many live leaves a table may have that is left to the next process.
-pub const MAX_LEFT: usize = 20_000;
+pub(crate) const MAX_LEFT: usize = 20_000;
 
 /// Makes a moment that is written in whole seconds, rounded down, one that is rounded up.
 const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
 
-/// Who holds leaves of this CA; see the [module](self).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Members {
+/// The processes that hold leaves of this CA; see the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Members {
     known: BTreeMap<Key, Member>,
     unknown_until: Option<SystemTime>,
 }
 
-/// What names a member. An instance counts only together with its ID, so that nobody can
-/// acknowledge in somebody else's name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What names a member. An instance counts only together with its ID, so that no member can
+/// acknowledge in the name of another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Instance(SpiffeId, String),
     Serial(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
     id: SpiffeId,
     acknowledged: u64,
@@ -53,31 +53,32 @@ struct Member {
 }
 
 /// A leaf that a member was given.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Leaf {
+pub(crate) struct Leaf {
     /// Its serial number, in hexadecimal.
-    pub serial: String,
+    pub(crate) serial: String,
     /// When it ends.
     #[serde(with = "crate::time::unix")]
-    pub not_after: SystemTime,
+    pub(crate) not_after: SystemTime,
     /// The key id of its issuing CA.
-    pub issuer_key_id: String,
+    pub(crate) issuer_key_id: String,
     /// The generation of the bundle that came with it.
-    pub generation: u64,
+    pub(crate) generation: u64,
 }
 
-/// Somebody whom a step waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A member that a step waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Missing {
-    /// Who it is.
+    /// Its SPIFFE ID.
     pub id: SpiffeId,
     /// Its instance, if it names one; else the serial number of its leaf.
     pub name: String,
     /// The generation that it is known to use.
     pub acknowledged: u64,
-    /// When it drops out, if nothing is heard of it.
+    /// When its last leaf ends, and it drops out.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
     pub until: SystemTime,
 }
 
@@ -92,9 +93,9 @@ pub(super) struct Row {
 }
 
 impl Members {
-    /// A table that knows nobody, where leaves of an earlier process live until `unknown_until`.
+    /// A table without members, where leaves of an earlier process live until `unknown_until`.
     #[must_use]
-    pub fn new(unknown_until: Option<SystemTime>) -> Self {
+    pub(crate) fn new(unknown_until: Option<SystemTime>) -> Self {
         Self {
             known: BTreeMap::new(),
             unknown_until,
@@ -102,12 +103,12 @@ impl Members {
     }
 
     /// Another process may have issued leaves that live until `until`.
-    pub fn expect_unknown(&mut self, until: Option<SystemTime>) {
+    pub(crate) fn expect_unknown(&mut self, until: Option<SystemTime>) {
         self.unknown_until = self.unknown_until.max(until);
     }
 
-    /// Somebody is about to get `leaf`; `instance` if it named itself.
-    pub fn issued(&mut self, id: &SpiffeId, instance: Option<&str>, leaf: Leaf) {
+    /// A process of `id` is about to get `leaf`; `instance` if it named itself.
+    pub(crate) fn issued(&mut self, id: &SpiffeId, instance: Option<&str>, leaf: Leaf) {
         let key = match instance {
             Some(name) => Key::Instance(id.clone(), name.to_owned()),
             None => Key::Serial(leaf.serial.clone()),
@@ -136,7 +137,7 @@ impl Members {
 
     /// The instance says that it uses `generation`; what is not known of it is learned by its
     /// next leaf. It never goes back.
-    pub fn acknowledge(&mut self, id: &SpiffeId, instance: &str, generation: u64) {
+    pub(crate) fn acknowledge(&mut self, id: &SpiffeId, instance: &str, generation: u64) {
         let key = Key::Instance(id.clone(), instance.to_owned());
         if let Some(member) = self.known.get_mut(&key) {
             member.acknowledged = member.acknowledged.max(generation);
@@ -145,14 +146,14 @@ impl Members {
 
     /// Whether a leaf with this serial number is alive, as far as is known.
     #[must_use]
-    pub fn has_serial(&self, serial: &str) -> bool {
+    pub(crate) fn has_serial(&self, serial: &str) -> bool {
         self.known
             .values()
             .any(|member| member.leaves.iter().any(|leaf| leaf.serial == serial))
     }
 
-    /// Forgets leaves that are over at `now`, and whoever has none left.
-    pub fn prune(&mut self, now: SystemTime) {
+    /// Forgets leaves that have expired at `now`, and members that have none left.
+    pub(crate) fn prune(&mut self, now: SystemTime) {
         for member in self.known.values_mut() {
             member.leaves.retain(|leaf| leaf.not_after >= now);
         }
@@ -162,7 +163,7 @@ impl Members {
 
     /// How many leaves are known.
     #[must_use]
-    pub fn leaves(&self) -> usize {
+    pub(crate) fn leaves(&self) -> usize {
         self.known.values().map(|member| member.leaves.len()).sum()
     }
 
@@ -187,7 +188,7 @@ impl Members {
         self.known.iter().map(row).collect()
     }
 
-    /// The table that was written down so; a member without a leaf is none.
+    /// The table that was written down so; a member without a leaf is dropped.
     pub(super) fn from_rows(rows: Vec<Row>, unknown_until: Option<SystemTime>) -> Self {
         let mut known = BTreeMap::new();
         for row in rows {
@@ -211,19 +212,20 @@ impl Members {
 
     /// How many members are known.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
 
     /// Whether no member is known.
+    #[cfg(test)]
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
     /// Until when there may be members that are not in the table, if that lies ahead of `now`.
     #[must_use]
-    pub fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
+    pub(crate) fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
         self.unknown_until.filter(|until| *until >= now)
     }
 
@@ -233,24 +235,24 @@ impl Members {
         self.unknown_until.map(|until| until + ALMOST_A_SECOND)
     }
 
-    /// Who may still use a bundle older than `generation`: it has not acknowledged one since, and
+    /// The members that may still use a bundle older than `generation`: it has not acknowledged one since, and
     /// holds a live leaf that came with an older one.
     #[must_use]
-    pub fn without(&self, generation: u64, now: SystemTime) -> Vec<Missing> {
+    pub(crate) fn without(&self, generation: u64, now: SystemTime) -> Vec<Missing> {
         self.missing(now, |member, leaf| {
             member.acknowledged < generation && leaf.generation < generation
         })
     }
 
-    /// Who holds a live leaf of the issuing CA `key_id`.
+    /// The members with a live leaf of the issuing CA `key_id`.
     #[must_use]
-    pub fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
+    pub(crate) fn under(&self, key_id: &str, now: SystemTime) -> Vec<Missing> {
         self.missing(now, |_, leaf| leaf.issuer_key_id == key_id)
     }
 
     /// How many [`without`](Self::without) has, without a list of them.
     #[must_use]
-    pub fn count_without(&self, generation: u64, now: SystemTime) -> usize {
+    pub(crate) fn count_without(&self, generation: u64, now: SystemTime) -> usize {
         let behind = |member: &Member| {
             let mut leaves = member.leaves.iter();
             member.acknowledged < generation

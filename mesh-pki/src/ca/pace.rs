@@ -1,31 +1,31 @@
-//! Who asks for a leaf, and when, in; now, or how long to stay away, out. Pure; sans-io.
+//! A caller and the time in, whether it is its turn, or how long to wait, out. Pure; sans-io.
 //!
 //! A mesh that starts, or that a CA has been away from, asks all at once. At most `rate` leaves are
-//! signed in any second, whatever comes. Whoever comes while others wait is given a slot of its own
-//! behind theirs, and told to come back then; a slot that nobody comes back for is free again after
-//! a while. So a thousand wait for twenty seconds, each once, and nobody is overtaken by one that
+//! signed in any second, whatever comes. A caller that comes while others wait is given a slot of its own
+//! behind theirs, and asked to come back then; a slot whose caller does not come back is free again
+//! after a while. So a thousand wait for twenty seconds, each once, and no caller is overtaken by one that
 //! asks more often.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// How many leaves are signed in a second, if nobody says otherwise.
+/// How many leaves are signed in a second, unless configured otherwise.
 pub const DEFAULT_RATE: u32 = 50;
 
-/// How long a slot is kept for somebody who does not come back in time.
-pub const HOLD: Duration = Duration::from_secs(10);
+/// How long a slot is kept for a caller that does not come back in time.
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
 
-/// How many slots are given out at once; who comes after that gets none, and tries again.
-pub const MAX_WAITING: usize = 10_000;
+/// How many slots are given out at once; a later caller gets none, and tries again.
+pub(crate) const MAX_WAITING: usize = 10_000;
 
 /// How many slots one ID has at once: many processes share one, but none may take all.
-pub const MAX_WAITING_EACH: usize = 1_000;
+pub(crate) const MAX_WAITING_EACH: usize = 1_000;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The pace of one CA; times count from any fixed moment.
-#[derive(Clone, Debug)]
-pub struct Pace {
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
     rate: u32,
     admitted: VecDeque<Duration>,
     waiting: BTreeMap<(String, String), Duration>,
@@ -36,7 +36,7 @@ pub struct Pace {
 impl Pace {
     /// At most `rate` in any second, at least one.
     #[must_use]
-    pub fn new(rate: u32) -> Self {
+    pub(crate) fn new(rate: u32) -> Self {
         Self {
             rate: rate.max(1),
             admitted: VecDeque::new(),
@@ -46,17 +46,17 @@ impl Pace {
         }
     }
 
-    /// Somebody asks at `now`: a process, called `instance`, of `id`.
+    /// A process of `id`, named `instance`, asks at `now`.
     ///
-    /// 1. Admissions older than a second, and slots that nobody came for, are forgotten.
-    /// 2. Who has a slot that has come is admitted, if this second has room.
-    /// 3. Who has none is admitted if nobody waits and this second has room.
-    /// 4. Anybody else waits: for its slot, for a new one behind the last, or for room.
+    /// 1. Admissions older than a second, and slots whose callers did not come, are forgotten.
+    /// 2. A caller whose slot has come is admitted, if this second has room.
+    /// 3. A caller without a slot is admitted if no other waits and this second has room.
+    /// 4. Any other caller waits: for its slot, for a new one behind the last, or for room.
     ///
     /// # Errors
     ///
     /// How long to stay away.
-    pub fn handle_request(
+    pub(crate) fn handle_request(
         &mut self,
         id: &str,
         instance: &str,
@@ -74,10 +74,10 @@ impl Pace {
         }
         let room = self.admitted.len() < self.rate as usize;
         let next_room = self.admitted.front().map_or(now, |at| *at + SECOND);
-        let who = (id.to_owned(), instance.to_owned());
-        match self.waiting.get(&who) {
+        let caller = (id.to_owned(), instance.to_owned());
+        match self.waiting.get(&caller) {
             Some(slot) if *slot <= now && room => {
-                self.waiting.remove(&who);
+                self.waiting.remove(&caller);
                 self.admitted.push_back(now);
                 Ok(())
             }
@@ -91,7 +91,7 @@ impl Pace {
                 let slot = self.last_slot.max(next_room.max(now)) + SECOND / self.rate;
                 if self.waiting.len() < MAX_WAITING && self.slots_of(id) < MAX_WAITING_EACH {
                     self.last_slot = slot;
-                    self.waiting.insert(who, slot);
+                    self.waiting.insert(caller, slot);
                 }
                 Err(slot - now)
             }
@@ -106,8 +106,9 @@ impl Pace {
     }
 
     /// How many have a slot and have not come yet.
+    #[cfg(test)]
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 }
@@ -156,7 +157,7 @@ mod tests {
         assert_eq!(pace.handle_request("new", "", ms(1400)), Err(ms(1100)));
         assert_eq!(pace.handle_request("a", "", ms(1500)), Ok(()));
         assert_eq!(pace.handle_request("b", "", ms(2000)), Ok(()));
-        // The last one never comes: after a while everybody may.
+        // The last one never comes: after a while all may.
         assert!(pace.handle_request("late", "", ms(12_400)).is_err());
         assert_eq!(pace.handle_request("later", "", ms(40_000)), Ok(()));
     }
@@ -190,9 +191,9 @@ mod tests {
         ) {
             let mut pace = Pace::new(rate);
             let (mut now, mut admitted) = (Duration::ZERO, Vec::new());
-            for (who, pause) in asks {
+            for (caller, pause) in asks {
                 now += ms(pause);
-                match pace.handle_request(&who.to_string(), "", now) {
+                match pace.handle_request(&caller.to_string(), "", now) {
                     Ok(()) => admitted.push(now),
                     Err(wait) => prop_assert!(wait > Duration::ZERO),
                 }
@@ -205,7 +206,7 @@ mod tests {
     }
 
     /// Leaves of 400 s, a CA that is away for 40 % of that from their half life on, and a thousand
-    /// that all started in the same second: each is renewed before its leaf is over.
+    /// that all started in the same second: each is renewed before its leaf expires.
     #[test]
     fn a_thousand_survive_a_ca_that_is_away() {
         let life = Duration::from_secs(400);
@@ -219,20 +220,20 @@ mod tests {
         };
         let at = |moment: SystemTime| moment.duration_since(noon()).unwrap();
         let mut events = BinaryHeap::new();
-        for who in 0..1000_u32 {
-            let issued = Duration::from_millis(u64::from(who));
+        for caller in 0..1000_u32 {
+            let issued = Duration::from_millis(u64::from(caller));
             let end = issued + life;
             let due = at(schedule::renew_at(noon() + issued, noon() + end, draw()));
-            events.push((std::cmp::Reverse(due), who, end, 0_u32));
+            events.push((std::cmp::Reverse(due), caller, end, 0_u32));
         }
         let (mut admitted, mut tries, mut slack) = (Vec::new(), 0, life);
-        while let Some((std::cmp::Reverse(now), who, end, failures)) = events.pop() {
-            assert!(now < end, "number {who} is over");
+        while let Some((std::cmp::Reverse(now), caller, end, failures)) = events.pop() {
+            assert!(now < end, "the leaf of {caller} has expired");
             tries += 1;
             let asked = if (away..back).contains(&now) {
                 None
             } else {
-                match pace.handle_request(&who.to_string(), "", now) {
+                match pace.handle_request(&caller.to_string(), "", now) {
                     Ok(()) => {
                         admitted.push(now);
                         slack = slack.min(end - now);
@@ -243,7 +244,7 @@ mod tests {
             };
             let left = Some(noon() + end);
             let pause = schedule::pause(noon() + now, left, failures + 1, asked, draw());
-            events.push((std::cmp::Reverse(now + pause), who, end, failures + 1));
+            events.push((std::cmp::Reverse(now + pause), caller, end, failures + 1));
         }
         assert_eq!(admitted.len(), 1000);
         let most = admitted

@@ -1,54 +1,59 @@
-//! The state of a CA, its members and the time in, the next step of a rotation or whom it waits
-//! for out. Pure.
+//! The state of a CA, its members and the time in, the next step of a rotation, or the members that
+//! it waits for, out. Pure.
 //!
 //! 1. Nothing is under way: nothing to wait for; [`due`] says whether it is time to begin.
 //! 2. A root is published: it is activated once every live member has the generation that has it.
-//!    A member that is silent drops out when its leaf is over, so this takes a leaf's life at most.
+//!    A member that is silent drops out when its leaf expires, so this takes a leaf's life at most.
 //! 3. A root is retiring: it is taken out once no leaf under it can be alive. What may be alive is
 //!    written in the state, so this holds for leaves of earlier processes too.
 //!
 //! A [`Go`] is the proof that this was decided; it is given for one state and one step only. An
-//! operator who accepts that handshakes fail may force one.
+//! operator that accepts that handshakes fail may force one.
 
 use std::time::SystemTime;
+
+use serde::Serialize;
 
 use super::members::{Members, Missing};
 use super::state::{CaState, KeyPlace, Stage, Step};
 
 /// Permission to take one step from one state; see [`CaState::advance`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Go {
+pub(crate) struct Go {
     step: Step,
     generation: u64,
 }
 
 /// Whether the mesh is ready for the next step; complete.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Gate {
+pub(crate) enum Gate {
     /// It is.
     Go(Go),
     /// It is not.
     Wait(Wait),
 }
 
-/// Whom the next step waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The members that the next step waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Wait {
     /// The step.
+    #[serde(skip)]
     pub step: Step,
     /// Members that are known.
+    #[serde(rename = "members")]
     pub missing: Vec<Missing>,
     /// Whether there may be members that are not known: leaves of an earlier process.
     pub unknown: bool,
-    /// When the wait is over, if nothing is heard of anybody.
+    /// When the wait ends, if no member acknowledges.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
     pub until: SystemTime,
 }
 
-/// What is to be done without anybody asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is due without a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Due {
+pub(crate) enum Due {
     /// Half of the issuing CA's life is gone, and the root's key is here.
     RenewIssuer,
     /// Half of the root's life is gone, and its key is here: a rotation begins.
@@ -61,7 +66,7 @@ pub enum Due {
 impl Go {
     /// The step that it permits.
     #[must_use]
-    pub fn step(&self) -> Step {
+    pub(crate) fn step(&self) -> Step {
         self.step
     }
 
@@ -69,10 +74,10 @@ impl Go {
         self.generation
     }
 
-    /// Permits the next step of `state` whatever [`gate`] says: whoever is missing will fail
+    /// Permits the next step of `state` whatever [`gate`] says: a missing member will fail
     /// handshakes until its next renewal. `None` if no rotation is running.
     #[must_use]
-    pub fn force(state: &CaState) -> Option<Self> {
+    pub(crate) fn force(state: &CaState) -> Option<Self> {
         Some(Self {
             step: state.next_step()?,
             generation: state.generation(),
@@ -84,7 +89,7 @@ impl Go {
 ///
 /// The ordered list in the [module](self) is the algorithm.
 #[must_use]
-pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate> {
+pub(crate) fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate> {
     let step = state.next_step()?;
     let go = Gate::Go(Go {
         step,
@@ -131,9 +136,9 @@ pub fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate>
     }
 }
 
-/// What is to be done at `now` without anybody asking; nothing while a rotation is running.
+/// What is due at `now` without a command; nothing while a rotation is running.
 #[must_use]
-pub fn due(state: &CaState, now: SystemTime) -> Option<Due> {
+pub(crate) fn due(state: &CaState, now: SystemTime) -> Option<Due> {
     let active = state.active();
     if state.next_step().is_some() {
         return None;

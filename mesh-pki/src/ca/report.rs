@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
+use serde::Serialize;
 
 use super::plan::Wait;
 use super::state::{Authority, KeyPlace, Stage, Step};
@@ -14,7 +15,7 @@ use crate::issue::policy::Window;
 use crate::rotate::expiry::{CertificateKind, Expiry, Urgency};
 
 /// The bundle of one generation, as members get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
     /// The generation; it never goes back.
@@ -27,8 +28,8 @@ pub struct Published {
     pub crls: Vec<Crl>,
 }
 
-/// What somebody who asks for a leaf says of itself, beside the proof of its ID.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a caller that asks for a leaf says of itself, beside the proof of its ID.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Asker {
     /// A random name that it keeps for its life, if it has one; up to
     /// [`MAX_INSTANCE`](super::members::MAX_INSTANCE) bytes count.
@@ -38,7 +39,7 @@ pub struct Asker {
 }
 
 /// A leaf, and the bundle of its moment.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Issued {
     /// The certificates, leaf first, without the root.
@@ -56,7 +57,7 @@ pub struct Issued {
 }
 
 /// What [`Ca::tick`](super::Ca::tick) has done or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tick {
     /// Nothing was to be done.
@@ -72,11 +73,12 @@ pub enum Tick {
     WantSuccessor,
 }
 
-/// How a CA is, at one moment.
-#[derive(Clone, Debug)]
+/// How a CA is, at one moment; as JSON, moments are seconds since 1970.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct CaStatus {
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     pub trust_domain: TrustDomain,
     /// The generation of the bundle.
     pub generation: u64,
@@ -84,24 +86,29 @@ pub struct CaStatus {
     pub authorities: Vec<AuthorityStatus>,
     /// The next step of the rotation that is running.
     pub next: Option<Step>,
-    /// Whom it waits for; `None` if it waits for nobody.
+    /// The members that it waits for; `None` if it does not wait.
+    #[serde(rename = "waitsFor")]
     pub wait: Option<Wait>,
     /// How many members are known.
     pub members: usize,
     /// How many of them may still use a bundle older than this generation.
+    #[serde(skip)]
     pub behind: usize,
     /// Until when there may be members that are not known.
+    #[serde(serialize_with = "crate::time::unix_option::serialize")]
     pub unknown_until: Option<SystemTime>,
     /// How many join tokens are open.
     pub open_tokens: usize,
     /// The recovery window, while it is open.
     pub recovery: Option<Window>,
     /// How often this process could not write state or keys.
+    #[serde(skip)]
     pub write_failures: u64,
 }
 
 /// How one root and its issuing CA are.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AuthorityStatus {
     /// The key id of the root.
@@ -113,10 +120,13 @@ pub struct AuthorityStatus {
     /// Where the root's key is.
     pub root_key: KeyPlace,
     /// When the root ends.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
     pub root_not_after: SystemTime,
     /// When the issuing CA ends.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
     pub issuer_not_after: SystemTime,
     /// No leaf under it is valid after this moment.
+    #[serde(serialize_with = "crate::time::unix_option::serialize")]
     pub leaf_until: Option<SystemTime>,
     /// Whether the root ends soon enough to warn, as [`Urgency`] counts.
     pub ends_soon: bool,

@@ -86,7 +86,7 @@ fn key_ids(bundle: &TrustBundle) -> Vec<String> {
 #[tokio::test]
 async fn a_leaf_has_the_granted_id_and_a_chain_to_the_bundle() {
     let (ca, _, clock) = ca().await;
-    // The request asks for somebody else, in vain.
+    // The request asks for another ID, in vain.
     let (_, csr) = csr::generate(&id("spiffe://td/admin"), &crypto()).unwrap();
     let issued = ca
         .issue(&grant(CART), &csr, &Asker::default())
@@ -370,10 +370,10 @@ async fn a_rotation_waits_for_its_members_and_goes_on_by_itself() {
 }
 
 /// A process that ends in order leaves its members to the next one; one that dies does not, nor does
-/// one that issues after its last word.
+/// one that issues after it has left.
 #[tokio::test]
 async fn after_a_restart_a_rotation_waits_for_whom_it_waited_before() {
-    #[derive(Clone, Copy, Debug, PartialEq)]
+    #[derive(Debug, Clone, Copy, PartialEq)]
     enum End {
         Dies,
         Issues,
@@ -514,10 +514,10 @@ async fn a_compromised_root_is_out_in_one_step() {
         .await
         .unwrap();
     let old = ca.published().borrow().active.clone();
-    let mut news = ca.published();
+    let mut published = ca.published();
     ca.distrust(&old, None).await.unwrap();
-    assert!(news.has_changed().unwrap());
-    let now = news.borrow_and_update().clone();
+    assert!(published.has_changed().unwrap());
+    let now = published.borrow_and_update().clone();
     assert_eq!(now.generation, FIRST + 1);
     assert_eq!(key_ids(&now.bundle), std::slice::from_ref(&now.active));
     assert!(!verifies(&issued, &now.bundle, clock.now()));
@@ -549,17 +549,17 @@ async fn a_revoked_leaf_is_in_the_list_of_every_issuing_ca() {
         .unwrap();
     assert!(
         ca.published().borrow().crls.is_empty(),
-        "nobody depends on lists yet"
+        "no member depends on lists yet"
     );
     ca.prepare(None).await.unwrap();
     let serial = crate::svid::read_unverified(&issued.chain[0])
         .unwrap()
         .serial;
-    let mut news = ca.published();
-    news.mark_unchanged();
+    let mut published = ca.published();
+    published.mark_unchanged();
     ca.revoke(&serial).await.unwrap();
-    assert!(news.has_changed().unwrap());
-    let published = news.borrow_and_update().clone();
+    assert!(published.has_changed().unwrap());
+    let published = published.borrow_and_update().clone();
     assert_eq!(
         published.crls.len(),
         2,
@@ -645,8 +645,8 @@ async fn c9_of_a_hundred_tries_with_one_token_one_succeeds() {
     let mut spent = 0;
     while let Some(outcome) = tries.join_next().await {
         match outcome.unwrap() {
-            Ok(whom) => {
-                assert_eq!(whom, id(CART));
+            Ok(owner) => {
+                assert_eq!(owner, id(CART));
                 spent += 1;
             }
             Err(CaError::Token(TokenError::Used)) => {}
@@ -725,7 +725,7 @@ async fn a_second_writer_is_noticed_before_anything_is_signed_past_it() {
 
 // === crashes ===
 
-/// What everybody outside has ever seen of a CA, over all its crashes.
+/// What members have ever seen of a CA, over all its crashes.
 #[derive(Default)]
 struct Witness {
     roots: BTreeMap<u64, Vec<String>>,
@@ -734,7 +734,7 @@ struct Witness {
     generation: u64,
 }
 
-/// Somebody who holds a bundle, and a leaf that is renewed in time.
+/// A member with a bundle, and a leaf that is renewed in time.
 struct Member {
     instance: Option<String>,
     bundle: TrustBundle,
@@ -815,6 +815,19 @@ impl Member {
 /// Plays a whole rotation on a disk that has a fault, with restarts after every failure when the
 /// process dies of it, and returns how many operations there were. Whatever happens, each live
 /// member verifies each live leaf, all the time.
+fn check_members(members: &[Member], now: SystemTime, place: &str) {
+    for member in members {
+        for other in members {
+            assert!(now <= other.leaf.not_after, "no leaf came in time: {place}");
+            assert!(
+                verifies(&other.leaf, &member.bundle, now),
+                "a leaf of {:?} fails: {place}",
+                other.leaf.published,
+            );
+        }
+    }
+}
+
 async fn play(fault: Option<Fault>, lost: bool) -> usize {
     let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
     let mut witness = Witness::default();
@@ -864,19 +877,11 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
         }
         .await;
         witness.look(ca);
-        for member in &members {
-            for other in &members {
-                assert!(
-                    clock.now() <= other.leaf.not_after,
-                    "nobody got a leaf in time"
-                );
-                assert!(
-                    verifies(&other.leaf, &member.bundle, clock.now()),
-                    "step {step}: a leaf of {:?} fails, {fault:?}, lost {lost}",
-                    other.leaf.published,
-                );
-            }
-        }
+        check_members(
+            &members,
+            clock.now(),
+            &format!("step {step}, {fault:?}, lost {lost}"),
+        );
         if let (Err(_), Some(fault)) = (&outcome, fault) {
             if fault.dead {
                 running = None;
@@ -886,13 +891,9 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
         }
         if left {
             drop(running.take());
-            running = match opened(disk.store(), &clock).await {
-                Ok(next) => Some(next),
-                Err(error) => {
-                    assert!(fault.is_some(), "{error}");
-                    None
-                }
-            };
+            let next = opened(disk.store(), &clock).await;
+            assert!(next.is_ok() || fault.is_some(), "{:?}", next.err());
+            running = next.ok();
         }
         clock.advance(secs(5));
     }
@@ -901,11 +902,8 @@ async fn play(fault: Option<Fault>, lost: bool) -> usize {
     assert_eq!(done.authorities.len(), 1);
     assert_eq!(done.authorities[0].stage, Stage::Active);
     assert!(witness.actives.len() >= 2, "there is a new root");
-    assert!(
-        disk.names().len() == 3,
-        "no key is left over: {:?}",
-        disk.names()
-    );
+    let names = disk.names();
+    assert!(names.len() == 3, "no key is left over: {names:?}");
     operations.max(disk.operations())
 }
 

@@ -1,22 +1,23 @@
 //! A certificate revocation list in DER or PEM in, something that [`validate`](crate::svid::validate)
 //! can ask out (RFC 5280, section 5).
 //!
-//! A [`Crl`] is parsed and bounded; who signed it is not known yet, because the issuer's certificate
+//! A [`Crl`] is parsed and bounded; its signer is not known yet, because the issuer's certificate
 //! comes with a peer's chain. [`CrlSet`] keeps lists by trust domain, as bundles are kept: a list
 //! that one domain publishes can never say something about another's certificates.
 //!
-//! Only lists that speak for everything that their issuer signed are taken: a delta, an indirect
+//! Only lists that cover everything that their issuer signed are taken: a delta, an indirect
 //! list, one for some reasons, some certificates or one distribution point would leave certificates
-//! whose status nobody knows, and is refused with its own error. webpki parses and looks serials
+//! whose status is unknown, and is refused with its own error. webpki parses and looks serials
 //! up; its `RevocationOptions` are not used, because they want a list of every issuer or of none
 //! and tell issuers apart by name alone, while a CA that renews its key often keeps its name. A list
-//! under such a name that nobody known has signed counts for whoever has that name, and lets nobody in.
+//! under such a name without a known signer counts for each issuer of that name, and admits no peer.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::{BorrowedCertRevocationList, CertRevocationList, Error};
 use x509_parser::extensions::ParsedExtension;
@@ -26,7 +27,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::id::TrustDomain;
 use crate::pem::{self, PemError};
-use crate::{hex, time};
+use crate::time;
 
 mod name;
 mod status;
@@ -34,7 +35,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use status::{Issuer, Lists, Status};
+pub(crate) use status::{CertificateIssuer, Lists, Status};
 
 /// The largest list that is looked at, in bytes.
 pub const MAX_CRL_LEN: usize = 1024 * 1024;
@@ -62,17 +63,29 @@ struct Parsed {
     number: Vec<u8>,
     this_update: SystemTime,
     next_update: SystemTime,
-    /// The public key that the signature has been verified with, and with it whose list this is:
+    /// The public key that the signature has been verified with, which tells the issuer of this list:
     /// a large one is not hashed again at every handshake.
     proven: OnceLock<SubjectPublicKeyInfoDer<'static>>,
 }
 
 /// Revocation lists by trust domain, one for each issuer in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{Crl, CrlSet};
+///
+/// assert!(Crl::from_pem(b"no list").is_err());
+/// let mut lists = CrlSet::new();
+/// lists.replace("prod.example".parse()?, Vec::new())?;
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CrlSet(BTreeMap<TrustDomain, Vec<Crl>>);
 
 /// Why bytes are no revocation list, or none that can be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CrlError {
     /// It lists changes to another list (RFC 5280, section 5.2.4).
@@ -87,7 +100,7 @@ pub enum CrlError {
         /// What could not be read.
         what: &'static str,
     },
-    /// It speaks for some certificates of its issuer only: those of one distribution point, of
+    /// It covers some certificates of its issuer only: those of one distribution point, of
     /// users or of authorities (RFC 5280, section 5.2.5).
     #[error(
         "the revocation list is limited to a distribution point; only complete ones are supported"
@@ -108,7 +121,7 @@ pub enum CrlError {
     /// A trust domain would have more lists than [`MAX_CRLS`].
     #[error("{trust_domain} has more than {MAX_CRLS} revocation lists")]
     TooMany {
-        /// Whose lists they are.
+        /// The trust domain of the lists.
         trust_domain: TrustDomain,
     },
     /// It names more certificates than [`MAX_CRL_ENTRIES`].
@@ -166,9 +179,10 @@ impl Crl {
             })
             .ok_or_else(|| malformed("CRL number"))?;
         let authority_key_id = match extension(&second, &OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER) {
-            Some(ParsedExtension::AuthorityKeyIdentifier(found)) => {
-                found.key_identifier.as_ref().map(|id| hex::encode(id.0))
-            }
+            Some(ParsedExtension::AuthorityKeyIdentifier(found)) => found
+                .key_identifier
+                .as_ref()
+                .map(|id| HEXLOWER.encode(id.0)),
             Some(_) => return Err(malformed("authority key identifier")),
             None => None,
         };
@@ -210,7 +224,7 @@ impl Crl {
         text
     }
 
-    /// The name of whoever says to have issued it, cut off after 256 characters.
+    /// The name of its issuer, as the list has it, cut off after 256 characters.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.0.issuer
@@ -225,7 +239,7 @@ impl Crl {
     /// The CRL number in hexadecimal; an issuer's later lists have higher ones.
     #[must_use]
     pub fn number(&self) -> String {
-        hex::encode(&self.0.number)
+        HEXLOWER.encode(&self.0.number)
     }
 
     /// When it was issued.
@@ -234,7 +248,7 @@ impl Crl {
         self.0.this_update
     }
 
-    /// From when on it is stale, and nobody that it speaks for is trusted any more.
+    /// From when on it is stale, and no certificate of its issuer is trusted any more.
     #[must_use]
     pub fn next_update(&self) -> SystemTime {
         self.0.next_update
@@ -252,7 +266,7 @@ impl Crl {
         self.0.entries == 0
     }
 
-    /// Whether both speak for the same issuer: same name, same key id.
+    /// Whether both are of the same issuer: same name, same key id.
     fn same_issuer(&self, other: &Self) -> bool {
         self.0.list.issuer() == other.0.list.issuer()
             && self.0.authority_key_id == other.0.authority_key_id
@@ -314,7 +328,7 @@ fn unreadable(error: Error) -> CrlError {
 // === impl CrlSet ===
 
 impl CrlSet {
-    /// No list at all: nobody is revoked.
+    /// No list at all: no certificate is revoked.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,7 +1,7 @@
 //! Two distinguished names in, whether they name the same out (RFC 5280, section 7.1).
 //!
 //! A list whose issuer is written in another string type, case or spacing than in the issuer's
-//! certificate is its list all the same; by bytes alone it would be nobody's, and revoke nobody.
+//! certificate is its list all the same; by bytes alone it would match no issuer, and revoke nothing.
 //! BMPString, TeletexString and UniversalString are compared by their bytes.
 
 use x509_parser::prelude::FromDer;

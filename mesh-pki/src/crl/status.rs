@@ -7,13 +7,13 @@ use rustls_pki_types::{SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::RevocationReason;
 
 use super::{Crl, name};
+use crate::crypto::Crypto;
 use crate::signed::{SignatureError, Signed};
 use crate::time;
-use crate::tls::Crypto;
 
-/// Whoever signed the certificate in question, as its path shows.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Issuer<'a> {
+/// The issuer of the certificate in question, as its path shows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CertificateIssuer<'a> {
     /// The content of its name, in DER.
     pub(crate) name: &'a [u8],
     /// Its subject key identifier in hexadecimal.
@@ -25,7 +25,7 @@ pub(crate) struct Issuer<'a> {
 }
 
 /// What the lists say of a certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Status {
     /// A list names it.
     Revoked {
@@ -54,7 +54,7 @@ enum Word {
     Another,
     /// It is the issuer's, or passes itself off as that.
     Theirs(Status),
-    /// It carries the issuer's name, and nobody known has signed it.
+    /// It bears the issuer's name, and no known key has signed it.
     Unclaimed,
 }
 
@@ -70,22 +70,22 @@ pub(crate) struct Lists<'a> {
 impl Lists<'_> {
     /// Asks all lists for the certificate number `serial` of `issuer`.
     ///
-    /// 1. A list is the issuer's if it carries the issuer's name (RFC 5280, section 7.1), unless key
+    /// 1. A list is the issuer's if it bears the issuer's name (RFC 5280, section 7.1), unless key
     ///    ids differ and it is signed with another key: a CA that renews its key keeps its name. The
     ///    signature tells, since tools compute key ids in different ways.
     /// 2. Such a list is another issuer's if it is signed with the key of a root of that name. Else
-    ///    nobody knows whose it is, and it may be the issuer's own, broken: the status is unknown,
+    ///    its issuer is unknown, and it may be the right one, broken: the status is unknown,
     ///    unless another list is the issuer's beyond doubt.
-    /// 3. A list that carries the issuer's key id under another name leaves the status unknown.
+    /// 3. A list that bears the issuer's key id under another name leaves the status unknown.
     /// 4. The issuer may sign lists, and signed this one; else the status is unknown.
     /// 5. A serial number that is listed is revoked, also by a list that is stale meanwhile.
     /// 6. A list whose nextUpdate has come is stale.
     ///
     /// The first list with something to object decides; an issuer without a list is not checked.
-    /// thisUpdate is not compared: a list from a clock ahead of ours is still the issuer's word.
+    /// thisUpdate is not compared: a list from a clock ahead of ours still counts.
     pub(crate) fn status(
         &self,
-        issuer: &Issuer<'_>,
+        issuer: &CertificateIssuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,
@@ -109,7 +109,7 @@ impl Lists<'_> {
     fn ask(
         &self,
         crl: &Crl,
-        issuer: &Issuer<'_>,
+        issuer: &CertificateIssuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,
@@ -148,7 +148,7 @@ impl Crl {
     /// What the list says, if it is the issuer's.
     fn status(
         &self,
-        issuer: &Issuer<'_>,
+        issuer: &CertificateIssuer<'_>,
         serial: &[u8],
         now: SystemTime,
         crypto: &Crypto,
@@ -184,7 +184,7 @@ impl Crl {
         }
     }
 
-    /// Verifies the signature, unless it was verified before: then it is known whose it is.
+    /// Verifies the signature, unless it was verified before: then its issuer is known.
     fn prove(
         &self,
         public_key: &SubjectPublicKeyInfoDer<'_>,
@@ -199,7 +199,7 @@ impl Crl {
         }
         let signed = Signed::parse(self.der()).ok_or(SignatureError::Bad)?;
         signed.verify(public_key, crypto)?;
-        // Whoever was faster verified the same.
+        // A faster task verified the same.
         let _ = self
             .0
             .proven

@@ -31,7 +31,7 @@ const DELTA: u8 = 27;
 const DISTRIBUTION_POINT: u8 = 28;
 const AUTHORITY_KEY_ID: u8 = 35;
 
-/// A list that nobody signed, with these extensions, nextUpdate if asked for, and these entries.
+/// A list without a signer, with these extensions, nextUpdate if asked for, and these entries.
 fn unsigned(extensions: &[Vec<u8>], next_update: bool, entries: &[u8]) -> Vec<u8> {
     let algorithm = der(0x30, &[&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]]);
     let name = der(
@@ -225,7 +225,7 @@ fn what_rfc_5280_demands_of_a_list_is_demanded() {
         CrlError::UnknownCriticalExtension
     );
     assert!(read(&[number(), ext(99, false, &[5, 0])]).is_ok());
-    // Without nextUpdate nobody could tell when it is stale.
+    // Without nextUpdate it would never be stale.
     assert_eq!(
         Crl::from_der(&unsigned(&[number()], false, &[])),
         Err(malformed("not a revocation list"))
@@ -303,7 +303,7 @@ fn a_set_keeps_one_list_for_each_issuer_of_each_domain() {
     let stays = b.crl().list();
     assert_eq!(set.insert(td.clone(), stays.clone()), Ok(None));
     assert_eq!(set.insert(other.clone(), old.clone()), Ok(None));
-    // The same issuer: replaced, also by an older one; whoever inserts knows better.
+    // The same issuer: replaced, also by an older one; the caller decides.
     let new = a
         .crl()
         .with(|p| p.crl_number = SerialNumber::from(2_u64))
@@ -386,7 +386,7 @@ impl Question<'_> {
     fn ask(&self, lists: &[Crl], serial: &[u8]) -> Status {
         let bundle = self.ca.bundle("td");
         let anchor = &bundle.anchors()[0];
-        let issuer = Issuer {
+        let issuer = CertificateIssuer {
             name: &anchor.subject,
             key_id: self.key_id,
             public_key: &webpki::spki_for_anchor(anchor),
@@ -452,7 +452,7 @@ fn a_list_of_another_key_under_the_same_name_says_nothing() {
     );
 }
 
-/// Whoever has the issuer's name may be the issuer: what is not shown to be another's allows nobody.
+/// A list under the issuer's name may be the issuer's: unless shown to be another's, it admits no peer.
 #[test]
 fn a_list_that_nobody_known_signed_allows_nobody_of_its_name() {
     let (ca, gone) = (Ca::new("same"), Ca::new("same"));
@@ -494,7 +494,7 @@ fn a_list_that_nobody_known_signed_allows_nobody_of_its_name() {
     assert_eq!(ask(&two, std::slice::from_ref(&before)), Status::Valid);
     assert_eq!(ask(&one, std::slice::from_ref(&before)), unclaimed);
     assert_eq!(ask(&two, &[broken(gone.crl())]), unclaimed);
-    // With the issuer's own word beside it nothing is unknown, in any order.
+    // With the issuer's own list beside it nothing is unknown, in any order.
     let word = ca.crl().list();
     for lists in [
         [word.clone(), before.clone()],

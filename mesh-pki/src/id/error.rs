@@ -3,7 +3,7 @@
 /// Why a text is not a trust domain or a SPIFFE ID.
 ///
 /// The rules S12 to S15 are those of SPIFFE-ID.md, sections 2.1 to 2.3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
     /// A path segment is `.` or `..` (S13).

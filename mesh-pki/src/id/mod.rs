@@ -39,7 +39,7 @@ pub struct SpiffeId {
     trust_domain: TrustDomain,
 }
 
-/// Reads a SPIFFE ID from bytes that anybody may have sent, as a certificate holds them.
+/// Reads a SPIFFE ID from bytes that any peer may have sent, as a certificate holds them.
 ///
 /// # Errors
 ///

@@ -15,10 +15,10 @@ use super::make::{self, CaKey, MakeError};
 use super::{Csr, IssueError, IssuedChain, Issuer};
 use crate::bundle::{BundleError, TrustBundle};
 use crate::clock::Clock;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::KeySet;
 use crate::svid::PrivateKey;
-use crate::tls::{Crypto, CryptoError};
 
 /// How long a leaf lives, unless [`LocalCa::with_leaf_lifetime`] says otherwise.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);
@@ -27,6 +27,25 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);
 pub const BACK_DATED: Duration = Duration::from_secs(2 * 60);
 
 /// A CA that signs with a root key in memory.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::issue::ca::LocalCa;
+/// use inmesh_pki::issue::csr;
+/// use inmesh_pki::{Crypto, SpiffeId};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let ca = LocalCa::create("prod.example".parse()?, Duration::from_secs(3600), &crypto, clock)?;
+/// let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+/// let (key, csr) = csr::generate(&id, &crypto)?;
+/// let svid = ca.sign(&id, &csr)?.into_svid(key, &crypto)?;
+/// assert_eq!(svid.id(), &id);
+/// # Ok(())
+/// # }
+/// ```
 pub struct LocalCa {
     trust_domain: TrustDomain,
     root: CertificateDer<'static>,
@@ -38,10 +57,10 @@ pub struct LocalCa {
 }
 
 /// Why there is no CA.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum CaError {
-    /// The root certificate is none.
+pub enum LocalCaError {
+    /// The root certificate cannot be used.
     #[error("the CA's root certificate cannot be used")]
     Bundle(#[from] BundleError),
     /// The crypto provider failed.
@@ -66,13 +85,13 @@ impl LocalCa {
     ///
     /// # Errors
     ///
-    /// [`CaError`] if the system cannot make a key.
+    /// [`LocalCaError`] if the system cannot make a key.
     pub fn create(
         trust_domain: TrustDomain,
         lifetime: Duration,
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, LocalCaError> {
         let now = clock.now();
         let life = (now - BACK_DATED, now + lifetime);
         let params = make::authority("root", &trust_domain, 1, life, crypto)?;
@@ -86,15 +105,15 @@ impl LocalCa {
     ///
     /// # Errors
     ///
-    /// [`CaError`] if the certificate is not a CA's, or the key is not its own.
+    /// [`LocalCaError`] if the certificate is not a CA's, or the key is not its own.
     pub fn from_parts(
         trust_domain: TrustDomain,
         root: CertificateDer<'static>,
         key: &PrivateKey,
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CaError> {
-        let key = CaKey::read(key).map_err(|_| CaError::Key)?;
+    ) -> Result<Self, LocalCaError> {
+        let key = CaKey::read(key).map_err(|_| LocalCaError::Key)?;
         Self::new(trust_domain, root, key, crypto, clock)
     }
 
@@ -104,11 +123,11 @@ impl LocalCa {
         key: CaKey,
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, LocalCaError> {
         let bundle = TrustBundle::new(trust_domain.clone(), [root.clone()])?;
         let anchor = &bundle.anchors()[0];
         if webpki::spki_for_anchor(anchor).as_ref() != key.subject_public_key_info() {
-            return Err(CaError::KeyMismatch);
+            return Err(LocalCaError::KeyMismatch);
         }
         let issuer = rcgen::Issuer::from_ca_cert_der(&root, key).map_err(MakeError::Sign)?;
         Ok(Self {
@@ -136,7 +155,7 @@ impl LocalCa {
         self
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -154,7 +173,7 @@ impl LocalCa {
         &self.root
     }
 
-    /// A copy of the root key, for whoever keeps it.
+    /// A copy of the root key, to be kept.
     #[must_use]
     pub fn secret_key(&self) -> PrivateKey {
         self.issuer.key().secret()
@@ -165,7 +184,7 @@ impl LocalCa {
     /// # Errors
     ///
     /// [`IssueError`] if the ID is not a workload of this trust domain, the key cannot be
-    /// certified, or the CA is over.
+    /// certified, or the CA has expired.
     pub fn sign(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
         if id.trust_domain() != &self.trust_domain {
             return Err(IssueError::WrongTrustDomain {
@@ -225,7 +244,7 @@ impl fmt::Debug for LocalCa {
     }
 }
 
-impl From<MakeError> for CaError {
+impl From<MakeError> for LocalCaError {
     fn from(error: MakeError) -> Self {
         match error {
             MakeError::Crypto(error) => Self::Crypto(error),

@@ -8,22 +8,22 @@ use rustls_pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use crate::crypto::Crypto;
 use crate::pem;
 use crate::signed::{SignatureError, Signed};
-use crate::tls::Crypto;
 
 /// The largest request that is looked at, in bytes.
 pub const MAX_CSR_LEN: usize = 16 * 1024;
 
 /// A signing request whose signature has been verified with the public key in it.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct Csr {
     der: CertificateSigningRequestDer<'static>,
     public_key: SubjectPublicKeyInfoDer<'static>,
 }
 
 /// Why a signing request is refused, or could not be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CsrError {
     /// The signature does not verify: the sender does not have the private key.

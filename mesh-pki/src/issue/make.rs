@@ -7,6 +7,7 @@
 use std::time::SystemTime;
 
 use ::time::OffsetDateTime;
+use data_encoding::HEXLOWER;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData, SanType, SerialNumber,
@@ -16,10 +17,10 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroize;
 
 use super::template;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::PrivateKey;
-use crate::tls::{Crypto, CryptoError};
-use crate::{hex, time};
+use crate::time;
 
 /// The key of a CA, wiped when it is dropped.
 pub(crate) struct CaKey(KeyPair);
@@ -30,13 +31,13 @@ impl CaKey {
         KeyPair::generate().map(Self)
     }
 
-    /// Reads a key that somebody kept.
+    /// Reads a key that was kept.
     pub(crate) fn read(key: &PrivateKey) -> Result<Self, rcgen::Error> {
         let der = PrivatePkcs8KeyDer::from(key.secret_pkcs8_der());
         KeyPair::try_from(&der).map(Self)
     }
 
-    /// A copy for whoever keeps it.
+    /// A copy, to be kept.
     pub(crate) fn secret(&self) -> PrivateKey {
         PrivateKey::from_pkcs8_der(self.0.serialize_der())
     }
@@ -77,7 +78,7 @@ pub(crate) fn authority(
 ) -> Result<CertificateParams, MakeError> {
     let mut tag = [0; 4];
     crypto.fill(&mut tag)?;
-    let mut params = template::authority(&format!("inmesh {kind} {}", hex::encode(&tag)));
+    let mut params = template::authority(&format!("inmesh {kind} {}", HEXLOWER.encode(&tag)));
     params.subject_alt_names = vec![uri(&trust_domain.id())?];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.serial_number = Some(serial(crypto)?);
@@ -96,21 +97,6 @@ pub(crate) fn leaf(
     params.serial_number = Some(serial);
     params.not_before = date(from);
     params.not_after = date(to);
-    Ok(params)
-}
-
-/// What the leaf of a server says that is reached by host names too (X509-SVID.md, section 2).
-pub(crate) fn server_leaf(
-    id: &SpiffeId,
-    names: &[String],
-    serial: SerialNumber,
-    life: (SystemTime, SystemTime),
-) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = leaf(id, serial, life)?;
-    for name in names {
-        let name = Ia5String::try_from(name.as_str())?;
-        params.subject_alt_names.push(SanType::DnsName(name));
-    }
     Ok(params)
 }
 

@@ -1,7 +1,7 @@
 //! A SPIFFE ID and a signing request in, a chain and the bundle that vouches for it out.
 //!
 //! [`Issuer`] is the port: a local CA, the development CA, and whatever answers over a network
-//! stand behind it. Who may ask for which ID is decided in front of it, never by the request: an
+//! stand behind it. Which caller may ask for which ID is decided in front of it, never by the request: an
 //! identity inside a request is ignored.
 
 use std::fmt;
@@ -13,11 +13,12 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::TrustBundle;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
-use crate::tls::{Crypto, CryptoError};
 
 pub mod csr;
+#[cfg(feature = "ca")]
 pub mod policy;
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
@@ -34,7 +35,7 @@ mod tests;
 
 pub use csr::{Csr, CsrError};
 
-/// Whoever can sign SVIDs.
+/// Signs SVIDs.
 pub trait Issuer: Send + Sync + 'static {
     /// Issues a chain for `id` and the public key in `csr`.
     ///
@@ -51,7 +52,7 @@ pub trait Issuer: Send + Sync + 'static {
 pub struct DynIssuer(Arc<dyn ErasedIssuer>);
 
 /// What an issuer answers.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct IssuedChain {
     /// The certificates, leaf first, without the root.
     pub chain: Vec<CertificateDer<'static>>,
@@ -62,13 +63,13 @@ pub struct IssuedChain {
 }
 
 /// Why an issuer did not issue.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
-    /// The CA's own certificate is over, or not valid yet.
+    /// The CA's own certificate has expired, or is not valid yet.
     #[error("the CA of {trust_domain} is not valid at the moment")]
     CaNotValid {
-        /// Whose CA it is.
+        /// The trust domain of the CA.
         trust_domain: TrustDomain,
     },
     /// The crypto provider failed.
@@ -77,19 +78,19 @@ pub enum IssueError {
     /// The request's key is of a kind that cannot be certified.
     #[error("the request for {id} has a key of an unsupported kind")]
     Key {
-        /// Who was asked for.
+        /// The ID that was asked for.
         id: SpiffeId,
     },
     /// The ID names no workload: it has no path (S3).
     #[error("{id} has no path; only workloads get certificates")]
     NoPath {
-        /// Who was asked for.
+        /// The ID that was asked for.
         id: SpiffeId,
     },
     /// The caller may not have this ID.
     #[error("{id} was asked for, this issuer gives only {allowed}")]
     NotAllowed {
-        /// Who was asked for.
+        /// The ID that was asked for.
         id: SpiffeId,
         /// The only ID that it may give.
         allowed: SpiffeId,
@@ -97,7 +98,7 @@ pub enum IssueError {
     /// The issuer says no.
     #[error("the issuer refuses {id}: {reason}")]
     Refused {
-        /// Who was asked for.
+        /// The ID that was asked for.
         id: SpiffeId,
         /// What the issuer says.
         reason: String,
@@ -105,7 +106,7 @@ pub enum IssueError {
     /// Signing failed.
     #[error("the CA could not sign for {id}: {reason}")]
     Sign {
-        /// Who was asked for.
+        /// The ID that was asked for.
         id: SpiffeId,
         /// What the signing library says.
         reason: String,
@@ -121,7 +122,7 @@ pub enum IssueError {
     /// The ID belongs to another trust domain than the CA.
     #[error("{id} was asked for, this CA is of trust domain {trust_domain}")]
     WrongTrustDomain {
-        /// Who was asked for.
+        /// The ID that was asked for.
         id: SpiffeId,
         /// The CA's own trust domain.
         trust_domain: TrustDomain,
@@ -141,14 +142,14 @@ impl IssuedChain {
 
 // === impl DynIssuer ===
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<IssuedChain, IssueError>> + Send + 'a>>;
+type Issuing<'a> = Pin<Box<dyn Future<Output = Result<IssuedChain, IssueError>> + Send + 'a>>;
 
 trait ErasedIssuer: Send + Sync {
-    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Answer<'a>;
+    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Issuing<'a>;
 }
 
 impl<I: Issuer> ErasedIssuer for I {
-    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Answer<'a> {
+    fn issue_erased<'a>(&'a self, id: &'a SpiffeId, csr: &'a Csr) -> Issuing<'a> {
         Box::pin(self.issue(id, csr))
     }
 }

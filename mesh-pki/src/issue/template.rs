@@ -1,7 +1,7 @@
 //! Names in, the two profiles of SPIFFE's X.509 out, as the library that signs takes them: a signing
 //! certificate and a leaf. Everything here that signs begins with them, tests and benches too, which
 //! read this file by its path; so it knows nothing of this crate. Lifetimes and serial numbers are
-//! whoever signs'.
+//! the signer's.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,

@@ -3,10 +3,12 @@ use std::time::Duration;
 
 use x509_parser::extensions::GeneralName;
 
-use super::ca::{BACK_DATED, CaError, LocalCa};
+use super::ca::{BACK_DATED, LocalCa, LocalCaError};
 use super::dev::{DevCa, DevCaError, KEY_FILE, ROOT_FILE};
 use super::*;
 use crate::clock::{Clock, ManualClock};
+use crate::disk::{self, DiskError};
+use crate::source::dev::{DevSource, DevSourceError};
 use crate::source::files::FileSource;
 use crate::store::IdentityState;
 use crate::svid::{Usage, validate};
@@ -47,7 +49,7 @@ fn a_request_proves_possession_and_nothing_else() {
         CsrError::BadSignature
     );
 
-    // Somebody else's public key, which the signature does not cover with theirs.
+    // Another public key, which the signature does not cover with theirs.
     let (_, other) = csr::generate(&id(CART), &crypto()).unwrap();
     let at = find(&der, csr.public_key_der());
     let mut stolen = der.clone();
@@ -57,7 +59,7 @@ fn a_request_proves_possession_and_nothing_else() {
         CsrError::BadSignature
     );
 
-    // The signature is good, under an algorithm that nobody has.
+    // The signature is good, under an algorithm that no provider has.
     let mut unknown = der.clone();
     let at = find(
         &der,
@@ -168,7 +170,7 @@ fn what_it_issues_verifies_and_ends() {
         check(&first).unwrap().serial
     );
 
-    // A leaf never outlives its CA, and a CA that is over signs nothing.
+    // A leaf never outlives its CA, and an expired CA signs nothing.
     clock.set(noon() + minutes(590));
     assert_eq!(
         check(&issued(&ca)).unwrap().not_after,
@@ -236,10 +238,13 @@ fn a_ca_is_put_together_of_its_own_parts_only() {
         )
     };
     join(&ca.secret_key()).unwrap();
-    assert_eq!(join(&other.secret_key()).unwrap_err(), CaError::KeyMismatch);
+    assert_eq!(
+        join(&other.secret_key()).unwrap_err(),
+        LocalCaError::KeyMismatch
+    );
     assert_eq!(
         join(&PrivateKey::from_pkcs8_der(vec![1])).unwrap_err(),
-        CaError::Key
+        LocalCaError::Key
     );
     assert_ne!(
         ca.bundle().anchors()[0].subject,
@@ -303,7 +308,7 @@ fn a_development_ca_is_never_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     std::fs::write(&path, "precious").unwrap();
-    let error = crate::fs::publish_new(&path, b"new", crate::fs::Mode::Secret).unwrap_err();
+    let error = disk::publish_new(&path, b"new", disk::Mode::Secret).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -314,7 +319,9 @@ fn a_broken_folder_says_what_is_wrong() {
     let clock = ManualClock::new(noon());
     let open = |dir: &std::path::Path| DevCa::open(dir, &crypto(), clock.shared()).unwrap_err();
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(open(dir.path()), DevCaError::Io { path, .. } if path.ends_with(ROOT_FILE)));
+    assert!(
+        matches!(open(dir.path()), DevCaError::Disk(DiskError::Io { path, .. }) if path.ends_with(ROOT_FILE))
+    );
     dev(dir.path()).unwrap();
     std::fs::write(dir.path().join(KEY_FILE), "").unwrap();
     assert!(matches!(open(dir.path()), DevCaError::Pem { path, .. } if path.ends_with(KEY_FILE)));
@@ -323,7 +330,7 @@ fn a_broken_folder_says_what_is_wrong() {
     assert!(matches!(
         open(dir.path()),
         DevCaError::Ca {
-            source: CaError::KeyMismatch,
+            source: LocalCaError::KeyMismatch,
             ..
         }
     ));
@@ -389,6 +396,41 @@ fn files_are_issued_as_one_set() {
     std::fs::remove_file(&key).unwrap();
     std::fs::write(&key, "precious").unwrap();
     let error = dev.issue_files(&id(CART), &out).unwrap_err();
-    assert!(matches!(error, DevCaError::Io { .. }), "{error:?}");
+    assert!(
+        matches!(error, DevCaError::Disk(DiskError::Io { .. })),
+        "{error:?}"
+    );
     assert_eq!(std::fs::read(&key).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_source_mints_its_own_identity_and_those_beside_it() {
+    const SIDE: &str = "spiffe://td/ns/shop/sa/side";
+
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dev(dir.path()).unwrap();
+    let identity = DevSource::new(ca.clone(), id(CART))
+        .also([id(SIDE)])
+        .clock(ManualClock::new(noon()).shared())
+        .start(&crypto())
+        .await
+        .unwrap();
+    let first = identity.reader.ready().await.unwrap();
+    assert_eq!(*first.default_svid().unwrap().id(), id(CART));
+    assert!(identity.jwt.is_some());
+    let task = tokio::spawn(identity.task);
+    let mut reader = identity.reader;
+    while reader.latest().svid(&id(SIDE)).is_none() {
+        reader.changed().await.unwrap();
+    }
+    assert_eq!(*reader.load().default_svid().unwrap().id(), id(CART));
+    task.abort();
+
+    let foreign = DevSource::new(ca, id("spiffe://other/a"));
+    let error = foreign.start(&crypto()).await.unwrap_err();
+    let refused = matches!(
+        error,
+        DevSourceError::Issue(IssueError::WrongTrustDomain { .. })
+    );
+    assert!(refused, "{error}");
 }

@@ -2,10 +2,10 @@
 
 use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 
-use super::key::Curve;
+use super::curve::Curve;
 
 /// A JWS algorithm of RFC 7518, sections 3.3 to 3.5.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     Es256,
     Es384,

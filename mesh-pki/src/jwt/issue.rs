@@ -1,15 +1,14 @@
 //! A SPIFFE ID and audiences in, a JWT-SVID out.
 //!
-//! [`JwtIssuer`] is a port of its own beside [`Issuer`](crate::issue::Issuer): who signs
-//! certificates need not sign tokens. Who may ask for which ID is decided in front of it.
+//! [`JwtIssuer`] is a port of its own beside [`Issuer`](crate::issue::Issuer): a signer of
+//! certificates need not sign tokens. Which caller may ask for which ID is decided in front of it.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use rustls::sign::SigningKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
 use serde_json::json;
@@ -20,21 +19,20 @@ use zeroize::Zeroizing;
 use super::algorithm::Algorithm;
 use super::{JwtSvid, MAX_TOKEN_LEN, PublicKey};
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::der;
-use crate::hex;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::IssueError;
 use crate::svid::PrivateKey;
 use crate::time;
-use crate::tls::Crypto;
 
-/// How long a JWT-SVID lives, unless told otherwise: a bearer token cannot be taken back.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// How long a JWT-SVID lives, in seconds: a bearer token cannot be taken back.
+const LIFETIME: i64 = 5 * 60;
 
 /// The most audiences that one token may be for; each can pass it on to the others.
 pub const MAX_AUDIENCES: usize = 16;
 
-/// Whoever can mint JWT-SVIDs.
+/// Mints JWT-SVIDs.
 pub trait JwtIssuer: Send + Sync + 'static {
     /// Mints a token for `id`, to be shown to `audiences`; there must be at least one.
     ///
@@ -51,12 +49,27 @@ pub trait JwtIssuer: Send + Sync + 'static {
 pub struct DynJwtIssuer(Arc<dyn ErasedJwtIssuer>);
 
 /// Mints ES256 tokens for one trust domain with a key in this process; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::jwt::{JwtIssuer, LocalJwtIssuer};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let issuer = LocalJwtIssuer::generate("prod.example".parse()?, &crypto, clock)?;
+/// let id = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let token = issuer.mint(&id, &["spiffe://prod.example/ns/shop/sa/db".to_owned()]).await?;
+/// println!("until {:?}", token.expires());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct LocalJwtIssuer {
     trust_domain: TrustDomain,
     key: Arc<dyn SigningKey>,
     public: PublicKey,
-    lifetime: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -94,17 +107,16 @@ impl LocalJwtIssuer {
             .ok_or_else(unusable)?;
         let digest = crypto.digest(&spki);
         // 20 bytes name a key as well as 32 do.
-        let public = public.with_id(hex::encode(&digest[..20]));
+        let public = public.with_id(HEXLOWER.encode(&digest[..20]));
         Ok(Self {
             trust_domain,
             key,
             public,
-            lifetime: DEFAULT_LIFETIME,
             clock,
         })
     }
 
-    /// The same with a new key, which nobody has seen.
+    /// The same with a new key, which only this process knows.
     ///
     /// # Errors
     ///
@@ -124,12 +136,6 @@ impl LocalJwtIssuer {
         let key = PrivateKey::from_pkcs8_der(pair.serialize_der());
         pair.zeroize();
         Self::new(trust_domain, &key, crypto, clock)
-    }
-
-    /// Tokens that live for `lifetime` from the moment of minting, in whole seconds.
-    #[must_use]
-    pub fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime, ..self }
     }
 
     /// The public half, which belongs into the bundle of the trust domain before a token is minted.
@@ -156,8 +162,7 @@ impl LocalJwtIssuer {
             return Err(failed("a token is for 1 to 16 audiences"));
         }
         let issued = time::to_unix(self.clock.now());
-        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let expires = issued.saturating_add(lifetime);
+        let expires = issued.saturating_add(LIFETIME);
 
         let header = json!({"alg": Algorithm::Es256.name(), "kid": self.public.id(), "typ": "JWT"});
         // One audience is written as a text, which every library reads.
@@ -222,14 +227,14 @@ impl fmt::Debug for LocalJwtIssuer {
 
 // === impl DynJwtIssuer ===
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, IssueError>> + Send + 'a>>;
+type Minting<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, IssueError>> + Send + 'a>>;
 
 trait ErasedJwtIssuer: Send + Sync {
-    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Answer<'a>;
+    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Minting<'a>;
 }
 
 impl<I: JwtIssuer> ErasedJwtIssuer for I {
-    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Answer<'a> {
+    fn mint_erased<'a>(&'a self, id: &'a SpiffeId, audiences: &'a [String]) -> Minting<'a> {
         Box::pin(self.mint(id, audiences))
     }
 }

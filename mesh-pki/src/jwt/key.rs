@@ -13,6 +13,7 @@ use x509_parser::public_key::PublicKey as SpkiKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::algorithm::Algorithm;
+use super::curve::Curve;
 use crate::der;
 
 /// The most keys that a set may have.
@@ -30,7 +31,18 @@ const MAX_MODULUS_LEN: usize = 1024;
 /// The public keys of one issuer of tokens.
 ///
 /// Ids are unique in a set; a key without id is only found by tokens that name none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::jwt::KeySet;
+///
+/// let keys = KeySet::from_jwks(br#"{"keys": []}"#)?;
+/// assert!(keys.is_empty());
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeySet(Vec<PublicKey>);
 
 /// A public key that tokens may be signed with.
@@ -55,15 +67,8 @@ enum Numbers {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Curve {
-    P256,
-    P384,
-    P521,
-}
-
 /// Why a JWK set cannot be used; `index` counts from 0.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeySetError {
     /// Two keys have the same id, so that it is unclear which is meant.
@@ -128,13 +133,13 @@ impl KeySet {
     /// [`KeySetError`]; the keys before the broken one are not used either.
     pub fn from_jwks(json: &[u8]) -> Result<Self, KeySetError> {
         #[derive(serde::Deserialize)]
-        struct Document {
+        struct JwksDocument {
             keys: Vec<Map<String, Value>>,
         }
         if json.len() > MAX_JWKS_LEN {
             return Err(KeySetError::TooLarge { got: json.len() });
         }
-        let document: Document =
+        let document: JwksDocument =
             serde_json::from_slice(json).map_err(|error| KeySetError::NotASet {
                 reason: error.to_string(),
             })?;
@@ -229,7 +234,7 @@ impl PublicKey {
         })
     }
 
-    /// Reads one JWK; nothing, if its type, curve or algorithm is none of ours.
+    /// Reads one JWK; nothing, if its type, curve or algorithm is not supported.
     pub(crate) fn from_jwk(
         index: usize,
         jwk: &Map<String, Value>,
@@ -372,50 +377,5 @@ impl Numbers {
         let plausible =
             (1..=MAX_MODULUS_LEN).contains(&modulus.len()) && (1..=8).contains(&exponent.len());
         plausible.then_some(Self::Rsa { modulus, exponent })
-    }
-}
-
-// === impl Curve ===
-
-impl Curve {
-    fn named(name: &str) -> Option<Self> {
-        [Self::P256, Self::P384, Self::P521]
-            .into_iter()
-            .find(|curve| curve.name() == name)
-    }
-
-    /// The curve that certificates name so (RFC 5480, section 2.1.1.1).
-    fn of_oid(oid: &str) -> Option<Self> {
-        match oid {
-            "1.2.840.10045.3.1.7" => Some(Self::P256),
-            "1.3.132.0.34" => Some(Self::P384),
-            "1.3.132.0.35" => Some(Self::P521),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::P256 => "P-256",
-            Self::P384 => "P-384",
-            Self::P521 => "P-521",
-        }
-    }
-
-    /// The length of a coordinate, and of each half of a signature, in bytes.
-    pub(super) fn len(self) -> usize {
-        match self {
-            Self::P256 => 32,
-            Self::P384 => 48,
-            Self::P521 => 66,
-        }
-    }
-
-    fn key_kind(self) -> AlgorithmIdentifier {
-        match self {
-            Self::P256 => alg_id::ECDSA_P256,
-            Self::P384 => alg_id::ECDSA_P384,
-            Self::P521 => alg_id::ECDSA_P521,
-        }
     }
 }

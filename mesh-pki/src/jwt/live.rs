@@ -50,8 +50,8 @@ impl KeysReader {
         self.0.borrow().clone()
     }
 
-    /// Waits for keys that this reader has not been told of, and returns them; `None` once the
-    /// writer is gone and its last keys have been told. Cancel safe.
+    /// Waits for keys that this reader has not seen, and returns them; `None` once the
+    /// writer is gone and its last keys have been returned. Cancel safe.
     pub async fn changed(&mut self) -> Option<Arc<KeySet>> {
         self.0.changed().await.ok()?;
         Some(self.0.borrow_and_update().clone())

@@ -4,7 +4,7 @@
 //! - [`validate`] verifies a JWT-SVID: its keys come from the bundle of its subject's own trust
 //!   domain and from no other (S33);
 //! - [`verify_token`] verifies a token of one issuer whose keys the caller has;
-//! - [`JwtIssuer`] is the port for whoever mints JWT-SVIDs, [`LocalJwtIssuer`] does it with a key.
+//! - [`JwtIssuer`] is the port for what mints JWT-SVIDs, [`LocalJwtIssuer`] does it with a key.
 //!
 //! Both verifiers are pure. The length is bounded before anything is looked at, the algorithm is
 //! looked at before any key (S27), the keys before any claim but the subject's trust domain, and no
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::id::SpiffeId;
 
 mod algorithm;
+mod curve;
 mod issue;
 mod key;
 mod live;
@@ -33,16 +34,16 @@ mod tests;
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use live::{KeysReader, KeysWriter, live_keys};
-pub use rejected::Rejected;
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+pub use rejected::TokenRejected;
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]
 pub(crate) use verify::read_unverified;
 pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, MAX_TRIED, validate, verify_token};
 
-/// A JWT-SVID that was minted for us: who we are, to whom, and until when.
+/// A JWT-SVID that was minted for us: our ID, its audiences, and its end.
 ///
-/// Its text is a secret: whoever has it can pass for its subject. It is wiped when dropped, and
+/// Its text is a secret: its bearer can pass for its subject. It is wiped when dropped, and
 /// `Debug` does not show it.
 #[derive(Clone)]
 pub struct JwtSvid {
@@ -52,17 +53,36 @@ pub struct JwtSvid {
 }
 
 /// A JWT-SVID that has been verified; only [`validate`] makes one.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Verified {
-    /// Who it speaks for.
+pub struct VerifiedToken {
+    /// The ID of its subject.
     pub id: SpiffeId,
     /// All that it says.
     pub claims: Claims,
 }
 
 /// What a token must say besides a good signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::SystemTime;
+///
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::jwt::{Expect, KeySet, verify_token};
+///
+/// let expect = Expect {
+///     issuer: "https://issuer.example",
+///     audience: "cart",
+/// };
+/// let keys = KeySet::new();
+/// let verdict = verify_token("a.b.c", &keys, &expect, SystemTime::now(), &Crypto::aws_lc_rs());
+/// assert!(verdict.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expect<'a> {
     /// The issuer that must stand in it, letter for letter.
     pub issuer: &'a str,
@@ -84,7 +104,7 @@ pub struct Claims {
 // === impl JwtSvid ===
 
 impl JwtSvid {
-    /// A token that somebody minted for `id`; nothing of it is verified here.
+    /// A token that an issuer minted for `id`; nothing of it is verified here.
     #[must_use]
     pub fn new(id: SpiffeId, token: String, expires: SystemTime) -> Self {
         Self {
@@ -94,13 +114,13 @@ impl JwtSvid {
         }
     }
 
-    /// Who it speaks for.
+    /// The ID of its subject.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// The token in compact serialization, to be sent to its audience and to nobody else.
+    /// The token in compact serialization, to be sent to its audience only.
     #[must_use]
     pub fn secret_token(&self) -> &str {
         &self.token
@@ -113,7 +133,7 @@ impl JwtSvid {
     }
 }
 
-/// Shows who and until when, and nothing of the token.
+/// Shows the ID and the end, and nothing of the token.
 impl fmt::Debug for JwtSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtSvid")
@@ -126,19 +146,19 @@ impl fmt::Debug for JwtSvid {
 // === impl Claims ===
 
 impl Claims {
-    /// Whom the token speaks for, `sub`.
+    /// The subject of the token, `sub`.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// Who issued it, `iss`.
+    /// Its issuer, `iss`.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
 
-    /// For whom it is, `aud`; at least one.
+    /// Its audiences, `aud`; at least one.
     #[must_use]
     pub fn audiences(&self) -> &[String] {
         &self.audiences

@@ -8,9 +8,9 @@ use crate::id::{IdError, TrustDomain};
 use crate::time::utc;
 
 /// Why a token was refused; S27 to S33 are the rules of JWT-SVID.md.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Rejected {
+pub enum TokenRejected {
     /// The algorithm is not one of RS, ES or PS with 256, 384 or 512 bits (S27).
     #[error("the token's algorithm is {got:?}, only RS*, ES* and PS* are accepted")]
     Algorithm {
@@ -20,7 +20,7 @@ pub enum Rejected {
     /// The token is for others (S30).
     #[error("the token is not for the audience {expected:?}")]
     Audience {
-        /// Who it should be for.
+        /// The audience that was expected.
         expected: String,
     },
     /// The signature does not verify with the key that the token names, or with any that fits.
@@ -29,7 +29,7 @@ pub enum Rejected {
     /// The header demands that an extension be understood (RFC 7515, section 4.1.11).
     #[error("the token's header has critical extensions")]
     CriticalHeader,
-    /// The token's time is over (S31).
+    /// The token has expired (S31).
     #[error("the token expired at {}, now is {}", utc(*expires), utc(*now))]
     Expired {
         /// When it ended.
@@ -37,10 +37,10 @@ pub enum Rejected {
         /// The time it was compared with.
         now: SystemTime,
     },
-    /// Somebody else issued the token.
+    /// Another issuer issued the token.
     #[error("the token is not issued by {expected:?}")]
     Issuer {
-        /// Who should have.
+        /// The issuer that was expected.
         expected: String,
     },
     /// The key and the token do not name the same algorithm.
@@ -104,7 +104,7 @@ pub enum Rejected {
     /// There is no bundle for the subject's trust domain (S33).
     #[error("there is no bundle for trust domain {trust_domain}")]
     UnknownTrustDomain {
-        /// Whom the token names.
+        /// The trust domain that the token names.
         trust_domain: TrustDomain,
     },
     /// The crypto provider does not have the algorithm.

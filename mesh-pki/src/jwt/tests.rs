@@ -27,9 +27,9 @@ fn trusting(issuers: &[(&str, &LocalJwtIssuer)]) -> BundleSet {
         .collect()
 }
 
-async fn mint(issuer: &LocalJwtIssuer, who: &str, audiences: &[&str]) -> JwtSvid {
+async fn mint(issuer: &LocalJwtIssuer, subject: &str, audiences: &[&str]) -> JwtSvid {
     let audiences: Vec<String> = audiences.iter().map(|&one| one.to_owned()).collect();
-    issuer.mint(&id(who), &audiences).await.unwrap()
+    issuer.mint(&id(subject), &audiences).await.unwrap()
 }
 
 fn encode(part: &Value) -> String {
@@ -94,14 +94,14 @@ async fn who_cannot_be_minted_for_is_refused() {
     let us = &["us".to_owned()][..];
     let long = &["x".repeat(MAX_TOKEN_LEN)][..];
     let many = &vec!["us".to_owned(); MAX_AUDIENCES + 1][..];
-    for (who, audiences, reason) in [
+    for (subject, audiences, reason) in [
         ("spiffe://other/w", us, "this CA is of trust domain td"),
         ("spiffe://td", us, "has no path"),
         ("spiffe://td/w", &[], "1 to 16 audiences"),
         ("spiffe://td/w", many, "1 to 16 audiences"),
         ("spiffe://td/w", long, "too long for a token"),
     ] {
-        let error = issuer.mint(&id(who), audiences).await.unwrap_err();
+        let error = issuer.mint(&id(subject), audiences).await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
@@ -148,7 +148,7 @@ fn tokens_of_another_library_verify_with_each_algorithm() {
         let outcome = verify_token(token, &keys, &EXPECT, noon(), &crypto());
         // *ring* has no P-521, and a provider that lacks an algorithm says so.
         if algorithm == "ES512" && cfg!(not(feature = "aws-lc-rs")) {
-            let unsupported = Rejected::Unsupported { algorithm: "ES512" };
+            let unsupported = TokenRejected::Unsupported { algorithm: "ES512" };
             assert_eq!(outcome.unwrap_err(), unsupported);
             continue;
         }
@@ -162,7 +162,7 @@ fn tokens_of_another_library_verify_with_each_algorithm() {
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).unwrap();
             let error = verify_token(&changed, &keys, &EXPECT, noon(), &crypto()).unwrap_err();
-            assert_eq!(error, Rejected::BadSignature, "{algorithm}");
+            assert_eq!(error, TokenRejected::BadSignature, "{algorithm}");
         }
     }
 }
@@ -178,7 +178,7 @@ fn a_key_verifies_only_the_algorithm_that_its_owner_names() {
         match algorithm.as_str() {
             "RS256" => drop(outcome.unwrap()),
             _ => assert!(
-                matches!(outcome, Err(Rejected::KeyMismatch { .. })),
+                matches!(outcome, Err(TokenRejected::KeyMismatch { .. })),
                 "{algorithm}"
             ),
         }
@@ -188,7 +188,7 @@ fn a_key_verifies_only_the_algorithm_that_its_owner_names() {
 // === what is wrong is refused, each for its own reason ===
 
 #[track_caller]
-fn refused(token: &str, bundles: &BundleSet, expected: Rejected) {
+fn refused(token: &str, bundles: &BundleSet, expected: TokenRejected) {
     let error = validate(token, "us", bundles, noon(), &crypto()).unwrap_err();
     assert_eq!(error, expected, "{token}");
 }
@@ -198,8 +198,8 @@ fn headers_that_no_svid_has() {
     let issuer = issuer("td");
     let bundles = trusting(&[("td", &issuer)]);
     let key_id = issuer.public_key().id().map(str::to_owned);
-    let algorithm = |got: &str| Rejected::Algorithm { got: got.into() };
-    let malformed = Rejected::Malformed { part: "header" };
+    let algorithm = |got: &str| TokenRejected::Algorithm { got: got.into() };
+    let malformed = TokenRejected::Malformed { part: "header" };
     for (change, expected) in [
         (json!({"alg": "none"}), algorithm("none")),
         (json!({"alg": "HS256"}), algorithm("HS256")),
@@ -215,29 +215,32 @@ fn headers_that_no_svid_has() {
         (json!({"typ": 1}), malformed.clone()),
         (
             json!({"typ": "at+jwt"}),
-            Rejected::Type {
+            TokenRejected::Type {
                 got: "at+jwt".into(),
             },
         ),
-        (json!({"typ": "jwt"}), Rejected::Type { got: "jwt".into() }),
-        (json!({"crit": []}), Rejected::CriticalHeader),
+        (
+            json!({"typ": "jwt"}),
+            TokenRejected::Type { got: "jwt".into() },
+        ),
+        (json!({"crit": []}), TokenRejected::CriticalHeader),
         (
             json!({"kid": "other"}),
-            Rejected::UnknownKey {
+            TokenRejected::UnknownKey {
                 id: Some("other".into()),
             },
         ),
-        (json!({"alg": "ES384"}), Rejected::BadSignature),
+        (json!({"alg": "ES384"}), TokenRejected::BadSignature),
         (
             json!({"alg": "RS256"}),
-            Rejected::KeyMismatch {
+            TokenRejected::KeyMismatch {
                 id: key_id.unwrap(),
                 algorithm: "RS256",
             },
         ),
         (
             json!({"alg": "RS256", "kid": null}),
-            Rejected::UnknownKey { id: None },
+            TokenRejected::UnknownKey { id: None },
         ),
     ] {
         let token = signed(&issuer, &with(header(&issuer), change), &claims());
@@ -259,62 +262,58 @@ fn headers_that_no_svid_has() {
 fn claims_that_no_svid_has() {
     let issuer = issuer("td");
     let bundles = trusting(&[("td", &issuer)]);
-    let expired = |secs| Rejected::Expired {
+    let expired = |secs| TokenRejected::Expired {
         expires: crate::time::from_unix(secs),
         now: noon(),
     };
-    let audience = Rejected::Audience {
+    let audience = TokenRejected::Audience {
         expected: "us".into(),
     };
+    let missing = |claim| TokenRejected::Missing { claim };
+    let malformed = |part| TokenRejected::Malformed { part };
     for (change, expected) in [
-        (json!({"exp": null}), Rejected::Missing { claim: "exp" }),
-        (json!({"exp": "soon"}), Rejected::Malformed { part: "exp" }),
+        (json!({"exp": null}), missing("exp")),
+        (json!({"exp": "soon"}), malformed("exp")),
         (json!({"exp": NOON}), expired(NOON)),
         (json!({"exp": NOON as f64 - 0.5}), expired(NOON - 1)),
         (json!({"exp": -1}), expired(-1)),
         // Later than any calendar is no moment, and no everlasting token.
-        (json!({"exp": 1e300}), Rejected::Malformed { part: "exp" }),
-        (
-            json!({"exp": i64::MAX}),
-            Rejected::Malformed { part: "exp" },
-        ),
+        (json!({"exp": 1e300}), malformed("exp")),
+        (json!({"exp": i64::MAX}), malformed("exp")),
         (
             json!({"nbf": NOON + 121}),
-            Rejected::NotYetValid {
+            TokenRejected::NotYetValid {
                 not_before: noon() + Duration::from_secs(121),
                 now: noon(),
             },
         ),
-        (json!({"nbf": []}), Rejected::Malformed { part: "nbf" }),
-        (json!({"aud": null}), Rejected::Missing { claim: "aud" }),
+        (json!({"nbf": []}), malformed("nbf")),
+        (json!({"aud": null}), missing("aud")),
         (json!({"aud": []}), audience.clone()),
         (json!({"aud": "US"}), audience.clone()),
         (json!({"aud": ["them", "u"]}), audience),
+        (json!({"aud": ["us", 1]}), malformed("aud")),
+        (json!({"aud": {"us": 1}}), malformed("aud")),
+        (json!({"sub": null}), missing("sub")),
+        (json!({"sub": 7}), malformed("sub")),
         (
-            json!({"aud": ["us", 1]}),
-            Rejected::Malformed { part: "aud" },
+            json!({"sub": "cart"}),
+            TokenRejected::Subject(IdError::Scheme),
         ),
-        (
-            json!({"aud": {"us": 1}}),
-            Rejected::Malformed { part: "aud" },
-        ),
-        (json!({"sub": null}), Rejected::Missing { claim: "sub" }),
-        (json!({"sub": 7}), Rejected::Malformed { part: "sub" }),
-        (json!({"sub": "cart"}), Rejected::Subject(IdError::Scheme)),
         (
             json!({"sub": "spiffe://td"}),
-            Rejected::SubjectHasNoPath {
+            TokenRejected::SubjectHasNoPath {
                 trust_domain: domain("td"),
             },
         ),
         (
             json!({"sub": "spiffe://other/w"}),
-            Rejected::UnknownTrustDomain {
+            TokenRejected::UnknownTrustDomain {
                 trust_domain: domain("other"),
             },
         ),
-        (json!({"iss": 1}), Rejected::Malformed { part: "iss" }),
-        (json!({"iat": "now"}), Rejected::Malformed { part: "iat" }),
+        (json!({"iss": 1}), malformed("iss")),
+        (json!({"iat": "now"}), malformed("iat")),
     ] {
         let token = signed(&issuer, &header(&issuer), &with(claims(), change));
         refused(&token, &bundles, expected);
@@ -338,31 +337,39 @@ fn a_claim_that_stands_twice_is_refused() {
     let message = format!("{}.{claims}", encode(&header(&issuer)));
     let token = issuer.seal(message.into()).unwrap();
     let bundles = trusting(&[("td", &issuer)]);
-    refused(&token, &bundles, Rejected::Malformed { part: "claims" });
+    refused(
+        &token,
+        &bundles,
+        TokenRejected::Malformed { part: "claims" },
+    );
 }
 
 #[test]
 fn keys_come_from_the_bundle_of_the_subjects_own_domain() {
     let (a, b) = (issuer("a"), issuer("b"));
     let bundles = trusting(&[("a", &a), ("b", &b)]);
-    let of = |who: &str, changed: Value, by: &LocalJwtIssuer| {
+    let of = |subject: &str, changed: Value, by: &LocalJwtIssuer| {
         let header = with(header(by), changed);
-        signed(by, &header, &with(claims(), json!({"sub": who})))
+        signed(by, &header, &with(claims(), json!({"sub": subject})))
     };
     let b_id = b.public_key().id().unwrap().to_owned();
     let a_id = a.public_key().id().unwrap().to_owned();
-    // B's issuer speaks for a workload of A: by its own key's name, by no name, by A's key's name.
+    // B's issuer signs for a workload of A: by its own key's name, by no name, by A's key's name.
     let token = of("spiffe://a/w", json!({}), &b);
-    refused(&token, &bundles, Rejected::UnknownKey { id: Some(b_id) });
+    refused(
+        &token,
+        &bundles,
+        TokenRejected::UnknownKey { id: Some(b_id) },
+    );
     refused(
         &of("spiffe://a/w", json!({"kid": null}), &b),
         &bundles,
-        Rejected::BadSignature,
+        TokenRejected::BadSignature,
     );
     refused(
         &of("spiffe://a/w", json!({"kid": a_id}), &b),
         &bundles,
-        Rejected::BadSignature,
+        TokenRejected::BadSignature,
     );
     validate(
         &of("spiffe://a/w", json!({}), &a),
@@ -376,7 +383,7 @@ fn keys_come_from_the_bundle_of_the_subjects_own_domain() {
     // A domain with roots and without keys for tokens supports none.
     let bare = BundleSet::from(crate::testing::Ca::new("root").bundle("a"));
     let token = of("spiffe://a/w", json!({"kid": null}), &a);
-    refused(&token, &bare, Rejected::UnknownKey { id: None });
+    refused(&token, &bare, TokenRejected::UnknownKey { id: None });
 }
 
 #[test]
@@ -399,7 +406,7 @@ fn a_token_without_key_id_is_tried_with_few_keys() {
     };
     let last = nameless(MAX_TRIED - 1);
     validate(&last, "us", &bundles, noon(), &crypto()).unwrap();
-    refused(&nameless(MAX_TRIED), &bundles, Rejected::BadSignature);
+    refused(&nameless(MAX_TRIED), &bundles, TokenRejected::BadSignature);
 }
 
 #[test]
@@ -413,7 +420,7 @@ fn an_rsa_public_key_is_no_hmac_secret() {
             let error = verify_token(&token, &keys, &EXPECT, noon(), &crypto()).unwrap_err();
             assert_eq!(
                 error,
-                Rejected::Algorithm {
+                TokenRejected::Algorithm {
                     got: algorithm.into()
                 }
             );
@@ -431,7 +438,7 @@ fn the_signature_of_ecdsa_has_one_length_and_is_never_zero() {
         refused(
             &format!("{message}.{zeros}"),
             &bundles,
-            Rejected::BadSignature,
+            TokenRejected::BadSignature,
         );
     }
 }
@@ -449,7 +456,7 @@ fn what_is_no_compact_token_is_refused_before_it_is_decoded() {
         &"a.".repeat(100),
         "{}",
     ] {
-        refused(text, &bundles, Rejected::NotCompact);
+        refused(text, &bundles, TokenRejected::NotCompact);
     }
     for text in [
         "..",
@@ -461,15 +468,19 @@ fn what_is_no_compact_token_is_refused_before_it_is_decoded() {
         "bnVsbA..",
         "W10..",
     ] {
-        refused(text, &bundles, Rejected::Malformed { part: "header" });
+        refused(text, &bundles, TokenRejected::Malformed { part: "header" });
     }
     let got = 2_000_000;
-    refused(&"a.".repeat(1_000_000), &bundles, Rejected::TooLong { got });
+    refused(
+        &"a.".repeat(1_000_000),
+        &bundles,
+        TokenRejected::TooLong { got },
+    );
     let deep = data_encoding::BASE64URL_NOPAD.encode("[".repeat(10_000).as_bytes());
     refused(
         &format!("{deep}.e30.AA"),
         &bundles,
-        Rejected::Malformed { part: "header" },
+        TokenRejected::Malformed { part: "header" },
     );
     for part in ["AA", "e30", "bnVsbA", &deep] {
         let token = format!("{}.{part}.AA", encode(&header(&issuer)));
@@ -477,7 +488,7 @@ fn what_is_no_compact_token_is_refused_before_it_is_decoded() {
         assert!(
             matches!(
                 error,
-                Rejected::Malformed { part: "claims" } | Rejected::Missing { .. }
+                TokenRejected::Malformed { part: "claims" } | TokenRejected::Missing { .. }
             ),
             "{error}"
         );
@@ -534,13 +545,13 @@ fn a_service_account_token_tells_who_it_is() {
         let error = verify_token(&token, &keys, &expect, noon(), &crypto()).unwrap_err();
         assert_eq!(
             error,
-            Rejected::Issuer {
+            TokenRejected::Issuer {
                 expected: issuer.into()
             }
         );
     }
-    let nobody = verify_token(&token, &KeySet::new(), &EXPECT, noon(), &crypto());
-    assert!(matches!(nobody, Err(Rejected::UnknownKey { .. })));
+    let no_key = verify_token(&token, &KeySet::new(), &EXPECT, noon(), &crypto());
+    assert!(matches!(no_key, Err(TokenRejected::UnknownKey { .. })));
 }
 
 // === key sets ===
@@ -551,18 +562,23 @@ fn key_sets_read_what_they_write() {
     assert_eq!(KeySet::from_jwks(keys.to_jwks().as_bytes()), Ok(keys));
 }
 
-#[test]
-fn keys_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
-    let key = json!({
+fn good_key() -> Value {
+    json!({
         "kty": "EC", "crv": "P-256", "kid": "a",
         "x": "ngLYQnlfF6GsojUwqtcEE3WgTNG2RUlsGhK73RNEl5k",
         "y": "tKbiDSUSsQ3F1P7wteeHNXIcU-cx6CgSbroeQrQHTLM",
-    });
-    let read = |change| {
-        let keys =
-            json!({"keys": [with(key.clone(), json!({"kid": "b"})), with(key.clone(), change)]});
-        KeySet::from_jwks(keys.to_string().as_bytes()).map(|keys| keys.len())
-    };
+    })
+}
+
+/// How many keys a set has of a good key and of one with a change.
+fn read(change: Value) -> Result<usize, KeySetError> {
+    let key = good_key();
+    let keys = json!({"keys": [with(key.clone(), json!({"kid": "b"})), with(key, change)]});
+    KeySet::from_jwks(keys.to_string().as_bytes()).map(|keys| keys.len())
+}
+
+#[test]
+fn keys_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
     for taken in [
         json!({}),
         json!({"use": "sig"}),
@@ -607,7 +623,7 @@ fn keys_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
     }
     let many = |count: usize| {
         let keys: Vec<_> = (0..count)
-            .map(|n| with(key.clone(), json!({"kid": n.to_string()})))
+            .map(|n| with(good_key(), json!({"kid": n.to_string()})))
             .collect();
         KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes())
     };

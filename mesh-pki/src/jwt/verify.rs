@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::key::{KeySet, PublicKey};
-use super::{Claims, Expect, Rejected, Verified};
+use super::{Claims, Expect, TokenRejected, VerifiedToken};
 use crate::bundle::BundleSet;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::json::Unique;
-use crate::tls::Crypto;
 use crate::{der, time};
 
 /// The longest token that is looked at, in bytes; what is longer costs nothing.
@@ -52,24 +52,26 @@ pub fn validate(
     bundles: &BundleSet,
     now: SystemTime,
     crypto: &Crypto,
-) -> Result<Verified, Rejected> {
-    let token = Token::parse(token)?;
+) -> Result<VerifiedToken, TokenRejected> {
+    let token = ParsedToken::parse(token)?;
     let claims = token.claims()?;
-    let id: SpiffeId = text(&claims, "sub")?.parse().map_err(Rejected::Subject)?;
+    let id: SpiffeId = text(&claims, "sub")?
+        .parse()
+        .map_err(TokenRejected::Subject)?;
     let trust_domain = id.trust_domain();
     if id.path().is_empty() {
-        return Err(Rejected::SubjectHasNoPath {
+        return Err(TokenRejected::SubjectHasNoPath {
             trust_domain: trust_domain.clone(),
         });
     }
     let bundle = bundles
         .get(trust_domain)
-        .ok_or_else(|| Rejected::UnknownTrustDomain {
+        .ok_or_else(|| TokenRejected::UnknownTrustDomain {
             trust_domain: trust_domain.clone(),
         })?;
     token.verify(bundle.jwt_keys(), crypto)?;
     let claims = check(claims, audience, now)?;
-    Ok(Verified { id, claims })
+    Ok(VerifiedToken { id, claims })
 }
 
 /// Verifies a token of one issuer, whose keys the caller has: a Kubernetes service-account token,
@@ -85,38 +87,40 @@ pub fn verify_token(
     expect: &Expect<'_>,
     now: SystemTime,
     crypto: &Crypto,
-) -> Result<Claims, Rejected> {
-    let token = Token::parse(token)?;
+) -> Result<Claims, TokenRejected> {
+    let token = ParsedToken::parse(token)?;
     token.verify(keys, crypto)?;
     let claims = check(token.claims()?, expect.audience, now)?;
     if claims.issuer() != Some(expect.issuer) {
-        return Err(Rejected::Issuer {
+        return Err(TokenRejected::Issuer {
             expected: expect.issuer.to_owned(),
         });
     }
     Ok(claims)
 }
 
-/// Who says in a token that it has issued it, without a look at its signature: to count tokens that
+/// The issuer that a token names, without a look at its signature: to count tokens that
 /// were refused, and for nothing else.
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
+#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn issuer_unverified(token: &str) -> Option<String> {
-    let claims = Token::parse(token).ok()?.claims().ok()?;
+    let claims = ParsedToken::parse(token).ok()?.claims().ok()?;
     text(&claims, "iss").ok().map(str::to_owned)
 }
 
-/// For whom a token says that it is, and until when, without a look at its signature: for tokens that
-/// come from whom we trust to mint them.
+/// The subject and the end that a token names, without a look at its signature: for tokens that come
+/// from an issuer that we trust.
 #[cfg(feature = "workload-api")]
-pub(crate) fn read_unverified(token: &str) -> Result<(SpiffeId, SystemTime), Rejected> {
-    let claims = Token::parse(token)?.claims()?;
-    let id = text(&claims, "sub")?.parse().map_err(Rejected::Subject)?;
-    let expires = date(&claims, "exp")?.ok_or(Rejected::Missing { claim: "exp" })?;
+pub(crate) fn read_unverified(token: &str) -> Result<(SpiffeId, SystemTime), TokenRejected> {
+    let claims = ParsedToken::parse(token)?.claims()?;
+    let id = text(&claims, "sub")?
+        .parse()
+        .map_err(TokenRejected::Subject)?;
+    let expires = date(&claims, "exp")?.ok_or(TokenRejected::Missing { claim: "exp" })?;
     Ok((id, expires))
 }
 
 /// A token whose header has been read and accepted.
-struct Token<'a> {
+struct ParsedToken<'a> {
     algorithm: Algorithm,
     key_id: Option<String>,
     /// Header and claims as they stand, which is what is signed.
@@ -125,34 +129,34 @@ struct Token<'a> {
     signature: &'a str,
 }
 
-impl<'a> Token<'a> {
-    fn parse(token: &'a str) -> Result<Self, Rejected> {
+impl<'a> ParsedToken<'a> {
+    fn parse(token: &'a str) -> Result<Self, TokenRejected> {
         if token.len() > MAX_TOKEN_LEN {
-            return Err(Rejected::TooLong { got: token.len() });
+            return Err(TokenRejected::TooLong { got: token.len() });
         }
         let mut parts = token.splitn(4, '.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(Rejected::NotCompact);
+            return Err(TokenRejected::NotCompact);
         };
         let signed = &token[..header.len() + 1 + claims.len()];
 
         let header = object(header, "header")?;
-        let malformed = || Rejected::Malformed { part: "header" };
+        let malformed = || TokenRejected::Malformed { part: "header" };
         let algorithm = header
             .get("alg")
             .and_then(Value::as_str)
             .ok_or_else(malformed)?;
-        let algorithm = Algorithm::named(algorithm).ok_or_else(|| Rejected::Algorithm {
+        let algorithm = Algorithm::named(algorithm).ok_or_else(|| TokenRejected::Algorithm {
             got: quote(algorithm),
         })?;
         if header.contains_key("crit") {
-            return Err(Rejected::CriticalHeader);
+            return Err(TokenRejected::CriticalHeader);
         }
         match header.get("typ").map(|kind| kind.as_str().ok_or(kind)) {
             None | Some(Ok("JWT" | "JOSE")) => {}
-            Some(Ok(got)) => return Err(Rejected::Type { got: quote(got) }),
+            Some(Ok(got)) => return Err(TokenRejected::Type { got: quote(got) }),
             Some(Err(_)) => return Err(malformed()),
         }
         let key_id = match header.get("kid") {
@@ -169,16 +173,16 @@ impl<'a> Token<'a> {
     }
 
     /// What it says, whether or not that is proven.
-    fn claims(&self) -> Result<Map<String, Value>, Rejected> {
+    fn claims(&self) -> Result<Map<String, Value>, TokenRejected> {
         object(self.claims, "claims")
     }
 
     /// Whether one of `keys` signed it: the one that it names, or else one of the first that fit.
-    fn verify(&self, keys: &KeySet, crypto: &Crypto) -> Result<(), Rejected> {
+    fn verify(&self, keys: &KeySet, crypto: &Crypto) -> Result<(), TokenRejected> {
         let algorithm = self.algorithm;
         let signature = BASE64URL_NOPAD
             .decode(self.signature.as_bytes())
-            .map_err(|_| Rejected::Malformed { part: "signature" })?;
+            .map_err(|_| TokenRejected::Malformed { part: "signature" })?;
         // JWS has the two numbers of ECDSA side by side, providers want them in DER.
         let signature = match algorithm.curve() {
             None => signature,
@@ -186,10 +190,10 @@ impl<'a> Token<'a> {
                 let (r, s) = signature.split_at(curve.len());
                 der::ecdsa_signature(r, s)
             }
-            Some(_) => return Err(Rejected::BadSignature),
+            Some(_) => return Err(TokenRejected::BadSignature),
         };
 
-        let mut failed = Rejected::UnknownKey {
+        let mut failed = TokenRejected::UnknownKey {
             id: self.key_id.as_deref().map(quote),
         };
         let mut tried = 0;
@@ -197,7 +201,7 @@ impl<'a> Token<'a> {
             match &self.key_id {
                 Some(id) if key.id() != Some(id.as_str()) => continue,
                 Some(id) if !key.fits(algorithm) => {
-                    return Err(Rejected::KeyMismatch {
+                    return Err(TokenRejected::KeyMismatch {
                         id: quote(id),
                         algorithm: algorithm.name(),
                     });
@@ -222,7 +226,7 @@ fn verify_with(
     message: &str,
     signature: &[u8],
     crypto: &Crypto,
-) -> Result<(), Rejected> {
+) -> Result<(), TokenRejected> {
     let verifier = crypto
         .signature_algorithms()
         .iter()
@@ -230,30 +234,34 @@ fn verify_with(
             known.signature_alg_id() == algorithm.signature()
                 && known.public_key_alg_id() == key.kind()
         })
-        .ok_or_else(|| Rejected::Unsupported {
+        .ok_or_else(|| TokenRejected::Unsupported {
             algorithm: algorithm.name(),
         })?;
     verifier
         .verify_signature(&key.bits(), message.as_bytes(), signature)
-        .map_err(|_| Rejected::BadSignature)
+        .map_err(|_| TokenRejected::BadSignature)
 }
 
 /// The claims that are the same for every token, checked.
-fn check(all: Map<String, Value>, audience: &str, now: SystemTime) -> Result<Claims, Rejected> {
-    let expires = date(&all, "exp")?.ok_or(Rejected::Missing { claim: "exp" })?;
+fn check(
+    all: Map<String, Value>,
+    audience: &str,
+    now: SystemTime,
+) -> Result<Claims, TokenRejected> {
+    let expires = date(&all, "exp")?.ok_or(TokenRejected::Missing { claim: "exp" })?;
     if now >= expires {
-        return Err(Rejected::Expired { expires, now });
+        return Err(TokenRejected::Expired { expires, now });
     }
     if let Some(not_before) = date(&all, "nbf")?
         && now
             .checked_add(MAX_SKEW)
             .is_some_and(|then| then < not_before)
     {
-        return Err(Rejected::NotYetValid { not_before, now });
+        return Err(TokenRejected::NotYetValid { not_before, now });
     }
     let audiences = audiences(&all)?;
     if !audiences.iter().any(|one| one == audience) {
-        return Err(Rejected::Audience {
+        return Err(TokenRejected::Audience {
             expected: audience.to_owned(),
         });
     }
@@ -272,10 +280,10 @@ fn check(all: Map<String, Value>, audience: &str, now: SystemTime) -> Result<Cla
 }
 
 /// One text or a list of them.
-fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, Rejected> {
-    let malformed = Rejected::Malformed { part: "aud" };
+fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, TokenRejected> {
+    let malformed = TokenRejected::Malformed { part: "aud" };
     match claims.get("aud") {
-        None => Err(Rejected::Missing { claim: "aud" }),
+        None => Err(TokenRejected::Missing { claim: "aud" }),
         Some(Value::String(one)) => Ok(vec![one.clone()]),
         Some(Value::Array(many)) => many
             .iter()
@@ -286,16 +294,19 @@ fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, Rejected> {
     }
 }
 
-fn text<'a>(claims: &'a Map<String, Value>, claim: &'static str) -> Result<&'a str, Rejected> {
+fn text<'a>(claims: &'a Map<String, Value>, claim: &'static str) -> Result<&'a str, TokenRejected> {
     claims
         .get(claim)
-        .ok_or(Rejected::Missing { claim })?
+        .ok_or(TokenRejected::Missing { claim })?
         .as_str()
-        .ok_or(Rejected::Malformed { part: claim })
+        .ok_or(TokenRejected::Malformed { part: claim })
 }
 
 /// A number of seconds since 1970, which may have a fraction (RFC 7519, section 2).
-fn date(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<SystemTime>, Rejected> {
+fn date(
+    claims: &Map<String, Value>,
+    claim: &'static str,
+) -> Result<Option<SystemTime>, TokenRejected> {
     let Some(value) = claims.get(claim) else {
         return Ok(None);
     };
@@ -306,12 +317,12 @@ fn date(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<Syste
         .or_else(|| value.as_f64().map(|secs| secs.floor() as i64))
         .filter(|secs| (-LAST_SECOND..=LAST_SECOND).contains(secs))
         .map(|secs| Some(time::from_unix(secs)))
-        .ok_or(Rejected::Malformed { part: claim })
+        .ok_or(TokenRejected::Malformed { part: claim })
 }
 
 /// One part of a token: base64url of a JSON object that has each name once.
-fn object(part: &str, name: &'static str) -> Result<Map<String, Value>, Rejected> {
-    let malformed = |()| Rejected::Malformed { part: name };
+fn object(part: &str, name: &'static str) -> Result<Map<String, Value>, TokenRejected> {
+    let malformed = |()| TokenRejected::Malformed { part: name };
     let json = BASE64URL_NOPAD
         .decode(part.as_bytes())
         .map_err(|_| malformed(()))?;

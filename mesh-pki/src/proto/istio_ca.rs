@@ -31,7 +31,7 @@ pub mod istio_certificate_service_client {
     )]
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
-    /// A CA that issues to whoever proves an identity.
+    /// A CA that issues to callers that prove an identity.
     #[derive(Debug, Clone)]
     pub struct IstioCertificateServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -139,7 +139,7 @@ pub mod istio_certificate_service_server {
             request: tonic::Request<super::IstioCertificateRequest>,
         ) -> std::result::Result<tonic::Response<super::IstioCertificateResponse>, tonic::Status>;
     }
-    /// A CA that issues to whoever proves an identity.
+    /// A CA that issues to callers that prove an identity.
     #[derive(Debug)]
     pub struct IstioCertificateServiceServer<T> {
         inner: Arc<T>,

@@ -3,14 +3,14 @@
 //! our own types. Messages that hold a key or a token have no `Debug`.
 
 #![cfg_attr(
-    any(feature = "ca", feature = "workload-api"),
+    any(feature = "ca-client", feature = "ca-server", feature = "workload-api"),
     expect(
         clippy::allow_attributes,
         reason = "what a generator writes breaks some of these lints one day and not the next"
     )
 )]
 
-#[cfg(feature = "ca")]
+#[cfg(any(feature = "ca-client", feature = "ca-server"))]
 #[allow(
     dead_code,
     missing_docs,
@@ -21,7 +21,7 @@
 )]
 pub(crate) mod inmesh_ca;
 
-#[cfg(feature = "ca")]
+#[cfg(any(feature = "ca-client", feature = "ca-server"))]
 #[allow(
     dead_code,
     missing_docs,

@@ -1,6 +1,6 @@
 //! The state and the clock in, a line in the log out whenever a certificate's end becomes urgent.
 //!
-//! What is urgent is decided in [`expiry`](super::expiry). Each certificate is told of once for a
+//! What is urgent is decided in [`expiry`](super::expiry). Each certificate is logged once for a
 //! warning and once for an error, however long both last.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub async fn watch_expiry(
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = pin!(shutdown);
-    let mut told: BTreeMap<(CertificateKind, String, String), Urgency> = BTreeMap::new();
+    let mut logged: BTreeMap<(CertificateKind, String, String), Urgency> = BTreeMap::new();
     let mut ended = false;
     loop {
         let (all, now) = (expiries(&reader.load()), clock.now());
@@ -38,7 +38,7 @@ pub async fn watch_expiry(
                 next = next.min(change.duration_since(now).unwrap_or_default());
             }
             let key = (expiry.kind, expiry.id, expiry.key_id);
-            let before = told.get(&key).copied().unwrap_or(Urgency::Fine);
+            let before = logged.get(&key).copied().unwrap_or(Urgency::Fine);
             if urgency > before {
                 let ((kind, id, key_id), ends) = (&key, time::utc(expiry.not_after));
                 let kind = kind.as_str();
@@ -50,7 +50,7 @@ pub async fn watch_expiry(
             }
             still.insert(key, urgency);
         }
-        told = still;
+        logged = still;
         tokio::select! {
             () = &mut shutdown => return,
             changed = reader.changed(), if !ended => ended = changed.is_err(),

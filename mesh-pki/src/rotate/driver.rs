@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::schedule;
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::issue::{CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
-use crate::tls::Crypto;
 
 /// How often the clock is looked at while nothing is due.
 const LOOK: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How far wall clock and timer may drift apart between two looks before it counts as a jump.
 const JUMP: Duration = Duration::from_secs(1);
 
-/// How long after its issuance an SVID whose root is not trusted is left alone.
+/// How long after its issuance an SVID whose root is not trusted is not renewed again.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// The least time between two renewals.
@@ -38,6 +38,28 @@ const GAP: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Keeps the SVID of one ID renewed.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::{future::pending, sync::Arc, time::Duration};
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::issue::ca::LocalCa;
+/// use inmesh_pki::rotate::Rotation;
+/// use inmesh_pki::{Crypto, IdentityState, SpiffeId, identity};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let day = Duration::from_secs(24 * 60 * 60);
+/// let ca = LocalCa::create("prod.example".parse()?, day, &crypto, Arc::clone(&clock))?;
+/// let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+/// let (writer, reader) = identity(IdentityState::default());
+/// // A fixed draw; a program gives one of its random numbers.
+/// let rotation = Rotation::new(id, ca, &crypto, clock, || 0.5);
+/// tokio::spawn(rotation.run(Arc::new(writer), pending()));
+/// reader.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Rotation<I> {
     id: SpiffeId,
     issuer: I,
@@ -48,7 +70,7 @@ pub struct Rotation<I> {
 }
 
 /// How renewal is doing; for metrics and for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RotationStatus {
     /// How many SVIDs were written.
@@ -64,7 +86,7 @@ pub struct RotationStatus {
 }
 
 /// Why no new SVID was obtained.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObtainError {
     /// No key or request could be made.
@@ -82,12 +104,12 @@ pub enum ObtainError {
     /// The issuer did not answer in time.
     #[error("the issuer did not answer within {} s", ATTEMPT.as_secs())]
     Timeout,
-    /// The issuer answered for somebody else.
+    /// The issuer answered for another ID.
     #[error("asked for {expected}, the issuer answered for {got}")]
     WrongId {
-        /// Who was asked for.
+        /// The ID that was asked for.
         expected: SpiffeId,
-        /// Who was answered.
+        /// The ID that the issuer answered for.
         got: SpiffeId,
     },
 }
@@ -159,7 +181,7 @@ impl<I: Issuer> Rotation<I> {
 
     /// Renews until `shutdown` is ready; an SVID that `writer` has already is taken over.
     ///
-    /// 1. Wait until the SVID is due (at once, if there is none, or its root is trusted no more).
+    /// 1. Wait until the SVID is due (at once, if there is none, or its root is no longer trusted).
     /// 2. Obtain a new one, with its bundle, and write both in one step.
     /// 3. After a failure pause, and go back to 2; a jump of the clock ends the pause.
     pub async fn run(mut self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
@@ -191,7 +213,7 @@ impl<I: Issuer> Rotation<I> {
         }
     }
 
-    /// Sleeps in short steps until the clock says `due`, or until nobody would accept the SVID: the
+    /// Sleeps in short steps until the clock says `due`, or until no peer would accept the SVID: the
     /// clock is set back to before its time, or the bundle has lost the root that it leads to.
     async fn wait_until_due(
         &mut self,
@@ -211,8 +233,8 @@ impl<I: Issuer> Rotation<I> {
             let state = writer.load();
             // An issuer that answers from a root that is gone is not asked in a loop.
             let settled = issued_at + SETTLE <= now;
-            let news = settled && seen.replace(state.epoch()) != Some(state.epoch());
-            if news && self.is_orphan(&state, now) {
+            let changed = settled && seen.replace(state.epoch()) != Some(state.epoch());
+            if changed && self.is_orphan(&state, now) {
                 tracing::warn!(id = %self.id, "the root of the SVID is not trusted any more");
                 return;
             }

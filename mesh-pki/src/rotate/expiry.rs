@@ -1,7 +1,7 @@
 //! The current state in, what in it ends when and how urgent that is out. Pure.
 //!
 //! Rotation keeps a life above its half, so a certificate that comes near its end means that
-//! something is broken and nobody has looked. What ends first is what stops everything: leaves,
+//! something is broken and went unnoticed. What ends first is what stops everything: leaves,
 //! the issuers above them, and the roots of all bundles.
 
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use crate::svid::inspect;
 const ROOT_LIFE: Duration = Duration::from_secs(180 * 86_400);
 
 /// What a certificate is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CertificateKind {
     /// An intermediate that an SVID of ours is presented with.
@@ -26,7 +26,7 @@ pub enum CertificateKind {
 }
 
 /// How urgent the end of a certificate is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Urgency {
     /// More than a third of its life is left.
@@ -38,7 +38,7 @@ pub enum Urgency {
 }
 
 /// One certificate and its end.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Expiry {
     /// What it is for.
@@ -55,7 +55,7 @@ pub struct Expiry {
 }
 
 /// All certificates of a state, in no order that means anything. What stands there twice, as an
-/// issuer of many leaves does, is told once for each ID.
+/// issuer of many leaves does, is listed once for each ID.
 #[must_use]
 pub fn expiries(state: &IdentityState) -> Vec<Expiry> {
     let mut all = Vec::new();

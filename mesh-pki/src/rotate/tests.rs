@@ -147,7 +147,7 @@ fn pauses_double_and_shrink_toward_the_end() {
         secs(5),
         "half of it at least"
     );
-    assert_eq!(at(0, 7), secs(60), "it is over: nothing to save");
+    assert_eq!(at(0, 7), secs(60), "it has expired: nothing to save");
     assert_eq!(pause(noon(), None, 3, None, 0.0), secs(4));
     let last = Duration::from_millis(40);
     assert_eq!(

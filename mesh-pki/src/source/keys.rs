@@ -1,9 +1,9 @@
 //! A file with a JWK set in, the keys of an issuer of tokens out, now and whenever it changes.
 //!
 //! The file is read once a second and compared by content, as [`files`](super::files) does. One that
-//! cannot be read, or is broken, as a reader sees it halfway through a change, is told once and the
-//! last good keys stay. A set that is whole and has no key is taken at its word while running:
-//! nobody gets in. At a start it is refused, since it would refuse everybody for a reason that is
+//! cannot be read, or is broken, as a reader sees it halfway through a change, is logged once and the
+//! last good keys stay. A set that is whole and has no key counts while running:
+//! no token verifies. At a start it is refused, since every token would fail for a reason that is
 //! hard to see.
 
 use std::fmt;
@@ -18,6 +18,21 @@ use super::files::{Contents, DEFAULT_INTERVAL};
 use crate::jwt::{KeySet, KeySetError, KeysReader, KeysWriter, live_keys};
 
 /// A JWK set that is kept as its file has it.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::future::pending;
+///
+/// use inmesh_pki::source::keys::KeyFile;
+///
+/// let file = KeyFile::open("/etc/ca/jwks.json")?;
+/// let keys = file.keys();
+/// tokio::spawn(file.run(pending()));
+/// println!("{} keys", keys.load().len());
+/// # Ok(())
+/// # }
+/// ```
 pub struct KeyFile {
     path: PathBuf,
     interval: Duration,

@@ -1,7 +1,7 @@
 //! Identities, bundles and revocation lists in, one immutable state out to every reader: one writer, many readers,
 //! swapped whole, so that no handshake ever sees a new leaf with an old bundle.
 //!
-//! Readers load without a lock (arc-swap), once per handshake; those who wait for a change sleep on
+//! Readers load without a lock (arc-swap), once per handshake; tasks that wait for a change sleep on
 //! a watch channel. Nothing is stored on disk here.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,17 @@ use crate::svid::X509Svid;
 #[cfg(test)]
 mod tests;
 
-/// Who we are and whom we trust, at one moment.
-#[derive(Clone, Debug, Default)]
+/// Our identities and what we trust, at one moment.
+///
+/// ```
+/// use inmesh_pki::{BundleSet, IdentityState, identity};
+///
+/// // Trusts no peer and has no SVID, until a source writes.
+/// let (writer, reader) = identity(IdentityState::from_bundles(BundleSet::new()));
+/// writer.update(|state| state.replace_bundles(BundleSet::new()));
+/// assert_eq!(reader.load().epoch(), 1);
+/// ```
+#[derive(Debug, Clone, Default)]
 pub struct IdentityState {
     svids: BTreeMap<SpiffeId, Arc<X509Svid>>,
     default: Option<SpiffeId>,
@@ -27,45 +36,57 @@ pub struct IdentityState {
     /// takes the other's out.
     own: BundleSet,
     federated: BundleSet,
-    /// Both, which is what is trusted; the source's own word counts where both speak.
+    /// Both, which is what is trusted; the source's own bundle has precedence.
     bundles: BundleSet,
     crls: CrlSet,
     epoch: u64,
 }
 
-/// Writes the state; there is one, and readers are gone from news when it is dropped.
+/// Writes the state; there is one, and readers get no more updates once it is dropped.
 #[derive(Debug)]
 pub struct IdentityWriter {
     shared: Arc<ArcSwap<IdentityState>>,
-    news: watch::Sender<u64>,
+    writes: watch::Sender<Writes>,
 }
 
 /// Reads the state; cheap to clone, and a clone waits for changes on its own.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct IdentityReader {
     shared: Arc<ArcSwap<IdentityState>>,
-    news: watch::Receiver<u64>,
+    writes: watch::Receiver<Writes>,
+}
+
+/// What wakes readers.
+#[derive(Debug, Clone, Copy)]
+struct Writes {
+    /// The epoch of the latest state.
+    epoch: u64,
+    /// The source has ended, and nothing that it could give will come.
+    ended: bool,
 }
 
 /// The writer is gone: the state that a reader has is the last one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the source of identity has ended")]
 pub struct SourceEnded;
 
 /// Makes a store that holds `initial`, which may be empty until a source has answered.
 #[must_use]
 pub fn identity(initial: IdentityState) -> (IdentityWriter, IdentityReader) {
-    let (sender, receiver) = watch::channel(initial.epoch);
+    let (sender, receiver) = watch::channel(Writes {
+        epoch: initial.epoch,
+        ended: false,
+    });
     let shared = Arc::new(ArcSwap::from_pointee(initial));
     let writer = IdentityWriter {
         shared: Arc::clone(&shared),
-        news: sender,
+        writes: sender,
     };
     (
         writer,
         IdentityReader {
             shared,
-            news: receiver,
+            writes: receiver,
         },
     )
 }
@@ -81,7 +102,7 @@ impl IdentityState {
         state
     }
 
-    /// A state that trusts but is nobody: it can verify, and cannot be served.
+    /// A state that trusts but has no identity: it can verify, and cannot be served.
     #[must_use]
     pub fn from_bundles(bundles: BundleSet) -> Self {
         Self {
@@ -97,8 +118,7 @@ impl IdentityState {
         self.svids.get(id)
     }
 
-    /// The SVID that is used where no ID is asked for: the first that was put in, until another
-    /// is chosen.
+    /// The SVID that is used where no ID is asked for: the first that was put in.
     #[must_use]
     pub fn default_svid(&self) -> Option<&Arc<X509Svid>> {
         self.svids.get(self.default.as_ref()?)
@@ -141,21 +161,12 @@ impl IdentityState {
         self.svids.insert(id, svid);
     }
 
-    /// Takes the SVID of `id` out; if it was the default, there is none until one is chosen.
+    /// Takes the SVID of `id` out; if it was the default, there is none until the next is put in.
     pub fn remove_svid(&mut self, id: &SpiffeId) -> Option<Arc<X509Svid>> {
         if self.default.as_ref() == Some(id) {
             self.default = None;
         }
         self.svids.remove(id)
-    }
-
-    /// Makes the SVID of `id` the default; says whether there is one.
-    pub fn choose_default(&mut self, id: &SpiffeId) -> bool {
-        let known = self.svids.contains_key(id);
-        if known {
-            self.default = Some(id.clone());
-        }
-        known
     }
 
     /// Replaces all SVIDs; the first becomes the default.
@@ -186,7 +197,7 @@ impl IdentityState {
     }
 
     /// Puts in a bundle that was fetched from a foreign trust domain. Where the source of identity
-    /// has a bundle of the same domain, that one counts: nobody else speaks for our own.
+    /// has a bundle of the same domain, that one has precedence.
     pub fn insert_federated(&mut self, bundle: TrustBundle) {
         self.federated.insert(bundle);
         self.join();
@@ -204,7 +215,7 @@ impl IdentityState {
     }
 
     /// The same, unless the one that is there has this sequence number or a greater one: trust
-    /// never goes back, and of one generation the first word stays, which may say more than a plain
+    /// never goes back, and of one generation the first stays, which may hold more than a plain
     /// list of roots. Bundles without a number are taken as they come.
     pub fn insert_newer_bundle(&mut self, bundle: TrustBundle) {
         let there = self.own.get(bundle.trust_domain());
@@ -219,7 +230,10 @@ impl IdentityState {
 
     /// Replaces bundle and revocation lists of one trust domain together, unless the bundle that is
     /// there has a greater sequence number or the lists are too many; says whether it has.
-    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    #[cfg(all(
+        any(feature = "ca-client", feature = "ca-server"),
+        any(feature = "aws-lc-rs", feature = "ring")
+    ))]
     pub(crate) fn replace_trust(
         &mut self,
         bundle: TrustBundle,
@@ -263,7 +277,7 @@ impl IdentityWriter {
     pub fn reader(&self) -> IdentityReader {
         IdentityReader {
             shared: Arc::clone(&self.shared),
-            news: self.news.subscribe(),
+            writes: self.writes.subscribe(),
         }
     }
 
@@ -321,15 +335,21 @@ impl IdentityWriter {
     pub fn update(&self, change: impl FnOnce(&mut IdentityState)) -> u64 {
         let mut next_epoch = 0;
         // The closure runs under the channel's lock, which is what makes calls take turns.
-        self.news.send_modify(|epoch| {
+        self.writes.send_modify(|writes| {
             let mut next = IdentityState::clone(&self.shared.load());
             change(&mut next);
-            next.epoch = *epoch + 1;
+            next.epoch = writes.epoch + 1;
             next_epoch = next.epoch;
             self.shared.store(Arc::new(next));
-            *epoch = next_epoch;
+            writes.epoch = next_epoch;
         });
         next_epoch
+    }
+
+    /// The source has ended: wakes readers that wait for a first SVID. What is written beside it
+    /// counts on.
+    pub(crate) fn end(&self) {
+        self.writes.send_modify(|writes| writes.ended = true);
     }
 }
 
@@ -342,22 +362,42 @@ impl IdentityReader {
         self.shared.load_full()
     }
 
-    /// The current state, counted as told: [`changed`](Self::changed) waits for what comes after.
+    /// The current state, counted as seen: [`changed`](Self::changed) waits for what comes after.
     #[must_use]
     pub fn latest(&mut self) -> Arc<IdentityState> {
-        self.news.mark_unchanged();
+        self.writes.mark_unchanged();
         self.load()
     }
 
-    /// Waits for a write that this reader has not been told of, and returns the state then.
+    /// Waits for a write that this reader has not seen, and returns the state then.
     ///
-    /// Several writes may be told as one. Cancel safe.
+    /// Several writes may be reported as one. Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`SourceEnded`] once the writer is gone and its last write has been told.
+    /// [`SourceEnded`] once the writer is gone and its last write has been returned.
     pub async fn changed(&mut self) -> Result<Arc<IdentityState>, SourceEnded> {
-        self.news.changed().await.map_err(|_| SourceEnded)?;
+        self.writes.changed().await.map_err(|_| SourceEnded)?;
         Ok(self.load())
+    }
+
+    /// Waits until there is a default SVID, and returns the state that has it. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceEnded`] if the source ends before there is one.
+    pub async fn ready(&self) -> Result<Arc<IdentityState>, SourceEnded> {
+        let mut reader = self.clone();
+        loop {
+            let writes = *reader.writes.borrow_and_update();
+            let state = reader.load();
+            if state.default_svid().is_some() {
+                return Ok(state);
+            }
+            if writes.ended {
+                return Err(SourceEnded);
+            }
+            reader.changed().await?;
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -11,14 +12,14 @@ use x509_parser::prelude::FromDer;
 use super::rejected::{Place, Rejected};
 use crate::bundle::serial;
 use crate::id::{SpiffeId, parse_bytes};
-use crate::{hex, time};
+use crate::time;
 
 /// How much of a hostile URI is quoted.
 const QUOTED: usize = 256;
 
 /// What a leaf certificate says of itself; no signature has been looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Leaf {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeafFields {
     pub(crate) id: SpiffeId,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
@@ -50,7 +51,7 @@ pub(crate) fn parse<'a>(
 ///    or revocation lists (S5, S8);
 /// 3. it has exactly one URI name (S1), which is a SPIFFE ID (S2, S12 to S15) with a path (S3);
 /// 4. its names are marked critical, if it has no subject that would name it as well (S10).
-pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
+pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<LeafFields, Rejected> {
     let cert = parse(der, Place::Leaf)?;
     let malformed = |what| Rejected::Malformed {
         place: Place::Leaf,
@@ -97,7 +98,7 @@ pub(crate) fn leaf(der: &CertificateDer<'_>) -> Result<Leaf, Rejected> {
         return Err(Rejected::SanNotCritical);
     }
 
-    Ok(Leaf {
+    Ok(LeafFields {
         id,
         not_before: time::from_unix(cert.validity().not_before.timestamp()),
         not_after: time::from_unix(cert.validity().not_after.timestamp()),
@@ -131,16 +132,16 @@ pub(crate) fn signing(der: &CertificateDer<'_>) -> Result<Option<SpiffeId>, Reje
 }
 
 /// The validity of a certificate above a leaf, and its key.
-pub(crate) struct Life {
+pub(crate) struct Validity {
     pub(crate) key_id: Option<String>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
 
 /// Reads the life of a certificate above a leaf; `None` if it cannot be read.
-pub(crate) fn life(der: &CertificateDer<'_>) -> Option<Life> {
+pub(crate) fn life(der: &CertificateDer<'_>) -> Option<Validity> {
     let cert = parse(der, Place::Intermediate).ok()?;
-    Some(Life {
+    Some(Validity {
         key_id: crate::bundle::subject_key_id(&cert),
         not_before: time::from_unix(cert.validity().not_before.timestamp()),
         not_after: time::from_unix(cert.validity().not_after.timestamp()),
@@ -194,7 +195,7 @@ pub(crate) fn key_ids(der: &CertificateDer<'_>) -> (Option<String>, Option<Strin
         .iter()
         .find_map(|e| match e.parsed_extension() {
             ParsedExtension::AuthorityKeyIdentifier(aki) => {
-                aki.key_identifier.as_ref().map(|id| hex::encode(id.0))
+                aki.key_identifier.as_ref().map(|id| HEXLOWER.encode(id.0))
             }
             _ => None,
         });

@@ -1,5 +1,5 @@
 //! PEM or DER in, an [`X509Svid`] out: a chain with its key, checked to belong together; and
-//! [`validate`], the decision whether somebody else's chain is who it says (X509-SVID.md).
+//! [`validate`], the decision whether a peer's chain proves its ID (X509-SVID.md).
 //!
 //! The same leaf checks stand in both: what we would refuse from a peer, we do not present.
 
@@ -10,10 +10,10 @@ use std::time::SystemTime;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::pem;
 pub use crate::pem::PemError;
-use crate::tls::Crypto;
 
 pub(crate) mod inspect;
 mod key;
@@ -26,13 +26,25 @@ mod validate;
 mod tests;
 
 pub use key::PrivateKey;
-pub use path::MAX_PATH_LEN;
+pub use narrow::MAX_PATH_LEN;
 pub use rejected::{Place, Rejected};
 pub use validate::{MAX_PRESENTED_BYTES, validate};
 
-/// An X.509-SVID: who we are, and the key that proves it.
+/// An X.509-SVID: our ID, and the key that proves it.
 ///
 /// Cheap to share behind an `Arc`; neither `Debug` nor an error shows the key.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::{Crypto, X509Svid};
+///
+/// let (chain, key) = (std::fs::read("cert.pem")?, std::fs::read("key.pem")?);
+/// let svid = X509Svid::from_pem(&chain, &key, &Crypto::aws_lc_rs())?;
+/// println!("{} until {:?}", svid.id(), svid.not_after());
+/// # Ok(())
+/// # }
+/// ```
 pub struct X509Svid {
     id: SpiffeId,
     key: PrivateKey,
@@ -44,7 +56,7 @@ pub struct X509Svid {
 }
 
 /// What a peer does with its certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Usage {
     /// The peer is the TLS client: clientAuth, if its certificate limits its use.
     Client,
@@ -53,10 +65,10 @@ pub enum Usage {
 }
 
 /// A peer whose chain has been verified; only [`validate`] makes one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verified {
-    /// Who it is.
+    /// Its SPIFFE ID.
     pub id: SpiffeId,
     /// When its leaf certificate ends.
     pub not_after: SystemTime,
@@ -66,11 +78,11 @@ pub struct Verified {
     pub root_key_id: String,
 }
 
-/// Who stands in a leaf certificate; whether that is proven is known to whoever made this.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The peer that a leaf certificate names; whether that is proven is known to the caller that made this.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
-    /// Who it is.
+    /// Its SPIFFE ID.
     pub id: SpiffeId,
     /// When its leaf certificate ends.
     pub not_after: SystemTime,
@@ -79,7 +91,7 @@ pub struct Peer {
 }
 
 /// Why a chain and a key are not an SVID.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SvidError {
     /// A peer that follows the SPIFFE rules would refuse the chain.
@@ -88,13 +100,13 @@ pub enum SvidError {
     /// The private key cannot be read, or is of a kind that the crypto provider does not have.
     #[error("the private key for {id} cannot be used")]
     Key {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
     },
     /// The private key belongs to another certificate.
     #[error("the private key does not match the certificate of {id} (serial {serial})")]
     KeyMismatch {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// The leaf's serial number.
         serial: String,
@@ -169,7 +181,7 @@ impl X509Svid {
         Self::from_der(chain, PrivateKey::from_pem(key)?, None, crypto)
     }
 
-    /// Who we are.
+    /// The SPIFFE ID.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
@@ -205,7 +217,7 @@ impl X509Svid {
         self.not_after
     }
 
-    /// When the leaf was issued; its notBefore, if nobody told.
+    /// When the leaf was issued; its notBefore, if that is unknown.
     #[must_use]
     pub fn issued_at(&self) -> SystemTime {
         self.issued_at
@@ -222,7 +234,7 @@ impl X509Svid {
     }
 }
 
-/// Shows who and until when, and nothing of the key.
+/// Shows the ID and the end, and nothing of the key.
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Svid")
@@ -233,7 +245,7 @@ impl fmt::Debug for X509Svid {
     }
 }
 
-/// Reads who a leaf certificate says it is, by the SPIFFE rules for leaves, without a look at any
+/// Reads the peer that a leaf certificate names, by the SPIFFE rules for leaves, without a look at any
 /// signature, time or bundle: for certificates that were verified before, or that are only shown.
 ///
 /// # Errors

@@ -11,9 +11,11 @@ use std::collections::{HashMap, HashSet};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::EndEntityCert;
 
-use super::path::MAX_PATH_LEN;
+use crate::crypto::Crypto;
 use crate::signed::Signed;
-use crate::tls::Crypto;
+
+/// How many certificates a path may have, leaf and root included.
+pub const MAX_PATH_LEN: u32 = 6;
 
 /// How many intermediates a path can have; so many are handed on as they are.
 pub(super) const PLAIN: usize = MAX_PATH_LEN as usize - 2;
@@ -26,7 +28,7 @@ const MAX_CANDIDATES: usize = 8;
 
 /// Why there is nothing to hand on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum SearchEnded {
     /// Even the shortest way from the leaf to a root, by names, is longer than a path may be.
     TooDeep,
     /// The search was given up.
@@ -45,7 +47,7 @@ pub(super) fn candidates<'a>(
     presented: &'a [CertificateDer<'a>],
     anchors: &[TrustAnchor<'_>],
     crypto: &Crypto,
-) -> Result<Vec<CertificateDer<'a>>, Refusal> {
+) -> Result<Vec<CertificateDer<'a>>, SearchEnded> {
     let roots: Vec<_> = anchors
         .iter()
         .map(|anchor| (anchor.subject.as_ref(), webpki::spki_for_anchor(anchor)))
@@ -76,7 +78,7 @@ pub(super) fn candidates<'a>(
         && down.get(leaf.issuer()) != Some(&0)
         && certs.iter().any(|c| way(c).is_some())
     {
-        return Err(Refusal::TooDeep);
+        return Err(SearchEnded::TooDeep);
     }
     vouched(near, roots, crypto)
 }
@@ -138,10 +140,10 @@ fn vouched<'a>(
     mut certs: Vec<&EndEntityCert<'a>>,
     roots: Vec<(&[u8], SubjectPublicKeyInfoDer<'static>)>,
     crypto: &Crypto,
-) -> Result<Vec<CertificateDer<'a>>, Refusal> {
+) -> Result<Vec<CertificateDer<'a>>, SearchEnded> {
     let mut chosen = Vec::new();
     let mut checks = 0;
-    // Name and key of whoever may vouch for others.
+    // Name and key of each certificate that may vouch for others.
     let mut level: Vec<_> = roots
         .into_iter()
         .map(|(name, key)| (name.to_vec(), key))
@@ -157,7 +159,7 @@ fn vouched<'a>(
                 }
                 checks += 1;
                 if checks > MAX_CHECKS {
-                    return Err(Refusal::TooMuchWork);
+                    return Err(SearchEnded::TooMuchWork);
                 }
                 let der = cert.der();
                 let signed = Signed::parse(&der);
@@ -169,7 +171,7 @@ fn vouched<'a>(
                 next.push((cert.subject().to_vec(), cert.subject_public_key_info()));
                 chosen.push(der);
                 if chosen.len() > MAX_CANDIDATES {
-                    return Err(Refusal::TooMuchWork);
+                    return Err(SearchEnded::TooMuchWork);
                 }
             }
             certs = rest;

@@ -3,31 +3,29 @@
 //! leaves are web servers, run against it as it is.
 //!
 //! Path building is rustls-webpki's, which is tested against far more than a mesh sees. It judges
-//! neither the validity of roots nor who may sign by key usage, and its revocation is not ours, so
+//! neither the validity of roots nor key usage for signing, and its revocation is not ours, so
 //! each path that it finds is looked at once more, and one that fails is not the end of the search.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
-use super::narrow::{self, Refusal};
+use super::narrow::{self, MAX_PATH_LEN, SearchEnded};
 use super::rejected::{Place, Rejected};
 use super::{Usage, inspect};
 use crate::bundle::{Root, TrustBundle};
 use crate::crl::{self, Crl};
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
-use crate::tls::Crypto;
-use crate::{hex, time};
-
-/// How many certificates a path may have, leaf and root included.
-pub const MAX_PATH_LEN: u32 = 6;
+use crate::time;
 
 /// What a search for a path needs to know.
 pub(super) struct Search<'a> {
-    /// Whom the leaf names; only quoted in reasons.
+    /// The ID in the leaf; only quoted in reasons.
     pub(super) id: &'a SpiffeId,
     pub(super) bundle: &'a TrustBundle,
     pub(super) crls: &'a [Crl],
@@ -50,8 +48,8 @@ impl<'a> Search<'a> {
         } else {
             narrowed = narrow::candidates(&end_entity, presented, anchors, self.crypto).map_err(
                 |refusal| match refusal {
-                    Refusal::TooDeep => self.too_long(),
-                    Refusal::TooMuchWork => self.too_much_work(),
+                    SearchEnded::TooDeep => self.too_long(),
+                    SearchEnded::TooMuchWork => self.too_much_work(),
                 },
             )?;
             &narrowed
@@ -88,7 +86,7 @@ impl<'a> Search<'a> {
             (Ok(_), Some(Ok(root))) => Ok(root),
             (_, Some(Err(rejected))) => Err(rejected),
             (Err(error), _) => Err(self.explain(error, Place::Intermediate, chain)),
-            // webpki asks us before it is content; if it ever does not, nobody is let in.
+            // webpki asks us before it is content; if it ever does not, the peer is refused.
             (Ok(_), None) => Err(self.unknown_issuer(None)),
         }
     }
@@ -121,7 +119,7 @@ impl<'a> Search<'a> {
             if anchor != path.anchor() {
                 continue;
             }
-            // The limit in a root is the word of the bundle's owner; webpki does not read it.
+            // The limit in a root is the bundle owner's; webpki does not read it.
             if root
                 .max_intermediates()
                 .is_some_and(|max| intermediates > max)
@@ -164,7 +162,7 @@ impl<'a> Search<'a> {
                 ),
             };
             let signer = inspect::crl_signer(&der);
-            let issuer = crl::Issuer {
+            let issuer = crl::CertificateIssuer {
                 name,
                 key_id: signer.key_id.as_deref(),
                 public_key: &public_key,
@@ -182,7 +180,7 @@ impl<'a> Search<'a> {
                     return Err(Rejected::Revoked {
                         id: id(),
                         place,
-                        serial: hex::encode(cert.serial()),
+                        serial: HEXLOWER.encode(cert.serial()),
                         since,
                         reason,
                     });

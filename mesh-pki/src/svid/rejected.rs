@@ -1,4 +1,4 @@
-//! Why a chain is not who it says: one variant for each reason, with what was got and expected.
+//! Why a chain does not prove its ID: one variant for each reason, with what was got and expected.
 
 use std::time::SystemTime;
 
@@ -7,7 +7,7 @@ use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::time::utc;
 
 /// Which certificate of a path is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Place {
     /// A certificate between leaf and root.
@@ -21,7 +21,7 @@ pub enum Place {
 /// Why a peer's chain was refused.
 ///
 /// The rules S1 to S15 are those of X509-SVID.md, sections 2 to 5, and SPIFFE-ID.md, section 2.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
     /// The URI in the leaf is not a SPIFFE ID (S2, S12 to S15).
@@ -36,7 +36,7 @@ pub enum Rejected {
     /// A signature in the chain does not verify with the key that it names.
     #[error("the chain of {id} has a signature that does not verify")]
     BadSignature {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
     },
     /// The certificates add up to more bytes than are looked at.
@@ -47,18 +47,18 @@ pub enum Rejected {
         /// How many may be.
         max: usize,
     },
-    /// The trust domain's bundle has no root: everybody in it is distrusted (S18).
+    /// The trust domain's bundle has no root: every peer in it is distrusted (S18).
     #[error("trust domain {trust_domain} of {id} is distrusted")]
     Distrusted {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
-        /// Whose bundle is empty.
+        /// The trust domain whose bundle is empty.
         trust_domain: TrustDomain,
     },
-    /// A certificate's time is over.
+    /// A certificate has expired.
     #[error("the {} of {id} expired at {}, now is {}", place.name(), utc(*not_after), utc(*now))]
     Expired {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// Which certificate.
         place: Place,
@@ -67,10 +67,10 @@ pub enum Rejected {
         /// The time it was compared with.
         now: SystemTime,
     },
-    /// A signing certificate of the path carries the SPIFFE ID of a workload (S11).
-    #[error("a signing certificate in the chain of {id} carries the workload ID {got}")]
+    /// A signing certificate of the path has the SPIFFE ID of a workload (S11).
+    #[error("a signing certificate in the chain of {id} has the workload ID {got}")]
     IssuerHasPath {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// The ID in the signing certificate.
         got: SpiffeId,
@@ -84,8 +84,8 @@ pub enum Rejected {
     /// The leaf's key usage is not marked critical (S8).
     #[error("the leaf's key usage is not marked critical")]
     KeyUsageNotCritical,
-    /// The leaf is a CA certificate; signing certificates never identify anybody (S4, S7).
-    #[error("the leaf is a CA certificate, which cannot identify anybody")]
+    /// The leaf is a CA certificate; signing certificates never identify a peer (S4, S7).
+    #[error("the leaf is a CA certificate, which cannot identify a peer")]
     LeafIsCa,
     /// The leaf may sign certificates or revocation lists (S5).
     #[error("the leaf's key usage has {usage}, which only a signing certificate may have")]
@@ -107,11 +107,11 @@ pub enum Rejected {
         /// How many it has.
         got: usize,
     },
-    /// A CA above the peer carries name constraints that forbid it, or that cannot be evaluated;
+    /// A CA above the peer has name constraints that forbid it, or that cannot be evaluated;
     /// URI name constraints never can.
     #[error("a CA in the chain of {id} has name constraints that do not allow it")]
     NameConstraint {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
     },
     /// The peer presented no certificate.
@@ -132,7 +132,7 @@ pub enum Rejected {
     /// A certificate's time has not begun.
     #[error("the {} of {id} is not valid before {}, now is {}", place.name(), utc(*not_before), utc(*now))]
     NotYetValid {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// Which certificate.
         place: Place,
@@ -147,9 +147,9 @@ pub enum Rejected {
     /// Path building fails for a reason that has no variant of its own.
     #[error("no valid path for {id}: {reason}")]
     Path {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
-        /// The verifier's own word.
+        /// The verifier's own reason.
         reason: String,
     },
     /// The path to the root is longer than is allowed, by us or by a CA in it.
@@ -157,38 +157,38 @@ pub enum Rejected {
         "the path from {id} to a root is longer than {max} certificates, or than a CA in it allows"
     )]
     PathTooLong {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// How many certificates a path may have, leaf and root included.
         max: u32,
     },
-    /// The revocation list of an issuer on the path is out of date, so nobody knows who is revoked.
+    /// The revocation list of an issuer on the path is out of date, so revocations are unknown.
     #[error("the revocation list for the {} of {id} is stale since {}, now is {}", place.name(), utc(*next_update), utc(*now))]
     RevocationStale {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
-        /// Which certificate the list speaks for.
+        /// Which certificate the list covers.
         place: Place,
         /// From when on there should have been a new list.
         next_update: SystemTime,
         /// The time it was compared with.
         now: SystemTime,
     },
-    /// The revocation list of an issuer on the path cannot be relied on, so nobody knows who is
-    /// revoked.
+    /// The revocation list of an issuer on the path cannot be relied on, so revocations are
+    /// unknown.
     #[error("the revocation list for the {} of {id} cannot be relied on: {why}", place.name())]
     RevocationUnknown {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
-        /// Which certificate the list speaks for.
+        /// Which certificate the list covers.
         place: Place,
         /// What is wrong with the list.
         why: &'static str,
     },
     /// A certificate of the path is revoked (RFC 5280, section 5).
-    #[error("the {} of {id} (serial {serial}) is revoked since {} ({})", place.name(), utc(*since), reason.unwrap_or("no reason told"))]
+    #[error("the {} of {id} (serial {serial}) is revoked since {} ({})", place.name(), utc(*since), reason.unwrap_or("no reason given"))]
     Revoked {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// Which certificate.
         place: Place,
@@ -205,19 +205,19 @@ pub enum Rejected {
     /// The search for a path was given up, because it took too many steps.
     #[error("the chain of {id} takes too much work to verify")]
     TooMuchWork {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
     },
     /// A certificate has a critical extension that is not understood.
     #[error("the chain of {id} has a critical extension that is not understood")]
     UnknownCriticalExtension {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
     },
     /// No root of the ID's own trust domain vouches for the chain (S6).
-    #[error("{id} is signed by an unknown authority (key id {}), the bundle of {} has the roots {}", authority_key_id.as_deref().unwrap_or("not told"), id.trust_domain(), list(roots))]
+    #[error("{id} is signed by an unknown authority (key id {}), the bundle of {} has the roots {}", authority_key_id.as_deref().unwrap_or("not given"), id.trust_domain(), list(roots))]
     UnknownIssuer {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// The key id of the first issuer that is missing, if the chain tells.
         authority_key_id: Option<String>,
@@ -227,7 +227,7 @@ pub enum Rejected {
     /// There is no bundle for the ID's trust domain (S6).
     #[error("{id} is of trust domain {}, we have bundles of {}", id.trust_domain(), list(known))]
     UnknownTrustDomain {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// The trust domains that we have bundles of.
         known: Vec<TrustDomain>,
@@ -235,13 +235,13 @@ pub enum Rejected {
     /// A signature in the chain uses an algorithm that our crypto provider does not have.
     #[error("the chain of {id} is signed with an algorithm that is not supported")]
     UnsupportedSignature {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
     },
     /// An extended key usage does not allow what the peer does with the certificate (S9).
     #[error("a certificate in the chain of {id} does not allow its use as a TLS {}", usage.name())]
     WrongUsage {
-        /// Whom the leaf names.
+        /// The ID in the leaf.
         id: SpiffeId,
         /// What the peer is.
         usage: Usage,
@@ -260,7 +260,7 @@ impl Place {
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
-        return "nobody".to_owned();
+        return "none".to_owned();
     }
     let items: Vec<_> = items.iter().map(T::to_string).collect();
     items.join(", ")

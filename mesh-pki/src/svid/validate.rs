@@ -12,9 +12,9 @@ use super::path::{Search, check_time};
 use super::rejected::{Place, Rejected};
 use super::{Usage, Verified, inspect};
 use crate::bundle::TrustBundle;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::store::IdentityState;
-use crate::tls::Crypto;
 
 /// How many bytes all presented certificates may have together; how many there are is free.
 pub const MAX_PRESENTED_BYTES: usize = 64 * 1024;
@@ -31,8 +31,8 @@ pub const MAX_PRESENTED_BYTES: usize = 64 * 1024;
 /// 6. rustls-webpki builds a path to one of those roots: signatures, validity, cA, path length,
 ///    extended key usage, name constraints (those for URIs always refuse).
 /// 7. The path found is short ([`MAX_PATH_LEN`](super::MAX_PATH_LEN)), its intermediates may sign
-///    and carry no workload's ID (S11), its root is valid at `now`, and no revocation list of the
-///    trust domain speaks against a certificate on it. Otherwise the search goes on with the next
+///    and have no workload's ID (S11), its root is valid at `now`, and no revocation list of the
+///    trust domain names a certificate on it. Otherwise the search continues with the next
 ///    path.
 ///
 /// # Errors

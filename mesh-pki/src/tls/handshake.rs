@@ -73,7 +73,7 @@ pub fn rejection(error: &io::Error) -> Option<Rejected> {
     }
 }
 
-/// Keeps the reason for whoever runs the current handshake; nobody may, outside [`handshake`].
+/// Keeps the reason for the task that runs the current handshake; none may, outside [`handshake`].
 pub(super) fn note(rejected: Rejected) {
     tracing::debug!(reason = %rejected, "peer certificate refused");
     let _ = REASON.try_with(|slot| slot.replace(Some(rejected)));

@@ -2,8 +2,8 @@
 //!
 //! TLS 1.3 only, no resumption, no early data: a resumed session would skip the verifier, and with
 //! it every bundle that was swapped since. The state is read at each handshake, so a configuration
-//! is made once and lives as long as its port. Names are not compared here: the client learns who
-//! answered from [`peer`], and its caller compares that with whom it meant, before it writes.
+//! is made once and lives as long as its port. Names are not compared here: the client learns the
+//! server's ID from [`peer`], and its caller compares that with the expected one, before it writes.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::store::IdentityReader;
 use crate::svid::{self, Peer};
 
-mod crypto;
 mod handshake;
 mod resolver;
 mod verifier;
@@ -27,15 +26,15 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-pub use crypto::{Crypto, CryptoError};
+pub use crate::crypto::{Crypto, CryptoError};
 pub use handshake::{HandshakeError, handshake, rejection};
 pub use resolver::Present;
 pub use verifier::alert_of;
-#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verifier::{Grace, validate_with_grace};
 
-/// Whether a server wants to know who its client is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a server asks its client for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientAuth {
     /// A client without a certificate is let in, and [`peer`] is `None`; one with a certificate
@@ -46,7 +45,7 @@ pub enum ClientAuth {
 }
 
 /// One of the outside roots for [`web_client_config`] is not a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("root {index} is not an X.509 certificate")]
 pub struct BadRoot {
     /// Which root, counted from 0.
@@ -94,9 +93,9 @@ pub fn server_config_as(
     server_config_of(verifier, resolver, crypto, alpn, clock)
 }
 
-/// The server's side for a CA: a client may have no certificate, and one that is over passes if
+/// The server's side for a CA: a client may have no certificate, and an expired one passes if
 /// `grace` lets it.
-#[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn ca_server_config(
     reader: IdentityReader,
     crypto: &Crypto,
@@ -123,7 +122,7 @@ fn server_config_of(
     without_resumption(config, alpn)
 }
 
-/// The server's side of TLS as on the web: no client is asked who it is, and the certificate is the
+/// The server's side of TLS as on the web: no client is asked for a certificate, and its own is the
 /// one that `current` holds at each handshake. TLS 1.3 only.
 #[cfg(feature = "federation")]
 pub(crate) fn web_server_config_at(
@@ -250,7 +249,7 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// Who is at the other end of a finished handshake, under a configuration made here.
+/// The peer of a finished handshake, under a configuration made here.
 ///
 /// The chain was verified by the handshake; the leaf is only read again. `None` while the
 /// handshake runs, or if a client presented no certificate to an optional check.

@@ -3,7 +3,7 @@
 //!
 //! rustls chooses the alert by the kind of certificate error, and only one kind, which always sends
 //! certificate_unknown, can carry our reason. So the error is chosen for its alert, and the reason
-//! goes beside it to whoever runs the handshake (see [`super::handshake`]).
+//! goes beside it to the task that runs the handshake (see [`super::handshake`]).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,7 +33,7 @@ pub(super) struct SpiffeVerifier {
 /// Says whether a leaf that ended at the first moment may pass at the second one.
 pub(crate) type Grace = Arc<dyn Fn(SystemTime, SystemTime) -> bool + Send + Sync>;
 
-/// [`validate`], with a leaf that is over verified as of its last moment, if `grace` lets it pass.
+/// [`validate`], with an expired leaf verified as of its last moment, if `grace` lets it pass.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ impl SpiffeVerifier {
         }
     }
 
-    #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
+    #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
     pub(super) fn with_grace(self, grace: Grace) -> Self {
         Self {
             grace: Some(grace),

@@ -13,12 +13,12 @@ use x509_parser::prelude::FromDer;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::crl::{Crl, CrlError, CrlSet};
+use crate::crypto::Crypto;
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, KeySetError};
 use crate::proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
-use crate::tls::Crypto;
 
 /// The most SVIDs that one message may hold.
 const MAX_SVIDS: usize = 1_000;
@@ -27,7 +27,7 @@ const MAX_SVIDS: usize = 1_000;
 const MAX_CERTIFICATES: usize = 64;
 
 /// Why a message of a Workload API is discarded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
     /// A bundle in it cannot be used.
@@ -45,10 +45,10 @@ pub enum MessageError {
     /// Two bundles of one trust domain; they are never merged.
     #[error("there are two different bundles of {trust_domain}")]
     DifferentBundles {
-        /// Whose bundles.
+        /// The trust domain of the bundles.
         trust_domain: TrustDomain,
     },
-    /// A SPIFFE ID in it is none.
+    /// A SPIFFE ID in it is invalid.
     #[error("the {field} is not a SPIFFE ID: {reason}")]
     Id {
         /// Which field.
@@ -60,7 +60,7 @@ pub enum MessageError {
     /// A JWT bundle in it cannot be used.
     #[error("the JWT bundle of {trust_domain} cannot be used")]
     JwtBundle {
-        /// Whose bundle.
+        /// The trust domain of the bundle.
         trust_domain: TrustDomain,
         /// What is wrong with it.
         #[source]
@@ -75,7 +75,7 @@ pub enum MessageError {
     /// The chain of an SVID does not verify under the bundle beside it.
     #[error("an SVID does not verify under its own bundle")]
     NotValid(#[from] Rejected),
-    /// An SVID in it is none.
+    /// An SVID in it is invalid.
     #[error(transparent)]
     Svid(#[from] SvidError),
     /// More SVIDs than one workload has.
@@ -109,8 +109,8 @@ pub(super) struct X509Update {
 ///    bundle beside it, as client and as server: what a peer would refuse is not taken.
 /// 2. Of several SVIDs with the same ID the first is taken (section 5.2.1).
 /// 3. Bundles of one trust domain, its own and federated, agree.
-/// 4. Revocation lists come without a trust domain, so each counts in all of them; it speaks for
-///    nobody there but for those whose issuer's key has signed it.
+/// 4. Revocation lists come without a trust domain, so each counts in all of them; it covers
+///    no certificate there but those whose issuer's key has signed it.
 pub(super) fn read_x509(
     message: X509svidResponse,
     now: SystemTime,
@@ -317,7 +317,7 @@ fn write_value(value: &Value) -> ProtoValue {
 }
 
 /// The roots of those that are trusted, by the SPIFFE ID of the domain: a distrusted domain is left
-/// out, because absence is what tells a client to trust nobody of it.
+/// out, because a client distrusts a domain that is absent.
 #[cfg(unix)]
 fn trusted<'a>(
     bundles: impl Iterator<Item = &'a TrustBundle>,

@@ -8,7 +8,7 @@
 //!
 //! Conversions of messages are pure and stand apart from both. Each message of a stream is the
 //! full state, so what is absent in one is gone (S34). TCP endpoints are refused: only a Unix socket
-//! tells who asks. The WIT-SVID profile is not implemented, which is what callers are told.
+//! identifies the caller. The WIT-SVID profile is not implemented, which its callers are answered.
 //!
 //! gRPC copies messages through buffers of its own that it does not wipe, so a key is in the memory
 //! of both processes for longer than in [`PrivateKey`](crate::svid::PrivateKey); no message with a
@@ -26,20 +26,20 @@ mod tests;
 
 pub use message::MessageError;
 
-/// The metadata that each call carries, so that a forged plain request gets nothing (S35).
+/// The metadata of each call, so that a forged plain request gets nothing (S35).
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
 /// The largest message that a client accepts: hundreds of identities with their chains.
 const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
 /// Where a Workload API is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     path: PathBuf,
 }
 
-/// Why an address is none of a Workload API; see SPIFFE_Workload_Endpoint.md, section 4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why an address is not a valid Workload API endpoint; see SPIFFE_Workload_Endpoint.md, section 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
     /// Something stands between the scheme and the path.
@@ -54,8 +54,8 @@ pub enum EndpointError {
     /// The scheme is neither `unix` nor `tcp`.
     #[error("the address does not begin with unix:")]
     Scheme,
-    /// A TCP endpoint: it cannot tell who asks.
-    #[error("tcp addresses are not supported: only a Unix socket tells who asks")]
+    /// A TCP endpoint: it cannot identify the caller.
+    #[error("tcp addresses are not supported: only a Unix socket identifies the caller")]
     Tcp,
 }
 

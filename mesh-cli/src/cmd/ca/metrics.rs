@@ -10,15 +10,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use inmesh_core::Body;
-use inmesh_core::runtime::{Limits, serve_local};
-use inmesh_pki::ca::server::{Counts, Refusal};
+use inmesh_pki::ca::server::{CaCounts, Refusal};
 use inmesh_pki::ca::state::Step;
 use inmesh_pki::ca::store::FileStore;
 use inmesh_pki::ca::{Ca, CaStatus, attest};
 use inmesh_pki::crl::Crl;
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::serve::pages;
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::store::IdentityReader;
 use prometheus_client::collector::Collector;
@@ -34,7 +34,7 @@ use crate::scrape::{self, seconds};
 pub(super) struct Pages {
     pub(super) ca: Arc<Ca<FileStore>>,
     pub(super) own: SpiffeId,
-    pub(super) counts: StatusReader<Counts>,
+    pub(super) counts: StatusReader<CaCounts>,
     pub(super) identity: IdentityReader,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Pages {
 #[derive(Debug)]
 struct Scrape {
     status: CaStatus,
-    counts: Counts,
+    counts: CaCounts,
     crls: Vec<Crl>,
     /// The CA's own ID, and when its own leaf ends.
     own: (SpiffeId, Option<SystemTime>),
@@ -61,13 +61,13 @@ enum Stage {
 impl Pages {
     /// Serves until dropped.
     pub(super) fn serve(self, listener: TcpListener) -> impl Future<Output = ()> {
-        serve_local(listener, Limits::default(), move |request| {
+        pages(listener, move |request: Request<()>| {
             let pages = self.clone();
             async move { pages.answer(&request).await }
         })
     }
 
-    async fn answer(&self, request: &Request<()>) -> Response<Body> {
+    async fn answer(&self, request: &Request<()>) -> Response<Bytes> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => page(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => {
@@ -133,7 +133,7 @@ impl Scrape {
             ),
             (
                 "mesh_ca_requests_paced",
-                "Requests for a leaf that were told to come back later",
+                "Requests for a leaf that were deferred by pacing",
                 counts.paced,
             ),
             (
@@ -203,7 +203,7 @@ impl Scrape {
             ),
             (
                 "mesh_ca_open_tokens",
-                "Join tokens that nobody has used yet",
+                "Join tokens that are not used yet",
                 status.open_tokens as u64,
             ),
         ] {
@@ -306,8 +306,8 @@ impl Stage {
     }
 }
 
-fn page(status: StatusCode, body: impl Into<String>) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.into()));
+fn page(status: StatusCode, body: impl Into<String>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.into()));
     *response.status_mut() = status;
     response
 }

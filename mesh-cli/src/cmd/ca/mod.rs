@@ -1,7 +1,7 @@
 //! `mesh ca`: certificate authorities. `init` and `issue` are one for a laptop, without a process;
 //! `serve` is the CA of a mesh, and the other commands are its operator's.
 //!
-//! Keys lie in a folder, readable by its owner only; whoever can read them can be anybody in the
+//! Keys lie in a folder, readable by its owner only; a process that can read them can take any ID in the
 //! trust domain.
 
 mod metrics;
@@ -38,7 +38,7 @@ pub(crate) enum Ca {
     Rotate(operate::Rotate),
     /// Run the CA of a mesh.
     Serve(Box<serve::Serve>),
-    /// Show the stage of a rotation, and who is missing.
+    /// Show the stage of a rotation, and the members that are missing.
     Status(operate::Status),
     /// Make join tokens.
     #[command(subcommand)]
@@ -88,7 +88,9 @@ impl Ca {
                     ca.trust_domain(),
                     dir.display()
                 ));
-                term::warn("this CA is for development: whoever reads its key can be anybody");
+                term::warn(
+                    "this CA is for development: a process that reads its key can take any ID",
+                );
             }
             Self::Issue(Issue {
                 id,

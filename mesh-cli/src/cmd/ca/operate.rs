@@ -39,7 +39,7 @@ pub(crate) struct Rotate {
     /// The step, if it is to be this one and no other.
     #[arg(long)]
     step: Option<StepName>,
-    /// Do not wait for anybody: whoever is missing fails handshakes until it renews.
+    /// Do not wait for members: a missing one fails handshakes until it renews.
     #[arg(long)]
     force: bool,
     /// The new root, as PEM with its key, or with an issuing CA and that one's key where the root
@@ -113,11 +113,11 @@ pub(crate) struct Create {
 impl At {
     fn ask<T>(
         &self,
-        ask: impl AsyncFnOnce(&mut AdminClient) -> anyhow::Result<T>,
+        ask: impl AsyncFnOnce(&AdminClient) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         crate::cmd::runtime(None)?.block_on(async {
-            let mut client = AdminClient::connect(&self.dir).await?;
-            ask(&mut client).await
+            let client = AdminClient::connect(&self.dir).await?;
+            ask(&client).await
         })
     }
 

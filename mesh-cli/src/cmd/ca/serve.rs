@@ -66,7 +66,7 @@ pub(crate) struct Serve {
     #[arg(long, default_value = "2160h", value_parser = duration)]
     issuer_lifetime: Duration,
     /// How many leaves are signed in a second at most.
-    #[arg(long, default_value_t = inmesh_pki::ca::pace::DEFAULT_RATE)]
+    #[arg(long, default_value_t = inmesh_pki::ca::DEFAULT_RATE)]
     rate: u32,
     /// The keys of a cluster (the JWK set that its API server publishes), to accept its
     /// service-account tokens.
@@ -85,7 +85,7 @@ pub(crate) struct Serve {
     /// An OpenID issuer whose tokens are accepted: `issuer=URL,jwks=FILE`; may be repeated.
     #[arg(long, value_name = "NAME=VALUE,...", requires = "audience")]
     oidc: Vec<String>,
-    /// Who of an OpenID issuer gets which ID: `issuer=URL,id=SPIFFE-ID,CLAIM=VALUE,...`; every
+    /// Which token of an OpenID issuer gets which ID: `issuer=URL,id=SPIFFE-ID,CLAIM=VALUE,...`; every
     /// claim must have exactly that value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE,...", requires = "oidc")]
     oidc_grant: Vec<String>,
@@ -199,7 +199,7 @@ impl Serve {
         Ok(())
     }
 
-    /// What the server is told, and the files with keys of tokens, which are kept up to date.
+    /// The server's configuration, and the files with keys of tokens, which are kept up to date.
     fn config(&self) -> anyhow::Result<(ServerConfigOf, Vec<KeyFile>)> {
         let own = match &self.id {
             Some(id) => id.clone(),

@@ -1,18 +1,18 @@
 //! An IP address in, how far it reaches out. Pure; by the registries of special addresses of
-//! RFC 6890, as far as they matter to who asks whom.
+//! RFC 6890, as far as they matter for which endpoint may redirect to which.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How far an address reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     /// This machine.
     Loopback,
     /// A network of our own: private, shared or unique local addresses.
     Private,
-    /// Anybody's.
+    /// Public.
     Public,
-    /// Nobody's that a bundle is fetched from: link-local, where machines keep their metadata,
+    /// Never a bundle endpoint's: link-local, where machines keep their metadata,
     /// unspecified, multicast, documentation, translation and the rest.
     Special,
 }

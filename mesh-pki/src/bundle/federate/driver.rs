@@ -16,16 +16,16 @@ use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::fetch::{Fetch, FetchError, OverHttps, Proof};
-use super::keep::{self, Keep, Kept, KeptError};
+use super::fetch::{Fetch, FetchError, OverHttps, ServerProof};
+use super::keep::{self, BundleKeep, BundleKeepError, KeptBundle};
 use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_after};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
-use crate::tls::Crypto;
 
 /// Keeps the bundles of foreign trust domains.
 pub struct Federation {
@@ -47,7 +47,7 @@ struct Keeper {
 pub type FederationStatus = BTreeMap<TrustDomain, RelationshipStatus>;
 
 /// How one relationship is doing.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RelationshipStatus {
     /// How many bundles were fetched and taken.
@@ -60,8 +60,8 @@ pub struct RelationshipStatus {
     pub fetched_at: Option<SystemTime>,
     /// Why the last bundle is not kept on disk, or why the one there cannot be used; gone with the
     /// next one that is kept.
-    pub keep_error: Option<Arc<KeptError>>,
-    /// How its endpoint proves who it is: `https_spiffe` or `https_web`.
+    pub keep_error: Option<Arc<BundleKeepError>>,
+    /// How its endpoint proves its identity: `https_spiffe` or `https_web`.
     pub profile: &'static str,
     /// After how long without a refresh its bundle is taken out.
     pub max_age: Duration,
@@ -73,7 +73,7 @@ pub struct RelationshipStatus {
     pub roots: usize,
     /// The sequence number of the last bundle that was taken; no lower one is taken.
     pub sequence: Option<u64>,
-    /// Whether a bundle of this domain is in use; one without keys is, and trusts nobody.
+    /// Whether a bundle of this domain is in use; one without keys is, and refuses every peer.
     pub trusted: bool,
 }
 
@@ -150,11 +150,11 @@ impl Federation {
     ///
     /// After a restart the last one counts for what is left of its maximum age, and no lower sequence
     /// number is taken. An endpoint of its own trust domain is verified by it, and no longer by the
-    /// bootstrap bundle. Where a domain begins anew, with a lower number or with keys that nobody
+    /// bootstrap bundle. Where a domain begins anew, with a lower number or with keys that no bundle
     /// vouches for, an operator removes its file, `TRUST-DOMAIN.json`, while no process runs.
     ///
     /// A file that cannot be used counts for nothing, and a disk that fails or hangs keeps no bundle
-    /// from being used; both are logged, and told by [`RelationshipStatus::keep_error`].
+    /// from being used; both are logged, and stand in [`RelationshipStatus::keep_error`].
     #[must_use]
     pub fn with_keep(self, dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -176,7 +176,7 @@ impl Federation {
             let keeper = Arc::clone(&self.keeper);
             let writer = Arc::clone(&writer);
             let disk = self.dir.clone();
-            let disk = disk.map(|dir| Keep::new(relationship.trust_domain.clone(), dir));
+            let disk = disk.map(|dir| BundleKeep::new(relationship.trust_domain.clone(), dir));
             tasks.spawn(async move { keeper.keep(relationship, disk, &writer).await });
         }
         // Tasks end with the set, and none ends before.
@@ -192,11 +192,11 @@ impl Keeper {
     ///    one that withdraws a root or key is written first.
     /// 3. Wait for the next turn.
     ///
-    /// Should the age reach its limit meanwhile, also while a fetch goes on, take the bundle out.
+    /// Should the age reach its limit meanwhile, also during a fetch, take the bundle out.
     async fn keep(
         &self,
         relationship: Relationship,
-        mut disk: Option<Keep>,
+        mut disk: Option<BundleKeep>,
         writer: &IdentityWriter,
     ) {
         let trust_domain = &relationship.trust_domain;
@@ -223,7 +223,7 @@ impl Keeper {
                 Ok(bundle) => {
                     failures = 0;
                     too_old = Some(Instant::now() + relationship.max_age);
-                    let kept = Kept {
+                    let kept = KeptBundle {
                         bundle,
                         fetched_at: self.clock.now(),
                     };
@@ -308,7 +308,7 @@ impl Keeper {
         tracing::error!(
             %trust_domain,
             max_age = ?relationship.max_age,
-            "the bundle could not be refreshed for too long, nobody of this domain is trusted"
+            "the bundle could not be refreshed for too long, no peer of this domain is trusted"
         );
         writer.update(|state| state.remove_federated(trust_domain));
         self.update(trust_domain, |status| {
@@ -327,15 +327,19 @@ impl Keeper {
         (*self.draw.lock().unwrap_or_else(PoisonError::into_inner))()
     }
 
-    /// What was kept; what cannot be used is told, and is nothing.
-    async fn recall(&self, relationship: &Relationship, disk: &mut Keep) -> Option<Kept> {
+    /// What was kept; what cannot be used is logged, and counts as nothing.
+    async fn recall(
+        &self,
+        relationship: &Relationship,
+        disk: &mut BundleKeep,
+    ) -> Option<KeptBundle> {
         let trust_domain = &relationship.trust_domain;
         disk.load().await.unwrap_or_else(|error| {
             let reason: &dyn std::error::Error = &error;
             tracing::error!(
                 %trust_domain,
                 error = reason,
-                "the kept bundle cannot be used: nobody of this domain is trusted until one is \
+                "the kept bundle cannot be used: no peer of this domain is trusted until one is \
                  fetched, whatever its sequence number"
             );
             self.update(trust_domain, |status| {
@@ -345,7 +349,7 @@ impl Keeper {
         })
     }
 
-    fn kept(&self, trust_domain: &TrustDomain, saved: Result<(), KeptError>) {
+    fn kept(&self, trust_domain: &TrustDomain, saved: Result<(), BundleKeepError>) {
         let error = saved.err().map(Arc::new);
         if let Some(error) = &error {
             let reason: &dyn std::error::Error = &**error;
@@ -354,7 +358,7 @@ impl Keeper {
         self.update(trust_domain, |status| status.keep_error = error);
     }
 
-    fn recalled(&self, kept: &Kept, trusted: bool) {
+    fn recalled(&self, kept: &KeptBundle, trusted: bool) {
         let bundle = &kept.bundle;
         self.update(bundle.trust_domain(), |status| {
             status.fetched_at = Some(kept.fetched_at);
@@ -365,10 +369,10 @@ impl Keeper {
         });
     }
 
-    fn taken(&self, kept: &Kept) {
+    fn taken(&self, kept: &KeptBundle) {
         let trust_domain = kept.bundle.trust_domain();
         if kept.bundle.is_distrusted() {
-            tracing::warn!(%trust_domain, "the bundle has no root: nobody of this domain is trusted");
+            tracing::warn!(%trust_domain, "the bundle has no root: no peer of this domain is trusted");
         }
         self.recalled(kept, true);
         self.update(trust_domain, |status| {
@@ -403,9 +407,9 @@ fn proof(
     relationship: &Relationship,
     last: Option<&TrustBundle>,
     state: &IdentityState,
-) -> Result<Proof, FetchError> {
+) -> Result<ServerProof, FetchError> {
     let Profile::Spiffe { id, bootstrap } = &relationship.profile else {
-        return Ok(Proof::Web);
+        return Ok(ServerProof::Web);
     };
     let trust_domain = id.trust_domain();
     let own = *trust_domain == relationship.trust_domain;
@@ -414,7 +418,7 @@ fn proof(
         None => state.bundles().get(trust_domain).or(bootstrap.as_ref()),
     };
     match bundle {
-        Some(bundle) => Ok(Proof::Spiffe {
+        Some(bundle) => Ok(ServerProof::Spiffe {
             id: id.clone(),
             bundle: bundle.clone(),
         }),

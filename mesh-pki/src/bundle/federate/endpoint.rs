@@ -1,9 +1,9 @@
-//! Our own bundle in, an endpoint that serves it out, to whoever asks (SPIFFE_Federation.md,
+//! Our own bundle in, an endpoint that serves it to every client out (SPIFFE_Federation.md,
 //! section 5.2.2.3).
 //!
 //! It proves itself by the default SVID of the store, which is the profile https_spiffe, or by a
-//! [`WebCertificate`], which is https_web; consumers are told which, so it is one of them and never
-//! both. It asks nobody who they are: a bundle holds public keys. One path, GET and HEAD, one
+//! [`WebCertificate`], which is https_web; consumers configure which, so it is one of them and never
+//! both. It asks no client for an identity: a bundle holds public keys. One path, GET and HEAD, one
 //! request for each connection, every wait and number bounded. TLS 1.3 only by either profile: of
 //! what Mozilla's intermediate compatibility lets a server speak (section 5), TLS 1.2 is left out,
 //! and a consumer that knows nothing newer needs a web server in between.
@@ -29,10 +29,8 @@
 //! # }
 //! ```
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,21 +38,18 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::{DEFAULT_REFRESH, WebCertificate};
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::TrustDomain;
+use crate::serve;
 use crate::store::IdentityReader;
-use crate::tls::{self, ClientAuth, Crypto};
+use crate::tls::{self, ClientAuth};
 
 /// How many connections there may be at a time.
 const MAX_CONNECTIONS: usize = 256;
@@ -62,27 +57,18 @@ const MAX_CONNECTIONS: usize = 256;
 /// How long a whole exchange may take, handshake included.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a request's head may take.
-const HEAD: Duration = Duration::from_secs(5);
-
-/// The largest head of a request.
-const MAX_HEAD: usize = 16 * 1024;
-
-/// How long the listener rests after the system could not accept a connection.
-const REST: Duration = Duration::from_millis(100);
-
 /// What is spoken inside TLS.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Serves the bundle of one trust domain.
 pub struct BundleEndpoint {
-    shared: Shared,
+    shared: EndpointShared,
     web: Option<WebCertificate>,
     crypto: Crypto,
     clock: Arc<dyn Clock>,
 }
 
-struct Shared {
+struct EndpointShared {
     reader: IdentityReader,
     trust_domain: TrustDomain,
     path: String,
@@ -103,7 +89,7 @@ impl BundleEndpoint {
         let (auth, at) = (ClientAuth::Optional, Arc::clone(&clock));
         let tls = tls::server_config_at(reader.clone(), crypto, ALPN, auth, at);
         Self {
-            shared: Shared {
+            shared: EndpointShared {
                 reader,
                 trust_domain,
                 path: path.into(),
@@ -128,66 +114,39 @@ impl BundleEndpoint {
 
     /// Serves until `shutdown` is ready; what is being served then is cut.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
         let (shared, web) = (Arc::new(self.shared), self.web);
-        let mut follow = pin!(async {
+        let follow = async {
             if let Some(mut web) = web {
                 web.follow().await;
             }
             std::future::pending::<()>().await;
-        });
-        let mut tasks = JoinSet::new();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
+        };
+        let until = async {
             tokio::select! {
                 biased;
-                () = &mut shutdown => return,
-                () = &mut follow => {}
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        // Who comes while all places are taken is closed at once.
-                        if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-                            let shared = Arc::clone(&shared);
-                            tasks.spawn(async move {
-                                let _place = place;
-                                let _done = timeout(PATIENCE, shared.serve_one(stream)).await;
-                            });
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the bundle endpoint cannot accept a connection");
-                        tokio::time::sleep(REST).await;
-                    }
-                },
+                () = shutdown => {}
+                () = follow => {}
             }
-        }
+        };
+        // A connection that comes while all places are taken is closed at once.
+        let serve = |stream, open| {
+            let shared = Arc::clone(&shared);
+            (open < MAX_CONNECTIONS).then_some(async move {
+                let _done = timeout(PATIENCE, shared.serve_one(stream)).await;
+            })
+        };
+        serve::accept(&listener, "bundle endpoint", usize::MAX, serve, until).await;
     }
 }
 
-impl Shared {
-    async fn serve_one(self: Arc<Self>, stream: TcpStream) {
+impl EndpointShared {
+    async fn serve_one(&self, stream: TcpStream) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let stream = match tls::handshake(acceptor.accept(stream)).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "a handshake at the bundle endpoint failed");
-                return;
+        match tls::handshake(acceptor.accept(stream)).await {
+            Ok(stream) => {
+                serve::http1(stream, false, async |request| self.answer(&request)).await;
             }
-        };
-        let answer = service_fn(|request| {
-            let answer = self.answer(&request);
-            async { Ok::<_, Infallible>(answer) }
-        });
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_buf_size(MAX_HEAD)
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), answer)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "an exchange at the bundle endpoint broke");
+            Err(error) => tracing::debug!(%error, "a handshake at the bundle endpoint failed"),
         }
     }
 

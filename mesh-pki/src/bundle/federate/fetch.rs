@@ -31,9 +31,10 @@ use super::url::{BundleUrl, UrlError};
 use crate::bundle::jwks::{BundleJsonError, MAX_BUNDLE_LEN};
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::store::{IdentityState, identity};
-use crate::tls::{self, BadRoot, Crypto, HandshakeError};
+use crate::tls::{self, BadRoot, HandshakeError};
 
 /// How long one fetch may take, redirects included.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,8 +58,8 @@ pub enum FetchError {
     /// What was answered is not a bundle.
     #[error("the answer is not a bundle")]
     Bundle(#[from] BundleJsonError),
-    /// A server in a public network sent us into a private one, or to an address that is nobody's.
-    #[error("a redirect leads to {host}, an address that this endpoint may not send anybody to")]
+    /// A server in a public network sent us into a private one, or to an address that no endpoint has.
+    #[error("a redirect leads to {host}, an address that this endpoint may not redirect to")]
     ForbiddenRedirect {
         /// The host that it leads to.
         host: String,
@@ -66,7 +67,7 @@ pub enum FetchError {
     /// The server of the endpoint's ID is to be verified with a bundle that is not there.
     #[error("there is no bundle of {trust_domain} to verify the endpoint with")]
     NoBundle {
-        /// Whose bundle is missing.
+        /// The trust domain whose bundle is missing.
         trust_domain: TrustDomain,
     },
     /// The host cannot be resolved or connected to.
@@ -87,7 +88,7 @@ pub enum FetchError {
         #[source]
         source: hyper::Error,
     },
-    /// A redirect without an address, or to one that is none of a bundle endpoint (S24).
+    /// A redirect without an address, or to one that is not a valid bundle endpoint URL (S24).
     #[error("a redirect leads to no address of a bundle: {0}")]
     Redirect(#[source] UrlError),
     /// The answer has another status than 200.
@@ -104,8 +105,8 @@ pub enum FetchError {
     /// The answer is longer than any bundle.
     #[error("the answer has more than {MAX_BUNDLE_LEN} bytes")]
     TooLarge,
-    /// The server did not prove who it is.
-    #[error("{host} did not prove who it is")]
+    /// The server did not prove its identity.
+    #[error("{host} did not prove its identity")]
     Tls {
         /// Which host.
         host: String,
@@ -116,19 +117,19 @@ pub enum FetchError {
     /// More redirects than are followed.
     #[error("more than {MAX_REDIRECTS} redirects")]
     TooManyRedirects,
-    /// The server is somebody else than was configured (S25).
+    /// The server has another ID than was configured (S25).
     #[error("the endpoint is {got}, expected {expected}")]
     WrongId {
-        /// Who it should be.
+        /// The ID that was configured.
         expected: SpiffeId,
-        /// Who it is.
+        /// Its SPIFFE ID.
         got: SpiffeId,
     },
 }
 
 /// What a server must prove: the same for each redirect (S24).
 #[derive(Debug, PartialEq)]
-pub(super) enum Proof {
+pub(super) enum ServerProof {
     /// That it is this ID, under this bundle, which is of the ID's trust domain.
     Spiffe { id: SpiffeId, bundle: TrustBundle },
     /// That it is the host of the address, under the roots of the web.
@@ -137,7 +138,7 @@ pub(super) enum Proof {
 
 /// A way to fetch the bundle of a relationship.
 pub(super) trait Fetch: Send + Sync {
-    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: Proof) -> Fetching<'a>;
+    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: ServerProof) -> Fetching<'a>;
 }
 
 pub(super) type Fetching<'a> =
@@ -153,7 +154,7 @@ pub(super) struct OverHttps {
 /// How a server is verified.
 struct Verify {
     config: Arc<ClientConfig>,
-    /// Who the server must be, where it is known by SPIFFE ID and not by host name.
+    /// The ID that the server must have, where it is known by SPIFFE ID and not by host name.
     id: Option<SpiffeId>,
 }
 
@@ -171,14 +172,14 @@ impl OverHttps {
         })
     }
 
-    fn verify(&self, proof: Proof) -> Verify {
+    fn verify(&self, proof: ServerProof) -> Verify {
         match proof {
-            Proof::Web => Verify {
+            ServerProof::Web => Verify {
                 config: Arc::clone(&self.web),
                 id: None,
             },
             // A store of its own, without SVIDs: no certificate of ours is shown.
-            Proof::Spiffe { id, bundle } => {
+            ServerProof::Spiffe { id, bundle } => {
                 let trusted = IdentityState::from_bundles(BundleSet::from(bundle));
                 let (_, reader) = identity(trusted);
                 let clock = Arc::clone(&self.clock);
@@ -192,7 +193,7 @@ impl OverHttps {
 }
 
 impl Fetch for OverHttps {
-    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: Proof) -> Fetching<'a> {
+    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: ServerProof) -> Fetching<'a> {
         Box::pin(async move {
             let verify = self.verify(proof);
             let body = timeout(PATIENCE, follow(&relationship.url, &verify))

@@ -3,8 +3,8 @@
 //!
 //! The file of each trust domain is SPIFFE bundle JSON with two members of our own, which other
 //! readers pass over. What is read is judged anew: file and folder are ours or root's to write,
-//! it is of the domain that it is read for, and its age goes on from the moment of fetching, so that
-//! a restart makes nothing younger. A file that cannot be used is as good as none: nobody of the
+//! it is of the domain that it is read for, and its age counts from the moment of fetching, so that
+//! a restart makes nothing younger. A file that cannot be used counts as missing: no peer of the
 //! domain is trusted until a bundle is fetched, and any sequence number is taken then.
 
 use std::io;
@@ -18,44 +18,41 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::{BundleJsonError, MAX_BUNDLE_LEN};
-use crate::fs::{self, Loose, Mode};
+use crate::disk::{self, Disk, DiskError, Guard, Mode, SystemDisk};
 use crate::id::TrustDomain;
 use crate::time;
 
-/// Our members: whose bundle it is, and when it was fetched, in seconds since 1970.
+/// Our members: the bundle's trust domain, and when it was fetched, in seconds since 1970.
 const TRUST_DOMAIN: &str = "inmesh_trust_domain";
 const FETCHED_AT: &str = "inmesh_fetched_at";
 
-/// How long a disk may take, before federation goes on without it.
+/// How long a disk may take, before federation continues without it.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The bits of a mode by which others write.
-const FORBIDDEN: u32 = 0o022;
 
 /// How far in the future a moment of fetching may lie: as far as clocks are set back in passing.
 const SKEW: Duration = Duration::from_secs(2 * 60);
 
 /// What was fetched last, and when.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Kept {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct KeptBundle {
     pub(super) bundle: TrustBundle,
     pub(super) fetched_at: SystemTime,
 }
 
 /// Keeps the bundle of one trust domain.
-pub(super) struct Keep {
+pub(super) struct BundleKeep {
     trust_domain: TrustDomain,
     dir: PathBuf,
     /// What the file holds.
-    saved: Option<Kept>,
+    saved: Option<KeptBundle>,
     /// A write that took too long, and may still end.
-    late: Option<JoinHandle<Result<(), KeptError>>>,
+    late: Option<JoinHandle<Result<(), BundleKeepError>>>,
 }
 
 /// Why a bundle was not kept, or nothing that can be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum KeptError {
+pub enum BundleKeepError {
     /// The file holds no bundle, or the bundle cannot be written as SPIFFE bundle JSON.
     #[error("{} is not a bundle that was kept", path.display())]
     Bundle {
@@ -65,31 +62,9 @@ pub enum KeptError {
         #[source]
         source: BundleJsonError,
     },
-    /// The file or its folder cannot be read or written.
-    #[error("{} cannot be read or written", path.display())]
-    Io {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// Others may write the file or its folder.
-    #[error("{} has mode {mode:04o}, so that others may write it", path.display())]
-    Loose {
-        /// Which one.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// The file or its folder belongs to somebody else.
-    #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
-    Owner {
-        /// Which one.
-        path: PathBuf,
-        /// The id of that user.
-        owner: u32,
-    },
+    /// The file or its folder cannot be read or written, or other users may write it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The file does not say when its bundle was fetched, or of which trust domain.
     #[error("{} does not say when its bundle was fetched, and of which trust domain", path.display())]
     Unmarked {
@@ -101,9 +76,9 @@ pub enum KeptError {
     WrongDomain {
         /// Which file.
         path: PathBuf,
-        /// Whose it should be.
+        /// The trust domain that was expected.
         expected: TrustDomain,
-        /// Whose it says it is, as far as a name may be long.
+        /// The trust domain in the file, cut off at the longest length of a name.
         got: String,
     },
 }
@@ -129,7 +104,7 @@ pub(super) fn left(now: SystemTime, fetched_at: SystemTime, max_age: Duration) -
 
 /// Whether what is `saved` has to be written again: another bundle, or one that was fetched so long
 /// after it that a restart would cost a sixteenth of the maximum age.
-pub(super) fn is_due(saved: Option<&Kept>, next: &Kept, max_age: Duration) -> bool {
+pub(super) fn is_due(saved: Option<&KeptBundle>, next: &KeptBundle, max_age: Duration) -> bool {
     let Some(saved) = saved.filter(|saved| saved.bundle == next.bundle) else {
         return true;
     };
@@ -138,7 +113,7 @@ pub(super) fn is_due(saved: Option<&Kept>, next: &Kept, max_age: Duration) -> bo
     since.map_or(true, |since| since >= max_age / 16)
 }
 
-impl Keep {
+impl BundleKeep {
     pub(super) fn new(trust_domain: TrustDomain, dir: PathBuf) -> Self {
         Self {
             trust_domain,
@@ -149,7 +124,7 @@ impl Keep {
     }
 
     /// What was kept, if anything.
-    pub(super) async fn load(&mut self) -> Result<Option<Kept>, KeptError> {
+    pub(super) async fn load(&mut self) -> Result<Option<KeptBundle>, BundleKeepError> {
         let (trust_domain, dir) = (self.trust_domain.clone(), self.dir.clone());
         let reading = spawn_blocking(move || load(&trust_domain, &dir));
         let kept = match timeout(PATIENCE, reading).await {
@@ -161,7 +136,11 @@ impl Keep {
     }
 
     /// Keeps `next`, unless the file says the same; it is on the disk when this is done.
-    pub(super) async fn save(&mut self, next: &Kept, max_age: Duration) -> Result<(), KeptError> {
+    pub(super) async fn save(
+        &mut self,
+        next: &KeptBundle,
+        max_age: Duration,
+    ) -> Result<(), BundleKeepError> {
         let late = self.late.take();
         if late.is_none() && !is_due(self.saved.as_ref(), next, max_age) {
             return Ok(());
@@ -188,12 +167,16 @@ impl Keep {
         Ok(())
     }
 
-    fn too_slow(&self) -> KeptError {
-        io_error(&file(&self.dir, &self.trust_domain))(io::ErrorKind::TimedOut.into())
+    fn too_slow(&self) -> BundleKeepError {
+        self.failed(io::ErrorKind::TimedOut.into())
     }
 
-    fn ended(&self, ended: &JoinError) -> KeptError {
-        io_error(&file(&self.dir, &self.trust_domain))(io::Error::other(ended.to_string()))
+    fn ended(&self, ended: &JoinError) -> BundleKeepError {
+        self.failed(io::Error::other(ended.to_string()))
+    }
+
+    fn failed(&self, source: io::Error) -> BundleKeepError {
+        DiskError::io(&file(&self.dir, &self.trust_domain))(source).into()
     }
 }
 
@@ -202,58 +185,58 @@ fn file(dir: &Path, trust_domain: &TrustDomain) -> PathBuf {
     dir.join(format!("{trust_domain}.json"))
 }
 
-fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<Kept>, KeptError> {
+fn load(trust_domain: &TrustDomain, dir: &Path) -> Result<Option<KeptBundle>, BundleKeepError> {
     let path = file(dir, trust_domain);
-    match guarded(dir) {
-        Err(KeptError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        guarded => guarded?,
-    }
-    let text = match fs::read_guarded(&path, FORBIDDEN) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(io_error(&path))?,
+    let guarded = disk::check(dir, Guard::FOLDER);
+    let text = match guarded.and_then(|()| disk::read_guarded(&path, Guard::PUBLIC)) {
+        Err(error) if error.is_missing() => return Ok(None),
+        text => text?,
     };
-    let text = text.map_err(|loose| refused(&path, loose))?;
     read(trust_domain, &path, &text).map(Some)
 }
 
 /// Reads what [`text`] has written.
-fn read(trust_domain: &TrustDomain, path: &Path, text: &[u8]) -> Result<Kept, KeptError> {
+fn read(
+    trust_domain: &TrustDomain,
+    path: &Path,
+    text: &[u8],
+) -> Result<KeptBundle, BundleKeepError> {
     let path = || path.to_owned();
-    let bundle =
-        TrustBundle::from_json(trust_domain.clone(), text).map_err(|source| KeptError::Bundle {
+    let bundle = TrustBundle::from_json(trust_domain.clone(), text).map_err(|source| {
+        BundleKeepError::Bundle {
             path: path(),
             source,
-        })?;
+        }
+    })?;
     let marks: Marks =
-        serde_json::from_slice(text).map_err(|_| KeptError::Unmarked { path: path() })?;
+        serde_json::from_slice(text).map_err(|_| BundleKeepError::Unmarked { path: path() })?;
     let got = marks.inmesh_trust_domain;
     if got != trust_domain.as_str() {
-        return Err(KeptError::WrongDomain {
+        return Err(BundleKeepError::WrongDomain {
             path: path(),
             expected: trust_domain.clone(),
             got: got.chars().take(255).collect(),
         });
     }
-    Ok(Kept {
+    Ok(KeptBundle {
         bundle,
         fetched_at: marks.inmesh_fetched_at,
     })
 }
 
-fn write(dir: &Path, kept: &Kept) -> Result<(), KeptError> {
+fn write(dir: &Path, kept: &KeptBundle) -> Result<(), BundleKeepError> {
     let path = file(dir, kept.bundle.trust_domain());
-    let text = text(kept).map_err(|source| KeptError::Bundle {
+    let text = text(kept).map_err(|source| BundleKeepError::Bundle {
         path: path.clone(),
         source,
     })?;
-    fs::make_dir(dir).map_err(io_error(dir))?;
-    guarded(dir)?;
-    fs::replace(&path, text.as_bytes(), Mode::Secret).map_err(io_error(&path))
+    disk::make_dir(dir).map_err(DiskError::io(dir))?;
+    disk::check(dir, Guard::FOLDER)?;
+    let replaced = SystemDisk.replace(&path, text.as_bytes(), Mode::Secret);
+    Ok(replaced.map_err(DiskError::io(&path))?)
 }
 
-fn text(kept: &Kept) -> Result<String, BundleJsonError> {
+fn text(kept: &KeptBundle) -> Result<String, BundleJsonError> {
     let bundle = kept.bundle.to_json()?;
     let not_json = |_| BundleJsonError::NotABundle {
         reason: "it cannot be read back".to_owned(),
@@ -269,25 +252,4 @@ fn text(kept: &Kept) -> Result<String, BundleJsonError> {
         return Err(BundleJsonError::TooLarge { got, max });
     }
     Ok(text)
-}
-
-/// Refuses what others may write.
-fn guarded(path: &Path) -> Result<(), KeptError> {
-    match fs::loose(path, FORBIDDEN).map_err(io_error(path))? {
-        Some(loose) => Err(refused(path, loose)),
-        None => Ok(()),
-    }
-}
-
-fn refused(path: &Path, loose: Loose) -> KeptError {
-    let path = path.to_owned();
-    match loose {
-        Loose::Mode(mode) => KeptError::Loose { path, mode },
-        Loose::Owner(owner) => KeptError::Owner { path, owner },
-    }
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> KeptError {
-    let path = path.to_owned();
-    |source| KeptError::Io { path, source }
 }

@@ -32,11 +32,11 @@ mod tests;
 
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
-pub use keep::KeptError;
+pub use keep::BundleKeepError;
 pub use url::{BundleUrl, UrlError};
 pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};
 
-/// How often a bundle is looked for whose owner does not say
+/// How often a bundle is fetched whose owner gives no refresh hint
 /// (SPIFFE_Trust_Domain_and_Bundle.md, section 6.1).
 pub const DEFAULT_REFRESH: Duration = Duration::from_secs(5 * 60);
 
@@ -44,14 +44,26 @@ pub const DEFAULT_REFRESH: Duration = Duration::from_secs(5 * 60);
 const SHORTEST_REFRESH: Duration = Duration::from_secs(10);
 const LONGEST_REFRESH: Duration = Duration::from_secs(60 * 60);
 
-/// How long a bundle is trusted that can no longer be refreshed, unless told otherwise.
+/// How long a bundle is trusted that can no longer be refreshed, unless configured otherwise.
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The shortest age at which a bundle is taken out: less would not outlast a restart of its server.
 const SHORTEST_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// One foreign trust domain, and where its bundle is.
-#[derive(Clone, Debug)]
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::bundle::federate::{Profile, Relationship};
+///
+/// let url = "https://bundles.partner.example/bundle".parse()?;
+/// let relationship = Relationship::new("partner.example".parse()?, url, Profile::Web)?;
+/// # drop(relationship);
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
+#[derive(Debug, Clone)]
 pub struct Relationship {
     trust_domain: TrustDomain,
     url: BundleUrl,
@@ -59,13 +71,13 @@ pub struct Relationship {
     max_age: Duration,
 }
 
-/// How a bundle endpoint proves who it is (SPIFFE_Federation.md, section 5.2).
-#[derive(Clone, Debug)]
+/// How a bundle endpoint proves its identity (SPIFFE_Federation.md, section 5.2).
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Profile {
     /// `https_spiffe`: its certificate is the X509-SVID of exactly this ID (S25).
     Spiffe {
-        /// Who the endpoint is.
+        /// The endpoint's SPIFFE ID.
         id: SpiffeId,
         /// The bundle of the foreign trust domain with which the first connection is verified,
         /// where the endpoint serves the bundle of its own domain. For no other use.
@@ -76,15 +88,15 @@ pub enum Profile {
 }
 
 /// Why a relationship cannot be configured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelationshipError {
     /// The bootstrap bundle is of another trust domain than the endpoint.
     #[error("the bundle for the first connection is of {got}, the endpoint is in {expected}")]
     Bootstrap {
-        /// Whose bundle it is.
+        /// The trust domain of the bundle.
         got: TrustDomain,
-        /// Whose it should be.
+        /// The trust domain that was expected.
         expected: TrustDomain,
     },
     /// The ID of the endpoint names a trust domain and no workload.
@@ -105,7 +117,7 @@ pub enum RelationshipError {
 }
 
 /// Why a fetched bundle does not replace the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Stale {
     /// Its sequence number is lower (S19): an old bundle, which may hold keys that were revoked.
@@ -116,7 +128,7 @@ pub enum Stale {
         /// The number of the one that was fetched.
         got: u64,
     },
-    /// It has no sequence number, and the one before had: who leaves it out could send any.
+    /// It has no sequence number, and the one before had: without it, an old bundle could come back.
     #[error("the sequence number {had} was followed by none")]
     Without {
         /// The number of the bundle that is there.
@@ -177,7 +189,7 @@ impl Relationship {
         }
     }
 
-    /// Whose bundle is fetched.
+    /// The trust domain whose bundle is fetched.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

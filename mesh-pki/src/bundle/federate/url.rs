@@ -10,15 +10,15 @@ use http::uri::PathAndQuery;
 const MAX_URL_LEN: usize = 2048;
 
 /// A valid address of a bundle endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleUrl {
     host: String,
     port: u16,
     path: PathAndQuery,
 }
 
-/// Why an address is none of a bundle endpoint (SPIFFE_Federation.md, sections 5.2.1.1, 5.2.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why an address is not a valid bundle endpoint URL (SPIFFE_Federation.md, sections 5.2.1.1, 5.2.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
     /// It has a fragment, which is never sent.

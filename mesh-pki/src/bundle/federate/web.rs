@@ -3,7 +3,7 @@
 //!
 //! The files are looked at as those of an identity are ([`crate::source::files`]): a pair that
 //! does not parse or does not match, as a reader sees it halfway through a change, is reported and
-//! never used, and the last good pair stays. Who issued the certificate, for which names and until
+//! never used, and the last good pair stays. Its issuer, its names and its end
 //! when is the consumers' to judge; an end that comes near is in the status.
 
 use std::fmt;
@@ -17,17 +17,17 @@ use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use crate::crypto::Crypto;
 use crate::pem::{self, PemError};
 use crate::source::files::{Contents, DEFAULT_INTERVAL};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::time;
-use crate::tls::Crypto;
 
 /// A certificate of the web in two files, looked at again and again while an endpoint serves with
 /// it; [`BundleEndpoint::with_web_certificate`](super::endpoint::BundleEndpoint::with_web_certificate)
 /// takes it.
 pub struct WebCertificate {
-    files: Arc<Files>,
+    files: Arc<PairFiles>,
     seen: Option<Contents>,
     interval: Duration,
     current: Arc<ArcSwap<CertifiedKey>>,
@@ -35,7 +35,7 @@ pub struct WebCertificate {
 }
 
 /// How a certificate of the web is doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct WebCertificateStatus {
     /// How many pairs were taken, the first one included.
@@ -67,7 +67,7 @@ pub enum WebCertificateError {
         /// Which file.
         path: PathBuf,
     },
-    /// The first certificate is none.
+    /// The first certificate cannot be parsed.
     #[error("the first certificate in {} is not an X.509 certificate", path.display())]
     Malformed {
         /// Which file.
@@ -96,7 +96,7 @@ pub enum WebCertificateError {
     },
 }
 
-struct Files {
+struct PairFiles {
     /// The certificate's, leaf first, and the key's.
     paths: [PathBuf; 2],
     crypto: Crypto,
@@ -107,7 +107,7 @@ struct Pair {
     not_after: SystemTime,
 }
 
-type Loaded = Result<Pair, WebCertificateError>;
+type LoadedPair = Result<Pair, WebCertificateError>;
 
 impl WebCertificate {
     /// Reads a chain (leaf first) and its key, for a start that fails early and says why. It blocks.
@@ -122,7 +122,7 @@ impl WebCertificate {
         key: impl Into<PathBuf>,
         crypto: &Crypto,
     ) -> Result<Self, WebCertificateError> {
-        let files = Files {
+        let files = PairFiles {
             paths: [certificate.into(), key.into()],
             crypto: crypto.clone(),
         };
@@ -211,19 +211,19 @@ impl fmt::Debug for WebCertificate {
     }
 }
 
-impl Files {
+impl PairFiles {
     fn certificate(&self) -> &PathBuf {
         &self.paths[0]
     }
 
     /// What stands in the files, parsed if it differs from what was `seen`.
-    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<Loaded>) {
+    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<LoadedPair>) {
         let (contents, differs) = Contents::look(self.paths.iter(), seen);
         let loaded = differs.then(|| self.parse(&contents));
         (contents, loaded)
     }
 
-    fn parse(&self, contents: &Contents) -> Loaded {
+    fn parse(&self, contents: &Contents) -> LoadedPair {
         let [certificate, key] = &self.paths;
         let texts = contents
             .texts(self.paths.iter())

@@ -10,10 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
-use crate::ca::authority::{AuthorityError, Lifetimes, NewAuthority, Signed, Signer, issuer_under};
+use crate::ca::authority::{
+    AuthorityError, Lifetimes, NewAuthority, SignedLeaf, Signer, issuer_under,
+};
 use crate::ca::error::{CaError, OpenError};
 use crate::ca::members::{Leaf, Members};
 use crate::ca::plan::{Due, Gate, Go, due, gate};
@@ -21,34 +24,51 @@ use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tic
 use crate::ca::state::{CaState, Stage, Step, StepError};
 use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
-use crate::hex;
+use crate::crypto::{Crypto, CryptoError};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::policy::{Grant, Window};
 use crate::issue::{Csr, IssueError};
-use crate::tls::{Crypto, CryptoError};
 
+mod effects;
 mod write;
 
-use write::{crls_of, keep_keys, publication, signer_of};
+use effects::{crls_of, keep_keys, publication, signer_of};
 
-/// How often a write is tried when somebody else writes too.
+/// How often a write is tried while another process writes too.
 const TURNS: usize = 64;
 
 /// What a join token begins with, so that one that leaks is recognised.
 const TOKEN_PREFIX: &str = "inmesh-join-";
 
 /// A running CA; see the [module](crate::ca).
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::ca::store::FileStore;
+/// use inmesh_pki::ca::{Ca, Lifetimes};
+/// use inmesh_pki::clock::SystemClock;
+///
+/// let store = FileStore::open("/var/lib/ca".as_ref())?;
+/// let (domain, lifetimes) = ("prod.example".parse()?, Lifetimes::default());
+/// let crypto = Crypto::aws_lc_rs();
+/// let ca = Ca::open(store, &domain, None, lifetimes, &crypto, SystemClock::shared()).await?;
+/// println!("generation {}", ca.status().await.generation);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Ca<S> {
     store: S,
     crypto: Crypto,
     clock: Arc<dyn Clock>,
     lifetimes: Lifetimes,
-    inner: Mutex<Inner>,
+    inner: Mutex<CaInner>,
     published: watch::Sender<Arc<Published>>,
     window: watch::Sender<Option<Window>>,
 }
 
-struct Inner {
+struct CaInner {
     state: CaState,
     version: Version,
     signer: Signer,
@@ -132,7 +152,7 @@ impl<S: Store> Ca<S> {
             lifetimes,
             published: watch::Sender::new(Arc::new(published)),
             window: watch::Sender::new(state.window()),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(CaInner {
                 members: state.members(),
                 state,
                 version,
@@ -144,13 +164,13 @@ impl<S: Store> Ca<S> {
         })
     }
 
-    /// The bundle of the moment, and word of every later one.
+    /// The bundle of the moment, and every later one.
     #[must_use]
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.published.subscribe()
     }
 
-    /// The recovery window that was opened last, and word of every change; it may be over.
+    /// The recovery window that was opened last, and every change of it; it may have closed.
     #[must_use]
     pub fn window(&self) -> watch::Receiver<Option<Window>> {
         self.window.subscribe()
@@ -167,7 +187,7 @@ impl<S: Store> Ca<S> {
             .await
     }
 
-    /// Signs a leaf for the CA's own ID, which nobody is granted. The CA needs no acknowledgement
+    /// Signs a leaf for the CA's own ID, which is never granted. The CA needs no acknowledgement
     /// of its own, so it is no member. `names` are the host names by which clients that know no
     /// SPIFFE IDs verify it.
     ///
@@ -189,7 +209,7 @@ impl<S: Store> Ca<S> {
     /// 3. Enter the leaf into the table of members. Only then may it go out.
     async fn sign(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
         asker: Option<&Asker>,
@@ -213,7 +233,7 @@ impl<S: Store> Ca<S> {
             };
             match self.change(inner, None, cover).await {
                 Ok(()) => break (signed, authority),
-                // Somebody else has activated another root meanwhile.
+                // Another process has activated another root meanwhile.
                 Err(CaError::Step(StepError::Stale)) => {}
                 Err(error) => return Err(error),
             }
@@ -245,11 +265,11 @@ impl<S: Store> Ca<S> {
 
     fn sign_once(
         &self,
-        inner: &Inner,
+        inner: &CaInner,
         (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
         now: SystemTime,
-    ) -> Result<Signed, CaError> {
+    ) -> Result<SignedLeaf, CaError> {
         loop {
             let (lifetime, crypto) = (self.lifetimes.leaf, &self.crypto);
             let signed = inner.signer.sign(id, names, csr, lifetime, now, crypto)?;
@@ -291,7 +311,7 @@ impl<S: Store> Ca<S> {
     ///
     /// # Errors
     ///
-    /// [`CaError::NotYet`] with who is missing; [`StepError::NotItsTurn`] if another step than
+    /// [`CaError::NotYet`] with the members that are missing; [`StepError::NotItsTurn`] if another step than
     /// `asked` is next.
     pub async fn advance(&self, asked: Option<Step>, force: bool) -> Result<Step, CaError> {
         let mut inner = self.current().await?;
@@ -300,7 +320,7 @@ impl<S: Store> Ca<S> {
 
     async fn take_step(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         asked: Option<Step>,
         force: bool,
     ) -> Result<Step, CaError> {
@@ -326,7 +346,7 @@ impl<S: Store> Ca<S> {
         Ok(step)
     }
 
-    /// Does what is due without anybody asking: steps of a running rotation, a new issuing CA, a
+    /// Does what is due by itself: steps of a running rotation, a new issuing CA, a
     /// new root. A driver calls it every second or so.
     ///
     /// # Errors
@@ -363,7 +383,7 @@ impl<S: Store> Ca<S> {
         }
     }
 
-    async fn renew_issuer(&self, inner: &mut Inner) -> Result<(), CaError> {
+    async fn renew_issuer(&self, inner: &mut CaInner) -> Result<(), CaError> {
         let active = inner.state.active();
         let root_key = self.store.key(active.key_id()).await?;
         let (trust_domain, root) = (inner.state.trust_domain(), active.root_certificate());
@@ -445,7 +465,7 @@ impl<S: Store> Ca<S> {
         }
         let mut bytes = Zeroizing::new([0; 32]);
         self.crypto.fill(&mut *bytes).map_err(crypto_error)?;
-        let token = Zeroizing::new(format!("{TOKEN_PREFIX}{}", hex::encode(&*bytes)));
+        let token = Zeroizing::new(format!("{TOKEN_PREFIX}{}", HEXLOWER.encode(&*bytes)));
         let (hash, now) = (self.hash(&token), self.clock.now());
         let open = |state: &CaState| {
             let next = state.open_token(hash.clone(), id.clone(), expires, now)?;
@@ -461,7 +481,7 @@ impl<S: Store> Ca<S> {
         text.starts_with(TOKEN_PREFIX)
     }
 
-    /// Whom a join token is for, without spending it.
+    /// The ID that a join token is for, without spending it.
     ///
     /// # Errors
     ///
@@ -496,10 +516,10 @@ impl<S: Store> Ca<S> {
         self.change(&mut inner, None, recover).await
     }
 
-    /// Writes down who holds leaves, for the process that comes next: then a rotation that is running
-    /// waits there for those that are missing, and not for everybody's leaf to end. To be called
+    /// Writes down the members, for the process that comes next: then a rotation that is running
+    /// waits there for those that are missing, and not for every leaf to end. To be called
     /// last; a leaf that is issued all the same takes the table out again. Beyond
-    /// [`MAX_LEFT`](crate::ca::members::MAX_LEFT) leaves nothing is written.
+    /// 20,000 leaves nothing is written.
     ///
     /// # Errors
     ///
@@ -561,7 +581,7 @@ impl<S: Store> Ca<S> {
 
     /// What the state knows of a token.
     fn hash(&self, token: &str) -> String {
-        hex::encode(&self.crypto.digest(token.as_bytes()))
+        HEXLOWER.encode(&self.crypto.digest(token.as_bytes()))
     }
 }
 

@@ -2,24 +2,26 @@
 //! [`Ca`] changes.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::MutexGuard;
 
-use super::{Ca, Inner, TURNS};
-use crate::bundle::BundleError;
-use crate::ca::authority::{Lifetimes, NewAuthority, Signer, revocation_list};
+use super::effects::{crl_life, crls_of, keep_keys, publication, signer_of};
+use super::{Ca, CaInner, TURNS};
+use crate::ca::authority::NewAuthority;
 use crate::ca::error::CaError;
 use crate::ca::members::Members;
-use crate::ca::report::Published;
 use crate::ca::state::{CaState, KeyPlace, StepError};
 use crate::ca::store::{Store, StoreError, Version};
 use crate::crl::Crl;
-use crate::svid::PrivateKey;
 
 impl<S: Store> Ca<S> {
-    /// Signs the lists again when half of their time is gone, or what they name is over.
-    pub(super) async fn refresh_crls(&self, inner: &Inner, now: SystemTime) -> Result<(), CaError> {
+    /// Signs the lists again when half of their time is gone, or a certificate on them has expired.
+    pub(super) async fn refresh_crls(
+        &self,
+        inner: &CaInner,
+        now: SystemTime,
+    ) -> Result<(), CaError> {
         let published = self.published.borrow().clone();
         let Some(first) = published.crls.first() else {
             return Ok(());
@@ -56,7 +58,7 @@ impl<S: Store> Ca<S> {
     }
 
     /// The state as it is written.
-    pub(super) async fn current(&self) -> Result<MutexGuard<'_, Inner>, CaError> {
+    pub(super) async fn current(&self) -> Result<MutexGuard<'_, CaInner>, CaError> {
         let mut inner = self.inner.lock().await;
         if inner.stale {
             self.reload(&mut inner).await?;
@@ -64,11 +66,11 @@ impl<S: Store> Ca<S> {
         Ok(inner)
     }
 
-    pub(super) async fn reload(&self, inner: &mut Inner) -> Result<(), CaError> {
+    pub(super) async fn reload(&self, inner: &mut CaInner) -> Result<(), CaError> {
         let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
         let state = CaState::from_bytes(&bytes)?;
         let signer = signer_of(&self.store, &state).await?;
-        // Whoever wrote it may have issued under it.
+        // Its writer may have issued under it.
         inner.members.expect_unknown(state.leaf_until());
         // A write that seemed to fail may have dropped an authority.
         inner.untidy = true;
@@ -81,7 +83,7 @@ impl<S: Store> Ca<S> {
     /// Writes `change`d state down and makes it ours; keys of `new` are kept before.
     pub(super) async fn change<T>(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         new: Option<&NewAuthority>,
         change: impl Fn(&CaState) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
@@ -93,7 +95,7 @@ impl<S: Store> Ca<S> {
     /// writer's leaves are unknown once its state was read.
     pub(super) async fn change_knowing<T>(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         new: Option<&NewAuthority>,
         change: impl Fn(&CaState, &Members) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
@@ -132,7 +134,7 @@ impl<S: Store> Ca<S> {
     }
 
     /// Forgets keys that the state does not name; what fails is tried again.
-    pub(super) async fn forget(&self, inner: &mut Inner) {
+    pub(super) async fn forget(&self, inner: &mut CaInner) {
         inner.untidy = true;
         let kept = inner.state.held_keys().map(str::to_owned).collect();
         let forgotten = self.store.keep_only(kept).await;
@@ -144,7 +146,7 @@ impl<S: Store> Ca<S> {
 
     pub(super) fn install(
         &self,
-        inner: &mut Inner,
+        inner: &mut CaInner,
         state: CaState,
         version: Version,
         crls: Vec<Crl>,
@@ -160,11 +162,11 @@ impl<S: Store> Ca<S> {
         match publication(state, crls) {
             Ok(publication) => {
                 self.published.send_if_modified(|published| {
-                    let news = **published != publication;
-                    if news {
+                    let changed = **published != publication;
+                    if changed {
                         *published = Arc::new(publication);
                     }
-                    news
+                    changed
                 });
             }
             // Every certificate in a state was read as a CA's.
@@ -173,7 +175,7 @@ impl<S: Store> Ca<S> {
     }
 }
 
-impl Inner {
+impl CaInner {
     /// Counts a write that has failed.
     pub(super) fn written<T>(&mut self, write: Result<T, StoreError>) -> Result<T, StoreError> {
         if write.is_err() {
@@ -181,53 +183,4 @@ impl Inner {
         }
         write
     }
-}
-
-pub(super) async fn keep_keys(store: &impl Store, new: &NewAuthority) -> Result<(), StoreError> {
-    if let Some(root_key) = &new.root_key {
-        store.keep_key(new.authority.key_id(), root_key).await?;
-    }
-    let issuer = new.authority.issuer_key_id();
-    store.keep_key(issuer, &new.issuer_key).await
-}
-
-pub(super) async fn signer_of(store: &impl Store, state: &CaState) -> Result<Signer, CaError> {
-    let active = state.active();
-    let key: PrivateKey = store.key(active.issuer_key_id()).await?;
-    Ok(Signer::new(active, &key)?)
-}
-
-/// The lists of all issuing CAs; none, while nothing is revoked, so that nobody depends on lists
-/// who has no use for them.
-pub(super) async fn crls_of(
-    store: &impl Store,
-    state: &CaState,
-    lifetimes: Lifetimes,
-    now: SystemTime,
-) -> Result<Vec<Crl>, CaError> {
-    let mut crls = Vec::new();
-    if state.revoked(now).next().is_none() {
-        return Ok(crls);
-    }
-    for authority in state.authorities() {
-        let key = store.key(authority.issuer_key_id()).await?;
-        let until = now + crl_life(lifetimes);
-        let revoked = state.revoked(now);
-        crls.push(revocation_list(authority, &key, revoked, now, until)?);
-    }
-    Ok(crls)
-}
-
-/// How long a list is good: whoever has had no news for so long has no live leaf any more.
-pub(super) fn crl_life(lifetimes: Lifetimes) -> Duration {
-    (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
-}
-
-pub(super) fn publication(state: &CaState, crls: Vec<Crl>) -> Result<Published, BundleError> {
-    Ok(Published {
-        generation: state.generation(),
-        bundle: state.bundle()?,
-        active: state.active().key_id().to_owned(),
-        crls,
-    })
 }

@@ -1,4 +1,4 @@
-//! How calls for a leaf have ended in, [`Counts`] for metrics out. Nothing that a caller sends
+//! How calls for a leaf have ended in, [`CaCounts`] for metrics out. Nothing that a caller sends
 //! becomes a name here: reasons and methods are enums, so the number of series is fixed.
 
 use std::collections::BTreeMap;
@@ -9,12 +9,12 @@ use tonic::Code;
 use crate::ca::attest::Method;
 
 /// What a server has done so far; every number only grows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Counts {
+pub struct CaCounts {
     /// Leaves that were handed out.
     pub issued: u64,
-    /// Calls for a leaf that were told to come back later.
+    /// Calls for a leaf that were deferred by pacing.
     pub paced: u64,
     /// Calls for a leaf that were refused, by reason.
     pub refused: BTreeMap<Refusal, u64>,
@@ -25,21 +25,21 @@ pub struct Counts {
 }
 
 /// Why a call for a leaf was refused, from the CA's view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
     /// What was brought as a proof proves nothing.
     Attestation,
-    /// The CA could not sign or write, or nobody could say whose token it is.
+    /// The CA could not sign or write, or no token review was available.
     Ca,
-    /// Whoever called may have no ID, or not the one that was asked for.
+    /// The caller may have no ID, or not the one that it asked for.
     Policy,
     /// The request is malformed or too large.
     Request,
 }
 
 /// A histogram of durations.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Latency {
     /// One for each bound, and one for what took longer.
     within: [u64; Self::BOUNDS.len() + 1],
@@ -47,16 +47,16 @@ pub struct Latency {
 }
 
 /// How one call for a leaf has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     Issued,
     Paced,
     Refused(Refusal),
 }
 
-// === impl Counts ===
+// === impl CaCounts ===
 
-impl Counts {
+impl CaCounts {
     /// Counts a call for a leaf that took so long.
     pub(super) fn end(&mut self, ended: Ended, took: Duration) {
         match ended {
@@ -137,7 +137,7 @@ impl Ended {
             Code::ResourceExhausted => Self::Paced,
             Code::Unauthenticated => Self::Refused(Refusal::Attestation),
             Code::Unavailable => Self::Refused(Refusal::Ca),
-            // A message that cannot be read is told with one of several codes.
+            // A message that cannot be read ends with one of several codes.
             _ => Self::Refused(Refusal::Request),
         }
     }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn only_what_is_issued_is_timed() {
-        let mut counts = Counts::default();
+        let mut counts = CaCounts::default();
         let ms = Duration::from_millis;
         for (ended, took) in [
             (Ended::Issued, ms(1)),

@@ -1,11 +1,11 @@
-//! The head of a call in, its answer out: who calls is known, and its turn decided, before the
+//! The head of a call in, its answer out: the caller is known, and its turn decided, before the
 //! message is read.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -14,18 +14,14 @@ use tonic::{Code, Status};
 use tower_service::Service;
 
 use super::count::Ended;
+use super::proof::prove;
 use super::service::{IstioService, WatchService};
-use super::{Caller, Shared};
-use crate::ca::attest::{AttestError, Method, ReviewError};
-use crate::ca::names::{INSTANCE, RETRY_AFTER};
+use super::{CaShared, CallerConnection};
 use crate::ca::store::Store;
-use crate::ca::{Ca, CaError};
-use crate::issue::policy::{Attested, may_issue};
-use crate::jwt::MAX_TOKEN_LEN;
+use crate::issue::policy::may_issue;
+use crate::metadata::{INSTANCE, RETRY_AFTER};
 use crate::proto::inmesh_ca::ca_server::CaServer as WatchServer;
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
-use crate::svid::Usage;
-use crate::tls;
 
 const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 const WATCH: &str = "/inmesh.ca.v1.Ca/Watch";
@@ -33,29 +29,14 @@ const WATCH: &str = "/inmesh.ca.v1.Ca/Watch";
 /// The largest message of a client: a request as PEM text, and some names.
 const MAX_MESSAGE: usize = 32 * 1024;
 
-/// What a caller has proven; a join token is spent only when everything else is in order.
-#[derive(Clone)]
-pub(super) enum Proof {
-    Done(Attested),
-    Token(zeroize::Zeroizing<String>, Attested),
-}
-
-impl Proof {
-    pub(super) fn attested(&self) -> &Attested {
-        match self {
-            Self::Done(attested) | Self::Token(_, attested) => attested,
-        }
-    }
-}
-
 /// 1. A method that is not ours is unimplemented.
-/// 2. Who calls: its certificate, else its bearer token.
+/// 2. The caller is identified: by its certificate, else by its bearer token.
 /// 3. Whether it may have an ID at all, and whether it is its turn.
 /// 4. The message goes to its service, which reads it.
 /// 5. How a call for a leaf has ended is counted; one whose caller has gone is not.
 pub(super) async fn answer<S: Store>(
-    shared: Arc<Shared<S>>,
-    caller: Arc<Caller>,
+    shared: Arc<CaShared<S>>,
+    caller: Arc<CallerConnection>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let create = match request.uri().path() {
@@ -79,8 +60,8 @@ pub(super) async fn answer<S: Store>(
 }
 
 async fn answer_known<S: Store>(
-    shared: &Arc<Shared<S>>,
-    caller: &Caller,
+    shared: &Arc<CaShared<S>>,
+    caller: &CallerConnection,
     mut request: Request<Incoming>,
     create: bool,
 ) -> Result<Response<Body>, Status> {
@@ -95,7 +76,7 @@ async fn answer_known<S: Store>(
     let window = *shared.window.borrow();
     let now = shared.ca.clock().now();
     let grant = may_issue(proof.attested(), None, &shared.rules, window, now);
-    let who = match &grant {
+    let id = match &grant {
         Ok(grant) => grant.id().to_string(),
         // Several IDs are possible: which one is asked for stands in the call.
         Err(crate::issue::policy::Refused::Ambiguous { one, .. }) => one.to_string(),
@@ -106,7 +87,7 @@ async fn answer_known<S: Store>(
         let instance = request.headers().get(INSTANCE);
         let name = instance.and_then(|name| name.to_str().ok()).unwrap_or("");
         shared
-            .turn(&who, &name[..name.len().min(64)])
+            .turn(&id, &name[..name.len().min(64)])
             .map_err(come_back)?;
     }
     request.extensions_mut().insert(proof);
@@ -126,75 +107,6 @@ async fn answer_known<S: Store>(
     }
 }
 
-/// Who calls; else what it brought to prove that, and why it proves nothing.
-async fn prove<S: Store>(
-    shared: &Shared<S>,
-    caller: &Caller,
-    headers: &HeaderMap,
-) -> Result<Proof, (Method, Status)> {
-    let now = shared.ca.clock().now();
-    let crypto = shared.ca.crypto();
-    if !caller.chain.is_empty() {
-        // Anew, for the connection may be older than the bundle.
-        let state = shared.reader.load();
-        let grace = Some(&shared.grace);
-        let verified =
-            tls::validate_with_grace(&caller.chain, &state, now, Usage::Client, crypto, grace)
-                .map_err(|rejected| {
-                    let status = Status::unauthenticated(rejected.to_string());
-                    (Method::Certificate, status)
-                })?;
-        return Ok(Proof::Done(Attested::Svid {
-            id: verified.id,
-            not_after: verified.not_after,
-        }));
-    }
-    let token = bearer(headers).map_err(|status| (Method::None, status))?;
-    if Ca::<S>::is_token(token) {
-        return match shared.ca.look_at_token(token).await {
-            Ok(id) => Ok(Proof::Token(
-                zeroize::Zeroizing::new(token.to_owned()),
-                Attested::JoinToken { id },
-            )),
-            Err(error) => Err((Method::JoinToken, status_of(&error))),
-        };
-    }
-    match shared.attestors.attest(token, now, crypto).await {
-        Ok(attested) => Ok(Proof::Done(attested)),
-        Err(AttestError::Review(error @ ReviewError::Unavailable { .. })) => {
-            tracing::warn!(%error, "nobody can say whose token it is");
-            let status = Status::unavailable("the token cannot be reviewed at the moment");
-            Err((Method::Review, status))
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a token is refused");
-            let method = shared.attestors.method_of(token);
-            Err((method, Status::unauthenticated(error.to_string())))
-        }
-    }
-}
-
-/// The one bearer token of a call; its scheme in any case, as HTTP has it.
-fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
-    let mut all = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(one), None) = (all.next(), all.next()) else {
-        return Err(Status::unauthenticated(
-            "neither a client certificate nor exactly one bearer token",
-        ));
-    };
-    let (scheme, token) = one
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or_else(|| Status::unauthenticated("no bearer token"))?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.len() > MAX_TOKEN_LEN {
-        return Err(Status::unauthenticated(
-            "no bearer token of a bearable size",
-        ));
-    }
-    Ok(token.trim())
-}
-
 /// Says when to come back.
 pub(super) fn come_back(wait: Duration) -> Status {
     let mut status = Status::resource_exhausted("many are asking; come back later");
@@ -203,18 +115,4 @@ pub(super) fn come_back(wait: Duration) -> Status {
         .metadata_mut()
         .insert(RETRY_AFTER, MetadataValue::from(millis));
     status
-}
-
-/// What a failure of the CA means to a caller; what is the CA's own business stays here.
-pub(super) fn status_of(error: &CaError) -> Status {
-    match error {
-        CaError::Token(error) => Status::unauthenticated(error.to_string()),
-        CaError::Issue(crate::issue::IssueError::Key { .. }) => {
-            Status::invalid_argument(error.to_string())
-        }
-        error => {
-            tracing::error!(%error, "the CA cannot issue");
-            Status::unavailable("the CA cannot issue at the moment")
-        }
-    }
 }

@@ -2,9 +2,9 @@
 //! that proxies that exist can use it, and a stream of bundles that members acknowledge.
 //!
 //! A connection is TLS with the CA's own SVID, which it issues to itself; a client certificate is
-//! optional, for a client that joins has none. Who calls is known before a byte of the message is
+//! optional, for a client that joins has none. The caller is known before a byte of the message is
 //! read: by its certificate, verified anew at each call under the bundle of that moment, else by
-//! its bearer token. Then its turn is decided ([`pace`](super::pace)), then the message is read, in
+//! its bearer token. Then its turn is decided (`pace`), then the message is read, in
 //! bounded size, then [`may_issue`] decides. Connections, their streams, headers and idle times are
 //! bounded.
 
@@ -22,8 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +34,7 @@ use crate::id::SpiffeId;
 use crate::issue::csr;
 use crate::issue::policy::{Rules, Window};
 use crate::rotate::{schedule, watch_expiry};
+use crate::serve;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
@@ -42,12 +42,13 @@ use crate::tls;
 
 mod count;
 mod front;
+mod proof;
 mod service;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "ca-client"))]
 mod tests;
 
-pub use count::{Counts, Latency, Refusal};
+pub use count::{CaCounts, Latency, Refusal};
 
 #[cfg(doc)]
 use crate::issue::policy::may_issue;
@@ -64,10 +65,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often a warning is repeated.
 const REMIND: Duration = Duration::from_secs(60 * 60);
 
-/// What a server is told.
+/// The configuration of a server.
 #[derive(Debug)]
 pub struct ServerConfigOf {
-    /// Who gets which ID; its own ID is the server's.
+    /// Which caller gets which ID; its own ID is the server's.
     pub rules: Rules,
     /// Which tokens are accepted.
     pub attestors: Attestors,
@@ -80,15 +81,31 @@ pub struct ServerConfigOf {
 }
 
 /// Serves a CA; made by [`CaServer::new`], runs with [`CaServer::serve`].
+///
+/// ```
+/// # use std::{future::pending, sync::Arc};
+/// # use inmesh_pki::ca::{Ca, store::FileStore};
+/// # async fn serve(ca: Arc<Ca<FileStore>>) -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
+/// use inmesh_pki::issue::policy::Rules;
+///
+/// let own = "spiffe://prod.example/inmesh/ca".parse()?;
+/// let rules = Rules::new("prod.example".parse()?, own).with_kubernetes();
+/// let server = CaServer::new(ca, ServerConfigOf::new(rules)).await?;
+/// let listener = tokio::net::TcpListener::bind("0.0.0.0:15012").await?;
+/// server.serve(listener, pending()).await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct CaServer<S> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<CaShared<S>>,
     own: IdentityWriter,
     tls: Arc<ServerConfig>,
     connections: usize,
 }
 
 /// What every call needs.
-struct Shared<S> {
+struct CaShared<S> {
     ca: Arc<Ca<S>>,
     rules: Rules,
     attestors: Attestors,
@@ -99,11 +116,11 @@ struct Shared<S> {
     start: Instant,
     grace: tls::Grace,
     window: watch::Receiver<Option<Window>>,
-    counts: StatusWriter<Counts>,
+    counts: StatusWriter<CaCounts>,
 }
 
 /// One connection: what its calls share.
-struct Caller {
+struct CallerConnection {
     chain: Vec<CertificateDer<'static>>,
     known: AtomicBool,
 }
@@ -163,7 +180,7 @@ impl<S: Store> CaServer<S> {
             Arc::clone(&grace),
         );
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(CaShared {
                 rules: config.rules,
                 attestors: config.attestors,
                 host_names: config.host_names,
@@ -172,7 +189,7 @@ impl<S: Store> CaServer<S> {
                 start: Instant::now(),
                 grace,
                 window,
-                counts: status(Counts::default()),
+                counts: status(CaCounts::default()),
                 ca,
             }),
             own,
@@ -183,7 +200,7 @@ impl<S: Store> CaServer<S> {
 
     /// Where to read what it has done, before and while it serves.
     #[must_use]
-    pub fn counts(&self) -> StatusReader<Counts> {
+    pub fn counts(&self) -> StatusReader<CaCounts> {
         self.shared.counts.reader()
     }
 
@@ -196,58 +213,28 @@ impl<S: Store> CaServer<S> {
     /// Serves `listener`, takes what is due, and keeps the own SVID fresh, until `shutdown` is
     /// ready; connections that are open then are closed.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
         let (shared, own) = (Arc::clone(&self.shared), self.own);
-        let mut house = pin!(async {
+        let house = async {
             let (reader, clock) = (shared.reader.clone(), Arc::clone(shared.ca.clock()));
             let watched = watch_expiry(reader, clock, std::future::pending());
             tokio::join!(keep_own(&shared, &own), keep_house(&shared), watched);
-        });
-        let room = Arc::new(Semaphore::new(self.connections));
-        let mut open = JoinSet::new();
-        loop {
+        };
+        let until = async {
             tokio::select! {
                 biased;
-                () = &mut shutdown => return,
-                () = &mut house => return,
-                Some(_) = open.join_next() => {}
-                accepted = accept(&listener, &room) => {
-                    let (stream, permit) = accepted;
-                    let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
-                    open.spawn(async move {
-                        connection(shared, tls, stream).await;
-                        drop(permit);
-                    });
-                }
+                () = shutdown => {}
+                () = house => {}
             }
-        }
-    }
-}
-
-/// Waits for room, then for a connection; what fails for one connection, or for want of files, is
-/// no end.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
-    loop {
-        let Ok(permit) = Arc::clone(room).acquire_owned().await else {
-            std::future::pending::<()>().await;
-            continue;
         };
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
-            Err(error) => {
-                tracing::warn!(%error, "a connection cannot be accepted");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+        let serve = |stream, _| {
+            let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
+            Some(connection(shared, tls, stream))
+        };
+        serve::accept(&listener, "CA", self.connections, serve, until).await;
     }
 }
 
-async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
-    // Small messages that wait for an answer; one that cannot be set is only slower.
-    let _ = stream.set_nodelay(true);
+async fn connection<S: Store>(shared: Arc<CaShared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
     let accepting = TlsAcceptor::from(tls).accept(stream);
     let stream = match timeout(HANDSHAKE, tls::handshake(accepting)).await {
         Ok(Ok(stream)) => stream,
@@ -258,7 +245,7 @@ async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, st
         Err(_) => return,
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let caller = Arc::new(Caller {
+    let caller = Arc::new(CallerConnection {
         chain: chain.to_vec(),
         known: AtomicBool::new(false),
     });
@@ -291,7 +278,7 @@ async fn connection<S: Store>(shared: Arc<Shared<S>>, tls: Arc<ServerConfig>, st
 
 /// Keeps the CA's own SVID and bundle: renewed in the middle of its life, and at once when another
 /// root becomes active, so that the old one can retire.
-async fn keep_own<S: Store>(shared: &Shared<S>, own: &IdentityWriter) {
+async fn keep_own<S: Store>(shared: &CaShared<S>, own: &IdentityWriter) {
     let mut published = shared.ca.published();
     let id = shared.rules.own();
     let mut active = published.borrow_and_update().active.clone();
@@ -304,27 +291,27 @@ async fn keep_own<S: Store>(shared: &Shared<S>, own: &IdentityWriter) {
         let left = due.and_then(|due| due.duration_since(now).ok());
         let step = left.unwrap_or_default().min(Duration::from_secs(2));
         tokio::select! {
-            news = published.changed() => {
-                if news.is_err() {
+            changed = published.changed() => {
+                if changed.is_err() {
                     return;
                 }
             }
             () = sleep(step) => {}
         }
-        let news = published.borrow_and_update().clone();
-        let over = left.is_none_or(|left| left.is_zero());
-        if news.active == active && !over {
-            take_over(own, &news, None);
+        let latest = published.borrow_and_update().clone();
+        let due = left.is_none_or(|left| left.is_zero());
+        if latest.active == active && !due {
+            take_over(own, &latest, None);
             continue;
         }
         match own_svid(&shared.ca, id, &shared.host_names).await {
             Ok(svid) => {
                 let now = shared.ca.published().borrow().clone();
                 take_over(own, &now, Some(svid));
-                active = news.active.clone();
+                active = latest.active.clone();
             }
             Err(error) => {
-                take_over(own, &news, None);
+                take_over(own, &latest, None);
                 tracing::error!(%error, "the CA cannot renew its own SVID");
                 sleep(TICK).await;
             }
@@ -343,7 +330,7 @@ fn take_over(own: &IdentityWriter, published: &Published, svid: Option<X509Svid>
 }
 
 /// Takes steps that are due, and says what an operator has to know.
-async fn keep_house<S: Store>(shared: &Shared<S>) {
+async fn keep_house<S: Store>(shared: &CaShared<S>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reminded: BTreeMap<&'static str, Instant> = BTreeMap::new();
@@ -387,7 +374,7 @@ async fn own_svid<S: Store>(
     Ok(X509Svid::from_der(issued.chain, key, at, ca.crypto())?)
 }
 
-impl<S> Shared<S> {
+impl<S> CaShared<S> {
     /// Whether it is the turn of this process of `id`.
     fn turn(&self, id: &str, instance: &str) -> Result<(), Duration> {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);

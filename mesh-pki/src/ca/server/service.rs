@@ -1,4 +1,4 @@
-//! The two calls, once it is known who calls.
+//! The two calls, once the caller is known.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,30 +11,30 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
-use super::front::{Proof, status_of};
+use super::CaShared;
+use super::proof::{Proof, status_of};
 use crate::ca::attest::Method;
 use crate::ca::members::MAX_INSTANCE;
-use crate::ca::names::{GENERATION, ID, INSTANCE};
 use crate::ca::store::Store;
 use crate::ca::{Asker, CaError, Published};
 use crate::id::SpiffeId;
 use crate::issue::Csr;
 use crate::issue::policy::{Grant, may_issue};
+use crate::metadata::{GENERATION, ID, INSTANCE};
 use crate::pem;
 use crate::proto::inmesh_ca::ca_server::Ca as WatchApi;
 use crate::proto::inmesh_ca::{TrustUpdate, WatchRequest};
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 
-/// How long a watcher may take to say who it is.
+/// How long a watcher may take to send its first message.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
-pub(super) struct IstioService<S>(pub(super) Arc<Shared<S>>);
+pub(super) struct IstioService<S>(pub(super) Arc<CaShared<S>>);
 
-pub(super) struct WatchService<S>(pub(super) Arc<Shared<S>>);
+pub(super) struct WatchService<S>(pub(super) Arc<CaShared<S>>);
 
-impl<S> Shared<S> {
+impl<S> CaShared<S> {
     fn grant<T>(&self, request: &Request<T>) -> Result<(Grant, Proof), Status>
     where
         S: Store,
@@ -74,8 +74,8 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
         let csr = Csr::from_der(&csr, shared.ca.crypto())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Proof::Token(token, _) = &proof {
-            let whom = shared.ca.spend_token(token).await;
-            let whom = whom.map_err(|error| {
+            let spent = shared.ca.spend_token(token).await;
+            let id = spent.map_err(|error| {
                 if matches!(error, CaError::Token(_)) {
                     shared
                         .counts
@@ -83,7 +83,7 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
                 }
                 status_of(&error)
             })?;
-            debug_assert_eq!(&whom, grant.id());
+            debug_assert_eq!(&id, grant.id());
         }
         let issued = shared.ca.issue(&grant, &csr, &asker).await;
         let issued = issued.map_err(|error| status_of(&error))?;
@@ -117,7 +117,7 @@ type Updates = Pin<Box<dyn Stream<Item = Result<TrustUpdate, Status>> + Send>>;
 
 /// A member that listens.
 struct Watcher<S> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<CaShared<S>>,
     id: SpiffeId,
     instance: String,
     said: Streaming<WatchRequest>,
@@ -142,8 +142,8 @@ impl<S: Store> WatchApi for WatchService<S> {
         let mut said = request.into_inner();
         let first = timeout(FIRST_WORD, said.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("who watches?"))??
-            .ok_or_else(|| Status::invalid_argument("who watches?"))?;
+            .map_err(|_| Status::deadline_exceeded("a watcher names its instance first"))??
+            .ok_or_else(|| Status::invalid_argument("a watcher names its instance first"))?;
         let instance = instance(Some(first.instance.as_str()))?
             .ok_or_else(|| Status::invalid_argument("a watcher has an instance"))?;
         let id = grant.id().clone();
@@ -166,8 +166,8 @@ impl<S: Store> Watcher<S> {
     async fn next(mut self) -> Option<(Result<TrustUpdate, Status>, Self)> {
         while !self.first {
             tokio::select! {
-                news = self.published.changed() => {
-                    news.ok()?;
+                changed = self.published.changed() => {
+                    changed.ok()?;
                     break;
                 }
                 said = self.said.message() => {

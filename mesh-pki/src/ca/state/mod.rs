@@ -1,8 +1,8 @@
 //! What a CA is in, what it is after one more step out: the whole state of a CA as one value, and
 //! the transitions between two such values. Pure; the driver writes each new value down before
-//! anybody sees an effect of it, so a crash leaves the old one or the new one.
+//! it has an effect, so a crash leaves the old one or the new one.
 //!
-//! The state names every root with the issuing CA under it (an [`Authority`]), where each stands in
+//! The state names every root with the issuing CA under it (an authority), where each stands in
 //! its life, which generation of the bundle has it, and until when leaves of it may be valid. Key
 //! material is not in it. A value that breaks one of these rules cannot be made, nor read back:
 //!
@@ -32,24 +32,26 @@ mod tokens;
 mod tests;
 
 pub use record::StateError;
-pub use revoke::{RevokeError, Revoked};
+pub use revoke::RevokeError;
+pub(crate) use revoke::Revoked;
 pub use rotate::{Step, StepError};
-pub use tokens::{OpenToken, TokenError};
+pub(crate) use tokens::OpenToken;
+pub use tokens::TokenError;
 
 /// How many join tokens may be open or remembered at once.
-pub const MAX_TOKENS: usize = 10_000;
+pub(crate) const MAX_TOKENS: usize = 10_000;
 
 /// How many distrusted keys are remembered; a further one is refused.
-pub const MAX_DISTRUSTED: usize = 1_000;
+pub(crate) const MAX_DISTRUSTED: usize = 1_000;
 
 /// How many serial numbers may be revoked at once.
-pub const MAX_REVOKED: usize = 10_000;
+pub(crate) const MAX_REVOKED: usize = 10_000;
 
 /// How many authorities may stand side by side: active, published, and retiring ones.
-pub const MAX_AUTHORITIES: usize = 8;
+pub(crate) const MAX_AUTHORITIES: usize = 8;
 
 /// The whole state of a CA; see the [module](self).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaState {
     trust_domain: TrustDomain,
     generation: u64,
@@ -58,14 +60,14 @@ pub struct CaState {
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
     revoked: Vec<Revoked>,
-    /// Who holds leaves, as a process that has ended in order has left it.
+    /// The members, as a process that has ended in order has left them.
     left: Option<Members>,
 }
 
 /// A root with an issuing CA under it, and where both stand. While an issuing CA is replaced, the
 /// old one stands beside the new one, as an authority of its own under the same root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authority {
     root: Certificate,
     issuer: Certificate,
     root_key: KeyPlace,
@@ -75,7 +77,7 @@ pub struct Authority {
 }
 
 /// A certificate that may sign, with what is read of it most.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
     pub(crate) key_id: String,
@@ -84,7 +86,7 @@ pub(crate) struct Certificate {
 }
 
 /// Where the private key of a root is; complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KeyPlace {
     /// With the CA: it can make issuing CAs and successors by itself.
@@ -95,7 +97,7 @@ pub enum KeyPlace {
 
 /// Where an authority stands in its life, in the order of that life; complete.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize,
 )]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
@@ -110,14 +112,14 @@ pub enum Stage {
 // === impl CaState ===
 
 impl CaState {
-    /// The state of a CA that is new at `now`: `first` is active at once, since nobody trusts
+    /// The state of a CA that is new at `now`: `first` is active at once, since no member trusts
     /// anything yet.
     ///
     /// Its first generation is the time in seconds since 1970. Members follow only a generation that
     /// is not below their own, and those of a CA before it, whose state was lost, began at an earlier
     /// moment and have changed less than once a second since.
     #[must_use]
-    pub fn new(trust_domain: TrustDomain, mut first: Authority, now: SystemTime) -> Self {
+    pub(crate) fn new(trust_domain: TrustDomain, mut first: Authority, now: SystemTime) -> Self {
         let generation = u64::try_from(to_unix(now)).unwrap_or(0).max(1);
         first.stage = Stage::Active;
         first.published_in = generation;
@@ -133,9 +135,9 @@ impl CaState {
         }
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
-    pub fn trust_domain(&self) -> &TrustDomain {
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
@@ -147,40 +149,41 @@ impl CaState {
 
     /// All authorities, in the order in which their roots stand in the bundle.
     #[must_use]
-    pub fn authorities(&self) -> &[Authority] {
+    pub(crate) fn authorities(&self) -> &[Authority] {
         &self.authorities
     }
 
     /// The authority that new leaves are signed under.
     #[must_use]
-    pub fn active(&self) -> &Authority {
+    pub(crate) fn active(&self) -> &Authority {
         self.at(Stage::Active)
             .expect("every constructor and transition keeps exactly one active authority")
     }
 
     /// The first authority that stands at `stage`.
     #[must_use]
-    pub fn at(&self, stage: Stage) -> Option<&Authority> {
+    pub(crate) fn at(&self, stage: Stage) -> Option<&Authority> {
         self.authorities.iter().find(|a| a.stage == stage)
     }
 
     /// Key ids that were distrusted, oldest first; no authority with one of them is taken again.
+    #[cfg(test)]
     #[must_use]
-    pub fn distrusted(&self) -> &[String] {
+    pub(crate) fn distrusted(&self) -> &[String] {
         &self.distrusted
     }
 
     /// Until when an earlier process may have issued leaves, over all authorities.
     #[must_use]
-    pub fn leaf_until(&self) -> Option<SystemTime> {
+    pub(crate) fn leaf_until(&self) -> Option<SystemTime> {
         self.authorities.iter().filter_map(|a| a.leaf_until).max()
     }
 
     /// The state with the table of all live members in it, for the process that comes next; without
-    /// one, if they are too many, or their names so long that no store takes them. Whoever issues again takes it out first (see
+    /// one, if they are too many, or their names so long that no store takes them. A process that issues again takes it out first (see
     /// [`cover`](Self::cover)), so what stands there is always whole.
     #[must_use]
-    pub fn leave(&self, members: &Members) -> Self {
+    pub(crate) fn leave(&self, members: &Members) -> Self {
         let without = Self {
             left: None,
             ..self.clone()
@@ -196,10 +199,10 @@ impl CaState {
         if fits { with } else { without }
     }
 
-    /// The members as a process starts with them: those that were left to it, else nobody, with
-    /// unknown ones until the last leaf is over that may have been issued.
+    /// The members as a process starts with them: those that were left to it, else none, with
+    /// unknown ones until the last leaf that may have been issued expires.
     #[must_use]
-    pub fn members(&self) -> Members {
+    pub(crate) fn members(&self) -> Members {
         match &self.left {
             Some(left) => left.clone(),
             None => Members::new(self.leaf_until()),
@@ -212,7 +215,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`BundleError`] if a root cannot be used, which no state that was read back has.
-    pub fn bundle(&self) -> Result<TrustBundle, BundleError> {
+    pub(crate) fn bundle(&self) -> Result<TrustBundle, BundleError> {
         let roots = self.authorities.iter().map(|a| a.root.der.clone());
         let bundle = TrustBundle::new(self.trust_domain.clone(), roots)?;
         let distrusted = self.distrusted.iter().cloned();
@@ -222,7 +225,7 @@ impl CaState {
     }
 
     /// The ids of the keys that this CA needs to have.
-    pub fn held_keys(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn held_keys(&self) -> impl Iterator<Item = &str> {
         self.authorities.iter().flat_map(|a| {
             let root = (a.root_key == KeyPlace::Held).then_some(a.root.key_id.as_str());
             root.into_iter().chain([a.issuer.key_id.as_str()])
@@ -240,7 +243,7 @@ impl CaState {
 // === impl Authority ===
 
 impl Authority {
-    /// An authority of two certificates; that they belong together is for whoever made them.
+    /// An authority of two certificates; their maker has checked that they belong together.
     pub(crate) fn new(root: Certificate, issuer: Certificate, root_key: KeyPlace) -> Self {
         Self {
             root,
@@ -262,61 +265,61 @@ impl Authority {
 
     /// The root certificate.
     #[must_use]
-    pub fn root(&self) -> &CertificateDer<'static> {
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
         &self.root.der
     }
 
     /// The certificate of the issuing CA, which the root signed.
     #[must_use]
-    pub fn issuer(&self) -> &CertificateDer<'static> {
+    pub(crate) fn issuer(&self) -> &CertificateDer<'static> {
         &self.issuer.der
     }
 
     /// The key id of the root; it names the authority.
     #[must_use]
-    pub fn key_id(&self) -> &str {
+    pub(crate) fn key_id(&self) -> &str {
         &self.root.key_id
     }
 
     /// The key id of the issuing CA.
     #[must_use]
-    pub fn issuer_key_id(&self) -> &str {
+    pub(crate) fn issuer_key_id(&self) -> &str {
         &self.issuer.key_id
     }
 
     /// When the root begins and ends.
     #[must_use]
-    pub fn root_life(&self) -> (SystemTime, SystemTime) {
+    pub(crate) fn root_life(&self) -> (SystemTime, SystemTime) {
         (self.root.not_before, self.root.not_after)
     }
 
     /// When the issuing CA begins and ends.
     #[must_use]
-    pub fn issuer_life(&self) -> (SystemTime, SystemTime) {
+    pub(crate) fn issuer_life(&self) -> (SystemTime, SystemTime) {
         (self.issuer.not_before, self.issuer.not_after)
     }
 
     /// Where the root's private key is.
     #[must_use]
-    pub fn root_key(&self) -> KeyPlace {
+    pub(crate) fn root_key(&self) -> KeyPlace {
         self.root_key
     }
 
     /// Where it stands.
     #[must_use]
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage
     }
 
     /// The first generation of the bundle that had its root.
     #[must_use]
-    pub fn published_in(&self) -> u64 {
+    pub(crate) fn published_in(&self) -> u64 {
         self.published_in
     }
 
     /// No leaf that was signed under it is valid after this moment; `None` if there is none.
     #[must_use]
-    pub fn leaf_until(&self) -> Option<SystemTime> {
+    pub(crate) fn leaf_until(&self) -> Option<SystemTime> {
         self.leaf_until
     }
 }

@@ -21,7 +21,7 @@ use crate::pem::{self, PemError};
 const FORM: u32 = 1;
 
 /// Why bytes are not the state of a CA.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
     /// There is not exactly one active authority.
@@ -110,7 +110,7 @@ struct AuthorityRecord {
 impl CaState {
     /// The state as bytes; it holds no key.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let text = |cert: &Certificate| pem::encode_certificates([&cert.der]);
         let record = Record {
             form: FORM,

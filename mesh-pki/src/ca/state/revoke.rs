@@ -1,4 +1,4 @@
-//! Serial numbers that are revoked, and until when that matters: a leaf that is over needs no list.
+//! Serial numbers that are revoked, and until when that matters: an expired leaf needs no list.
 
 use std::time::SystemTime;
 
@@ -12,22 +12,22 @@ const MAX_SERIAL: usize = 40;
 /// A leaf that is revoked.
 ///
 /// It stands in the list of every issuing CA: which one has signed it is not known after a restart,
-/// and serial numbers of 126 random bits are nobody else's.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// and serial numbers of 126 random bits are unique.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Revoked {
+pub(crate) struct Revoked {
     /// Its serial number, in hexadecimal.
     pub(crate) serial: String,
     /// When it was revoked.
     #[serde(with = "crate::time::unix")]
     pub(crate) at: SystemTime,
-    /// It is over after this moment.
+    /// It has expired after this moment.
     #[serde(with = "crate::time::unix")]
     pub(crate) until: SystemTime,
 }
 
 /// Why a serial number is not revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RevokeError {
     /// It is no serial number.
@@ -46,7 +46,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`RevokeError`].
-    pub fn revoke(&self, serial: &str, now: SystemTime) -> Result<Self, RevokeError> {
+    pub(crate) fn revoke(&self, serial: &str, now: SystemTime) -> Result<Self, RevokeError> {
         let serial = serial.to_ascii_lowercase();
         let digits = serial.bytes().all(|b| b.is_ascii_hexdigit());
         if !digits

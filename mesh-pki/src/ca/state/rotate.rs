@@ -6,11 +6,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, Stage};
 use crate::ca::plan::Go;
 
 /// One step of a rotation, in the order in which they are taken; complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Step {
     /// A new root goes into the bundle.
     Prepare,
@@ -21,10 +24,10 @@ pub enum Step {
 }
 
 /// Why a step cannot be taken from this state.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
-    /// The active root is to be distrusted, and there is no other to go on with.
+    /// The active root is to be distrusted, and there is no other to sign with.
     #[error("{key_id} signs at the moment; distrusting it needs a successor")]
     ActiveDistrusted {
         /// Which key.
@@ -90,7 +93,7 @@ impl CaState {
     /// A published authority is activated before an old one is retired: the two never wait for
     /// each other, for a rotation starts only when none is running.
     #[must_use]
-    pub fn next_step(&self) -> Option<Step> {
+    pub(crate) fn next_step(&self) -> Option<Step> {
         if self.at(Stage::Published).is_some() {
             Some(Step::Activate)
         } else if self.at(Stage::Retiring).is_some() {
@@ -105,7 +108,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::Running`], or what is wrong with the keys of `new`.
-    pub fn prepare(&self, new: Authority) -> Result<Self, StepError> {
+    pub(crate) fn prepare(&self, new: Authority) -> Result<Self, StepError> {
         if let Some(next) = self.next_step() {
             return Err(StepError::Running { next });
         }
@@ -120,7 +123,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::Stale`] if the state is not the one that `go` was given for.
-    pub fn advance(&self, go: Go) -> Result<Self, StepError> {
+    pub(crate) fn advance(&self, go: Go) -> Result<Self, StepError> {
         if go.generation() != self.generation || Some(go.step()) != self.next_step() {
             return Err(StepError::Stale);
         }
@@ -155,7 +158,11 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::UnknownKey`]; [`StepError::ActiveDistrusted`] without a successor.
-    pub fn distrust(&self, key_id: &str, successor: Option<Authority>) -> Result<Self, StepError> {
+    pub(crate) fn distrust(
+        &self,
+        key_id: &str,
+        successor: Option<Authority>,
+    ) -> Result<Self, StepError> {
         let Some(root) = self.root_of(key_id) else {
             return Err(StepError::UnknownKey {
                 key_id: key_id.to_owned(),
@@ -194,7 +201,7 @@ impl CaState {
 
     /// Puts a new issuing CA under the active root in place of the one before, which retires.
     ///
-    /// The bundle stays as it is: everybody trusts the root, and a leaf brings its issuer along.
+    /// The bundle stays as it is: every member trusts the root, and a leaf brings its issuer along.
     ///
     /// # Errors
     ///
@@ -230,7 +237,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`StepError::Stale`] if `key_id` is not the active issuing CA.
-    pub fn cover(
+    pub(crate) fn cover(
         &self,
         key_id: &str,
         not_after: SystemTime,

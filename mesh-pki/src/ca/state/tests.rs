@@ -105,7 +105,7 @@ fn generations_begin_with_the_time_and_go_up_from_there() {
             generation + 1
         );
     }
-    // A state that was written when they began with one goes on as it was.
+    // A state that was written when they began with one continues as it was.
     let text = String::from_utf8(made(SystemTime::UNIX_EPOCH).to_bytes()).unwrap();
     let text = text.replace("\"generation\": 1", "\"generation\": 5");
     let state = CaState::from_bytes(text.as_bytes()).unwrap();
@@ -267,7 +267,7 @@ fn a_serial_number_is_revoked_while_it_may_be_alive() {
     assert_eq!(serials(&revoked, until), ["0aff"]);
     assert_eq!(serials(&revoked, until + secs(1)), [""; 0]);
     let later = revoked.revoke("01", until + secs(1)).unwrap();
-    assert_eq!(later.revoked.len(), 1, "what is over is forgotten");
+    assert_eq!(later.revoked.len(), 1, "what has expired is forgotten");
     for wrong in ["", "1", "0g", "spiffe://td/a", &"00".repeat(21)] {
         assert_eq!(state.revoke(wrong, noon()), Err(RevokeError::Serial));
     }
@@ -308,7 +308,7 @@ fn activation_waits_for_every_live_member() {
         Gate::Wait(wait) => Some((wait.missing.len(), wait.unknown, wait.until)),
     };
     let mut members = Members::new(None);
-    assert_eq!(wait(&members, noon()), None, "nobody to wait for");
+    assert_eq!(wait(&members, noon()), None, "no member to wait for");
 
     // A unary client and one of ours, both with the bundle before.
     let end = noon() + secs(100);
@@ -316,7 +316,7 @@ fn activation_waits_for_every_live_member() {
     members.issued(&id(CART), Some("a"), leaf("02", root, 1, end + secs(5)));
     assert_eq!(wait(&members, noon()), Some((2, false, end + secs(5))));
 
-    // In somebody else's name, for another instance, for too old a bundle: nothing.
+    // In another member's name, for another instance, for too old a bundle: nothing.
     members.acknowledge(&id("spiffe://td/evil"), "a", 2);
     members.acknowledge(&id(CART), "b", 2);
     members.acknowledge(&id(CART), "a", 1);
@@ -367,7 +367,7 @@ fn unknown_members_are_missing() {
     assert!(matches!(go, Some(Gate::Go(_))));
 }
 
-/// Who acknowledged, renewed, or is gone is not behind; to count them is as good as to list them.
+/// A member that acknowledged, renewed, or is gone is not behind; to count them is as good as to list them.
 #[test]
 fn those_behind_are_counted_as_they_are_listed() {
     let mut members = Members::default();
@@ -410,7 +410,7 @@ fn a_member_that_floods_us_with_leaves_becomes_unknown() {
 }
 
 /// Each way in which a state comes to have a table of members, or to have none any more, and
-/// whether somebody unknown may be alive in the end.
+/// whether an unknown member may be alive in the end.
 #[test]
 fn a_table_that_is_left_is_whole_or_not_there() {
     let end = noon() + secs(100);
@@ -433,7 +433,7 @@ fn a_table_that_is_left_is_whole_or_not_there() {
         assert!(next.leaf_until().unwrap() >= until);
         assert_eq!(next.cover(&key_id, until, secs(10)), Ok(None));
     }
-    // A second word replaces the first.
+    // A second acknowledgement replaces the first.
     assert!(left.leave(&Members::default()).members().is_empty());
 
     let mut many = Members::default();
@@ -492,7 +492,7 @@ fn moments_are_rounded_up_in_a_table_that_is_left() {
     }
 }
 
-/// What somebody else may have written into the table: a member without a leaf is none, and what
+/// What another writer may have put into the table: a member without a leaf is dropped, and what
 /// is no member is no state.
 #[test]
 fn a_table_that_is_left_is_read_by_its_rules() {
@@ -568,8 +568,8 @@ fn a_token_serves_once_and_until_its_end() {
     let state = open(&state(), "aa", end, noon()).unwrap();
     assert_eq!(state.spend_token("bb", noon()), Err(TokenError::Unknown));
     assert_eq!(state.spend_token("aa", end), Err(TokenError::Expired));
-    let (spent, whom) = state.spend_token("aa", end - secs(1)).unwrap();
-    assert_eq!(whom, id(CART));
+    let (spent, owner) = state.spend_token("aa", end - secs(1)).unwrap();
+    assert_eq!(owner, id(CART));
     assert_eq!(spent.spend_token("aa", noon()), Err(TokenError::Used));
     assert!(spent.tokens()[0].is_used());
     assert_eq!(spent.tokens()[0].id(), &id(CART));
@@ -603,8 +603,8 @@ fn there_is_an_end_to_open_tokens() {
 
 // === bytes ===
 
-#[test]
-fn a_state_reads_back_and_half_a_state_does_not() {
+/// A state with something of everything.
+fn whole() -> CaState {
     let window = Window {
         until: noon() + secs(9),
         expired_since: noon() - secs(9),
@@ -628,6 +628,12 @@ fn a_state_reads_back_and_half_a_state_does_not() {
     members.acknowledge(&id(CART), "a", 2);
     let whole = whole.leave(&members);
     assert_eq!(whole.members(), members);
+    whole
+}
+
+#[test]
+fn a_state_reads_back_and_half_a_state_does_not() {
+    let whole = whole();
     let bytes = whole.to_bytes();
     assert_eq!(CaState::from_bytes(&bytes).unwrap(), whole);
     let text = String::from_utf8(bytes).unwrap();

@@ -1,8 +1,8 @@
-//! Join tokens and the recovery window: what lets somebody in who has no other proof.
+//! Join tokens and the recovery window: what admits a workload that has no other proof.
 //!
 //! A token is known here by its hash alone, so the state gives none away. It names one ID, ends
 //! at a moment, and serves once: used ones are remembered until they would have ended, so that the
-//! second to bring one is told what happened.
+//! second use is refused with its own reason.
 
 use std::time::SystemTime;
 
@@ -13,9 +13,9 @@ use crate::id::SpiffeId;
 use crate::issue::policy::Window;
 
 /// A join token, by its hash.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct OpenToken {
+pub(crate) struct OpenToken {
     /// The hash of the token, in hexadecimal.
     hash: String,
     id: SpiffeId,
@@ -25,39 +25,40 @@ pub struct OpenToken {
 }
 
 /// Why a join token does not serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Its time is over.
+    /// It has expired.
     #[error("the join token has expired")]
     Expired,
     /// There are as many open tokens as fit.
     #[error("{MAX_TOKENS} join tokens are open already")]
     TooMany,
-    /// Nobody made it, or its time has been over for long.
+    /// It was never made, or expired long ago.
     #[error("the join token is unknown")]
     Unknown,
-    /// Somebody has used it.
+    /// It was used before.
     #[error("the join token has been used already")]
     Used,
 }
 
 impl OpenToken {
-    /// Whom it is for.
+    /// The ID that it is for.
+    #[cfg(test)]
     #[must_use]
-    pub fn id(&self) -> &SpiffeId {
+    pub(crate) fn id(&self) -> &SpiffeId {
         &self.id
     }
 
     /// When it ends.
     #[must_use]
-    pub fn expires(&self) -> SystemTime {
+    pub(crate) fn expires(&self) -> SystemTime {
         self.expires
     }
 
     /// Whether it has served.
     #[must_use]
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.used
     }
 }
@@ -65,13 +66,13 @@ impl OpenToken {
 impl CaState {
     /// The join tokens that are remembered.
     #[must_use]
-    pub fn tokens(&self) -> &[OpenToken] {
+    pub(crate) fn tokens(&self) -> &[OpenToken] {
         &self.tokens
     }
 
     /// The recovery window, if it is open at `now`.
     #[must_use]
-    pub fn recovery(&self, now: SystemTime) -> Option<Window> {
+    pub(crate) fn recovery(&self, now: SystemTime) -> Option<Window> {
         self.recovery.filter(|window| now < window.until)
     }
 
@@ -84,7 +85,7 @@ impl CaState {
     /// # Errors
     ///
     /// [`TokenError::TooMany`].
-    pub fn open_token(
+    pub(crate) fn open_token(
         &self,
         hash: String,
         id: SpiffeId,
@@ -105,12 +106,16 @@ impl CaState {
         Ok(next)
     }
 
-    /// Spends a token; says whom it was for. It serves whoever gets the new state written first.
+    /// Spends a token; returns its ID. It serves the process that writes the new state first.
     ///
     /// # Errors
     ///
     /// [`TokenError`] if it does not serve (any more).
-    pub fn spend_token(&self, hash: &str, now: SystemTime) -> Result<(Self, SpiffeId), TokenError> {
+    pub(crate) fn spend_token(
+        &self,
+        hash: &str,
+        now: SystemTime,
+    ) -> Result<(Self, SpiffeId), TokenError> {
         let mut next = self.clone();
         let token = next
             .tokens
@@ -130,7 +135,7 @@ impl CaState {
 
     /// Opens the recovery window, or closes it with `None`.
     #[must_use]
-    pub fn recover(&self, recovery: Option<Window>) -> Self {
+    pub(crate) fn recover(&self, recovery: Option<Window>) -> Self {
         Self {
             recovery,
             ..self.clone()

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A file is written beside its place, synced, renamed over it, and the folder is synced. A load
-//! syncs first: after a write whose last sync failed, what is read is made durable before anybody
-//! acts on it. Where others could use folder or keys, it is refused.
+//! syncs first: after a write whose last sync failed, what is read is made durable before it
+//! has an effect. Where others could use folder or keys, it is refused.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -18,12 +18,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::disk::{Disk, SystemDisk};
 use super::{MAX_STATE, Store, StoreError, Version};
+use crate::disk::{self, Disk, DiskError, Guard, Mode, SystemDisk};
 use crate::svid::PrivateKey;
 
 /// The largest file that is read: a state and the line before it.
-pub(super) const MAX_FILE: u64 = MAX_STATE as u64 + 64;
+const MAX_FILE: u64 = MAX_STATE as u64 + 64;
 
 const LOCK: &str = "lock";
 const STATE: &str = "state.json";
@@ -31,9 +31,9 @@ const KEYS: &str = "keys";
 const MAGIC: &str = "inmesh-ca-state ";
 
 /// A [`Store`] in a folder, which it has for itself.
-pub struct FileStore(Arc<Inner>);
+pub struct FileStore(Arc<FolderInner>);
 
-struct Inner {
+struct FolderInner {
     dir: PathBuf,
     disk: Box<dyn Disk>,
     /// Writes take turns.
@@ -47,16 +47,16 @@ impl FileStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::InUse`] while another process has it, [`StoreError::Open`] if others may use
-    /// it, [`StoreError::Io`].
+    /// [`StoreError::InUse`] while another process has it, [`StoreError::Disk`] if other users may
+    /// use it, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let keys = dir.join(KEYS);
         for folder in [dir, &keys] {
-            private_dir(folder).map_err(|source| io_error(folder, source))?;
-            check_mode(folder)?;
+            disk::make_dir(folder).map_err(DiskError::io(folder))?;
+            disk::check_mode(folder, Guard::PRIVATE)?;
         }
         let path = dir.join(LOCK);
-        let lock = private_file(&path).map_err(|source| io_error(&path, source))?;
+        let lock = lock_file(&path).map_err(DiskError::io(&path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -64,15 +64,18 @@ impl FileStore {
                     dir: dir.to_owned(),
                 });
             }
-            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+            Err(TryLockError::Error(source)) => {
+                return Err(DiskError::io(&path)(source).into());
+            }
         }
-        crate::fs::sync_dir(dir).map_err(|source| io_error(dir, source))?;
-        crate::fs::sync_parent(dir).map_err(|source| io_error(dir, source))?;
+        for folder in [dir, disk::folder_of(dir)] {
+            SystemDisk.sync_dir(folder).map_err(DiskError::io(folder))?;
+        }
         Ok(Self::on(dir, Box::new(SystemDisk), Some(lock)))
     }
 
     pub(super) fn on(dir: &Path, disk: Box<dyn Disk>, lock: Option<File>) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(FolderInner {
             dir: dir.to_owned(),
             disk,
             turn: Mutex::new(()),
@@ -88,7 +91,7 @@ impl FileStore {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&FolderInner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
         let path = self.0.dir.clone();
@@ -97,13 +100,13 @@ impl FileStore {
             work(&inner)
         });
         done.await
-            .unwrap_or_else(|error| Err(io_error(&path, io::Error::other(error))))
+            .unwrap_or_else(|error| Err(DiskError::io(&path)(io::Error::other(error)).into()))
     }
 }
 
 impl Store for FileStore {
     async fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
-        self.blocking(Inner::load).await
+        self.blocking(FolderInner::load).await
     }
 
     async fn swap(&self, expected: Option<Version>, state: Vec<u8>) -> Result<Version, StoreError> {
@@ -124,13 +127,13 @@ impl Store for FileStore {
         let key_id = key_id.to_owned();
         self.blocking(move |inner| {
             let path = inner.key_path(&key_id)?;
-            let text = match inner.disk.read(&path) {
+            let text = match inner.disk.read(&path, MAX_FILE) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(StoreError::UnknownKey { key_id });
                 }
-                read => read.map_err(|source| io_error(&path, source))?,
+                read => read.map_err(DiskError::io(&path))?,
             };
-            check_mode(&path)?;
+            disk::check_mode(&path, Guard::SECRET)?;
             PrivateKey::from_pem(&text).map_err(|source| StoreError::Pem { path, source })
         })
         .await
@@ -139,27 +142,27 @@ impl Store for FileStore {
     async fn keep_only(&self, key_ids: Vec<String>) -> Result<(), StoreError> {
         self.blocking(move |inner| {
             let dir = inner.dir.join(KEYS);
-            let failed = |source| io_error(&dir, source);
-            for name in inner.disk.list(&dir).map_err(failed)? {
+            let failed = DiskError::io(&dir);
+            for name in inner.disk.list(&dir).map_err(&failed)? {
                 let kept = name
                     .strip_suffix(".pem")
                     .is_some_and(|id| key_ids.iter().any(|key_id| key_id == id));
                 if !kept {
-                    inner.disk.remove(&dir.join(name)).map_err(failed)?;
+                    inner.disk.remove(&dir.join(name)).map_err(&failed)?;
                 }
             }
-            inner.disk.sync_dir(&dir).map_err(failed)
+            Ok(inner.disk.sync_dir(&dir).map_err(failed)?)
         })
         .await
     }
 }
 
-impl Inner {
+impl FolderInner {
     fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
         let path = self.dir.join(STATE);
-        let failed = |source| io_error(&path, source);
-        self.disk.sync_dir(&self.dir).map_err(failed)?;
-        let content = match self.disk.read(&path) {
+        let failed = DiskError::io(&path);
+        self.disk.sync_dir(&self.dir).map_err(&failed)?;
+        let content = match self.disk.read(&path, MAX_FILE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(failed)?,
         };
@@ -191,17 +194,9 @@ impl Inner {
         Ok(next)
     }
 
-    /// Writes beside, syncs, renames, syncs the folder.
     fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
-        let failed = |source| io_error(path, source);
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let beside = Path::new(&beside);
-        self.disk.remove(beside).map_err(failed)?;
-        self.disk.create(beside, content).map_err(failed)?;
-        self.disk.rename(beside, path).map_err(failed)?;
-        let dir = path.parent().unwrap_or(&self.dir);
-        self.disk.sync_dir(dir).map_err(failed)
+        let replaced = self.disk.replace(path, content, Mode::Secret);
+        Ok(replaced.map_err(DiskError::io(path))?)
     }
 
     /// Key ids are hexadecimal; nothing else becomes a path.
@@ -222,26 +217,8 @@ impl fmt::Debug for FileStore {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> StoreError {
-    StoreError::Io {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// Makes a folder for its owner alone, if there is none.
-fn private_dir(path: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
-    builder.create(path)
-}
-
-fn private_file(path: &Path) -> io::Result<File> {
+/// Opens the lock file, for its owner alone.
+fn lock_file(path: &Path) -> io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -250,22 +227,4 @@ fn private_file(path: &Path) -> io::Result<File> {
         options.mode(0o600);
     }
     options.open(path)
-}
-
-/// Refuses what group or others may use; a file that only a test's disk has is not looked at.
-#[cfg(unix)]
-fn check_mode(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::PermissionsExt;
-    match path.metadata() {
-        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Err(StoreError::Open {
-            path: path.to_owned(),
-            mode: meta.permissions().mode() & 0o7777,
-        }),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(not(unix))]
-fn check_mode(_: &Path) -> Result<(), StoreError> {
-    Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 use super::FileStore;
-use super::disk::Disk;
+use crate::disk::{Disk, Mode};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -28,7 +28,7 @@ struct Model {
 }
 
 /// What happens to the operation number `at`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) at: usize,
     /// It is done, although it reports that it failed.
@@ -99,7 +99,7 @@ impl MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
-    fn read(&self, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    fn read(&self, path: &Path, _: u64) -> io::Result<Zeroizing<Vec<u8>>> {
         self.operate(
             |_| {},
             |model| {
@@ -109,7 +109,7 @@ impl Disk for MemoryDisk {
         )
     }
 
-    fn create(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+    fn create(&self, path: &Path, content: &[u8], _: Mode) -> io::Result<()> {
         let write = |model: &mut Model, content: &[u8]| {
             let old = model.seen.insert(path.to_owned(), content.to_vec());
             assert!(old.is_none(), "{} was there", path.display());

@@ -6,13 +6,12 @@
 //! between is an orphan, which the next start forgets.
 
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
 
+use crate::disk::DiskError;
 use crate::pem::PemError;
 use crate::svid::PrivateKey;
 
-mod disk;
 mod file;
 
 #[cfg(test)]
@@ -26,7 +25,7 @@ pub use file::FileStore;
 pub(crate) const MAX_STATE: usize = 16 * 1024 * 1024;
 
 /// Names one written state; a later one is greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
 /// Where a CA keeps its state and keys.
@@ -65,8 +64,8 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Somebody else has written since.
-    #[error("the CA's state was changed by somebody else")]
+    /// Another process has written since.
+    #[error("the CA's state was changed by another process")]
     Conflict,
     /// Another process has the folder.
     #[error("another process uses the CA in {}", dir.display())]
@@ -74,28 +73,14 @@ pub enum StoreError {
         /// Which folder.
         dir: PathBuf,
     },
-    /// A file cannot be read or written.
-    #[error("{} cannot be read or written", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
+    /// A file or folder cannot be read or written, or other users may use it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// What is there was not written by a CA.
     #[error("{} is not the state of a CA", path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,
-    },
-    /// Others than the owner may use the folder or a key.
-    #[error("{} may be used by others (mode {mode:o}); `chmod go=` it", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
     },
     /// A key file is not the PEM text that it should be.
     #[error("{} cannot be read", path.display())]

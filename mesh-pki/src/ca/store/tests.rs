@@ -95,7 +95,10 @@ async fn what_others_may_use_is_refused() {
     open(&dir.join("keys/01.pem"), 0o640);
     let error = store.key("01").await.unwrap_err();
     assert!(
-        matches!(error, StoreError::Open { mode: 0o640, .. }),
+        matches!(
+            error,
+            StoreError::Disk(DiskError::Loose { mode: 0o640, .. })
+        ),
         "{error}"
     );
     drop(store);
@@ -128,7 +131,7 @@ async fn what_no_ca_wrote_is_no_state() {
 }
 
 /// A swap is the old state or the new one after a loss of power at any point, and what a load has
-/// told stays.
+/// reported stays.
 #[tokio::test]
 async fn a_swap_survives_a_loss_of_power_at_any_point() {
     let mut points = 0;

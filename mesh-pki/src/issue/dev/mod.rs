@@ -1,6 +1,6 @@
 //! A folder in, a development CA out: root certificate and key as two files, and no more.
 //!
-//! It is for laptops and tests. Whoever reads the folder is the trust domain, so the caller warns
+//! It is for laptops and tests. A process that reads the folder is the trust domain, so its user is warned
 //! loudly, and a workload is handed a [`WorkloadIssuer`], which can mint its own ID and no other.
 //! The one key signs JWT-SVIDs too, so that all programs that open the folder trust each other's.
 
@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ca::{CaError, DEFAULT_LEAF_LIFETIME, LocalCa};
+use super::ca::{DEFAULT_LEAF_LIFETIME, LocalCa, LocalCaError};
 use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
-use crate::fs::{self, Mode};
+use crate::crypto::Crypto;
+use crate::disk::{self, DiskError, Mode};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::pem::{self, PemError};
 use crate::source::files;
 use crate::svid::{PrivateKey, SvidError, X509Svid};
-use crate::tls::Crypto;
 
 /// The name of the root certificate in the folder.
 pub const ROOT_FILE: &str = "ca.pem";
@@ -32,7 +32,22 @@ pub const KEY_FILE: &str = "ca.key";
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The development CA of a folder; cheap to clone.
-#[derive(Clone, Debug)]
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::issue::dev::DevCa;
+/// use inmesh_pki::{Crypto, SpiffeId};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let ca = DevCa::init("dev-ca".as_ref(), "dev.example".parse()?, &crypto, clock)?;
+/// let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
+/// ca.issue_files(&id, "cart".as_ref())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
 pub struct DevCa {
     ca: Arc<LocalCa>,
     jwt: LocalJwtIssuer,
@@ -57,7 +72,7 @@ pub enum DevCaError {
         dir: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: CaError,
+        source: LocalCaError,
     },
     /// No key for a workload could be made.
     #[error(transparent)]
@@ -69,14 +84,8 @@ pub enum DevCaError {
         path: PathBuf,
     },
     /// A file cannot be read or written.
-    #[error("{} cannot be read or written", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The CA refuses the ID.
     #[error(transparent)]
     Issue(#[from] IssueError),
@@ -118,8 +127,8 @@ impl DevCa {
                 return Err(DevCaError::Exists { path: path.clone() });
             }
         }
-        std::fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
-        let ca = LocalCa::create(trust_domain, ROOT_LIFETIME, crypto, clock.clone()).map_err(
+        std::fs::create_dir_all(dir).map_err(DiskError::io(dir))?;
+        let ca = LocalCa::create(trust_domain, ROOT_LIFETIME, crypto, Arc::clone(&clock)).map_err(
             |source| DevCaError::Ca {
                 dir: dir.to_owned(),
                 source,
@@ -159,7 +168,7 @@ impl DevCa {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, DevCaError> {
         let (root_path, key_path) = (dir.join(ROOT_FILE), dir.join(KEY_FILE));
-        let read = |path: &Path| fs::read(path).map_err(|source| io_error(path, source));
+        let read = |path: &Path| disk::read(path).map_err(DiskError::io(path));
         let bad_pem = |path: &Path, source| DevCaError::Pem {
             path: path.to_owned(),
             source,
@@ -173,12 +182,11 @@ impl DevCa {
             crate::svid::trust_domain_of_ca(&root).ok_or_else(|| DevCaError::NoTrustDomain {
                 path: root_path.clone(),
             })?;
-        let ca = LocalCa::from_parts(trust_domain, root, &key, crypto, clock.clone()).map_err(
-            |source| DevCaError::Ca {
+        let ca = LocalCa::from_parts(trust_domain, root, &key, crypto, Arc::clone(&clock))
+            .map_err(|source| DevCaError::Ca {
                 dir: dir.to_owned(),
                 source,
-            },
-        )?;
+            })?;
         Self::with_tokens(ca.with_leaf_lifetime(leaf_lifetime), crypto, clock)
     }
 
@@ -200,7 +208,7 @@ impl DevCa {
         })
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         self.ca.trust_domain()
@@ -212,7 +220,7 @@ impl DevCa {
         self.ca.bundle()
     }
 
-    /// Who mints JWT-SVIDs for any workload of the trust domain.
+    /// Mints JWT-SVIDs for any workload of the trust domain.
     #[must_use]
     pub fn jwt_issuer(&self) -> &LocalJwtIssuer {
         &self.jwt
@@ -255,7 +263,7 @@ impl DevCa {
     /// [`DevCaError`]; a set of files that stood there before stays whole.
     pub fn issue_files(&self, id: &SpiffeId, dir: &Path) -> Result<X509Svid, DevCaError> {
         let svid = self.issue_svid(id)?;
-        files::publish(dir, &svid, self.bundle()).map_err(|source| io_error(dir, source))?;
+        files::publish(dir, &svid, self.bundle()).map_err(DiskError::io(dir))?;
         Ok(svid)
     }
 }
@@ -287,17 +295,10 @@ impl fmt::Debug for WorkloadIssuer {
 }
 
 fn publish(path: &Path, content: &[u8], mode: Mode) -> Result<(), DevCaError> {
-    fs::publish_new(path, content, mode).map_err(|source| match source.kind() {
+    disk::publish_new(path, content, mode).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => DevCaError::Exists {
             path: path.to_owned(),
         },
-        _ => io_error(path, source),
+        _ => DiskError::io(path)(source).into(),
     })
-}
-
-fn io_error(path: &Path, source: io::Error) -> DevCaError {
-    DevCaError::Io {
-        path: path.to_owned(),
-        source,
-    }
 }

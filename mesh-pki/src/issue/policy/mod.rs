@@ -1,4 +1,4 @@
-//! What somebody has proven and what they ask for in, the one ID that they may have out. Pure.
+//! What a caller has proven and what it asks for in, the one ID that it may have out. Pure.
 //!
 //! Proofs are verified before: here stand only their outcomes ([`Attested`]), and only these decide
 //! which ID is given. What a signing request says of names is not even an argument. A [`Grant`] is
@@ -19,8 +19,8 @@ use crate::time::utc;
 #[cfg(test)]
 mod tests;
 
-/// What somebody has proven.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a caller has proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Attested {
     /// It brought a join token, which is spent with this.
@@ -43,9 +43,9 @@ pub enum Attested {
         claims: BTreeMap<String, Vec<String>>,
     },
     /// It holds an SVID of ours and its key; the chain was verified under the current bundle, at
-    /// this moment or, if it is over, at its end.
+    /// this moment or, if it has expired, at its end.
     Svid {
-        /// Whom the SVID names.
+        /// The ID in the SVID.
         id: SpiffeId,
         /// When it ends, or has ended.
         not_after: SystemTime,
@@ -53,7 +53,7 @@ pub enum Attested {
 }
 
 /// By which kind of proof an ID was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Attestor {
     /// A join token.
@@ -68,8 +68,24 @@ pub enum Attestor {
     Svid,
 }
 
-/// Who gets which ID; made once, of the CA's configuration.
-#[derive(Clone, Debug)]
+/// Which caller gets which ID; made once, of the CA's configuration.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::issue::policy::{OidcRule, Rules};
+///
+/// let own = "spiffe://prod.example/inmesh/ca".parse()?;
+/// let rules = Rules::new("prod.example".parse()?, own).with_oidc(OidcRule {
+///     issuer: "https://ci.example".to_owned(),
+///     claims: [("sub".to_owned(), "repo:shop/cart".to_owned())].into(),
+///     id: "spiffe://prod.example/ci/cart".parse()?,
+/// })?;
+/// # drop(rules);
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
+#[derive(Debug, Clone)]
 pub struct Rules {
     trust_domain: TrustDomain,
     own: SpiffeId,
@@ -77,8 +93,8 @@ pub struct Rules {
     oidc: Vec<OidcRule>,
 }
 
-/// Whoever has a token of `issuer` with all of these claims gets `id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The bearer of a token of `issuer` with all of these claims gets `id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OidcRule {
     /// The issuer, exactly as its tokens have it.
     pub issuer: String,
@@ -90,7 +106,7 @@ pub struct OidcRule {
 }
 
 /// While it is open, SVIDs that have expired may still be renewed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Window {
     /// It closes at this moment.
@@ -102,14 +118,14 @@ pub struct Window {
 }
 
 /// Permission to sign a leaf for one ID; only [`may_issue`] makes one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     id: SpiffeId,
     by: Attestor,
 }
 
 /// Why no ID is granted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
     /// Several OIDC rules match, with different IDs, and none was asked for.
@@ -133,10 +149,10 @@ pub enum Refused {
         /// Which kind.
         got: &'static str,
     },
-    /// The SVID is over, and no recovery window is open for it.
+    /// The SVID has expired, and no recovery window is open for it.
     #[error("the SVID of {id} has expired at {}", utc(*not_after))]
     Expired {
-        /// Whom it names.
+        /// The ID that it names.
         id: SpiffeId,
         /// When it ended.
         not_after: SystemTime,
@@ -144,7 +160,7 @@ pub enum Refused {
     /// No OIDC rule matches.
     #[error("no rule of this CA matches the claims of the token of {issuer}")]
     NoRule {
-        /// Who issued the token.
+        /// The issuer of the token.
         issuer: String,
     },
     /// The proof is for another ID than was asked for.
@@ -152,7 +168,7 @@ pub enum Refused {
     NotProven {
         /// What was asked for.
         asked: SpiffeId,
-        /// Whom the proof names.
+        /// The ID that the proof names.
         got: SpiffeId,
     },
     /// The ID is the CA's own, or names no workload.
@@ -172,7 +188,7 @@ pub enum Refused {
 }
 
 /// Why a rule cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
     /// Its ID may never be granted.
@@ -181,14 +197,14 @@ pub enum RuleError {
     /// It names no claim, so every token of the issuer would match.
     #[error("a rule for {id} names no claim: every token of {issuer} would match")]
     NoClaim {
-        /// Whose ID.
+        /// The ID.
         id: SpiffeId,
-        /// Whose tokens.
+        /// The issuer.
         issuer: String,
     },
 }
 
-/// Decides which ID may be issued to somebody who has proven `attested` and asks for `requested`
+/// Decides which ID may be issued to a caller that has proven `attested` and asks for `requested`
 /// (or for whatever the proof names), at the moment `now`.
 ///
 /// 1. The proof names exactly one ID: that of the token or SVID, that of the service account, or
@@ -300,7 +316,7 @@ impl Rules {
     ///
     /// # Errors
     ///
-    /// [`RuleError`] if the rule could never grant its ID, or would grant it to everybody.
+    /// [`RuleError`] if the rule could never grant its ID, or would grant it to every token.
     pub fn with_oidc(mut self, rule: OidcRule) -> Result<Self, RuleError> {
         self.check(&rule.id)?;
         if rule.claims.is_empty() {
@@ -313,13 +329,13 @@ impl Rules {
         Ok(self)
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The CA's own ID, which nobody is granted.
+    /// The CA's own ID, which is never granted.
     #[must_use]
     pub fn own(&self) -> &SpiffeId {
         &self.own

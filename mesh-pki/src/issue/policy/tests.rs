@@ -177,16 +177,32 @@ fn an_expired_svid_renews_itself_only_within_an_open_window() {
     assert!(own.is_err(), "not the CA's own");
 }
 
-#[test]
-fn claims_are_compared_whole_with_what_an_operator_wrote() {
-    let rule = |issuer: &str, claims: &[(&str, &str)], of: &str| OidcRule {
+fn rule(issuer: &str, claims: &[(&str, &str)], of: &str) -> OidcRule {
+    OidcRule {
         issuer: issuer.to_owned(),
         claims: claims
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
         id: id(of),
-    };
+    }
+}
+
+fn oidc(issuer: &str, claims: &[(&str, &[&str])]) -> Attested {
+    Attested::Oidc {
+        issuer: issuer.to_owned(),
+        claims: claims
+            .iter()
+            .map(|(name, values)| {
+                let values = values.iter().map(|value| (*value).to_owned()).collect();
+                ((*name).to_owned(), values)
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn claims_are_compared_whole_with_what_an_operator_wrote() {
     let rules = rules()
         .with_oidc(rule("https://ci", &[("sub", "repo:shop/cart")], CART))
         .unwrap()
@@ -204,40 +220,30 @@ fn claims_are_compared_whole_with_what_an_operator_wrote() {
             CART,
         ))
         .unwrap();
-    let token = |issuer: &str, claims: &[(&str, &[&str])]| Attested::Oidc {
-        issuer: issuer.to_owned(),
-        claims: claims
-            .iter()
-            .map(|(name, values)| {
-                let values = values.iter().map(|value| (*value).to_owned()).collect();
-                ((*name).to_owned(), values)
-            })
-            .collect(),
-    };
     let sub: (&str, &[&str]) = ("sub", &["repo:shop/cart"]);
     let granted = Ok((CART, Attestor::Oidc));
-    check(&token("https://ci", &[sub]), None, &rules, granted.clone());
+    check(&oidc("https://ci", &[sub]), None, &rules, granted.clone());
     check(
-        &token("https://ci", &[sub]),
+        &oidc("https://ci", &[sub]),
         Some(CART),
         &rules,
         granted.clone(),
     );
     check(
-        &token("https://ci", &[sub]),
+        &oidc("https://ci", &[sub]),
         Some(ADMIN),
         &rules,
         Err(not_proven(ADMIN, CART)),
     );
     // Two rules with the same ID are no doubt.
     check(
-        &token("https://ci", &[sub, ("a", &["b"])]),
+        &oidc("https://ci", &[sub, ("a", &["b"])]),
         None,
         &rules,
         granted.clone(),
     );
     // Two with different ones are, until one is asked for.
-    let both = token("https://ci", &[sub, ("env", &["dev", "admin"])]);
+    let both = oidc("https://ci", &[sub, ("env", &["dev", "admin"])]);
     let ambiguous = Refused::Ambiguous {
         one: id(CART),
         other: id(ADMIN),
@@ -259,21 +265,12 @@ fn claims_are_compared_whole_with_what_an_operator_wrote() {
         ("https://ci", ("name", &["repo:shop/cart"])),
         ("https://other", ("sub", &["repo:shop/cart"])),
     ] {
-        check(
-            &token(issuer, &[claims]),
-            None,
-            &rules,
-            Err(no_rule(issuer)),
-        );
-        check(
-            &token(issuer, &[claims]),
-            Some(ADMIN),
-            &rules,
-            Err(no_rule(issuer)),
-        );
+        let attested = oidc(issuer, &[claims]);
+        check(&attested, None, &rules, Err(no_rule(issuer)));
+        check(&attested, Some(ADMIN), &rules, Err(no_rule(issuer)));
     }
     check(
-        &token("https://ci", &[]),
+        &oidc("https://ci", &[]),
         None,
         &rules,
         Err(no_rule("https://ci")),

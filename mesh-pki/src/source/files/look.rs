@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use crate::fs;
+use crate::disk;
 
 /// How often a set that changes while it is read is read again before it is taken as it is.
 const SETTLE: usize = 3;
 
 /// What all files held at one look, in the order of their paths; an error is remembered by its
-/// kind, so that one that lasts is told once.
+/// kind, so that one that lasts is reported once.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Contents(Vec<Result<Zeroizing<Vec<u8>>, io::ErrorKind>>);
 
@@ -21,7 +21,7 @@ impl Contents {
     pub(crate) fn read<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> Self {
         Self(
             paths
-                .map(|path| fs::read(path).map_err(|e| e.kind()))
+                .map(|path| disk::read(path).map_err(|e| e.kind()))
                 .collect(),
         )
     }

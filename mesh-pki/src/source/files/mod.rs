@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
 use crate::crl::{Crl, CrlError, CrlSet};
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
+use crate::source::Identity;
 use crate::status::{StatusReader, StatusWriter, status};
-use crate::store::{IdentityState, IdentityWriter};
+use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{SvidError, X509Svid};
-use crate::tls::Crypto;
 
 mod look;
 mod publish;
@@ -36,6 +37,19 @@ pub(super) use publish::{current_set, publish_set};
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Identity from PEM files.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::source::files::FileSource;
+///
+/// let source = FileSource::new("cert.pem", "key.pem", "bundle.pem", &Crypto::aws_lc_rs());
+/// let identity = source.with_crls("crl.pem").start().await?;
+/// tokio::spawn(identity.task);
+/// # Ok(())
+/// # }
+/// ```
 pub struct FileSource {
     files: Arc<Files>,
     interval: Duration,
@@ -43,7 +57,7 @@ pub struct FileSource {
 }
 
 /// How the files are doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct FileStatus {
     /// How many times an identity was written.
@@ -198,6 +212,28 @@ impl FileSource {
         Ok(state)
     }
 
+    /// Reads the files once, and returns an identity whose task loads them after every change.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn start(self) -> Result<Identity, FileError> {
+        // Files may be on a network; the runtime must not wait for them.
+        let loading = tokio::task::spawn_blocking(move || {
+            let loaded = self.load();
+            loaded.map(|state| (self, state))
+        });
+        let ended = |error| FileError::Io {
+            path: PathBuf::new(),
+            source: io::Error::other(error),
+        };
+        let (source, state) = loading.await.map_err(ended)??;
+        let (writer, reader) = identity(state);
+        let writer = Arc::new(writer);
+        let task = source.run(Arc::clone(&writer), std::future::pending());
+        Ok(Identity::new((writer, reader), None, task))
+    }
+
     /// Loads now and after every change, until `shutdown` is ready.
     ///
     /// 1. Read all files; if nothing differs from the last look, sleep for the interval.
@@ -280,7 +316,7 @@ impl fmt::Debug for FileSource {
     }
 }
 
-type Loaded = Result<Set, FileError>;
+type LoadedSet = Result<Set, FileError>;
 
 impl Files {
     fn paths(&self) -> impl Iterator<Item = &PathBuf> + Clone {
@@ -291,13 +327,13 @@ impl Files {
     }
 
     /// What stands in the files, parsed if it differs from what was `seen`.
-    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<Loaded>) {
+    fn look(&self, seen: Option<&Contents>) -> (Contents, Option<LoadedSet>) {
         let (contents, differs) = Contents::look(self.paths(), seen);
         let loaded = differs.then(|| self.parse(&contents));
         (contents, loaded)
     }
 
-    fn parse(&self, contents: &Contents) -> Loaded {
+    fn parse(&self, contents: &Contents) -> LoadedSet {
         let texts = contents
             .texts(self.paths())
             .map_err(|(path, source)| FileError::Io { path, source })?;

@@ -2,14 +2,15 @@
 //! folder behind one link, and that link is replaced in one step, as Kubernetes does with mounted
 //! secrets.
 
-use std::fs as std_fs;
+use std::fs;
 use std::io;
 use std::path::Path;
 #[cfg(unix)]
 use std::path::PathBuf;
 
 use crate::bundle::TrustBundle;
-use crate::fs::{self, Mode};
+#[cfg(unix)]
+use crate::disk::{Disk, Mode, SystemDisk};
 use crate::svid::X509Svid;
 
 /// The certificate chain, leaf first.
@@ -68,7 +69,7 @@ pub(in crate::source) fn publish_set(
 ) -> io::Result<()> {
     use std::os::unix::fs::symlink;
 
-    std_fs::create_dir_all(dir)?;
+    fs::create_dir_all(dir)?;
     for (name, _, _) in files {
         match dir.join(name).symlink_metadata() {
             Ok(found) if !found.is_symlink() => {
@@ -82,9 +83,9 @@ pub(in crate::source) fn publish_set(
     let version = free_version(dir, serial)?;
     let folder = dir.join(&version);
     for (name, content, mode) in files {
-        fs::create(&folder.join(name), content, *mode)?;
+        SystemDisk.create(&folder.join(name), content, *mode)?;
     }
-    fs::sync_dir(&folder)?;
+    SystemDisk.sync_dir(&folder)?;
 
     replace_link(&version, &dir.join(CURRENT))?;
     for (name, _, _) in files {
@@ -93,15 +94,15 @@ pub(in crate::source) fn publish_set(
             symlink(Path::new(CURRENT).join(name), &link)?;
         }
     }
-    fs::sync_dir(dir)?;
+    SystemDisk.sync_dir(dir)?;
 
-    for entry in std_fs::read_dir(dir)? {
+    for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
         let old = name
             .to_str()
             .is_some_and(|name| name.starts_with(VERSION) && name != version);
         if old {
-            std_fs::remove_dir_all(dir.join(name))?;
+            fs::remove_dir_all(dir.join(name))?;
         }
     }
     Ok(())
@@ -110,7 +111,7 @@ pub(in crate::source) fn publish_set(
 /// The folder that holds the current set, as far as `dir` has one.
 #[cfg(unix)]
 pub(in crate::source) fn current_set(dir: &Path) -> io::Result<PathBuf> {
-    let version = std_fs::read_link(dir.join(CURRENT))?;
+    let version = fs::read_link(dir.join(CURRENT))?;
     let ours = version
         .to_str()
         .is_some_and(|name| name.starts_with(VERSION) && !name.contains('/'));
@@ -138,7 +139,7 @@ fn free_version(dir: &Path, serial: &str) -> io::Result<String> {
     let mut count = 0_u32;
     loop {
         let version = format!("{VERSION}{serial}.{count}");
-        match std_fs::create_dir(dir.join(&version)) {
+        match fs::create_dir(dir.join(&version)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => count += 1,
             made => return made.map(|()| version),
         }
@@ -151,10 +152,10 @@ fn replace_link(target: &str, link: &Path) -> io::Result<()> {
     let mut new = link.as_os_str().to_owned();
     new.push("_new");
     let new = Path::new(&new);
-    match std_fs::remove_file(new) {
+    match fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     std::os::unix::fs::symlink(target, new)?;
-    std_fs::rename(new, link)
+    fs::rename(new, link)
 }

@@ -293,3 +293,25 @@ fn the_same_svid_is_published_once_more_after_a_crash() {
     );
     assert_eq!(std::fs::read_dir(dir.0.path()).unwrap().count(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_reads_the_files_and_its_task_follows_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = FileSource::in_dir(dir.path(), &crypto()).start().await;
+    assert!(matches!(missing.unwrap_err(), FileError::Io { .. }));
+
+    let ca = Ca::new("root");
+    publish(dir.path(), &leaf(CART).svid(&ca), &ca.bundle("td")).unwrap();
+    let source = FileSource::in_dir(dir.path(), &crypto());
+    let identity = source.start().await.unwrap();
+    let first = identity.reader.ready().await.unwrap();
+    let task = tokio::spawn(identity.task);
+    let next = leaf(CART).svid(&ca);
+    publish(dir.path(), &next, &ca.bundle("td")).unwrap();
+    let mut reader = identity.reader;
+    while reader.latest().default_svid().unwrap().serial() != next.serial() {
+        reader.changed().await.unwrap();
+    }
+    assert_ne!(first.default_svid().unwrap().serial(), next.serial());
+    task.abort();
+}

@@ -30,7 +30,7 @@
 //! too early, by whatever its CA back-dates. All change in one step, as [`files::publish`] does it,
 //! and a reader resolves that step once. What is read is trusted no more than what an issuer answers:
 //! it is verified under the bundle beside it, and files that others may write, or a key that others
-//! may read, are refused. Bundles of other trust domains are not kept; whoever federates fetches them.
+//! may read, are refused. Bundles of other trust domains are not kept; federation fetches them.
 
 use std::fmt;
 use std::future::Future;
@@ -46,14 +46,14 @@ use super::files::{self, CERT_FILE, KEY_FILE};
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::BundleJsonError;
 use crate::crl::{Crl, CrlError, CrlSet};
-use crate::fs::{self, Loose, Mode};
+use crate::crypto::Crypto;
+use crate::disk::{self, DiskError, Guard, Mode};
 use crate::id::SpiffeId;
 use crate::pem;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
 use crate::time;
-use crate::tls::Crypto;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +72,21 @@ const ISSUED_FILE: &str = "issued-at";
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Keeps the SVID of one ID in a folder of its own.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::clock::{Clock, SystemClock};
+/// use inmesh_pki::source::keep::Keep;
+/// use inmesh_pki::{Crypto, SpiffeId};
+///
+/// let id: SpiffeId = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let keep = Keep::new(id, "/var/lib/cart/identity");
+/// let state = keep.load(SystemClock.now(), &Crypto::aws_lc_rs())?;
+/// # drop(state);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Keep {
     id: SpiffeId,
     dir: PathBuf,
@@ -79,7 +94,7 @@ pub struct Keep {
 }
 
 /// How keeping is doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct KeepStatus {
     /// How many times something was written.
@@ -118,34 +133,10 @@ pub enum KeepError {
         /// Where it would be.
         dir: PathBuf,
     },
-    /// A file or folder cannot be read or written.
-    #[error("{} cannot be read or written", path.display())]
-    Io {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// Others may read a key, or write anything.
-    #[error("{} has mode {mode:04o}, which others may use: expected {expected}", path.display())]
-    Loose {
-        /// Which file or folder.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-        /// What it may be at most.
-        expected: &'static str,
-    },
-    /// A file or folder belongs to somebody else.
-    #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
-    Owner {
-        /// Which one.
-        path: PathBuf,
-        /// The id of that user.
-        owner: u32,
-    },
-    /// The moment of issuance is none, or not within the SVID's life.
+    /// A file or folder cannot be read or written, or other users may use it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The moment of issuance is invalid, or not within the SVID's life.
     #[error("the kept moment of issuance in {} is not within the life of the SVID", dir.display())]
     Moment {
         /// Where it is kept.
@@ -154,7 +145,7 @@ pub enum KeepError {
     /// The store has no SVID of this ID, or no bundle for its trust domain.
     #[error("there is no SVID of {id} to keep, or no bundle for it")]
     NothingToKeep {
-        /// Whose SVID is to be kept.
+        /// The ID whose SVID is to be kept.
         id: SpiffeId,
     },
     /// What was kept is not valid now: expired, or not under the bundle beside it.
@@ -169,19 +160,19 @@ pub enum KeepError {
         #[source]
         source: Box<SvidError>,
     },
-    /// What was kept is somebody else's.
+    /// What was kept has another ID.
     #[error("the kept SVID is of {got}, expected {expected}")]
     WrongId {
-        /// Whose SVID was asked for.
+        /// The ID that was asked for.
         expected: SpiffeId,
-        /// Whose it is.
+        /// The ID of the kept SVID.
         got: SpiffeId,
     },
 }
 
 /// What is kept, shared with the store.
 #[derive(Clone)]
-struct Kept {
+struct KeptSvid {
     svid: Arc<X509Svid>,
     bundle: TrustBundle,
     crls: Vec<Crl>,
@@ -222,20 +213,14 @@ impl Keep {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(KeepError::Empty { dir: dir.clone() });
             }
-            Err(source) => return Err(io_error(dir, source)),
+            Err(source) => return Err(DiskError::io(dir)(source).into()),
         };
-        guarded(dir, 0o022, "0755")?;
-        guarded(&folder, 0o022, "0755")?;
-        let read = |name: &str, forbidden, expected| {
-            let path = folder.join(name);
-            let read = fs::read_guarded(&path, forbidden);
-            read.map_err(|source| io_error(&path, source))?
-                .map_err(|loose| refused(&path, loose, expected))
-        };
-        let public = |name| read(name, 0o022, "0644");
+        disk::check(dir, Guard::FOLDER)?;
+        disk::check(&folder, Guard::FOLDER)?;
+        let public = |name| disk::read_guarded(&folder.join(name), Guard::PUBLIC);
 
         let cert = public(CERT_FILE)?;
-        let key = read(KEY_FILE, 0o077, "0600")?;
+        let key = disk::read_guarded(&folder.join(KEY_FILE), Guard::SECRET)?;
         let issued_at = moment(&public(ISSUED_FILE)?);
         let issued_at = issued_at.ok_or_else(|| KeepError::Moment { dir: dir.clone() })?;
         let svid = svid(&cert, &key, issued_at, crypto).map_err(|source| KeepError::Svid {
@@ -302,7 +287,7 @@ impl Keep {
     }
 
     async fn keep_forever(&self, mut reader: IdentityReader) {
-        let mut last: Option<Kept> = None;
+        let mut last: Option<KeptSvid> = None;
         loop {
             let next = self.kept(&reader.load());
             let mut failed = false;
@@ -345,12 +330,12 @@ impl Keep {
         });
     }
 
-    fn kept(&self, state: &IdentityState) -> Option<Kept> {
+    fn kept(&self, state: &IdentityState) -> Option<KeptSvid> {
         let trust_domain = self.id.trust_domain();
         let bundle = state.bundles().get(trust_domain)?;
         // A distrusted domain has no root that could vouch for it when it comes back.
         (!bundle.is_distrusted()).then_some(())?;
-        Some(Kept {
+        Some(KeptSvid {
             svid: Arc::clone(state.svid(&self.id)?),
             bundle: bundle.clone(),
             crls: state.crls().get(trust_domain).to_vec(),
@@ -368,7 +353,7 @@ impl fmt::Debug for Keep {
 }
 
 /// The same if the files would be.
-impl PartialEq for Kept {
+impl PartialEq for KeptSvid {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.svid, &other.svid)
             && self.bundle == other.bundle
@@ -376,9 +361,9 @@ impl PartialEq for Kept {
     }
 }
 
-fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
-    fs::make_dir(dir).map_err(|source| io_error(dir, source))?;
-    guarded(dir, 0o022, "0755")?;
+fn write(dir: &Path, kept: &KeptSvid) -> Result<(), KeepError> {
+    disk::make_dir(dir).map_err(DiskError::io(dir))?;
+    disk::check(dir, Guard::FOLDER)?;
     let (cert, key) = (kept.svid.chain_pem(), kept.svid.key().to_secret_pem());
     let bundle = kept.bundle.to_json().map_err(|source| KeepError::Bundle {
         dir: dir.to_owned(),
@@ -386,7 +371,7 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
     })?;
     let crls: String = kept.crls.iter().map(Crl::to_pem).collect();
     let issued_at = time::to_unix(kept.svid.issued_at()).to_string();
-    files::publish_set(
+    let published = files::publish_set(
         dir,
         kept.svid.serial(),
         &[
@@ -396,28 +381,8 @@ fn write(dir: &Path, kept: &Kept) -> Result<(), KeepError> {
             (CRL_FILE, crls.as_bytes(), Mode::Public),
             (ISSUED_FILE, issued_at.as_bytes(), Mode::Public),
         ],
-    )
-    .map_err(|source| io_error(dir, source))
-}
-
-/// Refuses what has one of the `forbidden` bits in its mode, or belongs to somebody else.
-fn guarded(path: &Path, forbidden: u32, expected: &'static str) -> Result<(), KeepError> {
-    match fs::loose(path, forbidden).map_err(|source| io_error(path, source))? {
-        Some(loose) => Err(refused(path, loose, expected)),
-        None => Ok(()),
-    }
-}
-
-fn refused(path: &Path, loose: Loose, expected: &'static str) -> KeepError {
-    let path = path.to_owned();
-    match loose {
-        Loose::Mode(mode) => KeepError::Loose {
-            path,
-            mode,
-            expected,
-        },
-        Loose::Owner(owner) => KeepError::Owner { path, owner },
-    }
+    );
+    Ok(published.map_err(DiskError::io(dir))?)
 }
 
 fn svid(
@@ -433,11 +398,4 @@ fn svid(
 fn moment(text: &Zeroizing<Vec<u8>>) -> Option<SystemTime> {
     let text = std::str::from_utf8(text).ok()?;
     Some(time::from_unix(text.trim_end().parse().ok()?))
-}
-
-fn io_error(path: &Path, source: io::Error) -> KeepError {
-    KeepError::Io {
-        path: path.to_owned(),
-        source,
-    }
 }

@@ -112,7 +112,7 @@ fn what_has_ended_or_is_somebody_elses_is_refused() {
     ));
 }
 
-/// Only root can give files away; what counts as others' is a table beside [`fs::loose`].
+/// Only root can give files away; what counts as others' is a table beside [`disk::check`].
 #[test]
 fn what_belongs_to_another_user_is_refused() {
     const NOBODY: u32 = 65_534;
@@ -125,10 +125,10 @@ fn what_belongs_to_another_user_is_refused() {
         let path = dir.path().join(name);
         std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
         match load(&dir.keep()).unwrap_err() {
-            KeepError::Owner {
+            KeepError::Disk(DiskError::Owner {
                 path,
                 owner: NOBODY,
-            } => {
+            }) => {
                 assert!(path.ends_with(name) || path == dir.path(), "{path:?}");
             }
             other => panic!("{name}: {other:?}"),
@@ -143,7 +143,7 @@ fn what_others_may_use_is_refused() {
     let (dir, ca) = (Dir::new(), Ca::new("root"));
     dir.keep().store(&state(&ca)).unwrap();
     let loose = |name: &str| match load(&dir.keep()).unwrap_err() {
-        KeepError::Loose { path, mode, .. } => {
+        KeepError::Disk(DiskError::Loose { path, mode, .. }) => {
             let name = path.ends_with(name) || (name.is_empty() && path == dir.path());
             (name, mode)
         }
@@ -173,14 +173,17 @@ fn what_others_may_use_is_refused() {
     dir.chmod("", 0o777);
     assert!(matches!(
         dir.keep().store(&state(&ca)),
-        Err(KeepError::Loose { mode: 0o777, .. })
+        Err(KeepError::Disk(DiskError::Loose { mode: 0o777, .. }))
     ));
-    // A link that leads elsewhere is none of ours.
+    // A link that leads elsewhere is not ours.
     dir.chmod("", 0o700);
     let link = dir.path().join("..data");
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink("../elsewhere", &link).unwrap();
-    assert!(matches!(load(&dir.keep()), Err(KeepError::Io { .. })));
+    assert!(matches!(
+        load(&dir.keep()),
+        Err(KeepError::Disk(DiskError::Io { .. }))
+    ));
 }
 
 #[test]
@@ -216,7 +219,7 @@ fn what_is_damaged_is_refused() {
     load(&dir.keep()).unwrap();
     std::fs::remove_file(dir.path().join("..data").join(KEY_FILE)).unwrap();
     assert!(
-        matches!(load(&dir.keep()), Err(KeepError::Io { path, .. }) if path.ends_with(KEY_FILE))
+        matches!(load(&dir.keep()), Err(KeepError::Disk(DiskError::Io { path, .. })) if path.ends_with(KEY_FILE))
     );
 }
 
@@ -258,21 +261,21 @@ async fn every_change_of_it_is_kept_and_no_other() {
     assert_eq!(second.default_svid().unwrap().serial(), serial);
     assert_ne!(first.default_svid().unwrap().serial(), serial);
 
-    // A folder that is no place to keep a key in: told, and tried again when it is one.
+    // A folder that is no place to keep a key in: reported, and tried again when it is one.
     dir.chmod("", 0o777);
     let mut crls = CrlSet::new();
     crls.insert(domain("td"), ca.crl().list()).unwrap();
     writer.set_crls(crls.clone());
-    let told = status.changed().await.unwrap();
+    let now = status.changed().await.unwrap();
     assert!(matches!(
-        told.last_error.as_deref(),
-        Some(KeepError::Loose { .. })
+        now.last_error.as_deref(),
+        Some(KeepError::Disk(DiskError::Loose { .. }))
     ));
-    assert_eq!((told.writes, told.failures), (2, 1));
+    assert_eq!((now.writes, now.failures), (2, 1));
     dir.chmod("", 0o700);
-    let told = status.changed().await.unwrap();
-    assert_eq!((told.writes, told.failures), (3, 1));
-    assert!(told.last_error.is_none());
+    let now = status.changed().await.unwrap();
+    assert_eq!((now.writes, now.failures), (3, 1));
+    assert!(now.last_error.is_none());
     assert_eq!(load(&dir.keep()).unwrap().crls(), &crls);
 
     drop(writer);

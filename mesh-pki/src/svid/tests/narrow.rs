@@ -3,10 +3,10 @@ use webpki::EndEntityCert;
 
 use super::path::chain_of;
 use super::*;
-use crate::svid::narrow::{PLAIN, Refusal, candidates};
+use crate::svid::narrow::{PLAIN, SearchEnded, candidates};
 
 /// What is left of `chain[1..]` between its leaf and the root `ca`, as positions in `chain`.
-fn left(chain: &[CertificateDer<'_>], ca: &Ca) -> Result<Vec<usize>, Refusal> {
+fn left(chain: &[CertificateDer<'_>], ca: &Ca) -> Result<Vec<usize>, SearchEnded> {
     let leaf = EndEntityCert::try_from(&chain[0]).unwrap();
     let bundle = ca.bundle("td");
     let chosen = candidates(&leaf, &chain[1..], bundle.anchors(), &crypto())?;
@@ -24,7 +24,7 @@ fn the_way_from_a_root_to_the_leaf_is_left() {
         let chain = chain_of(&ca, n);
         assert_eq!(left(&chain, &ca), Ok((1..=n).collect()), "{n}");
     }
-    assert_eq!(left(&chain_of(&ca, 5), &ca), Err(Refusal::TooDeep));
+    assert_eq!(left(&chain_of(&ca, 5), &ca), Err(SearchEnded::TooDeep));
     // The leaf of a root needs none of them, however deep they are.
     let mut direct = chain_of(&ca, 5);
     direct[0] = leaf(CART).signed_by(&ca);

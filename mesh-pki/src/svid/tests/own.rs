@@ -1,3 +1,5 @@
+use data_encoding::HEXLOWER;
+
 use super::*;
 
 fn pem_of(draft: &Draft, ca: &Ca) -> (String, String) {
@@ -52,7 +54,7 @@ fn no_debug_or_error_shows_a_key() {
     let scalar = &secret[36..68];
     let shown = [
         format!("{scalar:?}"),
-        crate::hex::encode(scalar),
+        HEXLOWER.encode(scalar),
         format!("{:?}", &scalar[..4])
             .trim_matches(['[', ']'])
             .to_owned(),

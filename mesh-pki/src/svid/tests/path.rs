@@ -361,7 +361,7 @@ fn c7_too_many_signatures_are_too_much_work() {
     check(&liars(63), &ca.state("td")).unwrap();
     assert_eq!(check(&liars(64), &ca.state("td")), too_much);
 
-    // Each is signed by the root: a bundle's owner who plays along.
+    // Each is signed by the root: the bundle's owner plays along.
     let real = |n: usize| {
         let mut chain = chain_of(&ca, 1);
         let draft = || authority("middle 0");

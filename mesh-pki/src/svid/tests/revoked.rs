@@ -66,7 +66,7 @@ fn c8_a_stale_list_allows_nobody() {
         // What it said remains said.
         assert_eq!(name_of(&at(&gone, now).unwrap_err()), "Revoked");
     }
-    // A list from a clock ahead of ours is the issuer's word all the same.
+    // A list from a clock ahead of ours counts all the same.
     at(&fine, noon() - minutes(5)).unwrap();
 }
 
@@ -110,7 +110,7 @@ fn c8_a_list_that_cannot_be_relied_on_allows_nobody() {
     let state = state_with(&next, [ca.crl().list(), next.crl().list()]);
     check(&[leaf(CART).signed_by(&next)], &state).unwrap();
 
-    // An issuer that may not sign lists; whoever signs with its key does it all the same.
+    // An issuer that may not sign lists; a holder of its key does it all the same.
     let draft = authority("root");
     let key = KeyPair::try_from(&draft.key.serialize_der()[..]).unwrap();
     let ca = draft
@@ -180,7 +180,7 @@ fn c8_an_intermediate_is_checked_by_its_own_issuers_list() {
         middle.crl().revoking(&middle.cert),
     ])
     .unwrap();
-    // A stale list of the root speaks for the intermediate.
+    // A stale list of the root covers the intermediate.
     let stale = ca.crl().with(|p| {
         p.this_update = (noon() - minutes(2)).into();
         p.next_update = (noon() - minutes(1)).into();
@@ -219,7 +219,7 @@ fn c8_another_path_may_lead_around_a_revoked_cross_signature() {
 }
 
 /// RUSTSEC-2026-0049: of several distribution points in a certificate only the first was looked at.
-/// Here none is: a list that is complete speaks for every certificate of its issuer.
+/// Here none is: a list that is complete covers every certificate of its issuer.
 #[test]
 fn c8_distribution_points_in_a_certificate_are_no_way_out() {
     let ca = Ca::new("root");

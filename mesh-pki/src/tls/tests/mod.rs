@@ -187,19 +187,19 @@ async fn the_providers_understand_each_other() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused_where_one_is_required() {
     let ca = Ca::new("root");
-    let nobody = Member::new(ca.state("td"));
+    let without = Member::new(ca.state("td"));
     let server = Member::of(CART, &ca);
     assert_eq!(
-        client_refused(connect(&nobody, &server).await),
+        client_refused(connect(&without, &server).await),
         (
             Rejected::NoCertificate,
             AlertDescription::CertificateRequired
         )
     );
 
-    // Where it is optional, nobody stays nobody, and a bad certificate is refused all the same.
+    // Where it is optional, a client may have no ID, and a bad certificate is refused all the same.
     let open = Member::with(state(CART, &ca), ClientAuth::Optional, &crypto());
-    let (client, server) = established(connect(&nobody, &open).await);
+    let (client, server) = established(connect(&without, &open).await);
     assert_eq!(peer(server.get_ref().1), None);
     assert_eq!(peer(client.get_ref().1).unwrap().id, id(CART));
     let stranger = Member::new(IdentityState::new(
@@ -260,7 +260,7 @@ async fn an_expired_peer_is_refused_on_either_side() {
     };
     let expected = (expected, AlertDescription::CertificateExpired);
     assert_eq!(client_refused(connect(&cart, &late).await), expected);
-    // Nobody's own clock stops it from presenting what it has: the peer decides.
+    // A member's own clock does not stop it from presenting what it has: the peer decides.
     assert_eq!(server_refused(connect(&late, &cart).await), expected);
 
     let early = Member::of(CATALOG, &ca);

@@ -60,7 +60,7 @@ async fn c8_a_revoked_peer_is_refused_at_the_next_handshake() {
     let (rejected, alert) = server_refused(connect(&catalog, &cart).await);
     assert!(matches!(rejected, Rejected::Revoked { .. }), "{rejected}");
     assert_eq!(alert, AlertDescription::CertificateRevoked);
-    // Stale, it allows nobody.
+    // Stale, it admits no peer.
     catalog.clock.set(list.next_update());
     catalog
         .writer

@@ -14,15 +14,15 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint as Target};
 
 use super::super::{Endpoint, MAX_RESPONSE, SECURITY_HEADER};
-use super::WorkloadApiError;
+use super::error::WorkloadApiError;
 use crate::proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
-pub(super) type Api = SpiffeWorkloadApiClient<Channel>;
+pub(super) type ApiClient = SpiffeWorkloadApiClient<Channel>;
 
 /// How long the agent may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long an open stream may be quiet before a ping asks whether anybody is there. Servers that are
+/// How long an open stream may be quiet before a ping asks whether the agent lives. Servers that are
 /// written with grpc-go, as SPIRE's agent is, end connections that ping more often than every five
 /// minutes.
 const PING: Duration = Duration::from_secs(6 * 60);
@@ -43,7 +43,7 @@ type Dialing = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 /// Opens connections to an agent.
 pub(in crate::workload_api) type Dial = Arc<dyn Fn() -> Dialing + Send + Sync>;
 
-/// A message with the metadata that each call carries (S35).
+/// A message with the metadata of each call (S35).
 pub(super) fn request<M>(message: M) -> Request<M> {
     let mut request = Request::new(message);
     let yes = AsciiMetadataValue::from_static("true");
@@ -61,7 +61,10 @@ pub(super) fn dial(endpoint: &Endpoint) -> Dial {
 }
 
 /// Connects now, so that what is wrong is known by its own error.
-pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, WorkloadApiError> {
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    dial: &Dial,
+) -> Result<ApiClient, WorkloadApiError> {
     let failed = |source| WorkloadApiError::Connect {
         endpoint: endpoint.clone(),
         source,
@@ -71,7 +74,7 @@ pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, Wor
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        // A connection of ours is never idle: it ends with its one call. Told otherwise, hyper looks
+        // A connection of ours is never idle: it ends with its one call. By default, hyper looks
         // for an open call before it pings at all, and misses one whose first message came with
         // the head of the answer.
         .keep_alive_while_idle(true);
@@ -84,7 +87,7 @@ pub(super) async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<Api, Wor
         .connect_with_connector(connector)
         .await
         .map_err(|error| failed(io_error(error)))?;
-    Ok(Api::new(channel).max_decoding_message_size(MAX_RESPONSE))
+    Ok(ApiClient::new(channel).max_decoding_message_size(MAX_RESPONSE))
 }
 
 #[cfg(unix)]

@@ -6,13 +6,28 @@ use tokio::time::timeout;
 
 use super::super::Endpoint;
 use super::call::{connect, dial, request};
-use super::{PATIENCE, WorkloadApiError};
+use super::error::{PATIENCE, WorkloadApiError};
 use crate::id::SpiffeId;
 use crate::issue::IssueError;
 use crate::jwt::{JwtIssuer, JwtSvid, read_unverified};
 use crate::proto::workload::JwtsvidRequest;
 
 /// Asks the agent for a token, each time anew: a connection lives as long as the call.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::jwt::JwtIssuer;
+/// use inmesh_pki::workload_api::Endpoint;
+/// use inmesh_pki::workload_api::client::WorkloadApiJwt;
+///
+/// let tokens = WorkloadApiJwt::new(Endpoint::parse("unix:///run/spire/agent.sock")?);
+/// let id = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let token = tokens.mint(&id, &["db".to_owned()]).await?;
+/// # drop(token);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct WorkloadApiJwt {
     endpoint: Endpoint,
@@ -41,7 +56,7 @@ impl WorkloadApiJwt {
         let answer = timeout(PATIENCE, call)
             .await
             .unwrap_or(Err(WorkloadApiError::Timeout))?;
-        // The agent is trusted, but for whom the tokens are is compared all the same.
+        // The agent is trusted, but the subject of each token is compared all the same.
         let svids = answer.svids.into_iter().filter_map(|svid| {
             let (subject, expires) = read_unverified(&svid.svid).ok()?;
             Some(JwtSvid::new(subject, svid.svid, expires))

@@ -1,5 +1,5 @@
 //! A Workload API in, writes to the identity store out: SPIRE, or another agent of ours, as the
-//! source of who we are.
+//! source of our identity.
 //!
 //! One stream brings SVIDs with their bundles; a second, for the keys of JWT-SVIDs, runs beside it
 //! where it is asked for, and what both said last is written as one state. A message that cannot be used is
@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +27,7 @@ use super::message::{self, MessageError, X509Update};
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::Clock;
 use crate::crl::CrlSet;
+use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::jwt::KeySet;
 use crate::proto::workload::{
@@ -37,28 +37,48 @@ use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
 use crate::svid::X509Svid;
-use crate::tls::Crypto;
 
 mod call;
+mod error;
 mod jwt;
 mod silence;
 
+pub use error::WorkloadApiError;
 pub use jwt::WorkloadApiJwt;
 
 pub(super) use call::Dial;
 #[cfg(all(test, unix))]
 pub(super) use call::Io;
-use call::{Api, connect, request};
+use call::{ApiClient, connect, request};
+use error::PATIENCE;
 use silence::Life;
-
-/// How long the agent may take to accept a connection, and to send the first message of a stream.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a quiet stream looks at the time of day, which may jump.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Identity from a Workload API.
-pub struct WorkloadApi {
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::future::pending;
+/// use std::sync::Arc;
+///
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::workload_api::Endpoint;
+/// use inmesh_pki::workload_api::client::WorkloadApiClient;
+/// use inmesh_pki::{Crypto, IdentityState, identity};
+///
+/// let endpoint = Endpoint::parse("unix:///run/spire/agent.sock")?;
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let client = WorkloadApiClient::new(endpoint, &crypto, clock, || 0.5);
+/// let (writer, reader) = identity(IdentityState::default());
+/// tokio::spawn(client.run(Arc::new(writer), pending()));
+/// reader.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct WorkloadApiClient {
     endpoint: Endpoint,
     dial: Dial,
     crypto: Crypto,
@@ -69,7 +89,7 @@ pub struct WorkloadApi {
 }
 
 /// How the source is doing; for metrics and for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct WorkloadApiStatus {
     /// How many messages were written.
@@ -82,61 +102,15 @@ pub struct WorkloadApiStatus {
     pub not_after: Option<SystemTime>,
 }
 
-/// What can fail between us and the agent.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WorkloadApiError {
-    /// The socket cannot be reached.
-    #[error("the Workload API at {} cannot be reached", endpoint.path().display())]
-    Connect {
-        /// Where it should be.
-        endpoint: Endpoint,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The agent has no identity for us, or took it back.
-    #[error("the agent has no identity for this process: {reason}")]
-    Denied {
-        /// What it says.
-        reason: String,
-    },
-    /// The agent ended the stream.
-    #[error("the agent ended the stream")]
-    Ended,
-    /// The agent says that the call itself is wrong, or that it knows no such call; asking again
-    /// would not help.
-    #[error("the agent refuses the call: {reason}")]
-    Fatal {
-        /// What it says.
-        reason: String,
-    },
-    /// A message cannot be used, and was discarded.
-    #[error("a message of the Workload API cannot be used")]
-    Message(#[from] MessageError),
-    /// The agent has not renewed an SVID whose time to be renewed is over.
-    #[error("the agent says nothing, and the SVID should have been renewed by now")]
-    Silent,
-    /// The agent did not answer in time.
-    #[error("the agent did not answer within {} s", PATIENCE.as_secs())]
-    Timeout,
-    /// Any other failure of a call.
-    #[error("the call failed: {reason}")]
-    Unavailable {
-        /// What gRPC says.
-        reason: String,
-    },
-}
-
 /// What both streams said last.
 #[derive(Default)]
-struct View {
+struct Received {
     x509: BTreeMap<TrustDomain, TrustBundle>,
     jwt: BTreeMap<TrustDomain, KeySet>,
     lives: Vec<Life>,
 }
 
-impl WorkloadApi {
+impl WorkloadApiClient {
     /// A source at `endpoint`; `draw` gives numbers that are uniform in 0..1.
     #[must_use]
     pub fn new(
@@ -182,7 +156,7 @@ impl WorkloadApi {
     ///
     /// Everything that `writer` holds is the agent's from the first message on.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
-        let view = Mutex::new(View::default());
+        let view = Mutex::new(Received::default());
         let x509 = self.follow(|good| self.x509(good, &view, &writer));
         let jwt = async {
             if self.jwt_bundles {
@@ -231,7 +205,7 @@ impl WorkloadApi {
     async fn x509(
         &self,
         good: Arc<AtomicBool>,
-        view: &Mutex<View>,
+        view: &Mutex<Received>,
         writer: &IdentityWriter,
     ) -> WorkloadApiError {
         let handle = |message: X509svidResponse| {
@@ -240,7 +214,7 @@ impl WorkloadApi {
             self.take(update, view, writer);
             Ok(())
         };
-        let open = async |mut api: Api| api.fetch_x509svid(request(X509svidRequest {})).await;
+        let open = async |mut api: ApiClient| api.fetch_x509svid(request(X509svidRequest {})).await;
         let until = || Some(silence::until(self.clock.now(), &lock(view).lives));
         let error = self.stream(open, handle, until).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
@@ -261,7 +235,7 @@ impl WorkloadApi {
     async fn jwt(
         &self,
         good: Arc<AtomicBool>,
-        view: &Mutex<View>,
+        view: &Mutex<Received>,
         writer: &IdentityWriter,
     ) -> WorkloadApiError {
         let replace = |keys| {
@@ -275,8 +249,9 @@ impl WorkloadApi {
             self.succeeded(None);
             Ok(())
         };
-        let open = async |mut api: Api| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
-        // Keys have no life of their own: pings alone tell whether anybody is there.
+        let open =
+            async |mut api: ApiClient| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
+        // Keys have no life of their own: pings alone show whether the agent lives.
         let error = self.stream(open, handle, || None).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
             replace(BTreeMap::new());
@@ -288,7 +263,7 @@ impl WorkloadApi {
     /// does not end it. After each, `until` says how long silence is borne, if it is not for ever.
     async fn stream<M>(
         &self,
-        open: impl AsyncFnOnce(Api) -> Result<tonic::Response<Streaming<M>>, Status>,
+        open: impl AsyncFnOnce(ApiClient) -> Result<tonic::Response<Streaming<M>>, Status>,
         handle: impl Fn(M) -> Result<(), MessageError>,
         until: impl Fn() -> Option<SystemTime>,
     ) -> WorkloadApiError {
@@ -337,7 +312,7 @@ impl WorkloadApi {
     }
 
     /// Writes a whole update in one step.
-    fn take(&self, update: X509Update, view: &Mutex<View>, writer: &IdentityWriter) {
+    fn take(&self, update: X509Update, view: &Mutex<Received>, writer: &IdentityWriter) {
         let not_after = update.svids.iter().map(|svid| svid.not_after()).min();
         for svid in &update.svids {
             tracing::info!(id = %svid.id(), serial = svid.serial(), "SVID from the Workload API");
@@ -373,15 +348,15 @@ impl WorkloadApi {
     }
 }
 
-impl fmt::Debug for WorkloadApi {
+impl fmt::Debug for WorkloadApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkloadApi")
+        f.debug_struct("WorkloadApiClient")
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
 }
 
-impl View {
+impl Received {
     /// The roots and the keys for tokens of each trust domain, joined; never across domains.
     fn bundles(&self) -> BundleSet {
         let domains = self.x509.keys().chain(self.jwt.keys());

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 /// The shortest silence that is borne, so that the last moments of a life are not spent in a loop.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// How long silence is borne once an SVID has ended, or while there is none.
+/// How long silence is tolerated once an SVID has ended, or while there is none.
 const WITHOUT: Duration = Duration::from_secs(10);
 
 /// When an SVID begins and ends to be valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Life {
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
@@ -21,7 +21,7 @@ pub(super) struct Life {
 
 /// Until when to wait for the next message, where the last one came at `now`.
 ///
-/// 1. Each SVID bears silence until three quarters of its life are over.
+/// 1. Each SVID bears silence for three quarters of its life.
 /// 2. After that it bears a quarter of what is left, so that the agent is asked more often as the end
 ///    comes near; a second at least.
 /// 3. After its end it bears ten seconds.

@@ -10,7 +10,7 @@ use crate::id::SpiffeId;
 const MAX_HINT_LEN: usize = 1024;
 
 /// What the kernel knows of the process at the other end of a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Caller {
     /// Its effective user when it connected.
@@ -25,7 +25,7 @@ pub struct Caller {
 }
 
 /// What a process must be; all parts that are there must match, and at least one is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     uid: Option<u32>,
     gid: Option<u32>,
@@ -33,8 +33,20 @@ pub struct Selector {
     cgroup: Option<String>,
 }
 
-/// Who gets an identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The processes that get an identity.
+///
+/// ```
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::workload_api::server::{Entry, Selector};
+///
+/// let selector = Selector::new(Some(1000), None, None, None)?;
+/// let entry = Entry::new(selector, "spiffe://prod.example/ns/shop/sa/cart".parse()?)?;
+/// assert_eq!(entry.hint(), "");
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     selector: Selector,
     id: SpiffeId,
@@ -42,7 +54,7 @@ pub struct Entry {
 }
 
 /// Why an entry, or a part of it, cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
     /// The control group is no absolute path without empty and dotted parts, or it is the root,
@@ -96,7 +108,7 @@ impl Selector {
     ///
     /// # Errors
     ///
-    /// [`EntryError::Empty`] without any part, [`EntryError::Cgroup`] for a path that is none.
+    /// [`EntryError::Empty`] without any part, [`EntryError::Cgroup`] for a path that is not a control group's.
     pub fn new(
         uid: Option<u32>,
         gid: Option<u32>,
@@ -131,7 +143,7 @@ impl Selector {
 }
 
 impl Entry {
-    /// Gives `id` to whoever matches `selector`.
+    /// Gives `id` to each process that matches `selector`.
     ///
     /// # Errors
     ///
@@ -280,8 +292,8 @@ mod tests {
         assert_eq!(ids, ["spiffe://td/b", "spiffe://td/a"]);
 
         let selector = Selector::new(Some(1), None, None, None).unwrap();
-        let nobody = Entry::new(selector, id("spiffe://td"));
-        assert!(matches!(nobody, Err(EntryError::NoPath { .. })));
+        let pathless = Entry::new(selector, id("spiffe://td"));
+        assert!(matches!(pathless, Err(EntryError::NoPath { .. })));
         let long = entries[0].clone().with_hint("x".repeat(1025));
         assert_eq!(long, Err(EntryError::HintTooLong { got: 1025 }));
     }

@@ -1,13 +1,13 @@
 //! Processes of this machine in, their own identities out: the Workload API served on a Unix socket.
 //!
-//! 1. The kernel says who connects: user, group and process at the moment of the connection, and the
+//! 1. The kernel identifies the caller: user, group and process at the moment of the connection, and the
 //!    control group while the process surely lives.
 //! 2. [`attest()`] decides, purely, which [`Entry`]s that process matches; it is decided once for a
-//!    connection. Whoever matches none gets PermissionDenied from every call.
+//!    connection. A process that matches none gets PermissionDenied from every call.
 //! 3. Each stream sends the full state at once, and again whenever it changes for this caller.
 //!
-//! SVIDs come from an [`IdentityReader`]: whoever fills that store, a [`Rotation`] for each ID or
-//! another Workload API, renews them. An SVID whose time is over is not handed out. Nothing that a
+//! SVIDs come from an [`IdentityReader`]: what fills that store, a [`Rotation`] for each ID or
+//! another Workload API, renews them. An expired SVID is not handed out. Nothing that a
 //! caller says about itself counts; calls without the security metadata are refused (S35).
 //! Connections, in all and for each user, calls for each connection and the size of messages are
 //! bounded.
@@ -17,26 +17,25 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
-use tokio::task::JoinSet;
 
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::jwt::DynJwtIssuer;
 use crate::proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use crate::serve;
 use crate::status::StatusReader;
 use crate::store::IdentityReader;
-use crate::tls::Crypto;
 
 pub mod attest;
 mod process;
 mod service;
+mod shared;
 mod socket;
 mod status;
 
@@ -44,8 +43,9 @@ pub use attest::{Caller, Entry, EntryError, Selector, attest};
 pub use socket::Socket;
 pub use status::{Refusals, ServerStatus};
 
-use service::Api;
-use status::Counts;
+use service::CallerApi;
+use shared::ApiShared;
+use status::ServerCounts;
 
 /// The largest request: a token to be verified, with room around it.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -60,22 +60,25 @@ const MAX_CALLS: u32 = 32;
 const MAX_CONNECTIONS: usize = 1024;
 const MAX_CONNECTIONS_OF_USER: usize = 128;
 
-/// How long the listener rests after the system could not accept a connection.
-const REST: Duration = Duration::from_millis(100);
-
 /// A Workload API for local processes.
+///
+/// ```
+/// # use inmesh_pki::workload_api::server::Entry;
+/// # async fn serve(entries: Vec<Entry>, reader: inmesh_pki::IdentityReader) -> std::io::Result<()> {
+/// use std::future::pending;
+///
+/// use inmesh_pki::Crypto;
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::workload_api::server::{Server, Socket};
+///
+/// let server = Server::new(entries, reader, &Crypto::aws_lc_rs(), SystemClock::shared());
+/// let socket = Socket::bind("/run/mesh/agent.sock", 0o777)?;
+/// server.serve(socket, pending()).await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Server {
-    shared: Arc<Shared>,
-}
-
-/// What every connection needs; a caller only ever sees its own entries.
-struct Shared {
-    entries: Vec<Entry>,
-    reader: IdentityReader,
-    jwt: Option<DynJwtIssuer>,
-    crypto: Crypto,
-    clock: Arc<dyn Clock>,
-    counts: Counts,
+    shared: Arc<ApiShared>,
 }
 
 /// Counts connections by user, for as long as they live.
@@ -89,7 +92,7 @@ struct Counted {
 }
 
 impl Server {
-    /// A server of the identities in `reader` to whom `entries` say.
+    /// A server of the identities in `reader`, to the processes that `entries` select.
     ///
     /// An entry whose ID is not in the store yet is answered Unavailable, so clients come back.
     #[must_use]
@@ -100,13 +103,13 @@ impl Server {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ApiShared {
                 entries,
                 reader,
                 jwt: None,
                 crypto: crypto.clone(),
                 clock,
-                counts: Counts::new(crate::status::status(ServerStatus::default())),
+                counts: ServerCounts::new(crate::status::status(ServerStatus::default())),
             }),
         }
     }
@@ -117,7 +120,7 @@ impl Server {
     pub fn with_jwt_issuer(self, issuer: DynJwtIssuer) -> Self {
         let old = &self.shared;
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ApiShared {
                 entries: old.entries.clone(),
                 reader: old.reader.clone(),
                 jwt: Some(issuer),
@@ -136,41 +139,22 @@ impl Server {
 
     /// Serves until `shutdown` is ready; streams end then, and the socket's file is removed.
     pub async fn serve(self, socket: Socket, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        let mut tasks = JoinSet::new();
         let connections = Connections::default();
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut shutdown => return,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                accepted = socket.accept() => match accepted {
-                    Ok(stream) => {
-                        let shared = Arc::clone(&self.shared);
-                        if let Some(serving) = serve_one(stream, shared, &connections) {
-                            tasks.spawn(serving);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the Workload API cannot accept a connection");
-                        tokio::time::sleep(REST).await;
-                    }
-                },
-            }
-        }
+        let serve = |stream, _| serve_one(stream, Arc::clone(&self.shared), &connections);
+        serve::accept(&socket, "Workload API", usize::MAX, serve, shutdown).await;
     }
 }
 
-/// The future that serves one connection; nothing, if it is one too many or nobody knows whose.
+/// The future that serves one connection; nothing, if it is one too many or its process is unknown.
 fn serve_one(
     stream: UnixStream,
-    shared: Arc<Shared>,
+    shared: Arc<ApiShared>,
     connections: &Connections,
 ) -> Option<impl Future<Output = ()> + use<>> {
     let caller = match process::caller(&stream) {
         Ok(caller) => caller,
         Err(error) => {
-            tracing::warn!(%error, "the kernel does not say who connects to the Workload API");
+            tracing::warn!(%error, "the kernel does not identify a caller of the Workload API");
             shared
                 .counts
                 .refused(|refusals| &mut refusals.unknown_caller);
@@ -191,7 +175,7 @@ fn serve_one(
         .collect();
     tracing::debug!(?caller, ids = granted.len(), "Workload API");
     let open = shared.counts.open(|status| &mut status.connections);
-    let api = SpiffeWorkloadApiServer::new(Api::new(shared, granted))
+    let api = SpiffeWorkloadApiServer::new(CallerApi::new(shared, granted))
         .max_decoding_message_size(MAX_REQUEST);
     Some(async move {
         let _counted = (counted, open);

@@ -3,8 +3,8 @@
 //! User, group and process id are those of the moment of the connection: the kernel keeps them with
 //! the socket. The control group has to be looked up by process id, and ids are used again. So it
 //! counts only if the process that connected, held by a descriptor of the kernel's (SO_PEERPIDFD,
-//! Linux 6.5), still lives after it has been read: its id can belong to nobody else then. Without
-//! that descriptor the control group is unknown, and selectors that ask for one match nobody.
+//! Linux 6.5), still lives after it has been read: its id can belong to no other process then. Without
+//! that descriptor the control group is unknown, and selectors that ask for one match no process.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 
 use super::attest::Caller;
 
-/// Who is at the other end of `stream`.
+/// The process at the other end of `stream`.
 pub(super) fn caller(stream: &UnixStream) -> io::Result<Caller> {
     let credentials = stream.peer_cred()?;
     let mut caller = Caller::new(credentials.uid(), credentials.gid());

@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::super::SECURITY_HEADER;
 use super::super::message;
-use super::Shared;
 use super::attest::Entry;
+use super::shared::ApiShared;
 use super::status::Open;
 use crate::bundle::BundleSet;
 use crate::crl::CrlSet;
@@ -27,14 +27,14 @@ use crate::proto::workload::{
 use crate::store::IdentityState;
 use crate::svid::X509Svid;
 
-/// How often a stream looks at the clock: an SVID whose time is over is taken back within this.
+/// How often a stream looks at the clock: an expired SVID is taken back within this.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The API as one caller sees it.
-pub(super) struct Api(Arc<View>);
+pub(super) struct CallerApi(Arc<CallerView>);
 
-struct View {
-    shared: Arc<Shared>,
+struct CallerView {
+    shared: Arc<ApiShared>,
     /// What the caller was attested for, each ID once and each hint once.
     granted: Vec<Entry>,
 }
@@ -45,15 +45,15 @@ struct Held {
     trust: Trust,
 }
 
-/// Whom to trust.
+/// What is trusted.
 #[derive(PartialEq)]
 struct Trust {
     bundles: BundleSet,
     crls: CrlSet,
 }
 
-impl Api {
-    pub(super) fn new(shared: Arc<Shared>, granted: Vec<Entry>) -> Self {
+impl CallerApi {
+    pub(super) fn new(shared: Arc<ApiShared>, granted: Vec<Entry>) -> Self {
         let mut once: Vec<Entry> = Vec::with_capacity(granted.len());
         for mut entry in granted {
             if once.iter().any(|before| before.id() == entry.id()) {
@@ -64,14 +64,14 @@ impl Api {
             }
             once.push(entry);
         }
-        Self(Arc::new(View {
+        Self(Arc::new(CallerView {
             shared,
             granted: once,
         }))
     }
 
     /// Refuses calls without the security metadata (S35), and callers that match no entry.
-    fn admit(&self, metadata: &MetadataMap) -> Result<&Arc<View>, Status> {
+    fn admit(&self, metadata: &MetadataMap) -> Result<&Arc<CallerView>, Status> {
         let counts = &self.0.shared.counts;
         let mut values = metadata.get_all(SECURITY_HEADER).iter().peekable();
         if values.peek().is_none() || !values.all(|value| value == "true") {
@@ -87,8 +87,8 @@ impl Api {
     }
 }
 
-impl View {
-    /// The SVIDs of the caller that are there and whose time is not over.
+impl CallerView {
+    /// The SVIDs of the caller that are there and have not expired.
     fn held(&self, state: &IdentityState) -> Held {
         let now = self.shared.clock.now();
         let svids = self.granted.iter().filter_map(|entry| {
@@ -102,7 +102,7 @@ impl View {
     }
 
     /// Sends what `look` sees in the state, now and whenever that differs; the stream ends when
-    /// `write` makes no message of it, or when nobody keeps the state any more.
+    /// `write` makes no message of it, or when the state has no writer any more.
     ///
     /// What was sent last is kept as `look` saw it, never as a message: a message may hold keys.
     fn follow<L, M>(
@@ -116,13 +116,13 @@ impl View {
         M: Send + 'static,
     {
         struct Following<L> {
-            view: Arc<View>,
+            view: Arc<CallerView>,
             sent: Option<L>,
             ended: bool,
             _open: Open,
         }
         let mut reader = self.shared.reader.clone();
-        // What is loaded below is the newest; only what comes after it is news.
+        // What is loaded below is the newest; only what comes after it is a change.
         let first = reader.latest();
         let start = Following {
             view: Arc::clone(self),
@@ -208,7 +208,7 @@ impl Held {
 }
 
 #[tonic::async_trait]
-impl SpiffeWorkloadApi for Api {
+impl SpiffeWorkloadApi for CallerApi {
     type FetchX509SVIDStream = BoxStream<'static, Result<X509svidResponse, Status>>;
 
     async fn fetch_x509svid(
@@ -217,7 +217,7 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let view = self.admit(request.metadata())?;
         Ok(Response::new(view.follow(
-            View::held,
+            CallerView::held,
             |held| message::write_x509(&held.svids, &held.trust.bundles, &held.trust.crls),
             Held::same,
         )))
@@ -272,8 +272,8 @@ impl SpiffeWorkloadApi for Api {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let view = self.admit(request.metadata())?;
-        let look = |_: &View, state: &IdentityState| state.bundles().clone();
-        // Roots come and go without a word about tokens.
+        let look = |_: &CallerView, state: &IdentityState| state.bundles().clone();
+        // Roots come and go while the keys of tokens stay.
         let same = |one: &BundleSet, other: &BundleSet| {
             message::write_jwt(one) == message::write_jwt(other)
         };
@@ -307,7 +307,7 @@ impl SpiffeWorkloadApi for Api {
     }
 }
 
-/// What a caller is told of a token that was not minted.
+/// The answer to a caller whose token was not minted.
 fn refusal(error: &IssueError) -> Status {
     match error {
         IssueError::NotAllowed { .. } | IssueError::NoPath { .. } => {
@@ -330,7 +330,7 @@ mod tests {
     use crate::clock::TokioClock;
     use crate::store::identity;
     use crate::testing::{Ca, crypto, id, leaf, minutes, noon};
-    use crate::workload_api::server::{Counts, Selector, ServerStatus};
+    use crate::workload_api::server::{Selector, ServerCounts, ServerStatus};
 
     #[tokio::test(start_paused = true)]
     async fn an_svid_whose_time_is_over_is_taken_back() {
@@ -346,16 +346,16 @@ mod tests {
             let selector = Selector::new(Some(0), None, None, None).unwrap();
             Entry::new(selector, id(name)).unwrap()
         });
-        let shared = Shared {
+        let shared = ApiShared {
             entries: Vec::new(),
             reader,
             jwt: None,
             crypto: crypto(),
             clock,
-            counts: Counts::new(crate::status::status(ServerStatus::default())),
+            counts: ServerCounts::new(crate::status::status(ServerStatus::default())),
         };
         let status = shared.counts.reader();
-        let api = Api::new(Arc::new(shared), entries.to_vec());
+        let api = CallerApi::new(Arc::new(shared), entries.to_vec());
         let mut request = Request::new(X509svidRequest {});
         let yes = AsciiMetadataValue::from_static("true");
         request.metadata_mut().insert(SECURITY_HEADER, yes);

@@ -2,7 +2,7 @@
 //!
 //! The socket appears at its path in one step, with its mode: it is bound beside it and moved there.
 //! A file that a crashed server left is replaced; one that a living server answers on is not, and
-//! neither is anything that is no socket. Whoever may connect to it is let in, because callers are
+//! neither is anything that is no socket. A process that may connect to it is let in, because callers are
 //! attested and not authenticated by the file's mode; the folder is the operator's.
 
 use std::fs;
@@ -12,6 +12,8 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::serve::Listen;
 
 /// A listening socket of a Workload API; dropping it removes its file.
 #[derive(Debug)]
@@ -53,9 +55,13 @@ impl Socket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
+impl Listen for Socket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Listen::accept(&self.listener).await
     }
 }
 

@@ -1,12 +1,12 @@
 //! What is open and what was refused in, counts out, for metrics and for people. Nothing of it says
-//! who was refused: that is in the log.
+//! which process was refused: that is in the log.
 
 use std::sync::Arc;
 
 use crate::status::StatusWriter;
 
 /// How a server is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServerStatus {
     /// Connections that are open.
@@ -18,7 +18,7 @@ pub struct ServerStatus {
 }
 
 /// Connections and calls that were refused, by the reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Refusals {
     /// Calls of processes that match no entry.
@@ -29,7 +29,7 @@ pub struct Refusals {
     pub other_id: u64,
     /// Connections that were one too many, in all or of their user.
     pub too_many: u64,
-    /// Connections of which the kernel does not say whose they are.
+    /// Connections whose process the kernel does not identify.
     pub unknown_caller: u64,
 }
 
@@ -47,20 +47,20 @@ impl Refusals {
     }
 }
 
-/// The one who counts, shared by all connections.
-#[derive(Clone, Debug)]
-pub(super) struct Counts(Arc<StatusWriter<ServerStatus>>);
+/// The counts, shared by all connections.
+#[derive(Debug, Clone)]
+pub(super) struct ServerCounts(Arc<StatusWriter<ServerStatus>>);
 
 /// One open thing that is counted, for as long as it lives.
 pub(super) struct Open {
-    counts: Counts,
+    counts: ServerCounts,
     what: What,
 }
 
 /// Where an open thing is counted.
 type What = fn(&mut ServerStatus) -> &mut usize;
 
-impl Counts {
+impl ServerCounts {
     pub(super) fn new(status: StatusWriter<ServerStatus>) -> Self {
         Self(Arc::new(status))
     }

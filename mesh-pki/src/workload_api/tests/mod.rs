@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status};
 
-use super::client::{WorkloadApi, WorkloadApiError, WorkloadApiJwt, WorkloadApiStatus};
+use super::client::{WorkloadApiClient, WorkloadApiError, WorkloadApiJwt, WorkloadApiStatus};
 use super::message::{MessageError, read_jwt, read_x509, write_jwt, write_x509};
 use super::server::{Entry, Refusals, Selector, Server, ServerStatus, Socket};
 use super::*;
@@ -29,8 +29,9 @@ use crate::proto::workload::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
     X509svidResponse,
 };
+use crate::source::workload_api::WorkloadApiSource;
 use crate::status::StatusReader;
-use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
+use crate::store::{IdentityReader, IdentityState, IdentityWriter, SourceEnded, identity};
 use crate::svid::{Rejected, X509Svid};
 use crate::testing::{Ca, authority, crypto, domain, id, leaf, minutes, noon};
 
@@ -58,8 +59,8 @@ fn me() -> Selector {
     Selector::new(Some(uid), None, None, None).unwrap()
 }
 
-fn entry(who: &str) -> Entry {
-    Entry::new(me(), id(who)).unwrap()
+fn entry(own: &str) -> Entry {
+    Entry::new(me(), id(own)).unwrap()
 }
 
 impl World {
@@ -104,9 +105,9 @@ impl World {
         assert!(server.await.unwrap_err().is_cancelled());
     }
 
-    fn client(&self) -> WorkloadApi {
+    fn client(&self) -> WorkloadApiClient {
         let endpoint = Endpoint::parse(&self.address()).unwrap();
-        WorkloadApi::new(endpoint, &crypto(), Arc::clone(&self.clock), || 1.0)
+        WorkloadApiClient::new(endpoint, &crypto(), Arc::clone(&self.clock), || 1.0)
     }
 }
 
@@ -120,7 +121,7 @@ impl Drop for World {
 
 /// Our client, running, with an empty store.
 fn run(
-    client: WorkloadApi,
+    client: WorkloadApiClient,
 ) -> (
     IdentityReader,
     StatusReader<WorkloadApiStatus>,
@@ -356,7 +357,7 @@ async fn no_call_is_served_without_the_security_metadata() {
     assert_eq!(
         codes(&world, &["true"]).await,
         served,
-        "the last token is none"
+        "the last token is invalid"
     );
 }
 
@@ -365,8 +366,8 @@ async fn who_matches_no_entry_is_denied_every_call() {
     let ca = Ca::new("root");
     let world = World::new(&ca, ManualClock::new(noon()).shared());
     world.writer.set_svid(leaf(CART).svid(&ca));
-    let nobody = Selector::new(Some(4_000_000_000), None, None, None).unwrap();
-    let world = world.serve(&[Entry::new(nobody, id(CART)).unwrap()]);
+    let unmatched = Selector::new(Some(4_000_000_000), None, None, None).unwrap();
+    let world = world.serve(&[Entry::new(unmatched, id(CART)).unwrap()]);
     assert_eq!(codes(&world, &["true"]).await, [Code::PermissionDenied; 5]);
     assert_eq!(codes(&world, &[]).await, [Code::InvalidArgument; 5]);
     let refusals = world.status.as_ref().unwrap().load().refusals;
@@ -607,12 +608,12 @@ async fn tokens_come_through_the_port_of_all_issuers() {
         &crypto(),
     )
     .unwrap();
-    for (who, audiences) in [
+    for (subject, audiences) in [
         (SIDE, &["db".to_owned()][..]),
         (CART, &[]),
         (CART, &[String::new()]),
     ] {
-        let refused = issuer.mint(&id(who), audiences).await.unwrap_err();
+        let refused = issuer.mint(&id(subject), audiences).await.unwrap_err();
         assert!(
             matches!(refused, IssueError::Unavailable { .. }),
             "{refused}"
@@ -643,7 +644,7 @@ impl SpiffeWorkloadApi for Scripted {
         _: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let Some(script) = self.0.lock().unwrap().take() else {
-            return Err(Status::unavailable("the script is over"));
+            return Err(Status::unavailable("the script has ended"));
         };
         let stream = futures_util::stream::unfold(script, |mut script| async {
             Some((script.recv().await?, script))
@@ -716,7 +717,7 @@ async fn a_message_that_cannot_be_used_is_discarded_and_the_stream_goes_on() {
     until_state(&mut reader, |state| state.default_svid().is_some()).await;
     let serial = reader.load().default_svid().unwrap().serial().to_owned();
 
-    // Certified by somebody else than the bundle beside it says.
+    // Certified by another CA than the bundle beside it says.
     script
         .send(Ok(message(leaf(CART).svid(&wrong), &ca)))
         .unwrap();
@@ -852,7 +853,7 @@ fn a_distrusted_domain_is_left_out_and_an_intermediate_is_sent_along() {
     let update = read_x509(message, noon(), &crypto()).unwrap();
     assert_eq!(update.svids[0].chain(), svid.chain());
 
-    // Without the bundle that vouches for it, an SVID is of no use to anybody.
+    // Without the bundle that vouches for it, an SVID is of no use.
     assert!(write_x509(&[(svid, String::new())], &BundleSet::new(), &CrlSet::new()).is_none());
 }
 
@@ -881,4 +882,36 @@ fn jwt_bundles_are_read_whole_or_not_at_all() {
     ));
     let empty = read_jwt(&JwtBundlesResponse::default()).unwrap_err();
     assert_eq!(empty, MessageError::Missing { field: "bundles" });
+}
+
+// === the source ===
+
+/// A source that has an SVID, and one whose agent says that the call is wrong.
+#[tokio::test]
+async fn readers_hear_of_a_first_svid_and_of_a_source_that_can_have_none() {
+    let ca = Ca::new("root");
+    for (good, expected) in [(true, Ok(())), (false, Err(SourceEnded))] {
+        let mut world = World::new(&ca, ManualClock::new(noon()).shared());
+        let script = scripted(&mut world);
+        let identity = WorkloadApiSource::new(Endpoint::at(world.path()))
+            .clock(ManualClock::new(noon()).shared())
+            .start(&crypto());
+        let task = tokio::spawn(identity.task);
+        script
+            .send(match good {
+                true => Ok(message(leaf(CART).svid(&ca), &ca)),
+                false => Err(Status::invalid_argument("no header")),
+            })
+            .unwrap();
+        let ready = identity.reader.ready().await.map(drop);
+        assert_eq!(ready, expected);
+        assert!(identity.jwt.is_some());
+        match good {
+            true => task.abort(),
+            false => task.await.unwrap(),
+        }
+        // The store behind it still takes what is written beside the source.
+        let epoch = identity.reader.load().epoch();
+        assert!(identity.writer.set_bundle(ca.bundle("other")) > epoch);
+    }
 }

@@ -16,9 +16,9 @@ use crate::clock::TokioClock;
 struct Agent {
     word: Arc<Mutex<X509svidResponse>>,
     connections: Arc<AtomicUsize>,
-    /// Scripts that are over but for their end.
+    /// Scripts that have only their end left.
     open: Arc<Mutex<Vec<Script>>>,
-    /// Told when the connections of now stop to be served, and stay open.
+    /// Notified when the connections of now stop to be served, and stay open.
     hang: Arc<Notify>,
 }
 
@@ -73,10 +73,10 @@ impl Agent {
 }
 
 /// A client of `agent`, by a clock that follows tokio's.
-fn client(agent: &Agent) -> WorkloadApi {
+fn client(agent: &Agent) -> WorkloadApiClient {
     let clock = TokioClock::new(noon()).shared();
     let endpoint = Endpoint::at("/nowhere");
-    WorkloadApi::new(endpoint, &crypto(), clock, || 1.0).over(agent.dial())
+    WorkloadApiClient::new(endpoint, &crypto(), clock, || 1.0).over(agent.dial())
 }
 
 fn serial(reader: &IdentityReader) -> String {

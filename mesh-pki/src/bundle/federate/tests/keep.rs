@@ -5,12 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::super::keep::{Kept as Fetched, is_due, left};
+use super::super::keep::{KeptBundle as Fetched, is_due, left};
 use super::*;
 use crate::clock::{Clock, TokioClock};
+use crate::disk::DiskError;
 
 /// Whether an error is the one that is expected.
-type Expected = fn(&KeptError) -> bool;
+type Expected = fn(&BundleKeepError) -> bool;
 
 /// A folder, and processes that keep bundles in it one after the other.
 struct Disk {
@@ -36,17 +37,17 @@ impl Disk {
         self.folder().join("other.example.json")
     }
 
-    fn start(&self) -> Kept {
+    fn start(&self) -> KeptBundle {
         self.start_in(self.folder())
     }
 
-    fn start_in(&self, dir: PathBuf) -> Kept {
+    fn start_in(&self, dir: PathBuf) -> KeptBundle {
         let url = "https://other.example/".parse().unwrap();
         let relationship = Relationship::new(domain("other.example"), url, Profile::Web)
             .unwrap()
             .with_max_age(minutes(20));
         let (script, clock) = (self.script.clone(), Arc::clone(&self.clock));
-        Kept::run(Federation::with(vec![relationship], script, clock, || 0.0).with_keep(dir))
+        KeptBundle::run(Federation::with(vec![relationship], script, clock, || 0.0).with_keep(dir))
     }
 
     /// A process that takes what the script says, keeps it, and ends.
@@ -127,7 +128,7 @@ async fn a_kept_bundle_comes_back_and_ages_on_while_its_endpoint_is_away() {
     assert_eq!(kept.bundle(), None);
     drop(kept);
 
-    // And it is too old for whoever comes after that.
+    // And it is too old for the process that comes after that.
     let mut kept = disk.start();
     let now = kept.until(|status| status.failures == 2).await;
     assert_eq!((now.trusted, now.roots, now.sequence), (false, 0, Some(7)));
@@ -252,25 +253,28 @@ async fn a_file_that_cannot_be_used_is_as_good_as_none() {
     let good = std::fs::read_to_string(disk.file()).unwrap();
     let cases: [(String, u32, Expected); 6] = [
         (String::new(), 0o600, |e| {
-            matches!(e, KeptError::Bundle { .. })
+            matches!(e, BundleKeepError::Bundle { .. })
         }),
         (good[..good.len() / 2].to_owned(), 0o600, |e| {
-            matches!(e, KeptError::Bundle { .. })
+            matches!(e, BundleKeepError::Bundle { .. })
         }),
         // A plain bundle has no age.
         (json(&bundle), 0o600, |e| {
-            matches!(e, KeptError::Unmarked { .. })
+            matches!(e, BundleKeepError::Unmarked { .. })
         }),
         (
             good.replace("\"other.example\"", "\"else.example\""),
             0o600,
-            |e| matches!(e, KeptError::WrongDomain { got, .. } if got == "else.example"),
+            |e| matches!(e, BundleKeepError::WrongDomain { got, .. } if got == "else.example"),
         ),
         (good.clone(), 0o622, |e| {
-            matches!(e, KeptError::Loose { mode: 0o622, .. })
+            matches!(
+                e,
+                BundleKeepError::Disk(DiskError::Loose { mode: 0o622, .. })
+            )
         }),
         ("x".repeat(2 * 1024 * 1024), 0o600, |e| {
-            matches!(e, KeptError::Io { .. })
+            matches!(e, BundleKeepError::Disk(DiskError::Io { .. }))
         }),
     ];
     for (at, (content, mode, expected)) in cases.into_iter().enumerate() {
@@ -301,7 +305,7 @@ async fn a_file_that_cannot_be_used_is_as_good_as_none() {
     );
 }
 
-/// Only root can give files away; what counts as others' is a table beside [`crate::fs::loose`].
+/// Only root can give files away; what counts as others' is a table beside [`crate::disk::check`].
 #[tokio::test(start_paused = true)]
 async fn a_folder_or_file_of_another_user_counts_for_nothing() {
     const NOBODY: u32 = 65_534;
@@ -317,7 +321,7 @@ async fn a_folder_or_file_of_another_user_counts_for_nothing() {
         let mut kept = disk.start();
         let now = kept.until(|status| status.failures == 1).await;
         match now.keep_error.as_deref() {
-            Some(KeptError::Owner { path: at, owner }) => {
+            Some(BundleKeepError::Disk(DiskError::Owner { path: at, owner })) => {
                 assert_eq!((at, *owner), (&path, NOBODY));
             }
             other => panic!("{path:?}: {other:?}"),
@@ -358,7 +362,7 @@ async fn a_disk_that_fails_keeps_no_bundle_from_being_used() {
         let now = kept.until(|status| status.fetches == 1).await;
         let error = now.keep_error.unwrap();
         assert_eq!(
-            matches!(*error, KeptError::Loose { .. }),
+            matches!(*error, BundleKeepError::Disk(DiskError::Loose { .. })),
             loose,
             "{error:?}"
         );

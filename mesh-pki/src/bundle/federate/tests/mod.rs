@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::address::{Reach, may_redirect, reach};
 use super::endpoint::BundleEndpoint;
-use super::fetch::{Fetch, Fetching, OverHttps, Proof};
+use super::fetch::{Fetch, Fetching, OverHttps, ServerProof};
 use super::*;
 use crate::bundle::BundleSet;
 use crate::bundle::jwks::{BundleJsonError, MAX_BUNDLE_LEN};
@@ -42,7 +42,7 @@ const SERVER: &str = "spiffe://other.example/bundle-server";
 
 type Answer = Response<Full<Bytes>>;
 
-/// A server on loopback that answers as it is told.
+/// A server on loopback that answers as a test says.
 struct Server {
     port: u16,
     asked: Arc<AtomicUsize>,
@@ -97,10 +97,10 @@ impl Server {
     }
 }
 
-/// The server side of https_spiffe for `who`, certified by `ca`.
-fn spiffe_tls(ca: &Ca, who: &str) -> Arc<ServerConfig> {
+/// The server side of https_spiffe for `own`, certified by `ca`.
+fn spiffe_tls(ca: &Ca, own: &str) -> Arc<ServerConfig> {
     let trust = BundleSet::new();
-    let (_, reader) = identity(IdentityState::new(leaf(who).svid(ca), trust));
+    let (_, reader) = identity(IdentityState::new(leaf(own).svid(ca), trust));
     let clock = ManualClock::new(noon()).shared();
     tls::server_config_at(
         reader,
@@ -146,23 +146,23 @@ fn json(bundle: &TrustBundle) -> String {
 }
 
 /// The proof that a server is [`SERVER`], certified by `ca`.
-fn by_id(ca: &Ca) -> impl Fn() -> Proof {
+fn by_id(ca: &Ca) -> impl Fn() -> ServerProof {
     let bundle = ca.bundle("other.example");
-    move || Proof::Spiffe {
+    move || ServerProof::Spiffe {
         id: id(SERVER),
         bundle: bundle.clone(),
     }
 }
 
 /// Fetches over HTTPS, with `web` as the only root of the web.
-async fn get_by(url: &BundleUrl, proof: Proof, web: &Ca) -> Result<TrustBundle, FetchError> {
+async fn get_by(url: &BundleUrl, proof: ServerProof, web: &Ca) -> Result<TrustBundle, FetchError> {
     let clock = ManualClock::new(noon()).shared();
     let way = OverHttps::new(vec![web.cert.clone()], &crypto(), clock).unwrap();
     let relationship = Relationship::new(domain("other.example"), url.clone(), Profile::Web);
     way.fetch(&relationship.unwrap(), proof).await
 }
 
-async fn get(url: &BundleUrl, proof: &impl Fn() -> Proof) -> Result<TrustBundle, FetchError> {
+async fn get(url: &BundleUrl, proof: &impl Fn() -> ServerProof) -> Result<TrustBundle, FetchError> {
     get_by(url, proof(), &Ca::new("unused")).await
 }
 
@@ -358,7 +358,7 @@ async fn an_endpoint_is_who_was_configured() {
             .unwrap(),
         bundle
     );
-    // The name of the host says nothing about who it is.
+    // The name of the host says nothing about its ID.
     assert_eq!(
         get(&server.url("localhost", "/x"), &by_id(&ca))
             .await
@@ -381,7 +381,7 @@ async fn an_endpoint_is_who_was_configured() {
         ),
         "{stranger}"
     );
-    // Of the right domain, and somebody else.
+    // Of the right domain, with another ID.
     let other = "spiffe://other.example/somebody";
     let wrong = Server::new(spiffe_tls(&ca, other), move |_, _| ok(text.clone())).await;
     let error = get(&wrong.url("127.0.0.1", "/"), &by_id(&ca))
@@ -402,11 +402,13 @@ async fn a_web_endpoint_is_its_host_under_the_roots_of_the_web() {
     let names = vec![SanType::DnsName("localhost".try_into().unwrap())];
     let server = Server::new(web_tls(&ca, names), move |_, _| ok(text.clone())).await;
     let url = |host| server.url(host, "/");
-    let fetched = get_by(&url("localhost"), Proof::Web, &ca).await;
+    let fetched = get_by(&url("localhost"), ServerProof::Web, &ca).await;
     assert_eq!(fetched.unwrap(), bundle);
     // Another name of the same server, and a root that does not vouch for it.
     for (host, root) in [("127.0.0.1", &ca), ("localhost", &own)] {
-        let error = get_by(&url(host), Proof::Web, root).await.unwrap_err();
+        let error = get_by(&url(host), ServerProof::Web, root)
+            .await
+            .unwrap_err();
         assert!(matches!(error, FetchError::Tls { .. }), "{error}");
     }
     assert_eq!(server.asked(), 1);
@@ -418,12 +420,12 @@ async fn redirects_are_followed_under_the_same_rules() {
     let bundle = ca.bundle("other.example");
     let text = json(&bundle);
     let target = Server::new(spiffe_tls(&ca, SERVER), move |_, _| ok(text.clone())).await;
-    let somebody = spiffe_tls(&ca, "spiffe://other.example/somebody");
-    let somebody = Server::new(somebody, |_, _| ok("{}")).await;
+    let stranger = spiffe_tls(&ca, "spiffe://other.example/somebody");
+    let stranger = Server::new(stranger, |_, _| ok("{}")).await;
     let places = [
         ("/moved", target.url("127.0.0.1", "/").to_string()),
         ("/here", "/moved".to_owned()),
-        ("/somebody", somebody.url("127.0.0.1", "/").to_string()),
+        ("/somebody", stranger.url("127.0.0.1", "/").to_string()),
         ("/loop", "/loop".to_owned()),
         ("/plain", "http://127.0.0.1/".to_owned()),
         ("/user", "https://a@127.0.0.1/".to_owned()),
@@ -454,7 +456,7 @@ async fn redirects_are_followed_under_the_same_rules() {
         ask("/somebody").await,
         Err(FetchError::WrongId { .. })
     ));
-    assert_eq!(somebody.asked(), 0);
+    assert_eq!(stranger.asked(), 0);
     for (path, expected) in [
         ("/plain", UrlError::Scheme),
         ("/user", UrlError::UserInfo),
@@ -514,9 +516,9 @@ async fn what_is_no_bundle_is_refused_and_not_repeated() {
         FetchError::Status { status: 500, .. }
     ));
     drop(server);
-    let nobody: BundleUrl = "https://127.0.0.1:1/".parse().unwrap();
+    let closed: BundleUrl = "https://127.0.0.1:1/".parse().unwrap();
     assert!(matches!(
-        get(&nobody, &verify).await,
+        get(&closed, &verify).await,
         Err(FetchError::Connect { .. })
     ));
 }
@@ -526,9 +528,9 @@ async fn what_is_no_bundle_is_refused_and_not_repeated() {
 /// What no fetch ends that hears it.
 const HANGS: &str = "hangs";
 
-/// A way of fetching that the test speaks for, and that remembers which proof was asked for.
+/// A way of fetching whose answers the test gives, and that remembers which proof was asked for.
 #[derive(Clone)]
-struct Script(Arc<Mutex<(String, Vec<Proof>)>>);
+struct Script(Arc<Mutex<(String, Vec<ServerProof>)>>);
 
 impl Script {
     fn new(word: &TrustBundle) -> Self {
@@ -539,13 +541,13 @@ impl Script {
         self.0.lock().unwrap().0 = word.into();
     }
 
-    fn last_proof(&self) -> Proof {
+    fn last_proof(&self) -> ServerProof {
         self.0.lock().unwrap().1.pop().unwrap()
     }
 }
 
 impl Fetch for Script {
-    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: Proof) -> Fetching<'a> {
+    fn fetch<'a>(&'a self, relationship: &'a Relationship, proof: ServerProof) -> Fetching<'a> {
         let mut script = self.0.lock().unwrap();
         script.1.push(proof);
         let word = script.0.clone();
@@ -559,20 +561,20 @@ impl Fetch for Script {
     }
 }
 
-struct Kept {
+struct KeptBundle {
     writer: Arc<IdentityWriter>,
     reader: IdentityReader,
     status: StatusReader<FederationStatus>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Kept {
+impl Drop for KeptBundle {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Kept {
+impl KeptBundle {
     fn run(federation: Federation) -> Self {
         let (writer, reader) = identity(IdentityState::default());
         let (writer, status) = (Arc::new(writer), federation.status());
@@ -629,7 +631,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
     let good = ca.bundle("other.example").with_sequence(7);
     let script = Script::new(&good);
     let begin = tokio::time::Instant::now();
-    let mut kept = Kept::new(&script, Profile::Web);
+    let mut kept = KeptBundle::new(&script, Profile::Web);
     let now = kept.until(|status| status.fetches == 1).await;
     assert_eq!(
         (now.sequence, now.trusted, now.fetched_at),
@@ -640,7 +642,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
         (now.profile, now.max_age, now.roots, now.refresh_hint),
         ("https_web", minutes(20), 1, None)
     );
-    // The manual clock stands still, and nobody hints.
+    // The manual clock stands still, and there is no hint.
     let now = kept.until(|status| status.next_try.is_some()).await;
     assert_eq!(now.next_try, Some(noon() + DEFAULT_REFRESH));
 
@@ -663,7 +665,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
     kept.writer.set_bundles(Ca::new("own").bundle("td").into());
     assert_eq!(kept.bundle(), Some(good));
 
-    // Too long without a good word.
+    // Too long without a good bundle.
     let now = kept.until(|status| !status.trusted).await;
     assert_eq!((begin.elapsed(), now.failures), (minutes(20), 4));
     assert_eq!((now.roots, now.sequence), (0, Some(7)));
@@ -684,7 +686,7 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
 async fn a_bundle_without_keys_distrusts_and_nobody_speaks_for_our_own() {
     let ca = Ca::new("root");
     let script = Script::new(&ca.bundle("other.example"));
-    let mut kept = Kept::new(&script, Profile::Web);
+    let mut kept = KeptBundle::new(&script, Profile::Web);
     kept.until(|status| status.fetches == 1).await;
     assert!(!kept.bundle().unwrap().is_distrusted());
     script.say(r#"{"keys":[]}"#);
@@ -705,12 +707,12 @@ async fn an_endpoint_of_its_own_domain_is_verified_by_its_latest_bundle() {
     let roots = [first.cert.clone(), second.cert.clone()];
     let both = TrustBundle::new(domain("other.example"), roots).unwrap();
     let script = Script::new(&both);
-    let mut kept = Kept::new(&script, own(&first));
+    let mut kept = KeptBundle::new(&script, own(&first));
     kept.until(|status| status.fetches == 1).await;
     assert_eq!(script.last_proof(), by_id(&first)(), "the bootstrap bundle");
     let last = second.bundle("other.example");
     script.say(json(&last));
-    let with = |bundle| Proof::Spiffe {
+    let with = |bundle| ServerProof::Spiffe {
         id: id(SERVER),
         bundle,
     };
@@ -724,12 +726,12 @@ async fn an_endpoint_of_its_own_domain_is_verified_by_its_latest_bundle() {
 async fn an_endpoint_of_a_third_domain_is_verified_by_what_the_store_has() {
     let (third, ca) = (Ca::new("third"), Ca::new("root"));
     let script = Script::new(&ca.bundle("other.example"));
-    let who = id("spiffe://third.example/bundle-server");
+    let server = id("spiffe://third.example/bundle-server");
     let profile = Profile::Spiffe {
-        id: who.clone(),
+        id: server.clone(),
         bootstrap: None,
     };
-    let mut kept = Kept::new(&script, profile);
+    let mut kept = KeptBundle::new(&script, profile);
     let now = kept.until(|status| status.failures == 1).await;
     let error = now.last_error.unwrap().to_string();
     assert!(error.contains("no bundle of third.example"), "{error}");
@@ -739,7 +741,10 @@ async fn an_endpoint_of_a_third_domain_is_verified_by_what_the_store_has() {
     let begin = tokio::time::Instant::now();
     kept.until(|status| status.fetches == 1).await;
     assert_eq!(begin.elapsed(), Duration::from_secs(1));
-    assert_eq!(script.last_proof(), Proof::Spiffe { id: who, bundle });
+    assert_eq!(
+        script.last_proof(),
+        ServerProof::Spiffe { id: server, bundle }
+    );
     assert_eq!(kept.bundle(), Some(ca.bundle("other.example")));
 }
 
@@ -753,7 +758,7 @@ async fn a_relationship_is_kept_over_real_sockets() {
     let relationship = Relationship::new(domain("other.example"), url, own(&ca)).unwrap();
     let clock = ManualClock::new(noon()).shared();
     let federation = Federation::new(vec![relationship], [], &crypto(), clock, || 0.0).unwrap();
-    let mut kept = Kept::run(federation);
+    let mut kept = KeptBundle::run(federation);
     kept.until(|status| status.fetches == 1).await;
     assert_eq!(kept.bundle(), Some(bundle));
 }
@@ -788,7 +793,7 @@ async fn our_endpoint_serves_our_bundle_as_it_is_now() {
             "{path}: {error}"
         );
     }
-    // A bundle of another domain is nobody's business here.
+    // A bundle of another domain has no part here.
     writer.set_bundle(Ca::new("foreign").bundle("foreign.example"));
     let next = ca
         .bundle("other.example")

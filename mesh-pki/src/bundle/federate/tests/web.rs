@@ -80,7 +80,7 @@ impl Served {
         }
     }
 
-    async fn ask(&self, proof: Proof, root: &Ca) -> Result<TrustBundle, FetchError> {
+    async fn ask(&self, proof: ServerProof, root: &Ca) -> Result<TrustBundle, FetchError> {
         let url = format!("https://localhost:{}/bundle", self.port);
         get_by(&url.parse().unwrap(), proof, root).await
     }
@@ -100,11 +100,11 @@ async fn our_endpoint_is_its_host_under_the_roots_of_the_web() {
     dir.write("tls.key", &draft.key.serialize_pem());
     let bundle = own.bundle("other.example").with_sequence(3);
     let served = Served::new(&dir, bundle.clone()).await;
-    let fetched = served.ask(Proof::Web, &root).await.unwrap();
+    let fetched = served.ask(ServerProof::Web, &root).await.unwrap();
     assert_eq!(fetched, bundle.with_refresh_hint(DEFAULT_REFRESH));
     assert_eq!(served.status.load().not_after, Some(noon() + minutes(30)));
     // It is no SVID, and no other root vouches for it.
-    for (proof, root) in [(by_id(&own)(), &root), (Proof::Web, &own)] {
+    for (proof, root) in [(by_id(&own)(), &root), (ServerProof::Web, &own)] {
         let error = served.ask(proof, root).await.unwrap_err();
         assert!(matches!(error, FetchError::Tls { .. }), "{error}");
     }
@@ -117,7 +117,7 @@ async fn new_files_are_served_and_broken_ones_keep_the_old() {
     dir.write("tls.crt", &cert_pem(&draft, &first));
     dir.write("tls.key", &draft.key.serialize_pem());
     let mut served = Served::new(&dir, first.bundle("other.example")).await;
-    served.ask(Proof::Web, &first).await.unwrap();
+    served.ask(ServerProof::Web, &first).await.unwrap();
 
     // The certificate is there before its key: the old pair serves.
     let next = web_leaf().with(|params| params.not_after = (noon() + minutes(90)).into());
@@ -128,15 +128,15 @@ async fn new_files_are_served_and_broken_ones_keep_the_old() {
         matches!(*error, WebCertificateError::Mismatch { .. }),
         "{error}"
     );
-    served.ask(Proof::Web, &first).await.unwrap();
-    assert!(served.ask(Proof::Web, &second).await.is_err());
+    served.ask(ServerProof::Web, &first).await.unwrap();
+    assert!(served.ask(ServerProof::Web, &second).await.is_err());
 
     dir.write("tls.key", &next.key.serialize_pem());
     served.until(|status| status.last_error.is_none()).await;
     let now = served.status.load();
     assert_eq!((now.loads, now.not_after), (2, Some(noon() + minutes(90))));
-    served.ask(Proof::Web, &second).await.unwrap();
-    assert!(served.ask(Proof::Web, &first).await.is_err());
+    served.ask(ServerProof::Web, &second).await.unwrap();
+    assert!(served.ask(ServerProof::Web, &first).await.is_err());
 
     // Rubbish, and nothing at all.
     for (name, content) in [("tls.key", Some("rubbish")), ("tls.crt", None)] {
@@ -146,7 +146,7 @@ async fn new_files_are_served_and_broken_ones_keep_the_old() {
             None => std::fs::remove_file(dir.path(name)).unwrap(),
         }
         served.until(|status| status.failures > failures).await;
-        served.ask(Proof::Web, &second).await.unwrap();
+        served.ask(ServerProof::Web, &second).await.unwrap();
     }
 }
 

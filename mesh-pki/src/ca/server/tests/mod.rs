@@ -17,7 +17,6 @@ use super::*;
 use crate::bundle::TrustBundle;
 use crate::ca::Lifetimes;
 use crate::ca::attest::{Method, ReviewError, Reviewed, TokenIssuer, TokenReview};
-use crate::ca::client::{Bootstrap, CaClient, CaClientConfig, Token};
 use crate::ca::store::FileStore;
 use crate::ca::store::memory::MemoryDisk;
 use crate::clock::{Clock, ManualClock};
@@ -27,10 +26,12 @@ use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::rotate::{ObtainError, Rotation, obtain};
+use crate::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
 mod slow;
+mod source;
 
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 const OWN: &str = "spiffe://td/inmesh/ca";
@@ -44,14 +45,14 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A CA that is served on loopback, by a clock that stands still until it is told otherwise.
+/// A CA that is served on loopback, by a clock that stands still until it is set.
 struct World {
     ca: Arc<Ca<FileStore>>,
     clock: ManualClock,
     address: SocketAddr,
     cluster: Arc<LocalJwtIssuer>,
     bundle: TrustBundle,
-    counts: StatusReader<Counts>,
+    counts: StatusReader<CaCounts>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -169,7 +170,7 @@ impl World {
         Plain::over(connecting.await.unwrap()).await
     }
 
-    /// Somebody who knows Istio's definition, a root and a host name, and nothing of ours.
+    /// A client that knows Istio's definition, a root and a host name, and nothing of ours.
     async fn istio(&self) -> IstioCertificateServiceClient<Plain> {
         let roots = self.bundle.roots().iter().map(|root| root.der().clone());
         let mut store = rustls::RootCertStore::empty();
@@ -325,7 +326,7 @@ async fn who_proves_nothing_gets_nothing() {
             "{token:?}: {refused}"
         );
     }
-    // A good proof of what nobody may have.
+    // A good proof of an ID that is never granted.
     let other = json!({"iss": "https://ci", "sub": "repo:evil"});
     let refused = world
         .ask(Some(&world.token(other)), &csr_pem())
@@ -355,7 +356,7 @@ async fn who_proves_nothing_gets_nothing() {
     );
 }
 
-/// Who is unknown is answered before a byte of the message is read (D8); what is too large is not
+/// An unknown caller is answered before a byte of the message is read (D8); what is too large is not
 /// read to its end.
 #[tokio::test]
 async fn d8_a_stranger_is_refused_before_the_message_is_read() {
@@ -417,7 +418,7 @@ async fn a_review_by_kubernetes_counts_as_its_word() {
     world.ask(Some("good"), &csr_pem()).await.unwrap();
     let refused = world.ask(Some("bad"), &csr_pem()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    // Who cannot be asked has said nothing against the token.
+    // A review that is unavailable has said nothing against the token.
     let refused = world.ask(Some("later"), &csr_pem()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(!refused.message().contains("10.0.0.1"), "{refused}");
@@ -504,7 +505,7 @@ async fn a_rotation_is_acknowledged_on_the_stream_and_ends_by_itself() {
         .await
         .unwrap();
     assert_eq!(status.load().generation, FIRST + 1);
-    // The renewal is under the new root; the old one goes when the last leaf under it is over.
+    // The renewal is under the new root; the old one goes when the last leaf under it has expired.
     let (svid, bundle) = world.obtain(&client).await.unwrap();
     writer.set(svid, bundle.into());
     world.clock.advance(secs(700));
@@ -669,14 +670,14 @@ async fn a_mesh_is_re_keyed_after_a_compromise_at_the_cas_pace() {
     let crypto = crypto();
     let mut readers = Vec::new();
     for n in 0..members {
-        let who = format!("m{n}");
+        let name = format!("m{n}");
         let token = world.token(json!({
-            "sub": format!("system:serviceaccount:shop:{who}"),
-            "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": who}},
+            "sub": format!("system:serviceaccount:shop:{name}"),
+            "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": name}},
         }));
         let (writer, reader) = identity(IdentityState::default());
         let writer = Arc::new(writer);
-        let whose = id(&format!("spiffe://td/ns/shop/sa/{who}"));
+        let whose = id(&format!("spiffe://td/ns/shop/sa/{name}"));
         let config = CaClientConfig {
             id: whose.clone(),
             address: world.address.to_string(),
@@ -728,7 +729,7 @@ async fn a_mesh_is_re_keyed_after_a_compromise_at_the_cas_pace() {
     assert!(last < secs(60), "{last:?}");
 }
 
-// === who answers ===
+// === the server ===
 
 #[tokio::test]
 async fn only_the_ca_itself_is_asked() {
@@ -758,7 +759,7 @@ async fn only_the_ca_itself_is_asked() {
     let error = ask(config(OWN, "127.0.0.1:1", &world.bundle)).await;
     assert!(error.contains("cannot be reached"), "{error}");
 
-    // Somebody who answers with garbage.
+    // A server that answers with garbage.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -781,7 +782,7 @@ async fn strangers_that_say_nothing_are_let_go() {
     for _ in 0..2 {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
-    // Both places are taken by handshakes that never come; the next one waits until they are over.
+    // Both places are taken by handshakes that never come; the next one waits until they time out.
     let begin = Instant::now();
     let (client, _writer) = world.client(Token::Text(world.token(json!({})).into()));
     let answered = loop {
@@ -806,8 +807,8 @@ async fn an_operator_sees_and_drives_the_ca() {
 
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let nobody = AdminClient::connect(dir.path()).await.unwrap_err();
-    assert!(matches!(nobody, AdminError::Connect { .. }), "{nobody}");
+    let missing = AdminClient::connect(dir.path()).await.unwrap_err();
+    assert!(matches!(missing, AdminError::Connect { .. }), "{missing}");
     // The socket of a process that is gone is replaced.
     drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
     let socket = AdminSocket::bind(dir.path()).unwrap();
@@ -823,13 +824,13 @@ async fn an_operator_sees_and_drives_the_ca() {
     let serving = tokio::spawn(socket.serve(Arc::clone(&world.ca), async {
         let _ = stopped.await;
     }));
-    let mut admin = AdminClient::connect(dir.path()).await.unwrap();
-    let status = async |admin: &mut AdminClient| -> Value {
+    let admin = AdminClient::connect(dir.path()).await.unwrap();
+    let status = async |admin: &AdminClient| -> Value {
         serde_json::from_str(&admin.status().await.unwrap()).unwrap()
     };
 
     let token = admin.create_token(&id(CART), secs(60)).await.unwrap();
-    assert_eq!(status(&mut admin).await["openTokens"], 1);
+    assert_eq!(status(&admin).await["openTokens"], 1);
     let (client, _writer) = world.client(Token::Text(token));
     world.obtain(&client).await.unwrap();
     let error = admin
@@ -856,7 +857,7 @@ async fn an_operator_sees_and_drives_the_ca() {
         early.contains("activate waits until") && early.contains(CART),
         "{early}"
     );
-    let shown = status(&mut admin).await;
+    let shown = status(&admin).await;
     assert_eq!(shown["waitsFor"]["members"][0]["name"], client.instance());
     assert_eq!(shown["authorities"][1]["stage"], "published");
     assert_eq!(
@@ -870,6 +871,15 @@ async fn an_operator_sees_and_drives_the_ca() {
     let error = admin.rotate(None, false, garbage).await.unwrap_err();
     assert!(error.to_string().contains("PEM"), "{error}");
 
+    distrusts_and_recovers(&world, &admin).await;
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+    assert!(!dir.path().join(SOCKET).exists(), "nothing is left behind");
+}
+
+async fn distrusts_and_recovers(world: &World, admin: &crate::ca::admin::AdminClient) {
+    let status =
+        async || -> Value { serde_json::from_str(&admin.status().await.unwrap()).unwrap() };
     let old = world.bundle.roots()[0].key_id();
     admin.distrust(old, None).await.unwrap();
     let unknown = admin.distrust(old, None).await.unwrap_err();
@@ -878,10 +888,7 @@ async fn an_operator_sees_and_drives_the_ca() {
         "{unknown}"
     );
     admin.recover(secs(60), secs(3600)).await.unwrap();
-    assert!(status(&mut admin).await["recovery"]["until"].is_u64());
+    assert!(status().await["recovery"]["until"].is_u64());
     admin.recover(secs(0), secs(0)).await.unwrap();
-    assert!(status(&mut admin).await["recovery"].is_null());
-    stop.send(()).unwrap();
-    serving.await.unwrap();
-    assert!(!dir.path().join(SOCKET).exists(), "nothing is left behind");
+    assert!(status().await["recovery"].is_null());
 }

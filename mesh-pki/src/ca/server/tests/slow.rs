@@ -39,14 +39,14 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     end.unwrap_or_else(|_| panic!("not within a minute: {what}"))
 }
 
-/// Lets everything run that can run without news from a socket.
+/// Lets everything run that can run without input from a socket.
 async fn settle() {
     for _ in 0..200 {
         yield_now().await;
     }
 }
 
-/// A CA whose answers leave it `delay` after they are made; each one that is made is told.
+/// A CA whose answers leave it `delay` after they are made; each one that is made is counted.
 struct Slow {
     ca: Arc<Ca<FileStore>>,
     clock: TokioClock,
@@ -54,7 +54,7 @@ struct Slow {
     bundle: TrustBundle,
     delay: Arc<Mutex<Duration>>,
     made: UnboundedReceiver<()>,
-    counts: StatusReader<Counts>,
+    counts: StatusReader<CaCounts>,
 }
 
 impl Slow {
@@ -97,20 +97,20 @@ impl Slow {
         made.unwrap();
     }
 
-    /// Somebody who has joined.
-    async fn join(&mut self, who: &str) -> (CaClient, Arc<IdentityWriter>) {
-        let token = self.ca.open_token(&id(who), noon() + secs(60)).await;
+    /// A client that has joined.
+    async fn join(&mut self, own: &str) -> (CaClient, Arc<IdentityWriter>) {
+        let token = self.ca.open_token(&id(own), noon() + secs(60)).await;
         let (writer, reader) = identity(IdentityState::default());
         let config = CaClientConfig {
-            id: id(who),
+            id: id(own),
             address: self.address.to_string(),
             ca: id(OWN),
             bootstrap: Bootstrap::Bundle(self.bundle.clone()),
             token: Token::Text(token.unwrap()),
         };
         let client = CaClient::new(config, reader, &crypto(), self.clock.shared()).unwrap();
-        let (who, crypto) = (id(who), crypto());
-        let joined = obtain(&client, &who, &crypto, &self.clock);
+        let (own, crypto) = (id(own), crypto());
+        let joined = obtain(&client, &own, &crypto, &self.clock);
         let (svid, bundle) = soon("a leaf", joined).await.unwrap();
         writer.set(svid, bundle.into());
         self.made().await;
@@ -133,7 +133,7 @@ async fn serve(
         tokio::spawn(async move {
             let stream = accepting.await.unwrap();
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let caller = Arc::new(Caller {
+            let caller = Arc::new(CallerConnection {
                 chain: chain.to_vec(),
                 known: AtomicBool::new(false),
             });
@@ -182,9 +182,9 @@ async fn handshake(
     (begin.elapsed(), presented[0].clone().into_owned())
 }
 
-/// Answers that come after 30 s are dropped with their connection, for nobody has waited since
+/// Answers that come after 30 s are dropped with their connection, for no caller has waited since
 /// 20 s; one that comes after 15 s is used. The member tries again after 20 s each time, less soon
-/// each time, and its handshakes go on with the SVID that it has, without a millisecond of waiting.
+/// each time, and its handshakes continue with the SVID that it has, without a millisecond of waiting.
 #[tokio::test]
 async fn a_ca_that_answers_late_holds_nobody_up() {
     let _hold = stop_time();
@@ -225,7 +225,7 @@ async fn a_ca_that_answers_late_holds_nobody_up() {
     assert!(slow.made.try_recv().is_err(), "too early");
     advance(ms(100)).await;
     slow.made().await;
-    // Here the first answer would come, to nobody.
+    // Here the first answer would come, to no caller.
     advance(ms(9_500)).await;
     settle().await;
     assert_eq!((in_use(), status.load().rotations), (first.clone(), 0));
@@ -251,7 +251,7 @@ async fn a_ca_that_answers_late_holds_nobody_up() {
     let second = in_use();
     assert_ne!(second, first);
     goes_on(&second).await;
-    // Five leaves were signed, two of which nobody has; the CA counts them as alive.
+    // Five leaves were signed, two of which no client has; the CA counts them as alive.
     assert_eq!(slow.counts.load().issued, 5);
     assert_eq!(slow.ca.status().await.members, 2);
     run.abort();

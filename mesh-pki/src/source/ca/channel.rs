@@ -1,4 +1,4 @@
-//! Who is to answer and what is trusted in, a connection over mutual TLS out: the one way in which
+//! A server's SPIFFE ID and what is trusted in, a connection over mutual TLS out: the one way in which
 //! clients of a CA or a control plane reach it.
 //!
 //! The server is verified by its SPIFFE ID, against the bundle of that ID's own trust domain; no
@@ -18,22 +18,22 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::clock::Clock;
+use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::store::{IdentityState, identity};
-use crate::tls::{self, Crypto, HandshakeError};
+use crate::tls::{self, HandshakeError};
 
 /// How long connecting and the handshake may take, each.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection to a server whose SPIFFE ID was verified.
 #[derive(Debug)]
-pub struct Connection(Box<TlsStream<TcpStream>>);
+pub(super) struct Connection(Box<TlsStream<TcpStream>>);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// Nobody can be reached there.
+pub(super) enum ConnectError {
+    /// No server can be reached there.
     #[error("{address} cannot be reached")]
     Connect {
         /// Where.
@@ -42,12 +42,12 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// There is no mutual TLS with whoever answers.
+    /// The server that answers speaks no mutual TLS with us.
     #[error("{address} answers, but not as {expected}")]
     Handshake {
         /// Where.
         address: String,
-        /// Who was expected.
+        /// The ID that was expected.
         expected: SpiffeId,
         /// Why not.
         #[source]
@@ -59,17 +59,17 @@ pub enum ConnectError {
         /// Where.
         address: String,
     },
-    /// Somebody else answered.
+    /// A server with another ID answered.
     #[error("{address} is {}, {expected} was expected", match got {
         Some(got) => got.to_string(),
-        None => "nobody".to_owned(),
+        None => "a server without an ID".to_owned(),
     })]
     WrongId {
         /// Where.
         address: String,
-        /// Who was expected.
+        /// The ID that was expected.
         expected: SpiffeId,
-        /// Who answered.
+        /// The ID that answered.
         got: Option<SpiffeId>,
     },
 }
@@ -81,7 +81,7 @@ pub enum ConnectError {
 /// # Errors
 ///
 /// [`ConnectError`]; not a byte of a request has been sent.
-pub async fn connect(
+pub(super) async fn connect(
     address: &str,
     expected: &SpiffeId,
     state: IdentityState,

@@ -2,9 +2,9 @@
 //! the task that keeps the bundle as the CA has it ([`CaClient::watch`]).
 //!
 //! A call is one connection: the CA is verified by its SPIFFE ID against the bundle of the moment,
-//! and only a start, or an SVID that is over, falls back to the bundle that the operator gave. What
-//! proves who we are is chosen for each call: the SVID, while a peer would accept it; else a token,
-//! read anew each time; else an SVID that is over, which a CA accepts only in an open recovery
+//! and only a start, or an expired SVID, falls back to the bundle that the operator gave. What
+//! proves our ID is chosen for each call: the SVID, while a peer would accept it; else a token,
+//! read anew each time; else an expired SVID, which a CA accepts only in an open recovery
 //! window. The two are never sent together.
 
 use std::fmt;
@@ -12,43 +12,39 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use http::Uri;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use super::chain_of;
+use super::channel::{self, ConnectError};
 use super::h2::H2;
-use super::names::{GENERATION, ID, INSTANCE, RETRY_AFTER};
 use crate::bundle::TrustBundle;
-use crate::channel::{self, ConnectError};
 use crate::clock::Clock;
-use crate::hex;
+use crate::crypto::{Crypto, CryptoError};
+use crate::error::chain_of;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::{Csr, IssueError, IssuedChain, Issuer};
+use crate::metadata::{GENERATION, ID, INSTANCE, RETRY_AFTER};
 use crate::pem;
 use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{Place, Rejected, Usage, validate};
-use crate::tls::{Crypto, CryptoError};
-
-mod watch;
 
 #[cfg(doc)]
 use crate::rotate::Rotation;
 
-pub use watch::WatchStatus;
-
 /// How long a call may take, from the connection to the answer.
-const CALL: Duration = Duration::from_secs(20);
+pub(super) const CALL: Duration = Duration::from_secs(20);
 
 /// The largest answer that is read.
-const MAX_ANSWER: usize = 1024 * 1024;
+pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 
 /// Where the bundle comes from that a CA is verified against before it has sent one.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Bootstrap {
     /// A fixed one.
@@ -57,11 +53,11 @@ pub enum Bootstrap {
     File(PathBuf),
 }
 
-/// What proves who we are, where there is no SVID yet.
+/// What proves our ID, where there is no SVID yet.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Token {
-    /// A file with a token, read anew each time: whoever issues it replaces it.
+    /// A file with a token, read anew each time: its issuer replaces it.
     File(PathBuf),
     /// No token: an SVID is there.
     None,
@@ -70,33 +66,57 @@ pub enum Token {
 }
 
 /// A client of a CA; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::clock::SystemClock;
+/// use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
+/// use inmesh_pki::{Crypto, IdentityState, identity, rotate};
+///
+/// let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+/// let config = CaClientConfig {
+///     id: "spiffe://prod.example/ns/shop/sa/cart".parse()?,
+///     address: "ca.prod.example:15012".to_owned(),
+///     ca: "spiffe://prod.example/inmesh/ca".parse()?,
+///     bootstrap: Bootstrap::File("/etc/mesh/bundle.pem".into()),
+///     token: Token::File("/var/run/secrets/mesh/token".into()),
+/// };
+/// let id = config.id.clone();
+/// let (_writer, reader) = identity(IdentityState::default());
+/// let client = CaClient::new(config, reader, &crypto, clock.clone())?;
+/// let (svid, bundle) = rotate::obtain(&client, &id, &crypto, &*clock).await?;
+/// # drop((svid, bundle));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
-pub struct CaClient(Arc<Inner>);
+pub struct CaClient(pub(super) Arc<ClientInner>);
 
-struct Inner {
-    id: SpiffeId,
-    address: String,
-    ca: SpiffeId,
-    bootstrap: Bootstrap,
-    token: Token,
-    instance: String,
-    reader: IdentityReader,
-    crypto: Crypto,
-    clock: Arc<dyn Clock>,
+pub(super) struct ClientInner {
+    pub(super) id: SpiffeId,
+    pub(super) address: String,
+    pub(super) ca: SpiffeId,
+    pub(super) bootstrap: Bootstrap,
+    pub(super) token: Token,
+    pub(super) instance: String,
+    pub(super) reader: IdentityReader,
+    pub(super) crypto: Crypto,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What a client is told.
-#[derive(Clone, Debug)]
+/// The configuration of a client.
+#[derive(Debug, Clone)]
 pub struct CaClientConfig {
-    /// Who we are to be.
+    /// Our SPIFFE ID.
     pub id: SpiffeId,
     /// Where the CA is, `host:port`.
     pub address: String,
-    /// Who the CA is.
+    /// The CA's SPIFFE ID.
     pub ca: SpiffeId,
     /// What it is verified against at first.
     pub bootstrap: Bootstrap,
-    /// What proves who we are at first.
+    /// What proves our ID at first.
     pub token: Token,
 }
 
@@ -114,13 +134,13 @@ impl CaClient {
     ) -> Result<Self, CryptoError> {
         let mut name = [0; 16];
         crypto.fill(&mut name)?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(ClientInner {
             id: config.id,
             address: config.address,
             ca: config.ca,
             bootstrap: config.bootstrap,
             token: config.token,
-            instance: hex::encode(&name),
+            instance: HEXLOWER.encode(&name),
             reader,
             crypto: crypto.clone(),
             clock,
@@ -135,7 +155,7 @@ impl CaClient {
 }
 
 impl Issuer for CaClient {
-    /// Asks the CA; the answer is not verified here, whoever asked does that.
+    /// Asks the CA; the answer is verified by the caller.
     async fn issue(&self, id: &SpiffeId, csr: &Csr) -> Result<IssuedChain, IssueError> {
         match timeout(CALL, self.0.create(id, csr)).await {
             Ok(answer) => answer,
@@ -145,18 +165,18 @@ impl Issuer for CaClient {
 }
 
 /// How one call is made: what the connection presents, and what goes with the call.
-struct Approach {
-    state: IdentityState,
-    token: Option<Zeroizing<String>>,
+pub(super) struct Approach {
+    pub(super) state: IdentityState,
+    pub(super) token: Option<Zeroizing<String>>,
 }
 
-impl Inner {
-    fn trust_domain(&self) -> &TrustDomain {
+impl ClientInner {
+    pub(super) fn trust_domain(&self) -> &TrustDomain {
         self.ca.trust_domain()
     }
 
     /// The generation of the bundle in use.
-    fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         let state = self.reader.load();
         let bundle = state.bundles().get(self.trust_domain());
         bundle.and_then(TrustBundle::sequence).unwrap_or(0)
@@ -164,9 +184,9 @@ impl Inner {
 
     /// 1. An SVID that a peer would accept now is presented, under the bundle in use.
     /// 2. Else a token goes with the call, if there is one, and no certificate.
-    /// 3. Else an SVID that is over is presented.
+    /// 3. Else an expired SVID is presented.
     /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start.
-    fn approach(&self) -> Result<Approach, IssueError> {
+    pub(super) fn approach(&self) -> Result<Approach, IssueError> {
         let (state, now) = (self.reader.load(), self.clock.now());
         let svid = state.svid(&self.id);
         let verdict = svid.map(|svid| {
@@ -197,7 +217,7 @@ impl Inner {
             });
         }
         let token = self.token.read();
-        let over = matches!(
+        let expired = matches!(
             verdict,
             Some(Err(Rejected::Expired {
                 place: Place::Leaf,
@@ -209,7 +229,7 @@ impl Inner {
                 state: to_use,
                 token: Some(token),
             }),
-            Ok(None) | Err(_) if over => {
+            Ok(None) | Err(_) if expired => {
                 present(&mut to_use);
                 Ok(Approach {
                     state: to_use,
@@ -224,7 +244,7 @@ impl Inner {
         }
     }
 
-    async fn connect(&self, state: IdentityState) -> Result<H2, ConnectError> {
+    pub(super) async fn connect(&self, state: IdentityState) -> Result<H2, ConnectError> {
         let (crypto, clock) = (&self.crypto, Arc::clone(&self.clock));
         let connection =
             channel::connect(&self.address, &self.ca, state, b"h2", crypto, clock).await?;
@@ -236,8 +256,12 @@ impl Inner {
             })
     }
 
-    /// A request that says who asks, with its token if it has one.
-    fn request<T>(&self, message: T, token: Option<&str>) -> Result<tonic::Request<T>, IssueError> {
+    /// A request that names our ID and instance, with a token if there is one.
+    pub(super) fn request<T>(
+        &self,
+        message: T,
+        token: Option<&str>,
+    ) -> Result<tonic::Request<T>, IssueError> {
         let mut request = tonic::Request::new(message);
         let metadata = request.metadata_mut();
         let garbled = |_| unavailable("the token is no text for a header".to_owned(), None);
@@ -316,7 +340,7 @@ impl Bootstrap {
         match self {
             Self::Bundle(bundle) => Ok(bundle.clone()),
             Self::File(path) => {
-                let pem = crate::fs::read(path)
+                let pem = crate::disk::read(path)
                     .map_err(|error| format!("{}: {error}", path.display()))?;
                 TrustBundle::from_pem(trust_domain.clone(), &pem).map_err(|error| chain_of(&error))
             }
@@ -330,7 +354,7 @@ impl Token {
             Self::None => Ok(None),
             Self::Text(token) => Ok(Some(token.clone())),
             Self::File(path) => {
-                let bytes = crate::fs::read(path)
+                let bytes = crate::disk::read(path)
                     .map_err(|error| format!("{}: {error}", path.display()))?;
                 let text = std::str::from_utf8(&bytes)
                     .map_err(|_| format!("{} is no text", path.display()))?;
@@ -361,7 +385,7 @@ impl fmt::Debug for CaClient {
     }
 }
 
-fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
+pub(super) fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
     IssueError::Unavailable {
         reason,
         retry_after,
@@ -369,7 +393,7 @@ fn unavailable(reason: String, retry_after: Option<Duration>) -> IssueError {
 }
 
 /// What the CA's refusal means; how long it asks us to stay away.
-fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
+pub(super) fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
     let reason = status.message().chars().take(512).collect();
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
@@ -390,6 +414,6 @@ fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
 }
 
 /// The name in the calls; no host name plays a part.
-fn origin() -> Uri {
+pub(super) fn origin() -> Uri {
     Uri::from_static("https://ca.inmesh.internal")
 }

@@ -1,8 +1,8 @@
-//! A rustls crypto provider in, one handle that everyone above passes around out.
+//! A rustls crypto provider in, one handle that every layer above passes on out.
 //!
 //! The handle fixes what the mesh speaks: TLS 1.3 suites only, AES-128-GCM first (a quarter cheaper
 //! than AES-256 on small cores), hybrid post-quantum key exchange first. Groups are ordered here and
-//! not by rustls' features, because a feature would flip the order for everyone in the build.
+//! not by rustls' features, because a feature would flip the order for the whole build.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,11 +12,24 @@ use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
 /// The cryptography that every TLS entry and every verification is given; cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "aws-lc-rs")]
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::Crypto;
+///
+/// let crypto = Crypto::aws_lc_rs();
+/// // Less work for each handshake, without protection from future quantum computers.
+/// let classical = crypto.classical()?;
+/// # drop(classical);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Crypto(Arc<CryptoProvider>);
 
 /// Why a provider cannot serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CryptoError {
     /// The provider offers no key exchange group.
@@ -94,7 +107,7 @@ impl Crypto {
         Self::from_provider(provider)
     }
 
-    /// The provider inside, for whoever makes rustls configurations of their own.
+    /// The provider inside, for callers that make rustls configurations of their own.
     #[must_use]
     pub fn provider(&self) -> &Arc<CryptoProvider> {
         &self.0
@@ -115,10 +128,25 @@ impl Crypto {
         suite.common.hash_provider.hash(bytes).as_ref().to_vec()
     }
 
+    /// Draws numbers that are uniform in 0..1, for what is spread over time; where the provider has no
+    /// randomness, 0.5.
+    #[cfg(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api"))]
+    pub(crate) fn draw(&self) -> impl FnMut() -> f64 + Send + use<> {
+        let crypto = self.clone();
+        move || {
+            let mut bytes = [0; 8];
+            match crypto.fill(&mut bytes) {
+                // A double has 53 bits.
+                Ok(()) => (u64::from_be_bytes(bytes) >> 11) as f64 / (1_u64 << 53) as f64,
+                Err(_) => 0.5,
+            }
+        }
+    }
+
     /// Fills `bytes` with randomness from the provider.
     #[cfg_attr(
-        not(any(feature = "aws-lc-rs", feature = "ring")),
-        expect(dead_code, reason = "only issuing draws serials")
+        not(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api")),
+        expect(dead_code, reason = "only issuing and spreading over time draw")
     )]
     pub(crate) fn fill(&self, bytes: &mut [u8]) -> Result<(), CryptoError> {
         self.0

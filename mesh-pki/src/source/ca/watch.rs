@@ -12,10 +12,12 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::{Approach, CALL, CaClient, Inner, MAX_ANSWER, error_of, origin};
+use super::client::{
+    Approach, CALL, CaClient, ClientInner, MAX_ANSWER, error_of, origin, unavailable,
+};
 use crate::bundle::TrustBundle;
-use crate::ca::chain_of;
 use crate::crl::Crl;
+use crate::error::chain_of;
 use crate::issue::IssueError;
 use crate::proto::inmesh_ca::WatchRequest;
 use crate::proto::inmesh_ca::ca_client::CaClient as WatchClient;
@@ -24,7 +26,7 @@ use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
 
 /// How the stream of bundles is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WatchStatus {
     /// Whether a stream is open.
@@ -41,7 +43,7 @@ impl CaClient {
     /// Keeps the bundle of the CA's trust domain as the CA has it, until `shutdown` is ready.
     ///
     /// `draw` gives numbers that are uniform in 0..1. The task waits while there is nothing that
-    /// proves who we are: a watcher is a member.
+    /// proves our ID: a watcher is a member.
     pub fn watch<D, F>(
         &self,
         writer: Arc<IdentityWriter>,
@@ -93,7 +95,7 @@ impl CaClient {
     }
 }
 
-impl Inner {
+impl ClientInner {
     /// One stream, from its connection to its end; says why it has ended.
     async fn listen(
         &self,
@@ -101,7 +103,7 @@ impl Inner {
         watched: &StatusWriter<WatchStatus>,
     ) -> IssueError {
         match self.listen_until_error(writer, watched).await {
-            Ok(()) => super::unavailable("the CA has ended the stream".to_owned(), None),
+            Ok(()) => unavailable("the CA has ended the stream".to_owned(), None),
             Err(error) => error,
         }
     }
@@ -111,11 +113,11 @@ impl Inner {
         writer: &IdentityWriter,
         watched: &StatusWriter<WatchStatus>,
     ) -> Result<(), IssueError> {
-        let late = |_| super::unavailable("no answer in time".to_owned(), None);
+        let late = |_| unavailable("no answer in time".to_owned(), None);
         // A join token would be spent on a certificate; so wait for that one.
         let Approach { state, token } = self.approach()?;
         let connection = self.connect(state).await;
-        let connection = connection.map_err(|error| super::unavailable(chain_of(&error), None))?;
+        let connection = connection.map_err(|error| unavailable(chain_of(&error), None))?;
         let mut client =
             WatchClient::with_origin(connection, origin()).max_decoding_message_size(MAX_ANSWER);
         let (say, said) = mpsc::channel(4);
@@ -138,19 +140,19 @@ impl Inner {
             };
             let trust_domain = self.trust_domain().clone();
             let bundle = TrustBundle::from_json(trust_domain, &update.bundle_json)
-                .map_err(|error| super::unavailable(chain_of(&error), None))?
+                .map_err(|error| unavailable(chain_of(&error), None))?
                 .with_sequence(update.generation);
             let crls = update
                 .crls
                 .iter()
                 .map(|der| Crl::from_der(der))
                 .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| super::unavailable(chain_of(&error), None))?;
+                .map_err(|error| unavailable(chain_of(&error), None))?;
             let mut refused = false;
             writer.update(|state| refused = !state.replace_trust(bundle, crls));
             if refused {
                 let reason = "the CA sent an older bundle, or too many lists".to_owned();
-                return Err(super::unavailable(reason, None));
+                return Err(unavailable(reason, None));
             }
             let generation = self.generation();
             watched.update(|status| {

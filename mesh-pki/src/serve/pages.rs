@@ -1,0 +1,69 @@
+//! Pages about a process over HTTP/1.1, for people and scrapers.
+
+use std::future::{Future, pending};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use tokio::net::TcpListener;
+
+use super::{accept, http1};
+
+/// Connections to [`pages`] at once; more wait to be accepted.
+const MAX_PAGES: usize = 256;
+
+/// Serves pages about this process over HTTP/1.1, for people and scrapers; it never ends.
+///
+/// `answer` gets the head of each request; a body is not read. A request whose Host is neither an
+/// address nor `localhost` is answered with 403 before `answer` sees it, so that no web page can ask
+/// through a browser. At most 256 connections are open at once, each idle for 5 s at most. Bind it to
+/// loopback: it asks for no identity.
+///
+/// ```no_run
+/// # async fn run(listener: tokio::net::TcpListener) {
+/// use http::{Request, Response};
+/// use inmesh_pki::serve::pages;
+///
+/// pages(listener, async |request: Request<()>| {
+///     Response::new(format!("no page at {}", request.uri().path()).into())
+/// })
+/// .await;
+/// # }
+/// ```
+pub async fn pages<F, R>(listener: TcpListener, answer: F)
+where
+    F: Fn(Request<()>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Bytes>> + Send,
+{
+    let answer = Arc::new(answer);
+    let serve = |stream, _| {
+        let answer = Arc::clone(&answer);
+        Some(http1(stream, true, move |request| {
+            let answer = Arc::clone(&answer);
+            async move {
+                if !is_local(request.headers()) {
+                    let reason = "the Host must be an address or localhost\n";
+                    let mut refusal = Response::new(Full::from(reason));
+                    *refusal.status_mut() = StatusCode::FORBIDDEN;
+                    return refusal;
+                }
+                answer(request.map(drop)).await.map(Full::new)
+            }
+        }))
+    };
+    accept(&listener, "pages", MAX_PAGES, serve, pending()).await;
+}
+
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else {
+        return false;
+    };
+    let name = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        Some((v6, _)) => v6,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
