@@ -1,23 +1,20 @@
 //! What runs beside the mesh in an agent in (federation, the Workload API that it serves), sections of
 //! its status and metrics out. Both are read when they are asked for, so they always agree.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use inmesh_core::runtime::Admin;
-use inmesh_core::telemetry::Metrics;
+use inmesh_core::telemetry::{Collect, Metrics, Samples};
 use inmesh_pki::bundle::federate::{FederationStatus, RelationshipStatus, WebCertificateStatus};
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::workload_api::server::ServerStatus;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
 use serde_json::{Value, json};
 
 use crate::federation::Endpoint;
-use crate::scrape::{self, seconds};
+use crate::seconds::seconds;
 
 /// What runs beside the mesh, as far as an agent's file asks for it.
 #[derive(Clone, Debug, Default)]
@@ -68,20 +65,18 @@ impl Beside {
 
     /// Adds what there is to the metrics.
     pub(crate) fn register(&self, metrics: &Metrics) {
-        let collector = Box::new(self.clone());
-        metrics.register(|registry| registry.register_collector(collector));
+        metrics.collect(self.clone());
     }
 }
 
-impl Collector for Beside {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+impl Collect for Beside {
+    fn collect(&self, samples: &mut Samples<'_>) {
         if let Some(federation) = &self.federation {
-            federation.encode(&mut encoder)?;
+            federation.collect(samples);
         }
         if let Some(api) = &self.workload_api {
-            api.encode(&mut encoder)?;
+            api.collect(samples);
         }
-        Ok(())
     }
 }
 
@@ -132,7 +127,7 @@ impl RunningFederation {
         json!({"relationships": rows, "bundle_endpoint": endpoint})
     }
 
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn collect(&self, samples: &mut Samples<'_>) {
         let all = self.relationships.as_ref().map(StatusReader::load);
         let all = all.unwrap_or_default();
         let refreshed = |status: &RelationshipStatus| Some(status.fetched_at.map_or(0, seconds));
@@ -163,7 +158,7 @@ impl RunningFederation {
             let values = all.iter().filter_map(|(trust_domain, status)| {
                 Some(([("trust_domain", trust_domain.as_str())], read(status)?))
             });
-            scrape::gauges(encoder, (name, help), values)?;
+            samples.gauges(name, help, values);
         }
         let fetches = all.iter().flat_map(|(trust_domain, status)| {
             let labels = |outcome| {
@@ -178,14 +173,13 @@ impl RunningFederation {
             ]
         });
         let help = "Attempts to fetch the bundle of a foreign trust domain, by their outcome";
-        scrape::counters(encoder, ("mesh_federation_fetches", help), fetches)?;
+        samples.counters("mesh_federation_fetches", help, fetches);
         let web = self.endpoint.as_ref().and_then(|own| own.web.as_ref());
         if let Some(not_after) = web.and_then(|web| web.load().not_after) {
             let name = "mesh_federation_endpoint_certificate_expiration_timestamp_seconds";
             let help = "When the certificate of the bundle endpoint ends, in seconds since 1970";
-            scrape::gauge(encoder, (name, help, seconds(not_after)))?;
+            samples.gauge(name, help, seconds(not_after));
         }
-        Ok(())
     }
 }
 
@@ -208,9 +202,9 @@ impl RunningWorkloadApi {
         })
     }
 
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn collect(&self, samples: &mut Samples<'_>) {
         let now = self.status.load();
-        for one in [
+        for (name, help, value) in [
             (
                 "mesh_workload_api_entries",
                 "Identities that the Workload API gives",
@@ -227,12 +221,12 @@ impl RunningWorkloadApi {
                 now.streams as u64,
             ),
         ] {
-            scrape::gauge(encoder, one)?;
+            samples.gauge(name, help, value);
         }
         let help = "Connections and calls that the Workload API refused, by reason";
         let refusals = now.refusals.each();
         let refusals = refusals.map(|(reason, count)| ([("reason", reason)], count));
-        scrape::counters(encoder, ("mesh_workload_api_refusals", help), refusals)
+        samples.counters("mesh_workload_api_refusals", help, refusals);
     }
 }
 

@@ -11,7 +11,7 @@ mod federation;
 mod fetch;
 mod log;
 mod otlp;
-mod scrape;
+mod seconds;
 mod term;
 mod workload_api;
 

@@ -37,6 +37,7 @@ pub(crate) struct Sent {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease,
     pub(crate) peer: Option<SpiffeId>,
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// An endpoint, the local workload that sends to it, and what is kept for the two.
@@ -66,14 +67,14 @@ impl Connector {
             kept: Kept::of(member, tls.local(), self.idle_max),
         };
         match version {
-            HttpVersion::Http1 => self.send_h1(&to, request, reuse, now).await,
-            HttpVersion::Http2 => self.send_h2(&to, request, now).await,
+            HttpVersion::Http1 => self.send_h1(to, request, reuse, now).await,
+            HttpVersion::Http2 => self.send_h2(to, request, now).await,
         }
     }
 
     async fn send_h1(
         &self,
-        to: &To<'_>,
+        to: To<'_>,
         request: &mut Request<Body>,
         reuse: Reuse,
         now: Instant,
@@ -85,7 +86,7 @@ impl Connector {
         };
         let (mut connection, age) = match pooled {
             Some(connection) => (connection, Age::Used),
-            None => Box::pin(self.another_h1(to, reuse)).await?,
+            None => Box::pin(self.another_h1(&to, reuse)).await?,
         };
         let copy = match age {
             Age::New => None,
@@ -97,6 +98,7 @@ impl Connector {
                 response,
                 peer: connection.peer.clone(),
                 lease: Lease(Leased::Http1(Arc::clone(pool), Some(connection))),
+                kept: to.kept,
             }),
             Err(e) => Err(Unsent::broken(e, to.member, age, copy, request)),
         }
@@ -104,13 +106,13 @@ impl Connector {
 
     async fn send_h2(
         &self,
-        to: &To<'_>,
+        to: To<'_>,
         request: &mut Request<Body>,
         now: Instant,
     ) -> Result<Sent, Unsent> {
         let (connection, age) = match to.kept.pool.take_h2(now) {
             Some(connection) => (connection, Age::Used),
-            None => match Box::pin(self.shared_h2(to)).await {
+            None => match Box::pin(self.shared_h2(&to)).await {
                 Ok(connection) => (connection, Age::New),
                 Err(error) => return Err(Unsent::unconnected(error)),
             },
@@ -126,6 +128,7 @@ impl Connector {
                 response,
                 lease,
                 peer,
+                kept: to.kept,
             }),
             Err(e) => Err(Unsent::broken(e, to.member, age, copy, request)),
         }

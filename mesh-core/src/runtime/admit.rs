@@ -57,7 +57,14 @@ pub(super) fn begin(
         }
     };
     let protocol = Protocol::of(request.version(), headers);
-    let mut exchange = Exchange::new(direction, protocol, context);
+    let attempts = match direction {
+        Direction::Inbound => Attempts::at_one(),
+        Direction::Outbound => Attempts::at_any(),
+    };
+    // Filled in its place, because it is large.
+    let call = Call::new(Exchange::new(direction, protocol, context), attempts);
+    let mut pending = Pending::new(call, recorder, series, state.cloned());
+    let exchange = &mut pending.call().exchange;
     exchange.workload = Arc::clone(&local.workload().name);
     exchange.parent_span = above.map(|a| a.span_id);
     exchange.method = Some(request.method().clone());
@@ -67,12 +74,8 @@ pub(super) fn begin(
         .filter(|a| a.len() <= AGENT)
         .cloned();
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
-    let attempts = match direction {
-        Direction::Inbound => Attempts::at_one(),
-        Direction::Outbound => Attempts::at_any(),
-    };
-    let call = Call::new(exchange, attempts);
-    Pending::new(call, recorder, series, state.cloned(), request.body_mut())
+    pending.count_body(request.body_mut());
+    pending
 }
 
 /// Checks a request and brings it into its canonical form; returns its authority.

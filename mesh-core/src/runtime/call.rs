@@ -38,10 +38,11 @@ pub(super) enum End {
 impl Call {
     pub(super) fn new(exchange: Exchange, attempts: Attempts) -> Self {
         Self {
-            exchange,
             started: Instant::now(),
             upload: None,
-            draw: Draw::new(rand::random()),
+            // The span is drawn at random for each call, and logged: its choices can be repeated.
+            draw: Draw::new(exchange.trace.span_id),
+            exchange,
             attempts,
         }
     }

@@ -65,24 +65,28 @@ struct Counted {
 // === impl Pending ===
 
 impl Pending {
-    /// Begins a call; `body` is that of its request, which is counted if its length is not known.
+    /// Begins a call.
     pub(super) fn new(
         call: Call,
         recorder: &Arc<Recorder>,
         series: &Arc<Series>,
         state: Option<Arc<ConnState>>,
-        body: &mut Body,
     ) -> Self {
         Self(Box::new(Recorded {
             call,
             recorder: Arc::clone(recorder),
             series: Arc::clone(series),
             state,
-            request_bytes: count(body),
+            request_bytes: None,
             held: Held::Nothing,
             answer: None,
             ended: false,
         }))
+    }
+
+    /// Counts the bytes of the request's body if its length is not known.
+    pub(super) fn count_body(&mut self, body: &mut Body) {
+        self.0.request_bytes = count(body);
     }
 
     /// The call so far.

@@ -159,17 +159,9 @@ impl Outbound {
     ) -> Result<Planned, Error> {
         let view = RequestView::Http(HttpView::of(request));
         let snapshot = self.shared.reader.load();
-        let authority = Arc::clone(&call.exchange.authority);
-        let to = to.destination(&authority);
-        let planned = plan(
-            &snapshot,
-            self.tls.local(),
-            to,
-            &view,
-            &mut call.draw,
-            &mut (),
-        );
-        let exchange = &mut call.exchange;
+        let Call { exchange, draw, .. } = call;
+        let (local, to) = (self.tls.local(), to.destination(&exchange.authority));
+        let planned = plan(&snapshot, local, to, &view, draw, &mut ());
         let planned = planned.inspect_err(|refused| {
             if let Some(service) = &refused.service {
                 exchange.service = Arc::clone(&service.host);
@@ -186,8 +178,7 @@ impl Outbound {
 
     /// The metrics of the endpoint that answered, made once and kept with it.
     fn series(&self, upstream: &Upstream) -> Arc<Series> {
-        let kept = upstream.kept(&self.tls);
-        let series = kept.series.get_or_init(|| {
+        let series = upstream.kept().series.get_or_init(|| {
             let workload = self.tls.local().workload();
             let (service, member) = (upstream.service(), upstream.member());
             Arc::new(labels::outbound(workload, &self.principal, service, member))

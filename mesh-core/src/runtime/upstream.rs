@@ -39,6 +39,7 @@ pub(super) struct Upstreams {
 pub(super) struct Upstream {
     picked: Picked,
     lease: Option<Lease>,
+    kept: Arc<Kept>,
     upstreams: Arc<Upstreams>,
     service: Arc<ServiceView>,
     judged: bool,
@@ -98,6 +99,7 @@ impl Upstreams {
                     let mut upstream = Upstream {
                         picked,
                         lease: Some(sent.lease),
+                        kept: sent.kept,
                         upstreams: Arc::clone(self),
                         service,
                         judged: false,
@@ -152,7 +154,9 @@ impl Upstreams {
                 Ok(opened) => {
                     self.succeeded(&mut picked, &service);
                     call.exchange.tls_peer = opened.peer;
+                    let idle_max = self.connector.idle_max;
                     let upstream = Upstream {
+                        kept: Kept::of(picked.member(), tls.local(), idle_max),
                         picked,
                         lease: None,
                         upstreams: Arc::clone(self),
@@ -307,9 +311,8 @@ impl Sending<'_> {
 
 impl Upstream {
     /// What is kept of a local workload with the endpoint.
-    pub(super) fn kept(&self, tls: &Tls) -> Arc<Kept> {
-        let idle_max = self.upstreams.connector.idle_max;
-        Kept::of(self.picked.member(), tls.local(), idle_max)
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// The endpoint.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder, text};
@@ -13,6 +13,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::samples::{Collect, Collected};
 
 /// The most series of exchanges, by default.
 const SERIES: usize = 10_000;
@@ -96,6 +98,72 @@ pub(crate) struct TcpCounters {
     received: Counter,
 }
 
+// === impl Inner ===
+
+impl Inner {
+    fn register(&self, r: &mut Registry) {
+        r.register("istio_requests", "Requests", self.requests.clone());
+        r.register_with_unit(
+            "istio_request_duration",
+            "Time from the first byte of the request to the last of the answer",
+            Unit::Other("milliseconds".into()),
+            self.duration.clone(),
+        );
+        r.register_with_unit(
+            "istio_request",
+            "Size of request bodies",
+            Unit::Bytes,
+            self.request_bytes.clone(),
+        );
+        r.register_with_unit(
+            "istio_response",
+            "Size of response bodies",
+            Unit::Bytes,
+            self.response_bytes.clone(),
+        );
+        r.register(
+            "istio_tcp_connections_opened",
+            "Opaque connections opened",
+            self.tcp_opened.clone(),
+        );
+        r.register(
+            "istio_tcp_connections_closed",
+            "Opaque connections closed",
+            self.tcp_closed.clone(),
+        );
+        r.register(
+            "istio_tcp_sent_bytes",
+            "Bytes of opaque connections to the caller",
+            self.tcp_sent.clone(),
+        );
+        r.register(
+            "istio_tcp_received_bytes",
+            "Bytes of opaque connections from the caller",
+            self.tcp_received.clone(),
+        );
+        r.register(
+            "mesh_connections_failed",
+            "Connections that ended before they carried a request, by reason",
+            self.connections_failed.clone(),
+        );
+        r.register(
+            "mesh_ejections",
+            "Endpoints ejected by the balancer",
+            self.ejections.clone(),
+        );
+        r.register(
+            "mesh_retries",
+            "Requests sent again, by reason",
+            self.retries.clone(),
+        );
+        r.register(
+            "mesh_access_log_dropped",
+            "Lines of the access log dropped because the writer fell behind",
+            self.log_dropped.clone(),
+        );
+    }
+}
+
 // === impl Text ===
 
 impl EncodeLabelValue for Text {
@@ -123,10 +191,16 @@ impl MetricConstructor<Histogram> for Buckets {
 impl Metrics {
     /// A registry of its own with all metrics of the data plane.
     pub fn new() -> Self {
-        let mut registry = Registry::default();
+        let metrics = Self::empty();
+        metrics.0.register(&mut metrics.registry());
+        metrics
+    }
+
+    /// A registry of its own without any metric, for a process that is no data plane.
+    pub fn empty() -> Self {
         let ms = Buckets(&MILLISECONDS);
         let bytes = Buckets(&BYTES);
-        let inner = Inner {
+        Self(Arc::new(Inner {
             requests: Family::default(),
             duration: Family::new_with_constructor(ms),
             request_bytes: Family::new_with_constructor(bytes),
@@ -142,91 +216,24 @@ impl Metrics {
             series: AtomicUsize::new(0),
             overflow: Series::new(vec![("reporter", "overflow".into())]),
             registry: Mutex::default(),
-        };
-        let r = &mut registry;
-        r.register("istio_requests", "Requests", inner.requests.clone());
-        r.register_with_unit(
-            "istio_request_duration",
-            "Time from the first byte of the request to the last of the answer",
-            Unit::Other("milliseconds".into()),
-            inner.duration.clone(),
-        );
-        r.register_with_unit(
-            "istio_request",
-            "Size of request bodies",
-            Unit::Bytes,
-            inner.request_bytes.clone(),
-        );
-        r.register_with_unit(
-            "istio_response",
-            "Size of response bodies",
-            Unit::Bytes,
-            inner.response_bytes.clone(),
-        );
-        r.register(
-            "istio_tcp_connections_opened",
-            "Opaque connections opened",
-            inner.tcp_opened.clone(),
-        );
-        r.register(
-            "istio_tcp_connections_closed",
-            "Opaque connections closed",
-            inner.tcp_closed.clone(),
-        );
-        r.register(
-            "istio_tcp_sent_bytes",
-            "Bytes of opaque connections to the caller",
-            inner.tcp_sent.clone(),
-        );
-        r.register(
-            "istio_tcp_received_bytes",
-            "Bytes of opaque connections from the caller",
-            inner.tcp_received.clone(),
-        );
-        r.register(
-            "mesh_connections_failed",
-            "Connections that ended before they carried a request, by reason",
-            inner.connections_failed.clone(),
-        );
-        r.register(
-            "mesh_ejections",
-            "Endpoints ejected by the balancer",
-            inner.ejections.clone(),
-        );
-        r.register(
-            "mesh_retries",
-            "Requests sent again, by reason",
-            inner.retries.clone(),
-        );
-        r.register(
-            "mesh_access_log_dropped",
-            "Lines of the access log dropped because the writer fell behind",
-            inner.log_dropped.clone(),
-        );
-        *inner
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = registry;
-        Self(Arc::new(inner))
+        }))
     }
 
-    /// Adds metrics of the embedder's own to the registry.
-    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self
-            .0
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner));
+    /// Adds metrics of the embedder's own, which are read for each scrape.
+    pub fn collect(&self, metrics: impl Collect) {
+        let collector = Box::new(Collected(metrics));
+        self.registry().register_collector(collector);
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        let registry = self.0.registry.lock();
+        registry.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        let registry = self
-            .0
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let registry = self.registry();
         // Writing to a String fails only if a metric's own encoding does.
         if text::encode(&mut out, &registry).is_err() {
             tracing::error!("a metric cannot be encoded");

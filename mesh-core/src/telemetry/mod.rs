@@ -9,6 +9,7 @@ mod access_log;
 mod exchange;
 mod metrics;
 mod recorder;
+mod samples;
 pub mod trace;
 
 pub use access_log::{AccessLog, AccessLogLines};
@@ -17,6 +18,7 @@ pub use metrics::Metrics;
 pub(crate) use metrics::{Series, TcpCounters, Text};
 pub use recorder::{ExchangeSink, SinkGuard};
 pub(crate) use recorder::{Recorder, Sinks};
+pub use samples::{Collect, Samples};
 
 #[cfg(test)]
 mod tests;

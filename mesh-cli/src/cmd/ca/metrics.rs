@@ -5,13 +5,13 @@
 //! a caller sends, and nothing secret, is ever one.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use inmesh_core::telemetry::{Collect, Metrics, Samples};
 use inmesh_pki::ca::server::{CaCounts, Refusal};
 use inmesh_pki::ca::state::Step;
 use inmesh_pki::ca::store::FileStore;
@@ -21,13 +21,9 @@ use inmesh_pki::id::SpiffeId;
 use inmesh_pki::serve::pages;
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::store::IdentityReader;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::scrape::{self, seconds};
+use crate::seconds::seconds;
 
 /// Where the pages get what they show.
 #[derive(Clone)]
@@ -113,17 +109,12 @@ impl Pages {
 
 impl Scrape {
     fn page(self) -> String {
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(self));
-        let mut out = String::new();
-        // Writing to a String fails only if a metric's own encoding does.
-        if text::encode(&mut out, &registry).is_err() {
-            tracing::error!("a metric cannot be encoded");
-        }
-        out
+        let metrics = Metrics::empty();
+        metrics.collect(self);
+        metrics.encode()
     }
 
-    fn counted(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn counted(&self, out: &mut Samples<'_>) {
         let Self { status, counts, .. } = self;
         for (name, help, value) in [
             (
@@ -142,7 +133,7 @@ impl Scrape {
                 status.write_failures,
             ),
         ] {
-            scrape::counter(out, (name, help, value))?;
+            out.counter(name, help, value);
         }
         let (name, help) = (
             "mesh_ca_requests_refused",
@@ -152,7 +143,7 @@ impl Scrape {
             let n = counts.refused.get(&refusal).copied();
             ([("reason", refusal.as_str())], n.unwrap_or(0))
         });
-        scrape::counters(out, (name, help), refused)?;
+        out.counters(name, help, refused);
         let (name, help) = (
             "mesh_ca_attestations_failed",
             "Proofs of an identity that proved nothing, by what was brought",
@@ -161,18 +152,17 @@ impl Scrape {
             let n = counts.attestations_failed.get(&method).copied();
             ([("method", method.as_str())], n.unwrap_or(0))
         });
-        scrape::counters(out, (name, help), failed)?;
+        out.counters(name, help, failed);
         let (name, help) = (
             "mesh_ca_issue_duration_seconds",
             "Time from the head of a request to its leaf",
         );
-        let mut family = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
         let buckets: Vec<_> = counts.latency.buckets().collect();
-        let (sum, n) = (counts.latency.sum().as_secs_f64(), counts.latency.count());
-        family.encode_histogram::<NoLabelSet>(sum, n, &buckets, None)
+        let sum = counts.latency.sum().as_secs_f64();
+        out.histogram(name, help, sum, &buckets);
     }
 
-    fn gauges(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn gauges(&self, out: &mut Samples<'_>) {
         let status = &self.status;
         let missing = status.wait.as_ref().map_or(0, |wait| wait.missing.len());
         for (name, help, value) in [
@@ -207,7 +197,7 @@ impl Scrape {
                 status.open_tokens as u64,
             ),
         ] {
-            scrape::gauge(out, (name, help, value))?;
+            out.gauge(name, help, value);
         }
         let (name, help) = (
             "mesh_ca_rotation_stage",
@@ -216,11 +206,11 @@ impl Scrape {
         let now = Stage::of(status.next);
         let stages = [Stage::Idle, Stage::Distributing, Stage::Retiring];
         let stages = stages.map(|stage| ([("stage", stage.as_str())], u64::from(stage == now)));
-        scrape::gauges(out, (name, help), stages)
+        out.gauges(name, help, stages);
     }
 
     /// Under the names that the agent has for its own.
-    fn expiries(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn expiries(&self, out: &mut Samples<'_>) {
         let trust_domain = self.status.trust_domain.as_str();
         let (own, end) = &self.own;
         let mut all = BTreeSet::new();
@@ -239,10 +229,10 @@ impl Scrape {
         let all = all
             .into_iter()
             .map(|(kind, id, key_id, at)| ([("kind", kind), ("id", id), ("key_id", key_id)], at));
-        scrape::gauges(out, (name, help), all)
+        out.gauges(name, help, all);
     }
 
-    fn revocations(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn revocations(&self, out: &mut Samples<'_>) {
         type Read = fn(&Crl) -> u64;
         let all: [(&str, &str, Read); 4] = [
             (
@@ -271,18 +261,17 @@ impl Scrape {
                 let key_id = crl.authority_key_id().unwrap_or_default();
                 ([("key_id", key_id)], read(crl))
             });
-            scrape::gauges(out, (name, help), lists)?;
+            out.gauges(name, help, lists);
         }
-        Ok(())
     }
 }
 
-impl Collector for Scrape {
-    fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
-        self.counted(&mut out)?;
-        self.gauges(&mut out)?;
-        self.expiries(&mut out)?;
-        self.revocations(&mut out)
+impl Collect for Scrape {
+    fn collect(&self, out: &mut Samples<'_>) {
+        self.counted(out);
+        self.gauges(out);
+        self.expiries(out);
+        self.revocations(out);
     }
 }
 
