@@ -27,6 +27,7 @@
 //! # #[cfg(feature = "aws-lc-rs")]
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
 //! use std::time::Duration;
 //!
 //! use inmesh_pki::clock::SystemClock;
@@ -35,7 +36,7 @@
 //!
 //! let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
 //! let day = Duration::from_secs(24 * 60 * 60);
-//! let ca = LocalCa::create("prod.example".parse()?, day, &crypto, clock.clone())?;
+//! let ca = LocalCa::create("prod.example".parse()?, day, &crypto, Arc::clone(&clock))?;
 //!
 //! let id = SpiffeId::for_workload(ca.trust_domain(), "shop", "cart")?;
 //! let (svid, bundle) = rotate::obtain(&ca, &id, &crypto, &*clock).await?;
@@ -103,6 +104,7 @@ mod proto;
 ))]
 pub mod serve;
 mod signed;
+mod task;
 mod time;
 
 #[cfg(test)]

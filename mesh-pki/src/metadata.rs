@@ -1,6 +1,6 @@
 //! The names that stand in the head of a call or of its answer; both sides use these.
 
-/// A random name that tells processes of one ID apart.
+/// A random name that distinguishes processes of one ID.
 pub(crate) const INSTANCE: &str = "x-inmesh-instance";
 
 /// The generation of the bundle: in a call the one that is used, in an answer the one that it has.

@@ -1,5 +1,5 @@
 //! Leaves and acknowledgements in, the members without a generation of the bundle out. Pure; the
-//! driver tells it of every leaf before that leaf goes out, and of every acknowledgement.
+//! driver enters every leaf before that leaf goes out, and every acknowledgement.
 //!
 //! A member of the mesh holds a leaf that has not expired. Our own client names itself by a
 //! random instance and says which generation it uses; any other client is known by its leaf alone:

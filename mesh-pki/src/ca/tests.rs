@@ -157,8 +157,8 @@ async fn a_ca_that_is_over_issues_nothing() {
     let last = ca.issue(&grant(CART), &request(), &Asker::default()).await;
     assert_eq!(last.unwrap().not_after, noon() + secs(900), "ends with it");
     clock.advance(secs(10));
-    let over = ca.issue(&grant(CART), &request(), &Asker::default()).await;
-    let error = over.unwrap_err();
+    let expired = ca.issue(&grant(CART), &request(), &Asker::default()).await;
+    let error = expired.unwrap_err();
     assert!(
         matches!(error, CaError::Issue(IssueError::CaNotValid { .. })),
         "{error}"

@@ -230,7 +230,7 @@ impl Crl {
         &self.0.issuer
     }
 
-    /// The key id, in hexadecimal, of the key that says to have signed it, if it tells.
+    /// The key id, in hexadecimal, of the key that it names as its signer, if it names one.
     #[must_use]
     pub fn authority_key_id(&self) -> Option<&str> {
         self.0.authority_key_id.as_deref()

@@ -31,7 +31,7 @@ pub(crate) enum Status {
     Revoked {
         /// Since when.
         since: SystemTime,
-        /// Why, if the list tells.
+        /// Why, if the list gives a reason.
         reason: Option<&'static str>,
     },
     /// The issuer's list does not name it, but is out of date.
@@ -72,7 +72,7 @@ impl Lists<'_> {
     ///
     /// 1. A list is the issuer's if it bears the issuer's name (RFC 5280, section 7.1), unless key
     ///    ids differ and it is signed with another key: a CA that renews its key keeps its name. The
-    ///    signature tells, since tools compute key ids in different ways.
+    ///    signature decides, since tools compute key ids in different ways.
     /// 2. Such a list is another issuer's if it is signed with the key of a root of that name. Else
     ///    its issuer is unknown, and it may be the right one, broken: the status is unknown,
     ///    unless another list is the issuer's beyond doubt.

@@ -178,12 +178,12 @@ fn what_it_issues_verifies_and_ends() {
     );
     clock.set(noon() + minutes(600));
     let (_, request) = csr::generate(&id(CART), &crypto()).unwrap();
-    let over = IssueError::CaNotValid {
+    let expired = IssueError::CaNotValid {
         trust_domain: domain("td"),
     };
-    assert_eq!(ca.sign(&id(CART), &request).unwrap_err(), over);
+    assert_eq!(ca.sign(&id(CART), &request).unwrap_err(), expired);
     clock.set(noon() - minutes(10));
-    assert_eq!(ca.sign(&id(CART), &request).unwrap_err(), over);
+    assert_eq!(ca.sign(&id(CART), &request).unwrap_err(), expired);
 }
 
 #[test]

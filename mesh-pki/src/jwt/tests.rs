@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -111,7 +112,7 @@ fn a_key_has_the_same_id_everywhere_and_only_p256_signs() {
     let (clock, crypto) = (ManualClock::new(noon()).shared(), crypto());
     let new = |key: &rcgen::KeyPair| {
         let key = crate::svid::PrivateKey::from_pkcs8_der(key.serialize_der());
-        LocalJwtIssuer::new(domain("td"), &key, &crypto, clock.clone())
+        LocalJwtIssuer::new(domain("td"), &key, &crypto, Arc::clone(&clock))
     };
     let pair = rcgen::KeyPair::generate().unwrap();
     let (one, other) = (new(&pair).unwrap(), new(&pair).unwrap());

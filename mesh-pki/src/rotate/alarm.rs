@@ -19,7 +19,7 @@ use crate::time;
 /// How often the clock is looked at, which may jump.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Watches over everything in the state that ends, until `shutdown` is ready.
+/// Watches everything in the state that ends, until `shutdown` is ready.
 pub async fn watch_expiry(
     mut reader: IdentityReader,
     clock: Arc<dyn Clock>,

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +20,7 @@ use crate::issue::{CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::task::until;
 
 /// How often the clock is looked at while nothing is due.
 const LOOK: Duration = Duration::from_secs(2);
@@ -185,12 +185,7 @@ impl<I: Issuer> Rotation<I> {
     /// 2. Obtain a new one, with its bundle, and write both in one step.
     /// 3. After a failure pause, and go back to 2; a jump of the clock ends the pause.
     pub async fn run(mut self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        tokio::select! {
-            biased;
-            () = &mut shutdown => {}
-            () = self.renew_forever(&writer) => {}
-        }
+        until(shutdown, self.renew_forever(&writer)).await;
     }
 
     async fn renew_forever(&mut self, writer: &IdentityWriter) {

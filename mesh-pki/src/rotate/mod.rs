@@ -1,11 +1,17 @@
-//! An issuer in, an SVID that never ends out: [`schedule`] says when (pure), [`Rotation`] does it.
-//! [`expiry`] (pure) and [`watch_expiry`] tell of what comes near its end all the same.
+//! An issuer in, an SVID that never ends out: `schedule` says when (pure), [`Rotation`] does it.
+//! [`expiry`] (pure) and [`watch_expiry`] report what comes near its end all the same.
 
 mod alarm;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 mod driver;
 pub mod expiry;
-pub mod schedule;
+#[cfg(any(
+    feature = "aws-lc-rs",
+    feature = "ring",
+    feature = "federation",
+    feature = "workload-api"
+))]
+pub(crate) mod schedule;
 
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,11 @@
 use std::time::{Duration, SystemTime};
 
 /// Renewal is due no earlier than at this part of the life.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 const EARLIEST: f64 = 0.45;
 
 /// The width of the window in which renewal is due, as a part of the life.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 const WINDOW: f64 = 0.10;
 
 /// The first pause after a failure; each further one is twice as long.
@@ -28,8 +30,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// `draw` is uniform in 0..1 and chooses the place in that window; anything else is clamped. An
 /// SVID that ended before it was issued is due at once.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 #[must_use]
-pub fn renew_at(issued_at: SystemTime, not_after: SystemTime, draw: f64) -> SystemTime {
+pub(crate) fn renew_at(issued_at: SystemTime, not_after: SystemTime, draw: f64) -> SystemTime {
     let life = not_after
         .duration_since(issued_at)
         .unwrap_or(Duration::ZERO);
@@ -46,7 +49,7 @@ pub fn renew_at(issued_at: SystemTime, not_after: SystemTime, draw: f64) -> Syst
 /// 5. It never ends after `not_after`, while that lies ahead. Once it has passed, or if there is
 ///    no SVID yet (`None`), what is left plays no part.
 #[must_use]
-pub fn pause(
+pub(crate) fn pause(
     now: SystemTime,
     not_after: Option<SystemTime>,
     failures: u32,

@@ -94,8 +94,8 @@ pub(crate) async fn accept<L, T>(
 
 #[cfg(all(test, feature = "federation"))]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -132,15 +132,15 @@ mod tests {
         for stream in 0..8 {
             connect.send(stream).await.unwrap();
         }
-        let seen = std::sync::Arc::new(Mutex::new(Vec::new()));
-        let end = std::sync::Arc::new(Notify::new());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let end = Arc::new(Notify::new());
         let (stop, stopped) = oneshot::channel::<()>();
         let run = {
-            let (seen, end) = (seen.clone(), end.clone());
+            let (seen, end) = (Arc::clone(&seen), Arc::clone(&end));
             tokio::spawn(async move {
                 let serve = move |stream, open| {
                     seen.lock().unwrap().push((stream, open));
-                    let end = end.clone();
+                    let end = Arc::clone(&end);
                     (stream != 1).then_some(async move { end.notified().await })
                 };
                 accept(&script, "test", 2, serve, async {
@@ -158,6 +158,6 @@ mod tests {
         assert_eq!(seen.lock().unwrap().last(), Some(&(4, 1)));
         stop.send(()).unwrap();
         run.await.unwrap();
-        assert_eq!(std::sync::Arc::strong_count(&end), 1, "no task is left");
+        assert_eq!(Arc::strong_count(&end), 1, "no task is left");
     }
 }

@@ -11,11 +11,11 @@ use std::future::Future;
 use std::io;
 use std::iter::once;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
 use super::files::{Contents, DEFAULT_INTERVAL};
 use crate::jwt::{KeySet, KeySetError, KeysReader, KeysWriter, live_keys};
+use crate::task::until;
 
 /// A JWK set that is kept as its file has it.
 ///
@@ -107,12 +107,7 @@ impl KeyFile {
 
     /// Takes every change over until `shutdown` is ready; the last keys count from then on.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        tokio::select! {
-            biased;
-            () = &mut shutdown => {}
-            () = self.reload_forever() => {}
-        }
+        until(shutdown, self.reload_forever()).await;
     }
 
     async fn reload_forever(&mut self) {
@@ -175,6 +170,8 @@ fn parse(path: &PathBuf, contents: &Contents) -> Result<KeySet, KeyFileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use serde_json::json;
 
     use super::*;

@@ -196,7 +196,7 @@ pub enum Rejected {
         serial: String,
         /// Since when.
         since: SystemTime,
-        /// Why, as RFC 5280 spells it, if the list tells.
+        /// Why, as RFC 5280 spells it, if the list gives a reason.
         reason: Option<&'static str>,
     },
     /// The leaf has no subject, and its names are not marked critical (S10).
@@ -219,7 +219,7 @@ pub enum Rejected {
     UnknownIssuer {
         /// The ID in the leaf.
         id: SpiffeId,
-        /// The key id of the first issuer that is missing, if the chain tells.
+        /// The key id of the first issuer that is missing, if the chain names it.
         authority_key_id: Option<String>,
         /// The key ids of the roots that we have for this trust domain.
         roots: Vec<String>,

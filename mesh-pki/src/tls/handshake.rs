@@ -37,10 +37,10 @@ pub enum HandshakeError {
     Tls(#[source] Error),
 }
 
-/// Runs a handshake (`acceptor.accept(io)`, `connector.connect(name, io)`) and tells its failure.
+/// Runs a handshake (`acceptor.accept(io)`, `connector.connect(name, io)`) and types its failure.
 ///
 /// With TLS 1.3 a server's refusal reaches a client after its own handshake has succeeded; its
-/// first read fails then, and `HandshakeError::from` tells that error too.
+/// first read fails then, and `HandshakeError::from` types that error too.
 ///
 /// # Errors
 ///
@@ -60,7 +60,7 @@ pub async fn handshake<T>(
     }
 }
 
-/// The reason inside an I/O error of a TLS stream, as far as the error alone tells: for reasons
+/// The reason inside an I/O error of a TLS stream, as far as the error alone shows it: for reasons
 /// whose alert says it all (unknown authority, expired) only [`handshake`] knows.
 #[must_use]
 pub fn rejection(error: &io::Error) -> Option<Rejected> {

@@ -49,6 +49,7 @@ use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::serve;
 use crate::store::IdentityReader;
+use crate::task::until;
 use crate::tls::{self, ClientAuth};
 
 /// How many connections there may be at a time.
@@ -121,13 +122,7 @@ impl BundleEndpoint {
             }
             std::future::pending::<()>().await;
         };
-        let until = async {
-            tokio::select! {
-                biased;
-                () = shutdown => {}
-                () = follow => {}
-            }
-        };
+        let end = until(shutdown, follow);
         // A connection that comes while all places are taken is closed at once.
         let serve = |stream, open| {
             let shared = Arc::clone(&shared);
@@ -135,7 +130,7 @@ impl BundleEndpoint {
                 let _done = timeout(PATIENCE, shared.serve_one(stream)).await;
             })
         };
-        serve::accept(&listener, "bundle endpoint", usize::MAX, serve, until).await;
+        serve::accept(&listener, "bundle endpoint", usize::MAX, serve, end).await;
     }
 }
 

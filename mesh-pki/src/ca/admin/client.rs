@@ -12,11 +12,15 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{AdminError, Command, MAX_BODY, SOCKET};
 use crate::ca::state::Step;
 use crate::id::SpiffeId;
+
+/// How long an answer may take: the CA may wait for its disk, and for commands before this one.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// A client of a CA's socket; each command is a connection of its own.
 ///
@@ -164,7 +168,8 @@ impl AdminClient {
             Ok((status, serde_json::from_slice(&body.to_bytes())))
         };
         // The connection is driven here and ends with the exchange.
-        let (answered, _) = tokio::join!(exchange, connection);
+        let exchange = async { tokio::join!(exchange, connection).0 };
+        let answered = timeout(ANSWER, exchange).await.map_err(failed)?;
         let (status, answer): (_, Result<Value, _>) = answered?;
         match (status, answer) {
             (StatusCode::OK, answer) => answer.map_err(failed),

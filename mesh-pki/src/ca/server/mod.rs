@@ -38,6 +38,7 @@ use crate::serve;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
+use crate::task::until;
 use crate::tls;
 
 mod count;
@@ -219,18 +220,12 @@ impl<S: Store> CaServer<S> {
             let watched = watch_expiry(reader, clock, std::future::pending());
             tokio::join!(keep_own(&shared, &own), keep_house(&shared), watched);
         };
-        let until = async {
-            tokio::select! {
-                biased;
-                () = shutdown => {}
-                () = house => {}
-            }
-        };
+        let end = until(shutdown, house);
         let serve = |stream, _| {
             let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
             Some(connection(shared, tls, stream))
         };
-        serve::accept(&listener, "CA", self.connections, serve, until).await;
+        serve::accept(&listener, "CA", self.connections, serve, end).await;
     }
 }
 

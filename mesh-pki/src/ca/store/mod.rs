@@ -31,7 +31,7 @@ pub struct Version(pub u64);
 /// Where a CA keeps its state and keys.
 ///
 /// What a method has answered is there after any crash. A write that failed may have happened or
-/// not; after it, [`load`](Store::load) tells, and what that tells is there after any crash too.
+/// not; after it, [`load`](Store::load) decides, and what that returns is there after any crash too.
 pub trait Store: Send + Sync + 'static {
     /// The state that was written last, if there is any.
     fn load(&self) -> impl Future<Output = Result<Option<(Vec<u8>, Version)>, StoreError>> + Send;

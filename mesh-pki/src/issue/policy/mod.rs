@@ -209,7 +209,7 @@ pub enum RuleError {
 ///
 /// 1. The proof names exactly one ID: that of the token or SVID, that of the service account, or
 ///    that of the OIDC rules that match.
-/// 2. An SVID is not over; or it ended within the recovery `window`, while that is open.
+/// 2. An SVID has not expired; or it ended within the recovery `window`, while that is open.
 /// 3. If an ID was asked for, it is that one.
 /// 4. It is a workload's, of this trust domain, and not the CA's own.
 ///

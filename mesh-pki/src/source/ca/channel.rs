@@ -6,12 +6,9 @@
 //! the SVID and bundles of its moment.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -25,10 +22,6 @@ use crate::tls::{self, HandshakeError};
 
 /// How long connecting and the handshake may take, each.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A connection to a server whose SPIFFE ID was verified.
-#[derive(Debug)]
-pub(super) struct Connection(Box<TlsStream<TcpStream>>);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +81,7 @@ pub(super) async fn connect(
     alpn: &[u8],
     crypto: &Crypto,
     clock: Arc<dyn Clock>,
-) -> Result<Connection, ConnectError> {
+) -> Result<TlsStream<TcpStream>, ConnectError> {
     let late = |_| ConnectError::Timeout {
         address: address.to_owned(),
     };
@@ -120,33 +113,5 @@ pub(super) async fn connect(
             got,
         });
     }
-    Ok(Connection(Box::new(stream)))
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_shutdown(cx)
-    }
+    Ok(stream)
 }

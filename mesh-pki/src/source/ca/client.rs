@@ -70,6 +70,8 @@ pub enum Token {
 /// ```
 /// # #[cfg(feature = "aws-lc-rs")]
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+///
 /// use inmesh_pki::clock::SystemClock;
 /// use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 /// use inmesh_pki::{Crypto, IdentityState, identity, rotate};
@@ -84,7 +86,7 @@ pub enum Token {
 /// };
 /// let id = config.id.clone();
 /// let (_writer, reader) = identity(IdentityState::default());
-/// let client = CaClient::new(config, reader, &crypto, clock.clone())?;
+/// let client = CaClient::new(config, reader, &crypto, Arc::clone(&clock))?;
 /// let (svid, bundle) = rotate::obtain(&client, &id, &crypto, &*clock).await?;
 /// # drop((svid, bundle));
 /// # Ok(())

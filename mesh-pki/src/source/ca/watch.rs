@@ -4,7 +4,6 @@
 //! whose generation is older than that in use is not written: trust never goes back.
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::proto::inmesh_ca::ca_client::CaClient as WatchClient;
 use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
+use crate::task::until;
 
 /// How the stream of bundles is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -84,12 +84,7 @@ impl CaClient {
                     sleep(schedule::pause(now, None, failures, asked, draw())).await;
                 }
             };
-            let (mut forever, mut shutdown) = (pin!(forever), pin!(shutdown));
-            tokio::select! {
-                biased;
-                () = &mut shutdown => {}
-                () = &mut forever => {}
-            }
+            until(shutdown, forever).await;
         };
         (reader, run)
     }

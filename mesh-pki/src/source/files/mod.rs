@@ -5,11 +5,9 @@
 //! its certificate, as a reader sees it halfway through a change, is reported and never used: the
 //! last good identity stays.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +19,7 @@ use crate::source::Identity;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{SvidError, X509Svid};
+use crate::task::until;
 
 mod look;
 mod publish;
@@ -50,6 +49,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct FileSource {
     files: Arc<Files>,
     interval: Duration,
@@ -112,7 +112,7 @@ pub enum FileError {
     },
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Files {
     cert: PathBuf,
     key: PathBuf,
@@ -240,12 +240,7 @@ impl FileSource {
     /// 2. If something does, read again until two reads agree, so that a change is not seen halfway.
     /// 3. Write SVID, bundles and revocation lists in one step, or report why not and keep what is there.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        tokio::select! {
-            biased;
-            () = &mut shutdown => {}
-            () = self.reload_forever(&writer) => {}
-        }
+        until(shutdown, self.reload_forever(&writer)).await;
     }
 
     async fn reload_forever(&self, writer: &IdentityWriter) {
@@ -305,14 +300,6 @@ impl FileSource {
             status.failures += 1;
             status.last_error = Some(Arc::new(error));
         });
-    }
-}
-
-impl fmt::Debug for FileSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileSource")
-            .field("cert", &self.files.cert)
-            .finish_non_exhaustive()
     }
 }
 

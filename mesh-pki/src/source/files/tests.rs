@@ -109,7 +109,7 @@ fn revocation_lists_have_a_file_of_their_own() {
     assert_eq!((state.crls().len(), state.bundles().len()), (2, 2));
 }
 
-/// A source that runs, with the status that tells when it has looked.
+/// A source that runs, with the status that shows when it has looked.
 fn start(dir: &Dir) -> (IdentityReader, StatusReader<FileStatus>) {
     run(dir.source())
 }

@@ -32,11 +32,9 @@
 //! it is verified under the bundle beside it, and files that others may write, or a key that others
 //! may read, are refused. Bundles of other trust domains are not kept; federation fetches them.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -53,6 +51,7 @@ use crate::pem;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::task::until;
 use crate::time;
 
 #[cfg(test)]
@@ -87,6 +86,7 @@ const RETRY: Duration = Duration::from_secs(30);
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Keep {
     id: SpiffeId,
     dir: PathBuf,
@@ -278,12 +278,7 @@ impl Keep {
     /// Keeps what the store has now and after every change, until `shutdown` is ready or the store
     /// is gone; a change of other identities writes nothing, and a write that has begun ends.
     pub async fn run(self, reader: IdentityReader, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        tokio::select! {
-            biased;
-            () = &mut shutdown => {}
-            () = self.keep_forever(reader) => {}
-        }
+        until(shutdown, self.keep_forever(reader)).await;
     }
 
     async fn keep_forever(&self, mut reader: IdentityReader) {
@@ -340,15 +335,6 @@ impl Keep {
             bundle: bundle.clone(),
             crls: state.crls().get(trust_domain).to_vec(),
         })
-    }
-}
-
-impl fmt::Debug for Keep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keep")
-            .field("id", &self.id.as_str())
-            .field("dir", &self.dir)
-            .finish_non_exhaustive()
     }
 }
 

@@ -90,9 +90,9 @@ fn s6_c6_the_path_is_valid_in_time() {
     assert!(matches!(at(before), Err(Rejected::NotYetValid { .. })));
 
     // An intermediate, and the root in our own bundle, have an end too.
-    let over = noon() - minutes(1);
+    let past = noon() - minutes(1);
     let middle = authority("middle")
-        .with(|p| p.not_after = over.into())
+        .with(|p| p.not_after = past.into())
         .under(&ca);
     let chain = [leaf(CART).signed_by(&middle), middle.cert.clone()];
     assert_eq!(
@@ -100,17 +100,17 @@ fn s6_c6_the_path_is_valid_in_time() {
         Err(Rejected::Expired {
             id: id(CART),
             place: Place::Intermediate,
-            not_after: over,
+            not_after: past,
             now: noon()
         })
     );
-    let old = authority("old").with(|p| p.not_after = over.into()).root();
+    let old = authority("old").with(|p| p.not_after = past.into()).root();
     assert_eq!(
         check(&[leaf(CART).signed_by(&old)], &old.state("td")),
         Err(Rejected::Expired {
             id: id(CART),
             place: Place::Root,
-            not_after: over,
+            not_after: past,
             now: noon()
         })
     );
@@ -119,9 +119,9 @@ fn s6_c6_the_path_is_valid_in_time() {
 #[test]
 fn s6_the_root_that_vouches_is_named() {
     let (old, new) = (Ca::new("old"), Ca::new("new"));
-    let over = noon() - minutes(1);
+    let past = noon() - minutes(1);
     let ended = authority("ended")
-        .with(|p| p.not_after = over.into())
+        .with(|p| p.not_after = past.into())
         .root();
     let roots = [old.cert.clone(), ended.cert.clone(), new.cert.clone()];
     let bundle = TrustBundle::new(domain("td"), roots).unwrap();
@@ -139,7 +139,7 @@ fn s6_the_root_that_vouches_is_named() {
 
     // A root that was signed again with its own key and name: the one that is valid counts.
     let mut draft = authority("again");
-    draft.params.not_after = over.into();
+    draft.params.not_after = past.into();
     let short = draft.params.self_signed(&draft.key).unwrap().der().clone();
     let long = draft
         .with(|p| p.not_after = (noon() + minutes(60)).into())

@@ -274,7 +274,7 @@ async fn an_expired_peer_is_refused_on_either_side() {
 fn liar(ca: &Ca, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Member {
     let draft = leaf(CATALOG).with(change);
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(draft.key.serialize_der());
-    let provider = crypto().provider().clone();
+    let provider = Arc::clone(crypto().provider());
     let (writer, reader) = identity(ca.state("td"));
     let clock = ManualClock::new(noon());
     let verifier = verifier::SpiffeVerifier::new(reader.clone(), &crypto(), ClientAuth::Required);

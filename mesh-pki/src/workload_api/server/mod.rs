@@ -78,7 +78,7 @@ const MAX_CONNECTIONS_OF_USER: usize = 128;
 /// # }
 /// ```
 pub struct Server {
-    shared: Arc<ApiShared>,
+    shared: ApiShared,
 }
 
 /// Counts connections by user, for as long as they live.
@@ -103,32 +103,23 @@ impl Server {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            shared: Arc::new(ApiShared {
+            shared: ApiShared {
                 entries,
                 reader,
                 jwt: None,
                 crypto: crypto.clone(),
                 clock,
                 counts: ServerCounts::new(crate::status::status(ServerStatus::default())),
-            }),
+            },
         }
     }
 
     /// Serves JWT-SVIDs too, minted by `issuer`, which is only asked for IDs that the caller has;
     /// without one that call is answered Unimplemented.
     #[must_use]
-    pub fn with_jwt_issuer(self, issuer: DynJwtIssuer) -> Self {
-        let old = &self.shared;
-        Self {
-            shared: Arc::new(ApiShared {
-                entries: old.entries.clone(),
-                reader: old.reader.clone(),
-                jwt: Some(issuer),
-                crypto: old.crypto.clone(),
-                clock: Arc::clone(&old.clock),
-                counts: old.counts.clone(),
-            }),
-        }
+    pub fn with_jwt_issuer(mut self, issuer: DynJwtIssuer) -> Self {
+        self.shared.jwt = Some(issuer);
+        self
     }
 
     /// Where to read how it is doing, before and while it serves.
@@ -139,8 +130,8 @@ impl Server {
 
     /// Serves until `shutdown` is ready; streams end then, and the socket's file is removed.
     pub async fn serve(self, socket: Socket, shutdown: impl Future<Output = ()>) {
-        let connections = Connections::default();
-        let serve = |stream, _| serve_one(stream, Arc::clone(&self.shared), &connections);
+        let (shared, connections) = (Arc::new(self.shared), Connections::default());
+        let serve = |stream, _| serve_one(stream, Arc::clone(&shared), &connections);
         serve::accept(&socket, "Workload API", usize::MAX, serve, shutdown).await;
     }
 }

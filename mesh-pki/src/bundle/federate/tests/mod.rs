@@ -525,7 +525,7 @@ async fn what_is_no_bundle_is_refused_and_not_repeated() {
 
 // === keeping ===
 
-/// What no fetch ends that hears it.
+/// An answer that ends no fetch.
 const HANGS: &str = "hangs";
 
 /// A way of fetching whose answers the test gives, and that remembers which proof was asked for.

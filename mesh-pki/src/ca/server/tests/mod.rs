@@ -537,7 +537,7 @@ async fn a_compromise_is_over_as_soon_as_members_have_renewed() {
     let mut reader = writer.reader();
     tokio::spawn(rotation.run(Arc::clone(&writer), std::future::pending()));
     let first = reader.changed().await.unwrap();
-    let first = first.default_svid().unwrap().clone();
+    let first = Arc::clone(first.default_svid().unwrap());
     let (mut status, watch) = client.watch(Arc::clone(&writer), || 0.5, std::future::pending());
     tokio::spawn(watch);
     while !status.load().connected {
