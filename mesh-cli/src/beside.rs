@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use inmesh_core::runtime::Admin;
 use inmesh_core::telemetry::Metrics;
-use inmesh_pki::bundle::federate::{FederationStatus, RelationshipStatus, WebCertificateStatus};
+use inmesh_pki::bundle::federate::RelationshipStatus;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::workload_api::server::ServerStatus;
@@ -16,33 +16,18 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use serde_json::{Value, json};
 
-use crate::federation::Endpoint;
+use crate::federation::RunningFederation;
 use crate::scrape::{self, seconds};
 
 /// What runs beside the mesh, as far as an agent's file asks for it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Beside {
-    pub(crate) federation: Option<Arc<Federation>>,
+    pub(crate) federation: Option<Arc<RunningFederation>>,
     pub(crate) workload_api: Option<Arc<WorkloadApi>>,
 }
 
 /// What a gauge says of a relationship, if anything.
 type Read = dyn Fn(&RelationshipStatus) -> Option<u64>;
-
-/// Federation as it runs.
-#[derive(Debug, Default)]
-pub(crate) struct Federation {
-    /// `None` if no foreign trust domain is known.
-    pub(crate) relationships: Option<StatusReader<FederationStatus>>,
-    pub(crate) endpoint: Option<BundleEndpoint>,
-}
-
-/// Where our own bundle is served.
-#[derive(Debug)]
-pub(crate) struct BundleEndpoint {
-    pub(crate) file: Endpoint,
-    pub(crate) web: Option<StatusReader<WebCertificateStatus>>,
-}
 
 /// The Workload API as it is served.
 #[derive(Debug)]
@@ -85,9 +70,9 @@ impl Collector for Beside {
     }
 }
 
-// === impl Federation ===
+// === impl RunningFederation ===
 
-impl Federation {
+impl RunningFederation {
     fn section(&self, now: SystemTime) -> Value {
         let all = self.relationships.as_ref().map(StatusReader::load);
         let rows = all.iter().flatten().map(|(trust_domain, status)| {
