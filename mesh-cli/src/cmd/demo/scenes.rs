@@ -7,30 +7,16 @@ use http::{Request, StatusCode};
 use inmesh_core::Body;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::docs;
 use super::load::{Load, Seen, WORKERS};
+use super::outcome::Outcome;
 use super::screen::Screen;
 use super::world::World;
 
 /// How long an edit may take to be live.
 const LIVE: Duration = Duration::from_secs(1);
-
-/// What became of a scene.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Outcome {
-    pub(super) scene: String,
-    /// Whether it did what it says and cost no more than it may.
-    pub(super) ok: bool,
-    /// The most failures that it may cost, computed before it started.
-    pub(super) may_cost: u64,
-    /// What it did cost.
-    pub(super) cost: u64,
-    /// What was seen.
-    pub(super) seen: String,
-}
 
 /// What a scene found.
 struct Found {

@@ -326,3 +326,12 @@ fn serve(mesh: &Mesh, sockets: Vec<(TcpListener, Listen)>) {
         tokio::spawn(proxy::serve(mesh.clone(), socket, listen));
     }
 }
+
+/// Leaf certificates that a mesh has replaced.
+pub(super) fn rotations(mesh: &Mesh) -> u64 {
+    let metrics = mesh.encode_metrics();
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("mesh_certificate_rotations_total "));
+    line.and_then(|n| n.parse().ok()).unwrap_or_default()
+}

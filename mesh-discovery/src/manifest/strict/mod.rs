@@ -39,11 +39,9 @@ use std::sync::Arc;
 
 use inmesh_core::snapshot::{Location, Problem, Severity};
 
+pub use tree::FILE_BYTES;
 use tree::Node;
 pub use value::{Fields, Value};
-
-/// The largest file, in bytes.
-pub const FILE_BYTES: usize = 1 << 20;
 
 /// The most problems told of one document; who mends them sees the rest.
 const PROBLEMS: usize = 32;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 
-use super::FILE_BYTES;
-
+/// The largest file, in bytes.
+pub const FILE_BYTES: usize = 1 << 20;
 /// The deepest nesting.
 const DEPTH: usize = 64;
 /// The most documents in a file.
