@@ -4,24 +4,23 @@
 //! Out: one line for each violation, `path:line: what, why, what to do`, and the exit code.
 //!
 //! Every rule is a pure function from a file's text, the list of paths or cargo's output to
-//! violations, so each is tested on snippets. Rust is tokenised just enough (see [`source`]) that
-//! a comment or a string never trips a rule. What needs types (an aliased `Instant`, a re-exported
+//! violations, so each is tested on snippets. Rust is lexed and parsed (see [`source`]), so that a
+//! comment or a string never trips a rule about code. What needs types (an aliased `Instant`, a re-exported
 //! function) is clippy's to find: see `clippy.toml`.
 
+mod circle;
 mod code;
 mod graph;
 mod layout;
 mod size;
 mod source;
+mod violation;
 
-use std::fmt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use source::Source;
-
-/// The crates that other people link: they own nothing global and never panic on input.
-const LIBRARIES: [&str; 4] = ["mesh-pki", "mesh-core", "mesh-discovery", "mesh-ebpf"];
+use violation::{Severity, Violation};
 
 /// Runs every rule over this workspace and prints what it finds.
 pub(crate) fn run() -> ExitCode {
@@ -92,13 +91,16 @@ fn check_workspace() -> Result<Vec<Violation>, String> {
 fn check_files(files: &[(String, String)]) -> Vec<Violation> {
     let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
     let mut found = layout::check(&paths);
-    let sources: Vec<Source<'_>> = files
-        .iter()
-        .filter(|(path, _)| path.ends_with(".rs"))
-        .map(|(path, text)| Source::parse(path, text))
-        .collect();
+    let mut sources = Vec::new();
+    for (path, text) in files.iter().filter(|(path, _)| path.ends_with(".rs")) {
+        match Source::parse(path, text) {
+            Ok(source) => sources.push(source),
+            Err(violation) => found.push(violation),
+        }
+    }
     // A `#[cfg(test)] mod fixtures;` makes the whole of fixtures.rs test code.
     let test_only: Vec<String> = sources.iter().flat_map(Source::test_only_paths).collect();
+    let mut live = Vec::new();
     for source in &sources {
         let is_test = source.is_test_file()
             || test_only.iter().any(|path| {
@@ -108,8 +110,10 @@ fn check_files(files: &[(String, String)]) -> Vec<Violation> {
         found.extend(size::check(source, is_test));
         if !is_test {
             found.extend(code::check(source));
+            live.push(source);
         }
     }
+    found.extend(circle::check(&live));
     found
 }
 
@@ -128,75 +132,6 @@ fn output(root: &Path, program: &str, arguments: &[&str]) -> Result<String, Stri
         ));
     }
     String::from_utf8(output.stdout).map_err(|e| format!("{}: {e}", shown()))
-}
-
-/// One finding: where, what, why it matters and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Violation {
-    path: String,
-    line: usize,
-    severity: Severity,
-    what: String,
-    why: &'static str,
-    todo: &'static str,
-}
-
-/// Only an error fails the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Severity {
-    Error,
-    Note,
-}
-
-impl Violation {
-    fn error(
-        path: &str,
-        line: usize,
-        what: impl Into<String>,
-        why: &'static str,
-        todo: &'static str,
-    ) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            severity: Severity::Error,
-            what: what.into(),
-            why,
-            todo,
-        }
-    }
-
-    fn note(
-        path: &str,
-        line: usize,
-        what: impl Into<String>,
-        why: &'static str,
-        todo: &'static str,
-    ) -> Self {
-        Self {
-            severity: Severity::Note,
-            ..Self::error(path, line, what, why, todo)
-        }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            path,
-            line,
-            severity,
-            what,
-            why,
-            todo,
-        } = self;
-        let note = if *severity == Severity::Note {
-            "note: "
-        } else {
-            ""
-        };
-        write!(f, "{path}:{line}: {note}{what}; {why}; {todo}")
-    }
 }
 
 #[cfg(test)]
