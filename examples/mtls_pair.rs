@@ -1,4 +1,4 @@
-//! Who gets a connection, and what does a server learn of one that it refuses?
+//! Which peer gets a connection, and what does a server learn of one that it refuses?
 //!
 //! inmesh-pki alone, with tokio-rustls and no mesh: both sides prove a SPIFFE ID. A peer of the same
 //! trust domain gets in; one of a domain that the server has no bundle for is refused with a typed

@@ -333,7 +333,7 @@ fn everything_else_is_refused_with_its_place() {
             "{bond: '127.0.0.1:15000'}",
             "16: admin.b",
         ),
-        // What is none of the choices.
+        // What is not one of the choices.
         (
             "defaultAction: deny",
             "defaultAction: DENY",

@@ -1,7 +1,7 @@
 //! The names that the snapshot wants in, their addresses out, for as long as they are wanted.
 //!
 //! The driver obeys the plans: it asks when one says so, and pushes what one publishes. What
-//! nobody wants is no longer asked for. It refuses addresses that a name server has no business
+//! no Service wants is no longer asked for. It refuses addresses that a name server has no business
 //! to give: loopback, link-local, unspecified and multicast ones.
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub struct DnsSource {
     allow_loopback: bool,
 }
 
-/// Who looks names up: the wire, or a script.
+/// Looks names up: on the wire, or from a script.
 pub(super) trait LookUp: Clone + Send + 'static {
     /// Looks a host up.
     fn look_up(&self, host: &Host) -> impl Future<Output = Outcome> + Send;
@@ -75,7 +75,7 @@ struct Entry {
     wanted: bool,
     /// The look-up that runs.
     running: Option<Id>,
-    /// What was dropped last time, so that it is told once.
+    /// What was dropped last time, so that it is logged once.
     dropped: Vec<IpAddr>,
 }
 
@@ -246,7 +246,7 @@ impl<L: LookUp> Names<L> {
         self.start.checked_add(next)
     }
 
-    /// Takes a look-up that ended in a bug of whoever looks up: a failure like others.
+    /// Takes a look-up that ended in a bug of the look-up itself: a failure like others.
     fn handle_panic(&mut self, task: Id) -> Vec<Op> {
         let mut entries = self.entries.iter();
         match entries.find(|(_, entry)| entry.running == Some(task)) {

@@ -8,7 +8,7 @@
 /// The most targets that are looked up.
 const TARGETS: usize = 32;
 
-/// A record; its target is `None` where it is the root, which says that nobody serves.
+/// A record; its target is `None` where it is the root, which says that no host serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) priority: u16,

@@ -88,6 +88,7 @@ impl FileSource {
     /// shows in the status of a snapshot that the change is applied to.
     ///
     /// # Errors
+    ///
     /// Whatever keeps the folder from being listed.
     pub fn read_once(dir: &Path, defaults: &Defaults) -> io::Result<(Change, Vec<Problem>)> {
         let Scan { files, .. } = scan(dir)?;

@@ -24,6 +24,7 @@ pub(super) struct Scan {
 /// Looks at a folder.
 ///
 /// # Errors
+///
 /// Whatever keeps the folder itself from being listed.
 pub(super) fn scan(dir: &Path) -> io::Result<Scan> {
     let mut scan = Scan {

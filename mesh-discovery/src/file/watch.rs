@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 const QUIET: Duration = Duration::from_millis(50);
 /// An edit that never settles is looked at after this long.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often the folder is looked at without being told.
+/// How often the folder is looked at without an event.
 const POLL: Duration = Duration::from_secs(10);
-/// The same where nobody tells.
+/// The same where no events come.
 const POLL_ALONE: Duration = Duration::from_secs(1);
 
 /// Watches one folder, whatever becomes of it.

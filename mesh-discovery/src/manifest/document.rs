@@ -1,7 +1,7 @@
 //! One document in, the operation on its object out: finds the reader of the kind, and says what
 //! a refusal means where the object was never good.
 //!
-//! A document of a kind that is not read is refused by name, so that nobody takes it for enforced.
+//! A document of a kind that is not read is refused by name, so that no reader takes it for enforced.
 
 use std::sync::Arc;
 

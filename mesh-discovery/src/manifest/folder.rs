@@ -60,7 +60,7 @@ struct Known {
     kept: Vec<(ObjectKey, u32)>,
 }
 
-/// Who mentioned an object first, and how often it was mentioned again.
+/// The document that holds an object first, and how often it was mentioned again.
 struct Claim {
     at: Location,
     again: usize,
@@ -224,7 +224,7 @@ impl Sum {
             let problem = Problem::refused("metadata.name", message).at(at);
             match ObjectKey::new(kind, &entry.key.namespace, &name) {
                 Ok(key) => self.refuse(key, Fallback::Absent, vec![problem]),
-                // The name is too long to be told apart; the problem is still reported.
+                // The name is too long to be a key; the problem is still reported.
                 Err(_) => self.problems.push(problem),
             }
             return;

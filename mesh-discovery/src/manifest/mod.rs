@@ -90,6 +90,7 @@ pub enum StandsFor {
 /// Any text may be given; it never panics.
 ///
 /// # Errors
+///
 /// [`FileError`] if the file as a whole is no set of documents (see [`strict::documents`]): all
 /// its objects are to stay as they were. What is wrong with one object is an
 /// [`Op::Refuse`] among the entries instead.

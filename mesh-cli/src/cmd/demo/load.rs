@@ -127,7 +127,7 @@ impl Load {
         })))
     }
 
-    /// Sends until it is told to stop: every second request belongs to the group `beta`.
+    /// Sends until it is stopped: every second request belongs to the group `beta`.
     pub(super) fn start(&self, client: &Client) -> JoinSet<()> {
         let mut workers = JoinSet::new();
         for _ in 0..WORKERS {

@@ -83,6 +83,7 @@ impl Screen {
     /// Draws what is, if it is time to.
     ///
     /// # Errors
+    ///
     /// If the terminal is gone, or the person pressed q or Ctrl-C.
     pub(super) fn draw(&mut self, world: &World, load: &Load) -> anyhow::Result<()> {
         let due = self.drawn.is_none_or(|at| at.elapsed() >= FRAME);

@@ -1,8 +1,8 @@
 //! Reads documents strictly: text in, typed values out, or every problem with line and field.
 //!
-//! Whoever reads a kind asks for its fields one by one; a field of the document that nobody asked
+//! The reader of a kind asks for its fields one by one; a field of the document that it did not ask
 //! for is unknown and is reported, so that no field can be accepted without being used. Reading
-//! goes on after a problem where it can, so that one look shows most of what is wrong.
+//! continues after a problem where it can, so that one look shows most of what is wrong.
 //!
 //! ```
 //! use inmesh_discovery::manifest::strict::{Unknown, documents};
@@ -43,7 +43,7 @@ pub use tree::FILE_BYTES;
 use tree::Node;
 pub use value::{Fields, Value};
 
-/// The most problems told of one document; who mends them sees the rest.
+/// The most problems reported of one document; the next reading shows the rest.
 const PROBLEMS: usize = 32;
 /// The longest message, in characters.
 const MESSAGE_CHARS: usize = 512;
@@ -101,6 +101,7 @@ struct Report {
 /// (between two `---`) are left out.
 ///
 /// # Errors
+///
 /// [`FileError`] if the text is no YAML, holds no document, is larger than 1 MiB, nested deeper
 /// than 64 levels, has more than 1,000 documents or 200,000 values (aliases expanded), a key
 /// twice in one mapping, a merge key, a tag, or a key that is no text.
@@ -167,6 +168,7 @@ impl Document {
     /// it returns `None` where it cannot go on, after a problem was reported through a [`Value`].
     ///
     /// # Errors
+    ///
     /// All problems, warnings included, if one of them refuses the document, if it is no mapping,
     /// or if `read` returned `None`.
     pub fn read<T>(

@@ -34,7 +34,7 @@ pub(super) enum Data {
     List(Arc<[Node]>),
     Map(Arc<[(Arc<str>, Node)]>),
     Null,
-    /// A scalar without quotes: a text, a number or a boolean, as who reads it wants.
+    /// A scalar without quotes: a text, a number or a boolean, as its reader wants.
     Plain(Arc<str>),
     /// A scalar that can only be a text.
     Text(Arc<str>),

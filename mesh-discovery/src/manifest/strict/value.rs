@@ -1,4 +1,4 @@
-//! Values and fields of a document, as whoever reads a kind sees them.
+//! Values and fields of a document, as the reader of a kind sees them.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -65,7 +65,7 @@ impl<'t> Value<'t> {
         checked.map_err(|e| self.refuse(e)).ok()
     }
 
-    /// A text. A number, a boolean or `yes` without quotes is none, as for an API server.
+    /// A text. A number, a boolean or `yes` without quotes is not a text, as for an API server.
     pub fn text(&self) -> Option<&'t str> {
         let text = self.node.text();
         if text.is_none() {
@@ -84,7 +84,10 @@ impl<'t> Value<'t> {
         let text = self.text()?;
         let found = choices.iter().find(|choice| **choice == text).copied();
         if found.is_none() {
-            self.refuse(format_args!("{text:?} is none of {}", choices.join(", ")));
+            self.refuse(format_args!(
+                "{text:?} is not one of {}",
+                choices.join(", ")
+            ));
         }
         found
     }
