@@ -39,7 +39,7 @@ struct Crate<'s> {
     files: BTreeMap<Module<'s>, &'s Source<'s>>,
 }
 
-/// `a/mod.rs` and `a.rs` are the module `a`; the root is none.
+/// `a/mod.rs` and `a.rs` are the module `a`; the root has no parts.
 fn module(file: &str) -> Module<'_> {
     let mut parts: Module<'_> = file.trim_end_matches(".rs").split('/').collect();
     if parts.last() == Some(&"mod") || matches!(parts[..], ["lib" | "main"]) {

@@ -1,4 +1,4 @@
-//! Rules about who depends on whom, read from `cargo tree`.
+//! Rules about which crate depends on which, read from `cargo tree`.
 
 use super::violation::Violation;
 

@@ -12,9 +12,11 @@ mod circle;
 mod code;
 mod graph;
 mod layout;
+mod shape;
 mod size;
 mod source;
 mod violation;
+mod words;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -68,7 +70,7 @@ fn check_workspace() -> Result<Vec<Violation>, String> {
     )?;
     let mut files = Vec::new();
     for path in listed.split('\0').filter(|path| root.join(path).is_file()) {
-        let text = if path.ends_with(".rs") {
+        let text = if path.ends_with(".rs") || path.ends_with(".md") || path == "Cargo.toml" {
             std::fs::read_to_string(root.join(path)).map_err(|e| format!("{path}: {e}"))?
         } else {
             String::new()
@@ -91,6 +93,13 @@ fn check_workspace() -> Result<Vec<Violation>, String> {
 fn check_files(files: &[(String, String)]) -> Vec<Violation> {
     let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
     let mut found = layout::check(&paths);
+    for (path, text) in files {
+        if path.ends_with(".md") {
+            found.extend(words::check_page(path, text));
+        } else if path == "Cargo.toml" {
+            found.extend(shape::check_manifest(path, text));
+        }
+    }
     let mut sources = Vec::new();
     for (path, text) in files.iter().filter(|(path, _)| path.ends_with(".rs")) {
         match Source::parse(path, text) {
@@ -108,8 +117,10 @@ fn check_files(files: &[(String, String)]) -> Vec<Violation> {
                     || source.path().starts_with(&format!("{path}/"))
             });
         found.extend(size::check(source, is_test));
+        found.extend(words::check_source(source));
         if !is_test {
             found.extend(code::check(source));
+            found.extend(shape::check(source));
             live.push(source);
         }
     }

@@ -1,7 +1,8 @@
 //! A Rust file as the compiler's grammar reads it, so that comments and strings cannot fool a rule.
 //!
 //! [`Source::parse`] lexes the text once. Its flat tokens serve rules about words and calls, inside
-//! macros too; syn's tree tells what stands under `#[cfg(test)]`, what is imported. It does not expand macros and knows no types.
+//! macros too; syn's tree tells what stands under `#[cfg(test)]`, what is imported and how long a
+//! function is. It does not expand macros and knows no types.
 
 use std::ops::Range;
 
@@ -28,8 +29,9 @@ pub(super) struct Token<'a> {
     pub(super) kind: Kind,
     pub(super) text: &'a str,
     pub(super) line: usize,
-    /// Where it begins, in bytes.
+    /// Where it begins and ends, in bytes; a string's quotes included.
     at: usize,
+    end: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,16 @@ pub(super) struct Use<'a> {
     pub(super) public: bool,
     /// `self` and `*` at its end are kept, a new name after `as` is not.
     pub(super) path: Vec<&'a str>,
+    at: usize,
+}
+
+/// A function with a body.
+#[derive(Debug)]
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) line: usize,
+    /// From its signature to its closing brace.
+    pub(super) lines: usize,
     at: usize,
 }
 
@@ -153,6 +165,12 @@ impl<'a> Source<'a> {
         uses.filter(|leaf| self.is_live(leaf.at))
     }
 
+    /// The functions outside `#[cfg(test)]`.
+    pub(super) fn live_functions(&self) -> impl Iterator<Item = &Function> {
+        let functions = self.outline.functions.iter();
+        functions.filter(|function| self.is_live(function.at))
+    }
+
     /// Every path that live code names, with its line: `a::b::c` as it stands, and each leaf of a
     /// `use` tree spelled out.
     pub(super) fn named_paths(&self) -> Vec<(usize, Vec<&'a str>)> {
@@ -191,6 +209,21 @@ impl<'a> Source<'a> {
         paths
     }
 
+    /// What people read, tests included: comments and docs, a stretch each, then string literals.
+    pub(super) fn prose(&self) -> Vec<&'a str> {
+        let mut end = 0;
+        let mut prose = Vec::new();
+        for token in self.tokens.iter().filter(|token| token.kind != Kind::Doc) {
+            // Between two tokens the lexer finds nothing but comments.
+            prose.push(&self.text[end..token.at]);
+            end = token.end;
+        }
+        prose.push(&self.text[end..]);
+        let strings = self.tokens.iter().filter(|token| token.kind == Kind::Str);
+        prose.extend(strings.map(|token| token.text));
+        prose
+    }
+
     fn is_live(&self, at: usize) -> bool {
         !within(&self.outline.tests, at)
     }
@@ -227,6 +260,7 @@ fn flatten<'a>(text: &'a str, stream: TokenStream, tokens: &mut Vec<Token<'a>>) 
                 text: &text[at..end],
                 line: span.start().line,
                 at,
+                end,
             }
         };
         // The lexer makes `#[doc = "..."]` of a doc comment, each part with the whole's span.
@@ -276,6 +310,7 @@ struct Outline<'a> {
     /// Whole `use` items, in bytes.
     imports: Vec<Range<usize>>,
     uses: Vec<Use<'a>>,
+    functions: Vec<Function>,
     /// Modules kept in other files, and where they are declared.
     modules: Vec<(usize, String)>,
 }
@@ -315,6 +350,17 @@ impl<'a> Walk<'a, '_> {
             public,
             path,
             at,
+        });
+    }
+
+    fn function(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let start = signature.span();
+        let line = start.start().line;
+        self.outline.functions.push(Function {
+            name: signature.ident.to_string(),
+            line,
+            lines: block.brace_token.span.close().end().line + 1 - line,
+            at: start.byte_range().start,
         });
     }
 }
@@ -368,6 +414,23 @@ impl<'ast> Visit<'ast> for Walk<'_, 'ast> {
             self.outline.modules.push((at, item.ident.to_string()));
         }
         visit::visit_item_mod(self, item);
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.function(&item.sig, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.function(&item.sig, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(block) = &item.default {
+            self.function(&item.sig, block);
+        }
+        visit::visit_trait_item_fn(self, item);
     }
 }
 
