@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -229,7 +230,7 @@ async fn what_is_not_the_ca_gives_no_identity() {
             bootstrap: Bootstrap::Bundle(bundle.clone()),
             token: Token::Text(token.clone().into()),
         };
-        CaClient::new(config, reader.clone(), &crypto, clock.clone()).expect("a client")
+        CaClient::new(config, reader.clone(), &crypto, Arc::clone(&clock)).expect("a client")
     };
     for at in [addresses[0], addresses[1], other_at] {
         let begin = Instant::now();

@@ -91,7 +91,7 @@ async fn a_server_with_another_identity_is_sent_nothing() {
     let home = Home::new();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = {
-        let asked = asked.clone();
+        let asked = Arc::clone(&asked);
         async move || asked.fetch_add(1, Ordering::Relaxed).to_string()
     };
     let app = app(Router::new().fallback(on_get(count))).await;
@@ -234,7 +234,7 @@ impl Held {
     async fn new(home: &Home, limits: &str) -> Self {
         let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let handler = {
-            let (asked, answer) = (asked.clone(), answer.clone());
+            let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
             async move || {
                 asked.notify_one();
                 answer.notified().await;

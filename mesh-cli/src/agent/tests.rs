@@ -345,7 +345,7 @@ fn everything_else_is_refused_with_its_place() {
             "'127.0.0.1:9090', appProtocol: ftp",
             "13: listeners[0].inbound.appProtocol: ",
         ),
-        // What is no value of its kind.
+        // What is not a value of its kind.
         (
             "lifetime: 20s",
             "lifetime: 20",

@@ -80,7 +80,7 @@ mod tests {
         check(&[], &[]);
         check(&[(1, 1, ".")], &[]);
         check(&[(2, 9, "b"), (1, 0, "a")], &[&["a"], &["b"]]);
-        // No weights at all is no selection: one group.
+        // Without any weight all targets are one group.
         check(&[(1, 0, "b"), (1, 0, "a")], &[&["a", "b"]]);
         check(
             &[

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use crate::{log, term};
 use load::Load;
 use outcome::Outcome;
-use scenes::Stage;
+use scenes::Run;
 use screen::{Screen, Show};
 use world::{World, rotations};
 
@@ -73,14 +73,14 @@ impl Demo {
         let load = Load::new()?;
         let mut workers = load.start(&world.load.client());
         let mut screen = Screen::new(show);
-        let mut stage = Stage {
+        let mut run = Run {
             world: &mut world,
             load: &load,
             screen: &mut screen,
             outcomes: Vec::new(),
         };
-        let played = timeout(LIMIT, stage.play()).await;
-        let mut scenes = stage.outcomes;
+        let played = timeout(LIMIT, run.play()).await;
+        let mut scenes = run.outcomes;
         screen.close();
         match played {
             Ok(played) => played?,

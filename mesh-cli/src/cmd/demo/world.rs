@@ -29,7 +29,7 @@ use crate::fetch;
 const READY: Duration = Duration::from_secs(15);
 
 /// One endpoint of cart.
-pub(super) struct Endpoint {
+pub(super) struct CartEndpoint {
     pub(super) name: String,
     pub(super) mood: Arc<Mood>,
 }
@@ -40,7 +40,7 @@ pub(super) struct World {
     pub(super) load: Mesh,
     pub(super) intruder: Mesh,
     pub(super) meshes: Vec<(&'static str, Mesh)>,
-    pub(super) v1: Vec<Endpoint>,
+    pub(super) v1: Vec<CartEndpoint>,
     pub(super) child: Child,
     /// The child's endpoint of cart v2.
     pub(super) child_name: String,
@@ -61,10 +61,10 @@ struct Home {
 }
 
 /// The applications of cart with their sockets, before an agent serves them.
-struct Cart {
+struct CartApps {
     /// All but the child's, each with the address of its application.
     sockets: Vec<(TcpListener, SocketAddr)>,
-    v1: Vec<Endpoint>,
+    v1: Vec<CartEndpoint>,
     places: [Vec<Place>; 2],
     child: ChildEndpoint,
 }
@@ -91,7 +91,7 @@ impl World {
         // cart: six plain servers; five behind one agent, the last behind the child.
         let cart_out = bind().await?;
         let cart_out_at = cart_out.local_addr()?;
-        let cart = Cart::start(cart_out_at).await?;
+        let cart = CartApps::start(cart_out_at).await?;
         let listeners = cart.listeners(cart_out_at)?;
         let cart_mesh = home.agent("cart", "v1", &listeners).await?;
         let child_admin = reserve().await?.local_addr()?;
@@ -277,9 +277,9 @@ impl Home {
     }
 }
 
-// === impl Cart ===
+// === impl CartApps ===
 
-impl Cart {
+impl CartApps {
     /// Starts three applications of each version, which call on through `out`.
     async fn start(out: SocketAddr) -> anyhow::Result<Self> {
         let (mut sockets, mut v1, mut places) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
@@ -307,7 +307,7 @@ impl Cart {
                     sockets.push((socket, app));
                 }
                 if v == 0 {
-                    v1.push(Endpoint { name, mood });
+                    v1.push(CartEndpoint { name, mood });
                 }
             }
         }

@@ -84,7 +84,7 @@ fn check(path: &str, text: &str, prose: &[&str]) -> Vec<Violation> {
 fn words(text: &str) -> Vec<&str> {
     text.split(|c: char| !(c.is_alphanumeric() || c == '_'))
         .map(|word| match text[..offset(text, word)].ends_with('\\') {
-            // The letter of an escape, as in `\n`, is no part of the word.
+            // The letter of an escape, as in `\n`, is not part of the word.
             true => word.get(1..).unwrap_or_default(),
             false => word,
         })

@@ -2,7 +2,7 @@
 //!
 //! Events and not serde, since serde forgets lines, duplicate keys and the difference between
 //! absent, null and empty. Everything is bounded: depth, documents, and the nodes counted after
-//! aliases are expanded. It refuses duplicate keys, merge keys, tags and keys that are no text.
+//! aliases are expanded. It refuses duplicate keys, merge keys, tags and keys that are not texts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(super) enum Data {
     Text(Arc<str>),
 }
 
-/// Why a text is no tree: a line, counted from 1, and the reason.
+/// Why a text is not a tree: a line, counted from 1, and the reason.
 pub(super) type Fault = (u32, String);
 
 /// A list or mapping that is not at its end yet.
@@ -170,7 +170,7 @@ impl Builder {
         }) = self.open.last_mut()
         {
             let text: Arc<str> = text.into();
-            if !seen.insert(text.clone()) {
+            if !seen.insert(Arc::clone(&text)) {
                 return Err((
                     line,
                     format!("the field {text:?} stands twice in one mapping"),

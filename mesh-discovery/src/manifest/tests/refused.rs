@@ -758,7 +758,7 @@ fn files_are_refused() {
         (&*" ".repeat((1 << 20) + 1), 1, "larger than 1048576 bytes"),
     ];
     for (text, line, message) in rows {
-        let error = parse(FILE, text, &defaults()).expect_err("it is no file of documents");
+        let error = parse(FILE, text, &defaults()).expect_err("it is not a file of documents");
         let start: String = text.chars().take(40).collect();
         assert_eq!(error.location.line, line, "{start}: {error}");
         assert!(error.message.contains(message), "{start}: {error}");
