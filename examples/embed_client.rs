@@ -35,7 +35,7 @@ pub(crate) async fn main() -> Result {
         tokio::spawn(async move { cart.serve(listener, app).await });
     }
 
-    // This side: a source that is told where `cart` is, and the mesh of the workload `web`.
+    // This side: a source that is given where `cart` is, and the mesh of the workload `web`.
     let (pusher, source) = pushed("example");
     let mesh = world.mesh("web")?.source(source).start()?;
     let cart = world.service("cart", AppProtocol::Http1, &endpoints)?;
@@ -58,8 +58,8 @@ pub(crate) async fn main() -> Result {
     assert!(answers.iter().any(|a| a == "one") && answers.iter().any(|a| a == "two"));
 
     // What the mesh cannot carry it answers itself, with the reason.
-    let nobody = Request::get("http://nobody/").body(Body::empty())?;
-    let answer = mesh.client().oneshot(nobody).await?;
+    let unknown = Request::get("http://unknown/").body(Body::empty())?;
+    let answer = mesh.client().oneshot(unknown).await?;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(answer.headers()["x-mesh-reason"], "unknown-host");
     Ok(())

@@ -1,4 +1,4 @@
-//! How does an axum application serve in the mesh and learn who calls it?
+//! How does an axum application serve in the mesh and learn its caller's identity?
 //!
 //! `mesh.serve` speaks mutual TLS and asks the policy; handlers take the caller as a [`PeerInfo`].
 //! What tower-http has (tracing, request IDs, CORS, ...) goes around the routes as it always does.

@@ -3,10 +3,10 @@
 //! | file | question |
 //! | --- | --- |
 //! | `embed_client.rs` | How does a Rust program call a Service of the mesh? |
-//! | `embed_server.rs` | How does an axum application serve in the mesh and learn who calls it? |
+//! | `embed_server.rs` | How does an axum application serve in the mesh and learn its caller's identity? |
 //! | `embed_grpc.rs` | How do a tonic client and a tonic service speak gRPC through the mesh? |
 //! | `canary.rs` | How does a new version take over traffic, step by step? |
-//! | `mtls_pair.rs` | Who gets a connection, and what does a server learn of one that it refuses? |
+//! | `mtls_pair.rs` | Which peer gets a connection, and what does a server learn of one that it refuses? |
 //!
 //! `cargo run -p inmesh-examples --example embed_client` runs one, `cargo test -p inmesh-examples`
 //! all.

@@ -1,4 +1,4 @@
-//! Who gets a connection, and what does a server learn of one that it refuses?
+//! Which peer gets a connection, and what does a server learn of one that it refuses?
 //!
 //! inmesh-pki alone, with tokio-rustls and no mesh: both sides prove a SPIFFE ID. A peer of the same
 //! trust domain gets in; one of a domain that the server has no bundle for is refused with a typed
@@ -66,7 +66,7 @@ pub(crate) async fn main() -> Result<()> {
     assert_eq!(served?.as_str(), "spiffe://example.org/ns/shop/sa/web");
     assert_eq!(reached?.as_str(), "spiffe://example.org/ns/shop/sa/cart");
 
-    // A stranger that has the bundle of example.org beside its own: trust is no two-way street.
+    // A stranger that has the bundle of example.org beside its own: trust is not mutual by itself.
     let (writer, stranger) = abroad.identity("web")?;
     writer.set_bundle(home.ca().bundle().clone());
     let (served, reached) = connect(&home, &cart, stranger).await?;

@@ -1,5 +1,5 @@
 //! Any bytes as a signing request: one that is accepted is read whole, and what is signed for it
-//! carries its key, our ID and nothing else that it wished for.
+//! has its key, our ID and nothing else that it wished for.
 #![no_main]
 
 use std::sync::LazyLock;

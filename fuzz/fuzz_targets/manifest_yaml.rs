@@ -17,6 +17,6 @@ fuzz_target!(|text: &str| {
     let settings = Settings::new(workload, DefaultAction::Deny);
     let snapshot = Snapshot::new(settings);
     let next = snapshot.apply(Change::replace(SourceId::new("fuzz"), ops));
-    // Whatever was said, its status can be told.
+    // Whatever the document holds, its status can be shown.
     drop(next.status());
 });

@@ -1,5 +1,5 @@
 //! Any chain, each certificate behind its length in two bytes, against one root and one revocation
-//! list. Their keys are gone: an accepted peer presented one of the good leaves, byte by byte.
+//! list. Their keys are gone: a peer that is accepted presented one of the good leaves, byte by byte.
 #![no_main]
 
 use std::sync::LazyLock;

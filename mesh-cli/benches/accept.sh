@@ -7,7 +7,7 @@
 # certificates of 20 s that both agents renew from a development CA, and an edit of an HTTPRoute
 # each second, good and bad in turn, by atomic rename. Not one request may fail, each good edit
 # must be live within a second, each bad one refused with what was good serving on. Before that:
-# what a caller without a certificate gets, and a server that is not who it should be.
+# what a caller without a certificate gets, and a server with another identity than it should have.
 #
 # h2load paces each client by a timer (`--rps`): the mean is right, one second is not exactly like
 # the next; the spread is printed. Needs nginx, h2load, openssl, curl (Debian: nginx-light
@@ -361,7 +361,7 @@ phase() { # protocol
     check "$REPLY" "$proto: $rate requests/s, 0 errors" "${requests#requests: }; ${codes#status codes: }"
     local span
     span=$(awk '{ if (!a || $1 < a) a = $1; if ($1 > b) b = $1 } END { printf "%d", (b - a) / 1e3 }' "$work/$proto.requests")
-    # A load that is not kept up is no load of that rate.
+    # A load that is not kept up does not count as that rate.
     holds "$span < seconds * 1050 && $span > seconds * 900"
     check "$REPLY" "$proto: pace kept" "$took_s; $spread in each second; $latency"
     holds "good == (edits + 1) / 2 && generation == good"

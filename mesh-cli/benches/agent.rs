@@ -2,7 +2,7 @@
 //!
 //! The load runs in this process; the application, with and without TLS, and the agents are
 //! children, as they are in real life; counted is the CPU time of all. Blocks alternate between the ways, and each round gives one ratio for each way, so that a
-//! neighbour who is busy for a while disturbs all alike. Printed are medians and quartiles.
+//! neighbour that is busy for a while disturbs all alike. Printed are medians and quartiles.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener as Reserve};

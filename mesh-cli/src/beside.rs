@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use inmesh_core::runtime::Admin;
 use inmesh_core::telemetry::{Collect, Metrics, Samples};
-use inmesh_pki::bundle::federate::{FederationStatus, RelationshipStatus, WebCertificateStatus};
+use inmesh_pki::bundle::federate::RelationshipStatus;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::status::StatusReader;
 use inmesh_pki::workload_api::server::ServerStatus;
 use serde_json::{Value, json};
 
-use crate::federation::Endpoint;
+use crate::federation::RunningFederation;
 use crate::seconds::seconds;
 
 /// What runs beside the mesh, as far as an agent's file asks for it.
@@ -25,21 +25,6 @@ pub(crate) struct Beside {
 
 /// What a gauge says of a relationship, if anything.
 type Read = dyn Fn(&RelationshipStatus) -> Option<u64>;
-
-/// Federation as it runs.
-#[derive(Debug, Default)]
-pub(crate) struct RunningFederation {
-    /// `None` if no foreign trust domain is known.
-    pub(crate) relationships: Option<StatusReader<FederationStatus>>,
-    pub(crate) endpoint: Option<BundleEndpoint>,
-}
-
-/// Where our own bundle is served.
-#[derive(Debug)]
-pub(crate) struct BundleEndpoint {
-    pub(crate) file: Endpoint,
-    pub(crate) web: Option<StatusReader<WebCertificateStatus>>,
-}
 
 /// The Workload API as it is served.
 #[derive(Debug)]

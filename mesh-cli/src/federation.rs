@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use inmesh_pki::bundle::federate::endpoint::BundleEndpoint;
-use inmesh_pki::bundle::federate::{self, BundleUrl, Profile, Relationship, WebCertificate};
+use inmesh_pki::bundle::federate::{
+    self, BundleUrl, FederationStatus, Profile, Relationship, WebCertificate, WebCertificateStatus,
+};
 use inmesh_pki::clock::SystemClock;
+use inmesh_pki::status::StatusReader;
 use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::{CertificateDer, Crypto, SpiffeId, TrustBundle, TrustDomain};
 use tokio::net::TcpListener;
-
-use crate::beside;
 
 /// What is fetched, and what is served.
 #[derive(Debug)]
@@ -59,6 +60,21 @@ pub(crate) struct WebFiles {
     pub(crate) key: PathBuf,
 }
 
+/// Federation as it runs.
+#[derive(Debug, Default)]
+pub(crate) struct RunningFederation {
+    /// `None` if no foreign trust domain is known.
+    pub(crate) relationships: Option<StatusReader<FederationStatus>>,
+    pub(crate) endpoint: Option<RunningEndpoint>,
+}
+
+/// The bundle endpoint as it runs.
+#[derive(Debug)]
+pub(crate) struct RunningEndpoint {
+    pub(crate) file: Endpoint,
+    pub(crate) web: Option<StatusReader<WebCertificateStatus>>,
+}
+
 impl FederationConfig {
     /// Listens, so that what is wrong shows at start.
     pub(crate) async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
@@ -78,8 +94,8 @@ impl FederationConfig {
         writer: Arc<IdentityWriter>,
         web_roots: Vec<CertificateDer<'static>>,
         crypto: &Crypto,
-    ) -> anyhow::Result<beside::RunningFederation> {
-        let mut running = beside::RunningFederation::default();
+    ) -> anyhow::Result<RunningFederation> {
+        let mut running = RunningFederation::default();
         let clock = SystemClock::shared();
         let state = reader.load();
         let svid = state.default_svid().context("the agent has no identity")?;
@@ -108,7 +124,7 @@ impl FederationConfig {
                 "bundle endpoint"
             );
             tokio::spawn(serving.serve(listener, std::future::pending()));
-            running.endpoint = Some(beside::BundleEndpoint {
+            running.endpoint = Some(RunningEndpoint {
                 file: endpoint.clone(),
                 web: status,
             });

@@ -21,7 +21,8 @@ pub(crate) enum Format {
 /// Sets the process's subscriber; returns how to change its filter. The log goes to stderr.
 ///
 /// # Errors
-/// If `filter` is none (see tracing-subscriber's `EnvFilter`).
+///
+/// If `filter` is invalid (see tracing-subscriber's `EnvFilter`).
 pub(crate) fn init(filter: &str, format: Format) -> anyhow::Result<LogLevel> {
     let filter = EnvFilter::try_new(filter)?;
     let (filter, handle) = reload::Layer::new(filter);

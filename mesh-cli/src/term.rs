@@ -4,7 +4,7 @@ use std::io::{Write, stderr, stdout};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-/// Prints to the output; a reader that has gone (`mesh status | head`) is no error.
+/// Prints to the output; a reader that has gone (`mesh status | head`) is not an error.
 pub(crate) fn print(text: &str) {
     let _gone = writeln!(stdout(), "{text}");
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -188,7 +189,7 @@ async fn a_distrusted_key_ends_live_connections() {
     // However it ends: by its end, or by a reset.
     let ended = timeout(Duration::from_secs(5), stream.read(&mut heard)).await;
     let ended = ended.expect("it ends within five seconds");
-    assert!(!matches!(ended, Ok(1..)), "nobody said anything");
+    assert!(!matches!(ended, Ok(1..)), "no client said anything");
     println!(
         "a live connection ended {:?} after the command",
         begin.elapsed()
@@ -229,13 +230,13 @@ async fn what_is_not_the_ca_gives_no_identity() {
             bootstrap: Bootstrap::Bundle(bundle.clone()),
             token: Token::Text(token.clone().into()),
         };
-        CaClient::new(config, reader.clone(), &crypto, clock.clone()).expect("a client")
+        CaClient::new(config, reader.clone(), &crypto, Arc::clone(&clock)).expect("a client")
     };
     for at in [addresses[0], addresses[1], other_at] {
         let begin = Instant::now();
         let refused = obtain(&client(at), &id, &crypto, &*clock).await;
         assert!(refused.is_err(), "{at} gave an identity");
-        // Nobody waits for it longer than for a slow network.
+        // No client waits for it longer than for a slow network.
         assert!(
             begin.elapsed() < Duration::from_secs(15),
             "{:?}",
@@ -277,7 +278,7 @@ async fn an_agent_comes_back_with_what_it_kept_while_no_ca_answers() {
     let before = serial(&first).await;
     drop(first);
     ca.kill();
-    // The token was for one use, and nobody is there to take it: only what was kept is left.
+    // The token was for one use, and no CA is there to take it: only what was kept is left.
     let elsewhere = TempDir::new().expect("a temporary folder");
     let again = support::Home::at(elsewhere.path())
         .agent("web", &more, &[])
@@ -623,10 +624,10 @@ peers: strict
         told.contains("TRACE") && told.len() > 10_000,
         "too little to search"
     );
-    assert!(!told.contains(&token), "the join token is told");
+    assert!(!told.contains(&token), "the join token is shown");
     for secret in &secrets {
         for look in looks(secret) {
-            assert!(!told.contains(&look), "a secret is told, as {look:.8}...");
+            assert!(!told.contains(&look), "a secret is shown, as {look:.8}...");
         }
     }
 }

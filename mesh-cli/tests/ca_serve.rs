@@ -81,7 +81,7 @@ async fn metrics_tell_what_a_ca_does_and_what_it_waits_for() {
         let stranger = Member::new(&ca, address, CART, Token::Text(bad.to_owned().into()));
         stranger.renew().await.expect_err("no proof");
     }
-    eventually("somebody is told to come back", async || {
+    eventually("a member is asked to come back", async || {
         let _each = tokio::join!(member.renew(), member.renew(), member.renew());
         (metrics(pages).await["mesh_ca_requests_paced_total"] > 0.0).then_some(())
     })
@@ -129,7 +129,7 @@ async fn metrics_tell_what_a_ca_does_and_what_it_waits_for() {
     assert!(list("number") > 0.0);
     assert!(list("expiration_timestamp_seconds") > list("update_timestamp_seconds"));
 
-    // What cannot be written is counted, and tried again by whoever asks again.
+    // What cannot be written is counted, and tried again with the next request.
     let in_the_way = ca.dir.join("state.json.new");
     std::fs::create_dir(&in_the_way).expect("a folder in the way");
     let refused = ca.operate(&["token", "create", "--id", CART]);
@@ -257,7 +257,7 @@ async fn keys_of_tokens_are_replaced_while_the_ca_serves() {
         member.renew().await
     };
     join(&old).await.expect("a key of the cluster");
-    join(&new).await.expect_err("a key that nobody knows");
+    join(&new).await.expect_err("a key that no grant knows");
 
     let told = async |what: &str, times: usize| {
         eventually(what, async || {
@@ -286,7 +286,7 @@ async fn keys_of_tokens_are_replaced_while_the_ca_serves() {
 
 // === restarts ===
 
-/// Who is missing is known to the next process, unless this one is killed.
+/// Which members are missing is known to the next process, unless this one is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_that_ends_in_order_knows_its_members_again() {
     let home = TempDir::new().expect("a temporary folder");
@@ -354,7 +354,7 @@ async fn lose(mut ca: Ca) {
     std::fs::remove_dir_all(&ca.dir).expect("a folder");
 }
 
-/// The disk is lost, the root is not: who lives renews, and follows the bundles that come.
+/// The disk is lost, the root is not: live members renew, and follow the bundles that come.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_follow_a_ca_that_is_rebuilt_from_its_root() {
     let home = TempDir::new().expect("a temporary folder");
@@ -386,7 +386,7 @@ async fn members_follow_a_ca_that_is_rebuilt_from_its_root() {
     assert_eq!(last, later + 1);
 }
 
-/// The root is lost too: nobody who lives believes the new one, for it could be anybody's. Whose
+/// The root is lost too: no live member believes the new one, for any server could present it. Whose
 /// leaf has ended takes what the operator gives out: the new anchor, and a join token.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_follow_a_ca_that_is_rebuilt_from_nothing_once_told_by_the_operator() {

@@ -43,7 +43,7 @@ async fn a_clock_that_is_set_right_is_followed_within_seconds() {
         ("LD_PRELOAD", &library),
         ("FAKETIME_TIMESTAMP_FILE", &clock),
         ("FAKETIME_NO_CACHE", Path::new("1")),
-        // As in life, the clock that timers run by goes on.
+        // As in life, the clock that timers run by continues.
         ("FAKETIME_DONT_FAKE_MONOTONIC", Path::new("1")),
     ];
     let listeners = format!(

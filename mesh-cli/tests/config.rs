@@ -48,7 +48,7 @@ async fn a_good_edit_is_live_within_a_second() {
     let documents = service("app", hello().await, PLAIN);
     let first = route("0", TO_APP);
     let (agent, door) = outbound(&home, &[("app.yaml", &documents), ("route.yaml", &first)]).await;
-    sees(door, "0").await.expect("what is ready carries");
+    sees(door, "0").await.expect("what is ready forwards");
     let before = agent.metric("mesh_config_generation").await;
     for edit in 1..=5 {
         let edit = edit.to_string();

@@ -135,7 +135,7 @@ async fn a_kept_bundle_outlasts_a_restart_and_never_goes_back() {
     .await;
     assert_eq!(relationship(&agent).await["roots"], 1);
 
-    // Nobody answers: what was kept is used.
+    // No endpoint answers: what was kept is used.
     drop(server);
     std::fs::write(&kept, text).expect("written");
     let agent = restarted(Some(agent)).await;
@@ -149,7 +149,7 @@ async fn a_kept_bundle_outlasts_a_restart_and_never_goes_back() {
         (&true.into(), &0.into())
     );
 
-    // A file that is damaged is told of, and nobody is trusted.
+    // A file that is damaged is reported, and no peer is trusted.
     std::fs::write(&kept, "damaged").expect("written");
     let agent = restarted(Some(agent)).await;
     eventually("the endpoint is missed", async || {
@@ -189,7 +189,7 @@ impl WebCa {
         leaf.der().clone()
     }
 
-    /// What a server presents to whoever trusts this CA.
+    /// What a server presents to clients that trust this CA.
     async fn presented(&self, server: SocketAddr) -> Option<CertificateDer<'static>> {
         let roots = vec![self.root.der().clone()];
         let config = tls::web_client_config(&Crypto::aws_lc_rs(), roots).expect("a root");
@@ -279,7 +279,7 @@ async fn one_domain_serves_as_a_web_server_and_the_other_by_its_svid() {
         (ca.presented(theirs).await? == second).then_some(())
     })
     .await;
-    // A broken one is told of, and the last good one stays.
+    // A broken one is reported, and the last good one stays.
     publish(&files, "web.key", "-----BEGIN PRIVATE KEY-----\n");
     eventually("the broken key is logged", async || {
         let said = "the certificate of the bundle endpoint cannot be used";

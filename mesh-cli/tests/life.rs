@@ -1,4 +1,4 @@
-//! `mesh proxy` from start to end: a pair that carries, its admin surface, and its way down.
+//! `mesh proxy` from start to end: a pair that forwards, its admin surface, and its way down.
 
 mod support;
 
@@ -36,12 +36,12 @@ async fn a_pair_carries_a_request_and_says_who_sent_it() {
     for host in ["app", "app.shop", "app.shop.svc.cluster.local", "app:80"] {
         let answer = ask(door, host).await;
         assert_eq!(answer.status, StatusCode::OK, "{host}: {answer:?}");
-        // The trace goes on to the application.
+        // The trace continues in the application.
         assert!(answer.body.contains("traceparent"), "{}", answer.body);
     }
-    let nobody = ask(door, "nobody").await;
-    assert_eq!(nobody.status, StatusCode::NOT_FOUND);
-    assert_eq!(nobody.header("x-mesh-reason"), "unknown-host");
+    let unknown = ask(door, "unknown").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert_eq!(unknown.header("x-mesh-reason"), "unknown-host");
     let principal = "source_principal=\"spiffe://test.local/ns/shop/sa/web\"";
     let inbound = server.get("/metrics").await.body;
     assert!(inbound.contains(principal), "{inbound}");
@@ -91,7 +91,7 @@ async fn a_server_with_another_identity_is_sent_nothing() {
     let home = Home::new();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = {
-        let asked = asked.clone();
+        let asked = Arc::clone(&asked);
         async move || asked.fetch_add(1, Ordering::Relaxed).to_string()
     };
     let app = app(Router::new().fallback(on_get(count))).await;
@@ -142,7 +142,7 @@ async fn opaque_bytes_go_through_a_pair_and_end_at_each_end() {
     };
     let (_server, client, door) = pair.start(&home).await;
     let mut stream = TcpStream::connect(door).await.expect("the agent listens");
-    stream.write_all(b"not a word of HTTP").await.expect("sent");
+    stream.write_all(b"not a line of HTTP").await.expect("sent");
     stream.shutdown().await.expect("half closed");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
@@ -165,7 +165,7 @@ async fn issued_files_are_an_identity() {
     let issued = mesh(["ca", "issue", id, "--ca", ca, "--out"], &[&out]);
     assert!(issued.status.success(), "{issued:?}");
     let app = app(Router::new().fallback(on_get(async || "hello"))).await;
-    // The server is who its files say; the caller mints from the CA.
+    // The server's identity is that of its files; the caller mints from the CA.
     let pair = Pair {
         server: "identity:
   files: {certificate: ../files/cert.pem, key: ../files/key.pem, bundle: ../files/bundle.pem}
@@ -223,7 +223,7 @@ async fn the_log_level_is_set_while_it_runs() {
     .await;
 }
 
-/// An agent with a request in flight that the application answers when it is told to.
+/// An agent with a request in flight that the application answers when the test lets it.
 struct Held {
     agent: Agent,
     request: tokio::task::JoinHandle<support::Answer>,
@@ -234,7 +234,7 @@ impl Held {
     async fn new(home: &Home, limits: &str) -> Self {
         let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let handler = {
-            let (asked, answer) = (asked.clone(), answer.clone());
+            let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
             async move || {
                 asked.notify_one();
                 answer.notified().await;

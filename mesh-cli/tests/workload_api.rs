@@ -23,7 +23,7 @@ fn gives(id: &str, uid: u32) -> String {
 
 /// What an agent's file says to get its identity from the other's.
 const TAKES: &str = "identity: {workloadApi: {socket: ../app/api.sock}}\n";
-/// The rest of an agent's file that carries nothing.
+/// The rest of an agent's file that forwards nothing.
 const REST: &str = "defaultAction: deny\npeers: strict\n";
 
 #[tokio::test]

@@ -10,7 +10,7 @@
 #
 # What is counted is CPU time of every process on the path (client, A, B, responder; utime + stime
 # from /proc, children included), in seconds per 10,000 requests. The responder is an nginx that
-# reads the body and returns 1 KiB from memory, the same for every column. Everyone has 2 workers
+# reads the body and returns 1 KiB from memory, the same for every column. Each has 2 workers
 # and no access log (but `mesh-log`); TLS 1.3 with ECDSA P-256 certificates and X25519, AES-128-GCM
 # where it can be chosen (Envoy and mesh choose by themselves).
 #
@@ -358,7 +358,7 @@ ENVOY
 column_mesh() { # column, appProtocol, a line of the agents' files
     local a b admin_a admin_b side
     [[ -n $mesh ]] || { skip "$1" "no binary given (--mesh BIN)"; return; }
-    [[ -x $mesh ]] || { skip "$1" "$mesh is no program"; return; }
+    [[ -x $mesh ]] || { skip "$1" "$mesh is not a program"; return; }
     for side in client server; do
         [[ -d $mesh_config/$side ]] || { skip "$1" "no folder $mesh_config/$side"; return; }
     done
@@ -384,7 +384,7 @@ column_direct() {
 
 # Prints the clock ticks that a process and its descendants, living or reaped, have used.
 ticks() {
-    # A process that ends between the list and the look is no failure.
+    # A process that ends between the list and the look is not a failure.
     { cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v root="$1" '
         { id = $1; sub(/^.*\) /, ""); parent[id] = $2; used[id] = $12 + $13 + $14 + $15 }
         END {

@@ -51,7 +51,7 @@ const STEP: Duration = Duration::from_millis(2);
 const KINDS: [&str; 3] = ["h1", "h2", "grpc"];
 
 /// What a run is like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) length: Duration,
     /// Requests a second, of all kinds together.
@@ -122,12 +122,12 @@ pub(crate) async fn run(plan: Plan) -> Fallible<Report> {
         ..Lifetimes::default()
     };
     let store = FileStore::open(&home.path().join("ca"))?;
-    let ca = Ca::open(store, &domain, None, lifetimes, &crypto, clock.clone()).await?;
+    let ca = Ca::open(store, &domain, None, lifetimes, &crypto, Arc::clone(&clock)).await?;
     let ca = Arc::new(ca);
     let own: SpiffeId = "spiffe://soak.test/inmesh/ca".parse()?;
     let mut config = ServerConfigOf::new(Rules::new(domain.clone(), own.clone()));
     config.rate = 1_000;
-    let server = CaServer::new(ca.clone(), config).await?;
+    let server = CaServer::new(Arc::clone(&ca), config).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let mut running = JoinSet::new();
@@ -148,11 +148,11 @@ pub(crate) async fn run(plan: Plan) -> Fallible<Report> {
             bootstrap: Bootstrap::Bundle(bundle),
             token: Token::Text(token),
         };
-        let client = CaClient::new(config, reader.clone(), &crypto, clock.clone())?;
+        let client = CaClient::new(config, reader.clone(), &crypto, Arc::clone(&clock))?;
         let writer = Arc::new(writer);
-        let (_, watch) = client.watch(writer.clone(), rand::random, std::future::pending());
+        let (_, watch) = client.watch(Arc::clone(&writer), rand::random, std::future::pending());
         running.spawn(watch);
-        let rotation = Rotation::new(id, client, &crypto, clock.clone(), rand::random);
+        let rotation = Rotation::new(id, client, &crypto, Arc::clone(&clock), rand::random);
         running.spawn(rotation.run(writer, std::future::pending()));
         let mut mesh = Mesh::builder()
             .crypto(crypto.clone())
@@ -185,10 +185,16 @@ pub(crate) async fn run(plan: Plan) -> Fallible<Report> {
     let mut load = JoinSet::new();
     for kind in KINDS {
         let each = f64::from(plan.rate) / 3.0;
-        load.spawn(requests(kind, each, end, web.mesh.client(), tally.clone()));
+        load.spawn(requests(
+            kind,
+            each,
+            end,
+            web.mesh.client(),
+            Arc::clone(&tally),
+        ));
     }
     let turns = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-    running.spawn(count_turns(ca.clone(), turns.clone()));
+    running.spawn(count_turns(Arc::clone(&ca), Arc::clone(&turns)));
     let shaken = tokio::spawn(shake(shakes, web.identity.clone(), crypto.clone(), end));
     let stream = tokio::spawn(stream_of_chunks(stream_door, end));
     let mut roots = 0;
@@ -354,11 +360,11 @@ async fn requests(kind: &'static str, rate: f64, end: Instant, client: Client, t
             let at = begin + Duration::from_secs_f64(begun / rate);
             begun += 1.0;
             tally.sent.fetch_add(1, Ordering::Relaxed);
-            let Ok(permit) = room.clone().try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
                 tally.lose(format!("{kind}: no room"));
                 continue;
             };
-            let (client, tally) = (client.clone(), tally.clone());
+            let (client, tally) = (client.clone(), Arc::clone(&tally));
             under_way.spawn(async move {
                 match timeout(PATIENCE, one(kind, &client)).await {
                     Ok(Ok(())) => {

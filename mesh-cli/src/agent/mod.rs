@@ -123,6 +123,7 @@ pub(crate) fn strict_defaults(workload: &Workload) -> Defaults {
 /// Looks for the agent's file in a folder.
 ///
 /// # Errors
+///
 /// If the folder cannot be read, or holds more than one.
 pub(crate) fn find(dir: &Path) -> anyhow::Result<Found> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;

@@ -464,7 +464,7 @@ fn share(value: &Value<'_>) -> Option<f64> {
         Some(percent) if (0.0..=100.0).contains(&percent) => Some(percent / 100.0),
         _ => {
             value.refuse(format_args!(
-                "{text:?} is no share; write for example \"10%\""
+                "{text:?} is not a share; write for example \"10%\""
             ));
             None
         }
@@ -477,7 +477,7 @@ fn time(value: &Value<'_>) -> Option<Duration> {
 
 /// A duration as the Gateway API writes it (GEP-2257): `1h30m`, `10s`, `250ms`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let invalid = || format!("{text:?} is no duration; write for example 10s, 250ms or 1h30m");
+    let invalid = || format!("{text:?} is not a duration; write for example 10s, 250ms or 1h30m");
     let mut rest = text;
     let mut total = Duration::ZERO;
     if rest.is_empty() || rest.len() > 20 {

@@ -333,7 +333,7 @@ fn everything_else_is_refused_with_its_place() {
             "{bond: '127.0.0.1:15000'}",
             "16: admin.b",
         ),
-        // What is none of the choices.
+        // What is not one of the choices.
         (
             "defaultAction: deny",
             "defaultAction: DENY",
@@ -345,7 +345,7 @@ fn everything_else_is_refused_with_its_place() {
             "'127.0.0.1:9090', appProtocol: ftp",
             "13: listeners[0].inbound.appProtocol: ",
         ),
-        // What is no value of its kind.
+        // What is not a value of its kind.
         (
             "lifetime: 20s",
             "lifetime: 20",

@@ -250,7 +250,7 @@ fn now() -> u64 {
         .as_secs()
 }
 
-/// Seconds as a person would say them; none is over.
+/// Seconds as a person would say them; no seconds left means expired.
 pub(super) fn left_of(seconds: Option<u64>) -> String {
     match seconds {
         None | Some(0) => "expired".to_owned(),

@@ -33,7 +33,8 @@ impl Spans {
     /// Exports to an endpoint, e.g. `http://127.0.0.1:4317`, under the workload's name.
     ///
     /// # Errors
-    /// If the endpoint is none.
+    ///
+    /// If the endpoint is not a valid URI.
     pub(crate) fn new(endpoint: &str, workload: &Workload) -> anyhow::Result<Self> {
         let mut exporter = SpanExporter::builder()
             .with_tonic()

@@ -100,7 +100,7 @@ impl Drop for Ca {
     }
 }
 
-/// Who asks a CA for leaves.
+/// A member that asks a CA for leaves.
 pub(crate) struct Member {
     pub(crate) id: SpiffeId,
     pub(crate) client: CaClient,

@@ -264,7 +264,7 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// An address that a child may bind: nothing listens there, it was given to nobody else in this
+/// An address that a child may bind: nothing listens there, it was given to no other child in this
 /// process, and it lies below the range from which the kernel takes ports for outgoing
 /// connections. A port of that range (which port 0 gives) may be taken before the child binds it.
 pub(crate) fn free() -> SocketAddr {

@@ -1,5 +1,5 @@
 //! `proto` turns mesh-pki/proto/*.proto into mesh-pki/src/proto/*.rs, which are committed, so that
-//! who builds the crates needs neither a protobuf compiler nor a build script.
+//! building the crates needs neither a protobuf compiler nor a build script.
 //!
 //! In: the definitions; out: one Rust file for each, client and server of its services in it. With
 //! `--check` nothing is written, and a file that differs from its definition fails the run. The

@@ -77,6 +77,18 @@ pub enum Effect {
 }
 
 /// The plan of one name.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use inmesh_discovery::dns::plan::{Effect, Outcome, Plan};
+///
+/// let mut plan = Plan::new(Duration::ZERO);
+/// let (addresses, ttl) = (vec![([10, 0, 0, 1].into(), None)], Duration::from_secs(30));
+/// let effect = plan.handle_outcome(Duration::from_secs(1), Outcome::Answer { addresses, ttl });
+/// assert!(matches!(effect, Effect::Publish(addresses) if addresses.len() == 1));
+/// assert_eq!(plan.next(), Duration::from_secs(31));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Plan {
     next: Duration,
@@ -94,6 +106,7 @@ pub struct Plan {
 
 impl Outcome {
     /// Nothing could be learnt.
+    #[must_use]
     pub fn unknown() -> Self {
         Self::Failure {
             found: Vec::new(),
@@ -108,6 +121,7 @@ impl Outcome {
 impl Plan {
     /// A plan for a name that nothing is known of: it is asked for at once. Times are counted from
     /// any start, the same for all calls.
+    #[must_use]
     pub fn new(now: Duration) -> Self {
         Self {
             next: now,
@@ -119,16 +133,19 @@ impl Plan {
     }
 
     /// When the name is to be asked for.
+    #[must_use]
     pub fn next(&self) -> Duration {
         self.next
     }
 
     /// What was published last.
+    #[must_use]
     pub fn last(&self) -> Option<&Arc<[Address]>> {
         self.last.as_ref()
     }
 
     /// Whether the last look-up failed.
+    #[must_use]
     pub fn is_failing(&self) -> bool {
         self.failures > 0
     }
@@ -237,7 +254,7 @@ impl Plan {
         if self.last.as_ref() == Some(&addresses) {
             return Effect::Keep;
         }
-        self.last = Some(addresses.clone());
+        self.last = Some(Arc::clone(&addresses));
         Effect::Publish(addresses)
     }
 }

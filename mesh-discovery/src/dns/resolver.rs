@@ -1,12 +1,13 @@
 //! The names that the snapshot wants in, their addresses out, for as long as they are wanted.
 //!
 //! The driver obeys the plans: it asks when one says so, and pushes what one publishes. What
-//! nobody wants is no longer asked for. It refuses addresses that a name server has no business
+//! no Service wants is no longer asked for. It refuses addresses that a name server has no business
 //! to give: loopback, link-local, unspecified and multicast ones.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_core::discover::{Gone, Sink, Source};
@@ -43,7 +44,7 @@ pub struct DnsSource {
     allow_loopback: bool,
 }
 
-/// Who looks names up: the wire, or a script.
+/// Looks names up: on the wire, or from a script.
 pub(super) trait LookUp: Clone + Send + 'static {
     /// Looks a host up.
     fn look_up(&self, host: &Host) -> impl Future<Output = Outcome> + Send;
@@ -66,16 +67,16 @@ struct Names<L> {
     allow_loopback: bool,
     start: Instant,
     refreshed: Duration,
-    entries: BTreeMap<Host, Entry>,
+    entries: BTreeMap<Host, Resolved>,
     running: JoinSet<(Host, Outcome)>,
 }
 
-struct Entry {
+struct Resolved {
     plan: Plan,
     wanted: bool,
     /// The look-up that runs.
     running: Option<Id>,
-    /// What was dropped last time, so that it is told once.
+    /// What was dropped last time, so that it is logged once.
     dropped: Vec<IpAddr>,
 }
 
@@ -83,11 +84,13 @@ struct Entry {
 
 impl DnsSource {
     /// Asks the name servers of the system (`/etc/resolv.conf`, and the hosts file first).
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Asks these name servers over UDP, and over TCP where an answer does not fit.
+    #[must_use]
     pub fn with_servers(servers: Vec<SocketAddr>) -> Self {
         Self {
             servers,
@@ -193,7 +196,7 @@ impl<L: LookUp> Names<L> {
         self.start.elapsed()
     }
 
-    /// Takes up the names that the snapshot wants and lets go of others. Returns addresses that
+    /// Adds the names that the snapshot wants and removes others. Returns addresses that
     /// are known and that the snapshot has forgotten, since it did not want them for a while.
     fn want(&mut self, snapshot: &Snapshot) -> Vec<Op> {
         let now = self.now();
@@ -202,15 +205,18 @@ impl<L: LookUp> Names<L> {
         }
         let mut ops = Vec::new();
         for (host, known) in snapshot.resolutions() {
-            let entry = self.entries.entry(host.clone()).or_insert_with(|| Entry {
-                plan: Plan::new(now),
-                wanted: true,
-                running: None,
-                dropped: Vec::new(),
-            });
+            let entry = self
+                .entries
+                .entry(host.clone())
+                .or_insert_with(|| Resolved {
+                    plan: Plan::new(now),
+                    wanted: true,
+                    running: None,
+                    dropped: Vec::new(),
+                });
             entry.wanted = true;
             if let (None, Some(last)) = (known, entry.plan.last()) {
-                ops.push(Op::Resolve(host.clone(), last.clone()));
+                ops.push(Op::Resolve(host.clone(), Arc::clone(last)));
             }
         }
         // A plan is kept until its time, so that a name that comes and goes is not asked for more
@@ -246,7 +252,7 @@ impl<L: LookUp> Names<L> {
         self.start.checked_add(next)
     }
 
-    /// Takes a look-up that ended in a bug of whoever looks up: a failure like others.
+    /// Takes a look-up that ended in a bug of the look-up itself: a failure like others.
     fn handle_panic(&mut self, task: Id) -> Vec<Op> {
         let mut entries = self.entries.iter();
         match entries.find(|(_, entry)| entry.running == Some(task)) {
@@ -291,9 +297,9 @@ impl<L: LookUp> Names<L> {
     }
 }
 
-// === impl Entry ===
+// === impl Resolved ===
 
-impl Entry {
+impl Resolved {
     /// Drops addresses that are not sent to.
     fn filter(&mut self, host: &Host, mut outcome: Outcome, allow_loopback: bool) -> Outcome {
         let (Outcome::Answer { addresses, .. }

@@ -8,7 +8,7 @@
 /// The most targets that are looked up.
 const TARGETS: usize = 32;
 
-/// A record; its target is `None` where it is the root, which says that nobody serves.
+/// A record; its target is `None` where it is the root, which says that no host serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) priority: u16,
@@ -80,7 +80,7 @@ mod tests {
         check(&[], &[]);
         check(&[(1, 1, ".")], &[]);
         check(&[(2, 9, "b"), (1, 0, "a")], &[&["a"], &["b"]]);
-        // No weights at all is no selection: one group.
+        // Without any weight all targets are one group.
         check(&[(1, 0, "b"), (1, 0, "a")], &[&["a", "b"]]);
         check(
             &[

@@ -49,6 +49,7 @@ impl Wire {
     /// Asks these name servers, or those of the system if there are none.
     ///
     /// # Errors
+    ///
     /// What is wrong with the system's configuration.
     pub(super) fn new(servers: &[SocketAddr]) -> Result<Self, NetError> {
         let mut builder = if servers.is_empty() {

@@ -33,6 +33,22 @@ const LOOKS: usize = 5;
 ///
 /// A file that a link leads to outside the folder is not watched: an edit of it in place is found
 /// within 10 s.
+///
+/// ```
+/// use inmesh_core::model::Namespace;
+/// use inmesh_discovery::file::FileSource;
+/// use inmesh_discovery::manifest::Defaults;
+///
+/// # let dir = std::env::temp_dir();
+/// let defaults = Defaults::new(Namespace::new("shop")?).loopback(true);
+/// // What `mesh validate` does: one reading, without a watch.
+/// let (change, problems) = FileSource::read_once(&dir, &defaults)?;
+/// # drop((change, problems));
+/// // What an agent does: a source for `Mesh::builder`.
+/// let source = FileSource::new(&dir, defaults);
+/// # drop(source);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct FileSource {
     id: SourceId,
@@ -68,6 +84,7 @@ enum Seen {
 
 impl FileSource {
     /// A source of the documents in `dir`. Its name is `file:<dir>`.
+    #[must_use]
     pub fn new(dir: impl Into<PathBuf>, defaults: Defaults) -> Self {
         let dir = dir.into();
         let id = id(&dir);
@@ -88,6 +105,7 @@ impl FileSource {
     /// shows in the status of a snapshot that the change is applied to.
     ///
     /// # Errors
+    ///
     /// Whatever keeps the folder from being listed.
     pub fn read_once(dir: &Path, defaults: &Defaults) -> io::Result<(Change, Vec<Problem>)> {
         let Scan { files, .. } = scan(dir)?;

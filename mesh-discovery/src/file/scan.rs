@@ -2,7 +2,7 @@
 //!
 //! `*.yaml`, `*.yml` and `*.json` of the folder itself; hidden names are left out (so are
 //! `..data` and its like, where Kubernetes keeps what the visible links point to), links are
-//! followed. It refuses to open what is no regular file, and reads no more than a file may have.
+//! followed. It refuses to open what is not a regular file, and reads no more than a file may have.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -24,6 +24,7 @@ pub(super) struct Scan {
 /// Looks at a folder.
 ///
 /// # Errors
+///
 /// Whatever keeps the folder itself from being listed.
 pub(super) fn scan(dir: &Path) -> io::Result<Scan> {
     let mut scan = Scan {
@@ -73,7 +74,7 @@ fn read(path: &Path) -> io::Result<Found> {
         return Ok(Found::Folder);
     }
     if !before.is_file() {
-        return Ok(Found::Wrong("it is no regular file".into()));
+        return Ok(Found::Wrong("it is not a regular file".into()));
     }
     let mut file = File::open(path)?;
     let mut bytes = Vec::new();

@@ -258,7 +258,7 @@ fn read_once_gives_problems_with_their_place() {
     assert!(FileSource::read_once(&dir.path().join("none"), &defaults()).is_err());
 }
 
-/// Nobody tells of an edit behind a link, so the poll must find it; its time is virtual here.
+/// No event comes for an edit behind a link, so the poll must find it; its time is virtual here.
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
 async fn the_poll_finds_what_nobody_tells() {

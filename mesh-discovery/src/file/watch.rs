@@ -1,6 +1,6 @@
-//! Tells that something in a folder may have changed. Cheap hints in, one settled hint out.
+//! Watches a folder for changes: cheap hints in, one settled hint out.
 //!
-//! The operating system tells of changes where it can; a poll finds what it did not tell (links
+//! The operating system sends events where it can; a poll finds what sends none (links
 //! out of the folder, network file systems, a folder that was replaced as a whole). Reading is no
 //! change, or every look would cause the next.
 
@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep, timeout};
 const QUIET: Duration = Duration::from_millis(50);
 /// An edit that never settles is looked at after this long.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often the folder is looked at without being told.
+/// How often the folder is looked at without an event.
 const POLL: Duration = Duration::from_secs(10);
-/// The same where nobody tells.
+/// The same where no events come.
 const POLL_ALONE: Duration = Duration::from_secs(1);
 
-/// Watches one folder, whatever becomes of it.
+/// Watches one folder, also while it is missing or replaced.
 #[derive(Debug)]
 pub(super) struct Watch {
     hints: mpsc::Receiver<()>,

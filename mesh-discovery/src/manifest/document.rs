@@ -1,7 +1,7 @@
 //! One document in, the operation on its object out: finds the reader of the kind, and says what
 //! a refusal means where the object was never good.
 //!
-//! A document of a kind that is not read is refused by name, so that nobody takes it for enforced.
+//! A document of a kind that is not read is refused by name, so that no reader takes it for enforced.
 
 use std::sync::Arc;
 
@@ -144,7 +144,7 @@ fn fallback(document: &Document, defaults: &Defaults, kind: &Kind) -> Fallback {
 }
 
 fn problem(document: &Document, message: String) -> Problem {
-    let at = inmesh_core::snapshot::Location::new(document.file().clone(), document.line());
+    let at = inmesh_core::snapshot::Location::new(Arc::clone(document.file()), document.line());
     Problem::refused(document.path(), message).at(at)
 }
 
@@ -162,7 +162,7 @@ fn refused(
     });
     let unread = matches!(kind, Kind::Other(_));
     let stands_for = match &key {
-        Some(key) if unread => StandsFor::Name(key.namespace.clone(), key.name.clone()),
+        Some(key) if unread => StandsFor::Name(key.namespace.clone(), Arc::clone(&key.name)),
         Some(_) => StandsFor::Itself,
         None if unread => StandsFor::Any,
         None => StandsFor::Kind(kind.clone()),

@@ -44,6 +44,21 @@ pub struct Merged {
 }
 
 /// Remembers what each file said when it last could be read.
+///
+/// ```
+/// use inmesh_core::model::{Namespace, SourceId};
+/// use inmesh_discovery::manifest::{Content, Defaults, Folder};
+///
+/// let defaults = Defaults::new(Namespace::new("shop")?);
+/// let mut folder = Folder::new(SourceId::new("file:mesh"), defaults);
+/// let service = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}";
+/// let good = folder.merge([("cart.yaml".into(), Content::Text(service.into()))]);
+/// assert!(good.problems.is_empty());
+/// // A file that cannot be read keeps its objects; the problem is reported.
+/// let bad = folder.merge([("cart.yaml".into(), Content::Unreadable("no permission".into()))]);
+/// assert_eq!(bad.problems.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Folder {
     source: SourceId,
@@ -60,7 +75,7 @@ struct Known {
     kept: Vec<(ObjectKey, u32)>,
 }
 
-/// Who mentioned an object first, and how often it was mentioned again.
+/// The document that holds an object first, and how often it was mentioned again.
 struct Claim {
     at: Location,
     again: usize,
@@ -78,6 +93,7 @@ struct Sum {
 
 impl Folder {
     /// A folder that has not been read yet.
+    #[must_use]
     pub fn new(source: SourceId, defaults: Defaults) -> Self {
         Self {
             source,
@@ -96,7 +112,7 @@ impl Folder {
                 Content::Text(text) => self.read(&file, text).err(),
                 Content::Unreadable(why) => {
                     let why = format!("the file cannot be read: {why}");
-                    Some(Problem::refused("", why).at(Location::new(file.clone(), 0)))
+                    Some(Problem::refused("", why).at(Location::new(Arc::clone(&file), 0)))
                 }
             };
             let known = self.files.get(&file);
@@ -131,14 +147,14 @@ impl Folder {
         }
         let parsed = parse(file, text, &self.defaults).map_err(|e| e.problem())?;
         let mut known = Known {
-            text: Some(text.clone()),
+            text: Some(Arc::clone(text)),
             entries: parsed.entries,
             kept: Vec::new(),
         };
         if let Some(before) = before {
             known.keep_of(before);
         }
-        self.files.insert(file.clone(), known);
+        self.files.insert(Arc::clone(file), known);
         Ok(())
     }
 
@@ -167,7 +183,7 @@ impl Folder {
         if known.is_none() && may_hide_policy {
             let message = "the file was never read and may hold an AuthorizationPolicy, so all \
                            requests are denied until it is mended or removed";
-            let problem = Problem::refused("", message).at(Location::new(file.clone(), 0));
+            let problem = Problem::refused("", message).at(Location::new(Arc::clone(file), 0));
             let deny = Fallback::Deny(Selects::Unknown);
             sum.refuse(key(Kind::AuthorizationPolicy), deny, vec![problem]);
         }
@@ -203,7 +219,7 @@ impl Known {
                 });
             missing = left;
             if let (false, Op::Refuse(_, fallback, _)) = (taken.is_empty(), &mut entry.op) {
-                // It was good: what it was serves on.
+                // It was valid before: the last valid version stays in force.
                 *fallback = Fallback::Absent;
             }
             self.kept.extend(taken);
@@ -215,7 +231,7 @@ impl Known {
 
 impl Sum {
     fn put(&mut self, file: &Arc<str>, entry: &Entry) {
-        let at = Location::new(file.clone(), entry.line);
+        let at = Location::new(Arc::clone(file), entry.line);
         if let Some(first) = self.claims.get_mut(&entry.key) {
             first.again += 1;
             let kind = Kind::Other(format!("{} (again)", entry.key.kind).into());
@@ -224,7 +240,7 @@ impl Sum {
             let problem = Problem::refused("metadata.name", message).at(at);
             match ObjectKey::new(kind, &entry.key.namespace, &name) {
                 Ok(key) => self.refuse(key, Fallback::Absent, vec![problem]),
-                // The name is too long to be told apart; the problem is still reported.
+                // The name is too long to be a key; the problem is still reported.
                 Err(_) => self.problems.push(problem),
             }
             return;
@@ -237,7 +253,7 @@ impl Sum {
 
     fn keep(&mut self, file: &Arc<str>, key: &ObjectKey, line: u32) {
         if !self.claims.contains_key(key) {
-            let at = Location::new(file.clone(), line);
+            let at = Location::new(Arc::clone(file), line);
             self.claims.insert(key.clone(), Claim { at, again: 0 });
             self.ops.push(Op::Keep(key.clone()));
         }

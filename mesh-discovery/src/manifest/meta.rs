@@ -1,4 +1,4 @@
-//! `metadata`: who the object is, and the labels and annotations that mean something here.
+//! `metadata`: the object's key, and the labels and annotations that mean something here.
 
 use inmesh_core::model::{InvalidName, Kind, Namespace, ObjectKey};
 

@@ -37,6 +37,16 @@ pub use folder::{Content, Folder, Merged};
 pub use strict::FileError;
 
 /// What documents leave unsaid, and what the process allows.
+///
+/// ```
+/// use inmesh_core::model::Namespace;
+/// use inmesh_discovery::manifest::{Defaults, parse};
+///
+/// let defaults = Defaults::new(Namespace::new("shop")?).skip("v1", "Secret");
+/// let text = "{apiVersion: v1, kind: Secret, metadata: {name: key}}";
+/// assert!(parse("key.yaml", text, &defaults)?.entries.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Defaults {
@@ -44,7 +54,7 @@ pub struct Defaults {
     pub namespace: Namespace,
     /// Whether endpoints may have loopback addresses: on a laptop and in the demo.
     pub allow_loopback: bool,
-    /// Documents that someone else reads, by `apiVersion` and `kind`; they are skipped.
+    /// Documents that another reader takes, by `apiVersion` and `kind`; they are skipped.
     pub skip_kinds: Vec<(Arc<str>, Arc<str>)>,
 }
 
@@ -90,7 +100,8 @@ pub enum StandsFor {
 /// Any text may be given; it never panics.
 ///
 /// # Errors
-/// [`FileError`] if the file as a whole is no set of documents (see [`strict::documents`]): all
+///
+/// [`FileError`] if the file as a whole is not a set of documents (see [`strict::documents`]): all
 /// its objects are to stay as they were. What is wrong with one object is an
 /// [`Op::Refuse`] among the entries instead.
 pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Result<Parsed, FileError> {
@@ -105,6 +116,7 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Result<Parsed, File
 
 impl Defaults {
     /// Objects without a namespace are in `namespace`; loopback addresses are refused.
+    #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         Self {
             namespace,
@@ -120,7 +132,7 @@ impl Defaults {
         self
     }
 
-    /// The same, leaving documents of one kind to someone else.
+    /// The same, leaving documents of one kind to another reader.
     #[must_use]
     pub fn skip(mut self, api_version: &str, kind: &str) -> Self {
         self.skip_kinds.push((api_version.into(), kind.into()));

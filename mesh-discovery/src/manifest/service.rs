@@ -135,7 +135,7 @@ pub(super) fn is_tcp(port: &mut Fields<'_>) -> Option<bool> {
     };
     let tcp = protocol.choice(&["TCP", "UDP", "SCTP"])? == "TCP";
     if !tcp {
-        protocol.warn("the mesh carries TCP only; the port is skipped");
+        protocol.warn("the mesh forwards TCP only; the port is skipped");
     }
     Some(tcp)
 }

@@ -1,4 +1,4 @@
-//! `discovery.k8s.io/v1 EndpointSlice`: hosts, ports, transport and who may answer.
+//! `discovery.k8s.io/v1 EndpointSlice`: hosts, ports, transport and the identities that may answer.
 //!
 //! Each address is an endpoint of its own. Bounds are those of the API. The slice's port is where the endpoint listens; for a
 //! mesh endpoint that is the inbound agent.

@@ -155,7 +155,7 @@ pub(super) fn object_name(file: &str) -> String {
     if name == file && (1..=180).contains(&name.len()) {
         return name;
     }
-    // FNV-1a: two names may collide only if someone means them to.
+    // FNV-1a: two names may collide only where their author means them to.
     let hash = file.bytes().fold(0x811c_9dc5_u32, |hash, b| {
         (hash ^ u32::from(b)).wrapping_mul(0x0100_0193)
     });

@@ -1,4 +1,4 @@
-//! The annotations that say how bytes travel to endpoints, and who must answer.
+//! The annotations that say how bytes travel to endpoints, and which identity must answer.
 //!
 //! `inmesh.dev/transport` is `mesh` where it is absent; `plain` and `tls` are never assumed. What
 //! a transport has no use for is refused, since its author meant something by it.
@@ -15,9 +15,9 @@ use super::text::host_name;
 
 /// How bytes travel.
 pub(super) const TRANSPORT: &str = "inmesh.dev/transport";
-/// Who may serve a mesh endpoint.
+/// The identities that may serve a mesh endpoint.
 pub(super) const IDS: &str = "inmesh.dev/ids";
-/// Who vouches for the server of a tls endpoint.
+/// What vouches for the server of a tls endpoint.
 pub(super) const CA: &str = "inmesh.dev/ca";
 /// The name on the certificate of a tls endpoint.
 pub(super) const SERVER_NAME: &str = "inmesh.dev/server-name";
@@ -94,7 +94,7 @@ fn ids(annotations: &Texts<'_>, at: &Value<'_>) -> Option<IdSet> {
 fn roots(annotations: &Texts<'_>, at: &Value<'_>, file: &str) -> Option<Roots> {
     let Some(value) = annotations.find(CA) else {
         at.refuse(
-            "nobody vouches for the server: write the annotation inmesh.dev/ca: system, or the \
+            "no root vouches for the server: write the annotation inmesh.dev/ca: system, or the \
              path of a PEM file",
         );
         return None;

@@ -144,7 +144,7 @@ impl Capabilities {
         }
     }
 
-    /// Why the kernel refused to be asked, as far as it can be told.
+    /// Why the kernel refused to be asked, as far as it is known.
     fn refused(&self, call: Call, error: &io::Error) -> String {
         let needs_net = match call {
             Call::Syscall

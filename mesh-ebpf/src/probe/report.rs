@@ -50,7 +50,7 @@ pub enum Status {
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::exhaustive_enums, reason = "the kernel has these three values")]
 pub enum UnprivilegedBpf {
-    /// Everyone may load simple programs.
+    /// Every process may load simple programs.
     Allowed,
     /// It takes CAP_BPF; an administrator may change that.
     Disabled,

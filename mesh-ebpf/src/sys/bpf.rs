@@ -252,7 +252,7 @@ fn bpf<A: Attr>(command: u32, attr: &mut A) -> Result<OwnedFd, i32> {
     match i32::try_from(fd) {
         Ok(fd) if fd >= 0 => {
             // SAFETY: every command used here that succeeds returns a new file descriptor, which
-            // nobody else knows.
+            // no other code knows.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         }
         _ => Err(io::Error::last_os_error()

@@ -55,7 +55,7 @@ pub(super) async fn cart(
     let state = Cart {
         version,
         name: name.into(),
-        mood: mood.clone(),
+        mood: Arc::clone(&mood),
         ledger: Plain {
             to: ledger,
             kept: Arc::default(),

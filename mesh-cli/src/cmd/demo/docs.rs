@@ -134,7 +134,7 @@ spec:
     )
 }
 
-/// Who may call whom: load -> web -> cart -> ledger.
+/// The calls that are permitted: load -> web -> cart -> ledger.
 pub(super) fn policies() -> String {
     [("web", "load"), ("cart", "web"), ("ledger", "cart")]
         .map(|(to, from)| {

@@ -127,11 +127,11 @@ impl Load {
         })))
     }
 
-    /// Sends until it is told to stop: every second request belongs to the group `beta`.
+    /// Sends until it is stopped: every second request belongs to the group `beta`.
     pub(super) fn start(&self, client: &Client) -> JoinSet<()> {
         let mut workers = JoinSet::new();
         for _ in 0..WORKERS {
-            let (shared, client) = (self.0.clone(), client.clone());
+            let (shared, client) = (Arc::clone(&self.0), client.clone());
             workers.spawn(async move {
                 while !shared.stop.load(Ordering::Relaxed) {
                     let beta = shared.sent.fetch_add(1, Ordering::Relaxed) % 2 == 0;

@@ -3,6 +3,7 @@
 mod apps;
 mod docs;
 mod load;
+mod outcome;
 mod scenes;
 mod screen;
 mod world;
@@ -11,15 +12,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use inmesh_core::Mesh;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use crate::{log, term};
 use load::Load;
-use scenes::{Outcome, Stage};
+use outcome::Outcome;
+use scenes::Run;
 use screen::{Screen, Show};
-use world::World;
+use world::{World, rotations};
 
 /// The longest that the scenes may take.
 const LIMIT: Duration = Duration::from_secs(55);
@@ -72,14 +73,14 @@ impl Demo {
         let load = Load::new()?;
         let mut workers = load.start(&world.load.client());
         let mut screen = Screen::new(show);
-        let mut stage = Stage {
+        let mut run = Run {
             world: &mut world,
             load: &load,
             screen: &mut screen,
             outcomes: Vec::new(),
         };
-        let played = timeout(LIMIT, stage.play()).await;
-        let mut scenes = stage.outcomes;
+        let played = timeout(LIMIT, run.play()).await;
+        let mut scenes = run.outcomes;
         screen.close();
         match played {
             Ok(played) => played?,
@@ -115,15 +116,6 @@ impl Demo {
             ExitCode::FAILURE
         })
     }
-}
-
-/// Leaf certificates that a mesh has replaced.
-fn rotations(mesh: &Mesh) -> u64 {
-    let metrics = mesh.encode_metrics();
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("mesh_certificate_rotations_total "));
-    line.and_then(|n| n.parse().ok()).unwrap_or_default()
 }
 
 /// The scene that runs all the while.

@@ -7,45 +7,31 @@ use http::{Request, StatusCode};
 use inmesh_core::Body;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::docs;
 use super::load::{Load, Seen, WORKERS};
+use super::outcome::Outcome;
 use super::screen::Screen;
 use super::world::World;
 
 /// How long an edit may take to be live.
 const LIVE: Duration = Duration::from_secs(1);
 
-/// What became of a scene.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Outcome {
-    pub(super) scene: String,
-    /// Whether it did what it says and cost no more than it may.
-    pub(super) ok: bool,
-    /// The most failures that it may cost, computed before it started.
-    pub(super) may_cost: u64,
-    /// What it did cost.
-    pub(super) cost: u64,
-    /// What was seen.
-    pub(super) seen: String,
-}
-
-/// What a scene found.
-struct Found {
+/// What a scene came to.
+struct Verdict {
     good: bool,
     seen: String,
 }
 
-pub(super) struct Stage<'a> {
+pub(super) struct Run<'a> {
     pub(super) world: &'a mut World,
     pub(super) load: &'a Load,
     pub(super) screen: &'a mut Screen,
     pub(super) outcomes: Vec<Outcome>,
 }
 
-impl Stage<'_> {
+impl Run<'_> {
     /// Plays all scenes.
     pub(super) async fn play(&mut self) -> anyhow::Result<()> {
         for weight in [0, 10, 50, 100] {
@@ -73,7 +59,7 @@ impl Stage<'_> {
         let p = f64::from(weight) / 100.0;
         #[expect(clippy::cast_precision_loss, reason = "a bound for a share")]
         let spread = 400.0 * (p * (1.0 - p) / answers.max(1) as f64).sqrt();
-        let found = Found {
+        let found = Verdict {
             good: answers > 0 && (share - f64::from(weight)).abs() <= spread,
             seen: format!("v2 got {share:.1} % of {answers} (within {spread:.1} of {weight})"),
         };
@@ -89,7 +75,7 @@ impl Stage<'_> {
         self.watch(Duration::from_secs(2)).await?;
         let seen = self.load.window();
         let answers: u64 = seen.versions.values().sum();
-        let found = Found {
+        let found = Verdict {
             good: answers > 0 && seen.strays == 0,
             seen: format!("{} of {answers} went to the wrong version", seen.strays),
         };
@@ -107,7 +93,7 @@ impl Stage<'_> {
         self.watch(Duration::from_secs(3)).await?;
         self.world.v1[0].mood.delay_ms.store(0, Ordering::Relaxed);
         let share = Seen::share_of(&self.load.window().endpoints, &slow) * 100.0;
-        let found = Found {
+        let found = Verdict {
             good: share < 100.0 / 6.0,
             seen: format!("it got {share:.1} % of the requests; its fair share is 33.3 %"),
         };
@@ -136,7 +122,7 @@ impl Stage<'_> {
         self.load.reset()?;
         self.watch(Duration::from_secs(1)).await?;
         let share = Seen::share_of(&self.load.window().endpoints, &broken) * 100.0;
-        let found = Found {
+        let found = Verdict {
             good: ejected.is_some() && back.is_some() && share > 10.0,
             seen: match (ejected, back) {
                 (Some(out), Some(back)) => format!(
@@ -164,7 +150,7 @@ impl Stage<'_> {
             denied += u32::from(answer.status() == StatusCode::FORBIDDEN && by_policy);
             self.watch(Duration::from_millis(50)).await?;
         }
-        let found = Found {
+        let found = Verdict {
             good: denied == 10,
             seen: format!("{denied} of 10 were answered with 403 and the reason"),
         };
@@ -189,7 +175,7 @@ impl Stage<'_> {
         let pid = self.world.child.id().and_then(|id| i32::try_from(id).ok());
         let Some(pid) = pid else {
             let seen = "the child had ended before".to_owned();
-            return self.end(name, 0, before, Found { good: false, seen });
+            return self.end(name, 0, before, Verdict { good: false, seen });
         };
         kill(Pid::from_raw(pid), Signal::SIGTERM)?;
         let told = Instant::now();
@@ -210,7 +196,7 @@ impl Stage<'_> {
             .get(&child)
             .copied()
             .unwrap_or_default();
-        let found = Found {
+        let found = Verdict {
             good: served > 0 && after == 0 && ended.is_some_and(|status| status.success()),
             seen: match ended {
                 Some(status) => format!(
@@ -236,7 +222,7 @@ impl Stage<'_> {
         scene: String,
         may_cost: u64,
         before: u64,
-        found: Found,
+        found: Verdict,
     ) -> anyhow::Result<()> {
         let total = self.load.total();
         let cost = total.failures - before;

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::docs;
 use super::load::{Load, Seen};
-use super::scenes::Outcome;
-use super::world::World;
+use super::outcome::Outcome;
+use super::world::{World, rotations};
 use crate::term;
 
 /// How often the screen is drawn.
@@ -83,6 +83,7 @@ impl Screen {
     /// Draws what is, if it is time to.
     ///
     /// # Errors
+    ///
     /// If the terminal is gone, or the person pressed q or Ctrl-C.
     pub(super) fn draw(&mut self, world: &World, load: &Load) -> anyhow::Result<()> {
         let due = self.drawn.is_none_or(|at| at.elapsed() >= FRAME);
@@ -141,7 +142,7 @@ pub(super) fn identities(world: &World) -> Vec<[String; 4]> {
                 (*name).to_owned(),
                 leaf.map(|c| c.id.clone()).unwrap_or_default(),
                 format!("{age} s of {} s", docs::LEAF.as_secs()),
-                super::rotations(mesh).to_string(),
+                rotations(mesh).to_string(),
             ]
         })
         .collect()

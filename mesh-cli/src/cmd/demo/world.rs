@@ -1,6 +1,7 @@
 //! The demo's mesh: a CA, five workloads, nine agents' worth of sockets. All but one live in this
 //! process; the one that gets a signal is a child.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,7 +29,7 @@ use crate::fetch;
 const READY: Duration = Duration::from_secs(15);
 
 /// One endpoint of cart.
-pub(super) struct Endpoint {
+pub(super) struct CartEndpoint {
     pub(super) name: String,
     pub(super) mood: Arc<Mood>,
 }
@@ -39,7 +40,7 @@ pub(super) struct World {
     pub(super) load: Mesh,
     pub(super) intruder: Mesh,
     pub(super) meshes: Vec<(&'static str, Mesh)>,
-    pub(super) v1: Vec<Endpoint>,
+    pub(super) v1: Vec<CartEndpoint>,
     pub(super) child: Child,
     /// The child's endpoint of cart v2.
     pub(super) child_name: String,
@@ -52,133 +53,70 @@ pub(super) struct World {
     _home: TempDir,
 }
 
+/// The folders of all agents, removed with everything in them.
+struct Home {
+    dir: TempDir,
+    ca: PathBuf,
+    folders: Vec<PathBuf>,
+}
+
+/// The applications of cart with their sockets, before an agent serves them.
+struct CartApps {
+    /// All but the child's, each with the address of its application.
+    sockets: Vec<(TcpListener, SocketAddr)>,
+    v1: Vec<CartEndpoint>,
+    places: [Vec<Place>; 2],
+    child: ChildEndpoint,
+}
+
+/// The last endpoint of v2, which a process of its own serves.
+struct ChildEndpoint {
+    name: String,
+    app: SocketAddr,
+    address: SocketAddr,
+}
+
 impl World {
     /// Builds everything and waits until it is ready.
     pub(super) async fn build() -> anyhow::Result<Self> {
-        let home = tempfile::Builder::new().prefix("mesh-demo-").tempdir()?;
-        let ca = home.path().join("ca");
-        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
-        DevCa::init(&ca, docs::DOMAIN.parse()?, &crypto, clock)?;
-        let mut folders = Vec::new();
-        let mut folder = |name: &str| -> anyhow::Result<PathBuf> {
-            let dir = home.path().join(name);
-            std::fs::create_dir(&dir)?;
-            folders.push(dir.clone());
-            Ok(dir)
-        };
+        let mut home = Home::create()?;
 
         // ledger: one plain server behind its agent.
         let ledger_app = apps::ledger().await?;
         let ledger_in = bind().await?;
         let ledger_at = ledger_in.local_addr()?;
-        let dir = folder("ledger")?;
-        let ledger = agent("ledger", "v1", &ca, &dir, &inbound(ledger_at, ledger_app)).await?;
+        let listeners = inbound(ledger_at, ledger_app);
+        let ledger = home.agent("ledger", "v1", &listeners).await?;
 
         // cart: six plain servers; five behind one agent, the last behind the child.
         let cart_out = bind().await?;
         let cart_out_at = cart_out.local_addr()?;
-        let (mut sockets, mut v1, mut places) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
-        let (mut child_app, mut child_name) = (None, String::new());
-        for (v, version) in ["v1", "v2"].into_iter().enumerate() {
-            for n in 0..3 {
-                let name = format!("cart-{version}-{n}");
-                let (app, mood) = apps::cart(version, &name, cart_out_at).await?;
-                let child = (v, n) == (1, 2);
-                let socket = if child {
-                    reserve().await?
-                } else {
-                    bind().await?
-                };
-                let address = socket.local_addr()?;
-                places[v].push(Place {
-                    address,
-                    ready: true,
-                });
-                if child {
-                    child_name.clone_from(&name);
-                    child_app = Some((app, address));
-                    // The child binds it again.
-                    drop(socket);
-                } else {
-                    sockets.push((socket, app));
-                }
-                if v == 0 {
-                    v1.push(Endpoint { name, mood });
-                }
-            }
-        }
-        let mut listeners = outbound(cart_out_at, "ledger");
-        for (socket, app) in &sockets {
-            listeners += &inbound_item(socket.local_addr()?, *app);
-        }
-        let dir = folder("cart")?;
-        let cart = agent("cart", "v1", &ca, &dir, &listeners).await?;
-        let (app, child_at) = child_app.context("the child serves an endpoint of v2")?;
+        let cart = CartApps::start(cart_out_at).await?;
+        let listeners = cart.listeners(cart_out_at)?;
+        let cart_mesh = home.agent("cart", "v1", &listeners).await?;
         let child_admin = reserve().await?.local_addr()?;
-        let dir = folder("cart-child")?;
-        let admin = format!("admin: {{bind: \"{child_admin}\"}}\n");
-        let file = docs::agent("cart", "v2", &ca, &inbound(child_at, app), &admin);
-        docs::publish(&dir, "agent.yaml", &file)?;
-        let child_dir = dir;
+        let child_dir = home.write_child(&cart.child, child_admin)?;
 
         // web embeds the mesh; load and an intruder are clients.
-        let web = agent("web", "v1", &ca, &folder("web")?, "").await?;
+        let web = home.agent("web", "v1", "").await?;
         let door = bind().await?;
         let door_at = door.local_addr()?;
-        let load = agent(
-            "load",
-            "v1",
-            &ca,
-            &folder("load")?,
-            &outbound(door_at, "web"),
-        )
-        .await?;
-        let intruder = agent("intruder", "v1", &ca, &folder("intruder")?, "").await?;
+        let listeners = outbound(door_at, "web");
+        let load = home.agent("load", "v1", &listeners).await?;
+        let intruder = home.agent("intruder", "v1", "").await?;
         let web_in = bind().await?;
-        let web_at = web_in.local_addr()?;
 
-        let one = |address| {
-            [Place {
-                address,
-                ready: true,
-            }]
-        };
-        for dir in &folders {
-            docs::publish(
-                dir,
-                "web.yaml",
-                &docs::service("web", "web", "v1", &one(web_at)),
-            )?;
-            let text = docs::service("ledger", "ledger", "v1", &one(ledger_at));
-            docs::publish(dir, "ledger.yaml", &text)?;
-            docs::publish(dir, "cart.yaml", &docs::service("cart", "cart", "", &[]))?;
-            docs::publish(dir, "policies.yaml", &docs::policies())?;
-        }
-        let mut stdio = std::fs::File::create(home.path().join("child.log"))?;
-        {
-            use std::io::Write;
-            writeln!(stdio, "the agent of {child_name}")?;
-        }
-        let child = Command::new(std::env::current_exe()?)
-            .args(["proxy", "--log", "info", "--config"])
-            .arg(&child_dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stdio)
-            .kill_on_drop(true)
-            .spawn()
-            .context("starting the child")?;
+        home.publish_services(web_in.local_addr()?, ledger_at)?;
+        let child = home.spawn_child(&child_dir, &cart.child.name)?;
 
-        serve(
-            &ledger,
-            vec![(ledger_in, Listen::Inbound(behind(ledger_app)))],
-        );
+        let behind_ledger = Listen::Inbound(behind(ledger_app));
+        serve(&ledger, vec![(ledger_in, behind_ledger)]);
+        let sockets = cart.sockets.into_iter();
         let mut all: Vec<_> = sockets
-            .into_iter()
             .map(|(socket, app)| (socket, Listen::Inbound(behind(app))))
             .collect();
         all.push((cart_out, to("ledger")?));
-        serve(&cart, all);
+        serve(&cart_mesh, all);
         serve(&load, vec![(door, to("web")?)]);
         tokio::spawn({
             let (web, app) = (web.clone(), apps::web(web.client()));
@@ -188,20 +126,20 @@ impl World {
             meshes: vec![
                 ("load", load.clone()),
                 ("web", web.clone()),
-                ("cart", cart),
+                ("cart", cart_mesh),
                 ("ledger", ledger),
             ],
             web,
             load,
             intruder,
-            v1,
+            v1: cart.v1,
             child,
-            child_name,
+            child_name: cart.child.name,
             child_admin,
-            places,
-            folders,
+            places: cart.places,
+            folders: home.folders,
             door: door_at,
-            _home: home,
+            _home: home.dir,
         };
         world.publish_cart()?;
         world.publish("route.yaml", &docs::canary(100, 0))?;
@@ -260,6 +198,137 @@ impl World {
     }
 }
 
+// === impl Home ===
+
+impl Home {
+    /// An empty folder with a CA in it.
+    fn create() -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mesh-demo-").tempdir()?;
+        let ca = dir.path().join("ca");
+        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+        DevCa::init(&ca, docs::DOMAIN.parse()?, &crypto, clock)?;
+        Ok(Self {
+            dir,
+            ca,
+            folders: Vec::new(),
+        })
+    }
+
+    fn folder(&mut self, name: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir(&dir)?;
+        self.folders.push(dir.clone());
+        Ok(dir)
+    }
+
+    /// Starts an agent in this process from a file, as `mesh proxy` does.
+    async fn agent(&mut self, name: &str, version: &str, listeners: &str) -> anyhow::Result<Mesh> {
+        let dir = self.folder(name)?;
+        let file = docs::agent(name, version, &self.ca, listeners, "");
+        docs::publish(&dir, "agent.yaml", &file)?;
+        match agent::find(&dir)? {
+            Found::Agent(agent) => Ok(proxy::start(&agent, dir).await?.0),
+            Found::Refused(problems) => bail!("{name}: {problems:?}"),
+            Found::None => bail!("{name}: no agent's file"),
+        }
+    }
+
+    /// Writes the file of the agent that runs in the child.
+    fn write_child(&mut self, child: &ChildEndpoint, admin: SocketAddr) -> anyhow::Result<PathBuf> {
+        let dir = self.folder("cart-child")?;
+        let admin = format!("admin: {{bind: \"{admin}\"}}\n");
+        let listeners = inbound(child.address, child.app);
+        let file = docs::agent("cart", "v2", &self.ca, &listeners, &admin);
+        docs::publish(&dir, "agent.yaml", &file)?;
+        Ok(dir)
+    }
+
+    /// Writes what all agents know; cart's endpoints come with [`World::publish_cart`].
+    fn publish_services(&self, web: SocketAddr, ledger: SocketAddr) -> anyhow::Result<()> {
+        let one = |address| {
+            [Place {
+                address,
+                ready: true,
+            }]
+        };
+        let web = docs::service("web", "web", "v1", &one(web));
+        let ledger = docs::service("ledger", "ledger", "v1", &one(ledger));
+        for dir in &self.folders {
+            docs::publish(dir, "web.yaml", &web)?;
+            docs::publish(dir, "ledger.yaml", &ledger)?;
+            docs::publish(dir, "cart.yaml", &docs::service("cart", "cart", "", &[]))?;
+            docs::publish(dir, "policies.yaml", &docs::policies())?;
+        }
+        Ok(())
+    }
+
+    fn spawn_child(&self, dir: &Path, name: &str) -> anyhow::Result<Child> {
+        let mut log = std::fs::File::create(self.dir.path().join("child.log"))?;
+        writeln!(log, "the agent of {name}")?;
+        Command::new(std::env::current_exe()?)
+            .args(["proxy", "--log", "info", "--config"])
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting the child")
+    }
+}
+
+// === impl CartApps ===
+
+impl CartApps {
+    /// Starts three applications of each version, which call on through `out`.
+    async fn start(out: SocketAddr) -> anyhow::Result<Self> {
+        let (mut sockets, mut v1, mut places) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
+        let mut child = None;
+        for (v, version) in ["v1", "v2"].into_iter().enumerate() {
+            for n in 0..3 {
+                let name = format!("cart-{version}-{n}");
+                let (app, mood) = apps::cart(version, &name, out).await?;
+                let of_child = (v, n) == (1, 2);
+                let socket = if of_child {
+                    reserve().await?
+                } else {
+                    bind().await?
+                };
+                let address = socket.local_addr()?;
+                places[v].push(Place {
+                    address,
+                    ready: true,
+                });
+                if of_child {
+                    // Its socket is closed here, so that the child can bind it again.
+                    let name = name.clone();
+                    child = Some(ChildEndpoint { name, app, address });
+                } else {
+                    sockets.push((socket, app));
+                }
+                if v == 0 {
+                    v1.push(CartEndpoint { name, mood });
+                }
+            }
+        }
+        Ok(Self {
+            sockets,
+            v1,
+            places,
+            child: child.context("the child serves an endpoint of v2")?,
+        })
+    }
+
+    /// The listeners of the agent that serves all but the child's.
+    fn listeners(&self, out: SocketAddr) -> anyhow::Result<String> {
+        let mut listeners = outbound(out, "ledger");
+        for (socket, app) in &self.sockets {
+            listeners += &inbound_item(socket.local_addr()?, *app);
+        }
+        Ok(listeners)
+    }
+}
+
 async fn bind() -> anyhow::Result<TcpListener> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).await?)
 }
@@ -301,28 +370,17 @@ fn to(service: &str) -> anyhow::Result<Listen> {
     Ok(Listen::Outbound(to))
 }
 
-/// Starts an agent in this process from a file, as `mesh proxy` does.
-async fn agent(
-    name: &str,
-    version: &str,
-    ca: &Path,
-    dir: &Path,
-    listeners: &str,
-) -> anyhow::Result<Mesh> {
-    docs::publish(
-        dir,
-        "agent.yaml",
-        &docs::agent(name, version, ca, listeners, ""),
-    )?;
-    match agent::find(dir)? {
-        Found::Agent(agent) => Ok(proxy::start(&agent, dir.to_owned()).await?.0),
-        Found::Refused(problems) => bail!("{name}: {problems:?}"),
-        Found::None => bail!("{name}: no agent's file"),
-    }
-}
-
 fn serve(mesh: &Mesh, sockets: Vec<(TcpListener, Listen)>) {
     for (socket, listen) in sockets {
         tokio::spawn(proxy::serve(mesh.clone(), socket, listen));
     }
+}
+
+/// Leaf certificates that a mesh has replaced.
+pub(super) fn rotations(mesh: &Mesh) -> u64 {
+    let metrics = mesh.encode_metrics();
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("mesh_certificate_rotations_total "));
+    line.and_then(|n| n.parse().ok()).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
-//! Rules about who depends on whom, read from `cargo tree`.
+//! Rules about which crate depends on which, read from `cargo tree`.
 
-use super::Violation;
+use super::violation::Violation;
 
 /// A package, the features it is looked at with, and what must not stand below it.
 pub(super) struct Rule {

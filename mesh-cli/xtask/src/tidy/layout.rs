@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Violation;
+use super::violation::Violation;
 
 pub(super) fn check(paths: &[&str]) -> Vec<Violation> {
     let mut found = top_level(paths);
@@ -76,10 +76,10 @@ fn module_style(paths: &[&str]) -> Vec<Violation> {
         .collect()
 }
 
-/// Every decision stage has the same four files.
+/// Every decision stage has the same three files.
 fn stages(paths: &[&str]) -> Vec<Violation> {
     const STAGES: [&str; 3] = ["authorize", "balance", "route"];
-    const FILES: [&str; 4] = ["mod.rs", "decide.rs", "layer.rs", "tests.rs"];
+    const FILES: [&str; 3] = ["mod.rs", "decide.rs", "tests.rs"];
     STAGES
         .iter()
         .flat_map(|stage| {
@@ -93,8 +93,8 @@ fn stages(paths: &[&str]) -> Vec<Violation> {
                 &path,
                 1,
                 "is missing",
-                "every decision stage has mod.rs, decide.rs (pure), layer.rs (tower) and tests.rs",
-                "add it, so that who knows one stage knows them all",
+                "every decision stage has mod.rs, decide.rs (pure) and tests.rs",
+                "add it, so that a reader of one stage finds the way in all",
             )
         })
         .collect()

@@ -4,24 +4,25 @@
 //! Out: one line for each violation, `path:line: what, why, what to do`, and the exit code.
 //!
 //! Every rule is a pure function from a file's text, the list of paths or cargo's output to
-//! violations, so each is tested on snippets. Rust is tokenised just enough (see [`source`]) that
-//! a comment or a string never trips a rule. What needs types (an aliased `Instant`, a re-exported
+//! violations, so each is tested on snippets. Rust is lexed and parsed (see [`source`]), so that a
+//! comment or a string never trips a rule about code. What needs types (an aliased `Instant`, a re-exported
 //! function) is clippy's to find: see `clippy.toml`.
 
+mod circle;
 mod code;
 mod graph;
 mod layout;
+mod shape;
 mod size;
 mod source;
+mod violation;
+mod words;
 
-use std::fmt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use source::Source;
-
-/// The crates that other people link: they own nothing global and never panic on input.
-const LIBRARIES: [&str; 4] = ["mesh-pki", "mesh-core", "mesh-discovery", "mesh-ebpf"];
+use violation::{Severity, Violation};
 
 /// Runs every rule over this workspace and prints what it finds.
 pub(crate) fn run() -> ExitCode {
@@ -69,7 +70,7 @@ fn check_workspace() -> Result<Vec<Violation>, String> {
     )?;
     let mut files = Vec::new();
     for path in listed.split('\0').filter(|path| root.join(path).is_file()) {
-        let text = if path.ends_with(".rs") {
+        let text = if path.ends_with(".rs") || path.ends_with(".md") || path == "Cargo.toml" {
             std::fs::read_to_string(root.join(path)).map_err(|e| format!("{path}: {e}"))?
         } else {
             String::new()
@@ -92,13 +93,23 @@ fn check_workspace() -> Result<Vec<Violation>, String> {
 fn check_files(files: &[(String, String)]) -> Vec<Violation> {
     let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
     let mut found = layout::check(&paths);
-    let sources: Vec<Source<'_>> = files
-        .iter()
-        .filter(|(path, _)| path.ends_with(".rs"))
-        .map(|(path, text)| Source::parse(path, text))
-        .collect();
+    for (path, text) in files {
+        if path.ends_with(".md") {
+            found.extend(words::check_page(path, text));
+        } else if path == "Cargo.toml" {
+            found.extend(shape::check_manifest(path, text));
+        }
+    }
+    let mut sources = Vec::new();
+    for (path, text) in files.iter().filter(|(path, _)| path.ends_with(".rs")) {
+        match Source::parse(path, text) {
+            Ok(source) => sources.push(source),
+            Err(violation) => found.push(violation),
+        }
+    }
     // A `#[cfg(test)] mod fixtures;` makes the whole of fixtures.rs test code.
     let test_only: Vec<String> = sources.iter().flat_map(Source::test_only_paths).collect();
+    let mut live = Vec::new();
     for source in &sources {
         let is_test = source.is_test_file()
             || test_only.iter().any(|path| {
@@ -106,10 +117,14 @@ fn check_files(files: &[(String, String)]) -> Vec<Violation> {
                     || source.path().starts_with(&format!("{path}/"))
             });
         found.extend(size::check(source, is_test));
+        found.extend(words::check_source(source));
         if !is_test {
             found.extend(code::check(source));
+            found.extend(shape::check(source));
+            live.push(source);
         }
     }
+    found.extend(circle::check(&live));
     found
 }
 
@@ -128,75 +143,6 @@ fn output(root: &Path, program: &str, arguments: &[&str]) -> Result<String, Stri
         ));
     }
     String::from_utf8(output.stdout).map_err(|e| format!("{}: {e}", shown()))
-}
-
-/// One finding: where, what, why it matters and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Violation {
-    path: String,
-    line: usize,
-    severity: Severity,
-    what: String,
-    why: &'static str,
-    todo: &'static str,
-}
-
-/// Only an error fails the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Severity {
-    Error,
-    Note,
-}
-
-impl Violation {
-    fn error(
-        path: &str,
-        line: usize,
-        what: impl Into<String>,
-        why: &'static str,
-        todo: &'static str,
-    ) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            severity: Severity::Error,
-            what: what.into(),
-            why,
-            todo,
-        }
-    }
-
-    fn note(
-        path: &str,
-        line: usize,
-        what: impl Into<String>,
-        why: &'static str,
-        todo: &'static str,
-    ) -> Self {
-        Self {
-            severity: Severity::Note,
-            ..Self::error(path, line, what, why, todo)
-        }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            path,
-            line,
-            severity,
-            what,
-            why,
-            todo,
-        } = self;
-        let note = if *severity == Severity::Note {
-            "note: "
-        } else {
-            ""
-        };
-        write!(f, "{path}:{line}: {note}{what}; {why}; {todo}")
-    }
 }
 
 #[cfg(test)]

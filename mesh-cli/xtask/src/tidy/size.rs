@@ -1,14 +1,14 @@
 //! File budget: aim at 100 to 300 lines, explain yourself at 600, split at 1,000.
 
-use super::Violation;
 use super::source::Source;
+use super::violation::Violation;
 
 const NOTE: usize = 600;
 const ERROR: usize = 1_000;
 
 pub(super) fn check(source: &Source<'_>, is_test: bool) -> Option<Violation> {
     const WHY: &str = "a file is read in one sitting";
-    let lines = source.lines();
+    let lines = source.text().lines().count();
     let what = format!("{lines} lines");
     if is_test || source.is_generated() || lines <= NOTE {
         None

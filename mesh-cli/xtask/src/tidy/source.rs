@@ -1,51 +1,101 @@
-//! A Rust file, tokenised just enough that comments and strings cannot fool a rule.
+//! A Rust file as the compiler's grammar reads it, so that comments and strings cannot fool a rule.
 //!
-//! [`Source::parse`] drops comments and character literals, splits the rest into words, string
-//! literals and punctuation, and marks what stands under `#[cfg(test)]`. It does not expand macros
-//! and knows no types.
+//! [`Source::parse`] lexes the text once. Its flat tokens serve rules about words and calls, inside
+//! macros too; syn's tree tells what stands under `#[cfg(test)]`, what is imported and how long a
+//! function is. It does not expand macros and knows no types.
 
 use std::ops::Range;
 
-/// A parsed file: its path from the workspace's root, its tokens and its test-only stretches.
+use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
+use syn::parse::Parser;
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+use syn::{Meta, Token as T};
+
+use super::violation::Violation;
+
+/// A parsed file: its path from the workspace's root, its tokens and its outline.
 pub(super) struct Source<'a> {
     path: &'a str,
     text: &'a str,
     tokens: Vec<Token<'a>>,
-    /// Ranges of tokens that stand under `#[cfg(test)]`.
-    test_ranges: Vec<Range<usize>>,
-    /// Names of modules declared as `#[cfg(test)] mod name;`.
-    test_modules: Vec<&'a str>,
+    outline: Outline<'a>,
 }
 
-/// An identifier, a literal or one punctuation character.
+/// A word, a literal, a doc comment or one punctuation character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     pub(super) kind: Kind,
     pub(super) text: &'a str,
     pub(super) line: usize,
+    /// Where it begins and ends, in bytes; a string's quotes included.
+    at: usize,
+    end: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A word: identifier, keyword, number or lifetime name.
-    Word,
-    /// A string literal, without its quotes.
-    Str,
+    /// A doc comment, with its marks.
+    Doc,
     /// One character of punctuation.
     Punct,
+    /// A string literal, without its quotes.
+    Str,
+    /// An identifier, a keyword, a number, a character or a lifetime's name.
+    Word,
+}
+
+/// A leaf of a `use` tree.
+#[derive(Debug)]
+pub(super) struct Use<'a> {
+    pub(super) line: usize,
+    /// Whether it is `pub`, in whatever scope.
+    pub(super) public: bool,
+    /// `self` and `*` at its end are kept, a new name after `as` is not.
+    pub(super) path: Vec<&'a str>,
+    at: usize,
+}
+
+/// A function with a body.
+#[derive(Debug)]
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) line: usize,
+    /// From its signature to its closing brace.
+    pub(super) lines: usize,
+    at: usize,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn parse(path: &'a str, text: &'a str) -> Self {
-        let tokens = tokenise(text);
-        let (test_ranges, test_modules) = find_tests(&tokens);
-        Self {
+    /// # Errors
+    ///
+    /// If the text is not valid Rust.
+    pub(super) fn parse(path: &'a str, text: &'a str) -> Result<Self, Violation> {
+        let refuse = |line, e: &dyn std::fmt::Display| {
+            let what = format!("does not parse: {e}");
+            let why = "every rule reads the code as the compiler does";
+            Violation::error(path, line, what, why, "mend it as `cargo check` says")
+        };
+        let stream: TokenStream = text
+            .parse()
+            .map_err(|e: proc_macro2::LexError| refuse(e.span().start().line, &e))?;
+        let mut tokens = Vec::new();
+        flatten(text, stream.clone(), &mut tokens);
+        let file: syn::File = syn::parse2(stream).map_err(|e| refuse(e.span().start().line, &e))?;
+        let mut walk = Walk {
+            text,
+            nodes: Vec::new(),
+            outline: Outline::default(),
+        };
+        walk.visit_file(&file);
+        let outline = walk.outline;
+        Ok(Self {
             path,
             text,
             tokens,
-            test_ranges,
-            test_modules,
-        }
+            outline,
+        })
     }
 
     pub(super) fn path(&self) -> &'a str {
@@ -57,8 +107,8 @@ impl<'a> Source<'a> {
         self.path.rsplit('/').next().unwrap_or(self.path)
     }
 
-    pub(super) fn lines(&self) -> usize {
-        self.text.lines().count()
+    pub(super) fn text(&self) -> &'a str {
+        self.text
     }
 
     pub(super) fn is_in(&self, folders: &[&str]) -> bool {
@@ -69,7 +119,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Made by `xtask proto`, which nobody edits and few read.
+    /// Made by `xtask proto`, which no person edits and few read.
     pub(super) fn is_generated(&self) -> bool {
         self.text.starts_with("// @generated ")
     }
@@ -91,9 +141,10 @@ impl<'a> Source<'a> {
             "mod.rs" | "lib.rs" | "main.rs" => folder.to_owned(),
             name => format!("{folder}{}/", name.trim_end_matches(".rs")),
         };
-        self.test_modules
-            .iter()
-            .map(|name| format!("{folder}{name}"))
+        let modules = self.outline.modules.iter();
+        modules
+            .filter(|(at, _)| !self.is_live(*at))
+            .map(|(_, name)| format!("{folder}{name}"))
             .collect()
     }
 
@@ -104,13 +155,82 @@ impl<'a> Source<'a> {
 
     /// The tokens outside `#[cfg(test)]`.
     pub(super) fn live_tokens(&self) -> Vec<Token<'a>> {
-        self.tokens
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| !self.test_ranges.iter().any(|range| range.contains(at)))
-            .map(|(_, token)| *token)
-            .collect()
+        let live = self.tokens.iter().filter(|token| self.is_live(token.at));
+        live.copied().collect()
     }
+
+    /// The imports outside `#[cfg(test)]`.
+    pub(super) fn live_uses(&self) -> impl Iterator<Item = &Use<'a>> {
+        let uses = self.outline.uses.iter();
+        uses.filter(|leaf| self.is_live(leaf.at))
+    }
+
+    /// The functions outside `#[cfg(test)]`.
+    pub(super) fn live_functions(&self) -> impl Iterator<Item = &Function> {
+        let functions = self.outline.functions.iter();
+        functions.filter(|function| self.is_live(function.at))
+    }
+
+    /// Every path that live code names, with its line: `a::b::c` as it stands, and each leaf of a
+    /// `use` tree spelled out.
+    pub(super) fn named_paths(&self) -> Vec<(usize, Vec<&'a str>)> {
+        let imported = self.live_uses().map(|leaf| {
+            let mut path = leaf.path.clone();
+            // `use a::{self}` and `use a::*` name `a`.
+            if path.len() > 1 && matches!(path.last(), Some(&("self" | "*"))) {
+                path.pop();
+            }
+            (leaf.line, path)
+        });
+        imported.chain(self.inline_paths()).collect()
+    }
+
+    /// The paths that live code names outside its imports.
+    pub(super) fn inline_paths(&self) -> Vec<(usize, Vec<&'a str>)> {
+        let mut tokens = self.live_tokens();
+        tokens.retain(|token| !within(&self.outline.imports, token.at));
+        let mut paths = Vec::new();
+        let mut at = 0;
+        while let Some(token) = tokens.get(at) {
+            at += 1;
+            if token.kind != Kind::Word {
+                continue;
+            }
+            let mut path = vec![token.text];
+            while let Some(next) = tokens.get(at + 2)
+                && starts_with(&tokens[at..], &[":", ":"])
+                && next.kind == Kind::Word
+            {
+                path.push(next.text);
+                at += 3;
+            }
+            paths.push((token.line, path));
+        }
+        paths
+    }
+
+    /// What people read, tests included: comments and docs, a stretch each, then string literals.
+    pub(super) fn prose(&self) -> Vec<&'a str> {
+        let mut end = 0;
+        let mut prose = Vec::new();
+        for token in self.tokens.iter().filter(|token| token.kind != Kind::Doc) {
+            // Between two tokens the lexer finds nothing but comments.
+            prose.push(&self.text[end..token.at]);
+            end = token.end;
+        }
+        prose.push(&self.text[end..]);
+        let strings = self.tokens.iter().filter(|token| token.kind == Kind::Str);
+        prose.extend(strings.map(|token| token.text));
+        prose
+    }
+
+    fn is_live(&self, at: usize) -> bool {
+        !within(&self.outline.tests, at)
+    }
+}
+
+fn within(ranges: &[Range<usize>], at: usize) -> bool {
+    ranges.iter().any(|range| range.contains(&at))
 }
 
 /// Whether `tokens` starts with these words and characters.
@@ -130,301 +250,198 @@ pub(super) fn calls_macro(tokens: &[Token<'_>], name: &str) -> bool {
             .is_some_and(|open| matches!(open.text, "(" | "[" | "{"))
 }
 
-/// Every path that the code names, with its line: `a::b::c` as it stands, and each leaf of a
-/// `use` tree spelled out.
-pub(super) fn named_paths<'a>(tokens: &[Token<'a>]) -> Vec<(usize, Vec<&'a str>)> {
-    let mut paths = Vec::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        let token = tokens[at];
-        if token.kind == Kind::Word && token.text == "use" {
-            at = use_tree(tokens, at + 1, &[], &mut paths);
-        } else if token.kind == Kind::Word {
-            let mut path = vec![token.text];
-            at += 1;
-            while starts_with(&tokens[at..], &[":", ":"])
-                && tokens
-                    .get(at + 2)
-                    .is_some_and(|next| next.kind == Kind::Word)
-            {
-                path.push(tokens[at + 2].text);
-                at += 3;
+/// Lays the tokens of every group out flat, brackets included.
+fn flatten<'a>(text: &'a str, stream: TokenStream, tokens: &mut Vec<Token<'a>>) {
+    for tree in stream {
+        let token = |kind, span: Span| {
+            let Range { start: at, end } = span.byte_range();
+            Token {
+                kind,
+                text: &text[at..end],
+                line: span.start().line,
+                at,
+                end,
             }
-            paths.push((token.line, path));
-        } else {
-            at += 1;
+        };
+        // The lexer makes `#[doc = "..."]` of a doc comment, each part with the whole's span.
+        let whole = &text[tree.span().byte_range()];
+        if whole.starts_with("//") || whole.starts_with("/*") {
+            if matches!(tree, TokenTree::Group(_)) {
+                tokens.push(token(Kind::Doc, tree.span()));
+            }
+            continue;
         }
-    }
-    paths
-}
-
-/// Reads one branch of a `use` tree from `at` and returns where it ends.
-fn use_tree<'a>(
-    tokens: &[Token<'a>],
-    mut at: usize,
-    prefix: &[&'a str],
-    paths: &mut Vec<(usize, Vec<&'a str>)>,
-) -> usize {
-    let mut path = prefix.to_vec();
-    let mut line = tokens.get(at).map_or(0, |token| token.line);
-    while let Some(token) = tokens.get(at) {
-        match (token.kind, token.text) {
-            (Kind::Word, "as") => at += 2,
-            (Kind::Word, word) => {
-                // `use a::{self}` names `a`.
-                if word != "self" || path.is_empty() {
-                    path.push(word);
-                }
-                line = token.line;
-                at += 1;
+        match tree {
+            TokenTree::Group(group) if group.delimiter() == Delimiter::None => {
+                flatten(text, group.stream(), tokens);
             }
-            (Kind::Punct, ":" | "*") => at += 1,
-            (Kind::Punct, "{") => {
-                at += 1;
-                while tokens.get(at).is_some_and(|token| token.text != "}") {
-                    at = use_tree(tokens, at, &path, paths);
-                    if tokens.get(at).is_some_and(|token| token.text == ",") {
-                        at += 1;
-                    } else if tokens.get(at).is_none_or(|token| token.text != "}") {
-                        return at; // not a use tree after all (a closure capture, a macro)
-                    }
-                }
-                return at + 1;
+            TokenTree::Group(group) => {
+                tokens.push(token(Kind::Punct, group.span_open()));
+                flatten(text, group.stream(), tokens);
+                tokens.push(token(Kind::Punct, group.span_close()));
             }
-            _ => break,
-        }
-    }
-    paths.push((line, path));
-    at
-}
-
-fn tokenise(text: &str) -> Vec<Token<'_>> {
-    let bytes = text.as_bytes();
-    let mut tokens = Vec::new();
-    let mut at = 0;
-    let mut line = 1;
-    while at < bytes.len() {
-        let rest = &text[at..];
-        let start = at;
-        match bytes[at] {
-            b'/' if rest.starts_with("//") => at += rest.find('\n').unwrap_or(rest.len()),
-            b'/' if rest.starts_with("/*") => at += block_comment(rest),
-            b'"' => {
-                at += quoted(rest);
-                tokens.push(literal(text, start + 1, at, 1, line));
-            }
-            b'r' | b'b' | b'c' if string_prefix(rest).is_some() => {
-                let (prefix, hashes, raw) = string_prefix(rest).unwrap_or((0, 0, false));
-                let body = start + prefix + 1;
-                at = if raw {
-                    let close = format!("\"{}", "#".repeat(hashes));
-                    text[body..]
-                        .find(&close)
-                        .map_or(text.len(), |found| body + found + close.len())
-                } else {
-                    start + prefix + quoted(&text[start + prefix..])
-                };
-                tokens.push(literal(text, body, at, 1 + hashes, line));
-            }
-            b'\'' => at += char_or_lifetime(rest),
-            byte if byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii() => {
-                let word = rest
-                    .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-                    .unwrap_or(rest.len());
-                // A character outside the alphabet (an emoji in a macro) is skipped whole.
-                let word = word.max(rest.chars().next().map_or(1, char::len_utf8));
-                at += word;
+            TokenTree::Literal(literal) if is_string(whole) => {
+                let body = whole.trim_start_matches(|c| c != '"').trim_end_matches('#');
                 tokens.push(Token {
-                    kind: Kind::Word,
-                    text: &text[start..at],
-                    line,
+                    text: &body[1..body.len() - 1],
+                    ..token(Kind::Str, literal.span())
                 });
             }
-            byte if byte.is_ascii_whitespace() => at += 1,
-            _ => {
-                at += 1;
-                tokens.push(Token {
-                    kind: Kind::Punct,
-                    text: &text[start..at],
-                    line,
-                });
+            TokenTree::Punct(punct) => tokens.push(token(Kind::Punct, punct.span())),
+            word => tokens.push(token(Kind::Word, word.span())),
+        }
+    }
+}
+
+/// Whether a literal is a string of any kind: quotes after nothing but `b`, `c`, `r` and `#`.
+fn is_string(literal: &str) -> bool {
+    literal
+        .trim_start_matches(['b', 'c', 'r', '#'])
+        .starts_with('"')
+}
+
+// === outline ===
+
+/// What the tree tells of a file.
+#[derive(Debug, Default)]
+struct Outline<'a> {
+    /// What stands under `#[cfg(test)]`, in bytes.
+    tests: Vec<Range<usize>>,
+    /// Whole `use` items, in bytes.
+    imports: Vec<Range<usize>>,
+    uses: Vec<Use<'a>>,
+    functions: Vec<Function>,
+    /// Modules kept in other files, and where they are declared.
+    modules: Vec<(usize, String)>,
+}
+
+/// Fills an outline.
+struct Walk<'a, 'ast> {
+    text: &'a str,
+    /// The nodes around the one that is visited: an attribute belongs to the innermost.
+    nodes: Vec<&'ast dyn Spanned>,
+    outline: Outline<'a>,
+}
+
+impl<'a> Walk<'a, '_> {
+    fn leaves(&mut self, tree: &syn::UseTree, public: bool, mut path: Vec<&'a str>) {
+        let mut leaf = |span: Span| {
+            let Range { start: at, end } = span.byte_range();
+            path.push(&self.text[at..end]);
+            (at, span.start().line)
+        };
+        let (at, line) = match tree {
+            syn::UseTree::Path(inner) => {
+                leaf(inner.ident.span());
+                return self.leaves(&inner.tree, public, path);
             }
-        }
-        line += text[start..at].matches('\n').count();
-    }
-    tokens
-}
-
-/// The literal whose body starts at `body` and which ends, closing characters included, at `end`.
-fn literal(text: &str, body: usize, end: usize, closing: usize, line: usize) -> Token<'_> {
-    let until = end.saturating_sub(closing).max(body).min(text.len());
-    Token {
-        kind: Kind::Str,
-        text: text.get(body..until).unwrap_or(""),
-        line,
-    }
-}
-
-/// For `r"`, `b"`, `br#"`, `c"` and their like: the length before the quote, the number of
-/// hashes, and whether backslashes mean nothing in it.
-fn string_prefix(rest: &str) -> Option<(usize, usize, bool)> {
-    let letters = rest.find(|c: char| !matches!(c, 'r' | 'b' | 'c'))?;
-    let raw = rest[..letters].ends_with('r');
-    let hashes = rest[letters..].find(|c| c != '#')?;
-    (letters <= 2 && (hashes == 0 || raw) && rest[letters + hashes..].starts_with('"')).then_some((
-        letters + hashes,
-        hashes,
-        raw,
-    ))
-}
-
-/// The length of a quoted string, quotes included, starting at its first quote.
-fn quoted(rest: &str) -> usize {
-    let mut escaped = false;
-    for (at, byte) in rest.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return at + 1,
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
-/// The length of a block comment; they nest.
-fn block_comment(rest: &str) -> usize {
-    let mut depth = 0_usize;
-    let mut at = 0;
-    while at < rest.len() {
-        if rest.as_bytes()[at..].starts_with(b"/*") {
-            depth += 1;
-            at += 2;
-        } else if rest.as_bytes()[at..].starts_with(b"*/") {
-            depth -= 1;
-            at += 2;
-            if depth == 0 {
-                return at;
+            syn::UseTree::Group(group) => {
+                for tree in &group.items {
+                    self.leaves(tree, public, path.clone());
+                }
+                return;
             }
-        } else {
-            at += 1;
-        }
+            syn::UseTree::Glob(glob) => leaf(glob.star_token.span()),
+            syn::UseTree::Name(name) => leaf(name.ident.span()),
+            syn::UseTree::Rename(rename) => leaf(rename.ident.span()),
+        };
+        self.outline.uses.push(Use {
+            line,
+            public,
+            path,
+            at,
+        });
     }
-    rest.len()
+
+    fn function(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let start = signature.span();
+        let line = start.start().line;
+        self.outline.functions.push(Function {
+            name: signature.ident.to_string(),
+            line,
+            lines: block.brace_token.span.close().end().line + 1 - line,
+            at: start.byte_range().start,
+        });
+    }
 }
 
-/// The length of `'x'`, `'\n'`, `'\u{1f600}'`, or 1 for the tick of a lifetime.
-fn char_or_lifetime(rest: &str) -> usize {
-    let mut chars = rest.char_indices().skip(1);
-    match chars.next() {
-        Some((_, '\\')) => {
-            chars.next(); // the escaped character, which may be a tick itself
-            chars
-                .find(|(_, c)| *c == '\'')
-                .map_or(rest.len(), |(at, _)| at + 1)
+/// Keeps the node on the stack while its parts are visited.
+macro_rules! nodes {
+    ($($visit:ident: $Node:ident,)*) => {$(
+        fn $visit(&mut self, node: &'ast syn::$Node) {
+            self.nodes.push(node);
+            visit::$visit(self, node);
+            self.nodes.pop();
         }
-        Some(_) => match chars.next() {
-            Some((at, '\'')) => at + 1,
-            _ => 1,
-        },
-        None => 1,
+    )*};
+}
+
+impl<'ast> Visit<'ast> for Walk<'_, 'ast> {
+    nodes! {
+        visit_arm: Arm,
+        visit_expr: Expr,
+        visit_field: Field,
+        visit_field_value: FieldValue,
+        visit_file: File,
+        visit_foreign_item: ForeignItem,
+        visit_impl_item: ImplItem,
+        visit_item: Item,
+        visit_stmt: Stmt,
+        visit_trait_item: TraitItem,
+        visit_variant: Variant,
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        let holds = attribute.path().is_ident("cfg")
+            && attribute.parse_args().is_ok_and(|meta| needs_test(&meta));
+        if let Some(node) = self.nodes.last()
+            && holds
+        {
+            self.outline.tests.push(node.span().byte_range());
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        let public = !matches!(item.vis, syn::Visibility::Inherited);
+        self.outline.imports.push(item.span().byte_range());
+        self.leaves(&item.tree, public, Vec::new());
+        visit::visit_item_use(self, item);
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if item.content.is_none() {
+            let at = item.ident.span().byte_range().start;
+            self.outline.modules.push((at, item.ident.to_string()));
+        }
+        visit::visit_item_mod(self, item);
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.function(&item.sig, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.function(&item.sig, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(block) = &item.default {
+            self.function(&item.sig, block);
+        }
+        visit::visit_trait_item_fn(self, item);
     }
 }
 
-/// Finds what stands under `#[cfg(test)]`: ranges of tokens, and modules kept in other files.
-fn find_tests<'a>(tokens: &[Token<'a>]) -> (Vec<Range<usize>>, Vec<&'a str>) {
-    let mut ranges = Vec::new();
-    let mut modules = Vec::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        let inner = starts_with(&tokens[at..], &["#", "!", "[", "cfg", "("]);
-        let outer = starts_with(&tokens[at..], &["#", "[", "cfg", "("]);
-        if !inner && !outer {
-            at += 1;
-            continue;
+/// Whether a `cfg` predicate holds only in tests: `test`, or `all(...)` with such a one in it.
+fn needs_test(predicate: &Meta) -> bool {
+    match predicate {
+        Meta::List(list) if list.path.is_ident("all") => {
+            Punctuated::<Meta, T![,]>::parse_terminated
+                .parse2(list.tokens.clone())
+                .is_ok_and(|parts| parts.iter().any(needs_test))
         }
-        let open = at + if inner { 4 } else { 3 };
-        let close = closing(tokens, open);
-        if !needs_test(&tokens[open + 1..close]) {
-            at = close + 1;
-            continue;
-        }
-        if inner {
-            ranges.push(0..tokens.len());
-            return (ranges, modules);
-        }
-        let end = item_end(tokens, close + 2);
-        let item = &tokens[(close + 2).min(end)..end];
-        if let Some(name) = item.windows(3).find_map(|three| match three {
-            [keyword, name, semicolon] if keyword.text == "mod" && semicolon.text == ";" => {
-                Some(name.text)
-            }
-            _ => None,
-        }) {
-            modules.push(name);
-        }
-        ranges.push(at..end);
-        at = end.max(at + 1);
+        predicate => matches!(predicate, Meta::Path(path) if path.is_ident("test")),
     }
-    (ranges, modules)
-}
-
-/// Whether a `cfg` predicate holds only in tests: `test`, or `all(...)` with `test` in it.
-fn needs_test(predicate: &[Token<'_>]) -> bool {
-    let is = |want: &str| predicate.first().is_some_and(|token| token.text == want);
-    if is("test") && predicate.len() == 1 {
-        return true;
-    }
-    if !is("all") || predicate.len() < 3 {
-        return false;
-    }
-    let mut depth = 0_usize;
-    predicate[2..].iter().any(|token| {
-        match token.text {
-            "(" => depth += 1,
-            ")" => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth == 0 && token.kind == Kind::Word && token.text == "test"
-    })
-}
-
-/// The index of the token that closes the bracket at `open`.
-fn closing(tokens: &[Token<'_>], open: usize) -> usize {
-    let mut depth = 0_usize;
-    for (at, token) in tokens.iter().enumerate().skip(open) {
-        if token.kind != Kind::Punct {
-            continue;
-        }
-        match token.text {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth == 0 {
-            return at;
-        }
-    }
-    tokens.len().saturating_sub(1)
-}
-
-/// One past the end of the item that starts at `at`: its `;`, or the brace that closes it.
-fn item_end(tokens: &[Token<'_>], mut at: usize) -> usize {
-    let mut angles = 0_usize;
-    while let Some(token) = tokens.get(at) {
-        match (token.kind, token.text) {
-            (Kind::Punct, ";") => return at + 1,
-            (Kind::Punct, ",") if angles == 0 => return at + 1,
-            (Kind::Punct, "{") => return closing(tokens, at) + 1,
-            (Kind::Punct, "(" | "[") => at = closing(tokens, at),
-            (Kind::Punct, "<") => angles += 1,
-            // The head of an arrow closes nothing.
-            (Kind::Punct, ">") if at > 0 && !matches!(tokens[at - 1].text, "-" | "=") => {
-                angles = angles.saturating_sub(1);
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    tokens.len()
 }

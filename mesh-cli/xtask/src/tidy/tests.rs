@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// The four files of every stage, so that a test about something else sees no missing file.
+/// The three files of every stage, so that a test about something else sees no missing file.
 fn house() -> Vec<(String, String)> {
     let mut files = vec![(
         "mesh-core/src/lib.rs".to_owned(),
         "#![forbid(unsafe_code)]".to_owned(),
     )];
     for stage in ["authorize", "balance", "route"] {
-        for file in ["mod.rs", "decide.rs", "layer.rs", "tests.rs"] {
+        for file in ["mod.rs", "decide.rs", "tests.rs"] {
             files.push((format!("mesh-core/src/{stage}/{file}"), String::new()));
         }
     }
@@ -304,15 +304,15 @@ fn the_top_level_holds_the_fixed_names() {
 }
 
 #[test]
-fn a_stage_has_its_four_files() {
+fn a_stage_has_its_three_files() {
     assert_eq!(check_files(&house()), []);
     let mut files = house();
-    files.retain(|(path, _)| path != "mesh-core/src/balance/layer.rs");
+    files.retain(|(path, _)| path != "mesh-core/src/balance/decide.rs");
     let found = check_files(&files);
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].path.as_str(), found[0].what.as_str()),
-        ("mesh-core/src/balance/layer.rs", "is missing")
+        ("mesh-core/src/balance/decide.rs", "is missing")
     );
 }
 
@@ -351,4 +351,279 @@ fn a_violation_says_where_what_why_and_what_to_do() {
     assert_eq!(violation.to_string(), "a.rs:3: what; why; todo");
     let note = Violation::note("a.rs", 3, "what", "why", "todo");
     assert_eq!(note.to_string(), "a.rs:3: note: what; why; todo");
+}
+
+// === circles ===
+
+/// What tidy says of a crate with these files, without the lines.
+fn circles(files: &[(&str, &str)]) -> Vec<String> {
+    let mut all = house();
+    all.retain(|(path, _)| files.iter().all(|(other, _)| path != other));
+    all.extend(files.iter().map(|(p, text)| ((*p).into(), (*text).into())));
+    check_files(&all).iter().map(Violation::to_string).collect()
+}
+
+#[test]
+fn files_that_import_each_other_fail() {
+    assert_eq!(
+        circles(&[
+            ("mesh-cli/src/lib.rs", "pub mod one; pub mod two;"),
+            (
+                "mesh-cli/src/one.rs",
+                "\nuse crate::two::{Two, TWO as T};\npub struct One;"
+            ),
+            (
+                "mesh-cli/src/two.rs",
+                "pub struct Two; pub const TWO: u8 = 2; fn f(one: &super::one::One) {}"
+            ),
+        ]),
+        [
+            "mesh-cli/src/one.rs:2: a circle of 2 files: mesh-cli/src/one.rs -> mesh-cli/src/two.rs (TWO, Two), \
+             mesh-cli/src/two.rs -> mesh-cli/src/one.rs (One); \
+             files that import each other can only be read, tested and moved together; \
+             move what both need into a file below them, or hand it in as an argument"
+        ]
+    );
+}
+
+#[test]
+fn circles_are_found_through_reexports_and_long_ways() {
+    // The facades name each other's files; so do the files behind them, by the facades' names.
+    let found = circles(&[
+        (
+            "mesh-cli/src/lib.rs",
+            "mod x; mod y; mod z; pub use x::Leaf;",
+        ),
+        (
+            "mesh-cli/src/x/mod.rs",
+            "#[cfg(test)]\nmod tests;\nmod leaf; pub(crate) use leaf::Leaf;",
+        ),
+        ("mesh-cli/src/x/leaf.rs", "use crate::y::Peer;"),
+        (
+            "mesh-cli/src/y/mod.rs",
+            "mod peer; pub use self::peer::{self, Peer};",
+        ),
+        ("mesh-cli/src/y/peer.rs", "fn f() { vec![crate::z::Z] }"),
+        ("mesh-cli/src/z.rs", "use super::Leaf;"),
+    ]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let edges = "mesh-cli/src/x/leaf.rs -> mesh-cli/src/y/peer.rs (Peer), \
+                 mesh-cli/src/y/peer.rs -> mesh-cli/src/z.rs (Z), mesh-cli/src/z.rs -> mesh-cli/src/x/leaf.rs (Leaf)";
+    assert!(found[0].contains(edges), "{found:?}");
+}
+
+#[test]
+fn files_in_one_direction_pass() {
+    let none: [String; 0] = [];
+    assert_eq!(
+        circles(&[
+            // A facade's `pub use` imports nothing; its child may use what the facade defines.
+            (
+                "mesh-cli/src/lib.rs",
+                "mod x; mod y; pub use x::Leaf; pub use y::Top;"
+            ),
+            (
+                "mesh-cli/src/x/mod.rs",
+                "mod leaf; pub use leaf::Leaf; pub const MOST: u8 = 1;"
+            ),
+            (
+                "mesh-cli/src/x/leaf.rs",
+                "use super::MOST; pub struct Leaf;"
+            ),
+            (
+                "mesh-cli/src/y.rs",
+                "use crate::Leaf; use other::y::Top as T; use std::fmt::{self, Debug};"
+            ),
+            // Other crates' files have nothing to do with these.
+            ("mesh-ebpf/src/leaf.rs", "use crate::y::Top;"),
+        ]),
+        none
+    );
+    // Comments, strings and tests import nothing, in the file or beside it.
+    assert_eq!(
+        circles(&[
+            ("mesh-cli/src/lib.rs", "mod one; mod two; #[cfg(test)] mod fixture;"),
+            ("mesh-cli/src/one.rs", "use crate::two::Two; pub struct One;"),
+            (
+                "mesh-cli/src/two.rs",
+                "//! [`crate::one::One`]\n// use crate::one::One;\nconst A: &str = \"crate::one::One\";
+                 #[cfg(test)]\nuse crate::one::One;\n#[cfg(test)]\nmod checks { use super::super::one::One; }
+                 #[cfg(test)]\nmod tests;",
+            ),
+            ("mesh-cli/src/two/tests.rs", "use crate::one::One;"),
+            ("mesh-cli/src/fixture.rs", "use crate::one::One;"),
+        ])
+        .into_iter()
+        .filter(|one| one.contains("circle"))
+        .collect::<Vec<_>>(),
+        none
+    );
+}
+
+// === the reader ===
+
+#[test]
+fn macros_are_looked_into_and_raw_strings_are_not() {
+    fails(
+        DRIVER,
+        "fn f() { assert!(matches!(x.unwrap(), 1)); }",
+        "1: `unwrap` in library code",
+    );
+    fails(
+        DECIDE,
+        "macro_rules! m { ($x:expr) => { { use std::fmt; tokio::spawn($x) } } }",
+        "1: a pure file names `tokio::spawn`",
+    );
+    passes(
+        DRIVER,
+        "const A: &str = r##\"x.unwrap() \"# todo!() \"##; const B: &[u8] = br\"x.unwrap()\"; const C: u8 = b'\"';",
+    );
+}
+
+#[test]
+fn code_for_tests_is_left_out_wherever_it_stands() {
+    passes(
+        DRIVER,
+        r#"
+        struct S { a: u8, #[cfg(test)] b: [u8; Some(1).unwrap()], }
+        impl S { #[cfg(test)] fn f() { x.unwrap() } }
+        trait T { #[cfg(all(unix, test))] fn f() { x.unwrap() } }
+        fn f(e: E) {
+            #[cfg(test)]
+            let x = y.unwrap();
+            match e { #[cfg(test)] E::A => x.unwrap(), E::B => {} }
+        }
+        "#,
+    );
+    for cfg in [
+        "any(test, unix)",
+        "not(test)",
+        "feature = \"test\"",
+        "all(unix, not(test))",
+    ] {
+        fails(
+            DRIVER,
+            &format!("#[cfg({cfg})]\nfn f() {{ x.unwrap() }}"),
+            "2: `unwrap` in library code",
+        );
+    }
+}
+
+#[test]
+fn what_does_not_parse_is_said() {
+    fails(
+        DRIVER,
+        "fn f() {\n}}",
+        "2: does not parse: cannot parse string into token stream",
+    );
+    fails(
+        DRIVER,
+        "fn f()\nlet x;",
+        "2: does not parse: expected curly braces",
+    );
+}
+
+// === words ===
+
+#[test]
+fn plain_words_hold_in_comments_docs_messages_and_pages() {
+    for (text, line, said) in [
+        ("// Who asks waits.\n", 1, "who"),
+        ("//! A\n//! slot for whoever waits.\n", 2, "whoever"),
+        ("/* from\n whom */", 2, "whom"),
+        ("/// Somebody.\nfn f() {}", 1, "somebody"),
+        ("fn f() {} // for anybody", 1, "anybody"),
+        ("const A: &str = \"\nNobody answers\";", 2, "nobody"),
+        ("#[error(\"the lease is over\")] struct E;", 1, "is over"),
+        ("fn f() { g(r#\"both \"are\" are over\"#) }", 1, "are over"),
+        ("fn f() { g(\"a\\nwho\\tb\") }", 1, "who"),
+        ("/// If `name` is\n/// none.\nfn f() {}", 1, "is none"),
+        ("// told", 1, "told"),
+        ("// good news.", 1, "news"),
+        ("// the word\n// of a change", 1, "word of"),
+        ("fn f() { panic!(\"it goes on\") }", 1, "goes on"),
+        ("/// A frame carries it.\nfn f() {}", 1, "carries"),
+        (
+            "#[cfg(test)] mod checks { fn f() { /* told */ } }",
+            1,
+            "told",
+        ),
+    ] {
+        fails(DRIVER, text, &format!("{line}: the text says `{said}`"));
+        fails(
+            "mesh-core/tests/drain.rs",
+            text,
+            &format!("{line}: the text says `{said}`"),
+        );
+        fails(
+            "mesh-cli/docs/page.md",
+            text,
+            &format!("{line}: the text says `{said}`"),
+        );
+    }
+    passes(
+        DRIVER,
+        "// The whole is `None`; overtold, newsy, whose, who_is, is, none, is nonempty, is overdue.
+         fn who() { let told = nobody(news); } // The answer is. None is left.
+         const A: char = '\"'; fn told() {} // over",
+    );
+    passes("mesh-pki/src/wire.rs", "// @generated by us\n// who");
+    passes("LICENSE-MIT", "who");
+    let instead = &check_files(&[("README.md".into(), "who".into())])
+        .into_iter()
+        .find(|one| one.path == "README.md")
+        .expect("the word is banned");
+    assert!(instead.todo.contains("client"), "{instead}");
+}
+
+// === shapes ===
+
+#[test]
+fn functions_fit_a_screen() {
+    let body = |lines: usize| format!("#[test]\nfn f(\n) {{\n{}}}", "//\n".repeat(lines));
+    passes(DRIVER, &body(77));
+    fails(DRIVER, &body(78), "2: `f` has 81 lines");
+    fails(
+        DRIVER,
+        &format!("impl A {{ {} }}", body(78)),
+        "2: `f` has 81 lines",
+    );
+    fails("mesh-cli/src/main.rs", &body(90), "2: `f` has 93 lines");
+    passes(DRIVER, &format!("#[cfg(test)] mod t {{ {} }}", body(90)));
+    passes("mesh-core/src/connect/tests.rs", &body(90));
+    passes(DRIVER, &format!("// @generated by us\n{}", body(90)));
+}
+
+#[test]
+fn a_blank_line_follows_the_heading_of_errors() {
+    let what = "no blank line after `# Errors`";
+    fails(
+        DRIVER,
+        "/// A.\n///\n/// # Errors\n/// If.\nfn f() {}",
+        &format!("3: {what}"),
+    );
+    fails(
+        DRIVER,
+        "mod m {\n    //! # Errors\n    //! If.\n}",
+        &format!("2: {what}"),
+    );
+    passes(
+        DRIVER,
+        "/// # Errors\n///\n/// If.\nfn f() {}\n// # Errors\n// No doc.",
+    );
+}
+
+#[test]
+fn missing_docs_are_denied() {
+    passes(
+        "Cargo.toml",
+        "[workspace.lints.rust]\nmissing_docs = \"deny\"\n[profile.dev]",
+    );
+    for text in [
+        "",
+        "[workspace.lints.rust]\nmissing_docs = \"warn\"",
+        "[workspace.lints.rust]\n[other]\nmissing_docs = \"deny\"",
+    ] {
+        fails("Cargo.toml", text, "1: `missing_docs` is not denied");
+    }
 }

@@ -125,7 +125,7 @@ fn gone_once_or_gone_again_too_soon_drains_nothing() {
         (15_000, GONE, None, 20_000),
         (20_000, answer(B, 5), Some(B), 25_000),
     ]);
-    // Too soon, whoever asks.
+    // Too soon, for every caller.
     check(&[
         (0, answer(A, 5), Some(A), 5_000),
         (5_000, GONE, None, 10_000),
@@ -190,7 +190,7 @@ fn targets_that_are_gone_twice_give_way_to_those_behind_them() {
         (70_000, back(&["10.0.0.3"]), Some(&["10.0.0.3"]), 130_000),
         (130_000, fell_back(2, answer(A, 60)), None, 135_000),
         (135_000, fell_back(2, answer(A, 60)), Some(A), 195_000),
-        // Whoever comes before it comes back at once.
+        // A record that precedes it comes back at once.
         (195_000, back(B), Some(B), 255_000),
         (255_000, answer(A, 5), Some(A), 260_000),
     ]);
@@ -211,7 +211,7 @@ fn targets_that_are_gone_twice_give_way_to_those_behind_them() {
         (10_000, back(B), Some(B), 70_000),
         (70_000, GONE, None, 75_000),
         (75_000, GONE, Some(&[]), 80_000),
-        // Where nobody serves, nobody has to give way.
+        // Where no host serves, none has to give way.
         (80_000, back(B), Some(B), 140_000),
     ]);
     check(&[(0, back(B), Some(B), 60_000)]);

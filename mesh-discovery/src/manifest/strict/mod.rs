@@ -1,8 +1,8 @@
 //! Reads documents strictly: text in, typed values out, or every problem with line and field.
 //!
-//! Whoever reads a kind asks for its fields one by one; a field of the document that nobody asked
+//! The reader of a kind asks for its fields one by one; a field of the document that it did not ask
 //! for is unknown and is reported, so that no field can be accepted without being used. Reading
-//! goes on after a problem where it can, so that one look shows most of what is wrong.
+//! continues after a problem where it can, so that one look shows most of what is wrong.
 //!
 //! ```
 //! use inmesh_discovery::manifest::strict::{Unknown, documents};
@@ -39,18 +39,16 @@ use std::sync::Arc;
 
 use inmesh_core::snapshot::{Location, Problem, Severity};
 
+pub use tree::FILE_BYTES;
 use tree::Node;
 pub use value::{Fields, Value};
 
-/// The largest file, in bytes.
-pub const FILE_BYTES: usize = 1 << 20;
-
-/// The most problems told of one document; who mends them sees the rest.
+/// The most problems reported of one document; the next reading shows the rest.
 const PROBLEMS: usize = 32;
 /// The longest message, in characters.
 const MESSAGE_CHARS: usize = 512;
 
-/// A file that is no document: it does not parse as YAML, or holds nothing.
+/// A file that is not a document: it does not parse as YAML, or holds nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{location}: {message}")]
 #[non_exhaustive]
@@ -65,7 +63,7 @@ pub struct FileError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unknown {
-    /// The object is refused: a field that is not enforced would be a lie.
+    /// The object is refused: it would claim what is not enforced.
     Refuse,
     /// It is reported, and the object is applied.
     Warn,
@@ -103,9 +101,10 @@ struct Report {
 /// (between two `---`) are left out.
 ///
 /// # Errors
-/// [`FileError`] if the text is no YAML, holds no document, is larger than 1 MiB, nested deeper
+///
+/// [`FileError`] if the text is not YAML, holds no document, is larger than 1 MiB, nested deeper
 /// than 64 levels, has more than 1,000 documents or 200,000 values (aliases expanded), a key
-/// twice in one mapping, a merge key, a tag, or a key that is no text.
+/// twice in one mapping, a merge key, a tag, or a key that is not a text.
 pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
     let file: Arc<str> = file.into();
     let fail = |(line, message): (u32, String)| FileError::new(&file, line, cut(&message));
@@ -114,7 +113,7 @@ pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
         return Err(FileError::new(&file, 0, "the file holds no document"));
     }
     let document = |root| Document {
-        file: file.clone(),
+        file: Arc::clone(&file),
         path: String::new(),
         root,
     };
@@ -126,12 +125,13 @@ pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
 impl FileError {
     pub(super) fn new(file: &Arc<str>, line: u32, message: impl Into<String>) -> Self {
         Self {
-            location: Location::new(file.clone(), line),
+            location: Location::new(Arc::clone(file), line),
             message: message.into(),
         }
     }
 
     /// The same as the problem of an object.
+    #[must_use]
     pub fn problem(&self) -> Problem {
         Problem::refused("", self.message.clone()).at(self.location.clone())
     }
@@ -141,26 +141,31 @@ impl FileError {
 
 impl Document {
     /// The line on which it begins.
+    #[must_use]
     pub fn line(&self) -> u32 {
         self.root.line
     }
 
     /// The file it stands in, as given to [`documents`].
+    #[must_use]
     pub fn file(&self) -> &Arc<str> {
         &self.file
     }
 
     /// Where it stands in a `List`, e.g. `items[2]`; empty for most.
+    #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
     /// Its `kind`, where that is a text.
+    #[must_use]
     pub fn kind(&self) -> Option<&str> {
         self.text("kind")
     }
 
     /// Its `apiVersion`, where that is a text.
+    #[must_use]
     pub fn api_version(&self) -> Option<&str> {
         self.text("apiVersion")
     }
@@ -169,7 +174,8 @@ impl Document {
     /// it returns `None` where it cannot go on, after a problem was reported through a [`Value`].
     ///
     /// # Errors
-    /// All problems, warnings included, if one of them refuses the document, if it is no mapping,
+    ///
+    /// All problems, warnings included, if one of them refuses the document, if it is not a mapping,
     /// or if `read` returned `None`.
     pub fn read<T>(
         &self,
@@ -177,7 +183,7 @@ impl Document {
         read: impl FnOnce(&mut Fields<'_>) -> Option<T>,
     ) -> Result<Read<T>, Vec<Problem>> {
         let report = Report {
-            file: self.file.clone(),
+            file: Arc::clone(&self.file),
             unknown,
             problems: RefCell::default(),
             refused: Cell::new(false),
@@ -219,7 +225,7 @@ impl Document {
             return None;
         };
         let document = |(n, root): (usize, &Node)| Self {
-            file: self.file.clone(),
+            file: Arc::clone(&self.file),
             path: value::index(&value::member(&self.path, "items"), n),
             root: root.clone(),
         };
@@ -240,7 +246,7 @@ impl Document {
 pub(super) enum Peek<'t> {
     /// Nothing; the mapping that would hold it is there.
     Absent,
-    /// Something that is no text, or a way to it that is no mapping.
+    /// Something that is not a text, or a way to it through something that is not a mapping.
     Other,
     /// A text.
     Text(&'t str),
@@ -260,7 +266,7 @@ impl Report {
         };
         let mut problems = self.problems.borrow_mut();
         if problems.len() < PROBLEMS {
-            problems.push(problem.at(Location::new(self.file.clone(), line)));
+            problems.push(problem.at(Location::new(Arc::clone(&self.file), line)));
         }
     }
 }

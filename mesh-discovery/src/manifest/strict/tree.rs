@@ -2,15 +2,15 @@
 //!
 //! Events and not serde, since serde forgets lines, duplicate keys and the difference between
 //! absent, null and empty. Everything is bounded: depth, documents, and the nodes counted after
-//! aliases are expanded. It refuses duplicate keys, merge keys, tags and keys that are no text.
+//! aliases are expanded. It refuses duplicate keys, merge keys, tags and keys that are not texts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 
-use super::FILE_BYTES;
-
+/// The largest file, in bytes.
+pub const FILE_BYTES: usize = 1 << 20;
 /// The deepest nesting.
 const DEPTH: usize = 64;
 /// The most documents in a file.
@@ -34,13 +34,13 @@ pub(super) enum Data {
     List(Arc<[Node]>),
     Map(Arc<[(Arc<str>, Node)]>),
     Null,
-    /// A scalar without quotes: a text, a number or a boolean, as who reads it wants.
+    /// A scalar without quotes: a text, a number or a boolean, as its reader wants.
     Plain(Arc<str>),
     /// A scalar that can only be a text.
     Text(Arc<str>),
 }
 
-/// Why a text is no tree: a line, counted from 1, and the reason.
+/// Why a text is not a tree: a line, counted from 1, and the reason.
 pub(super) type Fault = (u32, String);
 
 /// A list or mapping that is not at its end yet.
@@ -170,7 +170,7 @@ impl Builder {
         }) = self.open.last_mut()
         {
             let text: Arc<str> = text.into();
-            if !seen.insert(text.clone()) {
+            if !seen.insert(Arc::clone(&text)) {
                 return Err((
                     line,
                     format!("the field {text:?} stands twice in one mapping"),

@@ -1,4 +1,4 @@
-//! Values and fields of a document, as whoever reads a kind sees them.
+//! Values and fields of a document, as the reader of a kind sees them.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -39,11 +39,13 @@ impl<'t> Value<'t> {
     }
 
     /// Where it stands: `spec.rules[0].backendRefs[1].weight`.
+    #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
     /// The line on which it begins.
+    #[must_use]
     pub fn line(&self) -> u32 {
         self.node.line
     }
@@ -65,7 +67,8 @@ impl<'t> Value<'t> {
         checked.map_err(|e| self.refuse(e)).ok()
     }
 
-    /// A text. A number, a boolean or `yes` without quotes is none, as for an API server.
+    /// A text. A number, a boolean or `yes` without quotes is not a text, as for an API server.
+    #[must_use]
     pub fn text(&self) -> Option<&'t str> {
         let text = self.node.text();
         if text.is_none() {
@@ -80,21 +83,27 @@ impl<'t> Value<'t> {
     }
 
     /// A text that is one of `choices`.
+    #[must_use]
     pub fn choice(&self, choices: &[&'static str]) -> Option<&'static str> {
         let text = self.text()?;
         let found = choices.iter().find(|choice| **choice == text).copied();
         if found.is_none() {
-            self.refuse(format_args!("{text:?} is none of {}", choices.join(", ")));
+            self.refuse(format_args!(
+                "{text:?} is not one of {}",
+                choices.join(", ")
+            ));
         }
         found
     }
 
     /// A text that parses as `T`.
+    #[must_use]
     pub fn parsed<T: FromStr<Err: Display>>(&self) -> Option<T> {
         self.check(self.text()?.parse())
     }
 
     /// `true` or `false`.
+    #[must_use]
     pub fn boolean(&self) -> Option<bool> {
         match &self.node.data {
             Data::Plain(plain) if matches!(&**plain, "true" | "True" | "TRUE") => Some(true),
@@ -107,6 +116,7 @@ impl<'t> Value<'t> {
     }
 
     /// A whole decimal number that `T` can hold.
+    #[must_use]
     pub fn integer<T: TryFrom<i64>>(&self) -> Option<T> {
         let number = match &self.node.data {
             // Octal to YAML 1.1 and decimal to 1.2: no guess.
@@ -126,6 +136,7 @@ impl<'t> Value<'t> {
     }
 
     /// A whole number within bounds, both included.
+    #[must_use]
     pub fn integer_in<T: TryFrom<i64>>(&self, least: i64, most: i64) -> Option<T> {
         let number: i64 = self.integer()?;
         if !(least..=most).contains(&number) {
@@ -137,6 +148,7 @@ impl<'t> Value<'t> {
 
     /// The items of a list with at least one; an empty list is refused, since it may mean all or
     /// nothing.
+    #[must_use]
     pub fn list(&self) -> Option<Vec<Self>> {
         let items = self.list_or_empty()?;
         if items.is_empty() {
@@ -147,11 +159,13 @@ impl<'t> Value<'t> {
     }
 
     /// The same for a list of at most `most` items.
+    #[must_use]
     pub fn list_of(&self, most: usize) -> Option<Vec<Self>> {
         self.within(most, self.list()?)
     }
 
     /// The items of a list of at most `most`, which may be empty.
+    #[must_use]
     pub fn list_of_or_empty(&self, most: usize) -> Option<Vec<Self>> {
         self.within(most, self.list_or_empty()?)
     }
@@ -166,6 +180,7 @@ impl<'t> Value<'t> {
     }
 
     /// The items of a list, which may be empty.
+    #[must_use]
     pub fn list_or_empty(&self) -> Option<Vec<Self>> {
         let Data::List(items) = &self.node.data else {
             self.refuse(format_args!("is {}, not a list", self.what()));
@@ -176,6 +191,7 @@ impl<'t> Value<'t> {
     }
 
     /// The entries of a mapping whose keys are data, such as labels.
+    #[must_use]
     pub fn entries(&self) -> Option<Vec<(&'t str, Self)>> {
         let Data::Map(entries) = &self.node.data else {
             self.refuse(format_args!("is {}, not a mapping", self.what()));
@@ -207,6 +223,7 @@ impl<'t> Value<'t> {
     }
 
     /// Whether it is null.
+    #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self.node.data, Data::Null)
     }
@@ -226,6 +243,7 @@ impl<'t> Value<'t> {
 
 impl<'t> Fields<'t> {
     /// The mapping itself, to report something about it as a whole.
+    #[must_use]
     pub fn whole(&self) -> &Value<'t> {
         &self.value
     }
@@ -254,6 +272,7 @@ impl<'t> Fields<'t> {
     }
 
     /// Whether the field is there, be it null.
+    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.value.node.field(name).is_some()
     }

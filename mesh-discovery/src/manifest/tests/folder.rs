@@ -77,7 +77,7 @@ fn good_route() -> String {
     )
 }
 
-/// Denies whoever has no identity.
+/// Denies peers without an identity.
 fn good_policy() -> String {
     policy(
         "selector: {matchLabels: {app: cart}}\naction: DENY\nrules: [{from: [{source: {notPrincipals: [td/a]}}]}]",

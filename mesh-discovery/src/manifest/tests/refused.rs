@@ -104,7 +104,7 @@ fn routes_are_refused() {
             "rules:\n- matches:\n  - path: {type: Glob, value: /}",
             8,
             "spec.rules[0].matches[0].path.type",
-            "none of Exact, PathPrefix",
+            "not one of Exact, PathPrefix",
         ),
         (
             "rules:\n- matches:\n  - path: {value: cart}",
@@ -122,7 +122,7 @@ fn routes_are_refused() {
             "rules:\n- matches:\n  - method: get",
             8,
             "spec.rules[0].matches[0].method",
-            "none of GET",
+            "not one of GET",
         ),
         (
             "rules:\n- matches:\n  - headers: [{name: 'a b', value: x}]",
@@ -243,7 +243,7 @@ fn routes_are_refused() {
 fn policies_are_refused() {
     let rows = [
         ("action: AUDIT", 5, "spec.action", "not evaluated yet"),
-        ("action: Allow", 5, "spec.action", "none of ALLOW"),
+        ("action: Allow", 5, "spec.action", "not one of ALLOW"),
         ("rules:", 5, "spec.rules", "is null"),
         (
             "rules: [null]",
@@ -423,7 +423,7 @@ fn services_are_refused() {
             "ports: [{port: 80, protocol: tcp}]",
             5,
             "spec.ports[0].protocol",
-            "none of TCP",
+            "not one of TCP",
         ),
         (
             "ports: [{port: 80, name: HTTP}]",
@@ -449,7 +449,7 @@ fn services_are_refused() {
             "spec.ports[1]",
             "the name \"a\" stands twice",
         ),
-        ("type: External", 5, "spec.type", "none of ClusterIP"),
+        ("type: External", 5, "spec.type", "not one of ClusterIP"),
         ("type: ExternalName", 4, "spec.externalName", "is missing"),
         (
             "type: ExternalName\nexternalName: 10.0.0.1",
@@ -535,7 +535,7 @@ fn slices_are_refused() {
             "addressType: IPv4",
             3,
             at("transport"),
-            "none of mesh",
+            "not one of mesh",
         ),
         (
             "inmesh.dev/transprot: plain",
@@ -577,7 +577,7 @@ fn slices_are_refused() {
             "addressType: IP",
             4,
             "addressType".into(),
-            "none of IPv4",
+            "not one of IPv4",
         ),
         (plain, "ports: []", 1, "addressType".into(), "is missing"),
         (
@@ -758,7 +758,7 @@ fn files_are_refused() {
         (&*" ".repeat((1 << 20) + 1), 1, "larger than 1048576 bytes"),
     ];
     for (text, line, message) in rows {
-        let error = parse(FILE, text, &defaults()).expect_err("it is no file of documents");
+        let error = parse(FILE, text, &defaults()).expect_err("it is not a file of documents");
         let start: String = text.chars().take(40).collect();
         assert_eq!(error.location.line, line, "{start}: {error}");
         assert!(error.message.contains(message), "{start}: {error}");
