@@ -6,6 +6,7 @@
 //! | `embed_server.rs` | How does an axum application serve in the mesh and learn its caller's identity? |
 //! | `embed_grpc.rs` | How do a tonic client and a tonic service speak gRPC through the mesh? |
 //! | `canary.rs` | How does a new version take over traffic, step by step? |
+//! | `production.rs` | How does a service embed the mesh in production, with the CA, documents and policy? |
 //! | `mtls_pair.rs` | Which peer gets a connection, and what does a server learn of one that it refuses? |
 //!
 //! `cargo run -p inmesh-examples --example embed_client` runs one, `cargo test -p inmesh-examples`
@@ -15,7 +16,7 @@
 //!
 //! ```
 //! # type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
-//! # async fn run(identity: inmesh_pki::IdentityReader, source: impl inmesh_core::discover::Source,
+//! # async fn run(identity: inmesh_core::pki::IdentityReader, source: impl inmesh_core::discover::Source,
 //! #   listener: tokio::net::TcpListener, app: axum::Router) -> Result {
 //! use inmesh_core::{Body, Mesh, authorize::DefaultAction, model::Workload};
 //! use tower::{Service, ServiceBuilder};

@@ -400,7 +400,7 @@ mod tests {
         assert!(timed(&mut named), "there is no gRPC over HTTP/1.1");
         let mut whole = Request::new(Body::from("whole"));
         assert!(!timed(&mut whole), "nothing of it is still to come");
-        // A limit that is never reached is none at all.
+        // A limit that no upload reaches limits nothing.
         let (_sender, mut stream) = request();
         let upload = Upload::time(&mut stream, Duration::MAX);
         let mut body = stream.into_body();

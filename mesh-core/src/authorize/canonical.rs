@@ -45,6 +45,7 @@ pub enum InvalidPath {
 /// ```
 ///
 /// # Errors
+///
 /// [`InvalidPath`] says which rule the path breaks.
 pub fn canonical_path(path: &str) -> Result<Cow<'_, str>, InvalidPath> {
     if path == "*" {

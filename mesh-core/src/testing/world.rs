@@ -34,6 +34,7 @@ impl World {
     /// A world of the trust domain `example.org` whose leaves live for an hour.
     ///
     /// # Errors
+    ///
     /// If the CA cannot be made.
     pub fn new() -> Result<Self> {
         Self::of("example.org", Duration::from_secs(3_600))
@@ -42,6 +43,7 @@ impl World {
     /// A world of a trust domain whose leaves live for `lifetime`.
     ///
     /// # Errors
+    ///
     /// If the trust domain is invalid, or the CA cannot be made.
     pub fn of(domain: &str, lifetime: Duration) -> Result<Self> {
         let crypto = crypto();
@@ -67,6 +69,7 @@ impl World {
     /// The SPIFFE ID of a workload.
     ///
     /// # Errors
+    ///
     /// If the name is invalid.
     pub fn id(&self, workload: &str) -> Result<SpiffeId> {
         Ok(SpiffeId::for_workload(
@@ -79,6 +82,7 @@ impl World {
     /// An identity for a workload, with this world's roots, and the writer that can change it.
     ///
     /// # Errors
+    ///
     /// If the CA refuses.
     pub fn identity(&self, workload: &str) -> Result<(IdentityWriter, IdentityReader)> {
         let id = self.id(workload)?;
@@ -92,6 +96,7 @@ impl World {
     /// A builder of a mesh for a workload that permits every peer of the world.
     ///
     /// # Errors
+    ///
     /// If the name is invalid or the CA refuses.
     pub fn mesh(&self, workload: &str) -> Result<MeshBuilder<WantsNothing>> {
         let (_, reader) = self.identity(workload)?;
@@ -108,6 +113,7 @@ impl World {
     /// served by the workload of the same name.
     ///
     /// # Errors
+    ///
     /// If the name is invalid.
     pub fn service(
         &self,

@@ -31,6 +31,7 @@ mod pace;
 mod plan;
 mod report;
 mod running;
+mod step;
 
 #[cfg(test)]
 mod tests;

@@ -15,14 +15,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::members::{Members, Missing};
-use super::state::{CaState, KeyPlace, Stage, Step};
-
-/// Permission to take one step from one state; see [`CaState::advance`].
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Go {
-    step: Step,
-    generation: u64,
-}
+use super::state::{CaState, KeyPlace, Stage};
+use super::step::{Go, Step};
 
 /// Whether the mesh is ready for the next step; complete.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,24 +58,11 @@ pub(crate) enum Due {
 }
 
 impl Go {
-    /// The step that it permits.
-    #[must_use]
-    pub(crate) fn step(&self) -> Step {
-        self.step
-    }
-
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Permits the next step of `state` whatever [`gate`] says: a missing member will fail
     /// handshakes until its next renewal. `None` if no rotation is running.
     #[must_use]
     pub(crate) fn force(state: &CaState) -> Option<Self> {
-        Some(Self {
-            step: state.next_step()?,
-            generation: state.generation(),
-        })
+        Some(Self::new(state.next_step()?, state.generation()))
     }
 }
 
@@ -91,10 +72,7 @@ impl Go {
 #[must_use]
 pub(crate) fn gate(state: &CaState, members: &Members, now: SystemTime) -> Option<Gate> {
     let step = state.next_step()?;
-    let go = Gate::Go(Go {
-        step,
-        generation: state.generation(),
-    });
+    let go = Gate::Go(Go::new(step, state.generation()));
     match step {
         Step::Prepare => None,
         Step::Activate => {

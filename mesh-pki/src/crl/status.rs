@@ -100,7 +100,7 @@ impl Lists<'_> {
             }
         }
         if unclaimed && !theirs {
-            let why = "it carries its issuer's name, but neither its issuer nor a root signed it";
+            let why = "it has its issuer's name, but neither its issuer nor a root signed it";
             return Status::Unknown { why };
         }
         Status::Valid
@@ -134,7 +134,7 @@ impl Lists<'_> {
             }
             (true, _) => Word::Theirs(crl.status(issuer, serial, now, crypto)),
             (false, Some(true)) => {
-                let why = "it carries another name than the issuer whose key id it has";
+                let why = "it has another name than the issuer whose key id it has";
                 Word::Theirs(Status::Unknown { why })
             }
             (false, _) => Word::Another,

@@ -447,7 +447,7 @@ fn a_list_of_another_key_under_the_same_name_says_nothing() {
     assert_eq!(
         ask(&named, Some(&key_id(&old)), &list),
         Status::Unknown {
-            why: "it carries another name than the issuer whose key id it has"
+            why: "it has another name than the issuer whose key id it has"
         }
     );
 }
@@ -475,7 +475,7 @@ fn a_list_that_nobody_known_signed_allows_nobody_of_its_name() {
         question.ask(lists, &[1])
     };
     let unclaimed = Status::Unknown {
-        why: "it carries its issuer's name, but neither its issuer nor a root signed it",
+        why: "it has its issuer's name, but neither its issuer nor a root signed it",
     };
     // The issuer's own, with a key id computed in another way, and broken: not another's.
     let other_id = |draft: CrlDraft| {

@@ -34,12 +34,12 @@ mod tests;
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use live::{KeysReader, KeysWriter, live_keys};
-pub use rejected::TokenRejected;
+pub use rejected::{MAX_TOKEN_LEN, TokenRejected};
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) use verify::issuer_unverified;
 #[cfg(feature = "workload-api")]
 pub(crate) use verify::read_unverified;
-pub use verify::{MAX_SKEW, MAX_TOKEN_LEN, MAX_TRIED, validate, verify_token};
+pub use verify::{MAX_SKEW, MAX_TRIED, validate, verify_token};
 
 /// A JWT-SVID that was minted for us: our ID, its audiences, and its end.
 ///

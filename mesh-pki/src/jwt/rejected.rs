@@ -3,9 +3,11 @@
 
 use std::time::SystemTime;
 
-use super::MAX_TOKEN_LEN;
 use crate::id::{IdError, TrustDomain};
 use crate::time::utc;
+
+/// The longest token that is looked at, in bytes; what is longer costs nothing.
+pub const MAX_TOKEN_LEN: usize = 16 * 1024;
 
 /// Why a token was refused; S27 to S33 are the rules of JWT-SVID.md.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,15 +7,13 @@ use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::key::{KeySet, PublicKey};
-use super::{Claims, Expect, TokenRejected, VerifiedToken};
+use super::rejected::{MAX_TOKEN_LEN, TokenRejected};
+use super::{Claims, Expect, VerifiedToken};
 use crate::bundle::BundleSet;
 use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::json::Unique;
 use crate::{der, time};
-
-/// The longest token that is looked at, in bytes; what is longer costs nothing.
-pub const MAX_TOKEN_LEN: usize = 16 * 1024;
 
 /// How far the clock of an issuer may be ahead of ours: a token may begin that much later than now.
 /// Its end is exact.

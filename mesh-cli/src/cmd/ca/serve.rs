@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -118,28 +118,14 @@ impl Serve {
             issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
             leaf: at_least_a_second("leaf", self.leaf_lifetime)?,
         };
-        let listener = TcpListener::bind(self.listen)
-            .await
-            .with_context(|| format!("listening on {}", self.listen))?;
+        let listener = listen(self.listen).await?;
         let metrics = match self.metrics {
             None => None,
-            Some(address) => Some(
-                TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("listening on {address}"))?,
-            ),
+            Some(address) => Some(listen(address).await?),
         };
         let store = FileStore::open(&self.dir)
             .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
-        let first = match &self.root {
-            None => None,
-            Some(path) => {
-                let pem = read_secret(path)?;
-                let now = clock.now();
-                let new = NewAuthority::from_pem(&self.trust_domain, &pem, lifetimes, now, &crypto);
-                Some(new.with_context(|| format!("the root in {}", path.display()))?)
-            }
-        };
+        let first = self.first_root(lifetimes, clock.now(), &crypto)?;
         let domain = &self.trust_domain;
         let ca = Ca::open(store, domain, first, lifetimes, &crypto, clock)
             .await
@@ -158,11 +144,7 @@ impl Serve {
         tracing::info!(%address, trust_domain = %domain, "the CA serves");
 
         if let Some(listener) = metrics {
-            let address = listener.local_addr()?;
-            tracing::info!(%address, "metrics");
-            if !address.ip().is_loopback() {
-                tracing::warn!(%address, "the metrics' address is not loopback: it asks for no identity");
-            }
+            warn_if_open(listener.local_addr()?);
             let pages = Pages {
                 ca: Arc::clone(&ca),
                 own,
@@ -197,6 +179,22 @@ impl Serve {
             tracing::warn!(%error, "the members are not written down");
         }
         Ok(())
+    }
+
+    /// The root that an operator brings, with its key.
+    fn first_root(
+        &self,
+        lifetimes: Lifetimes,
+        now: SystemTime,
+        crypto: &Crypto,
+    ) -> anyhow::Result<Option<NewAuthority>> {
+        let Some(path) = &self.root else {
+            return Ok(None);
+        };
+        let pem = read_secret(path)?;
+        let root = NewAuthority::from_pem(&self.trust_domain, &pem, lifetimes, now, crypto)
+            .with_context(|| format!("the root in {}", path.display()))?;
+        Ok(Some(root))
     }
 
     /// The server's configuration, and the files with keys of tokens, which are kept up to date.
@@ -253,6 +251,20 @@ impl Serve {
         config.host_names.clone_from(&self.host_name);
         Ok((config, files))
     }
+}
+
+/// Says where the pages are, and that they ask for no identity.
+fn warn_if_open(address: SocketAddr) {
+    tracing::info!(%address, "metrics");
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the metrics' address is not loopback: it asks for no identity");
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))
 }
 
 fn at_least_a_second(what: &str, lifetime: Duration) -> anyhow::Result<Duration> {

@@ -563,7 +563,8 @@ fn plain_words_hold_in_comments_docs_messages_and_pages() {
     }
     passes(
         DRIVER,
-        "// The whole is `None`; overtold, newsy, whose, who_is, is, none, is nonempty, is overdue.
+        "// The whole is `None`; overtold, newsy, whose, who_is, is, none, is nonempty, is overdue; there is
+         // none.
          fn who() { let told = nobody(news); } // The answer is. None is left.
          const A: char = '\"'; fn told() {} // over",
     );

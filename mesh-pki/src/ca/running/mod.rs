@@ -19,9 +19,10 @@ use crate::ca::authority::{
 };
 use crate::ca::error::{CaError, OpenError};
 use crate::ca::members::{Leaf, Members};
-use crate::ca::plan::{Due, Gate, Go, due, gate};
+use crate::ca::plan::{Due, Gate, due, gate};
 use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
 use crate::ca::state::{CaState, Stage, Step, StepError};
+use crate::ca::step::Go;
 use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
 use crate::crypto::{Crypto, CryptoError};

@@ -31,10 +31,11 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
+pub use super::step::Step;
 pub use record::StateError;
 pub use revoke::RevokeError;
 pub(crate) use revoke::Revoked;
-pub use rotate::{Step, StepError};
+pub use rotate::StepError;
 pub(crate) use tokens::OpenToken;
 pub use tokens::TokenError;
 

@@ -6,22 +6,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 use super::{Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, Stage};
-use crate::ca::plan::Go;
-
-/// One step of a rotation, in the order in which they are taken; complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Step {
-    /// A new root goes into the bundle.
-    Prepare,
-    /// New leaves are signed under it.
-    Activate,
-    /// The old root leaves the bundle.
-    Retire,
-}
+use crate::ca::step::{Go, Step};
 
 /// Why a step cannot be taken from this state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -293,15 +279,5 @@ impl CaState {
             return Err(StepError::KnownKey { key_id });
         }
         Ok(())
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Prepare => "prepare",
-            Self::Activate => "activate",
-            Self::Retire => "retire",
-        })
     }
 }

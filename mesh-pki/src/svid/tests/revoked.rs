@@ -101,7 +101,7 @@ fn c8_a_list_that_cannot_be_relied_on_allows_nobody() {
     let last = forged.len() - 1;
     forged[last] ^= 1;
     let state = state_with(&ca, [Crl::from_der(&forged).unwrap()]);
-    let nobodys = "it carries its issuer's name, but neither its issuer nor a root signed it";
+    let nobodys = "it has its issuer's name, but neither its issuer nor a root signed it";
     assert_eq!(unknown(&state, &ca), nobodys);
     // As is the list of a root that is gone, whose name the next one has.
     let next = Ca::new("root");

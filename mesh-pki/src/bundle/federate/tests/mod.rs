@@ -382,7 +382,7 @@ async fn an_endpoint_is_who_was_configured() {
         "{stranger}"
     );
     // Of the right domain, with another ID.
-    let other = "spiffe://other.example/somebody";
+    let other = "spiffe://other.example/stranger";
     let wrong = Server::new(spiffe_tls(&ca, other), move |_, _| ok(text.clone())).await;
     let error = get(&wrong.url("127.0.0.1", "/"), &by_id(&ca))
         .await
@@ -420,12 +420,12 @@ async fn redirects_are_followed_under_the_same_rules() {
     let bundle = ca.bundle("other.example");
     let text = json(&bundle);
     let target = Server::new(spiffe_tls(&ca, SERVER), move |_, _| ok(text.clone())).await;
-    let stranger = spiffe_tls(&ca, "spiffe://other.example/somebody");
+    let stranger = spiffe_tls(&ca, "spiffe://other.example/stranger");
     let stranger = Server::new(stranger, |_, _| ok("{}")).await;
     let places = [
         ("/moved", target.url("127.0.0.1", "/").to_string()),
         ("/here", "/moved".to_owned()),
-        ("/somebody", stranger.url("127.0.0.1", "/").to_string()),
+        ("/stranger", stranger.url("127.0.0.1", "/").to_string()),
         ("/loop", "/loop".to_owned()),
         ("/plain", "http://127.0.0.1/".to_owned()),
         ("/user", "https://a@127.0.0.1/".to_owned()),
@@ -453,7 +453,7 @@ async fn redirects_are_followed_under_the_same_rules() {
     ));
     assert_eq!(door.asked() - before, 4);
     assert!(matches!(
-        ask("/somebody").await,
+        ask("/stranger").await,
         Err(FetchError::WrongId { .. })
     ));
     assert_eq!(stranger.asked(), 0);
@@ -482,7 +482,7 @@ async fn redirects_are_followed_under_the_same_rules() {
 async fn what_is_no_bundle_is_refused_and_not_repeated() {
     let ca = Ca::new("root");
     let server = Server::new(spiffe_tls(&ca, SERVER), |_, path| match path {
-        "/secret" => ok("a-secret-of-somebody"),
+        "/secret" => ok("a-secret-of-stranger"),
         "/large" => ok(vec![b' '; MAX_BUNDLE_LEN + 1]),
         "/gone" => status(404),
         _ => status(500),
