@@ -146,7 +146,7 @@ async fn opaque_bytes_go_through_a_pair_and_end_at_each_end() {
     stream.shutdown().await.expect("half closed");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
-    assert_eq!(answer, "PTTH fo drow a ton");
+    assert_eq!(answer, "PTTH fo enil a ton");
     eventually("the connection is counted", async || {
         let metrics = client.get("/metrics").await.body;
         let closed =
