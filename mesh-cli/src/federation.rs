@@ -108,7 +108,7 @@ impl FederationConfig {
             relationships.push(foreign.relationship()?);
         }
         if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
-            let (path, clock) = (endpoint.path.clone(), clock.clone());
+            let (path, clock) = (endpoint.path.clone(), Arc::clone(&clock));
             let mut serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
             let mut status = None;
             if let Some(WebFiles { certificate, key }) = &endpoint.web {

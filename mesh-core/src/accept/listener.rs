@@ -47,7 +47,7 @@ impl Listener {
     /// where the process is out of descriptors it rests for a moment and tries again.
     pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
         // The semaphore is never closed.
-        let Ok(place) = self.places.clone().acquire_owned().await else {
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return std::future::pending().await;
         };
         loop {

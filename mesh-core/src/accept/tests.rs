@@ -89,7 +89,7 @@ mod timed {
     fn http1() -> (DuplexStream, Timed<DuplexStream>, Arc<ConnState>) {
         let (caller, inner) = duplex(4096);
         let state = Arc::<ConnState>::default();
-        let timed = Timed::http1(inner, state.clone(), HEADER, IDLE);
+        let timed = Timed::http1(inner, Arc::clone(&state), HEADER, IDLE);
         (caller, timed, state)
     }
 
@@ -205,7 +205,7 @@ mod timed {
         for (sent, late) in [(0, true), (32, true), (33, false)] {
             let (mut caller, inner) = duplex(4096);
             let state = Arc::<ConnState>::default();
-            let mut timed = Timed::http2(inner, state.clone(), HEADER);
+            let mut timed = Timed::http2(inner, Arc::clone(&state), HEADER);
             caller.write_all(&preface[..sent]).await?;
             let mut bytes = Vec::new();
             let end = timeout(Duration::from_secs(5_000), timed.read_to_end(&mut bytes)).await;

@@ -94,7 +94,7 @@ impl Upload {
         *request.body_mut() = Body::new(Timed {
             first,
             inner,
-            upload: upload.clone(),
+            upload: Arc::clone(&upload),
             since: None,
             timer: Timer::default(),
         });

@@ -286,7 +286,7 @@ fn a_set_that_shrinks_to_what_was_ejected_still_serves() {
     let mut draw = Draw::new(3);
     let picked = pick(&one, until - secs(1), &[], &mut draw).unwrap();
     assert!(!picked.is_probe());
-    let tried = [picked.member().state.clone()];
+    let tried = [Arc::clone(&picked.member().state)];
     let none = pick(&one, until - secs(1), &tried, &mut draw);
     assert_eq!(none.unwrap_err(), NoEndpoint::AllOut);
     assert_eq!(
@@ -427,7 +427,10 @@ fn a_tier_is_used_while_it_offers_an_endpoint() {
         assert_eq!(tier(&[]), Ok(2));
     }
     // Both of the first tier were tried: the next one.
-    let tried: Vec<_> = set.members()[1..].iter().map(|m| m.state.clone()).collect();
+    let tried: Vec<_> = set.members()[1..]
+        .iter()
+        .map(|m| Arc::clone(&m.state))
+        .collect();
     assert_eq!(tier(&tried), Ok(7));
     // Both are ejected: the next one, and the first again once all are.
     for n in [1, 2] {

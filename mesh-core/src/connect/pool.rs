@@ -144,7 +144,7 @@ impl Pool {
     fn give_when_ready(self: &Arc<Self>, mut connection: Http1) {
         // Without a runtime no request waits for it any more.
         if let Ok(runtime) = Handle::try_current() {
-            let pool = self.clone();
+            let pool = Arc::clone(self);
             runtime.spawn(async move {
                 if connection.sender.ready().await.is_ok() {
                     pool.give_h1(connection, Instant::now());
@@ -201,7 +201,7 @@ impl Pool {
             .iter()
             .find(|c| c.streams.load(Ordering::Relaxed) < STREAMS)?;
         free.streams.fetch_add(1, Ordering::Relaxed);
-        Some(free.clone())
+        Some(Arc::clone(free))
     }
 }
 

@@ -1,5 +1,4 @@
-//! The admin surface: metrics, readiness, status, configuration, log level, drain; and the server
-//! under it, [`serve_local`], for pages of another process of the mesh.
+//! The admin surface: metrics, readiness, status, configuration, log level, drain.
 //!
 //! Changes need POST. The Host must be an address or `localhost`, so that no web page can reach it
 //! through a name of its own (DNS rebinding). Nothing that it shows holds a secret.
@@ -122,7 +121,7 @@ impl Admin {
     pub(super) async fn serve(self, listener: TcpListener, mesh: Mesh) {
         let mut drain = mesh.watch_drain();
         let limits = Limits::clone(mesh.limits());
-        let serving = serve_local(listener, limits, move |request| {
+        let serving = serve_pages(listener, limits, move |request| {
             std::future::ready(self.answer(&request, &mesh))
         });
         tokio::select! {
@@ -208,27 +207,14 @@ impl std::fmt::Debug for Admin {
     }
 }
 
-/// Serves pages about this process over HTTP/1.1, for people and scrapers; it never ends.
+/// Serves pages over HTTP/1.1, for operators and scrapers; it never ends.
 ///
 /// `answer` gets the head of each request; a body is not read. A request whose Host is neither an
 /// address nor `localhost` is answered with 403 before `answer` sees it. There are at most 256
-/// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less; a
-/// header may take as long as they say. Whether one rests is looked at when its last header was due.
-/// Bind it to loopback: it authenticates no client.
-///
-/// ```no_run
-/// # async fn run(listener: tokio::net::TcpListener) {
-/// use http::{Request, Response};
-/// use inmesh_core::Body;
-/// use inmesh_core::runtime::{Limits, serve_local};
-///
-/// serve_local(listener, Limits::default(), |request: Request<()>| async move {
-///     Response::new(Body::from(format!("you asked for {}", request.uri().path())))
-/// })
-/// .await;
-/// # }
-/// ```
-pub async fn serve_local<F, R>(listener: TcpListener, limits: Limits, answer: F)
+/// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less;
+/// a header may take as long as they say. Whether one rests is looked at when its last header was
+/// due.
+async fn serve_pages<F, R>(listener: TcpListener, limits: Limits, answer: F)
 where
     F: Fn(Request<()>) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send + 'static,
@@ -249,9 +235,9 @@ where
     R: Future<Output = Response<Body>>,
 {
     let state = Arc::<ConnState>::default();
-    let io = Timed::http1(stream, state.clone(), header, idle.min(IDLE));
+    let io = Timed::http1(stream, Arc::clone(&state), header, idle.min(IDLE));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (state, answer) = (state.clone(), Arc::clone(&answer));
+        let (state, answer) = (Arc::clone(&state), Arc::clone(&answer));
         async move {
             state.busy();
             let response = match is_for_us(&request) {

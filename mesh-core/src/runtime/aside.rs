@@ -35,7 +35,7 @@ impl<F: Future> Aside<F> {
         });
         Self {
             future: Box::pin(future),
-            waker: woken.clone().into(),
+            waker: Arc::clone(&woken).into(),
             woken,
             noted: Noted::default(),
         }
@@ -88,7 +88,7 @@ mod tests {
         let (asked, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let inner = Rc::new(Cell::new(None::<Waker>));
         let future = poll_fn({
-            let (asked, done, inner) = (asked.clone(), done.clone(), inner.clone());
+            let (asked, done, inner) = (Rc::clone(&asked), Rc::clone(&done), Rc::clone(&inner));
             move |cx| {
                 asked.set(asked.get() + 1);
                 inner.set(Some(cx.waker().clone()));
@@ -119,7 +119,7 @@ mod tests {
     fn it_is_woken_as_often_as_its_future_is() {
         let inner = Rc::new(Cell::new(None::<Waker>));
         let mut aside = task::spawn(Aside::new(poll_fn({
-            let inner = inner.clone();
+            let inner = Rc::clone(&inner);
             move |cx| {
                 inner.set(Some(cx.waker().clone()));
                 Poll::<()>::Pending
@@ -137,7 +137,7 @@ mod tests {
     fn another_task_that_polls_it_is_the_one_that_is_woken() {
         let inner = Rc::new(Cell::new(None::<Waker>));
         let mut aside = Aside::new(poll_fn({
-            let inner = inner.clone();
+            let inner = Rc::clone(&inner);
             move |cx| {
                 inner.set(Some(cx.waker().clone()));
                 Poll::<()>::Pending

@@ -44,7 +44,7 @@ impl Mesh {
             rotations: Arc::clone(&rotations),
         });
         let alarm = {
-            let (identity, clock) = (shared.identity.clone(), shared.clock.clone());
+            let (identity, clock) = (shared.identity.clone(), Arc::clone(&shared.clock));
             let mut drain = drain.clone();
             watch_expiry(identity, clock, async move { drain.closed().await })
         };

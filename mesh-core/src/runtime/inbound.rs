@@ -204,7 +204,7 @@ impl<A: App> InboundStack<A> {
         let mut connection = Connection::new(&shared.limits, &shared.drain);
         connection.until = arrived.until;
         connection.mesh = matches!(arrived.peer, Peer::Verified(_));
-        let state = connection.state.clone();
+        let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.from);
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
         let caller = Arc::new(Caller {
@@ -216,7 +216,7 @@ impl<A: App> InboundStack<A> {
         });
         let this = Arc::clone(&self);
         let service = move |request: Request<Incoming>| {
-            let (this, caller) = (this.clone(), caller.clone());
+            let (this, caller) = (Arc::clone(&this), Arc::clone(&caller));
             let mut request = request.map(Body::incoming);
             async move { this.handle(&mut request, &caller).await }
         };

@@ -1,5 +1,7 @@
 //! Istio's labels of the metrics of both directions.
 
+use std::sync::Arc;
+
 use inmesh_pki::id::SpiffeId;
 
 use crate::balance::Member;
@@ -39,7 +41,7 @@ pub(super) fn outbound(
         ("destination_workload_namespace", namespace.into()),
         ("destination_principal", destination.as_str().into()),
         ("destination_version", known(&endpoint.version)),
-        ("destination_service", Text(service.host.clone())),
+        ("destination_service", Text(Arc::clone(&service.host))),
         ("destination_service_name", service.name.name().into()),
         ("destination_service_namespace", namespace.into()),
     ]);

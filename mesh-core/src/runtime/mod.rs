@@ -29,7 +29,7 @@ mod shared;
 mod status;
 mod upstream;
 
-pub use admin::{Admin, LogLevel, serve_local};
+pub use admin::{Admin, LogLevel};
 pub use builder::{MeshBuilder, StartError, WantsIdentity, WantsNothing, WantsWorkload};
 pub use client::{Answering, Channel, Client};
 pub use limits::Limits;

@@ -239,11 +239,11 @@ impl Outbound {
     ) {
         let connection = Connection::new(&self.shared.limits, &self.shared.drain);
         let original = to.original(&stream);
-        let state = connection.state.clone();
+        let state = Arc::clone(&connection.state);
         let (this, to) = (Arc::clone(&self), Arc::clone(to));
-        let conn_state = state.clone();
+        let conn_state = Arc::clone(&state);
         let service = move |request: Request<Incoming>| {
-            let (this, to, state) = (this.clone(), to.clone(), conn_state.clone());
+            let (this, to, state) = (Arc::clone(&this), Arc::clone(&to), Arc::clone(&conn_state));
             let mut request = request.map(Body::incoming);
             async move {
                 let caller = Caller {

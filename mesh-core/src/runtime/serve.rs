@@ -110,7 +110,7 @@ pub(super) fn ended(
 impl Connection {
     pub(super) fn new(limits: &Arc<Limits>, drain: &Drain) -> Self {
         Self {
-            limits: limits.clone(),
+            limits: Arc::clone(limits),
             drain: drain.clone(),
             until: None,
             mesh: false,
@@ -128,11 +128,11 @@ impl Connection {
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let limits = &self.limits;
-        let io = Timed::http1(io, self.state.clone(), limits.header, limits.idle);
-        let (state, closing) = (self.state.clone(), self.closing.clone());
+        let io = Timed::http1(io, Arc::clone(&self.state), limits.header, limits.idle);
+        let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
         let service = service_fn(move |request| {
             state.busy();
-            let closing = closing.clone();
+            let closing = Arc::clone(&closing);
             // Not an async block, which would hold the future twice: as captured, and as awaited.
             service(request).map(move |mut response| {
                 let status = response.status();
@@ -188,8 +188,8 @@ impl Connection {
         F: Fn(Request<Incoming>) -> R + Send,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
-        let io = Timed::http2(io, self.state.clone(), self.limits.header);
-        let state = self.state.clone();
+        let io = Timed::http2(io, Arc::clone(&self.state), self.limits.header);
+        let state = Arc::clone(&self.state);
         let service = service_fn(move |request| {
             state.busy();
             service(request).map(Ok::<_, Infallible>)

@@ -196,7 +196,7 @@ mod whole {
     #[tokio::test(start_paused = true)]
     async fn what_runs_on_has_until_the_deadline() -> Result {
         let mesh = mesh()?;
-        let limits = mesh.limits().clone();
+        let limits = Arc::clone(mesh.limits());
         mesh.inner
             .shared
             .tracker
@@ -225,7 +225,10 @@ mod whole {
     #[tokio::test]
     async fn the_futures_of_a_connection_and_a_request_are_bounded() -> Result {
         let mesh = mesh()?;
-        let (outbound, inbound) = (mesh.stack.outbound.clone(), mesh.stack.inbound.clone());
+        let (outbound, inbound) = (
+            Arc::clone(&mesh.stack.outbound),
+            Arc::clone(&mesh.stack.inbound),
+        );
         let size = |what: &str, size: usize, bound: usize| {
             assert!(size <= bound, "{what}: {size} bytes, at most {bound}");
         };

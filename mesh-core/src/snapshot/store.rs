@@ -49,7 +49,7 @@ pub fn snapshot(initial: Snapshot) -> (SnapshotWriter, SnapshotReader) {
     let shared = Arc::new(ArcSwap::from_pointee(initial));
     let (sender, receiver) = watch::channel(0);
     let writer = SnapshotWriter {
-        shared: shared.clone(),
+        shared: Arc::clone(&shared),
         notify: sender,
         retired: VecDeque::new(),
     };

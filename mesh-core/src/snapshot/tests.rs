@@ -83,12 +83,7 @@ fn update(ops: Vec<Op>) -> Change {
 }
 
 fn set(snapshot: &Snapshot, of: &str) -> Arc<EndpointSet> {
-    snapshot
-        .service(&name(of))
-        .unwrap()
-        .endpoints(80)
-        .unwrap()
-        .clone()
+    Arc::clone(snapshot.service(&name(of)).unwrap().endpoints(80).unwrap())
 }
 
 fn addresses(snapshot: &Snapshot, of: &str) -> Vec<String> {
@@ -120,7 +115,7 @@ fn an_endpoint_that_stays_keeps_its_state() {
         service("cart", &[80]),
         slice("cart", "a", &[1, 2]),
     ]));
-    let kept = set(&one, "cart").members()[1].state.clone();
+    let kept = Arc::clone(&set(&one, "cart").members()[1].state);
     kept.enter();
     let two = one.apply(update(vec![
         slice("cart", "a", &[2, 3]),
@@ -165,13 +160,13 @@ fn a_change_that_says_nothing_new_changes_nothing() {
     ] {
         let two = one.apply(change);
         assert_eq!((two.generation(), two.refusals()), (1, 1));
-        let views = [&one, &two].map(|s| s.service(&name("cart")).unwrap().clone());
+        let views = [&one, &two].map(|s| Arc::clone(s.service(&name("cart")).unwrap()));
         assert!(Arc::ptr_eq(&views[0], &views[1]), "nothing was compiled");
         assert!(Arc::ptr_eq(one.policy(), two.policy()));
     }
     // A Service that did not change is shared when another does.
     let two = one.apply(update(vec![service("other", &[80])]));
-    let views = [&one, &two].map(|s| s.service(&name("cart")).unwrap().clone());
+    let views = [&one, &two].map(|s| Arc::clone(s.service(&name("cart")).unwrap()));
     assert!(Arc::ptr_eq(&views[0], &views[1]));
 }
 
@@ -626,7 +621,7 @@ proptest! {
                 Step::Insert(n, hash) => {
                     let name = named(n, hash);
                     let view = view(&name);
-                    index.insert(view.clone());
+                    index.insert(Arc::clone(&view));
                     plain.insert(name, view);
                 }
                 Step::Remove(n, hash) => {

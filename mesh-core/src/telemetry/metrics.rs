@@ -253,7 +253,7 @@ impl Metrics {
     }
 
     pub(crate) fn ejected(&self, service: &Arc<str>) {
-        let labels = vec![("destination_service", Text(service.clone()))];
+        let labels = vec![("destination_service", Text(Arc::clone(service)))];
         self.0.ejections.get_or_create(&labels).inc();
     }
 

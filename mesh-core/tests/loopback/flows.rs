@@ -134,7 +134,7 @@ async fn a_sink_may_come_and_go_while_the_mesh_runs() -> Result {
         text(answer).await.map(drop)
     };
     ask("/before").await?;
-    let guard = pair.web.watch_exchanges(noted.clone());
+    let guard = pair.web.watch_exchanges(Arc::clone(&noted) as _);
     ask("/during").await?;
     drop(guard);
     ask("/after").await?;
@@ -154,8 +154,8 @@ async fn sinks_see_a_beginning_before_the_end() -> Result {
     let pair = Pair::new(AppProtocol::Tcp, echo().await?).await?;
     let (caller, server) = (Arc::new(Noted::default()), Arc::new(Noted::default()));
     let _guards = (
-        pair.web.watch_exchanges(caller.clone()),
-        pair.cart.watch_exchanges(server.clone()),
+        pair.web.watch_exchanges(Arc::clone(&caller) as _),
+        pair.cart.watch_exchanges(Arc::clone(&server) as _),
     );
     let mut stream = through(&pair).await?;
     stream.write_all(b"abc").await?;

@@ -1,6 +1,7 @@
 //! Bad input: each has an answer, a line with its reason and a count, and harms no other caller.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -478,8 +479,8 @@ async fn a_body_that_stalls_takes_its_stream_alone() -> Result {
 /// An HTTP/2 server that breaks each stream off is at fault, and is not asked again and again.
 #[tokio::test]
 async fn a_stream_that_the_server_resets_is_not_repeated() -> Result {
-    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = asked.clone();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
     let app = crate::support::origin_h2(move |_| {
         count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         async {

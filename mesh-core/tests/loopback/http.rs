@@ -303,7 +303,7 @@ async fn expect_continue_and_informational_answers_pass() -> Result {
 async fn a_trace_is_joined_from_inbound_to_outbound_in_one_process() -> Result {
     let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
     let app = origin({
-        let heard = heard.clone();
+        let heard = Arc::clone(&heard);
         move |request: Request<Incoming>| {
             heard
                 .lock()
@@ -358,7 +358,7 @@ async fn a_trace_is_joined_from_inbound_to_outbound_in_one_process() -> Result {
 async fn many_callers_at_once_leave_nothing_behind() -> Result {
     let served = Arc::new(AtomicUsize::new(0));
     let app = origin({
-        let served = served.clone();
+        let served = Arc::clone(&served);
         move |request| {
             served.fetch_add(1, Ordering::Relaxed);
             tell(request)

@@ -46,7 +46,7 @@ async fn counting(
 async fn a_server_of_another_identity_reads_nothing() -> Result {
     let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
     let bytes = Arc::new(AtomicUsize::new(0));
-    let impostor = counting(&pair.world, "impostor", bytes.clone()).await?;
+    let impostor = counting(&pair.world, "impostor", Arc::clone(&bytes)).await?;
     let ops = pair
         .world
         .service("other", AppProtocol::Http1, &[impostor])?;
@@ -136,7 +136,7 @@ mod credulous {
         shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     ) -> crate::support::Result<Arc<ClientConfig>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(All));
@@ -261,7 +261,7 @@ async fn a_probe_path_is_permitted_where_all_else_is_denied() -> Result {
     let cart = inmesh_core::Mesh::builder()
         .identity(reader)
         .workload(workload, deny)
-        .exchanges(seen.clone())
+        .exchanges(Arc::clone(&seen) as _)
         .start()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -318,7 +318,7 @@ async fn a_leaf_is_replaced_under_load_without_a_failure() -> Result {
     let done = Arc::new(AtomicBool::new(false));
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..4 {
-        let (client, done) = (web.client(), done.clone());
+        let (client, done) = (web.client(), Arc::clone(&done));
         load.spawn(async move {
             let mut sent = 0;
             while !done.load(Ordering::Relaxed) {

@@ -1,6 +1,7 @@
 //! What ends a live connection: its peer is revoked, distrusted, or loses its root.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::discover::pushed;
@@ -43,7 +44,7 @@ struct Carried {
     stream: TcpStream,
     /// Has the application answer.
     answer: watch::Sender<bool>,
-    seen: std::sync::Arc<Seen>,
+    seen: Arc<Seen>,
     _meshes: [Mesh; 2],
 }
 
@@ -143,7 +144,7 @@ impl Carried {
         let inbound = listener.local_addr()?;
         let seen = Seen::new();
         let server = builder(&world, "cart", &cart_reader)?;
-        let server = server.exchanges(seen.clone()).start()?;
+        let server = server.exchanges(Arc::clone(&seen) as _).start()?;
         tokio::spawn({
             let server = server.clone();
             async move {

@@ -85,7 +85,7 @@ async fn an_outside_host_is_verified_by_its_name_and_the_roots_that_are_named() 
     std::fs::write(&other, stranger.pem())?;
 
     let world = World::new()?;
-    let provider = world.crypto().provider().clone();
+    let provider = Arc::clone(world.crypto().provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()

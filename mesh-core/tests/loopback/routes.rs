@@ -285,7 +285,7 @@ async fn closing(good: usize, seen: Arc<AtomicUsize>) -> Result<std::net::Socket
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let seen = seen.clone();
+            let seen = Arc::clone(&seen);
             tokio::spawn(async move {
                 let mut bytes = [0; 4096];
                 for _ in 0..good {
@@ -317,7 +317,7 @@ async fn what_a_server_has_read_is_sent_again_only_where_that_is_safe() -> Resul
         (1, Method::DELETE, "", 200, 3),
     ] {
         let seen = Arc::new(AtomicUsize::new(0));
-        let pair = Pair::new(AppProtocol::Http1, closing(good, seen.clone()).await?).await?;
+        let pair = Pair::new(AppProtocol::Http1, closing(good, Arc::clone(&seen)).await?).await?;
         let client = pair.web.client();
         if good > 0 {
             let answer = client.send(get("http://cart/")).await;
@@ -342,9 +342,9 @@ async fn what_a_server_has_read_is_sent_again_only_where_that_is_safe() -> Resul
 async fn an_endpoint_that_fails_is_ejected_and_returns_by_one_probe() -> Result {
     let failing = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let served = Arc::new(AtomicUsize::new(0));
-    let (f, s) = (failing.clone(), served.clone());
+    let (f, s) = (Arc::clone(&failing), Arc::clone(&served));
     let bad = origin(move |_| {
-        let (f, s) = (f.clone(), s.clone());
+        let (f, s) = (Arc::clone(&f), Arc::clone(&s));
         async move {
             s.fetch_add(1, Ordering::SeqCst);
             let mut response = Response::new(Body::empty());

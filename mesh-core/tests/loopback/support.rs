@@ -110,7 +110,7 @@ impl Pair {
     ) -> Result<Self> {
         let world = World::new()?;
         let (out_seen, in_seen) = (Seen::new(), Seen::new());
-        let cart = build(world.mesh("cart")?.exchanges(in_seen.clone())).start()?;
+        let cart = build(world.mesh("cart")?.exchanges(Arc::clone(&in_seen) as _)).start()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let inbound = listener.local_addr()?;
         let mut to = Inbound::new(app, protocol);
@@ -120,7 +120,7 @@ impl Pair {
             async move { cart.serve_behind(listener, to).await }
         });
         let (pusher, source) = pushed("test");
-        let web = build(world.mesh("web")?.exchanges(out_seen.clone()))
+        let web = build(world.mesh("web")?.exchanges(Arc::clone(&out_seen) as _))
             .source(source)
             .start()?;
         pusher

@@ -17,6 +17,7 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::clone_on_ref_ptr,
     reason = "generated; a caller uses what it needs of it"
 )]
 pub(crate) mod inmesh_ca;
@@ -28,6 +29,7 @@ pub(crate) mod inmesh_ca;
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::clone_on_ref_ptr,
     reason = "generated; a caller uses what it needs of it"
 )]
 pub(crate) mod istio_ca;
@@ -39,6 +41,7 @@ pub(crate) mod istio_ca;
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::clone_on_ref_ptr,
     reason = "generated; a caller uses what it needs of it"
 )]
 pub(crate) mod workload;

@@ -195,7 +195,7 @@ impl Live {
         let guarded = Guarded {
             inner,
             entry,
-            live: self.clone(),
+            live: Arc::clone(self),
             id,
             noted: Noted::default(),
         };

@@ -32,16 +32,16 @@ impl Place {
         let clock = TokioClock::new(UNIX_EPOCH + Duration::from_secs(1_800_000_000)).shared();
         let make = || -> Result<LocalCa> {
             let domain = "td.test".parse()?;
-            let ca = LocalCa::create(domain, 10_000 * HOUR, &crypto, clock.clone())?;
+            let ca = LocalCa::create(domain, 10_000 * HOUR, &crypto, Arc::clone(&clock))?;
             Ok(ca.with_leaf_lifetime(10 * MINUTE))
         };
         let (ca, other) = (make()?, make()?);
         let bundles = BundleSet::from(both(&ca, &other)?);
         let (writer, reader) = identity(IdentityState::from_bundles(bundles));
-        let live = Live::new(reader, crypto.clone(), clock.clone(), HOUR);
+        let live = Live::new(reader, crypto.clone(), Arc::clone(&clock), HOUR);
         let live = Arc::new(live);
         let (trigger, watch) = drain();
-        tokio::spawn(live.clone().run(watch));
+        tokio::spawn(Arc::clone(&live).run(watch));
         Ok(Self {
             ca,
             other,
