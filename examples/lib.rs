@@ -31,3 +31,8 @@
 //! # let _: http::Response<_> = answer;
 //! # Ok(()) }
 //! ```
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

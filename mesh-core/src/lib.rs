@@ -5,11 +5,15 @@
 //! ```
 //!
 //! Each decision is a pure function (`decide.rs`): time, randomness and configuration are
-//! arguments, so what is explained or simulated is what happens. Layers obey the decisions; the
-//! runtime owns sockets and tasks. Nothing here knows Kubernetes, DNS or eBPF.
+//! arguments, so what is explained or simulated is what happens. [`plan`] makes all of them for one
+//! request; the runtime obeys it, and owns sockets and tasks. Nothing here knows Kubernetes, DNS or
+//! eBPF.
 //!
-//! Start with [`Mesh::builder`]; without the feature `runtime` there is the vocabulary
-//! ([`model`]), the decisions ([`authorize`], [`route`], [`balance`]) and the layers.
+//! Start with [`Mesh::builder`]. What tower sees: `Client` and `Channel` are services, to be wrapped
+//! in layers of yours; `Mesh::serve` takes a service, wrapped as you like; `AuthorizeLayer` judges
+//! requests in a server of your own. Without the feature `runtime` there is the vocabulary
+//! ([`model`]), the snapshot ([`snapshot`]) and the decisions ([`authorize`], [`route`],
+//! [`balance`], [`retry`], [`plan`]).
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
