@@ -13,7 +13,7 @@ use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, ORIGIN};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use inmesh_core::Body;
-use inmesh_core::authorize::{Action, Operation, Policy, Rule, Source};
+use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule, PolicySource};
 use inmesh_core::discover::pushed;
 use inmesh_core::identify::PeerInfo;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey};
@@ -47,14 +47,18 @@ pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync
     let world = World::new()?;
     let shop = Namespace::new("shop")?;
     let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, "greet")?;
-    let web = Source::builder()
+    let web = PolicySource::builder()
         .principals(["example.org/ns/shop/sa/web"])
         .build()?;
     let hello = Operation::builder()
         .methods(["GET"])
         .paths(["/hello"])
         .build()?;
-    let policy = Policy::new(key, Action::Allow, vec![Rule::new(vec![web], vec![hello])]);
+    let policy = Policy::new(
+        key,
+        Action::Allow,
+        vec![PolicyRule::new(vec![web], vec![hello])],
+    );
     let (policies, source) = pushed("policies");
     let server = world.mesh("cart")?.source(source).start()?;
     let policy = Op::put(policy);

@@ -24,7 +24,7 @@ pub(crate) struct Beside {
 }
 
 /// What a gauge says of a relationship, if anything.
-type Read = dyn Fn(&RelationshipStatus) -> Option<u64>;
+type RelationshipGauge = dyn Fn(&RelationshipStatus) -> Option<u64>;
 
 /// The Workload API as it is served.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl RunningFederation {
         let all = self.relationships.as_ref().map(StatusReader::load);
         let all = all.unwrap_or_default();
         let refreshed = |status: &RelationshipStatus| Some(status.fetched_at.map_or(0, seconds));
-        let gauges: [(&str, &str, &Read); 4] = [
+        let gauges: [(&str, &str, &RelationshipGauge); 4] = [
             (
                 "mesh_federation_refresh_timestamp_seconds",
                 "When the bundle of a foreign trust domain was last fetched, in seconds since 1970; \

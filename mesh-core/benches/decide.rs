@@ -19,7 +19,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use criterion_clock::CpuTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use inmesh_core::authorize::{
-    self, Action, DefaultAction, HttpView, Operation, Policy, RequestView, Source,
+    self, Action, DefaultAction, HttpView, Operation, Policy, PolicySource, RequestView,
 };
 use inmesh_core::balance::pick;
 use inmesh_core::identify::Peer;
@@ -96,14 +96,14 @@ fn policies() -> Fallible<Vec<Op>> {
         Fallible::Ok(Op::put(policy))
     };
     let admin = Operation::builder().paths(["/admin", "/admin/*"]).build()?;
-    let ops = Source::builder()
+    let ops = PolicySource::builder()
         .namespaces(["ops", "monitoring"])
         .build()?;
     let metrics = Operation::builder()
         .methods(["GET"])
         .paths(["/metrics"])
         .build()?;
-    let web = Source::builder()
+    let web = PolicySource::builder()
         .principals(["example.org/ns/shop/sa/web"])
         .build()?;
     let items = Operation::builder()
@@ -114,17 +114,17 @@ fn policies() -> Fallible<Vec<Op>> {
         policy(
             "deny",
             Action::Deny,
-            authorize::Rule::new(vec![], vec![admin]),
+            authorize::PolicyRule::new(vec![], vec![admin]),
         )?,
         policy(
             "ops",
             Action::Allow,
-            authorize::Rule::new(vec![ops], vec![metrics]),
+            authorize::PolicyRule::new(vec![ops], vec![metrics]),
         )?,
         policy(
             "web",
             Action::Allow,
-            authorize::Rule::new(vec![web], vec![items]),
+            authorize::PolicyRule::new(vec![web], vec![items]),
         )?,
     ])
 }

@@ -20,10 +20,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// assert_eq!(Body::from("hello").size_hint().exact(), Some(5));
 /// ```
 #[derive(Default)]
-pub struct Body(Form);
+pub struct Body(BodyForm);
 
 #[derive(Default)]
-enum Form {
+enum BodyForm {
     #[default]
     Empty,
     Whole(Bytes),
@@ -40,7 +40,7 @@ type AnyBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Self(Form::Empty)
+        Self(BodyForm::Empty)
     }
 
     /// Any other body, boxed.
@@ -61,12 +61,12 @@ impl Body {
 
     #[cfg(feature = "runtime")]
     pub(crate) fn incoming(body: hyper::body::Incoming) -> Self {
-        Self(Form::Incoming(body))
+        Self(BodyForm::Incoming(body))
     }
 
     /// A body that is in a box already.
     pub(crate) fn boxed(body: Box<AnyBody>) -> Self {
-        Self(Form::Boxed(Box::into_pin(body)))
+        Self(BodyForm::Boxed(Box::into_pin(body)))
     }
 }
 
@@ -79,35 +79,35 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
-            Form::Empty => Poll::Ready(None),
-            Form::Whole(bytes) => {
+            BodyForm::Empty => Poll::Ready(None),
+            BodyForm::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Form::Empty;
+                self.0 = BodyForm::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             #[cfg(feature = "runtime")]
-            Form::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
-            Form::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
+            BodyForm::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            BodyForm::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Form::Empty => true,
-            Form::Whole(_) => false,
+            BodyForm::Empty => true,
+            BodyForm::Whole(_) => false,
             #[cfg(feature = "runtime")]
-            Form::Incoming(incoming) => incoming.is_end_stream(),
-            Form::Boxed(boxed) => boxed.is_end_stream(),
+            BodyForm::Incoming(incoming) => incoming.is_end_stream(),
+            BodyForm::Boxed(boxed) => boxed.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Form::Empty => SizeHint::with_exact(0),
-            Form::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyForm::Empty => SizeHint::with_exact(0),
+            BodyForm::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             #[cfg(feature = "runtime")]
-            Form::Incoming(incoming) => incoming.size_hint(),
-            Form::Boxed(boxed) => boxed.size_hint(),
+            BodyForm::Incoming(incoming) => incoming.size_hint(),
+            BodyForm::Boxed(boxed) => boxed.size_hint(),
         }
     }
 }
@@ -115,11 +115,11 @@ impl http_body::Body for Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Form::Empty => "Body::Empty",
-            Form::Whole(_) => "Body::Whole",
+            BodyForm::Empty => "Body::Empty",
+            BodyForm::Whole(_) => "Body::Whole",
             #[cfg(feature = "runtime")]
-            Form::Incoming(_) => "Body::Incoming",
-            Form::Boxed(_) => "Body::Boxed",
+            BodyForm::Incoming(_) => "Body::Incoming",
+            BodyForm::Boxed(_) => "Body::Boxed",
         })
     }
 }
@@ -129,7 +129,7 @@ impl From<Bytes> for Body {
         if bytes.is_empty() {
             Self::empty()
         } else {
-            Self(Form::Whole(bytes))
+            Self(BodyForm::Whole(bytes))
         }
     }
 }

@@ -85,10 +85,10 @@ pub enum Reason {
 
 /// Why a request or connection was not carried.
 #[derive(Debug)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct ErrorInner {
     reason: Reason,
     detail: String,
     never_sent: bool,
@@ -252,7 +252,7 @@ impl Error {
                 | Reason::RequestTimeout
                 | Reason::Reset
         );
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             reason,
             detail: detail.into(),
             never_sent,

@@ -19,7 +19,7 @@ use inmesh_core::model::{
     AppProtocol, Host, IdSet, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, Slice,
     SliceHost, SlicePort, Transport, Workload,
 };
-use inmesh_core::runtime::{Client, Inbound, OutboundListener};
+use inmesh_core::runtime::{Client, InboundListener, OutboundListener};
 use inmesh_core::snapshot::Op;
 use inmesh_core::{Body, Mesh};
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
@@ -278,7 +278,7 @@ async fn connect(
     let opaque = TcpListener::bind("127.0.0.1:0").await?;
     let echo = TcpListener::bind("127.0.0.1:0").await?;
     let (http_at, opaque_at) = (http.local_addr()?, opaque.local_addr()?);
-    let to = Inbound::new(echo.local_addr()?, AppProtocol::Tcp);
+    let to = InboundListener::new(echo.local_addr()?, AppProtocol::Tcp);
     running.spawn(async move {
         while let Ok((mut stream, _)) = echo.accept().await {
             tokio::spawn(async move {

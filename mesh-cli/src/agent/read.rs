@@ -7,7 +7,7 @@ use std::time::Duration;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
-use inmesh_core::runtime::{Inbound, Limits, Listen, OutboundListener};
+use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
 use inmesh_core::snapshot::Problem;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
@@ -318,7 +318,7 @@ fn listener(
     })
 }
 
-fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<Inbound> {
+fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<InboundListener> {
     let app = fields.need("app").and_then(|v| v.parsed::<SocketAddr>());
     let protocol = protocol(fields);
     let own = optional(fields, "peers", |v| v.choice(&["strict", "permissive"]));
@@ -333,7 +333,7 @@ fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<Inbou
         };
         v.list()?.iter().map(path).collect::<Option<Vec<_>>>()
     });
-    let mut inbound = Inbound::new(app?, protocol?);
+    let mut inbound = InboundListener::new(app?, protocol?);
     inbound.strict = own?.or(peers)? == "strict";
     inbound.probes = probes?.unwrap_or_default();
     Some(inbound)

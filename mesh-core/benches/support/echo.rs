@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
-use inmesh_core::authorize::{self, Action, Operation, Policy, Source};
+use inmesh_core::authorize::{self, Action, Operation, Policy, PolicySource};
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, Match, Parent, PathMatch, Route, Rule, ValueMatch};
@@ -175,15 +175,15 @@ fn policy() -> Fallible<Vec<Op>> {
         Fallible::Ok(Op::put(policy))
     };
     let admin = Operation::builder().paths(["/admin", "/admin/*"]).build()?;
-    let web = Source::builder()
+    let web = PolicySource::builder()
         .principals(["example.org/ns/shop/sa/web"])
         .build()?;
     let items = Operation::builder()
         .methods(["GET", "POST"])
         .paths(["/items", "/items/*"])
         .build()?;
-    let deny = authorize::Rule::new(vec![], vec![admin]);
-    let allow = authorize::Rule::new(vec![web], vec![items]);
+    let deny = authorize::PolicyRule::new(vec![], vec![admin]);
+    let allow = authorize::PolicyRule::new(vec![web], vec![items]);
     Ok(vec![
         policy("deny", Action::Deny, deny)?,
         policy("allow", Action::Allow, allow)?,

@@ -45,7 +45,7 @@ pub(crate) struct Upload {
 type Part = Option<Result<Frame<Bytes>, BoxError>>;
 
 /// The body.
-struct Timed {
+struct TimedUpload {
     /// What was there at first, until it is asked for.
     first: Option<Part>,
     inner: Body,
@@ -57,7 +57,7 @@ struct Timed {
 
 pin_project! {
     /// What answers a request, cut short when its body stalls.
-    pub(crate) struct Answering<F> {
+    pub(crate) struct AnsweringUpload<F> {
         #[pin]
         inner: F,
         upload: Option<Arc<Upload>>,
@@ -91,7 +91,7 @@ impl Upload {
             task: Task::default(),
         });
         let inner = std::mem::take(request.body_mut());
-        *request.body_mut() = Body::new(Timed {
+        *request.body_mut() = Body::new(TimedUpload {
             first,
             inner,
             upload: Arc::clone(&upload),
@@ -102,11 +102,11 @@ impl Upload {
     }
 
     /// Runs what answers the request, to the head of the answer.
-    pub(crate) fn answering<T, F>(this: Option<Arc<Self>>, inner: F) -> Answering<F>
+    pub(crate) fn answering<T, F>(this: Option<Arc<Self>>, inner: F) -> AnsweringUpload<F>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        Answering {
+        AnsweringUpload {
             inner,
             upload: this,
             noted: Noted::default(),
@@ -144,9 +144,9 @@ fn what_is_there(body: &mut Body) -> Option<Part> {
     }
 }
 
-// === impl Timed ===
+// === impl TimedUpload ===
 
-impl Timed {
+impl TimedUpload {
     /// Whether the wait has lasted too long.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.upload.is(ANSWERED) {
@@ -160,7 +160,7 @@ impl Timed {
     }
 }
 
-impl http_body::Body for Timed {
+impl http_body::Body for TimedUpload {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -207,9 +207,9 @@ impl http_body::Body for Timed {
     }
 }
 
-// === impl Answering ===
+// === impl AnsweringUpload ===
 
-impl<T, F> Future for Answering<F>
+impl<T, F> Future for AnsweringUpload<F>
 where
     F: Future<Output = Result<T, Error>>,
 {

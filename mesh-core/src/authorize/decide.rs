@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request};
 
 use super::policy::{
-    Action, DefaultAction, FailureMode, Operation, Pattern, Policy, Provider, Rule, Source,
-    WorkloadPolicy,
+    Action, DefaultAction, FailureMode, Operation, Pattern, Policy, PolicyRule, PolicySource,
+    Provider, WorkloadPolicy,
 };
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
@@ -52,11 +52,11 @@ pub enum Verdict {
 
 /// A request that all policies permit but those that leave it to external authorizers.
 #[derive(Debug, Clone)]
-pub struct Ask(Box<Asking>);
+pub struct Ask(Box<AskState>);
 
 /// In a box, because most verdicts are none.
 #[derive(Debug, Clone)]
-struct Asking {
+struct AskState {
     permit: Permit,
     /// The CUSTOM policies to ask, the next one last.
     policies: Vec<Arc<Policy>>,
@@ -210,7 +210,7 @@ pub fn decide(
     if policies.is_empty() {
         Verdict::Permitted(permit)
     } else {
-        Verdict::Ask(Ask(Box::new(Asking { permit, policies })))
+        Verdict::Ask(Ask(Box::new(AskState { permit, policies })))
     }
 }
 
@@ -237,7 +237,7 @@ fn first_match(
 }
 
 fn rule_matches(
-    rule: &Rule,
+    rule: &PolicyRule,
     peer: &PeerParts<'_>,
     request: &RequestView<'_>,
     unknown: bool,
@@ -250,7 +250,7 @@ fn rule_matches(
                 .any(|o| operation_matches(o, request, unknown)))
 }
 
-fn source_matches(source: &Source, peer: &PeerParts<'_>, unknown: bool) -> bool {
+fn source_matches(source: &PolicySource, peer: &PeerParts<'_>, unknown: bool) -> bool {
     field(
         &source.principals,
         &source.not_principals,

@@ -23,7 +23,7 @@ pub use decide::{
 pub use layer::{Authorize, AuthorizeFuture, AuthorizeLayer};
 pub use policy::{
     Action, DefaultAction, FailureMode, InvalidPolicy, Operation, OperationBuilder, Pattern,
-    Policy, Provider, Rule, Selects, Source, SourceBuilder, WorkloadPolicy,
+    Policy, PolicyRule, PolicySource, Provider, Selects, SourceBuilder, WorkloadPolicy,
 };
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ enum Matcher {
 /// Conditions on the peer. At least one field is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Source {
+pub struct PolicySource {
     /// SPIFFE IDs without `spiffe://`, e.g. `example.org/ns/shop/sa/web`.
     pub principals: Vec<Pattern>,
     /// IDs that must not match.
@@ -109,9 +109,9 @@ pub struct Operation {
 /// One rule. Without sources and operations it matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Rule {
+pub struct PolicyRule {
     /// One of them must match; empty matches any peer.
-    pub from: Vec<Source>,
+    pub from: Vec<PolicySource>,
     /// One of them must match; empty matches any request.
     pub to: Vec<Operation>,
 }
@@ -127,7 +127,7 @@ pub struct Policy {
     /// What happens to what it matches.
     pub action: Action,
     /// Its rules; without any it matches nothing, so an ALLOW policy without rules denies all.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PolicyRule>,
 }
 
 /// All policies of one workload, in the order of evaluation.
@@ -140,10 +140,10 @@ pub struct WorkloadPolicy {
     pub(super) custom: Vec<Arc<Policy>>,
 }
 
-/// Builds a [`Source`] from lists of patterns; an absent list matches any peer.
+/// Builds a [`PolicySource`] from lists of patterns; an absent list matches any peer.
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct SourceBuilder(Result<Source, InvalidPolicy>);
+pub struct SourceBuilder(Result<PolicySource, InvalidPolicy>);
 
 /// Builds an [`Operation`] from lists of patterns; an absent list matches any request.
 #[derive(Debug, Clone)]
@@ -250,19 +250,19 @@ impl Provider {
     }
 }
 
-// === impl Source ===
+// === impl PolicySource ===
 
-impl Source {
+impl PolicySource {
     /// Begins a source.
     ///
     /// ```
-    /// use inmesh_core::authorize::Source;
-    /// let shop = Source::builder()
+    /// use inmesh_core::authorize::PolicySource;
+    /// let shop = PolicySource::builder()
     ///     .namespaces(["shop"])
     ///     .not_principals(["example.org/ns/shop/sa/guest"])
     ///     .build()?;
     /// assert_eq!(shop.namespaces.len(), 1);
-    /// assert!(Source::builder().build().is_err(), "it would match any peer");
+    /// assert!(PolicySource::builder().build().is_err(), "it would match any peer");
     /// # Ok::<(), inmesh_core::authorize::InvalidPolicy>(())
     /// ```
     pub fn builder() -> SourceBuilder {
@@ -301,9 +301,9 @@ impl SourceBuilder {
     ///
     /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed, or a principal is written
     /// with its scheme.
-    pub fn build(self) -> Result<Source, InvalidPolicy> {
+    pub fn build(self) -> Result<PolicySource, InvalidPolicy> {
         let source = self.0?;
-        if source == Source::default() {
+        if source == PolicySource::default() {
             let message = "it is empty; leave out `from` to match any peer";
             return Err(InvalidPolicy::new("source", message));
         }
@@ -315,7 +315,7 @@ impl SourceBuilder {
         field: &'static str,
         list: impl IntoIterator<Item = T>,
         check: Check,
-        place: fn(&mut Source) -> &mut Vec<Pattern>,
+        place: fn(&mut PolicySource) -> &mut Vec<Pattern>,
     ) -> Self {
         Self(add(self.0, field, list, check, place))
     }
@@ -435,11 +435,11 @@ fn is_path(path: &str) -> Option<String> {
     }
 }
 
-// === impl Rule ===
+// === impl PolicyRule ===
 
-impl Rule {
+impl PolicyRule {
     /// A rule of sources and operations; an empty list matches any.
-    pub fn new(from: Vec<Source>, to: Vec<Operation>) -> Self {
+    pub fn new(from: Vec<PolicySource>, to: Vec<Operation>) -> Self {
         Self { from, to }
     }
 }
@@ -448,7 +448,7 @@ impl Rule {
 
 impl Policy {
     /// A policy for all workloads of its object's namespace.
-    pub fn new(key: ObjectKey, action: Action, rules: Vec<Rule>) -> Self {
+    pub fn new(key: ObjectKey, action: Action, rules: Vec<PolicyRule>) -> Self {
         Self {
             key,
             selector: Vec::new(),

@@ -24,19 +24,19 @@ fn web() -> Peer {
     peer("example.org/ns/shop/sa/web")
 }
 
-fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Arc<Policy> {
+fn policy(name: &str, action: Action, rules: Vec<PolicyRule>) -> Arc<Policy> {
     Arc::new(Policy::new(key(name), action, rules))
 }
 
-fn principals(ids: &[&str]) -> Rule {
-    Rule::new(
-        vec![Source::builder().principals(ids).build().unwrap()],
+fn principals(ids: &[&str]) -> PolicyRule {
+    PolicyRule::new(
+        vec![PolicySource::builder().principals(ids).build().unwrap()],
         vec![],
     )
 }
 
-fn paths(paths: &[&str]) -> Rule {
-    Rule::new(
+fn paths(paths: &[&str]) -> PolicyRule {
+    PolicyRule::new(
         vec![],
         vec![Operation::builder().paths(paths).build().unwrap()],
     )
@@ -82,7 +82,7 @@ fn the_default_decides_where_no_allow_policy_selects() {
 
 #[test]
 fn deny_comes_before_allow() {
-    let all = policy("a", Action::Allow, vec![Rule::default()]);
+    let all = policy("a", Action::Allow, vec![PolicyRule::default()]);
     let admin = policy("d", Action::Deny, vec![paths(&["/admin", "/admin/*"])]);
     let policy = compile(DefaultAction::Allow, &[&all, &admin]);
     for (path, expected) in [
@@ -132,9 +132,9 @@ fn an_allow_policy_closes_what_it_does_not_open() {
 fn no_rules_match_nothing_and_an_empty_rule_matches_all() {
     for (action, rules, expected) in [
         (Action::Allow, vec![], "not-allowed"),
-        (Action::Allow, vec![Rule::default()], "permit"),
+        (Action::Allow, vec![PolicyRule::default()], "permit"),
         (Action::Deny, vec![], "permit"),
-        (Action::Deny, vec![Rule::default()], "deny-policy"),
+        (Action::Deny, vec![PolicyRule::default()], "deny-policy"),
     ] {
         let policy = compile(DefaultAction::Allow, &[&policy("p", action.clone(), rules)]);
         for peer in [web(), Peer::Unauthenticated] {
@@ -152,20 +152,26 @@ fn no_rules_match_nothing_and_an_empty_rule_matches_all() {
 #[test]
 fn an_absent_identity_never_allows_and_always_denies() {
     let sources = [
-        Source::builder()
+        PolicySource::builder()
             .principals(["example.org/ns/shop/sa/web"])
             .build()
             .unwrap(),
-        Source::builder()
+        PolicySource::builder()
             .not_principals(["example.org/ns/shop/sa/web"])
             .build()
             .unwrap(),
-        Source::builder().namespaces(["shop"]).build().unwrap(),
-        Source::builder().not_namespaces(["foo"]).build().unwrap(),
-        Source::builder().principals(["*"]).build().unwrap(),
+        PolicySource::builder()
+            .namespaces(["shop"])
+            .build()
+            .unwrap(),
+        PolicySource::builder()
+            .not_namespaces(["foo"])
+            .build()
+            .unwrap(),
+        PolicySource::builder().principals(["*"]).build().unwrap(),
     ];
     for source in sources {
-        let rule = Rule::new(vec![source], vec![]);
+        let rule = PolicyRule::new(vec![source], vec![]);
         let allow = policy("p", Action::Allow, vec![rule.clone()]);
         let deny = policy("p", Action::Deny, vec![rule.clone()]);
         let stranger = Peer::Unauthenticated;
@@ -190,9 +196,9 @@ fn an_id_of_another_shape_has_no_namespace() {
         } else {
             (&["foo"], &[])
         };
-        Rule::new(
+        PolicyRule::new(
             vec![
-                Source::builder()
+                PolicySource::builder()
                     .namespaces(yes)
                     .not_namespaces(no)
                     .build()
@@ -225,7 +231,7 @@ fn a_rule_on_http_counts_against_an_opaque_connection() {
         Operation::builder().not_paths(["/a"]).build().unwrap(),
     ];
     for operation in operations {
-        let rule = Rule::new(vec![], vec![operation]);
+        let rule = PolicyRule::new(vec![], vec![operation]);
         let allow = compile(
             DefaultAction::Allow,
             &[&policy("p", Action::Allow, vec![rule.clone()])],
@@ -249,7 +255,7 @@ fn a_rule_on_http_counts_against_an_opaque_connection() {
 
 #[test]
 fn all_fields_of_a_rule_must_match_and_one_of_each_list() {
-    let source = Source::builder()
+    let source = PolicySource::builder()
         .principals(["*/sa/web", "*/sa/api"])
         .not_principals(["bad.org/*"])
         .namespaces(["shop"])
@@ -261,7 +267,7 @@ fn all_fields_of_a_rule_must_match_and_one_of_each_list() {
         .not_paths(["/a/private"])
         .build()
         .unwrap();
-    let rule = Rule::new(vec![source], vec![operation]);
+    let rule = PolicyRule::new(vec![source], vec![operation]);
     let policy = compile(
         DefaultAction::Deny,
         &[&policy("p", Action::Allow, vec![rule])],
@@ -311,7 +317,7 @@ fn all_fields_of_a_rule_must_match_and_one_of_each_list() {
 
 #[test]
 fn a_policy_that_was_never_good_denies_all() {
-    let all = policy("a", Action::Allow, vec![Rule::default()]);
+    let all = policy("a", Action::Allow, vec![PolicyRule::default()]);
     let policy = WorkloadPolicy::compile(DefaultAction::Allow, [all], vec![key("broken")]);
     assert_eq!(ask(&policy, &web(), &Method::GET, "/"), "broken-policy");
     let denied = decide(&policy, &web(), &RequestView::Tcp, &mut ())
@@ -332,7 +338,11 @@ fn a_trace_sees_each_policy_that_was_asked() {
         }
     }
     let deny = policy("d", Action::Deny, vec![paths(&["/admin"])]);
-    let b = policy("b", Action::Allow, vec![paths(&["/x"]), Rule::default()]);
+    let b = policy(
+        "b",
+        Action::Allow,
+        vec![paths(&["/x"]), PolicyRule::default()],
+    );
     let a = policy("a", Action::Allow, vec![paths(&["/y"])]);
     let policy = compile(DefaultAction::Deny, &[&b, &a, &deny]);
     let mut seen = Seen(Vec::new());
@@ -378,14 +388,14 @@ fn what_could_never_match_is_refused() {
         (&[], &[]),
     ] {
         assert!(
-            Source::builder()
+            PolicySource::builder()
                 .principals(principals)
                 .namespaces(namespaces)
                 .build()
                 .is_err()
         );
         assert!(
-            Source::builder()
+            PolicySource::builder()
                 .not_principals(principals)
                 .not_namespaces(namespaces)
                 .build()
@@ -519,7 +529,7 @@ proptest! {
         let make = |name: &str, action, texts: &[String]| {
             let rules = texts.iter().filter_map(|t| {
                 let operation = Operation::builder().paths([t]).build().ok()?;
-                Some(Rule::new(vec![], vec![operation]))
+                Some(PolicyRule::new(vec![], vec![operation]))
             });
             policy(name, action, rules.collect())
         };
@@ -535,7 +545,7 @@ proptest! {
     }
 }
 
-fn custom(name: &str, provider: Provider, rule: Rule) -> Arc<Policy> {
+fn custom(name: &str, provider: Provider, rule: PolicyRule) -> Arc<Policy> {
     policy(name, Action::Custom(provider), vec![rule])
 }
 
@@ -543,7 +553,7 @@ fn custom(name: &str, provider: Provider, rule: Rule) -> Arc<Policy> {
 #[test]
 fn an_authorizer_is_asked_last_and_its_answer_decides() {
     let opa = || Provider::new("opa");
-    let all = custom("c1", opa(), Rule::default());
+    let all = custom("c1", opa(), PolicyRule::default());
     let admin = custom("c2", Provider::new("sso"), paths(&["/admin*"]));
     let deny = policy("d", Action::Deny, vec![paths(&["/secret"])]);
     let policy = compile(DefaultAction::Allow, &[&all, &admin, &deny]);
@@ -591,7 +601,7 @@ fn the_failure_mode_of_an_authorizer_is_explicit() {
         let provider = Provider::new("opa").with_failure_mode(mode);
         let policy = compile(
             DefaultAction::Allow,
-            &[&custom("c", provider, Rule::default())],
+            &[&custom("c", provider, PolicyRule::default())],
         );
         let verdict = decide(&policy, &web(), &RequestView::Tcp, &mut ());
         let Verdict::Ask(ask) = verdict else {
@@ -651,7 +661,7 @@ mod authorizers {
             let provider = Provider::new("opa").with_failure_mode(mode);
             let policy = compile(
                 DefaultAction::Allow,
-                &[&custom("c", provider.clone(), Rule::default())],
+                &[&custom("c", provider.clone(), PolicyRule::default())],
             );
             let verdict = || decide(&policy, &web(), &RequestView::Tcp, &mut ());
             let settled = known.settle(verdict(), &web(), RequestView::Tcp).await;
@@ -678,7 +688,7 @@ mod authorizers {
             let asks = Policy::new(
                 key("c"),
                 Action::Custom(Provider::new("opa")),
-                vec![Rule::default()],
+                vec![PolicyRule::default()],
             );
             let change = Change::update(SourceId::new("t"), vec![Op::put(asks)]);
             writer.apply(change);

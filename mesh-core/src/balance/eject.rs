@@ -26,7 +26,7 @@ pub struct EjectPolicy {
 /// What became of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum Ejection {
     /// The endpoint is out until this moment.
     Ejected {
         /// The end of the ejection, on the caller's clock.
@@ -83,18 +83,18 @@ impl Default for EjectPolicy {
 
 impl Breaker {
     /// A request failed by the endpoint's fault. `room` says whether the set may eject one more.
-    pub fn handle_failure(&mut self, policy: &EjectPolicy, now: Duration, room: bool) -> Verdict {
+    pub fn handle_failure(&mut self, policy: &EjectPolicy, now: Duration, room: bool) -> Ejection {
         if self.until.is_some() {
             if !self.probing {
                 // A request that was on its way when the endpoint was ejected.
-                return Verdict::Kept;
+                return Ejection::Kept;
             }
             self.probing = false;
             return self.eject(policy, now);
         }
         self.failures = self.failures.saturating_add(1);
         if policy.consecutive == 0 || self.failures < policy.consecutive || !room {
-            return Verdict::Kept;
+            return Ejection::Kept;
         }
         // Healthy for as long as it was last out: the count starts again.
         if now.saturating_sub(self.returned) > policy.length(self.ejections) {
@@ -144,11 +144,11 @@ impl Breaker {
         self.failures
     }
 
-    fn eject(&mut self, policy: &EjectPolicy, now: Duration) -> Verdict {
+    fn eject(&mut self, policy: &EjectPolicy, now: Duration) -> Ejection {
         self.failures = 0;
         self.ejections = self.ejections.saturating_add(1);
         let until = now + policy.length(self.ejections);
         self.until = Some(until);
-        Verdict::Ejected { until }
+        Ejection::Ejected { until }
     }
 }

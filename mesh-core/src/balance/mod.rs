@@ -15,7 +15,7 @@ mod pick;
 mod set;
 
 pub use decide::{Availability, Balancing, Choice, LoadView, Strategy, consistent_hash, p2c};
-pub use eject::{Breaker, EjectPolicy, Verdict};
+pub use eject::{Breaker, EjectPolicy, Ejection};
 pub use pick::{NoEndpoint, Picked, pick};
 pub use set::{EndpointSet, EndpointState, Member};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Availability, Choice, LoadView, consistent_hash, p2c};
-use super::eject::{EjectPolicy, Verdict};
+use super::eject::{EjectPolicy, Ejection};
 use super::set::{EndpointSet, EndpointState, Member, Tier};
 use crate::model::Draw;
 
@@ -233,17 +233,17 @@ impl Picked {
     }
 
     /// The request failed by the endpoint's fault.
-    pub fn failed(&mut self, policy: &EjectPolicy, now: Duration) -> Verdict {
+    pub fn failed(&mut self, policy: &EjectPolicy, now: Duration) -> Ejection {
         self.judged = true;
         let health = &self.member().state.health;
         if health.is_ejected() && !self.probe {
-            return Verdict::Kept;
+            return Ejection::Kept;
         }
         let set = self.set.health();
         let _one_at_a_time = set.lock();
         let room = self.set.ejected_len() < policy.allowed(self.set.ready_len());
         let verdict = health.with(|b| b.handle_failure(policy, now, room));
-        if let Verdict::Ejected { until } = verdict {
+        if let Ejection::Ejected { until } = verdict {
             set.probe_by(until);
         }
         verdict

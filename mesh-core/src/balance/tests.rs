@@ -81,11 +81,11 @@ fn fail_until_out(
     now: Duration,
 ) -> Duration {
     for _ in 1..policy.consecutive {
-        assert_eq!(pick_nth(set, n, now).failed(policy, now), Verdict::Kept);
+        assert_eq!(pick_nth(set, n, now).failed(policy, now), Ejection::Kept);
     }
     match pick_nth(set, n, now).failed(policy, now) {
-        Verdict::Ejected { until } => until,
-        Verdict::Kept => panic!("kept"),
+        Ejection::Ejected { until } => until,
+        Ejection::Kept => panic!("kept"),
     }
 }
 
@@ -128,22 +128,22 @@ fn the_nth_ejection_is_n_times_as_long_up_to_the_longest() {
     let mut breaker = Breaker::default();
     let mut now = secs(1);
     for n in 1..4 {
-        assert_eq!(breaker.handle_failure(&policy, now, true), Verdict::Kept);
+        assert_eq!(breaker.handle_failure(&policy, now, true), Ejection::Kept);
         assert_eq!(breaker.failures(), n);
     }
     assert!(!breaker.handle_success(now), "it was never out");
     assert_eq!(breaker.failures(), 0, "in a row");
     for _ in 0..4 {
-        assert_eq!(breaker.handle_failure(&policy, now, true), Verdict::Kept);
+        assert_eq!(breaker.handle_failure(&policy, now, true), Ejection::Kept);
     }
     let mut verdict = breaker.handle_failure(&policy, now, true);
     for n in 1_u64..=12 {
         let until = now + secs(30 * n).min(secs(300));
-        assert_eq!(verdict, Verdict::Ejected { until });
+        assert_eq!(verdict, Ejection::Ejected { until });
         assert!(!breaker.poll_probe(until - Duration::from_nanos(1)));
         // Stragglers prove nothing, either way.
         assert!(!breaker.handle_success(now));
-        assert_eq!(breaker.handle_failure(&policy, now, true), Verdict::Kept);
+        assert_eq!(breaker.handle_failure(&policy, now, true), Ejection::Kept);
         now = until;
         assert!(breaker.poll_probe(now));
         assert!(!breaker.poll_probe(now), "one probe at a time");
@@ -157,7 +157,7 @@ fn a_probe_brings_it_back_and_time_forgives() {
     let mut breaker = Breaker::default();
     let mut now = secs(0);
     let eject = |breaker: &mut Breaker, now| loop {
-        if let Verdict::Ejected { until } = breaker.handle_failure(&policy, now, true) {
+        if let Ejection::Ejected { until } = breaker.handle_failure(&policy, now, true) {
             return until;
         }
     };
@@ -196,7 +196,7 @@ fn ejection_can_be_turned_off() {
     for _ in 0..1_000 {
         assert_eq!(
             breaker.handle_failure(&policy, secs(0), true),
-            Verdict::Kept
+            Ejection::Kept
         );
     }
 }
@@ -207,7 +207,7 @@ fn one_alone_is_never_ejected() {
     for _ in 0..100 {
         assert_eq!(
             pick_nth(&set, 0, secs(0)).failed(&policy, secs(0)),
-            Verdict::Kept
+            Ejection::Kept
         );
     }
     assert_eq!(set.members()[0].state.in_flight(), 0);
@@ -250,7 +250,7 @@ fn a_probe_that_is_dropped_is_followed_by_another() {
         drop(probe);
     }
     let mut probe = pick(&set, until, &[], &mut draw).unwrap();
-    let Verdict::Ejected { until: later } = probe.failed(&policy, until) else {
+    let Ejection::Ejected { until: later } = probe.failed(&policy, until) else {
         panic!("a failed probe ejects again");
     };
     assert_eq!(later, until + secs(60));

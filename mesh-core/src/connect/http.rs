@@ -41,7 +41,7 @@ pub(crate) struct Sent {
 }
 
 /// An endpoint, the local workload that sends to it, and what is kept for the two.
-struct To<'a> {
+struct Hop<'a> {
     tls: &'a Tls,
     member: &'a Member,
     kept: Arc<Kept>,
@@ -61,7 +61,7 @@ impl Connector {
         reuse: Reuse,
         now: Instant,
     ) -> Result<Sent, Unsent> {
-        let to = To {
+        let to = Hop {
             tls,
             member,
             kept: Kept::of(member, tls.local(), self.idle_max),
@@ -74,7 +74,7 @@ impl Connector {
 
     async fn send_h1(
         &self,
-        to: To<'_>,
+        to: Hop<'_>,
         request: &mut Request<Body>,
         reuse: Reuse,
         now: Instant,
@@ -106,7 +106,7 @@ impl Connector {
 
     async fn send_h2(
         &self,
-        to: To<'_>,
+        to: Hop<'_>,
         request: &mut Request<Body>,
         now: Instant,
     ) -> Result<Sent, Unsent> {
@@ -136,7 +136,7 @@ impl Connector {
 
     /// A new HTTP/2 connection, or the one that another request has opened meanwhile. If that
     /// failed, it has failed for all that waited: they do not try one after the other.
-    async fn shared_h2(&self, to: &To<'_>) -> Result<Arc<Http2>, Error> {
+    async fn shared_h2(&self, to: &Hop<'_>) -> Result<Arc<Http2>, Error> {
         let pool = &to.kept.pool;
         let failed = pool.failed.load(Ordering::Relaxed);
         let mut opening = pool.opening.lock().await;
@@ -157,7 +157,7 @@ impl Connector {
     }
 
     /// A new HTTP/1.1 connection, or one that came back before there was room to open it.
-    async fn another_h1(&self, to: &To<'_>, reuse: Reuse) -> Result<(Http1, Age), Unsent> {
+    async fn another_h1(&self, to: &Hop<'_>, reuse: Reuse) -> Result<(Http1, Age), Unsent> {
         // As long as one takes to open, at most.
         let limit = self.connect_timeout + self.handshake_timeout;
         match timeout(limit, to.kept.pool.room(self.idle, reuse)).await {
@@ -177,7 +177,7 @@ impl Connector {
         }
     }
 
-    async fn open_h1(&self, to: &To<'_>) -> Result<Http1, Error> {
+    async fn open_h1(&self, to: &Hop<'_>) -> Result<Http1, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http1).await?;
         let live = opened.io.live();
         // hyper's own limit of 100 fields in an answer; for another it allocates at each of them.
@@ -198,7 +198,7 @@ impl Connector {
         })
     }
 
-    async fn open_h2(&self, to: &To<'_>) -> Result<Arc<Http2>, Error> {
+    async fn open_h2(&self, to: &Hop<'_>) -> Result<Arc<Http2>, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http2).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder

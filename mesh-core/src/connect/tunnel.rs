@@ -27,7 +27,7 @@ pub(crate) struct Flow {
 }
 
 /// The caller's side of a connection.
-struct Counted<'a, S> {
+struct CountedSide<'a, S> {
     inner: &'a mut S,
     flow: &'a mut Flow,
 }
@@ -43,7 +43,7 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut caller = Counted {
+    let mut caller = CountedSide {
         inner: caller,
         flow,
     };
@@ -96,9 +96,9 @@ impl Flow {
     }
 }
 
-// === impl Counted ===
+// === impl CountedSide ===
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountedSide<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedSide<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -11,12 +11,12 @@ use crate::balance::Member;
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::model::HttpVersion;
-use crate::retry::{Fault, Outcome, Seen};
+use crate::retry::{AttemptOutcome, Fault, Seen};
 
-/// A request that was not answered. If it is [`Outcome::Unanswered`], it is back in its place.
+/// A request that was not answered. If it is [`AttemptOutcome::Unanswered`], it is back in its place.
 pub(crate) struct Unsent {
     pub(crate) error: Error,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: AttemptOutcome,
 }
 
 /// A connection as a request met it.
@@ -34,7 +34,7 @@ impl Unsent {
     pub(super) fn unconnected(error: Error) -> Self {
         Self {
             error,
-            outcome: Outcome::Unanswered(Fault::Endpoint, Seen::Never),
+            outcome: AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never),
         }
     }
 
@@ -42,7 +42,7 @@ impl Unsent {
     pub(super) fn crowded(error: Error) -> Self {
         Self {
             error,
-            outcome: Outcome::Unanswered(Fault::Crowd, Seen::Never),
+            outcome: AttemptOutcome::Unanswered(Fault::Crowd, Seen::Never),
         }
     }
 
@@ -61,7 +61,7 @@ impl Unsent {
             let detail = "the request broke off before it was whole";
             return Self {
                 error: Error::new(Reason::CallerGone, detail).because(cause),
-                outcome: Outcome::Lost(Fault::Caller),
+                outcome: AttemptOutcome::Lost(Fault::Caller),
             };
         }
         // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
@@ -98,9 +98,9 @@ impl Unsent {
                 } else {
                     Seen::Maybe
                 };
-                Outcome::Unanswered(fault, seen)
+                AttemptOutcome::Unanswered(fault, seen)
             }
-            None => Outcome::Lost(fault),
+            None => AttemptOutcome::Lost(fault),
         };
         Self {
             error: error.because(cause),

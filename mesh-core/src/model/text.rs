@@ -14,11 +14,11 @@ const SHORT: usize = 38;
 /// assert_eq!(Text::from("/items").as_bytes(), b"/items");
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct Text(Form);
+pub struct Text(TextForm);
 
 /// A text of up to [`SHORT`] bytes is always `Short`, so that equal texts are equal.
 #[derive(Clone, PartialEq, Eq)]
-enum Form {
+enum TextForm {
     /// Its length, and its bytes with zeros after.
     Short(u8, [u8; SHORT]),
     Long(Arc<str>),
@@ -28,8 +28,8 @@ impl Text {
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Form::Short(len, bytes) => bytes.get(..usize::from(*len)).unwrap_or_default(),
-            Form::Long(text) => text.as_bytes(),
+            TextForm::Short(len, bytes) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            TextForm::Long(text) => text.as_bytes(),
         }
     }
 
@@ -46,9 +46,9 @@ impl From<&str> for Text {
         match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
             (Some(place), Ok(len)) => {
                 place.copy_from_slice(text.as_bytes());
-                Self(Form::Short(len, bytes))
+                Self(TextForm::Short(len, bytes))
             }
-            _ => Self(Form::Long(text.into())),
+            _ => Self(TextForm::Long(text.into())),
         }
     }
 }

@@ -55,7 +55,7 @@ pub struct Planned {
 /// A port of a Service that a request is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Backend<'a> {
+pub struct PlannedBackend<'a> {
     /// The Service.
     pub service: &'a ServiceName,
     /// The port's number on the Service.
@@ -222,12 +222,12 @@ impl Planned {
     }
 
     /// Where it is sent; `None` if the route answers it.
-    pub fn backend(&self) -> Option<Backend<'_>> {
+    pub fn backend(&self) -> Option<PlannedBackend<'_>> {
         let (service, port) = match self.matched {
             Some(matched) => matched.backend(&self.asked.service.routes)?,
             None => (&self.asked.service.name, self.asked.port),
         };
-        Some(Backend {
+        Some(PlannedBackend {
             service,
             port,
             choice: self.choice,

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::*;
 use crate::authorize::{
-    Action, DefaultAction, DenyReason, Operation, Policy, Provider, Rule as AuthRule, Source, Step,
+    Action, DefaultAction, DenyReason, Operation, Policy, PolicyRule, PolicySource, Provider, Step,
 };
 use crate::balance::{Balancing, EjectPolicy, Strategy};
 use crate::model::{
@@ -253,7 +253,7 @@ fn edits_know_the_prefix_that_was_matched() -> Fallible {
     Ok(())
 }
 
-fn policy(name: &str, action: Action, rule: AuthRule) -> Arc<Policy> {
+fn policy(name: &str, action: Action, rule: PolicyRule) -> Arc<Policy> {
     let key = key(Kind::AuthorizationPolicy, name);
     Arc::new(Policy::new(key, action, vec![rule]))
 }
@@ -264,7 +264,7 @@ fn an_egress_policy_decides_before_any_route() -> Fallible {
     let snapshot = snapshot(vec![routed(rules)?]);
     let to = Destination::Authority("cart");
     let admin = Operation::builder().paths(["/admin*"]).build()?;
-    let deny = policy("d", Action::Deny, AuthRule::new(vec![], vec![admin]));
+    let deny = policy("d", Action::Deny, PolicyRule::new(vec![], vec![admin]));
     let guarded = web().with_egress(DefaultAction::Allow, [Arc::clone(&deny)])?;
     for (path, wanted) in [
         (Some("/"), "200 "),
@@ -280,14 +280,14 @@ fn an_egress_policy_decides_before_any_route() -> Fallible {
         "denied cart.shop"
     );
     // The source of an egress policy is unknown: it never allows.
-    let own = Source::builder().namespaces(["shop"]).build()?;
-    let allow = policy("a", Action::Allow, AuthRule::new(vec![own], vec![]));
+    let own = PolicySource::builder().namespaces(["shop"]).build()?;
+    let allow = policy("a", Action::Allow, PolicyRule::new(vec![own], vec![]));
     let own = web().with_egress(DefaultAction::Allow, [allow])?;
     assert_eq!(planned(&snapshot, &own, to, Some("/")), "denied cart.shop");
     let custom = policy(
         "c",
         Action::Custom(Provider::new("opa")),
-        AuthRule::default(),
+        PolicyRule::default(),
     );
     assert!(web().with_egress(DefaultAction::Allow, [custom]).is_err());
     Ok(())
@@ -313,7 +313,7 @@ fn a_trace_sees_policy_and_route() -> Fallible {
     ];
     let snapshot = snapshot(vec![routed(rules)?]);
     let admin = Operation::builder().paths(["/admin*"]).build()?;
-    let deny = policy("deny", Action::Deny, AuthRule::new(vec![], vec![admin]));
+    let deny = policy("deny", Action::Deny, PolicyRule::new(vec![], vec![admin]));
     let local = web().with_egress(DefaultAction::Allow, [deny])?;
     let headers = HeaderMap::new();
     let view = RequestView::Http(HttpView::new(&Method::GET, "/a", None, &headers));
@@ -367,7 +367,7 @@ fn a_workload_is_served_from_its_registration_to_its_retirement() {
     let in_bank = |namespace: &str| {
         let namespace = Namespace::new(namespace).expect("a name");
         let key = ObjectKey::new(Kind::AuthorizationPolicy, &namespace, "d").expect("a name");
-        let deny = Policy::new(key, Action::Deny, vec![AuthRule::default()]);
+        let deny = Policy::new(key, Action::Deny, vec![PolicyRule::default()]);
         Change::update(SourceId::new("t"), vec![Op::put(deny)])
     };
     assert_eq!(verdict(&serving.apply(in_bank("shop"))), None);
@@ -414,7 +414,7 @@ fn clusters_share_names_and_no_keys() -> Fallible {
     let mut deny = Policy::new(
         key(Kind::AuthorizationPolicy, "d"),
         Action::Deny,
-        vec![AuthRule::default()],
+        vec![PolicyRule::default()],
     );
     deny.key = deny.key.in_cluster(east);
     let governed = change(Op::put(deny));

@@ -25,7 +25,7 @@ pub struct Attempts {
 /// What became of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The head of an answer came, with this status and gRPC status.
     Answered(StatusCode, Option<u8>),
     /// No answer came, and the request cannot be sent again: a server may have acted on it, or its
@@ -91,9 +91,9 @@ impl Attempts {
     /// Attempts at any endpoint of a backend.
     ///
     /// ```
-    /// use inmesh_core::retry::{Attempts, Fault, Next, Outcome, Seen};
+    /// use inmesh_core::retry::{Attempts, Fault, Next, AttemptOutcome, Seen};
     /// let mut attempts = Attempts::at_any();
-    /// let refused = Outcome::Unanswered(Fault::Endpoint, Seen::Never);
+    /// let refused = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
     /// assert_eq!(attempts.handle_outcome(refused), Next::Retry { avoid: true });
     /// assert_eq!(attempts.handle_outcome(refused), Next::Retry { avoid: true });
     /// assert_eq!(attempts.handle_outcome(refused), Next::Finish);
@@ -122,10 +122,10 @@ impl Attempts {
     }
 
     /// Takes the outcome of an attempt and says what follows.
-    pub fn handle_outcome(&mut self, outcome: Outcome) -> Next {
+    pub fn handle_outcome(&mut self, outcome: AttemptOutcome) -> Next {
         let (fault, seen) = match outcome {
-            Outcome::Answered(..) | Outcome::Lost(_) => return Next::Finish,
-            Outcome::Unanswered(fault, seen) => (fault, seen),
+            AttemptOutcome::Answered(..) | AttemptOutcome::Lost(_) => return Next::Finish,
+            AttemptOutcome::Unanswered(fault, seen) => (fault, seen),
         };
         let avoid = match fault {
             Fault::Caller => return Next::Finish,

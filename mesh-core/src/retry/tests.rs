@@ -4,19 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-const UNSEEN: Outcome = Outcome::Unanswered(Fault::Connection, Seen::Never);
-const SEEN: Outcome = Outcome::Unanswered(Fault::Connection, Seen::Maybe);
+const UNSEEN: AttemptOutcome = AttemptOutcome::Unanswered(Fault::Connection, Seen::Never);
+const SEEN: AttemptOutcome = AttemptOutcome::Unanswered(Fault::Connection, Seen::Maybe);
 
 #[test]
 fn what_was_answered_or_lost_is_never_sent_again() {
     for outcome in [
-        Outcome::Answered(StatusCode::OK, None),
-        Outcome::Answered(StatusCode::SERVICE_UNAVAILABLE, None),
-        Outcome::Answered(StatusCode::OK, Some(14)),
-        Outcome::Lost(Fault::Connection),
-        Outcome::Lost(Fault::Endpoint),
-        Outcome::Lost(Fault::Caller),
-        Outcome::Unanswered(Fault::Caller, Seen::Never),
+        AttemptOutcome::Answered(StatusCode::OK, None),
+        AttemptOutcome::Answered(StatusCode::SERVICE_UNAVAILABLE, None),
+        AttemptOutcome::Answered(StatusCode::OK, Some(14)),
+        AttemptOutcome::Lost(Fault::Connection),
+        AttemptOutcome::Lost(Fault::Endpoint),
+        AttemptOutcome::Lost(Fault::Caller),
+        AttemptOutcome::Unanswered(Fault::Caller, Seen::Never),
     ] {
         let next = Attempts::at_any().handle_outcome(outcome);
         assert_eq!(next, Next::Finish, "{outcome:?}");
@@ -26,8 +26,11 @@ fn what_was_answered_or_lost_is_never_sent_again() {
 #[test]
 fn an_endpoint_that_failed_is_avoided_and_a_stale_connection_is_not_its_fault() {
     for (outcome, avoid) in [
-        (Outcome::Unanswered(Fault::Endpoint, Seen::Never), true),
-        (Outcome::Unanswered(Fault::Crowd, Seen::Never), true),
+        (
+            AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never),
+            true,
+        ),
+        (AttemptOutcome::Unanswered(Fault::Crowd, Seen::Never), true),
         (UNSEEN, false),
         (SEEN, false),
     ] {
@@ -50,9 +53,9 @@ fn what_a_server_may_have_seen_is_not_risked_on_another_pooled_connection() {
 
 #[test]
 fn an_application_alone_is_tried_again_after_stale_connections_only() {
-    let failed = Outcome::Unanswered(Fault::Endpoint, Seen::Never);
+    let failed = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
     assert_eq!(Attempts::at_one().handle_outcome(failed), Next::Finish);
-    let crowded = Outcome::Unanswered(Fault::Crowd, Seen::Never);
+    let crowded = AttemptOutcome::Unanswered(Fault::Crowd, Seen::Never);
     assert_eq!(Attempts::at_one().handle_outcome(crowded), Next::Finish);
     let mut attempts = Attempts::at_one();
     for _ in 1..STALE {
@@ -72,7 +75,7 @@ proptest! {
             .into_iter()
             .map(|(fault, seen)| {
                 let fault = [Fault::Connection, Fault::Crowd, Fault::Endpoint][usize::from(fault)];
-                Outcome::Unanswered(fault, if seen { Seen::Maybe } else { Seen::Never })
+                AttemptOutcome::Unanswered(fault, if seen { Seen::Maybe } else { Seen::Never })
             })
             .take_while(|outcome| attempts.handle_outcome(*outcome) != Next::Finish)
             .count();

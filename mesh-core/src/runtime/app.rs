@@ -11,7 +11,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::call::Call;
-use super::listen::{Application, Inbound};
+use super::listen::{Application, InboundListener};
 use super::upstream::Upstreams;
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
@@ -108,7 +108,7 @@ where
 // === impl Behind ===
 
 impl Behind {
-    pub(super) fn new(upstreams: &Arc<Upstreams>, tls: &Arc<Tls>, to: &Inbound) -> Self {
+    pub(super) fn new(upstreams: &Arc<Upstreams>, tls: &Arc<Tls>, to: &InboundListener) -> Self {
         Self {
             upstreams: Arc::clone(upstreams),
             tls: Arc::clone(tls),

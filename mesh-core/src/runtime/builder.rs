@@ -58,11 +58,11 @@ type RunWriter = Box<dyn FnOnce(Drain) -> Pin<Box<dyn Future<Output = ()> + Send
 #[must_use]
 pub struct MeshBuilder<State> {
     state: State,
-    parts: Parts,
+    parts: BuilderParts,
 }
 
 /// What has a default.
-struct Parts {
+struct BuilderParts {
     crypto: Option<Crypto>,
     limits: Limits,
     balancing: Balancing,
@@ -113,7 +113,7 @@ impl Mesh {
     pub fn builder() -> MeshBuilder<WantsIdentity> {
         MeshBuilder {
             state: WantsIdentity(()),
-            parts: Parts::default(),
+            parts: BuilderParts::default(),
         }
     }
 }
@@ -256,9 +256,9 @@ fn run_sources(sources: Vec<(SourceId, RunSource)>, inbox: &Inbox, watch: &Drain
     }
 }
 
-// === impl Parts ===
+// === impl BuilderParts ===
 
-impl Parts {
+impl BuilderParts {
     fn shared(
         &self,
         identity: IdentityReader,
@@ -309,7 +309,7 @@ impl Parts {
     }
 }
 
-impl Default for Parts {
+impl Default for BuilderParts {
     fn default() -> Self {
         Self {
             crypto: default_crypto(),

@@ -34,12 +34,12 @@ struct Recorded {
     request_bytes: Option<Arc<AtomicU64>>,
     held: Held,
     /// `None` until the head of the answer is there.
-    answer: Option<Answer>,
+    answer: Option<HeldAnswer>,
     ended: bool,
 }
 
 /// The body of an answer.
-struct Answer {
+struct HeldAnswer {
     body: Body,
     /// How many bytes the header promises; 0 for an answer that has no body whatever the header
     /// says, `None` if it says nothing.
@@ -57,7 +57,7 @@ pub(super) enum Held {
 }
 
 /// A request's body whose bytes are counted.
-struct Counted {
+struct CountedUpload {
     body: Body,
     bytes: Arc<AtomicU64>,
 }
@@ -123,7 +123,7 @@ impl Pending {
             length.and_then(|l| l.to_str().ok()?.parse().ok())
         };
         response.map(|body| {
-            self.0.answer = Some(Answer { body, promised });
+            self.0.answer = Some(HeldAnswer { body, promised });
             Body::boxed(self.0)
         })
     }
@@ -268,7 +268,7 @@ impl http_body::Body for Recorded {
     }
 }
 
-// === impl Counted ===
+// === impl CountedUpload ===
 
 /// Counts the bytes of a body whose length is not known beforehand.
 fn count(body: &mut Body) -> Option<Arc<AtomicU64>> {
@@ -276,7 +276,7 @@ fn count(body: &mut Body) -> Option<Arc<AtomicU64>> {
         return None;
     }
     let bytes = Arc::<AtomicU64>::default();
-    let counted = Counted {
+    let counted = CountedUpload {
         body: std::mem::take(body),
         bytes: Arc::clone(&bytes),
     };
@@ -284,7 +284,7 @@ fn count(body: &mut Body) -> Option<Arc<AtomicU64>> {
     Some(bytes)
 }
 
-impl http_body::Body for Counted {
+impl http_body::Body for CountedUpload {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -63,7 +63,7 @@ struct Arrived {
 }
 
 /// What all requests of one connection share.
-struct Caller {
+struct Accepted {
     info: Arc<PeerInfo>,
     original: SocketAddr,
     /// What is shared with the sweep of live connections, if the caller has an identity.
@@ -207,7 +207,7 @@ impl<A: App> InboundStack<A> {
         let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.from);
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
-        let caller = Arc::new(Caller {
+        let caller = Arc::new(Accepted {
             series: self.inbound.series(info.id()),
             info: Arc::clone(&info),
             original: arrived.original,
@@ -230,7 +230,7 @@ impl<A: App> InboundStack<A> {
     }
 
     /// Answers one request, whatever happens.
-    async fn handle(&self, request: &mut Request<Body>, caller: &Caller) -> Response<Body> {
+    async fn handle(&self, request: &mut Request<Body>, caller: &Accepted) -> Response<Body> {
         let shared = &self.inbound.shared;
         let (direction, local) = (Direction::Inbound, self.inbound.tls.local());
         let (recorder, series) = (&shared.recorder, &caller.series);
@@ -267,7 +267,7 @@ impl<A: App> InboundStack<A> {
         }
     }
 
-    fn answer(&self, served: Served, mut pending: Pending, caller: &Caller) -> Response<Body> {
+    fn answer(&self, served: Served, mut pending: Pending, caller: &Accepted) -> Response<Body> {
         if let Some(lease) = served.lease {
             pending.hold(Held::Application(lease));
         }

@@ -7,10 +7,10 @@ use inmesh_pki::id::SpiffeId;
 use crate::balance::Member;
 use crate::model::{Transport, Workload};
 use crate::snapshot::ServiceView;
-use crate::telemetry::{Series, Text};
+use crate::telemetry::{LabelText, Series};
 
 /// A set of labels.
-type Labels = Vec<(&'static str, Text)>;
+type Labels = Vec<(&'static str, LabelText)>;
 
 /// Exchanges of a workload that were answered without an endpoint.
 pub(super) fn answered_locally(workload: &Workload, principal: &str) -> Series {
@@ -41,7 +41,7 @@ pub(super) fn outbound(
         ("destination_workload_namespace", namespace.into()),
         ("destination_principal", destination.as_str().into()),
         ("destination_version", known(&endpoint.version)),
-        ("destination_service", Text(Arc::clone(&service.host))),
+        ("destination_service", LabelText(Arc::clone(&service.host))),
         ("destination_service_name", service.name.name().into()),
         ("destination_service_namespace", namespace.into()),
     ]);
@@ -95,12 +95,12 @@ fn app_of(workload: &Workload) -> &str {
     workload.labels.get("app").unwrap_or(&workload.name)
 }
 
-fn version_of(workload: &Workload) -> Text {
+fn version_of(workload: &Workload) -> LabelText {
     known(workload.labels.get("version").map_or("", |v| v))
 }
 
 /// A label's value, as Istio writes an empty one.
-fn known(text: &str) -> Text {
+fn known(text: &str) -> LabelText {
     if text.is_empty() {
         "unknown".into()
     } else {

@@ -10,7 +10,7 @@ use crate::model::{AppProtocol, ServiceName};
 #[non_exhaustive]
 pub enum Listen {
     /// From the mesh to the application.
-    Inbound(Inbound),
+    Inbound(InboundListener),
     /// From applications to Services.
     Outbound(OutboundListener),
 }
@@ -40,7 +40,7 @@ pub enum Target {
 /// A listener in front of an application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Inbound {
+pub struct InboundListener {
     /// Where the application listens.
     pub app: Application,
     /// What it speaks.
@@ -91,16 +91,16 @@ impl OutboundListener {
     }
 }
 
-// === impl Inbound ===
+// === impl InboundListener ===
 
-impl Inbound {
+impl InboundListener {
     /// A strict listener in front of an application.
     ///
     /// ```
     /// use inmesh_core::model::AppProtocol;
-    /// use inmesh_core::runtime::Inbound;
+    /// use inmesh_core::runtime::InboundListener;
     /// let app = std::net::SocketAddr::from(([127, 0, 0, 1], 8080));
-    /// assert!(Inbound::new(app, AppProtocol::Http1).strict);
+    /// assert!(InboundListener::new(app, AppProtocol::Http1).strict);
     /// ```
     pub fn new(app: impl Into<Application>, protocol: AppProtocol) -> Self {
         Self {

@@ -17,7 +17,7 @@ use super::client::{Channel, Client};
 use super::inbound::{self, InboundStack};
 use super::labels;
 use super::limits::Limits;
-use super::listen::{Inbound, OutboundListener};
+use super::listen::{InboundListener, OutboundListener};
 use super::outbound::Outbound;
 use super::shared::Shared;
 use super::status::{Status, not_ready};
@@ -172,7 +172,7 @@ impl Mesh {
     }
 
     /// Serves a listener in front of a plain server: mutual TLS in, plain out to the application.
-    pub async fn serve_behind(&self, listener: TcpListener, to: Inbound) {
+    pub async fn serve_behind(&self, listener: TcpListener, to: InboundListener) {
         let (inbound, upstreams) = (&self.stack.inbound, &self.inner.shared.upstreams);
         let stack = InboundStack {
             app: Behind::new(upstreams, &inbound.tls, &to),

@@ -33,7 +33,7 @@ pub use admin::{Admin, LogLevel};
 pub use builder::{MeshBuilder, StartError, WantsIdentity, WantsNothing, WantsWorkload};
 pub use client::{Answering, Channel, Client};
 pub use limits::Limits;
-pub use listen::{Application, Inbound, Listen, OutboundListener, Target};
+pub use listen::{Application, InboundListener, Listen, OutboundListener, Target};
 pub use mesh::Mesh;
 pub use status::{EndpointStatus, IdentityStatus, ServiceStatus, Status};
 

@@ -57,7 +57,7 @@ pub(super) struct Caller<'a> {
 }
 
 /// The answer to a request.
-enum Answered {
+enum Carried {
     /// Of an endpoint, with both connections if they have left HTTP.
     Endpoint(Response<Body>, Upstream, Option<Switched>),
     /// Of the route itself.
@@ -107,8 +107,8 @@ impl Outbound {
             Err(error) => Err(error),
         };
         match result {
-            Ok(Answered::Route(response)) => Ok(pending.answer(response)),
-            Ok(Answered::Endpoint(response, upstream, switched)) => {
+            Ok(Carried::Route(response)) => Ok(pending.answer(response)),
+            Ok(Carried::Endpoint(response, upstream, switched)) => {
                 pending.count_under(self.series(&upstream));
                 pending.hold(Held::Endpoint(upstream));
                 Ok(match switched {
@@ -129,7 +129,7 @@ impl Outbound {
         request: &mut Request<Body>,
         to: To<'_>,
         call: &mut Call,
-    ) -> Result<Answered, Error> {
+    ) -> Result<Carried, Error> {
         let planned = self.plan_http(request, to, call)?;
         let Some(backend) = planned.backend() else {
             return answer_of(&planned, request, call);
@@ -147,7 +147,7 @@ impl Outbound {
         call.exchange.tls_peer = answered.peer;
         let (mut response, switched) = hop.answered(answered.response)?;
         planned.edit_response(response.headers_mut());
-        Ok(Answered::Endpoint(response, answered.upstream, switched))
+        Ok(Carried::Endpoint(response, answered.upstream, switched))
     }
 
     /// Plans a request and notes in its record what was decided.
@@ -315,9 +315,9 @@ impl Outbound {
 }
 
 /// The answer of the route itself.
-fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<Answered, Error> {
+fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<Carried, Error> {
     match planned.answer(&call.exchange.authority, &HttpView::of(request)) {
-        Some(response) => Ok(Answered::Route(response)),
+        Some(response) => Ok(Carried::Route(response)),
         None => Err(Error::new(Reason::NoRoute, "the route has no answer")),
     }
 }

@@ -14,14 +14,14 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Call, End};
-use crate::balance::{EndpointState, Member, NoEndpoint, Picked, Verdict, pick};
+use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease};
 use crate::error::{Error, Reason, grpc_status};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
-use crate::plan::Backend;
-use crate::retry::{Fault, Next, Outcome, Seen};
+use crate::plan::PlannedBackend;
+use crate::retry::{AttemptOutcome, Fault, Next, Seen};
 use crate::route::Timeouts;
 use crate::snapshot::{ServiceView, SnapshotReader};
 use crate::telemetry::{Exchange, Metrics, Protocol};
@@ -54,7 +54,7 @@ pub(super) struct Answered {
 
 /// A request on its way to a backend.
 pub(super) struct Sending<'a> {
-    pub(super) to: Backend<'a>,
+    pub(super) to: PlannedBackend<'a>,
     pub(super) timeouts: Timeouts,
     pub(super) version: HttpVersion,
 }
@@ -105,7 +105,7 @@ impl Upstreams {
                         judged: false,
                     };
                     let grpc = grpc_status(sent.response.headers());
-                    let answered = Outcome::Answered(sent.response.status(), grpc);
+                    let answered = AttemptOutcome::Answered(sent.response.status(), grpc);
                     upstream.judge_head(answered, call.exchange.protocol);
                     let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
                     return Ok(Answered {
@@ -137,7 +137,7 @@ impl Upstreams {
     pub(super) async fn open(
         self: &Arc<Self>,
         tls: &Tls,
-        to: Backend<'_>,
+        to: PlannedBackend<'_>,
         call: &mut Call,
     ) -> Result<(Io, Upstream), Error> {
         let mut tried = Vec::new();
@@ -168,7 +168,7 @@ impl Upstreams {
                 Err(error) => error,
             };
             self.failed(&mut picked, &service);
-            let refused = Outcome::Unanswered(Fault::Endpoint, Seen::Never);
+            let refused = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
             if call.attempts.handle_outcome(refused) == Next::Finish {
                 return Err(error);
             }
@@ -208,7 +208,7 @@ impl Upstreams {
     /// Chooses an endpoint among those of the backend now, and notes the attempt.
     fn choose(
         &self,
-        to: Backend<'_>,
+        to: PlannedBackend<'_>,
         tried: &[Arc<EndpointState>],
         call: &mut Call,
         now: Instant,
@@ -260,7 +260,7 @@ impl Upstreams {
     }
 
     fn failed(&self, picked: &mut Picked, service: &ServiceView) {
-        if let Verdict::Ejected { until } = picked.failed(&service.balancing.eject, self.now()) {
+        if let Ejection::Ejected { until } = picked.failed(&service.balancing.eject, self.now()) {
             self.metrics.ejected(&service.host);
             let address = picked.member().endpoint.address();
             let length = until.saturating_sub(self.now());
@@ -276,16 +276,16 @@ impl Upstreams {
     }
 }
 
-fn no_endpoint(to: Backend<'_>, none: NoEndpoint) -> Error {
+fn no_endpoint(to: PlannedBackend<'_>, none: NoEndpoint) -> Error {
     let detail = format!("Service {} port {}: {none}", to.service, to.port);
     Error::new(Reason::NoEndpoint, detail)
 }
 
 /// Whether the endpoint is to blame that there was no answer.
-fn is_endpoints(outcome: Outcome) -> bool {
+fn is_endpoints(outcome: AttemptOutcome) -> bool {
     matches!(
         outcome,
-        Outcome::Lost(Fault::Endpoint) | Outcome::Unanswered(Fault::Endpoint, _)
+        AttemptOutcome::Lost(Fault::Endpoint) | AttemptOutcome::Unanswered(Fault::Endpoint, _)
     )
 }
 
@@ -335,8 +335,8 @@ impl Upstream {
     /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
     /// the end, because an answer may still break off; only a probe is not left waiting,
     /// unless it is gRPC, whose status comes last.
-    fn judge_head(&mut self, answered: Outcome, protocol: Protocol) {
-        let Outcome::Answered(status, grpc) = answered else {
+    fn judge_head(&mut self, answered: AttemptOutcome, protocol: Protocol) {
+        let AttemptOutcome::Answered(status, grpc) = answered else {
             return;
         };
         if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {

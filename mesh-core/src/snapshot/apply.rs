@@ -323,7 +323,7 @@ impl Snapshot {
         let addresses = |host: &Host| self.names.get(host)?.addresses.clone();
         let view = compile::view(
             &self.settings,
-            &compile::Parts {
+            &compile::CompileInput {
                 service: &service,
                 slices: &slices,
                 routes: &routes,

@@ -11,7 +11,7 @@ use crate::model::{Endpoint, Few, Host, Service, ServicePort, Slice, SliceHost, 
 use crate::route::{Route, RouteTable};
 
 /// The objects that make up one Service.
-pub(super) struct Parts<'a> {
+pub(super) struct CompileInput<'a> {
     pub(super) service: &'a Service,
     pub(super) slices: &'a [Arc<Slice>],
     pub(super) routes: &'a [Arc<Route>],
@@ -39,7 +39,7 @@ pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSe
 /// Compiles the view of a Service.
 pub(super) fn view(
     settings: &Settings,
-    parts: &Parts<'_>,
+    parts: &CompileInput<'_>,
     addresses: &impl Fn(&Host) -> Option<Addresses>,
     before: Option<&ServiceView>,
 ) -> ServiceView {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::authorize::{Action, DefaultAction, Policy, RequestView, Rule, Selects, decide};
+use crate::authorize::{Action, DefaultAction, Policy, PolicyRule, RequestView, Selects, decide};
 use crate::balance::EndpointSet;
 use crate::identify::Peer;
 use crate::model::{
@@ -73,7 +73,7 @@ fn policy(named: &str, action: Action) -> Op {
     let policy = Policy::new(
         key(Kind::AuthorizationPolicy, named),
         action,
-        vec![Rule::default()],
+        vec![PolicyRule::default()],
     );
     Op::put(policy)
 }
@@ -605,7 +605,7 @@ proptest! {
         let named = |n: u8, hash| name(&format!("s{n}")).hashed(hash);
         let view = |name: &ServiceName| {
             let of = Service::new(name.clone(), vec![]);
-            let parts = compile::Parts {
+            let parts = compile::CompileInput {
                 service: &of,
                 slices: &[],
                 routes: &[],

@@ -34,20 +34,20 @@ const BYTES: [f64; 8] = [
     100_000_000.0,
 ];
 
-type Labels = Vec<(&'static str, Text)>;
+type Labels = Vec<(&'static str, LabelText)>;
 
 /// A label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Text(pub(crate) Arc<str>);
+pub(crate) struct LabelText(pub(crate) Arc<str>);
 
 #[derive(Clone, Copy)]
 struct Buckets(&'static [f64]);
 
 /// The metrics of one mesh runtime. Cheap to clone; there is no global registry.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics(Arc<MetricsInner>);
 
-struct Inner {
+struct MetricsInner {
     registry: Mutex<Registry>,
     requests: Family<Labels, Counter>,
     duration: Family<Labels, Histogram, Buckets>,
@@ -98,9 +98,9 @@ pub(crate) struct TcpCounters {
     received: Counter,
 }
 
-// === impl Inner ===
+// === impl MetricsInner ===
 
-impl Inner {
+impl MetricsInner {
     fn register(&self, r: &mut Registry) {
         r.register("istio_requests", "Requests", self.requests.clone());
         r.register_with_unit(
@@ -164,15 +164,15 @@ impl Inner {
     }
 }
 
-// === impl Text ===
+// === impl LabelText ===
 
-impl EncodeLabelValue for Text {
+impl EncodeLabelValue for LabelText {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         EncodeLabelValue::encode(&&*self.0, encoder)
     }
 }
 
-impl From<&str> for Text {
+impl From<&str> for LabelText {
     fn from(text: &str) -> Self {
         Self(text.into())
     }
@@ -200,7 +200,7 @@ impl Metrics {
     pub fn empty() -> Self {
         let ms = Buckets(&MILLISECONDS);
         let bytes = Buckets(&BYTES);
-        Self(Arc::new(Inner {
+        Self(Arc::new(MetricsInner {
             requests: Family::default(),
             duration: Family::new_with_constructor(ms),
             request_bytes: Family::new_with_constructor(bytes),
@@ -253,7 +253,7 @@ impl Metrics {
     }
 
     pub(crate) fn ejected(&self, service: &Arc<str>) {
-        let labels = vec![("destination_service", Text(Arc::clone(service)))];
+        let labels = vec![("destination_service", LabelText(Arc::clone(service)))];
         self.0.ejections.get_or_create(&labels).inc();
     }
 
@@ -395,7 +395,7 @@ impl TcpCounters {
 // === impl Series ===
 
 impl Series {
-    pub(crate) fn new(labels: Vec<(&'static str, Text)>) -> Self {
+    pub(crate) fn new(labels: Vec<(&'static str, LabelText)>) -> Self {
         Self {
             labels,
             http: RwLock::default(),

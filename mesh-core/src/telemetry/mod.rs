@@ -15,7 +15,7 @@ pub mod trace;
 pub use access_log::{AccessLog, AccessLogLines};
 pub use exchange::{Direction, Exchange, Protocol};
 pub use metrics::Metrics;
-pub(crate) use metrics::{Series, TcpCounters, Text};
+pub(crate) use metrics::{LabelText, Series, TcpCounters};
 pub use recorder::{ExchangeSink, SinkGuard};
 pub(crate) use recorder::{Recorder, Sinks};
 pub use samples::{Collect, Samples};

@@ -213,7 +213,7 @@ async fn a_caller_that_cannot_be_verified_gets_an_alert_and_a_line() -> Result {
 #[tokio::test]
 async fn plaintext_has_no_identity_and_only_where_it_is_permitted_an_answer() -> Result {
     let probe = |strict| {
-        move |to: &mut inmesh_core::runtime::Inbound| {
+        move |to: &mut inmesh_core::runtime::InboundListener| {
             to.strict = strict;
             to.probes = vec!["/healthz".into()];
         }
@@ -265,7 +265,8 @@ async fn a_probe_path_is_permitted_where_all_else_is_denied() -> Result {
         .start()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let mut to = inmesh_core::runtime::Inbound::new(origin(tell).await?, AppProtocol::Http1);
+    let mut to =
+        inmesh_core::runtime::InboundListener::new(origin(tell).await?, AppProtocol::Http1);
     to.strict = false;
     to.probes = vec!["/healthz".into()];
     tokio::spawn(async move { cart.serve_behind(listener, to).await });

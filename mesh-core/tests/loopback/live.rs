@@ -6,7 +6,7 @@ use std::sync::Arc;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
-use inmesh_core::runtime::{Inbound, MeshBuilder, OutboundListener, WantsNothing};
+use inmesh_core::runtime::{InboundListener, MeshBuilder, OutboundListener, WantsNothing};
 use inmesh_core::testing::World;
 use inmesh_core::{Mesh, Reason};
 use inmesh_pki::IdentityWriter;
@@ -149,7 +149,7 @@ impl Carried {
             let server = server.clone();
             async move {
                 server
-                    .serve_behind(listener, Inbound::new(app, protocol))
+                    .serve_behind(listener, InboundListener::new(app, protocol))
                     .await
             }
         });

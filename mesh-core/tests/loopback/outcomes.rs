@@ -6,8 +6,8 @@ use std::time::Duration;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use inmesh_core::authorize::{
-    Action, Answer, Asking, Authorizer, DefaultAction, Operation, Policy, Provider, Question,
-    RequestView, Rule as AuthRule,
+    Action, Answer, Asking, Authorizer, DefaultAction, Operation, Policy, PolicyRule, Provider,
+    Question, RequestView,
 };
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
@@ -15,7 +15,7 @@ use inmesh_core::route::{
     Backend, Filter, HeaderChanges, InvalidRoute, Match, Outcome, Parent, PathMatch, PathRewrite,
     Redirect, Respond, Rewrite, Route, Rule,
 };
-use inmesh_core::runtime::Inbound;
+use inmesh_core::runtime::InboundListener;
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Local, Mesh, Reason};
@@ -144,7 +144,7 @@ async fn an_egress_policy_stops_requests_and_connections() -> Result {
     let world = World::new()?;
     let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "out")?;
     let post = Operation::builder().methods(["POST"]).build()?;
-    let rule = AuthRule::new(vec![], vec![post]);
+    let rule = PolicyRule::new(vec![], vec![post]);
     let deny = Policy::new(key, Action::Deny, vec![rule]);
     let web = Workload::new("shop", "web", "web")?;
     let local =
@@ -199,7 +199,7 @@ async fn an_external_authorizer_is_asked_for_inbound_requests() -> Result {
     let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "ask")?;
     let ask = |provider: &str| {
         let action = Action::Custom(Provider::new(provider));
-        let rule = AuthRule::default();
+        let rule = PolicyRule::default();
         Op::put(Policy::new(key.clone(), action, vec![rule]))
     };
     let (pusher, source) = pushed("policy");
@@ -208,7 +208,7 @@ async fn an_external_authorizer_is_asked_for_inbound_requests() -> Result {
     pusher.push(vec![ask("odd")]).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let to = Inbound::new(origin(tell).await?, AppProtocol::Http1);
+    let to = InboundListener::new(origin(tell).await?, AppProtocol::Http1);
     tokio::spawn(async move { cart.serve_behind(listener, to).await });
     let ops = pair.world.service("cart", AppProtocol::Http1, &[address])?;
     push(&pair, ops).await?;

@@ -6,7 +6,7 @@ use ::http::StatusCode;
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort};
 use inmesh_core::pki::tls;
-use inmesh_core::runtime::{Application, Inbound, OutboundListener};
+use inmesh_core::runtime::{Application, InboundListener, OutboundListener};
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -148,7 +148,7 @@ async fn an_application_is_found_by_the_port_that_was_asked_for() -> Result {
     let app = origin(tell).await?;
     let listener = TcpListener::bind(("127.0.0.2", app.port())).await?;
     let inbound = listener.local_addr()?;
-    let to = Inbound::new(Application::SamePort(app.ip()), AppProtocol::Http1);
+    let to = InboundListener::new(Application::SamePort(app.ip()), AppProtocol::Http1);
     tokio::spawn(async move { cart.serve_behind(listener, to).await });
     let ops = world.service("cart", AppProtocol::Http1, &[inbound])?;
     pusher.push(ops).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use inmesh_core::Body;
-use inmesh_core::authorize::{Action, Operation, Policy, Rule as AuthRule};
+use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule};
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, Filter, HeaderChanges, Parent, Route, Rule, Timeouts};
@@ -200,7 +200,7 @@ async fn a_denial_fits_the_protocol_and_names_its_policy_in_the_log_alone() -> R
         &Namespace::new("shop")?,
         "no-admin",
     )?;
-    let rule = AuthRule::new(
+    let rule = PolicyRule::new(
         vec![],
         vec![Operation::builder().paths(["/admin*"]).build()?],
     );

@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use inmesh_core::discover::{Pusher, pushed};
 use inmesh_core::model::AppProtocol;
-use inmesh_core::runtime::{Inbound, MeshBuilder, OutboundListener, WantsNothing};
+use inmesh_core::runtime::{InboundListener, MeshBuilder, OutboundListener, WantsNothing};
 use inmesh_core::telemetry::{Exchange, ExchangeSink};
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Mesh};
@@ -106,14 +106,14 @@ impl Pair {
         protocol: AppProtocol,
         app: SocketAddr,
         build: impl Fn(Builder) -> Builder,
-        listen: impl FnOnce(&mut Inbound),
+        listen: impl FnOnce(&mut InboundListener),
     ) -> Result<Self> {
         let world = World::new()?;
         let (out_seen, in_seen) = (Seen::new(), Seen::new());
         let cart = build(world.mesh("cart")?.exchanges(Arc::clone(&in_seen) as _)).start()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let inbound = listener.local_addr()?;
-        let mut to = Inbound::new(app, protocol);
+        let mut to = InboundListener::new(app, protocol);
         listen(&mut to);
         tokio::spawn({
             let cart = cart.clone();

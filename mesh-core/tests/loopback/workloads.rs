@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::{Request, Response, StatusCode};
-use inmesh_core::authorize::{Action, DefaultAction, Policy, Rule};
+use inmesh_core::authorize::{Action, DefaultAction, Policy, PolicyRule};
 use inmesh_core::discover::pushed;
 use inmesh_core::identify::PeerInfo;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
 use inmesh_core::pki::id::SpiffeId;
 use inmesh_core::pki::store::{IdentityState, identity};
-use inmesh_core::runtime::{Inbound, OutboundListener};
+use inmesh_core::runtime::{InboundListener, OutboundListener};
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Local, Mesh};
@@ -157,7 +157,7 @@ async fn a_listener_presents_the_identity_of_its_workload() -> Result {
     for mesh in [&web, &till] {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         addresses.push(listener.local_addr()?);
-        let (mesh, to) = (mesh.clone(), Inbound::new(app, AppProtocol::Http1));
+        let (mesh, to) = (mesh.clone(), InboundListener::new(app, AppProtocol::Http1));
         tokio::spawn(async move { mesh.serve_behind(listener, to).await });
     }
     let (pusher, source) = pushed("test");
@@ -198,7 +198,7 @@ async fn each_workload_has_its_own_policy() -> Result {
         .source(source)
         .start()?;
     let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "d")?;
-    let deny = Policy::new(key, Action::Deny, vec![Rule::default()]).select("app", "guest");
+    let deny = Policy::new(key, Action::Deny, vec![PolicyRule::default()]).select("app", "guest");
     pusher.push(vec![Op::put(deny)]).await?;
     mesh.ready().await;
     let guest = mesh.add_workload(guest).await?;
@@ -237,7 +237,7 @@ async fn a_workload_that_is_retired_is_served_no_longer() -> Result {
     for (name, mesh) in [("web", &web), ("till", &till)] {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (mesh, to) = (mesh.clone(), Inbound::new(app, AppProtocol::Tcp));
+        let (mesh, to) = (mesh.clone(), InboundListener::new(app, AppProtocol::Tcp));
         tokio::spawn(async move { mesh.serve_behind(listener, to).await });
         let ops = world.service(name, AppProtocol::Tcp, &[address])?;
         pusher.push(ops).await?;

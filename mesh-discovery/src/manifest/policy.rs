@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use inmesh_core::authorize::{Action, InvalidPolicy, Operation, Policy, Rule, Source};
+use inmesh_core::authorize::{Action, InvalidPolicy, Operation, Policy, PolicyRule, PolicySource};
 use inmesh_core::model::Kind;
 
 use super::strict::{Document, Fields, Unknown, Value};
@@ -51,7 +51,7 @@ pub(super) fn selector_of(document: &Document) -> Option<Labels> {
     read.ok().map(|read| read.value)
 }
 
-fn read_spec(spec: &mut Fields<'_>) -> Option<(Labels, Action, Vec<Rule>)> {
+fn read_spec(spec: &mut Fields<'_>) -> Option<(Labels, Action, Vec<PolicyRule>)> {
     spec.refuse_all(&["targetRef", "targetRefs", "provider"], LATER);
     let selector = selector(spec);
     let action = match spec.get("action") {
@@ -99,7 +99,7 @@ fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
     })
 }
 
-fn rule(value: &Value<'_>) -> Option<Rule> {
+fn rule(value: &Value<'_>) -> Option<PolicyRule> {
     value.object(|rule| {
         rule.refuse_all(&["when"], LATER);
         let from = match rule.get("from") {
@@ -110,7 +110,7 @@ fn rule(value: &Value<'_>) -> Option<Rule> {
             Some(list) => each(&list, "operation", operation)?,
             None => Vec::new(),
         };
-        Some(Rule::new(from, to))
+        Some(PolicyRule::new(from, to))
     })
 }
 
@@ -121,7 +121,7 @@ fn each<T>(list: &Value<'_>, name: &str, read: fn(&mut Fields<'_>) -> Option<T>)
     items.iter().map(item).collect()
 }
 
-fn source(fields: &mut Fields<'_>) -> Option<Source> {
+fn source(fields: &mut Fields<'_>) -> Option<PolicySource> {
     fields.refuse_all(
         &[
             "ipBlocks",
@@ -139,7 +139,7 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
     );
     let names = ["principals", "notPrincipals", "namespaces", "notNamespaces"];
     four(fields, names, |[a, b, c, d]| {
-        let source = Source::builder().principals(a).not_principals(b);
+        let source = PolicySource::builder().principals(a).not_principals(b);
         source.namespaces(c).not_namespaces(d).build()
     })
 }

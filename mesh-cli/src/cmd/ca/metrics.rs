@@ -233,8 +233,8 @@ impl Scrape {
     }
 
     fn revocations(&self, out: &mut Samples<'_>) {
-        type Read = fn(&Crl) -> u64;
-        let all: [(&str, &str, Read); 4] = [
+        type CrlGauge = fn(&Crl) -> u64;
+        let all: [(&str, &str, CrlGauge); 4] = [
             (
                 "mesh_ca_crl_number",
                 "The number of the revocation list that is published",

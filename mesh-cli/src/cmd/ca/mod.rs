@@ -39,7 +39,7 @@ pub(crate) enum Ca {
     /// Run the CA of a mesh.
     Serve(Box<serve::Serve>),
     /// Show the stage of a rotation, and the members that are missing.
-    Status(operate::Status),
+    Status(operate::CaStatus),
     /// Make join tokens.
     #[command(subcommand)]
     Token(operate::Token),

@@ -27,7 +27,7 @@ struct At {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct CaStatus {
     #[command(flatten)]
     at: At,
 }
@@ -131,7 +131,7 @@ impl At {
     }
 }
 
-impl Status {
+impl CaStatus {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let text = self.at.ask(async |ca| Ok(ca.status().await?))?;
         let status: Value = serde_json::from_str(&text)?;

@@ -359,8 +359,8 @@ fn outbound(bind: SocketAddr, service: &str) -> String {
     )
 }
 
-fn behind(app: SocketAddr) -> inmesh_core::runtime::Inbound {
-    inmesh_core::runtime::Inbound::new(app, inmesh_core::model::AppProtocol::Http1)
+fn behind(app: SocketAddr) -> inmesh_core::runtime::InboundListener {
+    inmesh_core::runtime::InboundListener::new(app, inmesh_core::model::AppProtocol::Http1)
 }
 
 fn to(service: &str) -> anyhow::Result<Listen> {

@@ -9,10 +9,10 @@ use crate::route::matching::PathMatch;
 
 /// What takes the place of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathRewrite(Kind);
+pub struct PathRewrite(PathChange);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+enum PathChange {
     Full(Arc<str>),
     /// Without a slash at its end unless it is `/`.
     Prefix(Arc<str>),
@@ -27,7 +27,7 @@ impl PathRewrite {
     ///
     /// [`InvalidRoute`] if `path` is not canonical (see [`canonical_path`]) or holds a query.
     pub fn full(path: &str) -> Result<Self, InvalidRoute> {
-        Ok(Self(Kind::Full(checked(path)?.into())))
+        Ok(Self(PathChange::Full(checked(path)?.into())))
     }
 
     /// Replaces the prefix that the request's path was matched by. An empty replacement is `/`.
@@ -45,15 +45,15 @@ impl PathRewrite {
     /// [`InvalidRoute`] if `path` is not canonical (see [`canonical_path`]) or holds a query.
     pub fn prefix(path: &str) -> Result<Self, InvalidRoute> {
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Self(Kind::Prefix(checked(path)?.into())))
+        Ok(Self(PathChange::Prefix(checked(path)?.into())))
     }
 
     /// The path in place of `path`, which was matched by `matched`; `None` is the prefix `/`. A
     /// path that was matched by something other than a prefix stays, which no valid route does.
     pub fn apply<'p>(&'p self, path: &'p str, matched: Option<&PathMatch>) -> Cow<'p, str> {
         let replacement = match &self.0 {
-            Kind::Full(path) => return Cow::Borrowed(path),
-            Kind::Prefix(replacement) => replacement,
+            PathChange::Full(path) => return Cow::Borrowed(path),
+            PathChange::Prefix(replacement) => replacement,
         };
         let prefix = match matched {
             None => "",
@@ -69,7 +69,7 @@ impl PathRewrite {
 
     /// Whether it replaces the prefix that was matched.
     pub(super) fn needs_prefix(&self) -> bool {
-        matches!(self.0, Kind::Prefix(_))
+        matches!(self.0, PathChange::Prefix(_))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inmesh_core::authorize::{Action, Operation, Policy, Rule, Source};
+use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule, PolicySource};
 use inmesh_core::model::{
     AppProtocol, Conditions, Host, IdSet, Roots, Service, ServicePort, Slice, SliceHost, Transport,
 };
@@ -334,7 +334,7 @@ fn policies() {
          - {}",
     );
     let source = |p: &[&str], n: &[&str], nn: &[&str]| {
-        Source::builder()
+        PolicySource::builder()
             .principals(p)
             .namespaces(n)
             .not_namespaces(nn)
@@ -348,14 +348,14 @@ fn policies() {
         .build()
         .expect("it is one");
     let rules = vec![
-        Rule::new(
+        PolicyRule::new(
             vec![
                 source(&["td/ns/shop/sa/web"], &[], &["shop"]),
                 source(&[], &["*"], &[]),
             ],
             vec![operation],
         ),
-        Rule::default(),
+        PolicyRule::default(),
     ];
     let read = a_policy(&text);
     assert_eq!(

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::FileStore;
 use crate::disk::{Disk, Mode};
 
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+type MemoryFiles = BTreeMap<PathBuf, Vec<u8>>;
 
 /// Clones share the disk.
 #[derive(Clone, Default)]
@@ -20,9 +20,9 @@ pub(crate) struct MemoryDisk(Arc<Mutex<Model>>);
 #[derive(Default)]
 struct Model {
     /// What a process sees.
-    seen: Files,
+    seen: MemoryFiles,
     /// What is there after a loss of power.
-    durable: Files,
+    durable: MemoryFiles,
     done: usize,
     fault: Option<Fault>,
 }
