@@ -83,7 +83,15 @@ pub enum Reason {
     WrongServer,
 }
 
-/// Why a request or connection was not carried.
+/// Why a request or connection was not forwarded.
+///
+/// ```
+/// use inmesh_core::{Error, Reason};
+///
+/// let error = Error::new(Reason::UnknownHost, "no Service is named `cart`");
+/// assert_eq!(error.response(false).status(), 404);
+/// assert_eq!(error.response(true).headers()["grpc-status"], "12");
+/// ```
 #[derive(Debug)]
 pub struct Error(Box<ErrorInner>);
 

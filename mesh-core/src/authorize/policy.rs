@@ -117,6 +117,20 @@ pub struct PolicyRule {
 }
 
 /// An authorization policy.
+///
+/// ```
+/// use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule, PolicySource};
+/// use inmesh_core::model::{Kind, Namespace, ObjectKey};
+///
+/// let ops = PolicySource::builder().namespaces(["ops"]).build()?;
+/// let metrics = Operation::builder().methods(["GET"]).paths(["/metrics"]).build()?;
+/// let shop = Namespace::new("shop")?;
+/// let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, "scrape")?;
+/// let policy = Policy::new(key, Action::Allow, vec![PolicyRule::new(vec![ops], vec![metrics])]);
+/// let policy = policy.select("app", "cart");
+/// assert_eq!(policy.selector.len(), 1);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Policy {
@@ -131,6 +145,21 @@ pub struct Policy {
 }
 
 /// All policies of one workload, in the order of evaluation.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use inmesh_core::authorize::{Action, DefaultAction, Policy, PolicyRule, WorkloadPolicy};
+/// use inmesh_core::model::{Kind, Namespace, ObjectKey};
+///
+/// let shop = Namespace::new("shop")?;
+/// let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, "nothing-leaves")?;
+/// let policy = Policy::new(key, Action::Deny, vec![PolicyRule::default()]);
+/// // An egress policy, for `Local::with_egress`.
+/// let egress = WorkloadPolicy::compile(DefaultAction::Allow, [Arc::new(policy)], vec![]);
+/// # drop(egress);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct WorkloadPolicy {
     pub(super) default: DefaultAction,

@@ -13,6 +13,16 @@ use super::Few;
 use super::draw::mix;
 
 /// The SPIFFE IDs that may serve an endpoint. Empty refuses every server.
+///
+/// ```
+/// use inmesh_core::model::IdSet;
+///
+/// let cart = "spiffe://lab.example/ns/shop/sa/cart".parse()?;
+/// let other = "spiffe://lab.example/ns/shop/sa/web".parse()?;
+/// let ids = IdSet::new([cart]);
+/// assert!(!ids.contains(&other) && !ids.is_empty());
+/// # Ok::<_, inmesh_core::pki::id::IdError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IdSet(Arc<[SpiffeId]>);
 
@@ -62,6 +72,14 @@ pub enum Host {
 }
 
 /// The three conditions of an endpoint as EndpointSlice knows them.
+///
+/// ```
+/// use inmesh_core::model::Conditions;
+///
+/// let drained = Conditions::new(Some(false), None, Some(true));
+/// assert!(!drained.serving && drained.terminating);
+/// assert!(Conditions::default().ready);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Conditions {

@@ -77,6 +77,11 @@ pub struct ObjectKey {
 
 /// A source of configuration, for example `file:/etc/mesh`. Where several sources have the same
 /// object, one of them has precedence.
+///
+/// ```
+/// use inmesh_core::model::SourceId;
+/// assert_eq!(SourceId::new("file:/etc/mesh").to_string(), "file:/etc/mesh");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(Arc<str>);
 

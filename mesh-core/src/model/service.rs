@@ -60,6 +60,24 @@ pub struct SliceHost {
 }
 
 /// Endpoints of one Service that share ports, transport and identities.
+///
+/// ```
+/// use inmesh_core::model::{
+///     Host, IdSet, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort, Transport,
+/// };
+///
+/// let shop = Namespace::new("shop")?;
+/// let service = ServiceName::new(&shop, "cart")?;
+/// let key = ObjectKey::new(Kind::EndpointSlice, &shop, "cart-1")?;
+/// let ids = IdSet::new(["spiffe://lab.example/ns/shop/sa/cart".parse()?]);
+/// let host = SliceHost::new(Host::Address("10.1.2.3".parse()?));
+/// let host = host.with_zone("a").with_weight(3);
+/// let transport = Transport::Mesh { ids };
+/// let slice = Slice::new(key, service, vec![SlicePort::new("http", 8443)], vec![host], transport)
+///     .workload("cart", "v2");
+/// assert_eq!(slice.hosts[0].weight, 3);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Slice {

@@ -29,6 +29,14 @@ pub enum Severity {
 }
 
 /// One thing that is wrong with one object.
+///
+/// ```
+/// use inmesh_core::snapshot::{Location, Problem};
+///
+/// let problem = Problem::refused("spec.rules[0].weight", "a weight is at most 1000000");
+/// let problem = problem.at(Location::new("routes.yaml", 12));
+/// assert!(problem.location.is_some_and(|at| at.to_string() == "routes.yaml:12"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {

@@ -44,6 +44,14 @@ pub(crate) struct LabelText(pub(crate) Arc<str>);
 struct Buckets(&'static [f64]);
 
 /// The metrics of one mesh runtime. Cheap to clone; there is no global registry.
+///
+/// ```
+/// use inmesh_core::telemetry::Metrics;
+///
+/// // For a process of yours that is no data plane; see `Collect` for metrics of your own.
+/// let metrics = Metrics::empty();
+/// assert_eq!(metrics.encode(), "# EOF\n");
+/// ```
 #[derive(Clone)]
 pub struct Metrics(Arc<MetricsInner>);
 

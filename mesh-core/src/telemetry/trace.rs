@@ -30,6 +30,16 @@ tokio::task_local! {
 }
 
 /// The place of one request in a trace.
+///
+/// ```
+/// use http::HeaderMap;
+/// use inmesh_core::telemetry::trace::TraceContext;
+///
+/// let mut headers = HeaderMap::new();
+/// TraceContext::new(1, 2, true).child(3).write(&mut headers);
+/// let read = TraceContext::read(&headers).expect("it was written");
+/// assert_eq!((read.trace_id, read.span_id), (1, 3));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TraceContext {
