@@ -13,7 +13,7 @@
 //! - `ca`: a CA that rotates its own root, with its state on disk (feature `ca`), and over gRPC
 //!   (feature `ca-server`);
 //! - [`jwt`]: JWT-SVIDs and other signed tokens, verified and minted;
-//! - `serve`: pages about a process, for scrapers (feature `ca-server`);
+//! - `serve`: pages about a process, for scrapers (feature `ca-server`), and the check of their `Host`;
 //! - [`disk`]: why what is kept on disk cannot be used;
 //! - [`source`]: identity from our CA, PEM files, a Workload API or a development CA, kept fresh by
 //!   one task and on disk over a reboot;
@@ -97,11 +97,6 @@ mod metadata;
 mod pem;
 #[cfg(feature = "grpc")]
 mod proto;
-#[cfg(any(
-    feature = "federation",
-    all(feature = "workload-api", unix),
-    all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
-))]
 pub mod serve;
 mod signed;
 mod task;
@@ -112,7 +107,7 @@ mod testing;
 
 pub use bundle::{BundleSet, TrustBundle};
 pub use crl::{Crl, CrlSet};
-pub use crypto::Crypto;
+pub use crypto::{Crypto, CryptoError};
 pub use id::{SpiffeId, TrustDomain};
 /// A certificate as DER.
 pub use rustls_pki_types::CertificateDer;

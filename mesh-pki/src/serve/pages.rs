@@ -1,16 +1,15 @@
 //! Pages about a process over HTTP/1.1, for people and scrapers.
 
 use std::future::{Future, pending};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::net::TcpListener;
 
-use super::{accept, http1};
+use super::{accept, http1, is_local};
 
 /// Connections to [`pages`] at once; more wait to be accepted.
 const MAX_PAGES: usize = 256;
@@ -44,7 +43,9 @@ where
         Some(http1(stream, true, move |request| {
             let answer = Arc::clone(&answer);
             async move {
-                if !is_local(request.headers()) {
+                let host = request.headers().get(HOST);
+                let host = host.and_then(|host| host.to_str().ok());
+                if !host.is_some_and(is_local) {
                     let reason = "the Host must be an address or localhost\n";
                     let mut refusal = Response::new(Full::from(reason));
                     *refusal.status_mut() = StatusCode::FORBIDDEN;
@@ -55,15 +56,4 @@ where
         }))
     };
     accept(&listener, "pages", MAX_PAGES, serve, pending()).await;
-}
-
-fn is_local(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else {
-        return false;
-    };
-    let name = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        Some((v6, _)) => v6,
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }

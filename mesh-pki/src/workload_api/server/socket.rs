@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::serve::Listen;
+use crate::serve::accept::Listen;
 
 /// A listening socket of a Workload API; dropping it removes its file.
 #[derive(Debug)]
