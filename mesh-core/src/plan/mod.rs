@@ -179,33 +179,30 @@ pub fn plan(
 }
 
 fn resolve(snapshot: &Snapshot, local: &Local, to: Destination<'_>) -> Result<Resolved, Refused> {
-    let (found, port) = match to {
-        Destination::Address(address) => (snapshot.at_address(address.ip()), address.port()),
-        Destination::Authority(authority) => {
-            let namespace = &local.workload().namespace;
-            let found = snapshot.resolve(authority, namespace, HTTP_PORT);
-            return found.ok_or_else(|| unknown(format!("no Service has the name {authority:?}")));
-        }
-        Destination::Service { name, port } => (snapshot.service(name), port),
-    };
-    let service = found.ok_or_else(|| {
-        unknown(match to {
-            Destination::Service { name, .. } => format!("Service {name} does not exist"),
-            Destination::Address(address) => format!("no Service has the address {address}"),
-            Destination::Authority(authority) => format!("no Service has the name {authority:?}"),
-        })
-    })?;
-    Ok(Resolved {
+    let at = |service: &Arc<ServiceView>, port| Resolved {
         service: Arc::clone(service),
         port,
-    })
-}
-
-fn unknown(what: String) -> Refused {
-    Refused {
+    };
+    let found = match to {
+        Destination::Address(address) => {
+            let found = snapshot.at_address(address.ip());
+            found.map(|service| at(service, address.port()))
+        }
+        Destination::Authority(authority) => {
+            snapshot.resolve(authority, &local.workload().namespace, HTTP_PORT)
+        }
+        Destination::Service { name, port } => {
+            snapshot.service(name).map(|service| at(service, port))
+        }
+    };
+    found.ok_or_else(|| Refused {
         service: None,
-        reason: Refusal::UnknownHost(what),
-    }
+        reason: Refusal::UnknownHost(match to {
+            Destination::Address(address) => format!("no Service has the address {address}"),
+            Destination::Authority(authority) => format!("no Service has the name {authority:?}"),
+            Destination::Service { name, .. } => format!("Service {name} does not exist"),
+        }),
+    })
 }
 
 // === impl Planned ===

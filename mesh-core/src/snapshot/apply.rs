@@ -294,25 +294,24 @@ impl Snapshot {
     fn compile_service(&mut self, name: &ServiceName) {
         let before = self.service(name).cloned();
         let parts = self.parts.get(name).cloned().unwrap_or_default();
-        let good = |keys: &BTreeSet<ObjectKey>| -> Vec<Object> {
-            keys.iter().filter_map(|k| self.good(k)).cloned().collect()
-        };
+        let good = |key: &ObjectKey| self.good(key);
         // The local cluster's Service, else the first by the cluster's name.
-        let service = good(&parts.services).into_iter().find_map(|o| match o {
-            Object::Service(service) => Some(service),
+        let mut services = parts.services.iter().filter_map(good);
+        let service = services.find_map(|object| match object {
+            Object::Service(service) => Some(Arc::clone(service)),
             _ => None,
         });
-        let slices: Vec<_> = good(&parts.slices)
-            .into_iter()
-            .filter_map(|o| match o {
-                Object::Slice(slice) => Some(slice),
+        let slices = parts.slices.iter().filter_map(good);
+        let slices: Vec<_> = slices
+            .filter_map(|object| match object {
+                Object::Slice(slice) => Some(Arc::clone(slice)),
                 _ => None,
             })
             .collect();
-        let routes: Vec<_> = good(&parts.routes)
-            .into_iter()
-            .filter_map(|o| match o {
-                Object::Route(route) => Some(route),
+        let routes = parts.routes.iter().filter_map(good);
+        let routes: Vec<_> = routes
+            .filter_map(|object| match object {
+                Object::Route(route) => Some(Arc::clone(route)),
                 _ => None,
             })
             .collect();

@@ -73,13 +73,9 @@ impl Samples<'_> {
         help: &str,
         values: impl IntoIterator<Item = ([(&'static str, &'l str); N], u64)>,
     ) {
-        self.add(|out| {
-            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for (labels, value) in values {
-                ConstGauge::new(number(value)).encode(family.encode_family(&labels)?)?;
-            }
-            Ok(())
-        });
+        let values = values.into_iter();
+        let gauges = values.map(|(labels, value)| (labels, ConstGauge::new(number(value))));
+        self.family(name, help, MetricType::Gauge, gauges);
     }
 
     /// Adds a counter for each set of labels; `_total` is put behind its name.
@@ -89,13 +85,9 @@ impl Samples<'_> {
         help: &str,
         values: impl IntoIterator<Item = ([(&'static str, &'l str); N], u64)>,
     ) {
-        self.add(|out| {
-            let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (labels, value) in values {
-                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
-            }
-            Ok(())
-        });
+        let values = values.into_iter();
+        let counters = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.family(name, help, MetricType::Counter, counters);
     }
 
     /// Adds a histogram: the sum of all values and, for each upper bound, how many values lie
@@ -105,6 +97,22 @@ impl Samples<'_> {
         self.add(|out| {
             let mut family = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
             family.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+        });
+    }
+
+    fn family<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        metrics: impl Iterator<Item = ([(&'static str, &'l str); N], impl EncodeMetric)>,
+    ) {
+        self.add(|out| {
+            let mut family = out.encode_descriptor(name, help, None, kind)?;
+            for (labels, metric) in metrics {
+                metric.encode(family.encode_family(&labels)?)?;
+            }
+            Ok(())
         });
     }
 
