@@ -31,7 +31,7 @@ pub(super) enum Age {
 
 impl Unsent {
     /// No connection to the endpoint could be had.
-    pub(super) fn unconnected(error: Error) -> Self {
+    pub(crate) fn unconnected(error: Error) -> Self {
         Self {
             error,
             outcome: AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never),

@@ -14,7 +14,6 @@ use crate::authorize::canonicalize;
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::local::Local;
-use crate::retry::Attempts;
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series};
 
@@ -57,12 +56,8 @@ pub(super) fn begin(
         }
     };
     let protocol = Protocol::of(request.version(), headers);
-    let attempts = match direction {
-        Direction::Inbound => Attempts::at_one(),
-        Direction::Outbound => Attempts::at_any(),
-    };
     // Filled in its place, because it is large.
-    let call = Call::new(Exchange::new(direction, protocol, context), attempts);
+    let call = Call::new(Exchange::new(direction, protocol, context));
     let mut pending = Pending::new(call, recorder, series, state.cloned());
     let exchange = &mut pending.call().exchange;
     exchange.workload = Arc::clone(&local.workload().name);

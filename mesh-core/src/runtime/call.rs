@@ -1,5 +1,6 @@
 //! What steers a request or an opaque connection while it is under way.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -7,9 +8,11 @@ use tokio::time::Instant;
 use crate::accept::Upload;
 use crate::connect::Flow;
 use crate::error::Error;
+use crate::local::Local;
 use crate::model::Draw;
 use crate::retry::Attempts;
-use crate::telemetry::Exchange;
+use crate::telemetry::trace::TraceContext;
+use crate::telemetry::{Direction, Exchange, Protocol};
 
 /// A request under way: its record, and what steers it.
 pub(super) struct Call {
@@ -36,7 +39,12 @@ pub(super) enum End {
 // === impl Call ===
 
 impl Call {
-    pub(super) fn new(exchange: Exchange, attempts: Attempts) -> Self {
+    /// Begins a request: inbound for the one application, outbound for any endpoint.
+    pub(super) fn new(exchange: Exchange) -> Self {
+        let attempts = match exchange.direction {
+            Direction::Inbound => Attempts::at_one(),
+            Direction::Outbound => Attempts::at_any(),
+        };
         Self {
             started: Instant::now(),
             upload: None,
@@ -45,6 +53,15 @@ impl Call {
             exchange,
             attempts,
         }
+    }
+
+    /// Begins the opaque connection of a caller. It joins no trace.
+    pub(super) fn opaque(direction: Direction, local: &Local, from: SocketAddr) -> Self {
+        let context = TraceContext::new(rand::random(), rand::random(), false);
+        let mut exchange = Exchange::new(direction, Protocol::Tcp, context);
+        exchange.caller = Some(from);
+        exchange.workload = Arc::clone(&local.workload().name);
+        Self::new(exchange)
     }
 
     /// Ends the record of an opaque connection.

@@ -23,13 +23,11 @@ use super::shared::Shared;
 use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Verdict};
 use crate::body::Body;
-use crate::connect::{Flow, Io, Switched, splice};
+use crate::connect::{Flow, Io};
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
 use crate::model::AppProtocol;
-use crate::retry::Attempts;
-use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Protocol, Series};
+use crate::telemetry::{Direction, Series};
 
 /// The most callers whose metrics are kept apart; further ones share the labels `unknown`.
 const CALLERS: usize = 1_000;
@@ -277,22 +275,10 @@ impl<A: App> InboundStack<A> {
                 if let Some(live) = &caller.live {
                     live.becomes_opaque();
                 }
-                self.splice(pending, switched);
+                self.inbound.shared.splice(pending, switched);
                 served.response
             }
         }
-    }
-
-    /// Joins two connections that have left HTTP, in a task of their own.
-    fn splice(&self, mut pending: Pending, switched: Switched) {
-        pending.switched();
-        let shared = &self.inbound.shared;
-        let drain = shared.drain.clone();
-        shared.tracker.spawn(async move {
-            let mut flow = Flow::default();
-            let result = splice(switched, drain, &mut flow).await;
-            pending.joined(&flow, result);
-        });
     }
 
     /// Decides whether a request is permitted, asking external authorizers if policy wants that.
@@ -316,15 +302,11 @@ impl<A: App> InboundStack<A> {
         let Arrived {
             mut io, from, peer, ..
         } = arrived;
-        let context = TraceContext::new(rand::random(), rand::random(), false);
-        let mut exchange = Exchange::new(Direction::Inbound, Protocol::Tcp, context);
-        exchange.caller = Some(from);
-        exchange.workload = Arc::clone(&self.inbound.tls.local().workload().name);
+        let mut call = Call::opaque(Direction::Inbound, self.inbound.tls.local(), from);
         if let Peer::Verified(id) = &peer {
-            exchange.tls_peer = Some(id.clone());
+            call.exchange.tls_peer = Some(id.clone());
         }
-        let series = self.inbound.series(exchange.tls_peer.as_ref());
-        let mut call = Call::new(exchange, Attempts::at_one());
+        let series = self.inbound.series(call.exchange.tls_peer.as_ref());
         let permitted = match &peer {
             Peer::Unauthenticated if self.strict => Err(Denied::plaintext().into()),
             peer => self.permit(peer, RequestView::Tcp).await,

@@ -22,14 +22,12 @@ use super::upstream::{Sending, Upstream};
 use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::body::Body;
-use crate::connect::{Flow, Io, Switched, copy, forward, splice};
+use crate::connect::{Flow, Io, Switched, copy, forward};
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, ServiceName};
 use crate::plan::{Destination, Planned, plan};
-use crate::retry::Attempts;
-use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Protocol, Series};
+use crate::telemetry::{Direction, Series};
 
 /// The outbound stack of one local workload.
 pub(super) struct Outbound {
@@ -114,7 +112,7 @@ impl Outbound {
                 Ok(match switched {
                     None => pending.answer(response),
                     Some(switched) => {
-                        self.splice(pending, switched);
+                        self.shared.splice(pending, switched);
                         response
                     }
                 })
@@ -158,7 +156,7 @@ impl Outbound {
         call: &mut Call,
     ) -> Result<Planned, Error> {
         let view = RequestView::Http(HttpView::of(request));
-        let snapshot = self.shared.reader.load();
+        let snapshot = self.shared.reader.peek();
         let Call { exchange, draw, .. } = call;
         let (local, to) = (self.tls.local(), to.destination(&exchange.authority));
         let planned = plan(&snapshot, local, to, &view, draw, &mut ());
@@ -184,17 +182,6 @@ impl Outbound {
             Arc::new(labels::outbound(workload, &self.principal, service, member))
         });
         Arc::clone(series)
-    }
-
-    /// Joins two connections that have left HTTP, in a task of their own.
-    fn splice(&self, mut pending: Pending, switched: Switched) {
-        pending.switched();
-        let drain = self.shared.drain.clone();
-        self.shared.tracker.spawn(async move {
-            let mut flow = Flow::default();
-            let result = splice(switched, drain, &mut flow).await;
-            pending.joined(&flow, result);
-        });
     }
 
     /// Serves a listener until the drain closes it.
@@ -265,11 +252,7 @@ impl Outbound {
 
     /// Forwards one opaque connection.
     async fn tcp(self: Arc<Self>, mut stream: Socket, from: SocketAddr, to: &OutboundListener) {
-        let context = TraceContext::new(rand::random(), rand::random(), false);
-        let mut exchange = Exchange::new(Direction::Outbound, Protocol::Tcp, context);
-        exchange.caller = Some(from);
-        exchange.workload = Arc::clone(&self.tls.local().workload().name);
-        let mut call = Call::new(exchange, Attempts::at_any());
+        let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
         let recorder = &self.shared.recorder;
         let to = to.destination(to.original(&stream));
         let (mut endpoint, upstream) = match self.open(to, &mut call).await {
@@ -300,11 +283,12 @@ impl Outbound {
             let detail = "opaque bytes on a listener that names no Service";
             return Err(Error::new(Reason::UnknownHost, detail));
         }
-        let snapshot = self.shared.reader.load();
-        let (local, draw) = (self.tls.local(), &mut call.draw);
-        let to = to.destination("");
-        let planned = plan(&snapshot, local, to, &RequestView::Tcp, draw, &mut ())?;
-        drop(snapshot);
+        let planned = {
+            let snapshot = self.shared.reader.peek();
+            let (local, draw) = (self.tls.local(), &mut call.draw);
+            let to = to.destination("");
+            plan(&snapshot, local, to, &RequestView::Tcp, draw, &mut ())?
+        };
         let Some(backend) = planned.backend() else {
             let detail = "the route answers HTTP alone";
             return Err(Error::new(Reason::NoRoute, detail));

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::store::IdentityReader;
-use inmesh_pki::tls::Crypto;
 use tokio_util::task::TaskTracker;
 
+use super::exchange::Pending;
 use super::limits::Limits;
 use super::upstream::Upstreams;
 use crate::authorize::Authorizers;
+use crate::connect::{Flow, Switched, splice};
 use crate::drain::Drain;
 use crate::identify::{Live, Tls};
 use crate::local::Local;
@@ -36,6 +38,17 @@ impl Shared {
     pub(super) fn tls(&self, local: &Arc<Local>) -> Arc<Tls> {
         let (identity, crypto) = (&self.identity, &self.crypto);
         Arc::new(Tls::new(local, identity, crypto, &self.clock, &self.live))
+    }
+
+    /// Joins two connections that have left HTTP, in a task of their own.
+    pub(super) fn splice(&self, mut pending: Pending, switched: Switched) {
+        pending.switched();
+        let drain = self.drain.clone();
+        self.tracker.spawn(async move {
+            let mut flow = Flow::default();
+            let result = splice(switched, drain, &mut flow).await;
+            pending.joined(&flow, result);
+        });
     }
 
     /// The SPIFFE ID of a local workload, as metrics name it; empty if it has none yet.

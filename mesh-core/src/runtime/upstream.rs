@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout_at};
@@ -16,12 +16,12 @@ use tokio::time::{Instant, timeout_at};
 use super::call::{Call, End};
 use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease};
+use crate::connect::{Connector, Io, Kept, Lease, Unsent};
 use crate::error::{Error, Reason, grpc_status};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
 use crate::plan::PlannedBackend;
-use crate::retry::{AttemptOutcome, Fault, Next, Seen};
+use crate::retry::{AttemptOutcome, Fault, Next};
 use crate::route::Timeouts;
 use crate::snapshot::{ServiceView, SnapshotReader};
 use crate::telemetry::{Exchange, Metrics, Protocol};
@@ -59,6 +59,15 @@ pub(super) struct Sending<'a> {
     pub(super) version: HttpVersion,
 }
 
+/// The attempts of one request or connection that failed.
+#[derive(Default)]
+struct Tried {
+    /// The endpoints to avoid.
+    endpoints: Vec<Arc<EndpointState>>,
+    /// Why the last one failed.
+    last: Option<Error>,
+}
+
 // === impl Upstreams ===
 
 impl Upstreams {
@@ -70,19 +79,11 @@ impl Upstreams {
         request: &mut Request<Body>,
         call: &mut Call,
     ) -> Result<Answered, Error> {
-        let mut tried = Vec::new();
-        let mut last = None;
+        let mut tried = Tried::default();
         // Nothing has been waited for since the request was there.
         let mut now = call.started;
         loop {
-            let chosen = self.choose(sending.to, &tried, call, now);
-            let (service, mut picked) = match chosen {
-                Ok(chosen) => chosen,
-                Err(none) if none.reason() == Reason::NoEndpoint => {
-                    return Err(last.unwrap_or(none));
-                }
-                Err(missing) => return Err(missing),
-            };
+            let (service, mut picked) = self.choose(sending.to, &mut tried, call, now)?;
             let reuse = call.attempts.reuse();
             let attempt =
                 self.connector
@@ -104,9 +105,10 @@ impl Upstreams {
                         service,
                         judged: false,
                     };
+                    let status = sent.response.status();
                     let grpc = grpc_status(sent.response.headers());
-                    let answered = AttemptOutcome::Answered(sent.response.status(), grpc);
-                    upstream.judge_head(answered, call.exchange.protocol);
+                    upstream.judge_head(status, grpc, call.exchange.protocol);
+                    let answered = AttemptOutcome::Answered(status, grpc);
                     let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
                     return Ok(Answered {
                         response: sent.response,
@@ -116,19 +118,7 @@ impl Upstreams {
                 }
                 Err(unsent) => unsent,
             };
-            if is_endpoints(unsent.outcome) {
-                self.failed(&mut picked, &service);
-            }
-            match call.attempts.handle_outcome(unsent.outcome) {
-                Next::Finish => return Err(unsent.error),
-                Next::Retry { avoid } => {
-                    if avoid {
-                        tried.push(Arc::clone(&picked.member().state));
-                    }
-                }
-            }
-            self.metrics.retried(unsent.error.reason().as_str());
-            last = Some(unsent.error);
+            self.again(unsent, &mut tried, call, &mut picked, &service)?;
             now = Instant::now();
         }
     }
@@ -140,16 +130,9 @@ impl Upstreams {
         to: PlannedBackend<'_>,
         call: &mut Call,
     ) -> Result<(Io, Upstream), Error> {
-        let mut tried = Vec::new();
-        let mut last = None;
+        let mut tried = Tried::default();
         loop {
-            let (service, mut picked) = match self.choose(to, &tried, call, Instant::now()) {
-                Ok(chosen) => chosen,
-                Err(none) if none.reason() == Reason::NoEndpoint => {
-                    return Err(last.unwrap_or(none));
-                }
-                Err(missing) => return Err(missing),
-            };
+            let (service, mut picked) = self.choose(to, &mut tried, call, Instant::now())?;
             let error = match self.connector.open(tls, picked.member(), Inner::Tcp).await {
                 Ok(opened) => {
                     self.succeeded(&mut picked, &service);
@@ -167,14 +150,8 @@ impl Upstreams {
                 }
                 Err(error) => error,
             };
-            self.failed(&mut picked, &service);
-            let refused = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
-            if call.attempts.handle_outcome(refused) == Next::Finish {
-                return Err(error);
-            }
-            tried.push(Arc::clone(&picked.member().state));
-            self.metrics.retried(error.reason().as_str());
-            last = Some(error);
+            let unsent = Unsent::unconnected(error);
+            self.again(unsent, &mut tried, call, &mut picked, &service)?;
         }
     }
 
@@ -205,11 +182,39 @@ impl Upstreams {
         }
     }
 
-    /// Chooses an endpoint among those of the backend now, and notes the attempt.
+    /// Judges the endpoint of an attempt that brought no answer, and notes it before the next one.
+    ///
+    /// # Errors
+    ///
+    /// The attempt's, if no other follows.
+    fn again(
+        &self,
+        unsent: Unsent,
+        tried: &mut Tried,
+        call: &mut Call,
+        picked: &mut Picked,
+        service: &ServiceView,
+    ) -> Result<(), Error> {
+        if is_endpoints(unsent.outcome) {
+            self.failed(picked, service);
+        }
+        let Next::Retry { avoid } = call.attempts.handle_outcome(unsent.outcome) else {
+            return Err(unsent.error);
+        };
+        if avoid {
+            tried.endpoints.push(Arc::clone(&picked.member().state));
+        }
+        self.metrics.retried(unsent.error.reason().as_str());
+        tried.last = Some(unsent.error);
+        Ok(())
+    }
+
+    /// Chooses an endpoint among those of the backend now, and notes the attempt. If none is left,
+    /// the error is that of the last attempt.
     fn choose(
         &self,
         to: PlannedBackend<'_>,
-        tried: &[Arc<EndpointState>],
+        tried: &mut Tried,
         call: &mut Call,
         now: Instant,
     ) -> Result<(Arc<ServiceView>, Picked), Error> {
@@ -223,8 +228,8 @@ impl Upstreams {
             .ok_or_else(|| missing(format!("Service {} has no port {}", to.service, to.port)))?;
         call.exchange.service = Arc::clone(&service.host);
         let since = now.saturating_duration_since(self.epoch);
-        let picked = pick(set, to.choice, since, tried, &mut call.draw)
-            .map_err(|none| no_endpoint(to, none))?;
+        let picked = pick(set, to.choice, since, &tried.endpoints, &mut call.draw)
+            .map_err(|none| tried.last.take().unwrap_or_else(|| no_endpoint(to, none)))?;
         let address = picked.member().endpoint.address();
         call.exchange.attempts.push(address);
         Ok((Arc::clone(service), picked))
@@ -335,10 +340,7 @@ impl Upstream {
     /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
     /// the end, because an answer may still break off; only a probe is not left waiting,
     /// unless it is gRPC, whose status comes last.
-    fn judge_head(&mut self, answered: AttemptOutcome, protocol: Protocol) {
-        let AttemptOutcome::Answered(status, grpc) = answered else {
-            return;
-        };
+    fn judge_head(&mut self, status: StatusCode, grpc: Option<u8>, protocol: Protocol) {
         if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
             self.judge(false);
         } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
