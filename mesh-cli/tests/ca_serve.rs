@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use http::{Method, StatusCode};
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::issue::csr;
 use inmesh_pki::source::ca::Token;
 use inmesh_pki::svid::{Usage, validate};
-use inmesh_pki::tls::Crypto;
 use serde_json::{Value, json};
 use support::ca::{Ca, Member};
 use support::{eventually, free, get, publish, stderr, try_send};

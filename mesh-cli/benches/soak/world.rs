@@ -22,6 +22,7 @@ use inmesh_core::model::{
 use inmesh_core::runtime::{Client, InboundListener, OutboundListener};
 use inmesh_core::snapshot::Op;
 use inmesh_core::{Body, Mesh};
+use inmesh_pki::Crypto;
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
 use inmesh_pki::ca::store::FileStore;
 use inmesh_pki::ca::{Ca, Lifetimes};
@@ -30,7 +31,7 @@ use inmesh_pki::issue::policy::Rules;
 use inmesh_pki::rotate::Rotation;
 use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::store::{IdentityReader, IdentityState, identity};
-use inmesh_pki::tls::{self, ClientAuth, Crypto};
+use inmesh_pki::tls::{self, ClientAuth};
 use inmesh_pki::{SpiffeId, TrustDomain};
 use nix::time::ClockId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

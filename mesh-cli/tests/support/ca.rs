@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
+use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminClient;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::SpiffeId;
@@ -13,7 +14,6 @@ use inmesh_pki::rotate::{ObtainError, obtain};
 use inmesh_pki::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use inmesh_pki::store::{IdentityState, IdentityWriter, identity};
 use inmesh_pki::svid::X509Svid;
-use inmesh_pki::tls::Crypto;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use inmesh_pki::CertificateDer;
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::svid::Usage;
-use inmesh_pki::tls::{self, ClientAuth, Crypto, HandshakeError, Present};
+use inmesh_pki::tls::{self, ClientAuth, HandshakeError, Present};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::live::{Guarded, Live, Peered};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_pki::CertificateDer;
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::store::IdentityReader;
-use inmesh_pki::tls::Crypto;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::Instant;

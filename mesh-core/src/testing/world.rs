@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use inmesh_pki::Crypto;
 use inmesh_pki::bundle::BundleSet;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::ca::LocalCa;
 use inmesh_pki::issue::csr;
 use inmesh_pki::store::{IdentityReader, IdentityState, IdentityWriter, identity};
-use inmesh_pki::tls::Crypto;
 
 use crate::authorize::DefaultAction;
 use crate::model::{

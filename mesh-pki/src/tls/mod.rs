@@ -16,6 +16,7 @@ use rustls::{ClientConfig, CommonState, RootCertStore, ServerConfig, version};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::clock::{Clock, SystemClock};
+use crate::crypto::Crypto;
 use crate::store::IdentityReader;
 use crate::svid::{self, Peer};
 
@@ -26,7 +27,6 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-pub use crate::crypto::{Crypto, CryptoError};
 pub use handshake::{HandshakeError, handshake, rejection};
 pub use resolver::Present;
 pub use verifier::alert_of;

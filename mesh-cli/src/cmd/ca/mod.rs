@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::dev::DevCa;
-use inmesh_pki::tls::Crypto;
 
 use crate::agent::duration;
 use crate::term;

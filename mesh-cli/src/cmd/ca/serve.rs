@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
 use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
@@ -19,7 +20,6 @@ use inmesh_pki::clock::SystemClock;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::policy::{OidcRule, Rules};
 use inmesh_pki::source::keys::KeyFile;
-use inmesh_pki::tls::Crypto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;

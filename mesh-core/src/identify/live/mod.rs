@@ -22,10 +22,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use inmesh_pki::CertificateDer;
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::store::{IdentityReader, IdentityState};
 use inmesh_pki::svid::{Rejected, Usage, validate};
-use inmesh_pki::tls::Crypto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};

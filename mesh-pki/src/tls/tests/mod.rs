@@ -8,6 +8,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::*;
 use crate::bundle::{BundleSet, TrustBundle};
 use crate::clock::ManualClock;
+use crate::crypto::CryptoError;
 use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{Place, Rejected, Usage};
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
