@@ -2,11 +2,16 @@
 
 use std::fmt;
 use std::pin::Pin;
+#[cfg(feature = "runtime")]
+use std::task::ready;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
+
+#[cfg(feature = "runtime")]
+use crate::fields;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -86,7 +91,15 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             #[cfg(feature = "runtime")]
-            BodyForm::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            BodyForm::Incoming(incoming) => {
+                let mut polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                if let Some(Ok(frame)) = &mut polled
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    fields::sanitize_trailers(trailers);
+                }
+                Poll::Ready(polled.map(|part| part.map_err(Into::into)))
+            }
             BodyForm::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
         }
     }

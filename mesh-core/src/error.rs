@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::Body;
 use crate::body::BoxError;
 use crate::model::ObjectKey;
+
+/// The field of an answer that says why the mesh answered in place of a server.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-mesh-reason");
 
 /// The room in which it went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,12 +76,16 @@ pub enum Reason {
     RequestTimeout,
     /// The connection broke before the answer was whole: 502.
     Reset,
+    /// The path and query are longer than the limit: 414.
+    TargetTooLong,
     /// The TLS handshake failed: 503.
     TlsFailed,
     /// The header block has more fields than the limit: 431.
     TooManyFields,
     /// No Service has the name of the authority: 404.
     UnknownHost,
+    /// The body is in a transfer coding that is not supported: 501.
+    UnsupportedCoding,
     /// The server's identity is not one that may serve the endpoint: 503.
     WrongServer,
 }
@@ -125,9 +132,11 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
+            Self::TargetTooLong => "target-too-long",
             Self::TlsFailed => "tls-failed",
             Self::TooManyFields => "too-many-fields",
             Self::UnknownHost => "unknown-host",
+            Self::UnsupportedCoding => "unsupported-coding",
             Self::WrongServer => "wrong-server",
         }
     }
@@ -140,7 +149,9 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
-            | Self::TooManyFields => Stage::Accept,
+            | Self::TargetTooLong
+            | Self::TooManyFields
+            | Self::UnsupportedCoding => Stage::Accept,
             Self::Denied => Stage::Authorize,
             Self::NoBackend | Self::NoRoute | Self::RequestTimeout | Self::UnknownHost => {
                 Stage::Route
@@ -162,8 +173,10 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
+            | Self::TargetTooLong
             | Self::TooManyFields
-            | Self::UnknownHost => Blame::Caller,
+            | Self::UnknownHost
+            | Self::UnsupportedCoding => Blame::Caller,
             Self::BackendMissing | Self::NoBackend | Self::NoRoute => Blame::Mesh,
             Self::BackendTimeout
             | Self::ConnectFailed
@@ -195,6 +208,8 @@ impl Reason {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::Reset => StatusCode::BAD_GATEWAY,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -208,8 +223,8 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::RequestTimeout => 4,
             Self::Denied => 7,
-            Self::HeaderTooLarge | Self::TooManyFields => 8,
-            Self::NoRoute | Self::UnknownHost => 12,
+            Self::HeaderTooLarge | Self::TargetTooLong | Self::TooManyFields => 8,
+            Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
             Self::BackendMissing | Self::InvalidRequest | Self::NoBackend => 13,
             Self::ConnectFailed
             | Self::ConnectTimeout
@@ -231,7 +246,9 @@ impl Reason {
             Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
-            | Self::TooManyFields => "DPE",
+            | Self::TargetTooLong
+            | Self::TooManyFields
+            | Self::UnsupportedCoding => "DPE",
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
             Self::Reset => "UC",
@@ -342,7 +359,7 @@ impl Error {
         };
         response
             .headers_mut()
-            .insert("x-mesh-reason", HeaderValue::from_static(reason.as_str()));
+            .insert(REASON, HeaderValue::from_static(reason.as_str()));
         response.extensions_mut().insert(reason);
         response
     }

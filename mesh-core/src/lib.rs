@@ -26,6 +26,8 @@ mod connect;
 pub mod discover;
 pub mod drain;
 mod error;
+#[cfg(feature = "runtime")]
+mod fields;
 #[cfg(test)]
 mod fixture;
 pub mod identify;

@@ -401,6 +401,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         // Above these hyper's own limits would answer first, without a record.
         ("headerBytes", 128 * 1024, &mut limits.header_bytes),
         ("headerFields", 200, &mut limits.header_fields),
+        ("targetBytes", 60 * 1024, &mut limits.target_bytes),
         ("connections", 1_000_000, &mut limits.connections),
         ("poolSize", 65_536, &mut limits.pool_size),
     ];

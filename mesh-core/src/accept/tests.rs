@@ -80,6 +80,7 @@ mod timed {
     use tokio::time::{Instant, timeout};
 
     use super::super::{ConnState, Timed};
+    use crate::error::Reason;
 
     type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -109,7 +110,10 @@ mod timed {
             let mut bytes = Vec::new();
             let end = timed.read_to_end(&mut bytes).await.map_err(|e| e.kind());
             assert_eq!(end, Err(std::io::ErrorKind::TimedOut));
-            assert_eq!((start.elapsed().as_secs(), state.timed_out()), (10, true));
+            assert_eq!(
+                (start.elapsed().as_secs(), state.unread()),
+                (10, Some(Reason::HeaderTimeout))
+            );
             let text = answer(caller, timed).await;
             let (head, body) = text.split_once("\r\n\r\n").ok_or("no end")?;
             assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"));
@@ -210,7 +214,7 @@ mod timed {
             let mut bytes = Vec::new();
             let end = timeout(Duration::from_secs(5_000), timed.read_to_end(&mut bytes)).await;
             assert_eq!(end.is_ok(), late, "{sent}");
-            assert_eq!(state.timed_out(), late);
+            assert_eq!(state.unread(), late.then_some(Reason::HeaderTimeout));
             assert_eq!(answer(caller, timed).await, "");
         }
         Ok(())

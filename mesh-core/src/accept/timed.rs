@@ -3,7 +3,8 @@
 //! hyper's own header timeout also runs while a kept-alive connection idles, and ends it without a
 //! word. Here the two are apart: a header that does not arrive in time is answered with 408, an
 //! idle connection is closed. The service tells through [`ConnState`] when it has a request. Of
-//! HTTP/2 only the preface is timed here; its requests follow no order.
+//! HTTP/2 only the preface is timed here; its requests follow no order. What the HTTP library answers
+//! by itself, where it could read no request, is replaced by an answer that says why.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,25 +16,38 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use crate::error::{REASON, Reason};
+
 const IDLE: u8 = 0;
 const HEADER: u8 = 1;
 const BUSY: u8 = 2;
 const TIMED_OUT: u8 = 3;
 
+/// Why no request could be read of what came.
+const UNREAD: [(Reason, &str); 4] = [
+    (
+        Reason::InvalidRequest,
+        "the request line or a field is malformed",
+    ),
+    (Reason::TargetTooLong, "the target is too long"),
+    (Reason::HeaderTooLarge, "the header block is too large"),
+    (Reason::HeaderTimeout, "the header did not arrive in time"),
+];
+
 /// The preface of HTTP/2 and the header of the SETTINGS frame that belongs to it.
 const PREFACE: usize = 24 + 9;
 
-const ANSWER: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    connection: close\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    x-mesh-reason: header-timeout\r\n\
-    content-length: 51\r\n\r\n\
-    header-timeout: the header did not arrive in time.\n";
+/// How an answer of the HTTP library itself begins: it has read no request, and says so without a
+/// word about why.
+const REFUSAL: &[u8] = b"HTTP/1.1 4";
 
 /// What a caller's connection is doing, shared between its socket and its service.
 #[derive(Debug, Default)]
 pub(crate) struct ConnState {
     phase: AtomicU8,
+    /// The reason for which the library has answered by itself, as its place in [`UNREAD`] and one
+    /// more; 0 if it has not.
+    unread: AtomicU8,
     /// Requests under way, and all that ever were.
     running: AtomicU32,
     served: AtomicU32,
@@ -53,13 +67,31 @@ pub(crate) struct Timed<T> {
     /// How many requests there had been when the wait began.
     served: u32,
     timer: Timer,
-    answered: usize,
+    /// Our answer to what is no request, and how much of it is written.
+    refusal: Option<(String, usize)>,
+    /// Whether all that was written has left, so that what is written next is no rest of it.
+    flushed: bool,
 }
 
 /// A timer that is made at the first wait. It is put off only when it fires, so that what
 /// seldom waits for long does not touch the timer wheel each time.
 #[derive(Default)]
 pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+
+/// The answer to what is no request.
+fn refusal(reason: Reason) -> String {
+    let status = reason.status();
+    let detail = UNREAD.iter().find(|(known, _)| *known == reason);
+    let text = format!("{reason}: {}\n", detail.map_or("", |(_, detail)| detail));
+    format!(
+        "HTTP/1.1 {} {}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         {}: {reason}\r\ncontent-length: {}\r\n\r\n{text}",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        REASON.as_str(),
+        text.len(),
+    )
+}
 
 // === impl Timer ===
 
@@ -103,8 +135,22 @@ impl ConnState {
     }
 
     /// Whether a header did not arrive in time.
-    pub(crate) fn timed_out(&self) -> bool {
+    fn timed_out(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == TIMED_OUT
+    }
+
+    /// Why no request could be read of what came, if that is so.
+    pub(crate) fn unread(&self) -> Option<Reason> {
+        if self.timed_out() {
+            return Some(Reason::HeaderTimeout);
+        }
+        let place = usize::from(self.unread.load(Ordering::Relaxed));
+        Some(UNREAD.get(place.checked_sub(1)?)?.0)
+    }
+
+    /// Whether part of a request has come, and none is under way.
+    fn reads_header(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == HEADER && self.running.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until there was no request for at least `idle`, and for less than twice as long.
@@ -135,7 +181,8 @@ impl<T> Timed<T> {
             waiting: Some((HEADER, Instant::now())),
             served: 0,
             timer: Timer::default(),
-            answered: 0,
+            refusal: None,
+            flushed: true,
         }
     }
 
@@ -192,17 +239,52 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
     }
 
     /// Answers a late header with 408; of a late preface there is nothing to answer.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.preface.is_none() && self.answered < ANSWER.len() {
-            let rest = &ANSWER[self.answered..];
-            let n = ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?;
-            if n == 0 {
-                break;
-            }
-            self.answered += n;
+    fn poll_late_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.preface.is_none() {
+            self.refusal
+                .get_or_insert_with(|| (refusal(Reason::HeaderTimeout), 0));
+            ready!(self.poll_refusal(cx))?;
         }
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Writes our answer to what is no request.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((answer, written)) = &mut self.refusal {
+            while let Some(rest) = answer.as_bytes().get(*written..).filter(|r| !r.is_empty()) {
+                let n = ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?;
+                if n == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                *written += n;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the library begins an answer of its own, which has no reason and no record: it is
+    /// replaced by ours.
+    fn is_refusal(&mut self, bytes: &[u8]) -> bool {
+        if self.refusal.is_some() {
+            return true;
+        }
+        let own = self.preface.is_none()
+            && self.flushed
+            && bytes.starts_with(REFUSAL)
+            && self.state.reads_header();
+        self.flushed = false;
+        let status = bytes.get(9..12).filter(|_| own);
+        let place = status.and_then(|status| {
+            let mut known = UNREAD.iter();
+            known.position(|(reason, _)| reason.status().as_str().as_bytes() == status)
+        });
+        if let Some(place) = place {
+            let number = u8::try_from(place + 1).unwrap_or_default();
+            self.state.unread.store(number, Ordering::Relaxed);
+            self.refusal = Some((refusal(UNREAD[place].0), 0));
+        }
+        place.is_some()
     }
 
     /// Notes that bytes have come.
@@ -228,7 +310,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<T> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.timed_out() {
-            return this.poll_answer(cx);
+            return this.poll_late_answer(cx);
         }
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
@@ -241,7 +323,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<T> {
             return Poll::Ready(Ok(()));
         }
         this.state.phase.store(TIMED_OUT, Ordering::Relaxed);
-        this.poll_answer(cx)
+        this.poll_late_answer(cx)
     }
 }
 
@@ -251,11 +333,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_refusal(buf) {
+            ready!(self.poll_refusal(cx))?;
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -271,6 +359,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.is_refusal(bufs.first().map_or(&[], |first| first)) {
+            ready!(self.poll_refusal(cx))?;
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 }

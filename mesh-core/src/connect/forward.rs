@@ -12,8 +12,8 @@ use crate::model::{AppProtocol, HttpVersion};
 /// A request that is ready for the next hop.
 pub(crate) struct Forward {
     version: HttpVersion,
-    /// The caller's connection, if the request asks for another protocol on it.
-    upgrade: Option<OnUpgrade>,
+    /// The protocol that the request asks for on the caller's connection, and that connection.
+    upgrade: Option<(&'static str, OnUpgrade)>,
 }
 
 /// The connections of both sides, which have left HTTP.
@@ -28,14 +28,10 @@ pub(crate) fn forward(
     protocol: AppProtocol,
     authority: &str,
 ) -> Forward {
-    let upgrade = headers::is_upgrade(request.version(), request.headers());
-    let version = headers::next_version(protocol, request.version(), upgrade);
-    let on_caller = upgrade.then(|| hyper::upgrade::on(&mut *request));
-    headers::prepare(request, version, authority, upgrade);
-    Forward {
-        version,
-        upgrade: on_caller,
-    }
+    let upgrade = headers::upgrade(request).map(|to| (to, hyper::upgrade::on(&mut *request)));
+    let version = headers::next_version(protocol, request.version(), upgrade.is_some());
+    headers::prepare(request, version, authority, upgrade.is_some());
+    Forward { version, upgrade }
 }
 
 // === impl Forward ===
@@ -53,12 +49,16 @@ impl Forward {
         mut response: Response<Incoming>,
     ) -> Result<(Response<Body>, Option<Switched>), Error> {
         let switched = match (response.status(), self.upgrade) {
-            (StatusCode::SWITCHING_PROTOCOLS, Some(caller)) => Some(Switched {
-                caller,
-                upstream: hyper::upgrade::on(&mut response),
-            }),
-            (StatusCode::SWITCHING_PROTOCOLS, None) => {
-                let detail = "the server switched protocols and was not asked to";
+            (StatusCode::SWITCHING_PROTOCOLS, Some((to, caller)))
+                if headers::is_switch(response.headers(), to) =>
+            {
+                Some(Switched {
+                    caller,
+                    upstream: hyper::upgrade::on(&mut response),
+                })
+            }
+            (StatusCode::SWITCHING_PROTOCOLS, _) => {
+                let detail = "the server switched to a protocol that it was not asked for";
                 return Err(Error::new(Reason::Reset, detail));
             }
             _ => None,

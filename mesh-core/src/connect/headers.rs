@@ -6,21 +6,28 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
+use http_body::Body;
 
 use crate::model::{AppProtocol, HttpVersion};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// What a caller offers with `Upgrade: h2c` (RFC 7540 section 3.2.1).
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Fields that belong to one connection; more may be named in `Connection`.
-static HOP_BY_HOP: [HeaderName; 6] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,
     TE,
     TRANSFER_ENCODING,
     KEEP_ALIVE,
     PROXY_CONNECTION,
+    HTTP2_SETTINGS,
     UPGRADE,
 ];
+/// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
+/// would see the requests inside.
+const PROTOCOLS: [&str; 1] = ["websocket"];
 /// Fields that a caller may not have removed by naming them in `Connection`.
 const KEPT: [&str; 12] = [
     "host",
@@ -37,18 +44,37 @@ const KEPT: [&str; 12] = [
     "x-request-id",
 ];
 
-/// Whether a request asks for another protocol on its connection. One for HTTP itself (`h2c`) or
-/// TLS is not passed on: no policy would see the requests inside it.
-pub(super) fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
-    version == Version::HTTP_11
-        && options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"))
-        && headers.contains_key(UPGRADE)
-        && options(headers, &UPGRADE).all(|protocol| {
-            let name = protocol.split('/').next().unwrap_or_default();
-            !["h2c", "h2", "http", "tls"]
-                .iter()
-                .any(|refused| name.eq_ignore_ascii_case(refused))
-        })
+/// The protocol that a request asks for on its connection, if it may switch to it: a GET of
+/// HTTP/1.1 without a body (RFC 6455 section 4.1) with one `Upgrade` field that holds one readable
+/// name out of [`PROTOCOLS`]. Any other is a request as all are, and its wish is not passed on.
+pub(super) fn upgrade<B: Body>(request: &Request<B>) -> Option<&'static str> {
+    let headers = request.headers();
+    // Most requests end there.
+    if !headers.contains_key(UPGRADE) {
+        return None;
+    }
+    let plain = request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && request.body().is_end_stream();
+    let asked = options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"));
+    the_protocol(headers).filter(|_| plain && asked)
+}
+
+/// The one protocol of an `Upgrade` field, if it is one that may pass.
+fn the_protocol(headers: &HeaderMap) -> Option<&'static str> {
+    let mut fields = headers.get_all(UPGRADE).iter();
+    let (Some(one), None) = (fields.next(), fields.next()) else {
+        return None;
+    };
+    let name = one.as_bytes().trim_ascii();
+    PROTOCOLS
+        .into_iter()
+        .find(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether an answer switches to that protocol, and to no other.
+pub(super) fn is_switch(headers: &HeaderMap, protocol: &str) -> bool {
+    the_protocol(headers) == Some(protocol)
 }
 
 /// The elements of a field that is a list.
@@ -73,15 +99,15 @@ pub(super) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
 fn strip(headers: &mut HeaderMap, upgrade: bool) {
-    // Equal repetitions are one statement (RFC 9110 section 8.6); hyper has refused different ones.
-    let length = headers.get_all(CONTENT_LENGTH).iter().nth(1).cloned();
-    if let Some(length) = length {
+    if let Some(length) = rewritten_length(headers) {
         headers.insert(CONTENT_LENGTH, length);
     }
     // Most messages have none of them, and to see that is cheaper than to look up each.
     if !upgrade && !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         return;
     }
+    // `Connection` names it, as it should.
+    let trailers = options(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     let named: Vec<HeaderName> = options(headers, &CONNECTION)
         .filter_map(|option| option.parse().ok())
         .filter(|name: &HeaderName| !is_kept(name.as_str()))
@@ -90,7 +116,6 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     for name in named {
         headers.remove(name);
     }
-    let trailers = options(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     for name in HOP_BY_HOP.iter().filter(|name| **name != UPGRADE) {
         headers.remove(name);
     }
@@ -102,6 +127,21 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     } else {
         headers.remove(UPGRADE);
     }
+}
+
+/// The length of a body as a plain number, where it came in another form: repeated, as a list, with
+/// leading zeros. Equal statements are one (RFC 9110 section 8.6); hyper has refused different ones.
+fn rewritten_length(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut fields = headers.get_all(CONTENT_LENGTH).iter();
+    let first = fields.next()?.as_bytes();
+    let plain = first == b"0"
+        || matches!(first, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
+    if plain && fields.next().is_none() {
+        return None;
+    }
+    let one = first.split(|b| *b == b',').next()?.trim_ascii();
+    let number: u64 = std::str::from_utf8(one).ok()?.parse().ok()?;
+    Some(HeaderValue::from(number))
 }
 
 /// The version that a port of this protocol is spoken to in: as declared, else as the request came.
@@ -116,7 +156,7 @@ pub(super) fn next_version(protocol: AppProtocol, version: Version, upgrade: boo
 }
 
 /// Puts a request into the form of the next hop's protocol. `authority` is the one decided on.
-pub(super) fn prepare<B>(
+pub(super) fn prepare<B: Body>(
     request: &mut Request<B>,
     version: HttpVersion,
     authority: &str,
@@ -141,8 +181,13 @@ pub(super) fn prepare<B>(
     } else {
         // HTTP/1.1 has one Cookie field (RFC 9113 section 8.2.3).
         join_cookies(request.headers_mut());
-        request.headers_mut().remove(TE);
         *request.version_mut() = Version::HTTP_11;
+        keep_body(request);
+        if request.headers().contains_key(TE) {
+            // What a hop asks of the next one is named (RFC 9110 section 10.1.4).
+            let te = HeaderValue::from_static("te");
+            request.headers_mut().append(CONNECTION, te);
+        }
         let same = request.headers().get(HOST).is_some_and(|h| h == authority);
         if !same && let Ok(value) = HeaderValue::from_str(authority) {
             request.headers_mut().insert(HOST, value);
@@ -150,6 +195,17 @@ pub(super) fn prepare<B>(
         if request.uri().scheme().is_some() || request.uri().authority().is_some() {
             *request.uri_mut() = Uri::from(path);
         }
+    }
+}
+
+/// Says that a body of unknown length comes. hyper says it by itself, but for the methods that
+/// seldom have one, whose body it drops.
+fn keep_body<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    let unknown = body.size_hint().exact().is_none() && !body.is_end_stream();
+    if unknown && !request.headers().contains_key(CONTENT_LENGTH) {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
 }
 

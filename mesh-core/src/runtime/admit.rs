@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::header::{HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, Request, Version};
+use http::header::{HOST, TRANSFER_ENCODING, USER_AGENT};
+use http::{HeaderMap, HeaderName, Request, Response, Version};
 use http_body::Body as _;
 
 use super::call::Call;
@@ -13,6 +13,7 @@ use crate::accept::ConnState;
 use crate::authorize::canonicalize;
 use crate::body::Body;
 use crate::error::{Error, Reason};
+use crate::fields;
 use crate::local::Local;
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series};
@@ -21,8 +22,6 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The length of a `traceparent` of ours.
 const PARENT: usize = 55;
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// A proxy's statement about its peer. The mesh writes none, so one that comes is forged.
-const CLIENT_CERT: &str = "x-forwarded-client-cert";
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
 
@@ -80,7 +79,8 @@ pub(super) fn admit(
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
     check_size(limits, request)?;
-    sanitize(request.headers_mut());
+    fields::sanitize(request.headers_mut());
+    check_coding(request.headers())?;
     if request.method() == http::Method::CONNECT {
         return Err(Error::new(
             Reason::InvalidRequest,
@@ -94,19 +94,25 @@ pub(super) fn admit(
     Ok(())
 }
 
-/// Removes fields that an application may take for the mesh's statement about its peer, also with
-/// `_` for `-`: an application that reads fields as environment variables sees no difference.
-fn sanitize(headers: &mut HeaderMap) {
-    let is_claim = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.len() == CLIENT_CERT.len()
-            && name
-                .bytes()
-                .map(|b| if b == b'_' { b'-' } else { b })
-                .eq(CLIENT_CERT.bytes())
-    };
-    while let Some(claim) = headers.keys().find(is_claim).cloned() {
-        headers.remove(claim);
+/// A body is sent on in the coding of the next hop, so that none but `chunked`, which the HTTP
+/// library takes off, may lie around it (RFC 9112 section 6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Error> {
+    let codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut others = codings.filter(|c| !c.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    match others.next() {
+        None => Ok(()),
+        Some(coding) => Err(Error::new(
+            Reason::UnsupportedCoding,
+            format!("the transfer coding {coding:?} is not supported, only chunked is"),
+        )),
+    }
+}
+
+/// Removes from the answer of an application what only the mesh says. What the mesh itself has
+/// answered in this process has the [`Reason`] as a type too.
+pub(super) fn answered<B>(answer: &mut Response<B>) {
+    if answer.extensions().get::<Reason>().is_none() {
+        fields::sanitize_answer(answer.headers_mut());
     }
 }
 
@@ -134,6 +140,15 @@ fn check_size(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
         .authority()
         .map(|a| HOST.as_str().len() + a.as_str().len());
     size += target.filter(|_| !host).unwrap_or_default();
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |p| p.as_str().len());
+    if target > limits.target_bytes {
+        let most = limits.target_bytes;
+        let detail = format!("a target of {target} bytes, at most {most} are accepted");
+        return Err(Error::new(Reason::TargetTooLong, detail));
+    }
     if size > limits.header_bytes {
         let most = limits.header_bytes;
         let detail = format!("{size} bytes of header fields, at most {most} are accepted");

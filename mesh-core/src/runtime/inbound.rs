@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::header::UPGRADE;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::tls::HandshakeError;
@@ -244,7 +246,8 @@ impl<A: App> InboundStack<A> {
         let permitted = match admitted {
             Ok(()) => {
                 let view = RequestView::Http(HttpView::of(request));
-                match Permit::probe(&self.probes, &view) {
+                let probe = Permit::probe(&self.probes, &view);
+                match probe.filter(|_| is_bare(request)) {
                     Some(permit) => Ok(permit),
                     None => self.permit(&caller.info.peer, view).await,
                 }
@@ -265,7 +268,13 @@ impl<A: App> InboundStack<A> {
         }
     }
 
-    fn answer(&self, served: Served, mut pending: Pending, caller: &Accepted) -> Response<Body> {
+    fn answer(
+        &self,
+        mut served: Served,
+        mut pending: Pending,
+        caller: &Accepted,
+    ) -> Response<Body> {
+        admit::answered(&mut served.response);
         if let Some(lease) = served.lease {
             pending.hold(Held::Application(lease));
         }
@@ -337,4 +346,9 @@ impl<A: App> InboundStack<A> {
         let goodbye = tokio::io::AsyncWriteExt::shutdown(&mut io);
         let _gone = timeout(std::time::Duration::from_secs(1), goodbye).await;
     }
+}
+
+/// Whether a request asks for nothing but an answer: it has no body and wishes for no other protocol.
+fn is_bare(request: &Request<Body>) -> bool {
+    request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
 }

@@ -11,6 +11,9 @@ pub struct Limits {
     /// The fields of a header block beside its host and `traceparent`; beyond it 431. Default 98,
     /// the most for which the parser of HTTP/1.1 needs no memory of its own.
     pub header_fields: usize,
+    /// The bytes of a request's path and query; beyond it 414. Default 60 KiB, somewhat below what
+    /// the HTTP library can hold.
+    pub target_bytes: usize,
     /// How long a caller's TLS handshake may take. Default 10 s.
     pub handshake: Duration,
     /// How long a header may take to arrive; beyond it 408. Default 10 s.
@@ -52,6 +55,7 @@ impl Default for Limits {
         Self {
             header_bytes: 64 * 1024,
             header_fields: 98,
+            target_bytes: 60 * 1024,
             handshake: seconds(10),
             header: seconds(10),
             body: seconds(60),

@@ -25,7 +25,7 @@ use crate::body::Body;
 use crate::connect::{Flow, Io, Switched, copy, forward};
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::Tls;
-use crate::model::{AppProtocol, ServiceName};
+use crate::model::{AppProtocol, ServiceName, Transport};
 use crate::plan::{Destination, Planned, plan};
 use crate::telemetry::{Direction, Series};
 
@@ -144,6 +144,10 @@ impl Outbound {
         let answered = upstreams.send(&self.tls, sending, request, call).await?;
         call.exchange.tls_peer = answered.peer;
         let (mut response, switched) = hop.answered(answered.response)?;
+        let transport = &answered.upstream.member().endpoint.transport;
+        if !matches!(transport, Transport::Mesh { .. }) {
+            admit::answered(&mut response);
+        }
         planned.edit_response(response.headers_mut());
         Ok(Carried::Endpoint(response, answered.upstream, switched))
     }

@@ -91,8 +91,8 @@ pub(super) fn ended(
     ended: Result<(), hyper::Error>,
 ) {
     let Err(error) = ended else { return };
-    let reason = if state.timed_out() {
-        Reason::HeaderTimeout
+    let reason = if let Some(reason) = state.unread() {
+        reason
     } else if error.is_parse_too_large() {
         Reason::HeaderTooLarge
     } else if error.is_parse() {

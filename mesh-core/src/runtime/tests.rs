@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 19] = [
+const REASONS: [Reason; 21] = [
     Reason::BackendMissing,
     Reason::BackendTimeout,
     Reason::BodyTimeout,
@@ -22,9 +22,11 @@ const REASONS: [Reason; 19] = [
     Reason::NoRoute,
     Reason::RequestTimeout,
     Reason::Reset,
+    Reason::TargetTooLong,
     Reason::TlsFailed,
     Reason::TooManyFields,
     Reason::UnknownHost,
+    Reason::UnsupportedCoding,
     Reason::WrongServer,
 ];
 
@@ -41,7 +43,7 @@ fn each_reason_has_a_name_a_status_and_whom_to_blame() {
             "{reason}"
         );
         assert_eq!(
-            status.is_client_error(),
+            status.is_client_error() || reason == Reason::UnsupportedCoding,
             matches!(reason.blame(), Blame::Caller) || reason == Reason::NoRoute
         );
         assert!((1..=16).contains(&reason.grpc_status()), "{reason}");
@@ -77,6 +79,7 @@ fn each_reason_has_a_name_a_status_and_whom_to_blame() {
         );
     }
     assert_eq!(Reason::Denied.stage(), Stage::Authorize);
+    assert_eq!(crate::error::REASON.as_str(), crate::fields::REASON);
 }
 
 /// What may have reached a server is not taken for unsent.

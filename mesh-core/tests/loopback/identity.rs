@@ -282,6 +282,22 @@ async fn a_probe_path_is_permitted_where_all_else_is_denied() -> Result {
         assert_eq!(answer.status(), status, "{path}");
         text(answer).await?;
     }
+    // It is open to a GET that asks for nothing else.
+    for more in [
+        &b"content-length: 2\r\n\r\nhi"[..],
+        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"connection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    ] {
+        let head = b"GET /healthz HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n";
+        let answer = crate::support::raw(address, &[head, more].concat()).await?;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    }
+    let mut two = crate::support::h2(address).await?;
+    let mut request = get("http://cart/healthz");
+    *request.body_mut() = crate::support::whole("hi");
+    assert_eq!(two.send_request(request).await?.status(), 403);
+    let answer = two.send_request(get("http://cart/healthz")).await?;
+    assert_eq!(answer.status(), 200);
     Ok(())
 }
 

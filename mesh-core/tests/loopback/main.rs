@@ -14,4 +14,5 @@ mod routes;
 mod sources;
 mod support;
 mod tunnels;
+mod whole;
 mod workloads;

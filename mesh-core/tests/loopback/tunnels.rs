@@ -136,20 +136,47 @@ async fn an_upgraded_connection_may_pause_and_ends_with_its_record() -> Result {
     Ok(())
 }
 
-/// No policy would see the requests inside it.
+/// No policy would see the requests inside it, and a server may read another wish than we do.
 #[tokio::test]
-async fn http_inside_an_upgrade_is_not_passed_on() -> Result {
-    let pair = Pair::new(AppProtocol::Http1, upgrading().await?).await?;
-    for protocol in ["h2c", "websocket, h2c", "HTTP/2.0", "TLS/1.2"] {
-        let mut caller = h1(pair.outbound).await?;
-        let answer = caller.send_request(upgrade(protocol)).await?;
-        assert_eq!(answer.status(), StatusCode::OK, "{protocol}");
+async fn no_wish_but_the_one_for_a_websocket_is_passed_on() -> Result {
+    let app = upgrading().await?;
+    let pair = Pair::with(AppProtocol::Http1, app, |b| b, |to| to.strict = false).await?;
+    for wish in [
+        &b"upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__"[..],
+        b"upgrade: websocket, h2c",
+        b"upgrade: websocket\r\nupgrade: h2c",
+        b"upgrade: websocket\r\nupgrade: websocket",
+        b"upgrade: h2c\xff",
+        b"upgrade: websocket\xff",
+        b"upgrade: \"websocket\"",
+        b"upgrade: websocket/13",
+        b"upgrade: HTTP/2.0",
+        b"upgrade: TLS/1.2",
+        b"upgrade: anything",
+        b"upgrade: ",
+        b"upgrade: websocket\r\ncontent-length: 2",
+    ] {
+        for address in [pair.outbound, pair.inbound] {
+            let head =
+                b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade, http2-settings, close\r\n";
+            let body: &[u8] = if wish.ends_with(b"2") { b"hi" } else { b"" };
+            let answer = raw(address, &[head, wish, b"\r\n\r\n", body].concat()).await?;
+            let wish = String::from_utf8_lossy(wish);
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{wish}: {answer}");
+        }
     }
+    let answer = raw(
+        pair.outbound,
+        b"POST / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+          content-length: 0\r\n\r\nGET /%00 HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n",
+    );
+    let answer = answer.await?;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_server_that_switches_unasked_has_not_answered() -> Result {
+async fn a_server_that_switches_otherwise_than_it_was_asked_has_not_answered() -> Result {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let app = listener.local_addr()?;
     tokio::spawn(async move {
@@ -162,8 +189,11 @@ async fn a_server_that_switches_unasked_has_not_answered() -> Result {
         }
     });
     let pair = Pair::new(AppProtocol::Http1, app).await?;
-    let answer = pair.web.client().send(get("http://cart/")).await;
-    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    let unasked = pair.web.client().send(get("http://cart/")).await;
+    assert_eq!(unasked.status(), StatusCode::BAD_GATEWAY);
+    let mut caller = h1(pair.outbound).await?;
+    let other = caller.send_request(upgrade("websocket")).await?;
+    assert_eq!(other.status(), StatusCode::BAD_GATEWAY);
     Ok(())
 }
 

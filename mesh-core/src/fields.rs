@@ -1,0 +1,154 @@
+//! Header fields that say what only the mesh may say, or that frame a message: what of them is taken
+//! from a caller, and from a server.
+//!
+//! A field is looked at with `-` for `_`: an application that reads fields as environment variables
+//! sees no difference. Trailers are fields too, and come after all that was decided on.
+
+use http::HeaderMap;
+
+/// Why the mesh answered in place of a server.
+pub(crate) const REASON: &str = "x-mesh-reason";
+
+/// A proxy's statement about its peer. The mesh writes none, so one that comes is forged.
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
+
+/// Fields that frame or route a message. Under their right name the HTTP library has read them; a
+/// lookalike is for a reader behind it.
+const FRAMING: [&str; 6] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields that mean nothing at the end of a message, or something else than at its begin (RFC 9110
+/// section 6.5.1): those that name the sender, change what is asked, or say how the rest is to be read.
+const NEVER_TRAILING: [&str; 22] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "set-cookie",
+    "te",
+    "trailer",
+    "traceparent",
+    "tracestate",
+    "www-authenticate",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Removes from a request's header what a caller may not say.
+pub(crate) fn sanitize(headers: &mut HeaderMap) {
+    remove(headers, |name| {
+        is(name, CLIENT_CERT)
+            || (name.contains('_') && FRAMING.iter().any(|framing| is(name, framing)))
+    });
+}
+
+/// Removes from an answer what only the mesh says.
+pub(crate) fn sanitize_answer(headers: &mut HeaderMap) {
+    remove(headers, |name| is(name, REASON));
+}
+
+/// Removes from trailers what a message may not end with, and what only the mesh may say.
+pub(crate) fn sanitize_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, |name| {
+        let listed = |list: &[&str]| list.iter().any(|field| is(name, field));
+        listed(&[CLIENT_CERT, REASON]) || listed(&FRAMING) || listed(&NEVER_TRAILING)
+    });
+}
+
+/// Whether a field has that name, apart from `_` for `-`.
+fn is(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len()
+        && name
+            .bytes()
+            .map(|b| if b == b'_' { b'-' } else { b })
+            .eq(wanted.bytes())
+}
+
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    // Most messages have none of them.
+    while let Some(name) = headers.keys().find(|n| unwanted(n.as_str())).cloned() {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn fields(names: &[&'static str]) -> HeaderMap {
+        let value = http::HeaderValue::from_static("x");
+        names
+            .iter()
+            .map(|name| (HeaderName::from_static(name), value.clone()))
+            .collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_request_says_nothing_about_its_peer_and_frames_itself_once() {
+        let mut headers = fields(&[
+            "x-forwarded-client-cert",
+            "x_forwarded-client_cert",
+            "transfer_encoding",
+            "content_length",
+            "content-length",
+            "host",
+            "x_user_id",
+            "x-request-id",
+        ]);
+        sanitize(&mut headers);
+        assert_eq!(
+            names(&headers),
+            ["content-length", "host", "x-request-id", "x_user_id"]
+        );
+    }
+
+    #[test]
+    fn a_message_ends_with_nothing_that_belongs_to_its_begin() {
+        for list in [&FRAMING[..], &NEVER_TRAILING] {
+            for name in list {
+                let mut trailers = HeaderMap::new();
+                trailers.insert(
+                    HeaderName::from_static(name),
+                    http::HeaderValue::from_static("x"),
+                );
+                sanitize_trailers(&mut trailers);
+                assert!(trailers.is_empty(), "{name}");
+            }
+        }
+        let mut trailers = fields(&[
+            "grpc-status",
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "x-mesh-reason",
+            "x_mesh_reason",
+            "authorization",
+            "etag",
+        ]);
+        sanitize_trailers(&mut trailers);
+        assert_eq!(names(&trailers), ["etag", "grpc-status"]);
+    }
+}

@@ -1,0 +1,260 @@
+//! What is sent arrives whole, and as it was meant, or its end is an error.
+
+use crate::support::{
+    Pair, Result, for_cart, get, h1, h2, origin, origin_h2, raw, serve_outbound, soon, tell, text,
+    whole,
+};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use inmesh_core::Body;
+use inmesh_core::model::AppProtocol;
+use inmesh_core::runtime::OutboundListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A body of one part whose length is not known.
+fn unknown(text: &'static str) -> Body {
+    streamed(vec![Frame::data(Bytes::from_static(text.as_bytes()))])
+}
+
+fn streamed(frames: Vec<Frame<Bytes>>) -> Body {
+    let frames = frames.into_iter().map(Ok::<_, std::io::Error>);
+    Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+/// Answers with the fields of the request's header and trailers.
+async fn fields(request: Request<Incoming>) -> Response<Body> {
+    let show = |fields: &HeaderMap| {
+        let mut lines: Vec<_> = fields
+            .iter()
+            .map(|(n, v)| format!("{n}={}", v.to_str().unwrap_or_default()))
+            .filter(|line| !line.starts_with("traceparent"))
+            .collect();
+        lines.sort();
+        lines.join(" ")
+    };
+    let (head, body) = request.into_parts();
+    let mut text = show(&head.headers);
+    if let Ok(body) = body.collect().await {
+        let trailers = body.trailers().map(&show).unwrap_or_default();
+        text = format!("{text} | {trailers} | {}", body.to_bytes().len());
+    }
+    Response::new(Body::from(text))
+}
+
+#[tokio::test]
+async fn a_body_of_any_method_reaches_the_server() -> Result {
+    for (protocol, app) in [
+        (AppProtocol::Http1, origin(tell).await?),
+        (AppProtocol::Http2, origin_h2(tell).await?),
+    ] {
+        let pair = Pair::new(protocol, app).await?;
+        for method in ["GET", "HEAD", "DELETE", "OPTIONS", "POST", "QUERY"] {
+            let method: Method = method.parse()?;
+            for length in [true, false] {
+                let body = || {
+                    if length {
+                        whole("body!")
+                    } else {
+                        unknown("body!")
+                    }
+                };
+                let mut request = for_cart("/");
+                (*request.method_mut(), *request.body_mut()) = (method.clone(), body());
+                if !length {
+                    // hyper's client drops it too, unless this field is there.
+                    let chunked = HeaderValue::from_static("chunked");
+                    let headers = request.headers_mut();
+                    headers.insert(header::TRANSFER_ENCODING, chunked);
+                }
+                let one = h1(pair.outbound).await?.send_request(request).await?;
+                let mut request = get("http://cart/");
+                (*request.method_mut(), *request.body_mut()) = (method.clone(), body());
+                let two = h2(pair.outbound).await?.send_request(request).await?;
+                let mut request = get("http://cart/");
+                (*request.method_mut(), *request.body_mut()) = (method.clone(), body());
+                let own = pair.web.client().send(request).await;
+                if method == Method::HEAD {
+                    // It tells by the record alone.
+                    let seen = pair
+                        .in_seen
+                        .one(|x| x.method == Some(Method::HEAD) && x.request_bytes == 5);
+                    seen.await?;
+                    continue;
+                }
+                for answer in [text(one).await?, text(two).await?, text(own).await?] {
+                    let ends = answer.ends_with(" 5");
+                    assert!(ends, "{method} {length} {protocol:?}: {answer}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A length is written anew, so that all readers read the same.
+#[tokio::test]
+async fn a_length_is_a_plain_number_and_has_no_lookalike() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(fields).await?).await?;
+    for length in [
+        "content-length: 3",
+        "content-length: 003",
+        "content-length: 3\r\ncontent-length: 3",
+        "content-length: 3\r\ntransfer_encoding: chunked\r\ncontent_length: 9",
+    ] {
+        let request =
+            format!("POST / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n{length}\r\n\r\nabc");
+        let answer = raw(pair.outbound, request.as_bytes()).await?;
+        let end = "\r\n\r\ncontent-length=3 host=cart |  | 3";
+        assert!(answer.ends_with(end), "{length}: {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_coding_around_the_body_is_a_501() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    for coding in ["gzip, chunked", "gzip\r\ntransfer-encoding: chunked"] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\ntransfer-encoding: {coding}\r\n\r\n0\r\n\r\n"
+        );
+        let answer = raw(pair.outbound, request.as_bytes()).await?;
+        assert!(answer.starts_with("HTTP/1.1 501"), "{coding}: {answer}");
+        assert!(
+            answer.contains("x-mesh-reason: unsupported-coding"),
+            "{answer}"
+        );
+    }
+    let answer = raw(pair.outbound, b"POST / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\n").await?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(())
+}
+
+/// Trailers come after the decision: none of them names the peer.
+#[tokio::test]
+async fn trailers_pass_both_hops_without_claims() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let sent = fields(request).await.into_body().collect().await;
+        let sent = sent.map(|sent| sent.to_bytes()).unwrap_or_default();
+        let mut trailers = HeaderMap::new();
+        for name in ["x-sum", "x-mesh-reason", "etag"] {
+            trailers.insert(name, HeaderValue::from_static("7"));
+        }
+        let parts = vec![Frame::data(sent), Frame::trailers(trailers)];
+        let mut response = Response::new(streamed(parts));
+        let named = HeaderValue::from_static("x-sum, x-mesh-reason, etag");
+        response.headers_mut().insert(header::TRAILER, named);
+        response
+    })
+    .await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let request = b"POST / HTTP/1.1\r\nhost: cart\r\nte: trailers\r\nconnection: te, close\r\n\
+        trailer: x-ask, x-forwarded-client-cert\r\ntransfer-encoding: chunked\r\n\r\n\
+        2\r\nhi\r\n0\r\nx-ask: 1\r\nx-forwarded-client-cert: URI=spiffe://td/admin\r\n\r\n";
+    let answer = raw(pair.outbound, request).await?;
+    assert!(answer.contains("| x-ask=1 | 2"), "{answer}");
+    assert!(
+        answer.contains("x-sum: 7") && answer.contains("etag: 7"),
+        "{answer}"
+    );
+    assert!(!answer.contains("x-mesh-reason: 7"), "{answer}");
+    Ok(())
+}
+
+/// The reason is the mesh's own word, whichever way an answer comes.
+#[tokio::test]
+async fn an_application_does_not_speak_for_the_mesh() -> Result {
+    let app = origin(async |_: Request<Incoming>| {
+        let mut response = Response::new(Body::from("mine"));
+        for name in ["x-mesh-reason", "x_mesh_reason"] {
+            let denied = HeaderValue::from_static("denied");
+            response.headers_mut().insert(name, denied);
+        }
+        response
+    })
+    .await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let answer = pair.web.client().send(get("http://cart/")).await;
+    assert!(!answer.headers().contains_key("x-mesh-reason"));
+    assert!(!answer.headers().contains_key("x_mesh_reason"));
+    // What the mesh on the other side says does pass.
+    let answer = pair.web.client().send(get("http://cart/%00")).await;
+    assert_eq!(answer.headers()["x-mesh-reason"], "invalid-request");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_is_too_long_is_a_414() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    for length in [61 * 1024, 70 * 1024] {
+        let target = format!("/{}", "a".repeat(length));
+        let request = format!("GET {target} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
+        let answer = raw(pair.outbound, request.as_bytes()).await?;
+        assert!(answer.starts_with("HTTP/1.1 414"), "{length}: {answer}");
+        assert!(
+            answer.contains("x-mesh-reason: target-too-long"),
+            "{answer}"
+        );
+    }
+    let target = format!("http://cart/{}", "a".repeat(61 * 1024));
+    let answer = h2(pair.outbound).await?.send_request(get(&target)).await?;
+    assert_eq!(answer.status(), StatusCode::URI_TOO_LONG);
+    Ok(())
+}
+
+/// The HTTP library answers some requests before the mesh has seen them.
+#[tokio::test]
+async fn an_answer_of_the_library_itself_has_a_reason_and_a_record() -> Result {
+    for (request, status, reason) in [
+        (
+            "GET /%zz HTTP/1.1\r\nhost cart\r\n\r\n",
+            400,
+            "invalid-request",
+        ),
+        ("GET  / HTTP/1.1\r\n\r\n", 400, "invalid-request"),
+        ("GET / HTTP/1.7\r\n\r\n", 400, "invalid-request"),
+        ("\u{1}\u{2}\r\n\r\n", 400, "invalid-request"),
+    ] {
+        let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+        let web = serve_outbound(
+            &pair.web,
+            OutboundListener::by_authority(AppProtocol::Http1),
+        )
+        .await?;
+        // Also behind a request that was answered.
+        for before in ["", "GET / HTTP/1.1\r\nhost: cart\r\n\r\n"] {
+            let mut stream = TcpStream::connect(web).await?;
+            let mut answer = Vec::new();
+            stream.write_all(before.as_bytes()).await?;
+            while !before.is_empty() && !answer.ends_with(b"GET / HTTP/1.1 0") {
+                answer.push(soon(stream.read_u8()).await??);
+            }
+            answer.clear();
+            stream.write_all(request.as_bytes()).await?;
+            soon(stream.read_to_end(&mut answer)).await??;
+            let own = String::from_utf8(answer)?;
+            assert!(
+                own.starts_with(&format!("HTTP/1.1 {status}")),
+                "{request}: {own}"
+            );
+            assert!(
+                own.contains(&format!("x-mesh-reason: {reason}\r\n")),
+                "{own}"
+            );
+            let length = own.split_once("\r\n\r\n").ok_or("no body")?.1.len();
+            assert!(
+                own.contains(&format!("content-length: {length}\r\n")),
+                "{own}"
+            );
+        }
+        let record = pair.out_seen.one(|x| x.method.is_none()).await?;
+        assert_eq!(
+            record.reason.map(|r| r.to_string()),
+            Some(reason.to_owned())
+        );
+    }
+    Ok(())
+}
