@@ -2,7 +2,7 @@
 //! its status and metrics out. Both are read when they are asked for, so they always agree.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use inmesh_core::runtime::Admin;
@@ -17,10 +17,17 @@ use crate::federation::RunningFederation;
 use crate::seconds::seconds;
 
 /// What runs beside the mesh, as far as an agent's file asks for it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Beside {
-    pub(crate) federation: Option<Arc<RunningFederation>>,
-    pub(crate) workload_api: Option<Arc<RunningWorkloadApi>>,
+    pub(crate) federation: Later<RunningFederation>,
+    pub(crate) workload_api: Later<RunningWorkloadApi>,
+}
+
+/// What starts once there is an identity, if it is asked for.
+#[derive(Debug)]
+pub(crate) struct Later<T> {
+    wanted: bool,
+    running: Arc<OnceLock<Arc<T>>>,
 }
 
 /// What a gauge says of a relationship, if anything.
@@ -34,16 +41,58 @@ pub(crate) struct RunningWorkloadApi {
     pub(crate) status: StatusReader<ServerStatus>,
 }
 
+// === impl Later ===
+
+impl<T> Later<T> {
+    fn new(wanted: bool) -> Self {
+        Self {
+            wanted,
+            running: Arc::default(),
+        }
+    }
+
+    /// It runs from now on; the first call counts.
+    pub(crate) fn set(&self, running: Arc<T>) {
+        let _first = self.running.set(running);
+    }
+
+    fn get(&self) -> Option<&T> {
+        self.running.get().map(|running| &**running)
+    }
+}
+
+impl<T> Clone for Later<T> {
+    fn clone(&self) -> Self {
+        Self {
+            wanted: self.wanted,
+            running: Arc::clone(&self.running),
+        }
+    }
+}
+
 // === impl Beside ===
 
 impl Beside {
-    /// Adds what there is to the status.
-    pub(crate) fn sections(&self, mut admin: Admin) -> Admin {
-        if let Some(federation) = self.federation.clone() {
-            admin = admin.section("federation", move || federation.section(SystemClock.now()));
+    /// Nothing runs yet.
+    pub(crate) fn new(federation: bool, workload_api: bool) -> Self {
+        Self {
+            federation: Later::new(federation),
+            workload_api: Later::new(workload_api),
         }
-        if let Some(api) = self.workload_api.clone() {
-            admin = admin.section("workload_api", move || api.section());
+    }
+
+    /// Adds what is asked for to the status; what does not run yet is null.
+    pub(crate) fn sections(&self, mut admin: Admin) -> Admin {
+        if self.federation.wanted {
+            let federation = self.federation.clone();
+            let read = move || federation.get().map(|f| f.section(SystemClock.now()));
+            admin = admin.section("federation", read);
+        }
+        if self.workload_api.wanted {
+            let api = self.workload_api.clone();
+            admin = admin.section("workload_api", move || {
+                api.get().map(RunningWorkloadApi::section)
+            });
         }
         admin
     }
@@ -56,10 +105,10 @@ impl Beside {
 
 impl Collect for Beside {
     fn collect(&self, samples: &mut Samples<'_>) {
-        if let Some(federation) = &self.federation {
+        if let Some(federation) = self.federation.get() {
             federation.collect(samples);
         }
-        if let Some(api) = &self.workload_api {
+        if let Some(api) = self.workload_api.get() {
             api.collect(samples);
         }
     }

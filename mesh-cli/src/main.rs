@@ -10,8 +10,10 @@ mod cmd;
 mod federation;
 mod fetch;
 mod log;
+mod log_file;
 mod otlp;
 mod seconds;
+mod signals;
 mod term;
 mod workload_api;
 

@@ -13,6 +13,7 @@ use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::issue::csr;
 use inmesh_pki::source::ca::Token;
 use inmesh_pki::svid::{Usage, validate};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::ca::{Ca, Member};
 use support::{eventually, free, get, publish, stderr, try_send};
@@ -170,6 +171,34 @@ async fn pages_are_for_reading_and_for_this_host() {
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{method} {path} for {host}");
     }
+    for field in [
+        ("origin", "https://site.example"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        let answer = try_send(pages, Method::GET, "/metrics", &[field]).await;
+        assert_eq!(
+            answer.expect("an answer").status,
+            StatusCode::FORBIDDEN,
+            "{field:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_signal_that_means_so_ends_a_ca() {
+    let home = TempDir::new().expect("a temporary folder");
+    let pages = free();
+    let more = ["--metrics", &pages.to_string()];
+    let mut ca = Ca::start(home.path(), free(), &more).await;
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        ca.signal(signal);
+        assert_eq!(
+            get(pages, "/livez").await.status,
+            StatusCode::OK,
+            "{signal}"
+        );
+    }
+    ca.stop();
 }
 
 // === keys of tokens ===

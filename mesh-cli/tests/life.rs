@@ -16,6 +16,7 @@ use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nix::sys::signal::Signal;
 use support::{Agent, Home, PLAIN, Pair, app, eventually, free, get, mesh, service, try_send};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -176,6 +177,43 @@ async fn issued_files_are_an_identity() {
     assert_eq!(ask(door, "app").await.body, "hello");
 }
 
+/// What a web page of another origin makes a browser send.
+const FROM_A_PAGE: [(&str, &str); 3] = [
+    ("origin", "https://site.example"),
+    ("origin", "null"),
+    ("sec-fetch-site", "cross-site"),
+];
+
+#[tokio::test]
+async fn no_web_page_reaches_the_admin_surface() {
+    let home = Home::new();
+    let agent = home
+        .agent("web", "defaultAction: deny\npeers: strict\n", &[])
+        .await;
+    for field in FROM_A_PAGE {
+        for (method, path) in [
+            (Method::POST, "/drain"),
+            (Method::POST, "/log?level=trace"),
+            (Method::OPTIONS, "/drain"),
+            (Method::GET, "/metrics"),
+        ] {
+            let answer = try_send(agent.admin, method.clone(), path, &[field]).await;
+            let answer = answer.expect("it answers");
+            assert_eq!(
+                answer.status,
+                StatusCode::FORBIDDEN,
+                "{method} {path} {field:?}"
+            );
+            assert!(answer.body.contains("web page"), "{}", answer.body);
+        }
+    }
+    assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
+    let own = format!("http://{}", agent.admin);
+    let own = [("origin", &*own), ("sec-fetch-site", "same-origin")];
+    let answer = try_send(agent.admin, Method::POST, "/log?level=info", &own).await;
+    assert_eq!(answer.expect("it answers").status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn the_admin_surface_answers_local_hosts_only() {
     let home = Home::new();
@@ -321,4 +359,86 @@ async fn a_second_signal_ends_at_once() {
     held.agent.ended().await;
     assert!(begin.elapsed() < Duration::from_secs(10));
     held.request.abort();
+}
+
+/// Signals that ask for something else than an end, and one without a meaning.
+const OTHERS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+
+#[tokio::test]
+async fn a_rotated_access_log_is_opened_anew_and_no_line_is_lost() {
+    let home = Home::new();
+    let app = app(Router::new().fallback(on_get(async || "hello"))).await;
+    let door = free();
+    let more = format!(
+        "defaultAction: allow
+peers: permissive
+accessLog: {{path: access.log}}
+listeners: [{{bind: \"{door}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
+"
+    );
+    let agent = home.agent("app", &more, &[]).await;
+    let lines = |name: &str| std::fs::read_to_string(agent.dir.join(name)).unwrap_or_default();
+    let logged = async |name: &str, path: &str| {
+        let path = format!("\"path\":\"{path}\"");
+        eventually("the request is logged", async || {
+            lines(name).contains(&path).then_some(())
+        })
+        .await;
+    };
+    for (nth, signal) in OTHERS.into_iter().enumerate() {
+        let (before, after) = (format!("/{nth}/before"), format!("/{nth}/after"));
+        get(door, &before).await;
+        logged("access.log", &before).await;
+        let rotated = agent.dir.join("rotated");
+        std::fs::rename(agent.dir.join("access.log"), &rotated).expect("renamed");
+        agent.signal(signal);
+        if signal == Signal::SIGUSR2 {
+            get(door, &after).await;
+            logged("rotated", &after).await;
+            continue;
+        }
+        eventually("there is a new file", async || {
+            agent.dir.join("access.log").exists().then_some(())
+        })
+        .await;
+        get(door, &after).await;
+        logged("access.log", &after).await;
+        assert!(!lines("rotated").contains(&after));
+    }
+    assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_agent_without_an_identity_serves_its_pages_and_says_so() {
+    let home = Home::new();
+    let door = free();
+    let more = format!(
+        "defaultAction: deny
+peers: strict
+identity: {{ca: {{address: \"{}\", caId: \"spiffe://test.local/inmesh/ca\", trustBundle: ../ca/ca.pem}}}}
+workloadApi: {{listen: agent.sock, entries: [{{id: \"spiffe://test.local/ns/shop/sa/web\", uid: 0}}]}}
+listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
+",
+        free(),
+    );
+    let mut agent = home.unready("web", &more, &[]);
+    eventually("it is alive", async || {
+        let answer = agent.try_get("/livez").await?;
+        (answer.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    for signal in OTHERS {
+        agent.signal(signal);
+    }
+    let ready = agent.get("/readyz").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ready.body.contains("no identity yet"), "{}", ready.body);
+    let status = agent.status().await;
+    assert_eq!(status["ready"], false);
+    assert!(status["workload_api"].is_null(), "{status}");
+    assert_eq!(agent.mesh_status().status.code(), Some(1));
+    assert!(agent.get("/metrics").await.body.contains("mesh_config_"));
+    agent.terminate();
+    let ended = agent.ended().await;
+    assert!(ended.success(), "{ended:?}\n{}", agent.log());
 }

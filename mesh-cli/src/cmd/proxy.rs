@@ -1,7 +1,8 @@
 //! `mesh proxy`: the agent.
 //!
-//! All sockets are bound before anything is spawned, so that what is wrong shows at start. It runs
-//! until a signal: the first drains, a second ends at once.
+//! All sockets are bound before anything is spawned, so that what is wrong shows at start. The pages
+//! are served at once, the listeners once there is an identity. It runs until a signal: the first
+//! drains, a second ends at once.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -14,20 +15,25 @@ use inmesh_core::Mesh;
 use inmesh_core::runtime::{Admin, Listen, LogLevel};
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file;
-use inmesh_pki::Crypto;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::issue::dev::DevCa;
+use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::source;
 use inmesh_pki::source::ca::CaSource;
 use inmesh_pki::source::dev::DevSource;
 use inmesh_pki::source::files::FileSource;
 use inmesh_pki::source::workload_api::WorkloadApiSource;
+use inmesh_pki::store::{IdentityReader, IdentityWriter};
+use inmesh_pki::workload_api::server::Socket;
+use inmesh_pki::{CertificateDer, Crypto};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
 use crate::beside::Beside;
-use crate::{log, otlp, term};
+use crate::log_file::Reopen;
+use crate::signals::Signals;
+use crate::workload_api::WorkloadApiConfig;
+use crate::{log, log_file, otlp, term};
 
 #[derive(Debug, Args)]
 pub(crate) struct Proxy {
@@ -76,31 +82,6 @@ impl Proxy {
     }
 }
 
-/// The signals that end the agent. They are watched before anything is served, so that none falls
-/// to the operating system's default, which cuts what is being served.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-// === impl Signals ===
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut sockets = Vec::new();
@@ -111,26 +92,15 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let (mesh, beside) = tokio::select! {
+    let started = tokio::select! {
         started = start(&agent, dir) => started?,
-        () = signals.next() => {
-            tracing::info!("ended by a signal before anything was served");
-            return Ok(());
-        }
+        // There is no log yet that could be opened anew.
+        () = signals.end(async || {}) => return Ok(()),
     };
-    for (socket, listen) in sockets {
-        let (mesh, address) = (mesh.clone(), socket.local_addr()?);
-        tracing::info!(%address, ?listen, "listening");
-        tokio::spawn(serve(mesh, socket, listen));
-    }
+    let mesh = started.mesh.clone();
     if let Some(socket) = admin {
-        let (mesh, address) = (mesh.clone(), socket.local_addr()?);
-        tracing::info!(%address, "admin");
-        if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin address is not loopback: any client that reaches it can drain the agent");
-        }
-        let admin = beside.sections(Admin::with_log_level(level));
-        tokio::spawn(async move { mesh.serve_admin(socket, admin).await });
+        let admin = started.beside.sections(Admin::with_log_level(level));
+        serve_admin(mesh.clone(), socket, admin)?;
     }
     tokio::spawn({
         let mesh = mesh.clone();
@@ -139,7 +109,39 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
             tracing::info!("ready");
         }
     });
-    down(&mesh, signals).await;
+    let log = started.access_log.clone();
+    let reopen = async || {
+        if let Some(log) = &log {
+            log.reopen().await;
+        }
+    };
+    let mut drain = mesh.watch_drain();
+    let identified = tokio::select! {
+        identified = started.identified(&agent) => identified.map(|()| true)?,
+        () = signals.end(&reopen) => false,
+        () = drain.closed() => false,
+    };
+    if !identified {
+        tracing::info!("ended before anything was served");
+        return Ok(());
+    }
+    for (socket, listen) in sockets {
+        let (mesh, address) = (mesh.clone(), socket.local_addr()?);
+        tracing::info!(%address, %listen, "listening");
+        tokio::spawn(serve(mesh, socket, listen));
+    }
+    down(&mesh, signals, &reopen).await;
+    Ok(())
+}
+
+/// Serves the pages in a task of their own.
+fn serve_admin(mesh: Mesh, socket: TcpListener, admin: Admin) -> anyhow::Result<()> {
+    let address = socket.local_addr()?;
+    tracing::info!(%address, "admin");
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the admin address is not loopback: any client that reaches it can drain the agent");
+    }
+    tokio::spawn(async move { mesh.serve_admin(socket, admin).await });
     Ok(())
 }
 
@@ -148,24 +150,21 @@ pub(super) async fn serve(mesh: Mesh, socket: TcpListener, listen: Listen) {
     match listen {
         Listen::Inbound(to) => mesh.serve_behind(socket, to).await,
         Listen::Outbound(to) => mesh.serve_outbound(socket, to).await,
-        other => tracing::error!(
-            ?other,
-            "a listener of a kind that this agent does not serve"
-        ),
+        other => tracing::error!(%other, "a listener that this agent does not serve"),
     }
 }
 
 /// Waits for a signal or a drain asked for on the admin address, and goes down in order.
-async fn down(mesh: &Mesh, mut signals: Signals) {
+async fn down(mesh: &Mesh, mut signals: Signals, reopen: &impl AsyncFn()) {
     let mut watch = mesh.watch_drain();
     tokio::select! {
-        () = signals.next() => {}
+        () = signals.end(reopen) => {}
         () = watch.closed() => return,
     }
     tracing::info!("draining; a second signal ends at once");
     tokio::select! {
         () = mesh.drain() => tracing::info!("drained"),
-        () = signals.next() => tracing::warn!("ended by a second signal"),
+        () = signals.end(reopen) => tracing::warn!("ended by a second signal"),
     }
 }
 
@@ -175,16 +174,64 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("listening on {address}"))
 }
 
-/// Starts the mesh that the agent's file describes, and what runs beside it.
-pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, Beside)> {
-    let mut beside = Beside::default();
+/// A mesh that has started, and what runs beside it once it has an identity.
+pub(super) struct Started {
+    pub(super) mesh: Mesh,
+    beside: Beside,
+    /// Opens the access log anew, where it is a file.
+    access_log: Option<Reopen>,
+    waiting: Waiting,
+}
+
+/// What waits for the first identity.
+struct Waiting {
+    crypto: Crypto,
+    identity: IdentityReader,
+    writer: Arc<IdentityWriter>,
+    jwt: Option<DynJwtIssuer>,
+    api: Option<Socket>,
+    bundle_endpoint: Option<TcpListener>,
+    web_roots: Vec<CertificateDer<'static>>,
+}
+
+// === impl Started ===
+
+impl Started {
+    /// Waits for the first identity, and starts what needs one: the Workload API and federation.
+    pub(super) async fn identified(self, agent: &Agent) -> anyhow::Result<()> {
+        let waiting = self.waiting;
+        if waiting.identity.load().default_svid().is_none() {
+            tracing::info!("waiting for an identity");
+        }
+        let ready = waiting.identity.ready().await;
+        ready.context("waiting for an identity")?;
+        if let (Some(api), Some(socket)) = (&agent.workload_api, waiting.api) {
+            let reader = waiting.identity.clone();
+            let serving = api.serve(socket, reader, waiting.jwt, &waiting.crypto);
+            self.beside.workload_api.set(Arc::new(serving));
+        }
+        if let Some(federation) = &agent.federation {
+            let running = federation.run(
+                waiting.bundle_endpoint,
+                &waiting.identity,
+                waiting.writer,
+                waiting.web_roots,
+                &waiting.crypto,
+            )?;
+            self.beside.federation.set(Arc::new(running));
+        }
+        Ok(())
+    }
+}
+
+/// Starts the mesh that the agent's file describes. It may have no identity yet.
+pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started> {
+    let beside = Beside::new(agent.federation.is_some(), agent.workload_api.is_some());
     let crypto = Crypto::aws_lc_rs();
-    let api = match &agent.workload_api {
-        Some(api) => Some((api, api.bind()?)),
-        None => None,
-    };
-    let federation = match &agent.federation {
-        Some(federation) => Some((federation, federation.bind().await?)),
+    let api = agent.workload_api.as_ref();
+    let api = api.map(WorkloadApiConfig::bind).transpose()?;
+    let bundle_endpoint = match &agent.federation {
+        Some(federation) => federation.bind().await?,
         None => None,
     };
     let source::Identity {
@@ -195,23 +242,19 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, 
         ..
     } = identify(agent, &crypto).await?;
     tokio::spawn(task);
-    if reader.load().default_svid().is_none() {
-        tracing::info!("waiting for an identity");
-    }
-    reader.ready().await.context("waiting for an identity")?;
-    if let Some((api, socket)) = api {
-        let serving = api.serve(socket, reader.clone(), jwt, &crypto);
-        beside.workload_api = Some(Arc::new(serving));
-    }
     let roots = rustls_native_certs::load_native_certs();
     for error in roots.errors {
         tracing::debug!(%error, "a root of the operating system cannot be read");
     }
-    if let Some((federation, listener)) = federation {
-        let web_roots = roots.certs.clone();
-        let running = federation.run(listener, &reader, writer, web_roots, &crypto)?;
-        beside.federation = Some(Arc::new(running));
-    }
+    let waiting = Waiting {
+        crypto: crypto.clone(),
+        identity: reader.clone(),
+        writer,
+        jwt,
+        api,
+        bundle_endpoint,
+        web_roots: roots.certs.clone(),
+    };
     let mut builder = Mesh::builder()
         .crypto(crypto)
         .limits(agent.limits.clone())
@@ -224,16 +267,15 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, 
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());
     }
+    let mut access_log = None;
     if let Some(AccessLogTo { path, sample }) = &agent.access_log {
         builder = match path {
             None => builder.access_log(tokio::io::stdout(), *sample),
             Some(path) => {
-                let file = tokio::fs::OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .await
-                    .with_context(|| format!("opening the access log {}", path.display()))?;
+                let opened = log_file::open(path).await;
+                let (file, reopen) =
+                    opened.with_context(|| format!("opening the access log {}", path.display()))?;
+                access_log = Some(reopen);
                 builder.access_log(file, *sample)
             }
         };
@@ -245,7 +287,12 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<(Mesh, 
             .trace_sample(tracing.sample);
     }
     beside.register(builder.metrics());
-    Ok((builder.start()?, beside))
+    Ok(Started {
+        mesh: builder.start()?,
+        beside,
+        access_log,
+        waiting,
+    })
 }
 
 /// The identity that the agent's file asks for; the first SVID is there.

@@ -73,10 +73,14 @@ impl Ca {
 
     /// SIGTERM, and its end.
     pub(crate) fn stop(&mut self) {
-        let id = i32::try_from(self.child.id()).expect("a process id");
-        kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is our child");
+        self.signal(Signal::SIGTERM);
         let ended = self.child.wait().expect("it is our child");
         assert!(ended.success(), "{ended}");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        kill(Pid::from_raw(id), signal).expect("it is our child");
     }
 
     /// kill -9, at once.

@@ -219,8 +219,12 @@ impl Agent {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).expect("a process id");
-        kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is our child");
+        kill(Pid::from_raw(id), signal).expect("it is our child");
     }
 
     /// Waits until it has ended.

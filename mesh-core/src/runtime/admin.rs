@@ -1,7 +1,7 @@
 //! The admin surface: metrics, readiness, status, configuration, log level, drain.
 //!
-//! Changes need POST. The Host must be an address or `localhost`, so that no web page can reach it
-//! through a name of its own (DNS rebinding). Nothing that it shows holds a secret.
+//! Changes need POST. What a web page may have sent through a browser is refused, by its Host, Origin
+//! and Sec-Fetch-Site. Nothing that it shows holds a secret.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use inmesh_pki::serve::is_local;
+use inmesh_pki::serve::is_for_us;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -209,8 +209,8 @@ impl std::fmt::Debug for Admin {
 
 /// Serves pages over HTTP/1.1, for operators and scrapers; it never ends.
 ///
-/// `answer` gets the head of each request; a body is not read. A request whose Host is neither an
-/// address nor `localhost` is answered with 403 before `answer` sees it. There are at most 256
+/// `answer` gets the head of each request; a body is not read. A request that a web page may have sent
+/// ([`is_for_us`]) is answered with 403 before `answer` sees it. There are at most 256
 /// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less;
 /// a header may take as long as they say. Whether one rests is looked at when its last header was
 /// due.
@@ -240,12 +240,11 @@ where
         let (state, answer) = (Arc::clone(&state), Arc::clone(&answer));
         async move {
             state.busy();
-            let response = match is_for_us(&request) {
-                true => answer(request.map(drop)).await,
-                false => text(
-                    StatusCode::FORBIDDEN,
-                    "the Host must be an address or localhost\n",
-                ),
+            let fields = request.headers().iter();
+            let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let response = match is_for_us(fields) {
+                Ok(()) => answer(request.map(drop)).await,
+                Err(reason) => text(StatusCode::FORBIDDEN, &format!("{reason}\n")),
             };
             state.idle();
             Ok::<_, std::convert::Infallible>(response)
@@ -259,12 +258,6 @@ where
     if let Err(e) = served {
         tracing::debug!(error = %e, "an admin connection broke off");
     }
-}
-
-fn is_for_us(request: &Request<Incoming>) -> bool {
-    let host = request.headers().get(header::HOST);
-    host.and_then(|host| host.to_str().ok())
-        .is_some_and(is_local)
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Body> {

@@ -1,5 +1,6 @@
 //! What the listeners of an agent do, either way.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -59,6 +60,33 @@ pub enum Application {
     At(SocketAddr),
     /// At this IP address, at the port that the caller connected to.
     SamePort(IpAddr),
+}
+
+// === impl Listen ===
+
+/// As an operator reads it, e.g. `inbound to 127.0.0.1:8080, http, strict peers`.
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inbound(to) => {
+                let peers = if to.strict { "strict" } else { "permissive" };
+                write!(f, "inbound to {}, {}, {peers} peers", to.app, to.protocol)
+            }
+            Self::Outbound(to) => write!(f, "outbound {}, {}", to.target, to.protocol),
+        }
+    }
+}
+
+// === impl Target ===
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Authority => f.write_str("by authority"),
+            Self::OriginalAddress => f.write_str("by original address"),
+            Self::Service(name, port) => write!(f, "to {name}:{port}"),
+        }
+    }
 }
 
 // === impl OutboundListener ===
@@ -134,6 +162,15 @@ impl Application {
         match self {
             Self::At(address) => address,
             Self::SamePort(ip) => SocketAddr::new(ip, original.port()),
+        }
+    }
+}
+
+impl fmt::Display for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::SamePort(ip) => write!(f, "{ip} at the same port"),
         }
     }
 }

@@ -22,7 +22,7 @@ mod pages;
     all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
 ))]
 pub(crate) use accept::accept;
-pub use host::is_local;
+pub use host::{NotForUs, is_for_us};
 #[cfg(any(
     feature = "federation",
     all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))

@@ -4,21 +4,19 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::net::TcpListener;
 
-use super::{accept, http1, is_local};
+use super::{accept, http1, is_for_us};
 
 /// Connections to [`pages`] at once; more wait to be accepted.
 const MAX_PAGES: usize = 256;
 
 /// Serves pages about this process over HTTP/1.1, for people and scrapers; it never ends.
 ///
-/// `answer` gets the head of each request; a body is not read. A request whose Host is neither an
-/// address nor `localhost` is answered with 403 before `answer` sees it, so that no web page can ask
-/// through a browser. At most 256 connections are open at once, each idle for 5 s at most. Bind it to
+/// `answer` gets the head of each request; a body is not read. A request that a web page may have sent
+/// through a browser ([`is_for_us`]) is answered with 403 before `answer` sees it. At most 256 connections are open at once, each idle for 5 s at most. Bind it to
 /// loopback: it asks for no identity.
 ///
 /// ```no_run
@@ -43,11 +41,10 @@ where
         Some(http1(stream, true, move |request| {
             let answer = Arc::clone(&answer);
             async move {
-                let host = request.headers().get(HOST);
-                let host = host.and_then(|host| host.to_str().ok());
-                if !host.is_some_and(is_local) {
-                    let reason = "the Host must be an address or localhost\n";
-                    let mut refusal = Response::new(Full::from(reason));
+                let fields = request.headers().iter();
+                let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+                if let Err(reason) = is_for_us(fields) {
+                    let mut refusal = Response::new(Full::from(format!("{reason}\n")));
                     *refusal.status_mut() = StatusCode::FORBIDDEN;
                     return refusal;
                 }

@@ -21,13 +21,13 @@ use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::policy::{OidcRule, Rules};
 use inmesh_pki::source::keys::KeyFile;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::metrics::Pages;
 use crate::agent::duration;
 use crate::log;
+use crate::signals::Signals;
 
 /// The CA's own ID below its trust domain, unless another one is given.
 const OWN_PATH: &str = "/inmesh/ca";
@@ -109,8 +109,7 @@ impl Serve {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::new()?;
         let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
         let (config, key_files) = self.config()?;
         let lifetimes = Lifetimes {
@@ -165,8 +164,8 @@ impl Serve {
         let operating = tokio::spawn(socket.serve(Arc::clone(&ca), until(stopped.clone())));
         let writing = tokio::spawn(keep_bundle(bundle, ca.published()));
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            // It has no log file: the log goes to standard error.
+            () = signals.end(async || {}) => {}
             ended = &mut serving => bail!("the server has ended: {ended:?}"),
         }
         tracing::info!("ended by a signal");

@@ -227,7 +227,12 @@ impl Home {
         let file = docs::agent(name, version, &self.ca, listeners, "");
         docs::publish(&dir, "agent.yaml", &file)?;
         match agent::find(&dir)? {
-            Found::Agent(agent) => Ok(proxy::start(&agent, dir).await?.0),
+            Found::Agent(agent) => {
+                let started = proxy::start(&agent, dir).await?;
+                let mesh = started.mesh.clone();
+                started.identified(&agent).await?;
+                Ok(mesh)
+            }
             Found::Refused(problems) => bail!("{name}: {problems:?}"),
             Found::None => bail!("{name}: no agent's file"),
         }
