@@ -1,34 +1,37 @@
-//! A canonical path has one spelling: nothing is left in it that could be read in a second way.
+//! A canonical path is the same path: its readings are those of what came, and with both settings
+//! nothing is left in it that could be read in a second way.
 #![no_main]
 
-use inmesh_core::authorize::canonical_path;
+use inmesh_core::authorize::{PathForm, Readings, canonical_path, spelling};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|path: &str| {
-    let Ok(canonical) = canonical_path(path) else {
-        return;
-    };
-    assert_eq!(
-        canonical_path(&canonical).as_deref(),
-        Ok(&*canonical),
-        "not idempotent"
-    );
-    if canonical == "*" {
-        return;
+    let strict = PathForm::default().merge_slashes(true).decode_slashes(true);
+    for form in [PathForm::default(), strict] {
+        let Ok(canonical) = form.canonical(path) else {
+            continue;
+        };
+        assert_eq!(form.canonical(&canonical).as_deref(), Ok(&*canonical));
+        if canonical == "*" {
+            continue;
+        }
+        assert!(canonical.starts_with('/'));
+        assert!(!canonical.contains('\0'));
+        let readings = Readings::of(&canonical);
+        let readings: Vec<_> = readings.iter().collect();
+        assert_eq!(readings.first(), Some(&&*spelling(&canonical)));
+        assert!(form != strict || readings.len() == 1, "{readings:?}");
+        for reading in readings {
+            assert!(reading.starts_with('/'), "{reading:?}");
+            assert!(
+                !reading.split('/').any(|part| matches!(part, "." | "..")),
+                "{reading:?}"
+            );
+            assert_eq!(spelling(reading), reading);
+        }
     }
-    assert!(canonical.starts_with('/'));
-    assert!(!canonical.contains("//"), "{canonical:?}");
-    assert!(!canonical.contains(['\\', '\0']), "{canonical:?}");
-    assert!(
-        !canonical.split('/').any(|part| matches!(part, "." | "..")),
-        "{canonical:?}"
-    );
-    // What is still escaped could not be decoded without changing its meaning.
-    for (at, _) in canonical.match_indices('%') {
-        let digits = &canonical.as_bytes()[at + 1..at + 3];
-        let digits = std::str::from_utf8(digits).expect("an escape is ASCII");
-        let byte = u8::from_str_radix(digits, 16).expect("an escape has two digits");
-        let plain = byte.is_ascii_alphanumeric() || b"-._~/\\\0".contains(&byte);
-        assert!(!plain, "{canonical:?} keeps %{digits}");
+    if let Ok(canonical) = canonical_path(path) {
+        let (one, two) = (Readings::of(path), Readings::of(&canonical));
+        assert_eq!(one.iter().collect::<Vec<_>>(), two.iter().collect::<Vec<_>>());
     }
 });

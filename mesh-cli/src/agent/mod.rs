@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use inmesh_core::authorize::DefaultAction;
+use inmesh_core::authorize::{DefaultAction, PathForm};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{Namespace, Workload};
 use inmesh_core::runtime::{Limits, Listen};
@@ -40,6 +40,7 @@ pub(crate) struct Agent {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) loopback_endpoints: bool,
+    pub(crate) paths: PathForm,
     pub(crate) limits: Limits,
     pub(crate) eject: EjectPolicy,
     pub(crate) access_log: Option<AccessLogTo>,
@@ -111,7 +112,11 @@ pub(crate) enum Found {
 impl Agent {
     /// How documents beside the agent's file are read.
     pub(crate) fn defaults(&self) -> Defaults {
-        strict_defaults(&self.workload).loopback(self.loopback_endpoints)
+        let defaults = strict_defaults(&self.workload).loopback(self.loopback_endpoints);
+        let others = self.federation.iter().flat_map(|f| &f.relationships);
+        others.fold(defaults, |defaults, other| {
+            defaults.federate(other.trust_domain.as_str())
+        })
     }
 }
 

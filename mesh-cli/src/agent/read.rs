@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use inmesh_core::authorize::DefaultAction;
+use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
@@ -50,6 +50,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         let loopback = optional(agent, "loopbackEndpoints", |v| {
             Some(v.choice(&["allow", "refuse"])? == "allow")
         });
+        let paths = optional(agent, "paths", |v| v.object(paths));
         let limits = optional(agent, "limits", |v| v.object(limits));
         let eject = optional(agent, "outlierDetection", |v| v.object(eject));
         let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
@@ -69,6 +70,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             listeners: listeners?.unwrap_or_default(),
             admin: admin?,
             loopback_endpoints: loopback?.unwrap_or(false),
+            paths: paths?.unwrap_or_default(),
             limits: limits?.unwrap_or_default(),
             eject: eject?.unwrap_or_default(),
             access_log: access_log?,
@@ -325,10 +327,11 @@ fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<Inbou
     let probes = optional(fields, "probes", |v| {
         let path = |v: &Value<'_>| {
             let path = v.text()?;
-            if path.starts_with('/') {
+            let seen = v.check(canonical_path(path))?;
+            if seen == path && !path.contains(['?', '#']) {
                 return Some(path.into());
             }
-            v.refuse("a path begins with '/'");
+            v.refuse("no request has this path: its form is canonical, without a query");
             None
         };
         v.list()?.iter().map(path).collect::<Option<Vec<_>>>()
@@ -373,6 +376,13 @@ fn protocol(fields: &mut Fields<'_>) -> Option<AppProtocol> {
         Some(declared) => AppProtocol::declared(Some(declared), ""),
         None => AppProtocol::Detect,
     })
+}
+
+fn paths(fields: &mut Fields<'_>) -> Option<PathForm> {
+    let mut flag = |name: &str| optional(fields, name, |v| v.boolean());
+    let (merge, decode) = (flag("mergeSlashes"), flag("decodeSlashes"));
+    let form = PathForm::default().merge_slashes(merge?.unwrap_or(false));
+    Some(form.decode_slashes(decode?.unwrap_or(false)))
 }
 
 fn limits(fields: &mut Fields<'_>) -> Option<Limits> {

@@ -75,6 +75,22 @@ fn the_good_file_is_read() {
 }
 
 #[test]
+fn paths_are_changed_as_the_file_asks() {
+    let form = PathForm::default;
+    for (fields, wanted) in [
+        ("{}", form()),
+        ("{mergeSlashes: true}", form().merge_slashes(true)),
+        (
+            "{decodeSlashes: true, mergeSlashes: false}",
+            form().decode_slashes(true),
+        ),
+    ] {
+        let text = GOOD.replace("peers: strict", &format!("peers: strict\npaths: {fields}"));
+        assert_eq!(good(&text).paths, wanted, "{fields}");
+    }
+}
+
+#[test]
 fn an_identity_may_come_from_a_ca() {
     let source = "developmentCA: {dir: ca, lifetime: 20s}";
     assert!(GOOD.contains(source), "{GOOD}");
@@ -366,7 +382,7 @@ fn everything_else_is_refused_with_its_place() {
         (
             "'127.0.0.1:9090', appProtocol: http",
             "'127.0.0.1:9090', probes: [healthz]",
-            "13: listeners[0].inbound.probes[0]: a path begins with '/'",
+            "13: listeners[0].inbound.probes[0]: the path does not begin with '/'",
         ),
         (
             "peers: strict",
@@ -412,6 +428,21 @@ fn everything_else_is_refused_with_its_place() {
             "peers: strict",
             "peers: strict\nloopbackEndpoints: true",
             "9: loopbackEndpoints: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\npaths: {mergeSlashes: yes please}",
+            "9: paths.mergeSlashes: ",
+        ),
+        (
+            "appProtocol: http}\n- bind: 127.0.0.1:8081",
+            "appProtocol: http, probes: [/a, '/a?b']}\n- bind: 127.0.0.1:8081",
+            "13: listeners[0].inbound.probes[1]: ",
+        ),
+        (
+            "appProtocol: http}\n- bind: 127.0.0.1:8081",
+            "appProtocol: http, probes: [/a/../b]}\n- bind: 127.0.0.1:8081",
+            "13: listeners[0].inbound.probes[0]: ",
         ),
         // What does not fit together.
         (

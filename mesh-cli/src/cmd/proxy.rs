@@ -262,6 +262,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         .system_roots(roots.certs)
         .identity(reader)
         .workload(agent.workload.clone(), agent.default_action)
+        .paths(agent.paths)
         .source(file::FileSource::new(dir, agent.defaults()))
         .source(DnsSource::new().loopback(agent.loopback_endpoints));
     if let Some(namespace) = &agent.mesh_namespace {

@@ -1,9 +1,10 @@
-//! One canonical path: what is decided on is what is forwarded.
+//! The path that is forwarded: dot segments are resolved, escapes have one spelling.
 //!
 //! In comes the path of a request target without its query; out comes the path that policies,
-//! routes and the application all see. The form is the one that Istio calls
-//! `DECODE_AND_MERGE_SLASHES`, so that no spelling of a path slips past a rule for it. It refuses
-//! what has no single meaning: NUL, a broken escape, a path that does not begin with `/`.
+//! routes and the application are given. Nothing else is changed unless a setting asks for it, since
+//! servers give a meaning to `%2F`, `%5C` and `//` (virtual hosts of brokers, keys of object stores,
+//! signed URLs). It refuses what has no single meaning: NUL, a broken escape, a path that does not
+//! begin with `/`.
 
 use std::borrow::Cow;
 
@@ -26,20 +27,29 @@ pub enum InvalidPath {
     Nul,
 }
 
-/// Brings a path into its canonical form.
+/// What is changed in a path beyond its canonical form. Both together are the form that Istio calls
+/// `DECODE_AND_MERGE_SLASHES`.
 ///
-/// 1. `\`, `%2F` and `%5C` become `/`.
-/// 2. Escapes of unreserved characters (RFC 3986 section 2.3) are decoded, once; all others stay.
-/// 3. `.` and `..` segments are resolved (RFC 3986 section 5.2.4) and never climb above the root;
-///    an empty segment counts as one, so `/a//../b` is `/a/b`, as Envoy has it.
-/// 4. Runs of `/` become one.
+/// What is changed has one reading left, so a mesh whose servers all read paths that way decides
+/// more requests and forwards what its servers would see anyway.
 ///
-/// A path that is canonical already is borrowed, so the common case allocates nothing. The
-/// function is idempotent.
+/// ```
+/// use inmesh_core::authorize::PathForm;
+/// let form = PathForm::default().merge_slashes(true).decode_slashes(true);
+/// assert_eq!(form.canonical("/app/%2e%2E%2f/admin")?, "/admin");
+/// # Ok::<(), inmesh_core::authorize::InvalidPath>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathForm {
+    merge: bool,
+    decode: bool,
+}
+
+/// Brings a path into its canonical form, as [`PathForm::canonical`] does without a setting.
 ///
 /// ```
 /// use inmesh_core::authorize::canonical_path;
-/// assert_eq!(canonical_path("/app/%2e%2E%2f/admin")?, "/admin");
+/// assert_eq!(canonical_path("/app/%2e%2E/v/%2f")?, "/v/%2F");
 /// assert!(canonical_path("/admin%00").is_err());
 /// # Ok::<(), inmesh_core::authorize::InvalidPath>(())
 /// ```
@@ -48,27 +58,17 @@ pub enum InvalidPath {
 ///
 /// [`InvalidPath`] says which rule the path breaks.
 pub fn canonical_path(path: &str) -> Result<Cow<'_, str>, InvalidPath> {
-    if path == "*" {
-        return Ok(Cow::Borrowed(path));
-    }
-    let first = path.as_bytes().first().copied();
-    if !matches!(first, Some(b'/' | b'\\')) {
-        return Err(InvalidPath::NoLeadingSlash);
-    }
-    if is_canonical(path.as_bytes()) {
-        return Ok(Cow::Borrowed(path));
-    }
-    decode(path.as_bytes()).map(|decoded| Cow::Owned(resolve(&decoded)))
+    PathForm::default().canonical(path)
 }
 
 /// Rewrites the path of a request into its canonical form; says whether it had another.
-pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<bool, Error> {
+pub(crate) fn canonicalize<B>(form: PathForm, request: &mut Request<B>) -> Result<bool, Error> {
     let invalid = |what: String| Error::new(Reason::InvalidRequest, what);
     let path = request.uri().path();
     if path == "*" && request.method() != Method::OPTIONS {
         return Err(invalid("only OPTIONS asks for '*'".to_owned()));
     }
-    let canonical = canonical_path(path).map_err(|e| invalid(e.to_string()))?;
+    let canonical = form.canonical(path).map_err(|e| invalid(e.to_string()))?;
     let changed = *canonical != *path;
     if changed {
         let mut parts = request.uri().clone().into_parts();
@@ -87,45 +87,105 @@ pub(crate) fn canonicalize<B>(request: &mut Request<B>) -> Result<bool, Error> {
     Ok(changed)
 }
 
-/// Whether nothing in it needs a look: no escape, no backslash, no `//`, no segment that begins
-/// with a dot.
-fn is_canonical(path: &[u8]) -> bool {
-    let mut after_slash = false;
-    for &b in path {
-        match b {
-            b'%' | b'\\' | 0 => return false,
-            b'/' | b'.' if after_slash => return false,
-            _ => after_slash = b == b'/',
-        }
+// === impl PathForm ===
+
+impl PathForm {
+    /// Whether runs of `/` become one.
+    #[must_use]
+    pub fn merge_slashes(mut self, merge: bool) -> Self {
+        self.merge = merge;
+        self
     }
-    true
+
+    /// Whether `\`, `%2F` and `%5C` become `/`, and escapes of unreserved characters (RFC 3986
+    /// section 2.3) these characters.
+    #[must_use]
+    pub fn decode_slashes(mut self, decode: bool) -> Self {
+        self.decode = decode;
+        self
+    }
+
+    /// Brings a path into its canonical form.
+    ///
+    /// 1. The digits of escapes become upper case; with `decode_slashes` they are decoded, once.
+    /// 2. `.` and `..` segments, escaped or not, are resolved (RFC 3986 section 5.2.4) and never
+    ///    climb above the root; an empty segment counts as one, so `/a//../b` is `/a/b`.
+    /// 3. With `merge_slashes` runs of `/` become one.
+    ///
+    /// A path that is canonical already is borrowed, so the common case allocates nothing. The
+    /// function is idempotent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPath`] says which rule the path breaks.
+    pub fn canonical(self, path: &str) -> Result<Cow<'_, str>, InvalidPath> {
+        if path == "*" {
+            return Ok(Cow::Borrowed(path));
+        }
+        match path.as_bytes().first() {
+            Some(b'/') => {}
+            Some(b'\\') if self.decode => {}
+            _ => return Err(InvalidPath::NoLeadingSlash),
+        }
+        if self.is_canonical(path.as_bytes()) {
+            return Ok(Cow::Borrowed(path));
+        }
+        let spelled = self.respell(path)?;
+        let resolved = resolve(&spelled, self.merge);
+        Ok(if resolved == path {
+            Cow::Borrowed(path)
+        } else {
+            Cow::Owned(resolved)
+        })
+    }
+
+    /// Whether nothing in it needs a look: no escape, no NUL, no segment that begins with a dot,
+    /// and nothing that a setting changes.
+    fn is_canonical(self, path: &[u8]) -> bool {
+        let mut after_slash = false;
+        for &b in path {
+            match b {
+                b'%' | 0 => return false,
+                b'\\' if self.decode => return false,
+                b'.' if after_slash => return false,
+                b'/' if after_slash && self.merge => return false,
+                _ => after_slash = b == b'/',
+            }
+        }
+        true
+    }
+
+    fn respell(self, path: &str) -> Result<String, InvalidPath> {
+        let mut out = Vec::with_capacity(path.len());
+        let mut rest = path.bytes();
+        while let Some(b) = rest.next() {
+            match b {
+                0 => return Err(InvalidPath::Nul),
+                b'\\' if self.decode => out.push(b'/'),
+                b'%' => {
+                    let (Some(high), Some(low)) = (rest.next(), rest.next()) else {
+                        return Err(InvalidPath::BrokenEscape);
+                    };
+                    match hex(high)? * 16 + hex(low)? {
+                        0 => return Err(InvalidPath::Nul),
+                        b'/' | b'\\' if self.decode => out.push(b'/'),
+                        value if self.decode && is_unreserved(value) => out.push(value),
+                        _ => {
+                            out.extend([b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()])
+                        }
+                    }
+                }
+                _ => out.push(b),
+            }
+        }
+        // Only ASCII was put in or taken out, so what was UTF-8 still is.
+        String::from_utf8(out).map_err(|_| InvalidPath::BrokenEscape)
+    }
 }
 
-fn decode(path: &[u8]) -> Result<String, InvalidPath> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path.iter().copied();
-    while let Some(b) = rest.next() {
-        match b {
-            0 => return Err(InvalidPath::Nul),
-            b'\\' => out.push(b'/'),
-            b'%' => {
-                let (Some(high), Some(low)) = (rest.next(), rest.next()) else {
-                    return Err(InvalidPath::BrokenEscape);
-                };
-                let value = hex(high)? * 16 + hex(low)?;
-                match value {
-                    0 => return Err(InvalidPath::Nul),
-                    b'/' | b'\\' => out.push(b'/'),
-                    b'-' | b'.' | b'_' | b'~' => out.push(value),
-                    _ if value.is_ascii_alphanumeric() => out.push(value),
-                    _ => out.extend([b'%', high, low]),
-                }
-            }
-            _ => out.push(b),
-        }
-    }
-    // Only ASCII was put in or taken out, so what was UTF-8 still is.
-    String::from_utf8(out).map_err(|_| InvalidPath::BrokenEscape)
+/// A character whose escape means the same as itself (RFC 3986 section 2.3).
+pub(super) fn is_unreserved(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~')
 }
 
 fn hex(digit: u8) -> Result<u8, InvalidPath> {
@@ -137,21 +197,50 @@ fn hex(digit: u8) -> Result<u8, InvalidPath> {
     }
 }
 
-fn resolve(path: &str) -> String {
+/// The value of two hexadecimal digits.
+pub(super) fn escaped(high: u8, low: u8) -> Option<u8> {
+    Some(hex(high).ok()? * 16 + hex(low).ok()?)
+}
+
+/// How many levels a segment goes up, escaped or not; `None` is a name.
+pub(super) fn dots(segment: &str) -> Option<u8> {
+    let mut rest = segment;
+    let mut dots = 0;
+    while !rest.is_empty() {
+        let dot = rest.strip_prefix('.').or_else(|| {
+            let (escape, rest) = rest.split_at_checked(3)?;
+            escape.eq_ignore_ascii_case("%2e").then_some(rest)
+        });
+        rest = dot?;
+        dots += 1;
+        if dots > 2 {
+            return None;
+        }
+    }
+    (dots > 0).then(|| dots - 1)
+}
+
+/// Resolves dot segments; then, where it is asked for, leaves out empty segments.
+pub(super) fn resolve(path: &str, merge: bool) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut directory = false;
     for segment in path.split('/').skip(1) {
-        directory = matches!(segment, "" | "." | "..");
-        match segment {
-            "." => {}
-            ".." => {
+        let up = dots(segment);
+        match up {
+            Some(0) => {}
+            Some(_) => {
                 kept.pop();
             }
-            _ => kept.push(segment),
+            None => kept.push(segment),
         }
+        directory = up.is_some() || segment.is_empty();
+    }
+    if path.ends_with('/') {
+        // The empty segment after the last slash is written as that slash.
+        kept.pop();
     }
     let mut out = String::with_capacity(path.len());
-    for segment in kept.iter().filter(|s| !s.is_empty()) {
+    for segment in kept.iter().filter(|s| !merge || !s.is_empty()) {
         out.push('/');
         out.push_str(segment);
     }

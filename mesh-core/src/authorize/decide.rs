@@ -4,11 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request};
+use inmesh_pki::id::TrustDomain;
 
+use super::pattern::Pattern;
 use super::policy::{
-    Action, DefaultAction, FailureMode, Operation, Pattern, Policy, PolicyRule, PolicySource,
-    Provider, WorkloadPolicy,
+    Action, DefaultAction, FailureMode, Operation, Policy, PolicyRule, PolicySource, Provider,
+    WorkloadPolicy,
 };
+use super::reading::Readings;
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
 use crate::model::ObjectKey;
@@ -29,7 +32,8 @@ pub enum RequestView<'a> {
 pub struct HttpView<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The canonical path, without the query.
+    /// The path as it is forwarded, without the query. Policies are asked about all its
+    /// [`Readings`], routes about the first.
     pub path: &'a str,
     /// The query, without the `?`.
     pub query: Option<&'a str>,
@@ -155,9 +159,10 @@ pub trait Trace {
 ///
 /// 1. A policy that was never good denies.
 /// 2. A DENY policy with a rule that matches denies. A rule that cannot be evaluated (the peer has
-///    no identity, or the connection is opaque and the rule is about HTTP) counts as matching.
-/// 3. If ALLOW policies select the workload, one must have a rule that matches; a rule that cannot
-///    be evaluated does not.
+///    no identity or, for namespaces, one of another trust domain; or the connection is opaque and
+///    the rule is about HTTP) counts as matching. It matches if any reading of the path does.
+/// 3. If ALLOW policies select the workload, one must have a rule that matches, for each reading of
+///    the path; a rule that cannot be evaluated does not.
 /// 4. Else the written default decides.
 /// 5. What is permitted by then and matched by CUSTOM policies is left to their authorizers, with
 ///    the rule of 2. They are asked last, which permits the same requests as asking them first and
@@ -181,7 +186,8 @@ pub fn decide(
     if let Some(broken) = policy.broken.first() {
         return Denied::new(DenyReason::BrokenPolicy, Some(broken)).into();
     }
-    let peer = PeerParts::of(peer);
+    let peer = PeerParts::of(peer, policy.own.as_ref());
+    let request = &RequestParts::of(request, policy.paths);
     for deny in &policy.deny {
         if first_match(deny, &peer, request, trace) {
             return Denied::new(DenyReason::Matched, Some(&deny.key)).into();
@@ -218,20 +224,38 @@ pub fn decide(
 struct PeerParts<'a> {
     principal: Option<&'a str>,
     namespace: Option<&'a str>,
+    trust_domain: Option<&'a str>,
+}
+
+/// The parts of a request that patterns are compared with.
+struct RequestParts<'a> {
+    method: Option<&'a str>,
+    /// `None` where it has no path, or no policy asks for it.
+    path: Option<Readings<'a>>,
 }
 
 fn first_match(
     policy: &Policy,
     peer: &PeerParts<'_>,
-    request: &RequestView<'_>,
+    request: &RequestParts<'_>,
     trace: &mut impl Trace,
 ) -> bool {
     // What cannot be known counts against the request: it matches unless a match allows.
     let unknown = policy.action != Action::Allow;
-    let rule = policy
-        .rules
-        .iter()
-        .position(|rule| rule_matches(rule, peer, request, unknown));
+    let rule_for = |path: Option<&str>| {
+        let mut rules = policy.rules.iter();
+        rules.position(|rule| rule_matches(rule, peer, request.method, path, unknown))
+    };
+    let rule = match &request.path {
+        None => rule_for(None),
+        // So does what may be meant: it matches if any reading does, unless a match allows.
+        Some(readings) if unknown => readings.iter().find_map(|path| rule_for(Some(path))),
+        Some(readings) => {
+            let mut rules = readings.iter().map(|path| rule_for(Some(path)));
+            let first = rules.next().flatten();
+            first.filter(|_| rules.all(|rule| rule.is_some()))
+        }
+    };
     trace.saw(Step::Policy { policy, rule });
     rule.is_some()
 }
@@ -239,38 +263,31 @@ fn first_match(
 fn rule_matches(
     rule: &PolicyRule,
     peer: &PeerParts<'_>,
-    request: &RequestView<'_>,
+    method: Option<&str>,
+    path: Option<&str>,
     unknown: bool,
 ) -> bool {
+    let operation = |o: &Operation| {
+        field(&o.methods, &o.not_methods, method, unknown)
+            && field(&o.paths, &o.not_paths, path, unknown)
+    };
     (rule.from.is_empty() || rule.from.iter().any(|s| source_matches(s, peer, unknown)))
-        && (rule.to.is_empty()
-            || rule
-                .to
-                .iter()
-                .any(|o| operation_matches(o, request, unknown)))
+        && (rule.to.is_empty() || rule.to.iter().any(operation))
 }
 
 fn source_matches(source: &PolicySource, peer: &PeerParts<'_>, unknown: bool) -> bool {
-    field(
-        &source.principals,
-        &source.not_principals,
-        peer.principal,
-        unknown,
-    ) && field(
-        &source.namespaces,
-        &source.not_namespaces,
-        peer.namespace,
-        unknown,
-    )
-}
-
-fn operation_matches(operation: &Operation, request: &RequestView<'_>, unknown: bool) -> bool {
-    let (method, path) = match request {
-        RequestView::Http(http) => (Some(http.method.as_str()), Some(http.path)),
-        RequestView::Tcp => (None, None),
-    };
-    field(&operation.methods, &operation.not_methods, method, unknown)
-        && field(&operation.paths, &operation.not_paths, path, unknown)
+    let fields = [
+        (&source.principals, &source.not_principals, peer.principal),
+        (&source.namespaces, &source.not_namespaces, peer.namespace),
+        (
+            &source.trust_domains,
+            &source.not_trust_domains,
+            peer.trust_domain,
+        ),
+    ];
+    fields
+        .into_iter()
+        .all(|(wanted, unwanted, value)| field(wanted, unwanted, value, unknown))
 }
 
 /// Whether a value satisfies a field and its negation; `unknown` is the answer for a value that is
@@ -287,7 +304,7 @@ fn field(wanted: &[Pattern], unwanted: &[Pattern], value: Option<&str>, unknown:
 // === impl HttpView ===
 
 impl<'a> HttpView<'a> {
-    /// A view of a request's parts; `path` is the canonical one.
+    /// A view of a request's parts; `path` is the one that is forwarded.
     pub fn new(
         method: &'a Method,
         path: &'a str,
@@ -302,7 +319,7 @@ impl<'a> HttpView<'a> {
         }
     }
 
-    /// A view of a request whose path is canonical.
+    /// A view of a request whose path is the one that is forwarded.
     pub fn of<B>(request: &'a Request<B>) -> Self {
         let uri = request.uri();
         Self::new(request.method(), uri.path(), uri.query(), request.headers())
@@ -436,15 +453,30 @@ impl fmt::Display for Named<'_> {
 }
 
 impl PeerParts<'_> {
-    fn of(peer: &Peer) -> PeerParts<'_> {
-        match peer {
-            Peer::Verified(id) => PeerParts {
-                principal: id.as_str().strip_prefix("spiffe://"),
-                namespace: id.workload().map(|(namespace, _)| namespace),
+    fn of<'a>(peer: &'a Peer, own: Option<&TrustDomain>) -> PeerParts<'a> {
+        let id = peer.id();
+        let ours = match peer {
+            Peer::Verified(id) => own.is_none_or(|own| id.trust_domain() == own),
+            Peer::Foreign(_) | Peer::Local | Peer::Unauthenticated => false,
+        };
+        PeerParts {
+            principal: id.and_then(|id| id.as_str().strip_prefix("spiffe://")),
+            namespace: id.filter(|_| ours).and_then(|id| Some(id.workload()?.0)),
+            trust_domain: id.map(|id| id.trust_domain().as_str()),
+        }
+    }
+}
+
+impl<'a> RequestParts<'a> {
+    fn of(request: &RequestView<'a>, paths: bool) -> Self {
+        match request {
+            RequestView::Http(http) => Self {
+                method: Some(http.method.as_str()),
+                path: paths.then(|| Readings::of(http.path)),
             },
-            Peer::Local | Peer::Unauthenticated => PeerParts {
-                principal: None,
-                namespace: None,
+            RequestView::Tcp => Self {
+                method: None,
+                path: None,
             },
         }
     }

@@ -1,8 +1,8 @@
 //! Authorization as a tower layer: a request in, the service's answer or a denial out.
 //!
 //! The peer is read from the request's extensions, where `Mesh::serve` puts it; a request without
-//! one is from an unauthenticated client. The path is brought into its canonical form first, and
-//! what is decided on is what is forwarded. Readiness is forwarded, and the instance that was made
+//! one is from an unauthenticated client. The path is brought into its canonical form first, which
+//! is what is forwarded; all its readings are decided on. Readiness is forwarded, and the instance that was made
 //! ready is called.
 
 use std::fmt;
@@ -154,7 +154,8 @@ where
         let info = request.extensions().get::<Arc<PeerInfo>>().cloned();
         let peer = info.map_or(Peer::Unauthenticated, |info| info.peer.clone());
         let grpc = is_grpc(request.headers());
-        let verdict = match canonicalize(&mut request) {
+        let form = self.layer.reader.peek().settings().paths;
+        let verdict = match canonicalize(form, &mut request) {
             Ok(_) => match self
                 .layer
                 .decide(&peer, &RequestView::Http(HttpView::of(&request)))

@@ -10,21 +10,26 @@ mod ask;
 mod canonical;
 mod decide;
 mod layer;
+mod pattern;
 mod policy;
+mod reading;
 
 pub use ask::{Asking, Authorizer, Authorizers, Question};
 #[cfg(feature = "runtime")]
 pub(crate) use canonical::canonicalize;
-pub use canonical::{InvalidPath, canonical_path};
+pub use canonical::{InvalidPath, PathForm, canonical_path};
 pub use decide::{
     Answer, Ask, Denied, DenyReason, HttpView, Permit, PermitReason, RequestView, Step, Trace,
     Verdict, decide,
 };
 pub use layer::{Authorize, AuthorizeFuture, AuthorizeLayer};
+pub use pattern::{InvalidPolicy, Pattern};
 pub use policy::{
-    Action, DefaultAction, FailureMode, InvalidPolicy, Operation, OperationBuilder, Pattern,
-    Policy, PolicyRule, PolicySource, Provider, Selects, SourceBuilder, WorkloadPolicy,
+    Action, DefaultAction, FailureMode, Operation, OperationBuilder, Policy, PolicyRule,
+    PolicySource, Provider, Selects, SourceBuilder, WorkloadPolicy,
 };
+pub(crate) use reading::never_matches;
+pub use reading::{Readings, spelling};
 
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,11 @@
 //! field matches if one of its patterns does. An absent list matches any; an empty one is an error
 //! of the author and is refused where documents are read.
 
-use std::fmt;
 use std::sync::Arc;
 
+use inmesh_pki::id::TrustDomain;
+
+use super::pattern::{InvalidPolicy, Pattern, Texts, unread};
 use crate::model::{Namespace, ObjectKey, Workload};
 
 /// What a policy does with what it matches.
@@ -54,30 +56,6 @@ pub enum DefaultAction {
     Deny,
 }
 
-/// A policy that cannot be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-#[non_exhaustive]
-pub struct InvalidPolicy {
-    /// The field, relative to the rule's part it belongs to.
-    pub field: &'static str,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-/// How a text is compared: `*` alone is any non-empty text, at the end a prefix, at the start a
-/// suffix. Nothing is ever a regular expression.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(Matcher);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Matcher {
-    Any,
-    Exact(Arc<str>),
-    Prefix(Arc<str>),
-    Suffix(Arc<str>),
-}
-
 /// Conditions on the peer. At least one field is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -86,10 +64,14 @@ pub struct PolicySource {
     pub principals: Vec<Pattern>,
     /// IDs that must not match.
     pub not_principals: Vec<Pattern>,
-    /// The namespace in the ID.
+    /// The namespace in the ID. Peers of other trust domains than the workload's have none.
     pub namespaces: Vec<Pattern>,
     /// Namespaces that must not match.
     pub not_namespaces: Vec<Pattern>,
+    /// The trust domain of the ID.
+    pub trust_domains: Vec<Pattern>,
+    /// Trust domains that must not match.
+    pub not_trust_domains: Vec<Pattern>,
 }
 
 /// Conditions on the request. At least one field is given.
@@ -100,7 +82,8 @@ pub struct Operation {
     pub methods: Vec<Pattern>,
     /// Methods that must not match.
     pub not_methods: Vec<Pattern>,
-    /// Canonical paths, without the query.
+    /// Paths without the query, in their one [`spelling`](super::spelling). They are compared with
+    /// every [reading](super::Readings) of a request's path.
     pub paths: Vec<Pattern>,
     /// Paths that must not match.
     pub not_paths: Vec<Pattern>,
@@ -163,6 +146,10 @@ pub struct Policy {
 #[derive(Debug, Clone)]
 pub struct WorkloadPolicy {
     pub(super) default: DefaultAction,
+    /// The workload's own trust domain, where it is known before a peer is.
+    pub(super) own: Option<TrustDomain>,
+    /// Whether a condition on a path is in it.
+    pub(super) paths: bool,
     pub(super) broken: Vec<ObjectKey>,
     pub(super) deny: Vec<Arc<Policy>>,
     pub(super) allow: Vec<Arc<Policy>>,
@@ -189,70 +176,6 @@ pub enum Selects {
     Unknown,
     /// Workloads of the namespace with all these labels.
     Workloads(Namespace, Vec<(Arc<str>, Arc<str>)>),
-}
-
-// === impl Pattern ===
-
-impl Pattern {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidPolicy`] if it is empty or has a `*` anywhere but alone, at the start or at the
-    /// end: such a text would look like a pattern and be none.
-    pub fn new(field: &'static str, text: &str) -> Result<Self, InvalidPolicy> {
-        let fail = |message: String| Err(InvalidPolicy { field, message });
-        let (star_first, star_last) = (text.starts_with('*'), text.ends_with('*'));
-        let inner = text
-            .strip_prefix('*')
-            .unwrap_or_else(|| text.strip_suffix('*').unwrap_or(text));
-        if text.is_empty() {
-            return fail("an empty text matches nothing; name what to match, or \"*\"".into());
-        }
-        if inner.contains('*') {
-            return fail(format!(
-                "{text:?}: '*' may stand alone, at the start or at the end, once"
-            ));
-        }
-        Ok(Self(match (star_first, star_last) {
-            (true, true) => Matcher::Any,
-            (true, false) => Matcher::Suffix(inner.into()),
-            (false, true) => Matcher::Prefix(inner.into()),
-            (false, false) => Matcher::Exact(text.into()),
-        }))
-    }
-
-    /// Whether `text` matches.
-    pub fn matches(&self, text: &str) -> bool {
-        match &self.0 {
-            Matcher::Any => !text.is_empty(),
-            Matcher::Exact(exact) => **exact == *text,
-            Matcher::Prefix(prefix) => text.starts_with(&**prefix),
-            Matcher::Suffix(suffix) => text.ends_with(&**suffix),
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Matcher::Any => f.write_str("*"),
-            Matcher::Exact(exact) => f.write_str(exact),
-            Matcher::Prefix(prefix) => write!(f, "{prefix}*"),
-            Matcher::Suffix(suffix) => write!(f, "*{suffix}"),
-        }
-    }
-}
-
-// === impl InvalidPolicy ===
-
-impl InvalidPolicy {
-    pub(crate) fn new(field: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            field,
-            message: message.into(),
-        }
-    }
 }
 
 // === impl Provider ===
@@ -304,36 +227,53 @@ impl PolicySource {
 impl SourceBuilder {
     /// SPIFFE IDs without `spiffe://`, one of which the peer must have.
     pub fn principals<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("principals", list, is_principal, |s| &mut s.principals)
+        self.add("principals", list, Texts::Principals, |s| &mut s.principals)
     }
 
     /// SPIFFE IDs that the peer must not have.
     pub fn not_principals<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("notPrincipals", list, is_principal, |s| {
+        self.add("notPrincipals", list, Texts::Principals, |s| {
             &mut s.not_principals
         })
     }
 
-    /// Namespaces, one of which the peer's ID must name.
+    /// Namespaces, one of which the peer's ID must name. They are those of the workload's own trust
+    /// domain: a peer of another has no namespace, so an ALLOW does not match it and a DENY does.
     pub fn namespaces<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("namespaces", list, is_any, |s| &mut s.namespaces)
+        self.add("namespaces", list, Texts::Namespaces, |s| &mut s.namespaces)
     }
 
     /// Namespaces that the peer's ID must not name.
     pub fn not_namespaces<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("notNamespaces", list, is_any, |s| &mut s.not_namespaces)
+        self.add("notNamespaces", list, Texts::Namespaces, |s| {
+            &mut s.not_namespaces
+        })
+    }
+
+    /// Trust domains, one of which the peer's ID must be of.
+    pub fn trust_domains<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("trustDomains", list, Texts::TrustDomains, |s| {
+            &mut s.trust_domains
+        })
+    }
+
+    /// Trust domains that the peer's ID must not be of.
+    pub fn not_trust_domains<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
+        self.add("notTrustDomains", list, Texts::TrustDomains, |s| {
+            &mut s.not_trust_domains
+        })
     }
 
     /// The source.
     ///
     /// # Errors
     ///
-    /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed, or a principal is written
-    /// with its scheme.
+    /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed or can never match, or a
+    /// principal also means other trust domains.
     pub fn build(self) -> Result<PolicySource, InvalidPolicy> {
         let source = self.0?;
         if source == PolicySource::default() {
-            let message = "it is empty; leave out `from` to match any peer";
+            let message = "names no condition that is evaluated";
             return Err(InvalidPolicy::new("source", message));
         }
         Ok(source)
@@ -343,10 +283,10 @@ impl SourceBuilder {
         self,
         field: &'static str,
         list: impl IntoIterator<Item = T>,
-        check: Check,
+        of: Texts,
         place: fn(&mut PolicySource) -> &mut Vec<Pattern>,
     ) -> Self {
-        Self(add(self.0, field, list, check, place))
+        Self(add(self.0, field, list, of, place))
     }
 }
 
@@ -365,6 +305,21 @@ impl Operation {
     pub fn builder() -> OperationBuilder {
         OperationBuilder(Ok(Self::default()))
     }
+
+    /// In an ALLOW rule, the place of a path that permits no request as long as one of its readings
+    /// is not named too, and that reading.
+    ///
+    /// ```
+    /// use inmesh_core::authorize::Operation;
+    /// let half = Operation::builder().paths(["/repos/a%2Fb"]).build()?;
+    /// assert_eq!(half.unread(), Some((0, "/repos/a/b".into())));
+    /// let whole = Operation::builder().paths(["/repos/a%2Fb", "/repos/a/b"]).build()?;
+    /// assert_eq!(whole.unread(), None);
+    /// # Ok::<(), inmesh_core::authorize::InvalidPolicy>(())
+    /// ```
+    pub fn unread(&self) -> Option<(usize, String)> {
+        unread(&self.paths)
+    }
 }
 
 // === impl OperationBuilder ===
@@ -372,34 +327,35 @@ impl Operation {
 impl OperationBuilder {
     /// Methods in upper case, one of which the request must have.
     pub fn methods<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("methods", list, is_method, |o| &mut o.methods)
+        self.add("methods", list, Texts::Methods, |o| &mut o.methods)
     }
 
     /// Methods that the request must not have.
     pub fn not_methods<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("notMethods", list, is_method, |o| &mut o.not_methods)
+        self.add("notMethods", list, Texts::Methods, |o| &mut o.not_methods)
     }
 
-    /// Canonical paths, one of which the request must have.
+    /// Paths, one of which the request must have. An escape may be written in any spelling.
     pub fn paths<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("paths", list, is_path, |o| &mut o.paths)
+        self.add("paths", list, Texts::Paths, |o| &mut o.paths)
     }
 
     /// Paths that the request must not have.
     pub fn not_paths<T: AsRef<str>>(self, list: impl IntoIterator<Item = T>) -> Self {
-        self.add("notPaths", list, is_path, |o| &mut o.not_paths)
+        self.add("notPaths", list, Texts::Paths, |o| &mut o.not_paths)
     }
 
     /// The operation.
     ///
     /// # Errors
     ///
-    /// [`InvalidPolicy`] if all lists are empty, a pattern is malformed, a method is not in upper
-    /// case, or a path is neither a pattern nor begins with `/`.
+    /// [`InvalidPolicy`] if all lists are empty, or a pattern is malformed or can never match: a
+    /// method that is no token or not in upper case, a path that holds `//`, a dot segment, a
+    /// backslash, an escape of a character that needs none, a query or a fragment.
     pub fn build(self) -> Result<Operation, InvalidPolicy> {
         let operation = self.0?;
         if operation == Operation::default() {
-            let message = "it is empty; leave out `to` to match any request";
+            let message = "names no condition that is evaluated";
             return Err(InvalidPolicy::new("operation", message));
         }
         Ok(operation)
@@ -409,59 +365,27 @@ impl OperationBuilder {
         self,
         field: &'static str,
         list: impl IntoIterator<Item = T>,
-        check: Check,
+        of: Texts,
         place: fn(&mut Operation) -> &mut Vec<Pattern>,
     ) -> Self {
-        Self(add(self.0, field, list, check, place))
+        Self(add(self.0, field, list, of, place))
     }
 }
-
-/// What is wrong with a text of a field, beyond its being a pattern.
-type Check = fn(&str) -> Option<String>;
 
 /// Adds patterns to a list; the first error stays.
 fn add<B, T: AsRef<str>>(
-    of: Result<B, InvalidPolicy>,
+    to: Result<B, InvalidPolicy>,
     field: &'static str,
     list: impl IntoIterator<Item = T>,
-    check: Check,
+    of: Texts,
     place: fn(&mut B) -> &mut Vec<Pattern>,
 ) -> Result<B, InvalidPolicy> {
-    let mut of = of?;
+    let mut to = to?;
     for text in list {
-        let text = text.as_ref();
-        if let Some(message) = check(text) {
-            return Err(InvalidPolicy::new(field, message));
-        }
-        place(&mut of).push(Pattern::new(field, text)?);
+        let pattern = Pattern::of(field, text.as_ref(), of)?;
+        place(&mut to).push(pattern);
     }
-    Ok(of)
-}
-
-fn is_any(_: &str) -> Option<String> {
-    None
-}
-
-fn is_principal(id: &str) -> Option<String> {
-    id.starts_with("spiffe://")
-        .then(|| format!("{id:?}: write the principal without \"spiffe://\""))
-}
-
-fn is_method(method: &str) -> Option<String> {
-    method
-        .bytes()
-        .any(|b| b.is_ascii_lowercase())
-        .then(|| format!("{method:?}: methods are case-sensitive and upper case"))
-}
-
-fn is_path(path: &str) -> Option<String> {
-    if !path.starts_with(['/', '*']) {
-        Some(format!("{path:?}: a path begins with '/'"))
-    } else if path.contains('{') {
-        Some(format!("{path:?}: path templates are not evaluated"))
-    } else {
-        None
-    }
+    Ok(to)
 }
 
 // === impl PolicyRule ===
@@ -521,6 +445,8 @@ impl WorkloadPolicy {
     pub fn empty(default: DefaultAction) -> Self {
         Self {
             default,
+            own: None,
+            paths: false,
             broken: Vec::new(),
             deny: Vec::new(),
             allow: Vec::new(),
@@ -542,12 +468,26 @@ impl WorkloadPolicy {
             let of_action = policies.iter().filter(|policy| wanted(&policy.action));
             of_action.cloned().collect()
         };
+        let on_paths = |rule: &PolicyRule| {
+            rule.to
+                .iter()
+                .any(|o| !(o.paths.is_empty() && o.not_paths.is_empty()))
+        };
         Self {
             default,
+            own: None,
+            paths: policies.iter().any(|p| p.rules.iter().any(on_paths)),
             broken,
             deny: of(|action| *action == Action::Deny),
             allow: of(|action| *action == Action::Allow),
             custom: of(|action| matches!(action, Action::Custom(_))),
         }
+    }
+    /// The same policy of a workload of a trust domain: a verified peer of another is foreign, even
+    /// where it was not compared when it was identified.
+    #[must_use]
+    pub fn of_trust_domain(mut self, own: &TrustDomain) -> Self {
+        self.own = Some(own.clone());
+        self
     }
 }

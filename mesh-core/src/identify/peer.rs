@@ -2,18 +2,53 @@
 
 use std::net::SocketAddr;
 
-use inmesh_pki::id::SpiffeId;
+use inmesh_pki::id::{SpiffeId, TrustDomain};
 
 /// The other side of a request, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
+    /// The holder of this SPIFFE ID of another trust domain than the workload that it speaks to,
+    /// verified by the TLS handshake. Its path means what that domain says, so it has no namespace
+    /// here.
+    Foreign(SpiffeId),
     /// A workload of this process itself, outbound.
     Local,
     /// A client without an identity: a plaintext connection where that is permitted.
     Unauthenticated,
     /// The holder of this SPIFFE ID, verified by the TLS handshake.
     Verified(SpiffeId),
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// The peer that has proved an ID to a workload of a trust domain.
+    ///
+    /// ```
+    /// use inmesh_core::identify::Peer;
+    /// let own = "lab.example".parse()?;
+    /// let web = "spiffe://lab.example/ns/shop/sa/web".parse()?;
+    /// assert!(matches!(Peer::verified(web, &own), Peer::Verified(_)));
+    /// let partner = "spiffe://partner.example/ns/shop/sa/web".parse()?;
+    /// assert!(matches!(Peer::verified(partner, &own), Peer::Foreign(_)));
+    /// # Ok::<(), inmesh_core::pki::id::IdError>(())
+    /// ```
+    pub fn verified(id: SpiffeId, own: &TrustDomain) -> Self {
+        if id.trust_domain() == own {
+            Self::Verified(id)
+        } else {
+            Self::Foreign(id)
+        }
+    }
+
+    /// The SPIFFE ID, if the peer proved one.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Foreign(id) | Self::Verified(id) => Some(id),
+            Self::Local | Self::Unauthenticated => None,
+        }
+    }
 }
 
 /// The client at the other end of a connection. Inbound requests carry it in their extensions as
@@ -44,10 +79,7 @@ impl PeerInfo {
 
     /// The SPIFFE ID, if the peer proved one.
     pub fn id(&self) -> Option<&SpiffeId> {
-        match &self.peer {
-            Peer::Verified(id) => Some(id),
-            Peer::Local | Peer::Unauthenticated => None,
-        }
+        self.peer.id()
     }
 }
 

@@ -13,6 +13,7 @@ use inmesh_pki::tls::{self, ClientAuth, HandshakeError, Present};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::live::{Guarded, Live, Peered};
+use super::peer::Peer;
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
 use crate::local::Local;
@@ -43,7 +44,7 @@ pub(crate) struct Tls {
 /// A connection after a server's handshake.
 pub(crate) struct Accepted {
     pub(crate) stream: Guarded<server::TlsStream<Socket>>,
-    pub(crate) id: SpiffeId,
+    pub(crate) peer: Peer,
     pub(crate) not_after: SystemTime,
     /// `None` if the client sent no ALPN.
     pub(crate) inner: Option<Inner>,
@@ -160,9 +161,17 @@ impl Tls {
             .live
             .guard(stream, peered, &state)
             .map_err(HandshakeError::Rejected)?;
+        let own = match self.local.identity() {
+            Some(id) => Some(id),
+            None => state.default_svid().map(|svid| svid.id()),
+        };
         Ok(Accepted {
             stream,
-            id: peer.id,
+            peer: match own {
+                Some(own) => Peer::verified(peer.id, own.trust_domain()),
+                // It presented an SVID that has gone since: what it was cannot be asked.
+                None => Peer::Foreign(peer.id),
+            },
             not_after: peer.not_after,
             inner,
         })

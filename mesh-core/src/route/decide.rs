@@ -1,12 +1,14 @@
 //! The decision, pure: the table of a Service, the caller and the request in, what matched out.
 
+use std::cell::OnceCell;
+
 use super::filter::{Filter, RequestHead};
 use super::matching::{Match, PathMatch};
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
 use super::table::RouteTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
-use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
+use crate::authorize::{HttpView, Permit, RequestView, Step, Trace, spelling};
 use crate::error::{Error, Reason};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
 
@@ -96,10 +98,13 @@ fn http_route(
     let of = &table.http;
     let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
     let (mut attached, mut found) = (false, None);
+    // Spelled once, by the first condition that asks for it.
+    let path = OnceCell::new();
+    let path = || path.get_or_init(|| spelling(http.path)).as_ref();
     for (n, (from, entry)) in of.consumers.iter().enumerate() {
         if from == caller && here(entry) {
             attached = true;
-            if meets(of, entry, http, trace) {
+            if meets(of, entry, http, &path, trace) {
                 found = Some((Place::Consumer(n), entry));
                 break;
             }
@@ -110,7 +115,7 @@ fn http_route(
     for (n, entry) in producers.iter().enumerate() {
         if here(entry) {
             attached = true;
-            if meets(of, entry, http, trace) {
+            if meets(of, entry, http, &path, trace) {
                 found = Some((Place::Producer(n), entry));
                 break;
             }
@@ -143,8 +148,15 @@ fn http_route(
 }
 
 /// Whether a request meets an entry.
-fn meets(table: &HttpTable, entry: &Entry, http: &HttpView<'_>, trace: &mut impl Trace) -> bool {
-    let matched = entry.when.as_ref().is_none_or(|when| matches(when, http));
+fn meets<'p>(
+    table: &HttpTable,
+    entry: &Entry,
+    http: &HttpView<'_>,
+    path: &impl Fn() -> &'p str,
+    trace: &mut impl Trace,
+) -> bool {
+    let when = entry.when.as_ref();
+    let matched = when.is_none_or(|when| matches(when, http, path));
     trace.saw(Step::Rule {
         route: &table.rules[entry.rule].route,
         rule: table.rules[entry.rule].index,
@@ -153,9 +165,9 @@ fn meets(table: &HttpTable, entry: &Entry, http: &HttpView<'_>, trace: &mut impl
     matched
 }
 
-fn matches(when: &Match, http: &HttpView<'_>) -> bool {
+fn matches<'p>(when: &Match, http: &HttpView<'_>, path: &impl Fn() -> &'p str) -> bool {
     when.method.as_ref().is_none_or(|m| m == http.method)
-        && when.path.matches(http.path)
+        && when.path.matches(path())
         && when.headers.iter().all(|(name, wanted)| {
             http.headers
                 .get_all(name)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 
 use super::invalid::InvalidRoute;
-use crate::authorize::canonical_path;
+use crate::authorize::{never_matches, spelling};
 use crate::model::Text;
 
 /// The longest regular expression, in characters.
@@ -21,7 +21,8 @@ const REGEX_BYTES: usize = 256 * 1024;
 #[derive(Clone)]
 pub struct Regex(regex::Regex);
 
-/// How a path is compared.
+/// How a path is compared: as it stands, in its one [`spelling`]. Escaped slashes are no slashes,
+/// and `//` is an empty segment, unless a setting changes them in what is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathMatch {
@@ -107,37 +108,33 @@ impl Eq for Regex {}
 // === impl PathMatch ===
 
 impl PathMatch {
-    /// A path as a document writes it for `Exact` and `PathPrefix`.
+    /// A path as a document writes it for `Exact` and `PathPrefix`, its escapes in any spelling.
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if it does not begin with `/` or could never match, because it is not
-    /// canonical (`//`, `/./`, `/../`, an escaped slash) or holds a query.
+    /// [`InvalidRoute`] if it does not begin with `/` or could never match (`//`, `/./`, `/../`, a
+    /// backslash, an escape of a character that needs none, a query), or has an escaped slash, which
+    /// the Gateway API does not allow.
     pub fn literal(path: &str, prefix: bool) -> Result<Self, InvalidRoute> {
+        let refuse = |why: &str| Err(InvalidRoute::new(format!("{path:?}{why}")));
         if !path.starts_with('/') {
-            return Err(InvalidRoute::new(format!(
-                "{path:?} does not begin with '/'"
-            )));
+            return refuse(" does not begin with '/'");
         }
-        if path.contains(['?', '#']) {
-            return Err(InvalidRoute::new(format!(
-                "{path:?}: a path holds no query and no fragment"
-            )));
+        if let Some(why) = never_matches(path, (false, false)) {
+            return Err(InvalidRoute::new(why));
         }
-        match canonical_path(path) {
-            Ok(canonical) if canonical == path => Ok(if prefix {
-                Self::Prefix(match path.trim_end_matches('/') {
-                    "" => "/".into(),
-                    trimmed => trimmed.into(),
-                })
-            } else {
-                Self::Exact(path.into())
-            }),
-            Ok(canonical) => Err(InvalidRoute::new(format!(
-                "{path:?} can never match; requests are seen as {canonical:?}"
-            ))),
-            Err(e) => Err(InvalidRoute::new(format!("{path:?}: {e}"))),
+        let spelled = spelling(path);
+        if spelled.contains("%2F") {
+            return refuse(": an escaped slash is not allowed");
         }
+        Ok(if prefix {
+            Self::Prefix(match spelled.trim_end_matches('/') {
+                "" => "/".into(),
+                trimmed => trimmed.into(),
+            })
+        } else {
+            Self::Exact((&*spelled).into())
+        })
     }
 
     /// Whether every path matches.
@@ -145,6 +142,7 @@ impl PathMatch {
         matches!(self, Self::Prefix(prefix) if prefix.as_bytes() == b"/")
     }
 
+    /// Whether a path in its one spelling matches.
     pub(super) fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => exact.as_bytes() == path.as_bytes(),

@@ -10,7 +10,7 @@ use super::call::Call;
 use super::exchange::Pending;
 use super::limits::Limits;
 use crate::accept::ConnState;
-use crate::authorize::canonicalize;
+use crate::authorize::{PathForm, canonicalize};
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::fields;
@@ -75,6 +75,7 @@ pub(super) fn begin(
 /// Checks a request and brings it into its canonical form; returns its authority.
 pub(super) fn admit(
     limits: &Limits,
+    paths: PathForm,
     request: &mut Request<Body>,
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
@@ -88,7 +89,7 @@ pub(super) fn admit(
         ));
     }
     exchange.authority = authority(request)?.into();
-    if canonicalize(request)? {
+    if canonicalize(paths, request)? {
         exchange.uri = request.uri().clone();
     }
     Ok(())

@@ -21,7 +21,7 @@ use super::merge::merge;
 use super::mesh::{Mesh, MeshInner, Stack};
 use super::shared::Shared;
 use super::upstream::Upstreams;
-use crate::authorize::{Authorizer, Authorizers, DefaultAction};
+use crate::authorize::{Authorizer, Authorizers, DefaultAction, PathForm};
 use crate::balance::{Balancing, EjectPolicy, Strategy};
 use crate::connect::{Connector, OutsideRoots};
 use crate::discover::{Gone, Inbox, Sink, Source, Sources};
@@ -166,6 +166,13 @@ impl MeshBuilder<WantsNothing> {
         self
     }
 
+    /// What is changed in the paths of requests, in both directions, before policies and routes
+    /// decide. By default dot segments are resolved and escapes spelled in upper case, nothing else.
+    pub fn paths(mut self, form: PathForm) -> Self {
+        self.state.1.paths = form;
+        self
+    }
+
     /// Adds a source of configuration. Where several have the same object, the one added first has
     /// precedence. The mesh is ready once each has synced.
     pub fn source(mut self, source: impl Source) -> Self {
@@ -212,10 +219,10 @@ impl MeshBuilder<WantsNothing> {
             return Err(StartError::SameSource(two[0].clone()));
         }
         settings.balancing = Arc::new(parts.balancing.clone());
-        let local = Arc::clone(&settings.local);
+        let (local, paths) = (Arc::clone(&settings.local), settings.paths);
         let (writer, reader) = snapshot(Snapshot::new(settings));
         let (trigger, watch) = drain();
-        let shared = Arc::new(parts.shared(identity, crypto, reader.clone(), &watch));
+        let shared = Arc::new(parts.shared(identity, crypto, reader.clone(), paths, &watch));
         let sources = Sources::new(parts.groups);
         let (states, sources) = watch::channel(sources);
         let inbox = Inbox::new(reader);
@@ -264,6 +271,7 @@ impl BuilderParts {
         identity: IdentityReader,
         crypto: Crypto,
         reader: SnapshotReader,
+        paths: PathForm,
         watch: &Drain,
     ) -> Shared {
         let limits = Arc::new(self.limits.clone());
@@ -303,6 +311,7 @@ impl BuilderParts {
             recorder,
             authorizers: self.authorizers.clone(),
             limits,
+            paths,
             drain: watch.clone(),
             tracker: TaskTracker::new(),
         }

@@ -144,7 +144,7 @@ impl<A: App> InboundStack<A> {
         let arrived = Arrived {
             from,
             original,
-            peer: Peer::Verified(accepted.id.clone()),
+            peer: accepted.peer.clone(),
             until: Some(Instant::now() + left),
             io: Io::Server(Box::new(accepted.stream)),
         };
@@ -203,7 +203,7 @@ impl<A: App> InboundStack<A> {
         let shared = &self.inbound.shared;
         let mut connection = Connection::new(&shared.limits, &shared.drain);
         connection.until = arrived.until;
-        connection.mesh = matches!(arrived.peer, Peer::Verified(_));
+        connection.mesh = arrived.peer.id().is_some();
         let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.from);
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
@@ -241,7 +241,7 @@ impl<A: App> InboundStack<A> {
         call.exchange.caller = Some(caller.info.address);
         call.exchange.tls_peer = caller.info.id().cloned();
         let grpc = is_grpc(request.headers());
-        let admitted = admit::admit(&shared.limits, request, &mut call.exchange);
+        let admitted = admit::admit(&shared.limits, shared.paths, request, &mut call.exchange);
         pending.begin();
         let permitted = match admitted {
             Ok(()) => {
@@ -312,9 +312,7 @@ impl<A: App> InboundStack<A> {
             mut io, from, peer, ..
         } = arrived;
         let mut call = Call::opaque(Direction::Inbound, self.inbound.tls.local(), from);
-        if let Peer::Verified(id) = &peer {
-            call.exchange.tls_peer = Some(id.clone());
-        }
+        call.exchange.tls_peer = peer.id().cloned();
         let series = self.inbound.series(call.exchange.tls_peer.as_ref());
         let permitted = match &peer {
             Peer::Unauthenticated if self.strict => Err(Denied::plaintext().into()),

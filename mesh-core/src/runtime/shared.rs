@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::exchange::Pending;
 use super::limits::Limits;
 use super::upstream::Upstreams;
-use crate::authorize::Authorizers;
+use crate::authorize::{Authorizers, PathForm};
 use crate::connect::{Flow, Switched, splice};
 use crate::drain::Drain;
 use crate::identify::{Live, Tls};
@@ -28,6 +28,7 @@ pub(super) struct Shared {
     pub(super) recorder: Arc<Recorder>,
     pub(super) authorizers: Authorizers,
     pub(super) limits: Arc<Limits>,
+    pub(super) paths: PathForm,
     pub(super) drain: Drain,
     /// The tasks that serve connections.
     pub(super) tracker: TaskTracker,

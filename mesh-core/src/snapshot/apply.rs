@@ -396,6 +396,10 @@ impl Snapshot {
         }
         broken.sort();
         let policy = WorkloadPolicy::compile(local.default_action(), good, broken);
+        let policy = match local.identity() {
+            Some(id) => policy.of_trust_domain(id.trust_domain()),
+            None => policy,
+        };
         (policy, blocked)
     }
 }

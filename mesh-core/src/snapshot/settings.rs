@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::authorize::DefaultAction;
+use crate::authorize::{DefaultAction, PathForm};
 use crate::balance::Balancing;
 use crate::local::Local;
 use crate::model::{Namespace, SourceId, Workload};
@@ -24,6 +24,8 @@ pub struct Settings {
     pub cluster_domain: Arc<str>,
     /// How endpoints are chosen and ejected.
     pub balancing: Arc<Balancing>,
+    /// What is changed in the paths of requests.
+    pub paths: PathForm,
 }
 
 // === impl Settings ===
@@ -52,6 +54,7 @@ impl Settings {
             sources: Vec::new(),
             cluster_domain: CLUSTER_DOMAIN.into(),
             balancing: Arc::default(),
+            paths: PathForm::default(),
         }
     }
 }

@@ -24,7 +24,7 @@ async fn http1_and_http2_callers_reach_an_http1_server() -> Result {
         one.ready().await?;
         let answer = one.send_request(for_cart("/a//b/../c")).await?;
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(text(answer).await?, "GET /a/c HTTP/1.1 0");
+        assert_eq!(text(answer).await?, "GET /a//c HTTP/1.1 0");
     }
     let mut two = h2(pair.outbound).await?;
     let mut request = get("http://cart/x");

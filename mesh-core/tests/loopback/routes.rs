@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use inmesh_core::Body;
-use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule};
+use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule};
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, Filter, HeaderChanges, Parent, Route, Rule, Timeouts};
@@ -238,6 +238,43 @@ async fn a_denial_fits_the_protocol_and_names_its_policy_in_the_log_alone() -> R
         client.send(get("http://cart/public")).await.status(),
         StatusCode::OK
     );
+    Ok(())
+}
+
+/// What the application is given, by default and where both settings are on.
+#[tokio::test]
+async fn a_path_is_forwarded_as_it_came_unless_a_setting_asks_for_more() -> Result {
+    async fn path(request: Request<Incoming>) -> Response<Body> {
+        Response::new(Body::from(request.uri().to_string()))
+    }
+    let both = PathForm::default().merge_slashes(true).decode_slashes(true);
+    for form in [PathForm::default(), both] {
+        let pair = Pair::with(
+            AppProtocol::Http1,
+            origin(path).await?,
+            |b| b.paths(form),
+            |_| {},
+        );
+        let pair = pair.await?;
+        let client = pair.web.client();
+        for (given, kept, merged) in [
+            ("/a/../b?x=/../%2f", "/b?x=/../%2f", "/b?x=/../%2f"),
+            ("/vhosts/%2F/q", "/vhosts/%2F/q", "/vhosts/q"),
+            (
+                "/npm/@scope%2fname",
+                "/npm/@scope%2Fname",
+                "/npm/@scope/name",
+            ),
+            ("/bucket//key", "/bucket//key", "/bucket/key"),
+            ("/a%5cb/%7e%41", "/a%5Cb/%7E%41", "/a/b/~A"),
+            ("/ü/%c3%bc", "/ü/%C3%BC", "/ü/%C3%BC"),
+        ] {
+            let wanted = if form == both { merged } else { kept };
+            let answer = client.send(get(&format!("http://cart{given}"))).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{given}");
+            assert_eq!(text(answer).await?, wanted, "{given}");
+        }
+    }
     Ok(())
 }
 

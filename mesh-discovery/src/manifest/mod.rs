@@ -56,6 +56,9 @@ pub struct Defaults {
     pub allow_loopback: bool,
     /// Documents that another reader takes, by `apiVersion` and `kind`; they are skipped.
     pub skip_kinds: Vec<(Arc<str>, Arc<str>)>,
+    /// Foreign trust domains whose peers may come, to warn of policies that mean something else
+    /// for them.
+    pub federated: Vec<Arc<str>>,
 }
 
 /// What one file says.
@@ -122,6 +125,7 @@ impl Defaults {
             namespace,
             allow_loopback: false,
             skip_kinds: Vec::new(),
+            federated: Vec::new(),
         }
     }
 
@@ -129,6 +133,13 @@ impl Defaults {
     #[must_use]
     pub fn loopback(mut self, allow: bool) -> Self {
         self.allow_loopback = allow;
+        self
+    }
+
+    /// The same with a foreign trust domain, whose peers may come.
+    #[must_use]
+    pub fn federate(mut self, trust_domain: &str) -> Self {
+        self.federated.push(trust_domain.into());
         self
     }
 

@@ -20,7 +20,7 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Polic
     fields.ignore(&["status"]);
     let meta = meta::read(fields, Kind::AuthorizationPolicy, defaults);
     let (selector, action, rules) = match fields.get("spec") {
-        Some(spec) => spec.object(read_spec)?,
+        Some(spec) => spec.object(|spec| read_spec(spec, defaults))?,
         // As `spec: {}`: an ALLOW policy without rules, which denies all.
         None => (Vec::new(), Action::Allow, Vec::new()),
     };
@@ -51,7 +51,10 @@ pub(super) fn selector_of(document: &Document) -> Option<Labels> {
     read.ok().map(|read| read.value)
 }
 
-fn read_spec(spec: &mut Fields<'_>) -> Option<(Labels, Action, Vec<PolicyRule>)> {
+fn read_spec(
+    spec: &mut Fields<'_>,
+    defaults: &Defaults,
+) -> Option<(Labels, Action, Vec<PolicyRule>)> {
     spec.refuse_all(&["targetRef", "targetRefs", "provider"], LATER);
     let selector = selector(spec);
     let action = match spec.get("action") {
@@ -67,7 +70,10 @@ fn read_spec(spec: &mut Fields<'_>) -> Option<(Labels, Action, Vec<PolicyRule>)>
     };
     let list = spec.get("rules");
     let rules = match &list {
-        Some(list) => list.list_or_empty()?.iter().filter_map(rule).collect(),
+        Some(list) => {
+            let rule = |value: &Value<'_>| rule(value, &action, defaults);
+            list.list_or_empty()?.iter().filter_map(rule).collect()
+        }
         None => Vec::new(),
     };
     if action == Action::Deny && rules.is_empty() {
@@ -99,15 +105,15 @@ fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
     })
 }
 
-fn rule(value: &Value<'_>) -> Option<PolicyRule> {
+fn rule(value: &Value<'_>, action: &Action, defaults: &Defaults) -> Option<PolicyRule> {
     value.object(|rule| {
         rule.refuse_all(&["when"], LATER);
         let from = match rule.get("from") {
-            Some(list) => each(&list, "source", source)?,
+            Some(list) => each(&list, "source", |fields| source(fields, defaults))?,
             None => Vec::new(),
         };
         let to = match rule.get("to") {
-            Some(list) => each(&list, "operation", operation)?,
+            Some(list) => each(&list, "operation", |fields| operation(fields, action))?,
             None => Vec::new(),
         };
         Some(PolicyRule::new(from, to))
@@ -115,13 +121,17 @@ fn rule(value: &Value<'_>) -> Option<PolicyRule> {
 }
 
 /// Reads a list of `{<name>: {...}}`. All of it or nothing, so that no part goes missing.
-fn each<T>(list: &Value<'_>, name: &str, read: fn(&mut Fields<'_>) -> Option<T>) -> Option<Vec<T>> {
+fn each<T>(
+    list: &Value<'_>,
+    name: &str,
+    read: impl Fn(&mut Fields<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
     let items = list.list()?;
-    let item = |item: &Value<'_>| item.object(|item| item.need(name)?.object(read));
+    let item = |item: &Value<'_>| item.object(|item| item.need(name)?.object(&read));
     items.iter().map(item).collect()
 }
 
-fn source(fields: &mut Fields<'_>) -> Option<PolicySource> {
+fn source(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<PolicySource> {
     fields.refuse_all(
         &[
             "ipBlocks",
@@ -129,38 +139,83 @@ fn source(fields: &mut Fields<'_>) -> Option<PolicySource> {
             "notRemoteIpBlocks",
             "notRequestPrincipals",
             "notServiceAccounts",
-            "notTrustDomains",
             "remoteIpBlocks",
             "requestPrincipals",
             "serviceAccounts",
-            "trustDomains",
         ],
         LATER,
     );
-    let names = ["principals", "notPrincipals", "namespaces", "notNamespaces"];
-    four(fields, names, |[a, b, c, d]| {
+    let names = [
+        "principals",
+        "notPrincipals",
+        "namespaces",
+        "notNamespaces",
+        "trustDomains",
+        "notTrustDomains",
+    ];
+    let (source, lists) = lists(fields, names, |[a, b, c, d, e, f]| {
         let source = PolicySource::builder().principals(a).not_principals(b);
-        source.namespaces(c).not_namespaces(d).build()
-    })
+        let source = source.namespaces(c).not_namespaces(d);
+        source.trust_domains(e).not_trust_domains(f).build()
+    })?;
+    warn_of_others(&source, &lists, defaults);
+    Some(source)
 }
 
-fn operation(fields: &mut Fields<'_>) -> Option<Operation> {
+/// Warns where a condition means something else for peers of other trust domains.
+fn warn_of_others(source: &PolicySource, lists: &[Vec<Value<'_>>; 6], defaults: &Defaults) {
+    let others = &defaults.federated;
+    let by_domain = !(source.trust_domains.is_empty() && source.not_trust_domains.is_empty());
+    let [principals, not_principals, namespaces, not_namespaces, ..] = lists;
+    if by_domain || !others.is_empty() {
+        for value in namespaces.first().into_iter().chain(not_namespaces.first()) {
+            value.warn(
+                "namespaces are those of the workload's own trust domain: by this no peer of \
+                 another is allowed, and every one is denied",
+            );
+        }
+    }
+    if by_domain || others.is_empty() {
+        return;
+    }
+    let open = principals.iter().zip(&source.principals);
+    let open = open
+        .filter(|(_, pattern)| pattern.is_open())
+        .map(|(v, _)| v);
+    let not = not_principals.first().filter(|_| principals.is_empty());
+    for value in open.chain(not) {
+        let others = others.join(", ");
+        value.warn(format_args!("also matches peers of {others}"));
+    }
+}
+
+fn operation(fields: &mut Fields<'_>, action: &Action) -> Option<Operation> {
     fields.refuse_all(&["hosts", "notHosts", "notPorts", "ports"], LATER);
     let names = ["methods", "notMethods", "paths", "notPaths"];
-    four(fields, names, |[a, b, c, d]| {
+    let (operation, lists) = lists(fields, names, |[a, b, c, d]| {
         let operation = Operation::builder().methods(a).not_methods(b);
         operation.paths(c).not_paths(d).build()
-    })
+    })?;
+    if *action == Action::Allow
+        && let Some((nth, reading)) = operation.unread()
+        && let Some(value) = lists[2].get(nth)
+    {
+        value.refuse(format_args!(
+            "permits no request: servers may read it as {reading:?}, which no path here allows"
+        ));
+        return None;
+    }
+    Some(operation)
 }
 
-/// Reads the four lists of texts of a source or operation and makes it of them.
-fn four<'t, T>(
+/// Reads the lists of texts of a source or operation and makes it of them.
+fn lists<'t, T, const N: usize>(
     fields: &mut Fields<'t>,
-    names: [&str; 4],
-    make: impl Fn([&[&str]; 4]) -> Result<T, InvalidPolicy>,
-) -> Option<T> {
-    let mut lists: [Vec<Value<'t>>; 4] = Default::default();
-    let mut texts: [Vec<&'t str>; 4] = Default::default();
+    names: [&str; N],
+    make: impl Fn([&[&str]; N]) -> Result<T, InvalidPolicy>,
+) -> Option<(T, [Vec<Value<'t>>; N])> {
+    let mut lists = [const { Vec::<Value<'t>>::new() }; N];
+    let mut texts = [const { Vec::<&'t str>::new() }; N];
     for ((name, values), texts) in names.iter().zip(&mut lists).zip(&mut texts) {
         if let Some(list) = fields.get(name) {
             *values = list.list()?;
@@ -168,9 +223,8 @@ fn four<'t, T>(
         }
     }
     fields.asked_all();
-    let [a, b, c, d] = &texts;
-    match make([a, b, c, d]) {
-        Ok(made) => Some(made),
+    match make(std::array::from_fn(|n| &*texts[n])) {
+        Ok(made) => Some((made, lists)),
         Err(e) => {
             blame(fields, &lists, &texts, &make, &e);
             None
@@ -179,17 +233,17 @@ fn four<'t, T>(
 }
 
 /// Reports an error at the one item that causes it, where one does alone.
-fn blame<T>(
+fn blame<T, const N: usize>(
     fields: &Fields<'_>,
-    lists: &[Vec<Value<'_>>; 4],
-    texts: &[Vec<&str>; 4],
-    make: &impl Fn([&[&str]; 4]) -> Result<T, InvalidPolicy>,
+    lists: &[Vec<Value<'_>>; N],
+    texts: &[Vec<&str>; N],
+    make: &impl Fn([&[&str]; N]) -> Result<T, InvalidPolicy>,
     error: &InvalidPolicy,
 ) {
     for (nth, (values, texts)) in lists.iter().zip(texts).enumerate() {
         for (value, text) in values.iter().zip(texts) {
             let item = [*text];
-            let mut alone: [&[&str]; 4] = [&[]; 4];
+            let mut alone: [&[&str]; N] = [&[]; N];
             alone[nth] = &item;
             if let Err(e) = make(alone) {
                 value.refuse(e.message);

@@ -60,10 +60,14 @@ impl PathRewrite {
             Some(PathMatch::Prefix(prefix)) => prefix.as_str().trim_end_matches('/'),
             Some(_) => return Cow::Borrowed(path),
         };
-        match path.strip_prefix(prefix) {
-            None => Cow::Borrowed(path),
-            Some("") => Cow::Borrowed(replacement),
-            Some(rest) => Cow::Owned(format!("{}{rest}", replacement.trim_end_matches('/'))),
+        // As many segments as the prefix has: the path may spell them in another way.
+        let segments = prefix.matches('/').count();
+        match path.match_indices('/').nth(segments) {
+            None => Cow::Borrowed(replacement),
+            Some((at, _)) => {
+                let rest = &path[at..];
+                Cow::Owned(format!("{}{rest}", replacement.trim_end_matches('/')))
+            }
         }
     }
 

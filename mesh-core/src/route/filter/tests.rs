@@ -20,6 +20,10 @@ fn a_prefix_is_replaced_as_the_gateway_api_has_it() -> Result {
         ("/foo/", "/foo", "/", "/"),
         ("/foo", "/foo", "/", "/"),
         ("/foo", "/", "/xyz", "/xyz/foo"),
+        // What comes after the prefix stays as it came, whatever its spelling.
+        ("/%C3%BC//b%2Fc", "/ü", "/xyz", "/xyz//b%2Fc"),
+        ("/ü/a%3ab/é", "/%c3%bc/a:b", "/xyz", "/xyz/é"),
+        ("/ü", "/%c3%bc", "/xyz", "/xyz"),
     ] {
         let matched = PathMatch::literal(prefix, true)?;
         let rewrite = PathRewrite::prefix(replacement)?;
@@ -41,7 +45,9 @@ fn a_prefix_is_replaced_as_the_gateway_api_has_it() -> Result {
 
 #[test]
 fn a_path_that_is_not_canonical_is_no_replacement() {
-    for path in ["a", "/a//b", "/a/../b", "/a?b", "/a#b", "/%2f", "*", "/%00"] {
+    for path in [
+        "a", "/a/./b", "/a/../b", "/%2e", "/a?b", "/a#b", "/%2f", "*", "/%00",
+    ] {
         assert!(PathRewrite::full(path).is_err(), "{path}");
         assert!(PathRewrite::prefix(path).is_err(), "{path}");
     }

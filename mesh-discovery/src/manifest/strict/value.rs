@@ -152,7 +152,7 @@ impl<'t> Value<'t> {
     pub fn list(&self) -> Option<Vec<Self>> {
         let items = self.list_or_empty()?;
         if items.is_empty() {
-            self.refuse("is an empty list; name an item or leave the field out");
+            self.refuse("is an empty list, which may mean all or nothing; name what is meant");
             return None;
         }
         Some(items)
@@ -252,7 +252,7 @@ impl<'t> Fields<'t> {
     pub fn get(&mut self, name: &str) -> Option<Value<'t>> {
         let value = self.take(name)?;
         if value.is_null() {
-            value.refuse("is null; leave the field out");
+            value.refuse("is null, which may mean absent or empty; write what is meant");
             return None;
         }
         Some(value)

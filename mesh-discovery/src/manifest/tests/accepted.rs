@@ -365,6 +365,61 @@ fn policies() {
     assert_eq!(read.key.to_string(), "AuthorizationPolicy/shop/x");
 }
 
+/// Only an ALLOW needs every reading of a path.
+#[test]
+fn a_deny_may_name_one_reading_of_a_path() {
+    let spec = "action: DENY\nrules:\n- to: [{operation: {paths: [/a%2fb]}}]";
+    let read = a_policy(&policy(spec));
+    assert_eq!(read.rules[0].to[0].paths[0].to_string(), "/a%2Fb");
+    let spec = "rules:\n- to: [{operation: {paths: [/a%2Fb, /a/b]}}]";
+    assert_eq!(a_policy(&policy(spec)).rules[0].to[0].paths.len(), 2);
+}
+
+/// Where peers of other trust domains may come, conditions that mean something else for them are
+/// named; elsewhere only a contradiction in one source is.
+#[test]
+fn conditions_that_other_trust_domains_change_are_warned_of() {
+    let alone = defaults();
+    let federated = defaults().federate("partner.test").federate("other.test");
+    for (source, at_home, where_others_come) in [
+        ("namespaces: [shop]", None, Some("trust domain")),
+        ("notNamespaces: [shop]", None, Some("trust domain")),
+        (
+            "namespaces: [shop], trustDomains: [td]",
+            Some("trust domain"),
+            Some("trust domain"),
+        ),
+        (
+            "principals: ['*']",
+            None,
+            Some("also matches peers of partner.test, other.test"),
+        ),
+        ("principals: ['*/sa/web']", None, Some("also matches")),
+        ("notPrincipals: [td/ns/a/sa/b]", None, Some("also matches")),
+        (
+            "principals: [td/*], notPrincipals: [td/ns/a/sa/b]",
+            None,
+            None,
+        ),
+        ("principals: ['*'], trustDomains: [td]", None, None),
+        ("trustDomains: [partner.test]", None, None),
+    ] {
+        let text = policy(&format!("rules:\n- from: [{{source: {{{source}}}}}]"));
+        for (defaults, wanted) in [(&alone, at_home), (&federated, where_others_come)] {
+            let parsed = parse(FILE, &text, defaults).expect("it parses");
+            let Op::Put(_, problems) = &parsed.entries[0].op else {
+                panic!("{source}: {parsed:#?}");
+            };
+            let found: Vec<_> = problems.iter().map(|p| &*p.message).collect();
+            match (wanted, &found[..]) {
+                (None, []) => {}
+                (Some(wanted), [one]) if one.contains(wanted) => {}
+                _ => panic!("{source}: {found:?}, not {wanted:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_policy_without_rules_allows_nothing() {
     let bare = "apiVersion: inmesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n";

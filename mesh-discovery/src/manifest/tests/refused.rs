@@ -262,7 +262,7 @@ fn policies_are_refused() {
             "rules:\n- from: [{source: {}}]",
             6,
             "spec.rules[0].from[0].source",
-            "leave out `from`",
+            "names no condition that is evaluated",
         ),
         (
             "rules:\n- from:\n  - source:\n      principals:\n      - td/ns/a/sa/b\n      - spiffe://td/x",
@@ -305,6 +305,36 @@ fn policies_are_refused() {
             6,
             "spec.rules[0].to[0].operation.paths[1]",
             "begins with '/'",
+        ),
+        (
+            "rules:\n- to: [{operation: {notPaths: [/a, //b]}}]",
+            6,
+            "spec.rules[0].to[0].operation.notPaths[1]",
+            "can never match",
+        ),
+        (
+            "action: DENY\nrules:\n- to: [{operation: {paths: [/a/../b]}}]",
+            7,
+            "spec.rules[0].to[0].operation.paths[0]",
+            "can never match",
+        ),
+        (
+            "rules:\n- to: [{operation: {paths: [/x, /a%2fb]}}]",
+            6,
+            "spec.rules[0].to[0].operation.paths[1]",
+            "servers may read it as \"/a/b\"",
+        ),
+        (
+            "rules:\n- from: [{source: {trustDomains: [a, 'spiffe://b']}}]",
+            6,
+            "spec.rules[0].from[0].source.trustDomains[1]",
+            "without its scheme",
+        ),
+        (
+            "rules:\n- from: [{source: {namespaces: [Shop]}}]",
+            6,
+            "spec.rules[0].from[0].source.namespaces[0]",
+            "can never match",
         ),
         (
             "rules:\n- to: [{operation: {hosts: [a]}}]",
