@@ -27,6 +27,15 @@ pub(crate) fn may_be_http2(bytes: &[u8]) -> bool {
     PREFACE.starts_with(bytes)
 }
 
+/// Whether bytes may be the begin of a text. A server of HTTP that takes more for a request line than
+/// [`detect`] does still reads a text.
+#[cfg(feature = "runtime")]
+pub(crate) fn is_text(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .all(|b| matches!(b, b'\t' | b'\r' | b'\n' | b' '..=b'~'))
+}
+
 /// Looks at the first bytes of a connection. Whatever is not surely HTTP or TLS is opaque; the
 /// answer never changes once it is not [`Detected::NeedMore`], however many bytes follow.
 ///

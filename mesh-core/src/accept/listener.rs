@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Detected, Socket, detect, may_be_http2};
+use super::{Detected, Socket, detect, is_text, may_be_http2};
 
 /// Connections that may wait to be accepted, within what the kernel allows. The standard library
 /// asks for 128, which the callers of one busy service fill when they all come back at once; what
@@ -77,43 +77,52 @@ fn of_one_connection(e: &io::Error) -> bool {
     )
 }
 
-/// What the connection speaks, by a look at its first bytes, which stay in the socket. At the
-/// deadline, what is undecided is opaque; a connection that ends early is too.
-///
-/// Where HTTP is declared, only the version is asked for, and all that is not surely HTTP/2 is
-/// HTTP/1, whose server has an answer for it.
-pub(crate) async fn peek(stream: &TcpStream, declared: bool, deadline: Instant) -> Detected {
-    match first_bytes(stream, declared, deadline).await {
-        Detected::Opaque | Detected::Tls if declared => Detected::Http1,
-        detected => detected,
-    }
+/// What a caller's first bytes may be taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Anything.
+    Free,
+    /// HTTP, which is declared: only the version is asked for, and all that is not surely HTTP/2 is
+    /// HTTP/1, whose server has an answer for it.
+    Http,
+    /// HTTP wherever it is a text: a caller without an identity may not choose that its requests are
+    /// opaque, and so neither decided on nor cleaned of claims.
+    Text,
 }
 
-async fn first_bytes(stream: &TcpStream, declared: bool, deadline: Instant) -> Detected {
+/// What the connection speaks, by a look at its first bytes, which stay in the socket. What is
+/// undecided at the deadline is opaque, if it may be; [`Detected::NeedMore`] is the answer where not
+/// one byte has come. A connection that ends early is opaque.
+pub(crate) async fn peek(stream: &TcpStream, taken: Taken, deadline: Instant) -> Detected {
     let mut bytes = [0; 32];
     let mut seen = 0;
-    loop {
+    let detected = loop {
         match timeout_at(deadline, stream.peek(&mut bytes)).await {
             Ok(Ok(len)) if len > 0 => {
                 let detected = detect(&bytes[..len]);
                 if detected != Detected::NeedMore {
-                    return detected;
+                    seen = len;
+                    break detected;
                 }
-                if declared && !may_be_http2(&bytes[..len]) {
-                    return Detected::Http1;
+                if taken == Taken::Http && !may_be_http2(&bytes[..len]) {
+                    break Detected::Http1;
                 }
                 if len == seen {
                     // Nothing new: peeking again would spin.
-                    if timeout_at(deadline, sleep(Duration::from_millis(2)))
-                        .await
-                        .is_err()
-                    {
-                        return Detected::Opaque;
+                    let pause = sleep(Duration::from_millis(2));
+                    if timeout_at(deadline, pause).await.is_err() {
+                        break Detected::Opaque;
                     }
                 }
                 seen = len;
             }
-            _ => return Detected::Opaque,
+            Err(_) if seen == 0 => return Detected::NeedMore,
+            _ => break Detected::Opaque,
         }
+    };
+    match (detected, taken) {
+        (Detected::Opaque | Detected::Tls, Taken::Http) => Detected::Http1,
+        (Detected::Opaque, Taken::Text) if is_text(&bytes[..seen]) => Detected::Http1,
+        _ => detected,
     }
 }

@@ -14,11 +14,11 @@ mod timed;
 #[cfg(feature = "runtime")]
 mod upload;
 
-#[cfg(feature = "runtime")]
-pub(crate) use detect::may_be_http2;
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
-pub(crate) use listener::{Listener, peek};
+pub(crate) use detect::{is_text, may_be_http2};
+#[cfg(feature = "runtime")]
+pub(crate) use listener::{Listener, Taken, peek};
 #[cfg(feature = "runtime")]
 pub(crate) use socket::Socket;
 #[cfg(feature = "runtime")]

@@ -1,11 +1,18 @@
 //! Bytes both ways between two connections, until both sides have ended, counted as they flow.
+//!
+//! Each way ends by itself: an end of one side is passed on as an end, and what a side still says is
+//! carried on although the other one takes nothing more. A server that answers and closes while
+//! its caller still sends has been heard so.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
 use super::forward::Switched;
 use crate::drain::Drain;
@@ -14,6 +21,11 @@ use crate::telemetry::TcpCounters;
 
 /// One TLS record's worth: large enough that a record is one read, small enough to hold many.
 const BUFFER: usize = 16 * 1024;
+/// How long what a caller still sends is read and dropped after the last byte to it: a socket that is
+/// closed with bytes unread takes back what the caller has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+/// How much of it.
+const LINGER_BYTES: usize = 4 << 20;
 
 /// The bytes of one opaque connection so far.
 #[derive(Debug, Default)]
@@ -26,10 +38,32 @@ pub(crate) struct Flow {
     counters: Option<TcpCounters>,
 }
 
-/// The caller's side of a connection.
-struct CountedSide<'a, S> {
-    inner: &'a mut S,
-    flow: &'a mut Flow,
+/// One way of a copy.
+struct Way {
+    buffer: Box<[u8]>,
+    from: usize,
+    to: usize,
+    phase: Phase,
+    unflushed: bool,
+    /// Why it ended early.
+    failed: Option<io::Error>,
+    /// Whether the side that is read from broke off.
+    broken: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Bytes flow.
+    Open,
+    /// The one side has ended; the other is to know.
+    Ending,
+    Over,
+}
+
+/// The side that a way has failed at.
+enum Failed {
+    Read(io::Error),
+    Write(io::Error),
 }
 
 /// Copies both ways until both sides have ended. `flow` has what was copied, also after an error
@@ -37,20 +71,50 @@ struct CountedSide<'a, S> {
 ///
 /// # Errors
 ///
-/// [`Reason::Reset`] if one of the connections breaks off.
+/// [`Reason::Reset`] if one of the connections breaks off. What the other side said before is
+/// delivered all the same.
 pub(crate) async fn copy<A, B>(caller: &mut A, other: &mut B, flow: &mut Flow) -> Result<(), Error>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut caller = CountedSide {
-        inner: caller,
-        flow,
-    };
-    match copy_bidirectional_with_sizes(&mut caller, other, BUFFER, BUFFER).await {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Error::new(Reason::Reset, "the connection broke off").because(e)),
+    let (mut there, mut back) = (Way::new(), Way::new());
+    poll_fn(|cx| {
+        let one = there.poll(caller, other, cx, &mut |read, _| flow.add(read, 0));
+        let two = back.poll(other, caller, cx, &mut |_, written| flow.add(0, written));
+        // A side that has broken off, other than one that has ended, takes nothing more either.
+        let (one, two) = (
+            one.is_ready() || back.broken,
+            two.is_ready() || there.broken,
+        );
+        if one && two {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+    if there.failed.is_some() && back.failed.is_none() {
+        linger(caller).await;
     }
+    match there.failed.or(back.failed) {
+        None => Ok(()),
+        Some(e) => Err(Error::new(Reason::Reset, "the connection broke off").because(e)),
+    }
+}
+
+/// Reads what a caller still sends to a server that takes nothing more.
+pub(crate) async fn linger<A: AsyncRead + Unpin>(caller: &mut A) {
+    let drained = async {
+        let mut buffer = vec![0; BUFFER];
+        let mut left = LINGER_BYTES;
+        while let Ok(read @ 1..) = caller.read(&mut buffer).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _gone_or_late = timeout(LINGER, drained).await;
 }
 
 /// Joins two connections that have both left HTTP (RFC 9110 section 7.8) until both have ended or
@@ -85,7 +149,7 @@ impl Flow {
         }
     }
 
-    fn add(&mut self, received: usize, sent: usize) {
+    pub(crate) fn add(&mut self, received: usize, sent: usize) {
         let count = |n| u64::try_from(n).unwrap_or(u64::MAX);
         let (received, sent) = (count(received), count(sent));
         self.received += received;
@@ -96,37 +160,110 @@ impl Flow {
     }
 }
 
-// === impl CountedSide ===
+// === impl Way ===
 
-impl<S: AsyncRead + Unpin> AsyncRead for CountedSide<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut *self.inner).poll_read(cx, buf))?;
-        self.flow.add(buf.filled().len() - before, 0);
-        Poll::Ready(Ok(()))
+impl Way {
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            from: 0,
+            to: 0,
+            phase: Phase::Open,
+            unflushed: false,
+            failed: None,
+            broken: false,
+        }
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for CountedSide<'_, S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
+    /// Copies until there is nothing more to copy or to write to. Counts what was read and what was
+    /// written.
+    fn poll<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
         cx: &mut Context<'_>,
-        buf: &[u8],
+        count: &mut impl FnMut(usize, usize),
+    ) -> Poll<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            let stepped = match self.phase {
+                Phase::Over => return Poll::Ready(()),
+                _ if self.from < self.to => {
+                    let written = ready!(self.poll_write(writer, cx));
+                    written.map(|n| count(0, n)).map_err(Failed::Write)
+                }
+                Phase::Open => match self.poll_read(reader, cx) {
+                    Poll::Ready(read) => read.map(|n| count(n, 0)).map_err(Failed::Read),
+                    Poll::Pending => ready!(self.poll_flush(writer, cx)).map_err(Failed::Write),
+                },
+                Phase::Ending => {
+                    // A side that is gone already takes no end.
+                    let _gone = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
+                    self.phase = Phase::Over;
+                    Ok(())
+                }
+            };
+            let failed = match stepped {
+                Ok(()) => continue,
+                // The writer gets an end.
+                Err(Failed::Read(e)) => {
+                    self.broken = true;
+                    self.phase = Phase::Ending;
+                    e
+                }
+                Err(Failed::Write(e)) => {
+                    (self.from, self.to) = (0, 0);
+                    self.phase = Phase::Over;
+                    e
+                }
+            };
+            self.failed.get_or_insert(failed);
+        }
+    }
+
+    fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut *self.inner).poll_write(cx, buf))?;
-        self.flow.add(0, written);
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
+        (self.from, self.to) = (0, buffer.filled().len());
+        if self.to == 0 {
+            self.phase = Phase::Ending;
+        }
+        Poll::Ready(Ok(self.to))
+    }
+
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let rest = &self.buffer[self.from..self.to];
+        let written = ready!(Pin::new(writer).poll_write(cx, rest))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.from += written;
+        self.unflushed = true;
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_shutdown(cx)
+    /// Flushes once, while nothing comes; then there is nothing to do.
+    fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.unflushed {
+            return Poll::Pending;
+        }
+        ready!(Pin::new(writer).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Pending
     }
 }

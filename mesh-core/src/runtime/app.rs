@@ -15,7 +15,7 @@ use super::listen::{Application, InboundListener};
 use super::upstream::Upstreams;
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
-use crate::connect::{Flow, Io, Lease, Switched, copy, forward};
+use crate::connect::{Io, Lease, Switched, forward};
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, PeerInfo, Tls};
 use crate::model::{AppProtocol, Endpoint, Transport};
@@ -42,13 +42,8 @@ pub(super) trait App: Clone + Send + Sync + 'static {
         call: &mut Call,
     ) -> impl Future<Output = Result<Served, Error>> + Send;
 
-    /// Takes an opaque connection of a caller that connected to `original`.
-    fn tcp(
-        &self,
-        stream: &mut Io,
-        original: SocketAddr,
-        flow: &mut Flow,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Opens the connection that an opaque one of a caller of `original` is joined with.
+    fn open(&self, original: SocketAddr) -> impl Future<Output = Result<Io, Error>> + Send;
 }
 
 /// The application is a tower service.
@@ -99,7 +94,7 @@ where
         })
     }
 
-    async fn tcp(&self, _: &mut Io, _: SocketAddr, _: &mut Flow) -> Result<(), Error> {
+    async fn open(&self, _: SocketAddr) -> Result<Io, Error> {
         let detail = "an opaque connection to an HTTP application";
         Err(Error::new(Reason::InvalidRequest, detail))
     }
@@ -157,15 +152,10 @@ impl App for Behind {
         })
     }
 
-    async fn tcp(
-        &self,
-        stream: &mut Io,
-        original: SocketAddr,
-        flow: &mut Flow,
-    ) -> Result<(), Error> {
+    async fn open(&self, original: SocketAddr) -> Result<Io, Error> {
         let connector = &self.upstreams.connector;
         let member = self.member(original);
-        let mut app = connector.open(&self.tls, &member, Inner::Tcp).await?;
-        copy(stream, &mut app.io, flow).await
+        let opened = connector.open(&self.tls, &member, Inner::Tcp).await?;
+        Ok(opened.io)
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::first::ServerFirst;
 use super::limits::Limits;
 use super::merge::merge;
 use super::mesh::{Mesh, MeshInner, Stack};
@@ -312,6 +313,7 @@ impl BuilderParts {
             authorizers: self.authorizers.clone(),
             limits,
             paths,
+            server_first: ServerFirst::default(),
             drain: watch.clone(),
             tracker: TaskTracker::new(),
         }

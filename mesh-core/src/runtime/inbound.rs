@@ -12,6 +12,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::tls::HandshakeError;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -19,18 +20,22 @@ use super::admit;
 use super::app::{App, Served};
 use super::call::Call;
 use super::exchange::{Held, Pending};
+use super::first::{FirstWord, first_word};
 use super::labels;
 use super::serve::{self, Connection};
 use super::shared::Shared;
-use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
+use super::standing::{Asked, PolicyChanges};
+use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Verdict};
 use crate::body::Body;
-use crate::connect::{Flow, Io};
+use crate::connect::{Flow, Io, copy};
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
 use crate::model::AppProtocol;
 use crate::telemetry::{Direction, Series};
 
+/// The first byte of a TLS handshake (RFC 8446 section 5.1).
+const TLS: u8 = 0x16;
 /// The most callers whose metrics are kept apart; further ones share the labels `unknown`.
 const CALLERS: usize = 1_000;
 
@@ -49,6 +54,7 @@ pub(super) struct Inbound {
     pub(super) tls: Arc<Tls>,
     principal: Arc<str>,
     callers: Mutex<HashMap<Option<SpiffeId>, Arc<Series>>>,
+    policy: PolicyChanges,
 }
 
 /// A caller's connection after its handshake.
@@ -60,6 +66,26 @@ struct Arrived {
     peer: Peer,
     /// When the caller's certificate ends.
     until: Option<Instant>,
+    spoken: Option<Spoken>,
+}
+
+/// An application that has spoken before its caller did, and what it has said.
+type Spoken = (Io, Vec<u8>);
+
+/// What a caller of a permissive listener begins with.
+enum First {
+    /// Neither side has spoken.
+    Nothing,
+    /// The application has spoken first.
+    Opaque(Arrived),
+    Plain(Arrived),
+    Tls(Socket),
+}
+
+/// The side that speaks first, with the first byte of a caller.
+enum Spoke {
+    Application(Spoken),
+    Caller(u8),
 }
 
 /// What all requests of one connection share.
@@ -76,11 +102,44 @@ struct Accepted {
 
 impl Inbound {
     pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: Arc<str>) -> Self {
+        let local = Arc::clone(tls.local());
         Self {
+            policy: PolicyChanges::follow(shared.reader.clone(), local),
             shared: Arc::clone(shared),
             tls,
             principal,
             callers: Mutex::default(),
+        }
+    }
+
+    /// Decides whether a request is permitted, asking external authorizers if policy wants that.
+    async fn permit(&self, peer: &Peer, view: RequestView<'_>) -> Result<Permit, Error> {
+        let shared = &self.shared;
+        let verdict = shared
+            .reader
+            .peek()
+            .authorize(self.tls.local(), peer, &view);
+        let permitted = match verdict {
+            Verdict::Ask(_) => {
+                let settling = shared.authorizers.settle(verdict, peer, view);
+                Box::pin(settling).await
+            }
+            verdict => verdict.permit(),
+        };
+        permitted.map_err(Error::from)
+    }
+
+    /// Ready once policy does no longer permit what stands open.
+    async fn denied(self: Arc<Self>, caller: Arc<PeerInfo>, asked: Asked) -> Error {
+        let mut policy = self.policy.clone();
+        loop {
+            policy.next().await;
+            if let Err(error) = self.permit(&caller.peer, asked.view()).await {
+                let (from, local) = (caller.address, self.tls.local());
+                let workload = &local.workload().name;
+                tracing::warn!(%from, %workload, "closing an open connection: {error}");
+                return error;
+            }
         }
     }
 
@@ -120,19 +179,16 @@ impl<A: App> InboundStack<A> {
         let Ok(original) = stream.original_destination() else {
             return;
         };
-        let deadline = Instant::now() + shared.limits.handshake;
+        let mut stream = stream;
         if !self.strict {
-            let mut first = [0];
-            let tls = match timeout_at(deadline, stream.peek(&mut first)).await {
-                Ok(Ok(1)) => first == [0x16],
-                // A server that speaks first: plaintext, if it is allowed to be opaque.
-                Err(_) => false,
-                Ok(_) => return,
-            };
-            if !tls {
-                return Box::pin(self.plaintext(stream, from, original)).await;
+            match Box::pin(self.first_byte(stream, from, original)).await {
+                First::Plain(arrived) => return Box::pin(self.plaintext(arrived)).await,
+                First::Opaque(arrived) => return Box::pin(self.tcp(arrived)).await,
+                First::Tls(back) => stream = back,
+                First::Nothing => return,
             }
         }
+        let deadline = Instant::now() + shared.limits.handshake;
         let accepting = self.inbound.tls.accept(stream, self.protocol);
         let accepted = match timeout_at(deadline, accepting).await {
             Ok(Ok(accepted)) => accepted,
@@ -147,6 +203,7 @@ impl<A: App> InboundStack<A> {
             peer: accepted.peer.clone(),
             until: Some(Instant::now() + left),
             io: Io::Server(Box::new(accepted.stream)),
+            spoken: None,
         };
         match accepted.inner {
             Some(Inner::Tcp) => Box::pin(self.tcp(arrived)).await,
@@ -179,18 +236,77 @@ impl<A: App> InboundStack<A> {
         recorder.refused(Direction::Inbound, from, None, reason, &error);
     }
 
-    async fn plaintext(self: Arc<Self>, stream: Socket, from: SocketAddr, original: SocketAddr) {
-        let deadline = Instant::now() + self.inbound.shared.limits.detect;
-        let detected = match self.protocol {
-            AppProtocol::Tcp => Detected::Opaque,
-            protocol => peek(&stream, protocol.is_http(), deadline).await,
+    /// Looks whether a caller of a permissive listener begins with TLS. Where the application may
+    /// speak first, one that says nothing for a moment may wait for that.
+    async fn first_byte(&self, stream: Socket, from: SocketAddr, original: SocketAddr) -> First {
+        let limits = &self.inbound.shared.limits;
+        let limit = match self.protocol.is_http() {
+            true => limits.handshake,
+            false => limits.detect,
         };
-        let arrived = Arrived {
-            io: Io::Plain(stream),
+        let mut first = [0];
+        let peeked = timeout(limit, stream.peek(&mut first)).await;
+        if matches!(peeked, Ok(Ok(1))) && first == [TLS] {
+            return First::Tls(stream);
+        }
+        let arrived = |io, spoken| Arrived {
+            io,
             from,
             original,
             peer: Peer::Unauthenticated,
             until: None,
+            spoken,
+        };
+        match peeked {
+            Ok(Ok(1)) => First::Plain(arrived(Io::Plain(stream), None)),
+            Ok(_) => First::Nothing,
+            Err(_) if self.protocol.is_http() => First::Plain(arrived(Io::Plain(stream), None)),
+            Err(_) => match self.first_of_both(&stream, original).await {
+                None => First::Nothing,
+                Some(Spoke::Application(spoken)) => {
+                    First::Opaque(arrived(Io::Plain(stream), Some(spoken)))
+                }
+                Some(Spoke::Caller(TLS)) => First::Tls(stream),
+                Some(Spoke::Caller(_)) => First::Plain(arrived(Io::Plain(stream), None)),
+            },
+        }
+    }
+
+    /// Which side speaks first where the caller has not yet. The application is opened for that if
+    /// policy permits the caller to be opaque; else the caller alone is waited for.
+    async fn first_of_both(&self, stream: &Socket, original: SocketAddr) -> Option<Spoke> {
+        let limits = &self.inbound.shared.limits;
+        let stranger = Peer::Unauthenticated;
+        let permitted = self.inbound.permit(&stranger, RequestView::Tcp).await;
+        let opened = match permitted {
+            Ok(_permit) => self.app.open(original).await.ok(),
+            Err(_) => None,
+        };
+        if let Some(mut app) = opened {
+            match first_word(stream, &mut app, limits.idle).await {
+                FirstWord::Server(word) => return Some(Spoke::Application((app, word))),
+                FirstWord::Caller => {}
+                FirstWord::Nothing => return None,
+            }
+        }
+        let mut first = [0];
+        match timeout(limits.header, stream.peek(&mut first)).await {
+            Ok(Ok(1)) => Some(Spoke::Caller(first[0])),
+            _ => None,
+        }
+    }
+
+    async fn plaintext(self: Arc<Self>, arrived: Arrived) {
+        let limits = &self.inbound.shared.limits;
+        let detected = match (self.protocol, &arrived.io) {
+            (protocol, Io::Plain(stream)) if protocol != AppProtocol::Tcp => {
+                let taken = match protocol.is_http() {
+                    true => Taken::Http,
+                    false => Taken::Text,
+                };
+                peek(stream, taken, Instant::now() + limits.header).await
+            }
+            _ => Detected::Opaque,
         };
         match detected {
             Detected::Http1 => self.http(arrived, false).await,
@@ -249,11 +365,14 @@ impl<A: App> InboundStack<A> {
                 let probe = Permit::probe(&self.probes, &view);
                 match probe.filter(|_| is_bare(request)) {
                     Some(permit) => Ok(permit),
-                    None => self.permit(&caller.info.peer, view).await,
+                    None => self.inbound.permit(&caller.info.peer, view).await,
                 }
             }
             Err(error) => Err(error),
         };
+        // The application takes the request; what it was is asked again when policy changes.
+        let wish = request.headers().contains_key(UPGRADE);
+        let asked = wish.then(|| Asked::upgrade(request));
         let served = match permitted {
             Ok(_permit) => {
                 let call = pending.call();
@@ -263,7 +382,7 @@ impl<A: App> InboundStack<A> {
             Err(error) => Err(error),
         };
         match served {
-            Ok(served) => self.answer(served, pending, caller),
+            Ok(served) => self.answer(served, pending, caller, asked),
             Err(error) => pending.refuse(&error, grpc),
         }
     }
@@ -273,50 +392,42 @@ impl<A: App> InboundStack<A> {
         mut served: Served,
         mut pending: Pending,
         caller: &Accepted,
+        asked: Option<Asked>,
     ) -> Response<Body> {
         admit::answered(&mut served.response);
         if let Some(lease) = served.lease {
             pending.hold(Held::Application(lease));
         }
-        match served.switched {
+        match served.switched.zip(asked) {
             None => pending.answer(served.response),
-            Some(switched) => {
+            Some((switched, asked)) => {
                 if let Some(live) = &caller.live {
                     live.becomes_opaque();
                 }
-                self.inbound.shared.splice(pending, switched);
+                let denied = Arc::clone(&self.inbound).denied(Arc::clone(&caller.info), asked);
+                self.inbound.shared.splice(pending, switched, denied);
                 served.response
             }
         }
-    }
-
-    /// Decides whether a request is permitted, asking external authorizers if policy wants that.
-    async fn permit(&self, peer: &Peer, view: RequestView<'_>) -> Result<Permit, Error> {
-        let shared = &self.inbound.shared;
-        let local = self.inbound.tls.local();
-        let verdict = shared.reader.peek().authorize(local, peer, &view);
-        let permitted = match verdict {
-            Verdict::Ask(_) => {
-                let settling = shared.authorizers.settle(verdict, peer, view);
-                Box::pin(settling).await
-            }
-            verdict => verdict.permit(),
-        };
-        permitted.map_err(Error::from)
     }
 
     /// Takes one opaque connection.
     async fn tcp(self: Arc<Self>, arrived: Arrived) {
         let shared = &self.inbound.shared;
         let Arrived {
-            mut io, from, peer, ..
+            mut io,
+            from,
+            peer,
+            original,
+            spoken,
+            ..
         } = arrived;
         let mut call = Call::opaque(Direction::Inbound, self.inbound.tls.local(), from);
         call.exchange.tls_peer = peer.id().cloned();
         let series = self.inbound.series(call.exchange.tls_peer.as_ref());
         let permitted = match &peer {
             Peer::Unauthenticated if self.strict => Err(Denied::plaintext().into()),
-            peer => self.permit(peer, RequestView::Tcp).await,
+            peer => self.inbound.permit(peer, RequestView::Tcp).await,
         };
         let mut flow = Flow::default();
         let result = match permitted {
@@ -325,8 +436,11 @@ impl<A: App> InboundStack<A> {
                 flow = Flow::new(counters.clone());
                 shared.recorder.begin(&call.exchange);
                 let mut drain = shared.drain.clone();
+                let caller = Arc::new(PeerInfo::new(peer, from));
+                let denied = Arc::clone(&self.inbound).denied(caller, Asked::Opaque);
                 let result = tokio::select! {
-                    carried = self.app.tcp(&mut io, arrived.original, &mut flow) => carried,
+                    carried = self.carry(&mut io, original, spoken, &mut flow) => carried,
+                    error = denied => Err(error),
                     () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
                 };
                 counters.closed();
@@ -341,8 +455,28 @@ impl<A: App> InboundStack<A> {
         call.close(&flow, result.as_ref().err());
         shared.recorder.publish(&call.exchange);
         // Shuts down the remaining side; a peer that reads takes well below a second.
-        let goodbye = tokio::io::AsyncWriteExt::shutdown(&mut io);
+        let goodbye = io.shutdown();
         let _gone = timeout(std::time::Duration::from_secs(1), goodbye).await;
+    }
+
+    /// Joins an opaque connection with the application, which may have spoken already.
+    async fn carry(
+        &self,
+        io: &mut Io,
+        original: SocketAddr,
+        spoken: Option<Spoken>,
+        flow: &mut Flow,
+    ) -> Result<(), Error> {
+        let mut app = match spoken {
+            Some((app, word)) => {
+                let failed = |e| Error::new(Reason::Reset, "the connection broke off").because(e);
+                io.write_all(&word).await.map_err(failed)?;
+                flow.add(0, word.len());
+                app
+            }
+            None => self.app.open(original).await?,
+        };
+        copy(io, &mut app, flow).await
     }
 }
 

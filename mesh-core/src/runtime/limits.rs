@@ -23,8 +23,8 @@ pub struct Limits {
     pub body: Duration,
     /// How long a caller's connection may rest between requests. Default 300 s.
     pub idle: Duration,
-    /// How long the first bytes of an undeclared protocol are waited for; then it is opaque.
-    /// Default 10 s.
+    /// How long the first bytes of an undeclared protocol are waited for, before the server is opened
+    /// to see whether it speaks first. Default 100 ms.
     pub detect: Duration,
     /// How long a TCP connect to an endpoint may take. Default 1 s.
     pub connect: Duration,
@@ -60,7 +60,7 @@ impl Default for Limits {
             header: seconds(10),
             body: seconds(60),
             idle: seconds(300),
-            detect: seconds(10),
+            detect: Duration::from_millis(100),
             connect: seconds(1),
             endpoint_handshake: seconds(5),
             pool_idle: seconds(60),

@@ -196,6 +196,7 @@ impl Mesh {
             &self.inner.shared.identity.load(),
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
+            &self.inner.shared.server_first,
         )
     }
 

@@ -16,6 +16,7 @@ mod builder;
 mod call;
 mod client;
 mod exchange;
+mod first;
 mod gauges;
 mod inbound;
 mod labels;
@@ -26,6 +27,7 @@ mod mesh;
 mod outbound;
 mod serve;
 mod shared;
+mod standing;
 mod status;
 mod upstream;
 

@@ -8,18 +8,20 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::admit;
 use super::call::Call;
 use super::exchange::{Held, Pending};
+use super::first::{FirstWord, first_word};
 use super::labels;
 use super::listen::{OutboundListener, Target};
 use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::upstream::{Sending, Upstream};
-use crate::accept::{ConnState, Detected, Listener, Socket, Upload, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::body::Body;
 use crate::connect::{Flow, Io, Switched, copy, forward};
@@ -52,6 +54,14 @@ pub(super) enum To<'a> {
 pub(super) struct Caller<'a> {
     pub(super) address: SocketAddr,
     pub(super) state: &'a Arc<ConnState>,
+}
+
+/// The endpoint's side of an opaque connection.
+struct Joined {
+    endpoint: Io,
+    upstream: Upstream,
+    /// The bytes that it has said already, and the caller heard.
+    said: usize,
 }
 
 /// The answer to a request.
@@ -112,7 +122,9 @@ impl Outbound {
                 Ok(match switched {
                     None => pending.answer(response),
                     Some(switched) => {
-                        self.shared.splice(pending, switched);
+                        // An egress policy stays as it is for as long as its workload is served.
+                        let denied = std::future::pending();
+                        self.shared.splice(pending, switched, denied);
                         response
                     }
                 })
@@ -206,18 +218,114 @@ impl Outbound {
         from: SocketAddr,
         to: &Arc<OutboundListener>,
     ) {
-        let detected = match to.protocol {
+        let declared = self.declared(&stream, to);
+        let detected = match declared {
             AppProtocol::Tcp => Detected::Opaque,
             protocol => {
-                let deadline = Instant::now() + self.shared.limits.detect;
-                peek(&stream, protocol.is_http(), deadline).await
+                let limits = &self.shared.limits;
+                // What is declared HTTP is never forwarded as anything else.
+                let (taken, limit) = match protocol.is_http() {
+                    true => (Taken::Http, limits.header),
+                    false => (Taken::Free, limits.detect),
+                };
+                peek(&stream, taken, Instant::now() + limit).await
             }
         };
+        self.detected(stream, from, to, detected).await;
+    }
+
+    async fn detected(
+        self: Arc<Self>,
+        stream: Socket,
+        from: SocketAddr,
+        to: &Arc<OutboundListener>,
+        detected: Detected,
+    ) {
         match detected {
             Detected::Http1 => Box::pin(self.http(stream, from, to, false)).await,
             Detected::Http2 => Box::pin(self.http(stream, from, to, true)).await,
-            // What is declared HTTP is never forwarded as anything else.
-            _ => Box::pin(self.tcp(stream, from, to)).await,
+            Detected::NeedMore => Box::pin(self.silent(stream, from, to)).await,
+            Detected::Opaque | Detected::Tls => Box::pin(self.tcp(stream, from, to)).await,
+        }
+    }
+
+    /// What a caller of a listener speaks as far as it is declared: by the listener, or by the port
+    /// that it leads to.
+    fn declared(&self, stream: &Socket, to: &OutboundListener) -> AppProtocol {
+        if to.protocol != AppProtocol::Detect {
+            return to.protocol;
+        }
+        let snapshot = self.shared.reader.peek();
+        let found = match to.destination(to.original(stream)) {
+            To::Authority => None,
+            To::Address(address) => {
+                let service = snapshot.at_address(address.ip());
+                service.map(|service| (service, address.port()))
+            }
+            To::Service(name, port) => snapshot.service(name).map(|service| (service, port)),
+        };
+        let declared = found.and_then(|(service, port)| {
+            if self.shared.server_first.has(&service.name, port) {
+                return Some(AppProtocol::Tcp);
+            }
+            Some(service.port_view(port)?.protocol)
+        });
+        declared.unwrap_or(AppProtocol::Detect)
+    }
+
+    /// A caller that says nothing where nothing is declared: perhaps the server is to speak first.
+    async fn silent(
+        self: Arc<Self>,
+        mut stream: Socket,
+        from: SocketAddr,
+        to: &Arc<OutboundListener>,
+    ) {
+        let limits = &self.shared.limits;
+        let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
+        let opened = match to.destination(to.original(&stream)) {
+            // Without a Service there is no server to ask.
+            To::Authority => None,
+            leads => self.open(leads, &mut call).await.ok(),
+        };
+        let Some((mut endpoint, upstream)) = opened else {
+            let deadline = Instant::now() + limits.header;
+            let detected = match peek(&stream, Taken::Free, deadline).await {
+                Detected::NeedMore => Detected::Opaque,
+                detected => detected,
+            };
+            return self.detected(stream, from, to, detected).await;
+        };
+        match first_word(&stream, &mut endpoint, limits.idle).await {
+            FirstWord::Server(word) => {
+                let (service, port) = (&upstream.service().name, upstream.port());
+                self.shared.server_first.note(service, port);
+                if stream.write_all(&word).await.is_ok() {
+                    let joined = Joined {
+                        endpoint,
+                        upstream,
+                        said: word.len(),
+                    };
+                    self.join(stream, call, joined).await;
+                }
+            }
+            FirstWord::Caller => {
+                let deadline = Instant::now() + limits.header;
+                match peek(&stream, Taken::Free, deadline).await {
+                    detected @ (Detected::Http1 | Detected::Http2) => {
+                        drop((endpoint, upstream));
+                        self.detected(stream, from, to, detected).await;
+                    }
+                    _ => {
+                        let joined = Joined {
+                            endpoint,
+                            upstream,
+                            said: 0,
+                        };
+                        self.join(stream, call, joined).await;
+                    }
+                }
+            }
+            FirstWord::Nothing => tracing::debug!(%from, "neither side has spoken"),
         }
     }
 
@@ -255,11 +363,11 @@ impl Outbound {
     }
 
     /// Forwards one opaque connection.
-    async fn tcp(self: Arc<Self>, mut stream: Socket, from: SocketAddr, to: &OutboundListener) {
+    async fn tcp(self: Arc<Self>, stream: Socket, from: SocketAddr, to: &OutboundListener) {
         let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
         let recorder = &self.shared.recorder;
         let to = to.destination(to.original(&stream));
-        let (mut endpoint, upstream) = match self.open(to, &mut call).await {
+        let (endpoint, upstream) = match self.open(to, &mut call).await {
             Ok(opened) => opened,
             Err(error) => {
                 let reason = error.reason().as_str();
@@ -268,8 +376,25 @@ impl Outbound {
                 return recorder.publish(&call.exchange);
             }
         };
+        let joined = Joined {
+            endpoint,
+            upstream,
+            said: 0,
+        };
+        self.join(stream, call, joined).await;
+    }
+
+    /// Joins both sides of an opaque connection until they have ended.
+    async fn join(&self, mut stream: Socket, mut call: Call, joined: Joined) {
+        let recorder = &self.shared.recorder;
+        let Joined {
+            mut endpoint,
+            upstream,
+            said,
+        } = joined;
         let counters = recorder.metrics.tcp_opened(&self.series(&upstream));
         let mut flow = Flow::new(counters.clone());
+        flow.add(0, said);
         recorder.begin(&call.exchange);
         let mut drain = self.shared.drain.clone();
         let result = tokio::select! {

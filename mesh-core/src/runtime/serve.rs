@@ -149,6 +149,9 @@ impl Connection {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            // A caller that has nothing more to say may still wait for its answer. An agent never
+            // ends one way alone: where it ends, its caller has gone.
+            .half_close(!self.mesh)
             .header_read_timeout(None)
             .max_buf_size(HARD_HEADER);
         if limits.header_fields + 2 > FREE_FIELDS {

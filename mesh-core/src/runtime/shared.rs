@@ -8,11 +8,13 @@ use inmesh_pki::store::IdentityReader;
 use tokio_util::task::TaskTracker;
 
 use super::exchange::Pending;
+use super::first::ServerFirst;
 use super::limits::Limits;
 use super::upstream::Upstreams;
 use crate::authorize::{Authorizers, PathForm};
 use crate::connect::{Flow, Switched, splice};
 use crate::drain::Drain;
+use crate::error::Error;
 use crate::identify::{Live, Tls};
 use crate::local::Local;
 use crate::snapshot::SnapshotReader;
@@ -29,6 +31,7 @@ pub(super) struct Shared {
     pub(super) authorizers: Authorizers,
     pub(super) limits: Arc<Limits>,
     pub(super) paths: PathForm,
+    pub(super) server_first: ServerFirst,
     pub(super) drain: Drain,
     /// The tasks that serve connections.
     pub(super) tracker: TaskTracker,
@@ -41,13 +44,22 @@ impl Shared {
         Arc::new(Tls::new(local, identity, crypto, &self.clock, &self.live))
     }
 
-    /// Joins two connections that have left HTTP, in a task of their own.
-    pub(super) fn splice(&self, mut pending: Pending, switched: Switched) {
+    /// Joins two connections that have left HTTP, in a task of their own, until both have ended or
+    /// `denied` says that they must.
+    pub(super) fn splice(
+        &self,
+        mut pending: Pending,
+        switched: Switched,
+        denied: impl Future<Output = Error> + Send + 'static,
+    ) {
         pending.switched();
         let drain = self.drain.clone();
         self.tracker.spawn(async move {
             let mut flow = Flow::default();
-            let result = splice(switched, drain, &mut flow).await;
+            let result = tokio::select! {
+                spliced = splice(switched, drain, &mut flow) => spliced,
+                error = denied => Err(error),
+            };
             pending.joined(&flow, result);
         });
     }

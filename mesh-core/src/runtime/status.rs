@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use inmesh_pki::store::IdentityState;
 use serde::Serialize;
 
+use super::first::ServerFirst;
 use crate::discover::{SourceState, Sources};
 use crate::drain::Phase;
 use crate::snapshot::{ObjectStatus, Snapshot};
@@ -57,6 +58,9 @@ pub struct ServiceStatus {
     pub port: u16,
     /// What it speaks.
     pub protocol: String,
+    /// Whether nothing is declared for the port, and its server was seen to speak first: it is opaque
+    /// then, and callers need not be waited for if it is declared.
+    pub server_first: bool,
     /// Whether routes are attached.
     pub routed: bool,
     /// Its endpoints.
@@ -91,6 +95,7 @@ impl Status {
         identity: &IdentityState,
         phase: Phase,
         sources: &Sources,
+        server_first: &ServerFirst,
     ) -> Self {
         let not_ready = not_ready(snapshot, identity, phase, sources);
         let workload = snapshot.settings().local.workload();
@@ -101,6 +106,7 @@ impl Status {
                     service: view.name.to_string(),
                     port: port.port,
                     protocol: port.protocol.to_string(),
+                    server_first: server_first.has(&view.name, port.port),
                     routed: !view.routes.is_empty(),
                     endpoints: view
                         .endpoints(port.port)

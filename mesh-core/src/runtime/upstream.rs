@@ -42,6 +42,7 @@ pub(super) struct Upstream {
     kept: Arc<Kept>,
     upstreams: Arc<Upstreams>,
     service: Arc<ServiceView>,
+    port: u16,
     judged: bool,
 }
 
@@ -103,6 +104,7 @@ impl Upstreams {
                         kept: sent.kept,
                         upstreams: Arc::clone(self),
                         service,
+                        port: sending.to.port,
                         judged: false,
                     };
                     let status = sent.response.status();
@@ -144,6 +146,7 @@ impl Upstreams {
                         lease: None,
                         upstreams: Arc::clone(self),
                         service,
+                        port: to.port,
                         judged: true,
                     };
                     return Ok((opened.io, upstream));
@@ -328,6 +331,11 @@ impl Upstream {
     /// The Service that it belongs to.
     pub(super) fn service(&self) -> &ServiceView {
         &self.service
+    }
+
+    /// The port of the Service.
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The connection has left HTTP and serves no other request.

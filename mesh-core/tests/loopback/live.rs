@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use inmesh_core::authorize::DefaultAction;
-use inmesh_core::discover::pushed;
-use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
+use inmesh_core::authorize::{Action, DefaultAction, Operation, Policy, PolicyRule};
+use inmesh_core::discover::{Pusher, pushed};
+use inmesh_core::model::{
+    AppProtocol, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, Workload,
+};
 use inmesh_core::runtime::{InboundListener, MeshBuilder, OutboundListener, WantsNothing};
+use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_core::{Mesh, Reason};
 use inmesh_pki::IdentityWriter;
@@ -46,6 +49,8 @@ struct Carried {
     answer: watch::Sender<bool>,
     seen: Arc<Seen>,
     _meshes: [Mesh; 2],
+    /// What policies of the server are pushed with.
+    rules: Pusher,
 }
 
 /// What the application sends to the test and receives from it.
@@ -144,7 +149,12 @@ impl Carried {
         let inbound = listener.local_addr()?;
         let seen = Seen::new();
         let server = builder(&world, "cart", &cart_reader)?;
-        let server = server.exchanges(Arc::clone(&seen) as _).start()?;
+        let (rules, source) = pushed("rules");
+        let server = server
+            .exchanges(Arc::clone(&seen) as _)
+            .source(source)
+            .start()?;
+        rules.push(vec![]).await?;
         tokio::spawn({
             let server = server.clone();
             async move {
@@ -177,6 +187,7 @@ impl Carried {
             stream,
             answer,
             seen,
+            rules,
             _meshes: [client, server],
         })
     }
@@ -328,4 +339,59 @@ async fn what_says_nothing_against_a_peer_leaves_its_connections_alone() -> Resu
         }
     }
     Ok(())
+}
+
+fn policy(name: &str, path: Option<&str>) -> Result<Op> {
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, name)?;
+    let what = match path {
+        Some(path) => vec![Operation::builder().paths([path]).build()?],
+        None => vec![],
+    };
+    Ok(Op::put(Policy::new(
+        key,
+        Action::Deny,
+        vec![PolicyRule::new(vec![], what)],
+    )))
+}
+
+/// A policy of later denies what it would have denied at first, and nothing else.
+#[tokio::test]
+async fn a_policy_that_comes_later_reaches_what_stands_open() -> Result {
+    for (way, denies) in [
+        (Way::Opaque, None),
+        (Way::Upgraded, Some("/")),
+        (Way::Upgraded, None),
+    ] {
+        let mut carried = Carried::new(way).await?;
+        let service = ServiceName::new(&Namespace::new("shop")?, "other")?;
+        let port = ServicePort::new("http", 80, AppProtocol::Http1);
+        let unrelated = Service::new(service, vec![port]);
+        carried.rules.push(vec![Op::put(unrelated)]).await?;
+        carried.round().await?;
+        if way == Way::Upgraded {
+            carried
+                .rules
+                .push(vec![policy("elsewhere", Some("/elsewhere"))?])
+                .await?;
+            carried.round().await?;
+        }
+        carried.rules.push(vec![policy("stop", denies)?]).await?;
+        carried.over().await?;
+        let record = carried.seen.one(|_| true).await?;
+        assert_eq!(record.reason, Some(Reason::Denied), "{way:?}");
+        assert!(
+            record
+                .policy
+                .is_some_and(|p| p.to_string().contains("stop"))
+        );
+    }
+    Ok(())
+}
+
+/// HTTP is decided on at each request: one that runs is not cut.
+#[tokio::test]
+async fn a_policy_that_comes_later_leaves_a_request_that_runs() -> Result {
+    let mut carried = Carried::new(Way::Http).await?;
+    carried.rules.push(vec![policy("stop", None)?]).await?;
+    carried.round().await
 }

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName};
-use inmesh_core::runtime::{Limits, OutboundListener};
+use inmesh_core::runtime::{InboundListener, Limits, OutboundListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -260,5 +260,191 @@ async fn an_upgraded_connection_keeps_its_place_until_it_ends() -> Result {
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     let order: Vec<_> = pair.out_seen.all().iter().map(|x| x.status).collect();
     assert_eq!(order, [101, 400]);
+    Ok(())
+}
+
+/// Answers as soon as it has heard the first bytes, and closes without reading the rest.
+async fn early(answer: &'static [u8]) -> Result<std::net::SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _first = stream.read_u8().await?;
+                stream.write_all(answer).await
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// An application that has said all need not hear its caller out.
+#[tokio::test]
+async fn an_answer_is_heard_although_its_server_closes_while_the_caller_sends() -> Result {
+    static ANSWER: [u8; 100_000] = [b'a'; 100_000];
+    let pair = Pair::new(AppProtocol::Tcp, early(&ANSWER).await?).await?;
+    let door = tcp_listener(&pair).await?;
+    for _ in 0..20 {
+        let (mut read, mut write) = TcpStream::connect(door).await?.into_split();
+        let sending = tokio::spawn(async move {
+            let chunk = [b'x'; 8_192];
+            for _ in 0..256 {
+                if write.write_all(&chunk).await.is_err() {
+                    break;
+                }
+            }
+            write
+        });
+        let mut answer = vec![0; ANSWER.len()];
+        soon(read.read_exact(&mut answer)).await??;
+        assert_eq!(answer, ANSWER);
+        drop(soon(sending).await??);
+    }
+    Ok(())
+}
+
+/// The end of one side is no end of the other, over HTTP too.
+#[tokio::test]
+async fn a_caller_that_has_nothing_more_to_say_still_gets_its_answer() -> Result {
+    let slow = origin(async |request: Request<Incoming>| {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        tell(request).await
+    })
+    .await?;
+    let pair = Pair::with(AppProtocol::Http1, slow, |b| b, |to| to.strict = false).await?;
+    for address in [pair.outbound, pair.inbound] {
+        for request in [
+            &b"GET /a HTTP/1.1\r\nhost: cart\r\n\r\n"[..],
+            b"POST /a HTTP/1.1\r\nhost: cart\r\ncontent-length: 2\r\n\r\nhi",
+        ] {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(request).await?;
+            stream.shutdown().await?;
+            let mut answer = Vec::new();
+            soon(stream.read_to_end(&mut answer)).await??;
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.contains("/a HTTP/1.1"), "{answer}");
+        }
+    }
+    Ok(())
+}
+
+/// Greets, and repeats what it hears.
+async fn greeter() -> Result<std::net::SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.write_all(b"220 hello\r\n").await?;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// The way of a caller that waits for a greeting, on a port for which nothing is declared.
+async fn greeted(door: std::net::SocketAddr) -> Result {
+    let mut stream = TcpStream::connect(door).await?;
+    let mut hello = [0; 11];
+    soon(stream.read_exact(&mut hello)).await??;
+    assert_eq!(&hello, b"220 hello\r\n");
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+    let mut echo = [0; 18];
+    soon(stream.read_exact(&mut echo)).await??;
+    assert_eq!(&echo, b"GET / HTTP/1.1\r\n\r\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_opaque_wherever_nothing_is_declared() -> Result {
+    let permissive = |to: &mut InboundListener| to.strict = false;
+    let pair = Pair::with(AppProtocol::Detect, greeter().await?, |b| b, permissive).await?;
+    let service = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    let to = OutboundListener::to(service, 80, AppProtocol::Detect);
+    let door = serve_outbound(&pair.web, to).await?;
+    let port = |pair: &Pair| {
+        let status = pair.web.status();
+        status
+            .services
+            .iter()
+            .map(|s| s.server_first)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(port(&pair), [false]);
+    greeted(door).await?;
+    let record = pair.out_seen.one(|_| true).await?;
+    assert_eq!((record.request_bytes, record.response_bytes), (18, 29));
+    assert_eq!(port(&pair), [true]);
+    // Known from then on, and without an identity too.
+    greeted(door).await?;
+    greeted(pair.inbound).await?;
+    Ok(())
+}
+
+/// A caller that connects before it has something to say is no other than one that does at once.
+#[tokio::test]
+async fn a_caller_that_speaks_late_is_looked_at_as_ever() -> Result {
+    let mut limits = Limits::default();
+    limits.detect = Duration::from_millis(1);
+    let build = move |b: crate::support::Builder| b.limits(limits.clone());
+    let permissive = |to: &mut InboundListener| to.strict = false;
+    let app = origin(tell).await?;
+    let pair = Pair::with(AppProtocol::Detect, app, build, permissive).await?;
+    let service = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    let to = OutboundListener::to(service, 80, AppProtocol::Detect);
+    let door = serve_outbound(&pair.web, to).await?;
+    for address in [door, pair.outbound, pair.inbound] {
+        let mut late = TcpStream::connect(address).await?;
+        // Others pass it, so that the wait has ended and the server was opened.
+        for _ in 0..20 {
+            let other = raw(
+                address,
+                b"GET /b HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n",
+            );
+            assert!(other.await?.contains("GET /b HTTP/1.1 0"));
+        }
+        late.write_all(b"GET /a HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
+            .await?;
+        let mut answer = String::new();
+        soon(late.read_to_string(&mut answer)).await??;
+        assert!(answer.contains("GET /a HTTP/1.1 0"), "{answer}");
+    }
+    Ok(())
+}
+
+/// Its requests would be neither decided on nor cleaned of claims.
+#[tokio::test]
+async fn a_stranger_does_not_choose_to_be_opaque() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let names = request.headers().keys().map(|name| name.as_str());
+        Response::new(Body::from(names.collect::<Vec<_>>().join(" ")))
+    })
+    .await?;
+    let permissive = |to: &mut InboundListener| to.strict = false;
+    let pair = Pair::with(AppProtocol::Detect, app, |b| b, permissive).await?;
+    for begin in [
+        "\r\nGET",
+        "get",
+        "M-SEARCH",
+        "GET\t",
+        "\n\nGET",
+        "ABCDEFGHIJKLMNOPQRST",
+    ] {
+        let request = format!(
+            "{begin} / HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: a\r\nconnection: close\r\n\r\n"
+        );
+        let answer = raw(pair.inbound, request.as_bytes()).await?;
+        assert!(answer.starts_with("HTTP/1.1 "), "{begin:?}: {answer}");
+        assert!(!answer.contains("client-cert"), "{begin:?}: {answer}");
+    }
+    let records = pair.in_seen.all();
+    let tcp =
+        |x: &&inmesh_core::telemetry::Exchange| x.protocol == inmesh_core::telemetry::Protocol::Tcp;
+    assert_eq!(records.iter().filter(tcp).count(), 0, "{records:?}");
     Ok(())
 }
