@@ -86,6 +86,9 @@ pub enum Reason {
     UnknownHost,
     /// The body is in a transfer coding that is not supported: 501.
     UnsupportedCoding,
+    /// The server closed while the request was being sent to it, and said nothing: 502. It may have
+    /// meant to refuse the rest, so that it is no sign of its health.
+    UploadCut,
     /// The server's identity is not one that may serve the endpoint: 503.
     WrongServer,
 }
@@ -137,6 +140,7 @@ impl Reason {
             Self::TooManyFields => "too-many-fields",
             Self::UnknownHost => "unknown-host",
             Self::UnsupportedCoding => "unsupported-coding",
+            Self::UploadCut => "upload-cut",
             Self::WrongServer => "wrong-server",
         }
     }
@@ -158,9 +162,11 @@ impl Reason {
             }
             Self::BackendMissing | Self::NoEndpoint => Stage::Balance,
             Self::TlsFailed | Self::WrongServer => Stage::Identify,
-            Self::BackendTimeout | Self::ConnectFailed | Self::ConnectTimeout | Self::Reset => {
-                Stage::Connect
-            }
+            Self::BackendTimeout
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::Reset
+            | Self::UploadCut => Stage::Connect,
         }
     }
 
@@ -185,6 +191,7 @@ impl Reason {
             | Self::RequestTimeout
             | Self::Reset
             | Self::TlsFailed
+            | Self::UploadCut
             | Self::WrongServer => Blame::Endpoint,
         }
     }
@@ -207,7 +214,7 @@ impl Reason {
             }
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::Reset => StatusCode::BAD_GATEWAY,
+            Self::Reset | Self::UploadCut => StatusCode::BAD_GATEWAY,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         }
@@ -231,6 +238,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::Reset
             | Self::TlsFailed
+            | Self::UploadCut
             | Self::WrongServer => 14,
         }
     }
@@ -251,7 +259,7 @@ impl Reason {
             | Self::UnsupportedCoding => "DPE",
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
-            Self::Reset => "UC",
+            Self::Reset | Self::UploadCut => "UC",
             Self::TlsFailed => "TLS_FAILURE",
             Self::WrongServer => "IDENTITY_ERROR",
         }
@@ -276,6 +284,7 @@ impl Error {
                 | Reason::CallerGone
                 | Reason::RequestTimeout
                 | Reason::Reset
+                | Reason::UploadCut
         );
         Self(Box::new(ErrorInner {
             reason,

@@ -6,6 +6,8 @@
 
 mod detect;
 #[cfg(feature = "runtime")]
+mod linger;
+#[cfg(feature = "runtime")]
 mod listener;
 #[cfg(feature = "runtime")]
 mod socket;
@@ -17,6 +19,8 @@ mod upload;
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
 pub(crate) use detect::{is_text, may_be_http2};
+#[cfg(feature = "runtime")]
+pub(crate) use linger::{Lingering, linger};
 #[cfg(feature = "runtime")]
 pub(crate) use listener::{Listener, Taken, peek};
 #[cfg(feature = "runtime")]

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,7 +19,8 @@ use tokio::time::{Instant, timeout};
 use super::connector::Connector;
 use super::kept::Kept;
 use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Room};
-use super::unsent::{Age, Unsent, copy_of};
+use super::read_on::ReadOn;
+use super::unsent::{Age, Met, Unsent, copy_of};
 use crate::balance::Member;
 use crate::body::Body;
 use crate::error::{Error, Reason};
@@ -93,6 +95,7 @@ impl Connector {
             Age::Used => copy_of(request, HttpVersion::Http1),
         };
         let taken = std::mem::take(request);
+        let upload = !taken.body().is_end_stream();
         match connection.sender.try_send_request(taken).await {
             Ok(response) => Ok(Sent {
                 response,
@@ -100,7 +103,11 @@ impl Connector {
                 lease: Lease(Leased::Http1(Arc::clone(pool), Some(connection))),
                 kept: to.kept,
             }),
-            Err(e) => Err(Unsent::broken(e, to.member, age, copy, request)),
+            Err(e) => {
+                let refused = upload && connection.refused.is_set();
+                let met = Met { age, refused };
+                Err(Unsent::broken(e, to.member, met, copy, request))
+            }
         }
     }
 
@@ -130,7 +137,13 @@ impl Connector {
                 peer,
                 kept: to.kept,
             }),
-            Err(e) => Err(Unsent::broken(e, to.member, age, copy, request)),
+            Err(e) => {
+                let met = Met {
+                    age,
+                    refused: false,
+                };
+                Err(Unsent::broken(e, to.member, met, copy, request))
+            }
         }
     }
 
@@ -181,7 +194,8 @@ impl Connector {
         let opened = self.open(to.tls, to.member, Inner::Http1).await?;
         let live = opened.io.live();
         // hyper's own limit of 100 fields in an answer; for another it allocates at each of them.
-        let (sender, connection) = http1::handshake(TokioIo::new(opened.io))
+        let (io, taken) = ReadOn::new(opened.io);
+        let (sender, connection) = http1::handshake(TokioIo::new(io))
             .await
             .map_err(|e| refused(to.member, e))?;
         tokio::spawn(async move {
@@ -195,6 +209,7 @@ impl Connector {
             since: Instant::now(),
             until: opened.until,
             live,
+            refused: taken,
         })
     }
 

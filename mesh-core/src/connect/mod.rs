@@ -13,6 +13,7 @@ mod http;
 mod kept;
 mod outside;
 mod pool;
+mod read_on;
 mod tcp;
 mod tunnel;
 mod unsent;

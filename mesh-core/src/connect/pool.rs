@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::read_on::Refused;
 use crate::body::Body;
 use crate::error::Reason;
 use crate::identify::LiveConnection;
@@ -77,6 +78,8 @@ pub(super) struct Http1 {
     pub(super) since: Instant,
     pub(super) until: Option<Instant>,
     pub(super) live: Option<Arc<LiveConnection>>,
+    /// Whether the server takes no more of the present request.
+    pub(super) refused: Arc<Refused>,
 }
 
 pub(super) struct Http2 {
@@ -117,7 +120,8 @@ impl Pool {
     }
 
     fn give_h1(self: &Arc<Self>, mut connection: Http1, now: Instant) {
-        if connection.sender.is_closed() || is_past(connection.until, now) {
+        let over = connection.sender.is_closed() || connection.refused.is_set();
+        if over || is_past(connection.until, now) {
             return;
         }
         connection.since = now;
@@ -303,6 +307,7 @@ mod tests {
             since: Instant::now(),
             until: None,
             live: None,
+            refused: Arc::default(),
         };
         (made, far)
     }

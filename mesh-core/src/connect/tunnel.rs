@@ -8,25 +8,18 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::forward::Switched;
+use crate::accept::linger;
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
 use crate::telemetry::TcpCounters;
 
 /// One TLS record's worth: large enough that a record is one read, small enough to hold many.
 const BUFFER: usize = 16 * 1024;
-/// How long what a caller still sends is read and dropped after the last byte to it: a socket that is
-/// closed with bytes unread takes back what the caller has not read yet.
-const LINGER: Duration = Duration::from_secs(2);
-/// How much of it.
-const LINGER_BYTES: usize = 4 << 20;
-
 /// The bytes of one opaque connection so far.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
@@ -100,21 +93,6 @@ where
         None => Ok(()),
         Some(e) => Err(Error::new(Reason::Reset, "the connection broke off").because(e)),
     }
-}
-
-/// Reads what a caller still sends to a server that takes nothing more.
-pub(crate) async fn linger<A: AsyncRead + Unpin>(caller: &mut A) {
-    let drained = async {
-        let mut buffer = vec![0; BUFFER];
-        let mut left = LINGER_BYTES;
-        while let Ok(read @ 1..) = caller.read(&mut buffer).await {
-            left = left.saturating_sub(read);
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _gone_or_late = timeout(LINGER, drained).await;
 }
 
 /// Joins two connections that have both left HTTP (RFC 9110 section 7.8) until both have ended or

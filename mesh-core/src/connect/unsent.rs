@@ -27,6 +27,15 @@ pub(super) enum Age {
     Used,
 }
 
+/// What a request met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Met {
+    pub(super) age: Age,
+    /// Whether the server closed its side while the request was being sent. It may have meant to
+    /// refuse the rest, and be in good health.
+    pub(super) refused: bool,
+}
+
 // === impl Unsent ===
 
 impl Unsent {
@@ -50,7 +59,7 @@ impl Unsent {
     pub(super) fn broken(
         mut failed: TrySendError<Request<Body>>,
         member: &Member,
-        age: Age,
+        met: Met,
         copy: Option<Box<Request<Body>>>,
         place: &mut Request<Body>,
     ) -> Self {
@@ -72,6 +81,11 @@ impl Unsent {
                 Reason::TlsFailed,
                 format!("{address} refused our certificate"),
             )
+        } else if met.refused {
+            Error::new(
+                Reason::UploadCut,
+                format!("{address} closed while the request was being sent"),
+            )
         } else {
             Error::new(
                 Reason::Reset,
@@ -82,10 +96,10 @@ impl Unsent {
         if refused || unseen {
             error = error.never_sent();
         }
-        let stale = age == Age::Used && !is_reset(&cause) && !cause.is_parse();
+        let stale = met.age == Age::Used && !is_reset(&cause) && !cause.is_parse();
         let closed = stale || is_unseen(&cause);
         let copy = copy.filter(|copy| unseen || (closed && copy.method().is_idempotent()));
-        let fault = if closed {
+        let fault = if closed || met.refused {
             Fault::Connection
         } else {
             Fault::Endpoint

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::aside::Aside;
 use super::limits::Limits;
-use crate::accept::{ConnState, Listener, Socket, Timed};
+use crate::accept::{ConnState, Lingering, Listener, Socket, Timed};
 use crate::body::Body;
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
@@ -128,6 +128,7 @@ impl Connection {
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let limits = &self.limits;
+        let io = Lingering::new(io);
         let io = Timed::http1(io, Arc::clone(&self.state), limits.header, limits.idle);
         let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
         let service = service_fn(move |request| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 21] = [
+const REASONS: [Reason; 22] = [
     Reason::BackendMissing,
     Reason::BackendTimeout,
     Reason::BodyTimeout,
@@ -27,6 +27,7 @@ const REASONS: [Reason; 21] = [
     Reason::TooManyFields,
     Reason::UnknownHost,
     Reason::UnsupportedCoding,
+    Reason::UploadCut,
     Reason::WrongServer,
 ];
 
@@ -93,6 +94,7 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
                 | Reason::CallerGone
                 | Reason::RequestTimeout
                 | Reason::Reset
+                | Reason::UploadCut
         );
         assert_eq!(Error::new(reason, "").is_never_sent(), !seen, "{reason}");
         assert!(Error::new(reason, "").never_sent().is_never_sent());

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +17,7 @@ use super::call::{Call, End};
 use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, Unsent};
-use crate::error::{Error, Reason, grpc_status};
+use crate::error::{Error, REASON, Reason, grpc_status};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
 use crate::plan::PlannedBackend;
@@ -109,7 +109,8 @@ impl Upstreams {
                     };
                     let status = sent.response.status();
                     let grpc = grpc_status(sent.response.headers());
-                    upstream.judge_head(status, grpc, call.exchange.protocol);
+                    let cut = is_upload_cut(sent.response.headers());
+                    upstream.judge_head(status, grpc, call.exchange.protocol, cut);
                     let answered = AttemptOutcome::Answered(status, grpc);
                     let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
                     return Ok(Answered {
@@ -289,6 +290,13 @@ fn no_endpoint(to: PlannedBackend<'_>, none: NoEndpoint) -> Error {
     Error::new(Reason::NoEndpoint, detail)
 }
 
+/// Whether the agent of an endpoint says that its application has cut an upload.
+fn is_upload_cut(headers: &HeaderMap) -> bool {
+    headers
+        .get(REASON)
+        .is_some_and(|reason| reason == Reason::UploadCut.as_str())
+}
+
 /// Whether the endpoint is to blame that there was no answer.
 fn is_endpoints(outcome: AttemptOutcome) -> bool {
     matches!(
@@ -348,8 +356,11 @@ impl Upstream {
     /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
     /// the end, because an answer may still break off; only a probe is not left waiting,
     /// unless it is gRPC, whose status comes last.
-    fn judge_head(&mut self, status: StatusCode, grpc: Option<u8>, protocol: Protocol) {
-        if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
+    fn judge_head(&mut self, status: StatusCode, grpc: Option<u8>, protocol: Protocol, cut: bool) {
+        if cut {
+            // The application behind the agent of the endpoint closed, and may be well.
+            self.judged = true;
+        } else if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
             self.judge(false);
         } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
             self.judge(true);

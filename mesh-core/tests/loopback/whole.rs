@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use inmesh_core::Body;
 use inmesh_core::model::AppProtocol;
-use inmesh_core::runtime::OutboundListener;
+use inmesh_core::runtime::{InboundListener, OutboundListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -256,5 +256,113 @@ async fn an_answer_of_the_library_itself_has_a_reason_and_a_record() -> Result {
             Some(reason.to_owned())
         );
     }
+    Ok(())
+}
+
+/// Answers as soon as it has the head, and closes with the body unread; or closes without an answer.
+async fn refusing(answer: &'static [u8]) -> Result<std::net::SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                stream.write_all(answer).await
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// An upload of 4 MiB in parts, in each version and with each framing.
+fn upload(length: bool) -> Body {
+    let part = Bytes::from_static(&[b'x'; 16 * 1024]);
+    let parts = streamed((0..256).map(|_| Frame::data(part.clone())).collect());
+    if !length {
+        return parts;
+    }
+    Body::new(Sized(parts, 4 << 20))
+}
+
+/// A body of that length.
+struct Sized(Body, u64);
+
+impl http_body::Body for Sized {
+    type Data = Bytes;
+    type Error = inmesh_core::BoxError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.1)
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_during_an_upload_is_the_answer_and_harms_no_endpoint() -> Result {
+    let answer = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig";
+    let pair = Pair::new(AppProtocol::Http1, refusing(answer).await?).await?;
+    for round in 0..20 {
+        for length in [true, false] {
+            let mut request = for_cart("/");
+            (*request.method_mut(), *request.body_mut()) = (Method::POST, upload(length));
+            let mut caller = h1(pair.outbound).await?;
+            let one = soon(caller.send_request(request)).await?;
+            // hyper's own client may fail to write before it reads; ours does not.
+            if let Ok(one) = one {
+                assert_eq!(one.status(), 413, "{round} {length}");
+            }
+            let mut request = get("http://cart/");
+            (*request.method_mut(), *request.body_mut()) = (Method::POST, upload(length));
+            let two = soon(h2(pair.outbound).await?.send_request(request)).await??;
+            assert_eq!(two.status(), 413, "{round} {length}");
+            let mut request = get("http://cart/");
+            (*request.method_mut(), *request.body_mut()) = (Method::POST, upload(length));
+            let own = soon(pair.web.client().send(request)).await?;
+            assert_eq!(own.status(), 413, "{round} {length}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_without_an_answer_is_no_failure_of_the_endpoint() -> Result {
+    let app = refusing(b"").await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    // Two endpoints, because the only one would not be ejected anyway.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let both = [pair.inbound, listener.local_addr()?];
+    let cart = pair.cart.clone();
+    let to = InboundListener::new(app, AppProtocol::Http1);
+    tokio::spawn(async move { cart.serve_behind(listener, to).await });
+    let change = pair.world.service("cart", AppProtocol::Http1, &both)?;
+    pair.pusher.push(change).await?;
+    let ejected = || {
+        let status = pair.web.status();
+        let mut endpoints = status.services.iter().flat_map(|s| &s.endpoints);
+        endpoints.any(|e| e.ejected)
+    };
+    for _ in 0..20 {
+        let mut request = get("http://cart/");
+        (*request.method_mut(), *request.body_mut()) = (Method::POST, upload(true));
+        let own = soon(pair.web.client().send(request)).await?;
+        assert_eq!(own.headers()["x-mesh-reason"], "upload-cut");
+        assert_eq!(own.status(), 502);
+    }
+    assert!(!ejected());
+    // A request without a body that meets the same is one.
+    for _ in 0..20 {
+        let own = soon(pair.web.client().send(get("http://cart/"))).await?;
+        assert_eq!(own.headers()["x-mesh-reason"], "reset");
+    }
+    assert!(ejected());
     Ok(())
 }

@@ -1,0 +1,161 @@
+//! A connection to a server of HTTP/1.1 whose answer is heard although it takes no more of the
+//! request.
+//!
+//! A server may refuse an upload by its answer and close (RFC 9112 section 9.6): then the next write
+//! fails while the answer lies in the socket, or is still to come. Here a write that fails is taken
+//! for one that went well, and what is written from then on is dropped; the reader finds the answer,
+//! or the end, which then fails with the error of the write.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The connection.
+pub(super) struct ReadOn<T> {
+    inner: T,
+    /// Why writes are dropped.
+    failed: Option<io::Error>,
+    refused: Arc<Refused>,
+}
+
+/// Whether the server has stopped to take what was sent.
+#[derive(Debug, Default)]
+pub(super) struct Refused(AtomicBool);
+
+// === impl Refused ===
+
+impl Refused {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl ReadOn ===
+
+impl<T> ReadOn<T> {
+    pub(super) fn new(inner: T) -> (Self, Arc<Refused>) {
+        let refused = Arc::<Refused>::default();
+        let this = Self {
+            inner,
+            failed: None,
+            refused: Arc::clone(&refused),
+        };
+        (this, refused)
+    }
+
+    fn written(&mut self, written: io::Result<usize>, all: usize) -> io::Result<usize> {
+        written.or_else(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                self.failed = Some(e);
+                self.refused.0.store(true, Ordering::Relaxed);
+                Ok(all)
+            }
+            _ => Err(e),
+        })
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for ReadOn<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        match self.failed.take() {
+            Some(e) if buf.filled().len() == before => Poll::Ready(Err(e)),
+            failed => {
+                self.failed = failed;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for ReadOn<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.refused.is_set() {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
+        Poll::Ready(self.written(written, buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.refused.is_set() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
+        Poll::Ready(self.written(flushed.map(|()| 0), 0).map(|_| ()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        if self.refused.is_set() {
+            return Poll::Ready(Ok(all));
+        }
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
+        Poll::Ready(self.written(written, all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_test::io::Builder;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_read_after_a_write_that_failed() {
+        let inner = Builder::new()
+            .write(b"head")
+            .write_error(io::ErrorKind::BrokenPipe.into())
+            .read(b"413")
+            .build();
+        let (mut io, refused) = ReadOn::new(inner);
+        io.write_all(b"head").await.unwrap();
+        assert!(!refused.is_set());
+        io.write_all(b"body, of which nothing is taken")
+            .await
+            .unwrap();
+        assert!(refused.is_set());
+        io.flush().await.unwrap();
+        let mut answer = [0; 3];
+        io.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"413");
+        let end = io.read(&mut answer).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn another_failure_is_one() {
+        let inner = Builder::new()
+            .write_error(io::ErrorKind::TimedOut.into())
+            .build();
+        let (mut io, refused) = ReadOn::new(inner);
+        assert!(io.write_all(b"head").await.is_err());
+        assert!(!refused.is_set());
+    }
+}
