@@ -104,8 +104,9 @@ fn validate_says_file_line_and_field_of_what_is_refused() {
     assert_eq!(problem["severity"], "refused");
 }
 
+/// A warning has a line too, and fails where that is asked for.
 #[test]
-fn validate_fails_on_what_dangles_and_on_a_refused_agent_file() {
+fn validate_warns_of_what_dangles_and_fails_on_a_refused_agent_file() {
     let home = Home::new();
     let dir = good_folder(&home);
     publish(
@@ -114,14 +115,166 @@ fn validate_fails_on_what_dangles_and_on_a_refused_agent_file() {
         &route("1", "    - {name: gone, port: 80}\n"),
     );
     let dangles = mesh(["validate"], &[&dir]);
-    assert_eq!(dangles.status.code(), Some(1));
-    assert!(stdout(&dangles).contains("gone"), "{dangles:?}");
+    assert!(dangles.status.success(), "{dangles:?}");
+    let said = stdout(&dangles);
+    assert!(
+        said.contains("route.yaml:1: spec.rules[0]") && said.contains("gone"),
+        "{said}"
+    );
+    assert!(
+        said.contains("0 problems that refuse one, 1 warnings"),
+        "{said}"
+    );
+    let strict = mesh(["validate", "--strict"], &[&dir]);
+    assert_eq!(strict.status.code(), Some(1));
 
     let dir = home.folder("second", free(), "peers: strict\n");
     let refused = mesh(["validate"], &[&dir]);
     assert_eq!(refused.status.code(), Some(1));
     let said = stdout(&refused);
     assert!(said.contains("agent.yaml:1: defaultAction: "), "{said}");
+}
+
+/// What an agent would not start with, or wait for in vain.
+#[test]
+fn validate_fails_where_the_agent_would() {
+    let home = Home::new();
+    let other = home.path("other");
+    std::fs::create_dir(&other).expect("a folder");
+    std::fs::write(other.join("garbage.pem"), "garbage").expect("written");
+    std::fs::write(other.join("empty"), "").expect("written");
+    let good = first_pem(&home.ca());
+    let (good, other) = (good.display().to_string(), other.display().to_string());
+    let identities = [
+        ("developmentCA: {dir: OTHER/none}", "identity.developmentCA"),
+        (
+            "files: {certificate: GOOD, key: OTHER/garbage.pem, bundle: GOOD}",
+            "identity.files",
+        ),
+        (
+            "files: {certificate: OTHER/none, key: OTHER/none, bundle: GOOD}",
+            "identity.files",
+        ),
+        (
+            "ca: {address: 'ca:1', caId: spiffe://test.local/ca, trustBundle: OTHER/garbage.pem}",
+            "identity.ca.trustBundle",
+        ),
+        (
+            "ca: {address: 'ca:1', caId: spiffe://test.local/ca, trustBundle: GOOD, tokenFile: OTHER/none}",
+            "identity.ca.tokenFile",
+        ),
+        (
+            "ca: {address: 'ca:1', caId: spiffe://test.local/ca, trustBundle: GOOD, tokenFile: OTHER/empty}",
+            "identity.ca.tokenFile",
+        ),
+    ];
+    let agent = |identity: &str, more: &str| {
+        format!(
+            "apiVersion: inmesh.dev/v1alpha1\nkind: Agent\n\
+             workload: {{namespace: shop, name: web, serviceAccount: web}}\n\
+             defaultAction: deny\npeers: strict\nidentity:\n  {identity}\n{more}"
+        )
+        .replace("OTHER", &other)
+        .replace("GOOD", &good)
+    };
+    let fine = "workloadApi: {socket: agent.sock}";
+    let more = [
+        ("accessLog: {path: OTHER/none/log}\n", "accessLog.path"),
+        (
+            "workloadApi: {listen: OTHER/none/s, entries: [{id: spiffe://test.local/a, uid: 0}]}\n",
+            "workloadApi.listen",
+        ),
+        (
+            "admin: {bind: '127.0.0.1:9'}\nlisteners: [{bind: '127.0.0.1:9', outbound: {}}]\n",
+            "admin.bind",
+        ),
+    ];
+    let rows = identities
+        .iter()
+        .map(|(identity, field)| (agent(identity, ""), *field))
+        .chain(more.iter().map(|(more, field)| (agent(fine, more), *field)));
+    let dir = home.path("agent");
+    std::fs::create_dir(&dir).expect("a folder");
+    for (text, field) in rows {
+        publish(&dir, "agent.yaml", &text);
+        let refused = mesh(["validate"], &[&dir]);
+        let said = stdout(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{text}{refused:?}");
+        assert!(
+            said.contains(&format!("agent.yaml:1: {field}: ")),
+            "{field}: {said}"
+        );
+    }
+    publish(&dir, "agent.yaml", &agent(fine, ""));
+    let good = mesh(["validate", "--strict"], &[&dir]);
+    assert!(good.status.success(), "{good:?}");
+}
+
+fn first_pem(dir: &Path) -> std::path::PathBuf {
+    let entries = std::fs::read_dir(dir).expect("a folder");
+    let mut paths = entries.map(|entry| entry.expect("an entry").path());
+    let certificate = paths.find(|path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.contains("BEGIN CERTIFICATE")
+    });
+    certificate.expect("a certificate")
+}
+
+#[test]
+fn validate_of_an_empty_folder_fails() {
+    let home = Home::new();
+    let dir = home.path("empty");
+    std::fs::create_dir(&dir).expect("a folder");
+    for text in [
+        "",
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}",
+    ] {
+        if !text.is_empty() {
+            publish(&dir, "others.yaml", text);
+        }
+        let empty = mesh(["validate"], &[&dir]);
+        assert_eq!(empty.status.code(), Some(1), "{empty:?}");
+        assert!(
+            stdout(&empty).contains("no document of this kind"),
+            "{empty:?}"
+        );
+    }
+    assert!(mesh(["validate", "--embedded"], &[&dir]).status.success());
+}
+
+/// A folder of a program that embeds the mesh: no agent's file, its namespace, loopback.
+#[test]
+fn validate_checks_a_folder_for_an_embedder() {
+    let home = Home::new();
+    let dir = home.path("documents");
+    std::fs::create_dir(&dir).expect("a folder");
+    let documents = service("app", free(), PLAIN).replace(", namespace: shop", "");
+    publish(&dir, "app.yaml", &documents);
+    publish(
+        &dir,
+        "more.yaml",
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}",
+    );
+    let strict = ["validate", "--embedded", "--strict"];
+    let refused = mesh(strict, &[&dir]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stdout(&refused).contains("loopback"), "{refused:?}");
+    let embedded = mesh(
+        [
+            "validate",
+            "--embedded",
+            "--strict",
+            "--loopback",
+            "--namespace",
+            "shop",
+            "--json",
+        ],
+        &[&dir],
+    );
+    assert!(embedded.status.success(), "{embedded:?}");
+    let json: Value = serde_json::from_slice(&embedded.stdout).expect("JSON");
+    assert_eq!(json["objects"], 2);
+    assert_eq!(json["skipped"], serde_json::json!({"Deployment.apps": 1}));
 }
 
 #[test]

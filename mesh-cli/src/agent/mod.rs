@@ -15,7 +15,7 @@ use inmesh_core::authorize::{DefaultAction, PathForm};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{Namespace, Workload};
 use inmesh_core::runtime::{Limits, Listen};
-use inmesh_core::snapshot::Problem;
+use inmesh_core::snapshot::{Location, Problem};
 use inmesh_discovery::manifest::{Defaults, strict};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
@@ -33,6 +33,8 @@ pub(crate) const KIND: &str = "Agent";
 /// What one agent is.
 #[derive(Debug)]
 pub(crate) struct Agent {
+    /// Where its document begins.
+    pub(crate) place: Location,
     pub(crate) workload: Workload,
     pub(crate) default_action: DefaultAction,
     pub(crate) mesh_namespace: Option<Namespace>,

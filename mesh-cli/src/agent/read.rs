@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
-use inmesh_core::snapshot::Problem;
+use inmesh_core::snapshot::{Location, Problem};
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
 use inmesh_pki::workload_api::Endpoint;
@@ -60,6 +61,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         });
         let federation = optional(agent, "federation", |v| v.object(|f| federation(f, dir)));
         Some(Agent {
+            place: Location::new(Arc::clone(document.file()), document.line()),
             workload: workload?,
             default_action: match action? {
                 "allow" => DefaultAction::Allow,

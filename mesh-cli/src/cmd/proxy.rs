@@ -297,7 +297,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
 }
 
 /// The identity that the agent's file asks for; the first SVID is there.
-async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<source::Identity> {
+pub(super) async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<source::Identity> {
     let identity = match &agent.identity {
         Identity::Ca {
             address,

@@ -22,6 +22,8 @@ pub struct Location {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Severity {
+    /// Nothing is wrong; it may be of interest.
+    Note,
     /// The object is not applied as written.
     Refused,
     /// The object is applied, but something in it has no effect or dangles.
@@ -117,6 +119,14 @@ impl Problem {
     pub fn warning(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
+            ..Self::refused(field, message)
+        }
+    }
+
+    /// Something of interest about an object that is as it should be.
+    pub fn note(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Note,
             ..Self::refused(field, message)
         }
     }

@@ -8,9 +8,10 @@
 mod scan;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use inmesh_core::discover::{Gone, Sink, Source};
 use inmesh_core::drain::Drain;
@@ -42,8 +43,8 @@ const LOOKS: usize = 5;
 /// # let dir = std::env::temp_dir();
 /// let defaults = Defaults::new(Namespace::new("shop")?).loopback(true);
 /// // What `mesh validate` does: one reading, without a watch.
-/// let (change, problems) = FileSource::read_once(&dir, &defaults)?;
-/// # drop((change, problems));
+/// let merged = FileSource::read_once(&dir, &defaults)?;
+/// # drop(merged.problems);
 /// // What an agent does: a source for `Mesh::builder`.
 /// let source = FileSource::new(&dir, defaults);
 /// # drop(source);
@@ -64,6 +65,8 @@ struct Look {
     /// What was found last, so that nothing is pushed when nothing changed.
     last: Option<Scan>,
     logged: BTreeSet<String>,
+    /// How many documents of each kind were skipped.
+    skipped: BTreeMap<Arc<str>, usize>,
     /// Why the folder could not be listed the last time.
     gone: Option<String>,
 }
@@ -94,6 +97,7 @@ impl FileSource {
             dir,
             last: None,
             logged: BTreeSet::new(),
+            skipped: BTreeMap::new(),
             gone: None,
         };
         Self { id, look }
@@ -107,12 +111,9 @@ impl FileSource {
     /// # Errors
     ///
     /// Whatever keeps the folder from being listed.
-    pub fn read_once(dir: &Path, defaults: &Defaults) -> io::Result<(Change, Vec<Problem>)> {
+    pub fn read_once(dir: &Path, defaults: &Defaults) -> io::Result<Merged> {
         let Scan { files, .. } = scan(dir)?;
-        let Merged {
-            change, problems, ..
-        } = Folder::new(id(dir), defaults.clone()).merge(files);
-        Ok((change, problems))
+        Ok(Folder::new(id(dir), defaults.clone()).merge(files))
     }
 }
 
@@ -199,9 +200,13 @@ impl Look {
             return Seen::Same;
         }
         let Merged {
-            change, problems, ..
+            change,
+            problems,
+            skipped,
+            ..
         } = self.folder.merge(found.files.iter().cloned());
         self.log(&problems);
+        self.log_skipped(skipped);
         self.last = Some(found);
         Seen::Change(change)
     }
@@ -213,6 +218,7 @@ impl Look {
             let text = problem.to_string();
             if !self.logged.contains(&text) && !now.contains(&text) {
                 match problem.severity {
+                    Severity::Note => tracing::info!("{text}"),
                     Severity::Warning => tracing::warn!("{text}"),
                     _ => tracing::error!("refused: {text}"),
                 }
@@ -220,6 +226,16 @@ impl Look {
             now.insert(text);
         }
         self.logged = now;
+    }
+
+    /// Logs which kinds are for other programs, when that has changed.
+    fn log_skipped(&mut self, skipped: BTreeMap<Arc<str>, usize>) {
+        if self.skipped != skipped {
+            for (kind, count) in &skipped {
+                tracing::info!(kind = %kind, count, "documents for other programs are skipped");
+            }
+            self.skipped = skipped;
+        }
     }
 }
 

@@ -232,7 +232,8 @@ fn read_once_gives_problems_with_their_place() {
     fs::write(dir.path().join("a.yaml"), service("A")).expect("written");
     fs::write(dir.path().join("b.yaml"), [0xff, 0xfe]).expect("written");
     fs::write(dir.path().join("c.yaml"), vec![b' '; (1 << 20) + 1]).expect("written");
-    let (change, problems) = FileSource::read_once(dir.path(), &defaults()).expect("it is read");
+    let merged = FileSource::read_once(dir.path(), &defaults()).expect("it is read");
+    let (change, problems) = (merged.change, merged.problems);
     assert_eq!(
         change.source,
         SourceId::new(format!("file:{}", dir.path().display()))

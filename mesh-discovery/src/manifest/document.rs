@@ -1,7 +1,7 @@
 //! One document in, the operation on its object out: finds the reader of the kind, and says what
 //! a refusal means where the object was never good.
 //!
-//! A document of a kind that is not read is refused by name, so that no reader takes it for enforced.
+//! What is for other programs is skipped, and counted, so that no reader takes it for enforced.
 
 use std::sync::Arc;
 
@@ -9,103 +9,113 @@ use inmesh_core::authorize::Selects;
 use inmesh_core::model::{Kind, Namespace, ObjectKey};
 use inmesh_core::snapshot::{Fallback, Object, Op, Problem};
 
+use super::kind::{Whose, whose};
 use super::strict::{Document, Read, Unknown};
-use super::{Defaults, Entry, StandsFor, meta, policy, route, service, slice, text};
+use super::{Defaults, Entry, Parsed, StandsFor, meta, policy, route, service, slice, text};
 
-/// Reads a document; a `List` gives its items, a skipped kind nothing.
-pub(super) fn read(document: &Document, defaults: &Defaults, entries: &mut Vec<Entry>) {
+/// Reads a document; a list gives its items, what is for other programs nothing but its count.
+pub(super) fn read(document: &Document, defaults: &Defaults, parsed: &mut Parsed) {
     let (api_version, kind) = (document.api_version(), document.kind());
     let skip = |(a, k): &(Arc<str>, Arc<str>)| Some(&**a) == api_version && Some(&**k) == kind;
     if defaults.skip_kinds.iter().any(skip) {
         return;
     }
-    if let (Some("v1"), Some("List")) = (api_version, kind)
-        && let Some(items) = document.items()
-    {
+    if let Some(items) = document.items() {
         for item in &items {
-            read(item, defaults, entries);
+            read(item, defaults, parsed);
         }
-        let rest = document.read(Unknown::Refuse, |list| {
+        let rest = document.read_object(Unknown::Refuse, |list| {
             list.ignore(&["items", "metadata"]);
             Some(())
         });
         if let Err(problems) = rest {
             let kind = Kind::Other("List".into());
-            entries.push(refused(
-                document,
-                defaults,
-                kind,
-                Fallback::Absent,
-                problems,
-            ));
+            let entry = refused(document, defaults, kind, Fallback::Absent, problems);
+            parsed.entries.push(entry);
         }
         return;
     }
-    let (group, version) = match api_version.map(|v| v.rsplit_once('/').unwrap_or(("", v))) {
-        Some((group, version)) => (Some(group), Some(version)),
-        None => (None, None),
-    };
-    let known = match (group, kind) {
-        (Some("") | None, Some("Service")) => Some((Kind::Service, &["v1"][..])),
-        (Some("discovery.k8s.io") | None, Some("EndpointSlice")) => {
-            Some((Kind::EndpointSlice, &["v1"][..]))
-        }
-        (Some("gateway.networking.k8s.io") | None, Some("HTTPRoute")) => {
-            Some((Kind::HttpRoute, &["v1"][..]))
-        }
-        (Some("security.istio.io") | None, Some("AuthorizationPolicy"))
-        | (Some("security.istio.io"), None) => {
-            Some((Kind::AuthorizationPolicy, &["v1", "v1beta1"][..]))
-        }
-        (Some("inmesh.dev"), Some("AuthorizationPolicy")) => {
-            Some((Kind::AuthorizationPolicy, &["v1alpha1"][..]))
-        }
-        _ => None,
-    };
-    entries.push(match known {
-        Some((kind, versions)) if version.is_some_and(|v| versions.contains(&v)) => {
-            read_known(document, defaults, kind)
-        }
-        Some((kind, versions)) => {
-            let message = match (document.kind(), api_version) {
-                (None, _) => "the kind cannot be read".into(),
-                (_, None) => format!("the apiVersion cannot be read; {versions:?} is"),
-                (_, Some(v)) => format!("apiVersion {v} of this kind is not read; {versions:?} is"),
-            };
+    let entry = match whose(api_version, kind) {
+        Whose::Ours(kind) => match read_known(document, defaults, kind, &mut parsed.notes) {
+            Some(entry) => entry,
+            None => return,
+        },
+        Whose::Policy(why) => {
+            let kind = Kind::AuthorizationPolicy;
             let fallback = fallback(document, defaults, &kind);
-            let problems = vec![problem(document, message)];
-            refused(document, defaults, kind, fallback, problems)
+            refused(
+                document,
+                defaults,
+                kind,
+                fallback,
+                vec![problem(document, why)],
+            )
         }
-        None => {
-            let (name, message) = match (kind, group) {
-                (None, _) => ("Unknown".into(), "the kind cannot be read".into()),
-                (Some(kind), Some("") | None) => {
-                    (kind.into(), format!("the kind {kind} is not read"))
-                }
-                (Some(kind), Some(group)) => (
-                    format!("{kind}.{group}"),
-                    format!("the kind {kind} of {group} is not read"),
-                ),
-            };
-            let problems = vec![problem(document, message)];
-            let kind = Kind::Other(name.chars().take(253).collect::<String>().into());
+        Whose::Refused(kind, why) => {
+            let problems = vec![problem(document, why)];
             refused(document, defaults, kind, Fallback::Absent, problems)
         }
-    });
+        Whose::Route(why) if route::names_a_service(document) => {
+            let kind = Kind::Other(kind.unwrap_or_default().into());
+            let problems = vec![problem(document, why)];
+            refused(document, defaults, kind, Fallback::Absent, problems)
+        }
+        Whose::Others(name) => {
+            *parsed.skipped.entry(name.into()).or_default() += 1;
+            return;
+        }
+        Whose::Route(_) => {
+            *parsed
+                .skipped
+                .entry(kind.unwrap_or_default().into())
+                .or_default() += 1;
+            return;
+        }
+    };
+    parsed.entries.push(entry);
 }
 
-fn read_known(document: &Document, defaults: &Defaults, kind: Kind) -> Entry {
+/// Reads an object of a kind; `None` is one that is not for the mesh.
+fn read_known(
+    document: &Document,
+    defaults: &Defaults,
+    kind: Kind,
+    notes: &mut Vec<Problem>,
+) -> Option<Entry> {
+    let file = document.file();
     let op = match kind {
-        Kind::Service => put(document.read(Unknown::Warn, |f| {
-            service::read(f, document.file(), defaults)
-        })),
-        Kind::EndpointSlice => {
-            put(document.read(Unknown::Warn, |f| slice::read(f, document.file(), defaults)))
+        Kind::Service => put(
+            document.read_object(Unknown::Warn, |f| service::read(f, file, defaults)),
+            notes,
+        ),
+        Kind::EndpointSlice => put(
+            document.read_object(Unknown::Warn, |f| slice::read(f, file, defaults)),
+            notes,
+        ),
+        Kind::HttpRoute => {
+            let read = document.read_object(Unknown::Refuse, |f| route::read(f, defaults));
+            match read {
+                Ok(read) => {
+                    let Some(value) = read.value else {
+                        notes.extend(read.notes);
+                        return None;
+                    };
+                    let read = Read {
+                        value,
+                        warnings: read.warnings,
+                        notes: read.notes,
+                    };
+                    put(Ok(read), notes)
+                }
+                Err(problems) => Err(problems),
+            }
         }
-        Kind::HttpRoute => put(document.read(Unknown::Refuse, |f| route::read(f, defaults))),
-        _ => put(document.read(Unknown::Refuse, |f| policy::read(f, defaults))),
+        _ => put(
+            document.read_object(Unknown::Refuse, |f| policy::read(f, defaults)),
+            notes,
+        ),
     };
-    match op {
+    Some(match op {
         Ok((key, op)) => Entry {
             key,
             line: document.line(),
@@ -116,14 +126,16 @@ fn read_known(document: &Document, defaults: &Defaults, kind: Kind) -> Entry {
             let fallback = fallback(document, defaults, &kind);
             refused(document, defaults, kind, fallback, problems)
         }
-    }
+    })
 }
 
 /// The operation of what was read, with the key of its object.
 fn put<T: Into<Object>>(
     read: Result<Read<T>, Vec<Problem>>,
+    notes: &mut Vec<Problem>,
 ) -> Result<(ObjectKey, Op), Vec<Problem>> {
     read.map(|read| {
+        notes.extend(read.notes);
         let object = read.value.into();
         (object.key(), Op::Put(object, read.warnings))
     })
@@ -177,7 +189,7 @@ fn refused(
     }
 }
 
-/// A name for what has none: `<file>.<line>`, and the place in its `List`.
+/// A name for what has none: `<file>.<line>`, and the place in its list.
 fn unnamed(document: &Document, kind: Kind, namespace: &Namespace) -> ObjectKey {
     let file = document.file().rsplit('/').next().unwrap_or_default();
     let place = format!("{file}.{}{}", document.line(), document.path());

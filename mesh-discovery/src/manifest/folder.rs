@@ -39,8 +39,12 @@ pub enum Content {
 pub struct Merged {
     /// All that the folder has to say.
     pub change: Change,
-    /// Everything that is wrong, in order of files and lines.
+    /// Everything that is wrong or of interest, in order of files and lines.
     pub problems: Vec<Problem>,
+    /// How many documents there are of each kind that is for other programs.
+    pub skipped: BTreeMap<Arc<str>, usize>,
+    /// Where each object stands.
+    pub places: BTreeMap<ObjectKey, Location>,
 }
 
 /// Remembers what each file said when it last could be read.
@@ -71,6 +75,8 @@ pub struct Folder {
 struct Known {
     text: Option<Arc<str>>,
     entries: Vec<Entry>,
+    notes: Vec<Problem>,
+    skipped: BTreeMap<Arc<str>, usize>,
     /// Earlier objects that may have become documents of which the name cannot be read.
     kept: Vec<(ObjectKey, u32)>,
 }
@@ -86,6 +92,7 @@ struct Claim {
 struct Sum {
     ops: Vec<Op>,
     problems: Vec<Problem>,
+    skipped: BTreeMap<Arc<str>, usize>,
     claims: HashMap<ObjectKey, Claim>,
 }
 
@@ -132,10 +139,22 @@ impl Folder {
             for (key, line) in known.iter().flat_map(|known| &known.kept) {
                 sum.keep(&file, key, *line);
             }
+            if let Some(known) = known {
+                sum.problems.extend(known.notes.iter().cloned());
+                for (kind, count) in &known.skipped {
+                    *sum.skipped.entry(Arc::clone(kind)).or_default() += count;
+                }
+            }
         }
         Merged {
             change: Change::replace(self.source.clone(), sum.ops),
             problems: sum.problems,
+            skipped: sum.skipped,
+            places: sum
+                .claims
+                .into_iter()
+                .map(|(k, claim)| (k, claim.at))
+                .collect(),
         }
     }
 
@@ -149,6 +168,8 @@ impl Folder {
         let mut known = Known {
             text: Some(Arc::clone(text)),
             entries: parsed.entries,
+            notes: parsed.notes,
+            skipped: parsed.skipped,
             kept: Vec::new(),
         };
         if let Some(before) = before {
@@ -177,7 +198,10 @@ impl Folder {
             vec![problem],
         );
         let may_hide_policy = match content {
-            Content::Text(text) => text.contains("AuthorizationPolicy"),
+            // A kind may be misspelt: its group tells too.
+            Content::Text(text) => ["AuthorizationPolicy", "security.istio.io", "inmesh.dev/v"]
+                .iter()
+                .any(|mark| text.contains(mark)),
             Content::Unreadable(_) => true,
         };
         if known.is_none() && may_hide_policy {

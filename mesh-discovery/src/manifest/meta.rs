@@ -55,11 +55,14 @@ pub(super) fn read<'t>(
             .nullable("creationTimestamp")
             .and_then(|value| value.check(text::timestamp(value.text()?)));
         let namespace = match meta.get("namespace") {
-            Some(value) => value.check(Namespace::new(value.text()?).map_err(text::invalid_name)),
+            Some(value) => value
+                .text()
+                .and_then(|name| value.check(Namespace::new(name).map_err(text::invalid_name))),
             None => Some(defaults.namespace.clone()),
         };
-        let name = meta.need("name")?;
-        let key = ObjectKey::new(kind, &namespace?, name.text()?).map_err(text::invalid_name);
+        let name = meta.need("name");
+        let (name, namespace) = (name?, namespace?);
+        let key = ObjectKey::new(kind, &namespace, name.text()?).map_err(text::invalid_name);
         Some(Meta {
             key: name.check(key)?,
             created,

@@ -9,14 +9,16 @@
 //! | --- | --- |
 //! | `v1 Service` | [`Object::Service`](inmesh_core::snapshot::Object::Service) |
 //! | `discovery.k8s.io/v1 EndpointSlice` | [`Object::Slice`](inmesh_core::snapshot::Object::Slice) |
-//! | `gateway.networking.k8s.io/v1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route) |
+//! | `gateway.networking.k8s.io/v1`, `v1beta1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route), if it is attached to a Service |
 //! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
-//! | `v1 List` | its items |
-//! | anything else, and what cannot be read | [`Op::Refuse`] |
+//! | `v1 List`, `ServiceList` and other lists | their items |
+//! | kinds of groups that are others' | nothing but a count |
+//! | anything else, and what cannot be read | [`Op::Refuse`]; a policy, or what may be a misspelt one, denies |
 
 mod document;
 mod endpoints;
 mod folder;
+mod kind;
 mod meta;
 mod policy;
 mod route;
@@ -26,10 +28,11 @@ pub mod strict;
 mod text;
 mod transport;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use inmesh_core::model::{Kind, Namespace, ObjectKey};
-use inmesh_core::snapshot::Op;
+use inmesh_core::snapshot::{Op, Problem};
 
 #[cfg(feature = "dns")]
 pub(crate) use endpoints::forbidden;
@@ -67,6 +70,10 @@ pub struct Defaults {
 pub struct Parsed {
     /// One for each object, in the order of the file.
     pub entries: Vec<Entry>,
+    /// What is as it should be and may be of interest: what is for others, ports that are not TCP.
+    pub notes: Vec<Problem>,
+    /// How many documents there are of each kind that is for other programs.
+    pub skipped: BTreeMap<Arc<str>, usize>,
 }
 
 /// What a file says of one object.
@@ -108,11 +115,11 @@ pub enum StandsFor {
 /// its objects are to stay as they were. What is wrong with one object is an
 /// [`Op::Refuse`] among the entries instead.
 pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Result<Parsed, FileError> {
-    let mut entries = Vec::new();
+    let mut parsed = Parsed::default();
     for document in &strict::documents(file, text)? {
-        document::read(document, defaults, &mut entries);
+        document::read(document, defaults, &mut parsed);
     }
-    Ok(Parsed { entries })
+    Ok(parsed)
 }
 
 // === impl Defaults ===

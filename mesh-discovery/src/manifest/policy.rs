@@ -14,6 +14,11 @@ use super::{Defaults, meta};
 /// Why a field that Istio knows is refused.
 const LATER: &str = "is valid in Istio, but not evaluated yet";
 
+/// The longest value of a label, in bytes.
+const LABEL_BYTES: usize = 63;
+/// The most rules of a policy (Istio's schema).
+const RULES: usize = 512;
+
 type Labels = Vec<(Arc<str>, Arc<str>)>;
 
 pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Policy> {
@@ -37,7 +42,7 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Polic
 /// What the selector of a document selects, whatever else is wrong with it; `None` where the
 /// selector itself cannot be read.
 pub(super) fn selector_of(document: &Document) -> Option<Labels> {
-    let read = document.read(Unknown::Refuse, |fields| {
+    let read = document.read_object(Unknown::Refuse, |fields| {
         // Only the selector is judged.
         fields.ignore_all();
         match fields.get("spec") {
@@ -55,9 +60,11 @@ fn read_spec(
     spec: &mut Fields<'_>,
     defaults: &Defaults,
 ) -> Option<(Labels, Action, Vec<PolicyRule>)> {
-    spec.refuse_all(&["targetRef", "targetRefs", "provider"], LATER);
+    spec.refuse_all(&["targetRef", "provider"], LATER);
+    spec.refuse_items("targetRefs", LATER);
     let selector = selector(spec);
-    let action = match spec.get("action") {
+    let (action, list) = (spec.get("action"), spec.get("rules"));
+    let action = match action {
         Some(value) => match value.choice(&["ALLOW", "DENY", "AUDIT", "CUSTOM"])? {
             "ALLOW" => Action::Allow,
             "DENY" => Action::Deny,
@@ -68,11 +75,11 @@ fn read_spec(
         },
         None => Action::Allow,
     };
-    let list = spec.get("rules");
     let rules = match &list {
         Some(list) => {
             let rule = |value: &Value<'_>| rule(value, &action, defaults);
-            list.list_or_empty()?.iter().filter_map(rule).collect()
+            let list = list.list_of_or_empty(RULES)?;
+            list.iter().filter_map(rule).collect()
         }
         None => Vec::new(),
     };
@@ -85,18 +92,23 @@ fn read_spec(
 
 fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
     let Some(selector) = spec.get("selector") else {
-        // A null selector was reported; it is not an absent one.
-        return (!spec.has("selector")).then(Vec::new);
+        return Some(Vec::new());
     };
     selector.object(|selector| {
         let Some(labels) = selector.get("matchLabels") else {
-            return (!selector.has("matchLabels")).then(Vec::new);
+            return Some(Vec::new());
         };
         let mut read = Vec::new();
         for (label, value) in labels.entries()? {
             let text = value.text()?;
             if text.contains('*') || label.contains('*') {
                 value.refuse("a selector has no wildcards");
+                return None;
+            }
+            if label.is_empty() || text.len() > LABEL_BYTES {
+                value.refuse(format_args!(
+                    "no label is empty or has a value longer than {LABEL_BYTES} bytes"
+                ));
                 return None;
             }
             read.push((label.into(), text.into()));
@@ -107,16 +119,17 @@ fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
 
 fn rule(value: &Value<'_>, action: &Action, defaults: &Defaults) -> Option<PolicyRule> {
     value.object(|rule| {
-        rule.refuse_all(&["when"], LATER);
-        let from = match rule.get("from") {
-            Some(list) => each(&list, "source", |fields| source(fields, defaults))?,
-            None => Vec::new(),
+        rule.refuse_items("when", LATER);
+        let (from, to) = (rule.get("from"), rule.get("to"));
+        let from = match from {
+            Some(list) => each(&list, "source", |fields| source(fields, defaults)),
+            None => Some(Vec::new()),
         };
-        let to = match rule.get("to") {
-            Some(list) => each(&list, "operation", |fields| operation(fields, action))?,
-            None => Vec::new(),
+        let to = match to {
+            Some(list) => each(&list, "operation", |fields| operation(fields, action)),
+            None => Some(Vec::new()),
         };
-        Some(PolicyRule::new(from, to))
+        Some(PolicyRule::new(from?, to?))
     })
 }
 
@@ -216,13 +229,13 @@ fn lists<'t, T, const N: usize>(
 ) -> Option<(T, [Vec<Value<'t>>; N])> {
     let mut lists = [const { Vec::<Value<'t>>::new() }; N];
     let mut texts = [const { Vec::<&'t str>::new() }; N];
-    for ((name, values), texts) in names.iter().zip(&mut lists).zip(&mut texts) {
-        if let Some(list) = fields.get(name) {
+    let found = names.map(|name| fields.get(name));
+    for ((list, values), texts) in found.into_iter().zip(&mut lists).zip(&mut texts) {
+        if let Some(list) = list {
             *values = list.list()?;
             *texts = values.iter().map(Value::text).collect::<Option<_>>()?;
         }
     }
-    fields.asked_all();
     match make(std::array::from_fn(|n| &*texts[n])) {
         Ok(made) => Some((made, lists)),
         Err(e) => {

@@ -50,7 +50,9 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let meta = meta::read(fields, Kind::Service, defaults);
     fields.need("spec")?.object(|spec| {
         spec.ignore(IGNORED);
-        let ports = match spec.nullable("ports") {
+        let (ports, kind) = (spec.nullable("ports"), spec.get("type"));
+        let external_name = spec.get("externalName");
+        let ports = match ports {
             Some(ports) => ports
                 .list_of_or_empty(PORTS)?
                 .iter()
@@ -60,13 +62,12 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
             None => Vec::new(),
         };
         check_ports(spec, &ports);
-        let kind = match spec.get("type") {
+        let kind = match kind {
             Some(value) => {
                 value.choice(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])?
             }
             None => "ClusterIP",
         };
-        let external_name = spec.get("externalName");
         let meta = meta?;
         let name = meta.named(ServiceName::new)?;
         if kind != "ExternalName" {
@@ -103,15 +104,17 @@ fn port<'t>(value: &Value<'t>) -> Option<Option<(ServicePort, Value<'t>)>> {
     value.object(|port| {
         port.ignore(&["nodePort", "targetPort"]);
         let name = match port.nullable("name").map(|name| (name.text(), name)) {
-            Some((Some(""), _)) | None => "",
-            Some((text, name)) => name.check(port_name(text?))?,
+            Some((Some(""), _)) | None => Some(""),
+            Some((text, name)) => text.and_then(|text| name.check(port_name(text))),
         };
-        let number = port.need("port")?.integer_in(1, 65_535);
-        let app_protocol = match port.nullable("appProtocol") {
+        let (number, app_protocol) = (port.need("port"), port.nullable("appProtocol"));
+        let tcp = is_tcp(port);
+        let (name, number) = (name?, number?.integer_in(1, 65_535));
+        let app_protocol = match app_protocol {
             Some(value) => Some((value.text()?, value)),
             None => None,
         };
-        if !is_tcp(port)? {
+        if !tcp? {
             return Some(None);
         }
         let protocol = AppProtocol::declared(app_protocol.as_ref().map(|(text, _)| *text), name);
@@ -128,14 +131,14 @@ fn port<'t>(value: &Value<'t>) -> Option<Option<(ServicePort, Value<'t>)>> {
     })
 }
 
-/// Whether the port is TCP; others are reported and skipped.
+/// Whether the port is TCP; others are skipped.
 pub(super) fn is_tcp(port: &mut Fields<'_>) -> Option<bool> {
     let Some(protocol) = port.nullable("protocol") else {
         return Some(true);
     };
     let tcp = protocol.choice(&["TCP", "UDP", "SCTP"])? == "TCP";
     if !tcp {
-        protocol.warn("the mesh forwards TCP only; the port is skipped");
+        protocol.note("the mesh forwards TCP only; the port is skipped");
     }
     Some(tcp)
 }

@@ -27,7 +27,10 @@ const IGNORED: &[&str] = &[
 
 pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Slice> {
     let meta = meta::read(fields, Kind::EndpointSlice, defaults);
-    let ports: Vec<SlicePort> = match fields.nullable("ports") {
+    let ports = fields.nullable("ports");
+    let family = fields.need("addressType");
+    let list = fields.nullable("endpoints");
+    let ports: Vec<SlicePort> = match ports {
         Some(ports) => ports
             .list_of_or_empty(100)?
             .iter()
@@ -37,9 +40,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         None => Vec::new(),
     };
     let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
-    let family = fields
-        .need("addressType")?
-        .choice(&["IPv4", "IPv6", "FQDN"])?;
+    let family = family?.choice(&["IPv4", "IPv6", "FQDN"])?;
     let meta = meta?;
     meta.annotations.refuse_ours_but(ANNOTATIONS);
     let srv = match endpoints::srv(&meta.annotations, &names) {
@@ -61,7 +62,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         }
         family => endpoints::address(value, family == "IPv6", defaults.allow_loopback),
     };
-    let hosts = match fields.nullable("endpoints") {
+    let hosts = match list {
         Some(list) => {
             let read = |value: &Value<'_>| endpoint(value, &host);
             list.list_of_or_empty(1_000)?
@@ -107,14 +108,21 @@ fn port(value: &Value<'_>) -> Option<Option<SlicePort>> {
         // What a port speaks is declared on the Service.
         port.ignore(&["appProtocol"]);
         let name = match port.nullable("name").map(|name| (name.text(), name)) {
-            Some((Some(""), _)) | None => "",
-            Some((text, name)) => name.check(port_name(text?))?,
+            Some((Some(""), _)) | None => Some(""),
+            Some((text, name)) => text.and_then(|text| name.check(port_name(text))),
         };
-        let number = port.need("port")?.integer_in(1, 65_535);
-        if !service::is_tcp(port)? {
+        let number = port.get("port");
+        let tcp = service::is_tcp(port);
+        let Some(number) = number else {
+            port.whole()
+                .warn("has no number, which means any port; it is skipped");
+            return Some(None);
+        };
+        let number = number.integer_in(1, 65_535);
+        if !tcp? {
             return Some(None);
         }
-        Some(Some(SlicePort::new(name, number?)))
+        Some(Some(SlicePort::new(name?, number?)))
     })
 }
 
@@ -125,14 +133,16 @@ fn endpoint(
     value.object(|endpoint| {
         endpoint.ignore(IGNORED);
         let conditions = match endpoint.nullable("conditions") {
-            Some(value) => conditions(&value)?,
-            None => Conditions::default(),
+            Some(value) => conditions(&value),
+            None => Some(Conditions::default()),
         };
-        let addresses = endpoint.need("addresses")?.list_of(100)?;
+        let addresses = endpoint.need("addresses");
         let zone = match endpoint.nullable("zone") {
-            Some(zone) => zone.text()?,
-            None => "",
+            Some(zone) => zone.text(),
+            None => Some(""),
         };
+        let (conditions, zone) = (conditions?, zone?);
+        let addresses = addresses?.list_of(100)?;
         let hosts = addresses.iter().filter_map(host);
         let made = |host| {
             SliceHost::new(host)
@@ -149,7 +159,8 @@ fn conditions(value: &Value<'_>) -> Option<Conditions> {
             Some(value) => value.boolean().map(Some),
             None => Some(None),
         };
-        let (ready, serving) = (condition("ready")?, condition("serving")?);
-        Some(Conditions::new(ready, serving, condition("terminating")?))
+        let (ready, serving) = (condition("ready"), condition("serving"));
+        let terminating = condition("terminating");
+        Some(Conditions::new(ready?, serving?, terminating?))
     })
 }

@@ -27,6 +27,27 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     Ok(name)
 }
 
+/// Whether a text is a DNS subdomain in lower case (RFC 1123).
+pub(super) fn is_subdomain(text: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(inner)
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// A text that is one.
+pub(super) fn subdomain(text: &str) -> Result<&str, String> {
+    if is_subdomain(text) {
+        Ok(text)
+    } else {
+        Err(format!("{text:?} is not a DNS subdomain in lower case"))
+    }
+}
+
 /// The name of a port: a DNS label.
 pub(super) fn port_name(text: &str) -> Result<&str, String> {
     let fine = (1..=63).contains(&text.len())

@@ -17,6 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::Crypto;
+use crate::pem::PemError;
 use crate::store::IdentityReader;
 use crate::svid::{self, Peer};
 
@@ -198,6 +199,15 @@ pub fn client_config_as(
     config.enable_early_data = false;
     config.enable_sni = false;
     Arc::new(config)
+}
+
+/// Reads roots for [`web_client_config`] from PEM, all of them.
+///
+/// # Errors
+///
+/// [`PemError`] if there is none, or if one of them cannot be read: a file that is half written.
+pub fn web_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    crate::pem::certificates(pem)
 }
 
 /// TLS to hosts outside the mesh: the server's name is verified against `roots`, as a browser

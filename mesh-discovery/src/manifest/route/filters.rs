@@ -7,6 +7,7 @@ use inmesh_core::route::{Filter, HeaderChanges, InvalidRoute};
 
 use super::super::strict::{Fields, Value};
 use super::LATER;
+use super::matches::{HEADER_CHARS, field_name, field_value};
 
 /// Filters that the Gateway API knows.
 const KINDS: &[&str] = &[
@@ -26,10 +27,15 @@ pub(super) fn read(of: &mut Fields<'_>) -> Option<Vec<Filter>> {
         return Some(Vec::new());
     };
     let (mut seen, mut filters) = (Vec::new(), Vec::new());
-    for filter in list.list_of(16)? {
+    for filter in list.list_of_or_empty(16)? {
         let (kind, read) = filter.object(|fields| {
-            let at = fields.need("type")?;
-            let kind = at.choice(KINDS)?;
+            let at = fields.need("type");
+            let kind = at.as_ref().and_then(|at| at.choice(KINDS));
+            let (Some(at), Some(kind)) = (at, kind) else {
+                // Which fields it may have is not known.
+                fields.ignore_all();
+                return None;
+            };
             let read = match kind {
                 "RequestHeaderModifier" => {
                     Filter::RequestHeaders(changes(&fields.need("requestHeaderModifier")?)?)
@@ -38,6 +44,7 @@ pub(super) fn read(of: &mut Fields<'_>) -> Option<Vec<Filter>> {
                     Filter::ResponseHeaders(changes(&fields.need("responseHeaderModifier")?)?)
                 }
                 _ => {
+                    fields.ignore_all();
                     at.refuse(format_args!("the filter {kind} {LATER}"));
                     return None;
                 }
@@ -58,35 +65,43 @@ fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
         let mut changes = HeaderChanges::new();
         type Change =
             fn(HeaderChanges, HeaderName, HeaderValue) -> Result<HeaderChanges, InvalidRoute>;
-        let pairs: [(_, Change); 2] = [("set", HeaderChanges::set), ("add", HeaderChanges::add)];
-        for (field, change) in pairs {
-            let Some(list) = fields.get(field) else {
-                continue;
-            };
-            for pair in list.list_of(16)? {
-                let (at, name, value) = pair.object(|pair| {
-                    let name = pair.need("name");
-                    let value = pair.need("value")?;
-                    let text = value.check(HeaderValue::from_str(value.text()?))?;
-                    let name = name?;
-                    let parsed = header_name(&name)?;
-                    Some((name, parsed, text))
+        let pairs: [(_, Change); 2] = [
+            (fields.get("set"), HeaderChanges::set),
+            (fields.get("add"), HeaderChanges::add),
+        ];
+        let removed = fields.get("remove");
+        for (list, change) in pairs {
+            let mut seen = Vec::new();
+            for pair in list.map_or(Some(Vec::new()), |list| list.list_of_or_empty(16))? {
+                let (at, text, value) = pair.object(|pair| {
+                    let (name, value) = (pair.need("name"), pair.need("value"));
+                    let (name, value) = (name?, value?);
+                    let text = name.check(field_name(name.text()?));
+                    let of = value.check(field_value(value.text()?, HEADER_CHARS))?;
+                    let of = value.check(HeaderValue::from_str(of))?;
+                    Some((name, text?, of))
                 })?;
+                if seen.contains(&text) {
+                    pair.refuse(format_args!("the name {text:?} stands twice"));
+                }
+                seen.push(text);
+                let name = at.check(HeaderName::from_bytes(text.as_bytes()))?;
                 changes = at.check(change(changes, name, value))?;
             }
         }
-        if let Some(list) = fields.get("remove") {
-            for name in list.list_of(16)? {
-                changes = name.check(changes.remove(header_name(&name)?))?;
+        let mut seen = Vec::new();
+        for name in removed.map_or(Some(Vec::new()), |list| list.list_of_or_empty(16))? {
+            let text = name.text()?;
+            if seen.contains(&text) {
+                name.refuse(format_args!("{text:?} stands twice"));
             }
+            seen.push(text);
+            let header = name.check(HeaderName::from_bytes(text.as_bytes()))?;
+            changes = name.check(changes.remove(header))?;
         }
         if changes.is_empty() {
-            value.refuse("changes nothing; write set, add or remove");
+            value.warn("changes nothing");
         }
         Some(changes)
     })
-}
-
-fn header_name(value: &Value<'_>) -> Option<HeaderName> {
-    value.check(HeaderName::from_bytes(value.text()?.as_bytes()))
 }

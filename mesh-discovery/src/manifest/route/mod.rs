@@ -1,8 +1,10 @@
 //! `gateway.networking.k8s.io/v1 HTTPRoute`, attached to Services (GAMMA).
 //!
-//! What the Gateway API allows and this mesh does not do (other filters, retries, session
-//! persistence, backends that are no Services) refuses the route. Bounds are those of the API's
-//! own schema, so that a folder takes what an API server takes.
+//! A route without a Service among its parents is for gateways and is skipped. What the Gateway API
+//! allows and this mesh does not do (other filters, session persistence, backends that are no
+//! Services) refuses the route; a retry is left out, since it is what an implementation may do and
+//! all else of its rule holds without it. Bounds and rules are those of the API's own schema, of its
+//! standard channel, so that a folder takes what an API server takes, and no more.
 
 mod filters;
 mod matches;
@@ -10,134 +12,279 @@ mod matches;
 use inmesh_core::model::{Kind, Namespace, ServiceName};
 use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
 
-use super::strict::{Fields, Value};
+use super::strict::{Document, Fields, Unknown, Value};
 use super::{Defaults, meta, text};
 
 /// Why a field that the Gateway API knows is refused.
 const LATER: &str = "is valid in the Gateway API, but not done yet";
 
-pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Route> {
+/// The most matches of all rules.
+const MATCHES: usize = 128;
+
+/// Reads a route; the inner `None` is one that is for gateways.
+pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Option<Route>> {
     fields.ignore(&["status"]);
     let meta = meta::read(fields, Kind::HttpRoute, defaults);
     // Without a namespace the rest is still read, for its problems.
     let namespace = meta
         .as_ref()
         .map_or(&defaults.namespace, |meta| &meta.key.namespace);
-    let (at, parents, rules) = fields.need("spec")?.object(|spec| {
-        if let Some(hostnames) = spec.get("hostnames") {
-            hostnames.warn("has no effect on a route that is attached to a Service");
+    let read = fields.need("spec")?.object(|spec| {
+        let list = spec.get("parentRefs");
+        let (hostnames, rules) = (spec.get("hostnames"), spec.get("rules"));
+        let parents = match &list {
+            Some(list) => parents(list, namespace)?,
+            None => Vec::new(),
+        };
+        let at = list.unwrap_or_else(|| spec.whole().clone());
+        if parents.is_empty() {
+            at.note("names no Service, so the route is for gateways and is skipped");
+            return Some(None);
         }
-        let list = spec.need("parentRefs")?;
-        let parents = parents(&list, namespace);
-        let rules = match spec.get("rules") {
-            Some(rules) => rules
-                .list_of(16)?
-                .iter()
-                .map(|r| rule(r, namespace))
-                .collect::<Option<_>>()?,
+        if let Some(hostnames) = hostnames {
+            read_hostnames(&hostnames);
+        }
+        let rules = match rules {
+            Some(rules) => read_rules(&rules, namespace)?,
             // The API's default: one rule that matches all, with no backend: 500.
             None => vec![Rule::to(Vec::new())],
         };
-        Some((list, parents?, rules))
+        Some(Some((at, parents, rules)))
     })?;
+    let Some((at, parents, rules)) = read else {
+        return Some(None);
+    };
     let meta = meta?;
     meta.annotations.refuse_ours_but(&[]);
     let route = at.check(Route::new(meta.key, parents, rules))?;
-    Some(route.with_created(meta.created))
+    Some(Some(route.with_created(meta.created)))
+}
+
+/// Whether a route of any kind is attached to a Service, or may be.
+pub(super) fn names_a_service(document: &Document) -> bool {
+    let read = document.read_object(Unknown::Refuse, |fields| {
+        fields.ignore_all();
+        fields.need("spec")?.object(|spec| {
+            spec.ignore_all();
+            let Some(list) = spec.get("parentRefs") else {
+                return Some(false);
+            };
+            let service = |value: &Value<'_>| {
+                value.object(|parent| {
+                    parent.ignore_all();
+                    let kind = parent.get("kind");
+                    Some(kind.is_some_and(|kind| kind.text() != Some("Gateway")))
+                })
+            };
+            let services: Option<Vec<bool>> = list.list_or_empty()?.iter().map(service).collect();
+            Some(services?.contains(&true))
+        })
+    });
+    read.map_or(true, |read| read.value)
+}
+
+fn read_hostnames(list: &Value<'_>) {
+    let items = list.list_of_or_empty(16).unwrap_or_default();
+    for item in &items {
+        if let Some(name) = item.text()
+            && !text::is_subdomain(name.strip_prefix("*.").unwrap_or(name))
+        {
+            item.refuse(format_args!("{name:?} is not a host name in lower case"));
+        }
+    }
+    if !items.is_empty() {
+        list.warn("has no effect on a route that is attached to a Service");
+    }
 }
 
 fn parents(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Parent>> {
     let mut parents: Vec<Parent> = Vec::new();
-    for value in list.list_of(32)? {
-        let parent = value.object(|parent| {
-            let group = match parent.get("group") {
-                Some(group) => group.text()?,
-                None => "gateway.networking.k8s.io",
-            };
-            let kind = match parent.get("kind") {
-                Some(kind) => kind.text()?,
-                None => "Gateway",
-            };
-            if !matches!((group, kind), ("" | "core", "Service")) {
-                parent.ignore(&["name", "namespace", "port", "sectionName"]);
-                let message =
-                    "is not attached to: the mesh reads parents of kind Service, group \"\"";
-                parent
-                    .whole()
-                    .warn(format_args!("{kind} of group {group:?} {message}"));
-                return Some(None);
-            }
-            parent.refuse_all(
-                &["sectionName"],
-                "names a listener, which a Service has not",
-            );
-            let service = service(parent, namespace);
-            let port = match parent.get("port") {
-                Some(port) => Some(port.integer_in(1, 65_535)?),
-                None => None,
-            };
-            Some(Some(Parent::new(service?, port)))
-        })?;
-        match parent {
-            Some(parent) if parents.contains(&parent) => value.refuse("stands twice"),
-            Some(parent) => parents.push(parent),
-            None => {}
+    let mut seen: Vec<Named<'_>> = Vec::new();
+    for value in list.list_of_or_empty(32)? {
+        let (parent, named) = value.object(|parent| one_parent(parent, namespace))?;
+        // The rule of the schema is about what is written, not about what it comes to.
+        let same = |other: &&Named<'_>| {
+            other.parent == named.parent
+                && (other.section.is_none()
+                    || named.section.is_none()
+                    || other.section == named.section)
+        };
+        if seen.iter().any(|other| same(&other)) {
+            value.refuse("stands twice: references to one parent differ by their sectionName");
         }
-    }
-    if parents.is_empty() {
-        list.refuse("names no Service, so no request of the mesh would see the route");
-        return None;
+        seen.push(named);
+        if let Some(parent) = parent
+            && !parents.contains(&parent)
+        {
+            parents.push(parent);
+        }
     }
     Some(parents)
 }
 
+/// A reference to a parent, as it is written.
+struct Named<'t> {
+    /// Group, kind, namespace and name.
+    parent: [&'t str; 4],
+    section: Option<&'t str>,
+}
+
+/// Reads a reference to a parent; the inner `None` is one that is no Service.
+fn one_parent<'t>(
+    parent: &mut Fields<'t>,
+    namespace: &Namespace,
+) -> Option<(Option<Parent>, Named<'t>)> {
+    let mut text = |name: &str, otherwise: &'static str| match parent.get(name) {
+        Some(value) => value.text(),
+        None => Some(otherwise),
+    };
+    let (group, kind) = (
+        text("group", "gateway.networking.k8s.io"),
+        text("kind", "Gateway"),
+    );
+    let (of, section) = (text("namespace", ""), text("sectionName", ""));
+    let port = parent.get("port");
+    let name = parent.need("name")?;
+    let (group, kind, section) = (group?, kind?, section?);
+    let named = Named {
+        parent: [group, kind, of?, name.text()?],
+        section: Some(section).filter(|section| !section.is_empty()),
+    };
+    let port = match port {
+        Some(port) => Some(port.integer_in(1, 65_535)?),
+        None => None,
+    };
+    if !matches!((group, kind), ("" | "core", "Service")) {
+        let whole = parent.whole();
+        whole.note(format_args!(
+            "{kind} of group {group:?} is not attached to: the mesh reads parents of kind Service, \
+             group \"\""
+        ));
+        return Some((None, named));
+    }
+    parent.refuse_all(
+        &["sectionName"],
+        "names a listener, which a Service has not",
+    );
+    let service = service(parent, namespace)?;
+    Some((Some(Parent::new(service, port)), named))
+}
+
 /// `name` and `namespace` of a reference to a Service.
 fn service(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<ServiceName> {
-    let namespace = match fields.get("namespace") {
+    let (of, name) = (fields.get("namespace"), fields.need("name"));
+    let namespace = match of {
         Some(value) => value.check(Namespace::new(value.text()?).map_err(text::invalid_name))?,
         None => namespace.clone(),
     };
-    let name = fields.need("name")?;
+    let name = name?;
     name.check(ServiceName::new(&namespace, name.text()?).map_err(text::invalid_name))
 }
 
-fn rule(value: &Value<'_>, namespace: &Namespace) -> Option<Rule> {
+fn read_rules(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Rule>> {
+    let items = list.list_of(16)?;
+    let (mut rules, mut names, mut matches) = (Vec::new(), Vec::new(), 0);
+    for item in &items {
+        let read = rule(item, namespace);
+        if let Some((rule, name)) = read {
+            if let Some((name, value)) = name {
+                if names.contains(&name) {
+                    value.refuse(format_args!("the name {name:?} stands twice"));
+                }
+                names.push(name);
+            }
+            matches += rule.matches.len();
+            rules.push(rule);
+        }
+    }
+    if matches > MATCHES {
+        list.refuse(format_args!(
+            "its rules have {matches} matches together; {MATCHES} are allowed"
+        ));
+    }
+    (rules.len() == items.len()).then_some(rules)
+}
+
+type Name<'t> = Option<(&'t str, Value<'t>)>;
+
+/// Reads a rule, and the name that other documents know it by.
+fn rule<'t>(value: &Value<'t>, namespace: &Namespace) -> Option<(Rule, Name<'t>)> {
     value.object(|rule| {
-        // A name is for other documents to refer to.
-        rule.ignore(&["name"]);
-        rule.refuse_all(&["retry", "sessionPersistence"], LATER);
+        rule.refuse_all(&["sessionPersistence"], LATER);
+        let name = match rule.get("name") {
+            Some(value) => {
+                let name = value.text();
+                let name = name.and_then(|name| value.check(text::subdomain(name)));
+                name.map(|name| Some((name, value)))
+            }
+            None => Some(None),
+        };
+        if let Some(retry) = rule.get("retry")
+            && read_retry(&retry).is_some()
+        {
+            retry.warn(
+                "is not done yet: no request is sent again by it; the rest of the rule holds",
+            );
+        }
         let matches = match rule.get("matches") {
-            Some(list) => list.list_of(64)?.iter().map(matches::read).collect(),
+            Some(list) => list
+                .list_of_or_empty(64)
+                .and_then(|list| list.iter().map(matches::read).collect()),
             None => Some(Vec::new()),
         };
         let filters = filters::read(rule);
         let backends: Option<Vec<_>> = match rule.get("backendRefs") {
             Some(list) => list
-                .list_of(16)?
-                .iter()
-                .map(|b| backend(b, namespace))
-                .collect(),
+                .list_of_or_empty(16)
+                .and_then(|list| list.iter().map(|b| backend(b, namespace)).collect()),
             None => Some(Vec::new()),
         };
         let timeouts = match rule.get("timeouts") {
-            Some(value) => timeouts(&value)?,
-            None => Timeouts::default(),
+            Some(value) => timeouts(&value),
+            None => Some(Timeouts::default()),
         };
         let read = Rule::to(backends?).when(matches?);
-        Some(read.with_filters(filters?).with_timeouts(timeouts))
+        Some((read.with_filters(filters?).with_timeouts(timeouts?), name?))
+    })
+}
+
+/// Checks a retry as the schema does.
+fn read_retry(value: &Value<'_>) -> Option<()> {
+    value.object(|retry| {
+        let (attempts, backoff) = (retry.get("attempts"), retry.get("backoff"));
+        let codes = retry.get("codes");
+        if let Some(attempts) = attempts {
+            attempts.integer_in::<u32>(0, i64::from(u32::MAX))?;
+        }
+        if let Some(backoff) = backoff {
+            backoff.check(text::duration(backoff.text()?))?;
+        }
+        let mut seen = Vec::new();
+        for code in codes
+            .map(|c| c.list_or_empty())
+            .unwrap_or(Some(Vec::new()))?
+        {
+            let number = code.integer_in::<u16>(400, 599)?;
+            if seen.contains(&number) {
+                code.refuse(format_args!("{number} stands twice"));
+            }
+            seen.push(number);
+        }
+        Some(())
     })
 }
 
 fn backend(value: &Value<'_>, namespace: &Namespace) -> Option<Backend> {
     value.object(|backend| {
-        let group = match backend.get("group") {
-            Some(group) => group.text()?,
-            None => "",
+        let mut text = |name: &str, otherwise: &'static str| match backend.get(name) {
+            Some(value) => value.text(),
+            None => Some(otherwise),
         };
-        let kind = match backend.get("kind") {
-            Some(kind) => kind.text()?,
-            None => "Service",
-        };
+        let (group, kind) = (text("group", ""), text("kind", "Service"));
+        let (weight, port) = (backend.get("weight"), backend.get("port"));
+        let service = service(backend, namespace);
+        let filters = filters::read(backend);
+        let (group, kind) = (group?, kind?);
         if !matches!((group, kind), ("" | "core", "Service")) {
             let message = "a backend is of kind Service, group \"\"";
             backend
@@ -145,15 +292,14 @@ fn backend(value: &Value<'_>, namespace: &Namespace) -> Option<Backend> {
                 .refuse(format_args!("{kind} of group {group:?}: {message}"));
             return None;
         }
-        let service = service(backend, namespace);
-        let port = backend
-            .need("port")
-            .and_then(|port| port.integer_in(1, 65_535));
-        let weight = match backend.get("weight") {
+        if !backend.has("port") {
+            backend.missing("port", "is missing");
+        }
+        let port = port.and_then(|port| port.integer_in(1, 65_535));
+        let weight = match weight {
             Some(weight) => (weight.integer_in(0, i64::from(u32::MAX))?, Some(weight)),
             None => (1, None),
         };
-        let filters = filters::read(backend);
         let at = weight.1.as_ref().unwrap_or_else(|| backend.whole());
         let read = at.check(Backend::new(service?, port?, weight.0))?;
         Some(read.with_filters(filters?))

@@ -30,6 +30,7 @@
 //! # Ok::<(), inmesh_discovery::manifest::FileError>(())
 //! ```
 
+mod scalar;
 mod tree;
 mod value;
 
@@ -73,9 +74,11 @@ pub enum Unknown {
 #[derive(Debug, Clone)]
 pub struct Document {
     file: Arc<str>,
-    /// Where it stands in a `List`; empty for most.
+    /// Where it stands in a list; empty for most.
     path: String,
     root: Node,
+    /// The apiVersion and kind that a typed list gives to items without their own.
+    typed: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// What a document says, and what its author should know about it.
@@ -86,6 +89,16 @@ pub struct Read<T> {
     pub value: T,
     /// Problems that did not refuse it.
     pub warnings: Vec<Problem>,
+    /// What is as it should be and may be of interest.
+    pub notes: Vec<Problem>,
+}
+
+/// What a reader does with a field that it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Asked {
+    Read,
+    Ignored,
+    Refused,
 }
 
 /// Collects the problems of one document.
@@ -93,8 +106,15 @@ pub struct Read<T> {
 struct Report {
     file: Arc<str>,
     unknown: Unknown,
+    /// Whether null is as good as absent.
+    prune: bool,
+    /// Unknown fields: they are named before others, which may be missing because of them.
+    misspelt: RefCell<Vec<Problem>>,
     problems: RefCell<Vec<Problem>>,
     refused: Cell<bool>,
+    /// The fields that were asked for, by the path of their mapping.
+    #[cfg(test)]
+    fields: RefCell<Vec<(String, String, Asked)>>,
 }
 
 /// Reads the documents of a file. `file` is its name in problems. Documents without content
@@ -116,6 +136,7 @@ pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
         file: Arc::clone(&file),
         path: String::new(),
         root,
+        typed: None,
     };
     Ok(roots.into_iter().map(document).collect())
 }
@@ -152,7 +173,7 @@ impl Document {
         &self.file
     }
 
-    /// Where it stands in a `List`, e.g. `items[2]`; empty for most.
+    /// Where it stands in a list, e.g. `items[2]`; empty for most.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -161,13 +182,16 @@ impl Document {
     /// Its `kind`, where that is a text.
     #[must_use]
     pub fn kind(&self) -> Option<&str> {
-        self.text("kind")
+        self.typed_text("kind", self.typed.as_ref().map(|(_, kind)| kind))
     }
 
     /// Its `apiVersion`, where that is a text.
     #[must_use]
     pub fn api_version(&self) -> Option<&str> {
-        self.text("apiVersion")
+        self.typed_text(
+            "apiVersion",
+            self.typed.as_ref().map(|(version, _)| version),
+        )
     }
 
     /// Reads it. `read` is given its fields, of which `apiVersion` and `kind` are taken already;
@@ -182,27 +206,53 @@ impl Document {
         unknown: Unknown,
         read: impl FnOnce(&mut Fields<'_>) -> Option<T>,
     ) -> Result<Read<T>, Vec<Problem>> {
-        let report = Report {
-            file: Arc::clone(&self.file),
-            unknown,
-            problems: RefCell::default(),
-            refused: Cell::new(false),
-        };
-        let value = self.value(&report).object(|fields| {
+        let report = Report::new(&self.file, unknown, false);
+        self.read_into(&report, read)
+    }
+
+    /// Reads it as a Kubernetes object, in which null is as good as absent.
+    pub(super) fn read_object<T>(
+        &self,
+        unknown: Unknown,
+        read: impl FnOnce(&mut Fields<'_>) -> Option<T>,
+    ) -> Result<Read<T>, Vec<Problem>> {
+        let report = Report::new(&self.file, unknown, true);
+        self.read_into(&report, read)
+    }
+
+    /// Every field that `read` asks for: the path of its mapping, its name, what is done with it.
+    #[cfg(test)]
+    pub(super) fn fields<T>(
+        &self,
+        read: impl FnOnce(&mut Fields<'_>) -> Option<T>,
+    ) -> Vec<(String, String, Asked)> {
+        let report = Report::new(&self.file, Unknown::Refuse, true);
+        let read = self.read_into(&report, read);
+        assert!(read.is_ok(), "{:#?}", read.err());
+        report.fields.into_inner()
+    }
+
+    fn read_into<'t, T>(
+        &'t self,
+        report: &'t Report,
+        read: impl FnOnce(&mut Fields<'t>) -> Option<T>,
+    ) -> Result<Read<T>, Vec<Problem>> {
+        let value = self.value(report).object(|fields| {
             fields.ignore(&["apiVersion", "kind"]);
             read(fields)
         });
+        if value.is_none() && !report.refused.get() {
+            self.value(report).refuse("it cannot be read");
+        }
+        let refused = report.refused.get();
+        let (notes, problems) = report.take();
         match value {
-            Some(value) if !report.refused.get() => Ok(Read {
+            Some(value) if !refused => Ok(Read {
                 value,
-                warnings: report.problems.into_inner(),
+                warnings: problems,
+                notes,
             }),
-            _ => {
-                if !report.refused.get() {
-                    self.value(&report).refuse("it cannot be read");
-                }
-                Err(report.problems.into_inner())
-            }
+            _ => Err(problems),
         }
     }
 
@@ -219,15 +269,24 @@ impl Document {
         node.text().map_or(Peek::Other, Peek::Text)
     }
 
-    /// The documents of a `List`, where `items` is one.
+    /// The documents of a list: `v1 List`, or a kind that ends in `List` and has `items`, whose name
+    /// then says the kind of items without one. `None` where it is no list.
     pub(super) fn items(&self) -> Option<Vec<Self>> {
-        let tree::Data::List(items) = &self.root.field("items")?.data else {
-            return None;
+        let of = self.kind()?.strip_suffix("List")?;
+        let items: &[Node] = match self.root.field("items").map(|items| &items.data) {
+            Some(tree::Data::List(items)) => items,
+            Some(tree::Data::Null) => &[],
+            _ => return None,
+        };
+        let typed = match (self.api_version(), of) {
+            (_, "") | (None, _) => None,
+            (Some(version), of) => Some((version.into(), of.into())),
         };
         let document = |(n, root): (usize, &Node)| Self {
             file: Arc::clone(&self.file),
             path: value::index(&value::member(&self.path, "items"), n),
             root: root.clone(),
+            typed: typed.clone(),
         };
         Some(items.iter().enumerate().map(document).collect())
     }
@@ -236,8 +295,11 @@ impl Document {
         Value::new(&self.root, self.path.clone(), report)
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
-        self.root.field(name)?.text()
+    fn typed_text<'t>(&'t self, name: &str, typed: Option<&'t Arc<str>>) -> Option<&'t str> {
+        match self.root.field(name) {
+            Some(field) => field.text(),
+            None => typed.map(|typed| &**typed),
+        }
     }
 }
 
@@ -255,9 +317,59 @@ pub(super) enum Peek<'t> {
 // === impl Report ===
 
 impl Report {
+    fn new(file: &Arc<str>, unknown: Unknown, prune: bool) -> Self {
+        Self {
+            file: Arc::clone(file),
+            unknown,
+            prune,
+            misspelt: RefCell::default(),
+            problems: RefCell::default(),
+            refused: Cell::new(false),
+            #[cfg(test)]
+            fields: RefCell::default(),
+        }
+    }
+
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, reason = "tests keep what was asked")
+    )]
+    fn asked(&self, _path: &str, _name: &str, _how: Asked) {
+        #[cfg(test)]
+        self.fields
+            .borrow_mut()
+            .push((_path.into(), _name.into(), _how));
+    }
+
+    /// Reports a field that no reader asked for.
+    fn unknown(&self, line: u32, field: &str) {
+        let at = Location::new(Arc::clone(&self.file), line);
+        let problem = match self.unknown {
+            Unknown::Refuse => {
+                self.refused.set(true);
+                Problem::refused(field, "is not a known field")
+            }
+            Unknown::Warn => Problem::warning(field, "is not a known field and has no effect"),
+        };
+        let mut misspelt = self.misspelt.borrow_mut();
+        if misspelt.len() < PROBLEMS {
+            misspelt.push(problem.at(at));
+        }
+    }
+
+    /// The notes, and all problems in the order in which a person should look at them.
+    fn take(&self) -> (Vec<Problem>, Vec<Problem>) {
+        let problems = self.problems.take();
+        let is_note = |problem: &Problem| problem.severity == Severity::Note;
+        let (notes, problems): (Vec<_>, Vec<_>) = problems.into_iter().partition(is_note);
+        let all = self.misspelt.take().into_iter().chain(problems);
+        (notes, all.take(PROBLEMS).collect())
+    }
+
     fn add(&self, severity: Severity, line: u32, field: &str, message: &dyn fmt::Display) {
         let message = cut(&message.to_string());
         let problem = match severity {
+            Severity::Note => Problem::note(field, message),
             Severity::Warning => Problem::warning(field, message),
             _ => {
                 self.refused.set(true);

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 
+use super::scalar::Scalar;
+
 /// The largest file, in bytes.
 pub const FILE_BYTES: usize = 1 << 20;
 /// The deepest nesting.
@@ -77,11 +79,56 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, Fault> {
     options.flow_nesting_limit = DEPTH;
     options.block_nesting_limit = DEPTH;
     let mut builder = Builder::default();
-    for next in Parser::new_from_str_with_options(text, options) {
-        let (event, span) = next.map_err(|e| (line(e.marker().line()), e.info()))?;
-        builder.handle_event(event, line(span.start.line()))?;
+    for (above, text) in in_a_row(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+        for next in Parser::new_from_str_with_options(text, options.clone()) {
+            let (event, span) = next.map_err(|e| (line(above + e.marker().line()), e.info()))?;
+            builder.handle_event(event, line(above + span.start.line()))?;
+        }
     }
     Ok(builder.documents)
+}
+
+/// JSON documents that follow each other without a mark between, as `kubectl` takes them, with the
+/// lines above each; any other text is one.
+fn in_a_row(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let (mut start, mut above) = (0, 0);
+    while let Some(len) = json_object(&text[start..]) {
+        let piece = &text[start..start + len];
+        found.push((above, piece));
+        above += piece.bytes().filter(|b| *b == b'\n').count();
+        start += len;
+    }
+    match (found.len(), text[start..].trim()) {
+        (2.., "") => found,
+        _ => vec![(0, text)],
+    }
+}
+
+/// The length of the JSON object that a text begins with, space before it included.
+fn json_object(text: &str) -> Option<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for (at, b) in text.bytes().enumerate() {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            // YAML begins otherwise, or has marks that JSON has not.
+            b'#' | b'\'' => return None,
+            _ if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 fn line(line: usize) -> u32 {
@@ -101,7 +148,7 @@ impl Builder {
                     return self.key(&text, line);
                 }
                 let data = match &*text {
-                    "" | "~" | "null" | "Null" | "NULL" if plain => Data::Null,
+                    text if plain && Scalar::of(text) == Scalar::Null => Data::Null,
                     text if plain => Data::Plain(text.into()),
                     text => Data::Text(text.into()),
                 };
@@ -270,7 +317,7 @@ impl Node {
     pub(super) fn text(&self) -> Option<&str> {
         match &self.data {
             Data::Text(text) => Some(text),
-            Data::Plain(text) if !looks_typed(text) => Some(text),
+            Data::Plain(text) if Scalar::of(text) == Scalar::Text => Some(text),
             _ => None,
         }
     }
@@ -280,27 +327,4 @@ fn measure<'n>(nodes: impl Iterator<Item = &'n Node>) -> (usize, usize) {
     nodes.fold((1, 1), |(size, height), node| {
         (size.saturating_add(node.size), height.max(node.height + 1))
     })
-}
-
-/// Whether a scalar without quotes is a boolean or a number to YAML 1.1 or 1.2. Where a text is
-/// wanted it is refused, as an API server would, rather than guessed.
-pub(super) fn looks_typed(plain: &str) -> bool {
-    let lower = plain.to_ascii_lowercase();
-    match lower.as_str() {
-        "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" => return true,
-        ".inf" | "+.inf" | "-.inf" | ".nan" => return true,
-        _ => {}
-    }
-    let digits = lower
-        .strip_prefix(['+', '-'])
-        .unwrap_or(&lower)
-        .replace('_', "");
-    let radix = |prefix: &str, radix: u32| {
-        digits
-            .strip_prefix(prefix)
-            .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_digit(radix)))
-    };
-    let number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-        && digits.parse::<f64>().is_ok();
-    number || radix("0x", 16) || radix("0o", 8) || radix("0b", 2)
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use inmesh_core::snapshot::Severity;
 
-use super::tree::{Data, Node, looks_typed};
-use super::{Report, Unknown};
+use super::scalar::Scalar;
+use super::tree::{Data, Node};
+use super::{Asked, Report};
 
 /// The longest key shown in a path, in characters.
 const KEY_CHARS: usize = 64;
@@ -62,6 +63,12 @@ impl<'t> Value<'t> {
             .add(Severity::Warning, self.node.line, &self.path, &message);
     }
 
+    /// Reports something that a person may want to know of a document that is as it should be.
+    pub fn note(&self, message: impl Display) {
+        self.report
+            .add(Severity::Note, self.node.line, &self.path, &message);
+    }
+
     /// What a check made of it; its error refuses the document.
     pub fn check<T>(&self, checked: Result<T, impl Display>) -> Option<T> {
         checked.map_err(|e| self.refuse(e)).ok()
@@ -102,12 +109,11 @@ impl<'t> Value<'t> {
         self.check(self.text()?.parse())
     }
 
-    /// `true` or `false`.
+    /// `true` or `false`, in every spelling that YAML 1.1 has for them.
     #[must_use]
     pub fn boolean(&self) -> Option<bool> {
-        match &self.node.data {
-            Data::Plain(plain) if matches!(&**plain, "true" | "True" | "TRUE") => Some(true),
-            Data::Plain(plain) if matches!(&**plain, "false" | "False" | "FALSE") => Some(false),
+        match self.scalar() {
+            Some(Scalar::Boolean(boolean)) => Some(boolean),
             _ => {
                 self.refuse(format_args!("is {}, not true or false", self.what()));
                 None
@@ -115,15 +121,18 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// A whole decimal number that `T` can hold.
+    fn scalar(&self) -> Option<Scalar> {
+        match &self.node.data {
+            Data::Plain(plain) => Some(Scalar::of(plain)),
+            _ => None,
+        }
+    }
+
+    /// A whole number that `T` can hold, in every spelling that YAML 1.1 has for it: `0x1f`, `1_000`
+    /// and `017` (octal) too.
     #[must_use]
     pub fn integer<T: TryFrom<i64>>(&self) -> Option<T> {
-        let number = match &self.node.data {
-            // Octal to YAML 1.1 and decimal to 1.2: no guess.
-            Data::Plain(plain) if plain.len() > 1 && plain.starts_with('0') => None,
-            Data::Plain(plain) if !plain.starts_with('+') => plain.parse::<i64>().ok(),
-            _ => None,
-        };
+        let number = self.scalar().and_then(Scalar::whole);
         let Some(number) = number else {
             self.refuse(format_args!("is {}, not a whole number", self.what()));
             return None;
@@ -206,8 +215,8 @@ impl<'t> Value<'t> {
         Some(entries.iter().map(entry).collect())
     }
 
-    /// Reads a mapping with known fields. When `read` returns a value, the fields that it did not
-    /// ask for are reported as unknown.
+    /// Reads a mapping with known fields. Those that `read` did not ask for are reported as unknown,
+    /// so it asks for all of them before it gives up.
     pub fn object<T>(&self, read: impl FnOnce(&mut Fields<'t>) -> Option<T>) -> Option<T> {
         let Data::Map(entries) = &self.node.data else {
             self.refuse(format_args!("is {}, not a mapping", self.what()));
@@ -217,9 +226,9 @@ impl<'t> Value<'t> {
             value: self.clone(),
             taken: vec![false; entries.len()],
         };
-        let value = read(&mut fields)?;
+        let value = read(&mut fields);
         fields.report_unknown();
-        Some(value)
+        value
     }
 
     /// Whether it is null.
@@ -233,7 +242,7 @@ impl<'t> Value<'t> {
             Data::List(_) => "a list",
             Data::Map(_) => "a mapping",
             Data::Null => "null",
-            Data::Plain(plain) if looks_typed(plain) => "a number or boolean",
+            Data::Plain(plain) if Scalar::of(plain) != Scalar::Text => "a number or boolean",
             Data::Plain(_) | Data::Text(_) => "a text",
         }
     }
@@ -248,9 +257,13 @@ impl<'t> Fields<'t> {
         &self.value
     }
 
-    /// A field that may be absent; null is refused, since it may mean absent or empty.
+    /// A field that may be absent. In a Kubernetes object null is absent, as an API server prunes
+    /// it; elsewhere it is refused, since it may mean absent or empty.
     pub fn get(&mut self, name: &str) -> Option<Value<'t>> {
-        let value = self.take(name)?;
+        let value = self.take(name, Asked::Read)?;
+        if value.is_null() && self.value.report.prune {
+            return None;
+        }
         if value.is_null() {
             value.refuse("is null, which may mean absent or empty; write what is meant");
             return None;
@@ -260,21 +273,24 @@ impl<'t> Fields<'t> {
 
     /// A field that may be absent or null, which mean the same.
     pub fn nullable(&mut self, name: &str) -> Option<Value<'t>> {
-        self.take(name).filter(|value| !value.is_null())
+        self.take(name, Asked::Read)
+            .filter(|value| !value.is_null())
     }
 
     /// A field that must be there.
     pub fn need(&mut self, name: &str) -> Option<Value<'t>> {
+        let value = self.get(name);
         if !self.has(name) {
             self.missing(name, "is missing");
         }
-        self.get(name)
+        value
     }
 
-    /// Whether the field is there, be it null.
+    /// Whether the field is there; null is, where it is not as good as absent.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.value.node.field(name).is_some()
+        let field = self.value.node.field(name);
+        field.is_some_and(|node| !(self.value.report.prune && matches!(node.data, Data::Null)))
     }
 
     /// Refuses the document for a field that is not there.
@@ -288,7 +304,7 @@ impl<'t> Fields<'t> {
     /// Fields that are known and of no meaning here, whatever they hold.
     pub fn ignore(&mut self, names: &[&str]) {
         for name in names {
-            let _known = self.take(name);
+            let _known = self.take(name, Asked::Ignored);
         }
     }
 
@@ -300,13 +316,27 @@ impl<'t> Fields<'t> {
     /// Refuses fields that are valid where the kind comes from and not evaluated here.
     pub fn refuse_all(&mut self, names: &[&str], why: &str) {
         for name in names {
-            if let Some(value) = self.take(name) {
+            let value = self.take(name, Asked::Refused);
+            let value = value.filter(|value| !(self.value.report.prune && value.is_null()));
+            if let Some(value) = value {
                 value.refuse(why);
             }
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<Value<'t>> {
+    /// Refuses a list of what is not evaluated here, unless it is empty.
+    pub(in crate::manifest) fn refuse_items(&mut self, name: &str, why: &str) {
+        let list = self.take(name, Asked::Refused);
+        if let Some(list) = list
+            && !(self.value.report.prune && list.is_null())
+            && list.list_or_empty().is_none_or(|items| !items.is_empty())
+        {
+            list.refuse(why);
+        }
+    }
+
+    fn take(&mut self, name: &str, how: Asked) -> Option<Value<'t>> {
+        self.value.report.asked(&self.value.path, name, how);
         let (n, node) = self.position(name)?;
         if let Some(taken) = self.taken.get_mut(n) {
             *taken = true;
@@ -329,13 +359,6 @@ impl<'t> Fields<'t> {
         found.map(|(n, (_, node))| (n, node))
     }
 
-    /// Says that every known field was asked for: the others are reported now, whatever the reader
-    /// returns. Only a reader that may end without a value after its last field needs it.
-    pub fn asked_all(&mut self) {
-        self.report_unknown();
-        self.taken.fill(true);
-    }
-
     fn report_unknown(&self) {
         let Data::Map(entries) = &self.value.node.data else {
             return;
@@ -346,11 +369,7 @@ impl<'t> Fields<'t> {
             .filter(|(_, taken)| !**taken)
         {
             let report = self.value.report;
-            let value = Value::new(node, member(&self.value.path, key), report);
-            match report.unknown {
-                Unknown::Refuse => value.refuse("is not a known field"),
-                Unknown::Warn => value.warn("is not a known field and has no effect"),
-            }
+            report.unknown(node.line, &member(&self.value.path, key));
         }
     }
 }

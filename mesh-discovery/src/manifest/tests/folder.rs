@@ -142,7 +142,7 @@ fn a_refused_edit_keeps_the_last_good() {
 
 #[test]
 fn a_policy_that_never_was_good_denies_what_it_selects() {
-    let bad = |selector: &str| policy(&format!("selector: {selector}\nrules: [{{when: []}}]"));
+    let bad = |selector: &str| policy(&format!("selector: {selector}\nrules: [{{when: [{{}}]}}]"));
     let rows = [
         ("{matchLabels: {app: cart}}", false),
         ("{matchLabels: {app: web}}", true),

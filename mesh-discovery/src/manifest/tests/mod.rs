@@ -1,8 +1,11 @@
 //! Documents in, operations out.
 
 mod accepted;
+mod fields;
 mod folder;
+mod others;
 mod refused;
+mod scalars;
 mod texts;
 
 use inmesh_core::model::Namespace;

@@ -1,0 +1,199 @@
+//! `mesh validate`: what an agent would say of a folder, without running one.
+
+mod start;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use inmesh_core::authorize::DefaultAction;
+use inmesh_core::model::{Namespace, Workload};
+use inmesh_core::snapshot::{Problem, Settings, Severity, Snapshot};
+use inmesh_discovery::file::FileSource;
+use inmesh_discovery::manifest::{Defaults, Merged};
+use serde_json::{Value, json};
+
+use super::status::problem_line;
+use crate::agent::Agent;
+use crate::{agent, term};
+
+/// Says what an agent, or a program that embeds the mesh, would make of a folder.
+///
+/// Exits 1 if anything is refused or would keep the agent from starting, 0 otherwise; with --strict
+/// warnings exit 1 too.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh validate /etc/mesh                    what `mesh proxy --config /etc/mesh` would say
+  mesh validate --strict --json deploy/      for CI: warnings fail too
+  mesh validate --embedded --namespace shop documents/   a folder of `FileSource`")]
+pub(crate) struct Validate {
+    /// The folder.
+    dir: PathBuf,
+    /// Exit 1 for warnings too.
+    #[arg(long)]
+    strict: bool,
+    /// Check the folder of a program that embeds the mesh: it needs no document of kind Agent.
+    #[arg(long)]
+    embedded: bool,
+    /// The namespace of documents that name none, for --embedded.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        requires = "embedded"
+    )]
+    namespace: String,
+    /// Endpoints may have loopback addresses, for --embedded.
+    #[arg(long, requires = "embedded")]
+    loopback: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is said of one object, or of the folder.
+struct Row {
+    object: String,
+    problem: Problem,
+}
+
+/// All that is said, and of how much.
+struct Findings {
+    rows: Vec<Row>,
+    objects: usize,
+    merged: Merged,
+}
+
+impl Validate {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let findings = self.find()?;
+        let count = |severity| {
+            let of = findings.rows.iter().map(|row| row.problem.severity);
+            of.filter(|s| *s == severity).count()
+        };
+        let refused = count(Severity::Refused);
+        let warnings = count(Severity::Warning);
+        let valid = refused == 0 && (warnings == 0 || !self.strict);
+        if self.json {
+            let row = |row: &Row| json!({"object": row.object, "problem": row.problem});
+            let rows: Vec<_> = findings.rows.iter().map(row).collect();
+            let skipped = &findings.merged.skipped;
+            let skipped: serde_json::Map<_, _> = skipped
+                .iter()
+                .map(|(kind, count)| (kind.to_string(), Value::from(*count)))
+                .collect();
+            let out = json!({
+                "valid": valid, "objects": findings.objects, "problems": rows, "skipped": skipped,
+            });
+            term::print(&serde_json::to_string_pretty(&out)?);
+        } else {
+            for row in &findings.rows {
+                let problem = serde_json::to_value(&row.problem)?;
+                term::print(&format!("{}: {}", row.object, problem_line(&problem)));
+            }
+            for (kind, count) in &findings.merged.skipped {
+                term::print(&format!(
+                    "skipped: {count} of kind {kind}, for other programs"
+                ));
+            }
+            term::print(&format!(
+                "{} objects, {refused} problems that refuse one, {warnings} warnings",
+                findings.objects
+            ));
+        }
+        Ok(if valid {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn find(&self) -> anyhow::Result<Findings> {
+        let mut rows = Vec::new();
+        let mut say = |problem| {
+            rows.push(Row {
+                object: agent::KIND.into(),
+                problem,
+            });
+        };
+        // Without an agent's file the documents are read as the strictest agent would.
+        let (settings, defaults, agent) = match agent::find(&self.dir)? {
+            agent::Found::Agent(agent) if !self.embedded => {
+                start::problems(&agent)?.into_iter().for_each(&mut say);
+                (settings(&agent), agent.defaults(), true)
+            }
+            agent::Found::Refused(refused) if !self.embedded => {
+                refused.into_iter().for_each(&mut say);
+                let (settings, defaults) = self.without_agent()?;
+                (settings, defaults, true)
+            }
+            _ => {
+                let (settings, defaults) = self.without_agent()?;
+                (settings, defaults, self.embedded)
+            }
+        };
+        let merged = FileSource::read_once(&self.dir, &defaults)
+            .with_context(|| format!("reading {}", self.dir.display()))?;
+        let snapshot = Snapshot::new(settings).apply(merged.change.clone());
+        let status = snapshot.status();
+        let nothing = status.is_empty();
+        if !agent {
+            let (kind, dir) = (agent::KIND, self.dir.display());
+            let message = format!("{dir} holds no document of this kind");
+            say(if nothing {
+                Problem::refused("", format!("{message}, and no other for the mesh"))
+            } else {
+                Problem::note(
+                    "",
+                    format!(
+                        "{message}: it is read as one for a program that embeds the mesh; an agent needs a {kind}"
+                    ),
+                )
+            });
+        }
+        for object in &status {
+            // What dangles is found in the snapshot, which knows no lines.
+            let mut places = merged.places.iter();
+            let place = places.find(|(key, _)| key.to_string() == object.object);
+            for problem in &object.problems {
+                let mut problem = problem.clone();
+                if let (None, Some((_, place))) = (&problem.location, place) {
+                    problem.location = Some(place.clone());
+                }
+                rows.push(Row {
+                    object: object.object.clone(),
+                    problem,
+                });
+            }
+        }
+        let notes = merged.problems.iter();
+        let notes = notes.filter(|problem| problem.severity == Severity::Note);
+        rows.extend(notes.map(|problem| Row {
+            object: "note".into(),
+            problem: problem.clone(),
+        }));
+        rows.extend(start::roots(&merged).into_iter().map(|(key, problem)| Row {
+            object: key.to_string(),
+            problem,
+        }));
+        Ok(Findings {
+            rows,
+            objects: status.len(),
+            merged,
+        })
+    }
+
+    fn without_agent(&self) -> anyhow::Result<(Settings, Defaults)> {
+        let namespace = Namespace::new(&self.namespace)?;
+        let workload = Workload::new(namespace.as_str(), "validate", "default")?;
+        let defaults = agent::strict_defaults(&workload).loopback(self.loopback);
+        Ok((Settings::new(workload, DefaultAction::Deny), defaults))
+    }
+}
+
+fn settings(agent: &Agent) -> Settings {
+    let mut settings = Settings::new(agent.workload.clone(), agent.default_action);
+    settings.mesh_namespace.clone_from(&agent.mesh_namespace);
+    settings
+}

@@ -1,0 +1,337 @@
+//! Documents as others write them: for a cluster, by a tool, or for gateways.
+
+use inmesh_core::snapshot::{Op, Severity};
+
+use super::super::Parsed;
+use super::{policy, problems, read, route, service, slice};
+
+const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: cart}]\n";
+
+/// The keys of the objects that a text gives, none of them refused.
+#[track_caller]
+fn keys(parsed: &Parsed) -> Vec<String> {
+    let key = |entry: &super::super::Entry| match &entry.op {
+        Op::Put(..) => entry.key.to_string(),
+        op => panic!("{op:#?}"),
+    };
+    parsed.entries.iter().map(key).collect()
+}
+
+#[test]
+fn a_route_for_gateways_is_skipped_with_a_note() {
+    for spec in [
+        "{}",
+        "parentRefs: []",
+        "parentRefs: [{name: gw}]",
+        "parentRefs: [{name: gw, sectionName: a}, {name: gw, sectionName: b}]",
+        "parentRefs:",
+        "parentRefs: [{group: x.io, kind: Mesh, name: m}]",
+        // What its gateways make of the rest is theirs.
+        "parentRefs: [{name: gw}]\nrules: [{filters: [{type: URLRewrite, urlRewrite: {}}], retry: 5}]",
+    ] {
+        let parsed = read(&route(spec));
+        assert!(parsed.entries.is_empty(), "{spec}: {parsed:#?}");
+        let last = parsed.notes.last().expect("a note");
+        assert_eq!(last.severity, Severity::Note);
+        assert!(last.message.contains("for gateways"), "{last}");
+        assert!(last.location.is_some(), "{last}");
+    }
+    // A parent that cannot be read may be a Service.
+    for spec in [
+        "parentRefs: x",
+        "parentRefs: [{kind: 5, name: a}]",
+        "parentRefs: [{}]",
+    ] {
+        let parsed = read(&route(spec));
+        assert!(matches!(parsed.entries[0].op, Op::Refuse(..)), "{spec}");
+    }
+}
+
+#[test]
+fn a_route_for_both_is_read() {
+    let spec = "parentRefs: [{name: gw}, {group: '', kind: Service, name: cart}]";
+    let parsed = read(&route(spec));
+    assert_eq!(keys(&parsed), ["HTTPRoute/shop/x"]);
+    assert!(
+        parsed.notes[0].message.contains("is not attached to"),
+        "{:?}",
+        parsed.notes
+    );
+    assert!(problems(&parsed.entries[0].op).is_empty());
+}
+
+/// One parent twice, once with its namespace: two references to the schema, one parent here.
+#[test]
+fn a_parent_may_be_named_with_and_without_its_namespace() {
+    let spec = "parentRefs:\n- {group: '', kind: Service, name: a}\n\
+        - {group: '', kind: Service, name: a, namespace: shop}";
+    let parsed = read(&route(spec));
+    assert_eq!(keys(&parsed), ["HTTPRoute/shop/x"]);
+}
+
+#[test]
+fn v1beta1_of_a_route_has_the_same_schema() {
+    let text = route(PARENT).replace("/v1", "/v1beta1");
+    assert_eq!(keys(&read(&text)), ["HTTPRoute/shop/x"]);
+}
+
+#[test]
+fn empty_lists_and_nulls_are_taken_where_an_api_server_takes_them() {
+    let rules = [
+        "",
+        "rules:",
+        "rules: [{}]",
+        "rules: [{matches: [], filters: [], backendRefs: []}]",
+        "rules: [{name: null, matches: null, filters: null, backendRefs: null, timeouts: null}]",
+        "rules: [{retry: null, sessionPersistence: null}]",
+        "rules: [{timeouts: {request: null, backendRequest: 1s}}]",
+        "rules: [{matches: [{path: null, method: null, headers: [], queryParams: null}]}]",
+        "rules: [{backendRefs: [{name: a, port: 80, weight: null, group: null, filters: []}]}]",
+        "hostnames: []",
+        "hostnames: null",
+    ];
+    for rules in rules {
+        let parsed = read(&route(&format!("{PARENT}{rules}")));
+        assert_eq!(keys(&parsed), ["HTTPRoute/shop/x"], "{rules}");
+        assert!(problems(&parsed.entries[0].op).is_empty(), "{rules}");
+    }
+    for spec in [
+        "{}",
+        "selector: null",
+        "selector: {matchLabels: null}",
+        "selector: {matchLabels: {}}",
+        "rules: null",
+        "targetRefs: []",
+        "targetRefs: null",
+        "provider: null",
+        "rules: [{when: [], from: null}]",
+        "rules: [{from: [{source: {principals: ['*'], ipBlocks: null}}]}]",
+    ] {
+        let parsed = read(&policy(spec));
+        assert_eq!(keys(&parsed), ["AuthorizationPolicy/shop/x"], "{spec}");
+        assert!(problems(&parsed.entries[0].op).is_empty(), "{spec}");
+    }
+    let plain = "inmesh.dev/transport: plain";
+    for body in [
+        "addressType: IPv4\nports: null\nendpoints: null",
+        "addressType: IPv4\nports: []\nendpoints: []",
+        "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], conditions: {ready: null}, zone: null}]",
+        "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], conditions: {ready: yes}}]",
+    ] {
+        assert_eq!(
+            keys(&read(&slice(plain, body))),
+            ["EndpointSlice/shop/x"],
+            "{body}"
+        );
+    }
+    let spec = "ports: [{port: 0x50, name: null, appProtocol: null, protocol: null}]\ntype: null";
+    assert_eq!(keys(&read(&service("", spec))), ["Service/shop/x"]);
+}
+
+/// In a list null is no absence: it is an item, which no API server takes.
+#[test]
+fn a_null_item_is_refused() {
+    for text in [
+        route(&format!("{PARENT}rules: [null]")),
+        route("parentRefs: [null]"),
+        policy("rules: [null]"),
+        policy("selector: {matchLabels: {app: null}}"),
+    ] {
+        let parsed = read(&text);
+        assert!(matches!(parsed.entries[0].op, Op::Refuse(..)), "{text}");
+    }
+}
+
+#[test]
+fn udp_ports_beside_tcp_are_noted() {
+    let spec = "ports:\n- {name: dns, port: 53, protocol: UDP}\n- {name: dns-tcp, port: 53}";
+    let parsed = read(&service("", spec));
+    assert_eq!(keys(&parsed), ["Service/shop/x"]);
+    assert!(problems(&parsed.entries[0].op).is_empty());
+    assert!(
+        parsed.notes[0].message.contains("TCP only"),
+        "{:?}",
+        parsed.notes
+    );
+    let body = "addressType: IPv4\nports: [{name: dns, port: 53, protocol: UDP}]";
+    let parsed = read(&slice("inmesh.dev/transport: plain", body));
+    assert_eq!((keys(&parsed).len(), parsed.notes.len()), (1, 1));
+}
+
+#[test]
+fn typed_lists_give_their_items() {
+    let item = "{metadata: {name: a}, spec: {ports: [{port: 80}]}}";
+    for (version, kind, items, wanted) in [
+        (
+            "v1",
+            "ServiceList",
+            item.to_owned(),
+            &["Service/default/a"][..],
+        ),
+        (
+            "gateway.networking.k8s.io/v1",
+            "HTTPRouteList",
+            "{metadata: {name: a}, spec: {parentRefs: [{group: '', kind: Service, name: a}]}}"
+                .into(),
+            &["HTTPRoute/default/a"],
+        ),
+        (
+            "security.istio.io/v1",
+            "AuthorizationPolicyList",
+            "{metadata: {name: a}}, {metadata: {name: b}}".into(),
+            &[
+                "AuthorizationPolicy/default/a",
+                "AuthorizationPolicy/default/b",
+            ],
+        ),
+        (
+            "discovery.k8s.io/v1",
+            "EndpointSliceList",
+            "{metadata: {name: a, labels: {kubernetes.io/service-name: a}, \
+             annotations: {inmesh.dev/transport: plain}}, addressType: IPv4}"
+                .into(),
+            &["EndpointSlice/default/a"],
+        ),
+        (
+            "v1",
+            "List",
+            format!("{{apiVersion: v1, kind: Service, {}", &item[1..]),
+            &["Service/default/a"],
+        ),
+        ("v1", "ServiceList", String::new(), &[]),
+    ] {
+        let text = format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{resourceVersion: '1'}}\nitems: [{items}]"
+        );
+        assert_eq!(keys(&read(&text)), wanted, "{text}");
+    }
+    let null = "{apiVersion: v1, kind: List, items: null}";
+    assert!(read(null).entries.is_empty());
+    // An item without a kind in a list without one cannot be read.
+    let bare = format!("apiVersion: v1\nkind: List\nitems: [{item}]");
+    assert!(matches!(read(&bare).entries[0].op, Op::Refuse(..)));
+    // A misspelt policy in a list of them denies as anywhere.
+    let list = "apiVersion: security.istio.io/v1\nkind: AuthorizationPoliciesList\nitems: [{metadata: {name: a}}]";
+    assert!(matches!(
+        &read(list).entries[0].op,
+        Op::Refuse(_, inmesh_core::snapshot::Fallback::Deny(_), _)
+    ));
+}
+
+#[test]
+fn kinds_of_other_groups_are_counted() {
+    let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a}
+spec: {anything: [1, 2]}
+---
+apiVersion: apps/v1
+kind: DeploymentList
+items: [{metadata: {name: b}}, {metadata: {name: c}}]
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {a: b}}
+---
+{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: a}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: a}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}, spec: {parentRefs: [{name: gw}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: b}
+spec: {parentRefs: [{group: '', kind: Service, name: cart}]}
+";
+    let parsed = read(text);
+    let skipped: Vec<_> = parsed
+        .skipped
+        .iter()
+        .map(|(kind, n)| format!("{kind} {n}"))
+        .collect();
+    assert_eq!(
+        skipped,
+        [
+            "ConfigMap 1",
+            "Deployment.apps 3",
+            "GRPCRoute 1",
+            "Gateway.gateway.networking.k8s.io 1",
+            "Service.serving.knative.dev 1",
+        ]
+    );
+    let [grpc] = &parsed.entries[..] else {
+        panic!("{:#?}", parsed.entries)
+    };
+    assert!(problems(&grpc.op)[0].message.contains("GRPCRoute"));
+}
+
+#[test]
+fn json_documents_may_follow_each_other() {
+    let one = |name: &str| {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Service",
+  "metadata": {{"name": "{name}", "labels": {{"odd": "}} {{ \" ' # "}}}},
+TAB"spec": {{"ports": [{{"port": 80}}]}}}}"#
+        )
+        .replace("TAB", "\t")
+    };
+    for between in ["\n", "", " ", "\r\n\n", "\n---\n"] {
+        let text = [one("a"), one("b"), one("c")].join(between);
+        let parsed = read(&format!("{text}\n"));
+        let wanted = [
+            "Service/default/a",
+            "Service/default/b",
+            "Service/default/c",
+        ];
+        assert_eq!(keys(&parsed), wanted, "{between:?}");
+        if between == "\n" {
+            let lines: Vec<_> = parsed.entries.iter().map(|entry| entry.line).collect();
+            assert_eq!(lines, [1, 4, 7]);
+        }
+    }
+    // With something else after them.
+    let text = format!("{}{} x", one("a"), one("b"));
+    assert!(super::parse(super::FILE, &text, &super::defaults()).is_err());
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_lines_are_read() {
+    let text = service("", "ports: [{port: 80}]").replace('\n', "\r\n");
+    assert_eq!(keys(&read(&format!("\u{feff}{text}"))), ["Service/shop/x"]);
+}
+
+/// An unknown field is named before what is missing because of it.
+#[test]
+fn a_misspelt_field_is_named_first() {
+    for (text, field) in [
+        (
+            slice("inmesh.dev/transport: plain", "adressType: IPv4"),
+            "adressType",
+        ),
+        (service("", "ports: [{prt: 80}]"), "spec.ports[0].prt"),
+        (
+            route(&format!(
+                "{PARENT}rules: [{{backendRefs: [{{nme: a, port: 80}}]}}]"
+            )),
+            "spec.rules[0].backendRefs[0].nme",
+        ),
+        (
+            route(&format!(
+                "{PARENT}rules: [{{matches: [{{headers: [{{name: a, vlue: b}}]}}]}}]"
+            )),
+            "spec.rules[0].matches[0].headers[0].vlue",
+        ),
+        (
+            policy("rules: [{from: [{sorce: {}}]}]"),
+            "spec.rules[0].from[0].sorce",
+        ),
+        (policy("").replace("name: x", "nam: x"), "metadata.nam"),
+    ] {
+        let parsed = read(&text);
+        let Op::Refuse(_, _, problems) = &parsed.entries[0].op else {
+            panic!("{text}: {parsed:#?}");
+        };
+        assert_eq!(problems[0].field, field, "{problems:#?}");
+        assert!(problems.len() > 1, "{problems:#?}");
+    }
+}
