@@ -144,7 +144,9 @@ impl Member {
 
 impl EndpointSet {
     /// Builds a set, keeping the state of each endpoint whose addresses and transport were in
-    /// `before`. The order is that given; duplicates (same addresses and transport) are dropped.
+    /// `before`. The order is that given. Of duplicates (same addresses and transport) the one that
+    /// can take more stays, in the place of the first: an address that is ready in one slice and
+    /// terminates in another is ready.
     ///
     /// 1. Endpoints that are ready and do not terminate may be chosen from; if there are none,
     ///    those that still serve while they terminate, as kube-proxy does. A weight of 0 takes an
@@ -159,27 +161,20 @@ impl EndpointSet {
     /// assert_eq!(set.ready_len(), 2);
     /// ```
     pub fn build(endpoints: impl IntoIterator<Item = Endpoint>, before: Option<&Self>) -> Self {
-        let endpoints: Vec<_> = endpoints.into_iter().collect();
-        // States of the set before; `None` once an endpoint of this one has taken it.
-        let mut known: HashMap<_, _> = before
+        let endpoints = unique(endpoints);
+        // States of the set before.
+        let known: HashMap<_, _> = before
             .into_iter()
             .flat_map(|set| set.members())
-            .map(|m| (m.endpoint.place(), Some(Arc::clone(&m.state))))
-            .collect();
-        let states: Vec<_> = endpoints
-            .iter()
-            .map(|endpoint| match known.entry(endpoint.place()) {
-                Entry::Occupied(mut state) => state.get_mut().take(),
-                Entry::Vacant(new) => {
-                    new.insert(None);
-                    Some(Arc::new(EndpointState::new()))
-                }
-            })
+            .map(|m| (m.endpoint.place(), &m.state))
             .collect();
         let members: Box<[Member]> = endpoints
             .into_iter()
-            .zip(states)
-            .filter_map(|(endpoint, state)| state.map(|state| Member { endpoint, state }))
+            .map(|endpoint| {
+                let state = known.get(&endpoint.place()).map(|state| Arc::clone(state));
+                let state = state.unwrap_or_else(|| Arc::new(EndpointState::new()));
+                Member { endpoint, state }
+            })
             .collect();
         Self {
             ready: Ready::of(&members),
@@ -235,6 +230,47 @@ impl EndpointSet {
 
     pub(super) fn health(&self) -> &Arc<SetHealth> {
         &self.health
+    }
+}
+
+/// Leaves one endpoint of each place.
+fn unique(endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<Endpoint> {
+    let all: Vec<_> = endpoints.into_iter().collect();
+    // For each place the endpoint that stays, and where in the order.
+    let mut best: HashMap<_, (usize, usize)> = HashMap::new();
+    let mut places = 0;
+    for (n, endpoint) in all.iter().enumerate() {
+        match best.entry(endpoint.place()) {
+            Entry::Vacant(new) => {
+                new.insert((places, n));
+                places += 1;
+            }
+            Entry::Occupied(mut known) => {
+                let (_, stays) = known.get_mut();
+                if usefulness(endpoint) > usefulness(&all[*stays]) {
+                    *stays = n;
+                }
+            }
+        }
+    }
+    let mut order: Vec<_> = best.into_values().collect();
+    order.sort_unstable();
+    let mut all: Vec<_> = all.into_iter().map(Some).collect();
+    order.iter().filter_map(|(_, n)| all[*n].take()).collect()
+}
+
+/// How much an endpoint can take: new requests, what comes while it terminates, nothing.
+fn usefulness(endpoint: &Endpoint) -> u8 {
+    let Conditions {
+        ready,
+        serving,
+        terminating,
+    } = endpoint.conditions;
+    match (ready && !terminating, serving && terminating) {
+        _ if endpoint.weight == 0 => 0,
+        (true, _) => 2,
+        (_, true) => 1,
+        _ => 0,
     }
 }
 

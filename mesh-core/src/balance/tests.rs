@@ -61,6 +61,51 @@ fn set(n: u8) -> Arc<EndpointSet> {
     Arc::new(EndpointSet::build((0..n).map(|n| endpoint(n, true)), None))
 }
 
+/// One address in two slices: what can take more stays, whatever the order, with its state.
+#[test]
+fn an_address_that_is_ready_anywhere_is_ready() {
+    let conditions =
+        |ready, terminating| Conditions::new(Some(ready), Some(true), Some(terminating));
+    let of = |conditions: Conditions, version: &str| Endpoint {
+        conditions,
+        version: version.into(),
+        ..endpoint(1, true)
+    };
+    let (ready, terminating) = (conditions(true, false), conditions(false, true));
+    let gone = Conditions::new(Some(false), Some(false), Some(true));
+    let idle = Endpoint {
+        weight: 0,
+        ..of(ready, "idle")
+    };
+    for (better, worse) in [
+        (of(ready, "new"), of(terminating, "old")),
+        (of(ready, "new"), of(gone, "old")),
+        (of(terminating, "new"), of(gone, "old")),
+        (of(ready, "new"), of(conditions(true, true), "old")),
+        (of(terminating, "new"), idle),
+    ] {
+        for pair in [[&better, &worse], [&worse, &better]] {
+            let all = || {
+                pair.map(Clone::clone)
+                    .into_iter()
+                    .chain([endpoint(2, false)])
+            };
+            let before = EndpointSet::build(all(), None);
+            let set = EndpointSet::build(all(), Some(&before));
+            let versions: Vec<_> = set.ready().map(|m| &*m.endpoint.version).collect();
+            assert_eq!(versions, ["new"], "{pair:?}");
+            assert_eq!(set.members().len(), 2);
+            assert!(Arc::ptr_eq(
+                &set.members()[0].state,
+                &before.members()[0].state
+            ));
+        }
+    }
+    // Of equals the first stays.
+    let set = EndpointSet::build([of(ready, "a"), of(ready, "b")], None);
+    assert_eq!(&*set.members()[0].endpoint.version, "a");
+}
+
 /// The endpoint of this number, however long the draw takes.
 fn pick_nth(set: &Arc<EndpointSet>, n: usize, now: Duration) -> Picked {
     let mut draw = Draw::new(7);

@@ -62,6 +62,31 @@ fn slice(of: &str, slice: &str, last: &[u8]) -> Op {
     ))
 }
 
+/// The names of slices do not decide which of two statements about an address counts.
+#[test]
+fn an_address_that_terminates_in_another_slice_serves() {
+    let drained = |named: &str| {
+        let host = SliceHost::new(Host::Address(IpAddr::from([10, 0, 0, 1])));
+        let gone = Conditions::new(Some(false), Some(true), Some(true));
+        Op::put(Slice::new(
+            key(Kind::EndpointSlice, named),
+            name("cart"),
+            vec![SlicePort::new("p80", 8_080)],
+            vec![host.with_conditions(gone)],
+            Transport::Plain,
+        ))
+    };
+    for (ready, terminating) in [("a", "b"), ("b", "a")] {
+        let ops = vec![
+            service("cart", &[80]),
+            slice("cart", ready, &[1, 2]),
+            drained(terminating),
+        ];
+        let set = set(&empty().apply(update(ops)), "cart");
+        assert_eq!(set.ready_len(), 2, "{ready} {terminating}");
+    }
+}
+
 fn route(of: &str, to: &str) -> Op {
     let rule = crate::route::Rule::to(vec![Backend::new(name(to), 80, 1).unwrap()]);
     let parents = vec![Parent::new(name(of), None)];
