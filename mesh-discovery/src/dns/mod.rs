@@ -8,6 +8,7 @@
 //! port, and those of weight 0 only where the others have none. Other weights are not looked at:
 //! the balancer chooses by load.
 
+mod early;
 pub mod plan;
 mod resolver;
 mod srv;

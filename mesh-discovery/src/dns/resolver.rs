@@ -14,9 +14,11 @@ use inmesh_core::discover::{Gone, Sink, Source};
 use inmesh_core::drain::Drain;
 use inmesh_core::model::{Host, SourceId};
 use inmesh_core::snapshot::{Change, Op, Snapshot};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::early::Early;
 use super::plan::{Address, Effect, Outcome, Plan};
 use super::wire::Wire;
 use crate::manifest::forbidden;
@@ -46,8 +48,8 @@ pub struct DnsSource {
 
 /// Looks names up: on the wire, or from a script.
 pub(super) trait LookUp: Clone + Send + 'static {
-    /// Looks a host up.
-    fn look_up(&self, host: &Host) -> impl Future<Output = Outcome> + Send;
+    /// Looks a host up, and tells `early` of addresses while it waits for others.
+    fn look_up(&self, host: &Host, early: &Early) -> impl Future<Output = Outcome> + Send;
 
     /// Reads again what may have changed since names cannot be looked up.
     fn refresh(&mut self) {}
@@ -69,6 +71,8 @@ struct Names<L> {
     refreshed: Duration,
     entries: BTreeMap<Host, Resolved>,
     running: JoinSet<(Host, Outcome)>,
+    /// What look-ups tell before their end.
+    early: mpsc::Sender<(Host, Vec<Address>)>,
 }
 
 struct Resolved {
@@ -129,6 +133,7 @@ pub(super) async fn drive<L: LookUp>(
     mut drain: Drain,
 ) -> Result<(), Gone> {
     let mut snapshots = sink.snapshot().clone();
+    let (early, mut told) = mpsc::channel(AT_ONCE);
     let mut names = Names {
         look_up,
         allow_loopback,
@@ -136,6 +141,7 @@ pub(super) async fn drive<L: LookUp>(
         refreshed: Duration::ZERO,
         entries: BTreeMap::new(),
         running: JoinSet::new(),
+        early,
     };
     sink.synced().await?;
     loop {
@@ -154,6 +160,7 @@ pub(super) async fn drive<L: LookUp>(
                 };
                 push(&sink, ops).await?;
             }
+            Some((host, found)) = told.recv() => push(&sink, names.handle_early(&host, found)).await?,
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             alive = snapshots.changed() => {
                 if !alive {
@@ -174,9 +181,9 @@ async fn push(sink: &Sink, ops: Vec<Op>) -> Result<(), Gone> {
 // === impl Wired ===
 
 impl LookUp for Wired {
-    async fn look_up(&self, host: &Host) -> Outcome {
+    async fn look_up(&self, host: &Host, early: &Early) -> Outcome {
         match &self.wire {
-            Some(wire) => wire.look_up(host).await,
+            Some(wire) => wire.look_up(host, early).await,
             None => Outcome::unknown(),
         }
     }
@@ -233,8 +240,9 @@ impl<L: LookUp> Names<L> {
             let due = entry.wanted && entry.running.is_none() && entry.plan.next() <= now;
             if due && self.running.len() < AT_ONCE {
                 let (look_up, host) = (self.look_up.clone(), host.clone());
+                let early = Early::new(&host, &self.early);
                 let task = self.running.spawn(async move {
-                    let outcome = look_up.look_up(&host).await;
+                    let outcome = look_up.look_up(&host, &early).await;
                     (host, outcome)
                 });
                 entry.running = Some(task.id());
@@ -258,6 +266,28 @@ impl<L: LookUp> Names<L> {
         match entries.find(|(_, entry)| entry.running == Some(task)) {
             Some((host, _)) => self.handle(host.clone(), Outcome::unknown()),
             None => Vec::new(),
+        }
+    }
+
+    /// Takes what a look-up tells before its end: it serves where nothing is known of the name.
+    fn handle_early(&mut self, host: &Host, found: Vec<Address>) -> Vec<Op> {
+        let Some(entry) = self.entries.get_mut(host) else {
+            return Vec::new();
+        };
+        // A look-up that has ended since has said more.
+        if !entry.wanted || entry.running.is_none() || entry.plan.last().is_some() {
+            return Vec::new();
+        }
+        let ttl = Duration::ZERO;
+        let found = Outcome::Answer {
+            addresses: found,
+            ttl,
+        };
+        match entry.filter(host, found, self.allow_loopback) {
+            Outcome::Answer { addresses, .. } if !addresses.is_empty() => {
+                vec![Op::Resolve(host.clone(), addresses.into())]
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -1,13 +1,15 @@
 //! One look-up over the wire: a host name in, an outcome for the plan out.
 //!
-//! hickory-resolver asks, without its cache: the plan alone decides when to ask. A and AAAA are
-//! asked for in parallel and judged apart, since one family that fails says nothing of the other.
-//! Names are absolute; the search list of the system is not used.
+//! hickory-resolver asks, without its cache: the plan alone decides when to ask. Each name server has
+//! a resolver of its own, since one resolver of several takes the first answer, a refusal included.
+//! A and AAAA are asked for in parallel and judged apart, since one family that fails says nothing
+//! of the other. Names are absolute; the search list of the system is not used.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -16,21 +18,30 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 use inmesh_core::model::Host;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::early::Early;
 use super::plan::{Address, Families, Outcome};
 use super::srv;
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long one name server may take.
+/// How long one try with one name server may take.
 const ATTEMPT: Duration = Duration::from_millis(900);
+/// How long a name server is waited for before the next is asked beside it.
+const NEXT_SERVER: Duration = Duration::from_millis(300);
+/// How long one family waits for the other (RFC 8305 section 3, Resolution Delay).
+const OTHER_FAMILY: Duration = Duration::from_millis(50);
+/// The most name servers that are asked. Three is what others do.
+const SERVERS: usize = 8;
 
 /// Asks name servers.
 #[derive(Debug, Clone)]
 pub(super) struct Wire {
-    resolver: TokioResolver,
+    /// A resolver for each name server, in the order of the configuration.
+    servers: Vec<TokioResolver>,
 }
 
 /// What one question came to.
@@ -52,8 +63,9 @@ impl Wire {
     ///
     /// What is wrong with the system's configuration.
     pub(super) fn new(servers: &[SocketAddr]) -> Result<Self, NetError> {
-        let mut builder = if servers.is_empty() {
-            TokioResolver::builder_tokio()?
+        let (servers, mut options): (Vec<_>, _) = if servers.is_empty() {
+            let (config, options) = read_system_conf()?;
+            (config.name_servers().to_vec(), options)
         } else {
             let server = |at: &SocketAddr| {
                 let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
@@ -63,28 +75,34 @@ impl Wire {
                 });
                 NameServerConfig::new(at.ip(), true, connections.into())
             };
-            let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
-            let mut builder =
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-            builder.options_mut().use_hosts_file = ResolveHosts::Never;
-            builder
+            let mut options = ResolverOpts::default();
+            options.use_hosts_file = ResolveHosts::Never;
+            (servers.iter().map(server).collect(), options)
         };
-        let options: &mut ResolverOpts = builder.options_mut();
         options.cache_size = 0;
         options.timeout = ATTEMPT;
         options.attempts = 1;
-        let resolver = builder.build()?;
-        Ok(Self { resolver })
+        let resolver = |server: NameServerConfig| {
+            let config = ResolverConfig::from_name_servers(vec![server]);
+            let mut builder =
+                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            *builder.options_mut() = options.clone();
+            builder.build()
+        };
+        let servers = servers.into_iter().take(SERVERS).map(resolver);
+        Ok(Self {
+            servers: servers.collect::<Result<_, _>>()?,
+        })
     }
 
-    /// Looks a host up.
-    pub(super) async fn look_up(&self, host: &Host) -> Outcome {
+    /// Looks a host up; `early` is told of addresses while others are still waited for.
+    pub(super) async fn look_up(&self, host: &Host, early: &Early) -> Outcome {
         match host {
-            Host::Name { name, srv: None } => self.addresses(name, None).await,
+            Host::Name { name, srv: None } => self.addresses(name, None, early).await,
             Host::Name {
                 name,
                 srv: Some(srv),
-            } => self.services(&format!("{srv}.{name}")).await,
+            } => self.services(&format!("{srv}.{name}"), early).await,
             Host::Address(ip) => Outcome::Answer {
                 addresses: vec![(*ip, None)],
                 ttl: Duration::MAX,
@@ -96,7 +114,7 @@ impl Wire {
 
     /// SRV, then the addresses of its targets, group by group: one that comes to no address at all
     /// is passed over, one of which something is not known is not.
-    async fn services(&self, name: &str) -> Outcome {
+    async fn services(&self, name: &str, early: &Early) -> Outcome {
         let (records, ttl) = match self.ask(name, RecordType::SRV).await {
             Asked::Answer(records, ttl) => (records, ttl),
             Asked::Failed => return Outcome::unknown(),
@@ -114,7 +132,7 @@ impl Wire {
         for (passed, targets) in srv::groups(records.collect()).into_iter().enumerate() {
             let outcomes = targets
                 .iter()
-                .map(|(target, port)| self.addresses(target, Some(*port)));
+                .map(|(target, port)| self.addresses(target, Some(*port), early));
             match merge(join_all(outcomes).await, ttl) {
                 Outcome::Answer { addresses, .. } if addresses.is_empty() => {}
                 outcome if passed == 0 => return outcome,
@@ -130,12 +148,25 @@ impl Wire {
         }
     }
 
-    /// A and AAAA of a name.
-    async fn addresses(&self, name: &str, port: Option<u16>) -> Outcome {
-        let (v4, v6) = tokio::join!(
-            self.ask(name, RecordType::A),
-            self.ask(name, RecordType::AAAA)
-        );
+    /// A and AAAA of a name. Where one family has addresses and the other keeps silent, `early` is
+    /// told of them after a short wait.
+    async fn addresses(&self, name: &str, port: Option<u16>, early: &Early) -> Outcome {
+        let v4 = Box::pin(self.ask(name, RecordType::A));
+        let v6 = Box::pin(self.ask(name, RecordType::AAAA));
+        let (v4, v6) = match select(v4, v6).await {
+            Either::Left((v4, v6)) => {
+                let v6 = early
+                    .unless_soon(OTHER_FAMILY, v4.addresses(port), v6)
+                    .await;
+                (v4, v6)
+            }
+            Either::Right((v6, v4)) => {
+                let v4 = early
+                    .unless_soon(OTHER_FAMILY, v6.addresses(port), v4)
+                    .await;
+                (v4, v6)
+            }
+        };
         let families = match (&v4, &v6) {
             (Asked::Gone, Asked::Gone) => return Outcome::NxDomain,
             (Asked::Failed, Asked::Failed) => return Outcome::unknown(),
@@ -145,17 +176,11 @@ impl Wire {
         };
         let (mut addresses, mut ttl) = (Vec::new(), None);
         for asked in [v4, v6] {
-            if let Asked::Answer(records, of_records) = asked {
-                let found = records
-                    .iter()
-                    .filter_map(RData::ip_addr)
-                    .map(|ip| (ip, port));
-                let before = addresses.len();
-                addresses.extend(found);
-                if addresses.len() > before {
-                    ttl = Some(ttl.map_or(of_records, |ttl: Duration| ttl.min(of_records)));
-                }
+            let found = asked.addresses(port);
+            if let (Asked::Answer(_, of_records), false) = (asked, found.is_empty()) {
+                ttl = Some(ttl.map_or(of_records, |ttl: Duration| ttl.min(of_records)));
             }
+            addresses.extend(found);
         }
         match families {
             None => Outcome::Answer {
@@ -170,32 +195,82 @@ impl Wire {
         }
     }
 
+    /// Asks one question.
+    ///
+    /// 1. The first name server is asked; the next one as soon as it fails (an error of its own, a
+    ///    refusal, no connection) or has been silent for a moment.
+    /// 2. The first that knows decides, be it that the name does not exist.
+    /// 3. If none does in time, there is no answer.
     async fn ask(&self, name: &str, kind: RecordType) -> Asked {
         let Ok(mut name) = Name::from_ascii(name) else {
             return Asked::Gone;
         };
         name.set_fqdn(true);
-        match timeout(DEADLINE, self.resolver.lookup(name.clone(), kind)).await {
-            Ok(Ok(lookup)) => {
-                let answers = lookup.answers();
-                let ttl = answers
-                    .iter()
-                    .map(|record| record.ttl)
-                    .min()
-                    .unwrap_or_default();
-                let records = answers.iter().map(|record: &Record| record.data.clone());
-                Asked::Answer(records.collect(), Duration::from_secs(ttl.into()))
+        let asking = async {
+            let mut waiting = FuturesUnordered::new();
+            let mut others = self.servers.iter();
+            loop {
+                waiting.extend(others.next().map(|server| ask_one(server, &name, kind)));
+                let next = async {
+                    match others.len() {
+                        0 => std::future::pending().await,
+                        _ => sleep(NEXT_SERVER).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    answered = waiting.next() => match answered {
+                        Some(Asked::Failed) => {}
+                        Some(asked) => return asked,
+                        None => return Asked::Failed,
+                    },
+                    () = next => {}
+                }
             }
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
-                response_code, ..
-            })))) => match response_code {
-                ResponseCode::NXDomain => Asked::Gone,
-                ResponseCode::NoError => Asked::Answer(Vec::new(), Duration::ZERO),
-                code => failed(&name, kind, &code),
-            },
-            Ok(Err(e)) => failed(&name, kind, &e),
+        };
+        match timeout(DEADLINE, asking).await {
+            Ok(asked) => asked,
             Err(e) => failed(&name, kind, &e),
         }
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// The addresses among the records.
+    fn addresses(&self, port: Option<u16>) -> Vec<Address> {
+        match self {
+            Self::Answer(records, _) => {
+                let addresses = records.iter().filter_map(RData::ip_addr);
+                addresses.map(|ip| (ip, port)).collect()
+            }
+            Self::Failed | Self::Gone => Vec::new(),
+        }
+    }
+}
+
+/// Asks one name server.
+async fn ask_one(server: &TokioResolver, name: &Name, kind: RecordType) -> Asked {
+    match server.lookup(name.clone(), kind).await {
+        Ok(lookup) => {
+            let answers = lookup.answers();
+            let ttl = answers
+                .iter()
+                .map(|record| record.ttl)
+                .min()
+                .unwrap_or_default();
+            let records = answers.iter().map(|record: &Record| record.data.clone());
+            Asked::Answer(records.collect(), Duration::from_secs(ttl.into()))
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. }))) => {
+            match response_code {
+                ResponseCode::NXDomain => Asked::Gone,
+                ResponseCode::NoError => Asked::Answer(Vec::new(), Duration::ZERO),
+                code => failed(name, kind, &code),
+            }
+        }
+        Err(e) => failed(name, kind, &e),
     }
 }
 

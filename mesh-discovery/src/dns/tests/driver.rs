@@ -15,6 +15,7 @@ use inmesh_core::snapshot::{Change, Op, Settings, Snapshot, SnapshotReader, snap
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::super::early::Early;
 use super::super::plan::Outcome;
 use super::super::resolver::{LookUp, drive};
 use super::{addresses, host};
@@ -49,7 +50,7 @@ impl Script {
 struct Scripted(Script, Instant);
 
 impl LookUp for Scripted {
-    async fn look_up(&self, host: &Host) -> Outcome {
+    async fn look_up(&self, host: &Host, _: &Early) -> Outcome {
         let at = self.1.elapsed().as_secs();
         let mut told = self.0.told();
         told.asked.push((host.clone(), at));
@@ -269,7 +270,7 @@ async fn many_names_are_asked_for_a_few_at_a_time() {
     #[derive(Clone, Default)]
     struct Slow(Arc<Mutex<(usize, usize, usize)>>);
     impl LookUp for Slow {
-        async fn look_up(&self, _: &Host) -> Outcome {
+        async fn look_up(&self, _: &Host, _: &Early) -> Outcome {
             {
                 let mut now = self.0.lock().expect("no panic");
                 now.0 += 1;
@@ -300,12 +301,45 @@ async fn many_names_are_asked_for_a_few_at_a_time() {
     world.stop().await;
 }
 
+/// What is told early serves a name of which nothing is known, and no other.
+#[tokio::test(start_paused = true)]
+async fn what_is_told_early_serves_until_the_look_up_ends() {
+    #[derive(Clone, Default)]
+    struct Slow(Arc<Mutex<u8>>);
+    impl LookUp for Slow {
+        async fn look_up(&self, _: &Host, early: &Early) -> Outcome {
+            let nth = {
+                let mut asked = self.0.lock().expect("no panic");
+                *asked += 1;
+                *asked
+            };
+            early.tell(addresses(&["127.0.0.1"]));
+            early.tell(addresses(&[&format!("192.0.2.{nth}")]));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            answer(&[&format!("192.0.2.{nth}"), "2001:db8::1"], 10)
+        }
+    }
+    let world = World::start(|sink, drain| drive(Slow::default(), false, sink, drain));
+    world.want(host("a.example")).await;
+    settle().await;
+    assert_eq!(world.endpoints(), ["192.0.2.1:80"]);
+    pass(2).await;
+    assert_eq!(world.endpoints(), ["[2001:db8::1]:80", "192.0.2.1:80"]);
+    // The next look-up begins, and what it tells early is not the whole.
+    pass(10).await;
+    pass(1).await;
+    assert_eq!(world.endpoints(), ["[2001:db8::1]:80", "192.0.2.1:80"]);
+    pass(1).await;
+    assert_eq!(world.endpoints(), ["[2001:db8::1]:80", "192.0.2.2:80"]);
+    world.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_look_up_that_panics_is_a_failure() {
     #[derive(Clone, Default)]
     struct Broken(Arc<Mutex<u32>>);
     impl LookUp for Broken {
-        async fn look_up(&self, _: &Host) -> Outcome {
+        async fn look_up(&self, _: &Host, _: &Early) -> Outcome {
             let mut asked = self.0.lock().expect("no panic while it is held");
             *asked += 1;
             let first = *asked == 1;

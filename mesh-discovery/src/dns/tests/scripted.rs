@@ -18,6 +18,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
 use super::super::DnsSource;
+use super::super::early::Early;
 use super::super::plan::{Families, Outcome};
 use super::super::wire::Wire;
 use super::driver::World;
@@ -27,6 +28,8 @@ use super::{address, addresses, host};
 enum Reply {
     Code(ResponseCode),
     Records(Vec<(u32, RData)>),
+    /// None at all.
+    Silence,
 }
 
 /// What is answered: for each name and type the replies in order, the last one for ever; NXDOMAIN
@@ -53,7 +56,9 @@ impl RequestHandler for Scripted {
         let builder = MessageResponseBuilder::from_message_request(request);
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
+        let silent = matches!(reply, Reply::Silence);
         let records: Vec<Record> = match reply {
+            Reply::Silence => Vec::new(),
             Reply::Code(code) => {
                 metadata.response_code = code;
                 Vec::new()
@@ -68,6 +73,9 @@ impl RequestHandler for Scripted {
             metadata,
             counts: HeaderCounts::default(),
         };
+        if silent {
+            return failed.into();
+        }
         to.send_response(response)
             .await
             .unwrap_or_else(|_| failed.into())
@@ -121,10 +129,7 @@ impl NameServer {
     }
 
     async fn look_up(&self, host: &Host) -> Outcome {
-        Wire::new(&[self.at])
-            .expect("a resolver")
-            .look_up(host)
-            .await
+        look_up(&[self.at], host).await
     }
 
     fn asked(&self, name: &str, kind: RecordType) -> usize {
@@ -134,6 +139,12 @@ impl NameServer {
             .copied()
             .unwrap_or_default()
     }
+}
+
+async fn look_up(servers: &[SocketAddr], host: &Host) -> Outcome {
+    let (sender, _told) = tokio::sync::mpsc::channel(16);
+    let wire = Wire::new(servers).expect("a resolver");
+    wire.look_up(host, &Early::new(host, &sender)).await
 }
 
 fn v4(ip: &str) -> RData {
@@ -392,11 +403,117 @@ async fn the_source_follows_the_name_server() {
     world.stop().await;
 }
 
+/// A server of one name, both families.
+async fn server_of(replies: [Reply; 2]) -> NameServer {
+    let [a, aaaa] = replies.map(|reply| vec![reply]);
+    NameServer::start(vec![
+        ("a.example", RecordType::A, a),
+        ("a.example", RecordType::AAAA, aaaa),
+    ])
+    .await
+}
+
+fn knows() -> [Reply; 2] {
+    [
+        records(60, vec![v4("192.0.2.1")]),
+        records(60, vec![v6("2001:db8::1")]),
+    ]
+}
+
+/// One name server that refuses, fails or keeps silent leaves the question to the others, in any
+/// order and however many; one that knows the name or knows that there is no such one decides.
+#[tokio::test]
+async fn a_server_that_fails_leaves_the_question_to_the_others() {
+    let refuses = || {
+        [
+            Reply::Code(ResponseCode::Refused),
+            Reply::Code(ResponseCode::Refused),
+        ]
+    };
+    let fails = || [SERVFAIL, SERVFAIL];
+    let silent = || [Reply::Silence, Reply::Silence];
+    let gone = || {
+        [
+            Reply::Code(ResponseCode::NXDomain),
+            Reply::Code(ResponseCode::NXDomain),
+        ]
+    };
+    let known = answer(&["192.0.2.1", "2001:db8::1"], 60);
+    for (replies, wanted) in [
+        (vec![refuses(), knows()], known.clone()),
+        (vec![knows(), refuses()], known.clone()),
+        (vec![fails(), refuses(), knows()], known.clone()),
+        (vec![silent(), knows()], known.clone()),
+        (vec![silent(), fails(), refuses(), knows()], known.clone()),
+        (vec![[SERVFAIL, knows()[1].clone()], knows()], known.clone()),
+        (vec![refuses(), gone()], Outcome::NxDomain),
+        (vec![refuses(), fails()], Outcome::unknown()),
+    ] {
+        let mut servers = Vec::new();
+        for replies in replies {
+            servers.push(server_of(replies).await);
+        }
+        let at: Vec<_> = servers.iter().map(|server| server.at).collect();
+        let found = match look_up(&at, &host("a.example")).await {
+            Outcome::Answer { mut addresses, ttl } => {
+                addresses.sort();
+                Outcome::Answer { addresses, ttl }
+            }
+            outcome => outcome,
+        };
+        assert_eq!(found, wanted);
+    }
+    // One that knows is enough: the others are not asked.
+    let (first, second) = (server_of(knows()).await, server_of(knows()).await);
+    look_up(&[first.at, second.at], &host("a.example")).await;
+    assert_eq!(second.asked("a.example", RecordType::A), 0);
+}
+
+/// A server that is gone is as one that refuses.
+#[tokio::test]
+async fn a_server_that_is_not_there_leaves_the_question_to_the_others() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let gone = socket.local_addr().expect("an address");
+    drop(socket);
+    let server = server_of(knows()).await;
+    let outcome = look_up(&[gone, server.at], &host("a.example")).await;
+    assert!(matches!(outcome, Outcome::Answer { .. }), "{outcome:?}");
+}
+
+/// The whole source: a family that keeps silent does not hold up the other.
+#[tokio::test]
+async fn a_silent_family_holds_up_nothing() {
+    for (replies, endpoint) in [
+        ([knows()[0].clone(), Reply::Silence], "192.0.2.1:80"),
+        ([Reply::Silence, knows()[1].clone()], "[2001:db8::1]:80"),
+    ] {
+        let server = server_of(replies.clone()).await;
+        let host = host("a.example");
+        let (sender, mut told) = tokio::sync::mpsc::channel(16);
+        let wire = Wire::new(&[server.at]).expect("a resolver");
+        let early = Early::new(&host, &sender);
+        // What is known is told while the look-up still waits.
+        let looking = wire.look_up(&host, &early);
+        tokio::select! {
+            biased;
+            told = told.recv() => {
+                let (_, found) = told.expect("it is told");
+                assert_eq!(found.len(), 1, "{found:?}");
+            }
+            outcome = looking => panic!("{outcome:?} came first"),
+        }
+        let source = DnsSource::with_servers(vec![server.at]);
+        let world = World::start(|sink, drain| source.run(sink, drain));
+        world.want(host).await;
+        world.until(&[endpoint]).await;
+        world.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_name_server_that_is_not_there_is_a_failure() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let at = socket.local_addr().expect("an address");
     drop(socket);
-    let wire = Wire::new(&[at]).expect("a resolver");
-    assert_eq!(wire.look_up(&host("a.example")).await, Outcome::unknown());
+    assert_eq!(look_up(&[at], &host("a.example")).await, Outcome::unknown());
 }

@@ -1,0 +1,61 @@
+//! Addresses that are known while a look-up still waits for others: a name of which nothing is known
+//! yet is served with them at once, so that one silent family holds up nothing.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use inmesh_core::model::Host;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::plan::Address;
+
+/// What one look-up tells before its end.
+#[derive(Debug, Clone)]
+pub(super) struct Early {
+    host: Host,
+    /// All that was told so far, of every target.
+    told: Arc<Mutex<Vec<Address>>>,
+    to: mpsc::Sender<(Host, Vec<Address>)>,
+}
+
+impl Early {
+    pub(super) fn new(host: &Host, to: &mpsc::Sender<(Host, Vec<Address>)>) -> Self {
+        Self {
+            host: host.clone(),
+            told: Arc::default(),
+            to: to.clone(),
+        }
+    }
+
+    /// Waits for `rest`, and tells of what was `found` if that takes longer than `wait`.
+    pub(super) async fn unless_soon<F>(
+        &self,
+        wait: Duration,
+        found: Vec<Address>,
+        rest: F,
+    ) -> F::Output
+    where
+        F: Future + Unpin,
+    {
+        let mut rest = rest;
+        if !found.is_empty()
+            && let Ok(soon) = timeout(wait, &mut rest).await
+        {
+            return soon;
+        }
+        self.tell(found);
+        rest.await
+    }
+
+    /// Tells of addresses. Where the driver is busy it is left out: the end of the look-up says it.
+    pub(super) fn tell(&self, found: Vec<Address>) {
+        if found.is_empty() {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.extend(found);
+        let _full = self.to.try_send((self.host.clone(), told.clone()));
+    }
+}
