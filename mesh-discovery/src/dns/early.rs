@@ -11,12 +11,12 @@ use tokio::time::timeout;
 
 use super::plan::Address;
 
-/// What one look-up tells before its end.
+/// Sends what one look-up knows before its end.
 #[derive(Debug, Clone)]
 pub(super) struct Early {
     host: Host,
-    /// All that was told so far, of every target.
-    told: Arc<Mutex<Vec<Address>>>,
+    /// All that was sent so far, of every target.
+    sent: Arc<Mutex<Vec<Address>>>,
     to: mpsc::Sender<(Host, Vec<Address>)>,
 }
 
@@ -24,12 +24,12 @@ impl Early {
     pub(super) fn new(host: &Host, to: &mpsc::Sender<(Host, Vec<Address>)>) -> Self {
         Self {
             host: host.clone(),
-            told: Arc::default(),
+            sent: Arc::default(),
             to: to.clone(),
         }
     }
 
-    /// Waits for `rest`, and tells of what was `found` if that takes longer than `wait`.
+    /// Waits for `rest`, and sends what was `found` if that takes longer than `wait`.
     pub(super) async fn unless_soon<F>(
         &self,
         wait: Duration,
@@ -45,17 +45,17 @@ impl Early {
         {
             return soon;
         }
-        self.tell(found);
+        self.send(found);
         rest.await
     }
 
-    /// Tells of addresses. Where the driver is busy it is left out: the end of the look-up says it.
-    pub(super) fn tell(&self, found: Vec<Address>) {
+    /// Sends addresses. Where the driver is busy it is left out: the end of the look-up says it.
+    pub(super) fn send(&self, found: Vec<Address>) {
         if found.is_empty() {
             return;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.extend(found);
-        let _full = self.to.try_send((self.host.clone(), told.clone()));
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.extend(found);
+        let _full = self.to.try_send((self.host.clone(), sent.clone()));
     }
 }

@@ -48,7 +48,7 @@ pub struct DnsSource {
 
 /// Looks names up: on the wire, or from a script.
 pub(super) trait LookUp: Clone + Send + 'static {
-    /// Looks a host up, and tells `early` of addresses while it waits for others.
+    /// Looks a host up, and gives `early` addresses while it waits for others.
     fn look_up(&self, host: &Host, early: &Early) -> impl Future<Output = Outcome> + Send;
 
     /// Reads again what may have changed since names cannot be looked up.
@@ -71,7 +71,7 @@ struct Names<L> {
     refreshed: Duration,
     entries: BTreeMap<Host, Resolved>,
     running: JoinSet<(Host, Outcome)>,
-    /// What look-ups tell before their end.
+    /// What look-ups know before their end.
     early: mpsc::Sender<(Host, Vec<Address>)>,
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn drive<L: LookUp>(
     mut drain: Drain,
 ) -> Result<(), Gone> {
     let mut snapshots = sink.snapshot().clone();
-    let (early, mut told) = mpsc::channel(AT_ONCE);
+    let (early, mut sent) = mpsc::channel(AT_ONCE);
     let mut names = Names {
         look_up,
         allow_loopback,
@@ -160,7 +160,7 @@ pub(super) async fn drive<L: LookUp>(
                 };
                 push(&sink, ops).await?;
             }
-            Some((host, found)) = told.recv() => push(&sink, names.handle_early(&host, found)).await?,
+            Some((host, found)) = sent.recv() => push(&sink, names.handle_early(&host, found)).await?,
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             alive = snapshots.changed() => {
                 if !alive {
@@ -269,7 +269,7 @@ impl<L: LookUp> Names<L> {
         }
     }
 
-    /// Takes what a look-up tells before its end: it serves where nothing is known of the name.
+    /// Takes what a look-up knows before its end: it serves where nothing is known of the name.
     fn handle_early(&mut self, host: &Host, found: Vec<Address>) -> Vec<Op> {
         let Some(entry) = self.entries.get_mut(host) else {
             return Vec::new();

@@ -95,7 +95,7 @@ impl Wire {
         })
     }
 
-    /// Looks a host up; `early` is told of addresses while others are still waited for.
+    /// Looks a host up; `early` sends addresses while others are still waited for.
     pub(super) async fn look_up(&self, host: &Host, early: &Early) -> Outcome {
         match host {
             Host::Name { name, srv: None } => self.addresses(name, None, early).await,
@@ -148,8 +148,8 @@ impl Wire {
         }
     }
 
-    /// A and AAAA of a name. Where one family has addresses and the other keeps silent, `early` is
-    /// told of them after a short wait.
+    /// A and AAAA of a name. Where one family has addresses and the other keeps silent, `early`
+    /// sends them after a short wait.
     async fn addresses(&self, name: &str, port: Option<u16>, early: &Early) -> Outcome {
         let v4 = Box::pin(self.ask(name, RecordType::A));
         let v6 = Box::pin(self.ask(name, RecordType::AAAA));

@@ -301,9 +301,9 @@ async fn many_names_are_asked_for_a_few_at_a_time() {
     world.stop().await;
 }
 
-/// What is told early serves a name of which nothing is known, and no other.
+/// What is known early serves a name of which nothing is known, and no other.
 #[tokio::test(start_paused = true)]
-async fn what_is_told_early_serves_until_the_look_up_ends() {
+async fn what_is_known_early_serves_until_the_look_up_ends() {
     #[derive(Clone, Default)]
     struct Slow(Arc<Mutex<u8>>);
     impl LookUp for Slow {
@@ -313,8 +313,8 @@ async fn what_is_told_early_serves_until_the_look_up_ends() {
                 *asked += 1;
                 *asked
             };
-            early.tell(addresses(&["127.0.0.1"]));
-            early.tell(addresses(&[&format!("192.0.2.{nth}")]));
+            early.send(addresses(&["127.0.0.1"]));
+            early.send(addresses(&[&format!("192.0.2.{nth}")]));
             tokio::time::sleep(Duration::from_secs(2)).await;
             answer(&[&format!("192.0.2.{nth}"), "2001:db8::1"], 10)
         }
@@ -325,7 +325,7 @@ async fn what_is_told_early_serves_until_the_look_up_ends() {
     assert_eq!(world.endpoints(), ["192.0.2.1:80"]);
     pass(2).await;
     assert_eq!(world.endpoints(), ["[2001:db8::1]:80", "192.0.2.1:80"]);
-    // The next look-up begins, and what it tells early is not the whole.
+    // The next look-up begins, and what it knows early is not the whole.
     pass(10).await;
     pass(1).await;
     assert_eq!(world.endpoints(), ["[2001:db8::1]:80", "192.0.2.1:80"]);

@@ -142,7 +142,7 @@ impl NameServer {
 }
 
 async fn look_up(servers: &[SocketAddr], host: &Host) -> Outcome {
-    let (sender, _told) = tokio::sync::mpsc::channel(16);
+    let (sender, _early) = tokio::sync::mpsc::channel(16);
     let wire = Wire::new(servers).expect("a resolver");
     wire.look_up(host, &Early::new(host, &sender)).await
 }
@@ -489,15 +489,15 @@ async fn a_silent_family_holds_up_nothing() {
     ] {
         let server = server_of(replies.clone()).await;
         let host = host("a.example");
-        let (sender, mut told) = tokio::sync::mpsc::channel(16);
+        let (sender, mut sent) = tokio::sync::mpsc::channel(16);
         let wire = Wire::new(&[server.at]).expect("a resolver");
         let early = Early::new(&host, &sender);
-        // What is known is told while the look-up still waits.
+        // What is known is sent while the look-up still waits.
         let looking = wire.look_up(&host, &early);
         tokio::select! {
             biased;
-            told = told.recv() => {
-                let (_, found) = told.expect("it is told");
+            sent = sent.recv() => {
+                let (_, found) = sent.expect("it is sent");
                 assert_eq!(found.len(), 1, "{found:?}");
             }
             outcome = looking => panic!("{outcome:?} came first"),

@@ -1,0 +1,219 @@
+//! TLS to hosts outside the mesh, by roots that are read when they are needed and followed after.
+//!
+//! A file of roots is looked at again by the first connection of each second, so an edit is live as
+//! that of a document is. What cannot be used (empty, half written, gone) keeps the last good roots
+//! and is logged once; a file that never was good lets no connection be made.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use inmesh_pki::{Crypto, tls};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::time::Instant;
+use tokio_rustls::{TlsConnector, client};
+
+use crate::accept::Socket;
+use crate::error::{Error, Reason};
+use crate::model::{HttpVersion, Roots};
+
+/// How long a file of roots is not looked at again.
+const FRESH: Duration = Duration::from_secs(1);
+/// The largest file of roots, in bytes; those of operating systems have about 250 KiB.
+const FILE_BYTES: u64 = 4 << 20;
+/// The most files that are remembered. More are looked at anew each time.
+const FILES: usize = 1_024;
+
+/// The roots of the operating system, as far as the embedder has given them.
+pub(crate) type SystemRoots = Arc<[CertificateDer<'static>]>;
+
+pub(crate) struct OutsideRoots {
+    crypto: Crypto,
+    system: SystemRoots,
+    known: Mutex<HashMap<Roots, Known>>,
+}
+
+/// What is known of one file of roots, or of those of the system.
+#[derive(Default)]
+struct Known {
+    /// When it was looked at last.
+    looked: Option<Instant>,
+    /// What was found there: its bytes, or why it could not be read.
+    found: Option<Result<Vec<u8>, String>>,
+    /// Made of the last good roots.
+    good: Option<Connectors>,
+    /// Why what was found last cannot be used.
+    bad: Option<String>,
+}
+
+/// One for each version of HTTP.
+#[derive(Clone)]
+struct Connectors {
+    http1: TlsConnector,
+    http2: TlsConnector,
+}
+
+// === impl OutsideRoots ===
+
+impl OutsideRoots {
+    pub(crate) fn new(crypto: Crypto, system: SystemRoots) -> Self {
+        Self {
+            crypto,
+            system,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Does a client's handshake with an outside host.
+    pub(crate) async fn connect(
+        &self,
+        stream: Socket,
+        name: &str,
+        roots: &Roots,
+        version: HttpVersion,
+    ) -> Result<client::TlsStream<Socket>, Error> {
+        let failed = |what: &str| Error::new(Reason::TlsFailed, format!("{what} ({name})"));
+        let server = ServerName::try_from(name.to_owned())
+            .map_err(|e| failed("the name cannot be verified").because(e))?;
+        let connector = self.connector(roots, version).await?;
+        let stream = tls::handshake(connector.connect(server, stream))
+            .await
+            .map_err(|e| failed("TLS handshake with an outside host").because(e))?;
+        if version == HttpVersion::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(failed("the outside host does not speak HTTP/2"));
+        }
+        Ok(stream)
+    }
+
+    async fn connector(&self, roots: &Roots, version: HttpVersion) -> Result<TlsConnector, Error> {
+        let failed = |what: String| Error::new(Reason::TlsFailed, what);
+        if let Some(known) = self.fresh(roots, Instant::now()) {
+            return known.map(|c| c.of(version)).map_err(failed);
+        }
+        let found = match roots {
+            Roots::System => Ok(Vec::new()),
+            Roots::File(path) => {
+                let path = Arc::clone(path);
+                tokio::task::spawn_blocking(move || read(&path))
+                    .await
+                    .map_err(|e| failed("reading roots".into()).because(e))?
+            }
+        };
+        let made = self.take(roots, found, Instant::now());
+        made.map(|c| c.of(version)).map_err(failed)
+    }
+
+    /// What is known, if that was looked at a moment ago.
+    fn fresh(&self, roots: &Roots, now: Instant) -> Option<Result<Connectors, String>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get(roots)?;
+        let looked = known.looked?;
+        let fresh = *roots == Roots::System || now.saturating_duration_since(looked) < FRESH;
+        fresh.then(|| known.connectors(roots))
+    }
+
+    /// Takes what was found of roots.
+    fn take(
+        &self,
+        roots: &Roots,
+        found: Result<Vec<u8>, String>,
+        now: Instant,
+    ) -> Result<Connectors, String> {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= FILES && !all.contains_key(roots) {
+            let mut once = Known::default();
+            once.take(roots, found, now, |bytes| self.make(roots, bytes));
+            return once.connectors(roots);
+        }
+        let known = all.entry(roots.clone()).or_default();
+        known.take(roots, found, now, |bytes| self.make(roots, bytes));
+        known.connectors(roots)
+    }
+
+    fn make(&self, roots: &Roots, bytes: &[u8]) -> Result<Connectors, String> {
+        let certificates = match roots {
+            Roots::System if self.system.is_empty() => return Err("there are none".into()),
+            Roots::System => self.system.to_vec(),
+            Roots::File(_) => tls::web_roots(bytes).map_err(|e| e.to_string())?,
+        };
+        let config = tls::web_client_config(&self.crypto, certificates);
+        let config = Arc::unwrap_or_clone(config.map_err(|e| e.to_string())?);
+        let with = |alpn: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![alpn.to_vec()];
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Connectors {
+            http1: with(b"http/1.1"),
+            http2: with(b"h2"),
+        })
+    }
+}
+
+/// Reads a file of roots, and no more than one may have.
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    let mut file = file.take(FILE_BYTES + 1);
+    file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    match file.limit() {
+        0 => Err(format!("it is larger than {FILE_BYTES} bytes")),
+        _ => Ok(bytes),
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Takes what was found; `make` makes connectors of it, where it has changed.
+    fn take(
+        &mut self,
+        roots: &Roots,
+        found: Result<Vec<u8>, String>,
+        now: Instant,
+        make: impl FnOnce(&[u8]) -> Result<Connectors, String>,
+    ) {
+        self.looked = Some(now);
+        if self.found.as_ref() == Some(&found) {
+            return;
+        }
+        let made = found.as_deref().map_err(Clone::clone).and_then(make);
+        self.found = Some(found);
+        match made {
+            Ok(good) => {
+                if self.good.is_some() {
+                    tracing::info!(?roots, "roots of outside hosts have changed");
+                }
+                (self.good, self.bad) = (Some(good), None);
+            }
+            Err(why) => {
+                let kept = self.good.is_some();
+                tracing::warn!(?roots, %why, kept, "roots of outside hosts cannot be used");
+                self.bad = Some(why);
+            }
+        }
+    }
+
+    fn connectors(&self, roots: &Roots) -> Result<Connectors, String> {
+        self.good.clone().ok_or_else(|| {
+            let why = self.bad.as_deref().unwrap_or("they were not read");
+            format!("the roots in {roots:?} cannot be used: {why}")
+        })
+    }
+}
+
+// === impl Connectors ===
+
+impl Connectors {
+    fn of(self, version: HttpVersion) -> TlsConnector {
+        match version {
+            HttpVersion::Http1 => self.http1,
+            HttpVersion::Http2 => self.http2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
