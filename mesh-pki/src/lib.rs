@@ -106,7 +106,7 @@ mod time;
 mod testing;
 
 pub use bundle::{BundleSet, TrustBundle};
-pub use crl::{Crl, CrlSet};
+pub use crl::{Crl, CrlSet, RevokedIds};
 pub use crypto::{Crypto, CryptoError};
 pub use id::{SpiffeId, TrustDomain};
 /// A certificate as DER.

@@ -203,12 +203,16 @@ impl TrustBundle {
         }
     }
 
-    /// The same bundle with these root keys distrusted for ever, by key id: their roots are taken
-    /// out, and what chains to them is refused even where it would not be looked at again, as a
-    /// live connection whose leaf has expired is not when a root is merely retired.
+    /// The same bundle with these root keys distrusted for ever as well, by key id: their roots are
+    /// taken out, and what chains to them is refused even where it would not be looked at again, as
+    /// a live connection whose leaf has expired is not when a root is merely retired.
     #[must_use]
     pub fn distrusting(self, key_ids: impl IntoIterator<Item = String>) -> Self {
-        let distrusted_keys: BTreeSet<String> = key_ids.into_iter().collect();
+        let mut distrusted_keys = BTreeSet::clone(&self.distrusted_keys);
+        distrusted_keys.extend(key_ids);
+        if distrusted_keys.len() == self.distrusted_keys.len() {
+            return self;
+        }
         let kept =
             |root: &&(&Root, &TrustAnchor<'static>)| !distrusted_keys.contains(&root.0.key_id);
         let pairs: Vec<_> = self.roots.iter().zip(&*self.anchors).collect();

@@ -223,8 +223,12 @@ impl NewAuthority {
         let (_, csr) = csr::generate(&id, crypto).map_err(|error| AuthorityError::Make {
             reason: error.to_string(),
         })?;
+        let life = LeafLife {
+            begin: None,
+            lifetime: lifetimes.leaf,
+        };
         let leaf = signer
-            .sign(&id, &[], &csr, lifetimes.leaf, now, crypto)
+            .sign(&id, &[], &csr, life, now, crypto)
             .map_err(|error| AuthorityError::Make {
                 reason: error.to_string(),
             })?;
@@ -286,6 +290,15 @@ pub(super) struct Signer {
     life: (SystemTime, SystemTime),
 }
 
+/// How long a leaf lives.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeafLife {
+    /// It begins no earlier than this, if that is said.
+    pub(super) begin: Option<SystemTime>,
+    /// How long it lives.
+    pub(super) lifetime: Duration,
+}
+
 /// A leaf with its chain, and what the CA has to remember of it.
 pub(super) struct SignedLeaf {
     pub(super) chain: Vec<CertificateDer<'static>>,
@@ -317,7 +330,7 @@ impl Signer {
         id: &SpiffeId,
         names: &[String],
         csr: &Csr,
-        lifetime: Duration,
+        LeafLife { begin, lifetime }: LeafLife,
         now: SystemTime,
         crypto: &Crypto,
     ) -> Result<SignedLeaf, IssueError> {
@@ -335,6 +348,7 @@ impl Signer {
         };
         let serial = make::serial(crypto)?;
         let name = HEXLOWER.encode(&serial.to_bytes());
+        let from = from.max(begin.unwrap_or(from));
         let life = ((now - BACK_DATED).max(from), (now + lifetime).min(to));
         let params = server_leaf(id, names, serial, life).map_err(failed)?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::plan::Wait;
 use super::state::{Authority, KeyPlace, Stage, Step};
 use crate::bundle::TrustBundle;
-use crate::crl::Crl;
+use crate::crl::{Crl, RevokedIds};
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
 use crate::rotate::expiry::{CertificateKind, Expiry, Urgency};
@@ -26,6 +26,8 @@ pub struct Published {
     pub active: String,
     /// Revocation lists of all issuing CAs; none, while nothing is revoked.
     pub crls: Vec<Crl>,
+    /// IDs whose leaves are revoked, while such a leaf may be alive.
+    pub revoked_ids: RevokedIds,
 }
 
 /// What a caller that asks for a leaf says of itself, beside the proof of its ID.

@@ -9,7 +9,7 @@ use super::store::{FileStore, Store};
 use super::*;
 use crate::bundle::TrustBundle;
 use crate::clock::{Clock, ManualClock};
-use crate::issue::policy::{Attested, Grant, Rules, Window, may_issue};
+use crate::issue::policy::{Attested, Grant, Revocations, Rules, Window, may_issue};
 use crate::issue::{Csr, IssueError, csr};
 use crate::store::IdentityState;
 use crate::svid::{Usage, validate};
@@ -52,6 +52,7 @@ fn grant(of: &str) -> Grant {
         None,
         &rules,
         None,
+        &Revocations::none(),
         noon(),
     )
     .unwrap()

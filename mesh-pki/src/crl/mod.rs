@@ -29,12 +29,14 @@ use crate::id::TrustDomain;
 use crate::pem::{self, PemError};
 use crate::time;
 
+mod ids;
 mod name;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
+pub use ids::{MAX_REVOKED_IDS, RevokedIds};
 pub(crate) use status::{CertificateIssuer, Lists, Status};
 
 /// The largest list that is looked at, in bytes.

@@ -11,7 +11,7 @@ pub struct WatchRequest {
     pub acknowledged_generation: u64,
 }
 /// All that is trusted; each message is the full state.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrustUpdate {
     /// Counts up with every change of trust.
     #[prost(uint64, tag = "1")]
@@ -22,6 +22,19 @@ pub struct TrustUpdate {
     /// Revocation lists of the domain's issuers, ASN.1 DER.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub crls: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// IDs of the trust domain whose leaves are revoked, up to a moment each.
+    #[prost(message, repeated, tag = "4")]
+    pub revoked_ids: ::prost::alloc::vec::Vec<RevokedId>,
+}
+/// An ID whose leaves are revoked that begin before a moment.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedId {
+    /// The SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The moment, in seconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub before: i64,
 }
 /// Generated client implementations.
 pub mod ca_client {

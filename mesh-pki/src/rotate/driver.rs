@@ -125,9 +125,21 @@ pub async fn obtain(
     crypto: &Crypto,
     clock: &dyn Clock,
 ) -> Result<(X509Svid, TrustBundle), ObtainError> {
+    obtain_under(&IdentityState::default(), issuer, id, crypto, clock).await
+}
+
+/// The same, where `state` may have distrusted roots of the issuer's bundle.
+async fn obtain_under(
+    state: &IdentityState,
+    issuer: &impl Issuer,
+    id: &SpiffeId,
+    crypto: &Crypto,
+    clock: &dyn Clock,
+) -> Result<(X509Svid, TrustBundle), ObtainError> {
     let (key, csr) = csr::generate(id, crypto)?;
     let answer = timeout(ATTEMPT, issuer.issue(id, &csr)).await;
-    let issued = answer.map_err(|_| ObtainError::Timeout)??;
+    let mut issued = answer.map_err(|_| ObtainError::Timeout)??;
+    issued.bundle = state.without_distrusted(issued.bundle);
     accept(issued, key, id, crypto, clock.now())
 }
 
@@ -252,7 +264,9 @@ impl<I: Issuer> Rotation<I> {
         let mut failures = 0;
         loop {
             let clock = Arc::clone(&self.clock);
-            let error = match obtain(&self.issuer, &self.id, &self.crypto, &*clock).await {
+            let state = writer.load();
+            let obtained = obtain_under(&state, &self.issuer, &self.id, &self.crypto, &*clock);
+            let error = match obtained.await {
                 Ok((svid, bundle)) => {
                     self.written(svid, bundle, writer);
                     return;

@@ -4,19 +4,22 @@
 //! Readers load without a lock (arc-swap), once per handshake; tasks that wait for a change sleep on
 //! a watch channel. Nothing is stored on disk here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::bundle::{BundleSet, TrustBundle};
-use crate::crl::CrlSet;
+use crate::crl::{CrlSet, RevokedIds};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::X509Svid;
 
 #[cfg(test)]
 mod tests;
+
+/// How many distrusted keys of a trust domain are remembered: as many as four bundles may name.
+const MAX_REMEMBERED: usize = 4 * crate::bundle::jwks::MAX_DISTRUSTED_KEYS;
 
 /// Our identities and what we trust, at one moment.
 ///
@@ -36,9 +39,14 @@ pub struct IdentityState {
     /// takes the other's out.
     own: BundleSet,
     federated: BundleSet,
-    /// Both, which is what is trusted; the source's own bundle has precedence.
+    /// Both without the roots that are distrusted, which is what is trusted; the source's own bundle
+    /// has precedence.
     bundles: BundleSet,
+    /// The key ids of all roots that any bundle has ever distrusted.
+    distrusted: BTreeMap<TrustDomain, Arc<BTreeSet<String>>>,
     crls: CrlSet,
+    /// What the CA of our own trust domain says of whole IDs.
+    revoked_ids: Arc<RevokedIds>,
     epoch: u64,
 }
 
@@ -105,11 +113,9 @@ impl IdentityState {
     /// A state that trusts but has no identity: it can verify, and cannot be served.
     #[must_use]
     pub fn from_bundles(bundles: BundleSet) -> Self {
-        Self {
-            own: bundles.clone(),
-            bundles,
-            ..Self::default()
-        }
+        let mut state = Self::default();
+        state.replace_bundles(bundles);
+        state
     }
 
     /// The SVID of `id`.
@@ -139,6 +145,12 @@ impl IdentityState {
     #[must_use]
     pub fn crls(&self) -> &CrlSet {
         &self.crls
+    }
+
+    /// The IDs of our own trust domain whose leaves are revoked, up to a moment each.
+    #[must_use]
+    pub fn revoked_ids(&self) -> &RevokedIds {
+        &self.revoked_ids
     }
 
     /// How many writes came before this state; it never goes back.
@@ -209,9 +221,65 @@ impl IdentityState {
         self.join();
     }
 
+    /// Distrusts these root keys of `trust_domain` from now on, in whatever bundle they come: distrust
+    /// only grows.
+    pub fn distrust(
+        &mut self,
+        trust_domain: &TrustDomain,
+        key_ids: impl IntoIterator<Item = String>,
+    ) {
+        self.remember(trust_domain, key_ids);
+        self.join();
+    }
+
+    /// The root keys of `trust_domain` that were distrusted at any time, in order.
+    pub fn distrusted_keys(&self, trust_domain: &TrustDomain) -> impl Iterator<Item = &str> {
+        let known = self.distrusted.get(trust_domain);
+        known
+            .into_iter()
+            .flat_map(|keys| keys.iter())
+            .map(String::as_str)
+    }
+
+    /// `bundle` without the roots that were distrusted at any time: what every bundle goes through
+    /// before a peer is verified with it, wherever it comes from.
+    #[must_use]
+    pub fn without_distrusted(&self, bundle: TrustBundle) -> TrustBundle {
+        match self.distrusted.get(bundle.trust_domain()) {
+            Some(keys) => bundle.distrusting(keys.iter().cloned()),
+            None => bundle,
+        }
+    }
+
+    /// Up to [`MAX_REMEMBERED`] for each trust domain; a further key is distrusted while its bundle says so.
+    fn remember(&mut self, trust_domain: &TrustDomain, key_ids: impl IntoIterator<Item = String>) {
+        let mut new = key_ids.into_iter().peekable();
+        if new.peek().is_none() {
+            return;
+        }
+        let known = self.distrusted.entry(trust_domain.clone()).or_default();
+        for key_id in new {
+            if known.len() < MAX_REMEMBERED && !known.contains(&key_id) {
+                Arc::make_mut(known).insert(key_id);
+            }
+        }
+    }
+
     fn join(&mut self) {
-        let both = self.federated.iter().chain(self.own.iter());
-        self.bundles = both.cloned().collect();
+        let both: Vec<_> = self
+            .federated
+            .iter()
+            .chain(self.own.iter())
+            .cloned()
+            .collect();
+        for bundle in &both {
+            let key_ids = bundle.distrusted_keys().map(str::to_owned);
+            self.remember(bundle.trust_domain(), key_ids);
+        }
+        let trusted = both
+            .into_iter()
+            .map(|bundle| self.without_distrusted(bundle));
+        self.bundles = trusted.collect();
     }
 
     /// The same, unless the one that is there has this sequence number or a greater one: trust
@@ -228,7 +296,7 @@ impl IdentityState {
         }
     }
 
-    /// Replaces bundle and revocation lists of one trust domain together, unless the bundle that is
+    /// Replaces bundle and revocations of one trust domain together, unless the bundle that is
     /// there has a greater sequence number or the lists are too many; says whether it has.
     #[cfg(all(
         any(feature = "ca-client", feature = "ca-server"),
@@ -238,6 +306,7 @@ impl IdentityState {
         &mut self,
         bundle: TrustBundle,
         crls: Vec<crate::crl::Crl>,
+        revoked_ids: RevokedIds,
     ) -> bool {
         let trust_domain = bundle.trust_domain().clone();
         let there = self.own.get(&trust_domain);
@@ -253,6 +322,7 @@ impl IdentityState {
         } else if self.crls.replace(trust_domain, crls).is_err() {
             return false;
         }
+        self.replace_revoked_ids(revoked_ids);
         self.insert_bundle(bundle);
         true
     }
@@ -260,6 +330,13 @@ impl IdentityState {
     /// Replaces all revocation lists.
     pub fn replace_crls(&mut self, crls: CrlSet) {
         self.crls = crls;
+    }
+
+    /// Replaces what is said of whole IDs.
+    pub fn replace_revoked_ids(&mut self, revoked_ids: RevokedIds) {
+        if *self.revoked_ids != revoked_ids {
+            self.revoked_ids = Arc::new(revoked_ids);
+        }
     }
 }
 

@@ -152,7 +152,7 @@ fn what_a_stream_has_brought_is_not_taken_back() {
     let generation = |ca: &Ca, n| ca.bundle("td").with_sequence(n);
     let mut state = IdentityState::default();
     state.insert_newer_bundle(generation(&first, 1));
-    assert!(state.replace_trust(generation(&second, 3), Vec::new()));
+    assert!(state.replace_trust(generation(&second, 3), Vec::new(), RevokedIds::default()));
     let trusted = |state: &IdentityState| state.bundles().get(&domain("td")).cloned();
     for change in [
         |state: &mut IdentityState, first: &Ca| {
@@ -164,6 +164,63 @@ fn what_a_stream_has_brought_is_not_taken_back() {
         change(&mut state, &first);
         assert_eq!(trusted(&state), Some(generation(&second, 3)));
     }
-    assert!(!state.replace_trust(generation(&first, 2), Vec::new()));
+    assert!(!state.replace_trust(generation(&first, 2), Vec::new(), RevokedIds::default()));
     assert_eq!(trusted(&state), Some(generation(&second, 3)));
+}
+
+/// A root that was distrusted once comes back by no bundle, of whatever number and from whatever side.
+#[test]
+fn distrust_only_grows() {
+    let [good, bad, foreign] = ["good", "bad", "foreign"].map(Ca::new);
+    let key_id = |ca: &Ca| ca.bundle("td").roots()[0].key_id().to_owned();
+    let both = || TrustBundle::new(domain("td"), [good.cert.clone(), bad.cert.clone()]).unwrap();
+    let mut state = IdentityState::from_bundles(both().into());
+    state.insert_bundle(both().with_sequence(3).distrusting([key_id(&bad)]));
+    let roots = |state: &IdentityState| -> Vec<String> {
+        let bundle = state.bundles().get(&domain("td")).unwrap();
+        bundle
+            .roots()
+            .iter()
+            .map(|root| root.key_id().to_owned())
+            .collect()
+    };
+    for change in [
+        |state: &mut IdentityState, both: TrustBundle| state.insert_bundle(both),
+        |state: &mut IdentityState, both: TrustBundle| {
+            state.insert_newer_bundle(both.with_sequence(4));
+        },
+        |state: &mut IdentityState, both: TrustBundle| state.replace_bundles(both.into()),
+        |state: &mut IdentityState, both: TrustBundle| {
+            state.remove_bundle(&domain("td"));
+            state.insert_federated(both);
+        },
+    ] {
+        change(&mut state, both());
+        assert_eq!(roots(&state), [key_id(&good)]);
+        let bundle = state.bundles().get(&domain("td")).unwrap();
+        assert!(
+            bundle.distrusts_key(&key_id(&bad)),
+            "live connections ask this"
+        );
+    }
+    assert_eq!(state.without_distrusted(both()).roots().len(), 1);
+    // It is of its own trust domain alone.
+    state.insert_federated(bad.bundle("other"));
+    assert!(
+        !state
+            .bundles()
+            .get(&domain("other"))
+            .unwrap()
+            .is_distrusted()
+    );
+    state.insert_federated(foreign.bundle("other").distrusting([key_id(&good)]));
+    assert_eq!(roots(&state), [key_id(&good)]);
+}
+
+#[test]
+fn what_is_remembered_of_distrust_is_bounded() {
+    let mut state = IdentityState::default();
+    let many = (0..3 * MAX_REMEMBERED).map(|n| n.to_string());
+    state.distrust(&domain("td"), many);
+    assert_eq!(state.distrusted_keys(&domain("td")).count(), MAX_REMEMBERED);
 }

@@ -70,6 +70,8 @@ pub enum Usage {
 pub struct Verified {
     /// Its SPIFFE ID.
     pub id: SpiffeId,
+    /// When its leaf certificate begins to be valid.
+    pub not_before: SystemTime,
     /// When its leaf certificate ends.
     pub not_after: SystemTime,
     /// The serial number of its leaf, in hexadecimal.

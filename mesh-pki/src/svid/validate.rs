@@ -34,6 +34,8 @@ pub const MAX_PRESENTED_BYTES: usize = 64 * 1024;
 ///    and have no workload's ID (S11), its root is valid at `now`, and no revocation list of the
 ///    trust domain names a certificate on it. Otherwise the search continues with the next
 ///    path.
+/// 8. The trust domain's CA has not revoked all leaves of the ID that begin before a moment after
+///    this one's beginning.
 ///
 /// # Errors
 ///
@@ -67,7 +69,19 @@ pub fn validate(
         crypto,
     };
     let root = search.root_of(chain)?;
+    if let Some(before) = state.revoked_ids().before(&leaf.id)
+        && leaf.not_before < before
+    {
+        return Err(Rejected::Revoked {
+            id: leaf.id,
+            place: Place::Leaf,
+            serial: leaf.serial,
+            since: before,
+            reason: None,
+        });
+    }
     Ok(Verified {
+        not_before: leaf.not_before,
         not_after: leaf.not_after,
         root_key_id: root.key_id().to_owned(),
         id: leaf.id,

@@ -32,7 +32,7 @@ pub(crate) enum Ca {
     Issue(Issue),
     /// Bring workloads back whose certificates have expired.
     Recover(operate::Recover),
-    /// Refuse one certificate from now on.
+    /// Refuse one certificate, or all of an ID, from now on.
     Revoke(operate::Revoke),
     /// Start a rotation to a new root, or take its next step.
     Rotate(operate::Rotate),

@@ -71,7 +71,11 @@ pub(crate) struct Revoke {
     #[command(flatten)]
     at: At,
     /// The serial number in hexadecimal.
-    serial: String,
+    #[arg(required_unless_present = "id", conflicts_with = "id")]
+    serial: Option<String>,
+    /// All certificates of this ID that were issued until now, and its open join tokens.
+    #[arg(long, value_name = "SPIFFE-ID")]
+    id: Option<SpiffeId>,
 }
 
 #[derive(Debug, Args)]
@@ -175,10 +179,16 @@ impl Distrust {
 
 impl Revoke {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let serial = &self.serial;
-        self.at.ask(async |ca| Ok(ca.revoke(serial).await?))?;
-        let text = format!("the certificate {serial} is revoked");
-        self.at.say(&json!({"revoked": serial}), &text);
+        if let Some(id) = &self.id {
+            self.at.ask(async |ca| Ok(ca.revoke_id(id).await?))?;
+            let text = format!("all certificates of {id} are revoked, and its join tokens");
+            self.at.say(&json!({"revokedId": id.as_str()}), &text);
+        }
+        if let Some(serial) = &self.serial {
+            self.at.ask(async |ca| Ok(ca.revoke(serial).await?))?;
+            let text = format!("the certificate {serial} is revoked; others of its ID are not");
+            self.at.say(&json!({"revoked": serial}), &text);
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -134,7 +134,10 @@ fn still_trusted(
 
 /// Whether two states may judge a peer differently; a leaf of our own that rotates does not count.
 fn trusts_otherwise(one: &IdentityState, other: &IdentityState) -> bool {
-    one.epoch() != other.epoch() && (one.bundles() != other.bundles() || one.crls() != other.crls())
+    one.epoch() != other.epoch()
+        && (one.bundles() != other.bundles()
+            || one.crls() != other.crls()
+            || one.revoked_ids() != other.revoked_ids())
 }
 
 // === impl Live ===

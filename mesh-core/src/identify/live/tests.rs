@@ -174,6 +174,21 @@ async fn a_distrusted_domain_ends_at_once() -> Result {
     Ok(())
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_revoked_id_ends_at_once() -> Result {
+    let place = Place::new()?;
+    let (stream, _far) = place.connection(true)?;
+    let mut revoked = inmesh_pki::RevokedIds::default();
+    let now = place.live.clock.now();
+    revoked.insert("spiffe://td.test/ns/shop/sa/web".parse()?, now);
+    place
+        .writer
+        .update(|state| state.replace_revoked_ids(revoked));
+    let (after, _) = end(stream, MINUTE).await.ok_or("it runs on")?;
+    assert_eq!(after, Duration::ZERO);
+    Ok(())
+}
+
 /// The handshake was judged by a state that has changed before the connection was known.
 #[tokio::test(start_paused = true)]
 async fn a_change_during_the_handshake_is_not_missed() -> Result {

@@ -299,7 +299,10 @@ impl Keeper {
         let proof = proof(relationship, last, &writer.load())?;
         let fetched = self.fetch.fetch(relationship, proof).await?;
         decide(last, &fetched)?;
-        Ok(fetched)
+        // Distrust only grows: a later bundle that does not name a key any more gives it back no trust.
+        let fetched = writer.load().without_distrusted(fetched);
+        let before = last.into_iter().flat_map(TrustBundle::distrusted_keys);
+        Ok(fetched.distrusting(before.map(str::to_owned)))
     }
 
     /// Takes a bundle out that is too old.
@@ -420,7 +423,7 @@ fn proof(
     match bundle {
         Some(bundle) => Ok(ServerProof::Spiffe {
             id: id.clone(),
-            bundle: bundle.clone(),
+            bundle: state.without_distrusted(bundle.clone()),
         }),
         None => Err(FetchError::NoBundle {
             trust_domain: trust_domain.clone(),

@@ -108,6 +108,16 @@ impl AdminClient {
         self.ask(Command::Revoke { serial }).await.map(drop)
     }
 
+    /// Revokes all certificates of an ID that were issued until now, and its open join tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn revoke_id(&self, id: &SpiffeId) -> Result<(), AdminError> {
+        let id = id.clone();
+        self.ask(Command::RevokeId { id }).await.map(drop)
+    }
+
     /// Opens the recovery window for a while, to SVIDs that expired at most `expired` ago; zero
     /// closes it.
     ///

@@ -74,6 +74,8 @@ enum Command {
     },
     /// Refuses a certificate from now on.
     Revoke { serial: String },
+    /// Refuses all certificates of an ID that were issued until now.
+    RevokeId { id: SpiffeId },
     /// Takes the next step of a rotation, or the one that is named, if need be without asking
     /// whether the mesh is ready; answers `{"step"}`.
     Rotate {

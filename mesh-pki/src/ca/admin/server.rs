@@ -35,7 +35,7 @@ const MAX_CONNECTIONS: usize = 16;
 /// How long the body of a command may take to arrive.
 const BODY: Duration = Duration::from_secs(20);
 
-/// The longest that a token or a recovery window may last.
+/// The longest that a token may last.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The socket of a CA's folder, listening.
@@ -139,15 +139,13 @@ async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, Comm
             window_seconds,
             expired_seconds,
         } => {
-            let expired = seconds(expired_seconds).min(LONGEST);
-            let window = (window_seconds > 0).then(|| Window {
-                until: now + seconds(window_seconds).min(LONGEST),
-                expired_since: now.checked_sub(expired).unwrap_or(now),
-            });
+            let window = (window_seconds > 0)
+                .then(|| Window::new(now, seconds(window_seconds), seconds(expired_seconds)));
             ca.recover(window).await?;
             tracing::warn!(?window, "the recovery window is set");
         }
         Command::Revoke { serial } => ca.revoke(&serial).await?,
+        Command::RevokeId { id } => ca.revoke_id(&id).await?,
         Command::Rotate {
             step,
             force,

@@ -52,11 +52,16 @@ pub(super) fn crl_life(lifetimes: Lifetimes) -> Duration {
     (2 * lifetimes.leaf).max(Duration::from_secs(60 * 60))
 }
 
-pub(super) fn publication(state: &CaState, crls: Vec<Crl>) -> Result<Published, BundleError> {
+pub(super) fn publication(
+    state: &CaState,
+    crls: Vec<Crl>,
+    now: SystemTime,
+) -> Result<Published, BundleError> {
     Ok(Published {
         generation: state.generation(),
         bundle: state.bundle()?,
         active: state.active().key_id().to_owned(),
         crls,
+        revoked_ids: state.revoked_ids(now),
     })
 }

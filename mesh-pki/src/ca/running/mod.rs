@@ -10,12 +10,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use data_encoding::HEXLOWER;
 use tokio::sync::{Mutex, watch};
-use zeroize::Zeroizing;
 
 use crate::ca::authority::{
-    AuthorityError, Lifetimes, NewAuthority, SignedLeaf, Signer, issuer_under,
+    AuthorityError, LeafLife, Lifetimes, NewAuthority, SignedLeaf, Signer, issuer_under,
 };
 use crate::ca::error::{CaError, OpenError};
 use crate::ca::members::{Leaf, Members};
@@ -25,21 +23,19 @@ use crate::ca::state::{CaState, Stage, Step, StepError};
 use crate::ca::step::Go;
 use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
-use crate::crypto::{Crypto, CryptoError};
+use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
-use crate::issue::policy::{Grant, Window};
-use crate::issue::{Csr, IssueError};
+use crate::issue::Csr;
+use crate::issue::policy::{Grant, Revocations, Window};
 
 mod effects;
+mod tokens;
 mod write;
 
 use effects::{crls_of, keep_keys, publication, signer_of};
 
 /// How often a write is tried while another process writes too.
 const TURNS: usize = 64;
-
-/// What a join token begins with, so that one that leaks is recognised.
-const TOKEN_PREFIX: &str = "inmesh-join-";
 
 /// A running CA; see the [module](crate::ca).
 ///
@@ -67,6 +63,7 @@ pub struct Ca<S> {
     inner: Mutex<CaInner>,
     published: watch::Sender<Arc<Published>>,
     window: watch::Sender<Option<Window>>,
+    revocations: watch::Sender<Arc<Revocations>>,
 }
 
 struct CaInner {
@@ -145,7 +142,7 @@ impl<S: Store> Ca<S> {
                 whose: "an issuing CA",
             }),
         })?;
-        let published = publication(&state, crls).map_err(AuthorityError::from)?;
+        let published = publication(&state, crls, clock.now()).map_err(AuthorityError::from)?;
         Ok(Self {
             store,
             crypto: crypto.clone(),
@@ -153,6 +150,7 @@ impl<S: Store> Ca<S> {
             lifetimes,
             published: watch::Sender::new(Arc::new(published)),
             window: watch::Sender::new(state.window()),
+            revocations: watch::Sender::new(Arc::new(state.revocations())),
             inner: Mutex::new(CaInner {
                 members: state.members(),
                 state,
@@ -175,6 +173,12 @@ impl<S: Store> Ca<S> {
     #[must_use]
     pub fn window(&self) -> watch::Receiver<Option<Window>> {
         self.window.subscribe()
+    }
+
+    /// All that is revoked, and every change of it, also where it has expired meanwhile.
+    #[must_use]
+    pub fn revocations(&self) -> watch::Receiver<Arc<Revocations>> {
+        self.revocations.subscribe()
     }
 
     /// Signs a leaf for what was granted.
@@ -273,7 +277,9 @@ impl<S: Store> Ca<S> {
     ) -> Result<SignedLeaf, CaError> {
         loop {
             let (lifetime, crypto) = (self.lifetimes.leaf, &self.crypto);
-            let signed = inner.signer.sign(id, names, csr, lifetime, now, crypto)?;
+            let begin = inner.state.begins_after(id);
+            let life = LeafLife { begin, lifetime };
+            let signed = inner.signer.sign(id, names, csr, life, now, crypto)?;
             // 126 random bits do not repeat; a broken source of randomness would be seen here.
             if !inner.members.has_serial(&signed.serial) {
                 return Ok(signed);
@@ -443,78 +449,21 @@ impl<S: Store> Ca<S> {
         Ok(())
     }
 
-    /// Opens a join token for `id` until `expires`; the text is shown to its bearer, and not kept.
+    /// Revokes all leaves of `id` that were issued until now, also those that this process does not
+    /// know, and the open join tokens for it. They renew nothing; members that listen refuse them
+    /// within moments, other members until they end. What another issuer vouches for, a
+    /// service account or an OpenID token, earns a new leaf.
     ///
     /// # Errors
     ///
-    /// [`TokenError::TooMany`](crate::ca::state::TokenError::TooMany); [`IssueError::WrongTrustDomain`] or [`IssueError::NoPath`] if the
-    /// ID could never be granted.
-    pub async fn open_token(
-        &self,
-        id: &SpiffeId,
-        expires: SystemTime,
-    ) -> Result<Zeroizing<String>, CaError> {
+    /// [`RevokeError`](crate::ca::state::RevokeError).
+    pub async fn revoke_id(&self, id: &SpiffeId) -> Result<(), CaError> {
         let mut inner = self.current().await?;
-        if id.trust_domain() != inner.state.trust_domain() {
-            return Err(CaError::Issue(IssueError::WrongTrustDomain {
-                id: id.clone(),
-                trust_domain: inner.state.trust_domain().clone(),
-            }));
-        }
-        if id.path().is_empty() {
-            return Err(CaError::Issue(IssueError::NoPath { id: id.clone() }));
-        }
-        let mut bytes = Zeroizing::new([0; 32]);
-        self.crypto.fill(&mut *bytes).map_err(crypto_error)?;
-        let token = Zeroizing::new(format!("{TOKEN_PREFIX}{}", HEXLOWER.encode(&*bytes)));
-        let (hash, now) = (self.hash(&token), self.clock.now());
-        let open = |state: &CaState| {
-            let next = state.open_token(hash.clone(), id.clone(), expires, now)?;
-            Ok((next, ()))
-        };
-        self.change(&mut inner, None, open).await?;
-        Ok(token)
-    }
-
-    /// Whether `text` has the form of a join token.
-    #[must_use]
-    pub fn is_token(text: &str) -> bool {
-        text.starts_with(TOKEN_PREFIX)
-    }
-
-    /// The ID that a join token is for, without spending it.
-    ///
-    /// # Errors
-    ///
-    /// [`TokenError`](crate::ca::state::TokenError) if it does not serve.
-    pub async fn look_at_token(&self, token: &str) -> Result<SpiffeId, CaError> {
-        let hash = self.hash(token);
-        let inner = self.current().await?;
-        let (_, id) = inner.state.spend_token(&hash, self.clock.now())?;
-        Ok(id)
-    }
-
-    /// Spends a join token; of any number of tries, at any time, one succeeds.
-    ///
-    /// # Errors
-    ///
-    /// [`TokenError`](crate::ca::state::TokenError) if it does not serve (any more).
-    pub async fn spend_token(&self, token: &str) -> Result<SpiffeId, CaError> {
-        let (hash, now) = (self.hash(token), self.clock.now());
-        let mut inner = self.current().await?;
-        let spend = |state: &CaState| Ok(state.spend_token(&hash, now)?);
-        self.change(&mut inner, None, spend).await
-    }
-
-    /// Opens the recovery window, or closes it with `None`.
-    ///
-    /// # Errors
-    ///
-    /// [`CaError::Store`].
-    pub async fn recover(&self, window: Option<Window>) -> Result<(), CaError> {
-        let mut inner = self.current().await?;
-        let recover = |state: &CaState| Ok((state.recover(window), ()));
-        self.change(&mut inner, None, recover).await
+        let now = self.clock.now();
+        let revoke = |state: &CaState| Ok((state.revoke_id(id, now)?, ()));
+        self.change(&mut inner, None, revoke).await?;
+        tracing::warn!(%id, "all certificates of an ID are revoked");
+        Ok(())
     }
 
     /// Writes down the members, for the process that comes next: then a rotation that is running
@@ -579,15 +528,6 @@ impl<S: Store> Ca<S> {
     pub fn crypto(&self) -> &Crypto {
         &self.crypto
     }
-
-    /// What the state knows of a token.
-    fn hash(&self, token: &str) -> String {
-        HEXLOWER.encode(&self.crypto.digest(token.as_bytes()))
-    }
-}
-
-fn crypto_error(error: CryptoError) -> CaError {
-    CaError::Issue(IssueError::Crypto(error))
 }
 
 impl<S> fmt::Debug for Ca<S> {

@@ -23,11 +23,11 @@ impl<S: Store> Ca<S> {
         now: SystemTime,
     ) -> Result<(), CaError> {
         let published = self.published.borrow().clone();
-        let Some(first) = published.crls.first() else {
-            return Ok(());
-        };
-        let half = first.next_update() - crl_life(self.lifetimes) / 2;
-        if now >= half || inner.state.revoked(now).count() != first.len() {
+        let due = published.crls.first().is_some_and(|first| {
+            let half = first.next_update() - crl_life(self.lifetimes) / 2;
+            now >= half || inner.state.revoked(now).count() != first.len()
+        });
+        if due || inner.state.revoked_ids(now) != published.revoked_ids {
             let crls = self.crls(&inner.state).await?;
             self.publish(&inner.state, crls);
         }
@@ -151,6 +151,8 @@ impl<S: Store> Ca<S> {
         version: Version,
         crls: Vec<Crl>,
     ) {
+        // First, for what is published wakes watchers, which ask it.
+        self.revocations.send_replace(Arc::new(state.revocations()));
         self.publish(&state, crls);
         self.window.send_replace(state.window());
         inner.state = state;
@@ -159,7 +161,7 @@ impl<S: Store> Ca<S> {
     }
 
     pub(super) fn publish(&self, state: &CaState, crls: Vec<Crl>) {
-        match publication(state, crls) {
+        match publication(state, crls, self.clock.now()) {
             Ok(publication) => {
                 self.published.send_if_modified(|published| {
                     let changed = **published != publication;

@@ -75,7 +75,8 @@ async fn answer_known<S: Store>(
     })?;
     let window = *shared.window.borrow();
     let now = shared.ca.clock().now();
-    let grant = may_issue(proof.attested(), None, &shared.rules, window, now);
+    let revoked = shared.revocations.borrow().clone();
+    let grant = may_issue(proof.attested(), None, &shared.rules, window, &revoked, now);
     let id = match &grant {
         Ok(grant) => grant.id().to_string(),
         // Several IDs are possible: which one is asked for stands in the call.

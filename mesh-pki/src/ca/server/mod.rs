@@ -32,7 +32,7 @@ use super::store::Store;
 use super::{Ca, CaError, Published, Tick};
 use crate::id::SpiffeId;
 use crate::issue::csr;
-use crate::issue::policy::{Rules, Window};
+use crate::issue::policy::{Revocations, Rules, Window};
 use crate::rotate::{schedule, watch_expiry};
 use crate::serve;
 use crate::status::{StatusReader, StatusWriter, status};
@@ -117,6 +117,7 @@ struct CaShared<S> {
     start: Instant,
     grace: tls::Grace,
     window: watch::Receiver<Option<Window>>,
+    revocations: watch::Receiver<Arc<Revocations>>,
     counts: StatusWriter<CaCounts>,
 }
 
@@ -190,6 +191,7 @@ impl<S: Store> CaServer<S> {
                 start: Instant::now(),
                 grace,
                 window,
+                revocations: ca.revocations(),
                 counts: status(CaCounts::default()),
                 ca,
             }),
@@ -320,7 +322,11 @@ fn take_over(own: &IdentityWriter, published: &Published, svid: Option<X509Svid>
         if let Some(svid) = svid {
             state.insert_svid(svid);
         }
-        state.replace_trust(published.bundle.clone(), published.crls.clone());
+        state.replace_trust(
+            published.bundle.clone(),
+            published.crls.clone(),
+            published.revoked_ids.clone(),
+        );
     });
 }
 

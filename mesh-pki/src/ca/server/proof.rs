@@ -48,6 +48,8 @@ pub(super) async fn prove<S: Store>(
                 })?;
         return Ok(Proof::Done(Attested::Svid {
             id: verified.id,
+            serial: verified.serial,
+            not_before: verified.not_before,
             not_after: verified.not_after,
         }));
     }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -19,13 +19,14 @@ use crate::ca::store::Store;
 use crate::ca::{Asker, CaError, Published};
 use crate::id::SpiffeId;
 use crate::issue::Csr;
-use crate::issue::policy::{Grant, may_issue};
+use crate::issue::policy::{Attested, Grant, may_issue};
 use crate::metadata::{GENERATION, ID, INSTANCE};
 use crate::pem;
 use crate::proto::inmesh_ca::ca_server::Ca as WatchApi;
-use crate::proto::inmesh_ca::{TrustUpdate, WatchRequest};
+use crate::proto::inmesh_ca::{RevokedId, TrustUpdate, WatchRequest};
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
+use crate::time::to_unix;
 
 /// How long a watcher may take to send its first message.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -49,7 +50,9 @@ impl<S> CaShared<S> {
             .transpose()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (window, now) = (*self.window.borrow(), self.ca.clock().now());
-        let grant = may_issue(proof.attested(), wanted.as_ref(), &self.rules, window, now)
+        let revoked = self.revocations.borrow().clone();
+        let (proven, rules) = (proof.attested(), &self.rules);
+        let grant = may_issue(proven, wanted.as_ref(), rules, window, &revoked, now)
             .map_err(|refused| Status::permission_denied(refused.to_string()))?;
         Ok((grant, proof))
     }
@@ -122,6 +125,8 @@ struct Watcher<S> {
     instance: String,
     said: Streaming<WatchRequest>,
     published: watch::Receiver<Arc<Published>>,
+    /// The leaf that it came with: its serial number and its beginning.
+    leaf: Option<(String, SystemTime)>,
     first: bool,
 }
 
@@ -151,6 +156,12 @@ impl<S: Store> WatchApi for WatchService<S> {
         self.0.ca.acknowledge(&id, &instance, acknowledged).await;
         let watcher = Watcher {
             published: self.0.ca.published(),
+            leaf: match proof.attested() {
+                Attested::Svid {
+                    serial, not_before, ..
+                } => Some((serial.clone(), *not_before)),
+                _ => None,
+            },
             shared: Arc::clone(&self.0),
             id,
             instance,
@@ -178,6 +189,11 @@ impl<S: Store> Watcher<S> {
             }
         }
         self.first = false;
+        // One that is revoked hears the reason instead.
+        if self.is_revoked() {
+            let status = Status::permission_denied("the certificate is revoked");
+            return Some((Err(status), self));
+        }
         let published = self.published.borrow_and_update().clone();
         let update = match published.bundle.to_json() {
             Ok(json) => Ok(TrustUpdate {
@@ -188,6 +204,14 @@ impl<S: Store> Watcher<S> {
                     .iter()
                     .map(|crl| crl.der().to_vec())
                     .collect(),
+                revoked_ids: published
+                    .revoked_ids
+                    .iter()
+                    .map(|(id, before)| RevokedId {
+                        id: id.to_string(),
+                        before: to_unix(before),
+                    })
+                    .collect(),
             }),
             Err(error) => {
                 tracing::error!(%error, "the bundle cannot be written");
@@ -195,6 +219,13 @@ impl<S: Store> Watcher<S> {
             }
         };
         Some((update, self))
+    }
+
+    fn is_revoked(&self) -> bool {
+        let revoked = self.shared.revocations.borrow();
+        self.leaf
+            .as_ref()
+            .is_some_and(|(serial, begin)| revoked.covers(&self.id, serial, *begin))
     }
 }
 

@@ -34,7 +34,7 @@ mod tests;
 pub use super::step::Step;
 pub use record::StateError;
 pub use revoke::RevokeError;
-pub(crate) use revoke::Revoked;
+pub(crate) use revoke::{Revoked, RevokedId};
 pub use rotate::StepError;
 pub(crate) use tokens::OpenToken;
 pub use tokens::TokenError;
@@ -45,8 +45,11 @@ pub(crate) const MAX_TOKENS: usize = 10_000;
 /// How many distrusted keys are remembered; a further one is refused.
 pub(crate) const MAX_DISTRUSTED: usize = 1_000;
 
-/// How many serial numbers may be revoked at once.
+/// How many serial numbers may be revoked at once whose leaves may be alive.
 pub(crate) const MAX_REVOKED: usize = 10_000;
+
+/// How many revoked serial numbers are remembered, those of expired leaves included.
+pub(crate) const MAX_REVOKED_KEPT: usize = 30_000;
 
 /// How many authorities may stand side by side: active, published, and retiring ones.
 pub(crate) const MAX_AUTHORITIES: usize = 8;
@@ -61,6 +64,7 @@ pub struct CaState {
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
     revoked: Vec<Revoked>,
+    revoked_ids: Vec<RevokedId>,
     /// The members, as a process that has ended in order has left them.
     left: Option<Members>,
 }
@@ -132,6 +136,7 @@ impl CaState {
             tokens: Vec::new(),
             recovery: None,
             revoked: Vec::new(),
+            revoked_ids: Vec::new(),
             left: None,
         }
     }

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, MAX_REVOKED,
-    MAX_TOKENS, OpenToken, Revoked, Stage,
+    Authority, CaState, Certificate, KeyPlace, MAX_AUTHORITIES, MAX_DISTRUSTED, MAX_REVOKED_KEPT,
+    MAX_TOKENS, OpenToken, Revoked, RevokedId, Stage,
 };
 use crate::bundle::BundleError;
 use crate::ca::members::{MAX_LEFT, Members, Row};
+use crate::crl::MAX_REVOKED_IDS;
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
 use crate::pem::{self, PemError};
@@ -83,6 +84,8 @@ struct Record {
     tokens: Vec<OpenToken>,
     recovery: Option<Window>,
     revoked: Vec<Revoked>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revoked_ids: Vec<RevokedId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     left: Option<LeftRecord>,
 }
@@ -132,6 +135,7 @@ impl CaState {
             tokens: self.tokens.clone(),
             recovery: self.recovery,
             revoked: self.revoked.clone(),
+            revoked_ids: self.revoked_ids.clone(),
             left: self.left.as_ref().map(|left| LeftRecord {
                 unknown_until: left.unknown_at_all(),
                 members: left.to_rows(),
@@ -155,7 +159,8 @@ impl CaState {
         }
         bounded("authorities", record.authorities.len(), MAX_AUTHORITIES)?;
         bounded("distrusted keys", record.distrusted.len(), MAX_DISTRUSTED)?;
-        bounded("revoked serials", record.revoked.len(), MAX_REVOKED)?;
+        bounded("revoked serials", record.revoked.len(), MAX_REVOKED_KEPT)?;
+        bounded("revoked IDs", record.revoked_ids.len(), MAX_REVOKED_IDS)?;
         bounded("join tokens", record.tokens.len(), MAX_TOKENS)?;
         let trust_domain = record.trust_domain;
         let read = |text: &str| -> Result<Certificate, StateError> {
@@ -184,6 +189,7 @@ impl CaState {
             tokens: record.tokens,
             recovery: record.recovery,
             revoked: record.revoked,
+            revoked_ids: record.revoked_ids,
             left: record
                 .left
                 .map(|left| Members::from_rows(left.members, left.unknown_until)),

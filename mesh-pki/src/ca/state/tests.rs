@@ -6,6 +6,8 @@ use crate::ca::members::{Leaf, MAX_LEFT, Members};
 use crate::ca::plan::{Due, Gate, due, gate};
 use crate::ca::step::Go;
 use crate::id::MAX_ID_LEN;
+use crate::id::SpiffeId;
+use crate::issue::policy::LONGEST_WINDOW;
 use crate::issue::policy::Window;
 use crate::testing::{crypto, domain, id, noon};
 
@@ -267,14 +269,73 @@ fn a_serial_number_is_revoked_while_it_may_be_alive() {
     assert_eq!(CaState::from_bytes(&revoked.to_bytes()).unwrap(), revoked);
     assert_eq!(serials(&revoked, until), ["0aff"]);
     assert_eq!(serials(&revoked, until + secs(1)), [""; 0]);
-    let later = revoked.revoke("01", until + secs(1)).unwrap();
-    assert_eq!(later.revoked.len(), 1, "what has expired is forgotten");
+    // Members need no list of what has expired; a recovery window may still reach it.
+    let window = Window::new(until, LONGEST_WINDOW, LONGEST_WINDOW);
+    let covers = |state: &CaState| state.revocations().covers(&id(CART), "0aff", noon());
+    let reach = until + 2 * LONGEST_WINDOW;
+    assert!(
+        window
+            .bounded(until + LONGEST_WINDOW)
+            .admits(until, window.until - secs(1))
+    );
+    let still = revoked.revoke("01", reach).unwrap();
+    assert!(covers(&still));
+    let later = still.revoke("02", reach + secs(1)).unwrap();
+    assert!(!covers(&later), "no window reaches it");
     for wrong in ["", "1", "0g", "spiffe://td/a", &"00".repeat(21)] {
         assert_eq!(state.revoke(wrong, noon()), Err(RevokeError::Serial));
     }
     let mut full = revoked;
     full.revoked = vec![full.revoked[0].clone(); MAX_REVOKED];
-    assert_eq!(full.revoke("02", noon()), Err(RevokeError::TooMany));
+    let too_many =
+        |state: &CaState, now| matches!(state.revoke("02", now), Err(RevokeError::TooMany { .. }));
+    assert!(too_many(&full, noon()));
+    assert!(!too_many(&full, until + secs(1)), "they have expired");
+    full.revoked = vec![full.revoked[0].clone(); MAX_REVOKED_KEPT];
+    assert!(too_many(&full, until + secs(1)));
+    CaState::from_bytes(&full.to_bytes()).unwrap();
+}
+
+#[test]
+fn an_id_is_revoked_with_its_tokens_and_comes_back_with_a_later_leaf() {
+    let other = id("spiffe://td/ns/shop/sa/other");
+    let half = noon() + Duration::from_millis(500);
+    let state = state()
+        .open_token("aa".to_owned(), id(CART), noon() + secs(9), noon())
+        .unwrap()
+        .open_token("bb".to_owned(), other.clone(), noon() + secs(9), noon())
+        .unwrap();
+    let revoked = state.revoke_id(&id(CART), half).unwrap();
+    assert_eq!(revoked.spend_token("aa", half), Err(TokenError::Used));
+    revoked.spend_token("bb", half).unwrap();
+    let begin = revoked.begins_after(&id(CART)).unwrap();
+    assert_eq!(
+        begin,
+        noon() + secs(1),
+        "whole seconds, as a certificate has"
+    );
+    let covers = |of: &SpiffeId, at| revoked.revocations().covers(of, "01", at);
+    assert!(covers(&id(CART), noon()) && !covers(&id(CART), begin));
+    assert!(!covers(&other, noon()));
+    assert_eq!(revoked.begins_after(&other), None);
+    // Again: the later moment counts, in one entry.
+    let again = revoked.revoke_id(&id(CART), noon() + secs(5)).unwrap();
+    assert_eq!(again.revoked_ids.len(), 1);
+    assert_eq!(again.begins_after(&id(CART)), Some(noon() + secs(6)));
+    assert!(matches!(
+        state.revoke_id(&id("spiffe://foreign/x"), noon()),
+        Err(RevokeError::WrongTrustDomain { .. })
+    ));
+    // Members hear of it while such a leaf may be alive, the CA knows it longer.
+    let members = |state: &CaState, now| state.revoked_ids(now).len();
+    let covered = state
+        .cover(state.active().issuer_key_id(), noon() + secs(100), secs(0))
+        .unwrap()
+        .unwrap();
+    let covered = covered.revoke_id(&id(CART), noon()).unwrap();
+    assert_eq!(members(&covered, noon() + secs(101)), 1);
+    assert_eq!(members(&covered, noon() + secs(102)), 0);
+    assert!(covered.revocations().covers(&id(CART), "01", noon()));
 }
 
 #[test]
@@ -619,7 +680,9 @@ fn whole() -> CaState {
         .unwrap()
         .open_token("aa".to_owned(), id(CART), noon() + secs(5), noon())
         .unwrap()
-        .recover(Some(window));
+        .recover(Some(window), noon())
+        .revoke_id(&id(CART), noon())
+        .unwrap();
     assert_eq!(whole.recovery(noon()), Some(window));
     assert_eq!(whole.recovery(noon() + secs(9)), None);
     let mut members = Members::new(Some(noon() + secs(7)));

@@ -133,11 +133,19 @@ impl CaState {
         Ok((next, id))
     }
 
-    /// Opens the recovery window, or closes it with `None`.
+    /// Spends every open token for `id`, so that none serves.
+    pub(super) fn void_tokens(&mut self, id: &SpiffeId) {
+        for token in self.tokens.iter_mut().filter(|token| token.id == *id) {
+            token.used = true;
+        }
+    }
+
+    /// Opens the recovery window at `now`, within its bounds, or closes it with `None`: what is revoked
+    /// is remembered for as long as such a window reaches.
     #[must_use]
-    pub(crate) fn recover(&self, recovery: Option<Window>) -> Self {
+    pub(crate) fn recover(&self, recovery: Option<Window>, now: SystemTime) -> Self {
         Self {
-            recovery,
+            recovery: recovery.map(|window| window.bounded(now)),
             ..self.clone()
         }
     }

@@ -8,11 +8,12 @@
 //! account, which Kubernetes vouches for. OIDC claims are compared whole, with values that an
 //! operator wrote beside the ID.
 
-use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::crl::RevokedIds;
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::time::utc;
 
@@ -47,6 +48,10 @@ pub enum Attested {
     Svid {
         /// The ID in the SVID.
         id: SpiffeId,
+        /// The serial number of its leaf, in hexadecimal.
+        serial: String,
+        /// When its leaf begins to be valid.
+        not_before: SystemTime,
         /// When it ends, or has ended.
         not_after: SystemTime,
     },
@@ -117,6 +122,31 @@ pub struct Window {
     pub expired_since: SystemTime,
 }
 
+/// The longest time that a recovery window may be open, and the longest time ago that an SVID may
+/// have ended which it admits. So a revocation is remembered for twice this after its leaf has ended.
+pub const LONGEST_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What is revoked: single leaves, and all leaves of an ID that were issued before a moment.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use inmesh_pki::issue::policy::Revocations;
+///
+/// let id = "spiffe://prod.example/ns/shop/sa/cart".parse()?;
+/// let now = SystemTime::now();
+/// let mut revoked = Revocations::none();
+/// assert!(!revoked.covers(&id, "0a", now));
+/// revoked.revoke_serial("0a".to_owned());
+/// assert!(revoked.covers(&id, "0a", now));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Revocations {
+    serials: BTreeSet<String>,
+    ids: RevokedIds,
+}
+
 /// Permission to sign a leaf for one ID; only [`may_issue`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -177,6 +207,14 @@ pub enum Refused {
         /// Which ID.
         id: SpiffeId,
     },
+    /// The SVID is revoked, alone or with all others of its ID.
+    #[error("the SVID of {id} with the serial number {serial} is revoked")]
+    Revoked {
+        /// The ID that it names.
+        id: SpiffeId,
+        /// The serial number of its leaf.
+        serial: String,
+    },
     /// The proof is for an ID of another trust domain.
     #[error("the proof is for {id}, this CA is of trust domain {trust_domain}")]
     WrongTrustDomain {
@@ -209,7 +247,8 @@ pub enum RuleError {
 ///
 /// 1. The proof names exactly one ID: that of the token or SVID, that of the service account, or
 ///    that of the OIDC rules that match.
-/// 2. An SVID has not expired; or it ended within the recovery `window`, while that is open.
+/// 2. An SVID is not `revoked`, whether or not it has expired; and it has not expired, or it ended
+///    within the recovery `window`, while that is open.
 /// 3. If an ID was asked for, it is that one.
 /// 4. It is a workload's, of this trust domain, and not the CA's own.
 ///
@@ -221,6 +260,7 @@ pub fn may_issue(
     requested: Option<&SpiffeId>,
     rules: &Rules,
     window: Option<Window>,
+    revoked: &Revocations,
     now: SystemTime,
 ) -> Result<Grant, Refused> {
     let (id, by) = match attested {
@@ -241,7 +281,18 @@ pub fn may_issue(
         Attested::Oidc { issuer, claims } => {
             (rules.of_claims(issuer, claims, requested)?, Attestor::Oidc)
         }
-        Attested::Svid { id, not_after } => {
+        Attested::Svid {
+            id,
+            serial,
+            not_before,
+            not_after,
+        } => {
+            if revoked.covers(id, serial, *not_before) {
+                return Err(Refused::Revoked {
+                    id: id.clone(),
+                    serial: serial.clone(),
+                });
+            }
             let by = if now <= *not_after {
                 Attestor::Svid
             } else if window.is_some_and(|window| window.admits(*not_after, now)) {
@@ -284,10 +335,57 @@ impl Grant {
 // === impl Window ===
 
 impl Window {
+    /// A window that is open for `open_for` from `now` on, to SVIDs that ended `expired` ago at most;
+    /// both up to [`LONGEST_WINDOW`].
+    #[must_use]
+    pub fn new(now: SystemTime, open_for: Duration, expired: Duration) -> Self {
+        let expired = expired.min(LONGEST_WINDOW);
+        Self {
+            until: now + open_for.min(LONGEST_WINDOW),
+            expired_since: now.checked_sub(expired).unwrap_or(now),
+        }
+    }
+
+    /// The same within the bounds of one that is opened at `now`.
+    #[must_use]
+    pub fn bounded(self, now: SystemTime) -> Self {
+        let widest = Self::new(now, LONGEST_WINDOW, LONGEST_WINDOW);
+        Self {
+            until: self.until.min(widest.until),
+            expired_since: self.expired_since.max(widest.expired_since),
+        }
+    }
+
     /// Whether an SVID that ended at `not_after` may be renewed at `now`.
     #[must_use]
     pub fn admits(&self, not_after: SystemTime, now: SystemTime) -> bool {
         now < self.until && not_after >= self.expired_since
+    }
+}
+
+// === impl Revocations ===
+
+impl Revocations {
+    /// Nothing is revoked.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Revokes the leaf with this serial number, in lower-case hexadecimal.
+    pub fn revoke_serial(&mut self, serial: String) {
+        self.serials.insert(serial);
+    }
+
+    /// Revokes the leaves of `id` that begin before `before`.
+    pub fn revoke_id(&mut self, id: SpiffeId, before: SystemTime) {
+        self.ids.insert(id, before);
+    }
+
+    /// Whether the leaf of `id` with this serial number, which begins at `not_before`, is revoked.
+    #[must_use]
+    pub fn covers(&self, id: &SpiffeId, serial: &str, not_before: SystemTime) -> bool {
+        self.serials.contains(serial) || self.ids.covers(id, not_before)
     }
 }
 

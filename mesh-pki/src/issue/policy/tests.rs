@@ -21,7 +21,8 @@ fn check(
     expected: Result<(&str, Attestor), Refused>,
 ) {
     let requested = requested.map(id);
-    let got = may_issue(attested, requested.as_ref(), rules, None, noon());
+    let none = Revocations::none();
+    let got = may_issue(attested, requested.as_ref(), rules, None, &none, noon());
     let got = got.map(|grant| (grant.id().to_string(), grant.by()));
     let expected = expected.map(|(id, by)| (id.to_owned(), by));
     assert_eq!(got, expected, "{attested:?} asks for {requested:?}");
@@ -41,6 +42,8 @@ fn account(namespace: &str, service_account: &str) -> Attested {
 fn svid(of: &str, not_after: SystemTime) -> Attested {
     Attested::Svid {
         id: id(of),
+        serial: "0a".to_owned(),
+        not_before: noon() - secs(500),
         not_after,
     }
 }
@@ -132,6 +135,49 @@ fn an_svid_renews_itself_while_it_lives() {
     check(&svid(CART, not_after), None, &rules, Err(expired));
 }
 
+/// Which leaf is revoked is one question, how it is presented another: alive or in a window.
+#[test]
+fn a_revoked_svid_renews_nothing_however_it_is_presented() {
+    let begin = noon() - secs(500);
+    let window = Window::new(noon(), secs(100), secs(100));
+    for (serial, of, before, revoked) in [
+        ("0a", "", begin, true),
+        ("0b", "", begin, false),
+        ("0b", CART, begin + secs(1), true),
+        ("0b", CART, begin, false),
+        ("0b", ADMIN, noon(), false),
+    ] {
+        let mut revocations = Revocations::none();
+        revocations.revoke_serial(serial.to_owned());
+        if !of.is_empty() {
+            revocations.revoke_id(id(of), before);
+        }
+        for not_after in [noon() + secs(1), noon() - secs(50)] {
+            let svid = svid(CART, not_after);
+            let got = may_issue(&svid, None, &rules(), Some(window), &revocations, noon());
+            let refused = matches!(got, Err(Refused::Revoked { .. }));
+            assert_eq!(refused, revoked, "{serial} {of} {got:?}");
+        }
+        // What another issuer vouches for is judged there.
+        let none_of_ours = may_issue(&token(CART), None, &rules(), None, &revocations, noon());
+        none_of_ours.unwrap();
+    }
+}
+
+#[test]
+fn a_window_has_bounds() {
+    let far = Window {
+        until: noon() + 9 * LONGEST_WINDOW,
+        expired_since: SystemTime::UNIX_EPOCH,
+    };
+    let widest = Window::new(noon(), Duration::MAX, Duration::MAX);
+    assert_eq!(far.bounded(noon()), widest);
+    assert_eq!(widest.until, noon() + LONGEST_WINDOW);
+    assert_eq!(widest.expired_since, noon() - LONGEST_WINDOW);
+    let small = Window::new(noon(), secs(1), secs(2));
+    assert_eq!(small.bounded(noon()), small);
+}
+
 #[test]
 fn an_expired_svid_renews_itself_only_within_an_open_window() {
     let window = Window {
@@ -139,7 +185,8 @@ fn an_expired_svid_renews_itself_only_within_an_open_window() {
         expired_since: noon() - secs(100),
     };
     let ask = |of: &str, not_after, window, now| {
-        may_issue(&svid(of, not_after), None, &rules(), window, now)
+        let none = Revocations::none();
+        may_issue(&svid(of, not_after), None, &rules(), window, &none, now)
             .map(|grant| (grant.id().clone(), grant.by()))
             .map_err(|refused| std::mem::discriminant(&refused))
     };

@@ -41,7 +41,7 @@ use crate::rotate::Rotation;
 pub(super) const CALL: Duration = Duration::from_secs(20);
 
 /// The largest answer that is read.
-pub(super) const MAX_ANSWER: usize = 1024 * 1024;
+const MAX_ANSWER: usize = 1024 * 1024;
 
 /// Where the bundle comes from that a CA is verified against before it has sent one.
 #[derive(Debug, Clone)]
@@ -187,7 +187,8 @@ impl ClientInner {
     /// 1. An SVID that a peer would accept now is presented, under the bundle in use.
     /// 2. Else a token goes with the call, if there is one, and no certificate.
     /// 3. Else an expired SVID is presented.
-    /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start.
+    /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start; a
+    ///    root that was ever distrusted counts in neither.
     pub(super) fn approach(&self) -> Result<Approach, IssueError> {
         let (state, now) = (self.reader.load(), self.clock.now());
         let svid = state.svid(&self.id);
@@ -205,6 +206,11 @@ impl ClientInner {
                 (Err(reason), None) => return Err(unavailable(reason, None)),
             },
         };
+        let bundle = state.without_distrusted(bundle);
+        if bundle.is_distrusted() {
+            let reason = "every root of the trust bundle is distrusted".to_owned();
+            return Err(unavailable(reason, None));
+        }
         let mut to_use = IdentityState::from_bundles(bundle.into());
         let present = |to_use: &mut IdentityState| {
             if let Some(svid) = svid {

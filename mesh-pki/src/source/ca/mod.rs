@@ -11,6 +11,8 @@ use super::Identity;
 use crate::bundle::TrustBundle;
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::{Crypto, CryptoError};
+#[cfg(unix)]
+use crate::error::chain_of;
 use crate::id::SpiffeId;
 use crate::rotate::Rotation;
 #[cfg(unix)]
@@ -65,12 +67,19 @@ pub struct CaSource {
 }
 
 /// Why a source of a CA cannot start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaSourceError {
     /// The system has no randomness for the name of this process.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+    /// There is a list of distrusted roots that cannot be used; a start without it would trust them
+    /// again.
+    #[error("the distrusted roots that are kept cannot be used: {reason}")]
+    Distrusted {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Neither a trust bundle nor a file with one was given.
     #[error("there is no trust bundle to verify the CA against")]
     NoTrustBundle,
@@ -148,7 +157,7 @@ impl CaSource {
         let bootstrap = self.bootstrap.ok_or(CaSourceError::NoTrustBundle)?;
         let (id, clock) = (self.id, self.clock);
         #[cfg(unix)]
-        let (keep, initial) = kept(self.keep, &id, &clock, crypto).await;
+        let (keep, initial) = kept(self.keep, &id, &clock, crypto).await?;
         #[cfg(not(unix))]
         let initial = IdentityState::default();
         let (writer, reader) = identity(initial);
@@ -194,20 +203,23 @@ async fn kept(
     id: &SpiffeId,
     clock: &Arc<dyn Clock>,
     crypto: &Crypto,
-) -> (Option<Keep>, IdentityState) {
+) -> Result<(Option<Keep>, IdentityState), CaSourceError> {
     let Some(keep) = keep else {
-        return (None, IdentityState::default());
+        return Ok((None, IdentityState::default()));
     };
     let (now, crypto) = (clock.now(), crypto.clone());
     let loading = tokio::task::spawn_blocking(move || {
-        let loaded = keep.load(now, &crypto);
-        (keep, loaded)
+        let (distrusted, loaded) = (keep.load_distrusted(), keep.load(now, &crypto));
+        (keep, distrusted, loaded)
     });
-    let Ok((keep, loaded)) = loading.await else {
+    let Ok((keep, distrusted, loaded)) = loading.await else {
         // Only a runtime that shuts down cancels it.
-        return (None, IdentityState::default());
+        return Ok((None, IdentityState::default()));
     };
-    let state = match loaded {
+    let distrusted = distrusted.map_err(|error| CaSourceError::Distrusted {
+        reason: chain_of(&error),
+    })?;
+    let mut state = match loaded {
         Ok(state) => {
             tracing::info!(%id, "identity kept from before");
             state
@@ -219,5 +231,6 @@ async fn kept(
             IdentityState::default()
         }
     };
-    (Some(keep), state)
+    state.distrust(id.trust_domain(), distrusted);
+    Ok((Some(keep), state))
 }

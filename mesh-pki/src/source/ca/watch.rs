@@ -11,19 +11,22 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::client::{
-    Approach, CALL, CaClient, ClientInner, MAX_ANSWER, error_of, origin, unavailable,
-};
+use super::client::{Approach, CALL, CaClient, ClientInner, error_of, origin, unavailable};
 use crate::bundle::TrustBundle;
-use crate::crl::Crl;
+use crate::crl::{Crl, MAX_REVOKED_IDS, RevokedIds};
 use crate::error::chain_of;
+use crate::id::SpiffeId;
 use crate::issue::IssueError;
-use crate::proto::inmesh_ca::WatchRequest;
 use crate::proto::inmesh_ca::ca_client::CaClient as WatchClient;
+use crate::proto::inmesh_ca::{RevokedId, WatchRequest};
 use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
 use crate::task::until;
+use crate::time;
+
+/// The largest update that is read: a bundle and the lists of all issuing CAs.
+const MAX_UPDATE: usize = 8 * 1024 * 1024;
 
 /// How the stream of bundles is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -114,7 +117,7 @@ impl ClientInner {
         let connection = self.connect(state).await;
         let connection = connection.map_err(|error| unavailable(chain_of(&error), None))?;
         let mut client =
-            WatchClient::with_origin(connection, origin()).max_decoding_message_size(MAX_ANSWER);
+            WatchClient::with_origin(connection, origin()).max_decoding_message_size(MAX_UPDATE);
         let (say, said) = mpsc::channel(4);
         let hello = WatchRequest {
             instance: self.instance.clone(),
@@ -143,8 +146,9 @@ impl ClientInner {
                 .map(|der| Crl::from_der(der))
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|error| unavailable(chain_of(&error), None))?;
+            let revoked_ids = self.revoked_ids(&update.revoked_ids)?;
             let mut refused = false;
-            writer.update(|state| refused = !state.replace_trust(bundle, crls));
+            writer.update(|state| refused = !state.replace_trust(bundle, crls, revoked_ids));
             if refused {
                 let reason = "the CA sent an older bundle, or too many lists".to_owned();
                 return Err(unavailable(reason, None));
@@ -162,5 +166,22 @@ impl ClientInner {
                 return Ok(());
             }
         }
+    }
+
+    /// What the CA says of whole IDs; it speaks for those of its own trust domain.
+    fn revoked_ids(&self, said: &[RevokedId]) -> Result<RevokedIds, IssueError> {
+        let unusable = |reason: &str| unavailable(format!("the CA's revoked IDs: {reason}"), None);
+        if said.len() > MAX_REVOKED_IDS {
+            return Err(unusable("too many"));
+        }
+        let mut ids = RevokedIds::default();
+        for RevokedId { id, before } in said {
+            let id: SpiffeId = id.parse().map_err(|_| unusable("one is no SPIFFE ID"))?;
+            if id.trust_domain() != self.trust_domain() {
+                return Err(unusable("one is of another trust domain"));
+            }
+            ids.insert(id, time::from_unix(*before));
+        }
+        Ok(ids)
     }
 }

@@ -30,8 +30,10 @@
 //! too early, by whatever its CA back-dates. All change in one step, as [`files::publish`] does it,
 //! and a reader resolves that step once. What is read is trusted no more than what an issuer answers:
 //! it is verified under the bundle beside it, and files that others may write, or a key that others
-//! may read, are refused. Bundles of other trust domains are not kept; federation fetches them.
+//! may read, are refused. The roots that were ever distrusted are kept beside all this, and count also
+//! where the SVID has ended meanwhile. Bundles of other trust domains are not kept; federation fetches them.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,10 +45,10 @@ use zeroize::Zeroizing;
 use super::files::{self, CERT_FILE, KEY_FILE};
 use crate::bundle::TrustBundle;
 use crate::bundle::jwks::BundleJsonError;
-use crate::crl::{Crl, CrlError, CrlSet};
+use crate::crl::{Crl, CrlError, CrlSet, MAX_REVOKED_IDS, RevokedIds};
 use crate::crypto::Crypto;
-use crate::disk::{self, DiskError, Guard, Mode};
-use crate::id::SpiffeId;
+use crate::disk::{self, Disk, DiskError, Guard, Mode, SystemDisk};
+use crate::id::{SpiffeId, TrustDomain};
 use crate::pem;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState};
@@ -66,6 +68,13 @@ const CRL_FILE: &str = "crl.pem";
 
 /// When the SVID was issued, in seconds since 1970.
 const ISSUED_FILE: &str = "issued-at";
+
+/// IDs whose leaves are revoked, and up to which moment, a line each; empty if there are none.
+const REVOKED_IDS_FILE: &str = "revoked-ids";
+
+/// The key ids of roots that were ever distrusted, a line each. It stands beside the set, and counts
+/// whatever becomes of the SVID.
+const DISTRUSTED_FILE: &str = "distrusted-keys";
 
 /// How long to wait after a failed write, unless something new comes first.
 const RETRY: Duration = Duration::from_secs(30);
@@ -136,6 +145,12 @@ pub enum KeepError {
     /// A file or folder cannot be read or written, or other users may use it.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The list of distrusted roots cannot be used; without it a root could come back.
+    #[error("{} is no list of distrusted keys", path.display())]
+    Distrusted {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The moment of issuance is invalid, or not within the SVID's life.
     #[error("the kept moment of issuance in {} is not within the life of the SVID", dir.display())]
     Moment {
@@ -151,6 +166,12 @@ pub enum KeepError {
     /// What was kept is not valid now: expired, or not under the bundle beside it.
     #[error("the kept SVID is not valid")]
     NotValid(#[from] Rejected),
+    /// The revoked IDs beside the SVID cannot be used.
+    #[error("the kept revoked IDs in {} cannot be used", dir.display())]
+    RevokedIds {
+        /// Where they are kept.
+        dir: PathBuf,
+    },
     /// What was kept is no SVID.
     #[error("the kept certificate and key in {} are not an SVID", dir.display())]
     Svid {
@@ -176,6 +197,7 @@ struct KeptSvid {
     svid: Arc<X509Svid>,
     bundle: TrustBundle,
     crls: Vec<Crl>,
+    revoked_ids: RevokedIds,
 }
 
 impl Keep {
@@ -254,13 +276,34 @@ impl Keep {
                 })?;
         }
 
+        // A set of an earlier version has no such file.
+        let revoked_ids = match public(REVOKED_IDS_FILE) {
+            Err(error) if error.is_missing() => RevokedIds::default(),
+            text => {
+                let ids = revoked_ids(&text?, trust_domain);
+                ids.ok_or_else(|| KeepError::RevokedIds { dir: dir.clone() })?
+            }
+        };
         let mut state = IdentityState::new(svid, bundle.into());
+        state.distrust(trust_domain, self.load_distrusted()?);
         for usage in [Usage::Client, Usage::Server] {
             let svid = state.default_svid().expect("a state is made with one");
             validate(svid.chain(), &state, now, usage, crypto)?;
         }
         state.replace_crls(set);
+        state.replace_revoked_ids(revoked_ids);
         Ok(state)
+    }
+
+    /// The key ids of the roots that were ever distrusted while this was kept, also where the SVID is
+    /// of no use any more; none if nothing was kept. It blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`KeepError`] if there is such a list that cannot be used: a start without it would trust
+    /// again what it names.
+    pub fn load_distrusted(&self) -> Result<BTreeSet<String>, KeepError> {
+        read_distrusted(&self.dir)
     }
 
     /// Writes what `state` has of this ID, in one step for readers. It blocks.
@@ -269,6 +312,7 @@ impl Keep {
     ///
     /// [`KeepError::NothingToKeep`], or the system's error; what was kept before stays whole.
     pub fn store(&self, state: &IdentityState) -> Result<(), KeepError> {
+        write_distrusted(&self.dir, &self.distrusted(state))?;
         let kept = self.kept(state).ok_or_else(|| KeepError::NothingToKeep {
             id: self.id.clone(),
         })?;
@@ -283,9 +327,27 @@ impl Keep {
 
     async fn keep_forever(&self, mut reader: IdentityReader) {
         let mut last: Option<KeptSvid> = None;
+        let mut distrusted = Vec::new();
         loop {
-            let next = self.kept(&reader.load());
+            let state = reader.load();
+            let next = self.kept(&state);
             let mut failed = false;
+            // First: what is distrusted stays so whatever becomes of the rest.
+            let keys = self.distrusted(&state);
+            drop(state);
+            if keys != distrusted {
+                let (dir, writing) = (self.dir.clone(), keys.clone());
+                let wrote = tokio::task::spawn_blocking(move || write_distrusted(&dir, &writing));
+                match wrote.await {
+                    Ok(Ok(())) => distrusted = keys,
+                    Ok(Err(error)) => {
+                        failed = true;
+                        self.report(error);
+                    }
+                    // Only a runtime that shuts down cancels it.
+                    Err(_) => return,
+                }
+            }
             if let Some(next) = next.filter(|next| last.as_ref() != Some(next)) {
                 let (dir, kept) = (self.dir.clone(), next.clone());
                 let wrote = tokio::task::spawn_blocking(move || write(&dir, &kept));
@@ -334,7 +396,13 @@ impl Keep {
             svid: Arc::clone(state.svid(&self.id)?),
             bundle: bundle.clone(),
             crls: state.crls().get(trust_domain).to_vec(),
+            revoked_ids: state.revoked_ids().clone(),
         })
+    }
+
+    fn distrusted(&self, state: &IdentityState) -> Vec<String> {
+        let keys = state.distrusted_keys(self.id.trust_domain());
+        keys.map(str::to_owned).collect()
     }
 }
 
@@ -344,6 +412,7 @@ impl PartialEq for KeptSvid {
         Arc::ptr_eq(&self.svid, &other.svid)
             && self.bundle == other.bundle
             && self.crls == other.crls
+            && self.revoked_ids == other.revoked_ids
     }
 }
 
@@ -356,6 +425,11 @@ fn write(dir: &Path, kept: &KeptSvid) -> Result<(), KeepError> {
         source,
     })?;
     let crls: String = kept.crls.iter().map(Crl::to_pem).collect();
+    let revoked_ids: String = kept
+        .revoked_ids
+        .iter()
+        .map(|(id, before)| format!("{id} {}\n", time::to_unix(before)))
+        .collect();
     let issued_at = time::to_unix(kept.svid.issued_at()).to_string();
     let published = files::publish_set(
         dir,
@@ -365,10 +439,61 @@ fn write(dir: &Path, kept: &KeptSvid) -> Result<(), KeepError> {
             (KEY_FILE, key.as_bytes(), Mode::Secret),
             (BUNDLE_FILE, bundle.as_bytes(), Mode::Public),
             (CRL_FILE, crls.as_bytes(), Mode::Public),
+            (REVOKED_IDS_FILE, revoked_ids.as_bytes(), Mode::Public),
             (ISSUED_FILE, issued_at.as_bytes(), Mode::Public),
         ],
     );
     Ok(published.map_err(DiskError::io(dir))?)
+}
+
+fn read_distrusted(dir: &Path) -> Result<BTreeSet<String>, KeepError> {
+    let path = dir.join(DISTRUSTED_FILE);
+    let text = match disk::read_guarded(&path, Guard::PUBLIC) {
+        Err(error) if error.is_missing() => return Ok(BTreeSet::new()),
+        text => text?,
+    };
+    let malformed = || KeepError::Distrusted { path: path.clone() };
+    let text = std::str::from_utf8(&text).map_err(|_| malformed())?;
+    let key_ids: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+    if !key_ids.iter().all(|key_id| is_key_id(key_id)) {
+        return Err(malformed());
+    }
+    Ok(key_ids)
+}
+
+/// Whether this can stand in a line; what cannot is the key id of no root.
+fn is_key_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Adds to the list of distrusted keys; it never gets shorter.
+fn write_distrusted(dir: &Path, key_ids: &[String]) -> Result<(), KeepError> {
+    let mut all = read_distrusted(dir)?;
+    let before = all.len();
+    all.extend(key_ids.iter().filter(|key_id| is_key_id(key_id)).cloned());
+    if all.len() == before {
+        return Ok(());
+    }
+    disk::make_dir(dir).map_err(DiskError::io(dir))?;
+    disk::check(dir, Guard::FOLDER)?;
+    let path = dir.join(DISTRUSTED_FILE);
+    let text: String = all.iter().map(|key_id| format!("{key_id}\n")).collect();
+    let replaced = SystemDisk.replace(&path, text.as_bytes(), Mode::Public);
+    Ok(replaced.map_err(DiskError::io(&path))?)
+}
+
+/// Reads lines of an ID of `trust_domain` and a moment.
+fn revoked_ids(text: &[u8], trust_domain: &TrustDomain) -> Option<RevokedIds> {
+    let mut ids = RevokedIds::default();
+    for line in std::str::from_utf8(text).ok()?.lines() {
+        let (id, before) = line.split_once(' ')?;
+        let id: SpiffeId = id.parse().ok()?;
+        if id.trust_domain() != trust_domain || ids.len() >= MAX_REVOKED_IDS {
+            return None;
+        }
+        ids.insert(id, time::from_unix(before.parse().ok()?));
+    }
+    Some(ids)
 }
 
 fn svid(

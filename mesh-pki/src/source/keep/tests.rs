@@ -74,8 +74,8 @@ fn what_is_kept_comes_back_with_its_moment_of_issuance() {
     let serial = |state: &IdentityState| state.default_svid().unwrap().serial().to_owned();
     assert_eq!(serial(&back), serial(&next));
     assert!(back.crls().is_empty());
-    // Five names, the link, and one folder behind it.
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 7);
+    // Six names, the link, one folder behind it, and the list of distrusted keys.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 9);
 
     let mode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().mode() & 0o777;
     assert_eq!((mode(""), mode(KEY_FILE)), (0o700, 0o600));
@@ -280,4 +280,46 @@ async fn every_change_of_it_is_kept_and_no_other() {
 
     drop(writer);
     task.await.unwrap();
+}
+
+/// What was distrusted and what is revoked comes back, the first also where the SVID does not.
+#[test]
+fn what_is_distrusted_or_revoked_stays_so_over_a_restart() {
+    let (dir, ca, other) = (Dir::new(), Ca::new("root"), Ca::new("other"));
+    let [good, bad] = [&ca, &other].map(|ca| ca.bundle("td").roots()[0].key_id().to_owned());
+    let mut first = IdentityState::new(issued(&ca), ca.bundle("td").into());
+    first.distrust(&domain("td"), [bad.clone()]);
+    let mut ids = RevokedIds::default();
+    ids.insert(id("spiffe://td/ns/shop/sa/thief"), noon());
+    first.replace_revoked_ids(ids.clone());
+    dir.keep().store(&first).unwrap();
+    let mut back = load(&dir.keep()).unwrap();
+    assert_eq!(back.revoked_ids(), &ids);
+    assert!(back.distrusted_keys(&domain("td")).eq([&bad]));
+    back.replace_bundles(other.bundle("td").into());
+    assert!(back.bundles().get(&domain("td")).unwrap().is_distrusted());
+
+    // A state that has never heard of it takes nothing out of the list.
+    let next = IdentityState::new(issued(&ca), ca.bundle("td").into());
+    dir.keep().store(&next).unwrap();
+    let mut last = next;
+    last.distrust(&domain("td"), [good.clone()]);
+    let nothing = dir.keep().store(&last).unwrap_err();
+    assert!(
+        matches!(nothing, KeepError::NothingToKeep { .. }),
+        "no root is left"
+    );
+    assert!(matches!(
+        load(&dir.keep()),
+        Err(KeepError::NotValid(Rejected::Distrusted { .. }))
+    ));
+    let kept = dir.keep().load_distrusted().unwrap();
+    assert_eq!(kept, [good, bad].into());
+
+    std::fs::write(dir.path().join(DISTRUSTED_FILE), "0a\n\n").unwrap();
+    let broken = dir.keep().load_distrusted().unwrap_err();
+    assert!(matches!(broken, KeepError::Distrusted { .. }), "{broken}");
+    dir.chmod(DISTRUSTED_FILE, 0o666);
+    let loose = dir.keep().load_distrusted().unwrap_err();
+    assert!(matches!(loose, KeepError::Disk(DiskError::Loose { .. })));
 }

@@ -655,6 +655,90 @@ async fn a_revoked_member_is_refused_by_the_ca_and_by_members_that_listen() {
     world.obtain(&client).await.unwrap();
 }
 
+/// An ID is revoked with every leaf that was issued for it, known or not, and with its join tokens; a
+/// leaf that has ended in the meantime renews nothing in a recovery window.
+#[tokio::test]
+async fn a_revoked_id_comes_back_by_a_new_token_alone() {
+    let world = world().await;
+    let (open, token) = (world.join_token().await, world.join_token().await);
+    let (joining, _) = world.client(Token::Text(token));
+    let (svid, bundle) = world.obtain(&joining).await.unwrap();
+    let (client, writer) = world.client(Token::None);
+    writer.set(svid, bundle.into());
+    // A member that listens, of the same ID.
+    let (listening, its) = world.client(Token::None);
+    its.set_bundle(world.bundle.clone());
+    let state = IdentityState::clone(&writer.load());
+    its.update(|of| of.share_svid(Arc::clone(state.default_svid().unwrap())));
+    let mut reader = its.reader();
+    let (_status, watch) = listening.watch(Arc::clone(&its), || 0.5, std::future::pending());
+    tokio::spawn(watch);
+    reader.changed().await.unwrap();
+    let (older, _) = world.obtain(&client).await.unwrap();
+    writer.set_svid(older);
+
+    world.ca.revoke_id(&id(CART)).await.unwrap();
+    world.obtain(&client).await.unwrap_err();
+    let (with_open, _) = world.client(Token::Text(open));
+    let spent = world.obtain(&with_open).await.unwrap_err().to_string();
+    assert!(spent.contains("used already"), "{spent}");
+
+    let window = Window::new(noon() + secs(900), secs(600), secs(3600));
+    world.clock.advance(secs(900));
+    world.ca.tick().await.unwrap();
+    assert!(
+        world.ca.published().borrow().revoked_ids.is_empty(),
+        "all have ended"
+    );
+    world.ca.recover(Some(window)).await.unwrap();
+    let begin = Instant::now();
+    loop {
+        // The CA notices in seconds that its own SVID has ended too.
+        let error = world.obtain(&client).await.unwrap_err().to_string();
+        if error.contains("is revoked") {
+            break;
+        }
+        assert!(begin.elapsed() < secs(20), "{error}");
+    }
+    let end = world.clock.now() + secs(60);
+    let new = world.ca.open_token(&id(CART), end).await.unwrap();
+    let (with_new, _) = world.client(Token::Text(new));
+    let (svid, bundle) = world.obtain(&with_new).await.unwrap();
+    writer.set(svid, bundle.into());
+    world.obtain(&client).await.unwrap();
+}
+
+/// Members that listen refuse a revoked ID, also by leaves that no list could name.
+#[tokio::test]
+async fn members_hear_of_a_revoked_id() {
+    let world = world().await;
+    let (joining, _) = world.client(Token::Text(world.join_token().await));
+    let (svid, bundle) = world.obtain(&joining).await.unwrap();
+    let chain = svid.chain().to_vec();
+    let token = world.token(json!({"sub": "system:serviceaccount:shop:b",
+        "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "b"}}}));
+    let (writer, reader) = identity(IdentityState::default());
+    let writer = Arc::new(writer);
+    let config = CaClientConfig {
+        id: id("spiffe://td/ns/shop/sa/b"),
+        address: world.address.to_string(),
+        ca: id(OWN),
+        bootstrap: Bootstrap::Bundle(bundle),
+        token: Token::Text(token.into()),
+    };
+    let client = CaClient::new(config, reader.clone(), &crypto(), world.clock.shared()).unwrap();
+    let (_status, watch) = client.watch(Arc::clone(&writer), || 0.5, std::future::pending());
+    tokio::spawn(watch);
+    let mut reader = reader;
+    let first = reader.changed().await.unwrap();
+    let now = world.clock.now();
+    validate(&chain, &first, now, Usage::Client, &crypto()).unwrap();
+    world.ca.revoke_id(&id(CART)).await.unwrap();
+    let then = reader.changed().await.unwrap();
+    let refused = validate(&chain, &then, now, Usage::Client, &crypto()).unwrap_err();
+    assert!(matches!(refused, Rejected::Revoked { .. }), "{refused}");
+}
+
 /// All members of a mesh whose root is compromised are re-keyed, at the CA's pace.
 ///
 /// `MESH_MEMBERS` says how many; 60 if it is not set.

@@ -71,3 +71,67 @@ async fn a_start_needs_something_to_verify_the_ca_against() {
         .await;
     assert_eq!(started.unwrap_err(), CaSourceError::NoTrustBundle);
 }
+
+/// A root that was distrusted vouches for no CA again, neither once the SVID has ended nor after a
+/// restart, although the operator's file still has it.
+#[tokio::test]
+async fn a_distrusted_root_in_the_trust_bundle_counts_no_more() {
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("identity");
+    let identity = from(&world, world.address.to_string())
+        .join_token(world.join_token().await)
+        .keep(&kept)
+        .start(&crypto())
+        .await
+        .unwrap();
+    let task = tokio::spawn(identity.task);
+    identity.reader.ready().await.unwrap();
+    let old = world.bundle.roots()[0].key_id().to_owned();
+    world.ca.distrust(&old, None).await.unwrap();
+    let keep = Keep::new(id(CART), &kept);
+    let mut reader = identity.reader.clone();
+    let known = |state: &IdentityState| state.distrusted_keys(&domain("td")).any(|key| key == old);
+    while !known(&reader.latest()) {
+        reader.changed().await.unwrap();
+    }
+    while !keep.load_distrusted().unwrap().contains(&old) {
+        tokio::task::yield_now().await;
+    }
+    task.abort();
+    let _ = task.await;
+
+    // The SVID has ended; the CA would be verified against the file, whose one root is distrusted.
+    world.clock.advance(secs(3600));
+    let again = from(&world, world.address.to_string()).keep(&kept);
+    let again = again.start(&crypto()).await.unwrap();
+    assert!(known(&again.reader.load()));
+    let client = CaClient::new(
+        CaClientConfig {
+            id: id(CART),
+            address: world.address.to_string(),
+            ca: id(OWN),
+            bootstrap: Bootstrap::Bundle(world.bundle.clone()),
+            token: Token::None,
+        },
+        again.reader.clone(),
+        &crypto(),
+        world.clock.shared(),
+    );
+    let error = world
+        .obtain(&client.unwrap())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("every root of the trust bundle is distrusted"),
+        "{error}"
+    );
+
+    std::fs::write(kept.join("distrusted-keys"), "\n").unwrap();
+    let broken = from(&world, world.address.to_string())
+        .keep(&kept)
+        .start(&crypto())
+        .await;
+    assert!(matches!(broken, Err(CaSourceError::Distrusted { .. })));
+}
