@@ -112,4 +112,4 @@ pub use id::{SpiffeId, TrustDomain};
 /// A certificate as DER.
 pub use rustls_pki_types::CertificateDer;
 pub use store::{IdentityReader, IdentityState, IdentityWriter, identity};
-pub use svid::X509Svid;
+pub use svid::{X509Svid, read_certificates};

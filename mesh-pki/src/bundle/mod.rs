@@ -229,7 +229,8 @@ impl TrustBundle {
         }
     }
 
-    /// A bundle of all certificates in `pem`; sections of other kinds are skipped.
+    /// A bundle of all certificates in `pem`; keys, lists and requests are skipped, and any other section
+    /// is an error.
     ///
     /// # Errors
     ///

@@ -17,6 +17,16 @@ pub enum OpenError {
     /// A first root was given, but there is one.
     #[error("there is a CA already; a new root goes in by a rotation")]
     Exists,
+    /// There are keys, but no state that names them: a CA was here, and a new root in its place would be
+    /// trusted by no member.
+    #[error(
+        "there are keys of a CA, but no state: bring its state back, or begin in an empty folder \
+         (the keys are {})", key_ids.join(", ")
+    )]
+    KeysWithoutState {
+        /// The ids of the keys.
+        key_ids: Vec<String>,
+    },
     /// Its state cannot be read.
     #[error(transparent)]
     State(#[from] StateError),

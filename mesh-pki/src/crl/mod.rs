@@ -202,7 +202,7 @@ impl Crl {
         Ok(Self(Arc::new(parsed)))
     }
 
-    /// Reads all lists in `pem`, at least one; sections of other kinds are skipped.
+    /// Reads all lists in `pem`, at least one; certificates and keys are skipped.
     ///
     /// # Errors
     ///

@@ -18,11 +18,11 @@ impl PrivateKey {
         Self(Zeroizing::new(der))
     }
 
-    /// Reads the one key in `pem`; certificates beside it are skipped.
+    /// Reads the one key in `pem`, in PKCS#8, PKCS#1 or SEC 1; certificates beside it are skipped.
     ///
     /// # Errors
     ///
-    /// [`PemError`] if there is none, more than one, or one that is not PKCS#8.
+    /// [`PemError`] if there is none, more than one, or one that is encrypted.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         pem::private_key(pem).map(Self)
     }

@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::pem;
-pub use crate::pem::PemError;
+pub use crate::pem::{PemError, certificates as read_certificates};
 
 pub(crate) mod inspect;
 mod key;
@@ -173,7 +173,7 @@ impl X509Svid {
         })
     }
 
-    /// An SVID of PEM texts: the chain, leaf first, and its PKCS#8 key; both may be the same text.
+    /// An SVID of PEM texts: the chain, leaf first, and its key; both may be the same text.
     ///
     /// # Errors
     ///

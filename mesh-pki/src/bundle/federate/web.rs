@@ -21,6 +21,7 @@ use crate::crypto::Crypto;
 use crate::pem::{self, PemError};
 use crate::source::files::{Contents, DEFAULT_INTERVAL};
 use crate::status::{StatusReader, StatusWriter, status};
+use crate::svid::PrivateKey;
 use crate::time;
 
 /// A certificate of the web in two files, looked at again and again while an endpoint serves with
@@ -240,10 +241,10 @@ impl PairFiles {
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| malformed())?;
         let not_after = time::from_unix(leaf.validity().not_after.timestamp());
 
-        let der = pem::any_private_key(texts[1]).map_err(pem(key))?;
+        let private = PrivateKey::from_pem(texts[1]).map_err(pem(key))?;
         let provider = self.crypto.provider().key_provider;
         let signer = provider
-            .load_private_key(der)
+            .load_private_key(private.to_rustls())
             .map_err(|_| WebCertificateError::Key { path: key.clone() })?;
         let certified = CertifiedKey::new(chain, signer);
         certified

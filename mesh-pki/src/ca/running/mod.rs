@@ -6,6 +6,7 @@
 //! that no state names are forgotten. After a write that failed, or a future that was dropped in
 //! the middle of one, the store is asked what holds before anything else happens.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,7 +22,7 @@ use crate::ca::plan::{Due, Gate, due, gate};
 use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
 use crate::ca::state::{CaState, Stage, Step, StepError};
 use crate::ca::step::Go;
-use crate::ca::store::{Store, Version};
+use crate::ca::store::{Store, StoreError, Version};
 use crate::clock::Clock;
 use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
@@ -73,8 +74,8 @@ struct CaInner {
     members: Members,
     /// What is in memory may not be what is written.
     stale: bool,
-    /// There may be keys that no state names.
-    untidy: bool,
+    /// Keys that this process has made or used and that the state may not name any more.
+    orphans: BTreeSet<String>,
     /// How many writes of state or keys have failed; losing to another writer is no failure.
     write_failures: u64,
 }
@@ -84,7 +85,8 @@ impl<S: Store> Ca<S> {
     /// if there is none.
     ///
     /// 1. The state is read with all its rules; there is no partial trust.
-    /// 2. Keys that no state names, from a crash, are forgotten.
+    /// 2. Keys without a state are no new CA: its state is lost, or stands elsewhere. Keys that the state
+    ///    does not name are warned of; none is removed.
     /// 3. The active authority's key is read and proven to be its own.
     /// 4. Members are those that an earlier process has left ([`leave`](Self::leave)). If it died,
     ///    its leaves may be alive until the moment that the state names; until then, unknown members
@@ -105,6 +107,10 @@ impl<S: Store> Ca<S> {
             Some(_) if first.is_some() => return Err(OpenError::Exists),
             Some((bytes, version)) => (CaState::from_bytes(&bytes)?, version),
             None => {
+                let key_ids = store.key_ids().await?;
+                if !key_ids.is_empty() {
+                    return Err(OpenError::KeysWithoutState { key_ids });
+                }
                 let now = clock.now();
                 let new = match first {
                     Some(new) => new,
@@ -122,9 +128,7 @@ impl<S: Store> Ca<S> {
                 got: state.trust_domain().clone(),
             });
         }
-        store
-            .keep_only(state.held_keys().map(str::to_owned).collect())
-            .await?;
+        warn_of_orphans(&store, &state).await?;
         let signer = signer_of(&store, &state)
             .await
             .map_err(|error| match error {
@@ -157,7 +161,7 @@ impl<S: Store> Ca<S> {
                 version,
                 signer,
                 stale: false,
-                untidy: false,
+                orphans: BTreeSet::new(),
                 write_failures: 0,
             }),
         })
@@ -363,7 +367,7 @@ impl<S: Store> Ca<S> {
         let mut inner = self.current().await?;
         let now = self.clock.now();
         inner.members.prune(now);
-        if inner.untidy {
+        if !inner.orphans.is_empty() {
             self.forget(&mut inner).await;
         }
         self.refresh_crls(&inner, now).await?;
@@ -397,7 +401,7 @@ impl<S: Store> Ca<S> {
         let (now, lifetimes) = (self.clock.now(), self.lifetimes);
         let (issuer, key) =
             issuer_under(trust_domain, root, &root_key, lifetimes, now, &self.crypto)?;
-        inner.untidy = true;
+        inner.orphans.insert(issuer.key_id.clone());
         let kept = self.store.keep_key(&issuer.key_id, &key).await;
         inner.written(kept)?;
         let key_id = issuer.key_id.clone();
@@ -528,6 +532,19 @@ impl<S: Store> Ca<S> {
     pub fn crypto(&self) -> &Crypto {
         &self.crypto
     }
+}
+
+/// Says which keys no state names: a crash left them, or the state is older than they are.
+async fn warn_of_orphans(store: &impl Store, state: &CaState) -> Result<(), StoreError> {
+    let mut orphans = store.key_ids().await?;
+    orphans.retain(|key_id| state.held_keys().all(|held| held != key_id));
+    if !orphans.is_empty() {
+        tracing::warn!(
+            ?orphans,
+            "the CA's state does not name these keys; none is removed"
+        );
+    }
+    Ok(())
 }
 
 impl<S> fmt::Debug for Ca<S> {

@@ -73,7 +73,8 @@ impl<S: Store> Ca<S> {
         // Its writer may have issued under it.
         inner.members.expect_unknown(state.leaf_until());
         // A write that seemed to fail may have dropped an authority.
-        inner.untidy = true;
+        let before: Vec<_> = inner.state.held_keys().map(str::to_owned).collect();
+        inner.orphans.extend(before);
         let crls = self.crls(&state).await?;
         inner.signer = signer;
         self.install(inner, state, version, crls);
@@ -100,7 +101,9 @@ impl<S: Store> Ca<S> {
         change: impl Fn(&CaState, &Members) -> Result<(CaState, T), CaError>,
     ) -> Result<T, CaError> {
         if let Some(new) = new {
-            inner.untidy = true;
+            let authority = &new.authority;
+            let ids = [authority.key_id(), authority.issuer_key_id()];
+            inner.orphans.extend(ids.map(str::to_owned));
             let kept = keep_keys(&self.store, new).await;
             inner.written(kept)?;
         }
@@ -110,17 +113,15 @@ impl<S: Store> Ca<S> {
             match self.store.swap(Some(inner.version), next.to_bytes()).await {
                 Ok(version) => {
                     let rekeyed = next.active().issuer() != inner.state.active().issuer();
-                    let dropped = |key_id| next.held_keys().all(|kept| kept != key_id);
-                    let untidy = inner.untidy || inner.state.held_keys().any(dropped);
+                    let before: Vec<_> = inner.state.held_keys().map(str::to_owned).collect();
+                    inner.orphans.extend(before);
                     // What is published together is made before anything of it is.
                     let crls = self.crls(&next).await?;
                     if rekeyed {
                         inner.signer = signer_of(&self.store, &next).await?;
                     }
                     self.install(inner, next, version, crls);
-                    if untidy {
-                        self.forget(inner).await;
-                    }
+                    self.forget(inner).await;
                     return Ok(out);
                 }
                 Err(StoreError::Conflict) => self.reload(inner).await?,
@@ -133,13 +134,18 @@ impl<S: Store> Ca<S> {
         Err(StoreError::Conflict.into())
     }
 
-    /// Forgets keys that the state does not name; what fails is tried again.
+    /// Forgets keys of this process that the state does not name any more; what fails is tried again.
     pub(super) async fn forget(&self, inner: &mut CaInner) {
-        inner.untidy = true;
-        let kept = inner.state.held_keys().map(str::to_owned).collect();
-        let forgotten = self.store.keep_only(kept).await;
+        let state = &inner.state;
+        let held = |key_id: &String| state.held_keys().any(|held| held == key_id);
+        inner.orphans.retain(|key_id| !held(key_id));
+        if inner.orphans.is_empty() {
+            return;
+        }
+        let gone = inner.orphans.iter().cloned().collect();
+        let forgotten = self.store.forget_keys(gone).await;
         match inner.written(forgotten) {
-            Ok(()) => inner.untidy = false,
+            Ok(()) => inner.orphans.clear(),
             Err(error) => tracing::warn!(%error, "keys of a former root cannot be removed yet"),
         }
     }

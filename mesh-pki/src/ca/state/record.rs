@@ -164,7 +164,7 @@ impl CaState {
         bounded("join tokens", record.tokens.len(), MAX_TOKENS)?;
         let trust_domain = record.trust_domain;
         let read = |text: &str| -> Result<Certificate, StateError> {
-            let der = pem::certificates(text.as_bytes())?.swap_remove(0);
+            let der = pem::one_certificate(text.as_bytes())?;
             Ok(Certificate::read(&trust_domain, der)?)
         };
         let authorities = record

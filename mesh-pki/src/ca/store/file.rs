@@ -139,17 +139,23 @@ impl Store for FileStore {
         .await
     }
 
-    async fn keep_only(&self, key_ids: Vec<String>) -> Result<(), StoreError> {
+    async fn key_ids(&self) -> Result<Vec<String>, StoreError> {
+        self.blocking(move |inner| {
+            let dir = inner.dir.join(KEYS);
+            let names = inner.disk.list(&dir).map_err(DiskError::io(&dir))?;
+            let id = |name: &String| name.strip_suffix(".pem").map(str::to_owned);
+            Ok(names.iter().filter_map(id).collect())
+        })
+        .await
+    }
+
+    async fn forget_keys(&self, key_ids: Vec<String>) -> Result<(), StoreError> {
         self.blocking(move |inner| {
             let dir = inner.dir.join(KEYS);
             let failed = DiskError::io(&dir);
-            for name in inner.disk.list(&dir).map_err(&failed)? {
-                let kept = name
-                    .strip_suffix(".pem")
-                    .is_some_and(|id| key_ids.iter().any(|key_id| key_id == id));
-                if !kept {
-                    inner.disk.remove(&dir.join(name)).map_err(&failed)?;
-                }
+            for key_id in key_ids {
+                let path = inner.key_path(&key_id)?;
+                inner.disk.remove(&path).map_err(&failed)?;
             }
             Ok(inner.disk.sync_dir(&dir).map_err(failed)?)
         })

@@ -2,8 +2,9 @@
 //! folder ([`FileStore`]) the first thing behind it.
 //!
 //! The state is changed by compare-and-swap, so two that write never overwrite each other. Keys
-//! are kept before a state names them, and forgotten after none does; what a crash leaves in
-//! between is an orphan, which the next start forgets.
+//! are kept before a state names them, and forgotten after none does. What a crash leaves in between is
+//! an orphan; no start removes it, for a state that is lost or old would take a key with it that
+//! nothing can make again.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -53,8 +54,11 @@ pub trait Store: Send + Sync + 'static {
     /// The key with this id.
     fn key(&self, key_id: &str) -> impl Future<Output = Result<PrivateKey, StoreError>> + Send;
 
-    /// Forgets every key but these.
-    fn keep_only(
+    /// The ids of all keys that are kept.
+    fn key_ids(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+
+    /// Forgets these keys; one that is not there is forgotten already.
+    fn forget_keys(
         &self,
         key_ids: Vec<String>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;

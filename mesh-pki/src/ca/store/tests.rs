@@ -44,7 +44,12 @@ async fn a_folder_keeps_state_and_keys_for_its_owner() {
     for folder in ["", "keys"] {
         assert_eq!(mode(&dir.join(folder)), 0o700);
     }
-    store.keep_only(vec!["02cd".to_owned()]).await.unwrap();
+    let mut all = store.key_ids().await.unwrap();
+    all.sort();
+    assert_eq!(all, ["01ab", "02cd"]);
+    for _ in 0..2 {
+        store.forget_keys(vec!["01ab".to_owned()]).await.unwrap();
+    }
     let gone = store.key("01ab").await.unwrap_err();
     assert!(matches!(gone, StoreError::UnknownKey { key_id } if key_id == "01ab"));
     store.key("02cd").await.unwrap();

@@ -173,9 +173,8 @@ impl DevCa {
             path: path.to_owned(),
             source,
         };
-        let root = pem::certificates(&read(&root_path)?)
-            .map_err(|source| bad_pem(&root_path, source))?
-            .swap_remove(0);
+        let root = pem::one_certificate(&read(&root_path)?)
+            .map_err(|source| bad_pem(&root_path, source))?;
         let key =
             PrivateKey::from_pem(&read(&key_path)?).map_err(|source| bad_pem(&key_path, source))?;
         let trust_domain =

@@ -133,7 +133,7 @@ struct Set {
 }
 
 impl FileSource {
-    /// A source of a chain (leaf first), its PKCS#8 key and the bundle of its own trust domain.
+    /// A source of a chain (leaf first), its key and the bundle of its own trust domain.
     #[must_use]
     pub fn new(
         cert: impl Into<PathBuf>,

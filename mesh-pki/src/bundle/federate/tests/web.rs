@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 
-use rustls_pki_types::pem::SectionKind;
-
 use super::*;
 use crate::pem;
 use crate::testing::Draft;
@@ -205,23 +203,4 @@ fn files_are_a_pair_or_named_in_the_error() {
     dir.write("tls.crt", &(cert + &key));
     let both = dir.path("tls.crt");
     WebCertificate::open(&both, &both, &crypto()).unwrap();
-}
-
-#[test]
-fn keys_may_have_the_forms_that_renewing_programs_write() {
-    for (label, expected) in [
-        ("PRIVATE KEY", SectionKind::PrivateKey),
-        ("RSA PRIVATE KEY", SectionKind::RsaPrivateKey),
-        ("EC PRIVATE KEY", SectionKind::EcPrivateKey),
-    ] {
-        let mut text = String::new();
-        pem::encode(&mut text, label, b"0");
-        let key = pem::any_private_key(text.as_bytes()).unwrap();
-        let got = match key {
-            PrivateKeyDer::Pkcs1(_) => SectionKind::RsaPrivateKey,
-            PrivateKeyDer::Sec1(_) => SectionKind::EcPrivateKey,
-            _ => SectionKind::PrivateKey,
-        };
-        assert_eq!(got, expected);
-    }
 }

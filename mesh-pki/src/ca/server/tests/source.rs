@@ -87,10 +87,16 @@ async fn a_distrusted_root_in_the_trust_bundle_counts_no_more() {
         .unwrap();
     let task = tokio::spawn(identity.task);
     identity.reader.ready().await.unwrap();
+    // Once the stream is there: a new root arrives on it, and takes the place of the old one.
+    world.ca.prepare(None).await.unwrap();
+    let mut reader = identity.reader.clone();
+    let roots = |state: &IdentityState| state.bundles().get(&domain("td")).unwrap().roots().len();
+    while roots(&reader.latest()) < 2 {
+        reader.changed().await.unwrap();
+    }
     let old = world.bundle.roots()[0].key_id().to_owned();
     world.ca.distrust(&old, None).await.unwrap();
     let keep = Keep::new(id(CART), &kept);
-    let mut reader = identity.reader.clone();
     let known = |state: &IdentityState| state.distrusted_keys(&domain("td")).any(|key| key == old);
     while !known(&reader.latest()) {
         reader.changed().await.unwrap();
