@@ -377,3 +377,72 @@ async fn a_leaf_is_replaced_under_load_without_a_failure() -> Result {
     soon(counted).await?;
     Ok(())
 }
+
+/// A peer of a federated trust domain is verified, and has no namespace here: its ID names one of
+/// its own.
+#[tokio::test]
+async fn a_peer_of_another_trust_domain_has_no_namespace_here() -> Result {
+    use inmesh_core::authorize::{Action, DefaultAction, Policy, PolicyRule, PolicySource};
+    use inmesh_core::discover::pushed;
+    use inmesh_core::model::{Kind, Namespace, ObjectKey, Workload};
+    use inmesh_core::snapshot::Op;
+
+    let (here, there) = (
+        World::new()?,
+        World::of("partner.test", std::time::Duration::from_secs(3_600))?,
+    );
+    let shop = Namespace::new("shop")?;
+    let (writer, reader) = here.identity("cart")?;
+    writer.set_bundle(there.ca().bundle().clone());
+    let source = PolicySource::builder;
+    // A source, whether an ALLOW by it permits a peer of ours, and one of theirs.
+    for (source, ours, theirs) in [
+        (source().namespaces(["shop"]), true, false),
+        (source().namespaces(["*"]), true, false),
+        (source().not_namespaces(["bank"]), true, false),
+        (source().trust_domains(["partner.test"]), false, true),
+        (source().principals(["*"]), true, true),
+    ] {
+        let (pusher, policies) = pushed("test");
+        let cart = inmesh_core::Mesh::builder()
+            .crypto(here.crypto().clone())
+            .identity(reader.clone())
+            .workload(Workload::new("shop", "cart", "cart")?, DefaultAction::Deny)
+            .source(policies)
+            .start()?;
+        let rule = PolicyRule::new(vec![source.build()?], vec![]);
+        let key = ObjectKey::new(Kind::AuthorizationPolicy, &shop, "p")?;
+        let policy = Policy::new(key, Action::Allow, vec![rule.clone()]);
+        pusher.push(vec![Op::put(policy)]).await?;
+        cart.ready().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let app = service_fn(async |_: ::http::Request<Body>| {
+            Ok::<_, std::io::Error>(::http::Response::new(Body::empty()))
+        });
+        tokio::spawn(async move { cart.serve(listener, app).await });
+        for (world, permitted) in [(&here, ours), (&there, theirs)] {
+            let (writer, identity) = world.identity("web")?;
+            writer.set_bundle(here.ca().bundle().clone());
+            let (pusher, services) = pushed("test");
+            let web = inmesh_core::Mesh::builder()
+                .crypto(world.crypto().clone())
+                .identity(identity)
+                .workload(Workload::new("shop", "web", "web")?, DefaultAction::Allow)
+                .source(services)
+                .start()?;
+            pusher
+                .push(here.service("cart", AppProtocol::Http1, &[address])?)
+                .await?;
+            web.ready().await;
+            let answer = soon(web.client().send(get("http://cart/"))).await?;
+            let wanted = if permitted {
+                StatusCode::OK
+            } else {
+                StatusCode::FORBIDDEN
+            };
+            assert_eq!(answer.status(), wanted, "{rule:?} {}", world.id("web")?);
+        }
+    }
+    Ok(())
+}

@@ -247,14 +247,14 @@ fn read_once_gives_problems_with_their_place() {
     assert_eq!(
         texts[1],
         format!(
-            "{}:0: the file cannot be read: it is not UTF-8",
+            "{}:1: the file cannot be read: it is not UTF-8",
             at("b.yaml")
         )
     );
     assert!(
         texts
             .iter()
-            .any(|text| text.contains("c.yaml:0: the file cannot be read: it is larger"))
+            .any(|text| text.contains("c.yaml:1: the file cannot be read: it is larger"))
     );
     assert!(FileSource::read_once(&dir.path().join("none"), &defaults()).is_err());
 }

@@ -119,7 +119,7 @@ impl Folder {
                 Content::Text(text) => self.read(&file, text).err(),
                 Content::Unreadable(why) => {
                     let why = format!("the file cannot be read: {why}");
-                    Some(Problem::refused("", why).at(Location::new(Arc::clone(&file), 0)))
+                    Some(Problem::refused("", why).at(Location::new(Arc::clone(&file), 1)))
                 }
             };
             let known = self.files.get(&file);
@@ -207,7 +207,7 @@ impl Folder {
         if known.is_none() && may_hide_policy {
             let message = "the file was never read and may hold an AuthorizationPolicy, so all \
                            requests are denied until it is mended or removed";
-            let problem = Problem::refused("", message).at(Location::new(Arc::clone(file), 0));
+            let problem = Problem::refused("", message).at(Location::new(Arc::clone(file), 1));
             let deny = Fallback::Deny(Selects::Unknown);
             sum.refuse(key(Kind::AuthorizationPolicy), deny, vec![problem]);
         }

@@ -83,7 +83,9 @@ fn read_spec(
         }
         None => Vec::new(),
     };
-    if action == Action::Deny && rules.is_empty() {
+    // Rules that were refused are no absent ones.
+    let none = list.as_ref().is_none_or(|list| list.len() == Some(0));
+    if action == Action::Deny && none {
         let at = list.as_ref().unwrap_or_else(|| spec.whole());
         at.warn("a DENY policy without rules denies nothing");
     }

@@ -32,7 +32,7 @@ const IGNORED: &[&str] = &[
 ];
 
 /// The most ports of a Service.
-const PORTS: usize = 100;
+const PORTS: usize = 1_000;
 
 /// Declarations that are opaque on purpose.
 const OPAQUE: &[&str] = &[
@@ -52,16 +52,17 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         spec.ignore(IGNORED);
         let (ports, kind) = (spec.nullable("ports"), spec.get("type"));
         let external_name = spec.get("externalName");
-        let ports = match ports {
-            Some(ports) => ports
-                .list_of_or_empty(PORTS)?
-                .iter()
-                .filter_map(port)
-                .flatten()
-                .collect(),
+        let items = match ports {
+            Some(ports) => ports.list_of_or_empty(PORTS)?,
             None => Vec::new(),
         };
-        check_ports(spec, &ports);
+        let read: Vec<_> = items.iter().filter_map(port).collect();
+        // With one that was refused, what is missing may be there.
+        let all = read.len() == items.len();
+        let ports: Vec<_> = read.into_iter().flatten().collect();
+        if all {
+            check_ports(spec, &ports);
+        }
         let kind = match kind {
             Some(value) => {
                 value.choice(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])?

@@ -16,6 +16,8 @@ const SERVICE: &str = "kubernetes.io/service-name";
 const WORKLOAD: &[&str] = &["app.kubernetes.io/name", "app"];
 /// Labels that name its version.
 const VERSION: &[&str] = &["app.kubernetes.io/version", "version"];
+/// The most ports of a slice.
+const PORTS: usize = 1_000;
 /// Fields of an endpoint that are known and of no meaning here.
 const IGNORED: &[&str] = &[
     "deprecatedTopology",
@@ -32,11 +34,16 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let list = fields.nullable("endpoints");
     let ports: Vec<SlicePort> = match ports {
         Some(ports) => ports
-            .list_of_or_empty(100)?
+            .list_of_or_empty(PORTS)?
             .iter()
-            .filter_map(port)
-            .flatten()
-            .collect(),
+            .filter_map(|value| Some((port(value)??, value.clone())))
+            .fold(Vec::new(), |mut ports: Vec<SlicePort>, (port, value)| {
+                if ports.iter().any(|p| p.name == port.name) {
+                    value.refuse(format_args!("the name {:?} stands twice", port.name));
+                }
+                ports.push(port);
+                ports
+            }),
         None => Vec::new(),
     };
     let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();

@@ -28,8 +28,8 @@ pub(super) const DNS: &str = "inmesh.dev/dns";
 pub(super) const ANNOTATIONS: &[&str] = &[TRANSPORT, IDS, CA, SERVER_NAME, DNS];
 
 const MEND_IDS: &str = "no server may answer for these endpoints: write the annotation \
-    inmesh.dev/ids: \"spiffe://<trust domain>/ns/<ns>/sa/<service account>\" \
-    (or inmesh.dev/transport: plain, or tls, for a server outside the mesh)";
+    inmesh.dev/ids: \"spiffe://<trust domain>/ns/<ns>/sa/<service account>\", or inmesh.dev/transport \
+    for a server outside the mesh";
 
 /// Reads the transport. `at` is where a missing annotation is reported, `file` the document's
 /// file, `host` the one host name behind the endpoints, where there is one.

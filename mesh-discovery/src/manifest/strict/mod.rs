@@ -54,7 +54,7 @@ const MESSAGE_CHARS: usize = 512;
 #[error("{location}: {message}")]
 #[non_exhaustive]
 pub struct FileError {
-    /// Where it fails; line 0 where the file as a whole does.
+    /// Where it fails; the first line where the file as a whole does.
     pub location: Location,
     /// Why.
     pub message: String,
@@ -124,13 +124,13 @@ struct Report {
 ///
 /// [`FileError`] if the text is not YAML, holds no document, is larger than 1 MiB, nested deeper
 /// than 64 levels, has more than 1,000 documents or 200,000 values (aliases expanded), a key
-/// twice in one mapping, a merge key, a tag, or a key that is not a text.
+/// twice in one mapping, a tag of another kind than those of JSON, or a key that is not a text.
 pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
     let file: Arc<str> = file.into();
     let fail = |(line, message): (u32, String)| FileError::new(&file, line, cut(&message));
     let roots = tree::documents(text).map_err(fail)?;
     if roots.is_empty() {
-        return Err(FileError::new(&file, 0, "the file holds no document"));
+        return Err(FileError::new(&file, 1, "the file holds no document"));
     }
     let document = |root| Document {
         file: Arc::clone(&file),

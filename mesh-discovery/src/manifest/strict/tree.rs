@@ -2,7 +2,8 @@
 //!
 //! Events and not serde, since serde forgets lines, duplicate keys and the difference between
 //! absent, null and empty. Everything is bounded: depth, documents, and the nodes counted after
-//! aliases are expanded. It refuses duplicate keys, merge keys, tags and keys that are not texts.
+//! aliases are expanded. Merge keys (`<<`) and the tags of scalars are read as `kubectl` reads them. It
+//! refuses duplicate keys, other tags and keys that are not texts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,10 @@ pub const FILE_BYTES: usize = 1 << 20;
 const DEPTH: usize = 64;
 /// The most documents in a file.
 const DOCUMENTS: usize = 1_000;
+/// The key whose value's fields are the mapping's own.
+const MERGE: &str = "<<";
+/// The tags of scalars.
+const SCALARS: &[&str] = &["str", "int", "float", "bool", "null"];
 /// The most values in a file, aliases expanded.
 const NODES: usize = 200_000;
 
@@ -57,8 +62,15 @@ enum OpenKind {
     Map {
         entries: Vec<(Arc<str>, Node)>,
         seen: HashSet<Arc<str>>,
-        key: Option<(Arc<str>, u32)>,
+        /// What merge keys name, with their lines.
+        merged: Vec<(u32, Node)>,
+        key: Option<(Key, u32)>,
     },
+}
+
+enum Key {
+    Field(Arc<str>),
+    Merge,
 }
 
 #[derive(Default)]
@@ -142,10 +154,14 @@ impl Builder {
         match event {
             Event::DocumentStart(..) => self.anchors.clear(),
             Event::Scalar(text, style, anchor, tag) => {
-                let forced = tagged(tag.as_deref(), &["str"], line)?;
-                let plain = style == ScalarStyle::Plain && !forced;
+                let forced = tagged(tag.as_deref(), SCALARS, line)?;
+                let plain = match forced {
+                    None => style == ScalarStyle::Plain,
+                    Some(tag) => tag != "str",
+                };
                 if self.wants_key() {
-                    return self.key(&text, line);
+                    let merge = plain && &*text == MERGE;
+                    return self.key(&text, merge, line);
                 }
                 let data = match &*text {
                     text if plain && Scalar::of(text) == Scalar::Null => Data::Null,
@@ -155,14 +171,18 @@ impl Builder {
                 self.value(Node::new(line, data), anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
-                tagged(tag.as_deref(), &["seq"], line)?;
+                let _list = tagged(tag.as_deref(), &["seq"], line)?;
                 self.start(line, anchor, OpenKind::List(Vec::new()))?;
             }
             Event::MappingStart(_, anchor, tag) => {
-                tagged(tag.as_deref(), &["map"], line)?;
-                let (entries, seen) = (Vec::new(), HashSet::new());
-                let key = None;
-                self.start(line, anchor, OpenKind::Map { entries, seen, key })?;
+                let _mapping = tagged(tag.as_deref(), &["map"], line)?;
+                let kind = OpenKind::Map {
+                    entries: Vec::new(),
+                    seen: HashSet::new(),
+                    merged: Vec::new(),
+                    key: None,
+                };
+                self.start(line, anchor, kind)?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(open) = self.open.pop() else {
@@ -170,7 +190,18 @@ impl Builder {
                 };
                 let data = match open.kind {
                     OpenKind::List(items) => Data::List(items.into()),
-                    OpenKind::Map { entries, .. } => Data::Map(entries.into()),
+                    OpenKind::Map {
+                        mut entries,
+                        mut seen,
+                        merged,
+                        ..
+                    } => {
+                        for (line, node) in merged {
+                            self.nodes = self.nodes.saturating_add(node.size);
+                            merge(line, &node, &mut entries, &mut seen)?;
+                        }
+                        Data::Map(entries.into())
+                    }
                 };
                 self.value(Node::new(open.line, data), open.anchor)?;
             }
@@ -204,13 +235,7 @@ impl Builder {
         )
     }
 
-    fn key(&mut self, text: &str, line: u32) -> Result<(), Fault> {
-        if text == "<<" {
-            return Err((
-                line,
-                "merge keys (<<) are not read; write the fields".into(),
-            ));
-        }
+    fn key(&mut self, text: &str, merge: bool, line: u32) -> Result<(), Fault> {
         if let Some(Open {
             kind: OpenKind::Map { seen, key, .. },
             ..
@@ -223,7 +248,10 @@ impl Builder {
                     format!("the field {text:?} stands twice in one mapping"),
                 ));
             }
-            *key = Some((text, line));
+            *key = Some(match merge {
+                true => (Key::Merge, line),
+                false => (Key::Field(text), line),
+            });
         }
         Ok(())
     }
@@ -250,13 +278,18 @@ impl Builder {
         }
         match self.open.last_mut().map(|open| &mut open.kind) {
             Some(OpenKind::List(items)) => items.push(node),
-            Some(OpenKind::Map { entries, key, .. }) => {
-                // A value follows its key; `wants_key` is asked before every value.
-                if let Some((key, line)) = key.take() {
-                    // A person looks for a field where its name stands.
-                    entries.push((key, Node { line, ..node }));
-                }
-            }
+            // A value follows its key; `wants_key` is asked before every value.
+            Some(OpenKind::Map {
+                entries,
+                key,
+                merged,
+                ..
+            }) => match key.take() {
+                // A person looks for a field where its name stands.
+                Some((Key::Field(key), line)) => entries.push((key, Node { line, ..node })),
+                Some((Key::Merge, line)) => merged.push((line, node)),
+                None => {}
+            },
             None if matches!(node.data, Data::Null) => {}
             None if self.documents.len() == DOCUMENTS => {
                 return Err((
@@ -270,18 +303,44 @@ impl Builder {
     }
 }
 
-/// Whether the tag is one of `core`; none is fine too, any other is refused.
-fn tagged(tag: Option<&Tag>, core: &[&str], line: u32) -> Result<bool, Fault> {
-    match tag {
-        None => Ok(false),
-        Some(tag)
-            if tag
-                .core_suffix()
-                .is_some_and(|suffix| core.contains(&suffix)) =>
-        {
-            Ok(true)
+/// Adds the fields of what a merge key names, a mapping or a list of them. A field that is there
+/// already stays.
+fn merge(
+    line: u32,
+    of: &Node,
+    entries: &mut Vec<(Arc<str>, Node)>,
+    seen: &mut HashSet<Arc<str>>,
+) -> Result<(), Fault> {
+    let one: &[Node] = match &of.data {
+        Data::Map(_) => std::slice::from_ref(of),
+        Data::List(list) => list,
+        _ => &[],
+    };
+    if one.is_empty() || one.iter().any(|node| !matches!(node.data, Data::Map(_))) {
+        return Err((
+            line,
+            format!("{MERGE} names a mapping or a list of mappings"),
+        ));
+    }
+    for node in one {
+        if let Data::Map(fields) = &node.data {
+            for (key, value) in fields.iter() {
+                if seen.insert(Arc::clone(key)) {
+                    entries.push((Arc::clone(key), value.clone()));
+                }
+            }
         }
-        Some(tag) => Err((line, format!("the tag {} is not read", tag.original()))),
+    }
+    Ok(())
+}
+
+/// The tag, where it is one of `core`; none is fine too, any other is refused.
+fn tagged<'c>(tag: Option<&Tag>, core: &[&'c str], line: u32) -> Result<Option<&'c str>, Fault> {
+    let Some(tag) = tag else { return Ok(None) };
+    let suffix = tag.core_suffix();
+    match core.iter().find(|core| suffix == Some(**core)) {
+        Some(core) => Ok(Some(core)),
+        None => Err((line, format!("the tag {} is not read", tag.original()))),
     }
 }
 

@@ -199,6 +199,14 @@ impl<'t> Value<'t> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
+    /// How many items it has; `None` where it is no list.
+    pub(in crate::manifest) fn len(&self) -> Option<usize> {
+        match &self.node.data {
+            Data::List(items) => Some(items.len()),
+            _ => None,
+        }
+    }
+
     /// The entries of a mapping whose keys are data, such as labels.
     #[must_use]
     pub fn entries(&self) -> Option<Vec<(&'t str, Self)>> {

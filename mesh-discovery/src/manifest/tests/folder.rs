@@ -140,6 +140,37 @@ fn a_refused_edit_keeps_the_last_good() {
     assert_eq!(world.snapshot.refusals(), 1);
 }
 
+/// A kind that is misspelt from the start denies; misspelt in an edit it keeps the last good.
+#[test]
+fn a_misspelt_policy_denies_what_it_selects() {
+    for (from, to) in [
+        ("AuthorizationPolicy", "AuthorizationPolcy"),
+        ("AuthorizationPolicy", "Authz"),
+        ("security.istio.io", "security.istio.oi"),
+    ] {
+        for (selector, permitted) in [
+            ("{matchLabels: {app: cart}}", false),
+            ("{matchLabels: {app: web}}", true),
+        ] {
+            let mut world = World::new();
+            let good = policy(&format!("selector: {selector}\nrules: [{{}}]"));
+            let problems = world.edit(&[("p.yaml", &good.replace(from, to))]);
+            assert_eq!((world.permits(), problems.len()), (permitted, 1), "{to}");
+            world.edit(&[("p.yaml", &good)]);
+            assert!(world.permits());
+            world.edit(&[("p.yaml", &good.replace(from, to))]);
+            assert!(world.permits(), "the last good version stays: {to}");
+        }
+        // A file that does not parse and was never read denies by its group alone.
+        let mut world = World::new();
+        world.edit(&[(
+            "p.yaml",
+            "apiVersion: security.istio.io/v1\nkind: Authz\nspec: [",
+        )]);
+        assert!(!world.permits());
+    }
+}
+
 #[test]
 fn a_policy_that_never_was_good_denies_what_it_selects() {
     let bad = |selector: &str| policy(&format!("selector: {selector}\nrules: [{{when: [{{}}]}}]"));

@@ -294,6 +294,42 @@ TAB"spec": {{"ports": [{{"port": 80}}]}}}}"#
     assert!(super::parse(super::FILE, &text, &super::defaults()).is_err());
 }
 
+/// Merge keys, as templates write them: what a mapping says itself counts, then the first.
+#[test]
+fn merge_keys_are_expanded() {
+    let text = "\
+apiVersion: v1
+kind: List
+metadata: &meta {namespace: shop, labels: {app: a}}
+items:
+- apiVersion: v1
+  kind: Service
+  metadata: {<<: *meta, name: a}
+  spec: &spec {ports: [{port: 80}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: b, namespace: bank, <<: *meta}
+  spec:
+    <<: [*spec, {ports: [{port: 81}], type: NodePort}]
+";
+    let parsed = read(text);
+    assert_eq!(keys(&parsed), ["Service/shop/a", "Service/bank/b"]);
+    let Op::Put(inmesh_core::snapshot::Object::Service(b), _) = &parsed.entries[1].op else {
+        panic!("{parsed:#?}")
+    };
+    assert_eq!(b.ports[0].port, 80);
+    // In quotes it is a field like others.
+    let text = service("", "ports: [{port: 80}]\n'<<': {type: NodePort}");
+    let parsed = read(&text);
+    assert_eq!(problems(&parsed.entries[0].op)[0].field, "spec.<<");
+}
+
+#[test]
+fn tags_of_scalars_are_read() {
+    let spec = "ports: [{port: !!int '80', name: !!str 8080}]\ntype: !!null ''";
+    assert_eq!(keys(&read(&service("", spec))), ["Service/shop/x"]);
+}
+
 #[test]
 fn a_byte_order_mark_and_windows_lines_are_read() {
     let text = service("", "ports: [{port: 80}]").replace('\n', "\r\n");

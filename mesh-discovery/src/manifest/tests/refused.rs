@@ -675,6 +675,13 @@ fn slices_are_refused() {
         ),
         (
             plain,
+            "addressType: IPv4\nports:\n- {name: a, port: 1}\n- {name: a, port: 2}",
+            7,
+            "ports[1]".into(),
+            "stands twice",
+        ),
+        (
+            plain,
             "addressType: IPv4\nendpoints: [{addresses: []}]",
             5,
             "endpoints[0].addresses".into(),
@@ -876,6 +883,47 @@ fn what_has_no_effect_is_reported() {
         "changes nothing",
     );
     warned(&policy("action: DENY"), 4, "spec", "denies nothing");
+    warned(
+        &policy("action: DENY\nrules: []"),
+        6,
+        "spec.rules",
+        "denies nothing",
+    );
+}
+
+/// What is said of a whole is not said of the part that could be read: advice that follows from
+/// what is missing may be wrong, and opens what its author closed.
+#[test]
+fn no_advice_follows_from_a_part() {
+    let slice_without_ids = slice("inmesh.dev/id: 'spiffe://a/b'", "addressType: IPv4");
+    for (text, wrong) in [
+        (
+            policy("action: DENY\nrules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}]"),
+            "denies nothing",
+        ),
+        (
+            policy("rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}]"),
+            "leave",
+        ),
+        (
+            policy("rules: [{to: [{operation: {hosts: [a]}}]}]"),
+            "leave",
+        ),
+        (policy("rules: [{from: []}]"), "leave"),
+        (policy("rules: [{to: [{operation: {paths: []}}]}]"), "leave"),
+        (service("", "ports: [{port: x}]"), "no TCP port"),
+        (
+            service("", "ports: [{port: x, name: a}, {port: 80}]"),
+            "has no name",
+        ),
+        (slice_without_ids, "plain"),
+    ] {
+        let (_, problems) = refusal(&text);
+        let advice = problems
+            .iter()
+            .find(|problem| problem.message.contains(wrong));
+        assert!(advice.is_none(), "{text}\n{advice:#?}");
+    }
 }
 
 #[test]
@@ -886,13 +934,16 @@ fn files_are_refused() {
         .collect();
     let bomb = format!("a0: &a0 [{}]\n{bomb}", "x,".repeat(10));
     let rows = [
-        ("", 0, "holds no document"),
-        ("# nothing\n---\n---\n", 0, "holds no document"),
+        ("", 1, "holds no document"),
+        ("# nothing\n---\n---\n", 1, "holds no document"),
         ("a: 1\nb: [", 2, ""),
         ("a: 1\nb: 2\na: 3", 3, "stands twice"),
         ("a: {b: 1, b: 2}", 1, "\"b\" stands twice"),
-        ("a: &x {b: 1}\nc:\n  <<: *x", 3, "merge keys"),
-        ("a: !!int 5", 1, "the tag !!int is not read"),
+        ("a: &x 5\nc:\n  <<: *x", 3, "<< names a mapping"),
+        ("a: &x [5]\nc:\n  <<: *x", 3, "<< names a mapping"),
+        ("a: {<<: {b: 1}, <<: {c: 1}}", 1, "stands twice"),
+        ("a: !!binary 5", 1, "the tag !!binary is not read"),
+        ("a: !Ref 5", 1, "the tag !Ref is not read"),
         ("? [a]\n: b", 1, "a key must be a text"),
         ("a: *x", 1, ""),
         ("a: &x [*x]", 1, ""),
