@@ -88,8 +88,8 @@ fn good_policy() -> String {
 fn what_a_bad_file_does() {
     for (bad, line, message) in [
         ("a: [", 1, ""),
-        ("", 0, "no document"),
-        ("EACCES", 0, "permission"),
+        ("", 1, "no document"),
+        ("EACCES", 1, "permission"),
     ] {
         let mut world = World::new();
         let (service, route) = (good_service(), good_route());
