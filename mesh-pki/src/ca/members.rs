@@ -24,6 +24,12 @@ pub(crate) const MAX_MEMBERS: usize = 100_000;
 /// The longest name of an instance, in bytes.
 pub const MAX_INSTANCE: usize = 64;
 
+/// How many leaves of one member are kept apart.
+const MAX_LEAVES: usize = 8;
+
+/// How many generations are kept apart of leaves that did not fit.
+const MAX_OVERFLOW: usize = 64;
+
 /// How many live leaves a table may have that is left to the next process.
 pub(crate) const MAX_LEFT: usize = 20_000;
 
@@ -35,6 +41,9 @@ const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
 pub(crate) struct Members {
     known: BTreeMap<Key, Member>,
     unknown_until: Option<SystemTime>,
+    /// Leaves that did not fit into the table: the generation that came with them, and when the last
+    /// of each ends.
+    overflow: BTreeMap<u64, SystemTime>,
 }
 
 /// What names a member. An instance counts only together with its ID, so that no member can
@@ -99,6 +108,7 @@ impl Members {
         Self {
             known: BTreeMap::new(),
             unknown_until,
+            overflow: BTreeMap::new(),
         }
     }
 
@@ -114,7 +124,7 @@ impl Members {
             None => Key::Serial(leaf.serial.clone()),
         };
         if self.known.len() >= MAX_MEMBERS && !self.known.contains_key(&key) {
-            self.unknown_until = self.unknown_until.max(Some(leaf.not_after));
+            self.overflow(&leaf);
             return;
         }
         let acknowledged = match key {
@@ -126,13 +136,26 @@ impl Members {
             acknowledged,
             leaves: Vec::new(),
         });
-        let already = leaf.not_after;
-        // A few leaves overlap while one is renewed; a flood of them is as good as its last.
-        if member.leaves.len() >= 8 {
-            member.leaves.remove(0);
-            self.unknown_until = self.unknown_until.max(Some(already));
-        }
         member.leaves.push(leaf);
+        // A few leaves overlap while one is renewed.
+        if member.leaves.len() > MAX_LEAVES {
+            member.merge();
+        }
+    }
+
+    fn overflow(&mut self, leaf: &Leaf) {
+        let until = self
+            .overflow
+            .entry(leaf.generation)
+            .or_insert(leaf.not_after);
+        *until = leaf.not_after.max(*until);
+        if self.overflow.len() > MAX_OVERFLOW
+            && let Some((oldest, first)) = self.overflow.pop_first()
+        {
+            // As if all had come with the older one: a wait may only get longer by this.
+            let second = self.overflow.pop_first().map_or(first, |(_, until)| until);
+            self.overflow.insert(oldest, first.max(second));
+        }
     }
 
     /// The instance says that it uses `generation`; what is not known of it is learned by its
@@ -159,6 +182,7 @@ impl Members {
         }
         self.known.retain(|_, member| !member.leaves.is_empty());
         self.unknown_until = self.unknown_until.filter(|until| *until >= now);
+        self.overflow.retain(|_, until| *until >= now);
     }
 
     /// How many leaves are known.
@@ -207,6 +231,7 @@ impl Members {
         Self {
             known,
             unknown_until,
+            overflow: BTreeMap::new(),
         }
     }
 
@@ -226,13 +251,27 @@ impl Members {
     /// Until when there may be members that are not in the table, if that lies ahead of `now`.
     #[must_use]
     pub(crate) fn unknown_until(&self, now: SystemTime) -> Option<SystemTime> {
-        self.unknown_until.filter(|until| *until >= now)
+        self.unknown_without(u64::MAX, now)
+    }
+
+    /// The same for those that may use a bundle older than `generation`. A leaf that did not fit came
+    /// with the bundle of its moment, so those that follow a new bundle prolong no wait for it.
+    #[must_use]
+    pub(crate) fn unknown_without(&self, generation: u64, now: SystemTime) -> Option<SystemTime> {
+        let older = self
+            .overflow
+            .range(..generation)
+            .map(|(_, until)| *until)
+            .max();
+        self.unknown_until.max(older).filter(|until| *until >= now)
     }
 
     /// The same, whether or not that has passed; rounded up when it is written in whole
     /// seconds.
     pub(super) fn unknown_at_all(&self) -> Option<SystemTime> {
-        self.unknown_until.map(|until| until + ALMOST_A_SECOND)
+        let overflow = self.overflow.values().max().copied();
+        let until = self.unknown_until.max(overflow);
+        until.map(|until| until + ALMOST_A_SECOND)
     }
 
     /// The members that may still use a bundle older than `generation`: it has not acknowledged one since, and
@@ -283,5 +322,26 @@ impl Members {
                 })
             })
             .collect()
+    }
+}
+
+impl Member {
+    /// Makes one leaf of two: of two with the same issuer and generation the one that ends first is as
+    /// good as gone; else the two oldest are one leaf that came with the older bundle and ends with the
+    /// later of them. So a member with many leaves is known, and waited for no longer than its leaves live.
+    fn merge(&mut self) {
+        let mut pairs = (0..self.leaves.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
+        let like = pairs.find(|(a, b)| {
+            let (a, b) = (&self.leaves[*a], &self.leaves[*b]);
+            a.generation == b.generation && a.issuer_key_id == b.issuer_key_id
+        });
+        let (a, b) = like.unwrap_or((0, 1));
+        let second = self.leaves.remove(b);
+        let first = &mut self.leaves[a];
+        let generation = first.generation.min(second.generation);
+        if second.not_after >= first.not_after {
+            *first = second;
+        }
+        first.generation = generation;
     }
 }

@@ -78,7 +78,7 @@ pub(crate) fn gate(state: &CaState, members: &Members, now: SystemTime) -> Optio
         Step::Activate => {
             let generation = state.at(Stage::Published)?.published_in();
             let missing = members.without(generation, now);
-            let unknown = members.unknown_until(now);
+            let unknown = members.unknown_without(generation, now);
             let until = missing.iter().map(|m| m.until).max().max(unknown);
             Some(until.map_or(go, |until| {
                 Gate::Wait(Wait {

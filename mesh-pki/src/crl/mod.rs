@@ -108,6 +108,15 @@ pub enum CrlError {
         "the revocation list is limited to a distribution point; only complete ones are supported"
     )]
     Partial,
+    /// It is older than the one of the same issuer that is there: what that revokes would be trusted
+    /// again.
+    #[error("the revocation list has number {got}, the one in use has {had}")]
+    Older {
+        /// The number of the list in use, in hexadecimal.
+        had: String,
+        /// Its own number, in hexadecimal.
+        got: String,
+    },
     /// The PEM text cannot be read.
     #[error("the revocation list cannot be read")]
     Pem(#[from] PemError),
@@ -346,10 +355,17 @@ impl CrlSet {
     ///
     /// # Errors
     ///
-    /// [`CrlError::TooMany`] if it would be one issuer too many; nothing is changed then.
+    /// [`CrlError::Older`] if that one is later, by number; [`CrlError::TooMany`] if it would be one
+    /// issuer too many. Nothing is changed then.
     pub fn insert(&mut self, trust_domain: TrustDomain, crl: Crl) -> Result<Option<Crl>, CrlError> {
         let lists = self.0.entry(trust_domain.clone()).or_default();
         if let Some(old) = lists.iter_mut().find(|old| old.same_issuer(&crl)) {
+            if old.is_later(&crl) {
+                return Err(CrlError::Older {
+                    had: old.number(),
+                    got: crl.number(),
+                });
+            }
             return Ok(Some(std::mem::replace(old, crl)));
         }
         if lists.len() >= MAX_CRLS {
@@ -359,7 +375,8 @@ impl CrlSet {
         Ok(None)
     }
 
-    /// Replaces all lists of `trust_domain`; of two of the same issuer the later one stays.
+    /// Replaces all lists of `trust_domain`; of two of the same issuer the later one stays, also where it
+    /// was there before.
     ///
     /// # Errors
     ///
@@ -378,8 +395,27 @@ impl CrlSet {
                 None => lists.push(crl),
             }
         }
+        self.keep_later(&trust_domain, &mut lists);
         self.0.insert(trust_domain, lists);
         Ok(())
+    }
+
+    /// The same for all trust domains.
+    pub(crate) fn replace_all(&mut self, mut new: Self) {
+        for (trust_domain, lists) in &mut new.0 {
+            self.keep_later(trust_domain, lists);
+        }
+        self.0 = new.0;
+    }
+
+    /// Puts a list that is there in place of an older one of its issuer.
+    fn keep_later(&self, trust_domain: &TrustDomain, lists: &mut [Crl]) {
+        for had in self.get(trust_domain) {
+            let same = lists.iter_mut().find(|new| new.same_issuer(had));
+            if let Some(new) = same.filter(|new| had.is_later(new)) {
+                *new = had.clone();
+            }
+        }
     }
 
     /// Takes the lists of `trust_domain` out: its issuers are not checked from then on.

@@ -529,3 +529,35 @@ fn every_list_of_an_issuer_has_a_say() {
         Status::Revoked { .. }
     ));
 }
+
+/// A list that is put in again, from a copy or by a thief, takes nothing back that a later one revoked.
+#[test]
+fn a_list_of_a_lower_number_does_not_replace_a_later_one() {
+    let (ca, other) = (Ca::new("root"), Ca::new("other"));
+    let numbered = |ca: &Ca, n: u64| {
+        let list = ca.crl().with(|p| p.crl_number = SerialNumber::from(n));
+        list.list()
+    };
+    let td = domain("td");
+    let mut set = CrlSet::new();
+    set.insert(td.clone(), numbered(&ca, 300)).unwrap();
+    set.insert(td.clone(), numbered(&other, 1)).unwrap();
+    let refused = set.insert(td.clone(), numbered(&ca, 299)).unwrap_err();
+    assert!(matches!(refused, CrlError::Older { .. }), "{refused}");
+    set.insert(td.clone(), numbered(&ca, 300)).unwrap();
+    set.replace(td.clone(), [numbered(&ca, 5)]).unwrap();
+    let numbers = |set: &CrlSet| -> Vec<String> { set.get(&td).iter().map(Crl::number).collect() };
+    assert_eq!(
+        numbers(&set),
+        ["012c"],
+        "and the other issuer has none any more"
+    );
+    let mut state = crate::store::IdentityState::default();
+    state.replace_crls(set);
+    for (number, stays) in [(299, "012c"), (301, "012d"), (2, "012d")] {
+        let mut next = CrlSet::new();
+        next.insert(td.clone(), numbered(&ca, number)).unwrap();
+        state.replace_crls(next);
+        assert_eq!(numbers(state.crls()), [stays]);
+    }
+}

@@ -327,9 +327,9 @@ impl IdentityState {
         true
     }
 
-    /// Replaces all revocation lists.
+    /// Replaces all revocation lists; of one issuer the later list stays, by its number.
     pub fn replace_crls(&mut self, crls: CrlSet) {
-        self.crls = crls;
+        self.crls.replace_all(crls);
     }
 
     /// Replaces what is said of whole IDs.

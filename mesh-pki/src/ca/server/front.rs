@@ -1,8 +1,8 @@
 //! The head of a call in, its answer out: the caller is known, and its turn decided, before the
 //! message is read.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,7 +18,7 @@ use super::proof::prove;
 use super::service::{IstioService, WatchService};
 use super::{CaShared, CallerConnection};
 use crate::ca::store::Store;
-use crate::issue::policy::may_issue;
+use crate::issue::policy::{Refused, may_issue};
 use crate::metadata::{INSTANCE, RETRY_AFTER};
 use crate::proto::inmesh_ca::ca_server::CaServer as WatchServer;
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -78,11 +78,22 @@ async fn answer_known<S: Store>(
     let revoked = shared.revocations.borrow().clone();
     let grant = may_issue(proof.attested(), None, &shared.rules, window, &revoked, now);
     let id = match &grant {
-        Ok(grant) => grant.id().to_string(),
+        Ok(grant) => grant.id(),
         // Several IDs are possible: which one is asked for stands in the call.
-        Err(crate::issue::policy::Refused::Ambiguous { one, .. }) => one.to_string(),
+        Err(Refused::Ambiguous { one, .. }) => one,
         Err(refused) => return Err(Status::permission_denied(refused.to_string())),
     };
+    let placed = {
+        let mut place = caller.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.prove(id)
+    };
+    if !placed {
+        tracing::debug!(%id, "too many connections to the CA of this ID");
+        return Err(Status::resource_exhausted(
+            "too many connections of this ID",
+        ));
+    }
+    let id = id.to_string();
     caller.known.store(true, Ordering::Relaxed);
     if create {
         let instance = request.headers().get(INSTANCE);

@@ -43,6 +43,7 @@ use crate::tls;
 
 mod count;
 mod front;
+mod places;
 mod proof;
 mod service;
 
@@ -50,6 +51,7 @@ mod service;
 mod tests;
 
 pub use count::{CaCounts, Latency, Refusal};
+use places::{Place, Places};
 
 #[cfg(doc)]
 use crate::issue::policy::may_issue;
@@ -77,7 +79,8 @@ pub struct ServerConfigOf {
     pub host_names: Vec<String>,
     /// How many leaves are signed in a second.
     pub rate: u32,
-    /// How many connections there may be.
+    /// How many connections there may be; a quarter of them at most from one address before it has
+    /// proven an ID, and of one ID after that.
     pub connections: usize,
 }
 
@@ -125,6 +128,7 @@ struct CaShared<S> {
 struct CallerConnection {
     chain: Vec<CertificateDer<'static>>,
     known: AtomicBool,
+    place: Mutex<Place>,
 }
 
 /// Why a server could not be made.
@@ -223,15 +227,26 @@ impl<S: Store> CaServer<S> {
             tokio::join!(keep_own(&shared, &own), keep_house(&shared), watched);
         };
         let end = until(shutdown, house);
-        let serve = |stream, _| {
+        let places = Places::new(self.connections);
+        let serve = |stream: TcpStream, _| {
+            let address = stream.peer_addr().ok()?.ip();
+            let Some(place) = places.take(address) else {
+                tracing::debug!(%address, "too many connections to the CA from here, one is closed");
+                return None;
+            };
             let (shared, tls) = (Arc::clone(&self.shared), Arc::clone(&self.tls));
-            Some(connection(shared, tls, stream))
+            Some(connection(shared, tls, stream, place))
         };
         serve::accept(&listener, "CA", self.connections, serve, end).await;
     }
 }
 
-async fn connection<S: Store>(shared: Arc<CaShared<S>>, tls: Arc<ServerConfig>, stream: TcpStream) {
+async fn connection<S: Store>(
+    shared: Arc<CaShared<S>>,
+    tls: Arc<ServerConfig>,
+    stream: TcpStream,
+    place: Place,
+) {
     let accepting = TlsAcceptor::from(tls).accept(stream);
     let stream = match timeout(HANDSHAKE, tls::handshake(accepting)).await {
         Ok(Ok(stream)) => stream,
@@ -245,6 +260,7 @@ async fn connection<S: Store>(shared: Arc<CaShared<S>>, tls: Arc<ServerConfig>, 
     let caller = Arc::new(CallerConnection {
         chain: chain.to_vec(),
         known: AtomicBool::new(false),
+        place: Mutex::new(place),
     });
     let service = {
         let caller = Arc::clone(&caller);

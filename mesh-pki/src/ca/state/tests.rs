@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ca::authority::{Lifetimes, NewAuthority};
-use crate::ca::members::{Leaf, MAX_LEFT, Members};
+use crate::ca::members::{Leaf, MAX_LEFT, MAX_MEMBERS, Members};
 use crate::ca::plan::{Due, Gate, due, gate};
 use crate::ca::step::Go;
 use crate::id::MAX_ID_LEN;
@@ -461,14 +461,69 @@ fn those_behind_are_counted_as_they_are_listed() {
 }
 
 #[test]
-fn a_member_that_floods_us_with_leaves_becomes_unknown() {
+fn a_member_with_many_leaves_is_named_and_holds_no_rotation_off() {
     let mut members = Members::new(None);
     let end = noon() + secs(100);
-    for n in 0..20 {
-        members.issued(&id(CART), Some("a"), leaf(&n.to_string(), "r", 1, end));
+    let begun = state();
+    let root = begun.active().issuer_key_id().to_owned();
+    let mut flood = |generation, from: u64| {
+        for n in from..from + 50 {
+            let end = noon() + secs(100 + n);
+            members.issued(
+                &id(CART),
+                Some("a"),
+                leaf(&n.to_string(), &root, generation, end),
+            );
+        }
+        members.clone()
+    };
+    let before = flood(1, 0);
+    assert_eq!((before.len(), before.unknown_until(noon())), (1, None));
+    assert!(before.leaves() <= 9);
+    let prepared = begun.prepare(authority()).unwrap();
+    let Some(Gate::Wait(wait)) = gate(&prepared, &before, noon()) else {
+        panic!("it may use the old bundle");
+    };
+    assert_eq!((wait.missing.len(), wait.unknown), (1, false));
+    assert_eq!(
+        (wait.missing[0].name.as_str(), wait.until),
+        ("a", end + secs(49))
+    );
+    // It continues, with leaves that come with the new bundle: the wait is no longer.
+    let after = flood(2, 50);
+    let waits = |now| matches!(gate(&prepared, &after, now), Some(Gate::Wait(_)));
+    assert!(waits(end + secs(49)) && !waits(end + secs(50)));
+    // Leaves of many generations are bounded too, and wait for the longest of the oldest.
+    let mut many = Members::new(None);
+    for n in 1..50 {
+        many.issued(
+            &id(CART),
+            Some("a"),
+            leaf(&n.to_string(), "r", n, noon() + secs(n)),
+        );
     }
-    assert_eq!(members.len(), 1);
-    assert_eq!(members.unknown_until(noon()), Some(end));
+    assert!(many.leaves() <= 9);
+    assert_eq!(many.without(49, noon()).len(), 1);
+}
+
+/// A table that is full forgets which members there are, and not which bundle their leaves came with.
+#[test]
+fn leaves_that_do_not_fit_hold_a_rotation_off_for_their_life() {
+    let end = noon() + secs(100);
+    let mut members = Members::new(None);
+    for n in 0..MAX_MEMBERS {
+        members.issued(&id(CART), None, leaf(&n.to_string(), "r", 2, end));
+    }
+    members.issued(&id(CART), None, leaf("old", "r", 1, end));
+    for n in 0..200 {
+        let later = noon() + secs(1000 + n);
+        members.issued(&id(CART), None, leaf("new", "r", 2 + n, later));
+    }
+    assert_eq!(members.len(), MAX_MEMBERS);
+    assert!(members.unknown_without(1, end).is_none());
+    assert!(members.unknown_without(2, end).is_some());
+    members.prune(noon() + secs(2000));
+    assert_eq!(members.unknown_until(noon() + secs(2000)), None);
 }
 
 /// Each way in which a state comes to have a table of members, or to have none any more, and

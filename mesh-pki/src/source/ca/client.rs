@@ -33,6 +33,7 @@ use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::store::{IdentityReader, IdentityState};
 use crate::svid::{Place, Rejected, Usage, validate};
+use crate::tls::HandshakeError;
 
 #[cfg(doc)]
 use crate::rotate::Rotation;
@@ -184,12 +185,14 @@ impl ClientInner {
         bundle.and_then(TrustBundle::sequence).unwrap_or(0)
     }
 
+    /// The ways to prove our ID, to be tried in this order while one is refused:
+    ///
     /// 1. An SVID that a peer would accept now is presented, under the bundle in use.
-    /// 2. Else a token goes with the call, if there is one, and no certificate.
-    /// 3. Else an expired SVID is presented.
+    /// 2. A token goes with the call, if there is one, and no certificate.
+    /// 3. An expired SVID is presented, which a CA accepts in a recovery window.
     /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start; a
     ///    root that was ever distrusted counts in neither.
-    pub(super) fn approach(&self) -> Result<Approach, IssueError> {
+    pub(super) fn approaches(&self) -> Result<Vec<Approach>, IssueError> {
         let (state, now) = (self.reader.load(), self.clock.now());
         let svid = state.svid(&self.id);
         let verdict = svid.map(|svid| {
@@ -211,20 +214,23 @@ impl ClientInner {
             let reason = "every root of the trust bundle is distrusted".to_owned();
             return Err(unavailable(reason, None));
         }
-        let mut to_use = IdentityState::from_bundles(bundle.into());
-        let present = |to_use: &mut IdentityState| {
+        let to_use = IdentityState::from_bundles(bundle.into());
+        let presenting = || {
+            let mut state = to_use.clone();
             if let Some(svid) = svid {
-                to_use.share_svid(Arc::clone(svid));
+                state.share_svid(Arc::clone(svid));
             }
+            Approach { state, token: None }
         };
-        if matches!(verdict, Some(Ok(()))) {
-            present(&mut to_use);
-            return Ok(Approach {
-                state: to_use,
-                token: None,
-            });
-        }
+        let bearing = |token| Approach {
+            state: to_use.clone(),
+            token,
+        };
         let token = self.token.read();
+        if matches!(verdict, Some(Ok(()))) {
+            let second = token.ok().flatten().map(|token| bearing(Some(token)));
+            return Ok([presenting()].into_iter().chain(second).collect());
+        }
         let expired = matches!(
             verdict,
             Some(Err(Rejected::Expired {
@@ -233,21 +239,12 @@ impl ClientInner {
             }))
         );
         match token {
-            Ok(Some(token)) => Ok(Approach {
-                state: to_use,
-                token: Some(token),
-            }),
-            Ok(None) | Err(_) if expired => {
-                present(&mut to_use);
-                Ok(Approach {
-                    state: to_use,
-                    token: None,
-                })
+            Ok(Some(token)) => {
+                let second = expired.then(presenting);
+                Ok([bearing(Some(token))].into_iter().chain(second).collect())
             }
-            Ok(None) => Ok(Approach {
-                state: to_use,
-                token: None,
-            }),
+            Ok(None) | Err(_) if expired => Ok(vec![presenting()]),
+            Ok(None) => Ok(vec![bearing(None)]),
             Err(reason) => Err(unavailable(reason, None)),
         }
     }
@@ -293,9 +290,37 @@ impl ClientInner {
                 allowed: self.id.clone(),
             });
         }
-        let Approach { state, token } = self.approach()?;
+        let mut first = None;
+        for approach in self.approaches()? {
+            match self.create_by(approach, id, csr).await {
+                Ok(issued) => return Ok(issued),
+                Err(Unproven { error, next: true }) => first = first.or(Some(error)),
+                // The CA asks for a pause, which counts for all.
+                Err(Unproven {
+                    error:
+                        error @ IssueError::Unavailable {
+                            retry_after: Some(_),
+                            ..
+                        },
+                    ..
+                }) => return Err(error),
+                Err(Unproven { error, .. }) => return Err(first.unwrap_or(error)),
+            }
+        }
+        let none = || unavailable("nothing proves our ID".to_owned(), None);
+        Err(first.unwrap_or_else(none))
+    }
+
+    /// One call with one proof.
+    async fn create_by(
+        &self,
+        Approach { state, token }: Approach,
+        id: &SpiffeId,
+        csr: &Csr,
+    ) -> Result<IssuedChain, Unproven> {
+        let presents = state.default_svid().is_some();
         let connection = self.connect(state).await;
-        let connection = connection.map_err(|error| unavailable(chain_of(&error), None))?;
+        let connection = connection.map_err(|error| Unproven::of_connection(&error))?;
         let mut client = IstioCertificateServiceClient::with_origin(connection, origin())
             .max_decoding_message_size(MAX_ANSWER);
         let request = IstioCertificateRequest {
@@ -305,14 +330,14 @@ impl ClientInner {
         };
         let request = self.request(request, token.as_deref().map(String::as_str))?;
         let answer = client.create_certificate(request).await;
-        let answer = answer.map_err(|status| error_of(id, &status))?;
+        let answer = answer.map_err(|status| Unproven::of_status(id, &status, presents))?;
         let generation = answer
             .metadata()
             .get(GENERATION)
             .and_then(|value| value.to_str().ok()?.parse().ok());
         let issued_at = self.clock.now();
         self.read_chain(&answer.into_inner().cert_chain, generation, issued_at)
-            .map_err(|reason| unavailable(reason, None))
+            .map_err(|reason| unavailable(reason, None).into())
     }
 
     /// The chain of an answer: leaf, intermediates, and the roots in the last text.
@@ -340,6 +365,49 @@ impl ClientInner {
             },
             issued_at,
         })
+    }
+}
+
+/// Why a proof earned nothing.
+pub(super) struct Unproven {
+    pub(super) error: IssueError,
+    /// Whether another proof may earn more: this one was refused, and not the call.
+    pub(super) next: bool,
+}
+
+impl Unproven {
+    /// A handshake that the CA ends refuses the certificate; one that it never began refuses nothing.
+    pub(super) fn of_connection(error: &ConnectError) -> Self {
+        Self {
+            next: matches!(
+                error,
+                ConnectError::Handshake {
+                    source: HandshakeError::RefusedByPeer(_) | HandshakeError::Io(_),
+                    ..
+                }
+            ),
+            error: unavailable(chain_of(error), None),
+        }
+    }
+
+    /// `presents` a certificate: then its refusal may come after the handshake, as an end of the
+    /// connection, for that is how TLS 1.3 says it.
+    pub(super) fn of_status(id: &SpiffeId, status: &Status, presents: bool) -> Self {
+        let refused = matches!(
+            status.code(),
+            Code::Unauthenticated | Code::PermissionDenied
+        );
+        let broken = presents && status.code() == Code::Unknown;
+        Self {
+            next: refused || broken,
+            error: error_of(id, status),
+        }
+    }
+}
+
+impl From<IssueError> for Unproven {
+    fn from(error: IssueError) -> Self {
+        Self { error, next: false }
     }
 }
 

@@ -11,7 +11,9 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Approach, CALL, CaClient, ClientInner, error_of, origin, unavailable};
+use super::client::{
+    Approach, CALL, CaClient, ClientInner, Unproven, error_of, origin, unavailable,
+};
 use crate::bundle::TrustBundle;
 use crate::crl::{Crl, MAX_REVOKED_IDS, RevokedIds};
 use crate::error::chain_of;
@@ -111,11 +113,28 @@ impl ClientInner {
         writer: &IdentityWriter,
         watched: &StatusWriter<WatchStatus>,
     ) -> Result<(), IssueError> {
+        let mut first = None;
+        for approach in self.approaches()? {
+            match self.listen_by(approach, writer, watched).await {
+                Ok(()) => return Ok(()),
+                Err(Unproven { error, next: true }) => first = first.or(Some(error)),
+                Err(Unproven { error, .. }) => return Err(first.unwrap_or(error)),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// One stream with one proof. A join token is refused here, and is not spent by it.
+    async fn listen_by(
+        &self,
+        Approach { state, token }: Approach,
+        writer: &IdentityWriter,
+        watched: &StatusWriter<WatchStatus>,
+    ) -> Result<(), Unproven> {
         let late = |_| unavailable("no answer in time".to_owned(), None);
-        // A join token would be spent on a certificate; so wait for that one.
-        let Approach { state, token } = self.approach()?;
+        let presents = state.default_svid().is_some();
         let connection = self.connect(state).await;
-        let connection = connection.map_err(|error| unavailable(chain_of(&error), None))?;
+        let connection = connection.map_err(|error| Unproven::of_connection(&error))?;
         let mut client =
             WatchClient::with_origin(connection, origin()).max_decoding_message_size(MAX_UPDATE);
         let (say, said) = mpsc::channel(4);
@@ -128,7 +147,7 @@ impl ClientInner {
         let request = self.request(Box::pin(requests), token.as_deref().map(String::as_str))?;
         let answer = timeout(CALL, client.watch(request)).await.map_err(late)?;
         let mut updates = answer
-            .map_err(|status| error_of(&self.id, &status))?
+            .map_err(|status| Unproven::of_status(&self.id, &status, presents))?
             .into_inner();
         watched.update(|status| status.connected = true);
         loop {
@@ -151,7 +170,7 @@ impl ClientInner {
             writer.update(|state| refused = !state.replace_trust(bundle, crls, revoked_ids));
             if refused {
                 let reason = "the CA sent an older bundle, or too many lists".to_owned();
-                return Err(unavailable(reason, None));
+                return Err(unavailable(reason, None).into());
             }
             let generation = self.generation();
             watched.update(|status| {

@@ -281,7 +281,10 @@ impl FileSource {
             state.insert_svid(svid);
             state.replace_bundles(bundles);
             if let Some(crls) = crls {
-                state.replace_crls(crls);
+                state.replace_crls(crls.clone());
+                if *state.crls() != crls {
+                    tracing::warn!("a revocation list is older than the one in use, which stays");
+                }
             }
         });
         self.status.update(|status| {

@@ -603,6 +603,37 @@ async fn an_svid_that_is_over_comes_back_only_through_the_recovery_window() {
     assert_eq!(world.ca.status().await.recovery, Some(window));
 }
 
+/// A proof that is refused is not the end while there is another: a spent join token stands beside the
+/// expired SVID that an open window lets in, and a token beside an SVID that is revoked.
+#[tokio::test]
+async fn when_one_proof_is_refused_the_next_is_tried() {
+    let world = world().await;
+    let (client, writer) = world.client(Token::Text(world.join_token().await));
+    let (svid, bundle) = world.obtain(&client).await.unwrap();
+    writer.set(svid, bundle.into());
+    world.clock.advance(secs(1000));
+    world.obtain(&client).await.unwrap_err();
+    let now = world.clock.now();
+    let window = Window::new(now, secs(60), secs(3600));
+    world.ca.recover(Some(window)).await.unwrap();
+    let begin = Instant::now();
+    loop {
+        match world.obtain(&client).await {
+            Ok(_) => break,
+            // The CA notices in seconds that its own SVID has ended too.
+            Err(error) => assert!(begin.elapsed() < secs(20), "{error}"),
+        }
+    }
+
+    let (client, writer) = world.client(Token::Text(world.token(json!({})).into()));
+    let (svid, bundle) = world.obtain(&client).await.unwrap();
+    let serial = svid.serial().to_owned();
+    writer.set(svid, bundle.into());
+    world.ca.revoke(&serial).await.unwrap();
+    let (svid, _) = world.obtain(&client).await.unwrap();
+    assert_ne!(svid.serial(), serial);
+}
+
 #[tokio::test]
 async fn too_many_are_told_when_to_come_back() {
     let world = world_with(|config| ServerConfigOf { rate: 2, ..config }).await;

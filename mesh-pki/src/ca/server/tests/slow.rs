@@ -136,6 +136,7 @@ async fn serve(
             let caller = Arc::new(CallerConnection {
                 chain: chain.to_vec(),
                 known: AtomicBool::new(false),
+                place: Mutex::new(Places::new(8).take([127, 0, 0, 1].into()).unwrap()),
             });
             let service = service_fn(move |request| {
                 let (shared, caller) = (Arc::clone(&shared), Arc::clone(&caller));
