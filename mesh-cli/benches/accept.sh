@@ -303,7 +303,7 @@ edit_of() { # protocol: prints what a request sees of the last good edit
     curl -sf --max-time 2 -o /dev/null -D - "${how[@]}" "${!url}" | tr -d '\r' | awk 'tolower($1) == "x-edit:" { print $2 }'
 }
 sees() { [[ $(edit_of "$1") == "$2" ]]; }
-refused() { (($(metric "$out_admin" mesh_config_refusals) == $1)); }
+refused() { (($(metric "$out_admin" mesh_config_refusals_total) == $1)); }
 
 bad() { # protocol, number: an edit that must be refused
     case $(($2 % 3)) in
@@ -319,7 +319,7 @@ phase() { # protocol
     [[ $proto == h2 ]] || how=(--h1)
     rotations=$(($(metric "$in_admin" mesh_certificate_rotations_total) + $(metric "$out_admin" mesh_certificate_rotations_total)))
     generation=$(metric "$out_admin" mesh_config_generation)
-    refusals=$(metric "$out_admin" mesh_config_refusals)
+    refusals=$(metric "$out_admin" mesh_config_refusals_total)
     h2load "${how[@]}" -n "$total" -c "$clients" -t 1 --rps "$((rate / clients))" \
         --log-file "$work/$proto.requests" "${!url}" >"$work/$proto.h2load" 2>&1 </dev/null &
     pid=$!
@@ -343,7 +343,7 @@ phase() { # protocol
     done
     wait "$pid" || ended=$?
     generation=$(($(metric "$out_admin" mesh_config_generation) - generation))
-    refusals=$(($(metric "$out_admin" mesh_config_refusals) - refusals))
+    refusals=$(($(metric "$out_admin" mesh_config_refusals_total) - refusals))
     rotations=$(($(metric "$in_admin" mesh_certificate_rotations_total) + $(metric "$out_admin" mesh_certificate_rotations_total) - rotations))
 
     local requests codes took_s spread latency

@@ -59,7 +59,7 @@ async fn a_good_edit_is_live_within_a_second() {
         .await;
     }
     assert_eq!(agent.metric("mesh_config_generation").await, before + 5);
-    assert_eq!(agent.metric("mesh_config_refusals").await, 0);
+    assert_eq!(agent.metric("mesh_config_refusals_total").await, 0);
     assert!(agent.mesh_status().status.success());
 }
 
@@ -87,7 +87,7 @@ async fn a_bad_edit_leaves_the_last_good_and_says_so_everywhere() {
     for (n, (text, place)) in bad.iter().enumerate() {
         agent.publish("route.yaml", text);
         eventually("it is refused", async || {
-            let refusals = agent.metric("mesh_config_refusals").await;
+            let refusals = agent.metric("mesh_config_refusals_total").await;
             (refusals == n as u64 + 1).then_some(())
         })
         .await;
@@ -128,7 +128,7 @@ spec: {parentRefs: [], rulez: []}
 ";
     agent.publish("all.yaml", &format!("{bad}---\n{}", route("1", TO_APP)));
     eventually("the good one is live", async || sees(door, "1").await).await;
-    assert!(agent.metric("mesh_config_refusals").await >= 1);
+    assert!(agent.metric("mesh_config_refusals_total").await >= 1);
 }
 
 #[tokio::test]

@@ -241,10 +241,15 @@ async fn the_admin_surface_answers_local_hosts_only() {
 #[tokio::test]
 async fn the_log_level_is_set_while_it_runs() {
     let home = Home::new();
-    let agent = home
-        .agent("web", "defaultAction: deny\npeers: strict\n", &[])
-        .await;
-    let debug = "configuration changed";
+    let door = free();
+    let more = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
+"
+    );
+    let agent = home.agent("web", &more, &[]).await;
+    let debug = "exchange ended";
     assert!(!agent.log().contains(debug));
     assert_eq!(agent.post("/log").await.status, StatusCode::BAD_REQUEST);
     let wrong = agent.post("/log?level=a%3Db%3Dc").await;
@@ -254,9 +259,23 @@ async fn the_log_level_is_set_while_it_runs() {
         (set.status, &*set.body),
         (StatusCode::OK, "log level is debug\n")
     );
-    agent.publish("app.yaml", &service("app", free(), PLAIN));
-    eventually("the log says more", async || {
-        agent.log().contains(debug).then_some(())
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-00");
+    let fields = [("host", "unknown"), ("traceparent", &*parent)];
+    try_send(door, Method::GET, "/items", &fields).await;
+    eventually("the request can be followed", async || {
+        let log = agent.log();
+        let lines = log.lines().filter(|line| line.contains(trace));
+        let lines: Vec<_> = lines.collect();
+        let ended = lines.iter().find(|line| line.contains(debug))?;
+        assert!(
+            lines.iter().any(|line| line.contains("exchange began")),
+            "{log}"
+        );
+        for part in ["/items", "status=404", "unknown-host", "shop/web"] {
+            assert!(ended.contains(part), "{part}: {ended}");
+        }
+        Some(())
     })
     .await;
 }
@@ -430,15 +449,83 @@ listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
     for signal in OTHERS {
         agent.signal(signal);
     }
-    let ready = agent.get("/readyz").await;
-    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(ready.body.contains("no identity yet"), "{}", ready.body);
+    eventually("it says what keeps it", async || {
+        let ready = agent.get("/readyz").await;
+        assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+        ready.body.contains("no identity yet: ").then_some(())
+    })
+    .await;
     let status = agent.status().await;
     assert_eq!(status["ready"], false);
     assert!(status["workload_api"].is_null(), "{status}");
     assert_eq!(agent.mesh_status().status.code(), Some(1));
-    assert!(agent.get("/metrics").await.body.contains("mesh_config_"));
+    assert!(agent.metric("mesh_identity_renewal_failing").await >= 1);
     agent.terminate();
     let ended = agent.ended().await;
     assert!(ended.success(), "{ended:?}\n{}", agent.log());
+}
+
+#[tokio::test]
+async fn each_change_that_took_effect_is_a_line_of_the_log() {
+    let home = Home::new();
+    let file = "defaultAction: deny\npeers: strict\n";
+    let agent = home.agent("web", file, &[]).await;
+    let says = async |what: &str| {
+        eventually(what, async || agent.log().contains(what).then_some(())).await;
+    };
+    agent.publish("app.yaml", &service("app", free(), PLAIN));
+    says("added EndpointSlice/shop/app-1, Service/shop/app").await;
+    agent.publish("app.yaml", &service("app", free(), PLAIN));
+    says("changed EndpointSlice/shop/app-1").await;
+    let line = "removed EndpointSlice/shop/app-1, Service/shop/app";
+    assert!(!agent.log().contains(line));
+    std::fs::remove_file(agent.dir.join("app.yaml")).expect("removed");
+    says(line).await;
+    let log = agent.log();
+    assert!(
+        log.lines().all(|l| !l.contains(line) || l.contains("INFO")),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_come_as_a_scraper_asks_for_them() {
+    let home = Home::new();
+    let door = free();
+    let more = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
+"
+    );
+    let agent = home.agent("web", &more, &[]).await;
+    let _open = TcpStream::connect(door).await.expect("it listens");
+    let open = format!("mesh_connections_open{{listener=\"{door}\",direction=\"outbound\"}} 1");
+    eventually("the connection is counted", async || {
+        agent
+            .get("/metrics")
+            .await
+            .body
+            .contains(&open)
+            .then_some(())
+    })
+    .await;
+    for (accept, kind, end) in [
+        ("*/*", "text/plain; version=0.0.4", false),
+        (
+            "application/openmetrics-text;version=1.0.0",
+            "application/openmetrics-text",
+            true,
+        ),
+    ] {
+        let answer = try_send(agent.admin, Method::GET, "/metrics", &[("accept", accept)]).await;
+        let answer = answer.expect("it answers");
+        assert!(
+            answer.header("content-type").starts_with(kind),
+            "{answer:?}"
+        );
+        assert_eq!(answer.body.ends_with("# EOF\n"), end);
+        assert!(answer.body.contains("mesh_config_refusals_total 0\n"));
+        assert!(answer.body.contains("mesh_ready 1\n"));
+    }
 }

@@ -15,6 +15,8 @@ use crate::model::Workload;
 #[derive(Debug, Clone)]
 pub struct Local {
     workload: Workload,
+    /// `namespace/name`, as records have it.
+    shown: Arc<str>,
     identity: Option<SpiffeId>,
     default_action: DefaultAction,
     egress: WorkloadPolicy,
@@ -37,6 +39,7 @@ impl Local {
     /// ```
     pub fn new(workload: Workload, default_action: DefaultAction) -> Self {
         Self {
+            shown: workload.to_string().into(),
             workload,
             identity: None,
             default_action,
@@ -79,6 +82,11 @@ impl Local {
     /// The workload.
     pub fn workload(&self) -> &Workload {
         &self.workload
+    }
+
+    /// The workload as `namespace/name`, as records have it.
+    pub fn shown(&self) -> &Arc<str> {
+        &self.shown
     }
 
     /// The ID whose SVID it presents; `None` is the store's default SVID.

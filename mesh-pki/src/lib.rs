@@ -83,10 +83,6 @@ pub mod tls;
 pub mod workload_api;
 
 mod der;
-#[cfg(all(
-    any(feature = "ca-client", feature = "ca-server"),
-    any(feature = "aws-lc-rs", feature = "ring")
-))]
 mod error;
 mod json;
 #[cfg(all(

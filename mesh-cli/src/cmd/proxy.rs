@@ -283,6 +283,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
     }
     if let Some(tracing) = &agent.tracing {
         let sink = otlp::Spans::new(&tracing.otlp, &agent.workload)?;
+        builder.metrics().collect(sink.counts());
         builder = builder
             .exchanges(Arc::new(sink))
             .trace_sample(tracing.sample);

@@ -1,14 +1,15 @@
 //! Spans over OTLP/gRPC: a record of an exchange in, a span in a batch out.
 //!
 //! Spans of sampled traces go through a bounded queue to one task that exports them in batches;
-//! where the collector falls behind, spans are dropped and the drop is logged, and no request
-//! waits.
+//! where the collector falls behind, spans are dropped and counted, and no request waits.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use inmesh_core::model::Workload;
-use inmesh_core::telemetry::{Direction, Exchange, ExchangeSink};
+use inmesh_core::telemetry::{Collect, Direction, Exchange, ExchangeSink, Samples};
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
@@ -27,7 +28,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The sink of exchanges.
 #[derive(Debug)]
-pub(crate) struct Spans(mpsc::Sender<SpanData>);
+pub(crate) struct Spans {
+    queue: mpsc::Sender<SpanData>,
+    counts: Counts,
+}
+
+/// What became of spans.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts(Arc<Outcomes>);
+
+#[derive(Debug, Default)]
+struct Outcomes {
+    exported: AtomicU64,
+    /// The queue was full.
+    dropped: AtomicU64,
+    /// The collector refused them or did not answer.
+    failed: AtomicU64,
+}
 
 impl Spans {
     /// Exports to an endpoint, e.g. `http://127.0.0.1:4317`, under the workload's name.
@@ -49,21 +66,46 @@ impl Spans {
             ))
             .build();
         exporter.set_resource(&resource);
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(export(exporter, receiver));
-        Ok(Self(sender))
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let counts = Counts::default();
+        tokio::spawn(export(exporter, receiver, counts.clone()));
+        Ok(Self { queue, counts })
+    }
+
+    /// What becomes of spans, for metrics.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+}
+
+impl Collect for Counts {
+    fn collect(&self, samples: &mut Samples<'_>) {
+        let outcomes = [
+            ("exported", &self.0.exported),
+            ("dropped", &self.0.dropped),
+            ("failed", &self.0.failed),
+        ];
+        let values = outcomes.map(|(outcome, count)| {
+            let count = count.load(Ordering::Relaxed);
+            ([("outcome", outcome)], count)
+        });
+        let help =
+            "Spans by what became of them: exported, dropped as the queue was full, or failed";
+        samples.counters("mesh_spans", help, values);
     }
 }
 
 impl ExchangeSink for Spans {
     fn record(&self, exchange: &Exchange, at: SystemTime) {
-        if exchange.trace.sampled && self.0.try_send(span(exchange, at)).is_err() {
-            tracing::debug!("a span was dropped: the collector falls behind");
+        if exchange.trace.sampled && self.queue.try_send(span(exchange, at)).is_err() {
+            self.counts.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>) {
+/// Exports batches. A failure is counted with its spans, and logged once until an export succeeds.
+async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, counts: Counts) {
+    let mut failing = false;
     loop {
         let mut batch = Vec::with_capacity(BATCH);
         if spans.recv_many(&mut batch, BATCH).await == 0 {
@@ -78,9 +120,20 @@ async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>) {
             }
         };
         let _full_or_late = timeout(PAUSE, more).await;
-        let count = batch.len();
-        if let Err(error) = exporter.export(batch).await {
-            tracing::warn!(%error, count, "spans could not be exported");
+        let count = batch.len() as u64;
+        match exporter.export(batch).await {
+            Ok(()) => {
+                counts.0.exported.fetch_add(count, Ordering::Relaxed);
+                if std::mem::take(&mut failing) {
+                    tracing::info!("spans are exported again");
+                }
+            }
+            Err(error) => {
+                counts.0.failed.fetch_add(count, Ordering::Relaxed);
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, count, "spans cannot be exported; they are lost");
+                }
+            }
         }
     }
 }

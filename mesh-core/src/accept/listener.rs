@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -10,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::place::Place;
 use super::{Detected, Socket, detect, is_text, may_be_http2};
 
 /// Connections that may wait to be accepted, within what the kernel allows. The standard library
@@ -25,6 +27,7 @@ const REST: Duration = Duration::from_millis(50);
 pub(crate) struct Listener {
     inner: TcpListener,
     places: Arc<Semaphore>,
+    open: Arc<AtomicUsize>,
 }
 
 // === impl Listener ===
@@ -40,14 +43,25 @@ impl Listener {
         Self {
             inner,
             places: Arc::new(Semaphore::new(places)),
+            open: Arc::default(),
         }
+    }
+
+    /// How many of its connections are open.
+    pub(crate) fn open(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.open)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
     }
 
     /// The next connection, once there is a place for it. Errors of a single connection are skipped;
     /// where the process is out of descriptors it rests for a moment and tries again.
     pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
         // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else {
             return std::future::pending().await;
         };
         loop {
@@ -55,6 +69,7 @@ impl Listener {
                 Ok((stream, from)) => {
                     // A connection works without it, only later.
                     let _slow = stream.set_nodelay(true);
+                    let place = Place::new(permit, &self.open);
                     return (Socket::accepted(stream, place), from);
                 }
                 Err(e) if of_one_connection(&e) => tracing::debug!(error = %e, "not accepted"),

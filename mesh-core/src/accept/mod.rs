@@ -10,6 +10,8 @@ mod linger;
 #[cfg(feature = "runtime")]
 mod listener;
 #[cfg(feature = "runtime")]
+mod place;
+#[cfg(feature = "runtime")]
 mod socket;
 #[cfg(feature = "runtime")]
 mod timed;

@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+
+use super::place::Place;
 
 /// Slices that together are at most this long are copied into one.
 const SHORT: usize = 2048;
@@ -27,14 +28,14 @@ const SHORT: usize = 2048;
 pub(crate) struct Socket {
     stream: TcpStream,
     /// Held, not looked at.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 // === impl Socket ===
 
 impl Socket {
     /// A caller's connection.
-    pub(super) fn accepted(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn accepted(stream: TcpStream, place: Place) -> Self {
         Self {
             stream,
             _place: Some(place),

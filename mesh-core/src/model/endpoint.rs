@@ -71,6 +71,20 @@ pub enum Host {
     },
 }
 
+/// The address or the name, with its SRV prefix.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { name, srv: None } => f.write_str(name),
+            Self::Name {
+                name,
+                srv: Some(srv),
+            } => write!(f, "{srv}.{name}"),
+        }
+    }
+}
+
 /// The three conditions of an endpoint as EndpointSlice knows them.
 ///
 /// ```

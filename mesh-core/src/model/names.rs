@@ -370,6 +370,13 @@ impl Workload {
     }
 }
 
+/// `namespace/name`.
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// RFC 1123 as Kubernetes reads it: lower case letters, digits and `-` (and `.` in a subdomain),
 /// each label beginning and ending with a letter or digit.
 fn check(

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,15 +19,26 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::limits::Limits;
 use super::mesh::Mesh;
 use super::status::Status;
 use crate::accept::{ConnState, Listener, Timed};
 use crate::body::Body;
+use crate::telemetry::Exposition;
 
 /// Connections at once to one set of pages.
 const CONNECTIONS: usize = 256;
+
+/// Pages with metrics, status or configuration at once: each may have 32 MiB.
+const LARGE: usize = 2;
+
+/// How long a request for one of them waits for a place, below the 10 s of a scrape.
+const PLACE: Duration = Duration::from_secs(5);
+
+const JSON: &str = "application/json";
 
 /// How long one of them may rest between two requests: it keeps a place that a probe may need.
 const IDLE: Duration = Duration::from_secs(5);
@@ -121,8 +133,10 @@ impl Admin {
     pub(super) async fn serve(self, listener: TcpListener, mesh: Mesh) {
         let mut drain = mesh.watch_drain();
         let limits = Limits::clone(mesh.limits());
+        let (this, large) = (Arc::new(self), Arc::new(Semaphore::new(LARGE)));
         let serving = serve_pages(listener, limits, move |request| {
-            std::future::ready(self.answer(&request, &mesh))
+            let (this, mesh, large) = (Arc::clone(&this), mesh.clone(), Arc::clone(&large));
+            async move { this.answer(request, mesh, large).await }
         });
         tokio::select! {
             () = serving => {}
@@ -130,14 +144,18 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<()>, mesh: &Mesh) -> Response<Body> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<()>,
+        mesh: Mesh,
+        large: Arc<Semaphore>,
+    ) -> Response<Body> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/metrics") => {
-                let mut response = Response::new(Body::from(mesh.encode_metrics()));
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                let kind = header::HeaderValue::from_static(kind);
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
+                let accept = request.headers().get_all(header::ACCEPT).iter();
+                let format = Exposition::of(accept.filter_map(|value| value.to_str().ok()));
+                let write = move || mesh.metrics().encode_as(format).into_bytes();
+                aside(large, format.content_type(), write).await
             }
             (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n"),
             (&Method::GET, "/readyz") => {
@@ -151,14 +169,16 @@ impl Admin {
                     )
                 }
             }
-            (&Method::GET, "/status") => json_page(&self.whole(mesh)),
-            (&Method::GET, "/config_dump") => json_page(&mesh.config_dump(&self.whole(mesh))),
+            (&Method::GET, "/status") => {
+                aside(large, JSON, move || json_bytes(&self.whole(&mesh))).await
+            }
+            (&Method::GET, "/config_dump") => {
+                let write = move || json_bytes(&mesh.config_dump(&self.whole(&mesh)));
+                aside(large, JSON, write).await
+            }
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
             (&Method::POST, "/drain") => {
-                tokio::spawn({
-                    let mesh = mesh.clone();
-                    async move { mesh.drain().await }
-                });
+                tokio::spawn(async move { mesh.drain().await });
                 text(StatusCode::ACCEPTED, "draining\n")
             }
             (_, "/metrics" | "/livez" | "/readyz" | "/status" | "/config_dump") => {
@@ -266,20 +286,54 @@ fn text(status: StatusCode, body: &str) -> Response<Body> {
     response
 }
 
-fn json_page(value: &impl Serialize) -> Response<Body> {
-    match serde_json::to_vec_pretty(value) {
-        Ok(bytes) => {
-            let mut response = Response::new(Body::from(bytes));
-            let kind = header::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{e}\n")),
+/// Writes a page that may be large on a thread that requests do not wait for. There are few such
+/// pages at once, until they are sent; one that finds no place in time is answered with 503.
+async fn aside(
+    large: Arc<Semaphore>,
+    content_type: &'static str,
+    write: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> Response<Body> {
+    let busy = || text(StatusCode::SERVICE_UNAVAILABLE, "too many pages at once\n");
+    let Ok(Ok(place)) = timeout(PLACE, large.acquire_owned()).await else {
+        return busy();
+    };
+    // Only a runtime that shuts down cancels it.
+    let Ok(page) = tokio::task::spawn_blocking(write).await else {
+        return busy();
+    };
+    let page = Page {
+        bytes: page,
+        _place: place,
+    };
+    let mut response = Response::new(Body::from(Bytes::from_owner(page)));
+    let kind = header::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// A page, and its place among those that are not yet sent.
+struct Page {
+    bytes: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
+}
+
+fn json_bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value)
+        .unwrap_or_else(|error| json!({"error": error.to_string()}).to_string().into_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use http_body_util::BodyExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::time::Instant;
 
@@ -314,5 +368,48 @@ mod tests {
                 "{limit:?}: {rested:?}"
             );
         }
+    }
+
+    /// Encoding waits for what can only come from the runtime's one thread.
+    #[tokio::test]
+    async fn a_page_that_takes_long_holds_up_nothing() {
+        let large = Arc::new(Semaphore::new(1));
+        let (come, waits): (_, Receiver<()>) = channel();
+        let write = move || match waits.recv_timeout(Duration::from_secs(60)) {
+            Ok(()) => b"in the end".to_vec(),
+            Err(_) => b"nothing came".to_vec(),
+        };
+        let page = tokio::spawn(aside(Arc::clone(&large), JSON, write));
+        while large.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        come.send(()).unwrap();
+        let response = page.await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], JSON);
+        assert_eq!(large.available_permits(), 0, "it is not sent yet");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "in the end");
+        drop(body);
+        assert_eq!(large.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_that_are_not_read_are_few() {
+        let large = Arc::new(Semaphore::new(1));
+        let written = Arc::new(Mutex::new(0));
+        let write = || {
+            let written = Arc::clone(&written);
+            move || {
+                *written.lock().unwrap() += 1;
+                Vec::from(*b"page")
+            }
+        };
+        let unread = aside(Arc::clone(&large), JSON, write()).await;
+        let second = aside(Arc::clone(&large), JSON, write()).await;
+        assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop(unread);
+        let third = aside(Arc::clone(&large), JSON, write()).await;
+        assert_eq!(third.status(), StatusCode::OK);
+        assert_eq!(*written.lock().unwrap(), 2);
     }
 }

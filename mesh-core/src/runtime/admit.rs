@@ -59,7 +59,7 @@ pub(super) fn begin(
     let call = Call::new(Exchange::new(direction, protocol, context));
     let mut pending = Pending::new(call, recorder, series, state.cloned());
     let exchange = &mut pending.call().exchange;
-    exchange.workload = Arc::clone(&local.workload().name);
+    exchange.workload = Arc::clone(local.shown());
     exchange.parent_span = above.map(|a| a.span_id);
     exchange.method = Some(request.method().clone());
     exchange.uri = request.uri().clone();

@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 
 use super::first::ServerFirst;
 use super::limits::Limits;
-use super::merge::merge;
+use super::listening::Listening;
+use super::merge::{Changes, merge};
 use super::mesh::{Mesh, MeshInner, Stack};
 use super::shared::Shared;
 use super::upstream::Upstreams;
@@ -229,7 +230,9 @@ impl MeshBuilder<WantsNothing> {
         let inbox = Inbox::new(reader);
         let workloads = inbox.workloads();
         run_sources(parts.sources, &inbox, &watch);
-        tokio::spawn(merge(writer, inbox, states, watch.clone()));
+        let changes = Changes::new(writer, Arc::clone(&parts.clock));
+        let changed = changes.last();
+        tokio::spawn(merge(changes, inbox, states, watch.clone()));
         let writers = TaskTracker::new();
         for write in parts.writers {
             writers.spawn(write(watch.clone()));
@@ -243,6 +246,7 @@ impl MeshBuilder<WantsNothing> {
                 writers,
                 sources,
                 workloads,
+                changed,
                 shared,
             }),
         };
@@ -316,6 +320,7 @@ impl BuilderParts {
             server_first: ServerFirst::default(),
             drain: watch.clone(),
             tracker: TaskTracker::new(),
+            listening: Listening::default(),
         }
     }
 }
@@ -407,7 +412,9 @@ impl<S> MeshBuilder<S> {
     ) -> Self {
         let (log, lines) = AccessLog::new(LOG_QUEUE, sample, &self.parts.metrics);
         self.parts.sinks.push(Arc::new(log));
-        let write: RunWriter = Box::new(move |drain| Box::pin(lines.write_to(writer, drain)));
+        let metrics = self.parts.metrics.clone();
+        let write: RunWriter =
+            Box::new(move |drain| Box::pin(lines.write_to(writer, drain, metrics)));
         self.parts.writers.push(write);
         self
     }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::accept::Upload;
+use crate::balance::Member;
 use crate::connect::Flow;
 use crate::error::Error;
 use crate::local::Local;
 use crate::model::Draw;
 use crate::retry::Attempts;
+use crate::snapshot::ServiceView;
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{Direction, Exchange, Protocol};
 
@@ -23,6 +25,8 @@ pub(super) struct Call {
     pub(super) upload: Option<Arc<Upload>>,
     pub(super) draw: Draw,
     pub(super) attempts: Attempts,
+    /// The endpoint that the last failed attempt was at.
+    pub(super) met: Option<Box<(Arc<ServiceView>, Member)>>,
 }
 
 /// How an exchange ended.
@@ -52,6 +56,7 @@ impl Call {
             draw: Draw::new(exchange.trace.span_id),
             exchange,
             attempts,
+            met: None,
         }
     }
 
@@ -60,7 +65,7 @@ impl Call {
         let context = TraceContext::new(rand::random(), rand::random(), false);
         let mut exchange = Exchange::new(direction, Protocol::Tcp, context);
         exchange.caller = Some(from);
-        exchange.workload = Arc::clone(&local.workload().name);
+        exchange.workload = Arc::clone(local.shown());
         Self::new(exchange)
     }
 

@@ -7,10 +7,14 @@ use std::time::UNIX_EPOCH;
 use inmesh_pki::rotate::expiry::expiries;
 use inmesh_pki::rotate::watch_expiry;
 use inmesh_pki::store::IdentityReader;
+use tokio::sync::watch;
 
+use super::listening::Listening;
 use super::mesh::Mesh;
+use super::status::not_ready;
+use crate::discover::{SourceState, Sources};
 use crate::drain::Drain;
-use crate::snapshot::{Snapshot, SnapshotReader};
+use crate::snapshot::{Serving, Snapshot, SnapshotReader};
 use crate::telemetry::{Collect, Samples};
 
 /// Counts leaf certificates as they are replaced.
@@ -42,6 +46,10 @@ impl Mesh {
             reader: shared.reader.clone(),
             identity: shared.identity.clone(),
             rotations: Arc::clone(&rotations),
+            listening: shared.listening.clone(),
+            sources: self.inner.sources.clone(),
+            changed: Arc::clone(&self.inner.changed),
+            drain: drain.clone(),
         });
         let alarm = {
             let (identity, clock) = (shared.identity.clone(), Arc::clone(&shared.clock));
@@ -60,32 +68,111 @@ struct Gauges {
     reader: SnapshotReader,
     identity: IdentityReader,
     rotations: Arc<AtomicU64>,
+    listening: Listening,
+    sources: watch::Receiver<Sources>,
+    /// When the configuration last changed, in seconds since 1970.
+    changed: Arc<AtomicU64>,
+    drain: Drain,
 }
 
 impl Collect for Gauges {
     fn collect(&self, samples: &mut Samples<'_>) {
         let snapshot = self.reader.load();
-        samples.gauge(
-            "mesh_config_generation",
-            "How often the configuration that serves has changed",
-            snapshot.generation(),
+        samples.gauges(
+            "mesh_build_info",
+            "The version that runs",
+            [([("version", env!("CARGO_PKG_VERSION"))], 1)],
         );
-        samples.gauge(
-            "mesh_config_refusals",
-            "How often a new version of an object was refused",
-            snapshot.refusals(),
-        );
-        samples.counter(
-            "mesh_certificate_rotations",
-            "Leaf certificates replaced while running",
-            self.rotations.load(Ordering::Relaxed),
-        );
+        let (phase, sources) = (self.drain.phase(), self.sources.borrow().clone());
+        let ready = not_ready(&snapshot, &self.identity, phase, &sources).is_empty();
+        samples.gauge("mesh_ready", "Whether it takes traffic", u64::from(ready));
+        self.configuration(&snapshot, &sources, samples);
+        self.renewal(samples);
         self.expiries(samples);
+        self.listeners(samples);
         endpoints(&snapshot, samples);
     }
 }
 
 impl Gauges {
+    fn configuration(&self, snapshot: &Snapshot, sources: &Sources, samples: &mut Samples<'_>) {
+        samples.gauge(
+            "mesh_config_generation",
+            "The generation of the configuration that serves; it grows with each change",
+            snapshot.generation(),
+        );
+        samples.gauge(
+            "mesh_config_change_timestamp_seconds",
+            "When the configuration that serves last changed, in seconds since 1970; 0 if never",
+            self.changed.load(Ordering::Relaxed),
+        );
+        samples.counter(
+            "mesh_config_refusals",
+            "New versions of objects that were refused",
+            snapshot.refusals(),
+        );
+        let mut serving = [("current", 0), ("last-good", 0), ("nothing", 0)];
+        for object in snapshot.serving() {
+            let at = match object {
+                Serving::Current => 0,
+                Serving::LastGood => 1,
+                Serving::Nothing => 2,
+            };
+            serving[at].1 += 1;
+        }
+        samples.gauges(
+            "mesh_config_objects",
+            "Objects by what serves of them: the newest version, the last good one, or nothing",
+            serving.map(|(serving, count)| ([("serving", serving)], count)),
+        );
+        let synced = sources.states().iter().map(|(id, state)| {
+            let synced = matches!(state, SourceState::Synced);
+            (id.to_string(), u64::from(synced))
+        });
+        let synced: Vec<_> = synced.collect();
+        let synced = synced
+            .iter()
+            .map(|(id, up)| ([("source", id.as_str())], *up));
+        let help = "Whether a source of configuration keeps its state current";
+        samples.gauges("mesh_source_synced", help, synced);
+    }
+
+    fn renewal(&self, samples: &mut Samples<'_>) {
+        let renewal = self.identity.renewal();
+        samples.counter(
+            "mesh_certificate_rotations",
+            "Leaf certificates replaced while running",
+            self.rotations.load(Ordering::Relaxed),
+        );
+        samples.counter(
+            "mesh_identity_renewals",
+            "Identities that their source has given",
+            renewal.renewals,
+        );
+        samples.counter(
+            "mesh_identity_renewal_failures",
+            "Failures of the source of identity",
+            renewal.failures,
+        );
+        samples.gauge(
+            "mesh_identity_renewal_failing",
+            "Failures of the source of identity since it last gave one",
+            renewal.failing,
+        );
+    }
+
+    fn listeners(&self, samples: &mut Samples<'_>) {
+        let all = self.listening.status();
+        let rows = all.iter().map(|one| (one.address.to_string(), one));
+        let rows: Vec<_> = rows.collect();
+        let open = rows.iter().map(|(address, one)| {
+            let labels = [("listener", address.as_str()), ("direction", one.direction)];
+            (labels, one.connections as u64)
+        });
+        let help = "Open connections of callers, by the listener that they came to";
+        samples.gauges("mesh_connections_open", help, open);
+    }
+
     fn expiries(&self, samples: &mut Samples<'_>) {
         let expiries = expiries(&self.identity.load());
         let ends = expiries.iter().map(|expiry| {

@@ -32,7 +32,7 @@ use crate::connect::{Flow, Io, copy};
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
 use crate::model::AppProtocol;
-use crate::telemetry::{Direction, Series};
+use crate::telemetry::{Direction, LabelText, Series};
 
 /// The first byte of a TLS handshake (RFC 8446 section 5.1).
 const TLS: u8 = 0x16;
@@ -45,6 +45,8 @@ pub(super) struct InboundStack<A> {
     pub(super) app: A,
     pub(super) protocol: AppProtocol,
     pub(super) strict: bool,
+    /// Where it leads, for a person.
+    pub(super) leads: String,
     pub(super) probes: Arc<[Arc<str>]>,
 }
 
@@ -52,7 +54,7 @@ pub(super) struct InboundStack<A> {
 pub(super) struct Inbound {
     pub(super) shared: Arc<Shared>,
     pub(super) tls: Arc<Tls>,
-    principal: Arc<str>,
+    principal: LabelText,
     callers: Mutex<HashMap<Option<SpiffeId>, Arc<Series>>>,
     policy: PolicyChanges,
 }
@@ -101,7 +103,7 @@ struct Accepted {
 // === impl Inbound ===
 
 impl Inbound {
-    pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: Arc<str>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: LabelText) -> Self {
         let local = Arc::clone(tls.local());
         Self {
             policy: PolicyChanges::follow(shared.reader.clone(), local),
@@ -153,7 +155,14 @@ impl Inbound {
         let key = key.filter(|_| known.len() < CALLERS);
         let series = known.entry(key.clone()).or_insert_with(|| {
             let workload = self.tls.local().workload();
-            Arc::new(labels::inbound(workload, &self.principal, key.as_ref()))
+            let snapshot = self.shared.reader.peek();
+            let domain = &snapshot.settings().cluster_domain;
+            Arc::new(labels::inbound(
+                workload,
+                domain,
+                &self.principal,
+                key.as_ref(),
+            ))
         });
         Arc::clone(series)
     }
@@ -166,6 +175,9 @@ impl<A: App> InboundStack<A> {
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
         let shared = &self.inbound.shared;
         let listener = Listener::new(listener, shared.limits.connections);
+        let (workload, leads) = (self.inbound.tls.local().workload(), self.leads.clone());
+        let listening = &shared.listening;
+        let _listed = listening.list(&listener, Direction::Inbound, workload.to_string(), leads);
         let (drain, tracker) = (shared.drain.clone(), shared.tracker.clone());
         serve::accept(listener, drain, tracker, move |stream, from| {
             Arc::clone(&self).connection(stream, from)
@@ -233,7 +245,8 @@ impl<A: App> InboundStack<A> {
             }
         };
         let recorder = &shared.recorder;
-        recorder.refused(Direction::Inbound, from, None, reason, &error);
+        let workload = self.inbound.tls.local().shown();
+        recorder.refused(Direction::Inbound, workload, from, None, reason, &error);
     }
 
     /// Looks whether a caller of a permissive listener begins with TLS. Where the application may
@@ -342,7 +355,16 @@ impl<A: App> InboundStack<A> {
             connection.serve_h1(io, service).await
         };
         let (direction, recorder) = (Direction::Inbound, &shared.recorder);
-        serve::ended(recorder, direction, from, info.id(), &state, ended);
+        let workload = self.inbound.tls.local().shown();
+        serve::ended(
+            recorder,
+            direction,
+            workload,
+            from,
+            info.id(),
+            &state,
+            ended,
+        );
     }
 
     /// Answers one request, whatever happens.
@@ -432,7 +454,10 @@ impl<A: App> InboundStack<A> {
         let mut flow = Flow::default();
         let result = match permitted {
             Ok(_permit) => {
-                let counters = shared.recorder.metrics.tcp_opened(&series);
+                let counters = shared
+                    .recorder
+                    .metrics
+                    .tcp_opened(&series, call.exchange.tls_peer.is_some());
                 flow = Flow::new(counters.clone());
                 shared.recorder.begin(&call.exchange);
                 let mut drain = shared.drain.clone();

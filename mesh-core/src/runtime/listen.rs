@@ -68,11 +68,8 @@ pub enum Application {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inbound(to) => {
-                let peers = if to.strict { "strict" } else { "permissive" };
-                write!(f, "inbound to {}, {}, {peers} peers", to.app, to.protocol)
-            }
-            Self::Outbound(to) => write!(f, "outbound {}, {}", to.target, to.protocol),
+            Self::Inbound(to) => write!(f, "inbound {to}"),
+            Self::Outbound(to) => write!(f, "outbound {to}"),
         }
     }
 }
@@ -119,7 +116,20 @@ impl OutboundListener {
     }
 }
 
+impl fmt::Display for OutboundListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.target, self.protocol)
+    }
+}
+
 // === impl InboundListener ===
+
+impl fmt::Display for InboundListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let peers = if self.strict { "strict" } else { "permissive" };
+        write!(f, "to {}, {}, {peers} peers", self.app, self.protocol)
+    }
+}
 
 impl InboundListener {
     /// A strict listener in front of an application.

@@ -1,15 +1,65 @@
 //! The one task that changes the snapshot.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use inmesh_pki::clock::Clock;
 use tokio::sync::watch;
 
 use crate::discover::{Applied, Inbox, Message, Sources};
 use crate::drain::Drain;
 use crate::model::ObjectKey;
-use crate::snapshot::{Change, Op, SnapshotWriter};
+use crate::snapshot::{Change, Difference, Mentioned, Op, Snapshot, SnapshotWriter};
+
+/// Makes changes, and says in the log what each has made of its objects.
+pub(super) struct Changes {
+    writer: SnapshotWriter,
+    clock: Arc<dyn Clock>,
+    last: Arc<AtomicU64>,
+}
+
+// === impl Changes ===
+
+impl Changes {
+    pub(super) fn new(writer: SnapshotWriter, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            writer,
+            clock,
+            last: Arc::default(),
+        }
+    }
+
+    /// When the last one took effect, in seconds since 1970; 0 before the first.
+    pub(super) fn last(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.last)
+    }
+
+    fn make(&mut self, change: Change) -> Arc<Snapshot> {
+        let before = self.writer.load();
+        let (source, mentioned) = (change.source.clone(), Mentioned::by(&change, &before));
+        let next = self.writer.apply(change);
+        let generation = next.generation();
+        if generation == before.generation() {
+            return next;
+        }
+        let now = self.clock.now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        self.last.store(now, Ordering::Relaxed);
+        let what = Difference::between(&before, &next, mentioned);
+        // Names are resolved as often as their records end.
+        if what.is_of_names_alone() {
+            tracing::debug!(%source, generation, %what, "configuration changed");
+        } else {
+            tracing::info!(%source, generation, %what, "configuration changed");
+        }
+        next
+    }
+}
 
 /// Applies what comes through the inbox until the drain has closed.
 pub(super) async fn merge(
-    mut writer: SnapshotWriter,
+    mut changes: Changes,
     mut inbox: Inbox,
     sources: watch::Sender<Sources>,
     mut drain: Drain,
@@ -24,19 +74,15 @@ pub(super) async fn merge(
             return drain.closed().await;
         };
         match message {
-            Message::Change(change, None) => {
-                let source = change.source.clone();
-                let next = writer.apply(change);
-                tracing::debug!(%source, generation = next.generation(), "configuration changed");
-            }
+            Message::Change(change, None) => drop(changes.make(change)),
             Message::Change(change, Some(acknowledge)) => {
-                acknowledge.applied(apply(&mut writer, change));
+                acknowledge.applied(apply(&mut changes, change));
             }
             Message::Serve(local, acknowledge) => {
-                let generation = writer.serve(&local).generation();
+                let generation = changes.writer.serve(&local).generation();
                 acknowledge.applied(Applied::at(generation));
             }
-            Message::Retire(local) => drop(writer.retire(&local)),
+            Message::Retire(local) => drop(changes.writer.retire(&local)),
             Message::State(source, state) => {
                 let shown = state.to_string();
                 if sources.send_if_modified(|sources| sources.set(&source, state)) {
@@ -48,12 +94,11 @@ pub(super) async fn merge(
 }
 
 /// Applies a change and finds out what became of its objects.
-fn apply(writer: &mut SnapshotWriter, change: Change) -> Applied {
+fn apply(changes: &mut Changes, change: Change) -> Applied {
     let source = change.source.clone();
     let keys: Vec<ObjectKey> = change.ops.iter().filter_map(key).collect();
-    let next = writer.apply(change);
+    let next = changes.make(change);
     let generation = next.generation();
-    tracing::debug!(%source, generation, "configuration changed");
     Applied {
         problems: next.problems(&source, &keys),
         ..Applied::at(generation)

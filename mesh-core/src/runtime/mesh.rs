@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,6 @@ use tower_service::Service;
 use super::app::{Behind, InProcess};
 use super::client::{Channel, Client};
 use super::inbound::{self, InboundStack};
-use super::labels;
 use super::limits::Limits;
 use super::listen::{InboundListener, OutboundListener};
 use super::outbound::Outbound;
@@ -51,6 +51,8 @@ pub(super) struct MeshInner {
     pub(super) writers: TaskTracker,
     pub(super) sources: watch::Receiver<Sources>,
     pub(super) workloads: Workloads,
+    /// When the configuration last changed, in seconds since 1970.
+    pub(super) changed: Arc<AtomicU64>,
 }
 
 /// Both directions of one local workload.
@@ -65,14 +67,8 @@ pub(super) struct Stack {
 impl Stack {
     pub(super) fn new(shared: &Arc<Shared>, local: Arc<Local>) -> Self {
         let (tls, principal) = (shared.tls(&local), shared.principal(&local));
-        let answered_locally = labels::answered_locally(local.workload(), &principal);
         Self {
-            outbound: Arc::new(Outbound {
-                shared: Arc::clone(shared),
-                tls: Arc::clone(&tls),
-                principal: Arc::clone(&principal),
-                answered_locally: Arc::new(answered_locally),
-            }),
+            outbound: Arc::new(Outbound::new(shared, Arc::clone(&tls), principal.clone())),
             inbound: Arc::new(inbound::Inbound::new(shared, tls, principal)),
             local,
         }
@@ -155,6 +151,7 @@ impl Mesh {
         let stack = InboundStack {
             inbound: Arc::clone(&self.stack.inbound),
             app: InProcess(app),
+            leads: "to this process, HTTP, strict peers".to_owned(),
             // Any version of it.
             protocol: AppProtocol::Http1,
             strict: true,
@@ -176,6 +173,7 @@ impl Mesh {
         let (inbound, upstreams) = (&self.stack.inbound, &self.inner.shared.upstreams);
         let stack = InboundStack {
             app: Behind::new(upstreams, &inbound.tls, &to),
+            leads: to.to_string(),
             inbound: Arc::clone(inbound),
             protocol: to.protocol,
             strict: to.strict,
@@ -193,10 +191,11 @@ impl Mesh {
     pub fn status(&self) -> Status {
         Status::new(
             &self.inner.shared.reader.load(),
-            &self.inner.shared.identity.load(),
+            &self.inner.shared.identity,
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
             &self.inner.shared.server_first,
+            self.inner.shared.listening.status(),
         )
     }
 
@@ -223,7 +222,7 @@ impl Mesh {
     pub(super) fn not_ready(&self) -> Vec<String> {
         not_ready(
             &self.inner.shared.reader.load(),
-            &self.inner.shared.identity.load(),
+            &self.inner.shared.identity,
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
         )
@@ -239,7 +238,8 @@ impl Mesh {
         &self.inner.metrics
     }
 
-    /// The metrics in the OpenMetrics text format.
+    /// The metrics in the OpenMetrics text format. Where there are many it takes a moment: call it
+    /// where blocking is allowed.
     pub fn encode_metrics(&self) -> String {
         self.inner.metrics.encode()
     }

@@ -22,6 +22,7 @@ mod inbound;
 mod labels;
 mod limits;
 mod listen;
+mod listening;
 mod merge;
 mod mesh;
 mod outbound;
@@ -36,8 +37,9 @@ pub use builder::{MeshBuilder, StartError, WantsIdentity, WantsNothing, WantsWor
 pub use client::{Answering, Channel, Client};
 pub use limits::Limits;
 pub use listen::{Application, InboundListener, Listen, OutboundListener, Target};
+pub use listening::ListenerStatus;
 pub use mesh::Mesh;
-pub use status::{EndpointStatus, IdentityStatus, ServiceStatus, Status};
+pub use status::{EndpointStatus, IdentityStatus, RenewalStatus, ServiceStatus, Status};
 
 #[cfg(test)]
 mod tests;

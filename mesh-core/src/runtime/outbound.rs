@@ -3,8 +3,9 @@
 //! A request is admitted, planned and sent; an opaque connection is planned and opened. A listener
 //! for programs that do not embed the mesh adds accept before that.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -23,21 +24,29 @@ use super::shared::Shared;
 use super::upstream::{Sending, Upstream};
 use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
+use crate::balance::Member;
 use crate::body::Body;
-use crate::connect::{Flow, Io, Switched, copy, forward};
+use crate::connect::{Flow, Io, Kept, Switched, copy, forward};
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, ServiceName, Transport};
 use crate::plan::{Destination, Planned, plan};
-use crate::telemetry::{Direction, Series};
+use crate::snapshot::ServiceView;
+use crate::telemetry::{Direction, LabelText, Series};
+
+/// The most Services whose exchanges without an endpoint are counted apart; those of further ones are
+/// counted with those for no known Service.
+const SERVICES: usize = 1_000;
 
 /// The outbound stack of one local workload.
 pub(super) struct Outbound {
     pub(super) shared: Arc<Shared>,
     pub(super) tls: Arc<Tls>,
-    pub(super) principal: Arc<str>,
-    /// Counts what was answered without an endpoint.
-    pub(super) answered_locally: Arc<Series>,
+    principal: LabelText,
+    /// Counts what was for no known Service.
+    without_service: Arc<Series>,
+    /// Counts what was answered without an endpoint, by the Service that it was for.
+    without_endpoint: Mutex<HashMap<Arc<str>, Arc<Series>>>,
 }
 
 /// What leads to the destination of a request or connection.
@@ -75,6 +84,17 @@ enum Carried {
 // === impl Outbound ===
 
 impl Outbound {
+    pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: LabelText) -> Self {
+        let without_service = labels::without_service(tls.local().workload(), &principal);
+        Self {
+            shared: Arc::clone(shared),
+            tls,
+            principal,
+            without_service: Arc::new(without_service),
+            without_endpoint: Mutex::default(),
+        }
+    }
+
     /// Answers one request, whatever happens. The request is lent: its owner's future holds it
     /// once, instead of every future below.
     pub(super) async fn handle(
@@ -100,7 +120,7 @@ impl Outbound {
         let shared = &self.shared;
         let (local, state) = (self.tls.local(), caller.map(|c| c.state));
         let upload = caller.and_then(|_| Upload::time(request, shared.limits.body));
-        let (direction, series) = (Direction::Outbound, &self.answered_locally);
+        let (direction, series) = (Direction::Outbound, &self.without_service);
         let mut pending = admit::begin(direction, local, request, &shared.recorder, series, state);
         let call = pending.call();
         call.exchange.caller = caller.map(|c| c.address);
@@ -115,9 +135,17 @@ impl Outbound {
             Err(error) => Err(error),
         };
         match result {
-            Ok(Carried::Route(response)) => Ok(pending.answer(response)),
+            Ok(Carried::Route(response)) => {
+                let series = self.series_without_answer(pending.call());
+                pending.count_under(series);
+                Ok(pending.answer(response))
+            }
             Ok(Carried::Endpoint(response, upstream, switched)) => {
-                pending.count_under(self.series(&upstream));
+                pending.count_under(self.series(
+                    upstream.kept(),
+                    upstream.service(),
+                    upstream.member(),
+                ));
                 pending.hold(Held::Endpoint(upstream));
                 Ok(match switched {
                     None => pending.answer(response),
@@ -129,7 +157,11 @@ impl Outbound {
                     }
                 })
             }
-            Err(error) => Err((pending, error)),
+            Err(error) => {
+                let series = self.series_without_answer(pending.call());
+                pending.count_under(series);
+                Err((pending, error))
+            }
         }
     }
 
@@ -190,19 +222,46 @@ impl Outbound {
         Ok(planned)
     }
 
-    /// The metrics of the endpoint that answered, made once and kept with it.
-    fn series(&self, upstream: &Upstream) -> Arc<Series> {
-        let series = upstream.kept().series.get_or_init(|| {
+    /// The metrics of an endpoint, made once and kept with it.
+    fn series(&self, kept: &Kept, service: &ServiceView, member: &Member) -> Arc<Series> {
+        let series = kept.series.get_or_init(|| {
             let workload = self.tls.local().workload();
-            let (service, member) = (upstream.service(), upstream.member());
             Arc::new(labels::outbound(workload, &self.principal, service, member))
         });
         Arc::clone(series)
     }
 
+    /// The metrics of an exchange that no endpoint has answered: those of the last endpoint that it
+    /// was sent to, else those of its Service, if it came as far.
+    fn series_without_answer(&self, call: &Call) -> Arc<Series> {
+        if let Some(met) = &call.met {
+            let (service, member) = &**met;
+            let idle_max = self.shared.upstreams.connector.idle_max;
+            let kept = Kept::of(member, self.tls.local(), idle_max);
+            return self.series(&kept, service, member);
+        }
+        let host = &call.exchange.service;
+        let known = self.without_endpoint.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known.get(host) {
+            return Arc::clone(series);
+        }
+        if host.is_empty() || known.len() >= SERVICES {
+            return Arc::clone(&self.without_service);
+        }
+        let workload = self.tls.local().workload();
+        let series = labels::without_endpoint(workload, &self.principal, host);
+        let series = Arc::new(series);
+        known.insert(Arc::clone(host), Arc::clone(&series));
+        series
+    }
+
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener, to: OutboundListener) {
         let listener = Listener::new(listener, self.shared.limits.connections);
+        let (workload, leads) = (self.tls.local().workload(), to.to_string());
+        let listening = &self.shared.listening;
+        let _listed = listening.list(&listener, Direction::Outbound, workload.to_string(), leads);
         let to = Arc::new(to);
         let (drain, tracker) = (self.shared.drain.clone(), self.shared.tracker.clone());
         serve::accept(listener, drain, tracker, move |stream, from| {
@@ -359,7 +418,8 @@ impl Outbound {
             connection.serve_h1(stream, service).await
         };
         let recorder = &self.shared.recorder;
-        serve::ended(recorder, Direction::Outbound, from, None, &state, ended);
+        let (direction, workload) = (Direction::Outbound, self.tls.local().shown());
+        serve::ended(recorder, direction, workload, from, None, &state, ended);
     }
 
     /// Forwards one opaque connection.
@@ -392,7 +452,9 @@ impl Outbound {
             upstream,
             said,
         } = joined;
-        let counters = recorder.metrics.tcp_opened(&self.series(&upstream));
+        let series = self.series(upstream.kept(), upstream.service(), upstream.member());
+        let mutual_tls = call.exchange.tls_peer.is_some();
+        let counters = recorder.metrics.tcp_opened(&series, mutual_tls);
         let mut flow = Flow::new(counters.clone());
         flow.add(0, said);
         recorder.begin(&call.exchange);

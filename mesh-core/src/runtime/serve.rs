@@ -85,6 +85,7 @@ pub(super) async fn accept<F, R>(
 pub(super) fn ended(
     recorder: &Recorder,
     direction: Direction,
+    workload: &Arc<str>,
     from: SocketAddr,
     peer: Option<&SpiffeId>,
     state: &ConnState,
@@ -102,7 +103,7 @@ pub(super) fn ended(
         return;
     };
     let detail = Error::new(reason, "no whole request").because(error);
-    recorder.refused(direction, from, peer, reason.as_str(), &detail);
+    recorder.refused(direction, workload, from, peer, reason.as_str(), &detail);
 }
 
 // === impl Connection ===

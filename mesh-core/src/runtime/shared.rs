@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::exchange::Pending;
 use super::first::ServerFirst;
 use super::limits::Limits;
+use super::listening::Listening;
 use super::upstream::Upstreams;
 use crate::authorize::{Authorizers, PathForm};
 use crate::connect::{Flow, Switched, splice};
@@ -18,7 +19,7 @@ use crate::error::Error;
 use crate::identify::{Live, Tls};
 use crate::local::Local;
 use crate::snapshot::SnapshotReader;
-use crate::telemetry::Recorder;
+use crate::telemetry::{LabelText, Recorder};
 
 pub(super) struct Shared {
     pub(super) reader: SnapshotReader,
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) drain: Drain,
     /// The tasks that serve connections.
     pub(super) tracker: TaskTracker,
+    pub(super) listening: Listening,
 }
 
 impl Shared {
@@ -64,13 +66,12 @@ impl Shared {
         });
     }
 
-    /// The SPIFFE ID of a local workload, as metrics name it; empty if it has none yet.
-    pub(super) fn principal(&self, local: &Local) -> Arc<str> {
-        let state = self.identity.load();
-        let svid = match local.identity() {
-            Some(id) => return id.as_str().into(),
-            None => state.default_svid(),
-        };
-        svid.map_or_else(Arc::default, |svid| svid.id().as_str().into())
+    /// The SPIFFE ID of a local workload, as metrics name it. Where it has none of its own the name
+    /// follows the default identity, which may come later and may change.
+    pub(super) fn principal(&self, local: &Local) -> LabelText {
+        match local.identity() {
+            Some(id) => id.as_str().into(),
+            None => LabelText::Identity(self.identity.clone()),
+        }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use inmesh_pki::store::IdentityState;
+use inmesh_pki::store::{IdentityReader, IdentityState};
 use serde::Serialize;
 
 use super::first::ServerFirst;
+use super::listening::ListenerStatus;
 use crate::discover::{SourceState, Sources};
 use crate::drain::Phase;
 use crate::snapshot::{ObjectStatus, Snapshot};
@@ -16,6 +17,8 @@ use crate::snapshot::{ObjectStatus, Snapshot};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
+    /// The version of this crate.
+    pub version: &'static str,
     /// Whether it takes traffic.
     pub ready: bool,
     /// Why not, if it does not.
@@ -28,6 +31,10 @@ pub struct Status {
     pub refusals: u64,
     /// Its certificates and the roots that it trusts.
     pub identity: Vec<IdentityStatus>,
+    /// How the renewal of its identity is doing.
+    pub renewal: RenewalStatus,
+    /// The listeners that are served.
+    pub listeners: Vec<ListenerStatus>,
     /// The sources of configuration by name, with their states.
     pub sources: BTreeMap<String, SourceState>,
     /// What became of each configuration object.
@@ -46,6 +53,20 @@ pub struct IdentityStatus {
     pub id: String,
     /// When it ends, in seconds since 1970.
     pub not_after: u64,
+}
+
+/// How the renewal of an identity is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RenewalStatus {
+    /// How often the source has given an identity.
+    pub renewals: u64,
+    /// How often it has failed to.
+    pub failures: u64,
+    /// How often it has failed since it last gave one.
+    pub failing: u64,
+    /// Why it failed last, if it has given none since.
+    pub last_error: Option<String>,
 }
 
 /// One port of a Service.
@@ -92,12 +113,14 @@ pub struct EndpointStatus {
 impl Status {
     pub(super) fn new(
         snapshot: &Snapshot,
-        identity: &IdentityState,
+        identity: &IdentityReader,
         phase: Phase,
         sources: &Sources,
         server_first: &ServerFirst,
+        listeners: Vec<ListenerStatus>,
     ) -> Self {
         let not_ready = not_ready(snapshot, identity, phase, sources);
+        let (identity, renewal) = (identity.load(), identity.renewal());
         let workload = snapshot.settings().local.workload();
         let mut services: Vec<_> = snapshot
             .services()
@@ -127,12 +150,20 @@ impl Status {
             .collect();
         services.sort_by(|a, b| (&a.service, a.port).cmp(&(&b.service, b.port)));
         Self {
+            version: env!("CARGO_PKG_VERSION"),
             ready: not_ready.is_empty(),
             not_ready,
-            workload: format!("{}/{}", workload.namespace, workload.name),
+            workload: workload.to_string(),
             generation: snapshot.generation(),
             refusals: snapshot.refusals(),
-            identity: certificates(identity),
+            identity: certificates(&identity),
+            renewal: RenewalStatus {
+                renewals: renewal.renewals,
+                failures: renewal.failures,
+                failing: renewal.failing,
+                last_error: renewal.last_error.map(|error| error.to_string()),
+            },
+            listeners,
             sources: sources
                 .states()
                 .iter()
@@ -168,7 +199,7 @@ fn seconds(at: SystemTime) -> u64 {
 /// Why it does not take traffic; empty if it does. Cheap: probes ask it often.
 pub(super) fn not_ready(
     snapshot: &Snapshot,
-    identity: &IdentityState,
+    identity: &IdentityReader,
     phase: Phase,
     sources: &Sources,
 ) -> Vec<String> {
@@ -176,8 +207,11 @@ pub(super) fn not_ready(
     if phase != Phase::Serving {
         not_ready.push("it is draining".to_owned());
     }
-    if identity.default_svid().is_none() {
-        not_ready.push("it has no identity yet".to_owned());
+    if identity.load().default_svid().is_none() {
+        not_ready.push(match identity.renewal().last_error {
+            Some(error) => format!("it has no identity yet: {error}"),
+            None => "it has no identity yet".to_owned(),
+        });
     }
     not_ready.extend(sources.waiting());
     not_ready.extend(

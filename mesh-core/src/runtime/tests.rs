@@ -257,6 +257,7 @@ mod whole {
             inbound,
             app: crate::runtime::app::InProcess(Nothing),
             protocol: crate::model::AppProtocol::Http1,
+            leads: String::new(),
             strict: true,
             probes: Arc::new([]),
         });

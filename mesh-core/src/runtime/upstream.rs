@@ -197,11 +197,12 @@ impl Upstreams {
         tried: &mut Tried,
         call: &mut Call,
         picked: &mut Picked,
-        service: &ServiceView,
+        service: &Arc<ServiceView>,
     ) -> Result<(), Error> {
         if is_endpoints(unsent.outcome) {
             self.failed(picked, service);
         }
+        call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
         let Next::Retry { avoid } = call.attempts.handle_outcome(unsent.outcome) else {
             return Err(unsent.error);
         };
@@ -209,6 +210,13 @@ impl Upstreams {
             tried.endpoints.push(Arc::clone(&picked.member().state));
         }
         self.metrics.retried(unsent.error.reason().as_str());
+        tracing::debug!(
+            trace_id = format_args!("{:032x}", call.exchange.trace.trace_id),
+            address = %picked.member().endpoint.address(),
+            reason = unsent.error.reason().as_str(),
+            error = %unsent.error,
+            "an attempt failed; another endpoint is tried"
+        );
         tried.last = Some(unsent.error);
         Ok(())
     }
@@ -244,10 +252,11 @@ impl Upstreams {
         &self,
         late: Reason,
         sending: &Sending<'_>,
-        call: &Call,
+        call: &mut Call,
         picked: &mut Picked,
-        service: &ServiceView,
+        service: &Arc<ServiceView>,
     ) -> Error {
+        call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
         let limits = sending.timeouts;
         let (name, limit) = match late {
             Reason::RequestTimeout => ("request", limits.request),

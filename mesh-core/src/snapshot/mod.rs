@@ -7,6 +7,7 @@
 mod apply;
 mod change;
 mod compile;
+mod difference;
 mod index;
 mod report;
 mod service;
@@ -16,6 +17,7 @@ mod status;
 mod store;
 
 pub use change::{Change, Fallback, Object, Op};
+pub use difference::{Difference, Mentioned};
 pub(crate) use service::PortView;
 pub use service::ServiceView;
 pub use settings::Settings;

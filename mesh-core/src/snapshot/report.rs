@@ -5,6 +5,16 @@ use super::state::{Snapshot, Version};
 use super::status::{ObjectStatus, Problem, Serving, Severity};
 use crate::model::{ObjectKey, SourceId};
 
+impl Version {
+    fn serving(&self) -> Serving {
+        match (&self.good, self.refused) {
+            (Some(_), false) => Serving::Current,
+            (Some(_), true) => Serving::LastGood,
+            (None, _) => Serving::Nothing,
+        }
+    }
+}
+
 impl Snapshot {
     /// What became of each object, by name. Warnings about what an object refers to are found
     /// anew, since they come and go with other objects.
@@ -37,6 +47,12 @@ impl Snapshot {
             .collect()
     }
 
+    /// What serves of each object that sources speak of.
+    pub fn serving(&self) -> impl Iterator<Item = Serving> {
+        let versions = self.objects.values().flat_map(|versions| &versions.0);
+        versions.map(Version::serving)
+    }
+
     fn status_of(&self, key: &ObjectKey, versions: &[Version], nth: usize) -> ObjectStatus {
         let version = &versions[nth];
         let mut problems = version.problems.clone();
@@ -49,11 +65,7 @@ impl Snapshot {
         ObjectStatus {
             object: key.to_string(),
             source: version.source.clone(),
-            serving: match (&version.good, version.refused) {
-                (Some(_), false) => Serving::Current,
-                (Some(_), true) => Serving::LastGood,
-                (None, _) => Serving::Nothing,
-            },
+            serving: version.serving(),
             problems,
         }
     }

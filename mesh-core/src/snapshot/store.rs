@@ -63,6 +63,11 @@ pub fn snapshot(initial: Snapshot) -> (SnapshotWriter, SnapshotReader) {
 // === impl SnapshotWriter ===
 
 impl SnapshotWriter {
+    /// The current snapshot.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.shared.load_full()
+    }
+
     /// Applies a change and swaps the snapshot once. Returns the new one.
     pub fn apply(&mut self, change: Change) -> Arc<Snapshot> {
         let next = self.shared.load().apply(change);

@@ -4,11 +4,13 @@
 //! dropped and counted, and no request waits. JSON escapes control characters, so no caller
 //! can write a line of its own.
 
+use std::fmt;
 use std::io;
 use std::time::{Duration, SystemTime};
 
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::Formatter;
+use time::OffsetDateTime;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -91,14 +93,22 @@ impl AccessLogLines {
     }
 
     /// Writes the lines until the log or the drain has ended; each time, all that have gathered.
+    ///
+    /// A write that fails is counted with its lines, and logged once until one succeeds again: on
+    /// a full disk every write fails.
     pub(crate) async fn write_to(
         mut self,
         mut writer: impl AsyncWrite + Send + Unpin + 'static,
         mut drain: Drain,
+        metrics: Metrics,
     ) {
         let mut buffer = Vec::new();
-        let mut closed = false;
+        let (mut closed, mut failing) = (false, false);
         while !closed {
+            if failing {
+                // What was written before may have ended within a line.
+                buffer.push(b'\n');
+            }
             closed = tokio::select! {
                 biased;
                 some = self.read(&mut buffer) => !some,
@@ -111,9 +121,16 @@ impl AccessLogLines {
                 writer.write_all(&buffer).await?;
                 writer.flush().await
             };
-            if let Err(e) = written.await {
-                tracing::warn!(error = %e, "the access log cannot be written");
+            let failed = written.await.err();
+            if let Some(error) = &failed {
+                metrics.log_failed();
+                if !failing {
+                    tracing::warn!(%error, "the access log cannot be written; lines are lost");
+                }
+            } else if failing {
+                tracing::info!("the access log is written again");
             }
+            failing = failed.is_some();
             buffer.clear();
             if !closed {
                 // Lines that come meanwhile are written at once.
@@ -153,13 +170,30 @@ impl Formatter for Printable {
     }
 }
 
+/// A moment in UTC with microseconds (RFC 3339).
+struct Rfc3339(SystemTime);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        // A moment beyond the year 9999 has no such form.
+        let t = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (year, month, day) = (t.year(), u8::from(t.month()), t.day());
+        let (hour, minute, second) = (t.hour(), t.minute(), t.second());
+        let micros = since.subsec_micros();
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
+        )
+    }
+}
+
 fn write(out: &mut Vec<u8>, x: &Exchange, at: SystemTime) -> Result<(), serde_json::Error> {
     let mut json = serde_json::Serializer::with_formatter(out, Printable);
     let mut map = json.serialize_map(None)?;
-    let since = at
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    map.serialize_entry("timestamp", &since.as_secs_f64())?;
+    map.serialize_entry("timestamp", &format_args!("{}", Rfc3339(at)))?;
     map.serialize_entry("direction", x.direction.as_str())?;
     if !x.workload.is_empty() {
         map.serialize_entry("workload", &*x.workload)?;

@@ -58,7 +58,7 @@ pub struct Exchange {
     pub tls_peer: Option<SpiffeId>,
     /// The host of the destination Service, as metrics carry it; empty where none was found.
     pub service: Arc<str>,
-    /// The local workload: inbound the destination, outbound the source.
+    /// The local workload as `namespace/name`: inbound the destination, outbound the source.
     pub workload: Arc<str>,
     /// The route that matched and its rule, counted from 0.
     pub route: Option<(ObjectKey, usize)>,

@@ -7,18 +7,24 @@
 
 mod access_log;
 mod exchange;
+mod exposition;
+mod label;
 mod metrics;
 mod recorder;
 mod samples;
+mod scrape;
+mod series;
 pub mod trace;
 
 pub use access_log::{AccessLog, AccessLogLines};
 pub use exchange::{Direction, Exchange, Protocol};
+pub use exposition::Exposition;
+pub(crate) use label::{LabelText, Labels};
 pub use metrics::Metrics;
-pub(crate) use metrics::{LabelText, Series, TcpCounters};
 pub use recorder::{ExchangeSink, SinkGuard};
 pub(crate) use recorder::{Recorder, Sinks};
 pub use samples::{Collect, Samples};
+pub(crate) use series::{Series, TcpCounters};
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,9 @@ use inmesh_pki::clock::Clock;
 use inmesh_pki::id::SpiffeId;
 
 use super::exchange::{Direction, Exchange, Protocol};
-use super::metrics::{Metrics, Series, Varying};
+use super::label::{Code, Grpc, Varying};
+use super::metrics::Metrics;
+use super::series::Series;
 use super::trace::TraceContext;
 use crate::error::{Error, Reason, Stage};
 
@@ -110,8 +112,8 @@ impl Recorder {
     pub(crate) fn record(&self, exchange: &Exchange, series: &Series) {
         let varying = Varying {
             protocol: exchange.protocol.label(),
-            code: exchange.status,
-            grpc: exchange.grpc_status,
+            code: Code::of(exchange.status),
+            grpc: exchange.grpc_status.map(Grpc::of),
             flags: exchange.reason.map_or("-", Reason::flags),
             mutual_tls: exchange.tls_peer.is_some(),
         };
@@ -125,10 +127,11 @@ impl Recorder {
         self.publish(exchange);
     }
 
-    /// A connection has ended before it carried a request.
+    /// A connection to a local workload has ended before it carried a request.
     pub(crate) fn refused(
         &self,
         direction: Direction,
+        workload: &Arc<str>,
         from: SocketAddr,
         peer: Option<&SpiffeId>,
         reason: &'static str,
@@ -139,6 +142,7 @@ impl Recorder {
         let http = error.reason().stage() == Stage::Accept;
         let protocol = if http { Protocol::Http1 } else { Protocol::Tcp };
         let mut exchange = Exchange::new(direction, protocol, context);
+        exchange.workload = Arc::clone(workload);
         exchange.caller = Some(from);
         exchange.tls_peer = peer.cloned();
         exchange.failed(error);
@@ -150,11 +154,17 @@ impl Recorder {
 
     /// Shows the beginning of an exchange to the sinks.
     pub(crate) fn begin(&self, exchange: &Exchange) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            log(exchange, "exchange began");
+        }
         self.each(|sink, at| sink.begin(exchange, at));
     }
 
     /// Shows the end of an exchange to the sinks.
     pub(crate) fn publish(&self, exchange: &Exchange) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            log(exchange, "exchange ended");
+        }
         self.each(|sink, at| sink.record(exchange, at));
     }
 
@@ -167,6 +177,36 @@ impl Recorder {
             }
         }
     }
+}
+
+/// A line of the log at debug, by which a request is followed through the agents: all its lines have
+/// the trace. What a caller has sent is quoted, so that it makes no line of its own.
+#[cold]
+fn log(x: &Exchange, what: &'static str) {
+    let trace_id = format_args!("{:032x}", x.trace.trace_id);
+    let route = x.route.as_ref().map(|(key, rule)| format!("{key}[{rule}]"));
+    tracing::debug!(
+        %trace_id,
+        direction = x.direction.as_str(),
+        workload = &*x.workload,
+        protocol = %x.protocol,
+        method = x.method.as_ref().map(tracing::field::display),
+        authority = ?x.authority,
+        path = ?x.uri.path(),
+        caller = x.caller.as_ref().map(tracing::field::display),
+        tls_peer = x.tls_peer.as_ref().map(tracing::field::display),
+        service = &*x.service,
+        route,
+        endpoint = x.attempts.last().map(tracing::field::display),
+        attempts = x.attempts.len(),
+        status = x.status,
+        grpc_status = x.grpc_status,
+        reason = x.reason.map(Reason::as_str),
+        detail = x.detail.as_ref().map(tracing::field::debug),
+        policy = x.policy.as_ref().map(tracing::field::display),
+        millis = x.duration.as_secs_f64() * 1_000.0,
+        "{what}"
+    );
 }
 
 impl fmt::Debug for Recorder {

@@ -31,7 +31,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 /// assert!(text.contains("jobs_done_total{kind=\"mail\"} 40\n"));
 /// ```
 pub trait Collect: fmt::Debug + Send + Sync + 'static {
-    /// Adds the samples of now. Called for each scrape: it must not block.
+    /// Adds the samples of now. Called for each scrape, on a thread that no request waits for.
     fn collect(&self, samples: &mut Samples<'_>);
 }
 
@@ -91,7 +91,7 @@ impl Samples<'_> {
     }
 
     /// Adds a histogram: the sum of all values and, for each upper bound, how many values lie
-    /// between it and the bound before.
+    /// between it and the bound before. The last bound is infinite.
     pub fn histogram(&mut self, name: &str, help: &str, sum: f64, buckets: &[(f64, u64)]) {
         let count = buckets.iter().map(|(_, n)| n).sum();
         self.add(|out| {

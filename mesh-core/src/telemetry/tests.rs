@@ -179,7 +179,7 @@ fn a_line_says_what_happened() {
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
     let line = String::from_utf8(AccessLog::line(&exchange(), at)).unwrap();
     let wanted = concat!(
-        r#"{"timestamp":1.5,"direction":"outbound","protocol":"HTTP/1.1","method":"GET","#,
+        r#"{"timestamp":"1970-01-01T00:00:01.500000Z","direction":"outbound","protocol":"HTTP/1.1","method":"GET","#,
         r#""authority":"cart","path":"/items","status":200,"duration_ms":1.5,"request_bytes":0,"#,
         r#""response_bytes":5,"caller":"127.0.0.1:4000","#,
         r#""tls_peer":"spiffe://example.org/ns/shop/sa/cart","#,

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use inmesh_core::Body;
 use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule};
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, Filter, HeaderChanges, Parent, Route, Rule, Timeouts};
 use inmesh_core::snapshot::Op;
+use inmesh_core::{Body, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -127,6 +127,64 @@ async fn header_changes_reach_the_server_and_the_caller() -> Result {
     Ok(())
 }
 
+/// The destination Service as metrics name it.
+const CART: &str = "destination_service=\"cart.shop.svc.cluster.local\"";
+
+/// The counters of requests that ended with a status.
+fn counted(mesh: &Mesh, status: &str) -> Vec<String> {
+    let status = format!("response_code=\"{status}\"");
+    let metrics = mesh.encode_metrics();
+    let lines = metrics
+        .lines()
+        .filter(|l| l.starts_with("istio_requests_total{"));
+    lines
+        .filter(|l| l.contains(&status))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn what_no_endpoint_answers_is_counted_with_its_destination() -> Result {
+    let dead = TcpListener::bind("127.0.0.1:0").await?;
+    let address = dead.local_addr()?;
+    drop(dead);
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    push(
+        &pair,
+        pair.world.service("cart", AppProtocol::Http1, &[address])?,
+    )
+    .await?;
+    let ask = async |to: &str| pair.web.client().send(get(to)).await.status();
+    assert_eq!(ask("http://cart/").await, StatusCode::SERVICE_UNAVAILABLE);
+    let refused = counted(&pair.web, "503");
+    assert!(
+        refused[0].contains("destination_workload=\"cart\""),
+        "{refused:?}"
+    );
+
+    push(&pair, pair.world.service("till", AppProtocol::Http1, &[])?).await?;
+    assert_eq!(ask("http://till/").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ask("http://cart:81/").await, StatusCode::NOT_FOUND);
+    assert_eq!(ask("http://unknown/").await, StatusCode::NOT_FOUND);
+    let all = ["503", "404"]
+        .map(|status| counted(&pair.web, status))
+        .concat();
+    let of = |service: &str| {
+        let label = format!("destination_service_name=\"{service}\"");
+        all.iter().filter(|line| line.contains(&label)).count()
+    };
+    let counts = ["cart", "till", "unknown"].map(of);
+    assert_eq!((all.len(), counts), (4, [2, 1, 1]), "{all:?}");
+    // One set of labels for each family.
+    let names = |line: &String| {
+        let labels = line.split_once('{').unwrap().1.split("\",");
+        let names = labels.map(|label| label.split('=').next().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert!(all.iter().all(|line| names(line) == names(&all[0])));
+    Ok(())
+}
+
 /// An endpoint that takes too long counts as failed, whichever limit ends the wait.
 #[tokio::test]
 async fn both_timeouts_end_the_wait_and_count() -> Result {
@@ -145,6 +203,16 @@ async fn both_timeouts_end_the_wait_and_count() -> Result {
         assert_eq!(answer.headers()["x-mesh-reason"], reason);
         assert_eq!(in_flight(&pair.web), 0);
     }
+    let late = counted(&pair.web, "504");
+    assert_eq!(late.len(), 1, "{late:?}");
+    assert!(
+        late[0].contains("destination_workload=\"cart\""),
+        "{late:?}"
+    );
+    assert!(
+        late[0].contains(CART) && late[0].ends_with(" 2"),
+        "{late:?}"
+    );
     // The caller's agent going away is what the inbound side sees.
     let record = pair.in_seen.one(|_| true).await?;
     assert_eq!(

@@ -115,7 +115,7 @@ async fn no_connection_is_shared_between_workloads() -> Result {
         assert_eq!((web.len(), till.len()), (1, 1), "each reuses its own");
         assert!(web.is_disjoint(&till), "{protocol}");
         for name in ["web", "till"] {
-            let record = seen.one(|x| *x.workload == *name).await?;
+            let record = seen.one(|x| *x.workload == format!("shop/{name}")).await?;
             assert_eq!(record.tls_peer, Some(world.id("cart")?));
         }
     }

@@ -284,6 +284,7 @@ impl<I: Issuer> Rotation<I> {
             tracing::warn!(
                 id = %self.id, %error, failures, pause = ?time, "SVID not renewed, the last one is kept"
             );
+            writer.renewal_failed(&error);
             self.status.update(|status| {
                 status.failures += 1;
                 status.last_error = Some(error);
@@ -301,6 +302,7 @@ impl<I: Issuer> Rotation<I> {
             // A stream of bundles may have brought a newer one meanwhile.
             state.insert_newer_bundle(bundle);
         });
+        writer.renewed();
         self.status.update(|status| {
             status.rotations += 1;
             status.last_error = None;

@@ -5,6 +5,7 @@
 //! a watch channel. Nothing is stored on disk here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,8 +16,11 @@ use crate::crl::{CrlSet, RevokedIds};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::svid::X509Svid;
 
+mod health;
 #[cfg(test)]
 mod tests;
+
+pub use health::Renewal;
 
 /// How many distrusted keys of a trust domain are remembered: as many as four bundles may name.
 const MAX_REMEMBERED: usize = 4 * crate::bundle::jwks::MAX_DISTRUSTED_KEYS;
@@ -55,6 +59,7 @@ pub struct IdentityState {
 pub struct IdentityWriter {
     shared: Arc<ArcSwap<IdentityState>>,
     writes: watch::Sender<Writes>,
+    health: health::Shared,
 }
 
 /// Reads the state; cheap to clone, and a clone waits for changes on its own.
@@ -62,6 +67,7 @@ pub struct IdentityWriter {
 pub struct IdentityReader {
     shared: Arc<ArcSwap<IdentityState>>,
     writes: watch::Receiver<Writes>,
+    health: health::Shared,
 }
 
 /// What wakes readers.
@@ -86,15 +92,18 @@ pub fn identity(initial: IdentityState) -> (IdentityWriter, IdentityReader) {
         ended: false,
     });
     let shared = Arc::new(ArcSwap::from_pointee(initial));
+    let health = health::Shared::default();
     let writer = IdentityWriter {
         shared: Arc::clone(&shared),
         writes: sender,
+        health: health.clone(),
     };
     (
         writer,
         IdentityReader {
             shared,
             writes: receiver,
+            health,
         },
     )
 }
@@ -355,7 +364,18 @@ impl IdentityWriter {
         IdentityReader {
             shared: Arc::clone(&self.shared),
             writes: self.writes.subscribe(),
+            health: self.health.clone(),
         }
+    }
+
+    /// Notes that the source has given an identity; what it gave is written beside this.
+    pub fn renewed(&self) {
+        self.health.renewed();
+    }
+
+    /// Notes that the source has failed to give one.
+    pub fn renewal_failed(&self, error: &dyn Error) {
+        self.health.failed(error);
     }
 
     /// Puts `svid` in place of the one with the same ID; returns the new epoch.
@@ -433,6 +453,26 @@ impl IdentityWriter {
 // === impl IdentityReader ===
 
 impl IdentityReader {
+    /// How renewal is doing, as far as the source says.
+    ///
+    /// ```
+    /// use inmesh_pki::{IdentityState, identity};
+    ///
+    /// let (writer, reader) = identity(IdentityState::default());
+    /// let error = std::io::Error::other("the CA does not answer");
+    /// writer.renewal_failed(&error);
+    /// writer.renewal_failed(&error);
+    /// writer.renewed();
+    /// writer.renewal_failed(&error);
+    /// let now = reader.renewal();
+    /// assert_eq!((now.renewals, now.failures, now.failing), (1, 3, 1));
+    /// assert_eq!(now.last_error.as_deref(), Some("the CA does not answer"));
+    /// ```
+    #[must_use]
+    pub fn renewal(&self) -> Renewal {
+        self.health.load()
+    }
+
     /// The current state; never waits.
     #[must_use]
     pub fn load(&self) -> Arc<IdentityState> {

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use inmesh_core::telemetry::{Collect, Metrics, Samples};
+use inmesh_core::telemetry::{Collect, Exposition, Metrics, Samples};
 use inmesh_pki::ca::server::{CaCounts, Refusal};
 use inmesh_pki::ca::state::Step;
 use inmesh_pki::ca::store::FileStore;
@@ -67,9 +67,10 @@ impl Pages {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => page(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => {
-                let mut response = page(StatusCode::OK, self.scrape().await.page());
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                let kind = HeaderValue::from_static(kind);
+                let accept = request.headers().get_all(header::ACCEPT).iter();
+                let format = Exposition::of(accept.filter_map(|value| value.to_str().ok()));
+                let mut response = page(StatusCode::OK, self.scrape().await.page(format));
+                let kind = HeaderValue::from_static(format.content_type());
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
@@ -108,10 +109,10 @@ impl Pages {
 // === impl Scrape ===
 
 impl Scrape {
-    fn page(self) -> String {
+    fn page(self, format: Exposition) -> String {
         let metrics = Metrics::empty();
         metrics.collect(self);
-        metrics.encode()
+        metrics.encode_as(format)
     }
 
     fn counted(&self, out: &mut Samples<'_>) {

@@ -259,7 +259,7 @@ impl FileSource {
                     let id = set.svid.id().clone();
                     self.write(set, last.replace(id), writer);
                 }
-                Some(Err(error)) => self.report(error),
+                Some(Err(error)) => self.report(error, writer),
                 None => {}
             }
             tokio::time::sleep(self.interval).await;
@@ -287,18 +287,20 @@ impl FileSource {
                 }
             }
         });
+        writer.renewed();
         self.status.update(|status| {
             status.loads += 1;
             status.last_error = None;
         });
     }
 
-    fn report(&self, error: FileError) {
+    fn report(&self, error: FileError, writer: &IdentityWriter) {
         let reason: &dyn std::error::Error = &error;
         tracing::warn!(
             error = reason,
             "identity files cannot be used, the last good one is kept"
         );
+        writer.renewal_failed(&error);
         self.status.update(|status| {
             status.failures += 1;
             status.last_error = Some(Arc::new(error));

@@ -157,10 +157,11 @@ impl WorkloadApiClient {
     /// Everything that `writer` holds is the agent's from the first message on.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
         let view = Mutex::new(Received::default());
-        let x509 = self.follow(|good| self.x509(good, &view, &writer));
+        let x509 = self.follow(&writer, |good| self.x509(good, &view, &writer));
         let jwt = async {
             if self.jwt_bundles {
-                self.follow(|good| self.jwt(good, &view, &writer)).await;
+                let stream = |good| self.jwt(good, &view, &writer);
+                self.follow(&writer, stream).await;
             }
             // An agent without this profile is an agent all the same.
             std::future::pending::<()>().await;
@@ -176,7 +177,7 @@ impl WorkloadApiClient {
 
     /// Runs one stream after the other until one fails for good. `stream` sets its argument once a
     /// message was good.
-    async fn follow<F>(&self, stream: impl Fn(Arc<AtomicBool>) -> F)
+    async fn follow<F>(&self, writer: &IdentityWriter, stream: impl Fn(Arc<AtomicBool>) -> F)
     where
         F: Future<Output = WorkloadApiError>,
     {
@@ -193,7 +194,7 @@ impl WorkloadApiClient {
             let draw = (lock(&self.draw))();
             let pause = schedule::pause(self.clock.now(), not_after, failures, None, draw);
             tracing::warn!(%error, failures, ?pause, fatal, "Workload API");
-            self.failed(error);
+            self.failed(error, writer);
             if fatal {
                 return;
             }
@@ -216,7 +217,7 @@ impl WorkloadApiClient {
         };
         let open = async |mut api: ApiClient| api.fetch_x509svid(request(X509svidRequest {})).await;
         let until = || Some(silence::until(self.clock.now(), &lock(view).lives));
-        let error = self.stream(open, handle, until).await;
+        let error = self.stream(writer, open, handle, until).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
             let mut view = lock(view);
             view.x509.clear();
@@ -252,7 +253,7 @@ impl WorkloadApiClient {
         let open =
             async |mut api: ApiClient| api.fetch_jwt_bundles(request(JwtBundlesRequest {})).await;
         // Keys have no life of their own: pings alone show whether the agent lives.
-        let error = self.stream(open, handle, || None).await;
+        let error = self.stream(writer, open, handle, || None).await;
         if matches!(error, WorkloadApiError::Denied { .. }) {
             replace(BTreeMap::new());
         }
@@ -263,6 +264,7 @@ impl WorkloadApiClient {
     /// does not end it. After each, `until` says how long silence is borne, if it is not for ever.
     async fn stream<M>(
         &self,
+        writer: &IdentityWriter,
         open: impl AsyncFnOnce(ApiClient) -> Result<tonic::Response<Streaming<M>>, Status>,
         handle: impl Fn(M) -> Result<(), MessageError>,
         until: impl Fn() -> Option<SystemTime>,
@@ -281,7 +283,7 @@ impl WorkloadApiClient {
         while let Some(content) = message {
             if let Err(error) = handle(content) {
                 tracing::warn!(%error, "a message of the Workload API is discarded");
-                self.failed(error.into());
+                self.failed(error.into(), writer);
             }
             message = match self.next(&mut stream, until()).await {
                 Ok(next) => next,
@@ -329,6 +331,7 @@ impl WorkloadApiClient {
             state.replace_bundles(view.bundles());
             state.replace_crls(update.crls);
         });
+        writer.renewed();
         self.succeeded(not_after);
     }
 
@@ -340,7 +343,8 @@ impl WorkloadApiClient {
         });
     }
 
-    fn failed(&self, error: WorkloadApiError) {
+    fn failed(&self, error: WorkloadApiError, writer: &IdentityWriter) {
+        writer.renewal_failed(&error);
         self.status.update(|status| {
             status.failures += 1;
             status.last_error = Some(Arc::new(error));
