@@ -529,3 +529,59 @@ listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
         assert!(answer.body.contains("mesh_ready 1\n"));
     }
 }
+
+#[tokio::test]
+async fn an_edited_agent_file_says_that_a_restart_is_needed() {
+    let home = Home::new();
+    let file = "defaultAction: deny\npeers: strict\n";
+    let agent = home.agent("web", file, &[]).await;
+    let path = agent.dir.join("agent.yaml");
+    let before = std::fs::read_to_string(&path).expect("the agent's file");
+    let says = async |what: &str| {
+        eventually(what, async || agent.log().contains(what).then_some(())).await;
+    };
+    agent.publish("agent.yaml", &format!("{before}meshNamespace: mesh\n"));
+    says("restart the agent to apply it").await;
+    agent.publish("agent.yaml", &before);
+    says("again what it was at the start").await;
+    std::fs::remove_file(path).expect("removed");
+    says("a restart would fail").await;
+    // Another document is no change of it.
+    assert_eq!(agent.log().matches("restart").count(), 2, "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_strangers_byte_costs_no_line() {
+    let home = Home::new();
+    let app = app(Router::new().fallback(on_get(async || "hello"))).await;
+    let door = free();
+    let more = format!(
+        "defaultAction: deny
+peers: strict
+accessLog: {{path: access.log}}
+listeners: [{{bind: \"{door}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
+"
+    );
+    let mut agent = home.agent("app", &more, &[]).await;
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(door).await.expect("it listens");
+        stream.write_all(b"x").await.expect("sent");
+        let _closed = stream.read(&mut [0; 64]).await;
+    }
+    let failed = "mesh_connections_failed_total{direction=\"inbound\",reason=\"not-tls\"} 50";
+    eventually("all are counted", async || {
+        agent
+            .get("/metrics")
+            .await
+            .body
+            .contains(failed)
+            .then_some(())
+    })
+    .await;
+    agent.terminate();
+    agent.ended().await;
+    let log = agent.log();
+    assert!(log.matches("TLS handshake failed").count() <= 2, "{log}");
+    let access = std::fs::read_to_string(agent.dir.join("access.log")).expect("the access log");
+    assert!((1..=2).contains(&access.lines().count()), "{access}");
+}

@@ -139,10 +139,7 @@ pub(crate) fn find(dir: &Path) -> anyhow::Result<Found> {
     let mut found: Option<(String, Found)> = None;
     for entry in entries {
         let path = entry.path();
-        let known = path
-            .extension()
-            .is_some_and(|e| ["yaml", "yml", "json"].iter().any(|k| e == *k));
-        if !known || entry.file_name().to_string_lossy().starts_with('.') {
+        if !is_read(&path) {
             continue;
         }
         let text = std::fs::read_to_string(&path)
@@ -165,6 +162,74 @@ pub(crate) fn find(dir: &Path) -> anyhow::Result<Found> {
         }
     }
     Ok(found.map_or(Found::None, |(_, found)| found))
+}
+
+/// How often the agent's file is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Says in the log when the agent's file is no longer what it was at the start, for it is read once:
+/// a restart is needed. Runs until it is dropped.
+pub(crate) async fn watch(dir: PathBuf, started_with: Option<String>) {
+    let mut seen = started_with.clone();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let of = dir.clone();
+        let Ok(now) = tokio::task::spawn_blocking(move || text(&of)).await else {
+            return;
+        };
+        if now == seen {
+            continue;
+        }
+        if now == started_with {
+            tracing::info!("the agent's file is again what it was at the start");
+        } else if now.is_none() {
+            tracing::warn!("the agent's file is gone or cannot be read; a restart would fail");
+        } else {
+            tracing::warn!("the agent's file has changed; restart the agent to apply it");
+        }
+        seen = now;
+    }
+}
+
+/// The text of the documents of kind `Agent` in a folder, without those around them; `None` if there
+/// are none that can be read.
+pub(crate) fn text(dir: &Path) -> Option<String> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(dir).ok()? {
+        let path = entry.ok()?.path();
+        if !is_read(&path) {
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let documents = strict::documents(&path.display().to_string(), &text);
+        let documents = documents.unwrap_or_default();
+        for (nth, document) in documents.iter().enumerate() {
+            if document.kind() != Some(KIND) || document.api_version() != Some(API_VERSION) {
+                continue;
+            }
+            let line = |n: u32| usize::try_from(n).unwrap_or(usize::MAX).saturating_sub(1);
+            let next = documents.get(nth + 1).map(strict::Document::line);
+            let end = next.map_or(usize::MAX, line);
+            let lines = text.lines().take(end).skip(line(document.line()));
+            texts.push(lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
+    texts.sort();
+    (!texts.is_empty()).then(|| texts.join("\n"))
+}
+
+/// Whether a file of the folder is one that an agent reads.
+fn is_read(path: &Path) -> bool {
+    let kinds = ["yaml", "yml", "json"];
+    let known = path
+        .extension()
+        .is_some_and(|e| kinds.iter().any(|kind| e == *kind));
+    let hidden = path
+        .file_name()
+        .is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    known && !hidden
 }
 
 #[cfg(test)]

@@ -84,6 +84,7 @@ impl Proxy {
 
 async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    tokio::spawn(agent::watch(dir.clone(), agent::text(&dir)));
     let mut sockets = Vec::new();
     for listener in &agent.listeners {
         sockets.push((bind(listener.bind).await?, listener.listen.clone()));

@@ -3,13 +3,14 @@
 //! Spans of sampled traces go through a bounded queue to one task that exports them in batches;
 //! where the collector falls behind, spans are dropped and counted, and no request waits.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use inmesh_core::model::Workload;
-use inmesh_core::telemetry::{Collect, Direction, Exchange, ExchangeSink, Samples};
+use inmesh_core::telemetry::{Collect, Direction, Exchange, ExchangeSink, Protocol, Samples};
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
@@ -64,6 +65,12 @@ impl Spans {
                 "service.namespace",
                 workload.namespace.to_string(),
             ))
+            .with_attributes(
+                workload
+                    .labels
+                    .get("version")
+                    .map(|version| KeyValue::new("service.version", version.to_string())),
+            )
             .build();
         exporter.set_resource(&resource);
         let (queue, receiver) = mpsc::channel(QUEUE);
@@ -138,40 +145,131 @@ async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, cou
     }
 }
 
-/// The span of an exchange, with OpenTelemetry's names for HTTP.
+/// The attributes of a span.
+struct Attributes(Vec<KeyValue>);
+
+impl Attributes {
+    fn text(&mut self, key: &'static str, text: &str) {
+        if !text.is_empty() {
+            self.0.push(KeyValue::new(key, text.to_owned()));
+        }
+    }
+
+    fn shown(&mut self, key: &'static str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.text(key, &value.to_string());
+        }
+    }
+
+    fn number(&mut self, key: &'static str, number: impl TryInto<i64>) {
+        let number = number.try_into().unwrap_or(i64::MAX);
+        self.0.push(KeyValue::new(key, number));
+    }
+
+    fn http(&mut self, x: &Exchange, method: &str) {
+        self.text("http.request.method", method);
+        self.text("url.path", x.uri.path());
+        self.text("url.scheme", "http");
+        self.number("http.request.body.size", x.request_bytes);
+        self.number("http.response.body.size", x.response_bytes);
+        if x.status > 0 {
+            self.number("http.response.status_code", x.status);
+        }
+        if x.attempts.len() > 1 {
+            self.number("http.request.resend_count", x.attempts.len() - 1);
+        }
+        self.text("network.protocol.name", "http");
+        let version = if x.protocol == Protocol::Http1 {
+            "1.1"
+        } else {
+            "2"
+        };
+        self.text("network.protocol.version", version);
+        let agent = x.user_agent.as_ref().and_then(|agent| agent.to_str().ok());
+        self.text("user_agent.original", agent.unwrap_or_default());
+    }
+
+    fn grpc(&mut self, x: &Exchange) {
+        self.text("rpc.system", "grpc");
+        if let Some(status) = x.grpc_status {
+            self.number("rpc.grpc.status_code", status);
+        }
+        // `/package.Service/Method`.
+        let called = x.uri.path().strip_prefix('/');
+        let (service, method) = called
+            .and_then(|path| path.split_once('/'))
+            .unwrap_or_default();
+        self.text("rpc.service", service);
+        self.text("rpc.method", method);
+    }
+
+    fn network(&mut self, x: &Exchange) {
+        self.text("network.transport", "tcp");
+        let (host, port) = host_and_port(&x.authority);
+        self.text("server.address", host);
+        if let Some(port) = port {
+            self.number("server.port", port);
+        }
+        if let Some(caller) = x.caller {
+            self.shown("client.address", Some(caller.ip()));
+            self.number("client.port", caller.port());
+        }
+        let peer = match x.direction {
+            Direction::Inbound => x.caller.as_ref(),
+            _ => x.attempts.last(),
+        };
+        if let Some(peer) = peer {
+            self.shown("network.peer.address", Some(peer.ip()));
+            self.number("network.peer.port", peer.port());
+        }
+    }
+
+    fn mesh(&mut self, x: &Exchange) {
+        if is_error(x) {
+            let status = x.status.to_string();
+            self.text(
+                "error.type",
+                x.reason.map_or(&status, |reason| reason.as_str()),
+            );
+        }
+        self.shown("mesh.tls_peer", x.tls_peer.as_ref());
+        let route = x.route.as_ref();
+        self.shown(
+            "mesh.route",
+            route.map(|(key, rule)| format!("{key}[{rule}]")),
+        );
+        self.shown("mesh.reason", x.reason.map(|reason| reason.as_str()));
+        self.shown("mesh.policy", x.policy.as_ref());
+        self.text("mesh.service", &x.service);
+    }
+}
+
+/// Whether the span is one of an error: a caller's own mistake is one to the caller alone.
+fn is_error(x: &Exchange) -> bool {
+    x.is_failure() || (x.direction != Direction::Inbound && x.status >= 400)
+}
+
+/// The span of an exchange, with the names of OpenTelemetry's semantic conventions for HTTP, RPC and
+/// network spans; what they do not know begins with `mesh.`.
 fn span(x: &Exchange, at: SystemTime) -> SpanData {
-    let mut attributes = vec![
-        KeyValue::new("server.address", x.authority.to_string()),
-        KeyValue::new("http.response.status_code", i64::from(x.status)),
-        KeyValue::new("network.protocol.name", x.protocol.to_string()),
-    ];
-    let mut add = |key: &'static str, value: Option<String>| {
-        attributes.extend(value.map(|value| KeyValue::new(key, value)));
-    };
-    add(
-        "http.request.method",
-        x.method.as_ref().map(ToString::to_string),
-    );
-    add(
-        "url.path",
-        x.method.as_ref().map(|_| x.uri.path().to_owned()),
-    );
-    add(
-        "mesh.tls_peer",
-        x.tls_peer.as_ref().map(ToString::to_string),
-    );
-    add(
-        "mesh.route",
-        x.route
-            .as_ref()
-            .map(|(route, rule)| format!("{route}[{rule}]")),
-    );
-    add("mesh.endpoint", x.attempts.last().map(ToString::to_string));
-    add("mesh.reason", x.reason.map(|r| r.as_str().to_owned()));
-    add("mesh.policy", x.policy.as_ref().map(ToString::to_string));
+    let mut attributes = Attributes(Vec::with_capacity(24));
+    match &x.method {
+        Some(method) => attributes.http(x, method.as_str()),
+        None => {
+            attributes.number("mesh.connection.received", x.request_bytes);
+            attributes.number("mesh.connection.sent", x.response_bytes);
+        }
+    }
+    if x.protocol == Protocol::Grpc {
+        attributes.grpc(x);
+    }
+    attributes.network(x);
+    attributes.mesh(x);
+    // A path has no bound on its values; a gRPC method has one.
     let name = match &x.method {
-        Some(method) => format!("{} {method}", x.direction.as_str()),
-        None => format!("{} tcp", x.direction.as_str()),
+        Some(_) if x.protocol == Protocol::Grpc => x.uri.path().trim_start_matches('/').to_owned(),
+        Some(method) => method.to_string(),
+        None => "tcp".to_owned(),
     };
     let flags = if x.trace.sampled {
         TraceFlags::SAMPLED
@@ -195,16 +293,28 @@ fn span(x: &Exchange, at: SystemTime) -> SpanData {
         name: name.into(),
         start_time: at.checked_sub(x.duration).unwrap_or(at),
         end_time: at,
-        attributes,
+        attributes: attributes.0,
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
         status: match (&x.detail, x.is_failure()) {
             (Some(detail), true) => Status::error(detail.clone()),
             (None, true) => Status::error(format!("status {}", x.status)),
+            _ if is_error(x) => Status::error(String::new()),
             _ => Status::Unset,
         },
         instrumentation_scope: InstrumentationScope::builder("inmesh").build(),
+    }
+}
+
+/// The parts of an authority.
+fn host_and_port(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (authority, None),
+        },
+        _ => (authority, None),
     }
 }
 

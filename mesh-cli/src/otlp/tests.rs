@@ -109,6 +109,19 @@ async fn a_sampled_exchange_becomes_a_span_of_the_callers_trace() -> Fallible<()
     assert_eq!(hex(&spans[0].trace_id), trace);
     assert_eq!(hex(&spans[0].parent_span_id), "b7ad6b7169203331");
     assert!(attribute(spans[0], "mesh.reason").contains("no-endpoint"));
-    assert!(attribute(spans[0], "url.path").contains("/items"));
+    for (key, wanted) in [
+        ("url.path", "/items"),
+        ("http.request.method", "GET"),
+        ("http.response.status_code", "503"),
+        ("server.address", "cart"),
+        ("network.protocol.name", "\"http\""),
+        ("network.protocol.version", "1.1"),
+        ("error.type", "no-endpoint"),
+        ("mesh.service", "cart.shop.svc.cluster.local"),
+    ] {
+        let value = attribute(spans[0], key);
+        assert!(value.contains(wanted), "{key}: {value}");
+    }
+    assert_eq!(spans[0].name, "GET", "no path: it has no bound");
     Ok(())
 }

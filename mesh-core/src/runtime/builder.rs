@@ -32,7 +32,7 @@ use crate::identify::Live;
 use crate::local::Local;
 use crate::model::{Namespace, SourceId, Workload};
 use crate::snapshot::{Settings, Snapshot, SnapshotReader, snapshot};
-use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Sinks};
+use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Seldom, Sinks};
 
 /// Lines of the access log that may wait to be written.
 const LOG_QUEUE: usize = 8_192;
@@ -321,6 +321,7 @@ impl BuilderParts {
             drain: watch.clone(),
             tracker: TaskTracker::new(),
             listening: Listening::default(),
+            strangers: Seldom::default(),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::standing::{Asked, PolicyChanges};
 use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
-use crate::authorize::{Denied, HttpView, Permit, RequestView, Verdict};
+use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
 use crate::connect::{Flow, Io, copy};
 use crate::error::{Error, Reason, is_grpc};
@@ -233,17 +233,17 @@ impl<A: App> InboundStack<A> {
             Some(e) => {
                 let reason = failure_reason(&e);
                 let error = Error::new(Reason::TlsFailed, format!("TLS handshake ({reason})"));
-                let error = error.because(e);
-                tracing::warn!(%from, reason, "TLS handshake failed: {error}");
-                (reason, error)
+                (reason, error.because(e))
             }
             None => {
                 let (reason, limit) = ("handshake-timeout", shared.limits.handshake);
                 let detail = format!("TLS handshake ({reason}): not done within {limit:?}");
-                tracing::warn!(%from, reason, "TLS handshake timed out");
                 (reason, Error::new(Reason::TlsFailed, detail))
             }
         };
+        if let Some(left_out) = shared.strangers.admit(reason, shared.clock.now()) {
+            tracing::warn!(%from, reason, left_out, "TLS handshake failed: {error}");
+        }
         let recorder = &shared.recorder;
         let workload = self.inbound.tls.local().shown();
         recorder.refused(Direction::Inbound, workload, from, None, reason, &error);
@@ -396,8 +396,13 @@ impl<A: App> InboundStack<A> {
         let wish = request.headers().contains_key(UPGRADE);
         let asked = wish.then(|| Asked::upgrade(request));
         let served = match permitted {
-            Ok(_permit) => {
+            Ok(permit) => {
                 let call = pending.call();
+                if shared.recorder.is_watched()
+                    && let PermitReason::Policy(policy) = permit.reason()
+                {
+                    call.exchange.policy = Some(policy.key.clone());
+                }
                 let app = self.app.call(request, &caller.info, caller.original, call);
                 Upload::answering(upload, app).await
             }

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::identify::{Live, Tls};
 use crate::local::Local;
 use crate::snapshot::SnapshotReader;
-use crate::telemetry::{LabelText, Recorder};
+use crate::telemetry::{LabelText, Recorder, Seldom};
 
 pub(super) struct Shared {
     pub(super) reader: SnapshotReader,
@@ -37,6 +37,8 @@ pub(super) struct Shared {
     /// The tasks that serve connections.
     pub(super) tracker: TaskTracker,
     pub(super) listening: Listening,
+    /// Lines of the log about callers that have no identity.
+    pub(super) strangers: Seldom,
 }
 
 impl Shared {

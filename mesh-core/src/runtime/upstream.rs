@@ -282,7 +282,7 @@ impl Upstreams {
             self.metrics.ejected(&service.host);
             let address = picked.member().endpoint.address();
             let length = until.saturating_sub(self.now());
-            tracing::warn!(%address, service = %service.name, ?length, "endpoint ejected");
+            tracing::warn!(%address, service = %service.name, seconds = length.as_secs(), "endpoint ejected");
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use super::exchange::{Direction, Exchange};
 use super::metrics::Metrics;
 use super::recorder::ExchangeSink;
+use super::seldom::Seldom;
 use crate::drain::Drain;
 
 /// How long lines gather before they are written in one go.
@@ -29,6 +30,7 @@ pub struct AccessLog {
     lines: mpsc::Sender<Vec<u8>>,
     sample: f64,
     metrics: Metrics,
+    strangers: Seldom,
 }
 
 /// The lines to write, each ending in a newline.
@@ -46,15 +48,21 @@ impl AccessLog {
             lines: sender,
             sample,
             metrics: metrics.clone(),
+            strangers: Seldom::default(),
         };
         (log, AccessLogLines(receiver))
     }
 
     /// The line of an exchange, without the newline.
     pub fn line(exchange: &Exchange, at: SystemTime) -> Vec<u8> {
+        Self::line_after(exchange, at, 0)
+    }
+
+    /// The same after `left_out` others of its kind that were not written.
+    fn line_after(exchange: &Exchange, at: SystemTime, left_out: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         // Serializing strings and numbers into memory cannot fail.
-        if write(&mut out, exchange, at).is_err() {
+        if write(&mut out, exchange, at, left_out).is_err() {
             out.clear();
         }
         out
@@ -71,7 +79,16 @@ impl ExchangeSink for AccessLog {
         if !keep {
             return;
         }
-        let mut line = Self::line(exchange, at);
+        let mut left_out = 0;
+        if let Some(reason) = exchange.reason
+            && exchange.is_of_a_stranger()
+        {
+            match self.strangers.admit(reason.as_str(), at) {
+                Some(before) => left_out = before,
+                None => return,
+            }
+        }
+        let mut line = Self::line_after(exchange, at, left_out);
         line.push(b'\n');
         if self.lines.try_send(line).is_err() {
             self.metrics.log_dropped();
@@ -190,7 +207,12 @@ impl fmt::Display for Rfc3339 {
     }
 }
 
-fn write(out: &mut Vec<u8>, x: &Exchange, at: SystemTime) -> Result<(), serde_json::Error> {
+fn write(
+    out: &mut Vec<u8>,
+    x: &Exchange,
+    at: SystemTime,
+    left_out: u64,
+) -> Result<(), serde_json::Error> {
     let mut json = serde_json::Serializer::with_formatter(out, Printable);
     let mut map = json.serialize_map(None)?;
     map.serialize_entry("timestamp", &format_args!("{}", Rfc3339(at)))?;
@@ -232,6 +254,9 @@ fn write(out: &mut Vec<u8>, x: &Exchange, at: SystemTime) -> Result<(), serde_js
     }
     if let Some(detail) = &x.detail {
         map.serialize_entry("detail", detail)?;
+    }
+    if left_out > 0 {
+        map.serialize_entry("left_out", &left_out)?;
     }
     if let Some(policy) = &x.policy {
         map.serialize_entry("policy", &policy.to_string())?;

@@ -73,7 +73,7 @@ pub struct Exchange {
     pub reason: Option<Reason>,
     /// What a person needs to know about the reason.
     pub detail: Option<String>,
-    /// The policy that denied it.
+    /// The policy that decided on it.
     pub policy: Option<ObjectKey>,
     /// Its place in a trace; the span is this hop's own.
     pub trace: TraceContext,
@@ -178,6 +178,12 @@ impl Exchange {
             self.grpc_status = Some(error.reason().grpc_status());
         }
         self.policy = error.policy().cloned();
+    }
+
+    /// Whether it is a connection that was refused before it carried anything, of a peer without an
+    /// identity.
+    pub(super) fn is_of_a_stranger(&self) -> bool {
+        self.method.is_none() && self.tls_peer.is_none() && self.attempts.is_empty()
     }
 
     /// Whether it failed by the server's or the mesh's doing: a status of 500 and above, a gRPC

@@ -13,6 +13,7 @@ mod metrics;
 mod recorder;
 mod samples;
 mod scrape;
+mod seldom;
 mod series;
 pub mod trace;
 
@@ -24,6 +25,7 @@ pub use metrics::Metrics;
 pub use recorder::{ExchangeSink, SinkGuard};
 pub(crate) use recorder::{Recorder, Sinks};
 pub use samples::{Collect, Samples};
+pub(crate) use seldom::Seldom;
 pub(crate) use series::{Series, TcpCounters};
 
 #[cfg(test)]

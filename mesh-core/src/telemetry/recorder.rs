@@ -152,6 +152,11 @@ impl Recorder {
         self.publish(&exchange);
     }
 
+    /// Whether any sink sees exchanges.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.sinks.0.load().is_empty()
+    }
+
     /// Shows the beginning of an exchange to the sinks.
     pub(crate) fn begin(&self, exchange: &Exchange) {
         if tracing::enabled!(tracing::Level::DEBUG) {

@@ -1,8 +1,14 @@
 //! Trace context as the W3C's own tests see it, and lines of the log as golden text.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tokio::io::AsyncWrite;
 
 use super::trace::{self, TraceContext};
 use super::{AccessLog, Direction, Exchange, ExchangeSink, Metrics, Protocol};
@@ -236,4 +242,66 @@ fn a_denied_grpc_call_is_counted_with_its_status() {
     x.protocol = Protocol::Grpc;
     x.failed(&Error::new(Reason::Denied, "no"));
     assert_eq!(x.grpc_status, Some(7));
+}
+
+/// Fails as a full disk does, until it is full no longer.
+struct Disk {
+    full: Arc<AtomicBool>,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncWrite for Disk {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.full.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
+        }
+        self.written.lock().unwrap().extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_counted_and_the_next_line_is_whole() {
+    let metrics = Metrics::new();
+    let (log, lines) = AccessLog::new(8, 1.0, &metrics);
+    let (full, written) = (Arc::new(AtomicBool::new(true)), Arc::default());
+    let disk = Disk {
+        full: Arc::clone(&full),
+        written: Arc::clone(&written),
+    };
+    let (trigger, watch) = crate::drain::drain();
+    let writing = tokio::spawn(lines.write_to(disk, watch, metrics.clone()));
+    for _ in 0..3 {
+        log.record(&exchange(), SystemTime::UNIX_EPOCH);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(
+        metrics
+            .encode()
+            .contains("mesh_access_log_write_failures_total 3\n")
+    );
+    full.store(false, Ordering::Relaxed);
+    log.record(&exchange(), SystemTime::UNIX_EPOCH);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    trigger.advance(crate::drain::Phase::Closed);
+    writing.await.unwrap();
+    let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    let line = String::from_utf8(AccessLog::line(&exchange(), SystemTime::UNIX_EPOCH)).unwrap();
+    assert_eq!(
+        text,
+        format!("\n{line}\n"),
+        "what was begun before has ended"
+    );
 }
