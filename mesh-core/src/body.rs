@@ -69,6 +69,16 @@ impl Body {
         Self(BodyForm::Incoming(body))
     }
 
+    /// The same body once more, if it is there whole.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn copy(&self) -> Option<Self> {
+        match &self.0 {
+            BodyForm::Empty => Some(Self::empty()),
+            BodyForm::Whole(bytes) => Some(Self(BodyForm::Whole(bytes.clone()))),
+            _ => http_body::Body::is_end_stream(self).then(Self::empty),
+        }
+    }
+
     /// A body that is in a box already.
     pub(crate) fn boxed(body: Box<AnyBody>) -> Self {
         Self(BodyForm::Boxed(Box::into_pin(body)))

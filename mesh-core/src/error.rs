@@ -336,6 +336,25 @@ impl Error {
         self.0.never_sent
     }
 
+    /// The trailers of a gRPC call whose answer had begun.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::new();
+        self.write_grpc(
+            &format!("{}: {}", self.reason(), self.detail()),
+            &mut trailers,
+        );
+        trailers
+    }
+
+    fn write_grpc(&self, text: &str, to: &mut HeaderMap) {
+        let status = HeaderValue::from(u16::from(self.reason().grpc_status()));
+        to.insert("grpc-status", status);
+        if let Ok(message) = HeaderValue::from_str(&escape(text)) {
+            to.insert("grpc-message", message);
+        }
+    }
+
     /// The answer to the caller: for gRPC a `grpc-status` in a 200, else a status; both carry the
     /// reason. Only a denial hides its detail, which names policies.
     pub fn response(&self, grpc: bool) -> Response<Body> {
@@ -347,17 +366,9 @@ impl Error {
         let mut response = if grpc {
             let mut response = Response::new(Body::empty());
             let headers = response.headers_mut();
-            headers.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/grpc"),
-            );
-            headers.insert(
-                "grpc-status",
-                HeaderValue::from(u16::from(reason.grpc_status())),
-            );
-            if let Ok(message) = HeaderValue::from_str(&escape(&text)) {
-                headers.insert("grpc-message", message);
-            }
+            let kind = HeaderValue::from_static("application/grpc");
+            headers.insert(header::CONTENT_TYPE, kind);
+            self.write_grpc(&text, headers);
             response
         } else {
             let mut response = Response::new(Body::from(text + "\n"));

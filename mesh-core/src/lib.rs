@@ -25,11 +25,15 @@ mod body;
 mod connect;
 pub mod discover;
 pub mod drain;
+#[cfg(feature = "runtime")]
+mod early;
 mod error;
 #[cfg(feature = "runtime")]
 mod fields;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "runtime")]
+mod http2;
 pub mod identify;
 mod local;
 pub mod model;

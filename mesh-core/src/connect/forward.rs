@@ -1,11 +1,11 @@
 //! One hop of a request: into the form of the next hop's protocol, and its answer back.
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::headers;
 use crate::body::Body;
+use crate::early::Early;
 use crate::error::{Error, Reason};
 use crate::model::{AppProtocol, HttpVersion};
 
@@ -28,6 +28,7 @@ pub(crate) fn forward(
     protocol: AppProtocol,
     authority: &str,
 ) -> Forward {
+    Early::expect(request);
     let upgrade = headers::upgrade(request).map(|to| (to, hyper::upgrade::on(&mut *request)));
     let version = headers::next_version(protocol, request.version(), upgrade.is_some());
     headers::prepare(request, version, authority, upgrade.is_some());
@@ -46,7 +47,7 @@ impl Forward {
     /// protocols; one that does so unasked has not answered.
     pub(crate) fn answered(
         self,
-        mut response: Response<Incoming>,
+        mut response: Response<Body>,
     ) -> Result<(Response<Body>, Option<Switched>), Error> {
         let switched = match (response.status(), self.upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some((to, caller)))
@@ -64,6 +65,6 @@ impl Forward {
             _ => None,
         };
         headers::answered(&mut response, switched.is_some());
-        Ok((response.map(Body::incoming), switched))
+        Ok((response, switched))
     }
 }

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
@@ -20,23 +19,29 @@ use super::connector::Connector;
 use super::kept::Kept;
 use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Room};
 use super::read_on::ReadOn;
-use super::unsent::{Age, Met, Unsent, copy_of};
+use super::unsent::{Age, Failure, Met, Unsent, copy_of};
 use crate::balance::Member;
-use crate::body::Body;
+use crate::body::{Body, BoxError};
+use crate::early::Early;
 use crate::error::{Error, Reason};
+use crate::http2::{self, Cause, Settings};
 use crate::identify::{Inner, Tls};
 use crate::model::{HttpVersion, Transport};
 use crate::retry::Reuse;
 
-/// Flow-control windows between mesh peers, so that one stream can fill a fast network.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// How often an HTTP/2 connection with requests on it is asked whether it lives.
+/// The window of a stream at first, and between mesh peers at most, so that one stream can fill a fast
+/// network. An endpoint may hold as much of each stream that its caller does not read.
+const WINDOW: u32 = 128 * 1024;
+const LARGE_WINDOW: u32 = 4 << 20;
+/// The most that is read at once from an HTTP/1.1 server, and so the longest head of its answers. Up
+/// to four times as much is held of an answer that its caller does not read.
+const READ_BUFFER: usize = 32 * 1024;
+/// How often an HTTP/2 connection to a mesh peer is asked whether it lives.
 const PING: Duration = Duration::from_secs(10);
 
 /// A request that was answered.
 pub(crate) struct Sent {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Body>,
     pub(crate) lease: Lease,
     pub(crate) peer: Option<SpiffeId>,
     pub(crate) kept: Arc<Kept>,
@@ -92,21 +97,34 @@ impl Connector {
         };
         let copy = match age {
             Age::New => None,
-            Age::Used => copy_of(request, HttpVersion::Http1),
+            Age::Used => copy_of(request),
         };
-        let taken = std::mem::take(request);
+        let mut taken = std::mem::take(request);
         let upload = !taken.body().is_end_stream();
+        let early = taken.extensions().get::<Early>().cloned();
+        if let Some(early) = early.clone() {
+            hyper::ext::on_informational(&mut taken, move |head| {
+                early.say(head.status(), head.headers());
+            });
+        }
         match connection.sender.try_send_request(taken).await {
-            Ok(response) => Ok(Sent {
-                response,
-                peer: connection.peer.clone(),
-                lease: Lease(Leased::Http1(Arc::clone(pool), Some(connection))),
-                kept: to.kept,
-            }),
+            Ok(response) => {
+                if early.is_some_and(|early| early.answered() && upload) {
+                    // The body was never asked for, and will not be sent.
+                    connection.refused.set();
+                }
+                Ok(Sent {
+                    response: response.map(Body::incoming),
+                    peer: connection.peer.clone(),
+                    lease: Lease(Leased::Http1(Arc::clone(pool), Some(connection))),
+                    kept: to.kept,
+                })
+            }
             Err(e) => {
                 let refused = upload && connection.refused.is_set();
                 let met = Met { age, refused };
-                Err(Unsent::broken(e, to.member, met, copy, request))
+                let failure = Failure::of_http1(e, copy);
+                Err(Unsent::broken(failure, to.member, met, request))
             }
         }
     }
@@ -126,23 +144,26 @@ impl Connector {
         };
         // From here the lease counts the stream, also if the future is dropped.
         let peer = connection.peer.clone();
-        let mut sender = connection.sender.clone();
+        let sender = connection.sender.clone();
         let lease = Lease(Leased::Http2(connection));
-        let copy = copy_of(request, HttpVersion::Http2);
         let taken = std::mem::take(request);
-        match sender.try_send_request(taken).await {
+        match sender.send(taken).await {
             Ok(response) => Ok(Sent {
                 response,
                 lease,
                 peer,
                 kept: to.kept,
             }),
-            Err(e) => {
+            Err(broken) => {
+                if let Cause::TooLarge { .. } = broken.cause {
+                    return Err(Unsent::too_large(to.member, &broken.cause.to_string()));
+                }
                 let met = Met {
                     age,
                     refused: false,
                 };
-                Err(Unsent::broken(e, to.member, met, copy, request))
+                let failure = Failure::of_http2(broken);
+                Err(Unsent::broken(failure, to.member, met, request))
             }
         }
     }
@@ -195,7 +216,9 @@ impl Connector {
         let live = opened.io.live();
         // hyper's own limit of 100 fields in an answer; for another it allocates at each of them.
         let (io, taken) = ReadOn::new(opened.io);
-        let (sender, connection) = http1::handshake(TokioIo::new(io))
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(READ_BUFFER)
+            .handshake(TokioIo::new(io))
             .await
             .map_err(|e| refused(to.member, e))?;
         tokio::spawn(async move {
@@ -215,27 +238,17 @@ impl Connector {
 
     async fn open_h2(&self, to: &Hop<'_>) -> Result<Arc<Http2>, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http2).await?;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .max_header_list_size(256 * 1024);
-        if matches!(to.member.endpoint.transport, Transport::Mesh { .. }) {
-            builder
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_frame_size(1 << 20);
-        }
-        let (sender, connection) = builder
-            .handshake(TokioIo::new(opened.io))
+        let mesh = matches!(to.member.endpoint.transport, Transport::Mesh { .. });
+        let settings = Settings {
+            window: (WINDOW, if mesh { LARGE_WINDOW } else { WINDOW }),
+            header_list: 256 * 1024,
+            streams: 0,
+            // Some servers end a connection that pings them; the kernel notices that one is gone.
+            ping: mesh.then_some((PING, PING)),
+        };
+        let sender = http2::connect(opened.io, settings)
             .await
             .map_err(|e| refused(to.member, e))?;
-        tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "a connection to an endpoint ended");
-            }
-        });
         let opened = Arc::new(Http2 {
             sender,
             peer: opened.peer,
@@ -253,7 +266,7 @@ impl Connector {
     }
 }
 
-fn refused(member: &Member, e: hyper::Error) -> Error {
+fn refused(member: &Member, e: impl Into<BoxError>) -> Error {
     let detail = format!("HTTP handshake with {}", member.endpoint.address());
     Error::new(Reason::ConnectFailed, detail).because(e)
 }

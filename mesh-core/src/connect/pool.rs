@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use inmesh_pki::id::SpiffeId;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::read_on::Refused;
 use crate::body::Body;
 use crate::error::Reason;
+use crate::http2;
 use crate::identify::LiveConnection;
 use crate::retry::Reuse;
 
@@ -83,7 +84,7 @@ pub(super) struct Http1 {
 }
 
 pub(super) struct Http2 {
-    pub(super) sender: http2::SendRequest<Body>,
+    pub(super) sender: http2::Sender,
     pub(super) peer: Option<SpiffeId>,
     pub(super) streams: AtomicUsize,
     pub(super) until: Option<Instant>,

@@ -32,6 +32,11 @@ impl Refused {
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// The connection is not to be used again: the rest of a request was never sent.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 // === impl ReadOn ===
@@ -51,7 +56,7 @@ impl<T> ReadOn<T> {
         written.or_else(|e| match e.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                 self.failed = Some(e);
-                self.refused.0.store(true, Ordering::Relaxed);
+                self.refused.set();
                 Ok(all)
             }
             _ => Err(e),

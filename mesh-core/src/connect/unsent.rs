@@ -4,13 +4,12 @@
 //! looked at it or it may be repeated. It refuses to repeat a body.
 
 use http::Request;
-use http_body::Body as _;
 use hyper::client::conn::TrySendError;
 
 use crate::balance::Member;
-use crate::body::Body;
+use crate::body::{Body, BoxError};
 use crate::error::{Error, Reason};
-use crate::model::HttpVersion;
+use crate::http2::{Broken, Cause};
 use crate::retry::{AttemptOutcome, Fault, Seen};
 
 /// A request that was not answered. If it is [`AttemptOutcome::Unanswered`], it is back in its place.
@@ -25,6 +24,20 @@ pub(super) enum Age {
     New,
     /// It has carried requests before.
     Used,
+}
+
+/// Why a request was not answered, in either version.
+#[derive(Debug)]
+pub(super) struct Failure {
+    cause: BoxError,
+    /// Whether the request itself failed, and not the server.
+    callers: bool,
+    /// Whether the server surely has not looked at it.
+    unseen: bool,
+    /// Whether the server answered this one request, if only by breaking it off.
+    reset: bool,
+    /// The request, if it is still there.
+    back: Option<Box<Request<Body>>>,
 }
 
 /// What a request met.
@@ -55,58 +68,59 @@ impl Unsent {
         }
     }
 
+    /// The server takes no header list of that size, and was sent none of it.
+    pub(super) fn too_large(member: &Member, detail: &str) -> Self {
+        let detail = format!("{}: {detail}", member.endpoint.address());
+        Self {
+            error: Error::new(Reason::HeaderTooLarge, detail),
+            outcome: AttemptOutcome::Lost(Fault::Caller),
+        }
+    }
+
     /// The connection broke off before the head of an answer.
     pub(super) fn broken(
-        mut failed: TrySendError<Request<Body>>,
+        failure: Failure,
         member: &Member,
         met: Met,
-        copy: Option<Box<Request<Body>>>,
         place: &mut Request<Body>,
     ) -> Self {
-        let unsent = failed.take_message();
-        let cause = failed.into_error();
         let address = member.endpoint.address();
-        if is_callers(&cause) {
+        if failure.callers {
             let detail = "the request broke off before it was whole";
             return Self {
-                error: Error::new(Reason::CallerGone, detail).because(cause),
+                error: Error::new(Reason::CallerGone, detail).because(failure.cause),
                 outcome: AttemptOutcome::Lost(Fault::Caller),
             };
         }
         // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
         // before it reads a byte of what we sent.
-        let refused = refused_by_peer(&cause);
-        let mut error = if refused {
-            Error::new(
-                Reason::TlsFailed,
-                format!("{address} refused our certificate"),
-            )
+        let refused = failure.refused_by_peer();
+        let (reason, what) = if refused {
+            let what = format!("{address} refused our certificate");
+            (Reason::TlsFailed, what)
         } else if met.refused {
-            Error::new(
-                Reason::UploadCut,
-                format!("{address} closed while the request was being sent"),
-            )
+            let what = format!("{address} closed while the request was being sent");
+            (Reason::UploadCut, what)
         } else {
-            Error::new(
-                Reason::Reset,
-                format!("the connection to {address} broke off"),
-            )
+            let what = format!("the connection to {address} broke off");
+            (Reason::Reset, what)
         };
-        let unseen = unsent.is_some() || is_unseen(&cause);
-        if refused || unseen {
+        let mut error = Error::new(reason, what);
+        if refused || failure.unseen {
             error = error.never_sent();
         }
-        let stale = met.age == Age::Used && !is_reset(&cause) && !cause.is_parse();
-        let closed = stale || is_unseen(&cause);
-        let copy = copy.filter(|copy| unseen || (closed && copy.method().is_idempotent()));
+        let stale = met.age == Age::Used && !failure.reset;
+        let closed = stale || failure.unseen;
+        let may_go =
+            |back: &Request<Body>| failure.unseen || (closed && back.method().is_idempotent());
         let fault = if closed || met.refused {
             Fault::Connection
         } else {
             Fault::Endpoint
         };
-        let outcome = match unsent.or_else(|| copy.map(|copy| *copy)) {
+        let outcome = match failure.back.filter(|back| may_go(back)) {
             Some(back) => {
-                *place = back;
+                *place = *back;
                 let seen = if error.is_never_sent() {
                     Seen::Never
                 } else {
@@ -117,58 +131,75 @@ impl Unsent {
             None => AttemptOutcome::Lost(fault),
         };
         Self {
-            error: error.because(cause),
+            error: error.because(failure.cause),
             outcome,
         }
     }
 }
 
-/// A copy of a request that may be repeated: only one without a body can be, and over HTTP/1.1,
-/// where a server never says that it has not looked at a request, only an idempotent one.
-pub(super) fn copy_of(request: &Request<Body>, version: HttpVersion) -> Option<Box<Request<Body>>> {
-    let repeatable = version == HttpVersion::Http2 || request.method().is_idempotent();
-    (repeatable && request.body().is_end_stream()).then(|| {
-        let mut copy = Request::new(Body::empty());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        Box::new(copy)
-    })
-}
+// === impl Failure ===
 
-/// Whether the request's own body failed, or we reset its stream because it did.
-fn is_callers(error: &hyper::Error) -> bool {
-    error.is_user()
-        || find::<h2::Error>(error)
-            .is_some_and(|e| e.is_reset() && !e.is_remote() && !e.is_library())
-}
-
-/// Whether an HTTP/2 server says that it did not look at the request (RFC 9113 section 8.7).
-fn is_unseen(error: &hyper::Error) -> bool {
-    find::<h2::Error>(error).is_some_and(|e| {
-        e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
-}
-
-/// Whether an HTTP/2 server broke off this one request.
-fn is_reset(error: &hyper::Error) -> bool {
-    find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
-}
-
-fn find<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
+impl Failure {
+    /// Of HTTP/1.1, where a server never says that it has not looked at a request.
+    pub(super) fn of_http1(
+        mut failed: TrySendError<Request<Body>>,
+        copy: Option<Box<Request<Body>>>,
+    ) -> Self {
+        let unsent = failed.take_message().map(Box::new);
+        let cause = failed.into_error();
+        Self {
+            callers: cause.is_user(),
+            unseen: unsent.is_some(),
+            reset: cause.is_parse(),
+            back: unsent.or(copy),
+            cause: cause.into(),
         }
-        source = cause.source();
     }
-    None
+
+    /// Of HTTP/2, where a server says so by GOAWAY or REFUSED_STREAM (RFC 9113 section 8.7).
+    pub(super) fn of_http2(broken: Broken) -> Self {
+        let library = match &broken.cause {
+            Cause::Library(e) => Some(e),
+            _ => None,
+        };
+        let unseen = library.is_some_and(|e| {
+            e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
+        });
+        Self {
+            callers: matches!(broken.cause, Cause::Body(_)),
+            unseen: broken.unsent || unseen,
+            reset: library.is_some_and(h2::Error::is_reset),
+            back: broken.back,
+            cause: broken.cause.into(),
+        }
+    }
+
+    fn refused_by_peer(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self.cause.as_ref());
+        while let Some(e) = cause {
+            let io = e
+                .downcast_ref::<std::io::Error>()
+                .or_else(|| e.downcast_ref::<h2::Error>()?.get_io());
+            let tls = io.and_then(|io| io.get_ref()?.downcast_ref());
+            if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+                return true;
+            }
+            cause = e.source();
+        }
+        false
+    }
 }
 
-fn refused_by_peer(error: &hyper::Error) -> bool {
-    find::<std::io::Error>(error)
-        .and_then(|io| io.get_ref()?.downcast_ref())
-        .is_some_and(|tls| matches!(tls, rustls::Error::AlertReceived(_)))
+/// A copy of a request that may be repeated although a server may have seen it: an idempotent one
+/// whose body is in memory.
+pub(super) fn copy_of(request: &Request<Body>) -> Option<Box<Request<Body>>> {
+    if !request.method().is_idempotent() {
+        return None;
+    }
+    let mut copy = Request::new(request.body().copy()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(Box::new(copy))
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use inmesh_pki::id::SpiffeId;
 use tower_service::Service;
 
 use super::call::Call;
@@ -18,7 +19,7 @@ use crate::body::{Body, BoxError};
 use crate::connect::{Io, Lease, Switched, forward};
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, PeerInfo, Tls};
-use crate::model::{AppProtocol, Endpoint, Transport};
+use crate::model::{AppProtocol, Endpoint, HttpVersion, Transport};
 
 /// Applications that are kept apart where the caller's port chooses one.
 const APPLICATIONS: usize = 1_024;
@@ -57,8 +58,12 @@ pub(super) struct Behind {
     tls: Arc<Tls>,
     app: Application,
     protocol: AppProtocol,
-    members: Arc<Mutex<HashMap<SocketAddr, Member>>>,
+    members: Arc<Mutex<HashMap<Shared, Member>>>,
 }
+
+/// What may share connections to an application: its address and, where many requests are on one
+/// connection at once, the identity of their caller. What one caller does to it is not another's.
+type Shared = (SocketAddr, Option<SpiffeId>);
 
 // === impl InProcess ===
 
@@ -114,16 +119,17 @@ impl Behind {
     }
 
     /// The application that a caller of `original` is meant for, with the connections to it.
-    fn member(&self, original: SocketAddr) -> Member {
+    fn member(&self, original: SocketAddr, caller: Option<&SpiffeId>) -> Member {
         let address = self.app.address(original);
+        let shared = (address, caller.cloned());
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(member) = members.get(&address) {
+        if let Some(member) = members.get(&shared) {
             return member.clone();
         }
         let member = Member::new(Endpoint::new(address, Transport::Plain));
         // Beyond the bound connections are not pooled.
         if members.len() < APPLICATIONS {
-            members.insert(address, member.clone());
+            members.insert(shared, member.clone());
         }
         member
     }
@@ -133,13 +139,15 @@ impl App for Behind {
     async fn call(
         &self,
         request: &mut Request<Body>,
-        _: &Arc<PeerInfo>,
+        caller: &Arc<PeerInfo>,
         original: SocketAddr,
         call: &mut Call,
     ) -> Result<Served, Error> {
         let hop = forward(request, self.protocol, &call.exchange.authority);
         call.exchange.trace.write(request.headers_mut());
-        let (member, version) = (self.member(original), hop.version());
+        let version = hop.version();
+        let apart = caller.id().filter(|_| version == HttpVersion::Http2);
+        let member = self.member(original, apart);
         let (response, lease) = self
             .upstreams
             .send_to_one(&self.tls, &member, request, version, call)
@@ -154,7 +162,7 @@ impl App for Behind {
 
     async fn open(&self, original: SocketAddr) -> Result<Io, Error> {
         let connector = &self.upstreams.connector;
-        let member = self.member(original);
+        let member = self.member(original, None);
         let opened = connector.open(&self.tls, &member, Inner::Tcp).await?;
         Ok(opened.io)
     }

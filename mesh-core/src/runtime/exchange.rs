@@ -17,7 +17,7 @@ use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
 use crate::connect::{Flow, Lease};
 use crate::error::{Error, Reason, grpc_status};
-use crate::telemetry::{Recorder, Series};
+use crate::telemetry::{Protocol, Recorder, Series};
 
 /// A call before the head of its answer. It is made once, in the box that becomes the body of the
 /// answer, because it is large and would be moved with every future.
@@ -250,6 +250,11 @@ impl http_body::Body for Recorded {
             Some(Err(e)) => {
                 let detail = format!("the answer broke off: {e}");
                 this.cut(End::Broken, Reason::Reset, detail);
+                if this.call.exchange.protocol == Protocol::Grpc {
+                    // A reset would be read as INTERNAL, which is not tried again.
+                    let trailers = Error::new(Reason::Reset, "the answer broke off").trailers();
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
             }
             None => this.end(End::Whole),
         }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::header::UPGRADE;
 use http::{Request, Response};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::tls::HandshakeError;
 use tokio::io::AsyncWriteExt;
@@ -344,9 +343,8 @@ impl<A: App> InboundStack<A> {
             state: Arc::clone(&state),
         });
         let this = Arc::clone(&self);
-        let service = move |request: Request<Incoming>| {
+        let service = move |mut request: Request<Body>| {
             let (this, caller) = (Arc::clone(&this), Arc::clone(&caller));
-            let mut request = request.map(Body::incoming);
             async move { this.handle(&mut request, &caller).await }
         };
         let ended = if http2 {

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -400,9 +399,8 @@ impl Outbound {
         let state = Arc::clone(&connection.state);
         let (this, to) = (Arc::clone(&self), Arc::clone(to));
         let conn_state = Arc::clone(&state);
-        let service = move |request: Request<Incoming>| {
+        let service = move |mut request: Request<Body>| {
             let (this, to, state) = (Arc::clone(&this), Arc::clone(&to), Arc::clone(&conn_state));
-            let mut request = request.map(Body::incoming);
             async move {
                 let caller = Caller {
                     address: from,

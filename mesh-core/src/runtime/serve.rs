@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use inmesh_pki::id::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -22,9 +22,10 @@ use tokio_util::task::TaskTracker;
 use super::aside::Aside;
 use super::limits::Limits;
 use crate::accept::{ConnState, Lingering, Listener, Socket, Timed};
-use crate::body::Body;
+use crate::body::{Body, BoxError};
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
+use crate::http2::{Server, Settings};
 use crate::telemetry::{Direction, Recorder};
 
 /// hyper's own limits, above ours, because it answers without saying why.
@@ -38,9 +39,9 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// How often a silent HTTP/2 caller is pinged.
 const PING: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(10);
-/// Windows between mesh peers; elsewhere hyper's own.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The window of a stream at first, and between mesh peers at most.
+const WINDOW: u32 = 128 * 1024;
+const LARGE_WINDOW: u32 = 4 << 20;
 
 /// What a connection is served with.
 pub(super) struct Connection {
@@ -89,14 +90,15 @@ pub(super) fn ended(
     from: SocketAddr,
     peer: Option<&SpiffeId>,
     state: &ConnState,
-    ended: Result<(), hyper::Error>,
+    ended: Result<(), BoxError>,
 ) {
     let Err(error) = ended else { return };
+    let http1 = error.downcast_ref::<hyper::Error>();
     let reason = if let Some(reason) = state.unread() {
         reason
-    } else if error.is_parse_too_large() {
+    } else if http1.is_some_and(hyper::Error::is_parse_too_large) {
         Reason::HeaderTooLarge
-    } else if error.is_parse() {
+    } else if http1.is_some_and(hyper::Error::is_parse) {
         Reason::InvalidRequest
     } else {
         tracing::debug!(%from, %error, "a caller's connection broke off");
@@ -122,18 +124,19 @@ impl Connection {
 
     /// Serves HTTP/1.1. On the way down each answer says `connection: close`; a connection that
     /// rests is closed a moment later, so that a request on its way is not lost.
-    pub(super) async fn serve_h1<T, F, R>(self, io: T, service: F) -> Result<(), hyper::Error>
+    pub(super) async fn serve_h1<T, F, R>(self, io: T, service: F) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        F: Fn(Request<Incoming>) -> R,
+        F: Fn(Request<Body>) -> R,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let limits = &self.limits;
         let io = Lingering::new(io);
         let io = Timed::http1(io, Arc::clone(&self.state), limits.header, limits.idle);
         let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             state.busy();
+            let request = request.map(Body::incoming);
             let closing = Arc::clone(&closing);
             // Not an async block, which would hold the future twice: as captured, and as awaited.
             service(request).map(move |mut response| {
@@ -166,64 +169,56 @@ impl Connection {
         let mut ending = ending(self.drain.clone(), self.until);
         let why = tokio::select! {
             biased;
-            ended = &mut connection => return ended,
+            ended = &mut connection => return Ok(ended?),
             why = &mut ending => why,
         };
         self.closing.store(true, Ordering::Relaxed);
         // A caller whose certificate has expired begins no other request.
         if why == Ending::Draining {
             tokio::select! {
-                ended = &mut connection => return ended,
+                ended = &mut connection => return Ok(ended?),
                 () = sleep(LAST_CALL) => {}
             }
         }
         connection.as_mut().graceful_shutdown();
         let mut drain = self.drain.clone();
         tokio::select! {
-            ended = &mut connection => ended,
+            ended = &mut connection => Ok(ended?),
             () = drain.closed() => Ok(()),
         }
     }
 
     /// Serves HTTP/2. On the way down, and when it has rested for too long, it sends GOAWAY and
     /// finishes what runs.
-    pub(super) async fn serve_h2<T, F, R>(self, io: T, service: F) -> Result<(), hyper::Error>
+    pub(super) async fn serve_h2<T, F, R>(self, io: T, service: F) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        F: Fn(Request<Incoming>) -> R + Send,
+        F: Fn(Request<Body>) -> R + Send + Unpin,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let io = Timed::http2(io, Arc::clone(&self.state), self.limits.header);
         let state = Arc::clone(&self.state);
-        let service = service_fn(move |request| {
+        let service = move |request| {
             state.busy();
-            service(request).map(Ok::<_, Infallible>)
-        });
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING_ANSWER)
-            .max_concurrent_streams(self.limits.streams)
-            .max_header_list_size(u32::try_from(HARD_HEADER).unwrap_or(u32::MAX));
-        if self.mesh {
-            builder
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_frame_size(1 << 20);
-        }
-        let connection = builder.serve_connection(TokioIo::new(io), service);
-        let mut connection = pin!(connection);
+            service(request)
+        };
+        let settings = Settings {
+            window: (WINDOW, if self.mesh { LARGE_WINDOW } else { WINDOW }),
+            header_list: u32::try_from(HARD_HEADER).unwrap_or(u32::MAX),
+            streams: self.limits.streams,
+            ping: Some((PING, PING_ANSWER)),
+        };
+        let mut connection = pin!(Server::new(io, settings, service));
         let mut ending = ending(self.drain.clone(), self.until);
         tokio::select! {
-            ended = &mut connection => return ended,
+            ended = &mut connection => return Ok(ended?),
             _ = &mut ending => {}
             () = self.state.rested(self.limits.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         let mut drain = self.drain.clone();
         tokio::select! {
-            ended = &mut connection => ended,
+            ended = &mut connection => Ok(ended?),
             // A caller that keeps the connection open is not waited for once nothing runs.
             () = self.state.rested(self.limits.header) => Ok(()),
             () = drain.closed() => Ok(()),

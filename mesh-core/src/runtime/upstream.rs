@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout_at};
 
@@ -48,7 +47,7 @@ pub(super) struct Upstream {
 
 /// The head of an answer.
 pub(super) struct Answered {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<Body>,
     pub(super) upstream: Upstream,
     pub(super) peer: Option<SpiffeId>,
 }
@@ -167,7 +166,7 @@ impl Upstreams {
         request: &mut Request<Body>,
         version: HttpVersion,
         call: &mut Call,
-    ) -> Result<(Response<Incoming>, Lease), Error> {
+    ) -> Result<(Response<Body>, Lease), Error> {
         let mut now = call.started;
         loop {
             let reuse = call.attempts.reuse();

@@ -12,6 +12,7 @@ mod outside;
 mod protocols;
 mod routes;
 mod sources;
+mod streams;
 mod support;
 mod tunnels;
 mod whole;

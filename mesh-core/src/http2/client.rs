@@ -1,0 +1,320 @@
+//! The connection to a server.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::arrival::Arrivals;
+use super::outflow::{Outflow, Stopped};
+use super::pulse::{Beat, Pulse};
+use super::server::length_of;
+use super::sniff::{PeerSettings, Sniffed};
+use super::{CONNECTION_WINDOW, FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
+use crate::body::Body;
+use crate::early::Early;
+use crate::wake::Noted;
+
+/// Header lists up to this size are sent without a look at the server's limit: all servers known take
+/// as much.
+const HARMLESS: u32 = 4 * 1024;
+/// How long a server's limit is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sends requests on a connection.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    inner: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+    limits: watch::Receiver<Option<PeerSettings>>,
+}
+
+struct Shared {
+    arrivals: Arc<Arrivals>,
+    /// Set once it takes no more requests.
+    closed: AtomicBool,
+}
+
+/// A request that was not answered.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) cause: Cause,
+    /// The request from its begin, if it is there still.
+    pub(crate) back: Option<Box<Request<Body>>>,
+    /// Whether nothing of it was sent.
+    pub(crate) unsent: bool,
+}
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error(transparent)]
+    Library(#[from] h2::Error),
+    /// The body of the request failed.
+    #[error("{0}")]
+    Body(crate::BoxError),
+    /// The server takes no header list of that size.
+    #[error("a header list of {size} bytes, the server takes at most {most}")]
+    TooLarge {
+        /// The size as HTTP/2 counts it.
+        size: u32,
+        /// What the server's settings say.
+        most: u32,
+    },
+}
+
+/// A connection and what drives it.
+struct Driver<T: AsyncRead + AsyncWrite + Unpin> {
+    connection: Connection<Sniffed<T>, Bytes>,
+    pulse: Option<Pulse>,
+    shared: Arc<Shared>,
+    noted: Noted,
+}
+
+/// Opens HTTP/2 on a connection, whose task runs until it ends.
+///
+/// # Errors
+///
+/// The library's, if the connection broke off.
+pub(crate) async fn connect<T>(io: T, settings: Settings) -> Result<Sender, h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (io, limits) = Sniffed::new(io);
+    let handshake = Builder::new()
+        .initial_window_size(settings.window.0)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(settings.header_list)
+        .enable_push(false)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(FRAME_BUDGET)
+        .handshake(io);
+    let (inner, mut connection) = handshake.await?;
+    let pulse = Pulse::new(&settings, connection.ping_pong());
+    let shared = Arc::new(Shared {
+        arrivals: Arc::default(),
+        closed: AtomicBool::new(false),
+    });
+    let driver = Driver {
+        connection,
+        pulse,
+        shared: Arc::clone(&shared),
+        noted: Noted::default(),
+    };
+    tokio::spawn(async move {
+        if let Err(e) = driver.await {
+            tracing::debug!(error = %e, "a connection to an endpoint ended");
+        }
+    });
+    Ok(Sender {
+        inner,
+        shared,
+        limits,
+    })
+}
+
+// === impl Sender ===
+
+impl Sender {
+    /// Whether it surely takes no more requests.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Relaxed)
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] with the request, if what has been sent of it is still there.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Broken> {
+        if let Err(cause) = self.check_size(list_size(&request)).await {
+            let back = Some(Box::new(request));
+            return Err(Broken {
+                cause,
+                back,
+                unsent: true,
+            });
+        }
+        let mut inner = self.inner.clone();
+        if let Err(e) = poll_fn(|cx| inner.poll_ready(cx)).await {
+            self.shared.closed.store(true, Ordering::Relaxed);
+            return Err(Broken {
+                cause: e.into(),
+                back: Some(Box::new(request)),
+                unsent: true,
+            });
+        }
+        let (head, body) = request.into_parts();
+        let early = head.extensions.get::<Early>().cloned();
+        let end = body.is_end_stream();
+        let sent = inner.send_request(bare(&head), end);
+        let (response, stream) = match sent {
+            Ok(sent) => sent,
+            Err(e) => {
+                return Err(Broken {
+                    cause: e.into(),
+                    back: Some(Box::new(Request::from_parts(head, body))),
+                    unsent: true,
+                });
+            }
+        };
+        let mut exchange = Exchange {
+            response,
+            outflow: Some(Outflow::new(body, stream, true)).filter(|_| !end),
+            back: None,
+            early,
+        };
+        let answered = poll_fn(|cx| exchange.poll(cx)).await;
+        match answered {
+            Ok(response) => {
+                if let Some(mut outflow) = exchange.outflow.take() {
+                    // The server answers while it reads, or will say that it reads no more.
+                    outflow.forget();
+                    tokio::spawn(outflow);
+                }
+                let length = length_of(response.headers());
+                Ok(response.map(|stream| self.shared.arrivals.body(stream, length)))
+            }
+            Err(cause) => {
+                if matches!(&cause, Cause::Library(e) if e.is_go_away()) {
+                    self.shared.closed.store(true, Ordering::Relaxed);
+                }
+                let body = match exchange.outflow.take() {
+                    Some(outflow) => outflow.back(),
+                    None if end => Some(Body::empty()),
+                    None => exchange.back.take(),
+                };
+                let back = body.map(|body| Box::new(Request::from_parts(head, body)));
+                Err(Broken {
+                    cause,
+                    back,
+                    unsent: false,
+                })
+            }
+        }
+    }
+
+    /// Compares a header list with what the server takes. A server that is sent more may end the
+    /// connection, and with it what others have on it.
+    async fn check_size(&self, size: u32) -> Result<(), Cause> {
+        if size <= HARMLESS {
+            return Ok(());
+        }
+        let mut limits = self.limits.clone();
+        let known = timeout(PATIENCE, limits.wait_for(Option::is_some)).await;
+        let most = match known {
+            Ok(Ok(settings)) => settings.as_ref().and_then(|s| s.header_list),
+            // The connection has ended, or will say so.
+            _ => None,
+        };
+        match most {
+            Some(most) if size > most => Err(Cause::TooLarge { size, most }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The size of a header list (RFC 9113 section 6.5.2).
+fn list_size(request: &Request<Body>) -> u32 {
+    let field = |name: usize, value: usize| name + value + 32;
+    let uri = request.uri();
+    let part = |text: Option<&str>| text.map_or(0, str::len);
+    let pseudo = field(7, request.method().as_str().len())
+        + field(7, part(uri.scheme_str()))
+        + field(10, part(uri.authority().map(|a| a.as_str())))
+        + field(5, part(uri.path_and_query().map(|p| p.as_str())));
+    let fields = request.headers().iter();
+    let size = fields.fold(pseudo, |size, (name, value)| {
+        size + field(name.as_str().len(), value.len())
+    });
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+/// The head of a request alone. What it has beside its fields stays with the request.
+fn bare(head: &http::request::Parts) -> Request<()> {
+    let mut bare = Request::new(());
+    *bare.method_mut() = head.method.clone();
+    *bare.uri_mut() = head.uri.clone();
+    *bare.version_mut() = head.version;
+    *bare.headers_mut() = head.headers.clone();
+    bare
+}
+
+/// A request while it is sent and its answer is waited for.
+struct Exchange {
+    response: ResponseFuture,
+    outflow: Option<Outflow>,
+    /// The body from its begin, once it is sent or the server takes no more of it.
+    back: Option<Body>,
+    early: Option<Early>,
+}
+
+impl Exchange {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<h2::RecvStream>, Cause>> {
+        if let Some(outflow) = &mut self.outflow {
+            match Pin::new(outflow).poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Err(Stopped::Body(e))) => return Poll::Ready(Err(Cause::Body(e))),
+                // Whether it was refused or answered is seen by the answer.
+                Poll::Ready(_) => self.back = self.outflow.take().and_then(Outflow::back),
+            }
+        }
+        if let Some(early) = &self.early {
+            while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
+                early.say(head.status(), head.headers());
+            }
+        }
+        Pin::new(&mut self.response).poll(cx).map_err(Cause::from)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let arrivals = &this.shared.arrivals;
+        this.noted.note(cx, &arrivals.task);
+        loop {
+            let polled = Pin::new(&mut this.connection).poll(cx);
+            arrivals.take_in();
+            if polled.is_ready() {
+                return polled;
+            }
+            let Some(pulse) = &mut this.pulse else {
+                return Poll::Pending;
+            };
+            match pulse.poll(cx, arrivals) {
+                Beat::Rest => return Poll::Pending,
+                Beat::Silent => return Poll::Ready(Err(Reason::NO_ERROR.into())),
+                Beat::Window(size) => {
+                    // One change waits for the peer's word on the one before it.
+                    if this.connection.set_initial_window_size(size).is_err() {
+                        pulse.not_set();
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Driver<T> {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+        // Before the connection, which wakes the readers as it ends.
+        self.shared.arrivals.end();
+    }
+}

@@ -1,0 +1,290 @@
+//! The body of a message while it is sent on a stream.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, SendStream};
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::body::{Body, BoxError};
+
+/// Parts up to this size are sent together with those behind them that are there already: a frame
+/// each is costly for the peer to keep.
+const SMALL: usize = 1024;
+/// How much is sent together at most.
+const TOGETHER: usize = 16 * 1024;
+/// What is kept of a body that may have to be sent again.
+const KEPT: usize = 64 * 1024;
+
+/// A body on its way.
+pub(super) struct Outflow {
+    body: Body,
+    stream: SendStream<Bytes>,
+    /// What waits for the peer's window, and whether it is the last.
+    waiting: Option<(Bytes, bool)>,
+    /// What was met while looking whether more is there.
+    next: Option<Part>,
+    /// What has been sent, if it may have to be sent again.
+    kept: Option<Vec<Bytes>>,
+    kept_bytes: usize,
+    /// Whether all of it is sent.
+    done: bool,
+}
+
+type Part = Option<Result<Frame<Bytes>, BoxError>>;
+
+/// A body of which some parts were taken already: they come again, then the rest.
+struct Again {
+    before: VecDeque<Frame<Bytes>>,
+    rest: Body,
+}
+
+/// Why a body was not sent to its end.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The body itself failed; the stream was reset.
+    Body(BoxError),
+    /// The peer takes no more of it.
+    Peer,
+}
+
+// === impl Outflow ===
+
+impl Outflow {
+    pub(super) fn new(body: Body, stream: SendStream<Bytes>, keep: bool) -> Self {
+        Self {
+            body,
+            stream,
+            waiting: None,
+            next: None,
+            kept: keep.then(Vec::new),
+            kept_bytes: 0,
+            done: false,
+        }
+    }
+
+    /// The body from its begin, if all that was sent of it is kept.
+    pub(super) fn back(self) -> Option<Body> {
+        let mut parts = self.kept?;
+        let last = |(_, last): &(Bytes, bool)| *last;
+        let whole = self.done || self.waiting.as_ref().is_some_and(last);
+        parts.extend(self.waiting.map(|(part, _)| part));
+        let rest = if whole { Body::empty() } else { self.body };
+        let mut before: VecDeque<_> = parts.into_iter().map(Frame::data).collect();
+        let rest = match self.next {
+            None => rest,
+            Some(None) => Body::empty(),
+            Some(Some(Ok(part))) => {
+                before.push_back(part);
+                rest
+            }
+            // What has failed is not sent again.
+            Some(Some(Err(_))) => return None,
+        };
+        if before.is_empty() {
+            return Some(rest);
+        }
+        Some(Body::new(Again { before, rest }))
+    }
+
+    /// It will not have to be sent again.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    /// The next part, and whether it is the last; small ones that are there together.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
+        let first = match self.next.take() {
+            Some(met) => met,
+            None => ready!(Pin::new(&mut self.body).poll_frame(cx)),
+        };
+        let Some(Ok(frame)) = &first else {
+            return Poll::Ready(first);
+        };
+        if frame.data_ref().is_none_or(|part| part.len() > SMALL) || self.body.is_end_stream() {
+            return Poll::Ready(first);
+        }
+        let Poll::Ready(second) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return Poll::Ready(first);
+        };
+        let Some(Ok(frame)) = first else {
+            return Poll::Ready(first);
+        };
+        let mut together = BytesMut::new();
+        let mut more = second;
+        if let Ok(part) = frame.into_data() {
+            together.extend_from_slice(&part);
+        }
+        loop {
+            match more {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(part) if together.len() + part.len() <= TOGETHER => {
+                        together.extend_from_slice(&part);
+                    }
+                    Ok(part) => {
+                        self.next = Some(Some(Ok(Frame::data(part))));
+                        break;
+                    }
+                    Err(frame) => {
+                        self.next = Some(Some(Ok(frame)));
+                        break;
+                    }
+                },
+                ended => {
+                    self.next = Some(ended);
+                    break;
+                }
+            }
+            if self.body.is_end_stream() {
+                break;
+            }
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(part) => more = part,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(together.freeze()))))
+    }
+
+    /// Whether nothing follows what has been taken of the body.
+    fn is_last(&self) -> bool {
+        match &self.next {
+            None => self.body.is_end_stream(),
+            Some(None) => true,
+            Some(Some(_)) => false,
+        }
+    }
+
+    fn keep(&mut self, part: &Bytes) {
+        if let Some(kept) = &mut self.kept {
+            self.kept_bytes += part.len();
+            if self.kept_bytes > KEPT {
+                self.kept = None;
+            } else {
+                kept.push(part.clone());
+            }
+        }
+    }
+
+    /// Sends what waits, once there is room for some of it.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Stopped>> {
+        let Some((part, last)) = self.waiting.take() else {
+            return Poll::Ready(Ok(false));
+        };
+        if !part.is_empty() {
+            self.stream.reserve_capacity(1);
+            while self.stream.capacity() == 0 {
+                match self.stream.poll_capacity(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(_) => {
+                        self.waiting = Some((part, last));
+                        return Poll::Ready(Err(Stopped::Peer));
+                    }
+                    Poll::Pending => {
+                        self.waiting = Some((part, last));
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        self.keep(&part);
+        let sent = self.stream.send_data(part, last);
+        Poll::Ready(sent.map(|()| last).map_err(|_| Stopped::Peer))
+    }
+}
+
+impl Future for Outflow {
+    type Output = Result<(), Stopped>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            // Noted before all else, so that a reset wakes whatever is waited for.
+            if this.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Stopped::Peer));
+            }
+            if ready!(this.poll_send(cx))? {
+                this.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(this.poll_part(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(part) => {
+                        let last = this.is_last();
+                        this.waiting = Some((part, last));
+                    }
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else {
+                            continue;
+                        };
+                        this.kept = None;
+                        this.stream.reserve_capacity(0);
+                        let sent = this.stream.send_trailers(trailers);
+                        return Poll::Ready(sent.map_err(|_| Stopped::Peer));
+                    }
+                },
+                Some(Err(e)) => {
+                    this.stream.send_reset(reset_of(&e));
+                    return Poll::Ready(Err(Stopped::Body(e)));
+                }
+                None => {
+                    this.done = true;
+                    let sent = this.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(sent.map_err(|_| Stopped::Peer));
+                }
+            }
+        }
+    }
+}
+
+/// The code with which a stream is reset whose body failed: that of the other side where it was reset
+/// there, so that its meaning passes (RFC 9113 section 7).
+fn reset_of(error: &BoxError) -> Reason {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+    while let Some(e) = cause {
+        if let Some(e) = e.downcast_ref::<h2::Error>() {
+            return match e.reason() {
+                // Half a message is no whole one, whatever the other side says.
+                Some(Reason::NO_ERROR) | None => Reason::INTERNAL_ERROR,
+                // What that connection did wrong, this one did not.
+                Some(_) if e.is_go_away() => Reason::INTERNAL_ERROR,
+                Some(reason) => reason,
+            };
+        }
+        cause = e.source();
+    }
+    Reason::INTERNAL_ERROR
+}
+
+// === impl Again ===
+
+impl http_body::Body for Again {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Part> {
+        match self.before.pop_front() {
+            Some(part) => Poll::Ready(Some(Ok(part))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.before.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let part = |frame: &Frame<Bytes>| frame.data_ref().map_or(0, Bytes::len) as u64;
+        let before: u64 = self.before.iter().map(part).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(before));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(before));
+        }
+        hint
+    }
+}

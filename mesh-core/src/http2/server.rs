@@ -1,0 +1,240 @@
+//! The connection of a caller.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::{Builder, Connection, Handshake, SendResponse};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response};
+use http_body::Body as _;
+use inmesh_pki::clock::{Clock, SystemClock};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::arrival::Arrivals;
+use super::outflow::Outflow;
+use super::pulse::{Beat, Pulse};
+use super::{CONNECTION_WINDOW, FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
+use crate::body::Body;
+use crate::early::Early;
+use crate::wake::Noted;
+
+/// Fields of HTTP/1.1 that no message of HTTP/2 has (RFC 9113 section 8.2.2).
+static OF_HTTP1: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Serves the requests of one connection, each in a task of its own, and ends with it.
+pub(crate) struct Server<T: AsyncRead + AsyncWrite + Unpin, F> {
+    phase: Phase<T>,
+    service: F,
+    settings: Settings,
+    arrivals: Arc<Arrivals>,
+    noted: Noted,
+    /// Whether it is to end.
+    closing: bool,
+}
+
+enum Phase<T: AsyncRead + AsyncWrite + Unpin> {
+    Handshake(Box<Handshake<T, Bytes>>),
+    Serving(Box<Serving<T>>),
+}
+
+struct Serving<T: AsyncRead + AsyncWrite + Unpin> {
+    connection: Connection<T, Bytes>,
+    pulse: Option<Pulse>,
+}
+
+// === impl Server ===
+
+impl<T, F, R> Server<T, F>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Body>) -> R,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    pub(crate) fn new(io: T, settings: Settings, service: F) -> Self {
+        let handshake = Builder::new()
+            .initial_window_size(settings.window.0)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
+            .max_header_list_size(settings.header_list)
+            .max_concurrent_streams(settings.streams)
+            .max_send_buffer_size(SEND_BUFFER)
+            .data_frame_budget(FRAME_BUDGET)
+            .handshake(io);
+        Self {
+            phase: Phase::Handshake(Box::new(handshake)),
+            service,
+            settings,
+            arrivals: Arc::default(),
+            noted: Noted::default(),
+            closing: false,
+        }
+    }
+
+    /// Takes no more requests, finishes those that run, and ends.
+    pub(crate) fn graceful_shutdown(&mut self) {
+        if !std::mem::replace(&mut self.closing, true)
+            && let Phase::Serving(serving) = &mut self.phase
+        {
+            serving.connection.graceful_shutdown();
+        }
+    }
+
+    /// Answers a request in a task of its own.
+    fn serve(
+        service: &F,
+        arrivals: &Arc<Arrivals>,
+        request: Request<h2::RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
+        let length = length_of(request.headers());
+        let mut request = request.map(|stream| arrivals.body(stream, length));
+        let early = Early::of_http2(request.headers());
+        if let Some(early) = &early {
+            request.extensions_mut().insert(early.clone());
+        }
+        tokio::spawn(answer(respond, service(request), early));
+    }
+}
+
+impl<T, F, R> Future for Server<T, F>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Body>) -> R + Unpin,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.noted.note(cx, &this.arrivals.task);
+        if let Phase::Handshake(handshake) = &mut this.phase {
+            let mut connection = ready!(Pin::new(&mut **handshake).poll(cx))?;
+            let pulse = Pulse::new(&this.settings, connection.ping_pong());
+            if this.closing {
+                connection.graceful_shutdown();
+            }
+            this.phase = Phase::Serving(Box::new(Serving { connection, pulse }));
+        }
+        let Phase::Serving(serving) = &mut this.phase else {
+            return Poll::Pending;
+        };
+        let Serving { connection, pulse } = &mut **serving;
+        loop {
+            let accepted = connection.poll_accept(cx);
+            this.arrivals.take_in();
+            match accepted {
+                Poll::Ready(Some(accepted)) => {
+                    let (request, respond) = accepted?;
+                    Self::serve(&this.service, &this.arrivals, request, respond);
+                }
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    let Some(pulse) = pulse else {
+                        return Poll::Pending;
+                    };
+                    match pulse.poll(cx, &this.arrivals) {
+                        Beat::Rest => return Poll::Pending,
+                        Beat::Silent => connection.abrupt_shutdown(Reason::NO_ERROR),
+                        Beat::Window(size) => {
+                            // One change waits for the peer's word on the one before it.
+                            if connection.set_initial_window_size(size).is_err() {
+                                pulse.not_set();
+                                return Poll::Pending;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin, F> Drop for Server<T, F> {
+    fn drop(&mut self) {
+        // Before the connection, which wakes the readers as it ends.
+        self.arrivals.end();
+    }
+}
+
+/// Answers one request, unless the caller takes its wish back.
+async fn answer<R>(mut respond: SendResponse<Bytes>, answering: R, early: Option<Early>)
+where
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let mut answering = pin!(answering);
+    let mut noted = Noted::default();
+    let answered = poll_fn(|cx| {
+        let polled = answering.as_mut().poll(cx);
+        if let Some(early) = &early {
+            // What was said before the answer goes before it, also where both came together.
+            early.poll_each(&mut noted, cx, |head| {
+                // A caller that has gone is seen below.
+                let _gone = respond.send_informational(head);
+            });
+        }
+        match polled {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        }
+    });
+    let Some(response) = answered.await else {
+        return;
+    };
+    let (mut head, body) = response.into_parts();
+    of_http2(&mut head.headers);
+    if !head.headers.contains_key(header::DATE) {
+        let now = httpdate::fmt_http_date(SystemClock.now());
+        if let Ok(now) = HeaderValue::from_str(&now) {
+            head.headers.insert(header::DATE, now);
+        }
+    }
+    let end = body.is_end_stream();
+    if !end
+        && !head.headers.contains_key(header::CONTENT_LENGTH)
+        && let Some(length) = body.size_hint().exact()
+    {
+        let length = HeaderValue::from(length);
+        head.headers.insert(header::CONTENT_LENGTH, length);
+    }
+    match respond.send_response(Response::from_parts(head, ()), end) {
+        Ok(stream) if !end => {
+            if let Err(e) = Outflow::new(body, stream, false).await {
+                tracing::debug!(error = ?e, "an answer was not sent to its end");
+            }
+        }
+        Ok(_) => {}
+        Err(e) => {
+            tracing::debug!(error = %e, "an answer could not be sent");
+            respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// Removes what belongs to a connection of HTTP/1.1.
+fn of_http2(headers: &mut HeaderMap) {
+    if headers.keys().any(|name| OF_HTTP1.contains(name)) {
+        for name in &OF_HTTP1 {
+            headers.remove(name);
+        }
+    }
+}
+
+/// The length that a header promises. The library has compared it with what came, or will.
+pub(super) fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
