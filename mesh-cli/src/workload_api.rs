@@ -11,6 +11,8 @@ use inmesh_pki::clock::SystemClock;
 use inmesh_pki::jwt::DynJwtIssuer;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::workload_api::server::{Entry, Server, Socket};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::beside;
 
@@ -31,14 +33,14 @@ impl WorkloadApiConfig {
             .with_context(|| format!("listening on {}", self.listen.display()))
     }
 
-    /// Serves for as long as the process lives, and says how it is doing.
+    /// Serves until the end of what is returned with how it is doing.
     pub(crate) fn serve(
         &self,
         socket: Socket,
         reader: IdentityReader,
         jwt: Option<DynJwtIssuer>,
         crypto: &Crypto,
-    ) -> beside::RunningWorkloadApi {
+    ) -> (beside::RunningWorkloadApi, ServingApi) {
         let entries = self.entries.clone();
         let clock = SystemClock::shared();
         let mut server = Server::new(entries, reader, crypto, clock);
@@ -55,7 +57,26 @@ impl WorkloadApiConfig {
             entries: self.entries.len(),
             status: server.status(),
         };
-        tokio::spawn(server.serve(socket, std::future::pending()));
-        running
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(server.serve(socket, async {
+            let _gone = stopped.await;
+        }));
+        (running, ServingApi { stop, served })
+    }
+}
+
+/// The Workload API as it serves; its streams end with an error that brings their clients back, once
+/// this does.
+#[derive(Debug)]
+pub(crate) struct ServingApi {
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl ServingApi {
+    /// Ends all streams, and waits for that.
+    pub(crate) async fn end(self) {
+        let _gone = self.stop.send(());
+        let _ended = self.served.await;
     }
 }

@@ -32,7 +32,7 @@ use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
 use crate::beside::Beside;
 use crate::log_file::Reopen;
 use crate::signals::Signals;
-use crate::workload_api::WorkloadApiConfig;
+use crate::workload_api::{ServingApi, WorkloadApiConfig};
 use crate::{log, log_file, otlp, term};
 
 #[derive(Debug, Args)]
@@ -118,20 +118,23 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
     };
     let mut drain = mesh.watch_drain();
     let identified = tokio::select! {
-        identified = started.identified(&agent) => identified.map(|()| true)?,
-        () = signals.end(&reopen) => false,
-        () = drain.closed() => false,
+        identified = started.identified(&agent) => Some(identified?),
+        () = signals.end(&reopen) => None,
+        () = drain.closed() => None,
     };
-    if !identified {
+    let Some(api) = identified else {
         tracing::info!("ended before anything was served");
         return Ok(());
-    }
+    };
     for (socket, listen) in sockets {
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
         tracing::info!(%address, %listen, "listening");
         tokio::spawn(serve(mesh, socket, listen));
     }
     down(&mesh, signals, &reopen).await;
+    if let Some(api) = api {
+        api.end().await;
+    }
     Ok(())
 }
 
@@ -198,18 +201,21 @@ struct Waiting {
 // === impl Started ===
 
 impl Started {
-    /// Waits for the first identity, and starts what needs one: the Workload API and federation.
-    pub(super) async fn identified(self, agent: &Agent) -> anyhow::Result<()> {
+    /// Waits for the first identity, and starts what needs one: the Workload API, which is returned, and
+    /// federation.
+    pub(super) async fn identified(self, agent: &Agent) -> anyhow::Result<Option<ServingApi>> {
         let waiting = self.waiting;
         if waiting.identity.load().default_svid().is_none() {
             tracing::info!("waiting for an identity");
         }
         let ready = waiting.identity.ready().await;
         ready.context("waiting for an identity")?;
+        let mut served = None;
         if let (Some(api), Some(socket)) = (&agent.workload_api, waiting.api) {
             let reader = waiting.identity.clone();
-            let serving = api.serve(socket, reader, waiting.jwt, &waiting.crypto);
-            self.beside.workload_api.set(Arc::new(serving));
+            let (running, serving) = api.serve(socket, reader, waiting.jwt, &waiting.crypto);
+            self.beside.workload_api.set(Arc::new(running));
+            served = Some(serving);
         }
         if let Some(federation) = &agent.federation {
             let running = federation.run(
@@ -221,7 +227,7 @@ impl Started {
             )?;
             self.beside.federation.set(Arc::new(running));
         }
-        Ok(())
+        Ok(served)
     }
 }
 

@@ -9,7 +9,8 @@
 //! SVIDs come from an [`IdentityReader`]: what fills that store, a [`Rotation`] for each ID or
 //! another Workload API, renews them. An expired SVID is not handed out. Nothing that a
 //! caller says about itself counts; calls without the security metadata are refused (S35).
-//! Connections, in all and for each user, calls for each connection and the size of messages are
+//! Libraries that name the socket's path as the `:authority` of their calls, as gRPC's C core and grpc-java
+//! do, are understood too (`authority`). Connections, in all and for each user, calls for each connection and the size of messages are
 //! bounded.
 //!
 //! [`Rotation`]: crate::rotate::Rotation
@@ -18,11 +19,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::crypto::Crypto;
@@ -33,6 +37,8 @@ use crate::status::StatusReader;
 use crate::store::IdentityReader;
 
 pub mod attest;
+mod authority;
+mod front;
 mod process;
 mod service;
 mod shared;
@@ -43,6 +49,7 @@ pub use attest::{Caller, Entry, EntryError, Selector, attest};
 pub use socket::Socket;
 pub use status::{Refusals, ServerStatus};
 
+use front::Fronted;
 use service::CallerApi;
 use shared::ApiShared;
 use status::ServerCounts;
@@ -55,6 +62,11 @@ const MAX_HEADERS: u32 = 16 * 1024;
 
 /// How many calls one connection may have at a time; a library needs three streams.
 const MAX_CALLS: u32 = 32;
+
+/// How long open streams have for their last message when the server ends, and how long connections have
+/// to write what is left then.
+const LAST_WORD: Duration = Duration::from_millis(500);
+const FLUSH: Duration = Duration::from_millis(100);
 
 /// How many connections there may be in all, and of one user, so that no user takes them all.
 const MAX_CONNECTIONS: usize = 1024;
@@ -79,6 +91,7 @@ const MAX_CONNECTIONS_OF_USER: usize = 128;
 /// ```
 pub struct Server {
     shared: ApiShared,
+    stop: watch::Sender<bool>,
 }
 
 /// Counts connections by user, for as long as they live.
@@ -102,8 +115,11 @@ impl Server {
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let (stop, stopped) = watch::channel(false);
         Self {
+            stop,
             shared: ApiShared {
+                stopped,
                 entries,
                 reader,
                 jwt: None,
@@ -128,8 +144,20 @@ impl Server {
         self.shared.counts.reader()
     }
 
-    /// Serves until `shutdown` is ready; streams end then, and the socket's file is removed.
+    /// Serves until `shutdown` is ready; each stream ends with Unavailable then, so that its client comes
+    /// back, and the socket's file is removed.
     pub async fn serve(self, socket: Socket, shutdown: impl Future<Output = ()>) {
+        let (stop, stopped) = (self.stop, self.shared.counts.reader());
+        let shutdown = async move {
+            shutdown.await;
+            stop.send_replace(true);
+            // The ends of streams are on their way; a caller that does not read is not waited for.
+            let mut stopped = stopped;
+            let ended =
+                async { while stopped.load().streams > 0 && stopped.changed().await.is_ok() {} };
+            let _late = timeout(LAST_WORD, ended).await;
+            sleep(FLUSH).await;
+        };
         let (shared, connections) = (Arc::new(self.shared), Connections::default());
         let serve = |stream, _| serve_one(stream, Arc::clone(&shared), &connections);
         serve::accept(&socket, "Workload API", usize::MAX, serve, shutdown).await;
@@ -170,10 +198,11 @@ fn serve_one(
         .max_decoding_message_size(MAX_REQUEST);
     Some(async move {
         let _counted = (counted, open);
+        let stream = TokioIo::new(Fronted::new(stream));
         let served = http2::Builder::new(TokioExecutor::new())
             .max_concurrent_streams(MAX_CALLS)
             .max_header_list_size(MAX_HEADERS)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api))
+            .serve_connection(stream, TowerToHyperService::new(api))
             .await;
         if let Err(error) = served {
             tracing::debug!(%error, "a connection to the Workload API broke");

@@ -140,11 +140,16 @@ impl CallerView {
                 let answer = loop {
                     let state = match first.take() {
                         Some(state) => state,
-                        None => match timeout(LOOK, reader.changed()).await {
-                            Ok(Ok(state)) => state,
-                            Ok(Err(ended)) => break Err(Status::unavailable(ended.to_string())),
-                            // Time alone may have taken something away.
-                            Err(_) => reader.load(),
+                        None => tokio::select! {
+                            () = stopped(&following.view.shared) => {
+                                break Err(Status::unavailable("the agent ends"));
+                            }
+                            changed = timeout(LOOK, reader.changed()) => match changed {
+                                Ok(Ok(state)) => state,
+                                Ok(Err(ended)) => break Err(Status::unavailable(ended.to_string())),
+                                // Time alone may have taken something away.
+                                Err(_) => reader.load(),
+                            },
                         },
                     };
                     let seen = look(&following.view, &state);
@@ -307,6 +312,14 @@ impl SpiffeWorkloadApi for CallerApi {
     }
 }
 
+/// Waits until the server ends; for ever, where it has none.
+async fn stopped(shared: &ApiShared) {
+    let mut stopped = shared.stopped.clone();
+    if stopped.wait_for(|stopped| *stopped).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The answer to a caller whose token was not minted.
 fn refusal(error: &IssueError) -> Status {
     match error {
@@ -353,6 +366,7 @@ mod tests {
             crypto: crypto(),
             clock,
             counts: ServerCounts::new(crate::status::status(ServerStatus::default())),
+            stopped: tokio::sync::watch::channel(false).1,
         };
         let status = shared.counts.reader();
         let api = CallerApi::new(Arc::new(shared), entries.to_vec());

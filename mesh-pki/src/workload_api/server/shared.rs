@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::attest::Entry;
 use super::status::ServerCounts;
 use crate::clock::Clock;
@@ -17,4 +19,6 @@ pub(super) struct ApiShared {
     pub(super) crypto: Crypto,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) counts: ServerCounts,
+    /// Whether the server ends.
+    pub(super) stopped: watch::Receiver<bool>,
 }

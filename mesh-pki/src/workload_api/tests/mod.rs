@@ -176,6 +176,89 @@ fn addresses_are_those_of_the_standard() {
     }
 }
 
+// === libraries that name the socket as their authority ===
+
+/// What gRPC's C core (escaped) and grpc-java (bare) send, byte by byte: the call is answered.
+#[tokio::test]
+async fn a_call_whose_authority_is_the_sockets_path_is_answered() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ca = Ca::new("root");
+    let world = World::new(&ca, ManualClock::new(noon()).shared());
+    world.writer.set_svid(leaf(CART).svid(&ca));
+    let world = world.serve(&[entry(CART)]);
+    let path = world.path();
+    let path = path.to_str().unwrap();
+    for authority in [path.to_owned(), path.replace('/', "%2F")] {
+        let mut block = vec![0x83, 0x86];
+        for (name, value) in [
+            (":path", "/SpiffeWorkloadAPI/FetchX509SVID"),
+            (":authority", authority.as_str()),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            ("workload.spiffe.io", "true"),
+        ] {
+            block.push(0);
+            for text in [name, value] {
+                block.push(u8::try_from(text.len()).unwrap());
+                block.extend_from_slice(text.as_bytes());
+            }
+        }
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            let len = u16::try_from(payload.len()).unwrap().to_be_bytes();
+            [&[0, len[0], len[1], kind, flags, 0, 0, 0, stream], payload].concat()
+        };
+        let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        sent.extend(frame(4, 0, 0, &[]));
+        sent.extend(frame(1, 4, 1, &block));
+        sent.extend(frame(0, 1, 1, &[0; 5]));
+        let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        // The first frame of the stream is the head of an answer, and the next one its message.
+        let mut kinds = Vec::new();
+        while kinds.len() < 2 {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(len).unwrap()];
+            stream.read_exact(&mut payload).await.unwrap();
+            assert_ne!(head[3], 3, "the stream is refused");
+            if head[8] == 1 {
+                kinds.push((head[3], head[4] & 1));
+            }
+        }
+        assert_eq!(kinds, [(1, 0), (0, 0)], "{authority}");
+    }
+}
+
+/// A stream that ends well is the last for some libraries: it ends with an error whatever ends it.
+#[tokio::test]
+async fn a_stream_ends_with_unavailable_when_its_server_does() {
+    let ca = Ca::new("root");
+    let world = World::new(&ca, SystemClock::shared());
+    let server = Server::new(
+        vec![entry(CART)],
+        world.writer.reader(),
+        &crypto(),
+        Arc::clone(&world.clock),
+    );
+    let socket = Socket::bind(world.path(), 0o777).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(socket, async {
+        let _ = stopped.await;
+    }));
+    let mut client = raw(&world).await;
+    let mut request = Request::new(X509BundlesRequest {});
+    let yes = tonic::metadata::AsciiMetadataValue::from_static("true");
+    request.metadata_mut().insert(SECURITY_HEADER, yes);
+    let answer = client.fetch_x509_bundles(request).await.unwrap();
+    let mut bundles = answer.into_inner();
+    bundles.message().await.unwrap().unwrap();
+    stop.send(()).unwrap();
+    let ended = bundles.message().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    serving.await.unwrap();
+}
+
 // === the crate `spiffe` as client ===
 
 #[tokio::test]
