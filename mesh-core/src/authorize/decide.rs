@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request};
-use inmesh_pki::id::TrustDomain;
+use inmesh_pki::id::{SpiffeId, TrustDomain};
 
 use super::pattern::Pattern;
 use super::policy::{
     Action, DefaultAction, FailureMode, Operation, Policy, PolicyRule, PolicySource, Provider,
     WorkloadPolicy,
 };
-use super::reading::Readings;
+use super::reading::{Readings, is_plain};
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
 use crate::model::ObjectKey;
@@ -224,14 +224,15 @@ pub fn decide(
 struct PeerParts<'a> {
     principal: Option<&'a str>,
     namespace: Option<&'a str>,
-    trust_domain: Option<&'a str>,
+    id: Option<&'a SpiffeId>,
 }
 
 /// The parts of a request that patterns are compared with.
 struct RequestParts<'a> {
     method: Option<&'a str>,
-    /// `None` where it has no path, or no policy asks for it.
-    path: Option<Readings<'a>>,
+    path: Option<&'a str>,
+    /// The readings of the path, where it may have several and a policy asks for them.
+    readings: Option<Box<Readings<'a>>>,
 }
 
 fn first_match(
@@ -242,24 +243,47 @@ fn first_match(
 ) -> bool {
     // What cannot be known counts against the request: it matches unless a match allows.
     let unknown = policy.action != Action::Allow;
-    let rule_for = |path: Option<&str>| {
-        let mut rules = policy.rules.iter();
-        rules.position(|rule| rule_matches(rule, peer, request.method, path, unknown))
-    };
-    let rule = match &request.path {
-        None => rule_for(None),
-        // So does what may be meant: it matches if any reading does, unless a match allows.
-        Some(readings) if unknown => readings.iter().find_map(|path| rule_for(Some(path))),
-        Some(readings) => {
-            let mut rules = readings.iter().map(|path| rule_for(Some(path)));
-            let first = rules.next().flatten();
-            first.filter(|_| rules.all(|rule| rule.is_some()))
-        }
+    let rule = match &request.readings {
+        None => rule_for(policy, peer, request.method, request.path, unknown),
+        Some(readings) => rule_for_each(policy, peer, request.method, readings, unknown),
     };
     trace.saw(Step::Policy { policy, rule });
     rule.is_some()
 }
 
+/// The first rule that matches.
+#[inline]
+fn rule_for(
+    policy: &Policy,
+    peer: &PeerParts<'_>,
+    method: Option<&str>,
+    path: Option<&str>,
+    unknown: bool,
+) -> Option<usize> {
+    let mut rules = policy.rules.iter();
+    rules.position(|rule| rule_matches(rule, peer, method, path, unknown))
+}
+
+/// The same where the path has several readings: one that matches is enough, unless a match allows.
+#[cold]
+fn rule_for_each(
+    policy: &Policy,
+    peer: &PeerParts<'_>,
+    method: Option<&str>,
+    readings: &Readings<'_>,
+    unknown: bool,
+) -> Option<usize> {
+    let mut rules = readings
+        .iter()
+        .map(|path| rule_for(policy, peer, method, Some(path), unknown));
+    if unknown {
+        return rules.find_map(|rule| rule);
+    }
+    let first = rules.next().flatten();
+    first.filter(|_| rules.all(|rule| rule.is_some()))
+}
+
+#[inline]
 fn rule_matches(
     rule: &PolicyRule,
     peer: &PeerParts<'_>,
@@ -275,23 +299,20 @@ fn rule_matches(
         && (rule.to.is_empty() || rule.to.iter().any(operation))
 }
 
+#[inline]
 fn source_matches(source: &PolicySource, peer: &PeerParts<'_>, unknown: bool) -> bool {
-    let fields = [
-        (&source.principals, &source.not_principals, peer.principal),
-        (&source.namespaces, &source.not_namespaces, peer.namespace),
-        (
-            &source.trust_domains,
-            &source.not_trust_domains,
-            peer.trust_domain,
-        ),
-    ];
-    fields
-        .into_iter()
-        .all(|(wanted, unwanted, value)| field(wanted, unwanted, value, unknown))
+    let (principals, not_principals) = (&source.principals, &source.not_principals);
+    let (namespaces, not_namespaces) = (&source.namespaces, &source.not_namespaces);
+    let (domains, not_domains) = (&source.trust_domains, &source.not_trust_domains);
+    field(principals, not_principals, peer.principal, unknown)
+        && field(namespaces, not_namespaces, peer.namespace, unknown)
+        && ((domains.is_empty() && not_domains.is_empty())
+            || field(domains, not_domains, peer.trust_domain(), unknown))
 }
 
 /// Whether a value satisfies a field and its negation; `unknown` is the answer for a value that is
 /// not there while the field asks for one.
+#[inline]
 fn field(wanted: &[Pattern], unwanted: &[Pattern], value: Option<&str>, unknown: bool) -> bool {
     if wanted.is_empty() && unwanted.is_empty() {
         return true;
@@ -453,6 +474,7 @@ impl fmt::Display for Named<'_> {
 }
 
 impl PeerParts<'_> {
+    #[inline]
     fn of<'a>(peer: &'a Peer, own: Option<&TrustDomain>) -> PeerParts<'a> {
         let id = peer.id();
         let ours = match peer {
@@ -462,21 +484,30 @@ impl PeerParts<'_> {
         PeerParts {
             principal: id.and_then(|id| id.as_str().strip_prefix("spiffe://")),
             namespace: id.filter(|_| ours).and_then(|id| Some(id.workload()?.0)),
-            trust_domain: id.map(|id| id.trust_domain().as_str()),
+            id,
         }
+    }
+
+    fn trust_domain(&self) -> Option<&str> {
+        self.id.map(|id| id.trust_domain().as_str())
     }
 }
 
 impl<'a> RequestParts<'a> {
+    #[inline]
     fn of(request: &RequestView<'a>, paths: bool) -> Self {
         match request {
             RequestView::Http(http) => Self {
                 method: Some(http.method.as_str()),
-                path: paths.then(|| Readings::of(http.path)),
+                path: Some(http.path),
+                // Most paths have one reading and are in their one spelling.
+                readings: (paths && !is_plain(http.path.as_bytes()))
+                    .then(|| Box::new(Readings::of(http.path))),
             },
             RequestView::Tcp => Self {
                 method: None,
                 path: None,
+                readings: None,
             },
         }
     }

@@ -24,15 +24,21 @@ pub struct Readings<'a> {
     others: Vec<String>,
 }
 
-/// How a byte is written in the one spelling of a path (RFC 3986, `pchar` and `/`), and whether a
-/// path of such bytes needs a second look.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
+/// A byte that is escaped in the one spelling of a path: all but `pchar` (RFC 3986) and `/`.
+const ESCAPED: u8 = 1;
+/// `/`.
+const SLASH: u8 = 2;
+/// A byte after which, if it follows a `/`, a path needs a second look: `/` or `.`.
+const AFTER_SLASH: u8 = 4;
+
+/// What the bytes of a path are.
+const CLASS: [u8; 256] = {
+    let mut class = [ESCAPED; 256];
     let mut b = 0;
     while b < 128 {
         #[expect(clippy::cast_possible_truncation, reason = "below 128")]
         let byte = b as u8;
-        plain[b] = byte.is_ascii_alphanumeric()
+        let plain = byte.is_ascii_alphanumeric()
             || matches!(
                 byte,
                 b'-' | b'.'
@@ -53,9 +59,16 @@ const PLAIN: [bool; 256] = {
                     | b':'
                     | b'@'
             );
+        if plain {
+            class[b] = match byte {
+                b'/' => SLASH | AFTER_SLASH,
+                b'.' => AFTER_SLASH,
+                _ => 0,
+            };
+        }
         b += 1;
     }
-    plain
+    class
 };
 
 // === impl Readings ===
@@ -124,21 +137,30 @@ impl<'a> Readings<'a> {
 /// assert_eq!(spelling("/a%2fb\\c"), "/a%2Fb%5Cc");
 /// ```
 #[must_use]
+#[inline]
 pub fn spelling(path: &str) -> Cow<'_, str> {
-    if path.bytes().all(|b| PLAIN[usize::from(b)]) {
+    // No branch for each byte: this is asked of every request that meets a route.
+    let all = path.bytes().fold(0, |all, b| all | CLASS[usize::from(b)]);
+    if all & ESCAPED == 0 {
         return Cow::Borrowed(path);
     }
+    Cow::Owned(respelled(path))
+}
+
+#[cold]
+fn respelled(path: &str) -> String {
     let mut out = String::with_capacity(path.len() + 16);
     let mut rest = path.as_bytes();
     while let [b, tail @ ..] = rest {
         rest = tail;
         let mut byte = *b;
-        let mut raw = PLAIN[usize::from(byte)];
+        let is_plain = |b: u8| CLASS[usize::from(b)] & ESCAPED == 0;
+        let mut raw = is_plain(byte);
         if let (b'%', [high, low, after @ ..]) = (byte, tail)
             && let Some(value) = escaped(*high, *low)
         {
             (byte, rest) = (value, after);
-            raw = PLAIN[usize::from(value)] && value != b'/';
+            raw = is_plain(value) && value != b'/';
         }
         if raw {
             out.push(char::from(byte));
@@ -149,7 +171,7 @@ pub fn spelling(path: &str) -> Cow<'_, str> {
             out.push(char::from(HEX[usize::from(byte & 15)]));
         }
     }
-    Cow::Owned(out)
+    out
 }
 
 /// Why a path that a document names can match no request; `None` where one can. `open` says whether
@@ -200,15 +222,15 @@ pub(crate) fn never_matches(path: &str, open: (bool, bool)) -> Option<String> {
 
 /// Whether a path has one reading and one spelling, and has both: no escape, no `//`, nothing
 /// outside a path's characters, no segment that begins with a dot.
-fn is_plain(path: &[u8]) -> bool {
-    let mut before = 0;
+#[inline]
+pub(super) fn is_plain(path: &[u8]) -> bool {
+    let (mut before, mut odd) = (0, 0);
     for &b in path {
-        if !PLAIN[usize::from(b)] || (before == b'/' && matches!(b, b'/' | b'.')) {
-            return false;
-        }
-        before = b;
+        let class = CLASS[usize::from(b)];
+        odd |= (class & ESCAPED) | (((before & SLASH) << 1) & class);
+        before = class;
     }
-    true
+    odd == 0
 }
 
 fn merged(path: &str) -> String {

@@ -3,12 +3,13 @@
 //! A rule has conditions, filters and one [`Outcome`]. What is out of bounds, or could never have
 //! an effect, is refused here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::filter::{Filter, Redirect, Respond};
 use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
-use crate::model::{ObjectKey, ServiceName};
+use crate::model::{ObjectKey, ServiceName, ServicePort};
 
 /// The largest weight that the Gateway API allows.
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -72,6 +73,8 @@ pub struct Parent {
     pub service: ServiceName,
     /// The port; `None` is all.
     pub port: Option<u16>,
+    /// The port's name (Gateway API, `sectionName`); `None` is any.
+    pub port_name: Option<Arc<str>>,
 }
 
 /// An HTTPRoute attached to Services.
@@ -243,7 +246,29 @@ impl Parent {
     /// # Ok::<(), inmesh_core::model::InvalidName>(())
     /// ```
     pub fn new(service: ServiceName, port: Option<u16>) -> Self {
-        Self { service, port }
+        Self {
+            service,
+            port,
+            port_name: None,
+        }
+    }
+
+    /// The same for the port of a name. While the Service has none, the route is not attached to it.
+    #[must_use]
+    pub fn named(mut self, port: &str) -> Self {
+        self.port_name = Some(port.into());
+        self
+    }
+
+    /// The port of a Service that it attaches to, the inner `None` being all; `None` if there is no
+    /// such port.
+    pub(in crate::route) fn attaches_to(&self, ports: &[ServicePort]) -> Option<Option<u16>> {
+        let Some(name) = &self.port_name else {
+            return Some(self.port);
+        };
+        let named = ports.iter().find(|port| port.name == *name)?;
+        let agrees = self.port.is_none_or(|port| port == named.port);
+        agrees.then_some(Some(named.port))
     }
 }
 

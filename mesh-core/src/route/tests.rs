@@ -120,6 +120,75 @@ fn to(snapshot: &Snapshot, asked: &Ask<'_>) -> String {
     }
 }
 
+/// A parent may name its port; one that the Service has not is not attached to.
+#[test]
+fn a_parent_attaches_to_the_port_that_it_names() {
+    let parent = |port| Parent::new(service("cart"), port);
+    // A port of the Service is at 80 (`a`) or 81 (`b`); where a route is attached it leads away.
+    for (parent, at_80, at_81) in [
+        (parent(None), "away", "away"),
+        (parent(None).named("a"), "away", "cart"),
+        (parent(None).named("b"), "cart", "away"),
+        (parent(Some(81)).named("b"), "cart", "away"),
+        (parent(Some(80)).named("b"), "cart", "cart"),
+        (parent(None).named("c"), "cart", "cart"),
+    ] {
+        let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop").unwrap(), "r").unwrap();
+        let rule = Rule::to(vec![Backend::new(service("away"), 80, 1).unwrap()]);
+        let route = Route::new(key, vec![parent.clone()], vec![rule]).unwrap();
+        let snapshot = cart(vec![route]);
+        for (port, wanted) in [(80, at_80), (81, at_81)] {
+            let asked = Ask { port, ..get("/") };
+            assert_eq!(to(&snapshot, &asked), wanted, "{parent:?} {port}");
+        }
+        let dangles = parent.port_name.as_deref() == Some("c");
+        let status = snapshot.status();
+        let warned = status.iter().flat_map(|s| &s.problems);
+        let warned = warned
+            .filter(|p| p.message.contains("no port named"))
+            .count();
+        assert_eq!(warned, usize::from(dangles), "{parent:?}");
+    }
+}
+
+/// Routes match the path as it stands, in its one spelling.
+#[test]
+fn a_path_is_matched_as_it_stands_in_any_spelling() {
+    let exact = |path: &str| PathMatch::literal(path, false).unwrap();
+    let prefix = |path: &str| PathMatch::literal(path, true).unwrap();
+    for (path, target, matched) in [
+        (exact("/ü"), "/%c3%bc", true),
+        (exact("/%C3%BC"), "/ü", true),
+        (exact("/a%3Ab"), "/a:b", true),
+        (exact("/ab"), "/%61b", true),
+        (exact("/a/b"), "/a%2Fb", false),
+        (exact("/a/b"), "/a//b", false),
+        (prefix("/a"), "/a%2Fb", false),
+        (prefix("/a"), "/a//b", true),
+        (prefix("/ü"), "/%C3%BC/x", true),
+        (
+            PathMatch::Regex(Regex::new("/a%2F.*").unwrap()),
+            "/a%2Fb",
+            true,
+        ),
+        (PathMatch::Regex(Regex::new("/%C3%BC").unwrap()), "/ü", true),
+    ] {
+        let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop").unwrap(), "r").unwrap();
+        let rule = Rule::to(vec![Backend::new(service("away"), 80, 1).unwrap()]);
+        let rule = rule.when(vec![Match::path(path.clone())]);
+        let parents = vec![Parent::new(service("cart"), None)];
+        let snapshot = cart(vec![Route::new(key, parents, vec![rule]).unwrap()]);
+        let wanted = if matched { "away" } else { "404" };
+        assert_eq!(to(&snapshot, &get(target)), wanted, "{path:?} {target}");
+    }
+    // What the Gateway API does not take, or no request has.
+    for path in [
+        "//a", "/a/../b", "/a%2fb", "/%61", "/a?b", "/a#b", "/a\\b", "a", "/a%",
+    ] {
+        assert!(PathMatch::literal(path, true).is_err(), "{path}");
+    }
+}
+
 /// The order of the Gateway API (HTTPRouteRule), one step after the other.
 #[test]
 fn the_most_specific_match_wins() {

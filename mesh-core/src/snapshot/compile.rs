@@ -64,7 +64,7 @@ pub(super) fn view(
         key: service.name.to_string().as_str().into(),
         host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
         ports: service.ports.clone(),
-        routes: RouteTable::build(&service.name, parts.routes),
+        routes: RouteTable::build(&service.name, &service.ports, parts.routes),
         balancing: Arc::clone(&settings.balancing),
         endpoints,
     }

@@ -78,11 +78,17 @@ impl Snapshot {
         };
         match &version.good {
             Some(Object::Route(route)) => {
-                let absent = |service| self.service(service).is_none();
                 let parents = route.parents.iter().enumerate();
-                let parents = parents.filter(|(_, p)| absent(&p.service)).map(|(n, p)| {
-                    let message = format!("Service {} does not exist", p.service);
-                    warn(format!("spec.parentRefs[{n}]"), message)
+                let parents = parents.filter_map(|(n, parent)| {
+                    let name = &parent.service;
+                    let message = match (self.service(name), &parent.port_name) {
+                        (None, _) => format!("Service {name} does not exist"),
+                        (Some(view), Some(port)) if !view.ports.iter().any(|p| p.name == *port) => {
+                            format!("Service {name} has no port named {port:?}")
+                        }
+                        (Some(_), _) => return None,
+                    };
+                    Some(warn(format!("spec.parentRefs[{n}]"), message))
                 });
                 let backends = route.rules.iter().enumerate().flat_map(|(r, rule)| {
                     rule.backends()

@@ -247,7 +247,7 @@ fn lists<'t, T, const N: usize>(
     }
 }
 
-/// Reports an error at the one item that causes it, where one does alone.
+/// Reports an error at each item that causes one.
 fn blame<T, const N: usize>(
     fields: &Fields<'_>,
     lists: &[Vec<Value<'_>>; N],
@@ -255,6 +255,7 @@ fn blame<T, const N: usize>(
     make: &impl Fn([&[&str]; N]) -> Result<T, InvalidPolicy>,
     error: &InvalidPolicy,
 ) {
+    let mut found = false;
     for (nth, (values, texts)) in lists.iter().zip(texts).enumerate() {
         for (value, text) in values.iter().zip(texts) {
             let item = [*text];
@@ -262,9 +263,13 @@ fn blame<T, const N: usize>(
             alone[nth] = &item;
             if let Err(e) = make(alone) {
                 value.refuse(e.message);
-                return;
+                found = true;
             }
         }
     }
-    fields.whole().refuse(&error.message);
+    // What is empty because its fields were refused is not called empty.
+    let read = texts.iter().any(|texts| !texts.is_empty());
+    if !found && (read || fields.is_empty()) {
+        fields.whole().refuse(&error.message);
+    }
 }

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::model::{Namespace, ObjectKey, ServiceName};
+use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
 use crate::route::rule::{Backend, Outcome, Route, Timeouts};
@@ -69,18 +69,22 @@ impl HttpTable {
     /// 5. the oldest route; 6. the route first by namespace and name; 7. the rule written first.
     pub(in crate::route) fn build<'a>(
         service: &ServiceName,
+        ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
         let mut keyed = Vec::new();
         let (mut rules, mut targets) = (Vec::new(), Vec::new());
         for route in routes {
-            let here = || route.parents.iter().filter(|p| p.service == *service);
+            let here = || {
+                let parents = route.parents.iter().filter(|p| p.service == *service);
+                parents.filter_map(|parent| parent.attaches_to(ports))
+            };
             for (index, rule) in route.rules.iter().enumerate() {
                 let first = targets.len();
                 targets.extend(rule.backends().iter().map(|b| Target::of(b, service)));
-                for parent in here() {
+                for port in here() {
                     let entry = |when: Option<&Match>| Entry {
-                        port: parent.port,
+                        port,
                         when: when.filter(|when| !when.is_everything()).cloned(),
                         rule: rules.len(),
                         targets: (first, targets.len()),

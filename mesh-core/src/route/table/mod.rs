@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HttpTable;
 
 use super::rule::Route;
-use crate::model::ServiceName;
+use crate::model::{ServiceName, ServicePort};
 
 /// The routes of one Service. Opaque connections have none and go to the Service itself.
 #[derive(Debug, Clone)]
@@ -20,14 +20,15 @@ pub struct RouteTable {
 // === impl RouteTable ===
 
 impl RouteTable {
-    /// Builds the tables of one Service from the routes attached to it.
+    /// Builds the tables of one Service, with its ports, from the routes attached to it.
     pub fn build<'a>(
         service: &ServiceName,
+        ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
         Self {
             service: service.clone(),
-            http: HttpTable::build(service, routes),
+            http: HttpTable::build(service, ports, routes),
         }
     }
 

@@ -162,12 +162,13 @@ fn one_parent<'t>(
         ));
         return Some((None, named));
     }
-    parent.refuse_all(
-        &["sectionName"],
-        "names a listener, which a Service has not",
-    );
-    let service = service(parent, namespace)?;
-    Some((Some(Parent::new(service, port)), named))
+    let read = Parent::new(service(parent, namespace)?, port);
+    // Of a Service it is the name of a port.
+    let read = match named.section {
+        Some(section) => read.named(section),
+        None => read,
+    };
+    Some((Some(read), named))
 }
 
 /// `name` and `namespace` of a reference to a Service.

@@ -294,6 +294,11 @@ impl<'t> Fields<'t> {
         value
     }
 
+    /// Whether it has no field at all.
+    pub(in crate::manifest) fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+
     /// Whether the field is there; null is, where it is not as good as absent.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

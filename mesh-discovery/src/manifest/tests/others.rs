@@ -69,6 +69,23 @@ fn a_parent_may_be_named_with_and_without_its_namespace() {
     assert_eq!(keys(&parsed), ["HTTPRoute/shop/x"]);
 }
 
+/// The name of a port, which tells two references to one Service apart.
+#[test]
+fn a_section_of_a_service_is_a_port() {
+    let spec = "parentRefs:\n- {group: '', kind: Service, name: a, sectionName: http}\n\
+        - {group: '', kind: Service, name: a, sectionName: admin, port: 81}";
+    let parsed = read(&route(spec));
+    let Op::Put(inmesh_core::snapshot::Object::Route(route), _) = &parsed.entries[0].op else {
+        panic!("{parsed:#?}")
+    };
+    let parents = route
+        .parents
+        .iter()
+        .map(|p| (p.port, p.port_name.as_deref()));
+    let wanted = [(None, Some("http")), (Some(81), Some("admin"))];
+    assert_eq!(parents.collect::<Vec<_>>(), wanted);
+}
+
 #[test]
 fn v1beta1_of_a_route_has_the_same_schema() {
     let text = route(PARENT).replace("/v1", "/v1beta1");

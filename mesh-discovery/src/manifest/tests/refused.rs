@@ -48,12 +48,6 @@ const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: cart}]\n";
 fn routes_are_refused() {
     let rows = [
         (
-            "parentRefs: [{group: '', kind: Service, name: cart, sectionName: x}]",
-            5,
-            "spec.parentRefs[0].sectionName",
-            "names a listener",
-        ),
-        (
             "parentRefs: [{group: '', kind: Service, name: Cart}]",
             5,
             "spec.parentRefs[0].name",
@@ -888,6 +882,23 @@ fn what_has_no_effect_is_reported() {
         6,
         "spec.rules",
         "denies nothing",
+    );
+}
+
+/// One look shows all that is wrong with a list.
+#[test]
+fn every_item_that_cannot_match_is_named() {
+    let spec = "rules: [{to: [{operation: {paths: [//a, /b, /c/../d], methods: [get]}}]}]";
+    let (_, problems) = refusal(&policy(spec));
+    let fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
+    let at = "spec.rules[0].to[0].operation";
+    assert_eq!(
+        fields,
+        [
+            format!("{at}.methods[0]"),
+            format!("{at}.paths[0]"),
+            format!("{at}.paths[2]"),
+        ]
     );
 }
 
