@@ -60,6 +60,8 @@ pub enum Reason {
     ConnectFailed,
     /// A policy denies it: 403.
     Denied,
+    /// This process has no more descriptors, memory or ports for a connection: 503.
+    Exhausted,
     /// The header block is larger than the limit: 431.
     HeaderTooLarge,
     /// The header did not arrive in time: 408.
@@ -127,6 +129,7 @@ impl Reason {
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::Denied => "denied",
+            Self::Exhausted => "exhausted",
             Self::HeaderTimeout => "header-timeout",
             Self::HeaderTooLarge => "header-too-large",
             Self::InvalidRequest => "invalid-request",
@@ -165,6 +168,7 @@ impl Reason {
             Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::Exhausted
             | Self::Reset
             | Self::UploadCut => Stage::Connect,
         }
@@ -183,7 +187,7 @@ impl Reason {
             | Self::TooManyFields
             | Self::UnknownHost
             | Self::UnsupportedCoding => Blame::Caller,
-            Self::BackendMissing | Self::NoBackend | Self::NoRoute => Blame::Mesh,
+            Self::BackendMissing | Self::Exhausted | Self::NoBackend | Self::NoRoute => Blame::Mesh,
             Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -204,9 +208,11 @@ impl Reason {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::CallerGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-            Self::ConnectFailed | Self::NoEndpoint | Self::TlsFailed | Self::WrongServer => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ConnectFailed
+            | Self::Exhausted
+            | Self::NoEndpoint
+            | Self::TlsFailed
+            | Self::WrongServer => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BodyTimeout | Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::HeaderTooLarge | Self::TooManyFields => {
@@ -235,6 +241,7 @@ impl Reason {
             Self::BackendMissing | Self::InvalidRequest | Self::NoBackend => 13,
             Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::Exhausted
             | Self::NoEndpoint
             | Self::Reset
             | Self::TlsFailed
@@ -250,6 +257,7 @@ impl Reason {
             Self::BodyTimeout => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
+            Self::Exhausted => "UO",
             Self::Denied => "DENY",
             Self::HeaderTimeout
             | Self::HeaderTooLarge
@@ -410,10 +418,19 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The gRPC status in headers or trailers.
+/// The gRPC status in headers or trailers, as it is meant: tonic's servers answer a deadline that has
+/// passed with CANCELLED and a message that is too large with OUT_OF_RANGE, where others say
+/// DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. The caller gets it as it came.
 #[cfg(feature = "runtime")]
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    let message = || headers.get("grpc-message").map(HeaderValue::as_bytes);
+    let says = |what: &[u8]| message().is_some_and(|m| m.windows(what.len()).any(|w| w == what));
+    Some(match status {
+        1 if says(b"Timeout expired") || says(b"Timeout%20expired") => 4,
+        11 if says(b"message length too large") || says(b"message%20length%20too%20large") => 8,
+        status => status,
+    })
 }
 
 /// Percent-encoding of `grpc-message` (gRPC over HTTP/2, "Responses").

@@ -67,8 +67,6 @@ impl Listener {
         loop {
             match self.inner.accept().await {
                 Ok((stream, from)) => {
-                    // A connection works without it, only later.
-                    let _slow = stream.set_nodelay(true);
                     let place = Place::new(permit, &self.open);
                     return (Socket::accepted(stream, place), from);
                 }

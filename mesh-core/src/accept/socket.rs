@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-#[cfg(target_os = "linux")]
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -21,6 +21,13 @@ use super::place::Place;
 
 /// Slices that together are at most this long are copied into one.
 const SHORT: usize = 2048;
+/// A connection at rest is probed after so long, and ends after three probes without an answer: in
+/// half a minute, where the kernel's own defaults take two hours.
+const QUIET: Duration = Duration::from_secs(15);
+const PROBE: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
+/// And one on which bytes are under way after so long, where the default is a quarter of an hour.
+const UNANSWERED: Duration = Duration::from_secs(30);
 
 /// The connection, and its place among those of its listener, which it holds until it is closed,
 /// whatever it is wrapped in and whichever task it is handed to.
@@ -36,6 +43,7 @@ pub(crate) struct Socket {
 impl Socket {
     /// A caller's connection.
     pub(super) fn accepted(stream: TcpStream, place: Place) -> Self {
+        tune(&stream);
         Self {
             stream,
             _place: Some(place),
@@ -48,6 +56,35 @@ impl Socket {
         let local = self.stream.local_addr()?;
         Ok(redirected_from(&self.stream, local).unwrap_or(local))
     }
+}
+
+/// Sets what every connection has. One works without it: later, and longer with a peer that is gone.
+fn tune(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new()
+        .with_time(QUIET)
+        .with_interval(PROBE)
+        .with_retries(PROBES);
+    for set in [
+        stream.set_nodelay(true),
+        socket.set_tcp_keepalive(&probes),
+        unanswered(&socket),
+    ] {
+        if let Err(e) = set {
+            tracing::debug!(error = %e, "an option of a connection is not set");
+        }
+    }
+}
+
+/// How long what was sent may be without an answer of the peer's kernel.
+#[cfg(target_os = "linux")]
+fn unanswered(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(UNANSWERED))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unanswered(_: &SockRef<'_>) -> io::Result<()> {
+    Ok(())
 }
 
 /// `SO_ORIGINAL_DST`, which fails if no redirection is known.
@@ -69,6 +106,7 @@ fn redirected_from(_: &TcpStream, _: SocketAddr) -> Option<SocketAddr> {
 /// A connection of our own.
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
+        tune(&stream);
         Self {
             stream,
             _place: None,
@@ -184,6 +222,22 @@ mod tests {
                 poll_fn(|cx| Pin::new(&mut near).poll_write_vectored(cx, slices)).await?,
                 0
             );
+        }
+        Ok(())
+    }
+
+    /// A peer that has vanished is noticed on both sides, whether bytes are under way or not.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn every_connection_notices_that_its_peer_is_gone() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let near = Socket::from(TcpStream::connect(listener.local_addr()?).await?);
+        let (far, _) = crate::accept::Listener::new(listener, 1).accept().await;
+        for stream in [&near, &far] {
+            let socket = SockRef::from(&stream.stream);
+            assert_eq!((socket.keepalive()?, stream.nodelay()?), (true, true));
+            assert_eq!(socket.tcp_keepalive_time()?, QUIET);
+            assert_eq!(socket.tcp_user_timeout()?, Some(UNANSWERED));
         }
         Ok(())
     }

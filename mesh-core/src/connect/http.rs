@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connector::Connector;
 use super::kept::Kept;
-use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Room};
+use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Resting, Room};
 use super::read_on::ReadOn;
 use super::unsent::{Age, Failure, Met, Unsent, copy_of};
 use crate::balance::Member;
@@ -33,6 +33,10 @@ use crate::retry::Reuse;
 /// network. An endpoint may hold as much of each stream that its caller does not read.
 const WINDOW: u32 = 128 * 1024;
 const LARGE_WINDOW: u32 = 4 << 20;
+/// How long a connection to a server outside the mesh rests as long as nothing is known of the
+/// server's own limit: gunicorn's is 2 s, Node's and uvicorn's 5 s, and a request that comes as the
+/// server closes is lost.
+const REST: Duration = Duration::from_millis(1_500);
 /// The most that is read at once from an HTTP/1.1 server, and so the longest head of its answers. Up
 /// to four times as much is held of an answer that its caller does not read.
 const READ_BUFFER: usize = 32 * 1024;
@@ -87,8 +91,9 @@ impl Connector {
         now: Instant,
     ) -> Result<Sent, Unsent> {
         let pool = &to.kept.pool;
+        let idle = self.rest(&to);
         let pooled = match reuse {
-            Reuse::Allowed => pool.take_h1(self.idle, now),
+            Reuse::Allowed => pool.take_h1(idle, now),
             Reuse::Forbidden => None,
         };
         let (mut connection, age) = match pooled {
@@ -109,6 +114,7 @@ impl Connector {
         }
         match connection.sender.try_send_request(taken).await {
             Ok(response) => {
+                pool.rest().announced(response.headers());
                 if early.is_some_and(|early| early.answered() && upload) {
                     // The body was never asked for, and will not be sent.
                     connection.refused.set();
@@ -190,11 +196,20 @@ impl Connector {
         opened
     }
 
+    /// How long a connection to an endpoint may have rested and be used again.
+    fn rest(&self, to: &Hop<'_>) -> Duration {
+        let unknown = match to.member.endpoint.transport {
+            Transport::Mesh { .. } => self.idle,
+            Transport::Plain | Transport::Tls { .. } => REST,
+        };
+        to.kept.pool.rest().limit(self.idle, unknown)
+    }
+
     /// A new HTTP/1.1 connection, or one that came back before there was room to open it.
     async fn another_h1(&self, to: &Hop<'_>, reuse: Reuse) -> Result<(Http1, Age), Unsent> {
         // As long as one takes to open, at most.
         let limit = self.connect_timeout + self.handshake_timeout;
-        match timeout(limit, to.kept.pool.room(self.idle, reuse)).await {
+        match timeout(limit, to.kept.pool.room(self.rest(to), reuse)).await {
             Ok(Room::Back(connection)) => Ok((connection, Age::Used)),
             Ok(Room::Open(_held)) => {
                 let opened = self.open_h1(to).await;
@@ -221,9 +236,16 @@ impl Connector {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| refused(to.member, e))?;
+        let mesh = matches!(to.member.endpoint.transport, Transport::Mesh { .. });
+        let resting = Arc::<Resting>::default();
+        let (at_rest, rest) = (Arc::clone(&resting), Arc::clone(to.kept.pool.rest()));
         tokio::spawn(async move {
             if let Err(e) = connection.with_upgrades().await {
                 tracing::debug!(error = %e, "a connection to an endpoint ended");
+            }
+            // An agent that goes down says nothing about how long it waits.
+            if !mesh && let Some(rested) = at_rest.rested(Instant::now()) {
+                rest.observed(rested);
             }
         });
         Ok(Http1 {
@@ -233,6 +255,7 @@ impl Connector {
             until: opened.until,
             live,
             refused: taken,
+            resting,
         })
     }
 

@@ -7,10 +7,11 @@
 //! long.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName};
 use hyper::client::conn::http1;
 use inmesh_pki::id::SpiffeId;
 use tokio::runtime::Handle;
@@ -24,6 +25,9 @@ use crate::http2;
 use crate::identify::LiveConnection;
 use crate::retry::Reuse;
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// The shortest rest whose end is taken for a server's limit.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// Streams on one HTTP/2 connection before another is opened.
 const STREAMS: usize = 100;
 /// HTTP/1.1 connections that are opened to one endpoint at once. Where handshakes are what keeps
@@ -41,6 +45,21 @@ pub(super) struct Pool {
     /// How many openings have failed.
     pub(super) failed: AtomicUsize,
     idle_max: usize,
+    /// How long the server leaves a connection at rest, as far as it is known.
+    rest: Arc<Rest>,
+}
+
+/// How long a server leaves a connection at rest: as it says, or as it was seen to end one, and
+/// somewhat less, so that no request meets the end. In milliseconds; 0 is not known.
+#[derive(Debug, Default)]
+pub(super) struct Rest(AtomicU64);
+
+/// Since when a connection has rested, for its own task to see.
+#[derive(Debug)]
+pub(super) struct Resting {
+    opened: Instant,
+    /// Milliseconds after `opened`, and one more; 0 while it is in use.
+    since: AtomicU64,
 }
 
 /// Why the last HTTP/2 connection could not be opened, for the requests that waited for it.
@@ -81,6 +100,7 @@ pub(super) struct Http1 {
     pub(super) live: Option<Arc<LiveConnection>>,
     /// Whether the server takes no more of the present request.
     pub(super) refused: Arc<Refused>,
+    pub(super) resting: Arc<Resting>,
 }
 
 pub(super) struct Http2 {
@@ -109,7 +129,13 @@ impl Pool {
             opening: tokio::sync::Mutex::default(),
             failed: AtomicUsize::new(0),
             idle_max,
+            rest: Arc::default(),
         }
+    }
+
+    /// What is known of the server's patience.
+    pub(super) fn rest(&self) -> &Arc<Rest> {
+        &self.rest
     }
 
     pub(super) fn take_h1(&self, idle: Duration, now: Instant) -> Option<Http1> {
@@ -132,11 +158,13 @@ impl Pool {
             return self.give_when_ready(connection);
         }
         while let Some((_, waiting)) = idle.waiting.pop_front() {
+            connection.resting.end();
             match waiting.send(connection) {
                 Ok(()) => return,
                 Err(back) => connection = back,
             }
         }
+        connection.resting.begin(now);
         if idle.kept.len() >= self.idle_max && !idle.kept.is_empty() {
             idle.kept.remove(0);
         }
@@ -229,11 +257,93 @@ impl Idle {
             if connection.sender.is_closed() || is_past(connection.until, now) {
                 kept.remove(n);
             } else if connection.sender.is_ready() {
-                return Some(kept.remove(n));
+                let taken = kept.remove(n);
+                taken.resting.end();
+                return Some(taken);
             }
             // Not ready: its task has not seen the end of its last answer yet.
         }
         None
+    }
+}
+
+// === impl Rest ===
+
+impl Rest {
+    /// How long a connection may rest and be used again, if nothing is known: `most`, or `unknown`.
+    pub(super) fn limit(&self, most: Duration, unknown: Duration) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => most.min(unknown),
+            known => most.min(Duration::from_millis(known)),
+        }
+    }
+
+    /// The server says it (`Keep-Alive: timeout=5`), in whole seconds.
+    pub(super) fn announced(&self, headers: &HeaderMap) {
+        let parameters = headers
+            .get(KEEP_ALIVE)
+            .and_then(|value| value.to_str().ok());
+        let mut parameters = parameters.into_iter().flat_map(|value| value.split(','));
+        let timeout = parameters.find_map(|p| p.trim().strip_prefix("timeout="));
+        if let Some(seconds) = timeout.and_then(|t| t.trim().parse::<u64>().ok()) {
+            self.learn(seconds.saturating_mul(1_000));
+        }
+    }
+
+    /// The server has ended a connection that had rested for so long. One that ends it sooner than
+    /// any limit is set to was stopped.
+    pub(super) fn observed(&self, rested: Duration) {
+        if rested < SHORTEST {
+            return;
+        }
+        self.learn(u64::try_from(rested.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// A quarter of it, and a second at most, is kept away from.
+    fn learn(&self, millis: u64) {
+        let safe = (millis - (millis / 4).min(1_000)).max(1);
+        let shorter = |known: u64| (known == 0 || safe < known).then_some(safe);
+        let _known = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
+    }
+}
+
+// === impl Resting ===
+
+impl Default for Resting {
+    fn default() -> Self {
+        Self {
+            opened: Instant::now(),
+            since: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Resting {
+    fn begin(&self, now: Instant) {
+        let after = now.saturating_duration_since(self.opened).as_millis();
+        let after = u64::try_from(after).unwrap_or(u64::MAX - 1);
+        self.since.store(after + 1, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// How long it has rested, unless it is in use.
+    pub(super) fn rested(&self, now: Instant) -> Option<Duration> {
+        let since = self.since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(now.saturating_duration_since(self.opened + Duration::from_millis(since)))
+    }
+}
+
+// === impl Http1 ===
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        // It ends by our own will.
+        self.resting.end();
     }
 }
 
@@ -309,6 +419,7 @@ mod tests {
             until: None,
             live: None,
             refused: Arc::default(),
+            resting: Arc::default(),
         };
         (made, far)
     }
@@ -388,6 +499,53 @@ mod tests {
             assert!(answer.await.expect("no panic").is_ok());
             assert!(matches!(waiting.await, Room::Back(_)));
         }
+    }
+
+    #[test]
+    fn a_connection_rests_for_less_than_its_server_lets_it() {
+        let (secs, millis) = (Duration::from_secs, Duration::from_millis);
+        let limit = |rest: &Rest| rest.limit(secs(60), millis(1_500));
+        let rest = Rest::default();
+        assert_eq!(limit(&rest), millis(1_500));
+        let announce = |rest: &Rest, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(KEEP_ALIVE, http::HeaderValue::from_static(value));
+            rest.announced(&headers);
+        };
+        for nothing in ["", "max=5", "timeout", "timeout=x", "timeout=-1"] {
+            announce(&rest, nothing);
+            assert_eq!(limit(&rest), millis(1_500), "{nothing}");
+        }
+        announce(&rest, "timeout=5, max=1000");
+        assert_eq!(limit(&rest), secs(4));
+        announce(&rest, "max=9, timeout=72");
+        assert_eq!(limit(&rest), secs(4), "the shorter one");
+        rest.observed(millis(900));
+        assert_eq!(limit(&rest), secs(4), "it was stopped");
+        rest.observed(secs(2));
+        assert_eq!(limit(&rest), millis(1_500));
+        let rest = Rest::default();
+        announce(&rest, "timeout=300");
+        assert_eq!(limit(&rest), secs(60), "ours is shorter");
+    }
+
+    /// Ours is the end of a connection that is taken out of the pool.
+    #[tokio::test(start_paused = true)]
+    async fn only_the_end_of_a_connection_at_rest_says_something_about_its_server() {
+        let pool = Arc::new(Pool::new(1));
+        let (one, _far) = connection().await;
+        let resting = Arc::clone(&one.resting);
+        assert_eq!(resting.rested(Instant::now()), None);
+        pool.give_h1(one, Instant::now());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let rested = resting.rested(Instant::now());
+        assert!(rested.is_some_and(|r| r.as_secs() == 3), "{rested:?}");
+        let taken = pool.take_h1(IDLE, Instant::now()).expect("kept");
+        assert_eq!(resting.rested(Instant::now()), None);
+        pool.give_h1(taken, Instant::now());
+        let (other, _far) = connection().await;
+        pool.give_h1(other, Instant::now());
+        assert_eq!(resting.rested(Instant::now()), None, "it made room");
     }
 
     #[tokio::test]

@@ -42,10 +42,10 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
         list.join(" or ")
     };
     match timeout(limit, attempt).await {
-        Ok(Ok(stream)) => {
-            // A connection works without it, only later.
-            let _slow = stream.set_nodelay(true);
-            Ok(stream.into())
+        Ok(Ok(stream)) => Ok(stream.into()),
+        Ok(Err(e)) if is_own(&e) => {
+            let what = format!("no connection to {} can be opened here", to());
+            Err(Error::new(Reason::Exhausted, what).because(e))
         }
         Ok(Err(e)) => {
             Err(Error::new(Reason::ConnectFailed, format!("connecting to {}", to())).because(e))
@@ -55,6 +55,17 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
             Err(Error::new(Reason::ConnectTimeout, detail))
         }
     }
+}
+
+/// Whether it is this process or machine that has no more: of descriptors, memory or ports.
+fn is_own(e: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    matches!(e.raw_os_error(), Some(EMFILE | ENFILE))
+        || matches!(
+            e.kind(),
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
+        )
 }
 
 /// Gives the first address a head start; it ends at once if the attempt fails.

@@ -54,9 +54,14 @@ pub(super) struct Met {
 impl Unsent {
     /// No connection to the endpoint could be had.
     pub(crate) fn unconnected(error: Error) -> Self {
+        let fault = match error.reason() {
+            // What this process has no more of is no endpoint's fault.
+            Reason::Exhausted => Fault::Crowd,
+            _ => Fault::Endpoint,
+        };
         Self {
             error,
-            outcome: AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never),
+            outcome: AttemptOutcome::Unanswered(fault, Seen::Never),
         }
     }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -136,6 +137,7 @@ impl Connection {
         let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
         let service = service_fn(move |request: Request<Incoming>| {
             state.busy();
+            let old = request.version() == Version::HTTP_10;
             let request = request.map(Body::incoming);
             let closing = Arc::clone(&closing);
             // Not an async block, which would hold the future twice: as captured, and as awaited.
@@ -144,7 +146,9 @@ impl Connection {
                 let switched = status == http::StatusCode::SWITCHING_PROTOCOLS;
                 // Half a request is in the way of the next one (RFC 9110, section 15.5.9).
                 let late = status == http::StatusCode::REQUEST_TIMEOUT;
-                if late || (closing.load(Ordering::Relaxed) && !switched) {
+                // An answer to HTTP/1.0 whose length is not known ends with its connection.
+                let last = old && response.body().size_hint().exact().is_none();
+                if late || last || (closing.load(Ordering::Relaxed) && !switched) {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 22] = [
+const REASONS: [Reason; 23] = [
     Reason::BackendMissing,
     Reason::BackendTimeout,
     Reason::BodyTimeout,
@@ -14,6 +14,7 @@ const REASONS: [Reason; 22] = [
     Reason::ConnectFailed,
     Reason::ConnectTimeout,
     Reason::Denied,
+    Reason::Exhausted,
     Reason::HeaderTimeout,
     Reason::HeaderTooLarge,
     Reason::InvalidRequest,
@@ -81,6 +82,33 @@ fn each_reason_has_a_name_a_status_and_whom_to_blame() {
     }
     assert_eq!(Reason::Denied.stage(), Stage::Authorize);
     assert_eq!(crate::error::REASON.as_str(), crate::fields::REASON);
+}
+
+#[test]
+fn a_grpc_status_is_read_as_it_is_meant() {
+    let read = |status: &'static str, message: &'static str| {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static(status));
+        trailers.insert("grpc-message", http::HeaderValue::from_static(message));
+        crate::error::grpc_status(&trailers)
+    };
+    for (status, message, meant) in [
+        ("1", "Timeout expired", 4),
+        ("1", "Timeout%20expired", 4),
+        ("1", "", 1),
+        ("1", "the caller has gone", 1),
+        (
+            "11",
+            "Error, decoded message length too large: found 5 bytes",
+            8,
+        ),
+        ("11", "past the end", 11),
+        ("14", "Timeout expired", 14),
+        ("0", "", 0),
+    ] {
+        assert_eq!(read(status, message), Some(meant), "{status} {message}");
+    }
+    assert_eq!(read("x", ""), None);
 }
 
 /// What may have reached a server is not taken for unsent.

@@ -366,3 +366,62 @@ async fn an_upload_that_is_cut_without_an_answer_is_no_failure_of_the_endpoint()
     assert!(ejected());
     Ok(())
 }
+
+#[tokio::test]
+async fn an_answer_to_http10_says_how_its_connection_goes_on() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let known = request.uri().path() == "/known";
+        Response::new(if known {
+            Body::from("body!")
+        } else {
+            unknown("body!")
+        })
+    })
+    .await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    for (path, goes_on) in [("/known", true), ("/unknown", false)] {
+        let mut stream = TcpStream::connect(pair.outbound).await?;
+        let head = format!("GET {path} HTTP/1.0\r\nhost: cart\r\nconnection: keep-alive\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"body!") {
+            answer.push(soon(stream.read_u8()).await??);
+        }
+        let answer = String::from_utf8(answer)?.to_ascii_lowercase();
+        assert_eq!(
+            answer.contains("connection: keep-alive"),
+            goes_on,
+            "{answer}"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let more = soon(stream.read_u8()).await?;
+        assert_eq!(more.is_ok(), goes_on, "{answer}");
+    }
+    Ok(())
+}
+
+/// What a server says of a body that it does not send is passed on (RFC 9110 section 8.6). The HTTP/1.1
+/// library writes no length into a 304.
+#[tokio::test]
+async fn the_length_of_a_body_that_is_not_sent_stays() -> Result {
+    let app = origin(async |_: Request<Incoming>| {
+        let mut response = Response::new(Body::empty());
+        let length = HeaderValue::from_static("1234");
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+        response
+    })
+    .await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let mut request = for_cart("/");
+    *request.method_mut() = Method::HEAD;
+    let one = h1(pair.outbound).await?.send_request(request).await?;
+    let mut request = get("http://cart/");
+    *request.method_mut() = Method::HEAD;
+    let two = h2(pair.outbound).await?.send_request(request).await?;
+    assert_eq!(one.headers()[header::CONTENT_LENGTH], "1234");
+    assert_eq!(two.headers()[header::CONTENT_LENGTH], "1234");
+    assert_eq!(text(two).await?, "");
+    Ok(())
+}
