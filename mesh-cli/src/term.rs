@@ -1,12 +1,19 @@
 //! What a person sees: colours only on a terminal, errors with their whole cause on one screen.
 
-use std::io::{Write, stderr, stdout};
+use std::io::{IsTerminal, Write, stderr, stdout};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 /// Prints to the output; a reader that has gone (`mesh status | head`) is not an error.
 pub(crate) fn print(text: &str) {
     let _gone = writeln!(stdout(), "{text}");
+}
+
+/// Clears the screen, if there is one.
+pub(crate) fn clear() {
+    if stdout().is_terminal() {
+        let _gone = write!(stdout(), "\x1b[H\x1b[2J");
+    }
 }
 
 /// Prints an error and its causes.

@@ -585,3 +585,35 @@ listeners: [{{bind: \"{door}\", inbound: {{app: \"{app}\", appProtocol: http}}}}
     let access = std::fs::read_to_string(agent.dir.join("access.log")).expect("the access log");
     assert!((1..=2).contains(&access.lines().count()), "{access}");
 }
+
+#[tokio::test]
+async fn commands_wait_for_an_agent_set_its_log_and_drain_it() {
+    let home = Home::new();
+    let more = "defaultAction: deny\npeers: strict\nlimits: {drainLead: 50ms}\n";
+    let mut agent = home.unready("web", more, &[]);
+    let at = format!("http://{}/", agent.admin);
+    let run = |args: &[&str]| {
+        let at = ["--admin", at.as_str()];
+        mesh(args.iter().chain(&at).copied(), &[])
+    };
+    let status = run(&["status", "--wait", "20s"]);
+    assert!(status.status.success(), "{status:?}");
+    let page = support::stdout(&status);
+    assert!(page.starts_with("shop/web is ready; version "), "{page}");
+    let log = run(&["log", "inmesh_core=debug,info"]);
+    assert_eq!(
+        support::stdout(&log),
+        "log level is inmesh_core=debug,info\n"
+    );
+    assert_eq!(run(&["log", "a=b=c"]).status.code(), Some(1));
+    let drained = run(&["drain", "--wait", "20s"]);
+    assert_eq!(support::stdout(&drained), "drained\n", "{drained:?}");
+    assert!(agent.ended().await.success());
+    // There is nothing to wait for: the limit ends it.
+    let gone = run(&["status", "--wait", "300ms"]);
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    assert!(
+        support::stderr(&gone).contains("is it running?"),
+        "{gone:?}"
+    );
+}

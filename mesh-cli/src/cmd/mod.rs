@@ -4,6 +4,8 @@ mod ca;
 mod check_kernel;
 mod completions;
 mod demo;
+mod drain;
+mod log;
 mod proxy;
 mod status;
 mod validate;
@@ -21,8 +23,12 @@ pub(crate) enum Command {
     Completions(completions::Completions),
     /// Show the mesh at work: a whole small one, on this machine, for under a minute.
     Demo(demo::Demo),
+    /// Have a running agent go down in order.
+    Drain(drain::Drain),
     /// Say what this kernel offers to the datapath that is to come.
     Kernel(check_kernel::Kernel),
+    /// Set what a running agent logs.
+    Log(log::Log),
     /// Run the agent with a folder of documents.
     Proxy(proxy::Proxy),
     /// Show what a running agent knows and how it is.
@@ -37,7 +43,9 @@ impl Command {
             Self::Ca(ca) => ca.run(),
             Self::Completions(completions) => completions.run(),
             Self::Demo(demo) => demo.run(),
+            Self::Drain(drain) => drain.run(),
             Self::Kernel(kernel) => kernel.run(),
+            Self::Log(log) => log.run(),
             Self::Proxy(proxy) => proxy.run(),
             Self::Status(status) => status.run(),
             Self::Validate(validate) => validate.run(),

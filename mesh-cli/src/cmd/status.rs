@@ -1,43 +1,113 @@
 //! `mesh status`: what a running agent knows and how it is.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
+use crate::agent::duration;
+use crate::fetch::AdminAddress;
 use crate::{fetch, term};
+
+/// How often a status is asked for while it is waited for, and while it is watched.
+const ASK: Duration = Duration::from_millis(200);
+const WATCH: Duration = Duration::from_secs(2);
+
+/// Where the agent is asked.
+#[derive(Debug, Args)]
+pub(super) struct At {
+    /// The agent's admin address, as HOST:PORT or http://HOST:PORT.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:15000",
+        env = "MESH_ADMIN"
+    )]
+    pub(super) admin: AdminAddress,
+}
 
 /// Exits 0 if the agent is ready and refuses nothing, 1 if not.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh status
+  mesh status --admin 127.0.0.1:15010 --json
+  mesh status --wait 30s      # until it is ready, for 30 s at most
+  mesh status --watch         # again every 2 s, until Ctrl-C")]
 pub(crate) struct Status {
-    /// The agent's admin address.
-    #[arg(long, default_value = "127.0.0.1:15000", env = "MESH_ADMIN")]
-    admin: String,
+    #[command(flatten)]
+    at: At,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Wait until the agent is ready, for this long at most, e.g. 30s.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
+    /// Print it again every 2 s, until it is interrupted.
+    #[arg(long, conflicts_with = "wait")]
+    watch: bool,
 }
 
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let text = super::runtime(None)?.block_on(fetch::admin(
-            http::Method::GET,
-            &self.admin,
-            "/status",
-        ))?;
-        let status: Value = serde_json::from_str(&text)?;
-        if self.json {
-            term::print(&serde_json::to_string_pretty(&status)?);
-        } else {
-            term::print(&page(&status));
-        }
-        let refused = each(&status["objects"]).any(|o| o["serving"] != "current");
-        let good = status["ready"] == true && !refused;
-        Ok(if good {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
+        super::runtime(None)?.block_on(async {
+            if self.watch {
+                return self.watch().await;
+            }
+            let status = match self.wait {
+                None => self.ask().await?,
+                Some(limit) => self.wait(limit).await?,
+            };
+            self.print(&status)?;
+            let refused = each(&status["objects"]).any(|o| o["serving"] != "current");
+            let good = status["ready"] == true && !refused;
+            Ok(if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         })
+    }
+
+    async fn ask(&self) -> anyhow::Result<Value> {
+        let text = fetch::admin(http::Method::GET, &self.at.admin, "/status").await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn print(&self, status: &Value) -> anyhow::Result<()> {
+        if self.json {
+            term::print(&serde_json::to_string_pretty(status)?);
+        } else {
+            term::print(&page(status));
+        }
+        Ok(())
+    }
+
+    /// Asks until the agent is ready; at the limit the last answer counts, or the last error.
+    async fn wait(&self, limit: Duration) -> anyhow::Result<Value> {
+        let end = Instant::now() + limit;
+        loop {
+            let asked = self.ask().await;
+            let ready = matches!(&asked, Ok(status) if status["ready"] == true);
+            if ready || Instant::now() >= end {
+                return asked;
+            }
+            sleep(ASK).await;
+        }
+    }
+
+    /// Prints each answer, on a terminal in place of the one before.
+    async fn watch(&self) -> anyhow::Result<ExitCode> {
+        loop {
+            let asked = self.ask().await;
+            term::clear();
+            match asked {
+                Ok(status) => self.print(&status)?,
+                Err(error) => term::error(&error),
+            }
+            sleep(WATCH).await;
+        }
     }
 }
 
@@ -48,8 +118,9 @@ fn page(status: &Value) -> String {
         "NOT READY"
     };
     let mut out = vec![format!(
-        "{} is {ready}; configuration generation {}, {} refused versions",
+        "{} is {ready}; version {}, configuration generation {}, {} refused versions",
         text(&status["workload"]),
+        text(&status["version"]),
         status["generation"],
         status["refusals"],
     )];
@@ -66,8 +137,48 @@ fn page(status: &Value) -> String {
         &["CERTIFICATE", "IDENTITY", "ENDS IN"],
         identity,
     ));
+    let renewal = &status["renewal"];
+    if let Some(error) = renewal["last_error"].as_str() {
+        out.push(format!(
+            "renewal has failed {} times in a row: {error}",
+            renewal["failing"]
+        ));
+    }
+    let listeners = each(&status["listeners"]).map(|one| {
+        vec![
+            text(&one["address"]),
+            text(&one["direction"]),
+            text(&one["leads"]),
+            one["connections"].to_string(),
+        ]
+    });
+    out.push(String::new());
+    out.push(term::table(
+        &["LISTENER", "DIRECTION", "LEADS", "CONNECTIONS"],
+        listeners,
+    ));
     out.extend(federation(&status["federation"]));
     out.extend(workload_api(&status["workload_api"]));
+    out.push(String::new());
+    out.push(services(status));
+    let objects = each(&status["objects"])
+        .map(|o| vec![text(&o["object"]), text(&o["serving"]), text(&o["source"])]);
+    out.push(String::new());
+    out.push(term::table(&["OBJECT", "SERVING", "SOURCE"], objects));
+    for object in each(&status["objects"]) {
+        for problem in each(&object["problems"]) {
+            out.push(format!(
+                "{}: {}",
+                text(&object["object"]),
+                problem_line(problem)
+            ));
+        }
+    }
+    out.join("\n")
+}
+
+/// The Services with their endpoints.
+fn services(status: &Value) -> String {
     let services = each(&status["services"]).flat_map(|s| {
         let name = format!("{}:{}", text(&s["service"]), s["port"]);
         let row = {
@@ -92,25 +203,10 @@ fn page(status: &Value) -> String {
         }
         rows
     });
-    out.push(String::new());
-    out.push(term::table(
+    term::table(
         &["SERVICE", "PROTOCOL", "ENDPOINT", "STATE", "IN FLIGHT"],
         services,
-    ));
-    let objects = each(&status["objects"])
-        .map(|o| vec![text(&o["object"]), text(&o["serving"]), text(&o["source"])]);
-    out.push(String::new());
-    out.push(term::table(&["OBJECT", "SERVING", "SOURCE"], objects));
-    for object in each(&status["objects"]) {
-        for problem in each(&object["problems"]) {
-            out.push(format!(
-                "{}: {}",
-                text(&object["object"]),
-                problem_line(problem)
-            ));
-        }
-    }
-    out.join("\n")
+    )
 }
 
 /// The foreign trust domains, and where our own bundle is served; nothing where there is neither.

@@ -175,7 +175,7 @@ impl World {
     }
 
     async fn ready(&self) -> anyhow::Result<()> {
-        let admin = self.child_admin.to_string();
+        let admin = self.child_admin.into();
         loop {
             let child = fetch::admin(http::Method::GET, &admin, "/readyz")
                 .await
