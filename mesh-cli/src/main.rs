@@ -40,6 +40,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    no_core_file();
     let cli = Cli::parse();
     match cli.command.run() {
         Ok(code) => code,
@@ -47,5 +48,14 @@ fn main() -> ExitCode {
             term::error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Keys lie in the memory of most commands: no core file of theirs is written, and no other process of
+/// this user reads it (PR_SET_DUMPABLE).
+fn no_core_file() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        term::error(&anyhow::anyhow!("a core file may hold keys: {error}"));
     }
 }

@@ -114,6 +114,51 @@ pub(crate) fn read_guarded(path: &Path, guard: Guard) -> Result<Zeroizing<Vec<u8
     read_opened(file, MAX_FILE).map_err(failed)
 }
 
+/// Reads a small file that holds a key or a token, and is its owner's alone: this process's user's or
+/// root's, and no other user reads it. It blocks.
+///
+/// ```
+/// assert!(inmesh_pki::disk::read_secret("missing.key".as_ref()).is_err());
+/// ```
+///
+/// # Errors
+///
+/// [`DiskError`]: the mode or owner that lets others use it, or the system's error.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, DiskError> {
+    read_guarded(path, Guard::SECRET)
+}
+
+/// Writes a secret in place of `path` in one step, for its owner alone (0600). A link there is replaced,
+/// and nothing is written through it. It blocks.
+///
+/// # Errors
+///
+/// [`DiskError::Io`]; what stood there stays whole.
+pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let replaced = SystemDisk.replace(path, content, Mode::Secret);
+    replaced.map_err(DiskError::io(path))
+}
+
+/// The same for what every user may read (0644).
+///
+/// # Errors
+///
+/// As [`write_secret`].
+pub fn write_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let replaced = SystemDisk.replace(path, content, Mode::Public);
+    replaced.map_err(DiskError::io(path))
+}
+
+/// Says in the log if others may use the key or token at `path`, which another program wrote; `what` it
+/// is. It is used all the same: files that are mounted often have such modes. It blocks.
+pub(crate) fn warn_if_loose(path: &Path, what: &'static str) {
+    // Its reader reports what it cannot read.
+    let Ok(found) = path.metadata() else { return };
+    if let Err(error) = judge(path, &found, Guard::SECRET) {
+        tracing::warn!(%error, what, "other users may use a secret of ours");
+    }
+}
+
 fn read_opened(mut file: File, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     // Room for everything at once: a buffer that grows leaves copies behind in the heap.
     let size = file.metadata()?.len();
@@ -160,19 +205,18 @@ fn judge(_: &Path, _: &Metadata, _: Guard) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Judges the mode alone, wherever a link leads; a file that only a test's disk has is not judged.
+/// Judges owner and mode of what a link leads to; a file that only a test's disk has is not judged.
 #[cfg(all(feature = "ca", unix))]
-pub(crate) fn check_mode(path: &Path, guard: Guard) -> Result<(), DiskError> {
-    use std::os::unix::fs::MetadataExt;
+pub(crate) fn check_target(path: &Path, guard: Guard) -> Result<(), DiskError> {
     match path.metadata() {
-        Ok(found) if found.mode() & guard.forbidden != 0 => Err(loose(path, &found, guard)),
-        _ => Ok(()),
+        Ok(found) => judge(path, &found, guard),
+        Err(_) => Ok(()),
     }
 }
 
 /// Nothing where files have no mode.
 #[cfg(all(feature = "ca", not(unix)))]
-pub(crate) fn check_mode(_: &Path, _: Guard) -> Result<(), DiskError> {
+pub(crate) fn check_target(_: &Path, _: Guard) -> Result<(), DiskError> {
     Ok(())
 }
 
@@ -361,6 +405,36 @@ mod tests {
         }
         let secret = looseness((us, 0o100_640), us, 0o077);
         assert_eq!(secret, Some(Loose::Mode(0o640)));
+    }
+
+    #[test]
+    fn what_is_written_is_its_owners_and_goes_through_no_link() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("token"), dir.path().join("victim"));
+        std::fs::write(&victim, "old").unwrap();
+        for (write, mode) in [
+            (
+                write_secret as fn(&Path, &[u8]) -> Result<(), DiskError>,
+                0o600,
+            ),
+            (write_public, 0o644),
+        ] {
+            let _ = std::fs::remove_file(&path);
+            symlink(&victim, &path).unwrap();
+            symlink(&victim, dir.path().join("token.new")).unwrap();
+            write(&path, b"new").unwrap();
+            let found = path.symlink_metadata().unwrap();
+            assert!(found.is_file());
+            // The umask of a test may take more away.
+            assert_eq!(found.mode() & 0o777 & !mode, 0);
+            assert_eq!(std::fs::read(&path).unwrap(), b"new");
+            assert_eq!(std::fs::read(&victim).unwrap(), b"old");
+        }
+        let loose = read_secret(&path).unwrap_err();
+        assert!(matches!(loose, DiskError::Loose { .. }), "{loose}");
+        write_secret(&path, b"secret").unwrap();
+        assert_eq!(**read_secret(&path).unwrap(), *b"secret");
     }
 
     /// What is judged is what is read: a link says nothing, where it leads does.

@@ -330,7 +330,9 @@ pub(super) async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<s
             bundle,
             revocation_lists,
         } => {
-            let mut source = FileSource::new(certificate, key, bundle, crypto);
+            let (namespace, account) = (&agent.workload.namespace, &agent.workload.service_account);
+            let path = format!("/ns/{namespace}/sa/{account}");
+            let mut source = FileSource::new(certificate, key, bundle, crypto).with_id_path(path);
             if let Some(lists) = revocation_lists {
                 source = source.with_crls(lists);
             }

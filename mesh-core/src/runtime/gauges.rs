@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
+use inmesh_pki::clock::Clock;
 use inmesh_pki::rotate::expiry::expiries;
 use inmesh_pki::rotate::watch_expiry;
 use inmesh_pki::store::IdentityReader;
@@ -50,6 +51,7 @@ impl Mesh {
             sources: self.inner.sources.clone(),
             changed: Arc::clone(&self.inner.changed),
             drain: drain.clone(),
+            clock: Arc::clone(&shared.clock),
         });
         let alarm = {
             let (identity, clock) = (shared.identity.clone(), Arc::clone(&shared.clock));
@@ -73,6 +75,7 @@ struct Gauges {
     /// When the configuration last changed, in seconds since 1970.
     changed: Arc<AtomicU64>,
     drain: Drain,
+    clock: Arc<dyn Clock>,
 }
 
 impl Collect for Gauges {
@@ -84,7 +87,8 @@ impl Collect for Gauges {
             [([("version", env!("CARGO_PKG_VERSION"))], 1)],
         );
         let (phase, sources) = (self.drain.phase(), self.sources.borrow().clone());
-        let ready = not_ready(&snapshot, &self.identity, phase, &sources).is_empty();
+        let now = self.clock.now();
+        let ready = not_ready(&snapshot, &self.identity, phase, &sources, now).is_empty();
         samples.gauge("mesh_ready", "Whether it takes traffic", u64::from(ready));
         self.configuration(&snapshot, &sources, samples);
         self.renewal(samples);

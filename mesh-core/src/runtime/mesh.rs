@@ -194,6 +194,7 @@ impl Mesh {
             &self.inner.shared.identity,
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
+            self.inner.shared.clock.now(),
             &self.inner.shared.server_first,
             self.inner.shared.listening.status(),
         )
@@ -225,6 +226,7 @@ impl Mesh {
             &self.inner.shared.identity,
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
+            self.inner.shared.clock.now(),
         )
     }
 

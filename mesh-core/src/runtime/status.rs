@@ -116,10 +116,11 @@ impl Status {
         identity: &IdentityReader,
         phase: Phase,
         sources: &Sources,
+        now: SystemTime,
         server_first: &ServerFirst,
         listeners: Vec<ListenerStatus>,
     ) -> Self {
-        let not_ready = not_ready(snapshot, identity, phase, sources);
+        let not_ready = not_ready(snapshot, identity, phase, sources, now);
         let (identity, renewal) = (identity.load(), identity.renewal());
         let workload = snapshot.settings().local.workload();
         let mut services: Vec<_> = snapshot
@@ -202,17 +203,13 @@ pub(super) fn not_ready(
     identity: &IdentityReader,
     phase: Phase,
     sources: &Sources,
+    now: SystemTime,
 ) -> Vec<String> {
     let mut not_ready = Vec::new();
     if phase != Phase::Serving {
         not_ready.push("it is draining".to_owned());
     }
-    if identity.load().default_svid().is_none() {
-        not_ready.push(match identity.renewal().last_error {
-            Some(error) => format!("it has no identity yet: {error}"),
-            None => "it has no identity yet".to_owned(),
-        });
-    }
+    not_ready.extend(lifeless(identity, now));
     not_ready.extend(sources.waiting());
     not_ready.extend(
         snapshot
@@ -221,4 +218,58 @@ pub(super) fn not_ready(
             .map(|key| format!("{key} was refused and cannot even be placed")),
     );
     not_ready
+}
+
+/// Why no peer would accept its identity at `now`.
+fn lifeless(identity: &IdentityReader, now: SystemTime) -> Option<String> {
+    let state = identity.load();
+    let Some(svid) = state.default_svid() else {
+        return Some(match identity.renewal().last_error {
+            Some(error) => format!("it has no identity yet: {error}"),
+            None => "it has no identity yet".to_owned(),
+        });
+    };
+    if now > svid.not_after() {
+        return Some(format!("the certificate of {} has ended", svid.id()));
+    }
+    let begun = now >= svid.not_before();
+    (!begun).then(|| format!("the certificate of {} is not valid yet", svid.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use inmesh_pki::clock::ManualClock;
+    use inmesh_pki::issue::ca::LocalCa;
+    use inmesh_pki::issue::csr;
+    use inmesh_pki::{Crypto, IdentityState, identity};
+
+    use super::*;
+
+    #[test]
+    fn an_identity_whose_certificate_is_not_alive_takes_no_traffic()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let noon = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let crypto = Crypto::aws_lc_rs();
+        let (clock, hour) = (ManualClock::new(noon).shared(), Duration::from_secs(3_600));
+        let ca = LocalCa::create("td.test".parse()?, 24 * hour, &crypto, Arc::clone(&clock))?;
+        let ca = ca.with_leaf_lifetime(hour);
+        let id = "spiffe://td.test/ns/shop/sa/cart".parse()?;
+        let (key, csr) = csr::generate(&id, &crypto)?;
+        let svid = ca.sign(&id, &csr)?.into_svid(key, &crypto)?;
+        let (_writer, reader) = identity(IdentityState::new(svid, ca.bundle().clone().into()));
+        for (now, reason) in [
+            (clock.now(), None),
+            (noon + hour, None),
+            (noon + 2 * hour, Some("has ended")),
+            (noon - hour, Some("is not valid yet")),
+        ] {
+            let why = lifeless(&reader, now);
+            assert_eq!(why.is_some(), reason.is_some(), "{why:?}");
+            assert!(reason.is_none_or(|reason| why.is_some_and(|why| why.contains(reason))));
+        }
+        Ok(())
+    }
 }

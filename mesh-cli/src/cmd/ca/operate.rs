@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use inmesh_pki::ca::admin::AdminClient;
 use inmesh_pki::ca::state::Step;
 use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::disk;
 use inmesh_pki::id::SpiffeId;
 use serde_json::{Value, json};
 
@@ -112,6 +113,9 @@ pub(crate) struct Create {
     /// How long it serves.
     #[arg(long, default_value = "1h", value_parser = duration)]
     lifetime: Duration,
+    /// Write it to this file, which only its owner may read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 impl At {
@@ -230,9 +234,21 @@ impl Recover {
 
 impl Token {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self::Create(Create { at, id, lifetime }) = self;
+        let Self::Create(Create {
+            at,
+            id,
+            lifetime,
+            out,
+        }) = self;
         let token = at.ask(async |ca| Ok(ca.create_token(&id, lifetime).await?))?;
-        at.say(&json!({"id": id.as_str(), "token": token.as_str()}), &token);
+        let Some(path) = out else {
+            at.say(&json!({"id": id.as_str(), "token": token.as_str()}), &token);
+            return Ok(ExitCode::SUCCESS);
+        };
+        disk::write_secret(&path, token.as_bytes())?;
+        let file = path.display().to_string();
+        let text = format!("a join token for {id} is in {file}");
+        at.say(&json!({"id": id.as_str(), "file": file}), &text);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -17,6 +17,7 @@ use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
 use inmesh_pki::ca::store::FileStore;
 use inmesh_pki::ca::{Ca, Lifetimes, NewAuthority, Published};
 use inmesh_pki::clock::SystemClock;
+use inmesh_pki::disk;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::issue::policy::{OidcRule, Rules};
 use inmesh_pki::source::keys::KeyFile;
@@ -293,10 +294,9 @@ fn take(fields: &mut BTreeMap<String, String>, flag: &str, name: &str) -> anyhow
         .ok_or_else(|| anyhow!("{flag}: {name} is missing"))
 }
 
-/// Reads a file that holds a key.
+/// Reads a file that holds a key, which no other user may use.
 pub(super) fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let content = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Zeroizing::new(content))
+    disk::read_secret(path).with_context(|| format!("reading {}", path.display()))
 }
 
 /// Writes the bundle whenever it changes.
@@ -309,12 +309,8 @@ async fn keep_bundle(path: PathBuf, mut published: watch::Receiver<Arc<Published
     }
 }
 
-/// Replaces the file in one step.
+/// Replaces the file in one step; nothing is written through a link.
 fn write_bundle(path: &Path, published: &Published) -> anyhow::Result<()> {
-    let failed = || format!("writing the bundle {}", path.display());
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    std::fs::write(&beside, published.bundle.to_pem()).with_context(failed)?;
-    std::fs::rename(&beside, path).with_context(failed)?;
-    Ok(())
+    disk::write_public(path, published.bundle.to_pem().as_bytes())
+        .with_context(|| format!("writing the bundle {}", path.display()))
 }

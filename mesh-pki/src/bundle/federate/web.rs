@@ -18,6 +18,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::crypto::Crypto;
+use crate::disk;
 use crate::pem::{self, PemError};
 use crate::source::files::{Contents, DEFAULT_INTERVAL};
 use crate::status::{StatusReader, StatusWriter, status};
@@ -241,6 +242,7 @@ impl PairFiles {
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| malformed())?;
         let not_after = time::from_unix(leaf.validity().not_after.timestamp());
 
+        disk::warn_if_loose(key, "key of the web");
         let private = PrivateKey::from_pem(texts[1]).map_err(pem(key))?;
         let provider = self.crypto.provider().key_provider;
         let signer = provider

@@ -53,7 +53,7 @@ impl FileStore {
         let keys = dir.join(KEYS);
         for folder in [dir, &keys] {
             disk::make_dir(folder).map_err(DiskError::io(folder))?;
-            disk::check_mode(folder, Guard::PRIVATE)?;
+            disk::check_target(folder, Guard::PRIVATE)?;
         }
         let path = dir.join(LOCK);
         let lock = lock_file(&path).map_err(DiskError::io(&path))?;
@@ -133,7 +133,7 @@ impl Store for FileStore {
                 }
                 read => read.map_err(DiskError::io(&path))?,
             };
-            disk::check_mode(&path, Guard::SECRET)?;
+            disk::check_target(&path, Guard::SECRET)?;
             PrivateKey::from_pem(&text).map_err(|source| StoreError::Pem { path, source })
         })
         .await

@@ -112,6 +112,32 @@ async fn what_others_may_use_is_refused() {
     assert!(error.to_string().contains("mode 750"), "{error}");
 }
 
+/// Only root can give files away; what counts as others' is a table beside [`disk::check_target`].
+#[tokio::test]
+async fn what_belongs_to_another_user_is_refused() {
+    const OTHER: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("ca");
+    let store = FileStore::open(&dir).unwrap();
+    store.keep_key("01", &key()).await.unwrap();
+    std::os::unix::fs::chown(dir.join("keys/01.pem"), Some(OTHER), None).unwrap();
+    let error = store.key("01").await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Disk(DiskError::Owner { .. })),
+        "{error}"
+    );
+    drop(store);
+    std::os::unix::fs::chown(&dir, Some(OTHER), None).unwrap();
+    let error = FileStore::open(&dir).unwrap_err();
+    assert!(
+        matches!(error, StoreError::Disk(DiskError::Owner { .. })),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn what_no_ca_wrote_is_no_state() {
     let dir = tempfile::tempdir().unwrap();

@@ -150,7 +150,8 @@ impl DevCa {
     ///
     /// # Errors
     ///
-    /// [`DevCaError`] if a file is missing, broken, or not the other's match.
+    /// [`DevCaError`] if a file is missing, broken, or not the other's match, or if other users may use the
+    /// key.
     pub fn open(dir: &Path, crypto: &Crypto, clock: Arc<dyn Clock>) -> Result<Self, DevCaError> {
         Self::open_with(dir, DEFAULT_LEAF_LIFETIME, crypto, clock)
     }
@@ -175,8 +176,8 @@ impl DevCa {
         };
         let root = pem::one_certificate(&read(&root_path)?)
             .map_err(|source| bad_pem(&root_path, source))?;
-        let key =
-            PrivateKey::from_pem(&read(&key_path)?).map_err(|source| bad_pem(&key_path, source))?;
+        let key = disk::read_secret(&key_path)?;
+        let key = PrivateKey::from_pem(&key).map_err(|source| bad_pem(&key_path, source))?;
         let trust_domain =
             crate::svid::trust_domain_of_ca(&root).ok_or_else(|| DevCaError::NoTrustDomain {
                 path: root_path.clone(),

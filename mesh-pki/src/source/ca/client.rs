@@ -137,6 +137,9 @@ impl CaClient {
     ) -> Result<Self, CryptoError> {
         let mut name = [0; 16];
         crypto.fill(&mut name)?;
+        if let Token::File(path) = &config.token {
+            crate::disk::warn_if_loose(path, "token");
+        }
         Ok(Self(Arc::new(ClientInner {
             id: config.id,
             address: config.address,

@@ -12,13 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bundle::{BundleError, BundleSet, TrustBundle};
+use crate::clock::{Clock, SystemClock};
 use crate::crl::{Crl, CrlError, CrlSet};
 use crate::crypto::Crypto;
+use crate::disk;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::source::Identity;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter, identity};
-use crate::svid::{SvidError, X509Svid};
+use crate::svid::{Rejected, SvidError, Usage, X509Svid, validate};
 use crate::task::until;
 
 mod look;
@@ -52,6 +54,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct FileSource {
     files: Arc<Files>,
+    clock: Arc<dyn Clock>,
     interval: Duration,
     status: StatusWriter<FileStatus>,
 }
@@ -90,6 +93,16 @@ pub enum FileError {
         #[source]
         source: CrlError,
     },
+    /// The SVID has another ID than this process is.
+    #[error("{} is of {got}, this workload is {expected} of its trust domain", cert.display())]
+    Id {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The path that its ID must have.
+        expected: String,
+        /// The ID in it.
+        got: SpiffeId,
+    },
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
     Io {
@@ -98,6 +111,16 @@ pub enum FileError {
         /// What the system says.
         #[source]
         source: io::Error,
+    },
+    /// No peer would accept the SVID now: it has ended, its time has not come, or no root of the bundle
+    /// beside it vouches for it. The one before is still good, and stays.
+    #[error("{} is not valid, the one before is", cert.display())]
+    NotValid {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// Why a peer would refuse it.
+        #[source]
+        reason: Box<Rejected>,
     },
     /// Certificate and key are not an SVID; a pair that does not match ends here.
     #[error("{} and {} are not an SVID", cert.display(), key.display())]
@@ -121,6 +144,8 @@ struct Files {
     others: Vec<(TrustDomain, PathBuf)>,
     /// Revocation lists of issuers in our own trust domain.
     crls: Option<PathBuf>,
+    /// The path of the ID that the SVID must have.
+    path: Option<String>,
     crypto: Crypto,
 }
 
@@ -147,10 +172,12 @@ impl FileSource {
             bundle: bundle.into(),
             others: Vec::new(),
             crls: None,
+            path: None,
             crypto: crypto.clone(),
         };
         Self {
             files: Arc::new(files),
+            clock: SystemClock::shared(),
             interval: DEFAULT_INTERVAL,
             status: status(FileStatus::default()),
         }
@@ -183,6 +210,21 @@ impl FileSource {
     #[must_use]
     pub fn with_crls(mut self, path: impl Into<PathBuf>) -> Self {
         Arc::make_mut(&mut self.files).crls = Some(path.into());
+        self
+    }
+
+    /// Takes only an SVID whose ID has this path, e.g. `/ns/shop/sa/cart`: that of the workload which
+    /// this process is.
+    #[must_use]
+    pub fn with_id_path(mut self, path: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.files).path = Some(path.into());
+        self
+    }
+
+    /// Uses `clock` instead of the system's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -238,13 +280,16 @@ impl FileSource {
     ///
     /// 1. Read all files; if nothing differs from the last look, sleep for the interval.
     /// 2. If something does, read again until two reads agree, so that a change is not seen halfway.
-    /// 3. Write SVID, bundles and revocation lists in one step, or report why not and keep what is there.
+    /// 3. Write SVID, bundles and revocation lists in one step, or report why not and keep what is there:
+    ///    files that cannot be used, or an SVID that is not valid now while the one before is.
+    /// 4. What was not valid is judged again at each look, so it serves once it is the better one.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
         until(shutdown, self.reload_forever(&writer)).await;
     }
 
     async fn reload_forever(&self, writer: &IdentityWriter) {
         let (mut seen, mut last) = (None, None);
+        let mut waiting: Option<Set> = None;
         loop {
             let files = Arc::clone(&self.files);
             // Files may be on a network; the runtime must not wait for them.
@@ -254,16 +299,48 @@ impl FileSource {
                 return;
             };
             seen = Some(contents);
-            match loaded {
-                Some(Ok(set)) => {
-                    let id = set.svid.id().clone();
-                    self.write(set, last.replace(id), writer);
+            let (new, set) = match loaded {
+                Some(Ok(set)) => (true, Some(set)),
+                Some(Err(error)) => {
+                    self.report(error, writer);
+                    (false, None)
                 }
-                Some(Err(error)) => self.report(error, writer),
-                None => {}
+                None => (false, waiting.take()),
+            };
+            waiting = None;
+            if let Some(set) = set {
+                match self.worse(&set, &writer.load()) {
+                    Some(reason) => {
+                        if new {
+                            let cert = self.files.cert.clone();
+                            self.report(FileError::NotValid { cert, reason }, writer);
+                        }
+                        waiting = Some(set);
+                    }
+                    None => {
+                        let id = set.svid.id().clone();
+                        self.write(set, last.replace(id), writer);
+                    }
+                }
             }
             tokio::time::sleep(self.interval).await;
         }
+    }
+
+    /// Why the SVID in the store is better than that of `set`: it is valid now, or ends later where
+    /// neither is.
+    fn worse(&self, set: &Set, state: &IdentityState) -> Option<Box<Rejected>> {
+        let now = self.clock.now();
+        let mut after = IdentityState::from_bundles(set.bundles.clone());
+        let td = set.svid.id().trust_domain();
+        after.distrust(td, state.distrusted_keys(td).map(str::to_owned));
+        let judge = |svid: &X509Svid, state: &IdentityState| {
+            validate(svid.chain(), state, now, Usage::Server, &self.files.crypto)
+        };
+        let reason = judge(&set.svid, &after).err()?;
+        let had = state.default_svid()?;
+        let better = judge(had, state).is_ok() || had.not_after() > set.svid.not_after();
+        better.then(|| Box::new(reason))
     }
 
     /// `last` is the ID that the files had before: if it is another now, the old SVID goes.
@@ -321,6 +398,9 @@ impl Files {
     /// What stands in the files, parsed if it differs from what was `seen`.
     fn look(&self, seen: Option<&Contents>) -> (Contents, Option<LoadedSet>) {
         let (contents, differs) = Contents::look(self.paths(), seen);
+        if differs {
+            disk::warn_if_loose(&self.key, "key");
+        }
         let loaded = differs.then(|| self.parse(&contents));
         (contents, loaded)
     }
@@ -336,6 +416,13 @@ impl Files {
                 source: Box::new(source),
             }
         })?;
+        if let Some(expected) = self.path.as_ref().filter(|path| svid.id().path() != **path) {
+            return Err(FileError::Id {
+                cert: self.cert.clone(),
+                expected: expected.clone(),
+                got: svid.id().clone(),
+            });
+        }
         let own = svid.id().trust_domain();
         let mut bundles = BundleSet::from(bundle(own.clone(), &self.bundle, texts[2])?);
         for ((trust_domain, path), text) in self.others.iter().zip(&texts[3..]) {

@@ -1,9 +1,10 @@
 use std::future::pending;
 
 use super::*;
+use crate::clock::TokioClock;
 use crate::pem::PemError;
 use crate::store::{IdentityReader, identity};
-use crate::testing::{Ca, crypto, domain, id, leaf};
+use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 
 const CART: &str = "spiffe://td/ns/shop/sa/cart";
 
@@ -314,4 +315,71 @@ async fn a_start_reads_the_files_and_its_task_follows_them() {
     }
     assert_ne!(first.default_svid().unwrap().serial(), next.serial());
     task.abort();
+}
+
+/// What is written into the files over a good SVID, and which of both serves after a look.
+#[tokio::test(start_paused = true)]
+async fn the_better_of_old_and_new_serves() {
+    let (dir, ca, foreign) = (Dir::new(), Ca::new("root"), Ca::new("foreign"));
+    let clock = TokioClock::new(noon());
+    let good = dir.svid(&ca);
+    let source = dir.source().with_clock(clock.shared());
+    let (writer, reader) = identity(source.load().unwrap());
+    let status = source.status();
+    tokio::spawn(source.run(Arc::new(writer), pending()));
+    let looked = async || tokio::time::sleep(3 * DEFAULT_INTERVAL).await;
+    looked().await;
+    let put = |ca: &Ca, from: i64, to: u64| {
+        let draft = leaf(CART).with(|p| {
+            p.not_before =
+                (noon() + minutes(10 * 60) - minutes(u64::try_from(600 - from).unwrap())).into();
+            p.not_after = (noon() + minutes(to)).into();
+        });
+        let svid = draft.svid(ca);
+        dir.write(CERT_FILE, &svid.chain_pem());
+        dir.write(KEY_FILE, &svid.key().to_secret_pem());
+        svid.serial().to_owned()
+    };
+    for (ca, from, to) in [(&foreign, -30, 30), (&ca, 1, 40)] {
+        let failures = status.load().failures;
+        put(ca, from, to);
+        looked().await;
+        assert_eq!(serial(&reader), good);
+        let now = status.load();
+        assert_eq!(now.failures, failures + 1, "said once");
+        let error = now.last_error.unwrap();
+        assert!(matches!(*error, FileError::NotValid { .. }), "{error}");
+    }
+    // Its time comes: it serves without a change of the files.
+    let later = put(&ca, 1, 40);
+    looked().await;
+    assert_eq!(serial(&reader), good);
+    clock.set(noon() + minutes(2));
+    looked().await;
+    assert_eq!(serial(&reader), later);
+    assert!(status.load().last_error.is_none());
+    // Neither is valid: the one that ends later.
+    clock.set(noon() + minutes(100));
+    put(&ca, -30, 30);
+    looked().await;
+    assert_eq!(serial(&reader), later);
+    let longer = put(&ca, -30, 50);
+    looked().await;
+    assert_eq!(serial(&reader), longer);
+}
+
+#[test]
+fn an_id_that_does_not_fit_is_refused() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    dir.svid(&ca);
+    dir.source()
+        .with_id_path("/ns/shop/sa/cart")
+        .load()
+        .unwrap();
+    let other = dir.source().with_id_path("/ns/shop/sa/other").load();
+    let error = other.unwrap_err();
+    assert!(
+        matches!(&error, FileError::Id { got, .. } if *got == id(CART)),
+        "{error}"
+    );
 }
