@@ -355,3 +355,29 @@ fn completions_are_there_for_the_common_shells() {
         assert!(stdout(&script).contains("validate"), "{shell}");
     }
 }
+
+#[test]
+fn there_is_a_manual_page_for_every_command() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let written = mesh(["man"], &[dir.path()]);
+    assert!(written.status.success(), "{written:?}");
+    for page in [
+        "mesh",
+        "mesh-proxy",
+        "mesh-status",
+        "mesh-ca-serve",
+        "mesh-drain",
+    ] {
+        let text = std::fs::read_to_string(dir.path().join(format!("{page}.1")));
+        let text = text.unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(
+            text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"),
+            "{page}"
+        );
+    }
+    let status = std::fs::read_to_string(dir.path().join("mesh-status.1")).expect("a page");
+    assert!(
+        status.contains("mesh status") && status.contains("Examples"),
+        "{status}"
+    );
+}

@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 mod drain;
 mod log;
+mod man;
 mod proxy;
 mod status;
 mod validate;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Kernel(check_kernel::Kernel),
     /// Set what a running agent logs.
     Log(log::Log),
+    /// Write the manual pages of all commands.
+    Man(man::Man),
     /// Run the agent with a folder of documents.
     Proxy(proxy::Proxy),
     /// Show what a running agent knows and how it is.
@@ -46,6 +49,7 @@ impl Command {
             Self::Drain(drain) => drain.run(),
             Self::Kernel(kernel) => kernel.run(),
             Self::Log(log) => log.run(),
+            Self::Man(man) => man.run(),
             Self::Proxy(proxy) => proxy.run(),
             Self::Status(status) => status.run(),
             Self::Validate(validate) => validate.run(),
