@@ -11,6 +11,9 @@ use crate::model::ObjectKey;
 /// The field of an answer that says why the mesh answered in place of a server.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-mesh-reason");
 
+/// The content type of gRPC.
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
 /// The room in which it went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -366,15 +369,19 @@ impl Error {
     /// The answer to the caller: for gRPC a `grpc-status` in a 200, else a status; both carry the
     /// reason. Only a denial hides its detail, which names policies.
     pub fn response(&self, grpc: bool) -> Response<Body> {
+        self.response_as(grpc.then_some(GRPC))
+    }
+
+    /// The answer to a caller of gRPC in a content type, or of plain HTTP.
+    pub(crate) fn response_as(&self, grpc: Option<HeaderValue>) -> Response<Body> {
         let reason = self.reason();
         let text = match reason {
             Reason::Denied => "denied by policy".to_owned(),
             _ => format!("{reason}: {}", self.detail()),
         };
-        let mut response = if grpc {
+        let mut response = if let Some(kind) = grpc {
             let mut response = Response::new(Body::empty());
             let headers = response.headers_mut();
-            let kind = HeaderValue::from_static("application/grpc");
             headers.insert(header::CONTENT_TYPE, kind);
             self.write_grpc(&text, headers);
             response
@@ -416,6 +423,18 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The content type of our answer to a caller that speaks gRPC; `None` if it speaks plain HTTP. A
+/// browser's gRPC-Web is answered as it asks.
+#[cfg(feature = "runtime")]
+pub(crate) fn grpc_kind(headers: &HeaderMap) -> Option<HeaderValue> {
+    if !is_grpc(headers) {
+        return None;
+    }
+    let asked = headers.get(header::CONTENT_TYPE)?;
+    let web = asked.as_bytes().starts_with(b"application/grpc-web");
+    Some(if web { asked.clone() } else { GRPC })
 }
 
 /// The gRPC status in headers or trailers, as it is meant: tonic's servers answer a deadline that has

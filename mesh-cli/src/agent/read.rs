@@ -393,6 +393,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         ("handshakeTimeout", &mut limits.handshake),
         ("headerTimeout", &mut limits.header),
         ("bodyTimeout", &mut limits.body),
+        ("unreadTimeout", &mut limits.unread),
         ("idleTimeout", &mut limits.idle),
         ("detectTimeout", &mut limits.detect),
         ("connectTimeout", &mut limits.connect),

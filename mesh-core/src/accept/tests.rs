@@ -86,11 +86,32 @@ mod timed {
 
     const HEADER: Duration = Duration::from_secs(10);
     const IDLE: Duration = Duration::from_secs(300);
+    const UNREAD: Duration = Duration::from_secs(60);
+
+    /// A caller that takes an answer slowly is served, one that takes nothing more is not.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_ends_its_connection() -> Result {
+        let (mut caller, mut timed, state) = http1();
+        state.busy();
+        let start = Instant::now();
+        let writing = tokio::spawn(async move {
+            let end = timed.write_all(&[b'a'; 8 * 4096]).await;
+            end.map_err(|e| e.kind())
+        });
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+            tokio::time::advance(UNREAD - Duration::from_secs(1)).await;
+            caller.read_exact(&mut [0; 4096]).await?;
+        }
+        assert_eq!(writing.await?, Err(std::io::ErrorKind::TimedOut));
+        assert_eq!(start.elapsed().as_secs(), 5 * 59 + 60);
+        Ok(())
+    }
 
     fn http1() -> (DuplexStream, Timed<DuplexStream>, Arc<ConnState>) {
         let (caller, inner) = duplex(4096);
         let state = Arc::<ConnState>::default();
-        let timed = Timed::http1(inner, Arc::clone(&state), HEADER, IDLE);
+        let timed = Timed::http1(inner, Arc::clone(&state), HEADER, IDLE, UNREAD);
         (caller, timed, state)
     }
 
@@ -209,7 +230,7 @@ mod timed {
         for (sent, late) in [(0, true), (32, true), (33, false)] {
             let (mut caller, inner) = duplex(4096);
             let state = Arc::<ConnState>::default();
-            let mut timed = Timed::http2(inner, Arc::clone(&state), HEADER);
+            let mut timed = Timed::http2(inner, Arc::clone(&state), HEADER, UNREAD);
             caller.write_all(&preface[..sent]).await?;
             let mut bytes = Vec::new();
             let end = timeout(Duration::from_secs(5_000), timed.read_to_end(&mut bytes)).await;

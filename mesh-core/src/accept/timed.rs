@@ -59,6 +59,11 @@ pub(crate) struct Timed<T> {
     state: Arc<ConnState>,
     header: Duration,
     idle: Duration,
+    /// How long what is written may wait for the caller to read.
+    unread: Duration,
+    /// Since when it waits.
+    unread_since: Option<Instant>,
+    unread_timer: Timer,
     /// How much of the preface of HTTP/2 is still to come; `None` for HTTP/1, where one request
     /// follows the other.
     preface: Option<usize>,
@@ -170,12 +175,21 @@ impl ConnState {
 
 impl<T> Timed<T> {
     /// A connection that speaks HTTP/1.
-    pub(crate) fn http1(inner: T, state: Arc<ConnState>, header: Duration, idle: Duration) -> Self {
+    pub(crate) fn http1(
+        inner: T,
+        state: Arc<ConnState>,
+        header: Duration,
+        idle: Duration,
+        unread: Duration,
+    ) -> Self {
         Self {
             inner,
             state,
             header,
             idle,
+            unread,
+            unread_since: None,
+            unread_timer: Timer::default(),
             preface: None,
             // The first header is due from the start.
             waiting: Some((HEADER, Instant::now())),
@@ -187,10 +201,15 @@ impl<T> Timed<T> {
     }
 
     /// A connection that speaks HTTP/2, whose preface is due within `header`.
-    pub(crate) fn http2(inner: T, state: Arc<ConnState>, header: Duration) -> Self {
+    pub(crate) fn http2(
+        inner: T,
+        state: Arc<ConnState>,
+        header: Duration,
+        unread: Duration,
+    ) -> Self {
         Self {
             preface: Some(PREFACE),
-            ..Self::http1(inner, state, header, Duration::MAX)
+            ..Self::http1(inner, state, header, Duration::MAX, unread)
         }
     }
 
@@ -287,6 +306,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
         place.is_some()
     }
 
+    /// Notes what became of a write: one that waits for too long fails, and its caller has gone.
+    fn written<R>(
+        &mut self,
+        written: Poll<io::Result<R>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.unread_since = None;
+            return written;
+        }
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        if let Some(deadline) = since.checked_add(self.unread) {
+            ready!(self.unread_timer.poll_at(deadline, cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+
     /// Notes that bytes have come.
     fn heard(&mut self, bytes: usize) {
         if let Some(left) = &mut self.preface {
@@ -337,11 +374,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
             ready!(self.poll_refusal(cx))?;
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.written(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        ready!(self.written(flushed, cx))?;
         self.flushed = true;
         Poll::Ready(Ok(()))
     }
@@ -363,6 +402,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
             ready!(self.poll_refusal(cx))?;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.written(written, cx)
     }
 }

@@ -268,6 +268,8 @@ impl Connector {
             streams: 0,
             // Some servers end a connection that pings them; the kernel notices that one is gone.
             ping: mesh.then_some((PING, PING)),
+            // The timeouts of the route are what bounds an upload.
+            unread: Duration::MAX,
         };
         let sender = http2::connect(opened.io, settings)
             .await

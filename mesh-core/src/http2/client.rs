@@ -172,7 +172,7 @@ impl Sender {
         };
         let mut exchange = Exchange {
             response,
-            outflow: Some(Outflow::new(body, stream, true)).filter(|_| !end),
+            outflow: Some(Outflow::new(body, stream, true, Duration::MAX)).filter(|_| !end),
             back: None,
             early,
         };

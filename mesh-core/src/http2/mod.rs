@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) streams: u32,
     /// How often a silent peer is pinged, and how long its answer may take; `None` never pings.
     pub(crate) ping: Option<(Duration, Duration)>,
+    /// How long a body may wait for its reader to open the stream's window.
+    pub(crate) unread: Duration,
 }
 
 /// The bytes of all streams of a connection that may be unread. More than what all streams may hold

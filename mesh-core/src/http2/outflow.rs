@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http_body::{Body as _, Frame, SizeHint};
+
+use tokio::time::{Sleep, sleep};
 
 use crate::body::{Body, BoxError};
 
@@ -32,6 +35,9 @@ pub(super) struct Outflow {
     kept_bytes: usize,
     /// Whether all of it is sent.
     done: bool,
+    /// How long it may wait for the peer to read, and the end of that wait.
+    unread: Duration,
+    late: Option<Pin<Box<Sleep>>>,
 }
 
 type Part = Option<Result<Frame<Bytes>, BoxError>>;
@@ -54,7 +60,8 @@ pub(super) enum Stopped {
 // === impl Outflow ===
 
 impl Outflow {
-    pub(super) fn new(body: Body, stream: SendStream<Bytes>, keep: bool) -> Self {
+    /// `keep` is whether it may have to be sent again.
+    pub(super) fn new(body: Body, stream: SendStream<Bytes>, keep: bool, unread: Duration) -> Self {
         Self {
             body,
             stream,
@@ -63,6 +70,8 @@ impl Outflow {
             kept: keep.then(Vec::new),
             kept_bytes: 0,
             done: false,
+            unread,
+            late: None,
         }
     }
 
@@ -169,6 +178,16 @@ impl Outflow {
         }
     }
 
+    /// Ready once the peer has not read for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.unread == Duration::MAX {
+            return Poll::Pending;
+        }
+        let limit = self.unread;
+        let late = self.late.get_or_insert_with(|| Box::pin(sleep(limit)));
+        late.as_mut().poll(cx)
+    }
+
     /// Sends what waits, once there is room for some of it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Stopped>> {
         let Some((part, last)) = self.waiting.take() else {
@@ -185,11 +204,14 @@ impl Outflow {
                     }
                     Poll::Pending => {
                         self.waiting = Some((part, last));
-                        return Poll::Pending;
+                        ready!(self.poll_late(cx));
+                        self.stream.send_reset(Reason::CANCEL);
+                        return Poll::Ready(Err(Stopped::Peer));
                     }
                 }
             }
         }
+        self.late = None;
         self.keep(&part);
         let sent = self.stream.send_data(part, last);
         Poll::Ready(sent.map(|()| last).map_err(|_| Stopped::Peer))

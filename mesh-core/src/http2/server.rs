@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -95,6 +96,7 @@ where
         arrivals: &Arc<Arrivals>,
         request: Request<h2::RecvStream>,
         respond: SendResponse<Bytes>,
+        unread: Duration,
     ) {
         let length = length_of(request.headers());
         let mut request = request.map(|stream| arrivals.body(stream, length));
@@ -102,7 +104,7 @@ where
         if let Some(early) = &early {
             request.extensions_mut().insert(early.clone());
         }
-        tokio::spawn(answer(respond, service(request), early));
+        tokio::spawn(answer(respond, service(request), early, unread));
     }
 }
 
@@ -135,7 +137,8 @@ where
             match accepted {
                 Poll::Ready(Some(accepted)) => {
                     let (request, respond) = accepted?;
-                    Self::serve(&this.service, &this.arrivals, request, respond);
+                    let unread = this.settings.unread;
+                    Self::serve(&this.service, &this.arrivals, request, respond, unread);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
@@ -167,8 +170,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin, F> Drop for Server<T, F> {
 }
 
 /// Answers one request, unless the caller takes its wish back.
-async fn answer<R>(mut respond: SendResponse<Bytes>, answering: R, early: Option<Early>)
-where
+async fn answer<R>(
+    mut respond: SendResponse<Bytes>,
+    answering: R,
+    early: Option<Early>,
+    unread: Duration,
+) where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     let mut answering = pin!(answering);
@@ -208,7 +215,7 @@ where
     }
     match respond.send_response(Response::from_parts(head, ()), end) {
         Ok(stream) if !end => {
-            if let Err(e) = Outflow::new(body, stream, false).await {
+            if let Err(e) = Outflow::new(body, stream, false, unread).await {
                 tracing::debug!(error = ?e, "an answer was not sent to its end");
             }
         }

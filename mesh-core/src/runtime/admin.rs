@@ -255,7 +255,13 @@ where
     R: Future<Output = Response<Body>>,
 {
     let state = Arc::<ConnState>::default();
-    let io = Timed::http1(stream, Arc::clone(&state), header, idle.min(IDLE));
+    let io = Timed::http1(
+        stream,
+        Arc::clone(&state),
+        header,
+        idle.min(IDLE),
+        idle.min(IDLE),
+    );
     let service = service_fn(move |request: Request<Incoming>| {
         let (state, answer) = (Arc::clone(&state), Arc::clone(&answer));
         async move {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -129,9 +129,9 @@ impl Pending {
     }
 
     /// The mesh answers in place of the server.
-    pub(super) fn refuse(mut self, error: &Error, grpc: bool) -> Response<Body> {
+    pub(super) fn refuse(mut self, error: &Error, grpc: Option<HeaderValue>) -> Response<Body> {
         self.0.call.exchange.failed(error);
-        self.answer(error.response(grpc))
+        self.answer(error.response_as(grpc))
     }
 
     /// The caller gets the error itself, not an answer made of it.

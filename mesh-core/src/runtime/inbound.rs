@@ -28,7 +28,7 @@ use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
 use crate::connect::{Flow, Io, copy};
-use crate::error::{Error, Reason, is_grpc};
+use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
 use crate::model::AppProtocol;
 use crate::telemetry::{Direction, LabelText, Series};
@@ -376,7 +376,7 @@ impl<A: App> InboundStack<A> {
         let call = pending.call();
         call.exchange.caller = Some(caller.info.address);
         call.exchange.tls_peer = caller.info.id().cloned();
-        let grpc = is_grpc(request.headers());
+        let grpc = grpc_kind(request.headers());
         let admitted = admit::admit(&shared.limits, shared.paths, request, &mut call.exchange);
         pending.begin();
         let permitted = match admitted {

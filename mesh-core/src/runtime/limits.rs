@@ -21,6 +21,9 @@ pub struct Limits {
     /// How long the next part of a request's body may take to arrive, until the answer begins; beyond
     /// it 408. A gRPC call has no such limit. Default 60 s.
     pub body: Duration,
+    /// How long an answer may wait for its caller to read on; then its connection, or its stream of
+    /// HTTP/2, is ended. Default 300 s.
+    pub unread: Duration,
     /// How long a caller's connection may rest between requests. Default 300 s.
     pub idle: Duration,
     /// How long the first bytes of an undeclared protocol are waited for, before the server is opened
@@ -59,6 +62,7 @@ impl Default for Limits {
             handshake: seconds(10),
             header: seconds(10),
             body: seconds(60),
+            unread: seconds(300),
             idle: seconds(300),
             detect: Duration::from_millis(100),
             connect: seconds(1),

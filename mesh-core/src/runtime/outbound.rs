@@ -26,7 +26,7 @@ use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
 use crate::connect::{Flow, Io, Kept, Switched, copy, forward};
-use crate::error::{Error, Reason, is_grpc};
+use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, ServiceName, Transport};
 use crate::plan::{Destination, Planned, plan};
@@ -102,7 +102,7 @@ impl Outbound {
         to: To<'_>,
         caller: Option<Caller<'_>>,
     ) -> Response<Body> {
-        let grpc = is_grpc(request.headers());
+        let grpc = grpc_kind(request.headers());
         match self.try_handle(request, to, caller).await {
             Ok(response) => response,
             Err((pending, error)) => pending.refuse(&error, grpc),

@@ -133,7 +133,13 @@ impl Connection {
     {
         let limits = &self.limits;
         let io = Lingering::new(io);
-        let io = Timed::http1(io, Arc::clone(&self.state), limits.header, limits.idle);
+        let io = Timed::http1(
+            io,
+            Arc::clone(&self.state),
+            limits.header,
+            limits.idle,
+            limits.unread,
+        );
         let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
         let service = service_fn(move |request: Request<Incoming>| {
             state.busy();
@@ -200,7 +206,12 @@ impl Connection {
         F: Fn(Request<Body>) -> R + Send + Unpin,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
-        let io = Timed::http2(io, Arc::clone(&self.state), self.limits.header);
+        let io = Timed::http2(
+            io,
+            Arc::clone(&self.state),
+            self.limits.header,
+            self.limits.unread,
+        );
         let state = Arc::clone(&self.state);
         let service = move |request| {
             state.busy();
@@ -211,6 +222,7 @@ impl Connection {
             header_list: u32::try_from(HARD_HEADER).unwrap_or(u32::MAX),
             streams: self.limits.streams,
             ping: Some((PING, PING_ANSWER)),
+            unread: self.limits.unread,
         };
         let mut connection = pin!(Server::new(io, settings, service));
         let mut ending = ending(self.drain.clone(), self.until);

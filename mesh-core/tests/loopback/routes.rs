@@ -302,6 +302,17 @@ async fn a_denial_fits_the_protocol_and_names_its_policy_in_the_log_alone() -> R
         (answer.status(), &answer.headers()["grpc-status"]),
         (StatusCode::OK, &"7".parse()?)
     );
+    let request = Request::post("http://cart/admin.Service/Get")
+        .header(header::CONTENT_TYPE, "application/grpc-web-text+proto")
+        .body(Body::empty())?;
+    let answer = client.send(request).await;
+    assert_eq!(
+        (
+            &answer.headers()[header::CONTENT_TYPE],
+            &answer.headers()["grpc-status"]
+        ),
+        (&"application/grpc-web-text+proto".parse()?, &"7".parse()?)
+    );
     assert_eq!(
         client.send(get("http://cart/public")).await.status(),
         StatusCode::OK
