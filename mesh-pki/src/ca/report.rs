@@ -1,7 +1,7 @@
 //! What goes into a running CA and what comes out: plain values, for members, drivers and operators.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -38,6 +38,8 @@ pub struct Asker {
     pub instance: Option<String>,
     /// The generation of the bundle that it uses.
     pub acknowledged: u64,
+    /// How long the leaf is to live, if it asks for that; the CA's own lifetime is the longest.
+    pub lifetime: Option<Duration>,
 }
 
 /// A leaf, and the bundle of its moment.

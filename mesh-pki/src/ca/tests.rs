@@ -66,6 +66,21 @@ fn ours(instance: &str, acknowledged: u64) -> Asker {
     Asker {
         instance: Some(instance.to_owned()),
         acknowledged,
+        ..Asker::default()
+    }
+}
+
+/// A lifetime that is asked for counts where it is shorter than the CA's.
+#[tokio::test]
+async fn a_leaf_lives_no_longer_than_was_asked_for() {
+    let (ca, _, _) = ca().await;
+    for (asked, lives) in [(None, 40), (Some(10), 10), (Some(86_400), 40), (Some(1), 1)] {
+        let asker = Asker {
+            lifetime: asked.map(secs),
+            ..Asker::default()
+        };
+        let issued = ca.issue(&grant(CART), &request(), &asker).await.unwrap();
+        assert_eq!(issued.not_after, noon() + secs(lives), "{asked:?}");
     }
 }
 
@@ -810,6 +825,7 @@ impl Member {
         let asker = Asker {
             instance: instance.clone(),
             acknowledged: 0,
+            ..Asker::default()
         };
         let leaf = ca.issue(&grant(CART), &request(), &asker).await?;
         Ok(Self {
@@ -824,6 +840,7 @@ impl Member {
         let asker = Asker {
             instance: self.instance.clone(),
             acknowledged: self.generation,
+            ..Asker::default()
         };
         self.leaf = ca.issue(&grant(CART), &request(), &asker).await?;
         self.bundle = self.leaf.published.bundle.clone();

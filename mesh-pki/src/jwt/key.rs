@@ -149,8 +149,11 @@ impl KeySet {
                 None | Some(Some("sig" | "jwt-svid")) => {}
                 Some(_) => continue,
             }
-            if let Some(key) = PublicKey::from_jwk(index, jwk)? {
-                set.push(index, key)?;
+            match PublicKey::from_jwk(index, jwk) {
+                Ok(Some(key)) => set.push(index, key)?,
+                Ok(None) => {}
+                // Its tokens are refused, and those of the others are not (RFC 7517, section 5).
+                Err(error) => tracing::warn!(%error, "a key of a set cannot be used"),
             }
         }
         Ok(set)
@@ -246,6 +249,14 @@ impl PublicKey {
                 .and_then(|text| BASE64URL_NOPAD.decode(text.as_bytes()).ok())
                 .ok_or_else(|| broken(member))
         };
+        // A key for something else, as an encrypting one (RFC 7517, section 4.3).
+        let verifies = |uses: &Value| {
+            let mut uses = uses.as_array().into_iter().flatten();
+            uses.any(|one| one == "verify")
+        };
+        if jwk.get("key_ops").is_some_and(|uses| !verifies(uses)) {
+            return Ok(None);
+        }
         let numbers = match jwk.get("kty").and_then(Value::as_str) {
             Some("EC") => {
                 let Some(curve) = jwk

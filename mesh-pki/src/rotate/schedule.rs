@@ -19,6 +19,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause, however long the SVID still lives.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest pause once the SVID has ended: from then on every moment without one is an outage.
+const LONGEST_PAUSE_AFTER: Duration = Duration::from_secs(10);
+
 /// The longest pause that an issuer may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(10 * 60);
 
@@ -46,8 +49,8 @@ pub(crate) fn renew_at(issued_at: SystemTime, not_after: SystemTime, draw: f64) 
 ///    end comes near, but 100 ms at least.
 /// 3. `draw`, uniform in 0..1, shortens it by up to a half, so that failed attempts spread out.
 /// 4. An issuer that `asked` for a pause gets it, up to 10 min and half of what is left.
-/// 5. It never ends after `not_after`, while that lies ahead. Once it has passed, or if there is
-///    no SVID yet (`None`), what is left plays no part.
+/// 5. It never ends after `not_after`, while that lies ahead. Once it has passed the pause is 10 s at
+///    most, unless the issuer asked for more; if there is no SVID yet (`None`), it doubles up to 60 s.
 #[must_use]
 pub(crate) fn pause(
     now: SystemTime,
@@ -70,6 +73,10 @@ pub(crate) fn pause(
             .max(SHORTEST_PAUSE)
             .max(asked.min(left / 2))
             .min(left),
+        None if not_after.is_some() => {
+            let backoff = backoff.min(LONGEST_PAUSE_AFTER);
+            backoff.mul_f64(spread).max(asked)
+        }
         None => backoff.mul_f64(spread).max(asked),
     }
 }

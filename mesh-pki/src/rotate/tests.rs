@@ -147,7 +147,7 @@ fn pauses_double_and_shrink_toward_the_end() {
         secs(5),
         "half of it at least"
     );
-    assert_eq!(at(0, 7), secs(60), "it has expired: nothing to save");
+    assert_eq!(at(0, 7), secs(10), "it has ended: no long pause");
     assert_eq!(pause(noon(), None, 3, None, 0.0), secs(4));
     let last = Duration::from_millis(40);
     assert_eq!(
@@ -380,7 +380,7 @@ async fn a_ca_that_is_down_past_the_end_is_asked_on() {
     sleep(secs(3000)).await;
     let asked = world.issuer.asked.load(Ordering::Relaxed);
     // A tenth of what is left at a time makes most of them fall before the end.
-    assert!((50..200).contains(&asked), "no spin: {asked} requests");
+    assert!((250..500).contains(&asked), "no spin: {asked} requests");
     world.issuer.script.lock().unwrap().clear();
     world.reader.changed().await.unwrap();
     world.assert_valid();

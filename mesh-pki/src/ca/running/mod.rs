@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex, watch};
 
@@ -226,7 +226,10 @@ impl<S: Store> Ca<S> {
         let now = self.clock.now();
         let (signed, authority) = loop {
             let authority = inner.state.active().clone();
-            let signed = self.sign_once(inner, (id, names), csr, now)?;
+            let lifetime = asker.and_then(|asker| asker.lifetime);
+            let lifetime =
+                lifetime.map_or(self.lifetimes.leaf, |asked| asked.min(self.lifetimes.leaf));
+            let signed = self.sign_once(inner, (id, names), csr, lifetime, now)?;
             let key_id = authority.issuer_key_id();
             let ahead = self.lifetimes.leaf / 8;
             if inner
@@ -277,10 +280,11 @@ impl<S: Store> Ca<S> {
         inner: &CaInner,
         (id, names): (&SpiffeId, &[String]),
         csr: &Csr,
+        lifetime: Duration,
         now: SystemTime,
     ) -> Result<SignedLeaf, CaError> {
         loop {
-            let (lifetime, crypto) = (self.lifetimes.leaf, &self.crypto);
+            let crypto = &self.crypto;
             let begin = inner.state.begins_after(id);
             let life = LeafLife { begin, lifetime };
             let signed = inner.signer.sign(id, names, csr, life, now, crypto)?;

@@ -71,6 +71,10 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
         let asker = Asker {
             instance: instance(text(request.metadata(), INSTANCE)?)?,
             acknowledged: number(request.metadata(), GENERATION)?,
+            lifetime: u64::try_from(request.get_ref().validity_duration)
+                .ok()
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
         };
         let csr = pem::certificate_request(request.get_ref().csr.as_bytes())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
