@@ -46,6 +46,13 @@ pub struct Latency {
     sum: Duration,
 }
 
+/// How long after a refusal further ones for the same reason are only counted: callers make them at will.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Which refusals were logged, by reason: when the last one was, and how many were kept back since.
+#[derive(Debug, Default)]
+pub(super) struct RefusalsLogged(BTreeMap<Refusal, (Option<Duration>, u64)>);
+
 /// How one call for a leaf has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -126,6 +133,21 @@ impl Latency {
     }
 }
 
+// === impl RefusalsLogged ===
+
+impl RefusalsLogged {
+    /// Whether a refusal for this reason is to be logged `now`, and how many were not since the last one.
+    pub(super) fn due(&mut self, refusal: Refusal, now: Duration) -> Option<u64> {
+        let (last, kept) = self.0.entry(refusal).or_insert((None, 0));
+        if last.is_some_and(|last| now < last + QUIET) {
+            *kept += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(kept))
+    }
+}
+
 // === impl Ended ===
 
 impl Ended {
@@ -160,6 +182,22 @@ mod tests {
             (Code::Internal, Ended::Refused(Refusal::Request)),
         ] {
             assert_eq!(Ended::of(code), ended, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_logged_once_in_a_while() {
+        let mut logged = RefusalsLogged::default();
+        let secs = Duration::from_secs;
+        for (refusal, at, due) in [
+            (Refusal::Policy, 0, Some(0)),
+            (Refusal::Policy, 1, None),
+            (Refusal::Attestation, 1, Some(0)),
+            (Refusal::Policy, 29, None),
+            (Refusal::Policy, 30, Some(2)),
+            (Refusal::Policy, 61, Some(0)),
+        ] {
+            assert_eq!(logged.due(refusal, secs(at)), due, "{refusal:?} at {at}");
         }
     }
 

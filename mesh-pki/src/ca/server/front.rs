@@ -26,6 +26,9 @@ use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateSe
 const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 const WATCH: &str = "/inmesh.ca.v1.Ca/Watch";
 
+/// How much of a reason is logged, in characters.
+const MAX_WHY: usize = 512;
+
 /// The largest message of a client: a request as PEM text, and some names.
 const MAX_MESSAGE: usize = 32 * 1024;
 
@@ -50,7 +53,13 @@ pub(super) async fn answer<S: Store>(
     if create {
         // A refusal is all header; a leaf has its status behind it.
         let status = Status::from_header_map(response.headers());
-        let code = status.map_or(Code::Ok, |status| status.code());
+        let (code, why) = status.map_or((Code::Ok, String::new()), |status| {
+            (
+                status.code(),
+                status.message().chars().take(MAX_WHY).collect(),
+            )
+        });
+        shared.tell(Ended::of(code), &why);
         let took = begin.elapsed();
         shared
             .counts

@@ -51,6 +51,7 @@ mod service;
 mod tests;
 
 pub use count::{CaCounts, Latency, Refusal};
+use count::{Ended, RefusalsLogged};
 use places::{Place, Places};
 
 #[cfg(doc)]
@@ -122,6 +123,7 @@ struct CaShared<S> {
     window: watch::Receiver<Option<Window>>,
     revocations: watch::Receiver<Arc<Revocations>>,
     counts: StatusWriter<CaCounts>,
+    logged: Mutex<RefusalsLogged>,
 }
 
 /// One connection: what its calls share.
@@ -197,6 +199,7 @@ impl<S: Store> CaServer<S> {
                 window,
                 revocations: ca.revocations(),
                 counts: status(CaCounts::default()),
+                logged: Mutex::default(),
                 ca,
             }),
             own,
@@ -392,6 +395,19 @@ async fn own_svid<S: Store>(
 }
 
 impl<S> CaShared<S> {
+    /// Logs that a call for a leaf was refused, once in a while for each reason. Which ID it wanted is
+    /// not said before it is proven; `why` is the CA's own words.
+    fn tell(&self, ended: Ended, why: &str) {
+        let Ended::Refused(refusal) = ended else {
+            return;
+        };
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept_back) = logged.due(refusal, self.start.elapsed()) {
+            let reason = refusal.as_str();
+            tracing::warn!(reason, why, kept_back, "a leaf is refused");
+        }
+    }
+
     /// Whether it is the turn of this process of `id`.
     fn turn(&self, id: &str, instance: &str) -> Result<(), Duration> {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
