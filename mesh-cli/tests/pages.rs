@@ -157,3 +157,35 @@ fn no_page_has_a_loop_without_a_limit() {
         }
     }
 }
+
+#[test]
+fn every_link_to_a_file_leads_to_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
+    let pages = [
+        "README.md",
+        "mesh-pki/README.md",
+        "mesh-core/README.md",
+        "mesh-discovery/README.md",
+        "mesh-ebpf/README.md",
+        "mesh-cli/README.md",
+    ];
+    let docs = std::fs::read_dir(root.join("mesh-cli/docs")).expect("the pages");
+    let docs = docs.map(|entry| entry.expect("a page").path());
+    for page in pages.iter().map(|page| root.join(page)).chain(docs) {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'));
+        for (link, _) in links {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.contains("://") || path.contains(' ') {
+                continue;
+            }
+            let file = page.parent().expect("a folder").join(path);
+            assert!(file.exists(), "{}: {link}", page.display());
+        }
+    }
+}
