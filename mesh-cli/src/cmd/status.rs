@@ -161,6 +161,7 @@ fn page(status: &Value) -> String {
     out.extend(workload_api(&status["workload_api"]));
     out.push(String::new());
     out.push(services(status));
+    out.extend(server_first(status));
     let objects = each(&status["objects"])
         .map(|o| vec![text(&o["object"]), text(&o["serving"]), text(&o["source"])]);
     out.push(String::new());
@@ -207,6 +208,15 @@ fn services(status: &Value) -> String {
         &["SERVICE", "PROTOCOL", "ENDPOINT", "STATE", "IN FLIGHT"],
         services,
     )
+}
+
+/// The ports whose servers were found out to speak first, with the line that declares them.
+fn server_first(status: &Value) -> impl Iterator<Item = String> {
+    let ports = each(&status["services"]).filter(|s| s["server_first"] == true);
+    ports.map(|s| {
+        let (service, port) = (text(&s["service"]), &s["port"]);
+        format!("{service}:{port} speaks first; write `appProtocol: tcp` at the Service's port")
+    })
 }
 
 /// The foreign trust domains, and where our own bundle is served; nothing where there is neither.
@@ -360,5 +370,27 @@ fn span(seconds: u64) -> String {
         s if s < 7_200 => format!("{}m", s / 60),
         s if s < 172_800 => format!("{}h", s / 3_600),
         s => format!("{}d", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_speaks_first_is_named_with_the_line_that_declares_it() {
+        let port = |port: u16, first: bool| {
+            serde_json::json!({
+                "service": "db.shop", "port": port, "protocol": "detect",
+                "server_first": first, "endpoints": [],
+            })
+        };
+        let status = serde_json::json!({ "services": [port(3306, true), port(80, false)] });
+        let lines: Vec<_> = server_first(&status).collect();
+        assert_eq!(
+            lines,
+            ["db.shop:3306 speaks first; write `appProtocol: tcp` at the Service's port"]
+        );
+        assert!(page(&status).contains(&lines[0]));
     }
 }
