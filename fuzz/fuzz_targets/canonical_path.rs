@@ -32,6 +32,9 @@ fuzz_target!(|path: &str| {
     }
     if let Ok(canonical) = canonical_path(path) {
         let (one, two) = (Readings::of(path), Readings::of(&canonical));
-        assert_eq!(one.iter().collect::<Vec<_>>(), two.iter().collect::<Vec<_>>());
+        assert_eq!(
+            one.iter().collect::<Vec<_>>(),
+            two.iter().collect::<Vec<_>>()
+        );
     }
 });
