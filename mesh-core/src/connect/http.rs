@@ -29,10 +29,6 @@ use crate::identify::{Inner, Tls};
 use crate::model::{HttpVersion, Transport};
 use crate::retry::Reuse;
 
-/// The window of a stream at first, and between mesh peers at most, so that one stream can fill a fast
-/// network. An endpoint may hold as much of each stream that its caller does not read.
-const WINDOW: u32 = 128 * 1024;
-const LARGE_WINDOW: u32 = 4 << 20;
 /// How long a connection to a server outside the mesh rests as long as nothing is known of the
 /// server's own limit: gunicorn's is 2 s, Node's and uvicorn's 5 s, and a request that comes as the
 /// server closes is lost.
@@ -56,6 +52,15 @@ struct Hop<'a> {
     tls: &'a Tls,
     member: &'a Member,
     kept: Arc<Kept>,
+}
+
+// === impl Hop ===
+
+impl Hop<'_> {
+    /// Whether the endpoint is of the mesh.
+    fn is_mesh(&self) -> bool {
+        matches!(self.member.endpoint.transport, Transport::Mesh { .. })
+    }
 }
 
 // === impl Connector ===
@@ -198,10 +203,7 @@ impl Connector {
 
     /// How long a connection to an endpoint may have rested and be used again.
     fn rest(&self, to: &Hop<'_>) -> Duration {
-        let unknown = match to.member.endpoint.transport {
-            Transport::Mesh { .. } => self.idle,
-            Transport::Plain | Transport::Tls { .. } => REST,
-        };
+        let unknown = if to.is_mesh() { self.idle } else { REST };
         to.kept.pool.rest().limit(self.idle, unknown)
     }
 
@@ -236,7 +238,7 @@ impl Connector {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| refused(to.member, e))?;
-        let mesh = matches!(to.member.endpoint.transport, Transport::Mesh { .. });
+        let mesh = to.is_mesh();
         let resting = Arc::<Resting>::default();
         let (at_rest, rest) = (Arc::clone(&resting), Arc::clone(to.kept.pool.rest()));
         tokio::spawn(async move {
@@ -261,9 +263,9 @@ impl Connector {
 
     async fn open_h2(&self, to: &Hop<'_>) -> Result<Arc<Http2>, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http2).await?;
-        let mesh = matches!(to.member.endpoint.transport, Transport::Mesh { .. });
+        let mesh = to.is_mesh();
         let settings = Settings {
-            window: (WINDOW, if mesh { LARGE_WINDOW } else { WINDOW }),
+            window: http2::windows(mesh),
             header_list: 256 * 1024,
             streams: 0,
             // Some servers end a connection that pings them; the kernel notices that one is gone.

@@ -296,16 +296,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             let Some(pulse) = &mut this.pulse else {
                 return Poll::Pending;
             };
-            match pulse.poll(cx, arrivals) {
+            let set = |size| this.connection.set_initial_window_size(size).is_ok();
+            match pulse.poll(cx, arrivals, set) {
+                Beat::Again => {}
                 Beat::Rest => return Poll::Pending,
                 Beat::Silent => return Poll::Ready(Err(Reason::NO_ERROR.into())),
-                Beat::Window(size) => {
-                    // One change waits for the peer's word on the one before it.
-                    if this.connection.set_initial_window_size(size).is_err() {
-                        pulse.not_set();
-                        return Poll::Pending;
-                    }
-                }
             }
         }
     }

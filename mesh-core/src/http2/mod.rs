@@ -38,6 +38,16 @@ pub(crate) struct Settings {
     pub(crate) unread: Duration,
 }
 
+/// The window of a stream at first, and between mesh peers at most, so that one stream can fill a fast
+/// network. A side may hold as much of each stream that is not read.
+const WINDOW: u32 = 128 * 1024;
+const LARGE_WINDOW: u32 = 4 << 20;
+
+/// The windows of a connection, for a mesh peer or another.
+pub(crate) fn windows(mesh: bool) -> (u32, u32) {
+    (WINDOW, if mesh { LARGE_WINDOW } else { WINDOW })
+}
+
 /// The bytes of all streams of a connection that may be unread. More than what all streams may hold
 /// at first, so that none of them waits for another's reader.
 const CONNECTION_WINDOW: u32 = 16 << 20;

@@ -32,8 +32,6 @@ pub(super) struct Window {
     least: u32,
     most: u32,
     now: u32,
-    /// What it was before it was changed last.
-    before: u32,
     /// All that had come when the last ping was sent; wraps around.
     came: usize,
 }
@@ -41,12 +39,12 @@ pub(super) struct Window {
 /// What a connection is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beat {
+    /// To look at the library again, which has something to send.
+    Again,
     /// Nothing.
     Rest,
-    /// The peer is gone.
+    /// To end: the peer is gone.
     Silent,
-    /// Streams have another window from now on.
-    Window(u32),
 }
 
 // === impl Pulse ===
@@ -65,14 +63,21 @@ impl Pulse {
         })
     }
 
-    /// The window that was to be set was not, and is to be tried again.
-    pub(super) fn not_set(&mut self) {
-        self.window.now = self.window.before;
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, from: &Arrivals) -> Beat {
+    /// `set` gives streams another window, unless one change still waits for the peer's word on the
+    /// one before it; then it is tried again at a later call.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Arrivals,
+        mut set: impl FnMut(u32) -> bool,
+    ) -> Beat {
+        let before = self.window;
         if let Some(small) = self.window.shrink(from.unread()) {
-            return Beat::Window(small);
+            if set(small) {
+                return Beat::Again;
+            }
+            self.window = before;
+            return Beat::Rest;
         }
         if self.asked {
             match self.pings.poll_pong(cx) {
@@ -80,7 +85,11 @@ impl Pulse {
                     self.asked = false;
                     self.timer.as_mut().reset(Instant::now() + self.every);
                     if let Some(large) = self.window.grow(from.came()) {
-                        return Beat::Window(large);
+                        if set(large) {
+                            return Beat::Again;
+                        }
+                        self.window = before;
+                        return Beat::Rest;
                     }
                 }
                 // The connection says itself how it has ended.
@@ -110,7 +119,6 @@ impl Window {
             least,
             most,
             now: least,
-            before: least,
             came: 0,
         }
     }
@@ -126,7 +134,6 @@ impl Window {
         if self.now >= self.most || during < u64::from(self.now) * 2 / 3 {
             return None;
         }
-        self.before = self.now;
         self.now = self.now.saturating_mul(2).min(self.most);
         Some(self.now)
     }
@@ -137,7 +144,6 @@ impl Window {
         if unread < half || self.now == self.least {
             return None;
         }
-        self.before = self.now;
         self.now = self.least;
         Some(self.now)
     }

@@ -145,16 +145,11 @@ where
                     let Some(pulse) = pulse else {
                         return Poll::Pending;
                     };
-                    match pulse.poll(cx, &this.arrivals) {
+                    let set = |size| connection.set_initial_window_size(size).is_ok();
+                    match pulse.poll(cx, &this.arrivals, set) {
+                        Beat::Again => {}
                         Beat::Rest => return Poll::Pending,
                         Beat::Silent => connection.abrupt_shutdown(Reason::NO_ERROR),
-                        Beat::Window(size) => {
-                            // One change waits for the peer's word on the one before it.
-                            if connection.set_initial_window_size(size).is_err() {
-                                pulse.not_set();
-                                return Poll::Pending;
-                            }
-                        }
                     }
                 }
             }

@@ -26,7 +26,7 @@ use crate::accept::{ConnState, Lingering, Listener, Socket, Timed};
 use crate::body::{Body, BoxError};
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
-use crate::http2::{Server, Settings};
+use crate::http2::{self, Server, Settings};
 use crate::telemetry::{Direction, Recorder};
 
 /// hyper's own limits, above ours, because it answers without saying why.
@@ -40,10 +40,6 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// How often a silent HTTP/2 caller is pinged.
 const PING: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(10);
-/// The window of a stream at first, and between mesh peers at most.
-const WINDOW: u32 = 128 * 1024;
-const LARGE_WINDOW: u32 = 4 << 20;
-
 /// What a connection is served with.
 pub(super) struct Connection {
     pub(super) limits: Arc<Limits>,
@@ -218,7 +214,7 @@ impl Connection {
             service(request)
         };
         let settings = Settings {
-            window: (WINDOW, if self.mesh { LARGE_WINDOW } else { WINDOW }),
+            window: http2::windows(self.mesh),
             header_list: u32::try_from(HARD_HEADER).unwrap_or(u32::MAX),
             streams: self.limits.streams,
             ping: Some((PING, PING_ANSWER)),
