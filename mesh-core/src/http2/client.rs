@@ -20,7 +20,7 @@ use super::arrival::Arrivals;
 use super::outflow::{Outflow, Stopped};
 use super::pulse::{Beat, Pulse};
 use super::server::length_of;
-use super::sniff::{PeerSettings, Sniffed};
+use super::sniff::{PeerSettings, Sniffed, sniff};
 use super::{CONNECTION_WINDOW, FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
 use crate::early::Early;
@@ -91,7 +91,7 @@ pub(crate) async fn connect<T>(io: T, settings: Settings) -> Result<Sender, h2::
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (io, limits) = Sniffed::new(io);
+    let (io, limits) = sniff(io);
     let handshake = Builder::new()
         .initial_window_size(settings.window.0)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -1,11 +1,8 @@
 //! The settings of a server, of which the library shows nothing: read along as they come by.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::sync::watch;
+use tokio_util::io::InspectReader;
 
 /// The length of a frame's header (RFC 9113 section 4.1).
 const HEAD: usize = 9;
@@ -21,12 +18,26 @@ pub(super) struct PeerSettings {
     pub(super) header_list: Option<u32>,
 }
 
-/// The connection.
-pub(super) struct Sniffed<T> {
-    inner: T,
-    /// What of the first frame has come; `None` once it is known.
-    begin: Option<Vec<u8>>,
-    tell: watch::Sender<Option<PeerSettings>>,
+/// A connection that is read along.
+pub(super) type Sniffed<T> = InspectReader<T, OnRead>;
+
+/// What is called with each read.
+pub(super) type OnRead = Box<dyn FnMut(&[u8]) + Send>;
+
+/// Reads along with a connection until its first frame is known.
+pub(super) fn sniff<T: AsyncRead>(io: T) -> (Sniffed<T>, watch::Receiver<Option<PeerSettings>>) {
+    let (tell, settings) = watch::channel(None);
+    let mut begin = Some(Vec::new());
+    let hear = move |bytes: &[u8]| {
+        let Some(heard) = &mut begin else { return };
+        let room = (HEAD + LONGEST).saturating_sub(heard.len());
+        heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if let Some(settings) = parse(heard) {
+            begin = None;
+            tell.send_replace(Some(settings));
+        }
+    };
+    (InspectReader::new(io, Box::new(hear)), settings)
 }
 
 /// Reads the first frame; `None` while it is not whole. What is no frame of settings says nothing,
@@ -47,76 +58,6 @@ fn parse(begin: &[u8]) -> Option<PeerSettings> {
         }
     }
     Some(settings)
-}
-
-// === impl Sniffed ===
-
-impl<T> Sniffed<T> {
-    pub(super) fn new(inner: T) -> (Self, watch::Receiver<Option<PeerSettings>>) {
-        let (tell, told) = watch::channel(None);
-        let this = Self {
-            inner,
-            begin: Some(Vec::new()),
-            tell,
-        };
-        (this, told)
-    }
-
-    fn heard(&mut self, bytes: &[u8]) {
-        if let Some(begin) = &mut self.begin {
-            let room = (HEAD + LONGEST).saturating_sub(begin.len());
-            begin.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            if let Some(settings) = parse(begin) {
-                self.begin = None;
-                self.tell.send_replace(Some(settings));
-            }
-        }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Sniffed<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if self.begin.is_some() {
-            self.heard(&buf.filled()[before..]);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Sniffed<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
 }
 
 #[cfg(test)]
