@@ -40,6 +40,17 @@ enum BodyForm {
 /// Any body of ours or of a service.
 type AnyBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
 
+/// The size of a body with so many bytes before it.
+#[cfg(feature = "runtime")]
+pub(crate) fn longer(hint: &SizeHint, by: u64) -> SizeHint {
+    let mut longer = SizeHint::new();
+    longer.set_lower(hint.lower().saturating_add(by));
+    if let Some(upper) = hint.upper() {
+        longer.set_upper(upper.saturating_add(by));
+    }
+    longer
+}
+
 // === impl Body ===
 
 impl Body {

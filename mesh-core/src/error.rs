@@ -418,6 +418,15 @@ impl std::error::Error for Error {
     }
 }
 
+/// The first cause of that type, the error itself included.
+#[cfg(feature = "runtime")]
+pub(crate) fn find<'e, E: std::error::Error + 'static>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e E> {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.filter_map(|e| e.downcast_ref()).next()
+}
+
 /// Whether the caller speaks gRPC.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers

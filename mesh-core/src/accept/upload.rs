@@ -23,7 +23,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::timed::Timer;
-use crate::body::{Body, BoxError};
+use crate::body::{Body, BoxError, longer};
 use crate::error::{Error, Reason, is_grpc};
 use crate::wake::{Noted, Task};
 
@@ -197,13 +197,7 @@ impl http_body::Body for TimedUpload {
             Some(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len) as u64,
             _ => 0,
         };
-        let rest = self.inner.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(first));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(first));
-        }
-        hint
+        longer(&self.inner.size_hint(), first)
     }
 }
 

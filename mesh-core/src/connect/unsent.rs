@@ -1,14 +1,15 @@
 //! A request that was not answered: why, by whose fault, and whether it may be sent again.
 //!
-//! In: the error of hyper. Out: a reason, a fault, and the request if a server surely has not
-//! looked at it or it may be repeated. It refuses to repeat a body.
+//! In: the error of the HTTP library, and what is left of the request. Out: a reason, a fault, and the
+//! request if a server surely has not looked at it or it may be repeated. It refuses to repeat a body
+//! that is not in memory.
 
 use http::Request;
 use hyper::client::conn::TrySendError;
 
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, find};
 use crate::http2::{Broken, Cause};
 use crate::retry::{AttemptOutcome, Fault, Seen};
 
@@ -180,18 +181,11 @@ impl Failure {
     }
 
     fn refused_by_peer(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self.cause.as_ref());
-        while let Some(e) = cause {
-            let io = e
-                .downcast_ref::<std::io::Error>()
-                .or_else(|| e.downcast_ref::<h2::Error>()?.get_io());
-            let tls = io.and_then(|io| io.get_ref()?.downcast_ref());
-            if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
-                return true;
-            }
-            cause = e.source();
-        }
-        false
+        let cause = self.cause.as_ref();
+        let io = find::<std::io::Error>(cause)
+            .or_else(|| find::<h2::Error>(cause).and_then(h2::Error::get_io));
+        let tls = io.and_then(|io| io.get_ref()?.downcast_ref());
+        matches!(tls, Some(rustls::Error::AlertReceived(_)))
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http_body::{Body as _, Frame, SizeHint};
-
 use tokio::time::{Sleep, sleep};
 
-use crate::body::{Body, BoxError};
+use crate::body::{Body, BoxError, longer};
+use crate::error::find;
 
 /// Parts up to this size are sent together with those behind them that are there already: a frame
 /// each is costly for the peer to keep.
@@ -104,58 +104,38 @@ impl Outflow {
         self.kept = None;
     }
 
-    /// The next part, and whether it is the last; small ones that are there together.
+    /// The next part; small ones that are there together.
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
         let first = match self.next.take() {
             Some(met) => met,
             None => ready!(Pin::new(&mut self.body).poll_frame(cx)),
         };
-        let Some(Ok(frame)) = &first else {
-            return Poll::Ready(first);
+        let part = match first {
+            Some(Ok(frame)) if frame.data_ref().is_some_and(|part| part.len() <= SMALL) => frame,
+            other => return Poll::Ready(other),
         };
-        if frame.data_ref().is_none_or(|part| part.len() > SMALL) || self.body.is_end_stream() {
-            return Poll::Ready(first);
-        }
-        let Poll::Ready(second) = Pin::new(&mut self.body).poll_frame(cx) else {
-            return Poll::Ready(first);
-        };
-        let Some(Ok(frame)) = first else {
-            return Poll::Ready(first);
-        };
-        let mut together = BytesMut::new();
-        let mut more = second;
-        if let Ok(part) = frame.into_data() {
-            together.extend_from_slice(&part);
-        }
-        loop {
-            match more {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(part) if together.len() + part.len() <= TOGETHER => {
-                        together.extend_from_slice(&part);
-                    }
-                    Ok(part) => {
-                        self.next = Some(Some(Ok(Frame::data(part))));
-                        break;
-                    }
-                    Err(frame) => {
-                        self.next = Some(Some(Ok(frame)));
-                        break;
-                    }
-                },
-                ended => {
-                    self.next = Some(ended);
+        let mut together: Option<BytesMut> = None;
+        let small = part.data_ref().cloned().unwrap_or_default();
+        while !self.body.is_end_stream()
+            && let Poll::Ready(more) = Pin::new(&mut self.body).poll_frame(cx)
+        {
+            let length = together.as_ref().map_or(small.len(), BytesMut::len);
+            let fits = |part: &&Bytes| length + part.len() <= TOGETHER;
+            let data = more
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref());
+            match data.filter(fits) {
+                Some(data) => together
+                    .get_or_insert_with(|| BytesMut::from(&small[..]))
+                    .extend_from_slice(data),
+                None => {
+                    self.next = Some(more);
                     break;
                 }
             }
-            if self.body.is_end_stream() {
-                break;
-            }
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(part) => more = part,
-                Poll::Pending => break,
-            }
         }
-        Poll::Ready(Some(Ok(Frame::data(together.freeze()))))
+        let whole = together.map_or(small, BytesMut::freeze);
+        Poll::Ready(Some(Ok(Frame::data(whole))))
     }
 
     /// Whether nothing follows what has been taken of the body.
@@ -265,20 +245,14 @@ impl Future for Outflow {
 /// The code with which a stream is reset whose body failed: that of the other side where it was reset
 /// there, so that its meaning passes (RFC 9113 section 7).
 fn reset_of(error: &BoxError) -> Reason {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
-    while let Some(e) = cause {
-        if let Some(e) = e.downcast_ref::<h2::Error>() {
-            return match e.reason() {
-                // Half a message is no whole one, whatever the other side says.
-                Some(Reason::NO_ERROR) | None => Reason::INTERNAL_ERROR,
-                // What that connection did wrong, this one did not.
-                Some(_) if e.is_go_away() => Reason::INTERNAL_ERROR,
-                Some(reason) => reason,
-            };
+    match find::<h2::Error>(error.as_ref()) {
+        // What that connection did wrong, this one did not; and half a message is no whole one,
+        // whatever the other side says.
+        Some(e) if !e.is_go_away() && e.reason() != Some(Reason::NO_ERROR) => {
+            e.reason().unwrap_or(Reason::INTERNAL_ERROR)
         }
-        cause = e.source();
+        _ => Reason::INTERNAL_ERROR,
     }
-    Reason::INTERNAL_ERROR
 }
 
 // === impl Again ===
@@ -301,12 +275,6 @@ impl http_body::Body for Again {
     fn size_hint(&self) -> SizeHint {
         let part = |frame: &Frame<Bytes>| frame.data_ref().map_or(0, Bytes::len) as u64;
         let before: u64 = self.before.iter().map(part).sum();
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(before));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(before));
-        }
-        hint
+        longer(&self.rest.size_hint(), before)
     }
 }
