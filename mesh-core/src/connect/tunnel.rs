@@ -59,19 +59,24 @@ enum Failed {
     Write(io::Error),
 }
 
-/// Copies both ways until both sides have ended. `flow` has what was copied, also after an error
-/// and if the future is dropped.
+/// Copies both ways until both sides have ended, first to the caller what the other side has `said`
+/// already. `flow` has what was copied, also after an error and if the future is dropped.
 ///
 /// # Errors
 ///
 /// [`Reason::Reset`] if one of the connections breaks off. What the other side said before is
 /// delivered all the same.
-pub(crate) async fn copy<A, B>(caller: &mut A, other: &mut B, flow: &mut Flow) -> Result<(), Error>
+pub(crate) async fn copy<A, B>(
+    caller: &mut A,
+    other: &mut B,
+    said: &[u8],
+    flow: &mut Flow,
+) -> Result<(), Error>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut there, mut back) = (Way::new(), Way::new());
+    let (mut there, mut back) = (Way::new(&[]), Way::new(said));
     poll_fn(|cx| {
         let one = there.poll(caller, other, cx, &mut |read, _| flow.add(read, 0));
         let two = back.poll(other, caller, cx, &mut |_, written| flow.add(0, written));
@@ -107,7 +112,7 @@ pub(crate) async fn splice(
         let (caller, upstream) =
             tokio::try_join!(switched.caller, switched.upstream).map_err(failed)?;
         let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
-        copy(&mut caller, &mut upstream, flow).await
+        copy(&mut caller, &mut upstream, &[], flow).await
     };
     tokio::select! {
         copied = joined => copied,
@@ -127,7 +132,7 @@ impl Flow {
         }
     }
 
-    pub(crate) fn add(&mut self, received: usize, sent: usize) {
+    fn add(&mut self, received: usize, sent: usize) {
         let count = |n| u64::try_from(n).unwrap_or(u64::MAX);
         let (received, sent) = (count(received), count(sent));
         self.received += received;
@@ -141,11 +146,14 @@ impl Flow {
 // === impl Way ===
 
 impl Way {
-    fn new() -> Self {
+    /// A way on which some bytes were read already.
+    fn new(read: &[u8]) -> Self {
+        let mut buffer = read.to_vec();
+        buffer.resize(BUFFER.max(read.len()), 0);
         Self {
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: buffer.into_boxed_slice(),
             from: 0,
-            to: 0,
+            to: read.len(),
             phase: Phase::Open,
             unflushed: false,
             failed: None,

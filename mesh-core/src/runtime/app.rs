@@ -58,12 +58,10 @@ pub(super) struct Behind {
     tls: Arc<Tls>,
     app: Application,
     protocol: AppProtocol,
-    members: Arc<Mutex<HashMap<Shared, Member>>>,
+    /// By what may share connections: the address and, where many requests are on one connection at
+    /// once, the identity of their caller. What one caller does to it is not another's.
+    members: Arc<Mutex<HashMap<(SocketAddr, Option<SpiffeId>), Member>>>,
 }
-
-/// What may share connections to an application: its address and, where many requests are on one
-/// connection at once, the identity of their caller. What one caller does to it is not another's.
-type Shared = (SocketAddr, Option<SpiffeId>);
 
 // === impl InProcess ===
 
@@ -121,15 +119,15 @@ impl Behind {
     /// The application that a caller of `original` is meant for, with the connections to it.
     fn member(&self, original: SocketAddr, caller: Option<&SpiffeId>) -> Member {
         let address = self.app.address(original);
-        let shared = (address, caller.cloned());
+        let key = (address, caller.cloned());
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(member) = members.get(&shared) {
+        if let Some(member) = members.get(&key) {
             return member.clone();
         }
         let member = Member::new(Endpoint::new(address, Transport::Plain));
         // Beyond the bound connections are not pooled.
         if members.len() < APPLICATIONS {
-            members.insert(shared, member.clone());
+            members.insert(key, member.clone());
         }
         member
     }

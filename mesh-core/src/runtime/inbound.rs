@@ -77,8 +77,7 @@ type Spoken = (Io, Vec<u8>);
 enum First {
     /// Neither side has spoken.
     Nothing,
-    /// The application has spoken first.
-    Opaque(Arrived),
+    /// Plaintext, or an application that has spoken first.
     Plain(Arrived),
     Tls(Socket),
 }
@@ -194,7 +193,6 @@ impl<A: App> InboundStack<A> {
         if !self.strict {
             match Box::pin(self.first_byte(stream, from, original)).await {
                 First::Plain(arrived) => return Box::pin(self.plaintext(arrived)).await,
-                First::Opaque(arrived) => return Box::pin(self.tcp(arrived)).await,
                 First::Tls(back) => stream = back,
                 First::Nothing => return,
             }
@@ -276,7 +274,7 @@ impl<A: App> InboundStack<A> {
             Err(_) => match self.first_of_both(&stream, original).await {
                 None => First::Nothing,
                 Some(Spoke::Application(spoken)) => {
-                    First::Opaque(arrived(Io::Plain(stream), Some(spoken)))
+                    First::Plain(arrived(Io::Plain(stream), Some(spoken)))
                 }
                 Some(Spoke::Caller(TLS)) => First::Tls(stream),
                 Some(Spoke::Caller(_)) => First::Plain(arrived(Io::Plain(stream), None)),
@@ -310,8 +308,9 @@ impl<A: App> InboundStack<A> {
 
     async fn plaintext(self: Arc<Self>, arrived: Arrived) {
         let limits = &self.inbound.shared.limits;
+        let opaque = self.protocol == AppProtocol::Tcp || arrived.spoken.is_some();
         let detected = match (self.protocol, &arrived.io) {
-            (protocol, Io::Plain(stream)) if protocol != AppProtocol::Tcp => {
+            (protocol, Io::Plain(stream)) if !opaque => {
                 let taken = match protocol.is_http() {
                     true => Taken::Http,
                     false => Taken::Text,
@@ -495,16 +494,11 @@ impl<A: App> InboundStack<A> {
         spoken: Option<Spoken>,
         flow: &mut Flow,
     ) -> Result<(), Error> {
-        let mut app = match spoken {
-            Some((app, word)) => {
-                let failed = |e| Error::new(Reason::Reset, "the connection broke off").because(e);
-                io.write_all(&word).await.map_err(failed)?;
-                flow.add(0, word.len());
-                app
-            }
-            None => self.app.open(original).await?,
+        let (mut app, said) = match spoken {
+            Some(spoken) => spoken,
+            None => (self.app.open(original).await?, Vec::new()),
         };
-        copy(io, &mut app, flow).await
+        copy(io, &mut app, &said, flow).await
     }
 }
 

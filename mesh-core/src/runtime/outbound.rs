@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
@@ -68,8 +67,8 @@ pub(super) struct Caller<'a> {
 struct Joined {
     endpoint: Io,
     upstream: Upstream,
-    /// The bytes that it has said already, and the caller heard.
-    said: usize,
+    /// What it has said already.
+    said: Vec<u8>,
 }
 
 /// The answer to a request.
@@ -332,12 +331,7 @@ impl Outbound {
     }
 
     /// A caller that says nothing where nothing is declared: perhaps the server is to speak first.
-    async fn silent(
-        self: Arc<Self>,
-        mut stream: Socket,
-        from: SocketAddr,
-        to: &Arc<OutboundListener>,
-    ) {
+    async fn silent(self: Arc<Self>, stream: Socket, from: SocketAddr, to: &Arc<OutboundListener>) {
         let limits = &self.shared.limits;
         let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
         let opened = match to.destination(to.original(&stream)) {
@@ -354,17 +348,11 @@ impl Outbound {
             return self.detected(stream, from, to, detected).await;
         };
         match first_word(&stream, &mut endpoint, limits.idle).await {
-            FirstWord::Server(word) => {
+            FirstWord::Server(said) => {
                 let (service, port) = (&upstream.service().name, upstream.port());
                 self.shared.server_first.note(service, port);
-                if stream.write_all(&word).await.is_ok() {
-                    let joined = Joined {
-                        endpoint,
-                        upstream,
-                        said: word.len(),
-                    };
-                    self.join(stream, call, joined).await;
-                }
+                self.join(stream, call, Joined::new(endpoint, upstream, said))
+                    .await;
             }
             FirstWord::Caller => {
                 let deadline = Instant::now() + limits.header;
@@ -374,11 +362,7 @@ impl Outbound {
                         self.detected(stream, from, to, detected).await;
                     }
                     _ => {
-                        let joined = Joined {
-                            endpoint,
-                            upstream,
-                            said: 0,
-                        };
+                        let joined = Joined::new(endpoint, upstream, Vec::new());
                         self.join(stream, call, joined).await;
                     }
                 }
@@ -434,11 +418,7 @@ impl Outbound {
                 return recorder.publish(&call.exchange);
             }
         };
-        let joined = Joined {
-            endpoint,
-            upstream,
-            said: 0,
-        };
+        let joined = Joined::new(endpoint, upstream, Vec::new());
         self.join(stream, call, joined).await;
     }
 
@@ -454,11 +434,10 @@ impl Outbound {
         let mutual_tls = call.exchange.tls_peer.is_some();
         let counters = recorder.metrics.tcp_opened(&series, mutual_tls);
         let mut flow = Flow::new(counters.clone());
-        flow.add(0, said);
         recorder.begin(&call.exchange);
         let mut drain = self.shared.drain.clone();
         let result = tokio::select! {
-            copied = copy(&mut stream, &mut endpoint, &mut flow) => copied,
+            copied = copy(&mut stream, &mut endpoint, &said, &mut flow) => copied,
             () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
         };
         counters.closed();
@@ -492,6 +471,18 @@ fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<
     match planned.answer(&call.exchange.authority, &HttpView::of(request)) {
         Some(response) => Ok(Carried::Route(response)),
         None => Err(Error::new(Reason::NoRoute, "the route has no answer")),
+    }
+}
+
+// === impl Joined ===
+
+impl Joined {
+    fn new(endpoint: Io, upstream: Upstream, said: Vec<u8>) -> Self {
+        Self {
+            endpoint,
+            upstream,
+            said,
+        }
     }
 }
 
