@@ -4,7 +4,7 @@
 //! A field is looked at with `-` for `_`: an application that reads fields as environment variables
 //! sees no difference. Trailers are fields too, and come after all that was decided on.
 
-use http::HeaderMap;
+use http::header::{self, HeaderMap, HeaderName};
 
 /// Why the mesh answered in place of a server.
 pub(crate) const REASON: &str = "x-mesh-reason";
@@ -22,6 +22,24 @@ const FRAMING: [&str; 6] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Fields that belong to one connection of HTTP/1.1 (RFC 9110 section 7.6.1); more may be named in
+/// `Connection`. The last is what a caller offers with `Upgrade: h2c` (RFC 7540 section 3.2.1).
+pub(crate) static OF_CONNECTION: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Whether a header has a field of one connection. Most have none, and to see that is cheaper than
+/// to look up each.
+pub(crate) fn has_of_connection(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| OF_CONNECTION.contains(name))
+}
 
 /// Fields that mean nothing at the end of a message, or something else than at its begin (RFC 9110
 /// section 6.5.1): those that name the sender, change what is asked, or say how the rest is to be read.

@@ -9,22 +9,9 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::Body;
 
+use crate::fields::{OF_CONNECTION, has_of_connection};
 use crate::model::{AppProtocol, HttpVersion};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// What a caller offers with `Upgrade: h2c` (RFC 7540 section 3.2.1).
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-/// Fields that belong to one connection; more may be named in `Connection`.
-static HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    TE,
-    TRANSFER_ENCODING,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    HTTP2_SETTINGS,
-    UPGRADE,
-];
 /// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
 /// would see the requests inside.
 const PROTOCOLS: [&str; 1] = ["websocket"];
@@ -102,8 +89,7 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     if let Some(length) = rewritten_length(headers) {
         headers.insert(CONTENT_LENGTH, length);
     }
-    // Most messages have none of them, and to see that is cheaper than to look up each.
-    if !upgrade && !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+    if !upgrade && !has_of_connection(headers) {
         return;
     }
     // `Connection` names it, as it should.
@@ -116,7 +102,7 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     for name in named {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP.iter().filter(|name| **name != UPGRADE) {
+    for name in OF_CONNECTION.iter().filter(|name| **name != UPGRADE) {
         headers.remove(name);
     }
     if trailers {

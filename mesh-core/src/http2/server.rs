@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::{Builder, Connection, Handshake, SendResponse};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body::Body as _;
 use inmesh_pki::clock::{Clock, SystemClock};
@@ -21,16 +21,8 @@ use super::pulse::{Beat, Pulse};
 use super::{CONNECTION_WINDOW, FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
 use crate::early::Early;
+use crate::fields::{OF_CONNECTION, has_of_connection};
 use crate::wake::Noted;
-
-/// Fields of HTTP/1.1 that no message of HTTP/2 has (RFC 9113 section 8.2.2).
-static OF_HTTP1: [HeaderName; 5] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// Serves the requests of one connection, each in a task of its own, and ends with it.
 pub(crate) struct Server<T: AsyncRead + AsyncWrite + Unpin, F> {
@@ -222,10 +214,11 @@ async fn answer<R>(
     }
 }
 
-/// Removes what belongs to a connection of HTTP/1.1.
+/// Removes what belongs to a connection of HTTP/1.1, and no message of HTTP/2 has (RFC 9113 section
+/// 8.2.2).
 fn of_http2(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| OF_HTTP1.contains(name)) {
-        for name in &OF_HTTP1 {
+    if has_of_connection(headers) {
+        for name in &OF_CONNECTION {
             headers.remove(name);
         }
     }
