@@ -58,9 +58,16 @@ pub(super) struct Behind {
     tls: Arc<Tls>,
     app: Application,
     protocol: AppProtocol,
-    /// By what may share connections: the address and, where many requests are on one connection at
-    /// once, the identity of their caller. What one caller does to it is not another's.
-    members: Arc<Mutex<HashMap<(SocketAddr, Option<SpiffeId>), Member>>>,
+    members: Arc<Mutex<HashMap<Sharing, Member>>>,
+}
+
+/// What requests must have in common to share connections to an application. What one caller does to
+/// a connection of many requests is not another's.
+#[derive(PartialEq, Eq, Hash)]
+struct Sharing {
+    address: SocketAddr,
+    /// Where many requests are on one connection at once.
+    caller: Option<SpiffeId>,
 }
 
 // === impl InProcess ===
@@ -119,7 +126,8 @@ impl Behind {
     /// The application that a caller of `original` is meant for, with the connections to it.
     fn member(&self, original: SocketAddr, caller: Option<&SpiffeId>) -> Member {
         let address = self.app.address(original);
-        let key = (address, caller.cloned());
+        let caller = caller.cloned();
+        let key = Sharing { address, caller };
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(member) = members.get(&key) {
             return member.clone();

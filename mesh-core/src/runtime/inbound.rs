@@ -78,7 +78,7 @@ enum First {
     /// Neither side has spoken.
     Nothing,
     /// Plaintext, or an application that has spoken first.
-    Plain(Arrived),
+    Plain(Box<Arrived>),
     Tls(Socket),
 }
 
@@ -192,7 +192,7 @@ impl<A: App> InboundStack<A> {
         let mut stream = stream;
         if !self.strict {
             match Box::pin(self.first_byte(stream, from, original)).await {
-                First::Plain(arrived) => return Box::pin(self.plaintext(arrived)).await,
+                First::Plain(arrived) => return Box::pin(self.plaintext(*arrived)).await,
                 First::Tls(back) => stream = back,
                 First::Nothing => return,
             }
@@ -259,25 +259,25 @@ impl<A: App> InboundStack<A> {
         if matches!(peeked, Ok(Ok(1))) && first == [TLS] {
             return First::Tls(stream);
         }
-        let arrived = |io, spoken| Arrived {
-            io,
-            from,
-            original,
-            peer: Peer::Unauthenticated,
-            until: None,
-            spoken,
+        let plain = |io, spoken| {
+            First::Plain(Box::new(Arrived {
+                io,
+                from,
+                original,
+                peer: Peer::Unauthenticated,
+                until: None,
+                spoken,
+            }))
         };
         match peeked {
-            Ok(Ok(1)) => First::Plain(arrived(Io::Plain(stream), None)),
+            Ok(Ok(1)) => plain(Io::Plain(stream), None),
             Ok(_) => First::Nothing,
-            Err(_) if self.protocol.is_http() => First::Plain(arrived(Io::Plain(stream), None)),
+            Err(_) if self.protocol.is_http() => plain(Io::Plain(stream), None),
             Err(_) => match self.first_of_both(&stream, original).await {
                 None => First::Nothing,
-                Some(Spoke::Application(spoken)) => {
-                    First::Plain(arrived(Io::Plain(stream), Some(spoken)))
-                }
+                Some(Spoke::Application(spoken)) => plain(Io::Plain(stream), Some(spoken)),
                 Some(Spoke::Caller(TLS)) => First::Tls(stream),
-                Some(Spoke::Caller(_)) => First::Plain(arrived(Io::Plain(stream), None)),
+                Some(Spoke::Caller(_)) => plain(Io::Plain(stream), None),
             },
         }
     }
