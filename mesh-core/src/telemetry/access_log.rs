@@ -4,7 +4,6 @@
 //! dropped and counted, and no request waits. JSON escapes control characters, so no caller
 //! can write a line of its own.
 
-use std::fmt;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -173,6 +172,10 @@ impl Formatter for Printable {
     where
         W: ?Sized + io::Write,
     {
+        // Nearly every text is printable ASCII, which its bytes show at once.
+        if text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            return out.write_all(text.as_bytes());
+        }
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| c.is_control()) {
             let (plain, control) = rest.split_at(at);
@@ -187,24 +190,31 @@ impl Formatter for Printable {
     }
 }
 
-/// A moment in UTC with microseconds (RFC 3339).
-struct Rfc3339(SystemTime);
-
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(SystemTime::UNIX_EPOCH);
-        let since = since.unwrap_or_default();
-        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-        // A moment beyond the year 9999 has no such form.
-        let t = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (year, month, day) = (t.year(), u8::from(t.month()), t.day());
-        let (hour, minute, second) = (t.hour(), t.minute(), t.second());
-        let micros = since.subsec_micros();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
-        )
+/// A moment in UTC with microseconds (RFC 3339), each digit in its place: every line has one.
+fn rfc3339(at: SystemTime) -> [u8; 27] {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    // A moment beyond the year 9999 has no such form.
+    let t = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = t.to_calendar_date();
+    let (hour, minute, second) = t.to_hms();
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    for (place, mut number) in [
+        (0..4, year.unsigned_abs()),
+        (5..7, u8::from(month).into()),
+        (8..10, day.into()),
+        (11..13, hour.into()),
+        (14..16, minute.into()),
+        (17..19, second.into()),
+        (20..26, since.subsec_micros()),
+    ] {
+        for digit in text[place].iter_mut().rev() {
+            *digit += (number % 10).to_le_bytes()[0];
+            number /= 10;
+        }
     }
+    text
 }
 
 fn write(
@@ -215,12 +225,13 @@ fn write(
 ) -> Result<(), serde_json::Error> {
     let mut json = serde_json::Serializer::with_formatter(out, Printable);
     let mut map = json.serialize_map(None)?;
-    map.serialize_entry("timestamp", &format_args!("{}", Rfc3339(at)))?;
+    let timestamp = rfc3339(at);
+    map.serialize_entry("timestamp", &str::from_utf8(&timestamp).unwrap_or_default())?;
     map.serialize_entry("direction", x.direction.as_str())?;
     if !x.workload.is_empty() {
         map.serialize_entry("workload", &*x.workload)?;
     }
-    map.serialize_entry("protocol", &x.protocol.to_string())?;
+    map.serialize_entry("protocol", &format_args!("{}", x.protocol))?;
     if let Some(method) = &x.method {
         map.serialize_entry("method", method.as_str())?;
         map.serialize_entry("authority", &*x.authority)?;
@@ -240,7 +251,7 @@ fn write(
     if x.direction == Direction::Outbound {
         map.serialize_entry("service", &*x.service)?;
         if let Some((route, rule)) = &x.route {
-            map.serialize_entry("route", &route.to_string())?;
+            map.serialize_entry("route", &format_args!("{route}"))?;
             map.serialize_entry("rule", rule)?;
         }
         map.serialize_entry("endpoint", &x.attempts.last())?;
@@ -259,12 +270,9 @@ fn write(
         map.serialize_entry("left_out", &left_out)?;
     }
     if let Some(policy) = &x.policy {
-        map.serialize_entry("policy", &policy.to_string())?;
+        map.serialize_entry("policy", &format_args!("{policy}"))?;
     }
-    map.serialize_entry(
-        "trace_id",
-        &format_args!("{:032x}", x.trace.trace_id).to_string(),
-    )?;
+    map.serialize_entry("trace_id", &format_args!("{:032x}", x.trace.trace_id))?;
     if let Some(agent) = x.user_agent.as_ref().and_then(|a| a.to_str().ok()) {
         map.serialize_entry("user_agent", agent)?;
     }

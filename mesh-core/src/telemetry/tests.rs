@@ -196,6 +196,22 @@ fn a_line_says_what_happened() {
     assert_eq!(line, wanted);
 }
 
+#[test]
+fn a_line_says_when_it_happened() {
+    for (micros, wanted) in [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1_772_323_199_000_001, "2026-02-28T23:59:59.000001Z"),
+        (1_709_208_909_987_654, "2024-02-29T12:15:09.987654Z"),
+        (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+        (253_402_300_800_000_007, "1970-01-01T00:00:00.000007Z"),
+    ] {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+        let line = String::from_utf8(AccessLog::line(&exchange(), at)).unwrap();
+        let begin = format!("{{\"timestamp\":\"{wanted}\",");
+        assert!(line.starts_with(&begin), "{line}");
+    }
+}
+
 /// Neither a line nor an escape sequence of a caller's own (CVE-2025-58160, CVE-2024-45807).
 #[test]
 fn no_caller_writes_into_the_log() {
