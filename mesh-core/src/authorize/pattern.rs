@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::Method;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 
 use super::reading::{Readings, never_matches, spelling};
@@ -197,9 +198,7 @@ fn never_a_method(pattern: &Matcher) -> Option<String> {
             "{named:?}: methods are case-sensitive and upper case"
         ));
     }
-    // RFC 9110 section 5.6.2.
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    let fine = text.bytes().all(token);
+    let fine = text.is_empty() || Method::from_bytes(text.as_bytes()).is_ok();
     (!fine).then(|| format!("{named:?} can never match: it is no method"))
 }
 

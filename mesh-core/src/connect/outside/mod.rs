@@ -134,7 +134,9 @@ impl OutsideRoots {
 
     fn make(&self, roots: &Roots, bytes: &[u8]) -> Result<Connectors, String> {
         let certificates = match roots {
-            Roots::System if self.system.is_empty() => return Err("there are none".into()),
+            Roots::System if self.system.is_empty() => {
+                return Err("no roots of the operating system were given".into());
+            }
             Roots::System => self.system.to_vec(),
             Roots::File(_) => tls::web_roots(bytes).map_err(|e| e.to_string())?,
         };
