@@ -57,7 +57,7 @@ enum Asked {
 // === impl Wire ===
 
 impl Wire {
-    /// Asks these name servers, or those of the system if there are none.
+    /// Asks these name servers, or those of the system if `servers` is empty.
     ///
     /// # Errors
     ///

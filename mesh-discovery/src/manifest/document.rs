@@ -30,49 +30,26 @@ pub(super) fn read(document: &Document, defaults: &Defaults, parsed: &mut Parsed
         });
         if let Err(problems) = rest {
             let kind = Kind::Other("List".into());
-            let entry = refused(document, defaults, kind, Fallback::Absent, problems);
+            let entry = refused(document, defaults, kind, problems);
             parsed.entries.push(entry);
         }
         return;
     }
-    let entry = match whose(api_version, kind) {
-        Whose::Ours(kind) => match read_known(document, defaults, kind, &mut parsed.notes) {
-            Some(entry) => entry,
-            None => return,
-        },
-        Whose::Policy(why) => {
-            let kind = Kind::AuthorizationPolicy;
-            let fallback = fallback(document, defaults, &kind);
-            refused(
-                document,
-                defaults,
-                kind,
-                fallback,
-                vec![problem(document, why)],
-            )
-        }
-        Whose::Refused(kind, why) => {
-            let problems = vec![problem(document, why)];
-            refused(document, defaults, kind, Fallback::Absent, problems)
-        }
-        Whose::Route(why) if route::names_a_service(document) => {
-            let kind = Kind::Other(kind.unwrap_or_default().into());
-            let problems = vec![problem(document, why)];
-            refused(document, defaults, kind, Fallback::Absent, problems)
-        }
-        Whose::Others(name) => {
-            *parsed.skipped.entry(name.into()).or_default() += 1;
-            return;
-        }
-        Whose::Route(_) => {
-            *parsed
-                .skipped
-                .entry(kind.unwrap_or_default().into())
-                .or_default() += 1;
-            return;
-        }
+    let unread = |kind, why| {
+        let problems = vec![problem(document, why)];
+        Some(refused(document, defaults, kind, problems))
     };
-    parsed.entries.push(entry);
+    let name = kind.unwrap_or_default();
+    let entry = match whose(api_version, kind) {
+        Whose::Ours(kind) => read_known(document, defaults, kind, &mut parsed.notes),
+        Whose::Refused(kind, why) => unread(kind, why),
+        Whose::Route(why) if route::names_a_service(document) => {
+            unread(Kind::Other(name.into()), why)
+        }
+        Whose::Route(_) => parsed.skip(name),
+        Whose::Others(name) => parsed.skip(&name),
+    };
+    parsed.entries.extend(entry);
 }
 
 /// Reads an object of a kind; `None` is one that is not for the mesh.
@@ -85,59 +62,45 @@ fn read_known(
     let file = document.file();
     let op = match kind {
         Kind::Service => put(
-            document.read_object(Unknown::Warn, |f| service::read(f, file, defaults)),
+            document.read_object(Unknown::Warn, |f| {
+                service::read(f, file, defaults).map(Some)
+            }),
             notes,
         ),
         Kind::EndpointSlice => put(
-            document.read_object(Unknown::Warn, |f| slice::read(f, file, defaults)),
+            document.read_object(Unknown::Warn, |f| slice::read(f, file, defaults).map(Some)),
             notes,
         ),
-        Kind::HttpRoute => {
-            let read = document.read_object(Unknown::Refuse, |f| route::read(f, defaults));
-            match read {
-                Ok(read) => {
-                    let Some(value) = read.value else {
-                        notes.extend(read.notes);
-                        return None;
-                    };
-                    let read = Read {
-                        value,
-                        warnings: read.warnings,
-                        notes: read.notes,
-                    };
-                    put(Ok(read), notes)
-                }
-                Err(problems) => Err(problems),
-            }
-        }
+        Kind::HttpRoute => put(
+            document.read_object(Unknown::Refuse, |f| route::read(f, defaults)),
+            notes,
+        ),
         _ => put(
-            document.read_object(Unknown::Refuse, |f| policy::read(f, defaults)),
+            document.read_object(Unknown::Refuse, |f| policy::read(f, defaults).map(Some)),
             notes,
         ),
     };
-    Some(match op {
-        Ok((key, op)) => Entry {
+    match op {
+        Ok(put) => put.map(|(key, op)| Entry {
             key,
             line: document.line(),
             stands_for: StandsFor::Itself,
             op,
-        },
-        Err(problems) => {
-            let fallback = fallback(document, defaults, &kind);
-            refused(document, defaults, kind, fallback, problems)
-        }
-    })
+        }),
+        Err(problems) => Some(refused(document, defaults, kind, problems)),
+    }
 }
 
-/// The operation of what was read, with the key of its object.
+/// The operation of what was read, with the key of its object; the inner `None` is one that is not
+/// for the mesh.
 fn put<T: Into<Object>>(
-    read: Result<Read<T>, Vec<Problem>>,
+    read: Result<Read<Option<T>>, Vec<Problem>>,
     notes: &mut Vec<Problem>,
-) -> Result<(ObjectKey, Op), Vec<Problem>> {
+) -> Result<Option<(ObjectKey, Op)>, Vec<Problem>> {
     read.map(|read| {
         notes.extend(read.notes);
-        let object = read.value.into();
-        (object.key(), Op::Put(object, read.warnings))
+        let object = read.value?.into();
+        Some((object.key(), Op::Put(object, read.warnings)))
     })
 }
 
@@ -160,13 +123,8 @@ fn problem(document: &Document, message: String) -> Problem {
     Problem::refused(document.path(), message).at(at)
 }
 
-fn refused(
-    document: &Document,
-    defaults: &Defaults,
-    kind: Kind,
-    fallback: Fallback,
-    problems: Vec<Problem>,
-) -> Entry {
+fn refused(document: &Document, defaults: &Defaults, kind: Kind, problems: Vec<Problem>) -> Entry {
+    let fallback = fallback(document, defaults, &kind);
     let namespace = meta::namespace(document, defaults);
     let key = namespace.as_ref().and_then(|namespace| {
         let name = meta::name(document)?;

@@ -10,10 +10,8 @@ use inmesh_core::model::Kind;
 pub(super) enum Whose {
     /// A kind that is read, in a version that is.
     Ours(Kind),
-    /// A policy, or what may have been meant as one; why it cannot be read. What it selects is
-    /// denied.
-    Policy(String),
-    /// A kind that is ours to judge and cannot be read; why.
+    /// A kind that is ours to judge and cannot be read; why. It is AuthorizationPolicy too where the
+    /// document may have been meant as one: what that selects is denied.
     Refused(Kind, String),
     /// A route of a protocol that is not routed. It is refused if it is attached to a Service.
     Route(String),
@@ -82,18 +80,15 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
         _ => None,
     };
     if let Some((of, versions)) = known {
-        return match version {
-            Some(version) if versions.contains(&version) => Whose::Ours(of),
+        let why = match version {
+            Some(version) if versions.contains(&version) => return Whose::Ours(of),
             Some(_) => {
                 let v = api_version.unwrap_or_default();
-                let why = format!("apiVersion {v} of this kind is not read; {versions:?} is");
-                refused(of, why)
+                format!("apiVersion {v} of this kind is not read; {versions:?} is")
             }
-            None => {
-                let why = format!("the apiVersion cannot be read; {versions:?} is");
-                refused(of, why)
-            }
+            None => format!("the apiVersion cannot be read; {versions:?} is"),
         };
+        return Whose::Refused(of, why);
     }
     let not_read = |group: &str, kind: &str| match group {
         "" => format!("the kind {kind} is not read"),
@@ -101,7 +96,7 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
     };
     match (group, kind) {
         (Some("security.istio.io" | "inmesh.dev"), None) => {
-            Whose::Policy("the kind cannot be read".into())
+            Whose::Refused(Kind::AuthorizationPolicy, "the kind cannot be read".into())
         }
         (_, None) => {
             let why = "the kind cannot be read".into();
@@ -111,11 +106,12 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
         (Some(group @ ("security.istio.io" | "inmesh.dev")), Some(kind)) => {
-            Whose::Policy(not_read(group, kind))
+            Whose::Refused(Kind::AuthorizationPolicy, not_read(group, kind))
         }
-        (group, Some(kind)) if is_almost(kind, "AuthorizationPolicy") => {
-            Whose::Policy(not_read(group.unwrap_or_default(), kind))
-        }
+        (group, Some(kind)) if is_almost(kind, "AuthorizationPolicy") => Whose::Refused(
+            Kind::AuthorizationPolicy,
+            not_read(group.unwrap_or_default(), kind),
+        ),
         (Some(""), Some(kind)) if CORE.contains(&kind) => Whose::Others(kind.into()),
         (Some(group @ "gateway.networking.k8s.io"), Some(kind)) if GATEWAY.contains(&kind) => {
             Whose::Others(format!("{kind}.{group}"))
@@ -131,13 +127,6 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
         }
         (None, Some(kind)) => Whose::Refused(other("", kind), not_read("", kind)),
         (Some(group), Some(kind)) => Whose::Others(format!("{kind}.{group}")),
-    }
-}
-
-fn refused(kind: Kind, why: String) -> Whose {
-    match kind {
-        Kind::AuthorizationPolicy => Whose::Policy(why),
-        kind => Whose::Refused(kind, why),
     }
 }
 

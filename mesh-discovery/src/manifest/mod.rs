@@ -122,6 +122,16 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Result<Parsed, File
     Ok(parsed)
 }
 
+// === impl Parsed ===
+
+impl Parsed {
+    /// Counts a document for other programs, which is no entry.
+    fn skip(&mut self, kind: &str) -> Option<Entry> {
+        *self.skipped.entry(kind.into()).or_default() += 1;
+        None
+    }
+}
+
 // === impl Defaults ===
 
 impl Defaults {

@@ -32,18 +32,8 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let ports = fields.nullable("ports");
     let family = fields.need("addressType");
     let list = fields.nullable("endpoints");
-    let ports: Vec<SlicePort> = match ports {
-        Some(ports) => ports
-            .list_of_or_empty(PORTS)?
-            .iter()
-            .filter_map(|value| Some((port(value)??, value.clone())))
-            .fold(Vec::new(), |mut ports: Vec<SlicePort>, (port, value)| {
-                if ports.iter().any(|p| p.name == port.name) {
-                    value.refuse(format_args!("the name {:?} stands twice", port.name));
-                }
-                ports.push(port);
-                ports
-            }),
+    let ports = match ports {
+        Some(ports) => read_ports(&ports)?,
         None => Vec::new(),
     };
     let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
@@ -107,6 +97,21 @@ fn only_name(hosts: &[SliceHost]) -> Option<&str> {
     });
     let first = names.next()??;
     names.all(|name| name == Some(first)).then_some(first)
+}
+
+/// Reads the ports that are not skipped, no two of one name.
+fn read_ports(list: &Value<'_>) -> Option<Vec<SlicePort>> {
+    let mut ports: Vec<SlicePort> = Vec::new();
+    for value in list.list_of_or_empty(PORTS)? {
+        let Some(Some(port)) = port(&value) else {
+            continue;
+        };
+        if ports.iter().any(|p| p.name == port.name) {
+            value.refuse(format_args!("the name {:?} stands twice", port.name));
+        }
+        ports.push(port);
+    }
+    Some(ports)
 }
 
 /// Reads a port; the inner `None` is one that is skipped.

@@ -7,17 +7,13 @@ use std::time::Duration;
 
 use inmesh_core::model::InvalidName;
 
+/// The longest label of a DNS name, in bytes.
+const LABEL: usize = 63;
+
 /// A host name in lower case and without a trailing dot.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
+    let label = |label: &str| label.len() <= LABEL && is_label(label);
     if name.parse::<std::net::IpAddr>().is_ok() {
         return Err(format!("{text:?} is an address, not a host name"));
     }
@@ -29,14 +25,13 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 
 /// Whether a text is a DNS subdomain in lower case (RFC 1123).
 pub(super) fn is_subdomain(text: &str) -> bool {
-    let label = |label: &str| {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(inner)
-    };
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// Whether a text is made as a label of a DNS name in lower case is, of any length.
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(inner)
 }
 
 /// A text that is one.
@@ -50,13 +45,7 @@ pub(super) fn subdomain(text: &str) -> Result<&str, String> {
 
 /// The name of a port: a DNS label.
 pub(super) fn port_name(text: &str) -> Result<&str, String> {
-    let fine = (1..=63).contains(&text.len())
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if fine {
+    if text.len() <= LABEL && is_label(text) {
         Ok(text)
     } else {
         Err(format!(

@@ -82,10 +82,7 @@ fn integer(text: &str) -> Option<i64> {
         _ => ("", text),
     };
     let lower = digits.to_ascii_lowercase();
-    let based = [("0x", 16), ("0o", 8), ("0b", 2)]
-        .into_iter()
-        .find_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, radix)));
-    let (digits, radix) = match based {
+    let (digits, radix) = match based(&lower) {
         Some(based) => based,
         None => match lower.strip_prefix('0') {
             Some(octal) if !octal.is_empty() => (octal, 8),
@@ -113,9 +110,14 @@ fn decimal(text: &str) -> Option<f64> {
 /// A number with a prefix and more digits than 64 bits hold: no text, and no number of ours.
 fn is_large_integer(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let lower = unsigned.to_ascii_lowercase();
+    based(&unsigned.to_ascii_lowercase()).is_some_and(|(digits, radix)| {
+        !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix))
+    })
+}
+
+/// The digits behind a prefix that names their base, and the base.
+fn based(lower: &str) -> Option<(&str, u32)> {
     [("0x", 16), ("0o", 8), ("0b", 2)]
         .into_iter()
-        .filter_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, radix)))
-        .any(|(digits, radix)| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix)))
+        .find_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, radix)))
 }
