@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::Body;
 
-use crate::fields::{OF_CONNECTION, has_of_connection};
+use crate::fields::OF_CONNECTION;
 use crate::model::{AppProtocol, HttpVersion};
 
 /// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
@@ -31,20 +31,32 @@ const KEPT: [&str; 12] = [
     "x-request-id",
 ];
 
+/// How the length of a body is stated.
+enum Length {
+    Absent,
+    /// As one plain number.
+    Plain,
+    /// Repeated, as a list, or with leading zeros.
+    Odd,
+}
+
 /// The protocol that a request asks for on its connection, if it may switch to it: a GET of
 /// HTTP/1.1 without a body (RFC 6455 section 4.1) with one `Upgrade` field that holds one readable
 /// name out of [`PROTOCOLS`]. Any other is a request as all are, and its wish is not passed on.
 pub(super) fn upgrade<B: Body>(request: &Request<B>) -> Option<&'static str> {
-    let headers = request.headers();
-    // Most requests end there.
-    if !headers.contains_key(UPGRADE) {
+    if !wishes(request) || !request.body().is_end_stream() {
         return None;
     }
-    let plain = request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && request.body().is_end_stream();
+    let headers = request.headers();
     let asked = options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"));
-    the_protocol(headers).filter(|_| plain && asked)
+    the_protocol(headers).filter(|_| asked)
+}
+
+/// Whether a request may ask for another protocol. What costs most is looked at last.
+pub(crate) fn wishes<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && request.headers().contains_key(UPGRADE)
 }
 
 /// The one protocol of an `Upgrade` field, if it is one that may pass.
@@ -84,13 +96,24 @@ pub(super) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
     }
 }
 
-/// Removes what belongs to one connection. An upgrade keeps the fields that it is made of.
-fn strip(headers: &mut HeaderMap, upgrade: bool) {
-    if let Some(length) = rewritten_length(headers) {
+/// Removes what belongs to one connection. An upgrade keeps the fields that it is made of. Returns
+/// whether trailers are asked for, which is said to the next hop anew.
+fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {
+    let (mut lengths, mut of_connection) = (Length::Absent, upgrade);
+    for (name, value) in &*headers {
+        if *name == CONTENT_LENGTH {
+            lengths = lengths.and(value);
+        } else {
+            of_connection |= OF_CONNECTION.contains(name);
+        }
+    }
+    if matches!(lengths, Length::Odd)
+        && let Some(length) = rewritten_length(headers)
+    {
         headers.insert(CONTENT_LENGTH, length);
     }
-    if !upgrade && !has_of_connection(headers) {
-        return;
+    if !of_connection {
+        return false;
     }
     // `Connection` names it, as it should.
     let trailers = options(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
@@ -113,18 +136,13 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     } else {
         headers.remove(UPGRADE);
     }
+    trailers
 }
 
-/// The length of a body as a plain number, where it came in another form: repeated, as a list, with
-/// leading zeros. Equal statements are one (RFC 9110 section 8.6); hyper has refused different ones.
+/// The length of a body as a plain number. Equal statements are one (RFC 9110 section 8.6); hyper has
+/// refused different ones.
 fn rewritten_length(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut fields = headers.get_all(CONTENT_LENGTH).iter();
-    let first = fields.next()?.as_bytes();
-    let plain = first == b"0"
-        || matches!(first, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
-    if plain && fields.next().is_none() {
-        return None;
-    }
+    let first = headers.get(CONTENT_LENGTH)?.as_bytes();
     let one = first.split(|b| *b == b',').next()?.trim_ascii();
     let number: u64 = std::str::from_utf8(one).ok()?.parse().ok()?;
     Some(HeaderValue::from(number))
@@ -148,7 +166,7 @@ pub(super) fn prepare<B: Body>(
     authority: &str,
     upgrade: bool,
 ) {
-    strip(request.headers_mut(), upgrade);
+    let trailers = strip(request.headers_mut(), upgrade);
     let path = request
         .uri()
         .path_and_query()
@@ -169,7 +187,7 @@ pub(super) fn prepare<B: Body>(
         join_cookies(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
         keep_body(request);
-        if request.headers().contains_key(TE) {
+        if trailers {
             // What a hop asks of the next one is named (RFC 9110 section 10.1.4).
             let te = HeaderValue::from_static("te");
             request.headers_mut().append(CONNECTION, te);
@@ -192,6 +210,21 @@ fn keep_body<B: Body>(request: &mut Request<B>) {
     if unknown && !request.headers().contains_key(CONTENT_LENGTH) {
         let chunked = HeaderValue::from_static("chunked");
         request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
+}
+
+// === impl Length ===
+
+impl Length {
+    /// With one field more.
+    fn and(self, value: &HeaderValue) -> Self {
+        match (self, value.as_bytes()) {
+            (Self::Absent, b"0") => Self::Plain,
+            (Self::Absent, [b'1'..=b'9', rest @ ..]) if rest.iter().all(u8::is_ascii_digit) => {
+                Self::Plain
+            }
+            _ => Self::Odd,
+        }
     }
 }
 

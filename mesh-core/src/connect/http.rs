@@ -119,7 +119,9 @@ impl Connector {
         }
         match connection.sender.try_send_request(taken).await {
             Ok(response) => {
-                pool.rest().announced(response.headers());
+                if !to.is_mesh() {
+                    pool.rest().announced(response.headers());
+                }
                 if early.is_some_and(|early| early.answered() && upload) {
                     // The body was never asked for, and will not be sent.
                     connection.refused.set();

@@ -20,6 +20,7 @@ mod unsent;
 
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward};
+pub(crate) use headers::wishes;
 pub(crate) use kept::Kept;
 pub(crate) use outside::OutsideRoots;
 pub(crate) use pool::Lease;

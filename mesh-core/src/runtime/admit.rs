@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{HOST, TRANSFER_ENCODING, USER_AGENT};
-use http::{HeaderMap, HeaderName, Request, Response, Version};
+use http::{HeaderName, HeaderValue, Request, Response, Version};
 use http_body::Body as _;
 
 use super::call::Call;
@@ -79,9 +79,8 @@ pub(super) fn admit(
     request: &mut Request<Body>,
     exchange: &mut Exchange,
 ) -> Result<(), Error> {
-    check_size(limits, request)?;
+    check_header(limits, request)?;
     fields::sanitize(request.headers_mut());
-    check_coding(request.headers())?;
     if request.method() == http::Method::CONNECT {
         return Err(Error::new(
             Reason::InvalidRequest,
@@ -97,16 +96,12 @@ pub(super) fn admit(
 
 /// A body is sent on in the coding of the next hop, so that none but `chunked`, which the HTTP
 /// library takes off, may lie around it (RFC 9112 section 6.1).
-fn check_coding(headers: &HeaderMap) -> Result<(), Error> {
-    let codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let mut others = codings.filter(|c| !c.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    match others.next() {
-        None => Ok(()),
-        Some(coding) => Err(Error::new(
-            Reason::UnsupportedCoding,
-            format!("the transfer coding {coding:?} is not supported, only chunked is"),
-        )),
+fn check_coding(coding: &HeaderValue) -> Result<(), Error> {
+    if coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
     }
+    let detail = format!("the transfer coding {coding:?} is not supported, only chunked is");
+    Err(Error::new(Reason::UnsupportedCoding, detail))
 }
 
 /// Removes from the answer of an application what only the mesh says. What the mesh itself has
@@ -118,11 +113,15 @@ pub(super) fn answered<B>(answer: &mut Response<B>) {
 }
 
 /// Compares the header block with its bounds. The authority and the place in a trace are counted
-/// alike wherever they stand: the mesh moves them, and what it let out it must let in.
-fn check_size(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
+/// alike wherever they stand: the mesh moves them, and what it let out it must let in. Whatever else
+/// is asked of each field is asked on the way, since most have nothing that a look-up would find.
+fn check_header(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
     let headers = request.headers();
     let (mut host, mut parent, mut size) = (false, false, 0);
     for (name, value) in headers {
+        if *name == TRANSFER_ENCODING {
+            check_coding(value)?;
+        }
         host |= *name == HOST;
         let place = *name == TRACEPARENT;
         parent |= place;

@@ -16,7 +16,7 @@ use super::upstream::Upstream;
 use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
 use crate::connect::{Flow, Lease};
-use crate::error::{Error, Reason, grpc_status};
+use crate::error::{Error, Reason};
 use crate::telemetry::{Protocol, Recorder, Series};
 
 /// A call before the head of its answer. It is made once, in the box that becomes the body of the
@@ -113,7 +113,7 @@ impl Pending {
     pub(super) fn answer(mut self, response: Response<Body>) -> Response<Body> {
         let exchange = &mut self.0.call.exchange;
         exchange.status = response.status().as_u16();
-        exchange.grpc_status = grpc_status(response.headers());
+        exchange.grpc_status = exchange.protocol.grpc_status(response.headers());
         let head = exchange.method.as_ref() == Some(&Method::HEAD);
         let empty = head || matches!(exchange.status, 204 | 304);
         let promised = if empty {
@@ -241,7 +241,8 @@ impl http_body::Body for Recorded {
                 if let Some(data) = frame.data_ref() {
                     exchange.response_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    exchange.grpc_status = grpc_status(trailers).or(exchange.grpc_status);
+                    let status = exchange.protocol.grpc_status(trailers);
+                    exchange.grpc_status = status.or(exchange.grpc_status);
                 }
                 if answer.body.is_end_stream() {
                     this.end(End::Whole);

@@ -27,7 +27,7 @@ use super::standing::{Asked, PolicyChanges};
 use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
-use crate::connect::{Flow, Io, copy};
+use crate::connect::{Flow, Io, copy, wishes};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
 use crate::model::AppProtocol;
@@ -390,8 +390,7 @@ impl<A: App> InboundStack<A> {
             Err(error) => Err(error),
         };
         // The application takes the request; what it was is asked again when policy changes.
-        let wish = request.headers().contains_key(UPGRADE);
-        let asked = wish.then(|| Asked::upgrade(request));
+        let asked = wishes(request).then(|| Asked::upgrade(request));
         let served = match permitted {
             Ok(permit) => {
                 let call = pending.call();

@@ -16,7 +16,7 @@ use super::call::{Call, End};
 use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, Unsent};
-use crate::error::{Error, REASON, Reason, grpc_status};
+use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
 use crate::plan::PlannedBackend;
@@ -107,9 +107,11 @@ impl Upstreams {
                         judged: false,
                     };
                     let status = sent.response.status();
-                    let grpc = grpc_status(sent.response.headers());
-                    let cut = is_upload_cut(sent.response.headers());
-                    upstream.judge_head(status, grpc, call.exchange.protocol, cut);
+                    let (headers, protocol) = (sent.response.headers(), call.exchange.protocol);
+                    let grpc = protocol.grpc_status(headers);
+                    let failed = status.is_server_error() || grpc.is_some();
+                    let cut = failed && is_upload_cut(headers);
+                    upstream.judge_head(status, grpc, protocol, cut);
                     let answered = AttemptOutcome::Answered(status, grpc);
                     let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
                     return Ok(Answered {

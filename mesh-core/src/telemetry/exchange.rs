@@ -111,6 +111,16 @@ impl Protocol {
         }
     }
 
+    /// The gRPC status in the header or the trailers of an answer. A field of that name in another
+    /// protocol says nothing.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn grpc_status(self, headers: &HeaderMap) -> Option<u8> {
+        match self {
+            Self::Grpc => crate::error::grpc_status(headers),
+            Self::Http1 | Self::Http2 | Self::Tcp => None,
+        }
+    }
+
     /// The value of Istio's `request_protocol` label.
     pub fn label(self) -> &'static str {
         match self {
