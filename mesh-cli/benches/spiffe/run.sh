@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The SPIFFE libraries of other languages before the Workload API of an agent: py-spiffe and go-spiffe,
-# each skipped with a line where its language or the library cannot be had.
+# The SPIFFE libraries of other languages before the Workload API of an agent: py-spiffe, go-spiffe and
+# java-spiffe, each skipped with a line where its language or the library cannot be had.
 # Usage: run.sh [MESH-BINARY]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -51,5 +51,13 @@ if command -v go > go.log && cp -r "$here/go" go-client && cd go-client \
 else
   cd "$dir"
   echo "skipped: go-spiffe (it cannot be built)"
+fi
+if command -v javac mvn > /dev/null && mkdir java && cp "$here/pom.xml" java \
+  && mvn -q -B -f java/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.0:copy-dependencies \
+    -DoutputDirectory="$dir/java/jars" > java.log 2>&1 \
+  && javac -cp "java/jars/*" -d java "$here/Client.java" >> java.log 2>&1; then
+  check java-spiffe timeout 60 java -cp "java:java/jars/*" Client "$address"
+else
+  echo "skipped: java-spiffe (it cannot be had or built)"
 fi
 exit "$failed"
