@@ -1,5 +1,6 @@
 //! The decision, pure: policy, peer and request in, permit or denial out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::policy::{
     Action, DefaultAction, FailureMode, Operation, Policy, PolicyRule, PolicySource, Provider,
     WorkloadPolicy,
 };
-use super::reading::{Readings, is_plain};
+use super::reading::{Readings, is_plain, spelling};
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
 use crate::model::ObjectKey;
@@ -32,9 +33,10 @@ pub enum RequestView<'a> {
 pub struct HttpView<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The path as it is forwarded, without the query. Policies are asked about all its
-    /// [`Readings`], routes about the first.
-    pub path: &'a str,
+    path: &'a str,
+    /// Whether the path has one reading and is in its one spelling, which is seen once for all that
+    /// ask.
+    plain: bool,
     /// The query, without the `?`.
     pub query: Option<&'a str>,
     /// The header fields.
@@ -335,8 +337,24 @@ impl<'a> HttpView<'a> {
         Self {
             method,
             path,
+            plain: is_plain(path.as_bytes()),
             query,
             headers,
+        }
+    }
+
+    /// The path as it is forwarded, without the query. Policies are asked about all its
+    /// [`Readings`], routes about the first.
+    pub fn path(&self) -> &'a str {
+        self.path
+    }
+
+    /// The path in its one spelling.
+    pub(crate) fn spelling(&self) -> Cow<'a, str> {
+        if self.plain {
+            Cow::Borrowed(self.path)
+        } else {
+            spelling(self.path)
         }
     }
 
@@ -501,8 +519,7 @@ impl<'a> RequestParts<'a> {
                 method: Some(http.method.as_str()),
                 path: Some(http.path),
                 // Most paths have one reading and are in their one spelling.
-                readings: (paths && !is_plain(http.path.as_bytes()))
-                    .then(|| Box::new(Readings::of(http.path))),
+                readings: (paths && !http.plain).then(|| Box::new(Readings::of(http.path))),
             },
             RequestView::Tcp => Self {
                 method: None,

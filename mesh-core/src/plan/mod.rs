@@ -258,7 +258,7 @@ impl Planned {
             Outcome::Forward(_) => return None,
             Outcome::Redirect(redirect) => {
                 let (port, path) = (self.asked.port, matched.path(table));
-                let location = redirect.location(authority, port, http.path, http.query, path);
+                let location = redirect.location(authority, port, http.path(), http.query, path);
                 *response.status_mut() = redirect.status();
                 // Made of parts that are valid in a header field.
                 if let Ok(location) = HeaderValue::try_from(location) {

@@ -8,7 +8,7 @@ use super::rule::{Outcome, Timeouts};
 use super::split::split;
 use super::table::RouteTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
-use crate::authorize::{HttpView, Permit, RequestView, Step, Trace, spelling};
+use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
 
@@ -100,7 +100,7 @@ fn http_route(
     let (mut attached, mut found) = (false, None);
     // Spelled once, by the first condition that asks for it.
     let path = OnceCell::new();
-    let path = || path.get_or_init(|| spelling(http.path)).as_ref();
+    let path = || path.get_or_init(|| http.spelling()).as_ref();
     for (n, (from, entry)) in of.consumers.iter().enumerate() {
         if from == caller && here(entry) {
             attached = true;

@@ -88,12 +88,12 @@ impl Asked {
     pub(super) fn view(&self) -> RequestView<'_> {
         match self {
             Self::Opaque => RequestView::Tcp,
-            Self::Upgrade(head) => RequestView::Http(HttpView {
-                method: &head.method,
-                path: head.uri.path(),
-                query: head.uri.query(),
-                headers: &head.headers,
-            }),
+            Self::Upgrade(head) => RequestView::Http(HttpView::new(
+                &head.method,
+                head.uri.path(),
+                head.uri.query(),
+                &head.headers,
+            )),
         }
     }
 }

@@ -184,7 +184,7 @@ async fn an_external_authorizer_is_asked_for_inbound_requests() -> Result {
     impl Authorizer for Odd {
         fn ask<'a>(&'a self, question: Question<'a>) -> Asking<'a> {
             let even = match question.request {
-                RequestView::Http(http) => http.path == "/even",
+                RequestView::Http(http) => http.path() == "/even",
                 _ => false,
             };
             let answer = if even { Answer::Allow } else { Answer::Deny };
