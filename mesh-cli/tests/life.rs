@@ -235,7 +235,9 @@ async fn the_admin_surface_answers_local_hosts_only() {
     assert_eq!(agent.get("/livez").await.status, StatusCode::OK);
     let dump = agent.get("/config_dump").await.body;
     assert!(!dump.contains("PRIVATE KEY"));
-    serde_json::from_str::<serde_json::Value>(&dump).expect("the dump is JSON");
+    let dump: serde_json::Value = serde_json::from_str(&dump).expect("the dump is JSON");
+    assert!(dump["policy"]["defaultAction"].is_string(), "{dump}");
+    assert!(dump["policy"]["policies"].is_array() && dump["routes"].is_array());
 }
 
 #[tokio::test]

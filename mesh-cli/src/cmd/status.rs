@@ -157,11 +157,14 @@ fn page(status: &Value) -> String {
         &["LISTENER", "DIRECTION", "LEADS", "CONNECTIONS"],
         listeners,
     ));
+    out.extend(policy(&status["policy"]));
     out.extend(federation(&status["federation"]));
     out.extend(workload_api(&status["workload_api"]));
     out.push(String::new());
     out.push(services(status));
+    out.extend(endpoint_errors(status));
     out.extend(server_first(status));
+    out.extend(routes(&status["routes"]));
     let objects = each(&status["objects"])
         .map(|o| vec![text(&o["object"]), text(&o["serving"]), text(&o["source"])]);
     out.push(String::new());
@@ -176,6 +179,71 @@ fn page(status: &Value) -> String {
         }
     }
     out.join("\n")
+}
+
+/// What decides on requests to the workload.
+fn policy(policy: &Value) -> Vec<String> {
+    let default = text(&policy["default_action"]);
+    let mut out = vec![
+        String::new(),
+        format!("requests to it: {default} where no ALLOW policy selects it"),
+    ];
+    let selected: Vec<_> = each(&policy["selected_by"])
+        .map(|one| {
+            let rules = one["rules"].to_string();
+            vec![text(&one["object"]), text(&one["action"]), rules]
+        })
+        .collect();
+    if !selected.is_empty() {
+        let head = ["SELECTED BY", "ACTION", "RULES"];
+        out.push(term::table(&head, selected));
+    }
+    let refused = each(&policy["refused"]).map(text);
+    out.extend(refused.map(|key| format!("{key} is refused, and denies everything meanwhile")));
+    out
+}
+
+/// The rules of routes with the share of each backend; nothing where there are none.
+fn routes(routes: &Value) -> Vec<String> {
+    let rows = each(routes).map(|rule| {
+        let total: u64 = each(&rule["backends"])
+            .filter_map(|backend| backend["weight"].as_u64())
+            .sum();
+        let backends = each(&rule["backends"]).map(|backend| {
+            let weight = backend["weight"].as_u64().unwrap_or_default();
+            let share = (weight * 100).checked_div(total).unwrap_or_default();
+            let (service, port) = (text(&backend["service"]), &backend["port"]);
+            format!("{service}:{port} {weight} ({share}%)")
+        });
+        let to = match rule["answer"].as_u64() {
+            Some(status) => format!("answers {status}"),
+            None => backends.collect::<Vec<_>>().join(", "),
+        };
+        let rule_of = format!("{} rule {}", text(&rule["route"]), rule["rule"]);
+        vec![text(&rule["service"]), rule_of, to]
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let head = ["ROUTES OF", "RULE", "TO (WEIGHT)"];
+    vec![String::new(), term::table(&head, rows)]
+}
+
+/// Why endpoints failed last.
+fn endpoint_errors(status: &Value) -> impl Iterator<Item = String> {
+    each(&status["services"]).flat_map(|service| {
+        each(&service["endpoints"]).filter_map(|endpoint| {
+            let last = &endpoint["last_error"];
+            let (error, age) = (last["error"].as_str()?, last["age"].as_u64()?);
+            let (name, port) = (text(&service["service"]), &service["port"]);
+            let address = text(&endpoint["address"]);
+            Some(format!(
+                "{name}:{port} {address} failed {} ago: {error}",
+                span(age)
+            ))
+        })
+    })
 }
 
 /// The Services with their endpoints.
@@ -376,6 +444,51 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policy_routes_and_failures_are_shown() {
+        let status = serde_json::json!({
+            "policy": {
+                "default_action": "deny",
+                "selected_by": [{
+                    "object": "AuthorizationPolicy/shop/a", "action": "ALLOW", "rules": 2,
+                }],
+                "refused": ["AuthorizationPolicy/shop/b"],
+            },
+            "services": [{
+                "service": "app.shop", "port": 80, "protocol": "http", "server_first": false,
+                "endpoints": [{
+                    "address": "10.0.0.1:80", "transport": "mesh", "ready": true,
+                    "ejected": false, "in_flight": 0,
+                    "last_error": {"error": "connect-failed: refused", "age": 90},
+                }],
+            }],
+            "routes": [
+                {
+                    "service": "app.shop", "route": "HTTPRoute/shop/r", "rule": 0, "answer": null,
+                    "backends": [
+                        {"service": "app.shop", "port": 80, "weight": 3},
+                        {"service": "next.shop", "port": 80, "weight": 1},
+                    ],
+                },
+                {
+                    "service": "app.shop", "route": "HTTPRoute/shop/r", "rule": 1, "answer": 503,
+                    "backends": [],
+                },
+            ],
+        });
+        let page = page(&status);
+        for part in [
+            "requests to it: deny where no ALLOW policy selects it",
+            "AuthorizationPolicy/shop/a",
+            "AuthorizationPolicy/shop/b is refused, and denies everything meanwhile",
+            "app.shop:80 10.0.0.1:80 failed 90s ago: connect-failed: refused",
+            "app.shop:80 3 (75%), next.shop:80 1 (25%)",
+            "answers 503",
+        ] {
+            assert!(page.contains(part), "{part} is not in {page}");
+        }
+    }
 
     #[test]
     fn a_port_that_speaks_first_is_named_with_the_line_that_declares_it() {

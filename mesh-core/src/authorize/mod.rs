@@ -13,6 +13,7 @@ mod layer;
 mod pattern;
 mod policy;
 mod reading;
+mod shown;
 
 pub use ask::{Asking, Authorizer, Authorizers, Question};
 #[cfg(feature = "runtime")]

@@ -17,7 +17,7 @@ mod set;
 pub use decide::{Availability, Balancing, Choice, LoadView, Strategy, consistent_hash, p2c};
 pub use eject::{Breaker, EjectPolicy, Ejection};
 pub use pick::{NoEndpoint, Picked, pick};
-pub use set::{EndpointSet, EndpointState, Member};
+pub use set::{EndpointSet, EndpointState, LastFailure, Member};
 
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,14 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::health::{Health, SetHealth};
 use crate::model::{Conditions, Draw, Endpoint};
+
+/// How much of the reason of an endpoint's last failure is kept, in bytes.
+const FAILURE_BYTES: usize = 512;
 
 /// What is known of an endpoint while it runs: its load, its health, its connections.
 ///
@@ -24,6 +27,18 @@ pub struct EndpointState {
     /// Whether the balancer may choose it.
     pub(super) health: Health,
     slot: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Why it has failed last, if it has; written where a request fails, read for the status.
+    last_failure: Mutex<Option<LastFailure>>,
+}
+
+/// Why and when a request to an endpoint has failed by its fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastFailure {
+    /// What was wrong.
+    pub error: Box<str>,
+    /// When, on the clock of the caller of [`pick`](super::pick).
+    pub at: Duration,
 }
 
 /// An endpoint together with its state.
@@ -78,6 +93,7 @@ impl EndpointState {
             inflight: AtomicU32::new(0),
             health: Health::default(),
             slot: OnceLock::new(),
+            last_failure: Mutex::new(None),
         }
     }
 
@@ -94,6 +110,23 @@ impl EndpointState {
     /// Whether it is ejected now, its half-open probe included.
     pub fn is_ejected(&self) -> bool {
         self.health.is_ejected()
+    }
+
+    /// Why it has failed last; it stays when the endpoint is well again.
+    pub fn last_failure(&self) -> Option<LastFailure> {
+        let last = self.last_failure.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why it has failed, the first [`FAILURE_BYTES`] of it.
+    pub(crate) fn note_failure(&self, error: &str, at: Duration) {
+        let end = error.floor_char_boundary(FAILURE_BYTES);
+        let error = error.get(..end).unwrap_or_default().into();
+        let mut last = self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = Some(LastFailure { error, at });
     }
 
     pub(crate) fn enter(&self) {

@@ -85,6 +85,15 @@ impl Regex {
         compile(&format!("^(?:{pattern})$")).map(Self)
     }
 
+    /// The expression as it was written, without the anchors around it.
+    pub(super) fn written(&self) -> &str {
+        let whole = self.0.as_str();
+        let inner = whole
+            .strip_prefix("^(?:")
+            .and_then(|w| w.strip_suffix(")$"));
+        inner.unwrap_or(whole)
+    }
+
     pub(super) fn is_match(&self, text: &str) -> bool {
         self.0.is_match(text)
     }

@@ -11,6 +11,7 @@ mod filter;
 mod invalid;
 mod matching;
 mod rule;
+mod shown;
 mod split;
 mod table;
 
@@ -19,6 +20,7 @@ pub use filter::{Filter, HeaderChanges, PathRewrite, Redirect, RequestHead, Resp
 pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
 pub use rule::{Backend, Outcome, Parent, Route, Rule, Timeouts};
+pub use shown::RuleOf;
 pub use split::split;
 pub use table::RouteTable;
 

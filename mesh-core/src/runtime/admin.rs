@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use inmesh_pki::serve::is_for_us;
+use inmesh_pki::serve::{Within, is_for_us};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -42,6 +42,10 @@ const JSON: &str = "application/json";
 
 /// How long one of them may rest between two requests: it keeps a place that a probe may need.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to be read, as long as a scrape usually may: until then it has a place
+/// among the few large ones.
+const READ: Duration = Duration::from_secs(10);
 
 /// Sets the filter of the log; the error is shown to the operator.
 pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -82,13 +86,13 @@ impl Mesh {
         services.sort_by(|a, b| a.name.cmp(&b.name));
         json!({
             "status": status,
-            "policy": format!("{:?}", snapshot.policy()),
+            "policy": &**snapshot.policy(),
             "routes": services
                 .iter()
                 .filter(|view| !view.routes.is_empty())
                 .map(|view| json!({
                     "service": view.name.to_string(),
-                    "routes": format!("{:?}", view.routes),
+                    "routes": &view.routes,
                 }))
                 .collect::<Vec<_>>(),
         })
@@ -232,7 +236,7 @@ impl std::fmt::Debug for Admin {
 /// `answer` gets the head of each request; a body is not read. A request that a web page may have sent
 /// ([`is_for_us`]) is answered with 403 before `answer` sees it. There are at most 256
 /// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less;
-/// a header may take as long as they say. Whether one rests is looked at when its last header was
+/// a header may take as long as they say, and an answer 10 s to be read. Whether one rests is looked at when its last header was
 /// due.
 async fn serve_pages<F, R>(listener: TcpListener, limits: Limits, answer: F)
 where
@@ -256,7 +260,7 @@ where
 {
     let state = Arc::<ConnState>::default();
     let io = Timed::http1(
-        stream,
+        Within::new(stream, READ),
         Arc::clone(&state),
         header,
         idle.min(IDLE),
@@ -397,6 +401,31 @@ mod tests {
         assert_eq!(body, "in the end");
         drop(body);
         assert_eq!(large.available_permits(), 1);
+    }
+
+    /// A reader of a byte a second would else hold the place for months.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_gives_its_place_back() {
+        let large = Arc::new(Semaphore::new(1));
+        let (mut caller, stream) = duplex(64);
+        let answer = {
+            let large = Arc::clone(&large);
+            move |_| aside(Arc::clone(&large), JSON, || vec![b'x'; 10_000])
+        };
+        let (header, idle) = (Duration::from_secs(10), Duration::from_secs(5));
+        tokio::spawn(serve_one(stream, header, idle, Arc::new(answer)));
+        let ask = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        caller.write_all(ask).await.unwrap();
+        let begin = Instant::now();
+        while caller.read_u8().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // What is buffered between the two is still read.
+            assert!(begin.elapsed() < READ + Duration::from_secs(80));
+            if begin.elapsed() > READ + Duration::from_secs(1) {
+                assert_eq!(large.available_permits(), 1);
+            }
+        }
+        assert!(begin.elapsed() > READ);
     }
 
     #[tokio::test(start_paused = true)]

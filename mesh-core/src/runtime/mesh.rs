@@ -194,7 +194,10 @@ impl Mesh {
             &self.inner.shared.identity,
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
-            self.inner.shared.clock.now(),
+            (
+                self.inner.shared.clock.now(),
+                self.inner.shared.upstreams.now(),
+            ),
             &self.inner.shared.server_first,
             self.inner.shared.listening.status(),
         )

@@ -39,7 +39,10 @@ pub use limits::Limits;
 pub use listen::{Application, InboundListener, Listen, OutboundListener, Target};
 pub use listening::ListenerStatus;
 pub use mesh::Mesh;
-pub use status::{EndpointStatus, IdentityStatus, RenewalStatus, ServiceStatus, Status};
+pub use status::{
+    BackendStatus, EndpointError, EndpointStatus, IdentityStatus, PolicyOf, PolicyStatus,
+    RenewalStatus, RouteStatus, ServiceStatus, Status,
+};
 
 #[cfg(test)]
 mod tests;

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use inmesh_pki::store::{IdentityReader, IdentityState};
 use serde::Serialize;
 
 use super::first::ServerFirst;
 use super::listening::ListenerStatus;
+use crate::authorize::WorkloadPolicy;
 use crate::discover::{SourceState, Sources};
 use crate::drain::Phase;
+use crate::route::{Outcome, RuleOf};
 use crate::snapshot::{ObjectStatus, Snapshot};
 
 /// The state of a runtime at one moment, without secrets.
@@ -33,6 +35,8 @@ pub struct Status {
     pub identity: Vec<IdentityStatus>,
     /// How the renewal of its identity is doing.
     pub renewal: RenewalStatus,
+    /// The policy that decides on requests to it.
+    pub policy: PolicyStatus,
     /// The listeners that are served.
     pub listeners: Vec<ListenerStatus>,
     /// The sources of configuration by name, with their states.
@@ -41,6 +45,60 @@ pub struct Status {
     pub objects: Vec<ObjectStatus>,
     /// The Services it knows.
     pub services: Vec<ServiceStatus>,
+    /// The rules of the routes that are attached to them, in order of precedence.
+    pub routes: Vec<RouteStatus>,
+}
+
+/// The policy of the workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PolicyStatus {
+    /// What happens to a request if no ALLOW policy selects the workload: `allow` or `deny`.
+    pub default_action: &'static str,
+    /// The policies that select it, in the order of evaluation.
+    pub selected_by: Vec<PolicyOf>,
+    /// Policies that never were good, which deny everything meanwhile.
+    pub refused: Vec<String>,
+}
+
+/// A policy that selects the workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PolicyOf {
+    /// `Kind/namespace/name`.
+    pub object: String,
+    /// `ALLOW`, `DENY` or `CUSTOM`.
+    pub action: &'static str,
+    /// How many rules it has.
+    pub rules: usize,
+}
+
+/// A rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RouteStatus {
+    /// `name.namespace` of the Service that it is attached to.
+    pub service: String,
+    /// `Kind/namespace/name` of the route.
+    pub route: String,
+    /// The rule's place in it, counted from 0.
+    pub rule: usize,
+    /// Where it forwards to; empty if it answers itself.
+    pub backends: Vec<BackendStatus>,
+    /// The status that it answers with itself.
+    pub answer: Option<u16>,
+}
+
+/// A backend of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BackendStatus {
+    /// `name.namespace` of the Service.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
+    /// Its weight among the backends of the rule.
+    pub weight: u32,
 }
 
 /// One certificate: a leaf of ours, or a root.
@@ -106,6 +164,18 @@ pub struct EndpointStatus {
     pub ejected: bool,
     /// Requests in flight to it.
     pub in_flight: u32,
+    /// Why it failed last, if it has failed since it is known.
+    pub last_error: Option<EndpointError>,
+}
+
+/// Why an endpoint failed last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EndpointError {
+    /// What was wrong.
+    pub error: String,
+    /// How long ago, in seconds.
+    pub age: u64,
 }
 
 // === impl Status ===
@@ -116,7 +186,8 @@ impl Status {
         identity: &IdentityReader,
         phase: Phase,
         sources: &Sources,
-        now: SystemTime,
+        // The moment, and the same on the clock that failures are noted on.
+        (now, since_start): (SystemTime, Duration),
         server_first: &ServerFirst,
         listeners: Vec<ListenerStatus>,
     ) -> Self {
@@ -144,6 +215,10 @@ impl Status {
                             ready: m.endpoint.conditions.ready,
                             ejected: m.state.is_ejected(),
                             in_flight: m.state.in_flight(),
+                            last_error: m.state.last_failure().map(|last| EndpointError {
+                                error: last.error.into(),
+                                age: since_start.saturating_sub(last.at).as_secs(),
+                            }),
                         })
                         .collect(),
                 })
@@ -164,6 +239,7 @@ impl Status {
                 failing: renewal.failing,
                 last_error: renewal.last_error.map(|error| error.to_string()),
             },
+            policy: policy(snapshot.policy()),
             listeners,
             sources: sources
                 .states()
@@ -172,8 +248,53 @@ impl Status {
                 .collect(),
             objects: snapshot.status(),
             services,
+            routes: routes(snapshot),
         }
     }
+}
+
+fn policy(policy: &WorkloadPolicy) -> PolicyStatus {
+    let of = policy.policies().map(|policy| PolicyOf {
+        object: policy.key.to_string(),
+        action: policy.action.as_str(),
+        rules: policy.rules.len(),
+    });
+    PolicyStatus {
+        default_action: policy.default_action().as_str(),
+        selected_by: of.collect(),
+        refused: policy.broken().iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// By Service, and for each in order of precedence.
+fn routes(snapshot: &Snapshot) -> Vec<RouteStatus> {
+    let mut views: Vec<_> = snapshot.services().collect();
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    let of = |service: &str, rule: RuleOf<'_>| RouteStatus {
+        service: service.to_owned(),
+        route: rule.route.to_string(),
+        rule: rule.index,
+        backends: rule
+            .backends
+            .iter()
+            .map(|(service, port, weight)| BackendStatus {
+                service: service.to_string(),
+                port: *port,
+                weight: *weight,
+            })
+            .collect(),
+        answer: rule.answer.and_then(|answer| match answer {
+            Outcome::Forward(_) => None,
+            Outcome::Redirect(redirect) => Some(redirect.status().as_u16()),
+            Outcome::Respond(respond) => Some(respond.status().as_u16()),
+        }),
+    };
+    let rules = views.iter().flat_map(|view| {
+        let service = view.name.to_string();
+        let rules = view.routes.rules().into_iter();
+        rules.map(|rule| of(&service, rule)).collect::<Vec<_>>()
+    });
+    rules.collect()
 }
 
 /// Our leaves and the roots that we trust.

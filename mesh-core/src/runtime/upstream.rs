@@ -5,6 +5,7 @@
 //! 2. [`Attempts`] says whether an attempt is followed by another.
 //! 3. Every attempt ends in a verdict on the endpoint, or in none if it was not its fault.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,7 +202,7 @@ impl Upstreams {
         service: &Arc<ServiceView>,
     ) -> Result<(), Error> {
         if is_endpoints(unsent.outcome) {
-            self.failed(picked, service);
+            self.failed(picked, service, &unsent.error);
         }
         call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
         let Next::Retry { avoid } = call.attempts.handle_outcome(unsent.outcome) else {
@@ -270,15 +271,18 @@ impl Upstreams {
             let detail = "the caller has not sent the whole request";
             return Error::new(Reason::BodyTimeout, detail).because(error);
         }
-        self.failed(picked, service);
+        self.failed(picked, service, &error);
         error
     }
 
-    fn now(&self) -> Duration {
+    /// The moment, on the clock that ejections and failures are counted on.
+    pub(super) fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
 
-    fn failed(&self, picked: &mut Picked, service: &ServiceView) {
+    fn failed(&self, picked: &mut Picked, service: &ServiceView, why: &dyn fmt::Display) {
+        let state = &picked.member().state;
+        state.note_failure(&why.to_string(), self.now());
         if let Ejection::Ejected { until } = picked.failed(&service.balancing.eject, self.now()) {
             self.metrics.ejected(&service.host);
             let address = picked.member().endpoint.address();
@@ -371,27 +375,38 @@ impl Upstream {
             // The application behind the agent of the endpoint closed, and may be well.
             self.judged = true;
         } else if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
-            self.judge(false);
+            match grpc.filter(|_| !status.is_server_error()) {
+                Some(grpc) => self.failed(&grpc_failure(grpc)),
+                None => self.failed(&format_args!("it answered {status}")),
+            }
         } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
-            self.judge(true);
+            self.succeeded();
         }
     }
 
-    fn judge(&mut self, good: bool) {
+    fn succeeded(&mut self) {
         self.judged = true;
-        if good {
-            self.upstreams.succeeded(&mut self.picked, &self.service);
-        } else {
-            self.upstreams.failed(&mut self.picked, &self.service);
-        }
+        self.upstreams.succeeded(&mut self.picked, &self.service);
+    }
+
+    fn failed(&mut self, why: &dyn fmt::Display) {
+        self.judged = true;
+        self.upstreams.failed(&mut self.picked, &self.service, why);
     }
 
     /// The exchange has ended.
     pub(super) fn finish(mut self, end: End, exchange: &Exchange, now: Instant) {
         match end {
-            End::Broken => self.judge(false),
+            End::Broken => {
+                let reason = exchange.reason.map_or("reset", Reason::as_str);
+                let detail = exchange.detail.as_deref().unwrap_or_default();
+                self.failed(&format_args!("{reason}: {detail}"));
+            }
             End::Whole if !self.judged => {
-                self.judge(!exchange.grpc_status.is_some_and(is_endpoints_fault));
+                match exchange.grpc_status.filter(|s| is_endpoints_fault(*s)) {
+                    Some(status) => self.failed(&grpc_failure(status)),
+                    None => self.succeeded(),
+                }
             }
             End::Abandoned | End::Whole => {}
         }
@@ -401,6 +416,10 @@ impl Upstream {
             lease.release(now);
         }
     }
+}
+
+fn grpc_failure(status: u8) -> String {
+    format!("it answered grpc-status {status}")
 }
 
 /// UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::change::{Change, Op};
-use super::state::{Snapshot, Versions};
+use super::state::{Snapshot, Version, Versions};
 use crate::model::{Host, ObjectKey};
 
 /// How many objects are named of each kind of change; the others are counted.
@@ -20,6 +20,10 @@ pub struct Difference {
     pub changed: Vec<ObjectKey>,
     /// They are no longer there.
     pub removed: Vec<ObjectKey>,
+    /// Policies that were refused and never were good: they deny what they select from now on.
+    pub denying: Vec<ObjectKey>,
+    /// Policies that denied so, and are gone.
+    pub released: Vec<ObjectKey>,
     /// Names with other addresses.
     pub resolved: Vec<Host>,
 }
@@ -69,10 +73,16 @@ impl Difference {
                 let versions = snapshot.objects.get(&key)?;
                 Versions::winner(versions)?.good.clone()
             };
+            let denies = |snapshot: &Snapshot| {
+                let version = snapshot.objects.get(&key).and_then(|all| all.winner());
+                version.is_some_and(Version::denies)
+            };
             match (good(before), good(after)) {
                 (None, Some(_)) => difference.added.push(key),
                 (Some(_), None) => difference.removed.push(key),
                 (Some(old), Some(new)) if old != new => difference.changed.push(key),
+                (None, None) if !denies(before) && denies(after) => difference.denying.push(key),
+                (None, None) if denies(before) && !denies(after) => difference.released.push(key),
                 _ => {}
             }
         }
@@ -87,7 +97,13 @@ impl Difference {
 
     /// Whether names were resolved anew, and nothing else.
     pub fn is_of_names_alone(&self) -> bool {
-        let objects = [&self.added, &self.changed, &self.removed];
+        let objects = [
+            &self.added,
+            &self.changed,
+            &self.removed,
+            &self.denying,
+            &self.released,
+        ];
         !self.resolved.is_empty() && objects.iter().all(|keys| keys.is_empty())
     }
 }
@@ -99,6 +115,8 @@ impl fmt::Display for Difference {
             ("added", &self.added),
             ("changed", &self.changed),
             ("removed", &self.removed),
+            ("denying because they are refused:", &self.denying),
+            ("no longer denying:", &self.released),
         ];
         let mut first = true;
         for (what, keys) in objects {

@@ -265,6 +265,15 @@ impl Versions {
     }
 }
 
+// === impl Version ===
+
+impl Version {
+    /// Whether it denies what it selects because it never was good.
+    pub(super) fn denies(&self) -> bool {
+        self.good.is_none() && matches!(self.fallback, Fallback::Deny(_))
+    }
+}
+
 // === impl ByAddress ===
 
 impl PartialEq for ByAddress {

@@ -265,6 +265,12 @@ fn a_refusal_that_changes_nothing_that_serves_is_no_generation() {
     assert_eq!(mended.status().len(), 1, "{:?}", mended.status());
 }
 
+/// What a change is logged as.
+fn difference(before: &Snapshot, change: Change) -> Difference {
+    let mentioned = Mentioned::by(&change, before);
+    Difference::between(before, &before.apply(change), mentioned)
+}
+
 #[test]
 fn a_policy_that_was_never_good_denies_what_it_selects() {
     let labels = |app: &str| vec![("app".into(), app.into())];
@@ -284,6 +290,15 @@ fn a_policy_that_was_never_good_denies_what_it_selects() {
         let one = empty().apply(update(vec![bad()]));
         assert_eq!(!permitted(&one), denies, "{selects:?}");
         assert_eq!(one.blocked().len(), usize::from(blocks), "{selects:?}");
+        let change = update(vec![bad()]);
+        let said = difference(&empty(), change).to_string();
+        assert_eq!(
+            said,
+            "denying because they are refused: AuthorizationPolicy/shop/p"
+        );
+        let change = update(vec![Op::Remove(key(Kind::AuthorizationPolicy, "p"))]);
+        let said = difference(&one, change).to_string();
+        assert_eq!(said, "no longer denying: AuthorizationPolicy/shop/p");
         // Mended, and then refused again, it is as it was mended.
         let two = one.apply(update(vec![policy("p", Action::Allow)]));
         assert!(permitted(&two) && two.blocked().is_empty());

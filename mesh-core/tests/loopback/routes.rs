@@ -505,6 +505,11 @@ async fn an_endpoint_that_fails_is_ejected_and_returns_by_one_probe() -> Result 
         failures += u32::from(client.send(get("http://cart/")).await.status() != StatusCode::OK);
     }
     assert_eq!(failures, 5);
+    let services = pair.web.status().services;
+    let mut errors = services.iter().flat_map(|s| &s.endpoints);
+    let last = errors.find_map(|endpoint| endpoint.last_error.as_ref());
+    let said = last.map(|last| last.error.as_str());
+    assert_eq!(said, Some("it answered 503 Service Unavailable"));
     failing.store(false, Ordering::SeqCst);
     // Requests continue without failure until one of them is the probe.
     let before = served.load(Ordering::SeqCst);

@@ -13,13 +13,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::Within;
+
 /// How long the head of a request may take, and how long a connection may be idle before it.
 const HEAD: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to be read, from its first byte to its last.
+const READ: Duration = Duration::from_secs(30);
 
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Serves HTTP/1.1 on one connection: heads of bounded size and time, one request, or several where
+/// Serves HTTP/1.1 on one connection: heads of bounded size and time, answers that are read in time, one request, or several where
 /// `keep_alive` says so.
 pub(crate) async fn http1<F>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -37,7 +42,7 @@ pub(crate) async fn http1<F>(
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
         .keep_alive(keep_alive)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Within::new(stream, READ)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "an HTTP connection broke off");

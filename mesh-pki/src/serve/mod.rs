@@ -15,6 +15,7 @@ mod host;
 mod http;
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 mod pages;
+mod within;
 
 #[cfg(any(
     feature = "federation",
@@ -30,3 +31,4 @@ pub use host::{NotForUs, is_for_us};
 pub(crate) use http::http1;
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub use pages::pages;
+pub use within::Within;

@@ -21,9 +21,9 @@ const FRAMING: [&str; 9] = [
 /// Changes to header fields, applied in the order set, add, remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
-    set: Vec<(HeaderName, HeaderValue)>,
-    add: Vec<(HeaderName, HeaderValue)>,
-    remove: Vec<HeaderName>,
+    pub(in crate::route) set: Vec<(HeaderName, HeaderValue)>,
+    pub(in crate::route) add: Vec<(HeaderName, HeaderValue)>,
+    pub(in crate::route) remove: Vec<HeaderName>,
 }
 
 // === impl HeaderChanges ===

@@ -48,6 +48,14 @@ impl PathRewrite {
         Ok(Self(PathChange::Prefix(checked(path)?.into())))
     }
 
+    /// The field of a document that asks for it, and its text.
+    pub(in crate::route) fn parts(&self) -> (&'static str, &str) {
+        match &self.0 {
+            PathChange::Full(path) => ("replaceFullPath", path),
+            PathChange::Prefix(path) => ("replacePrefixMatch", path),
+        }
+    }
+
     /// The path in place of `path`, which was matched by `matched`; `None` is the prefix `/`. A
     /// path that was matched by something other than a prefix stays, which no valid route does.
     pub fn apply<'p>(&'p self, path: &'p str, matched: Option<&PathMatch>) -> Cow<'p, str> {

@@ -14,10 +14,10 @@ use crate::route::matching::PathMatch;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     scheme: Option<Scheme>,
-    host: Option<Arc<str>>,
-    port: Option<u16>,
-    path: Option<PathRewrite>,
-    status: StatusCode,
+    pub(in crate::route) host: Option<Arc<str>>,
+    pub(in crate::route) port: Option<u16>,
+    pub(in crate::route) path: Option<PathRewrite>,
+    pub(in crate::route) status: StatusCode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,14 @@ impl Redirect {
             }
         });
         Ok(self)
+    }
+
+    /// The scheme, if it is another one.
+    pub(in crate::route) fn scheme(&self) -> Option<&'static str> {
+        Some(match self.scheme? {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        })
     }
 
     /// The same to another host.

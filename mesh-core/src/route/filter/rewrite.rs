@@ -12,8 +12,8 @@ use crate::route::matching::PathMatch;
 /// Changes host and path of a request. Routes are decided before, and not again after.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
-    host: Option<(HeaderValue, Authority)>,
-    path: Option<PathRewrite>,
+    pub(in crate::route) host: Option<(HeaderValue, Authority)>,
+    pub(in crate::route) path: Option<PathRewrite>,
 }
 
 // === impl Rewrite ===

@@ -1,0 +1,361 @@
+//! Routes as an operator reads them: in the words of the Gateway API, in order of precedence.
+//!
+//! In comes the table of a Service, out go its rules and their backends, or all that is decided on.
+//! Values of header fields that are credentials are left out.
+
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
+use http::{HeaderName, HeaderValue};
+use serde::ser::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use super::filter::{Filter, HeaderChanges, PathRewrite, Redirect, Rewrite};
+use super::matching::{Match, PathMatch, ValueMatch};
+use super::rule::{Outcome, Timeouts};
+use super::table::RouteTable;
+use super::table::http::{Entry, Target};
+use crate::model::{Namespace, ObjectKey, ServiceName};
+
+/// In place of the value of a field that is a credential.
+const HIDDEN: &str = "(hidden)";
+
+/// One rule of a table, as an overview shows it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RuleOf<'t> {
+    /// The route that it is of.
+    pub route: &'t ObjectKey,
+    /// Its place in the route, counted from 0.
+    pub index: usize,
+    /// The Services that it forwards to, with port and weight; empty if it answers itself.
+    pub backends: Vec<(&'t ServiceName, u16, u32)>,
+    /// What it answers with; `None` if it forwards.
+    pub answer: Option<&'t Outcome>,
+}
+
+// === impl RouteTable ===
+
+impl RouteTable {
+    /// The rules that may match, each once, the one of highest precedence first: those of consumer
+    /// routes, then those of producer routes.
+    pub fn rules(&self) -> Vec<RuleOf<'_>> {
+        let mut seen = vec![false; self.http.rules.len()];
+        let first = |(_, entry): &(Option<&Namespace>, &Entry)| {
+            let seen = seen.get_mut(entry.rule);
+            seen.is_some_and(|seen| !std::mem::replace(seen, true))
+        };
+        let entries = self.entries().filter(first);
+        let rule = |(_, entry): (_, &Entry)| {
+            let rule = self.http.rules.get(entry.rule)?;
+            let targets = self.targets(entry).iter();
+            Some(RuleOf {
+                route: &rule.route,
+                index: rule.index,
+                backends: targets.map(|t| (&t.service, t.port, t.weight)).collect(),
+                answer: rule.answer.as_deref(),
+            })
+        };
+        entries.filter_map(rule).collect()
+    }
+
+    /// All matches, those of consumer routes with the namespace of the callers that they are for.
+    fn entries(&self) -> impl Iterator<Item = (Option<&Namespace>, &Entry)> {
+        let consumers = self.http.consumers.iter();
+        let consumers = consumers.map(|(namespace, entry)| (Some(namespace), entry));
+        consumers.chain(self.http.producers.iter().map(|entry| (None, entry)))
+    }
+
+    fn targets(&self, entry: &Entry) -> &[Target] {
+        let (from, to) = entry.targets;
+        self.http.targets.get(from..to).unwrap_or_default()
+    }
+
+    fn entry(&self, callers: Option<&Namespace>, entry: &Entry) -> Option<Value> {
+        let rule = self.http.rules.get(entry.rule)?;
+        let mut out = Map::new();
+        if let Some(callers) = callers {
+            out.insert("callersOf".into(), callers.to_string().into());
+        }
+        if let Some(port) = entry.port {
+            out.insert("port".into(), port.into());
+        }
+        let matches = entry.when.as_ref().map_or_else(|| json!({}), conditions);
+        out.insert("matches".into(), matches);
+        out.insert("route".into(), rule.route.to_string().into());
+        out.insert("rule".into(), rule.index.into());
+        let timeouts = timeouts(&rule.timeouts);
+        out.insert("timeouts".into(), timeouts);
+        out.insert("filters".into(), filters(&rule.filters));
+        match rule.answer.as_deref() {
+            Some(Outcome::Redirect(to)) => out.insert("requestRedirect".into(), redirect(to)),
+            Some(Outcome::Respond(with)) => {
+                let (status, bytes) = (with.status().as_u16(), with.body().len());
+                let answer = json!({ "status": status, "bodyBytes": bytes });
+                out.insert("directResponse".into(), answer)
+            }
+            Some(Outcome::Forward(_)) | None => {
+                let targets = self.targets(entry).iter().map(target).collect();
+                out.insert("backends".into(), Value::Array(targets))
+            }
+        };
+        Some(Value::Object(out))
+    }
+}
+
+impl Serialize for RouteTable {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(
+            self.entries()
+                .filter_map(|(of, entry)| self.entry(of, entry)),
+        )
+    }
+}
+
+fn target(target: &Target) -> Value {
+    json!({
+        "service": target.service.to_string(),
+        "port": target.port,
+        "weight": target.weight,
+        "filters": filters(&target.filters),
+    })
+}
+
+fn conditions(when: &Match) -> Value {
+    let mut out = Map::new();
+    let (kind, path) = match &when.path {
+        PathMatch::Exact(path) => ("Exact", path.as_str()),
+        PathMatch::Prefix(path) => ("PathPrefix", path.as_str()),
+        PathMatch::Regex(regex) => ("RegularExpression", regex.written()),
+    };
+    out.insert("path".into(), json!({ "type": kind, "value": path }));
+    if let Some(method) = &when.method {
+        out.insert("method".into(), method.as_str().into());
+    }
+    let value = |name: &str, is: &ValueMatch| {
+        let (kind, value) = match is {
+            ValueMatch::Exact(exact) => ("Exact", &**exact),
+            ValueMatch::Regex(regex) => ("RegularExpression", regex.written()),
+        };
+        json!({ "name": name, "type": kind, "value": value })
+    };
+    if !when.headers.is_empty() {
+        let fields = when.headers.iter().map(|(name, is)| {
+            let mut field = value(name.as_str(), is);
+            if is_credential(name) {
+                field["value"] = HIDDEN.into();
+            }
+            field
+        });
+        out.insert("headers".into(), fields.collect());
+    }
+    if !when.query.is_empty() {
+        let query = when.query.iter().map(|(name, is)| value(name, is));
+        out.insert("queryParams".into(), query.collect());
+    }
+    Value::Object(out)
+}
+
+fn timeouts(limits: &Timeouts) -> Value {
+    let limits = [
+        ("request", limits.request),
+        ("backendRequest", limits.backend_request),
+    ];
+    let written = limits.into_iter().filter_map(|(name, limit)| {
+        let millis = limit?.as_millis();
+        Some((name.to_owned(), format!("{millis}ms").into()))
+    });
+    Value::Object(written.collect())
+}
+
+fn filters(all: &[Filter]) -> Value {
+    let one = |filter: &Filter| match filter {
+        Filter::RequestHeaders(by) => json!({ "requestHeaderModifier": changes(by) }),
+        Filter::ResponseHeaders(by) => json!({ "responseHeaderModifier": changes(by) }),
+        Filter::Rewrite(to) => json!({ "urlRewrite": rewrite(to) }),
+    };
+    all.iter().map(one).collect()
+}
+
+fn changes(by: &HeaderChanges) -> Value {
+    let fields = |list: &[(HeaderName, HeaderValue)]| -> Value {
+        let field = |(name, value): &(HeaderName, HeaderValue)| {
+            let value = if is_credential(name) || value.is_sensitive() {
+                HIDDEN.into()
+            } else {
+                String::from_utf8_lossy(value.as_bytes())
+            };
+            json!({ "name": name.as_str(), "value": value })
+        };
+        list.iter().map(field).collect()
+    };
+    let remove: Vec<_> = by.remove.iter().map(HeaderName::as_str).collect();
+    json!({ "set": fields(&by.set), "add": fields(&by.add), "remove": remove })
+}
+
+fn is_credential(name: &HeaderName) -> bool {
+    [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE].contains(name)
+}
+
+fn rewrite(to: &Rewrite) -> Value {
+    let mut out = Map::new();
+    if let Some((_, host)) = &to.host {
+        out.insert("hostname".into(), host.as_str().into());
+    }
+    out.extend(to.path.as_ref().map(path));
+    Value::Object(out)
+}
+
+fn redirect(to: &Redirect) -> Value {
+    let mut out = Map::new();
+    if let Some(scheme) = to.scheme() {
+        out.insert("scheme".into(), scheme.into());
+    }
+    if let Some(host) = &to.host {
+        out.insert("hostname".into(), (&**host).into());
+    }
+    if let Some(port) = to.port {
+        out.insert("port".into(), port.into());
+    }
+    out.extend(to.path.as_ref().map(path));
+    out.insert("statusCode".into(), to.status.as_u16().into());
+    Value::Object(out)
+}
+
+fn path(change: &PathRewrite) -> (String, Value) {
+    let (name, text) = change.parts();
+    ("path".into(), json!({ name: text }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::Method;
+
+    use super::*;
+    use crate::model::{Kind, ServicePort};
+    use crate::route::{Backend, Parent, Regex, Respond, Route, Rule};
+
+    type Fallible = Result<(), Box<dyn std::error::Error>>;
+
+    fn table() -> Result<RouteTable, Box<dyn std::error::Error>> {
+        let (shop, web) = (Namespace::new("shop")?, Namespace::new("web")?);
+        let (cart, next) = (
+            ServiceName::new(&shop, "cart")?,
+            ServiceName::new(&shop, "next")?,
+        );
+        let token = || HeaderValue::from_static("Bearer secret");
+        let changes = HeaderChanges::new()
+            .set(AUTHORIZATION, token())?
+            .add("x-edit".parse()?, HeaderValue::from_static("1"))?
+            .remove("x-old".parse()?)?;
+        let items = Match::path(PathMatch::literal("/items", true)?)
+            .method(Method::GET)
+            .header(COOKIE, ValueMatch::Exact("id=secret".into()))
+            .query("page", ValueMatch::Regex(Regex::new("[0-9]+")?));
+        let rewrite = Rewrite::new()
+            .with_host("cart.lab")?
+            .with_path(PathRewrite::prefix("/v2")?);
+        let split = Rule::to(vec![
+            Backend::new(cart.clone(), 80, 9)?,
+            Backend::new(next, 80, 1)?.with_filters(vec![Filter::Rewrite(rewrite)]),
+        ])
+        .when(vec![items])
+        .with_filters(vec![Filter::RequestHeaders(changes)])
+        .with_timeouts(Timeouts::new(Some(Duration::from_secs(2)), None)?);
+        let closed = Rule::with(Outcome::Respond(Respond::new(503, "closed\n")?));
+        let moved = Redirect::new()
+            .with_scheme("https")?
+            .with_path(PathRewrite::full("/new")?)
+            .with_status(301)?;
+        let parent = || vec![Parent::new(cart.clone(), Some(80))];
+        let route = |of: &Namespace, rules| {
+            let key = ObjectKey::new(Kind::HttpRoute, of, "r")?;
+            Ok::<_, Box<dyn std::error::Error>>(Arc::new(Route::new(key, parent(), rules)?))
+        };
+        let producer = route(&shop, vec![split, closed])?;
+        let consumer = route(&web, vec![Rule::with(Outcome::Redirect(moved))])?;
+        let ports = [ServicePort::new(
+            "http",
+            80,
+            crate::model::AppProtocol::Http1,
+        )];
+        Ok(RouteTable::build(&cart, &ports, &[producer, consumer]))
+    }
+
+    #[test]
+    fn a_table_is_shown_in_the_words_of_the_gateway_api() -> Fallible {
+        let shown = serde_json::to_value(table()?)?;
+        let edits = json!({
+            "set": [{"name": "authorization", "value": HIDDEN}],
+            "add": [{"name": "x-edit", "value": "1"}],
+            "remove": ["x-old"],
+        });
+        let rewrite = json!({"hostname": "cart.lab", "path": {"replacePrefixMatch": "/v2"}});
+        assert_eq!(
+            shown,
+            json!([
+                {
+                    "callersOf": "web", "port": 80, "matches": {},
+                    "route": "HTTPRoute/web/r", "rule": 0, "timeouts": {}, "filters": [],
+                    "requestRedirect": {
+                        "scheme": "https", "path": {"replaceFullPath": "/new"}, "statusCode": 301,
+                    },
+                },
+                {
+                    "port": 80,
+                    "matches": {
+                        "path": {"type": "PathPrefix", "value": "/items"},
+                        "method": "GET",
+                        "headers": [{"name": "cookie", "type": "Exact", "value": HIDDEN}],
+                        "queryParams": [
+                            {"name": "page", "type": "RegularExpression", "value": "[0-9]+"},
+                        ],
+                    },
+                    "route": "HTTPRoute/shop/r", "rule": 0, "timeouts": {"request": "2000ms"},
+                    "filters": [{"requestHeaderModifier": edits}],
+                    "backends": [
+                        {"service": "cart.shop", "port": 80, "weight": 9, "filters": []},
+                        {
+                            "service": "next.shop", "port": 80, "weight": 1,
+                            "filters": [{"urlRewrite": rewrite}],
+                        },
+                    ],
+                },
+                {
+                    "port": 80, "matches": {},
+                    "route": "HTTPRoute/shop/r", "rule": 1, "timeouts": {}, "filters": [],
+                    "directResponse": {"status": 503, "bodyBytes": 7},
+                },
+            ])
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn each_rule_stands_once_in_an_overview() -> Fallible {
+        let table = table()?;
+        let rules = table.rules();
+        let named: Vec<_> = rules
+            .iter()
+            .map(|r| (r.route.to_string(), r.index))
+            .collect();
+        let expected = [
+            ("HTTPRoute/web/r", 0),
+            ("HTTPRoute/shop/r", 0),
+            ("HTTPRoute/shop/r", 1),
+        ];
+        assert_eq!(
+            named,
+            expected.map(|(route, rule)| (route.to_owned(), rule))
+        );
+        let weights: Vec<_> = rules[1]
+            .backends
+            .iter()
+            .map(|(_, _, weight)| *weight)
+            .collect();
+        assert_eq!(weights, [9, 1]);
+        assert!(rules[0].answer.is_some() && rules[1].answer.is_none());
+        Ok(())
+    }
+}
