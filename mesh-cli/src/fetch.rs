@@ -10,6 +10,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use inmesh_pki::clock::Span;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -74,7 +75,7 @@ pub(crate) async fn admin(
     };
     timeout(LIMIT, exchange)
         .await
-        .map_err(|_| anyhow::anyhow!("no answer within {LIMIT:?}"))
+        .map_err(|_| anyhow::anyhow!("no answer within {}", Span(LIMIT)))
         .and_then(|answer| answer)
         .with_context(|| {
             format!(

@@ -16,6 +16,7 @@ mod seconds;
 mod signals;
 mod term;
 mod workload_api;
+mod yaml;
 
 use std::process::ExitCode;
 

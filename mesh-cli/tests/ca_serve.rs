@@ -16,7 +16,7 @@ use inmesh_pki::svid::{Usage, validate};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::ca::{Ca, Member};
-use support::{eventually, free, get, publish, stderr, try_send};
+use support::{eventually, free, get, publish, stderr, stdout, try_send};
 use tempfile::TempDir;
 use tokio_rustls::rustls::SignatureScheme;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -118,6 +118,28 @@ async fn metrics_tell_what_a_ca_does_and_what_it_waits_for() {
     assert_eq!(now["mesh_ca_members_behind"], 1.0);
     let roots = now.keys().filter(|name| name.contains("kind=\"root\""));
     assert_eq!(roots.count(), 2);
+
+    // The operator sees which member that is.
+    let members = ca.operate(&["members", "--json"]);
+    assert!(members.status.success(), "{}", stderr(&members));
+    let members: Value = serde_json::from_str(&stdout(&members)).expect("JSON");
+    assert_eq!(members["more"], 0);
+    let member = &members["members"][0];
+    assert_eq!(
+        (&member["id"], &member["holdsOff"]),
+        (&CART.into(), &true.into())
+    );
+    let generation = begin["mesh_ca_bundle_generation"] as u64;
+    assert_eq!(member["generation"].as_u64(), Some(generation));
+    assert!(
+        member["renewed"].as_u64() < member["until"].as_u64(),
+        "{member}"
+    );
+    let page = stdout(&ca.operate(&["members"]));
+    assert!(
+        page.starts_with("1 members") && page.contains("holds off the rotation"),
+        "{page}"
+    );
 
     // A list for each issuing CA once something is revoked, and none before.
     assert!(!now.keys().any(|name| name.starts_with("mesh_ca_crl")));

@@ -17,7 +17,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
-use support::{Agent, Home, PLAIN, Pair, app, eventually, free, get, mesh, service, try_send};
+use support::{
+    Agent, Home, PLAIN, Pair, app, eventually, free, get, mesh, service, stdout, try_send,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -238,6 +240,12 @@ async fn the_admin_surface_answers_local_hosts_only() {
     let dump: serde_json::Value = serde_json::from_str(&dump).expect("the dump is JSON");
     assert!(dump["policy"]["defaultAction"].is_string(), "{dump}");
     assert!(dump["policy"]["policies"].is_array() && dump["routes"].is_array());
+    // What it has started with is what its folder says.
+    let admin = agent.admin.to_string();
+    let running = mesh(["config", "--admin", &admin], &[]);
+    assert!(running.status.success(), "{running:?}");
+    let folder = mesh(["config", "--dir"], &[&agent.dir]);
+    assert_eq!(stdout(&running), stdout(&folder));
 }
 
 #[tokio::test]
@@ -600,16 +608,13 @@ async fn commands_wait_for_an_agent_set_its_log_and_drain_it() {
     };
     let status = run(&["status", "--wait", "20s"]);
     assert!(status.status.success(), "{status:?}");
-    let page = support::stdout(&status);
+    let page = stdout(&status);
     assert!(page.starts_with("shop/web is ready; version "), "{page}");
     let log = run(&["log", "inmesh_core=debug,info"]);
-    assert_eq!(
-        support::stdout(&log),
-        "log level is inmesh_core=debug,info\n"
-    );
+    assert_eq!(stdout(&log), "log level is inmesh_core=debug,info\n");
     assert_eq!(run(&["log", "a=b=c"]).status.code(), Some(1));
     let drained = run(&["drain", "--wait", "20s"]);
-    assert_eq!(support::stdout(&drained), "drained\n", "{drained:?}");
+    assert_eq!(stdout(&drained), "drained\n", "{drained:?}");
     assert!(agent.ended().await.success());
     // There is nothing to wait for: the limit ends it.
     let gone = run(&["status", "--wait", "300ms"]);

@@ -381,3 +381,156 @@ fn there_is_a_manual_page_for_every_command() {
         "{status}"
     );
 }
+
+/// Each command with what may be left out of its help: groups have none of their own.
+#[test]
+fn every_command_has_examples_and_names_folders_alike() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().display().to_string();
+    let written = mesh(["man", "--out", &out], &[]);
+    assert!(written.status.success(), "{written:?}");
+    let pages = std::fs::read_dir(dir.path()).expect("pages");
+    let mut commands = 0;
+    for page in pages {
+        let path = page.expect("a page").path();
+        let name = path
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let text = std::fs::read_to_string(&path).expect("a page");
+        let group = ["mesh", "mesh-ca", "mesh-ca-token"].contains(&name.as_str());
+        if name.contains("help") || group {
+            continue;
+        }
+        commands += 1;
+        assert!(text.contains("Examples:"), "{name} has no example");
+        for once in ["\\-\\-config", "\\-\\-ca "] {
+            assert!(!text.contains(once), "{name} names a folder by {once}");
+        }
+    }
+    assert!(commands >= 20, "{commands} pages");
+    for page in ["mesh-config", "mesh-cert-show", "mesh-ca-members"] {
+        assert!(dir.path().join(format!("{page}.1")).exists(), "{page}");
+    }
+    let script = stdout(&mesh(["completions", "bash"], &[]));
+    assert!(script.contains("members") && script.contains("cert"));
+}
+
+/// Scripts that were written for earlier versions run on.
+#[test]
+fn a_folder_may_be_named_as_before() {
+    let home = Home::new();
+    let ca = home.path("other-ca");
+    for (named, once) in [
+        (vec!["ca", "init", "--dir"], vec!["ca", "init"]),
+        (vec!["man", "--out"], vec!["man"]),
+        (vec!["validate", "--dir"], vec!["validate"]),
+    ] {
+        for args in [named, once] {
+            let dir = match args[..] {
+                ["validate", ..] => good_folder(&home),
+                ["man", ..] => home.path("man"),
+                _ => {
+                    let _none = std::fs::remove_dir_all(&ca);
+                    ca.clone()
+                }
+            };
+            let ended = mesh(args.iter().copied(), &[&dir]);
+            assert!(ended.status.success(), "{args:?}: {ended:?}");
+            let _none = std::fs::remove_dir_all(home.path("web"));
+        }
+    }
+    for flag in ["--dir", "--ca"] {
+        let id = "spiffe://cluster.local/ns/shop/sa/web";
+        let (ca, out) = (ca.display().to_string(), home.path("files"));
+        let issued = mesh(["ca", "issue", id, flag, &ca, "--out"], &[&out]);
+        assert!(issued.status.success(), "{flag}: {issued:?}");
+    }
+    for flag in ["--dir", "--config"] {
+        let none = mesh(["proxy", flag, "/nowhere/at/all"], &[]);
+        assert!(stderr(&none).contains("/nowhere/at/all"), "{none:?}");
+    }
+    for args in [&["validate"][..], &["ca", "init"], &["man"], &["proxy"]] {
+        let nothing = mesh(args.iter().copied(), &[]);
+        assert_eq!(nothing.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&nothing).contains("<DIR>"), "{args:?}: {nothing:?}");
+    }
+}
+
+#[test]
+fn the_settings_of_a_folder_are_a_file_of_their_own() {
+    let home = Home::new();
+    let dir = good_folder(&home);
+    let shown = mesh(["config", "--dir"], &[&dir]);
+    assert!(shown.status.success(), "{shown:?}");
+    let yaml = stdout(&shown);
+    assert!(yaml.contains("  headerTimeout: \"10s\"\n"), "{yaml}");
+    let again = home.path("again");
+    std::fs::create_dir(&again).expect("a folder");
+    publish(&again, "agent.yaml", &yaml);
+    assert_eq!(stdout(&mesh(["config", "--dir"], &[&again])), yaml);
+    let json = mesh(["config", "--json", "--dir"], &[&again]);
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["limits"]["headerTimeout"], "10s");
+    assert_eq!(json["identity"]["developmentCA"]["lifetime"], "1m");
+    publish(
+        &again,
+        "agent.yaml",
+        &yaml.replace("defaultAction: deny", "defaultAction: no"),
+    );
+    let refused = mesh(["config", "--dir"], &[&again]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("defaultAction"), "{refused:?}");
+}
+
+#[test]
+fn a_certificate_is_shown_with_what_would_be_refused_and_without_its_key() {
+    let home = Home::new();
+    let (ca, out) = (home.ca(), home.path("files"));
+    let (ca, id) = (
+        ca.display().to_string(),
+        "spiffe://test.local/ns/shop/sa/web",
+    );
+    let args = ["ca", "issue", id, "--lifetime", "1h", "--dir", &ca, "--out"];
+    assert!(mesh(args, &[&out]).status.success());
+    let file = |name: &str| out.join(name);
+    let bundle = file("bundle.pem").display().to_string();
+    let good = mesh(["cert", "show", "--bundle", &bundle], &[&file("cert.pem")]);
+    let said = stdout(&good);
+    assert!(good.status.success(), "{good:?}");
+    for part in [
+        id,
+        "EC P-256",
+        "(ends in ",
+        "nothing is refused",
+        "URI:spiffe://",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let other = home.path("other");
+    assert!(
+        mesh(
+            ["ca", "init", "--trust-domain", "test.local", "--dir"],
+            &[&other]
+        )
+        .status
+        .success()
+    );
+    let other = other.join("ca.pem").display().to_string();
+    let args = ["cert", "show", "--json", "--bundle", &other];
+    let refused = mesh(args, &[&file("cert.pem")]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let json: Value = serde_json::from_slice(&refused.stdout).expect("JSON");
+    assert_eq!(json["certificates"][0]["spiffeId"], id);
+    let why = json["refused"][0].as_str().expect("a reason");
+    assert!(why.starts_with("under the bundle: "), "{why}");
+    let key = std::fs::read_to_string(file("key.pem")).expect("a key");
+    let shown = mesh(["cert", "show"], &[&file("key.pem")]);
+    let shown = stdout(&shown) + &stderr(&shown);
+    assert!(
+        shown.contains("a private key, which is not shown"),
+        "{shown}"
+    );
+    assert!(!shown.contains(key.lines().nth(1).expect("its text")));
+}

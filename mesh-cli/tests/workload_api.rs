@@ -68,6 +68,23 @@ async fn an_agent_gets_its_identity_from_another_and_carries_with_it() {
     assert!(!socket.exists(), "the socket goes with its server");
 }
 
+/// The ID must be that of the workload which the agent's file names, as with every other source.
+#[tokio::test]
+async fn an_id_that_is_not_the_workloads_is_not_taken() {
+    let home = Home::new();
+    let gives = gives("spiffe://test.local/ns/shop/sa/other", uid());
+    let _server = home.agent("app", &(gives + REST), &[]).await;
+    let web = home.unready("web", &format!("{TAKES}{REST}"), &[]);
+    let why = "has an ID with the path /ns/shop/sa/web, the first is that of \
+               spiffe://test.local/ns/shop/sa/other";
+    eventually("the refusal is on the page", async || {
+        let ready = web.try_get("/readyz").await?;
+        let refused = ready.status == StatusCode::SERVICE_UNAVAILABLE && ready.body.contains(why);
+        refused.then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_agent_that_matches_no_entry_waits_and_says_why() {
     let home = Home::new();

@@ -122,3 +122,32 @@ impl Clock for TokioClock {
         base + since.elapsed()
     }
 }
+/// A length of time as people read it: `90 s`, `1.5 s`, `250 ms`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use inmesh_pki::clock::Span;
+///
+/// assert_eq!(Span(Duration::from_secs(90)).to_string(), "90 s");
+/// assert_eq!(Span(Duration::from_millis(1_500)).to_string(), "1.5 s");
+/// assert_eq!(Span(Duration::from_micros(250_900)).to_string(), "250 ms");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        if millis < 1_000 {
+            return write!(f, "{millis} ms");
+        }
+        let seconds = f64::from(u32::try_from(millis % 1_000).unwrap_or_default()) / 1_000.0;
+        write!(f, "{}", millis / 1_000)?;
+        if seconds > 0.0 {
+            let digits = format!("{seconds:.3}");
+            f.write_str(digits.trim_start_matches('0').trim_end_matches('0'))?;
+        }
+        f.write_str(" s")
+    }
+}

@@ -5,6 +5,7 @@
 //! `peers` must be written.
 
 mod read;
+mod write;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::federation::FederationConfig;
 use crate::workload_api::WorkloadApiConfig;
 
 pub(crate) use read::duration;
+pub(crate) use write::document;
 
 /// The group and version of our own kinds.
 pub(crate) const API_VERSION: &str = "inmesh.dev/v1alpha1";
@@ -37,6 +39,8 @@ pub(crate) struct Agent {
     pub(crate) place: Location,
     pub(crate) workload: Workload,
     pub(crate) default_action: DefaultAction,
+    /// Whether listeners that do not say otherwise refuse plaintext.
+    pub(crate) strict: bool,
     pub(crate) mesh_namespace: Option<Namespace>,
     pub(crate) identity: Identity,
     pub(crate) listeners: Vec<Listener>,
@@ -115,6 +119,8 @@ impl Agent {
     /// How documents beside the agent's file are read.
     pub(crate) fn defaults(&self) -> Defaults {
         let defaults = strict_defaults(&self.workload).loopback(self.loopback_endpoints);
+        // It gives what its own server federates with; no other source brings foreign bundles.
+        let defaults = defaults.may_federate(matches!(self.identity, Identity::WorkloadApi(_)));
         let others = self.federation.iter().flat_map(|f| &f.relationships);
         others.fold(defaults, |defaults, other| {
             defaults.federate(other.trust_domain.as_str())

@@ -67,6 +67,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
                 "allow" => DefaultAction::Allow,
                 _ => DefaultAction::Deny,
             },
+            strict: peers? == "strict",
             mesh_namespace: mesh_namespace?,
             identity: identity?,
             listeners: listeners?.unwrap_or_default(),

@@ -567,3 +567,102 @@ fn durations_are_those_of_the_gateway_api() {
         assert!(duration(none).is_err(), "{none:?}");
     }
 }
+
+/// Every setting, none of them at its default.
+const FULL: &str = "\
+apiVersion: inmesh.dev/v1alpha1
+kind: Agent
+workload: {namespace: shop, name: cart, serviceAccount: 'yes', labels: {app: cart, version: '1.10'}}
+defaultAction: allow
+peers: permissive
+meshNamespace: mesh
+identity:
+  ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, keep: kept}
+listeners:
+- bind: 127.0.0.1:8080
+  inbound: {app: '127.0.0.1:9090', appProtocol: kubernetes.io/h2c, peers: strict, probes: [/healthz]}
+- bind: '[::1]:8081'
+  outbound: {appProtocol: tcp, service: {namespace: data, name: db, port: 5432}}
+- bind: 127.0.0.1:8082
+  inbound: {app: '127.0.0.1:9091'}
+- bind: 127.0.0.1:8083
+  outbound: {}
+admin: {bind: '127.0.0.1:15000'}
+loopbackEndpoints: allow
+paths: {mergeSlashes: true, decodeSlashes: true}
+limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
+  detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,
+  opaqueAge: 1h1ms, drainLead: 0s, drainDeadline: 12s, headerBytes: 13, headerFields: 14, targetBytes: 15,
+  connections: 16, poolSize: 17, streams: 18}
+outlierDetection: {consecutive5xxErrors: 0, baseEjectionTime: 1s, maxEjectionTime: 2s, maxEjectionPercent: 33}
+accessLog: {path: access.log, sample: 33.3%}
+tracing: {otlp: 'http://127.0.0.1:4317', sample: 0.7%}
+workloadApi:
+  listen: agent.sock
+  entries:
+  - {id: spiffe://td/a, uid: 1, gid: 2, pid: 3}
+  - {id: spiffe://td/b, cgroup: /system.slice/db.service, hint: 'main: one'}
+federation:
+  relationships:
+  - {trustDomain: other, url: 'https://other:8443/b', profile: https_spiffe, endpointId: spiffe://other/e,
+    endpointBundle: other.pem, maxAge: 2h}
+  - {trustDomain: web.example, url: 'https://web.example/b', profile: https_web}
+  bundleEndpoint: {bind: '0.0.0.0:8443', path: /bundle, webCertificate: {certificate: w.pem, key: w.key}}
+  keep: foreign
+";
+
+/// What is shown is a whole file: it is read again as the same agent, from YAML and from JSON.
+#[test]
+fn the_settings_are_written_as_the_file_that_says_them_all() {
+    let files = "  files: {certificate: c, key: k, bundle: b, revocationLists: r}";
+    let source = "  developmentCA: {dir: ca, lifetime: 20s}";
+    let texts = [
+        GOOD.to_owned(),
+        FULL.to_owned(),
+        GOOD.replace(source, files),
+        GOOD.replace(source, "  workloadApi: {socket: s}"),
+    ];
+    for text in texts {
+        let agent = good(&text);
+        let document = document(&agent);
+        for again in [crate::yaml::text(&document), document.to_string()] {
+            let again = good(&again);
+            assert_eq!(super::document(&again), document);
+        }
+    }
+}
+
+/// A setting that a reader knows and the writer forgets would not be shown.
+#[test]
+fn every_field_of_a_full_file_is_shown() {
+    fn fields(value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                for (name, value) in object {
+                    into.insert(name.clone());
+                    fields(value, into);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| fields(item, into)),
+            _ => {}
+        }
+    }
+    let mut shown = std::collections::BTreeSet::new();
+    fields(&document(&good(FULL)), &mut shown);
+    let words = FULL.split(|c: char| !c.is_ascii_alphanumeric());
+    let written = FULL.split(['{', ',', '\n', '-']).filter_map(|part| {
+        let (name, _) = part.trim().split_once(':')?;
+        let name = name.trim();
+        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric()) && !name.is_empty();
+        is_name.then_some(name)
+    });
+    assert!(words.count() > 100);
+    let missing: Vec<_> = written.filter(|name| !shown.contains(*name)).collect();
+    // Parts of values with a colon.
+    let values = ["127", "0", "http", "https", "spiffe", "ca", "main"];
+    let missing: Vec<_> = missing
+        .iter()
+        .filter(|name| !values.contains(name))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} of {shown:?}");
+}

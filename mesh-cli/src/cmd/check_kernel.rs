@@ -8,6 +8,9 @@ use crate::term;
 
 /// Exits 0 whatever it finds: nothing that runs today needs these features.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh kernel
+  mesh kernel --json")]
 pub(crate) struct Kernel {
     /// Print JSON.
     #[arg(long)]

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-/// For example: `source <(mesh completions bash)`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  source <(mesh completions bash)
+  mesh completions fish > ~/.config/fish/completions/mesh.fish")]
 pub(crate) struct Completions {
     /// The shell.
     shell: Shell,

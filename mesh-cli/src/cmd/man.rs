@@ -11,19 +11,24 @@ use crate::term;
 /// One page for each command: mesh.1, mesh-proxy.1, mesh-ca-serve.1 and so on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  mesh man /usr/local/share/man/man1
-  mesh man . && man ./mesh-status.1")]
+  mesh man --out /usr/local/share/man/man1
+  mesh man --out . && man ./mesh-status.1")]
 pub(crate) struct Man {
     /// The folder to write them to; made if needed.
-    dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "once")]
+    out: Option<PathBuf>,
+    /// The folder, as it was given before.
+    #[arg(value_name = "DIR", hide = true, conflicts_with = "out")]
+    once: Option<PathBuf>,
 }
 
 impl Man {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let writing = || format!("writing manual pages to {}", self.dir.display());
-        std::fs::create_dir_all(&self.dir).with_context(writing)?;
-        clap_mangen::generate_to(crate::Cli::command(), &self.dir).with_context(writing)?;
-        term::print(&format!("wrote the manual pages to {}", self.dir.display()));
+        let out = super::folder(self.out, self.once)?;
+        let writing = || format!("writing manual pages to {}", out.display());
+        std::fs::create_dir_all(&out).with_context(writing)?;
+        clap_mangen::generate_to(crate::Cli::command(), &out).with_context(writing)?;
+        term::print(&format!("wrote the manual pages to {}", out.display()));
         Ok(ExitCode::SUCCESS)
     }
 }

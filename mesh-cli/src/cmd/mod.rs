@@ -1,8 +1,10 @@
 //! The commands, one a file.
 
 mod ca;
+mod cert;
 mod check_kernel;
 mod completions;
+mod config;
 mod demo;
 mod drain;
 mod log;
@@ -11,8 +13,10 @@ mod proxy;
 mod status;
 mod validate;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -20,8 +24,12 @@ pub(crate) enum Command {
     /// Make, run and operate certificate authorities.
     #[command(subcommand)]
     Ca(ca::Ca),
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
+    /// Show all settings of an agent, with their defaults.
+    Config(config::Config),
     /// Show the mesh at work: a whole small one, on this machine, for under a minute.
     Demo(demo::Demo),
     /// Have a running agent go down in order.
@@ -44,7 +52,9 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Ca(ca) => ca.run(),
+            Self::Cert(cert) => cert.run(),
             Self::Completions(completions) => completions.run(),
+            Self::Config(config) => config.run(),
             Self::Demo(demo) => demo.run(),
             Self::Drain(drain) => drain.run(),
             Self::Kernel(kernel) => kernel.run(),
@@ -55,6 +65,14 @@ impl Command {
             Self::Validate(validate) => validate.run(),
         }
     }
+}
+
+/// The folder that a command was given, under its name or in the place where it once stood.
+///
+/// Every command names the folder that it works on `--dir`, and the one that it writes to `--out`.
+fn folder(named: Option<PathBuf>, once: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    // The reader of the command line asks for one of them.
+    named.or(once).context("no folder is given")
 }
 
 /// A tokio runtime for one command, with a thread for each core or as many as are said.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Args;
 use inmesh_core::Mesh;
+use inmesh_core::model::Workload;
 use inmesh_core::runtime::{Admin, Listen, LogLevel};
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file;
@@ -35,11 +36,15 @@ use crate::signals::Signals;
 use crate::workload_api::{ServingApi, WorkloadApiConfig};
 use crate::{log, log_file, otlp, term};
 
+/// Runs until SIGTERM or SIGINT, and goes down in order: what is under way ends first.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh proxy --dir /etc/mesh/web
+  mesh proxy --dir /etc/mesh/web --log inmesh_core=debug,info --log-format json")]
 pub(crate) struct Proxy {
     /// The folder with the agent's file and the documents; it is watched.
-    #[arg(long, value_name = "DIR")]
-    config: PathBuf,
+    #[arg(long, value_name = "DIR", alias = "config")]
+    dir: PathBuf,
     /// What is logged, as in RUST_LOG; it can be changed at run time.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESH_LOG")]
     log: String,
@@ -60,7 +65,7 @@ fn half_the_cores() -> NonZeroUsize {
 
 impl Proxy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let agent = match agent::find(&self.config)? {
+        let agent = match agent::find(&self.dir)? {
             Found::Agent(agent) => *agent,
             Found::Refused(problems) => {
                 for problem in problems {
@@ -70,14 +75,14 @@ impl Proxy {
             }
             Found::None => bail!(
                 "{} holds no document of kind {} ({}); see `mesh-cli/docs/agent.md`",
-                self.config.display(),
+                self.dir.display(),
                 agent::KIND,
                 agent::API_VERSION
             ),
         };
         let level = log::init(&self.log, self.log_format)?;
         let workers = self.workers.unwrap_or_else(half_the_cores);
-        super::runtime(Some(workers))?.block_on(run(agent, self.config, level))?;
+        super::runtime(Some(workers))?.block_on(run(agent, self.dir, level))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -100,7 +105,9 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
     };
     let mesh = started.mesh.clone();
     if let Some(socket) = admin {
-        let admin = started.beside.sections(Admin::with_log_level(level));
+        let settings = agent::document(&agent);
+        let admin = Admin::with_log_level(level).section("agent", move || settings.clone());
+        let admin = started.beside.sections(admin);
         serve_admin(mesh.clone(), socket, admin)?;
     }
     tokio::spawn({
@@ -304,6 +311,12 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
     })
 }
 
+/// The path of the ID that a workload has, whatever its trust domain.
+fn id_path(workload: &Workload) -> String {
+    let (namespace, account) = (&workload.namespace, &workload.service_account);
+    format!("/ns/{namespace}/sa/{account}")
+}
+
 /// The identity that the agent's file asks for; the first SVID is there.
 pub(super) async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<source::Identity> {
     let identity = match &agent.identity {
@@ -330,8 +343,7 @@ pub(super) async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<s
             bundle,
             revocation_lists,
         } => {
-            let (namespace, account) = (&agent.workload.namespace, &agent.workload.service_account);
-            let path = format!("/ns/{namespace}/sa/{account}");
+            let path = id_path(&agent.workload);
             let mut source = FileSource::new(certificate, key, bundle, crypto).with_id_path(path);
             if let Some(lists) = revocation_lists {
                 source = source.with_crls(lists);
@@ -340,7 +352,8 @@ pub(super) async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<s
             started.context("reading the identity's files")?
         }
         Identity::WorkloadApi(endpoint) => {
-            let mut source = WorkloadApiSource::new(endpoint.clone());
+            let source = WorkloadApiSource::new(endpoint.clone());
+            let mut source = source.id_path(id_path(&agent.workload));
             if agent.workload_api.is_some() {
                 // The processes that this agent serves may verify tokens through it.
                 source = source.jwt_bundles();

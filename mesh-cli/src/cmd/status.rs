@@ -432,7 +432,8 @@ pub(super) fn left_of(seconds: Option<u64>) -> String {
     }
 }
 
-fn span(seconds: u64) -> String {
+/// Seconds as a person would say them.
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         s if s < 120 => format!("{s}s"),
         s if s < 7_200 => format!("{}m", s / 60),

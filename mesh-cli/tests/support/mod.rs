@@ -138,7 +138,7 @@ impl Home {
         }
         let log = self.path(&format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
-            .args(["proxy", "--config"])
+            .args(["proxy", "--dir"])
             .arg(&dir)
             .env_remove("MESH_LOG")
             .envs(environment.iter().copied())

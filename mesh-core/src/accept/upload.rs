@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
+use inmesh_pki::clock::Span;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -130,7 +131,7 @@ impl Upload {
     }
 
     fn error(&self) -> Error {
-        let detail = format!("nothing more of the body came for {:?}", self.limit);
+        let detail = format!("nothing more of the body came for {}", Span(self.limit));
         Error::new(Reason::BodyTimeout, detail)
     }
 }

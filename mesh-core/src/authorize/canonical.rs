@@ -105,6 +105,16 @@ impl PathForm {
         self
     }
 
+    /// Whether `//` becomes `/`.
+    pub fn merges_slashes(self) -> bool {
+        self.merge
+    }
+
+    /// Whether escaped slashes and backslashes become `/`.
+    pub fn decodes_slashes(self) -> bool {
+        self.decode
+    }
+
     /// Brings a path into its canonical form.
     ///
     /// 1. The digits of escapes become upper case; with `decode_slashes` they are decoded, once.

@@ -16,6 +16,7 @@ use super::health::{Health, SetHealth};
 use crate::model::{Conditions, Draw, Endpoint};
 
 /// How much of the reason of an endpoint's last failure is kept, in bytes.
+#[cfg(feature = "runtime")]
 const FAILURE_BYTES: usize = 512;
 
 /// What is known of an endpoint while it runs: its load, its health, its connections.
@@ -119,6 +120,7 @@ impl EndpointState {
     }
 
     /// Notes why it has failed, the first [`FAILURE_BYTES`] of it.
+    #[cfg(feature = "runtime")]
     pub(crate) fn note_failure(&self, error: &str, at: Duration) {
         let end = error.floor_char_boundary(FAILURE_BYTES);
         let error = error.get(..end).unwrap_or_default().into();

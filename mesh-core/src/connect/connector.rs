@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use inmesh_pki::clock::Clock;
+use inmesh_pki::clock::{Clock, Span};
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
@@ -57,7 +57,7 @@ impl Connector {
         let limit = self.handshake_timeout;
         let late = || {
             let address = endpoint.address();
-            let detail = format!("no TLS handshake with {address} within {limit:?}");
+            let detail = format!("no TLS handshake with {address} within {}", Span(limit));
             Error::new(Reason::ConnectTimeout, detail)
         };
         let (io, peer, until) = match &endpoint.transport {

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body::Body as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use inmesh_pki::clock::Span;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
@@ -223,7 +224,8 @@ impl Connector {
                 let address = to.member.endpoint.address();
                 let detail = format!(
                     "{OPENINGS} connections to {address} are being opened, and none came free \
-                     within {limit:?}"
+                     within {}",
+                    Span(limit)
                 );
                 Err(Unsent::crowded(Error::new(Reason::ConnectTimeout, detail)))
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use inmesh_pki::clock::Span;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -51,7 +52,7 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
             Err(Error::new(Reason::ConnectFailed, format!("connecting to {}", to())).because(e))
         }
         Err(_) => {
-            let detail = format!("no connection to {} within {limit:?}", to());
+            let detail = format!("no connection to {} within {}", to(), Span(limit));
             Err(Error::new(Reason::ConnectTimeout, detail))
         }
     }

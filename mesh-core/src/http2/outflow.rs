@@ -1,6 +1,7 @@
 //! The body of a message while it is sent on a stream.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -55,6 +56,15 @@ pub(super) enum Stopped {
     Body(BoxError),
     /// The peer takes no more of it.
     Peer,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(error) => write!(f, "its body failed: {error}"),
+            Self::Peer => f.write_str("the peer takes no more of it"),
+        }
+    }
 }
 
 // === impl Outflow ===

@@ -203,7 +203,7 @@ async fn answer<R>(
     match respond.send_response(Response::from_parts(head, ()), end) {
         Ok(stream) if !end => {
             if let Err(e) = Outflow::new(body, stream, false, unread).await {
-                tracing::debug!(error = ?e, "an answer was not sent to its end");
+                tracing::debug!(error = %e, "an answer was not sent to its end");
             }
         }
         Ok(_) => {}

@@ -36,6 +36,16 @@ pub enum Roots {
     System,
 }
 
+/// As an operator reads it: the path of the file, or whose store it is.
+impl fmt::Display for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.write_str(path),
+            Self::System => f.write_str("the operating system's trust store"),
+        }
+    }
+}
+
 /// How bytes travel to an endpoint. Nothing ever falls back from one to another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]

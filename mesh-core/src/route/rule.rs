@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use inmesh_pki::clock::Span;
+
 use super::filter::{Filter, Redirect, Respond};
 use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
@@ -157,7 +159,9 @@ impl Timeouts {
         let (request, backend_request) = (limit(request), limit(backend_request));
         match (request, backend_request) {
             (Some(all), Some(one)) if one > all => Err(InvalidRoute::new(format!(
-                "backendRequest ({one:?}) is longer than request ({all:?})"
+                "backendRequest ({}) is longer than request ({})",
+                Span(one),
+                Span(all)
             ))),
             _ => Ok(Self {
                 request,

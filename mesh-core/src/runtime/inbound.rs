@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::header::UPGRADE;
 use http::{Request, Response};
 use http_body::Body as _;
+use inmesh_pki::clock::Span;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::tls::HandshakeError;
 use tokio::io::AsyncWriteExt;
@@ -234,7 +235,7 @@ impl<A: App> InboundStack<A> {
             }
             None => {
                 let (reason, limit) = ("handshake-timeout", shared.limits.handshake);
-                let detail = format!("TLS handshake ({reason}): not done within {limit:?}");
+                let detail = format!("TLS handshake ({reason}): not done within {}", Span(limit));
                 (reason, Error::new(Reason::TlsFailed, detail))
             }
         };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode};
+use inmesh_pki::clock::Span;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout_at};
 
@@ -265,7 +266,7 @@ impl Upstreams {
             _ => ("backendRequest", limits.backend_request),
         };
         let limit = limit.unwrap_or_default();
-        let error = Error::new(late, format!("no answer within {name} ({limit:?})"));
+        let error = Error::new(late, format!("no answer within {name} ({})", Span(limit)));
         // The endpoint waits as we do, for the rest of the request.
         if call.upload.as_ref().is_some_and(|u| u.is_awaited()) {
             let detail = "the caller has not sent the whole request";

@@ -344,7 +344,7 @@ impl Resolved {
             Some(why) => {
                 dropped.push(*ip);
                 if !self.dropped.contains(ip) {
-                    tracing::warn!(?host, "the answer {ip} {why}; it is not used");
+                    tracing::warn!(%host, "the answer {ip} {why}; it is not used");
                 }
                 false
             }

@@ -84,9 +84,12 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
             Some(version) if versions.contains(&version) => return Whose::Ours(of),
             Some(_) => {
                 let v = api_version.unwrap_or_default();
-                format!("apiVersion {v} of this kind is not read; {versions:?} is")
+                format!(
+                    "apiVersion {v} of this kind is not read; {} is",
+                    versions.join(" or ")
+                )
             }
-            None => format!("the apiVersion cannot be read; {versions:?} is"),
+            None => format!("the apiVersion cannot be read; {} is", versions.join(" or ")),
         };
         return Whose::Refused(of, why);
     }

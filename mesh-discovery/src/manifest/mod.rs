@@ -62,6 +62,8 @@ pub struct Defaults {
     /// Foreign trust domains whose peers may come, to warn of policies that mean something else
     /// for them.
     pub federated: Vec<Arc<str>>,
+    /// Whether peers of others may come whose bundles are not known before: a Workload API brings them.
+    pub may_federate: bool,
 }
 
 /// What one file says.
@@ -143,6 +145,7 @@ impl Defaults {
             allow_loopback: false,
             skip_kinds: Vec::new(),
             federated: Vec::new(),
+            may_federate: false,
         }
     }
 
@@ -157,6 +160,13 @@ impl Defaults {
     #[must_use]
     pub fn federate(mut self, trust_domain: &str) -> Self {
         self.federated.push(trust_domain.into());
+        self
+    }
+
+    /// The same where the source of identity may bring bundles of foreign trust domains.
+    #[must_use]
+    pub fn may_federate(mut self, may: bool) -> Self {
+        self.may_federate = may;
         self
     }
 

@@ -177,20 +177,25 @@ fn source(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<PolicySource> 
     Some(source)
 }
 
-/// Warns where a condition means something else for peers of other trust domains.
+/// Warns where a condition means something else for peers of other trust domains. Where they may come, and
+/// none is known, what only denies more is a note.
 fn warn_of_others(source: &PolicySource, lists: &[Vec<Value<'_>>; 6], defaults: &Defaults) {
     let others = &defaults.federated;
     let by_domain = !(source.trust_domains.is_empty() && source.not_trust_domains.is_empty());
     let [principals, not_principals, namespaces, not_namespaces, ..] = lists;
-    if by_domain || !others.is_empty() {
+    let known = by_domain || !others.is_empty();
+    if known || defaults.may_federate {
+        const OWN: &str = "namespaces are those of the workload's own trust domain: by this no peer \
+                           of another is allowed, and every one is denied";
         for value in namespaces.first().into_iter().chain(not_namespaces.first()) {
-            value.warn(
-                "namespaces are those of the workload's own trust domain: by this no peer of \
-                 another is allowed, and every one is denied",
-            );
+            if known {
+                value.warn(OWN);
+            } else {
+                value.note(OWN);
+            }
         }
     }
-    if by_domain || others.is_empty() {
+    if by_domain || (others.is_empty() && !defaults.may_federate) {
         return;
     }
     let open = principals.iter().zip(&source.principals);
@@ -199,7 +204,10 @@ fn warn_of_others(source: &PolicySource, lists: &[Vec<Value<'_>>; 6], defaults: 
         .map(|(v, _)| v);
     let not = not_principals.first().filter(|_| principals.is_empty());
     for value in open.chain(not) {
-        let others = others.join(", ");
+        let others = match others[..] {
+            [] => "any trust domain whose bundle the Workload API brings".to_owned(),
+            _ => others.join(", "),
+        };
         value.warn(format_args!("also matches peers of {others}"));
     }
 }

@@ -11,7 +11,7 @@
 //! (`leaf_until`), unknown members count as missing. The table is bounded; a member that does not fit counts
 //! as unknown too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ struct Member {
     id: SpiffeId,
     acknowledged: u64,
     leaves: Vec<Leaf>,
+    /// When its last leaf was issued by this process.
+    renewed: Option<SystemTime>,
 }
 
 /// A leaf that a member was given.
@@ -89,6 +91,27 @@ pub struct Missing {
     /// When its last leaf ends, and it drops out.
     #[serde(serialize_with = "crate::time::unix::serialize")]
     pub until: SystemTime,
+}
+
+/// A live member, for an operator; as JSON, moments are seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct MemberStatus {
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// Its instance, if it names one; else the serial number of a leaf of it.
+    pub name: String,
+    /// The generation of the bundle that it surely has.
+    pub generation: u64,
+    /// When its last leaf was issued; unknown of leaves of an earlier process.
+    #[serde(serialize_with = "crate::time::unix_option::serialize")]
+    pub renewed: Option<SystemTime>,
+    /// When its last leaf ends.
+    #[serde(serialize_with = "crate::time::unix::serialize")]
+    pub until: SystemTime,
+    /// Whether the rotation that is running waits for it.
+    pub holds_off: bool,
 }
 
 /// A member as it is written down; one without an instance is known by its leaves.
@@ -135,11 +158,29 @@ impl Members {
             id: id.clone(),
             acknowledged,
             leaves: Vec::new(),
+            renewed: None,
         });
         member.leaves.push(leaf);
         // A few leaves overlap while one is renewed.
         if member.leaves.len() > MAX_LEAVES {
             member.merge();
+        }
+    }
+
+    /// The leaf with this serial number was issued to the member at `now`.
+    pub(crate) fn note_renewal(
+        &mut self,
+        id: &SpiffeId,
+        instance: Option<&str>,
+        serial: &str,
+        now: SystemTime,
+    ) {
+        let key = match instance {
+            Some(name) => Key::Instance(id.clone(), name.to_owned()),
+            None => Key::Serial(serial.to_owned()),
+        };
+        if let Some(member) = self.known.get_mut(&key) {
+            member.renewed = Some(now);
         }
     }
 
@@ -225,6 +266,7 @@ impl Members {
                 id: row.id,
                 acknowledged: row.acknowledged,
                 leaves: row.leaves,
+                renewed: None,
             };
             known.insert(key, member);
         }
@@ -300,6 +342,31 @@ impl Members {
         self.known.values().filter(|member| behind(member)).count()
     }
 
+    /// All that hold a live leaf, those that `missing` names first.
+    #[must_use]
+    pub(crate) fn list(&self, missing: &[Missing], now: SystemTime) -> Vec<MemberStatus> {
+        let missing: BTreeSet<_> = missing.iter().map(|m| (&m.id, m.name.as_str())).collect();
+        let mut all: Vec<_> = self
+            .known
+            .iter()
+            .filter_map(|(key, member)| {
+                let live = || member.leaves.iter().filter(|leaf| leaf.not_after >= now);
+                let came_with = live().map(|leaf| leaf.generation).min()?;
+                let name = key.name();
+                Some(MemberStatus {
+                    id: member.id.clone(),
+                    name: name.to_owned(),
+                    generation: member.acknowledged.max(came_with),
+                    renewed: member.renewed,
+                    until: live().map(|leaf| leaf.not_after).max()?,
+                    holds_off: missing.contains(&(&member.id, name)),
+                })
+            })
+            .collect();
+        all.sort_by_key(|member| !member.holds_off);
+        all
+    }
+
     fn missing(&self, now: SystemTime, counts: impl Fn(&Member, &Leaf) -> bool) -> Vec<Missing> {
         self.known
             .iter()
@@ -310,18 +377,22 @@ impl Members {
                     .filter(|leaf| leaf.not_after >= now && counts(member, leaf))
                     .map(|leaf| leaf.not_after)
                     .max()?;
-                let name = match key {
-                    Key::Instance(_, name) => name.clone(),
-                    Key::Serial(serial) => serial.clone(),
-                };
                 Some(Missing {
                     id: member.id.clone(),
-                    name,
+                    name: key.name().to_owned(),
                     acknowledged: member.acknowledged,
                     until,
                 })
             })
             .collect()
+    }
+}
+
+impl Key {
+    fn name(&self) -> &str {
+        match self {
+            Self::Instance(_, name) | Self::Serial(name) => name,
+        }
     }
 }
 

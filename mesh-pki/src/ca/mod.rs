@@ -38,7 +38,7 @@ mod tests;
 
 pub use authority::{AuthorityError, Lifetimes, NewAuthority};
 pub use error::{CaError, OpenError};
-pub use members::{MAX_INSTANCE, Missing};
+pub use members::{MAX_INSTANCE, MemberStatus, Missing};
 #[cfg(feature = "ca-server")]
 pub use pace::DEFAULT_RATE;
 pub use plan::Wait;

@@ -278,6 +278,64 @@ async fn keys_without_a_state_are_no_new_ca() {
     assert_eq!(open().await.unwrap().published().borrow().bundle, bundle);
 }
 
+/// A loss of power at any point of the first start leaves a folder in which the next one makes a CA, and
+/// no key is removed meanwhile.
+#[tokio::test]
+async fn a_first_start_that_is_cut_is_made_anew() {
+    let mut points = 0;
+    let mut unfinished = 0;
+    for at in 0.. {
+        for (lost, done) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+            let dead = true;
+            disk.fail(Fault { at, done, dead });
+            let first = opened(disk.store(), &clock).await;
+            points = points.max(disk.operations());
+            disk.restart(lost);
+            let keys = |disk: &MemoryDisk| {
+                let names = disk.names().into_iter();
+                names.filter(|n| n.ends_with(".pem")).collect::<Vec<_>>()
+            };
+            let before = keys(&disk);
+            unfinished += usize::from(!before.is_empty() && first.is_err());
+            let ca = opened(disk.store(), &clock).await.unwrap_or_else(|error| {
+                panic!("{at} {lost} {done}: {error}, with {:?}", disk.names())
+            });
+            let bundle = ca.published().borrow().bundle.clone();
+            if let Ok(first) = first {
+                assert_eq!(first.published().borrow().bundle, bundle);
+            }
+            let after = keys(&disk);
+            assert!(before.iter().all(|key| after.contains(key)), "{at}");
+            assert!(!disk.names().contains(&"/ca/creating".to_owned()), "{at}");
+            // It is the same one from now on.
+            disk.restart(true);
+            let again = opened(disk.store(), &clock).await.unwrap();
+            assert_eq!(again.published().borrow().bundle, bundle);
+        }
+        if at > points {
+            break;
+        }
+    }
+    assert!(points >= 15 && unfinished > 10, "{points} operations");
+}
+
+/// What was noted at the first start says nothing of keys that came later.
+#[tokio::test]
+async fn a_note_of_the_first_keys_covers_no_others() {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let store = disk.store();
+    store.begin(vec!["01".into(), "02".into()]).await.unwrap();
+    let made = NewAuthority::create(&domain("td"), lifetimes(), noon(), &crypto()).unwrap();
+    store.keep_key("01", &made.issuer_key).await.unwrap();
+    store.keep_key("03", &made.issuer_key).await.unwrap();
+    let error = opened(disk.store(), &clock).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::KeysWithoutState { .. }),
+        "{error}"
+    );
+}
+
 fn before_issuer(dir: &std::path::Path) -> String {
     let text = std::fs::read(dir.join("state.json")).unwrap();
     let at = text.iter().position(|byte| *byte == b'\n').unwrap();

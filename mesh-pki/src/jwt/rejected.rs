@@ -98,7 +98,7 @@ pub enum TokenRejected {
         got: String,
     },
     /// No key has the id that the token names, or there is no key that fits.
-    #[error("no key is known for the token (key id {id:?})")]
+    #[error("no key is known for the token (key id {})", id.as_deref().unwrap_or("none"))]
     UnknownKey {
         /// The key id in the header, cut off after 64 characters.
         id: Option<String>,

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::schedule;
 use crate::bundle::TrustBundle;
-use crate::clock::Clock;
+use crate::clock::{Clock, Span};
 use crate::crypto::Crypto;
 use crate::id::SpiffeId;
 use crate::issue::{CsrError, IssueError, IssuedChain, Issuer, csr};
@@ -33,9 +33,6 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// The least time between two renewals.
 const GAP: Duration = Duration::from_secs(1);
-
-/// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Keeps the SVID of one ID renewed.
 ///
@@ -102,7 +99,7 @@ pub enum ObtainError {
     #[error("the issuer's answer cannot be used")]
     Svid(#[from] SvidError),
     /// The issuer did not answer in time.
-    #[error("the issuer did not answer within {} s", ATTEMPT.as_secs())]
+    #[error("the issuer did not answer in time")]
     Timeout,
     /// The issuer answered for another ID.
     #[error("asked for {expected}, the issuer answered for {got}")]
@@ -128,7 +125,8 @@ pub async fn obtain(
     obtain_under(&IdentityState::default(), issuer, id, crypto, clock).await
 }
 
-/// The same, where `state` may have distrusted roots of the issuer's bundle.
+/// The same, where `state` may have distrusted roots of the issuer's bundle, and may have an SVID that
+/// ends soon.
 async fn obtain_under(
     state: &IdentityState,
     issuer: &impl Issuer,
@@ -137,7 +135,9 @@ async fn obtain_under(
     clock: &dyn Clock,
 ) -> Result<(X509Svid, TrustBundle), ObtainError> {
     let (key, csr) = csr::generate(id, crypto)?;
-    let answer = timeout(ATTEMPT, issuer.issue(id, &csr)).await;
+    let not_after = state.svid(id).map(|svid| svid.not_after());
+    let limit = schedule::attempt(clock.now(), not_after);
+    let answer = timeout(limit, issuer.issue(id, &csr)).await;
     let mut issued = answer.map_err(|_| ObtainError::Timeout)??;
     issued.bundle = state.without_distrusted(issued.bundle);
     accept(issued, key, id, crypto, clock.now())
@@ -282,7 +282,7 @@ impl<I: Issuer> Rotation<I> {
             let now = self.clock.now();
             let time = schedule::pause(now, not_after, failures, asked, (self.draw)());
             tracing::warn!(
-                id = %self.id, %error, failures, pause = ?time, "SVID not renewed, the last one is kept"
+                id = %self.id, %error, failures, pause = %Span(time), "SVID not renewed, the last one is kept"
             );
             writer.renewal_failed(&error);
             self.status.update(|status| {

@@ -25,6 +25,17 @@ const LONGEST_PAUSE_AFTER: Duration = Duration::from_secs(10);
 /// The longest pause that an issuer may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(10 * 60);
 
+/// The longest that an issuer may ask for once the SVID has ended: it may still spread a crowd.
+const LONGEST_ASKED_AFTER: Duration = Duration::from_secs(60);
+
+/// How long one attempt may take while there is time.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api"))]
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
+
+/// How long an attempt may take however near the end is: an issuer that is slow is given so long.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api"))]
+const SHORTEST_ATTEMPT: Duration = Duration::from_secs(10);
+
 /// The shortest pause, so that the last moments of a life are not spent in a loop.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,7 +61,7 @@ pub(crate) fn renew_at(issued_at: SystemTime, not_after: SystemTime, draw: f64) 
 /// 3. `draw`, uniform in 0..1, shortens it by up to a half, so that failed attempts spread out.
 /// 4. An issuer that `asked` for a pause gets it, up to 10 min and half of what is left.
 /// 5. It never ends after `not_after`, while that lies ahead. Once it has passed the pause is 10 s at
-///    most, unless the issuer asked for more; if there is no SVID yet (`None`), it doubles up to 60 s.
+///    most, or what the issuer asked for up to 60 s; if there is no SVID yet (`None`), it doubles up to 60 s.
 #[must_use]
 pub(crate) fn pause(
     now: SystemTime,
@@ -75,10 +86,22 @@ pub(crate) fn pause(
             .min(left),
         None if not_after.is_some() => {
             let backoff = backoff.min(LONGEST_PAUSE_AFTER);
-            backoff.mul_f64(spread).max(asked)
+            backoff.mul_f64(spread).max(asked.min(LONGEST_ASKED_AFTER))
         }
         None => backoff.mul_f64(spread).max(asked),
     }
+}
+
+/// How long an attempt that begins at `now` may take: 30 s, but half of what is left of the SVID, so that
+/// an issuer that hangs is asked again before the end; 10 s at least.
+#[cfg(any(feature = "aws-lc-rs", feature = "ring", feature = "workload-api"))]
+#[must_use]
+pub(crate) fn attempt(now: SystemTime, not_after: Option<SystemTime>) -> Duration {
+    let left = not_after.and_then(|end| end.duration_since(now).ok());
+    let left = left.filter(|left| !left.is_zero());
+    left.map_or(LONGEST_ATTEMPT, |left| {
+        (left / 2).clamp(SHORTEST_ATTEMPT, LONGEST_ATTEMPT)
+    })
 }
 
 /// Clamps to 0..=1; not-a-number is 0.

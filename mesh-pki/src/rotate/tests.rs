@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tokio::time::sleep;
 
-use super::schedule::{pause, renew_at};
+use super::schedule::{attempt, pause, renew_at};
 use super::*;
 use crate::bundle::BundleSet;
 use crate::clock::{Clock, TokioClock};
@@ -175,6 +175,7 @@ fn what_an_issuer_asks_for_is_granted_within_reason() {
     assert_eq!(at(100, secs(77)), secs(50), "half of what is left");
     assert_eq!(at(10_000, Duration::ZERO), secs(1));
     assert_eq!(pause(noon(), None, 1, Some(Duration::MAX), 0.0), secs(600));
+    assert_eq!(at(0, Duration::MAX), secs(60), "it has ended");
 }
 
 proptest! {
@@ -187,6 +188,54 @@ proptest! {
         let pause = pause(noon(), Some(end), n, None, draw);
         prop_assert!(pause <= secs(life) / 10 && pause <= secs(60));
         prop_assert!(pause >= Duration::from_millis(50));
+    }
+}
+
+proptest! {
+    /// From the moment at which renewal is due, an issuer that fails or hangs is asked again and again: more
+    /// often as the end comes near, before the end, and for ever after it.
+    #[test]
+    fn attempts_come_more_often_toward_the_end_and_never_stop(
+        life in 60..10_000_000_u64,
+        draws in proptest::collection::vec(0.0..1.0_f64, 8),
+        asked in 0..2_000_u64,
+        hangs in proptest::bool::ANY,
+    ) {
+        let (end, mut draw) = (noon() + secs(life), draws.iter().copied().cycle());
+        let mut next = || draw.next().unwrap_or_default();
+        let asked = (asked > 1_000).then(|| secs(asked));
+        let mut now = renew_at(noon(), end, next());
+        let (mut before, mut after) = (0, 0);
+        for failures in 1.. {
+            let left = end.duration_since(now).unwrap_or_default();
+            let limit = attempt(now, Some(end));
+            let soon = left / 2 >= limit || left.is_zero() || limit == secs(10);
+            prop_assert!(limit <= secs(30) && soon);
+            now += if hangs { limit } else { Duration::ZERO };
+            let left = end.duration_since(now).unwrap_or_default();
+            let pause = pause(now, Some(end), failures, asked, next());
+            if left.is_zero() {
+                after += 1;
+                let most = if asked.is_some() { secs(60) } else { secs(10) };
+                prop_assert!(pause <= most && pause >= Duration::from_millis(500));
+            } else {
+                before += 1;
+                let most = if asked.is_some() { left / 2 } else { left / 10 };
+                prop_assert!(pause <= most.max(Duration::from_millis(100)).min(left));
+            }
+            prop_assert!(!pause.is_zero());
+            now += pause;
+            if after > 20 {
+                break;
+            }
+        }
+        // A tenth of what is left each time comes to the end in some twenty attempts at least, and half
+        // of it in a few.
+        let least = match (asked, hangs) {
+            (None, false) => 20,
+            _ => 2,
+        };
+        prop_assert!(before >= least, "{before} attempts before the end");
     }
 }
 

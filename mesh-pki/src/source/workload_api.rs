@@ -32,6 +32,7 @@ use crate::workload_api::client::{WorkloadApiClient, WorkloadApiJwt};
 pub struct WorkloadApiSource {
     endpoint: Endpoint,
     jwt_bundles: bool,
+    id_path: Option<String>,
     clock: Arc<dyn Clock>,
 }
 
@@ -41,6 +42,7 @@ impl WorkloadApiSource {
         Self {
             endpoint,
             jwt_bundles: false,
+            id_path: None,
             clock: SystemClock::shared(),
         }
     }
@@ -49,6 +51,15 @@ impl WorkloadApiSource {
     pub fn jwt_bundles(self) -> Self {
         Self {
             jwt_bundles: true,
+            ..self
+        }
+    }
+
+    /// Takes as its identity only an SVID whose ID has this path, e.g. `/ns/shop/sa/cart`: that of the
+    /// workload which this process is. Without, the first that the agent names is it.
+    pub fn id_path(self, path: impl Into<String>) -> Self {
+        Self {
+            id_path: Some(path.into()),
             ..self
         }
     }
@@ -65,6 +76,9 @@ impl WorkloadApiSource {
         let mut api = WorkloadApiClient::new(endpoint.clone(), crypto, self.clock, crypto.draw());
         if self.jwt_bundles {
             api = api.with_jwt_bundles();
+        }
+        if let Some(path) = self.id_path {
+            api = api.with_id_path(path);
         }
         let (writer, reader) = identity(IdentityState::default());
         let writer = Arc::new(writer);

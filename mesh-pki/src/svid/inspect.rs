@@ -175,7 +175,6 @@ pub(crate) fn crl_signer(der: &CertificateDer<'_>) -> CrlSigner {
 }
 
 /// The trust domain that a CA certificate names as its one URI.
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub(crate) fn trust_domain_of_ca(der: &CertificateDer<'_>) -> Option<crate::id::TrustDomain> {
     let cert = parse(der, Place::Root).ok()?;
     let [uri] = names(&cert, Place::Root).ok()?.uris[..] else {
@@ -202,7 +201,7 @@ pub(crate) fn key_ids(der: &CertificateDer<'_>) -> (Option<String>, Option<Strin
     (crate::bundle::subject_key_id(&cert), authority)
 }
 
-fn is_ca(cert: &X509Certificate<'_>, place: Place) -> Result<bool, Rejected> {
+pub(super) fn is_ca(cert: &X509Certificate<'_>, place: Place) -> Result<bool, Rejected> {
     let oid = x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
     let what = "basic constraints";
     let found = cert

@@ -15,6 +15,7 @@ use crate::id::SpiffeId;
 use crate::pem;
 pub use crate::pem::{PemError, certificates as read_certificates};
 
+pub mod describe;
 pub(crate) mod inspect;
 mod key;
 mod narrow;

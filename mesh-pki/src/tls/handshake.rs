@@ -27,7 +27,7 @@ pub enum HandshakeError {
     #[error("the peer does not speak TLS")]
     NotTls,
     /// The peer refused us, with this alert.
-    #[error("the peer refused us with the TLS alert {0:?}")]
+    #[error("the peer refused us with the TLS alert {}", alert(*.0))]
     RefusedByPeer(AlertDescription),
     /// We refused the peer's certificate.
     #[error("the peer's certificate was refused")]
@@ -97,4 +97,22 @@ impl From<io::Error> for HandshakeError {
             None => Self::Io(error),
         }
     }
+}
+
+/// The name of an alert as its standard writes it (RFC 8446, section 6), e.g. `certificate_expired`.
+fn alert(alert: AlertDescription) -> String {
+    let number = u8::from(alert);
+    let Some(name) = alert.as_str() else {
+        return number.to_string();
+    };
+    let mut text = String::new();
+    let mut small = false;
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && small {
+            text.push('_');
+        }
+        small = c.is_ascii_lowercase();
+        text.push(c.to_ascii_lowercase());
+    }
+    text
 }

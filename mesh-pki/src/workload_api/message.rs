@@ -33,6 +33,17 @@ pub enum MessageError {
     /// A bundle in it cannot be used.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// None of the SVIDs has the ID that this process is to have.
+    #[error(
+        "no SVID in it has an ID with the path {path}, the first is that of {}",
+        first(ids)
+    )]
+    OtherIds {
+        /// The path that was asked for.
+        path: String,
+        /// The IDs that are there.
+        ids: Vec<SpiffeId>,
+    },
     /// A field holds something else than certificates one after the other.
     #[error("the {field} is not a sequence of certificates")]
     Certificates {
@@ -101,6 +112,10 @@ pub(super) struct X509Update {
     pub(super) svids: Vec<X509Svid>,
     pub(super) bundles: BTreeMap<TrustDomain, TrustBundle>,
     pub(super) crls: CrlSet,
+}
+
+fn first(ids: &[SpiffeId]) -> &str {
+    ids.first().map_or("no ID", SpiffeId::as_str)
 }
 
 /// Reads a message of FetchX509SVID.

@@ -30,6 +30,8 @@ pub(crate) enum Ca {
     Init(Init),
     /// Issue from a laptop's CA: cert.pem, key.pem and bundle.pem in a folder, replaced in one step.
     Issue(Issue),
+    /// List the members, and those that a rotation waits for.
+    Members(operate::Members),
     /// Bring workloads back whose certificates have expired.
     Recover(operate::Recover),
     /// Refuse one certificate, or all of an ID, from now on.
@@ -46,23 +48,32 @@ pub(crate) enum Ca {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca init --dir ca --trust-domain laptop.local")]
 pub(crate) struct Init {
     /// The folder; made if needed, and never overwritten.
-    dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "once")]
+    dir: Option<PathBuf>,
+    /// The folder, as it was given before.
+    #[arg(value_name = "DIR", hide = true, conflicts_with = "dir")]
+    once: Option<PathBuf>,
     /// The trust domain: the first part of every identity.
     #[arg(long, default_value = "cluster.local")]
     trust_domain: TrustDomain,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca issue spiffe://laptop.local/ns/shop/sa/cart --dir ca --out cart
+  mesh ca issue spiffe://laptop.local/ns/shop/sa/cart --dir ca --out cart --lifetime 8h")]
 pub(crate) struct Issue {
     /// The SPIFFE ID, e.g. spiffe://cluster.local/ns/shop/sa/cart.
     id: SpiffeId,
     /// The CA's folder.
-    #[arg(long)]
-    ca: PathBuf,
+    #[arg(long, value_name = "DIR", alias = "ca")]
+    dir: PathBuf,
     /// The folder for the files.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How long the certificate is valid.
     #[arg(long, default_value = "24h", value_parser = duration)]
@@ -74,13 +85,19 @@ impl Ca {
         let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
         match self {
             Self::Distrust(distrust) => return distrust.run(),
+            Self::Members(members) => return members.run(),
             Self::Recover(recover) => return recover.run(),
             Self::Revoke(revoke) => return revoke.run(),
             Self::Rotate(rotate) => return rotate.run(),
             Self::Serve(serve) => return serve.run(),
             Self::Status(status) => return status.run(),
             Self::Token(token) => return token.run(),
-            Self::Init(Init { dir, trust_domain }) => {
+            Self::Init(Init {
+                dir,
+                once,
+                trust_domain,
+            }) => {
+                let dir = super::folder(dir, once)?;
                 let ca = DevCa::init(&dir, trust_domain, &crypto, clock)
                     .with_context(|| format!("making a CA in {}", dir.display()))?;
                 term::print(&format!(
@@ -94,12 +111,12 @@ impl Ca {
             }
             Self::Issue(Issue {
                 id,
-                ca,
+                dir,
                 out,
                 lifetime,
             }) => {
-                let ca = DevCa::open_with(&ca, lifetime, &crypto, clock)
-                    .with_context(|| format!("opening the CA in {}", ca.display()))?;
+                let ca = DevCa::open_with(&dir, lifetime, &crypto, clock)
+                    .with_context(|| format!("opening the CA in {}", dir.display()))?;
                 let svid = ca
                     .issue_files(&id, &out)
                     .with_context(|| format!("issuing {id} into {}", out.display()))?;

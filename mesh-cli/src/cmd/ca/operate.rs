@@ -14,13 +14,15 @@ use serde_json::{Value, json};
 
 use super::serve::read_secret;
 use crate::agent::duration;
+use crate::cmd::status::{left_of, span};
+use crate::seconds::seconds;
 use crate::term;
 
 /// Where the CA runs.
 #[derive(Debug, Args)]
 struct At {
     /// The CA's folder.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -28,12 +30,29 @@ struct At {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca status --dir /var/lib/mesh-ca
+  mesh ca status --dir /var/lib/mesh-ca --json")]
 pub(crate) struct CaStatus {
     #[command(flatten)]
     at: At,
 }
 
+/// A member holds a leaf that was issued to it; it drops out when its last leaf ends.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca members --dir /var/lib/mesh-ca
+  mesh ca members --dir /var/lib/mesh-ca --json")]
+pub(crate) struct Members {
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca rotate --dir /var/lib/mesh-ca                   # the next step, once the members are ready
+  mesh ca rotate --dir /var/lib/mesh-ca --step activate
+  mesh ca rotate --dir /var/lib/mesh-ca --root root.pem   # a root that stays offline")]
 pub(crate) struct Rotate {
     #[command(flatten)]
     at: At,
@@ -57,6 +76,8 @@ enum StepName {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca distrust --dir /var/lib/mesh-ca 0f1e2d3c4b5a")]
 pub(crate) struct Distrust {
     #[command(flatten)]
     at: At,
@@ -68,6 +89,9 @@ pub(crate) struct Distrust {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca revoke --dir /var/lib/mesh-ca 5d8f00a1
+  mesh ca revoke --dir /var/lib/mesh-ca --id spiffe://prod.example/ns/shop/sa/cart")]
 pub(crate) struct Revoke {
     #[command(flatten)]
     at: At,
@@ -80,6 +104,10 @@ pub(crate) struct Revoke {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca recover --dir /var/lib/mesh-ca --id spiffe://prod.example/ns/shop/sa/cart
+  mesh ca recover --dir /var/lib/mesh-ca --window 1h --expired 24h
+  mesh ca recover --dir /var/lib/mesh-ca --window 0s      # closes it")]
 pub(crate) struct Recover {
     #[command(flatten)]
     at: At,
@@ -104,6 +132,9 @@ pub(crate) enum Token {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca token create --dir /var/lib/mesh-ca --id spiffe://prod.example/ns/shop/sa/cart
+  mesh ca token create --dir /var/lib/mesh-ca --id spiffe://prod.example/ns/shop/sa/cart --out token")]
 pub(crate) struct Create {
     #[command(flatten)]
     at: At,
@@ -145,6 +176,16 @@ impl CaStatus {
         let status: Value = serde_json::from_str(&text)?;
         let now = SystemClock.now();
         self.at.say(&status, &page(&status, now));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Members {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let text = self.at.ask(async |ca| Ok(ca.members().await?))?;
+        let members: Value = serde_json::from_str(&text)?;
+        let now = SystemClock.now();
+        self.at.say(&members, &listing(&members, now));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -260,14 +301,47 @@ fn listed(tokens: &[(String, String)]) -> Vec<Value> {
         .collect()
 }
 
+/// The members, those that a rotation waits for first.
+fn listing(members: &Value, now: SystemTime) -> String {
+    let now = seconds(now);
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let all = members["members"].as_array().cloned().unwrap_or_default();
+    let rows = all.iter().map(|member| {
+        let renewed = member["renewed"].as_u64().map(|at| now.saturating_sub(at));
+        let until = member["until"].as_u64();
+        let waits = match member["holdsOff"].as_bool() {
+            Some(true) => "holds off the rotation",
+            _ => "",
+        };
+        vec![
+            text(&member["id"]),
+            text(&member["name"]),
+            renewed.map_or_else(|| "-".to_owned(), |age| format!("{} ago", span(age))),
+            left_of(until.unwrap_or_default().checked_sub(now)),
+            member["generation"].to_string(),
+            waits.to_owned(),
+        ]
+    });
+    let head = [
+        "MEMBER",
+        "NAME",
+        "RENEWED",
+        "LEAF ENDS",
+        "HAS GENERATION",
+        "",
+    ];
+    let mut out = vec![format!("{} members", all.len()), term::table(&head, rows)];
+    if let Some(more @ 1..) = members["more"].as_u64() {
+        out.push(format!("and {more} more"));
+    }
+    out.join("\n")
+}
+
 fn page(status: &Value, now: SystemTime) -> String {
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let now = seconds(now);
     let left = |at: &Value| match at.as_u64() {
         None => "-".to_owned(),
-        Some(at) => crate::cmd::status::left_of(at.checked_sub(now)),
+        Some(at) => left_of(at.checked_sub(now)),
     };
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut out = vec![format!(

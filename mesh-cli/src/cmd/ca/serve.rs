@@ -34,6 +34,10 @@ use crate::signals::Signals;
 const OWN_PATH: &str = "/inmesh/ca";
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh ca serve --dir /var/lib/mesh-ca --trust-domain prod.example
+  mesh ca serve --dir /var/lib/mesh-ca --trust-domain prod.example --metrics 127.0.0.1:15014 \\
+    --kubernetes-jwks jwks.json --audience inmesh-ca")]
 pub(crate) struct Serve {
     /// The CA's folder; made if needed, for its owner alone.
     #[arg(long)]
@@ -167,7 +171,10 @@ impl Serve {
         tokio::select! {
             // It has no log file: the log goes to standard error.
             () = signals.end(async || {}) => {}
-            ended = &mut serving => bail!("the server has ended: {ended:?}"),
+            ended = &mut serving => match ended {
+                Ok(()) => bail!("the server has ended"),
+                Err(error) => bail!("the server has ended: {error}"),
+            },
         }
         tracing::info!("ended by a signal");
         let _gone = stop.send(true);

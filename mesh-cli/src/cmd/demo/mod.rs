@@ -27,6 +27,10 @@ const LIMIT: Duration = Duration::from_secs(55);
 
 /// Exits 0 if every scene did what it says and cost no more than it said, 1 if not.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  mesh demo
+  mesh demo --keep            # and curl it yourself
+  mesh demo --json")]
 pub(crate) struct Demo {
     /// Leave the mesh running after the scenes, for your own requests, until Ctrl-C.
     #[arg(long)]
@@ -89,7 +93,7 @@ impl Demo {
                 ok: false,
                 may_cost: 0,
                 cost: 0,
-                seen: format!("the scenes took longer than {LIMIT:?}"),
+                seen: format!("the scenes took longer than {} s", LIMIT.as_secs()),
             }),
         }
         scenes.push(rotation(&world, started));

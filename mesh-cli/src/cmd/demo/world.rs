@@ -143,9 +143,9 @@ impl World {
         };
         world.publish_cart()?;
         world.publish("route.yaml", &docs::canary(100, 0))?;
-        timeout(READY, world.ready())
-            .await
-            .map_err(|_| anyhow::anyhow!("the mesh was not ready within {READY:?}"))??;
+        timeout(READY, world.ready()).await.map_err(|_| {
+            anyhow::anyhow!("the mesh was not ready within {} s", READY.as_secs())
+        })??;
         Ok(world)
     }
 
@@ -233,7 +233,10 @@ impl Home {
                 started.identified(&agent).await?;
                 Ok(mesh)
             }
-            Found::Refused(problems) => bail!("{name}: {problems:?}"),
+            Found::Refused(problems) => {
+                let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                bail!("{name}: {}", all.join("; "))
+            }
             Found::None => bail!("{name}: no agent's file"),
         }
     }

@@ -2,7 +2,7 @@
 
 mod start;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,6 +12,7 @@ use inmesh_core::model::{Namespace, Workload};
 use inmesh_core::snapshot::{Problem, Settings, Severity, Snapshot};
 use inmesh_discovery::file::FileSource;
 use inmesh_discovery::manifest::{Defaults, Merged};
+use inmesh_pki::TrustDomain;
 use serde_json::{Value, json};
 
 use super::status::problem_line;
@@ -24,12 +25,16 @@ use crate::{agent, term};
 /// warnings exit 1 too.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  mesh validate /etc/mesh                    what `mesh proxy --config /etc/mesh` would say
-  mesh validate --strict --json deploy/      for CI: warnings fail too
-  mesh validate --embedded --namespace shop documents/   a folder of `FileSource`")]
+  mesh validate --dir /etc/mesh              what `mesh proxy --dir /etc/mesh` would say
+  mesh validate --strict --json --dir deploy   for CI: warnings fail too
+  mesh validate --embedded --namespace shop --dir documents   a folder of `FileSource`")]
 pub(crate) struct Validate {
     /// The folder.
-    dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "once")]
+    dir: Option<PathBuf>,
+    /// The folder, as it was given before.
+    #[arg(value_name = "DIR", hide = true, conflicts_with = "dir")]
+    once: Option<PathBuf>,
     /// Exit 1 for warnings too.
     #[arg(long)]
     strict: bool,
@@ -44,6 +49,9 @@ pub(crate) struct Validate {
         requires = "embedded"
     )]
     namespace: String,
+    /// A foreign trust domain whose bundle the program trusts, for --embedded; may be repeated.
+    #[arg(long, value_name = "TRUST-DOMAIN", requires = "embedded")]
+    federated: Vec<TrustDomain>,
     /// Endpoints may have loopback addresses, for --embedded.
     #[arg(long, requires = "embedded")]
     loopback: bool,
@@ -67,7 +75,8 @@ struct Findings {
 
 impl Validate {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let findings = self.find()?;
+        let dir = super::folder(self.dir.clone(), self.once.clone())?;
+        let findings = self.find(&dir)?;
         let count = |severity| {
             let of = findings.rows.iter().map(|row| row.problem.severity);
             of.filter(|s| *s == severity).count()
@@ -109,7 +118,7 @@ impl Validate {
         })
     }
 
-    fn find(&self) -> anyhow::Result<Findings> {
+    fn find(&self, dir: &Path) -> anyhow::Result<Findings> {
         let mut rows = Vec::new();
         let mut say = |problem| {
             rows.push(Row {
@@ -118,7 +127,7 @@ impl Validate {
             });
         };
         // Without an agent's file the documents are read as the strictest agent would.
-        let (settings, defaults, agent) = match agent::find(&self.dir)? {
+        let (settings, defaults, agent) = match agent::find(dir)? {
             agent::Found::Agent(agent) if !self.embedded => {
                 start::problems(&agent)?.into_iter().for_each(&mut say);
                 (settings(&agent), agent.defaults(), true)
@@ -133,13 +142,13 @@ impl Validate {
                 (settings, defaults, self.embedded)
             }
         };
-        let merged = FileSource::read_once(&self.dir, &defaults)
-            .with_context(|| format!("reading {}", self.dir.display()))?;
+        let merged = FileSource::read_once(dir, &defaults)
+            .with_context(|| format!("reading {}", dir.display()))?;
         let snapshot = Snapshot::new(settings).apply(merged.change.clone());
         let status = snapshot.status();
         let nothing = status.is_empty();
         if !agent {
-            let (kind, dir) = (agent::KIND, self.dir.display());
+            let (kind, dir) = (agent::KIND, dir.display());
             let message = format!("{dir} holds no document of this kind");
             say(if nothing {
                 Problem::refused("", format!("{message}, and no other for the mesh"))
@@ -188,6 +197,10 @@ impl Validate {
         let namespace = Namespace::new(&self.namespace)?;
         let workload = Workload::new(namespace.as_str(), "validate", "default")?;
         let defaults = agent::strict_defaults(&workload).loopback(self.loopback);
+        let others = self.federated.iter();
+        let defaults = others.fold(defaults, |defaults, other| {
+            defaults.federate(other.as_str())
+        });
         Ok((Settings::new(workload, DefaultAction::Deny), defaults))
     }
 }

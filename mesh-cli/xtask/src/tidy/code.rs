@@ -10,6 +10,7 @@ pub(super) fn check(source: &Source<'_>) -> Vec<Violation> {
     let tokens = source.live_tokens();
     let mut found = Vec::new();
     found.extend(unfinished(source, &tokens));
+    found.extend(debug_forms(source, &tokens));
     if is_pure(source) {
         found.extend(impure(source));
     }
@@ -181,6 +182,26 @@ fn unfinished(source: &Source<'_>, tokens: &[Token<'_>]) -> Vec<Violation> {
         }
     }
     found
+}
+
+// === what an operator reads ===
+
+/// A field of an event that is shown by its `Debug`: `?field` or `name = ?value`. No other code has a
+/// `?` behind a comma, a bracket or a sign.
+fn debug_forms(source: &Source<'_>, tokens: &[Token<'_>]) -> Vec<Violation> {
+    let begins = |pair: &&[Token<'_>]| {
+        pair[1].kind != Kind::Str && pair[1].text == "?" && matches!(pair[0].text, "(" | "," | "=")
+    };
+    let found = tokens.windows(2).filter(begins).map(|pair| {
+        Violation::error(
+            source.path(),
+            pair[1].line,
+            "a field of an event in its `Debug` form",
+            "a log is read by operators, and by programs that know no Rust",
+            "give the type a `Display` and write `%field`; quote text of a peer by `field::debug`",
+        )
+    });
+    found.collect()
 }
 
 // === unsafe code ===

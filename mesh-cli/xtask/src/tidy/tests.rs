@@ -192,6 +192,21 @@ fn expect_carries_a_reason() {
 }
 
 #[test]
+fn no_event_shows_a_field_in_its_debug_form() {
+    let what = "1: a field of an event in its `Debug` form";
+    fails(DRIVER, "fn f() { tracing::info!(?pause, \"a\") }", what);
+    fails(DRIVER, "fn f() { info!(%id, pause = ?pause, \"a\") }", what);
+    passes(
+        DRIVER,
+        "fn f() { tracing::info!(%pause, text = debug(text), \"a\") }",
+    );
+    passes(
+        DRIVER,
+        "fn f<T: ?Sized>(x: &T) -> Option<()> { g(a?, b()?)?; Some(()) }",
+    );
+}
+
+#[test]
 fn nothing_is_left_unfinished() {
     fails(DRIVER, "fn f() { todo!() }", "1: `todo!`");
     fails(

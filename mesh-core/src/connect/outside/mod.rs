@@ -186,13 +186,13 @@ impl Known {
         match made {
             Ok(good) => {
                 if self.good.is_some() {
-                    tracing::info!(?roots, "roots of outside hosts have changed");
+                    tracing::info!(%roots, "roots of outside hosts have changed");
                 }
                 (self.good, self.bad) = (Some(good), None);
             }
             Err(why) => {
                 let kept = self.good.is_some();
-                tracing::warn!(?roots, %why, kept, "roots of outside hosts cannot be used");
+                tracing::warn!(%roots, %why, kept, "roots of outside hosts cannot be used");
                 self.bad = Some(why);
             }
         }
@@ -201,7 +201,7 @@ impl Known {
     fn connectors(&self, roots: &Roots) -> Result<Connectors, String> {
         self.good.clone().ok_or_else(|| {
             let why = self.bad.as_deref().unwrap_or("they were not read");
-            format!("the roots in {roots:?} cannot be used: {why}")
+            format!("the roots in {roots} cannot be used: {why}")
         })
     }
 }

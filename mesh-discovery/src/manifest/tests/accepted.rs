@@ -381,6 +381,8 @@ fn a_deny_may_name_one_reading_of_a_path() {
 fn conditions_that_other_trust_domains_change_are_warned_of() {
     let alone = defaults();
     let federated = defaults().federate("partner.test").federate("other.test");
+    // What a Workload API brings is not known before.
+    let open = defaults().may_federate(true);
     for (source, at_home, where_others_come) in [
         ("namespaces: [shop]", None, Some("trust domain")),
         ("notNamespaces: [shop]", None, Some("trust domain")),
@@ -405,12 +407,25 @@ fn conditions_that_other_trust_domains_change_are_warned_of() {
         ("trustDomains: [partner.test]", None, None),
     ] {
         let text = policy(&format!("rules:\n- from: [{{source: {{{source}}}}}]"));
-        for (defaults, wanted) in [(&alone, at_home), (&federated, where_others_come)] {
+        let unnamed =
+            where_others_come.map(
+                |wanted| match wanted.strip_suffix("partner.test, other.test") {
+                    Some(begin) => begin,
+                    None => wanted,
+                },
+            );
+        let all = [
+            (&alone, at_home),
+            (&federated, where_others_come),
+            (&open, unnamed),
+        ];
+        for (defaults, wanted) in all {
             let parsed = parse(FILE, &text, defaults).expect("it parses");
             let Op::Put(_, problems) = &parsed.entries[0].op else {
                 panic!("{source}: {parsed:#?}");
             };
-            let found: Vec<_> = problems.iter().map(|p| &*p.message).collect();
+            let all = problems.iter().chain(&parsed.notes);
+            let found: Vec<_> = all.map(|p| &*p.message).collect();
             match (wanted, &found[..]) {
                 (None, []) => {}
                 (Some(wanted), [one]) if one.contains(wanted) => {}

@@ -20,7 +20,7 @@ use super::fetch::{Fetch, FetchError, OverHttps, ServerProof};
 use super::keep::{self, BundleKeep, BundleKeepError, KeptBundle};
 use super::{Profile, Relationship, RelationshipError, Stale, decide, refresh_after};
 use crate::bundle::TrustBundle;
-use crate::clock::Clock;
+use crate::clock::{Clock, Span};
 use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::rotate::schedule;
@@ -208,7 +208,7 @@ impl Keeper {
         {
             let left = keep::left(self.clock.now(), kept.fetched_at, relationship.max_age);
             if let Some(left) = left {
-                tracing::info!(%trust_domain, ?left, "the bundle from before the restart is used");
+                tracing::info!(%trust_domain, left = %Span(left), "the bundle from before the restart is used");
                 too_old = Some(Instant::now() + left);
                 writer.update(|state| state.insert_federated(kept.bundle.clone()));
             } else {
@@ -310,7 +310,7 @@ impl Keeper {
         let trust_domain = &relationship.trust_domain;
         tracing::error!(
             %trust_domain,
-            max_age = ?relationship.max_age,
+            max_age = %Span(relationship.max_age),
             "the bundle could not be refreshed for too long, no peer of this domain is trusted"
         );
         writer.update(|state| state.remove_federated(trust_domain));

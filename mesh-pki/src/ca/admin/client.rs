@@ -61,6 +61,16 @@ impl AdminClient {
         Ok(self.ask(Command::Status).await?.to_string())
     }
 
+    /// The CA's live members as JSON, `{"members", "more"}`: those that a rotation waits for first,
+    /// as many as an answer holds, and how many more there are.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn members(&self) -> Result<String, AdminError> {
+        Ok(self.ask(Command::Members).await?.to_string())
+    }
+
     /// Takes the next step of a rotation, or the one that is named; `successor` is a new root as
     /// PEM, as [`NewAuthority::from_pem`](crate::ca::NewAuthority::from_pem) reads it. Returns the
     /// step that was taken.

@@ -72,6 +72,8 @@ enum Command {
         window_seconds: u64,
         expired_seconds: u64,
     },
+    /// Answers the members, as many as fit: `{"members", "more"}`.
+    Members,
     /// Refuses a certificate from now on.
     Revoke { serial: String },
     /// Refuses all certificates of an ID that were issued until now.

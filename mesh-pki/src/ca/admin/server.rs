@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Command, MAX_BODY, SOCKET};
+use crate::ca::members::MemberStatus;
 use crate::ca::plan::Wait;
 use crate::ca::state::Step;
 use crate::ca::store::Store;
@@ -142,7 +143,16 @@ async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, Comm
             let window = (window_seconds > 0)
                 .then(|| Window::new(now, seconds(window_seconds), seconds(expired_seconds)));
             ca.recover(window).await?;
-            tracing::warn!(?window, "the recovery window is set");
+            match window {
+                Some(Window {
+                    until,
+                    expired_since,
+                }) => {
+                    let (until, since) = (utc(until), utc(expired_since));
+                    tracing::warn!(until, expired_since = since, "the recovery window is open");
+                }
+                None => tracing::warn!("the recovery window is closed"),
+            }
         }
         Command::Revoke { serial } => ca.revoke(&serial).await?,
         Command::RevokeId { id } => ca.revoke_id(&id).await?,
@@ -155,12 +165,25 @@ async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, Comm
             let step = rotate(ca, step, force, successor).await?;
             return Ok(json!({ "step": step }));
         }
+        Command::Members => return Ok(members(ca.members().await)),
         Command::Status => {
             let status = serde_json::to_value(ca.status().await);
             return status.map_err(|error| invalid(error.to_string()));
         }
     }
     Ok(json!({}))
+}
+
+/// As many members as fit into an answer, and how many more there are.
+fn members(all: Vec<MemberStatus>) -> Value {
+    let (count, mut bytes) = (all.len(), 0);
+    let fits = |row: &Value| {
+        bytes += row.to_string().len() + 1;
+        bytes < MAX_BODY - 1_024
+    };
+    let rows = all.iter().filter_map(|row| serde_json::to_value(row).ok());
+    let rows: Vec<_> = rows.take_while(fits).collect();
+    json!({ "more": count - rows.len(), "members": rows })
 }
 
 /// A rotation begins where none is running, or with a new root; else its next step is taken.

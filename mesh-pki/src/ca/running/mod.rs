@@ -17,7 +17,7 @@ use crate::ca::authority::{
     AuthorityError, LeafLife, Lifetimes, NewAuthority, SignedLeaf, Signer, issuer_under,
 };
 use crate::ca::error::{CaError, OpenError};
-use crate::ca::members::{Leaf, Members};
+use crate::ca::members::{Leaf, MemberStatus, Members};
 use crate::ca::plan::{Due, Gate, due, gate};
 use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
 use crate::ca::state::{CaState, Stage, Step, StepError};
@@ -85,8 +85,9 @@ impl<S: Store> Ca<S> {
     /// if there is none.
     ///
     /// 1. The state is read with all its rules; there is no partial trust.
-    /// 2. Keys without a state are no new CA: its state is lost, or stands elsewhere. Keys that the state
-    ///    does not name are warned of; none is removed.
+    /// 2. Keys without a state are no new CA: its state is lost, or stands elsewhere. Only those that were
+    ///    noted as the first ones of a CA, which a crash has left before its first state, do not count. Keys
+    ///    that the state does not name are warned of; none is removed.
     /// 3. The active authority's key is read and proven to be its own.
     /// 4. Members are those that an earlier process has left ([`leave`](Self::leave)). If it died,
     ///    its leaves may be alive until the moment that the state names; until then, unknown members
@@ -105,20 +106,24 @@ impl<S: Store> Ca<S> {
     ) -> Result<Self, OpenError> {
         let (state, version) = match store.load().await? {
             Some(_) if first.is_some() => return Err(OpenError::Exists),
-            Some((bytes, version)) => (CaState::from_bytes(&bytes)?, version),
+            Some((bytes, version)) => {
+                store.finish().await?;
+                (CaState::from_bytes(&bytes)?, version)
+            }
             None => {
-                let key_ids = store.key_ids().await?;
-                if !key_ids.is_empty() {
-                    return Err(OpenError::KeysWithoutState { key_ids });
-                }
+                let unfinished = unfinished(&store).await?;
                 let now = clock.now();
                 let new = match first {
                     Some(new) => new,
                     None => NewAuthority::create(trust_domain, lifetimes, now, crypto)?,
                 };
+                let authority = &new.authority;
+                let own = [authority.key_id(), authority.issuer_key_id()].map(str::to_owned);
+                store.begin([&unfinished[..], &own].concat()).await?;
                 keep_keys(&store, &new).await?;
                 let state = CaState::new(trust_domain.clone(), new.authority, now);
                 let version = store.swap(None, state.to_bytes()).await?;
+                store.finish().await?;
                 (state, version)
             }
         };
@@ -260,6 +265,8 @@ impl<S: Store> Ca<S> {
                 generation: published.generation,
             };
             inner.members.issued(id, instance, leaf);
+            let serial = &signed.serial;
+            inner.members.note_renewal(id, instance, serial, now);
             if let Some(instance) = instance {
                 let said = asker.acknowledged.min(published.generation);
                 inner.members.acknowledge(id, instance, said);
@@ -519,6 +526,18 @@ impl<S: Store> Ca<S> {
         }
     }
 
+    /// The live members, those that a running rotation waits for first. Members that did not fit
+    /// into the table, and those of an earlier process that died, are not among them.
+    pub async fn members(&self) -> Vec<MemberStatus> {
+        let inner = self.inner.lock().await;
+        let now = self.clock.now();
+        let missing = match gate(&inner.state, &inner.members, now) {
+            Some(Gate::Wait(wait)) => wait.missing,
+            _ => Vec::new(),
+        };
+        inner.members.list(&missing, now)
+    }
+
     /// What lives how long.
     #[must_use]
     pub fn lifetimes(&self) -> Lifetimes {
@@ -538,13 +557,25 @@ impl<S: Store> Ca<S> {
     }
 }
 
+/// The keys in a store without a state, all of which are of a CA that was never finished.
+async fn unfinished(store: &impl Store) -> Result<Vec<String>, OpenError> {
+    let (key_ids, begun) = (store.key_ids().await?, store.begun().await?);
+    if key_ids.iter().any(|key_id| !begun.contains(key_id)) {
+        return Err(OpenError::KeysWithoutState { key_ids });
+    }
+    if !key_ids.is_empty() {
+        tracing::warn!("the CA was not made to the end the last time; it is made anew");
+    }
+    Ok(key_ids)
+}
+
 /// Says which keys no state names: a crash left them, or the state is older than they are.
 async fn warn_of_orphans(store: &impl Store, state: &CaState) -> Result<(), StoreError> {
     let mut orphans = store.key_ids().await?;
     orphans.retain(|key_id| state.held_keys().all(|held| held != key_id));
     if !orphans.is_empty() {
         tracing::warn!(
-            ?orphans,
+            orphans = orphans.join(", "),
             "the CA's state does not name these keys; none is removed"
         );
     }

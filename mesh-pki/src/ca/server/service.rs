@@ -95,7 +95,7 @@ impl<S: Store> IstioCertificateService for IstioService<S> {
         let issued = shared.ca.issue(&grant, &csr, &asker).await;
         let issued = issued.map_err(|error| status_of(&error))?;
         let (id, serial) = (grant.id(), &issued.serial);
-        tracing::info!(%id, by = ?grant.by(), %serial, "a leaf is issued");
+        tracing::info!(%id, by = grant.by().as_str(), %serial, "a leaf is issued");
 
         let mut cert_chain: Vec<String> = issued
             .chain

@@ -4,6 +4,7 @@
 //! DIR/            0700
 //!   lock          held while a process uses the folder; the kernel lets go of it with the process
 //!   state.json    0600, the first line is the version
+//!   creating      0600, the ids of the first keys, until the first state is there
 //!   keys/         0700
 //!     ID.pem      0600, named by the key id
 //! ```
@@ -28,6 +29,7 @@ const MAX_FILE: u64 = MAX_STATE as u64 + 64;
 const LOCK: &str = "lock";
 const STATE: &str = "state.json";
 const KEYS: &str = "keys";
+const CREATING: &str = "creating";
 const MAGIC: &str = "inmesh-ca-state ";
 
 /// A [`Store`] in a folder, which it has for itself.
@@ -112,6 +114,42 @@ impl Store for FileStore {
     async fn swap(&self, expected: Option<Version>, state: Vec<u8>) -> Result<Version, StoreError> {
         self.blocking(move |inner| inner.swap(expected, &state))
             .await
+    }
+
+    async fn begin(&self, key_ids: Vec<String>) -> Result<(), StoreError> {
+        self.blocking(move |inner| {
+            let path = inner.dir.join(CREATING);
+            inner.replace(&path, key_ids.join("\n").as_bytes())
+        })
+        .await
+    }
+
+    async fn begun(&self) -> Result<Vec<String>, StoreError> {
+        self.blocking(|inner| {
+            let path = inner.dir.join(CREATING);
+            let text = match inner.disk.read(&path, MAX_FILE) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                read => read.map_err(DiskError::io(&path))?,
+            };
+            let malformed = || StoreError::Malformed { path: path.clone() };
+            let text = std::str::from_utf8(&text).map_err(|_| malformed())?;
+            Ok(text.lines().map(str::to_owned).collect())
+        })
+        .await
+    }
+
+    async fn finish(&self) -> Result<(), StoreError> {
+        self.blocking(|inner| {
+            let path = inner.dir.join(CREATING);
+            match inner.disk.read(&path, MAX_FILE) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                read => drop(read.map_err(DiskError::io(&path))?),
+            }
+            inner.disk.remove(&path).map_err(DiskError::io(&path))?;
+            let failed = DiskError::io(&inner.dir);
+            Ok(inner.disk.sync_dir(&inner.dir).map_err(failed)?)
+        })
+        .await
     }
 
     async fn keep_key(&self, key_id: &str, key: &PrivateKey) -> Result<(), StoreError> {

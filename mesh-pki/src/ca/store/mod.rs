@@ -44,6 +44,16 @@ pub trait Store: Send + Sync + 'static {
         state: Vec<u8>,
     ) -> impl Future<Output = Result<Version, StoreError>> + Send;
 
+    /// Notes that a CA whose keys have these ids is about to be made. Until there is a state, they are
+    /// the keys of a CA that was never finished, under which nothing was issued.
+    fn begin(&self, key_ids: Vec<String>) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The ids that were noted last and not taken back by [`finish`](Store::finish); none for most.
+    fn begun(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+
+    /// Takes back what was noted: there is a state.
+    fn finish(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Keeps a key under its id.
     fn keep_key(
         &self,

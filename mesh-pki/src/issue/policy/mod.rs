@@ -73,6 +73,20 @@ pub enum Attestor {
     Svid,
 }
 
+impl Attestor {
+    /// Its name in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::JoinToken => "join token",
+            Self::Kubernetes => "kubernetes",
+            Self::Oidc => "oidc",
+            Self::Recovery => "recovery",
+            Self::Svid => "certificate",
+        }
+    }
+}
+
 /// Which caller gets which ID; made once, of the CA's configuration.
 ///
 /// ```

@@ -485,7 +485,7 @@ pub(super) fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
             let asked = status.metadata().get(RETRY_AFTER);
             let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
             unavailable(
-                format!("{code:?}: {reason}"),
+                format!("{code}: {reason}"),
                 asked.map(Duration::from_millis),
             )
         }

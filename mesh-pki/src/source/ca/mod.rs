@@ -157,6 +157,17 @@ impl CaSource {
         let bootstrap = self.bootstrap.ok_or(CaSourceError::NoTrustBundle)?;
         let (id, clock) = (self.id, self.clock);
         #[cfg(unix)]
+        let keeps = self.keep.is_some();
+        #[cfg(not(unix))]
+        let keeps = false;
+        if !keeps {
+            tracing::warn!(
+                %id,
+                "nothing is kept over a restart: a root that the CA distrusts is trusted again by the \
+                 next process, as long as the trust bundle it starts with has it"
+            );
+        }
+        #[cfg(unix)]
         let (keep, initial) = kept(self.keep, &id, &clock, crypto).await?;
         #[cfg(not(unix))]
         let initial = IdentityState::default();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::super::Endpoint;
 use super::super::message::MessageError;
 
-/// How long the agent may take to accept a connection, and to send the first message of a stream.
+/// How long the agent may take to accept a connection, and to send the first message of a stream; less near
+/// the end of the SVID.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What can fail between us and the agent.
@@ -45,7 +46,7 @@ pub enum WorkloadApiError {
     #[error("the agent says nothing, and the SVID should have been renewed by now")]
     Silent,
     /// The agent did not answer in time.
-    #[error("the agent did not answer within {} s", PATIENCE.as_secs())]
+    #[error("the agent did not answer in time")]
     Timeout,
     /// Any other failure of a call.
     #[error("the call failed: {reason}")]

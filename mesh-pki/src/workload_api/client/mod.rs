@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use super::Endpoint;
 use super::message::{self, MessageError, X509Update};
 use crate::bundle::{BundleSet, TrustBundle};
-use crate::clock::Clock;
+use crate::clock::{Clock, Span};
 use crate::crl::CrlSet;
 use crate::crypto::Crypto;
 use crate::id::TrustDomain;
@@ -85,6 +85,8 @@ pub struct WorkloadApiClient {
     clock: Arc<dyn Clock>,
     draw: Mutex<Box<dyn FnMut() -> f64 + Send>>,
     jwt_bundles: bool,
+    /// The path of the ID that is the default, whatever the agent's order.
+    id_path: Option<String>,
     status: StatusWriter<WorkloadApiStatus>,
 }
 
@@ -126,6 +128,7 @@ impl WorkloadApiClient {
             clock,
             draw: Mutex::new(Box::new(draw)),
             jwt_bundles: false,
+            id_path: None,
             status: status(WorkloadApiStatus::default()),
         }
     }
@@ -135,6 +138,16 @@ impl WorkloadApiClient {
     pub fn with_jwt_bundles(self) -> Self {
         Self {
             jwt_bundles: true,
+            ..self
+        }
+    }
+
+    /// Has an SVID whose ID has this path, e.g. `/ns/shop/sa/cart`, as its default, that of the workload
+    /// which this process is; a message without one is discarded.
+    #[must_use]
+    pub fn with_id_path(self, path: impl Into<String>) -> Self {
+        Self {
+            id_path: Some(path.into()),
             ..self
         }
     }
@@ -193,7 +206,7 @@ impl WorkloadApiClient {
             let not_after = self.status.reader().load().not_after;
             let draw = (lock(&self.draw))();
             let pause = schedule::pause(self.clock.now(), not_after, failures, None, draw);
-            tracing::warn!(%error, failures, ?pause, fatal, "Workload API");
+            tracing::warn!(%error, failures, pause = %Span(pause), fatal, "Workload API");
             self.failed(error, writer);
             if fatal {
                 return;
@@ -211,6 +224,7 @@ impl WorkloadApiClient {
     ) -> WorkloadApiError {
         let handle = |message: X509svidResponse| {
             let update = message::read_x509(message, self.clock.now(), &self.crypto)?;
+            let update = self.own_first(update)?;
             good.store(true, Ordering::Relaxed);
             self.take(update, view, writer);
             Ok(())
@@ -230,6 +244,25 @@ impl WorkloadApiClient {
             self.status.update(|status| status.not_after = None);
         }
         error
+    }
+
+    /// The same update with the SVID first that this process is to have.
+    fn own_first(&self, mut update: X509Update) -> Result<X509Update, MessageError> {
+        let Some(path) = &self.id_path else {
+            return Ok(update);
+        };
+        let is_own = |svid: &X509Svid| svid.id().path() == path;
+        match update.svids.iter().position(is_own) {
+            Some(own) => {
+                let svid = update.svids.remove(own);
+                update.svids.insert(0, svid);
+                Ok(update)
+            }
+            None => Err(MessageError::OtherIds {
+                path: path.clone(),
+                ids: update.svids.iter().map(|svid| svid.id().clone()).collect(),
+            }),
+        }
     }
 
     /// One stream of keys for JWT-SVIDs, to its end.
@@ -275,7 +308,9 @@ impl WorkloadApiClient {
             let message = stream.message().await?;
             Ok((stream, message))
         };
-        let (mut stream, mut message) = match timeout(PATIENCE, first).await {
+        let ends = self.status.reader().load().not_after;
+        let limit = PATIENCE.min(schedule::attempt(self.clock.now(), ends));
+        let (mut stream, mut message) = match timeout(limit, first).await {
             Err(_) => return WorkloadApiError::Timeout,
             Ok(Err(error)) => return error,
             Ok(Ok(opened)) => opened,
@@ -384,7 +419,7 @@ impl From<Status> for WorkloadApiError {
             Code::PermissionDenied => Self::Denied { reason },
             Code::InvalidArgument | Code::Unimplemented => Self::Fatal { reason },
             code => Self::Unavailable {
-                reason: format!("{code:?}: {reason}"),
+                reason: format!("{code}: {reason}"),
             },
         }
     }

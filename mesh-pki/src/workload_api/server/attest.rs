@@ -129,6 +129,18 @@ impl Selector {
         }
     }
 
+    /// The user, group and process that it asks for; `None` is any.
+    #[must_use]
+    pub fn ids(&self) -> [Option<u32>; 3] {
+        [self.uid, self.gid, self.pid]
+    }
+
+    /// The control group that it asks for, if any.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&str> {
+        self.cgroup.as_deref()
+    }
+
     fn matches(&self, caller: &Caller) -> bool {
         let below = |group: &String| {
             let own = caller.cgroup.as_deref();
@@ -179,6 +191,12 @@ impl Entry {
             hint: String::new(),
             ..self
         }
+    }
+
+    /// The processes that get it.
+    #[must_use]
+    pub fn selector(&self) -> &Selector {
+        &self.selector
     }
 
     /// The ID that it gives.

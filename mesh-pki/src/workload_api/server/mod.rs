@@ -192,7 +192,14 @@ fn serve_one(
         .into_iter()
         .cloned()
         .collect();
-    tracing::debug!(?caller, ids = granted.len(), "Workload API");
+    tracing::debug!(
+        uid = caller.uid,
+        gid = caller.gid,
+        pid = caller.pid,
+        cgroup = caller.cgroup,
+        ids = granted.len(),
+        "Workload API"
+    );
     let open = shared.counts.open(|status| &mut status.connections);
     let api = SpiffeWorkloadApiServer::new(CallerApi::new(shared, granted))
         .max_decoding_message_size(MAX_REQUEST);

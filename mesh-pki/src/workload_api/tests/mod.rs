@@ -176,6 +176,47 @@ fn addresses_are_those_of_the_standard() {
     }
 }
 
+// === which SVID is the process's own ===
+
+#[tokio::test]
+async fn the_svid_of_the_workload_is_the_default_whatever_the_order() {
+    let ca = Ca::new("root");
+    let world = World::new(&ca, ManualClock::new(noon()).shared());
+    let other = "spiffe://td/ns/shop/sa/other";
+    for id in [other, CART] {
+        world.writer.set_svid(leaf(id).svid(&ca));
+    }
+    let world = world.serve(&[entry(other), entry(CART)]);
+    for (path, wanted) in [
+        (None, Some(other)),
+        (Some("/ns/shop/sa/cart"), Some(CART)),
+        (Some("/ns/shop/sa/none"), None),
+    ] {
+        let client = world.client();
+        let client = match path {
+            Some(path) => client.with_id_path(path),
+            None => client,
+        };
+        let (mut reader, mut status, task) = run(client);
+        match wanted {
+            Some(wanted) => {
+                until_state(&mut reader, |state| state.svids().count() == 2).await;
+                assert_eq!(reader.load().default_svid().unwrap().id(), &id(wanted));
+            }
+            None => {
+                let status = until(&mut status, |status| status.failures > 0).await;
+                assert!(matches!(
+                    status.last_error.as_deref(),
+                    Some(WorkloadApiError::Message(MessageError::OtherIds { ids, .. }))
+                        if ids.len() == 2
+                ));
+                assert!(reader.load().default_svid().is_none());
+            }
+        }
+        task.abort();
+    }
+}
+
 // === libraries that name the socket as their authority ===
 
 /// What gRPC's C core (escaped) and grpc-java (bare) send, byte by byte: the call is answered.

@@ -1,0 +1,304 @@
+//! An agent's settings out, as the document that says all of them: what was left out stands there with
+//! its default.
+//!
+//! What it writes is read again as the same agent. Paths are whole; nothing in it is secret, for keys and
+//! tokens stand in files of their own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use inmesh_core::authorize::PathForm;
+use inmesh_core::balance::EjectPolicy;
+use inmesh_core::model::AppProtocol;
+use inmesh_core::runtime::{
+    Application, InboundListener, Limits, Listen, OutboundListener, Target,
+};
+use inmesh_pki::workload_api::server::Entry;
+use serde_json::{Map, Value, json};
+
+use super::{API_VERSION, Agent, Identity, KIND, Listener};
+use crate::federation::{Endpoint, FederationConfig, Foreign};
+
+/// The document of kind `Agent` with every setting.
+pub(crate) fn document(agent: &Agent) -> Value {
+    let mut out = Map::new();
+    let mut put = |name: &str, value: Value| {
+        if is_there(&value) {
+            out.insert(name.into(), value);
+        }
+    };
+    put("apiVersion", API_VERSION.into());
+    put("kind", KIND.into());
+    let workload = &agent.workload;
+    let labels = workload.labels.iter();
+    let labels = labels.map(|(key, value)| (key.to_string(), Value::from(&**value)));
+    put(
+        "workload",
+        json!({
+            "namespace": workload.namespace.to_string(),
+            "name": *workload.name,
+            "serviceAccount": *workload.service_account,
+            "labels": labels.collect::<Map<_, _>>(),
+        }),
+    );
+    put("defaultAction", agent.default_action.as_str().into());
+    put("peers", peers(agent.strict).into());
+    let mesh = agent.mesh_namespace.as_ref();
+    put("meshNamespace", mesh.map(ToString::to_string).into());
+    put("identity", identity(&agent.identity));
+    put("listeners", agent.listeners.iter().map(listener).collect());
+    let admin = agent.admin.map(|bind| json!({ "bind": bind }));
+    put("admin", admin.into());
+    let loopback = if agent.loopback_endpoints {
+        "allow"
+    } else {
+        "refuse"
+    };
+    put("loopbackEndpoints", loopback.into());
+    put("paths", paths(agent.paths));
+    put("limits", limits(&agent.limits));
+    put("outlierDetection", eject(&agent.eject));
+    let log = agent.access_log.as_ref().map(|log| {
+        let path = log.path.as_deref().map_or_else(|| "-".into(), path);
+        json!({ "path": path, "sample": share(log.sample) })
+    });
+    put("accessLog", log.into());
+    let tracing = agent.tracing.as_ref();
+    let tracing = tracing.map(|to| json!({ "otlp": to.otlp, "sample": share(to.sample) }));
+    put("tracing", tracing.into());
+    let api = agent.workload_api.as_ref().map(|api| {
+        let entries: Vec<_> = api.entries.iter().map(entry).collect();
+        json!({ "listen": path(&api.listen), "entries": entries })
+    });
+    put("workloadApi", api.into());
+    put(
+        "federation",
+        agent.federation.as_ref().map(federation).into(),
+    );
+    Value::Object(out)
+}
+
+fn peers(strict: bool) -> &'static str {
+    if strict { "strict" } else { "permissive" }
+}
+
+fn path(path: &Path) -> Value {
+    path.display().to_string().into()
+}
+
+/// Whether the file may say it: an empty list could mean all or nothing, and is refused.
+fn is_there(value: &Value) -> bool {
+    !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty())
+}
+
+/// An object of what is there.
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    let there = fields.into_iter().filter(|(_, value)| is_there(value));
+    Value::Object(
+        there
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
+}
+
+fn identity(identity: &Identity) -> Value {
+    let optional = |file: &Option<std::path::PathBuf>| file.as_deref().map(path).into();
+    match identity {
+        Identity::Ca {
+            address,
+            ca,
+            trust_bundle,
+            token,
+            keep,
+        } => {
+            let fields = [
+                ("address", address.as_str().into()),
+                ("caId", ca.as_str().into()),
+                ("trustBundle", path(trust_bundle)),
+                ("tokenFile", optional(token)),
+                ("keep", optional(keep)),
+            ];
+            json!({ "ca": object(fields) })
+        }
+        Identity::DevelopmentCa { dir, lifetime } => {
+            json!({ "developmentCA": { "dir": path(dir), "lifetime": time(*lifetime) } })
+        }
+        Identity::Files {
+            certificate,
+            key,
+            bundle,
+            revocation_lists,
+        } => {
+            let fields = [
+                ("certificate", path(certificate)),
+                ("key", path(key)),
+                ("bundle", path(bundle)),
+                ("revocationLists", optional(revocation_lists)),
+            ];
+            json!({ "files": object(fields) })
+        }
+        Identity::WorkloadApi(endpoint) => {
+            json!({ "workloadApi": { "socket": path(endpoint.path()) } })
+        }
+    }
+}
+
+fn listener(listener: &Listener) -> Value {
+    let bind = listener.bind;
+    match &listener.listen {
+        Listen::Inbound(to) => json!({ "bind": bind, "inbound": inbound(to) }),
+        Listen::Outbound(to) => json!({ "bind": bind, "outbound": outbound(to) }),
+        // The agent's file has no other.
+        other => json!({ "bind": bind, "leads": other.to_string() }),
+    }
+}
+
+/// What is declared; without, the first bytes decide.
+fn protocol(protocol: AppProtocol) -> Value {
+    match protocol {
+        AppProtocol::Detect => Value::Null,
+        declared => declared.to_string().into(),
+    }
+}
+
+fn inbound(to: &InboundListener) -> Value {
+    let app = match to.app {
+        Application::At(address) => json!(address),
+        // The agent's file has no other.
+        _ => Value::Null,
+    };
+    let probes = to.probes.iter().map(|probe| Value::from(&**probe));
+    object([
+        ("app", app),
+        ("appProtocol", protocol(to.protocol)),
+        ("peers", peers(to.strict).into()),
+        ("probes", probes.collect()),
+    ])
+}
+
+fn outbound(to: &OutboundListener) -> Value {
+    let service = match &to.target {
+        Target::Service(service, port) => json!({
+            "namespace": service.namespace().to_string(),
+            "name": service.name(),
+            "port": port,
+        }),
+        _ => Value::Null,
+    };
+    object([("appProtocol", protocol(to.protocol)), ("service", service)])
+}
+
+fn paths(form: PathForm) -> Value {
+    json!({ "mergeSlashes": form.merges_slashes(), "decodeSlashes": form.decodes_slashes() })
+}
+
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "handshakeTimeout": time(limits.handshake),
+        "headerTimeout": time(limits.header),
+        "bodyTimeout": time(limits.body),
+        "unreadTimeout": time(limits.unread),
+        "idleTimeout": time(limits.idle),
+        "detectTimeout": time(limits.detect),
+        "connectTimeout": time(limits.connect),
+        "endpointHandshakeTimeout": time(limits.endpoint_handshake),
+        "poolIdleTimeout": time(limits.pool_idle),
+        "opaqueAge": time(limits.opaque_age),
+        "drainLead": time(limits.drain_lead),
+        "drainDeadline": time(limits.drain_deadline),
+        "headerBytes": limits.header_bytes,
+        "headerFields": limits.header_fields,
+        "targetBytes": limits.target_bytes,
+        "connections": limits.connections,
+        "poolSize": limits.pool_size,
+        "streams": limits.streams,
+    })
+}
+
+fn eject(policy: &EjectPolicy) -> Value {
+    json!({
+        "consecutive5xxErrors": policy.consecutive,
+        "baseEjectionTime": time(policy.base),
+        "maxEjectionTime": time(policy.longest),
+        "maxEjectionPercent": policy.percent,
+    })
+}
+
+fn entry(entry: &Entry) -> Value {
+    let [uid, gid, pid] = entry.selector().ids();
+    let hint = Some(entry.hint()).filter(|hint| !hint.is_empty());
+    object([
+        ("id", entry.id().as_str().into()),
+        ("uid", uid.into()),
+        ("gid", gid.into()),
+        ("pid", pid.into()),
+        ("cgroup", entry.selector().cgroup().into()),
+        ("hint", hint.into()),
+    ])
+}
+
+fn federation(federation: &FederationConfig) -> Value {
+    let relationships = federation.relationships.iter().map(foreign).collect();
+    object([
+        ("relationships", relationships),
+        (
+            "bundleEndpoint",
+            federation.endpoint.as_ref().map(endpoint).into(),
+        ),
+        ("keep", federation.keep.as_deref().map(path).into()),
+    ])
+}
+
+fn foreign(foreign: &Foreign) -> Value {
+    let spiffe = foreign.spiffe.as_ref();
+    let profile = if spiffe.is_some() {
+        "https_spiffe"
+    } else {
+        "https_web"
+    };
+    let bundle = spiffe.and_then(|spiffe| spiffe.bundle.as_deref());
+    let max_age = foreign
+        .max_age
+        .unwrap_or(inmesh_pki::bundle::federate::DEFAULT_MAX_AGE);
+    object([
+        ("trustDomain", foreign.trust_domain.as_str().into()),
+        ("url", foreign.url.to_string().into()),
+        ("profile", profile.into()),
+        ("endpointId", spiffe.map(|spiffe| spiffe.id.as_str()).into()),
+        ("endpointBundle", bundle.map(path).into()),
+        ("maxAge", time(max_age)),
+    ])
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let web = endpoint
+        .web
+        .as_ref()
+        .map(|web| json!({ "certificate": path(&web.certificate), "key": path(&web.key) }));
+    object([
+        ("bind", json!(endpoint.bind)),
+        ("path", endpoint.path.as_str().into()),
+        ("webCertificate", web.into()),
+    ])
+}
+
+/// A duration as the agent's file writes it, in its largest units.
+fn time(duration: Duration) -> Value {
+    let mut rest = duration.as_millis();
+    let mut text = String::new();
+    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if rest >= millis {
+            text += &format!("{}{unit}", rest / millis);
+            rest %= millis;
+        }
+    }
+    if text.is_empty() {
+        text = "0s".to_owned();
+    }
+    text.into()
+}
+
+fn share(share: f64) -> Value {
+    // What a multiplication leaves behind is no digit of the author's.
+    format!("{}%", (share * 1e10).round() / 1e8).into()
+}
