@@ -36,3 +36,8 @@
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does that of the page on embedding.
+#[cfg(doctest)]
+#[doc = include_str!("../mesh-cli/docs/embedding.md")]
+struct Embedding;

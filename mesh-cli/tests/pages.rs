@@ -135,6 +135,11 @@ async fn the_cas_page_runs() {
 }
 
 #[tokio::test]
+async fn the_backups_page_runs() {
+    run(&blocks("mesh-cli/docs/ca-backup.md")).await;
+}
+
+#[tokio::test]
 async fn the_canarys_page_runs() {
     run(&blocks("mesh-cli/docs/canary.md")).await;
 }
@@ -146,6 +151,7 @@ fn no_page_has_a_loop_without_a_limit() {
         "README.md",
         "mesh-cli/docs/agent.md",
         "mesh-cli/docs/ca.md",
+        "mesh-cli/docs/ca-backup.md",
         "mesh-cli/docs/canary.md",
         "mesh-cli/docs/status-and-errors.md",
     ] {
