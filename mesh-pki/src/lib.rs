@@ -62,11 +62,7 @@ pub mod clock;
 pub mod crl;
 pub mod crypto;
 #[cfg_attr(
-    not(all(
-        feature = "ca",
-        feature = "federation",
-        any(feature = "aws-lc-rs", feature = "ring")
-    )),
+    not(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring"))),
     expect(dead_code, reason = "each of the things that are kept uses some of it")
 )]
 pub mod disk;

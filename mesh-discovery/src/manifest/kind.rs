@@ -89,7 +89,10 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
                     versions.join(" or ")
                 )
             }
-            None => format!("the apiVersion cannot be read; {} is", versions.join(" or ")),
+            None => format!(
+                "the apiVersion cannot be read; {} is",
+                versions.join(" or ")
+            ),
         };
         return Whose::Refused(of, why);
     }
