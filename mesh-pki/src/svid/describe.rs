@@ -329,7 +329,7 @@ fn unverified(
     let verify = |usage| validate(chain, &trusted, now, usage, crypto);
     let refused = verify(Usage::Server)
         .err()
-        .or(verify(Usage::Client).err())?;
+        .or_else(|| verify(Usage::Client).err())?;
     Some(format!("under the bundle: {}", chain_of(&refused)))
 }
 
