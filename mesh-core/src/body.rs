@@ -80,6 +80,12 @@ impl Body {
         Self(BodyForm::Incoming(body))
     }
 
+    /// Whether it is there whole.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.0, BodyForm::Empty | BodyForm::Whole(_))
+    }
+
     /// The same body once more, if it is there whole.
     #[cfg(feature = "runtime")]
     pub(crate) fn copy(&self) -> Option<Self> {

@@ -112,6 +112,7 @@ impl Connector {
         };
         let mut taken = std::mem::take(request);
         let upload = !taken.body().is_end_stream();
+        connection.refused.send(taken.body_mut());
         let early = taken.extensions().get::<Early>().cloned();
         if let Some(early) = early.clone() {
             hyper::ext::on_informational(&mut taken, move |head| {
@@ -135,9 +136,9 @@ impl Connector {
                 })
             }
             Err(e) => {
-                let refused = upload && connection.refused.is_set();
-                let met = Met { age, refused };
                 let failure = Failure::of_http1(e, copy);
+                let refused = upload && !failure.is_unseen() && connection.refused.has_cut();
+                let met = Met { age, refused };
                 Err(Unsent::broken(failure, to.member, met, request))
             }
         }

@@ -12,7 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::body::{Body, BoxError};
 
 /// The connection.
 pub(super) struct ReadOn<T> {
@@ -24,18 +28,79 @@ pub(super) struct ReadOn<T> {
 
 /// Whether the server has stopped to take what was sent.
 #[derive(Debug, Default)]
-pub(super) struct Refused(AtomicBool);
+pub(super) struct Refused {
+    writes: AtomicBool,
+    /// Whether a part of the current request's body is still to come.
+    sending: AtomicBool,
+}
+
+/// The body of a request, until all of it was handed to the connection.
+struct Sending {
+    inner: Body,
+    /// How many bytes are still to come, if that is known. The library asks for no more than these.
+    left: Option<u64>,
+    server: Arc<Refused>,
+}
 
 // === impl Refused ===
 
 impl Refused {
     pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// Notes how far the connection comes with a body. One in memory is handed over at once.
+    pub(super) fn send(self: &Arc<Self>, body: &mut Body) {
+        let streamed = !body.is_in_memory();
+        self.sending.store(streamed, Ordering::Relaxed);
+        if streamed {
+            let inner = std::mem::take(body);
+            *body = Body::boxed(Box::new(Sending {
+                left: inner.size_hint().exact(),
+                inner,
+                server: Arc::clone(self),
+            }));
+        }
+    }
+
+    /// Whether the connection ended before the whole request was sent. A server that closes may be
+    /// seen by the reader before any write fails.
+    pub(super) fn has_cut(&self) -> bool {
+        self.is_set() || self.sending.load(Ordering::Relaxed)
     }
 
     /// The connection is not to be used again: the rest of a request was never sent.
     pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.writes.store(true, Ordering::Relaxed);
+    }
+}
+
+// === impl Sending ===
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &polled) {
+            *left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
+        }
+        if polled.is_none() || self.left == Some(0) || self.inner.is_end_stream() {
+            self.server.sending.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

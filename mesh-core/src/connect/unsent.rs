@@ -180,6 +180,11 @@ impl Failure {
         }
     }
 
+    /// Whether the server has seen nothing of the request.
+    pub(super) fn is_unseen(&self) -> bool {
+        self.unseen
+    }
+
     fn refused_by_peer(&self) -> bool {
         let cause = self.cause.as_ref();
         let io = find::<std::io::Error>(cause)

@@ -281,7 +281,8 @@ async fn early(answer: &'static [u8]) -> Result<std::net::SocketAddr> {
 /// An application that has said all need not hear its caller out.
 #[tokio::test]
 async fn an_answer_is_heard_although_its_server_closes_while_the_caller_sends() -> Result {
-    static ANSWER: [u8; 100_000] = [b'a'; 100_000];
+    // What the kernel has not sent yet is lost where a server closes with bytes unread.
+    static ANSWER: [u8; 16_000] = [b'a'; 16_000];
     let pair = Pair::new(AppProtocol::Tcp, early(&ANSWER).await?).await?;
     let door = tcp_listener(&pair).await?;
     for _ in 0..20 {
