@@ -23,7 +23,8 @@ def client_command(name, work, tools, jobs):
     python, table = [f"{tools}/py/bin/python"], [f"{work}/cases.json", jobs]
     return {
         "curl": [*python, f"{HERE}/clients/curl_client.py", *table],
-        "go": [f"{tools}/go-client", *table],
+        "go": [f"{tools}/go-client", *table, "go"],
+        "go2": [f"{tools}/go-client", *table, "go2"],
         "node": ["node", f"{HERE}/clients/node.mjs", *table],
         "requests": [*python, f"{HERE}/clients/pythons.py", *table],
         "httpx": [*python, f"{HERE}/clients/pythons.py", *table],

@@ -45,7 +45,7 @@ fi
 if command -v go >/dev/null && {
     (cd "$here/servers/go" && GO111MODULE=off go build -o "$tools/go-server" main.go) &&
         (cd "$here/clients/go" && GO111MODULE=off go build -o "$tools/go-client" main.go)
-} >"$work/go.log" 2>&1; then :; else skip "go is not here, or does not build" go go; fi
+} >"$work/go.log" 2>&1; then :; else skip "go is not here, or does not build" go go; skip "so there is no HTTP/2 of net/http" go2 go2; fi
 if command -v javac >/dev/null && javac -d "$tools/java" "$here"/*/*.java >"$work/java.log" 2>&1; then :; else
     skip "a JDK of 17 or later is not here" java java
 fi

@@ -47,6 +47,7 @@ class World:
             "gunicorn": [f"{tools}/py/bin/gunicorn", "python_app:wsgi", "-b", f"127.0.0.1:{port}", "-k", "gthread", "--threads", "8",
                          "--keep-alive", "60", "--log-level", "warning", "--chdir", work, "--limit-request-field_size", "8190"],
             "go": [f"{tools}/go-server", *say],
+            "go2": [f"{tools}/go-server", *say],
             "java": ["java", "-cp", f"{tools}/java", "Server", str(port), f"{work}/cases.txt", seen],
             "nginx": ["nginx", "-p", work, "-c", f"{work}/nginx.conf", "-e", "stderr"],
             "grpc": [f"{tools}/py/bin/python", f"{self.here}/servers/grpc_server.py", *say],
@@ -72,7 +73,7 @@ class World:
             os.utime(f"{root}/{name}", (1445412480, 1445412480))
 
     def agents(self, servers):
-        ways = {"declared": {"grpc": "grpc"}, "detected": {}}
+        ways = {"declared": {"grpc": "grpc", "go2": "kubernetes.io/h2c"}, "detected": {}}
         subprocess.run([self.mesh, "ca", "init", f"{self.work}/ca", "--trust-domain", "td.test"], check=True, capture_output=True)
         admin = free_ports(2)
         text = {}

@@ -1,4 +1,4 @@
-// The net/http client of Go: `client CASES JOBS`, a line of JSON for each exchange.
+// The net/http client of Go: `client CASES JOBS NAME`, a line of JSON for each exchange. As `go2` it speaks HTTP/2.
 package main
 
 import (
@@ -86,7 +86,7 @@ func request(ctx context.Context, job job, one *exchange) *http.Request {
 	if one.Body != nil {
 		data = make([]byte, one.Body.Size)
 		for at := range data {
-			data[at] = byte((at % 251 * 31 + 7) % 251)
+			data[at] = byte((at%251*31 + 7) % 251)
 		}
 		if one.Body.Data != "" {
 			var err error
@@ -183,9 +183,14 @@ func main() {
 		Transport:     &http.Transport{DisableCompression: true, ExpectContinueTimeout: 5 * time.Second},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	if os.Args[3] == "go2" {
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		client.Transport.(*http.Transport).Protocols = protocols
+	}
 	to := json.NewEncoder(os.Stdout)
 	for _, job := range jobs {
-		if job.Client == "go" {
+		if job.Client == os.Args[3] {
 			must(to.Encode(ask(client, job, table[job.Case])))
 		}
 	}

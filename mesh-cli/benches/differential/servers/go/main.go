@@ -49,7 +49,7 @@ func (given *body) bytes() []byte {
 	}
 	data := make([]byte, given.Size)
 	for at := range data {
-		data[at] = byte((at % 251 * 31 + 7) % 251)
+		data[at] = byte((at%251*31 + 7) % 251)
 	}
 	return data
 }
@@ -184,7 +184,10 @@ func main() {
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:"+strings.TrimSpace(os.Args[1]))
 	must(err)
-	must((&http.Server{Handler: handler}).Serve(listener))
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	must((&http.Server{Handler: handler, Protocols: protocols}).Serve(listener))
 }
 
 func must(err error) {
