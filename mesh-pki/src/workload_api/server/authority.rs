@@ -182,6 +182,16 @@ impl Rewriter {
     }
 }
 
+/// What becomes of a connection whose bytes come in `parts`; `None` where it cannot be read on.
+#[cfg(fuzzing)]
+pub fn rewrite_authorities<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let (mut rewriter, mut out) = (Rewriter::new(), Vec::new());
+    for part in parts {
+        rewriter.handle_bytes(part, &mut out).ok()?;
+    }
+    Some(out)
+}
+
 /// The block's part of a HEADERS frame (RFC 9113, section 6.2).
 fn fragment(payload: &[u8], flags: u8) -> Result<&[u8], BadBlock> {
     let short = BadBlock("its frame is too short");

@@ -46,6 +46,8 @@ mod socket;
 mod status;
 
 pub use attest::{Caller, Entry, EntryError, Selector, attest};
+#[cfg(fuzzing)]
+pub use authority::rewrite_authorities;
 pub use socket::Socket;
 pub use status::{Refusals, ServerStatus};
 
