@@ -90,7 +90,7 @@ fn promtool(args: &[&str], input: &str) {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        println!("skipped: no promtool");
+        println!("skipped: no promtool (bash .ci/promtool builds it)");
         return;
     };
     let mut stdin = child.stdin.take().expect("it is piped");
