@@ -274,7 +274,7 @@ mod tests {
             let error = body.frame().await.unwrap().unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "body-timeout: nothing more of the body came for 60s"
+                "body-timeout: nothing more of the body came for 60 s"
             );
             Ok(())
         });
