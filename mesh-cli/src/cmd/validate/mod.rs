@@ -1,5 +1,6 @@
 //! `mesh validate`: what an agent would say of a folder, without running one.
 
+mod seen;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use serde_json::{Value, json};
 
 use super::status::problem_line;
 use crate::agent::Agent;
-use crate::{agent, term};
+use crate::fetch::AdminAddress;
+use crate::{agent, fetch, term};
 
 /// Says what an agent, or a program that embeds the mesh, would make of a folder.
 ///
@@ -27,6 +29,7 @@ use crate::{agent, term};
 #[command(after_help = "Examples:
   mesh validate --dir /etc/mesh              what `mesh proxy --dir /etc/mesh` would say
   mesh validate --strict --json --dir deploy   for CI: warnings fail too
+  mesh validate --dir /etc/mesh --admin localhost:15000   and what its agent has seen
   mesh validate --embedded --namespace shop --dir documents   a folder of `FileSource`")]
 pub(crate) struct Validate {
     /// The folder.
@@ -55,6 +58,10 @@ pub(crate) struct Validate {
     /// Endpoints may have loopback addresses, for --embedded.
     #[arg(long, requires = "embedded")]
     loopback: bool,
+    /// A running agent, as HOST:PORT or http://HOST:PORT, which is asked what it has seen of ports that
+    /// are not declared: those whose server speaks first are named.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<AdminAddress>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -145,6 +152,10 @@ impl Validate {
         let merged = FileSource::read_once(dir, &defaults)
             .with_context(|| format!("reading {}", dir.display()))?;
         let snapshot = Snapshot::new(settings).apply(merged.change.clone());
+        let seen = match &self.admin {
+            Some(agent) => seen::first_speakers(&status_of(agent)?, &merged),
+            None => Vec::new(),
+        };
         let status = snapshot.status();
         let nothing = status.is_empty();
         if !agent {
@@ -182,7 +193,8 @@ impl Validate {
             object: "note".into(),
             problem: problem.clone(),
         }));
-        rows.extend(start::roots(&merged).into_iter().map(|(key, problem)| Row {
+        let placed = start::roots(&merged).into_iter().chain(seen);
+        rows.extend(placed.map(|(key, problem)| Row {
             object: key.to_string(),
             problem,
         }));
@@ -203,6 +215,14 @@ impl Validate {
         });
         Ok((Settings::new(workload, DefaultAction::Deny), defaults))
     }
+}
+
+/// What a running agent says of itself.
+fn status_of(agent: &AdminAddress) -> anyhow::Result<Value> {
+    let asked = fetch::admin(http::Method::GET, agent, "/status");
+    Ok(serde_json::from_str(
+        &super::runtime(None)?.block_on(asked)?,
+    )?)
 }
 
 fn settings(agent: &Agent) -> Settings {
