@@ -7,6 +7,7 @@
 mod agent;
 mod beside;
 mod cmd;
+mod descriptors;
 mod federation;
 mod fetch;
 mod log;

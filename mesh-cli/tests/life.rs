@@ -624,3 +624,52 @@ async fn commands_wait_for_an_agent_set_its_log_and_drain_it() {
         "{gone:?}"
     );
 }
+
+/// Callers that take all sockets that the agent has for them wait, and the agent still says that it
+/// lives, shows its metrics and opens files.
+#[tokio::test]
+async fn an_agent_without_sockets_answers_its_probes() {
+    let home = Home::new();
+    let app = app(Router::new().fallback(on_get(async || "answer"))).await;
+    let door = free();
+    let listener = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: '{door}', outbound: {{appProtocol: http}}}}]
+"
+    );
+    let documents = service("app", app, PLAIN);
+    let documents = [("app.yaml", &*documents)];
+    // 96 of them are for the data path, and of those one half for callers.
+    let agent = home
+        .agent_with_descriptors("web", &listener, &documents, 160)
+        .await;
+    assert_eq!(ask(door, "app").await.status, StatusCode::OK);
+    let mut callers = Vec::new();
+    for _ in 0..120 {
+        callers.push(TcpStream::connect(door).await.expect("the kernel accepts"));
+    }
+    let used_up = "mesh_sockets_open{side=\"callers\"} 48";
+    eventually("all sockets are in use", async || {
+        let metrics = agent.try_get("/metrics").await?.body;
+        metrics.contains(used_up).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        assert_eq!(agent.get("/livez").await.status, StatusCode::OK);
+        assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
+    }
+    let metrics = agent.get("/metrics").await.body;
+    assert!(
+        metrics.contains("mesh_sockets_limit{side=\"callers\"} 48"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("mesh_sockets_exhausted_total{side=\"callers\"} "),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("mesh_ejections_total{"), "{metrics}");
+    drop(callers);
+    assert_eq!(ask(door, "app").await.status, StatusCode::OK);
+    assert!(!agent.log().contains("cannot accept"), "{}", agent.log());
+}

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::pin::Pin;
 #[cfg(feature = "runtime")]
+use std::sync::Arc;
+#[cfg(feature = "runtime")]
 use std::task::ready;
 use std::task::{Context, Poll};
 
@@ -10,6 +12,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
+#[cfg(feature = "runtime")]
+use crate::budget::{Budget, Meter};
 #[cfg(feature = "runtime")]
 use crate::fields;
 
@@ -25,7 +29,12 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// assert_eq!(Body::from("hello").size_hint().exact(), Some(5));
 /// ```
 #[derive(Default)]
-pub struct Body(BodyForm);
+pub struct Body {
+    form: BodyForm,
+    /// Counts what is written to a connection.
+    #[cfg(feature = "runtime")]
+    meter: Option<Meter>,
+}
 
 #[derive(Default)]
 enum BodyForm {
@@ -56,7 +65,15 @@ pub(crate) fn longer(hint: &SizeHint, by: u64) -> SizeHint {
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Self(BodyForm::Empty)
+        Self::default()
+    }
+
+    fn of(form: BodyForm) -> Self {
+        Self {
+            form,
+            #[cfg(feature = "runtime")]
+            meter: None,
+        }
     }
 
     /// Any other body, boxed.
@@ -77,30 +94,69 @@ impl Body {
 
     #[cfg(feature = "runtime")]
     pub(crate) fn incoming(body: hyper::body::Incoming) -> Self {
-        Self(BodyForm::Incoming(body))
+        Self::of(BodyForm::Incoming(body))
+    }
+
+    /// The same body, whose parts count in the budget until what it is written to has let go of them. Of
+    /// what is kept of it up to `kept` bytes are not waited for.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn metered(mut self, budget: &Arc<Budget>, kept: usize) -> Self {
+        if matches!(self.form, BodyForm::Incoming(_) | BodyForm::Boxed(_)) {
+            self.meter = Some(Meter::new(budget, kept));
+        }
+        self
     }
 
     /// Whether it is there whole.
     #[cfg(feature = "runtime")]
     pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.0, BodyForm::Empty | BodyForm::Whole(_))
+        matches!(self.form, BodyForm::Empty | BodyForm::Whole(_))
     }
 
     /// The same body once more, if it is there whole.
     #[cfg(feature = "runtime")]
     pub(crate) fn copy(&self) -> Option<Self> {
-        match &self.0 {
+        match &self.form {
             BodyForm::Empty => Some(Self::empty()),
-            BodyForm::Whole(bytes) => Some(Self(BodyForm::Whole(bytes.clone()))),
+            BodyForm::Whole(bytes) => Some(Self::of(BodyForm::Whole(bytes.clone()))),
             _ => http_body::Body::is_end_stream(self).then(Self::empty),
         }
     }
 
     /// A body that is in a box already.
     pub(crate) fn boxed(body: Box<AnyBody>) -> Self {
-        Self(BodyForm::Boxed(Box::into_pin(body)))
+        Self::of(BodyForm::Boxed(Box::into_pin(body)))
     }
 }
+
+// === impl BodyForm ===
+
+impl BodyForm {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            #[cfg(feature = "runtime")]
+            Self::Incoming(incoming) => {
+                let incoming = Pin::new(incoming);
+                let mut polled = ready!(http_body::Body::poll_frame(incoming, cx));
+                if let Some(Ok(frame)) = &mut polled
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    fields::sanitize_trailers(trailers);
+                }
+                Poll::Ready(polled.map(|part| part.map_err(Into::into)))
+            }
+            Self::Boxed(boxed) => http_body::Body::poll_frame(boxed.as_mut(), cx),
+        }
+    }
+}
+
+// === impl Body ===
 
 impl http_body::Body for Body {
     type Data = Bytes;
@@ -110,29 +166,22 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
-            BodyForm::Empty => Poll::Ready(None),
-            BodyForm::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.0 = BodyForm::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            #[cfg(feature = "runtime")]
-            BodyForm::Incoming(incoming) => {
-                let mut polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-                if let Some(Ok(frame)) = &mut polled
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    fields::sanitize_trailers(trailers);
-                }
-                Poll::Ready(polled.map(|part| part.map_err(Into::into)))
-            }
-            BodyForm::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
+        #[cfg(feature = "runtime")]
+        if let Some(meter) = &mut self.meter {
+            ready!(meter.poll_ready(cx));
         }
+        let polled = self.form.poll_frame(cx);
+        #[cfg(feature = "runtime")]
+        if let Some(meter) = &mut self.meter
+            && let Poll::Ready(Some(Ok(frame))) = polled
+        {
+            return Poll::Ready(Some(Ok(frame.map_data(|part| meter.count(part)))));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.form {
             BodyForm::Empty => true,
             BodyForm::Whole(_) => false,
             #[cfg(feature = "runtime")]
@@ -142,7 +191,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.form {
             BodyForm::Empty => SizeHint::with_exact(0),
             BodyForm::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             #[cfg(feature = "runtime")]
@@ -154,7 +203,7 @@ impl http_body::Body for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.form {
             BodyForm::Empty => "Body::Empty",
             BodyForm::Whole(_) => "Body::Whole",
             #[cfg(feature = "runtime")]
@@ -169,7 +218,7 @@ impl From<Bytes> for Body {
         if bytes.is_empty() {
             Self::empty()
         } else {
-            Self(BodyForm::Whole(bytes))
+            Self::of(BodyForm::Whole(bytes))
         }
     }
 }

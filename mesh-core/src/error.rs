@@ -48,6 +48,9 @@ pub enum Blame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
+    /// The head of the endpoint's answer is larger than what is read of one, or has too many fields:
+    /// 502.
+    AnswerTooLarge,
     /// The backend's Service or port does not exist: 500.
     BackendMissing,
     /// An attempt took longer than `backendRequest`: 504.
@@ -61,6 +64,8 @@ pub enum Reason {
     ConnectTimeout,
     /// The endpoint refused the connection or is unreachable: 503.
     ConnectFailed,
+    /// The caller has as many connections to the listener as it may have: 429.
+    Crowded,
     /// A policy denies it: 403.
     Denied,
     /// This process has no more descriptors, memory or ports for a connection: 503.
@@ -125,12 +130,14 @@ impl Reason {
     /// Its stable name.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::AnswerTooLarge => "answer-too-large",
             Self::BackendMissing => "backend-missing",
             Self::BackendTimeout => "backend-timeout",
             Self::BodyTimeout => "body-timeout",
             Self::CallerGone => "caller-gone",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Crowded => "crowded",
             Self::Denied => "denied",
             Self::Exhausted => "exhausted",
             Self::HeaderTimeout => "header-timeout",
@@ -156,6 +163,7 @@ impl Reason {
         match self {
             Self::BodyTimeout
             | Self::CallerGone
+            | Self::Crowded
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
@@ -168,7 +176,8 @@ impl Reason {
             }
             Self::BackendMissing | Self::NoEndpoint => Stage::Balance,
             Self::TlsFailed | Self::WrongServer => Stage::Identify,
-            Self::BackendTimeout
+            Self::AnswerTooLarge
+            | Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::Exhausted
@@ -182,6 +191,7 @@ impl Reason {
         match self {
             Self::BodyTimeout
             | Self::CallerGone
+            | Self::Crowded
             | Self::Denied
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
@@ -191,7 +201,8 @@ impl Reason {
             | Self::UnknownHost
             | Self::UnsupportedCoding => Blame::Caller,
             Self::BackendMissing | Self::Exhausted | Self::NoBackend | Self::NoRoute => Blame::Mesh,
-            Self::BackendTimeout
+            Self::AnswerTooLarge
+            | Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::NoEndpoint
@@ -216,6 +227,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::TlsFailed
             | Self::WrongServer => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BodyTimeout | Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::HeaderTooLarge | Self::TooManyFields => {
@@ -223,7 +235,7 @@ impl Reason {
             }
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::Reset | Self::UploadCut => StatusCode::BAD_GATEWAY,
+            Self::AnswerTooLarge | Self::Reset | Self::UploadCut => StatusCode::BAD_GATEWAY,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         }
@@ -239,9 +251,12 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::RequestTimeout => 4,
             Self::Denied => 7,
-            Self::HeaderTooLarge | Self::TargetTooLong | Self::TooManyFields => 8,
+            Self::Crowded | Self::HeaderTooLarge | Self::TargetTooLong | Self::TooManyFields => 8,
             Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
-            Self::BackendMissing | Self::InvalidRequest | Self::NoBackend => 13,
+            Self::AnswerTooLarge
+            | Self::BackendMissing
+            | Self::InvalidRequest
+            | Self::NoBackend => 13,
             Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::Exhausted
@@ -260,7 +275,7 @@ impl Reason {
             Self::BodyTimeout => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
-            Self::Exhausted => "UO",
+            Self::Crowded | Self::Exhausted => "UO",
             Self::Denied => "DENY",
             Self::HeaderTimeout
             | Self::HeaderTooLarge
@@ -270,6 +285,7 @@ impl Reason {
             | Self::UnsupportedCoding => "DPE",
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
+            Self::AnswerTooLarge => "UPE",
             Self::Reset | Self::UploadCut => "UC",
             Self::TlsFailed => "TLS_FAILURE",
             Self::WrongServer => "IDENTITY_ERROR",
@@ -290,7 +306,8 @@ impl Error {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let never_sent = !matches!(
             reason,
-            Reason::BackendTimeout
+            Reason::AnswerTooLarge
+                | Reason::BackendTimeout
                 | Reason::BodyTimeout
                 | Reason::CallerGone
                 | Reason::RequestTimeout

@@ -22,6 +22,8 @@ pub mod authorize;
 pub mod balance;
 mod body;
 #[cfg(feature = "runtime")]
+mod budget;
+#[cfg(feature = "runtime")]
 mod connect;
 pub mod discover;
 pub mod drain;

@@ -417,6 +417,9 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         ("headerFields", 200, &mut limits.header_fields),
         ("targetBytes", 60 * 1024, &mut limits.target_bytes),
         ("connections", 1_000_000, &mut limits.connections),
+        ("peerConnections", 1_000_000, &mut limits.peer_connections),
+        ("sockets", 1_000_000, &mut limits.sockets),
+        ("bufferedBytes", 1 << 40, &mut limits.buffered),
         ("poolSize", 65_536, &mut limits.pool_size),
     ];
     for (name, most, to) in sizes {

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use inmesh_core::Mesh;
 use inmesh_core::model::Workload;
-use inmesh_core::runtime::{Admin, Listen, LogLevel};
+use inmesh_core::runtime::{Admin, Limits, Listen, LogLevel};
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file;
 use inmesh_pki::clock::SystemClock;
@@ -34,7 +34,7 @@ use crate::beside::Beside;
 use crate::log_file::Reopen;
 use crate::signals::Signals;
 use crate::workload_api::{ServingApi, WorkloadApiConfig};
-use crate::{log, log_file, otlp, term};
+use crate::{descriptors, log, log_file, otlp, term};
 
 /// Runs until SIGTERM or SIGINT, and goes down in order: what is under way ends first.
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ fn half_the_cores() -> NonZeroUsize {
 
 impl Proxy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let agent = match agent::find(&self.dir)? {
+        let mut agent = match agent::find(&self.dir)? {
             Found::Agent(agent) => *agent,
             Found::Refused(problems) => {
                 for problem in problems {
@@ -81,10 +81,21 @@ impl Proxy {
             ),
         };
         let level = log::init(&self.log, self.log_format)?;
+        keep_within(&mut agent.limits);
         let workers = self.workers.unwrap_or_else(half_the_cores);
         super::runtime(Some(workers))?.block_on(run(agent, self.dir, level))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Keeps the sockets of the data path below the descriptors of this process.
+fn keep_within(limits: &mut Limits) {
+    let Some(descriptors) = descriptors::raise() else {
+        return;
+    };
+    let sockets = descriptors::sockets(descriptors).min(limits.sockets);
+    tracing::info!(descriptors, sockets, "sockets of the data path");
+    limits.sockets = sockets;
 }
 
 async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> {

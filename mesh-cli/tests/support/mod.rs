@@ -111,7 +111,23 @@ impl Home {
         documents: &[(&str, &str)],
         environment: &[(&str, &Path)],
     ) -> Agent {
-        let agent = self.spawn(name, more, documents, environment);
+        self.started(self.spawn(name, more, documents, environment, None))
+            .await
+    }
+
+    /// The same with so many file descriptors at most.
+    pub(crate) async fn agent_with_descriptors(
+        &self,
+        name: &str,
+        more: &str,
+        documents: &[(&str, &str)],
+        descriptors: u32,
+    ) -> Agent {
+        self.started(self.spawn(name, more, documents, &[], Some(descriptors)))
+            .await
+    }
+
+    async fn started(&self, agent: Agent) -> Agent {
         eventually("the agent is ready", async || {
             (agent.try_get("/readyz").await?.status == StatusCode::OK).then_some(())
         })
@@ -121,7 +137,7 @@ impl Home {
 
     /// Starts an agent without waiting.
     pub(crate) fn unready(&self, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
-        self.spawn(name, more, documents, &[])
+        self.spawn(name, more, documents, &[], None)
     }
 
     fn spawn(
@@ -130,6 +146,7 @@ impl Home {
         more: &str,
         documents: &[(&str, &str)],
         environment: &[(&str, &Path)],
+        descriptors: Option<u32>,
     ) -> Agent {
         let admin = free();
         let dir = self.folder(name, admin, more);
@@ -137,7 +154,17 @@ impl Home {
             publish(&dir, file, text);
         }
         let log = self.path(&format!("{name}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+        let binary = env!("CARGO_BIN_EXE_mesh");
+        let mut command = match descriptors {
+            None => Command::new(binary),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                let most = most.to_string();
+                shell.args(["-c", r#"ulimit -n "$0" && exec "$@""#, &most, binary]);
+                shell
+            }
+        };
+        let child = command
             .args(["proxy", "--dir"])
             .arg(&dir)
             .env_remove("MESH_LOG")

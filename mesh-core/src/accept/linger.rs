@@ -7,37 +7,26 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use inmesh_pki::serve::read_on;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
-/// How long is read on, and how much at most.
-const LIMIT: Duration = Duration::from_secs(2);
-const BYTES: usize = 4 << 20;
-const BUFFER: usize = 16 * 1024;
+/// A connection that may notice that its peer has reset it, without reading.
+pub(crate) trait Noticing {
+    /// Whether it is reset; if not, the task is woken once it may be.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
+}
 
 /// The connection. It is `None` only while it is dropped.
+///
+/// The HTTP library does not read while a request is answered, so that an end of the caller's side
+/// alone, which may be all that it has to say, costs no answer. What it does each time that it looks
+/// at the connection is to flush: a reset is noticed there, and ends the request.
 pub(crate) struct Lingering<T: AsyncRead + Unpin + Send + 'static> {
     inner: Option<T>,
     /// Whether our side has ended and the caller's has not.
     open: bool,
-}
-
-/// Reads what a caller still sends, and drops it.
-pub(crate) async fn linger<T: AsyncRead + Unpin>(caller: &mut T) {
-    let drained = async {
-        let mut buffer = vec![0; BUFFER];
-        let mut left = BYTES;
-        while let Ok(read @ 1..) = caller.read(&mut buffer).await {
-            left = left.saturating_sub(read);
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _gone_or_late = timeout(LIMIT, drained).await;
 }
 
 // === impl Lingering ===
@@ -63,7 +52,7 @@ impl<T: AsyncRead + Unpin + Send + 'static> Drop for Lingering<T> {
             && let Some(mut inner) = self.inner.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(async move { linger(&mut inner).await });
+            runtime.spawn(async move { read_on(&mut inner).await });
         }
     }
 }
@@ -83,7 +72,7 @@ impl<T: AsyncRead + Unpin + Send + 'static> AsyncRead for Lingering<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingering<T> {
+impl<T: AsyncRead + AsyncWrite + Noticing + Unpin + Send + 'static> AsyncWrite for Lingering<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -93,6 +82,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(reset) = self.io()?.poll_reset(cx) {
+            return Poll::Ready(Err(reset));
+        }
         self.io()?.poll_flush(cx)
     }
 

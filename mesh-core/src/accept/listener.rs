@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::place::Place;
-use super::{Detected, Socket, detect, is_text, may_be_http2};
+use super::{Detected, Socket, Sockets, detect, is_text, may_be_http2};
 
 /// Connections that may wait to be accepted, within what the kernel allows. The standard library
 /// asks for 128, which the callers of one busy service fill when they all come back at once; what
@@ -28,6 +28,8 @@ pub(crate) struct Listener {
     inner: TcpListener,
     places: Arc<Semaphore>,
     open: Arc<AtomicUsize>,
+    /// All sockets that there may be; `None` for one that needs none of them.
+    sockets: Option<Arc<Sockets>>,
 }
 
 // === impl Listener ===
@@ -44,7 +46,14 @@ impl Listener {
             inner,
             places: Arc::new(Semaphore::new(places)),
             open: Arc::default(),
+            sockets: None,
         }
+    }
+
+    /// The same listener, whose connections are among all `sockets` of callers.
+    pub(crate) fn within(mut self, sockets: &Arc<Sockets>) -> Self {
+        self.sockets = Some(Arc::clone(sockets));
+        self
     }
 
     /// How many of its connections are open.
@@ -58,7 +67,8 @@ impl Listener {
     }
 
     /// The next connection, once there is a place for it. Errors of a single connection are skipped;
-    /// where the process is out of descriptors it rests for a moment and tries again.
+    /// where the process is out of descriptors it rests for a moment and tries again. One that is
+    /// accepted and finds no socket left waits, so that a listener at rest holds none.
     pub(crate) async fn accept(&self) -> (Socket, SocketAddr) {
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else {
@@ -67,7 +77,11 @@ impl Listener {
         loop {
             match self.inner.accept().await {
                 Ok((stream, from)) => {
-                    let place = Place::new(permit, &self.open);
+                    let socket = match &self.sockets {
+                        Some(sockets) => Some(sockets.callers.take().await),
+                        None => None,
+                    };
+                    let place = Place::new(permit, socket, &self.open);
                     return (Socket::accepted(stream, place), from);
                 }
                 Err(e) if of_one_connection(&e) => tracing::debug!(error = %e, "not accepted"),

@@ -14,6 +14,8 @@ mod place;
 #[cfg(feature = "runtime")]
 mod socket;
 #[cfg(feature = "runtime")]
+mod sockets;
+#[cfg(feature = "runtime")]
 mod timed;
 #[cfg(feature = "runtime")]
 mod upload;
@@ -22,11 +24,15 @@ pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
 pub(crate) use detect::{is_text, may_be_http2};
 #[cfg(feature = "runtime")]
-pub(crate) use linger::{Lingering, linger};
+pub(crate) use linger::{Lingering, Noticing};
 #[cfg(feature = "runtime")]
 pub(crate) use listener::{Listener, Taken, peek};
 #[cfg(feature = "runtime")]
+pub(crate) use place::Share;
+#[cfg(feature = "runtime")]
 pub(crate) use socket::Socket;
+#[cfg(feature = "runtime")]
+pub(crate) use sockets::{Half, Sockets};
 #[cfg(feature = "runtime")]
 pub(crate) use timed::{ConnState, Timed};
 #[cfg(feature = "runtime")]

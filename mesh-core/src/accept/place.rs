@@ -1,26 +1,36 @@
-//! The place that a connection takes at its listener.
+//! The place that a connection takes: among those of its listener, of its caller, of all sockets.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use inmesh_pki::id::SpiffeId;
+use inmesh_pki::serve;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// The place of a connection among those of its listener, until it is dropped.
+/// The place of a caller's connection among those of its listener, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// Held, not looked at.
-    _permit: OwnedSemaphorePermit,
+    /// Held, not looked at: the place at the listener, and the socket of all there may be.
+    _held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     open: Arc<AtomicUsize>,
 }
+
+/// The place of a connection among those of one address, or of one ID once it has proven that.
+#[derive(Debug, Clone)]
+pub(crate) struct Share(Arc<Mutex<serve::Place>>);
 
 // === impl Place ===
 
 impl Place {
     /// The connection is one of the `open` ones.
-    pub(super) fn new(permit: OwnedSemaphorePermit, open: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(
+        permit: OwnedSemaphorePermit,
+        socket: Option<OwnedSemaphorePermit>,
+        open: &Arc<AtomicUsize>,
+    ) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         Self {
-            _permit: permit,
+            _held: (permit, socket),
             open: Arc::clone(open),
         }
     }
@@ -29,5 +39,20 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    pub(crate) fn new(place: serve::Place) -> Self {
+        Self(Arc::new(Mutex::new(place)))
+    }
+
+    /// Counts the connection under its ID instead of its address. Returns false where that ID has as
+    /// many as it may have.
+    pub(crate) fn prove(&self, id: &SpiffeId) -> bool {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        place.prove(id)
     }
 }

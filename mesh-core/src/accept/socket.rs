@@ -10,14 +10,16 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::place::Place;
+use super::Noticing;
+use super::place::{Place, Share};
 
 /// Slices that together are at most this long are copied into one.
 const SHORT: usize = 2048;
@@ -29,13 +31,23 @@ const PROBES: u32 = 3;
 /// And one on which bytes are under way after so long, where the default is a quarter of an hour.
 const UNANSWERED: Duration = Duration::from_secs(30);
 
-/// The connection, and its place among those of its listener, which it holds until it is closed,
-/// whatever it is wrapped in and whichever task it is handed to.
+/// The connection, and the places that it holds until it is closed, whatever it is wrapped in and
+/// whichever task it is handed to.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
     /// Held, not looked at.
-    _place: Option<Place>,
+    _held: Held,
+    share: Option<Share>,
+}
+
+/// What a connection holds as long as it is open.
+#[derive(Debug)]
+enum Held {
+    Caller(#[expect(dead_code, reason = "held, not looked at")] Place),
+    Endpoint(#[expect(dead_code, reason = "held, not looked at")] OwnedSemaphorePermit),
+    #[cfg(test)]
+    Nothing,
 }
 
 // === impl Socket ===
@@ -46,8 +58,24 @@ impl Socket {
         tune(&stream);
         Self {
             stream,
-            _place: Some(place),
+            _held: Held::Caller(place),
+            share: None,
         }
+    }
+
+    /// A connection to an endpoint.
+    pub(crate) fn connected(stream: TcpStream, socket: OwnedSemaphorePermit) -> Self {
+        tune(&stream);
+        Self {
+            stream,
+            _held: Held::Endpoint(socket),
+            share: None,
+        }
+    }
+
+    /// It is one of its caller's connections too.
+    pub(crate) fn shares(&mut self, share: Share) {
+        self.share = Some(share);
     }
 
     /// The address that the caller connected to: the one before a redirection by netfilter if there
@@ -103,13 +131,26 @@ fn redirected_from(_: &TcpStream, _: SocketAddr) -> Option<SocketAddr> {
     None
 }
 
-/// A connection of our own.
+/// A connection that counts nowhere.
+#[cfg(test)]
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
         tune(&stream);
         Self {
             stream,
-            _place: None,
+            _held: Held::Nothing,
+            share: None,
+        }
+    }
+}
+
+impl Noticing for Socket {
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        // Readable, at its end, or reset; only the last leaves an error behind.
+        let readable = ready!(self.stream.poll_read_ready(cx));
+        match readable.and_then(|()| self.stream.take_error()) {
+            Ok(None) => Poll::Pending,
+            Ok(Some(error)) | Err(error) => Poll::Ready(error),
         }
     }
 }

@@ -9,7 +9,9 @@ use tokio::time::{Instant, timeout};
 
 use super::outside::OutsideRoots;
 use super::tcp::{self, Io};
+use crate::accept::Sockets;
 use crate::balance::Member;
+use crate::budget::Budget;
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::{HttpVersion, Transport};
@@ -24,6 +26,10 @@ const SPREAD: f64 = 0.25;
 pub(crate) struct Connector {
     pub(crate) outside: OutsideRoots,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The sockets that connections to endpoints may take.
+    pub(crate) sockets: Arc<Sockets>,
+    /// What bodies may hold.
+    pub(crate) budget: Arc<Budget>,
     /// The limit of a TCP connect and, apart, of the TLS handshake.
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
@@ -53,7 +59,7 @@ impl Connector {
         inner: Inner,
     ) -> Result<Opened, Error> {
         let endpoint = &member.endpoint;
-        let stream = tcp::connect(&endpoint.addresses, self.connect_timeout).await?;
+        let stream = tcp::connect(&endpoint.addresses, self.connect_timeout, &self.sockets).await?;
         let limit = self.handshake_timeout;
         let late = || {
             let address = endpoint.address();

@@ -37,6 +37,9 @@ const REST: Duration = Duration::from_millis(1_500);
 /// The most that is read at once from an HTTP/1.1 server, and so the longest head of its answers. Up
 /// to four times as much is held of an answer that its caller does not read.
 const READ_BUFFER: usize = 32 * 1024;
+/// The fields of an answer that are read from a server which has shown that it sends more than 100:
+/// up to those hyper needs no memory of its own, above it allocates kilobytes for each answer.
+const MANY_FIELDS: usize = 256;
 /// How often an HTTP/2 connection to a mesh peer is asked whether it lives.
 const PING: Duration = Duration::from_secs(10);
 
@@ -106,11 +109,9 @@ impl Connector {
             Some(connection) => (connection, Age::Used),
             None => Box::pin(self.another_h1(&to, reuse)).await?,
         };
-        let copy = match age {
-            Age::New => None,
-            Age::Used => copy_of(request),
-        };
-        let mut taken = std::mem::take(request);
+        let copy = copy_of(request);
+        let taken = std::mem::take(request);
+        let mut taken = taken.map(|body| body.metered(&self.budget, 0));
         let upload = !taken.body().is_end_stream();
         connection.refused.send(taken.body_mut());
         let early = taken.extensions().get::<Early>().cloned();
@@ -136,9 +137,21 @@ impl Connector {
                 })
             }
             Err(e) => {
-                let failure = Failure::of_http1(e, copy);
+                let mut failure = Failure::of_http1(e, copy);
                 let refused = upload && !failure.is_unseen() && connection.refused.has_cut();
                 let met = Met { age, refused };
+                if failure.too_large {
+                    // Another connection may read it; where this one already could, none does.
+                    failure.again = !connection.many_fields;
+                    if pool.reads_many_fields() {
+                        let address = to.member.endpoint.address();
+                        let most = MANY_FIELDS;
+                        tracing::warn!(
+                            %address, most,
+                            "the head of an answer is too large; more fields are read from now on"
+                        );
+                    }
+                }
                 Err(Unsent::broken(failure, to.member, met, request))
             }
         }
@@ -236,10 +249,14 @@ impl Connector {
     async fn open_h1(&self, to: &Hop<'_>) -> Result<Http1, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http1).await?;
         let live = opened.io.live();
-        // hyper's own limit of 100 fields in an answer; for another it allocates at each of them.
         let (io, taken) = ReadOn::new(opened.io);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(READ_BUFFER)
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(READ_BUFFER);
+        let many_fields = to.kept.pool.many_fields();
+        if many_fields {
+            builder.max_headers(MANY_FIELDS);
+        }
+        let (sender, connection) = builder
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| refused(to.member, e))?;
@@ -263,6 +280,7 @@ impl Connector {
             live,
             refused: taken,
             resting,
+            many_fields,
         })
     }
 
@@ -277,6 +295,7 @@ impl Connector {
             ping: mesh.then_some((PING, PING)),
             // The timeouts of the route are what bounds an upload.
             unread: Duration::MAX,
+            budget: Arc::clone(&self.budget),
         };
         let sender = http2::connect(opened.io, settings)
             .await

@@ -7,7 +7,7 @@
 //! long.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,9 @@ pub(super) struct Pool {
     /// How many openings have failed.
     pub(super) failed: AtomicUsize,
     idle_max: usize,
+    /// Whether the server has answered with more fields than a parser has room for without memory of
+    /// its own. Connections that are opened from then on have that.
+    many_fields: AtomicBool,
     /// How long the server leaves a connection at rest, as far as it is known.
     rest: Arc<Rest>,
 }
@@ -101,6 +104,8 @@ pub(super) struct Http1 {
     /// Whether the server takes no more of the present request.
     pub(super) refused: Arc<Refused>,
     pub(super) resting: Arc<Resting>,
+    /// Whether it reads answers of more than 100 fields.
+    pub(super) many_fields: bool,
 }
 
 pub(super) struct Http2 {
@@ -129,8 +134,24 @@ impl Pool {
             opening: tokio::sync::Mutex::default(),
             failed: AtomicUsize::new(0),
             idle_max,
+            many_fields: AtomicBool::new(false),
             rest: Arc::default(),
         }
+    }
+
+    /// Whether connections are to read answers of many fields.
+    pub(super) fn many_fields(&self) -> bool {
+        self.many_fields.load(Ordering::Relaxed)
+    }
+
+    /// An answer had more fields than a connection without room for many takes. The idle ones are let
+    /// go, which would fail in the same way. Returns whether it is the first one.
+    pub(super) fn reads_many_fields(&self) -> bool {
+        let first = !self.many_fields.swap(true, Ordering::Relaxed);
+        if first {
+            self.lock_h1().kept.clear();
+        }
+        first
     }
 
     /// What is known of the server's patience.
@@ -147,7 +168,9 @@ impl Pool {
     }
 
     fn give_h1(self: &Arc<Self>, mut connection: Http1, now: Instant) {
-        let over = connection.sender.is_closed() || connection.refused.is_set();
+        let over = connection.sender.is_closed()
+            || connection.refused.is_set()
+            || (self.many_fields() && !connection.many_fields);
         if over || is_past(connection.until, now) {
             return;
         }
@@ -420,6 +443,7 @@ mod tests {
             live: None,
             refused: Arc::default(),
             resting: Arc::default(),
+            many_fields: false,
         };
         (made, far)
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{client, server};
 
-use crate::accept::Socket;
+use crate::accept::{Noticing, Socket, Sockets};
 use crate::error::{Error, Reason};
 use crate::identify::{Guarded, LiveConnection};
 
@@ -29,13 +29,18 @@ pub(crate) enum Io {
     Server(Box<Guarded<server::TlsStream<Socket>>>),
 }
 
-/// Connects to the first address that answers, within `limit`.
-pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<Socket, Error> {
+/// Connects to the first address that answers, within `limit`. Where all `sockets` of endpoints are in
+/// use, one is waited for as long.
+pub(crate) async fn connect(
+    addresses: &[SocketAddr],
+    limit: Duration,
+    sockets: &Sockets,
+) -> Result<Socket, Error> {
     let attempt = async {
         match addresses {
             [] => Err(io::Error::other("the endpoint has no address")),
-            [only] => TcpStream::connect(only).await,
-            [first, rest @ ..] => race(*first, rest).await,
+            [only] => dial(*only, sockets).await,
+            [first, rest @ ..] => race(*first, rest, sockets).await,
         }
     };
     let to = || {
@@ -43,7 +48,7 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
         list.join(" or ")
     };
     match timeout(limit, attempt).await {
-        Ok(Ok(stream)) => Ok(stream.into()),
+        Ok(Ok(socket)) => Ok(socket),
         Ok(Err(e)) if is_own(&e) => {
             let what = format!("no connection to {} can be opened here", to());
             Err(Error::new(Reason::Exhausted, what).because(e))
@@ -51,11 +56,25 @@ pub(crate) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result
         Ok(Err(e)) => {
             Err(Error::new(Reason::ConnectFailed, format!("connecting to {}", to())).because(e))
         }
+        Err(_) if sockets.endpoints.is_used_up() => {
+            let most = sockets.endpoints.most();
+            let what = format!(
+                "all {most} sockets for connections such as that to {} are in use",
+                to()
+            );
+            Err(Error::new(Reason::Exhausted, what))
+        }
         Err(_) => {
             let detail = format!("no connection to {} within {}", to(), Span(limit));
             Err(Error::new(Reason::ConnectTimeout, detail))
         }
     }
+}
+
+async fn dial(address: SocketAddr, sockets: &Sockets) -> io::Result<Socket> {
+    let socket = sockets.endpoints.take().await;
+    let stream = TcpStream::connect(address).await?;
+    Ok(Socket::connected(stream, socket))
 }
 
 /// Whether it is this process or machine that has no more: of descriptors, memory or ports.
@@ -70,12 +89,12 @@ fn is_own(e: &io::Error) -> bool {
 }
 
 /// Gives the first address a head start; it ends at once if the attempt fails.
-async fn race(first: SocketAddr, rest: &[SocketAddr]) -> io::Result<TcpStream> {
-    let preferred = TcpStream::connect(first);
+async fn race(first: SocketAddr, rest: &[SocketAddr], sockets: &Sockets) -> io::Result<Socket> {
+    let preferred = dial(first, sockets);
     let others = async {
         let mut last = io::Error::other("no other address");
         for address in rest {
-            match TcpStream::connect(address).await {
+            match dial(*address, sockets).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => last = e,
             }
@@ -125,6 +144,16 @@ macro_rules! each {
             Io::Server($stream) => $call,
         }
     };
+}
+
+impl Noticing for Io {
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::Plain(stream) => stream.poll_reset(cx),
+            // TLS does not end one way alone: an end is noticed by reading.
+            Self::Client(_) | Self::Outside(_) | Self::Server(_) => Poll::Pending,
+        }
+    }
 }
 
 impl AsyncRead for Io {

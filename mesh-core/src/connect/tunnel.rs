@@ -10,10 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper_util::rt::TokioIo;
+use inmesh_pki::serve::read_on;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::forward::Switched;
-use crate::accept::linger;
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
 use crate::telemetry::TcpCounters;
@@ -92,7 +92,7 @@ where
     })
     .await;
     if there.failed.is_some() && back.failed.is_none() {
-        linger(caller).await;
+        read_on(caller).await;
     }
     match there.failed.or(back.failed) {
         None => Ok(()),

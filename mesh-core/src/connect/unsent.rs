@@ -37,6 +37,10 @@ pub(super) struct Failure {
     unseen: bool,
     /// Whether the server answered this one request, if only by breaking it off.
     reset: bool,
+    /// Whether the head of the answer was more than is read of one.
+    pub(super) too_large: bool,
+    /// Whether another connection may take that answer.
+    pub(super) again: bool,
     /// The request, if it is still there.
     back: Option<Box<Request<Body>>>,
 }
@@ -104,6 +108,9 @@ impl Unsent {
         let (reason, what) = if refused {
             let what = format!("{address} refused our certificate");
             (Reason::TlsFailed, what)
+        } else if failure.too_large {
+            let what = format!("the head of the answer of {address} is larger than is read");
+            (Reason::AnswerTooLarge, what)
         } else if met.refused {
             let what = format!("{address} closed while the request was being sent");
             (Reason::UploadCut, what)
@@ -116,10 +123,10 @@ impl Unsent {
             error = error.never_sent();
         }
         let stale = met.age == Age::Used && !failure.reset;
-        let closed = stale || failure.unseen;
+        let closed = stale || failure.unseen || failure.again;
         let may_go =
             |back: &Request<Body>| failure.unseen || (closed && back.method().is_idempotent());
-        let fault = if closed || met.refused {
+        let fault = if closed || met.refused || failure.too_large {
             Fault::Connection
         } else {
             Fault::Endpoint
@@ -157,6 +164,8 @@ impl Failure {
             callers: cause.is_user(),
             unseen: unsent.is_some(),
             reset: cause.is_parse(),
+            too_large: cause.is_parse_too_large(),
+            again: false,
             back: unsent.or(copy),
             cause: cause.into(),
         }
@@ -175,6 +184,8 @@ impl Failure {
             callers: matches!(broken.cause, Cause::Body(_)),
             unseen: broken.unsent || unseen,
             reset: library.is_some_and(h2::Error::is_reset),
+            too_large: false,
+            again: false,
             back: broken.back,
             cause: broken.cause.into(),
         }

@@ -17,12 +17,14 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::arrival::Arrivals;
-use super::outflow::{Outflow, Stopped};
+use super::outflow::{KEPT, Outflow, Stopped};
 use super::pulse::{Beat, Pulse};
 use super::server::length_of;
 use super::sniff::{PeerSettings, Sniffed, sniff};
-use super::{CONNECTION_WINDOW, FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
+use super::window::{self, Window};
+use super::{FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
+use crate::budget::Budget;
 use crate::early::Early;
 use crate::wake::Noted;
 
@@ -42,6 +44,7 @@ pub(crate) struct Sender {
 
 struct Shared {
     arrivals: Arc<Arrivals>,
+    budget: Arc<Budget>,
     /// Set once it takes no more requests.
     closed: AtomicBool,
 }
@@ -78,6 +81,8 @@ pub(crate) enum Cause {
 struct Driver<T: AsyncRead + AsyncWrite + Unpin> {
     connection: Connection<Sniffed<T>, Bytes>,
     pulse: Option<Pulse>,
+    window: Window,
+    stream_window: u32,
     shared: Arc<Shared>,
     noted: Noted,
 }
@@ -94,7 +99,7 @@ where
     let (io, limits) = sniff(io);
     let handshake = Builder::new()
         .initial_window_size(settings.window.0)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window::LEAST)
         .max_frame_size(FRAME)
         .max_header_list_size(settings.header_list)
         .enable_push(false)
@@ -105,10 +110,13 @@ where
     let pulse = Pulse::new(&settings, connection.ping_pong());
     let shared = Arc::new(Shared {
         arrivals: Arc::default(),
+        budget: Arc::clone(&settings.budget),
         closed: AtomicBool::new(false),
     });
     let driver = Driver {
         connection,
+        window: Window::new(&settings.budget),
+        stream_window: settings.window.0,
         pulse,
         shared: Arc::clone(&shared),
         noted: Noted::default(),
@@ -157,6 +165,7 @@ impl Sender {
             });
         }
         let (head, body) = request.into_parts();
+        let body = body.metered(&self.shared.budget, KEPT);
         let early = head.extensions.get::<Early>().cloned();
         let end = body.is_end_stream();
         let sent = inner.send_request(bare(&head), end);
@@ -280,24 +289,47 @@ impl Exchange {
     }
 }
 
+// === impl Driver ===
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    /// Fits the windows to what is unread; returns whether the library has something to send.
+    fn fit(&mut self) -> bool {
+        let stream = self.pulse.as_ref().map(Pulse::stream_window);
+        let stream = stream.unwrap_or(self.stream_window);
+        let arrivals = &self.shared.arrivals;
+        let (came, unread) = (arrivals.came(), arrivals.unread());
+        if let Some(size) = self.window.handle(came, unread, stream) {
+            self.connection.set_target_window_size(size);
+            return true;
+        }
+        let set = |size| self.connection.set_initial_window_size(size).is_ok();
+        self.window.crowd(unread, stream, set)
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
     type Output = Result<(), h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let arrivals = &this.shared.arrivals;
-        this.noted.note(cx, &arrivals.task);
+        this.noted.note(cx, &this.shared.arrivals.task);
+        this.fit();
         loop {
             let polled = Pin::new(&mut this.connection).poll(cx);
-            arrivals.take_in();
+            this.shared.arrivals.take_in();
             if polled.is_ready() {
                 return polled;
+            }
+            if this.fit() {
+                continue;
             }
             let Some(pulse) = &mut this.pulse else {
                 return Poll::Pending;
             };
+            let arrivals = &this.shared.arrivals;
+            let crowded = this.window.is_crowded(arrivals.unread());
             let set = |size| this.connection.set_initial_window_size(size).is_ok();
-            match pulse.poll(cx, arrivals, set) {
+            match pulse.poll(cx, arrivals, crowded, set) {
                 Beat::Again => {}
                 Beat::Rest => return Poll::Pending,
                 Beat::Silent => return Poll::Ready(Err(Reason::NO_ERROR.into())),

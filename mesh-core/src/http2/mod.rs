@@ -15,14 +15,18 @@ mod outflow;
 mod pulse;
 mod server;
 mod sniff;
+mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::budget::Budget;
 
 pub(crate) use client::{Broken, Cause, Sender, connect};
 pub(crate) use server::Server;
 
 /// The bounds of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The bytes of a stream that may be on their way or unread, at first and at most. The most is
     /// reached only where a round trip takes long enough to need it, and only between mesh peers,
@@ -36,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) ping: Option<(Duration, Duration)>,
     /// How long a body may wait for its reader to open the stream's window.
     pub(crate) unread: Duration,
+    /// What all connections together may hold.
+    pub(crate) budget: Arc<Budget>,
 }
 
 /// The window of a stream at first, and between mesh peers at most, so that one stream can fill a fast
@@ -48,8 +54,8 @@ pub(crate) fn windows(mesh: bool) -> (u32, u32) {
     (WINDOW, if mesh { LARGE_WINDOW } else { WINDOW })
 }
 
-/// The bytes of all streams of a connection that may be unread. More than what all streams may hold
-/// at first, so that none of them waits for another's reader.
+/// The bytes of all streams of a connection that may be unread, at most. More than what all streams may
+/// hold at first, so that none of them waits for another's reader, as far as the budget goes.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// What frames may cost while they are in the library, by its own count: 256 bytes for each small
 /// one. They are there for a turn of the connection's task at most, which reads about 2 MiB; so much

@@ -21,7 +21,7 @@ const SMALL: usize = 1024;
 /// How much is sent together at most.
 const TOGETHER: usize = 16 * 1024;
 /// What is kept of a body that may have to be sent again.
-const KEPT: usize = 64 * 1024;
+pub(super) const KEPT: usize = 64 * 1024;
 
 /// A body on its way.
 pub(super) struct Outflow {

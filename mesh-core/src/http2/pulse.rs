@@ -2,7 +2,7 @@
 //!
 //! A peer that answers no ping in time is gone. The bytes that come during a round trip say how large
 //! the window of a stream must be so that it does not wait for us: while they fill most of it, it is
-//! doubled. Where much of what has come is unread it is made small again.
+//! doubled. Where much of what has come is unread, on this connection or on all, it is made small again.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::Settings;
 use super::arrival::Arrivals;
-use super::{CONNECTION_WINDOW, Settings};
 
 /// The pings of one connection.
 pub(super) struct Pulse {
@@ -50,6 +50,11 @@ pub(super) enum Beat {
 // === impl Pulse ===
 
 impl Pulse {
+    /// The window of a stream.
+    pub(super) fn stream_window(&self) -> u32 {
+        self.window.now
+    }
+
     /// `None` where the peer is not to be pinged.
     pub(super) fn new(settings: &Settings, pings: Option<PingPong>) -> Option<Self> {
         let (every, patience) = settings.ping?;
@@ -63,28 +68,27 @@ impl Pulse {
         })
     }
 
-    /// `set` gives streams another window, unless one change still waits for the peer's word on the
+    /// Where it is crowded (see `window`) streams begin at their least window again, later. `set` gives
+    /// them another window, unless one change still waits for the peer's word on the
     /// one before it; then it is tried again at a later call.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &Arrivals,
+        crowded: bool,
         mut set: impl FnMut(u32) -> bool,
     ) -> Beat {
-        let before = self.window;
-        if let Some(small) = self.window.shrink(from.unread()) {
-            if set(small) {
-                return Beat::Again;
-            }
-            self.window = before;
-            return Beat::Rest;
+        if crowded {
+            self.window.shrink();
         }
         if self.asked {
             match self.pings.poll_pong(cx) {
                 Poll::Ready(Ok(_)) => {
                     self.asked = false;
                     self.timer.as_mut().reset(Instant::now() + self.every);
-                    if let Some(large) = self.window.grow(from.came()) {
+                    let before = self.window;
+                    let grown = self.window.grow(from.came());
+                    if let Some(large) = grown.filter(|_| !crowded) {
                         if set(large) {
                             return Beat::Again;
                         }
@@ -138,14 +142,9 @@ impl Window {
         Some(self.now)
     }
 
-    /// So much is unread on the connection.
-    fn shrink(&mut self, unread: usize) -> Option<u32> {
-        let half = CONNECTION_WINDOW as usize / 2;
-        if unread < half || self.now == self.least {
-            return None;
-        }
+    /// Too much is unread.
+    fn shrink(&mut self) {
         self.now = self.least;
-        Some(self.now)
     }
 }
 
@@ -163,10 +162,8 @@ mod tests {
         assert_eq!(window.grow(50 + 1_000), Some(350));
         assert_eq!(window.grow(50 + 1_000), None, "it is as large as it may be");
         assert!(!window.is_full(usize::MAX));
-        let half = CONNECTION_WINDOW as usize / 2;
-        assert_eq!(window.shrink(half - 1), None);
-        assert_eq!(window.shrink(half), Some(100));
-        assert_eq!(window.shrink(half), None);
+        window.shrink();
+        assert_eq!(window.now, 100);
         // The count of what has come wraps around.
         window.came = usize::MAX - 9;
         assert!(window.is_full(40));

@@ -18,8 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::arrival::Arrivals;
 use super::outflow::Outflow;
 use super::pulse::{Beat, Pulse};
-use super::{CONNECTION_WINDOW, FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
+use super::window::{self, Window};
+use super::{FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
+use crate::budget::Budget;
 use crate::early::Early;
 use crate::fields::{OF_CONNECTION, has_of_connection};
 use crate::wake::Noted;
@@ -29,6 +31,7 @@ pub(crate) struct Server<T: AsyncRead + AsyncWrite + Unpin, F> {
     phase: Phase<T>,
     service: F,
     settings: Settings,
+    window: Window,
     arrivals: Arc<Arrivals>,
     noted: Noted,
     /// Whether it is to end.
@@ -56,7 +59,7 @@ where
     pub(crate) fn new(io: T, settings: Settings, service: F) -> Self {
         let handshake = Builder::new()
             .initial_window_size(settings.window.0)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(window::LEAST)
             .max_frame_size(FRAME)
             .max_header_list_size(settings.header_list)
             .max_concurrent_streams(settings.streams)
@@ -65,6 +68,7 @@ where
             .handshake(io);
         Self {
             phase: Phase::Handshake(Box::new(handshake)),
+            window: Window::new(&settings.budget),
             service,
             settings,
             arrivals: Arc::default(),
@@ -88,7 +92,7 @@ where
         arrivals: &Arc<Arrivals>,
         request: Request<h2::RecvStream>,
         respond: SendResponse<Bytes>,
-        unread: Duration,
+        settings: &Settings,
     ) {
         let length = length_of(request.headers());
         let mut request = request.map(|stream| arrivals.body(stream, length));
@@ -96,7 +100,8 @@ where
         if let Some(early) = &early {
             request.extensions_mut().insert(early.clone());
         }
-        tokio::spawn(answer(respond, service(request), early, unread));
+        let sending = (settings.unread, Arc::clone(&settings.budget));
+        tokio::spawn(answer(respond, service(request), early, sending));
     }
 }
 
@@ -123,22 +128,39 @@ where
             return Poll::Pending;
         };
         let Serving { connection, pulse } = &mut **serving;
+        let stream = pulse.as_ref().map(Pulse::stream_window);
+        let stream = stream.unwrap_or(this.settings.window.0);
+        let arrivals = &this.arrivals;
+        let fit = |connection: &mut Connection<T, Bytes>, window: &mut Window| {
+            let (came, unread) = (arrivals.came(), arrivals.unread());
+            if let Some(size) = window.handle(came, unread, stream) {
+                connection.set_target_window_size(size);
+                return true;
+            }
+            let set = |size| connection.set_initial_window_size(size).is_ok();
+            window.crowd(unread, stream, set)
+        };
+        fit(connection, &mut this.window);
         loop {
             let accepted = connection.poll_accept(cx);
             this.arrivals.take_in();
             match accepted {
                 Poll::Ready(Some(accepted)) => {
                     let (request, respond) = accepted?;
-                    let unread = this.settings.unread;
-                    Self::serve(&this.service, &this.arrivals, request, respond, unread);
+                    let settings = &this.settings;
+                    Self::serve(&this.service, &this.arrivals, request, respond, settings);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
+                    if fit(connection, &mut this.window) {
+                        continue;
+                    }
                     let Some(pulse) = pulse else {
                         return Poll::Pending;
                     };
+                    let crowded = this.window.is_crowded(this.arrivals.unread());
                     let set = |size| connection.set_initial_window_size(size).is_ok();
-                    match pulse.poll(cx, &this.arrivals, set) {
+                    match pulse.poll(cx, &this.arrivals, crowded, set) {
                         Beat::Again => {}
                         Beat::Rest => return Poll::Pending,
                         Beat::Silent => connection.abrupt_shutdown(Reason::NO_ERROR),
@@ -161,7 +183,7 @@ async fn answer<R>(
     mut respond: SendResponse<Bytes>,
     answering: R,
     early: Option<Early>,
-    unread: Duration,
+    (unread, budget): (Duration, Arc<Budget>),
 ) where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -185,6 +207,7 @@ async fn answer<R>(
         return;
     };
     let (mut head, body) = response.into_parts();
+    let body = body.metered(&budget, 0);
     of_http2(&mut head.headers);
     if !head.headers.contains_key(header::DATE) {
         let now = httpdate::fmt_http_date(SystemClock.now());

@@ -8,7 +8,7 @@ use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::store::IdentityReader;
-use inmesh_pki::svid::Usage;
+use inmesh_pki::svid::{Rejected, Usage};
 use inmesh_pki::tls::{self, ClientAuth, HandshakeError, Present};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -133,22 +133,25 @@ impl Tls {
     }
 
     /// Does a server's handshake on a port that declares this protocol. Only what fits the
-    /// declaration is offered, so that no client can choose to be opaque to a port of HTTP.
+    /// declaration is offered, so that no client can choose to be opaque to a port of HTTP. Where an
+    /// alert says what failed, the socket comes back, so that it can be read.
     pub(crate) async fn accept(
         &self,
         stream: Socket,
         declared: AppProtocol,
-    ) -> Result<Accepted, HandshakeError> {
+    ) -> Result<Accepted, (HandshakeError, Option<Socket>)> {
         let acceptor = match declared {
             AppProtocol::Detect => &self.any,
             AppProtocol::Tcp => &self.opaque,
             AppProtocol::Grpc | AppProtocol::Http1 | AppProtocol::Http2 => &self.http,
         };
         let state = self.identity.load();
-        let stream = tls::handshake(acceptor.accept(stream)).await?;
+        let stream = tls::accept(acceptor.accept(stream).into_fallible())
+            .await
+            .map_err(|(error, socket)| (error, Some(socket)))?;
         let connection = stream.get_ref().1;
-        let peer = tls::peer(connection)
-            .ok_or_else(|| HandshakeError::Rejected(inmesh_pki::svid::Rejected::NoCertificate))?;
+        let refused = |why| (HandshakeError::Rejected(why), None);
+        let peer = tls::peer(connection).ok_or_else(|| refused(Rejected::NoCertificate))?;
         let inner = connection.alpn_protocol().and_then(Inner::of);
         let peered = Peered {
             local: Arc::clone(&self.local),
@@ -157,10 +160,7 @@ impl Tls {
             not_after: peer.not_after,
             opaque: inner == Some(Inner::Tcp) || declared == AppProtocol::Tcp,
         };
-        let stream = self
-            .live
-            .guard(stream, peered, &state)
-            .map_err(HandshakeError::Rejected)?;
+        let stream = self.live.guard(stream, peered, &state).map_err(refused)?;
         let own = match self.local.identity() {
             Some(id) => Some(id),
             None => state.default_svid().map(|svid| svid.id()),
@@ -216,7 +216,9 @@ impl Tls {
             let detail = format!("{address} is {}; expected one of: {ids}", peer.id);
             return Err(Error::new(Reason::WrongServer, detail));
         }
-        if connection.alpn_protocol() != Some(inner.alpn()) {
+        // A server without ALPN speaks HTTP/1.1; an agent always has it.
+        let speaks = connection.alpn_protocol();
+        if speaks != Some(inner.alpn()) && !(speaks.is_none() && inner == Inner::Http1) {
             let wanted = String::from_utf8_lossy(inner.alpn());
             let detail = format!("{address} does not speak {wanted} inside TLS");
             return Err(Error::new(Reason::TlsFailed, detail));

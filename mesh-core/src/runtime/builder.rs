@@ -23,8 +23,10 @@ use super::merge::{Changes, merge};
 use super::mesh::{Mesh, MeshInner, Stack};
 use super::shared::Shared;
 use super::upstream::Upstreams;
+use crate::accept::Sockets;
 use crate::authorize::{Authorizer, Authorizers, DefaultAction, PathForm};
 use crate::balance::{Balancing, EjectPolicy, Strategy};
+use crate::budget::Budget;
 use crate::connect::{Connector, OutsideRoots};
 use crate::discover::{Gone, Inbox, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
@@ -287,11 +289,15 @@ impl BuilderParts {
             limits.opaque_age,
         ));
         tokio::spawn(Arc::clone(&live).run(watch.clone()));
+        let sockets = Arc::new(Sockets::new(limits.sockets));
+        let budget = Budget::new(limits.buffered);
         let upstreams = Arc::new(Upstreams {
             reader: reader.clone(),
             connector: Connector {
                 outside: OutsideRoots::new(crypto.clone(), Arc::clone(&self.roots)),
                 clock: Arc::clone(&self.clock),
+                sockets: Arc::clone(&sockets),
+                budget: Arc::clone(&budget),
                 connect_timeout: limits.connect,
                 handshake_timeout: limits.endpoint_handshake,
                 idle: limits.pool_idle,
@@ -316,6 +322,8 @@ impl BuilderParts {
             recorder,
             authorizers: self.authorizers.clone(),
             limits,
+            sockets,
+            budget,
             paths,
             server_first: ServerFirst::default(),
             drain: watch.clone(),

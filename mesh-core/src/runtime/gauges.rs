@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use super::listening::Listening;
 use super::mesh::Mesh;
 use super::status::not_ready;
+use crate::accept::{Half, Sockets};
+use crate::budget::Budget;
 use crate::discover::{SourceState, Sources};
 use crate::drain::Drain;
 use crate::snapshot::{Serving, Snapshot, SnapshotReader};
@@ -48,6 +50,8 @@ impl Mesh {
             identity: shared.identity.clone(),
             rotations: Arc::clone(&rotations),
             listening: shared.listening.clone(),
+            sockets: Arc::clone(&shared.sockets),
+            budget: Arc::clone(&shared.budget),
             sources: self.inner.sources.clone(),
             changed: Arc::clone(&self.inner.changed),
             drain: drain.clone(),
@@ -71,6 +75,8 @@ struct Gauges {
     identity: IdentityReader,
     rotations: Arc<AtomicU64>,
     listening: Listening,
+    sockets: Arc<Sockets>,
+    budget: Arc<Budget>,
     sources: watch::Receiver<Sources>,
     /// When the configuration last changed, in seconds since 1970.
     changed: Arc<AtomicU64>,
@@ -175,6 +181,23 @@ impl Gauges {
         });
         let help = "Open connections of callers, by the listener that they came to";
         samples.gauges("mesh_connections_open", help, open);
+        let sides = [
+            ("callers", &self.sockets.callers),
+            ("endpoints", &self.sockets.endpoints),
+        ];
+        let each =
+            |count: fn(&Half) -> u64| sides.map(|(side, half)| ([("side", side)], count(half)));
+        let help = "Sockets in use, by side: callers and endpoints";
+        samples.gauges("mesh_sockets_open", help, each(|half| half.open() as u64));
+        let help = "Sockets that there may be, by side";
+        samples.gauges("mesh_sockets_limit", help, each(|half| half.most() as u64));
+        samples.gauge(
+            "mesh_buffered_bytes",
+            "Bytes of bodies that connections hold or have let their peers send",
+            self.budget.used() as u64,
+        );
+        let help = "Connections that found no socket left and waited for one, by side";
+        samples.counters("mesh_sockets_exhausted", help, each(Half::missed));
     }
 
     fn expiries(&self, samples: &mut Samples<'_>) {

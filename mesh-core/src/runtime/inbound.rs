@@ -4,13 +4,16 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::header::UPGRADE;
 use http::{Request, Response};
 use http_body::Body as _;
 use inmesh_pki::clock::Span;
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::serve::{Places, linger};
 use inmesh_pki::tls::HandshakeError;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -25,7 +28,7 @@ use super::labels;
 use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::standing::{Asked, PolicyChanges};
-use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
+use crate::accept::{ConnState, Detected, Listener, Share, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
 use crate::connect::{Flow, Io, copy, wishes};
@@ -69,6 +72,8 @@ struct Arrived {
     /// When the caller's certificate ends.
     until: Option<Instant>,
     spoken: Option<Spoken>,
+    /// Whether its caller has as many connections as it may have: this one is refused.
+    crowded: bool,
 }
 
 /// An application that has spoken before its caller did, and what it has said.
@@ -97,6 +102,7 @@ struct Accepted {
     live: Option<Arc<LiveConnection>>,
     series: Arc<Series>,
     state: Arc<ConnState>,
+    crowded: bool,
 }
 
 // === impl Inbound ===
@@ -173,24 +179,37 @@ impl<A: App> InboundStack<A> {
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
         let shared = &self.inbound.shared;
-        let listener = Listener::new(listener, shared.limits.connections);
+        let listener = Listener::new(listener, shared.limits.connections).within(&shared.sockets);
+        let places = Places::each(shared.limits.peer_connections);
         let (workload, leads) = (self.inbound.tls.local().workload(), self.leads.clone());
         let listening = &shared.listening;
         let _listed = listening.list(&listener, Direction::Inbound, workload.to_string(), leads);
         let (drain, tracker) = (shared.drain.clone(), shared.tracker.clone());
         serve::accept(listener, drain, tracker, move |stream, from| {
-            Arc::clone(&self).connection(stream, from)
+            let share = places.take(from.ip()).map(Share::new);
+            Arc::clone(&self).connection(stream, from, share)
         })
         .await;
     }
 
-    pub(super) async fn connection(self: Arc<Self>, stream: Socket, from: SocketAddr) {
+    /// Serves a connection; `share` is its place among those of its address, unless that has as many as
+    /// it may have.
+    pub(super) async fn connection(
+        self: Arc<Self>,
+        stream: Socket,
+        from: SocketAddr,
+        share: Option<Share>,
+    ) {
         let shared = &self.inbound.shared;
+        let Some(share) = share else {
+            return self.crowded(from, None);
+        };
         // A socket without an address is closed already.
         let Ok(original) = stream.original_destination() else {
             return;
         };
         let mut stream = stream;
+        stream.shares(share.clone());
         if !self.strict {
             match Box::pin(self.first_byte(stream, from, original)).await {
                 First::Plain(arrived) => return Box::pin(self.plaintext(*arrived)).await,
@@ -199,12 +218,20 @@ impl<A: App> InboundStack<A> {
             }
         }
         let deadline = Instant::now() + shared.limits.handshake;
-        let accepting = self.inbound.tls.accept(stream, self.protocol);
+        let accepting = Box::pin(self.inbound.tls.accept(stream, self.protocol));
         let accepted = match timeout_at(deadline, accepting).await {
             Ok(Ok(accepted)) => accepted,
-            Ok(Err(e)) => return self.not_accepted(from, Some(e)),
+            Ok(Err((e, socket))) => {
+                self.not_accepted(from, Some(e));
+                if let Some(mut socket) = socket {
+                    // The caller reads the alert that says why.
+                    Box::pin(linger(&mut socket)).await;
+                }
+                return;
+            }
             Err(_) => return self.not_accepted(from, None),
         };
+        let crowded = accepted.peer.id().is_some_and(|id| !share.prove(id));
         let now = shared.clock.now();
         let left = accepted.not_after.duration_since(now).unwrap_or_default();
         let arrived = Arrived {
@@ -214,6 +241,7 @@ impl<A: App> InboundStack<A> {
             until: Some(Instant::now() + left),
             io: Io::Server(Box::new(accepted.stream)),
             spoken: None,
+            crowded,
         };
         match accepted.inner {
             Some(Inner::Tcp) => Box::pin(self.tcp(arrived)).await,
@@ -247,6 +275,30 @@ impl<A: App> InboundStack<A> {
         recorder.refused(Direction::Inbound, workload, from, None, reason, &error);
     }
 
+    /// Records a connection of a caller that has as many as it may have: of its address, or of its ID
+    /// once it has proven that.
+    fn crowded(&self, from: SocketAddr, id: Option<&SpiffeId>) {
+        let shared = &self.inbound.shared;
+        let error = self.too_many(id);
+        let reason = error.reason().as_str();
+        if let Some(left_out) = shared.strangers.admit(reason, shared.clock.now()) {
+            tracing::warn!(%from, reason, left_out, "connection refused: {error}");
+        }
+        let workload = self.inbound.tls.local().shown();
+        let recorder = &shared.recorder;
+        recorder.refused(Direction::Inbound, workload, from, id, reason, &error);
+    }
+
+    fn too_many(&self, id: Option<&SpiffeId>) -> Error {
+        let most = self.inbound.shared.limits.peer_connections;
+        let whose = match id {
+            Some(id) => id.to_string(),
+            None => "this address".to_owned(),
+        };
+        let detail = format!("{whose} has {most} connections to this listener");
+        Error::new(Reason::Crowded, detail)
+    }
+
     /// Looks whether a caller of a permissive listener begins with TLS. Where the application may
     /// speak first, one that says nothing for a moment may wait for that.
     async fn first_byte(&self, stream: Socket, from: SocketAddr, original: SocketAddr) -> First {
@@ -268,6 +320,7 @@ impl<A: App> InboundStack<A> {
                 peer: Peer::Unauthenticated,
                 until: None,
                 spoken,
+                crowded: false,
             }))
         };
         match peeked {
@@ -329,9 +382,21 @@ impl<A: App> InboundStack<A> {
 
     async fn http(self: Arc<Self>, arrived: Arrived, http2: bool) {
         let shared = &self.inbound.shared;
-        let mut connection = Connection::new(&shared.limits, &shared.drain);
+        let mut connection = Connection::new(&shared.limits, &shared.budget, &shared.drain);
         connection.until = arrived.until;
         connection.mesh = arrived.peer.id().is_some();
+        if arrived.crowded {
+            // The answer to its first request says so, and then it ends.
+            self.crowded(arrived.from, arrived.peer.id());
+            let end = Instant::now()
+                + if http2 {
+                    Duration::ZERO
+                } else {
+                    shared.limits.header
+                };
+            connection.until = Some(end);
+            connection.closing.store(true, Ordering::Relaxed);
+        }
         let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.from);
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
@@ -341,6 +406,7 @@ impl<A: App> InboundStack<A> {
             original: arrived.original,
             live: io.live(),
             state: Arc::clone(&state),
+            crowded: arrived.crowded,
         });
         let this = Arc::clone(&self);
         let service = move |mut request: Request<Body>| {
@@ -380,6 +446,7 @@ impl<A: App> InboundStack<A> {
         let admitted = admit::admit(&shared.limits, shared.paths, request, &mut call.exchange);
         pending.begin();
         let permitted = match admitted {
+            Ok(()) if caller.crowded => Err(self.too_many(caller.info.id())),
             Ok(()) => {
                 let view = RequestView::Http(HttpView::of(request));
                 let probe = Permit::probe(&self.probes, &view);
@@ -444,12 +511,17 @@ impl<A: App> InboundStack<A> {
             peer,
             original,
             spoken,
+            crowded,
             ..
         } = arrived;
         let mut call = Call::opaque(Direction::Inbound, self.inbound.tls.local(), from);
         call.exchange.tls_peer = peer.id().cloned();
         let series = self.inbound.series(call.exchange.tls_peer.as_ref());
         let permitted = match &peer {
+            peer if crowded => {
+                self.crowded(from, peer.id());
+                Err(self.too_many(peer.id()))
+            }
             Peer::Unauthenticated if self.strict => Err(Denied::plaintext().into()),
             peer => self.inbound.permit(peer, RequestView::Tcp).await,
         };
@@ -483,7 +555,7 @@ impl<A: App> InboundStack<A> {
         shared.recorder.publish(&call.exchange);
         // Shuts down the remaining side; a peer that reads takes well below a second.
         let goodbye = io.shutdown();
-        let _gone = timeout(std::time::Duration::from_secs(1), goodbye).await;
+        let _gone = timeout(Duration::from_secs(1), goodbye).await;
     }
 
     /// Joins an opaque connection with the application, which may have spoken already.

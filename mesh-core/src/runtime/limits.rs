@@ -41,6 +41,19 @@ pub struct Limits {
     /// Connections of callers at once, for each listener, those that have left HTTP among them; more
     /// wait to be accepted. Default 10,000.
     pub connections: usize,
+    /// And of one peer at once, for each inbound listener: of an address (a network of 64 bits of IPv6)
+    /// before it has proven an identity, and of an identity after that. Further ones are closed, or
+    /// answered with 503. Default 2,500.
+    pub peer_connections: usize,
+    /// Sockets of all listeners and of connections to endpoints together, one half for each: below the
+    /// descriptors that the process may have, so that the admin surface, files and resolvers have
+    /// some left. Further callers wait to be served; a connection to an endpoint that finds none
+    /// within `connect` is `exhausted`. Default 40,000.
+    pub sockets: usize,
+    /// The bytes of bodies that all connections hold together, or may be sent by their peers, beyond
+    /// 64 KiB for each HTTP/2 connection. At the end of it windows are not opened again and each body has
+    /// one part on its way at a time. Default 16 MiB.
+    pub buffered: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,
     /// How old an opaque connection (also one that has left HTTP) may become once the certificate
@@ -70,6 +83,9 @@ impl Default for Limits {
             pool_idle: seconds(60),
             pool_size: 256,
             connections: 10_000,
+            peer_connections: 2_500,
+            sockets: 40_000,
+            buffered: 16 << 20,
             streams: 100,
             opaque_age: seconds(3_600),
             drain_lead: seconds(5),

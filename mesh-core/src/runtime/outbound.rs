@@ -72,6 +72,10 @@ struct Joined {
 }
 
 /// The answer to a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the large one, and a box costs each"
+)]
 enum Carried {
     /// Of an endpoint, with both connections if they have left HTTP.
     Endpoint(Response<Body>, Upstream, Option<Switched>),
@@ -256,7 +260,8 @@ impl Outbound {
 
     /// Serves a listener until the drain closes it.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener, to: OutboundListener) {
-        let listener = Listener::new(listener, self.shared.limits.connections);
+        let limit = self.shared.limits.connections;
+        let listener = Listener::new(listener, limit).within(&self.shared.sockets);
         let (workload, leads) = (self.tls.local().workload(), to.to_string());
         let listening = &self.shared.listening;
         let _listed = listening.list(&listener, Direction::Outbound, workload.to_string(), leads);
@@ -378,7 +383,8 @@ impl Outbound {
         to: &Arc<OutboundListener>,
         http2: bool,
     ) {
-        let connection = Connection::new(&self.shared.limits, &self.shared.drain);
+        let connection =
+            Connection::new(&self.shared.limits, &self.shared.budget, &self.shared.drain);
         let original = to.original(&stream);
         let state = Arc::clone(&connection.state);
         let (this, to) = (Arc::clone(&self), Arc::clone(to));

@@ -22,8 +22,9 @@ use tokio_util::task::TaskTracker;
 
 use super::aside::Aside;
 use super::limits::Limits;
-use crate::accept::{ConnState, Lingering, Listener, Socket, Timed};
+use crate::accept::{ConnState, Lingering, Listener, Noticing, Socket, Timed};
 use crate::body::{Body, BoxError};
+use crate::budget::Budget;
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
 use crate::http2::{self, Server, Settings};
@@ -43,6 +44,8 @@ const PING_ANSWER: Duration = Duration::from_secs(10);
 /// What a connection is served with.
 pub(super) struct Connection {
     pub(super) limits: Arc<Limits>,
+    /// What bodies may hold.
+    pub(super) budget: Arc<Budget>,
     pub(super) drain: Drain,
     /// When the caller's certificate ends, and with it the connection.
     pub(super) until: Option<Instant>,
@@ -108,9 +111,10 @@ pub(super) fn ended(
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(limits: &Arc<Limits>, drain: &Drain) -> Self {
+    pub(super) fn new(limits: &Arc<Limits>, budget: &Arc<Budget>, drain: &Drain) -> Self {
         Self {
             limits: Arc::clone(limits),
+            budget: Arc::clone(budget),
             drain: drain.clone(),
             until: None,
             mesh: false,
@@ -123,7 +127,7 @@ impl Connection {
     /// rests is closed a moment later, so that a request on its way is not lost.
     pub(super) async fn serve_h1<T, F, R>(self, io: T, service: F) -> Result<(), BoxError>
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Noticing + Unpin + Send + 'static,
         F: Fn(Request<Body>) -> R,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
@@ -137,11 +141,12 @@ impl Connection {
             limits.unread,
         );
         let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
+        let budget = Arc::clone(&self.budget);
         let service = service_fn(move |request: Request<Incoming>| {
             state.busy();
             let old = request.version() == Version::HTTP_10;
             let request = request.map(Body::incoming);
-            let closing = Arc::clone(&closing);
+            let (closing, budget) = (Arc::clone(&closing), Arc::clone(&budget));
             // Not an async block, which would hold the future twice: as captured, and as awaited.
             service(request).map(move |mut response| {
                 let status = response.status();
@@ -154,14 +159,15 @@ impl Connection {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| body.metered(&budget, 0)))
             })
         });
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // A caller that has nothing more to say may still wait for its answer. An agent never
-            // ends one way alone: where it ends, its caller has gone.
+            // A caller that has nothing more to say may still wait for its answer; one that resets
+            // its connection has gone. An agent never ends one way alone: where it ends, its
+            // caller has gone.
             .half_close(!self.mesh)
             .header_read_timeout(None)
             .max_buf_size(HARD_HEADER);
@@ -219,6 +225,7 @@ impl Connection {
             streams: self.limits.streams,
             ping: Some((PING, PING_ANSWER)),
             unread: self.limits.unread,
+            budget: Arc::clone(&self.budget),
         };
         let mut connection = pin!(Server::new(io, settings, service));
         let mut ending = ending(self.drain.clone(), self.until);

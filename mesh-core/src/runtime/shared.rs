@@ -12,7 +12,9 @@ use super::first::ServerFirst;
 use super::limits::Limits;
 use super::listening::Listening;
 use super::upstream::Upstreams;
+use crate::accept::Sockets;
 use crate::authorize::{Authorizers, PathForm};
+use crate::budget::Budget;
 use crate::connect::{Flow, Switched, splice};
 use crate::drain::Drain;
 use crate::error::Error;
@@ -31,6 +33,9 @@ pub(super) struct Shared {
     pub(super) recorder: Arc<Recorder>,
     pub(super) authorizers: Authorizers,
     pub(super) limits: Arc<Limits>,
+    pub(super) sockets: Arc<Sockets>,
+    /// What bodies may hold.
+    pub(super) budget: Arc<Budget>,
     pub(super) paths: PathForm,
     pub(super) server_first: ServerFirst,
     pub(super) drain: Drain,

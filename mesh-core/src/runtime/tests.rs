@@ -6,13 +6,15 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 23] = [
+const REASONS: [Reason; 25] = [
+    Reason::AnswerTooLarge,
     Reason::BackendMissing,
     Reason::BackendTimeout,
     Reason::BodyTimeout,
     Reason::CallerGone,
     Reason::ConnectFailed,
     Reason::ConnectTimeout,
+    Reason::Crowded,
     Reason::Denied,
     Reason::Exhausted,
     Reason::HeaderTimeout,
@@ -117,7 +119,8 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
     for reason in REASONS {
         let seen = matches!(
             reason,
-            Reason::BackendTimeout
+            Reason::AnswerTooLarge
+                | Reason::BackendTimeout
                 | Reason::BodyTimeout
                 | Reason::CallerGone
                 | Reason::RequestTimeout
@@ -268,7 +271,8 @@ mod whole {
         let (limits, drain) = (Arc::new(Limits::default()), mesh.watch_drain());
         let answer = |_| async { http::Response::new(Body::empty()) };
         let (a, b) = (tcp().await?, tcp().await?);
-        let connection = || Connection::new(&limits, &drain);
+        let budget = crate::budget::Budget::new(limits.buffered);
+        let connection = || Connection::new(&limits, &budget, &drain);
         let one = connection().serve_h1(Io::Plain(a), answer);
         size("HTTP/1.1", size_of_val(&one), BOUND_H1);
         let two = connection().serve_h2(Io::Plain(b), answer);
@@ -289,7 +293,7 @@ mod whole {
             strict: true,
             probes: Arc::new([]),
         });
-        let accepted = stack.connection(tcp().await?, ([127, 0, 0, 1], 1).into());
+        let accepted = stack.connection(tcp().await?, ([127, 0, 0, 1], 1).into(), None);
         size("accepted", size_of_val(&accepted), BOUND_ACCEPTED);
         Ok(())
     }

@@ -9,7 +9,7 @@ use inmesh_core::model::AppProtocol;
 use inmesh_core::testing::World;
 use inmesh_pki::issue::csr;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::service_fn;
 
@@ -207,6 +207,68 @@ async fn a_caller_that_cannot_be_verified_gets_an_alert_and_a_line() -> Result {
     let metrics = pair.cart.encode_metrics();
     let failed = "mesh_connections_failed_total{direction=\"inbound\",reason=\"";
     assert!(metrics.contains(failed), "{metrics}");
+    Ok(())
+}
+
+/// A client that has not read yet that it is refused writes its request, and reads why after that.
+#[tokio::test]
+async fn an_alert_is_read_although_a_request_is_sent_first() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let stranger = World::new()?;
+    let (key, request) = csr::generate(&stranger.id("web")?, stranger.crypto())?;
+    let der = key.secret_pkcs8_der().to_vec();
+    let chain = stranger.ca().sign(&stranger.id("web")?, &request)?.chain;
+    for n in 0..50 {
+        let shown = (chain.clone(), PrivateKeyDer::Pkcs8(der.clone().into()));
+        let connector = tokio_rustls::TlsConnector::from(credulous::config(Some(shown))?);
+        let stream = TcpStream::connect(pair.inbound).await?;
+        let name = ServerName::try_from("mesh.invalid")?;
+        let mut stream = soon(connector.connect(name, stream)).await??;
+        let refused = async {
+            while pair.in_seen.all().len() <= n {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(refused).await?;
+        for _ in 0..4 {
+            stream.write_all(&[b'x'; 16 * 1024]).await?;
+            stream.flush().await?;
+        }
+        let read = soon(stream.read_u8()).await?;
+        let read = read.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(read.contains("UnknownCA"), "{read}");
+    }
+    Ok(())
+}
+
+/// It is an HTTP/1.1 server of the mesh's identities that is no agent.
+#[tokio::test]
+async fn a_server_that_answers_no_alpn_speaks_http11() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let (_, reader) = pair.world.identity("bare")?;
+    let auth = inmesh_pki::tls::ClientAuth::Required;
+    let config = inmesh_pki::tls::server_config(reader, pair.world.crypto(), &[], auth);
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let bare = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut head = [0; 14];
+            stream.read_exact(&mut head).await?;
+            assert_eq!(&head, b"GET / HTTP/1.1");
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbare";
+            stream.write_all(answer).await?;
+        }
+        std::io::Result::Ok(())
+    });
+    let ops = pair.world.service("bare", AppProtocol::Http1, &[bare])?;
+    pair.pusher.push(ops).await?;
+    let answer = soon(pair.web.client().send(get("http://bare/"))).await?;
+    assert_eq!(answer.status(), StatusCode::OK, "{:?}", answer.headers());
+    assert_eq!(text(answer).await?, "bare");
     Ok(())
 }
 

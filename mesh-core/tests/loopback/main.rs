@@ -1,5 +1,6 @@
 //! The data plane over real sockets on loopback, one file for each area.
 
+mod crowds;
 mod drain;
 mod flows;
 mod hostile;

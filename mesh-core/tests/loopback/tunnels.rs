@@ -332,6 +332,46 @@ async fn a_caller_that_has_nothing_more_to_say_still_gets_its_answer() -> Result
     Ok(())
 }
 
+/// A reset, and not the end of one side, is how a caller goes while its answer is made.
+#[tokio::test]
+async fn a_caller_that_resets_its_connection_has_gone_at_once() -> Result {
+    let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+    let never = origin(move |_: Request<Incoming>| {
+        let asked = asked.clone();
+        async move {
+            let (held, until) = tokio::sync::oneshot::channel::<()>();
+            let _asked = asked.send(held);
+            // Dropped with the connection that it came on.
+            until.await.ok();
+            Response::new(Body::empty())
+        }
+    })
+    .await?;
+    let pair = Pair::with(AppProtocol::Http1, never, |b| b, |to| to.strict = false).await?;
+    for (address, seen) in [
+        (pair.outbound, &pair.out_seen),
+        (pair.inbound, &pair.in_seen),
+    ] {
+        let before = seen.all().len();
+        let mut stream = TcpStream::connect(address).await?;
+        let request = b"GET /reset HTTP/1.1\r\nhost: cart\r\n\r\n";
+        stream.write_all(request).await?;
+        let mut held = soon(was_asked.recv()).await?.ok_or("it was asked")?;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        drop(stream);
+        soon(held.closed()).await?;
+        let gone = async {
+            while seen.all().len() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(gone).await?;
+        let record = seen.all().swap_remove(before);
+        assert_eq!(record.reason.map(|r| r.as_str()), Some("caller-gone"));
+    }
+    Ok(())
+}
+
 /// Greets, and repeats what it hears.
 async fn greeter() -> Result<std::net::SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -429,3 +429,50 @@ async fn the_length_of_a_body_that_is_not_sent_stays() -> Result {
     assert_eq!(text(two).await?, "");
     Ok(())
 }
+
+/// Up to 256 fields. A parser has room for 100; the first answer with more makes room for others.
+#[tokio::test]
+async fn an_answer_of_many_fields_passes() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let mut response = Response::new(Body::empty());
+        let fields = request.uri().path()[1..].parse().unwrap_or(0);
+        for _ in 0..fields {
+            let value = HeaderValue::from_static("value");
+            response.headers_mut().append("x-field", value);
+        }
+        response
+    })
+    .await?;
+    for method in [Method::GET, Method::POST] {
+        let pair = Pair::new(AppProtocol::Http1, app).await?;
+        let ask = async |path: &str| {
+            let mut request = get(&format!("http://cart{path}"));
+            *request.method_mut() = method.clone();
+            pair.web.client().send(request).await
+        };
+        assert_eq!(
+            ask("/50").await.headers().get_all("x-field").iter().count(),
+            50
+        );
+        // What may not be repeated pays once at each hop.
+        for _ in 0..if method == Method::POST { 2 } else { 0 } {
+            let answer = ask("/150").await;
+            assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+            assert_eq!(answer.headers()["x-mesh-reason"], "answer-too-large");
+        }
+        for _ in 0..3 {
+            let answer = ask("/150").await;
+            assert_eq!(answer.status(), StatusCode::OK, "{method}");
+            assert_eq!(answer.headers().get_all("x-field").iter().count(), 150);
+        }
+        for _ in 0..6 {
+            let answer = ask("/300").await;
+            assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+            assert_eq!(answer.headers()["x-mesh-reason"], "answer-too-large");
+        }
+        let metrics = pair.web.encode_metrics() + &pair.cart.encode_metrics();
+        assert!(!metrics.contains("mesh_ejections_total{"), "{metrics}");
+        assert_eq!(ask("/1").await.status(), StatusCode::OK);
+    }
+    Ok(())
+}

@@ -13,8 +13,10 @@ mod host;
     all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
 ))]
 mod http;
+mod linger;
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 mod pages;
+mod places;
 mod within;
 
 #[cfg(any(
@@ -29,6 +31,8 @@ pub use host::{NotForUs, is_for_us};
     all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring"))
 ))]
 pub(crate) use http::http1;
+pub use linger::{linger, read_on};
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub use pages::pages;
+pub use places::{Place, Places};
 pub use within::Within;

@@ -48,15 +48,38 @@ pub enum HandshakeError {
 pub async fn handshake<T>(
     handshake: impl Future<Output = io::Result<T>>,
 ) -> Result<T, HandshakeError> {
+    let (outcome, reason) = scoped(handshake).await;
+    outcome.map_err(|error| typed(error, reason))
+}
+
+/// Runs a server's handshake (`acceptor.accept(io).into_fallible()`) and types its failure.
+///
+/// # Errors
+///
+/// [`HandshakeError`] as [`handshake`] has it, with the socket, for
+/// [`linger`](crate::serve::linger): a client sends its certificate and what it wants at once, and a
+/// socket that is closed before all of that is read takes the alert back which says what is wrong.
+pub async fn accept<T, IO>(
+    handshake: impl Future<Output = Result<T, (io::Error, IO)>>,
+) -> Result<T, (HandshakeError, IO)> {
+    let (outcome, reason) = scoped(handshake).await;
+    outcome.map_err(|(error, socket)| (typed(error, reason), socket))
+}
+
+/// Runs a handshake, and says why our verifier refused the peer, if it did.
+async fn scoped<T>(handshake: impl Future<Output = T>) -> (T, Option<Rejected>) {
     let scoped = async {
         let outcome = handshake.await;
         let reason = REASON.with(RefCell::take);
         (outcome, reason)
     };
-    match REASON.scope(RefCell::new(None), scoped).await {
-        (Ok(stream), _) => Ok(stream),
-        (Err(_), Some(rejected)) => Err(HandshakeError::Rejected(rejected)),
-        (Err(error), None) => Err(HandshakeError::from(error)),
+    REASON.scope(RefCell::new(None), scoped).await
+}
+
+fn typed(error: io::Error, reason: Option<Rejected>) -> HandshakeError {
+    match reason {
+        Some(rejected) => HandshakeError::Rejected(rejected),
+        None => HandshakeError::from(error),
     }
 }
 

@@ -28,7 +28,7 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-pub use handshake::{HandshakeError, handshake, rejection};
+pub use handshake::{HandshakeError, accept, handshake, rejection};
 pub use resolver::Present;
 pub use verifier::alert_of;
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]

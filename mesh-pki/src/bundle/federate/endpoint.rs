@@ -137,11 +137,14 @@ impl BundleEndpoint {
 impl EndpointShared {
     async fn serve_one(&self, stream: TcpStream) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        match tls::handshake(acceptor.accept(stream)).await {
+        match tls::accept(acceptor.accept(stream).into_fallible()).await {
             Ok(stream) => {
                 serve::http1(stream, false, async |request| self.answer(&request)).await;
             }
-            Err(error) => tracing::debug!(%error, "a handshake at the bundle endpoint failed"),
+            Err((error, mut stream)) => {
+                tracing::debug!(%error, "a handshake at the bundle endpoint failed");
+                serve::linger(&mut stream).await;
+            }
         }
     }
 

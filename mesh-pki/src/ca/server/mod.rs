@@ -34,7 +34,7 @@ use crate::id::SpiffeId;
 use crate::issue::csr;
 use crate::issue::policy::{Revocations, Rules, Window};
 use crate::rotate::{schedule, watch_expiry};
-use crate::serve;
+use crate::serve::{self, Place, Places};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState, IdentityWriter, identity};
 use crate::svid::{PrivateKey, SvidError, X509Svid};
@@ -43,7 +43,6 @@ use crate::tls;
 
 mod count;
 mod front;
-mod places;
 mod proof;
 mod service;
 
@@ -52,7 +51,6 @@ mod tests;
 
 pub use count::{CaCounts, Latency, Refusal};
 use count::{Ended, RefusalsLogged};
-use places::{Place, Places};
 
 #[cfg(doc)]
 use crate::issue::policy::may_issue;
@@ -250,12 +248,13 @@ async fn connection<S: Store>(
     stream: TcpStream,
     place: Place,
 ) {
-    let accepting = TlsAcceptor::from(tls).accept(stream);
-    let stream = match timeout(HANDSHAKE, tls::handshake(accepting)).await {
+    let accepting = TlsAcceptor::from(tls).accept(stream).into_fallible();
+    let stream = match timeout(HANDSHAKE, tls::accept(accepting)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+        Ok(Err((error, mut stream))) => {
             tracing::debug!(%error, "a handshake with the CA failed");
-            return;
+            // Its client reads why. The place is held meanwhile.
+            return serve::linger(&mut stream).await;
         }
         Err(_) => return,
     };

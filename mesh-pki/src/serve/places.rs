@@ -1,4 +1,4 @@
-//! Connections in, places for them out: no address takes all places of the CA before it has proven
+//! Connections in, places for them out: no address takes all places of a server before it has proven
 //! anything, and no identity takes all of them after that.
 
 use std::collections::HashMap;
@@ -11,9 +11,19 @@ use crate::id::SpiffeId;
 /// one address, or have one ID.
 const SHARE: usize = 4;
 
-/// All places of one server; clones share them.
-#[derive(Clone)]
-pub(super) struct Places {
+/// All places of one server, of which one address or one ID may have a part; clones share them.
+///
+/// ```
+/// use inmesh_pki::serve::Places;
+///
+/// let places = Places::new(8);
+/// let address = "192.0.2.1".parse()?;
+/// let held: Vec<_> = (0..9).map_while(|_| places.take(address)).collect();
+/// assert_eq!(held.len(), 2);
+/// # Ok::<_, std::net::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Places {
     each: usize,
     taken: Arc<Mutex<HashMap<Holder, usize>>>,
 }
@@ -27,22 +37,31 @@ enum Holder {
 }
 
 /// One place, until it is dropped.
-pub(super) struct Place {
+#[derive(Debug)]
+#[must_use]
+pub struct Place {
     places: Places,
     holder: Holder,
 }
 
+// === impl Places ===
+
 impl Places {
-    /// Of so many connections in all.
-    pub(super) fn new(connections: usize) -> Self {
+    /// Of so many connections in all, a quarter for each.
+    pub fn new(connections: usize) -> Self {
+        Self::each(connections / SHARE)
+    }
+
+    /// So many for each address or ID, and at least one.
+    pub fn each(connections: usize) -> Self {
         Self {
-            each: (connections / SHARE).max(1),
+            each: connections.max(1),
             taken: Arc::default(),
         }
     }
 
     /// A place for a connection from `address`, unless it has its share.
-    pub(super) fn take(&self, address: IpAddr) -> Option<Place> {
+    pub fn take(&self, address: IpAddr) -> Option<Place> {
         self.place(Holder::Address(network(address)))
     }
 
@@ -60,10 +79,12 @@ impl Places {
     }
 }
 
+// === impl Place ===
+
 impl Place {
-    /// Makes it the place of `id`, which the connection has proven first; says whether that one has its
-    /// share already, and the place stays the address's.
-    pub(super) fn prove(&mut self, id: &SpiffeId) -> bool {
+    /// Makes it the place of `id`, which the connection has proven first. Returns false where that ID has
+    /// its share already; the place stays the address's then.
+    pub fn prove(&mut self, id: &SpiffeId) -> bool {
         if matches!(self.holder, Holder::Id(_)) {
             return true;
         }
