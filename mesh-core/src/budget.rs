@@ -131,6 +131,11 @@ impl Meter {
             };
             (Arc::new(way), Noted::default())
         });
+        let part = match self.budget.is_used_up() {
+            // A part may keep a buffer of several times its size.
+            true => Bytes::copy_from_slice(&part),
+            false => part,
+        };
         self.budget.take(part.len());
         way.bytes.fetch_add(part.len(), Ordering::Relaxed);
         Bytes::from_owner(Counted {

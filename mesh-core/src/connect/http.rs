@@ -36,7 +36,7 @@ use crate::retry::Reuse;
 const REST: Duration = Duration::from_millis(1_500);
 /// The most that is read at once from an HTTP/1.1 server, and so the longest head of its answers. Up
 /// to four times as much is held of an answer that its caller does not read.
-const READ_BUFFER: usize = 32 * 1024;
+const READ_BUFFER: usize = 16 * 1024;
 /// The fields of an answer that are read from a server which has shown that it sends more than 100:
 /// up to those hyper needs no memory of its own, above it allocates kilobytes for each answer.
 const MANY_FIELDS: usize = 256;
@@ -249,7 +249,7 @@ impl Connector {
     async fn open_h1(&self, to: &Hop<'_>) -> Result<Http1, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http1).await?;
         let live = opened.io.live();
-        let (io, taken) = ReadOn::new(opened.io);
+        let (io, taken) = ReadOn::new(opened.io, &self.budget);
         let mut builder = http1::Builder::new();
         builder.max_buf_size(READ_BUFFER);
         let many_fields = to.kept.pool.many_fields();

@@ -5,6 +5,8 @@
 //! fails while the answer lies in the socket, or is still to come. Here a write that fails is taken
 //! for one that went well, and what is written from then on is dropped; the reader finds the answer,
 //! or the end, which then fails with the error of the write.
+//!
+//! It also reads little at once while bodies of all connections hold as much as they may.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,10 +19,15 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::body::{Body, BoxError};
+use crate::budget::Budget;
+
+/// How much is read at once while as much of bodies is held as may be: what is read ahead is held too.
+const CROWDED: usize = 4 * 1024;
 
 /// The connection.
 pub(super) struct ReadOn<T> {
     inner: T,
+    budget: Arc<Budget>,
     /// Why writes are dropped.
     failed: Option<io::Error>,
     refused: Arc<Refused>,
@@ -107,10 +114,11 @@ impl http_body::Body for Sending {
 // === impl ReadOn ===
 
 impl<T> ReadOn<T> {
-    pub(super) fn new(inner: T) -> (Self, Arc<Refused>) {
+    pub(super) fn new(inner: T, budget: &Arc<Budget>) -> (Self, Arc<Refused>) {
         let refused = Arc::<Refused>::default();
         let this = Self {
             inner,
+            budget: Arc::clone(budget),
             failed: None,
             refused: Arc::clone(&refused),
         };
@@ -136,7 +144,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadOn<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        if self.budget.is_used_up() {
+            let room = buf.remaining().min(CROWDED);
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
+            let read = part.filled().len();
+            buf.advance(read);
+        } else {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        }
         match self.failed.take() {
             Some(e) if buf.filled().len() == before => Poll::Ready(Err(e)),
             failed => {
@@ -204,7 +220,7 @@ mod tests {
             .write_error(io::ErrorKind::BrokenPipe.into())
             .read(b"413")
             .build();
-        let (mut io, refused) = ReadOn::new(inner);
+        let (mut io, refused) = ReadOn::new(inner, &Budget::new(0));
         io.write_all(b"head").await.unwrap();
         assert!(!refused.is_set());
         io.write_all(b"body, of which nothing is taken")
@@ -224,7 +240,7 @@ mod tests {
         let inner = Builder::new()
             .write_error(io::ErrorKind::TimedOut.into())
             .build();
-        let (mut io, refused) = ReadOn::new(inner);
+        let (mut io, refused) = ReadOn::new(inner, &Budget::new(0));
         assert!(io.write_all(b"head").await.is_err());
         assert!(!refused.is_set());
     }

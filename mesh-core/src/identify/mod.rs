@@ -14,4 +14,4 @@ mod tls;
 pub(crate) use live::{Guarded, Live, LiveConnection};
 pub use peer::{Peer, PeerInfo};
 #[cfg(feature = "runtime")]
-pub(crate) use tls::{Inner, Tls, failure_reason};
+pub(crate) use tls::{Inner, RECORD, Tls, failure_reason};

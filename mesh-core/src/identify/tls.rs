@@ -19,6 +19,10 @@ use crate::error::{Error, Reason};
 use crate::local::Local;
 use crate::model::{AppProtocol, IdSet};
 
+/// What a connection may hold of what its peer does not read, in bytes: one record (RFC 8446 section
+/// 5.1). The library's own limit is four times that, for each of thousands of connections.
+pub(crate) const RECORD: usize = 16 * 1024;
+
 /// What is spoken inside mesh TLS; the ALPN names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inner {
@@ -146,9 +150,10 @@ impl Tls {
             AppProtocol::Grpc | AppProtocol::Http1 | AppProtocol::Http2 => &self.http,
         };
         let state = self.identity.load();
-        let stream = tls::accept(acceptor.accept(stream).into_fallible())
+        let mut stream = tls::accept(acceptor.accept(stream).into_fallible())
             .await
             .map_err(|(error, socket)| (error, Some(socket)))?;
+        stream.get_mut().1.set_buffer_limit(Some(RECORD));
         let connection = stream.get_ref().1;
         let refused = |why| (HandshakeError::Rejected(why), None);
         let peer = tls::peer(connection).ok_or_else(|| refused(Rejected::NoCertificate))?;
@@ -201,12 +206,13 @@ impl Tls {
             None => state.default_svid(),
         };
         let own = own.map(|svid| svid.not_after());
-        let stream = tls::handshake(connector.connect(tls::server_name(), stream))
+        let mut stream = tls::handshake(connector.connect(tls::server_name(), stream))
             .await
             .map_err(|e| {
                 let detail = format!("TLS handshake with {address} ({})", failure_reason(&e));
                 Error::new(Reason::TlsFailed, detail).because(e)
             })?;
+        stream.get_mut().1.set_buffer_limit(Some(RECORD));
         let connection = stream.get_ref().1;
         let Some(peer) = tls::peer(connection) else {
             let detail = format!("{address} showed no certificate");

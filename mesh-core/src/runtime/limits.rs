@@ -52,7 +52,7 @@ pub struct Limits {
     pub sockets: usize,
     /// The bytes of bodies that all connections hold together, or may be sent by their peers, beyond
     /// 64 KiB for each HTTP/2 connection. At the end of it windows are not opened again and each body has
-    /// one part on its way at a time. Default 16 MiB.
+    /// one part on its way at a time. Default 8 MiB.
     pub buffered: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,
@@ -85,7 +85,7 @@ impl Default for Limits {
             connections: 10_000,
             peer_connections: 2_500,
             sockets: 40_000,
-            buffered: 16 << 20,
+            buffered: 8 << 20,
             streams: 100,
             opaque_age: seconds(3_600),
             drain_lead: seconds(5),

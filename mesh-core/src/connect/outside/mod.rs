@@ -17,6 +17,7 @@ use tokio_rustls::{TlsConnector, client};
 
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
+use crate::identify::RECORD;
 use crate::model::{HttpVersion, Roots};
 
 /// How long a file of roots is not looked at again.
@@ -78,9 +79,10 @@ impl OutsideRoots {
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| failed("the name cannot be verified").because(e))?;
         let connector = self.connector(roots, version).await?;
-        let stream = tls::handshake(connector.connect(server, stream))
+        let mut stream = tls::handshake(connector.connect(server, stream))
             .await
             .map_err(|e| failed("TLS handshake with an outside host").because(e))?;
+        stream.get_mut().1.set_buffer_limit(Some(RECORD));
         if version == HttpVersion::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(failed("the outside host does not speak HTTP/2"));
         }
