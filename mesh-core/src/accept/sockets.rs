@@ -22,7 +22,7 @@ pub(crate) struct Sockets {
 pub(crate) struct Half {
     free: Arc<Semaphore>,
     all: usize,
-    /// How often there was none.
+    /// How often all were in use when one was asked for.
     missed: AtomicU64,
 }
 
@@ -51,7 +51,7 @@ impl Half {
         }
     }
 
-    /// Leave to have one more, held until it is closed; waits for it where there is none.
+    /// A permit for one more, held until that socket is closed; waits while all are in use.
     pub(crate) async fn take(&self) -> OwnedSemaphorePermit {
         match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => return permit,
@@ -82,7 +82,7 @@ impl Half {
         self.all
     }
 
-    /// How often there was none.
+    /// How often all were in use when one was asked for.
     pub(crate) fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
