@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use inmesh_pki::bundle::federate::endpoint::BundleEndpoint;
 use inmesh_pki::bundle::federate::{
-    self, BundleUrl, FederationStatus, Profile, Relationship, WebCertificate, WebCertificateStatus,
+    self, BundleUrl, FederationStatus, Profile, Relationship, WebCertificate, WebCertificateError,
+    WebCertificateStatus,
 };
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::status::StatusReader;
@@ -102,17 +103,15 @@ impl FederationConfig {
         let own = svid.id().trust_domain();
         let mut relationships = Vec::new();
         for foreign in &self.relationships {
-            if foreign.trust_domain == *own {
-                bail!("federation with {own}, which is our own trust domain");
-            }
+            foreign.is_foreign_to(own)?;
             relationships.push(foreign.relationship()?);
         }
         if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
             let (path, clock) = (endpoint.path.clone(), Arc::clone(&clock));
             let mut serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
             let mut status = None;
-            if let Some(WebFiles { certificate, key }) = &endpoint.web {
-                let web = WebCertificate::open(certificate, key, crypto);
+            if let Some(files) = &endpoint.web {
+                let web = files.open(crypto);
                 let web = web.context("reading the certificate of the bundle endpoint")?;
                 status = Some(web.status());
                 serving = serving.with_web_certificate(web);
@@ -162,20 +161,30 @@ impl Endpoint {
     }
 }
 
+impl WebFiles {
+    /// Reads the files, and sees that the key is the certificate's.
+    pub(crate) fn open(&self, crypto: &Crypto) -> Result<WebCertificate, WebCertificateError> {
+        WebCertificate::open(&self.certificate, &self.key, crypto)
+    }
+}
+
 impl Foreign {
+    /// An error if it is of our own trust domain.
+    pub(crate) fn is_foreign_to(&self, own: &TrustDomain) -> anyhow::Result<()> {
+        ensure!(
+            self.trust_domain != *own,
+            "federation with {own}, which is our own trust domain"
+        );
+        Ok(())
+    }
+
     fn relationship(&self) -> anyhow::Result<Relationship> {
         let profile = match &self.spiffe {
             None => Profile::Web,
-            Some(Spiffe { id, bundle }) => {
-                let bundle = bundle.as_ref().map(|path| {
-                    let read = read_bundle(id.trust_domain().clone(), path);
-                    read.with_context(|| format!("reading the bundle {}", path.display()))
-                });
-                Profile::Spiffe {
-                    id: id.clone(),
-                    bootstrap: bundle.transpose()?,
-                }
-            }
+            Some(spiffe) => Profile::Spiffe {
+                id: spiffe.id.clone(),
+                bootstrap: spiffe.read_bundle()?,
+            },
         };
         let (trust_domain, url) = (self.trust_domain.clone(), self.url.clone());
         let relationship = Relationship::new(trust_domain, url, profile)?;
@@ -183,6 +192,17 @@ impl Foreign {
             Some(max_age) => relationship.with_max_age(max_age),
             None => relationship,
         })
+    }
+}
+
+impl Spiffe {
+    /// The bundle for the first connection, if a file with one is named.
+    pub(crate) fn read_bundle(&self) -> anyhow::Result<Option<TrustBundle>> {
+        let read = |path: &PathBuf| {
+            let read = read_bundle(self.id.trust_domain().clone(), path);
+            read.with_context(|| format!("reading the bundle {}", path.display()))
+        };
+        self.bundle.as_ref().map(read).transpose()
     }
 }
 

@@ -191,17 +191,20 @@ fn validate_fails_where_the_agent_would() {
     ];
     let rows = identities
         .iter()
-        .map(|(identity, field)| (agent(identity, ""), *field))
-        .chain(more.iter().map(|(more, field)| (agent(fine, more), *field)));
+        .map(|(identity, field)| (agent(identity, ""), 7, *field))
+        .chain(
+            more.iter()
+                .map(|(more, field)| (agent(fine, more), 8, *field)),
+        );
     let dir = home.path("agent");
     std::fs::create_dir(&dir).expect("a folder");
-    for (text, field) in rows {
+    for (text, line, field) in rows {
         publish(&dir, "agent.yaml", &text);
         let refused = mesh(["validate"], &[&dir]);
         let said = stdout(&refused);
         assert_eq!(refused.status.code(), Some(1), "{text}{refused:?}");
         assert!(
-            said.contains(&format!("agent.yaml:1: {field}: ")),
+            said.contains(&format!("agent.yaml:{line}: {field}: ")),
             "{field}: {said}"
         );
     }

@@ -11,13 +11,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use inmesh_core::authorize::{DefaultAction, PathForm};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{Namespace, Workload};
 use inmesh_core::runtime::{Limits, Listen};
-use inmesh_core::snapshot::{Location, Problem};
-use inmesh_discovery::manifest::{Defaults, strict};
+use inmesh_core::snapshot::Problem;
+use inmesh_discovery::file;
+use inmesh_discovery::manifest::Defaults;
+use inmesh_discovery::manifest::strict::{self, Document};
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::workload_api::Endpoint;
 
@@ -35,8 +37,8 @@ pub(crate) const KIND: &str = "Agent";
 /// What one agent is.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    /// Where its document begins.
-    pub(crate) place: Location,
+    /// What it was read from, which knows where each field stands.
+    pub(crate) document: Document,
     pub(crate) workload: Workload,
     pub(crate) default_action: DefaultAction,
     /// Whether listeners that do not say otherwise refuse plaintext.
@@ -109,7 +111,8 @@ pub(crate) struct Tracing {
 #[derive(Debug)]
 pub(crate) enum Found {
     Agent(Box<Agent>),
-    None,
+    /// No such document; what is wrong with files that may hold one.
+    None(Vec<Problem>),
     Refused(Vec<Problem>),
 }
 
@@ -133,41 +136,42 @@ pub(crate) fn strict_defaults(workload: &Workload) -> Defaults {
     Defaults::new(workload.namespace.clone()).skip(API_VERSION, KIND)
 }
 
-/// Looks for the agent's file in a folder.
+/// Looks for the agent's file in a folder, as the source of documents reads it: what cannot be read
+/// is no agent's file, and is reported by that source.
 ///
 /// # Errors
 ///
-/// If the folder cannot be read, or holds more than one.
+/// If the folder cannot be listed.
 pub(crate) fn find(dir: &Path) -> anyhow::Result<Found> {
-    let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
-    let mut entries: Vec<_> = entries.collect::<Result<_, _>>()?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    let mut found: Option<(String, Found)> = None;
-    for entry in entries {
-        let path = entry.path();
-        if !is_read(&path) {
-            continue;
-        }
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("reading {}", path.display()))?;
-        let file = path.display().to_string();
-        // A file that does not parse is for the reader of documents to report.
-        for document in strict::documents(&file, &text).unwrap_or_default() {
-            if document.kind() != Some(KIND) || document.api_version() != Some(API_VERSION) {
-                continue;
-            }
-            let place = format!("{file}:{}", document.line());
-            if let Some((first, _)) = &found {
-                bail!("{place}: a second {KIND} document; the first is at {first}");
-            }
-            let read = match read::agent(&document, dir) {
-                Ok(agent) => Found::Agent(Box::new(agent)),
-                Err(problems) => Found::Refused(problems),
-            };
-            found = Some((place, read));
+    let files = file::contents(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let (mut agents, mut unread) = (Vec::new(), Vec::new());
+    for (name, content) in files {
+        let documents = content.text(&name).and_then(|text| {
+            let documents = strict::documents(&name, text);
+            documents.map_err(|error| error.problem())
+        });
+        match documents {
+            Ok(documents) => agents.extend(documents.into_iter().filter(is_agent)),
+            Err(problem) => unread.push(problem),
         }
     }
-    Ok(found.map_or(Found::None, |(_, found)| found))
+    let Some((first, further)) = agents.split_first() else {
+        return Ok(Found::None(unread));
+    };
+    let second = further.iter().map(|document| {
+        let first = first.place("");
+        let message = format!("a second {KIND} document; the first is at {first}");
+        Problem::refused("", message).at(document.place(""))
+    });
+    Ok(match read::agent(first, dir) {
+        Ok(agent) if further.is_empty() => Found::Agent(Box::new(agent)),
+        Ok(_) => Found::Refused(second.collect()),
+        Err(problems) => Found::Refused(problems.into_iter().chain(second).collect()),
+    })
+}
+
+fn is_agent(document: &Document) -> bool {
+    document.kind() == Some(KIND) && document.api_version() == Some(API_VERSION)
 }
 
 /// How often the agent's file is looked at.
@@ -201,22 +205,17 @@ pub(crate) async fn watch(dir: PathBuf, started_with: Option<String>) {
 /// are none that can be read.
 pub(crate) fn text(dir: &Path) -> Option<String> {
     let mut texts = Vec::new();
-    for entry in std::fs::read_dir(dir).ok()? {
-        let path = entry.ok()?.path();
-        if !is_read(&path) {
-            continue;
-        }
-        let Ok(text) = std::fs::read_to_string(&path) else {
+    for (name, content) in file::contents(dir).ok()? {
+        let Ok(text) = content.text(&name) else {
             continue;
         };
-        let documents = strict::documents(&path.display().to_string(), &text);
-        let documents = documents.unwrap_or_default();
+        let documents = strict::documents(&name, text).unwrap_or_default();
         for (nth, document) in documents.iter().enumerate() {
-            if document.kind() != Some(KIND) || document.api_version() != Some(API_VERSION) {
+            if !is_agent(document) {
                 continue;
             }
             let line = |n: u32| usize::try_from(n).unwrap_or(usize::MAX).saturating_sub(1);
-            let next = documents.get(nth + 1).map(strict::Document::line);
+            let next = documents.get(nth + 1).map(Document::line);
             let end = next.map_or(usize::MAX, line);
             let lines = text.lines().take(end).skip(line(document.line()));
             texts.push(lines.collect::<Vec<_>>().join("\n"));
@@ -224,18 +223,6 @@ pub(crate) fn text(dir: &Path) -> Option<String> {
     }
     texts.sort();
     (!texts.is_empty()).then(|| texts.join("\n"))
-}
-
-/// Whether a file of the folder is one that an agent reads.
-fn is_read(path: &Path) -> bool {
-    let kinds = ["yaml", "yml", "json"];
-    let known = path
-        .extension()
-        .is_some_and(|e| kinds.iter().any(|kind| e == *kind));
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.to_string_lossy().starts_with('.'));
-    known && !hidden
 }
 
 #[cfg(test)]

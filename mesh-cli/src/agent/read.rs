@@ -1,15 +1,15 @@
 //! The document of kind `Agent`, field by field.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
-use inmesh_core::snapshot::{Location, Problem};
+use inmesh_core::snapshot::Problem;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
 use inmesh_pki::workload_api::Endpoint;
@@ -61,7 +61,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         });
         let federation = optional(agent, "federation", |v| v.object(|f| federation(f, dir)));
         Some(Agent {
-            place: Location::new(Arc::clone(document.file()), document.line()),
+            document: document.clone(),
             workload: workload?,
             default_action: match action? {
                 "allow" => DefaultAction::Allow,
@@ -225,8 +225,9 @@ fn entry(fields: &mut Fields<'_>) -> Option<Entry> {
 
 fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<FederationConfig> {
     let relationships = optional(fields, "relationships", |v| {
-        let read = |v: &Value<'_>| v.object(|f| foreign(f, dir));
-        let read: Vec<_> = v.list_of(MAX_ENTRIES)?.iter().map(read).collect();
+        let mut once = BTreeSet::new();
+        let mut read = |v: &Value<'_>| v.object(|f| foreign(f, dir, &mut once));
+        let read: Vec<_> = v.list_of(MAX_ENTRIES)?.iter().map(&mut read).collect();
         read.into_iter().collect::<Option<Vec<_>>>()
     });
     let endpoint = optional(fields, "bundleEndpoint", |v| {
@@ -268,16 +269,30 @@ fn federation(fields: &mut Fields<'_>, dir: &Path) -> Option<FederationConfig> {
     })
 }
 
-fn foreign(fields: &mut Fields<'_>, dir: &Path) -> Option<Foreign> {
+fn foreign(
+    fields: &mut Fields<'_>,
+    dir: &Path,
+    once: &mut BTreeSet<TrustDomain>,
+) -> Option<Foreign> {
     let whole = fields.whole().clone();
-    let trust_domain = fields
-        .need("trustDomain")
-        .and_then(|v| v.parsed::<TrustDomain>());
+    let trust_domain = fields.need("trustDomain").and_then(|v| {
+        let read = v.parsed::<TrustDomain>()?;
+        if !once.insert(read.clone()) {
+            v.refuse(format_args!("{read} has a relationship already"));
+        }
+        Some(read)
+    });
     let url = fields.need("url").and_then(|v| v.parsed::<BundleUrl>());
     let profile = fields
         .need("profile")
         .and_then(|v| v.choice(&["https_spiffe", "https_web"]));
-    let id = optional(fields, "endpointId", |v| v.parsed::<SpiffeId>());
+    let id = optional(fields, "endpointId", |v| {
+        let id = v.parsed::<SpiffeId>()?;
+        if id.path().is_empty() {
+            v.refuse("names a trust domain; an endpoint has a path too");
+        }
+        Some(id)
+    });
     let bundle = optional(fields, "endpointBundle", |v| v.text().map(|p| dir.join(p)));
     let max_age = optional(fields, "maxAge", |v| time(&v));
     let spiffe = match (profile?, id?, bundle?) {
@@ -461,7 +476,8 @@ fn access_log(fields: &mut Fields<'_>, dir: &Path) -> Option<AccessLogTo> {
 fn tracing(fields: &mut Fields<'_>) -> Option<Tracing> {
     let otlp = fields.need("otlp").and_then(|v| {
         let endpoint = v.text()?;
-        if endpoint.starts_with("http://") {
+        let uri = endpoint.parse::<http::Uri>();
+        if uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some()) {
             return Some(endpoint.to_owned());
         }
         v.refuse("an endpoint is http://host:port, of a collector beside the agent");

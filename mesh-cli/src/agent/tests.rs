@@ -54,6 +54,76 @@ fn refused(from: &str, to: &str) -> Vec<String> {
     }
 }
 
+/// An agent comes back after a restart whatever else its folder holds.
+#[test]
+fn what_cannot_be_read_is_no_agent() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("0.yaml"), b"\xff").expect("written");
+    std::fs::write(at("large.yaml"), " ".repeat(2 << 20)).expect("written");
+    std::fs::create_dir(at("z.yaml")).expect("a folder");
+    std::os::unix::fs::symlink("nowhere", at("link.yaml")).expect("a link");
+    // Nothing connects to a socket that stands there; to read it fails.
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket.yaml")).expect("a socket");
+    std::fs::write(at("bad.yaml"), "kind: [").expect("written");
+    let Found::None(unread) = find(dir.path()).expect("a folder") else {
+        panic!("there is no agent's file");
+    };
+    let files = unread.iter().map(|problem| {
+        let location = problem.location.as_ref().expect("a place");
+        location.file.rsplit('/').next().expect("a name").to_owned()
+    });
+    assert_eq!(
+        files.collect::<Vec<_>>(),
+        [
+            "0.yaml",
+            "bad.yaml",
+            "large.yaml",
+            "link.yaml",
+            "socket.yaml"
+        ]
+    );
+    assert_eq!(text(dir.path()), None);
+    std::fs::write(at("agent.yaml"), GOOD).expect("written");
+    assert!(matches!(find(dir.path()), Ok(Found::Agent(_))));
+    assert_eq!(text(dir.path()).as_deref(), Some(GOOD.trim_end()));
+}
+
+/// Each further document is named with its place, beside what is wrong with the first.
+#[test]
+fn a_second_document_is_a_problem_with_its_place() {
+    for (file, first) in [(GOOD.to_owned(), 0), (GOOD.replace("peers:", "pers:"), 2)] {
+        let Found::Refused(problems) = read(&format!("{file}---\n{GOOD}---\n{GOOD}")) else {
+            panic!("there are three");
+        };
+        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(all.len(), first + 2, "{all:#?}");
+        for (said, line) in all.iter().skip(first).zip([18, 35]) {
+            assert!(
+                said.contains(&format!("agent.yaml:{line}: a second Agent document")),
+                "{said}"
+            );
+        }
+    }
+}
+
+/// A problem that is found later stands where its field does.
+#[test]
+fn a_field_has_its_line() {
+    let agent = good(GOOD);
+    for (field, line) in [
+        ("listeners[0].bind", 12),
+        ("listeners[1].outbound.appProtocol", 15),
+        ("identity.developmentCA", 10),
+        ("admin.bind", 16),
+        // What is not there: the last part that is.
+        ("listeners[7].bind", 11),
+        ("federation", 1),
+    ] {
+        assert_eq!(agent.document.place(field).line, line, "{field}");
+    }
+}
+
 #[test]
 fn the_good_file_is_read() {
     let agent = good(GOOD);
@@ -525,7 +595,7 @@ fn a_folder_holds_one_agent_among_other_documents() {
     .expect("written");
     write(".hidden.yaml", GOOD).expect("written");
     write("notes.txt", GOOD).expect("written");
-    assert!(matches!(find(dir.path()), Ok(Found::None)));
+    assert!(matches!(find(dir.path()), Ok(Found::None(_))));
     // A file that does not parse is not the agent's concern.
     write("broken.yaml", "a: [").expect("written");
     write(
@@ -535,9 +605,10 @@ fn a_folder_holds_one_agent_among_other_documents() {
     .expect("written");
     assert!(matches!(find(dir.path()), Ok(Found::Agent(_))));
     write("zz.yaml", GOOD).expect("written");
-    let twice = find(dir.path())
-        .expect_err("two are one too many")
-        .to_string();
+    let Ok(Found::Refused(problems)) = find(dir.path()) else {
+        panic!("two are one too many");
+    };
+    let twice = problems[0].to_string();
     assert!(
         twice.contains("zz.yaml:1: a second Agent document"),
         "{twice}"

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
 use super::status::At;
-use crate::agent::{self, Found};
-use crate::{fetch, term, yaml};
+use crate::{agent, fetch, term, yaml};
 
 /// Of a folder, as an agent would start with it, or of a running agent, as it has started.
 ///
@@ -33,20 +32,7 @@ pub(crate) struct Config {
 impl Config {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let settings = match &self.dir {
-            Some(dir) => match agent::find(dir)? {
-                Found::Agent(agent) => agent::document(&agent),
-                Found::Refused(problems) => {
-                    for problem in problems {
-                        term::warn(&problem.to_string());
-                    }
-                    bail!("the agent's file is refused");
-                }
-                Found::None => bail!(
-                    "{} holds no document of kind {}",
-                    dir.display(),
-                    agent::KIND
-                ),
-            },
+            Some(dir) => agent::document(&super::agent_of(dir)?),
             None => {
                 let asking = fetch::admin(http::Method::GET, &self.at.admin, "/status");
                 let status: Value = serde_json::from_str(&super::runtime(None)?.block_on(asking)?)?;

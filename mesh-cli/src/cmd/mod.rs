@@ -13,11 +13,14 @@ mod proxy;
 mod status;
 mod validate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
+
+use crate::agent::{self, Agent, Found};
+use crate::term;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -73,6 +76,25 @@ impl Command {
 fn folder(named: Option<PathBuf>, once: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     // The reader of the command line asks for one of them.
     named.or(once).context("no folder is given")
+}
+
+/// The agent that a folder describes; what keeps it from being read is printed, with its place.
+fn agent_of(dir: &Path) -> anyhow::Result<Agent> {
+    let (problems, why) = match agent::find(dir)? {
+        Found::Agent(agent) => return Ok(*agent),
+        Found::Refused(problems) => (problems, "the agent's file is refused".to_owned()),
+        Found::None(unread) => {
+            let (dir, kind, version) = (dir.display(), agent::KIND, agent::API_VERSION);
+            let why = format!(
+                "{dir} holds no document of kind {kind} ({version}); see `mesh-cli/docs/agent.md`"
+            );
+            (unread, why)
+        }
+    };
+    for problem in problems {
+        term::warn(&problem.to_string());
+    }
+    bail!(why)
 }
 
 /// A tokio runtime for one command, with a thread for each core or as many as are said.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use inmesh_core::Mesh;
 use inmesh_core::model::Workload;
@@ -29,12 +29,12 @@ use inmesh_pki::workload_api::server::Socket;
 use inmesh_pki::{CertificateDer, Crypto};
 use tokio::net::TcpListener;
 
-use crate::agent::{self, AccessLogTo, Agent, Found, Identity};
+use crate::agent::{self, AccessLogTo, Agent, Identity};
 use crate::beside::Beside;
 use crate::log_file::Reopen;
 use crate::signals::Signals;
 use crate::workload_api::{ServingApi, WorkloadApiConfig};
-use crate::{descriptors, log, log_file, otlp, term};
+use crate::{descriptors, log, log_file, otlp};
 
 /// Runs until SIGTERM or SIGINT, and goes down in order: what is under way ends first.
 #[derive(Debug, Args)]
@@ -65,21 +65,7 @@ fn half_the_cores() -> NonZeroUsize {
 
 impl Proxy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut agent = match agent::find(&self.dir)? {
-            Found::Agent(agent) => *agent,
-            Found::Refused(problems) => {
-                for problem in problems {
-                    term::warn(&problem.to_string());
-                }
-                bail!("the agent's file is refused");
-            }
-            Found::None => bail!(
-                "{} holds no document of kind {} ({}); see `mesh-cli/docs/agent.md`",
-                self.dir.display(),
-                agent::KIND,
-                agent::API_VERSION
-            ),
-        };
+        let mut agent = super::agent_of(&self.dir)?;
         let level = log::init(&self.log, self.log_format)?;
         keep_within(&mut agent.limits);
         let workers = self.workers.unwrap_or_else(half_the_cores);

@@ -19,7 +19,7 @@ use inmesh_core::model::SourceId;
 use inmesh_core::snapshot::{Change, Problem, Severity};
 use tokio::task::spawn_blocking;
 
-use crate::manifest::{Defaults, Folder, Merged};
+use crate::manifest::{Content, Defaults, Folder, Merged};
 use scan::{Scan, scan};
 use watch::Watch;
 
@@ -112,9 +112,27 @@ impl FileSource {
     ///
     /// Whatever keeps the folder from being listed.
     pub fn read_once(dir: &Path, defaults: &Defaults) -> io::Result<Merged> {
-        let Scan { files, .. } = scan(dir)?;
-        Ok(Folder::new(id(dir), defaults.clone()).merge(files))
+        Ok(Folder::new(id(dir), defaults.clone()).merge(contents(dir)?))
     }
+}
+
+/// The files of a folder that a [`FileSource`] reads, by path, in order. It blocks.
+///
+/// What cannot be read (not UTF-8, larger than a file may be, no regular file, a link that leads
+/// nowhere) is among them with the reason.
+///
+/// # Errors
+///
+/// Whatever keeps the folder from being listed.
+pub fn contents(dir: &Path) -> io::Result<Vec<(Arc<str>, Content)>> {
+    let mut found = scan(dir)?;
+    for _ in 1..LOOKS {
+        if found.settled {
+            break;
+        }
+        found = scan(dir)?;
+    }
+    Ok(found.files)
 }
 
 fn id(dir: &Path) -> SourceId {

@@ -96,6 +96,25 @@ struct Sum {
     claims: HashMap<ObjectKey, Claim>,
 }
 
+// === impl Content ===
+
+impl Content {
+    /// The text of the file of that name.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be read, placed at its first line.
+    pub fn text(&self, file: &Arc<str>) -> Result<&Arc<str>, Problem> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Unreadable(why) => {
+                let why = format!("the file cannot be read: {why}");
+                Err(Problem::refused("", why).at(Location::new(Arc::clone(file), 1)))
+            }
+        }
+    }
+}
+
 // === impl Folder ===
 
 impl Folder {
@@ -115,13 +134,8 @@ impl Folder {
         self.files.retain(|file, _| files.contains_key(file));
         let mut sum = Sum::default();
         for (file, content) in files {
-            let error = match &content {
-                Content::Text(text) => self.read(&file, text).err(),
-                Content::Unreadable(why) => {
-                    let why = format!("the file cannot be read: {why}");
-                    Some(Problem::refused("", why).at(Location::new(Arc::clone(&file), 1)))
-                }
-            };
+            let text = content.text(&file);
+            let error = text.and_then(|text| self.read(&file, text)).err();
             let known = self.files.get(&file);
             match error {
                 None => {

@@ -237,7 +237,7 @@ impl Home {
                 let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
                 bail!("{name}: {}", all.join("; "))
             }
-            Found::None => bail!("{name}: no agent's file"),
+            Found::None(_) => bail!("{name}: no agent's file"),
         }
     }
 

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::model::{Namespace, Workload};
-use inmesh_core::snapshot::{Problem, Settings, Severity, Snapshot};
+use inmesh_core::snapshot::{Location, Problem, Settings, Severity, Snapshot};
 use inmesh_discovery::file::FileSource;
 use inmesh_discovery::manifest::{Defaults, Merged};
 use inmesh_pki::TrustDomain;
@@ -159,18 +159,19 @@ impl Validate {
         let status = snapshot.status();
         let nothing = status.is_empty();
         if !agent {
-            let (kind, dir) = (agent::KIND, dir.display());
-            let message = format!("{dir} holds no document of this kind");
-            say(if nothing {
+            let message = format!("{} holds no document of this kind", dir.display());
+            let missing = if nothing {
                 Problem::refused("", format!("{message}, and no other for the mesh"))
             } else {
-                Problem::note(
+                Problem::warning(
                     "",
                     format!(
-                        "{message}: it is read as one for a program that embeds the mesh; an agent needs a {kind}"
+                        "{message}, without which no agent starts; the folder of a program that \
+                         embeds the mesh is checked with --embedded"
                     ),
                 )
-            });
+            };
+            say(missing.at(Location::new(&*dir.to_string_lossy(), 1)));
         }
         for object in &status {
             // What dangles is found in the snapshot, which knows no lines.

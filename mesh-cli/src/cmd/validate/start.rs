@@ -1,52 +1,74 @@
 //! What would keep an agent from starting, or its endpoints from being reached: the files that its
 //! own file and the documents name.
 //!
-//! Identities that need no other process are opened as the agent opens them; of the others the
-//! files are read. Nothing is bound, written or connected to.
+//! All is opened as the agent opens it, by the same functions. Nothing is bound, written or connected
+//! to; whether an address is this host's, and a file may be made, is left to the start.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::Path;
 
 use inmesh_core::model::{ObjectKey, Roots, Transport};
 use inmesh_core::snapshot::{Object, Op, Problem};
 use inmesh_discovery::manifest::Merged;
-use inmesh_pki::{Crypto, TrustBundle, tls};
+use inmesh_pki::workload_api::server::Socket;
+use inmesh_pki::{Crypto, TrustBundle, TrustDomain, tls};
 
 use crate::agent::{Agent, Identity};
 use crate::cmd::{proxy, runtime};
-use crate::federation::FederationConfig;
+use crate::federation::{FederationConfig, Spiffe};
 
 /// What is wrong with what an agent's file names.
 pub(super) fn problems(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
-    let mut found = identity(agent)?;
+    let (mut found, own) = identity(agent)?;
     found.extend(sockets(agent));
     if let Some(api) = &agent.workload_api {
-        found.extend(folder_of("workloadApi.listen", &api.listen));
+        found.extend(socket("workloadApi.listen", &api.listen));
     }
     if let Some(path) = agent.access_log.as_ref().and_then(|log| log.path.as_ref()) {
-        found.extend(folder_of("accessLog.path", path));
+        let field = "accessLog.path";
+        let is_folder = path
+            .is_dir()
+            .then(|| unusable(field, path, &"it is a folder"));
+        found.extend(is_folder.or_else(|| folder_of(field, path)));
     }
-    found.extend(agent.federation.iter().flat_map(federation));
+    let federated = agent.federation.iter();
+    found.extend(federated.flat_map(|f| federation(f, own.as_ref())));
     Ok(found
         .into_iter()
-        .map(|problem| problem.at(agent.place.clone()))
+        .map(|problem| {
+            let place = agent.document.place(&problem.field);
+            problem.at(place)
+        })
         .collect())
 }
 
-fn identity(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
+/// What is wrong with the source of identity, and the trust domain that it gives, where it is known.
+fn identity(agent: &Agent) -> anyhow::Result<(Vec<Problem>, Option<TrustDomain>)> {
     let mut found = Vec::new();
-    match &agent.identity {
-        Identity::Files { .. } | Identity::DevelopmentCa { .. } => {
-            let field = match &agent.identity {
-                Identity::Files { .. } => "identity.files",
-                _ => "identity.developmentCA",
-            };
-            let started = runtime(None)?.block_on(proxy::identify(agent, &Crypto::aws_lc_rs()));
-            if let Err(error) = started {
-                found.push(Problem::refused(field, format!("{error:#}")));
-            }
+    let field = match &agent.identity {
+        Identity::Ca { .. } => "identity.ca",
+        Identity::DevelopmentCa { .. } => "identity.developmentCA",
+        Identity::Files { .. } => "identity.files",
+        Identity::WorkloadApi(_) => "identity.workloadApi",
+    };
+    // Its task is not run, so that no CA and no Workload API is asked.
+    let started = runtime(None)?.block_on(proxy::identify(agent, &Crypto::aws_lc_rs()));
+    let mut own = match started {
+        Ok(started) => {
+            let state = started.reader.load();
+            state
+                .default_svid()
+                .map(|svid| svid.id().trust_domain().clone())
         }
+        Err(error) => {
+            found.push(Problem::refused(field, format!("{error:#}")));
+            None
+        }
+    };
+    match &agent.identity {
+        Identity::Files { .. } | Identity::DevelopmentCa { .. } => {}
         Identity::Ca {
             ca,
             trust_bundle,
@@ -54,6 +76,7 @@ fn identity(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
             keep,
             ..
         } => {
+            own = Some(ca.trust_domain().clone());
             let field = "identity.ca.trustBundle";
             found.extend(
                 read(field, trust_bundle)
@@ -83,38 +106,65 @@ fn identity(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
         // Its socket may come later, and the agent waits for it.
         Identity::WorkloadApi(_) => {}
     }
-    Ok(found)
+    Ok((found, own))
 }
 
-/// Two sockets of one address: the second cannot be bound.
+/// Two sockets of one address, or of one that holds the other: the second cannot be bound.
 fn sockets(agent: &Agent) -> Vec<Problem> {
-    let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     let listeners = agent.listeners.iter().enumerate();
     let listeners = listeners.map(|(n, l)| (format!("listeners[{n}].bind"), l.bind));
     let admin = agent.admin.map(|bind| ("admin.bind".to_owned(), bind));
-    listeners
-        .chain(admin)
-        .filter(|(_, bind)| bind.port() != 0 && !seen.insert(*bind))
-        .map(|(field, bind)| Problem::refused(field, format!("{bind} is bound already")))
-        .collect()
+    let bundles = agent.federation.iter().filter_map(|f| f.endpoint.as_ref());
+    let bundles = bundles.map(|e| ("federation.bundleEndpoint.bind".to_owned(), e.bind));
+    // In the order in which an agent binds them.
+    let all: Vec<_> = listeners.chain(admin).chain(bundles).collect();
+    let taken = all.iter().enumerate().filter_map(|(n, (field, bind))| {
+        let (first, at) = all.iter().take(n).find(|(_, at)| overlap(*at, *bind))?;
+        let message = match at == bind {
+            true => format!("{bind} is bound already, by {first}"),
+            false => format!("{bind} is bound already, with {at} of {first}"),
+        };
+        Some(Problem::refused(field.clone(), message))
+    });
+    taken.collect()
 }
 
-fn federation(federation: &FederationConfig) -> Vec<Problem> {
-    let bundles = federation.relationships.iter().enumerate();
-    let bundles = bundles.filter_map(|(n, of)| {
-        let path = of.spiffe.as_ref()?.bundle.as_ref()?;
-        let field = format!("federation.relationships[{n}].endpointBundle");
-        read(&field, path).err()
-    });
+/// Whether only one of two addresses can be bound. `[::]` takes IPv4 too.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let all = |ip: IpAddr| ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let holds = |ip: IpAddr, other: IpAddr| {
+        all(ip) || (ip.is_unspecified() && (other.is_ipv4() || all(other)))
+    };
+    let same = ip == other || holds(ip, other) || holds(other, ip);
+    a.port() != 0 && a.port() == b.port() && same
+}
+
+/// What keeps federation from running beside an agent of the trust domain `own`.
+fn federation(federation: &FederationConfig, own: Option<&TrustDomain>) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (n, of) in federation.relationships.iter().enumerate() {
+        let at = format!("federation.relationships[{n}]");
+        if let Some(Err(error)) = own.map(|own| of.is_foreign_to(own)) {
+            found.push(Problem::refused(
+                format!("{at}.trustDomain"),
+                error.to_string(),
+            ));
+        }
+        if let Some(Err(error)) = of.spiffe.as_ref().map(Spiffe::read_bundle) {
+            found.push(Problem::refused(
+                format!("{at}.endpointBundle"),
+                format!("{error:#}"),
+            ));
+        }
+    }
     let web = federation.endpoint.iter().filter_map(|e| e.web.as_ref());
-    let web = web.flat_map(|web| {
-        let at = "federation.bundleEndpoint.webCertificate";
-        [
-            read(&format!("{at}.certificate"), &web.certificate).err(),
-            read(&format!("{at}.key"), &web.key).err(),
-        ]
-    });
-    bundles.chain(web.flatten()).collect()
+    let opened = web.map(|files| files.open(&Crypto::aws_lc_rs()));
+    found.extend(opened.filter_map(Result::err).map(|error| {
+        let why = format!("{:#}", anyhow::Error::from(error));
+        Problem::refused("federation.bundleEndpoint.webCertificate", why)
+    }));
+    found
 }
 
 /// Files of roots that endpoints name and that have none. They may come later, so that is a warning.
@@ -168,4 +218,42 @@ fn folder_of(field: &str, path: &Path) -> Option<Problem> {
         let message = format!("the folder {} does not exist", folder.display());
         Problem::refused(field, message)
     })
+}
+
+/// A socket is made beside its place, and put there once it listens.
+fn socket(field: &str, path: &Path) -> Option<Problem> {
+    let stands = path.symlink_metadata().ok();
+    if stands.is_some_and(|file| !file.file_type().is_socket()) {
+        return Some(unusable(field, path, &"stands there and is no socket"));
+    }
+    match Socket::beside(path).and_then(UnixAddress::from_pathname) {
+        Ok(_) => folder_of(field, path),
+        Err(error) => Some(unusable(field, path, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Linux binds them.
+    #[test]
+    fn addresses_that_cannot_both_be_bound() {
+        for (a, b, both) in [
+            ("127.0.0.1:80", "127.0.0.1:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", true),
+            ("0.0.0.0:80", "127.0.0.1:80", false),
+            ("[::]:80", "127.0.0.1:80", false),
+            ("[::]:80", "0.0.0.0:80", false),
+            ("[::]:80", "[::1]:80", false),
+            ("[::1]:80", "0.0.0.0:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", false),
+            ("127.0.0.1:0", "127.0.0.1:0", true),
+        ] {
+            let [one, other] = [a, b].map(|text| text.parse().expect("an address"));
+            assert_eq!(overlap(one, other), !both, "{a} {b}");
+            assert_eq!(overlap(other, one), !both, "{b} {a}");
+        }
+    }
 }

@@ -167,6 +167,14 @@ impl Document {
         self.root.line
     }
 
+    /// Where a field stands, named as problems name it (`listeners[0].bind`), or what of the way to
+    /// it is there.
+    #[must_use]
+    pub fn place(&self, field: &str) -> Location {
+        let field = field.strip_prefix(&*self.path).unwrap_or(field);
+        Location::new(Arc::clone(&self.file), self.root.line_of(field))
+    }
+
     /// The file it stands in, as given to [`documents`].
     #[must_use]
     pub fn file(&self) -> &Arc<str> {

@@ -372,6 +372,35 @@ impl Node {
         }
     }
 
+    /// The line of what a path names (`a.b[1].c`, `labels[a.b]`), or of the last part of it that is
+    /// there.
+    pub(super) fn line_of(&self, path: &str) -> u32 {
+        let (mut node, mut rest) = (self, path);
+        while !rest.is_empty() {
+            let next = match rest.strip_prefix('[') {
+                Some(inner) => {
+                    let (key, after) = inner.split_once(']').unwrap_or((inner, ""));
+                    rest = after;
+                    match &node.data {
+                        Data::List(items) => key.parse().ok().and_then(|n: usize| items.get(n)),
+                        _ => node.field(key),
+                    }
+                }
+                None => {
+                    let field = rest.trim_start_matches('.');
+                    let end = field.find(['.', '[']).unwrap_or(field.len());
+                    rest = &field[end..];
+                    node.field(&field[..end])
+                }
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.line
+    }
+
     /// Its text, where it is one.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.data {

@@ -35,7 +35,7 @@ impl Socket {
     pub fn bind(path: impl Into<PathBuf>, mode: u32) -> io::Result<Self> {
         let path = path.into();
         make_room(&path)?;
-        let beside = beside(&path)?;
+        let beside = Self::beside(&path)?;
         remove(&beside)?;
         let listener = UnixListener::bind(&beside)?;
         let placed = place(&beside, &path, mode);
@@ -48,6 +48,22 @@ impl Socket {
             file: placed?,
             path,
         })
+    }
+
+    /// Where it is made before it is put at `path`: a name in the same folder that only this process
+    /// uses. It must fit the address of a socket too.
+    ///
+    /// # Errors
+    ///
+    /// If `path` has no file name.
+    pub fn beside(path: &Path) -> io::Result<PathBuf> {
+        let name = path.file_name().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "a socket has a file name")
+        })?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        Ok(path.with_file_name(hidden))
     }
 
     /// Where it listens.
@@ -93,17 +109,6 @@ fn make_room(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// A name in the same folder that only this process uses.
-fn beside(path: &Path) -> io::Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a socket has a file name"))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
-    Ok(path.with_file_name(hidden))
 }
 
 fn place(beside: &Path, path: &Path, mode: u32) -> io::Result<(u64, u64)> {

@@ -1,0 +1,265 @@
+//! `mesh validate` says what `mesh proxy` would: a folder with which the agent does not start is
+//! refused, with the line of the field, and one with which it starts is not.
+
+mod support;
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::{Home, PLAIN, free, mesh, publish, service, stderr, stdout};
+
+/// `mesh proxy` where it is expected to fail: it is ended after a while, with 124.
+fn proxy(dir: &Path) -> Output {
+    Command::new("timeout")
+        .args(["20", env!("CARGO_BIN_EXE_mesh"), "proxy", "--dir"])
+        .arg(dir)
+        .output()
+        .expect("timeout of coreutils")
+}
+
+fn json(dir: &Path, more: &[&str]) -> (Option<i32>, Value) {
+    let out = mesh(["validate", "--json"].iter().chain(more).copied(), &[dir]);
+    let json = serde_json::from_slice(&out.stdout);
+    (
+        out.status.code(),
+        json.unwrap_or_else(|e| panic!("{e}: {out:?}")),
+    )
+}
+
+/// Whatever the agent opens or parses at its start.
+#[test]
+fn validate_and_the_agent_fail_alike() {
+    let home = Home::new();
+    let dir = home.path("agent");
+    let kept = home.path("kept");
+    for folder in [&dir, &kept] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    std::fs::write(home.path("garbage.pem"), "garbage").expect("written");
+    std::fs::write(kept.join("distrusted-keys"), "0a\n\n").expect("written");
+    let (port, other) = (free().port(), free().port());
+    let development = "developmentCA: {dir: ../ca}";
+    let ca = "ca: {address: 'ca:1', caId: spiffe://test.local/ca, trustBundle: ../ca/ca.pem, keep: ../kept}";
+    let of = |domain: &str, more: &str| {
+        format!("{{trustDomain: {domain}, url: 'https://a.example/b', {more}}}")
+    };
+    let federated =
+        |relationships: &str| format!("federation: {{relationships: [{relationships}]}}\n");
+    let by_id = "profile: https_spiffe, endpointId: 'spiffe://other.local/x'";
+    let web = "profile: https_web";
+    let long = "s".repeat(100);
+    let rows = [
+        (
+            development,
+            federated(&of("other.local", &format!("{by_id}, endpointBundle: ../garbage.pem"))),
+            "8: federation.relationships[0].endpointBundle",
+        ),
+        (
+            development,
+            federated(&of("other.local", &format!("{by_id}, endpointBundle: ../none"))),
+            "8: federation.relationships[0].endpointBundle",
+        ),
+        (
+            development,
+            federated(&format!("{},\n  {}", of("other.local", web), of("test.local", web))),
+            "9: federation.relationships[1].trustDomain",
+        ),
+        (
+            ca,
+            federated(&of("test.local", web)),
+            "8: federation.relationships[0].trustDomain",
+        ),
+        (
+            development,
+            federated(&format!("{},\n  {}", of("other.local", web), of("other.local", web))),
+            "9: federation.relationships[1].trustDomain",
+        ),
+        (
+            development,
+            federated(&of("other.local", "profile: https_spiffe, endpointId: 'spiffe://other.local'")),
+            "8: federation.relationships[0].endpointId",
+        ),
+        (
+            development,
+            format!(
+                "federation:\n  bundleEndpoint:\n    bind: '127.0.0.1:{port}'\n    path: /b\n    \
+                 webCertificate: {{certificate: ../garbage.pem, key: ../garbage.pem}}\n"
+            ),
+            "12: federation.bundleEndpoint.webCertificate",
+        ),
+        (
+            development,
+            format!(
+                "admin: {{bind: '127.0.0.1:{port}'}}\nfederation:\n  bundleEndpoint:\n    path: /b\n    \
+                 bind: '127.0.0.1:{port}'\n"
+            ),
+            "12: federation.bundleEndpoint.bind",
+        ),
+        (
+            development,
+            format!(
+                "listeners:\n- {{bind: '127.0.0.1:{port}', outbound: {{}}}}\n- {{bind: '0.0.0.0:{port}', outbound: {{}}}}\n"
+            ),
+            "10: listeners[1].bind",
+        ),
+        (
+            development,
+            format!("listeners: [{{bind: '[::]:{port}', outbound: {{}}}}]\nadmin: {{bind: '127.0.0.1:{port}'}}\n"),
+            "9: admin.bind",
+        ),
+        (ca, String::new(), "7: identity.ca"),
+        (
+            development,
+            format!("admin: {{bind: '127.0.0.1:{other}'}}\naccessLog:\n  path: ../kept\n"),
+            "10: accessLog.path",
+        ),
+        (
+            development,
+            "tracing: {otlp: 'http://a b'}\n".into(),
+            "8: tracing.otlp",
+        ),
+        (
+            development,
+            "workloadApi:\n  listen: ../garbage.pem\n  entries: [{id: 'spiffe://test.local/a', uid: 0}]\n".into(),
+            "9: workloadApi.listen",
+        ),
+        (
+            development,
+            format!("workloadApi:\n  listen: {long}\n  entries: [{{id: 'spiffe://test.local/a', uid: 0}}]\n"),
+            "9: workloadApi.listen",
+        ),
+    ];
+    for (identity, more, place) in rows {
+        let text = format!(
+            "apiVersion: inmesh.dev/v1alpha1\nkind: Agent\n\
+             workload: {{namespace: shop, name: web, serviceAccount: web}}\n\
+             defaultAction: deny\npeers: strict\nidentity:\n  {identity}\n{more}"
+        );
+        publish(&dir, "agent.yaml", &text);
+        let refused = mesh(["validate"], &[&dir]);
+        assert_eq!(refused.status.code(), Some(1), "{text}{refused:?}");
+        let said = stdout(&refused);
+        assert!(
+            said.contains(&format!("agent.yaml:{place}: ")),
+            "{text}{said}"
+        );
+        if identity == ca && !more.is_empty() {
+            // It comes to the rest once it has an identity.
+            continue;
+        }
+        let agent = proxy(&dir);
+        assert_eq!(agent.status.code(), Some(1), "{text}{agent:?}");
+    }
+}
+
+/// A folder whose agent's file was lost is seen, and `--strict` fails; for an embedder it is as it should be.
+#[test]
+fn documents_without_an_agent_are_a_warning() {
+    let home = Home::new();
+    let dir = home.path("documents");
+    std::fs::create_dir(&dir).expect("a folder");
+    let documents = service("app", free(), PLAIN).replace("127.0.0.1", "10.0.0.1");
+    publish(&dir, "app.yaml", &documents);
+    let (code, said) = json(&dir, &[]);
+    assert_eq!(
+        (code, &said["valid"]),
+        (Some(0), &Value::Bool(true)),
+        "{said}"
+    );
+    let row = &said["problems"][0];
+    assert_eq!(row["object"], "Agent", "{said}");
+    assert_eq!(row["problem"]["severity"], "warning", "{said}");
+    assert_eq!(
+        row["problem"]["location"]["file"],
+        dir.display().to_string(),
+        "{said}"
+    );
+    assert_eq!(json(&dir, &["--strict"]).0, Some(1));
+    let embedded = json(&dir, &["--strict", "--embedded"]);
+    assert_eq!(embedded.0, Some(0), "{embedded:?}");
+}
+
+/// What cannot be read is a finding beside all others.
+#[test]
+fn files_that_cannot_be_read_hide_no_other_finding() {
+    let home = Home::new();
+    let dir = home.folder("web", free(), "defaultAction: deny\npeers: strict\n");
+    std::fs::create_dir(dir.join("z.yaml")).expect("a folder");
+    std::fs::write(dir.join("0.yaml"), b"\xff\xfe").expect("written");
+    symlink("nowhere", dir.join("link.yaml")).expect("a link");
+    let large = " ".repeat(2 << 20);
+    std::fs::write(dir.join("large.yaml"), large).expect("written");
+    let pipe = Command::new("mkfifo").arg(dir.join("pipe.yaml")).status();
+    assert!(pipe.expect("mkfifo of coreutils").success());
+    publish(
+        &dir,
+        "bad.yaml",
+        "{apiVersion: v1, kind: Service, metadata: {name: a, x: 1}, spec: 5}",
+    );
+
+    let (code, said) = json(&dir, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    let problems = said["problems"].as_array().expect("a list");
+    for file in ["0.yaml", "link.yaml", "large.yaml", "pipe.yaml", "bad.yaml"] {
+        let path = dir.join(file).display().to_string();
+        let refused = |row: &Value| {
+            let problem = &row["problem"];
+            let at = &problem["location"];
+            at["file"] == path && at["line"].is_number() && problem["severity"] == "refused"
+        };
+        assert!(problems.iter().any(refused), "{file}: {said}");
+    }
+    assert!(
+        problems.iter().all(|row| row["object"] != "Agent"),
+        "{said}"
+    );
+}
+
+/// Two documents of kind Agent: where the second stands, beside what else is wrong.
+#[test]
+fn a_second_agent_is_a_finding_among_others() {
+    let home = Home::new();
+    let dir = home.folder("web", free(), "defaultAction: deny\npeers: strict\n");
+    let text = std::fs::read_to_string(dir.join("agent.yaml")).expect("the agent's file");
+    publish(
+        &dir,
+        "bad.yaml",
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: 5}",
+    );
+    publish(&dir, "other.yaml", &format!("---\n{text}"));
+    let refused = mesh(["validate"], &[&dir]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let said = stdout(&refused);
+    let file = |name: &str| dir.join(name).display().to_string();
+    let second = format!(
+        "{}:2: a second Agent document; the first is at {}:1",
+        file("other.yaml"),
+        file("agent.yaml")
+    );
+    assert!(said.contains(&second), "{said}");
+    assert!(
+        said.contains(&format!("{}:1: spec", file("bad.yaml"))),
+        "{said}"
+    );
+}
+
+/// An agent's file that cannot be read or parsed is named, not taken for none.
+#[test]
+fn an_agents_file_that_cannot_be_parsed_is_named() {
+    let home = Home::new();
+    let dir = home.folder(
+        "web",
+        free(),
+        "defaultAction: deny\npeers: strict\nlisteners: [\n",
+    );
+    for command in ["proxy", "config"] {
+        let refused = mesh([command, "--dir"], &[&dir]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(
+            stderr(&refused).contains("agent.yaml:"),
+            "{command}: {refused:?}"
+        );
+    }
+}
