@@ -2,24 +2,24 @@
 
 use inmesh_core::model::{InvalidName, Kind, Namespace, ObjectKey};
 
-use super::strict::{Document, Fields, Peek, Value};
+use super::strict::{Document, Fields, Peek, Shape, Value};
 use super::{Defaults, text};
 
 /// Our annotations; one that its reader does not know is refused.
 const OURS: &str = "inmesh.dev/";
 
 /// Fields of `metadata` that are known and of no meaning here.
-const IGNORED: &[&str] = &[
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "managedFields",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
+const IGNORED: &[(&str, Shape)] = &[
+    ("deletionGracePeriodSeconds", Shape::Integer),
+    ("deletionTimestamp", Shape::Text),
+    ("finalizers", Shape::Texts),
+    ("generateName", Shape::Text),
+    ("generation", Shape::Integer),
+    ("managedFields", Shape::List),
+    ("ownerReferences", Shape::List),
+    ("resourceVersion", Shape::Text),
+    ("selfLink", Shape::Text),
+    ("uid", Shape::Text),
 ];
 
 /// What `metadata` says.
@@ -33,7 +33,7 @@ pub(super) struct Meta<'t> {
     name: Value<'t>,
 }
 
-/// Labels or annotations. Only those that are asked for must be texts.
+/// Labels or annotations; all are texts.
 #[derive(Debug, Default)]
 pub(super) struct Texts<'t>(Vec<(&'t str, Value<'t>)>);
 
@@ -44,9 +44,9 @@ pub(super) fn read<'t>(
     defaults: &Defaults,
 ) -> Option<Meta<'t>> {
     fields.need("metadata")?.object(|meta| {
-        meta.ignore(IGNORED);
+        meta.ignore_typed(IGNORED);
         let texts = |value: Option<Value<'t>>| match value {
-            Some(value) => value.entries().map(Texts),
+            Some(value) => value.texts().map(Texts),
             None => Some(Texts::default()),
         };
         let labels = texts(meta.nullable("labels"));

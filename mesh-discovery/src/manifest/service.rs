@@ -4,31 +4,31 @@
 
 use inmesh_core::model::{AppProtocol, Host, Kind, Service, ServiceName, ServicePort};
 
-use super::strict::{Fields, Value};
+use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
 use super::transport::{self, ANNOTATIONS};
 use super::{Defaults, endpoints, meta};
 
 /// Fields of `spec` that are known and of no meaning here.
-const IGNORED: &[&str] = &[
-    "allocateLoadBalancerNodePorts",
-    "clusterIP",
-    "clusterIPs",
-    "externalIPs",
-    "externalTrafficPolicy",
-    "healthCheckNodePort",
-    "internalTrafficPolicy",
-    "ipFamilies",
-    "ipFamilyPolicy",
-    "loadBalancerClass",
-    "loadBalancerIP",
-    "loadBalancerSourceRanges",
-    "publishNotReadyAddresses",
-    "selector",
-    "sessionAffinity",
-    "sessionAffinityConfig",
-    "topologyKeys",
-    "trafficDistribution",
+const IGNORED: &[(&str, Shape)] = &[
+    ("allocateLoadBalancerNodePorts", Shape::Boolean),
+    ("clusterIP", Shape::Text),
+    ("clusterIPs", Shape::Texts),
+    ("externalIPs", Shape::Texts),
+    ("externalTrafficPolicy", Shape::Text),
+    ("healthCheckNodePort", Shape::Integer),
+    ("internalTrafficPolicy", Shape::Text),
+    ("ipFamilies", Shape::Texts),
+    ("ipFamilyPolicy", Shape::Text),
+    ("loadBalancerClass", Shape::Text),
+    ("loadBalancerIP", Shape::Text),
+    ("loadBalancerSourceRanges", Shape::Texts),
+    ("publishNotReadyAddresses", Shape::Boolean),
+    ("selector", Shape::TextMap),
+    ("sessionAffinity", Shape::Text),
+    ("sessionAffinityConfig", Shape::Map),
+    ("topologyKeys", Shape::Texts),
+    ("trafficDistribution", Shape::Text),
 ];
 
 /// The most ports of a Service.
@@ -49,7 +49,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     fields.ignore(&["status"]);
     let meta = meta::read(fields, Kind::Service, defaults);
     fields.need("spec")?.object(|spec| {
-        spec.ignore(IGNORED);
+        spec.ignore_typed(IGNORED);
         let (ports, kind) = (spec.nullable("ports"), spec.get("type"));
         let external_name = spec.get("externalName");
         let items = match ports {
@@ -103,7 +103,10 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
 /// Reads a port; the inner `None` is one that is skipped.
 fn port<'t>(value: &Value<'t>) -> Option<Option<(ServicePort, Value<'t>)>> {
     value.object(|port| {
-        port.ignore(&["nodePort", "targetPort"]);
+        port.ignore_typed(&[
+            ("nodePort", Shape::Integer),
+            ("targetPort", Shape::IntegerOrText),
+        ]);
         let name = match port.nullable("name").map(|name| (name.text(), name)) {
             Some((Some(""), _)) | None => Some(""),
             Some((text, name)) => text.and_then(|text| name.check(port_name(text))),

@@ -5,7 +5,7 @@
 
 use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SliceHost, SlicePort};
 
-use super::strict::{Fields, Value};
+use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
 use super::transport::{self, ANNOTATIONS};
 use super::{Defaults, endpoints, meta, service, text};
@@ -19,12 +19,12 @@ const VERSION: &[&str] = &["app.kubernetes.io/version", "version"];
 /// The most ports of a slice.
 const PORTS: usize = 1_000;
 /// Fields of an endpoint that are known and of no meaning here.
-const IGNORED: &[&str] = &[
-    "deprecatedTopology",
-    "hints",
-    "hostname",
-    "nodeName",
-    "targetRef",
+const IGNORED: &[(&str, Shape)] = &[
+    ("deprecatedTopology", Shape::TextMap),
+    ("hints", Shape::Map),
+    ("hostname", Shape::Text),
+    ("nodeName", Shape::Text),
+    ("targetRef", Shape::Map),
 ];
 
 pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Slice> {
@@ -118,7 +118,7 @@ fn read_ports(list: &Value<'_>) -> Option<Vec<SlicePort>> {
 fn port(value: &Value<'_>) -> Option<Option<SlicePort>> {
     value.object(|port| {
         // What a port speaks is declared on the Service.
-        port.ignore(&["appProtocol"]);
+        port.ignore_typed(&[("appProtocol", Shape::Text)]);
         let name = match port.nullable("name").map(|name| (name.text(), name)) {
             Some((Some(""), _)) | None => Some(""),
             Some((text, name)) => text.and_then(|text| name.check(port_name(text))),
@@ -143,7 +143,7 @@ fn endpoint(
     host: &impl Fn(&Value<'_>) -> Option<Host>,
 ) -> Option<Vec<SliceHost>> {
     value.object(|endpoint| {
-        endpoint.ignore(IGNORED);
+        endpoint.ignore_typed(IGNORED);
         let conditions = match endpoint.nullable("conditions") {
             Some(value) => conditions(&value),
             None => Some(Conditions::default()),

@@ -42,6 +42,7 @@ use inmesh_core::snapshot::{Location, Problem, Severity};
 
 pub use tree::FILE_BYTES;
 use tree::Node;
+pub(super) use value::Shape;
 pub use value::{Fields, Value};
 
 /// The most problems reported of one document; the next reading shows the rest.
@@ -124,7 +125,7 @@ struct Report {
 ///
 /// [`FileError`] if the text is not YAML, holds no document, is larger than 1 MiB, nested deeper
 /// than 64 levels, has more than 1,000 documents or 200,000 values (aliases expanded), a key
-/// twice in one mapping, a tag of another kind than those of JSON, or a key that is not a text.
+/// twice in one mapping, a tag of another kind than those of JSON, or a key that is no text, number or boolean.
 pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
     let file: Arc<str> = file.into();
     let fail = |(line, message): (u32, String)| FileError::new(&file, line, cut(&message));

@@ -4,6 +4,8 @@
 //! Written out, since libraries for YAML 1.2 read `010`, `1_000`, `0x1f` and `yes` in other ways: a
 //! document would mean one thing here and another in a cluster.
 
+use std::borrow::Cow;
+
 /// A scalar without quotes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scalar {
@@ -71,6 +73,23 @@ impl Scalar {
             }
             _ => None,
         }
+    }
+}
+
+/// The name that a key without quotes has for `kubectl`, which makes JSON of it; `None` for null and
+/// for numbers whose text is not plain.
+pub(super) fn key(plain: &str) -> Option<Cow<'_, str>> {
+    match Scalar::of(plain) {
+        Scalar::Text => Some(plain.into()),
+        Scalar::Boolean(boolean) => Some(boolean.to_string().into()),
+        Scalar::Integer(integer) => Some(integer.to_string().into()),
+        // Within these its shortest text, of 32 bits, has no exponent.
+        Scalar::Float(float) if float == 0.0 || (1e-4..1e6).contains(&float.abs()) => {
+            #[expect(clippy::cast_possible_truncation, reason = "as it is written there")]
+            let short = float as f32;
+            Some(short.to_string().into())
+        }
+        Scalar::Float(_) | Scalar::Null => None,
     }
 }
 

@@ -2,15 +2,16 @@
 //!
 //! Events and not serde, since serde forgets lines, duplicate keys and the difference between
 //! absent, null and empty. Everything is bounded: depth, documents, and the nodes counted after
-//! aliases are expanded. Merge keys (`<<`) and the tags of scalars are read as `kubectl` reads them. It
-//! refuses duplicate keys, other tags and keys that are not texts.
+//! aliases are expanded. Merge keys (`<<`), the tags of scalars and keys without quotes (`on` is `true`) are
+//! read as `kubectl` reads them. It refuses duplicate keys, other tags and keys that are no scalars.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 
-use super::scalar::Scalar;
+use super::scalar::{self, Scalar};
 
 /// The largest file, in bytes.
 pub const FILE_BYTES: usize = 1 << 20;
@@ -161,7 +162,11 @@ impl Builder {
                 };
                 if self.wants_key() {
                     let merge = plain && &*text == MERGE;
-                    return self.key(&text, merge, line);
+                    let name = match plain {
+                        true => plain_key(&text, line)?,
+                        false => (&*text).into(),
+                    };
+                    return self.key(&name, merge, line);
                 }
                 let data = match &*text {
                     text if plain && Scalar::of(text) == Scalar::Null => Data::Null,
@@ -301,6 +306,12 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// The name that a key without quotes has.
+fn plain_key(text: &str, line: u32) -> Result<Cow<'_, str>, Fault> {
+    let message = || format!("write the key {text:?} in quotes: it is no text");
+    scalar::key(text).ok_or_else(|| (line, message()))
 }
 
 /// Adds the fields of what a merge key names, a mapping or a list of them. A field that is there

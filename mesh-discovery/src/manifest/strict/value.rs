@@ -32,6 +32,22 @@ pub struct Fields<'t> {
     taken: Vec<bool>,
 }
 
+/// What an API server takes for a field that has no effect here. It decodes an object as a whole, and
+/// refuses it for one value of another type.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::manifest) enum Shape {
+    Boolean,
+    Integer,
+    IntegerOrText,
+    List,
+    Map,
+    Text,
+    /// A mapping whose values are texts.
+    TextMap,
+    /// A list of texts.
+    Texts,
+}
+
 // === impl Value ===
 
 impl<'t> Value<'t> {
@@ -223,6 +239,35 @@ impl<'t> Value<'t> {
         Some(entries.iter().map(entry).collect())
     }
 
+    /// The entries of a mapping whose keys are data and whose values are texts; null is as good as
+    /// absent.
+    pub(in crate::manifest) fn texts(&self) -> Option<Vec<(&'t str, Self)>> {
+        let mut entries = self.entries()?;
+        entries.retain(|(_, value)| !value.is_null());
+        // All are looked at, for their problems.
+        let texts = entries.iter().filter(|(_, value)| value.text().is_some());
+        (texts.count() == entries.len()).then_some(entries)
+    }
+
+    /// Refuses what an API server would not decode as this.
+    fn check_shape(&self, shape: Shape) {
+        let _reported = match shape {
+            Shape::Boolean => self.boolean().map(drop),
+            Shape::Integer => self.integer::<i64>().map(drop),
+            Shape::IntegerOrText if self.node.text().is_some() => Some(()),
+            Shape::IntegerOrText => self.integer::<i64>().map(drop),
+            Shape::List => self.list_or_empty().map(drop),
+            Shape::Map => self.entries().map(drop),
+            Shape::Text => self.text().map(drop),
+            Shape::TextMap => self.texts().map(drop),
+            Shape::Texts => self.list_or_empty().map(|items| {
+                for item in items.iter().filter(|item| !item.is_null()) {
+                    let _reported = item.text();
+                }
+            }),
+        };
+    }
+
     /// Reads a mapping with known fields. Those that `read` did not ask for are reported as unknown,
     /// so it asks for all of them before it gives up.
     pub fn object<T>(&self, read: impl FnOnce(&mut Fields<'t>) -> Option<T>) -> Option<T> {
@@ -318,6 +363,16 @@ impl<'t> Fields<'t> {
     pub fn ignore(&mut self, names: &[&str]) {
         for name in names {
             let _known = self.take(name, Asked::Ignored);
+        }
+    }
+
+    /// Fields that are known and of no meaning here, if they are of the type that they have there.
+    pub(in crate::manifest) fn ignore_typed(&mut self, known: &[(&str, Shape)]) {
+        for (name, shape) in known {
+            let value = self.take(name, Asked::Ignored);
+            if let Some(value) = value.filter(|value| !value.is_null()) {
+                value.check_shape(*shape);
+            }
         }
     }
 

@@ -467,7 +467,7 @@ fn lists_are_expanded_and_skipped_kinds_left_out() {
 #[test]
 fn aliases_are_expanded() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n\
-        spec: {selector: &s {app: a}, ports: [&p {name: a, port: 80, targetPort: *s}]}\n";
+        spec: {selector: &s {app: a}, sessionAffinityConfig: *s, ports: [&p {name: a, port: 80}]}\n";
     assert_eq!(a_service(text).ports.len(), 1);
 }
 
