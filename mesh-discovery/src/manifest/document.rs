@@ -48,6 +48,14 @@ pub(super) fn read(document: &Document, defaults: &Defaults, parsed: &mut Parsed
         }
         Whose::Route(_) => parsed.skip(name),
         Whose::Others(name) => parsed.skip(&name),
+        Whose::Unknown(name) => {
+            let message = format!("the kind {name} is not known, and is skipped");
+            let at = document.place("");
+            parsed
+                .notes
+                .push(Problem::note(document.path(), message).at(at));
+            parsed.skip(&name)
+        }
     };
     parsed.entries.extend(entry);
 }
@@ -119,8 +127,7 @@ fn fallback(document: &Document, defaults: &Defaults, kind: &Kind) -> Fallback {
 }
 
 fn problem(document: &Document, message: String) -> Problem {
-    let at = inmesh_core::snapshot::Location::new(Arc::clone(document.file()), document.line());
-    Problem::refused(document.path(), message).at(at)
+    Problem::refused(document.path(), message).at(document.place(""))
 }
 
 fn refused(document: &Document, defaults: &Defaults, kind: Kind, problems: Vec<Problem>) -> Entry {

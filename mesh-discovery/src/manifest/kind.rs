@@ -1,7 +1,8 @@
 //! Whose a document is: which reader it has, or why it has none. Pure.
 //!
-//! A group that holds what decides (policies, routes) has no unknown kind: a misspelt one would be
-//! left out without a word. Kinds of other groups are for other programs and are skipped, counted.
+//! A misspelt kind or group of what decides (policies, routes) must not be left out without a word: what
+//! is almost one of ours is refused. Kinds of groups that are clearly another program's are skipped,
+//! counted, whatever their names.
 
 use inmesh_core::model::Kind;
 
@@ -17,12 +18,16 @@ pub(super) enum Whose {
     Route(String),
     /// For other programs.
     Others(String),
+    /// A kind that its group may have had since, and that says nothing here as far as is known.
+    Unknown(String),
 }
 
 /// The kinds of the core group that are for other programs.
 const CORE: &[&str] = &[
     "Binding",
     "ComponentStatus",
+    // Of kubectl itself, beside manifests.
+    "Config",
     "ConfigMap",
     "Endpoints",
     "Event",
@@ -48,6 +53,22 @@ const GATEWAY: &[&str] = &[
 ];
 /// Routes of the Gateway API for protocols that are not routed.
 const ROUTES: &[&str] = &["GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute"];
+/// Groups that are read.
+const GROUPS: &[&str] = &[
+    "discovery.k8s.io",
+    "gateway.networking.k8s.io",
+    "inmesh.dev",
+    "security.istio.io",
+];
+/// Kinds that are read, of any group.
+const READ: &[&str] = &[
+    "AuthorizationPolicy",
+    "EndpointSlice",
+    "HTTPRoute",
+    "Service",
+];
+/// The most edits between a name and what it was meant as.
+const EDITS: usize = 3;
 /// Kinds of Istio's policies that are known and not evaluated.
 const ISTIO: &[&str] = &["PeerAuthentication", "RequestAuthentication"];
 
@@ -55,31 +76,17 @@ const ISTIO: &[&str] = &["PeerAuthentication", "RequestAuthentication"];
 ///
 /// 1. A known kind of its own group, in a version that is read, is ours.
 /// 2. In a group of policies any other kind may be a misspelt policy; so may any kind of another
-///    group whose name is almost that of a policy.
-/// 3. In the groups of Services, slices and routes a kind that these groups do not have is refused.
+///    group whose name is almost that of a policy. A kind of the very name of ours in a group that is
+///    clearly another program's is others'.
+/// 3. In the groups of Services and slices a kind that these groups do not have is refused, in that of
+///    routes one that is almost one of ours; the Gateway API may have had any other since.
 /// 4. Kinds of all other groups are others'.
 pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
     let (group, version) = match api_version.map(|v| v.rsplit_once('/').unwrap_or(("", v))) {
         Some((group, version)) => (Some(group), Some(version)),
         None => (None, None),
     };
-    let known = match (group, kind) {
-        (Some("") | None, Some("Service")) => Some((Kind::Service, &["v1"][..])),
-        (Some("discovery.k8s.io") | None, Some("EndpointSlice")) => {
-            Some((Kind::EndpointSlice, &["v1"][..]))
-        }
-        (Some("gateway.networking.k8s.io") | None, Some("HTTPRoute")) => {
-            Some((Kind::HttpRoute, &["v1", "v1beta1"][..]))
-        }
-        (Some("security.istio.io") | None, Some("AuthorizationPolicy")) => {
-            Some((Kind::AuthorizationPolicy, &["v1", "v1beta1"][..]))
-        }
-        (Some("inmesh.dev"), Some("AuthorizationPolicy")) => {
-            Some((Kind::AuthorizationPolicy, &["v1alpha1"][..]))
-        }
-        _ => None,
-    };
-    if let Some((of, versions)) = known {
+    if let Some((of, versions)) = read_kind(group, kind) {
         let why = match version {
             Some(version) if versions.contains(&version) => return Whose::Ours(of),
             Some(_) => {
@@ -96,6 +103,31 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
         };
         return Whose::Refused(of, why);
     }
+    whose_kind(group, kind)
+}
+
+/// A kind that is read, and its versions that are.
+fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static [&'static str])> {
+    match (group, kind) {
+        (Some("") | None, Some("Service")) => Some((Kind::Service, &["v1"][..])),
+        (Some("discovery.k8s.io") | None, Some("EndpointSlice")) => {
+            Some((Kind::EndpointSlice, &["v1"][..]))
+        }
+        (Some("gateway.networking.k8s.io") | None, Some("HTTPRoute")) => {
+            Some((Kind::HttpRoute, &["v1", "v1beta1"][..]))
+        }
+        (Some("security.istio.io") | None, Some("AuthorizationPolicy")) => {
+            Some((Kind::AuthorizationPolicy, &["v1", "v1beta1"][..]))
+        }
+        (Some("inmesh.dev"), Some("AuthorizationPolicy")) => {
+            Some((Kind::AuthorizationPolicy, &["v1alpha1"][..]))
+        }
+        _ => None,
+    }
+}
+
+/// The same of a kind that is not read.
+fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
     let not_read = |group: &str, kind: &str| match group {
         "" => format!("the kind {kind} is not read"),
         group => format!("the kind {kind} of {group} is not read"),
@@ -114,7 +146,12 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
         (Some(group @ ("security.istio.io" | "inmesh.dev")), Some(kind)) => {
             Whose::Refused(Kind::AuthorizationPolicy, not_read(group, kind))
         }
-        (group, Some(kind)) if is_almost(kind, "AuthorizationPolicy") => Whose::Refused(
+        (Some(group), Some(kind @ ("AuthorizationPolicy" | "EndpointSlice" | "HTTPRoute")))
+            if is_foreign(group) =>
+        {
+            Whose::Others(format!("{kind}.{group}"))
+        }
+        (group, Some(kind)) if is_almost(kind, "AuthorizationPolicy", EDITS) => Whose::Refused(
             Kind::AuthorizationPolicy,
             not_read(group.unwrap_or_default(), kind),
         ),
@@ -128,6 +165,16 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
         (Some(group), Some(kind @ ("EndpointSlice" | "HTTPRoute"))) => {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
+        (Some(group @ "gateway.networking.k8s.io"), Some(kind)) if !is_almost_read(kind) => {
+            match kind.ends_with("Route") {
+                true => Whose::Route(not_read(group, kind)),
+                false => Whose::Unknown(format!("{kind}.{group}")),
+            }
+        }
+        (Some(""), Some(kind @ "List")) => Whose::Refused(
+            other("", kind),
+            "has no items: as for kubectl it is no list, and of no kind that is read".into(),
+        ),
         (Some(group @ ("" | "discovery.k8s.io" | "gateway.networking.k8s.io")), Some(kind)) => {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
@@ -146,11 +193,32 @@ fn other(group: &str, kind: &str) -> Kind {
     Kind::Other(name.chars().take(253).collect::<String>().into())
 }
 
-/// Whether a text is another but for a few characters (Levenshtein, at most 3).
-fn is_almost(text: &str, name: &str) -> bool {
-    const MOST: usize = 3;
+/// Whether a kind is almost one that is read, or that would be refused on a Service.
+fn is_almost_read(kind: &str) -> bool {
+    // Names of protocols are short.
+    READ.iter().any(|name| is_almost(kind, name, EDITS))
+        || ROUTES.iter().any(|name| is_almost(kind, name, 2))
+}
+
+/// Whether a group is clearly another program's: a domain that is not almost one of ours, and shares
+/// no label with them but the last.
+fn is_foreign(group: &str) -> bool {
+    let labels = |group: &'static str| group.rsplit('.').skip(1);
+    let ours = |label: &str| {
+        let mut all = GROUPS.iter().flat_map(|group| labels(group));
+        // One edit for each five letters.
+        all.any(|ours| is_almost(label, ours, ours.len() / 5))
+    };
+    // Groups without a dot are of Kubernetes itself.
+    let domain = group.contains('.') && !group.contains('/');
+    let almost = GROUPS.iter().any(|ours| is_almost(group, ours, EDITS));
+    domain && !almost && !group.split('.').any(ours)
+}
+
+/// Whether a text is another but for a few characters (Levenshtein), in any case.
+fn is_almost(text: &str, name: &str, most: usize) -> bool {
     let (text, name) = (text.as_bytes(), name.as_bytes());
-    if text.len().abs_diff(name.len()) > MOST {
+    if text.len().abs_diff(name.len()) > most {
         return false;
     }
     let mut row: Vec<usize> = (0..=name.len()).collect();
@@ -163,5 +231,5 @@ fn is_almost(text: &str, name: &str) -> bool {
             row[m + 1] = changed.min(before + 1).min(row[m] + 1);
         }
     }
-    row[name.len()] <= MOST
+    row[name.len()] <= most
 }

@@ -12,7 +12,8 @@
 //! | `gateway.networking.k8s.io/v1`, `v1beta1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route), if it is attached to a Service |
 //! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
 //! | `v1 List`, `ServiceList` and other lists | their items |
-//! | kinds of groups that are others' | nothing but a count |
+//! | kinds of groups that are others', whatever their names | nothing but a count |
+//! | a kind of the Gateway API that is not known | a note and a count |
 //! | anything else, and what cannot be read | [`Op::Refuse`]; a policy, or what may be a misspelt one, denies |
 
 mod document;

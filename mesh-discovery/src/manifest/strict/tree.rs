@@ -101,20 +101,65 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, Fault> {
     Ok(builder.documents)
 }
 
-/// JSON documents that follow each other without a mark between, as `kubectl` takes them, with the
-/// lines above each; any other text is one.
+/// The pieces of a text, with the lines above each: JSON documents that follow each other without a
+/// mark between, as `kubectl` takes them, and what stands between the marks (`---`) around them. A text
+/// without such documents is one piece.
 fn in_a_row(text: &str) -> Vec<(usize, &str)> {
-    let mut found = Vec::new();
-    let (mut start, mut above) = (0, 0);
-    while let Some(len) = json_object(&text[start..]) {
-        let piece = &text[start..start + len];
-        found.push((above, piece));
-        above += piece.bytes().filter(|b| *b == b'\n').count();
-        start += len;
+    let (mut found, mut above, mut any) = (Vec::new(), 0, false);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (part, next) = rest.split_at(next_mark(rest));
+        rest = next;
+        let row = json_row(part);
+        any |= row.len() > 1;
+        for piece in row {
+            found.push((above, piece));
+            above += piece.bytes().filter(|b| *b == b'\n').count();
+        }
     }
-    match (found.len(), text[start..].trim()) {
-        (2.., "") => found,
-        _ => vec![(0, text)],
+    match any {
+        true => found,
+        false => vec![(0, text)],
+    }
+}
+
+/// Where the next mark begins that is not at the start.
+fn next_mark(text: &str) -> usize {
+    const MARK: &str = "\n---";
+    let mut marks = text.match_indices(MARK).map(|(at, _)| at + 1);
+    let ends = |at: &usize| {
+        let after = text[at + MARK.len() - 1..].chars().next();
+        after.is_none_or(char::is_whitespace)
+    };
+    marks.find(ends).unwrap_or(text.len())
+}
+
+/// The JSON objects that all of a text between two marks consists of, the first with the mark before
+/// it; else the text as it is.
+fn json_row(part: &str) -> Vec<&str> {
+    let mark = match part.strip_prefix("---") {
+        Some(after) => {
+            // A comment may stand behind it.
+            let first = after.split_inclusive('\n').next().unwrap_or_default();
+            let comment = first.trim_start().starts_with('#');
+            "---".len() + if comment { first.len() } else { 0 }
+        }
+        None => 0,
+    };
+    let (mut row, mut start, mut end) = (Vec::new(), 0, mark);
+    while let Some(len) = json_object(&part[end..]) {
+        end += len;
+        row.push(&part[start..end]);
+        start = end;
+    }
+    match part[end..].trim().is_empty() && row.len() > 1 {
+        true => {
+            if start < part.len() {
+                row.push(&part[start..]);
+            }
+            row
+        }
+        false => vec![part],
     }
 }
 

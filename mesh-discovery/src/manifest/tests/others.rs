@@ -311,6 +311,144 @@ TAB"spec": {{"ports": [{{"port": 80}}]}}}}"#
     assert!(super::parse(super::FILE, &text, &super::defaults()).is_err());
 }
 
+/// A kind of a name like ours, in a group that is another program's: linkerd has both.
+#[test]
+fn a_kind_of_our_name_in_a_foreign_group_is_counted() {
+    let text = "\
+{apiVersion: policy.linkerd.io/v1alpha1, kind: AuthorizationPolicy, metadata: {name: a}, spec: {targetRef: {}}}
+---
+{apiVersion: policy.linkerd.io/v1beta3, kind: HTTPRoute, metadata: {name: a}, spec: {parentRefs: [{group: '', kind: Service, name: a}]}}
+---
+{apiVersion: policy.linkerd.io/v1beta3, kind: HTTPRouteList, items: [{metadata: {name: b}}]}
+---
+{apiVersion: slices.example.com/v1, kind: EndpointSlice, metadata: {name: a}}
+";
+    let parsed = read(text);
+    assert!(parsed.entries.is_empty(), "{parsed:#?}");
+    let counted: Vec<_> = parsed.skipped.iter().map(|(k, n)| (&**k, *n)).collect();
+    assert_eq!(
+        counted,
+        [
+            ("AuthorizationPolicy.policy.linkerd.io", 1),
+            ("EndpointSlice.slices.example.com", 1),
+            ("HTTPRoute.policy.linkerd.io", 2),
+        ]
+    );
+    // Not clearly another program's.
+    for (group, kind) in [
+        ("gateway.networking.k8s.oi", "HTTPRoute"),
+        ("gateway.networking.k8s", "HTTPRoute"),
+        ("networking.x-k8s.io", "HTTPRoute"),
+        ("networking.example.com", "HTTPRoute"),
+        ("discovery.k8s", "EndpointSlice"),
+        ("apps", "EndpointSlice"),
+    ] {
+        let text = format!("{{apiVersion: {group}/v1, kind: {kind}, metadata: {{name: a}}}}");
+        assert!(
+            matches!(read(&text).entries[0].op, Op::Refuse(..)),
+            "{text}"
+        );
+    }
+}
+
+/// The Gateway API grows; what says nothing to a mesh needs no list here.
+#[test]
+fn a_kind_of_the_gateway_api_that_is_not_known_is_skipped_with_a_note() {
+    for kind in ["BackendLBPolicy", "XListenerSet", "Mesh"] {
+        let text = format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1alpha2, kind: {kind}, metadata: {{name: a}}}}"
+        );
+        let parsed = read(&text);
+        assert!(parsed.entries.is_empty(), "{parsed:#?}");
+        assert_eq!(parsed.notes.len(), 1, "{parsed:#?}");
+        assert_eq!(parsed.notes[0].severity, Severity::Note);
+        let name = format!("{kind}.gateway.networking.k8s.io");
+        assert!(parsed.notes[0].message.contains(&name), "{parsed:#?}");
+        assert!(parsed.notes[0].location.is_some());
+        assert_eq!(parsed.skipped.get(&*name), Some(&1));
+    }
+    // Almost one that decides.
+    for kind in [
+        "HTTPRoutes",
+        "HttpRout",
+        "HTPRoute",
+        "AuthorizationPolicys",
+        "GRPCRout",
+        "Service",
+    ] {
+        let text = format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: a}}}}"
+        );
+        assert!(
+            matches!(read(&text).entries[0].op, Op::Refuse(..)),
+            "{text}"
+        );
+    }
+    // A route of another protocol, as the known ones.
+    let quic = "apiVersion: gateway.networking.k8s.io/v1\nkind: QUICRoute\nmetadata: {name: a}\nspec: {parentRefs: [{PARENT}]}";
+    let to_service = quic.replace("PARENT", "kind: Service, name: a");
+    assert!(matches!(read(&to_service).entries[0].op, Op::Refuse(..)));
+    assert!(read(&quic.replace("PARENT", "name: gw")).entries.is_empty());
+    // A kubeconfig that lies about.
+    let config = "{apiVersion: v1, kind: Config, clusters: [], current-context: a}";
+    assert_eq!(read(config).skipped.get("Config"), Some(&1));
+}
+
+/// As for `kubectl`, a list is what has `items`.
+#[test]
+fn a_list_without_items_is_refused() {
+    let (_, problems) = super::refusal("{apiVersion: v1, kind: List, metadata: {}}");
+    assert!(problems[0].message.contains("items"), "{problems:#?}");
+}
+
+/// JSON in a row between the marks of YAML, as scripts put it together.
+#[test]
+fn json_documents_in_a_row_may_have_marks_and_yaml_beside_them() {
+    let one = |name: &str| {
+        format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {{\"name\": \"{name}\"}},\n\
+             \"spec\": {{\"ports\": [{{\"port\": 80}}]}}}}"
+        )
+    };
+    let yaml = "apiVersion: v1\nkind: Service\nmetadata: {name: z}\nspec: {ports: [{port: 80}]}\n";
+    let (a, b, c) = (one("a"), one("b"), one("c"));
+    for (text, wanted) in [
+        (format!("{a}\n{b}\n---\n"), &[("a", 1), ("b", 3)][..]),
+        (format!("{a}{b}\n---\n{c}"), &[("a", 1), ("b", 2), ("c", 5)]),
+        (format!("---\n{a}\n{b}\n"), &[("a", 2), ("b", 4)]),
+        (
+            format!("{a}\n--- # next\n{b}{c}"),
+            &[("a", 1), ("b", 4), ("c", 5)],
+        ),
+        (
+            format!("{a}\r\n---\r\n{b}\r\n{c}\r\n---"),
+            &[("a", 1), ("b", 4), ("c", 6)],
+        ),
+        (
+            format!("{yaml}---\n{a}{b}\n---\n{yaml}"),
+            &[("z", 1), ("a", 6), ("b", 7), ("z", 10)],
+        ),
+        (
+            format!("{yaml}--- {a}\n{b}"),
+            &[("z", 1), ("a", 5), ("b", 7)],
+        ),
+    ] {
+        let parsed = read(&text);
+        let found = parsed
+            .entries
+            .iter()
+            .map(|entry| (&*entry.key.name, entry.line));
+        assert_eq!(found.collect::<Vec<_>>(), wanted, "{text}");
+    }
+    for text in [
+        format!("{a}{b}\n---\nx: [\n"),
+        format!("{a}{b} x\n---\n{c}"),
+    ] {
+        let error = super::parse(super::FILE, &text, &super::defaults()).expect_err(&text);
+        assert!(error.location.line > 1, "{error}");
+    }
+}
+
 /// Merge keys, as templates write them: what a mapping says itself counts, then the first.
 #[test]
 fn merge_keys_are_expanded() {

@@ -802,6 +802,22 @@ fn a_misspelt_kind_of_a_policy_denies() {
             "security.istio.io/v1\nkind: AuthorizationPolicy",
             "x.io/v1\nkind: AuthorizatonPolicys",
         ),
+        // Groups that are not clearly another program's.
+        ("security.istio.io/v1", "security.istio/v1"),
+        ("security.istio.io/v1", "istio.io/v1"),
+        ("security.istio.io/v1", "security.io/v1"),
+        ("security.istio.io/v1", "networking.istio.io/v1"),
+        ("security.istio.io/v1", "Security.Isto.io/v1"),
+        ("security.istio.io/v1", "secrity.example.com/v1"),
+        ("security.istio.io/v1", "inmesh.io/v1"),
+        ("security.istio.io/v1", "policy.inmesh.dev/v1"),
+        ("security.istio.io/v1", "imesh.dev/v1"),
+        ("security.istio.io/v1", "networking.k8s.io/v1"),
+        ("security.istio.io/v1", "gateway.networking.x-k8s.io/v1"),
+        ("security.istio.io/v1", "apps/v1"),
+        ("security.istio.io/v1", "security.istio.io/a/v1"),
+        ("security.istio.io/v1", "''"),
+        ("security.istio.io/v1", "/v1"),
     ] {
         assert!(good.contains(from), "{from}");
         let text = good.replace(from, to);
