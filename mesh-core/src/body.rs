@@ -46,6 +46,11 @@ enum BodyForm {
     Boxed(Pin<Box<AnyBody>>),
 }
 
+/// A body of which nothing is sent, and that does not say so: the HTTP/1.1 library then writes the length
+/// that the head of its 304 states, and drops the body.
+#[cfg(feature = "runtime")]
+struct Unsent(Body);
+
 /// Any body of ours or of a service.
 type AnyBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
 
@@ -105,6 +110,12 @@ impl Body {
             self.meter = Some(Meter::new(budget, kept));
         }
         self
+    }
+
+    /// The body of an answer that has none (RFC 9110 section 15.4.5) and states a length all the same.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn unsent(self) -> Self {
+        Self::boxed(Box::new(Unsent(self)))
     }
 
     /// Whether it is there whole.
@@ -200,6 +211,23 @@ impl http_body::Body for Body {
         }
     }
 }
+
+// === impl Unsent ===
+
+#[cfg(feature = "runtime")]
+impl http_body::Body for Unsent {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+}
+
+// === impl Body ===
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

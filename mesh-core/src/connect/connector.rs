@@ -14,7 +14,7 @@ use crate::balance::Member;
 use crate::budget::Budget;
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, Tls};
-use crate::model::{HttpVersion, Transport};
+use crate::model::Transport;
 
 /// How long before the end of a certificate a connection is no longer used, at most.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -44,6 +44,8 @@ pub(crate) struct Opened {
     pub(crate) io: Io,
     /// The server's identity, if it has one.
     pub(crate) peer: Option<SpiffeId>,
+    /// What the server speaks, which may be HTTP/1.1 where HTTP/2 was asked for.
+    pub(crate) inner: Inner,
     /// Until when it may be used: shortly before the first of both certificates ends.
     pub(crate) until: Option<Instant>,
 }
@@ -66,26 +68,29 @@ impl Connector {
             let detail = format!("no TLS handshake with {address} within {}", Span(limit));
             Error::new(Reason::ConnectTimeout, detail)
         };
-        let (io, peer, until) = match &endpoint.transport {
-            Transport::Plain => (Io::Plain(stream), None, None),
+        let (io, peer, until, inner) = match &endpoint.transport {
+            Transport::Plain => (Io::Plain(stream), None, None, inner),
             Transport::Mesh { ids } => {
                 let connected = timeout(limit, tls.connect(stream, inner, ids)).await;
                 let (stream, server) = connected.map_err(|_| late())??;
                 let left = server.not_after.duration_since(self.clock.now());
                 let until = Instant::now() + usable(left.unwrap_or_default(), rand::random());
-                (Io::Client(Box::new(stream)), Some(server.id), Some(until))
+                let io = Io::Client(Box::new(stream));
+                (io, Some(server.id), Some(until), server.inner)
             }
             Transport::Tls { name, roots } => {
-                let version = match inner {
-                    Inner::Http2 => HttpVersion::Http2,
-                    Inner::Http1 | Inner::Tcp => HttpVersion::Http1,
-                };
-                let connecting = self.outside.connect(stream, name, roots, version);
-                let stream = timeout(limit, connecting).await.map_err(|_| late())??;
-                (Io::Outside(Box::new(stream)), None, None)
+                let connecting = self.outside.connect(stream, name, roots, inner);
+                let connected = timeout(limit, connecting).await;
+                let (stream, speaks) = connected.map_err(|_| late())??;
+                (Io::Outside(Box::new(stream)), None, None, speaks)
             }
         };
-        Ok(Opened { io, peer, until })
+        Ok(Opened {
+            io,
+            peer,
+            inner,
+            until,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::client::conn::http1;
@@ -17,6 +18,7 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
 use super::connector::Connector;
+use super::headers;
 use super::kept::Kept;
 use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Resting, Room};
 use super::read_on::ReadOn;
@@ -24,7 +26,7 @@ use super::unsent::{Age, Failure, Met, Unsent, copy_of};
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
 use crate::early::Early;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, is_grpc};
 use crate::http2::{self, Cause, Settings};
 use crate::identify::{Inner, Tls};
 use crate::model::{HttpVersion, Transport};
@@ -88,7 +90,7 @@ impl Connector {
         };
         match version {
             HttpVersion::Http1 => self.send_h1(to, request, reuse, now).await,
-            HttpVersion::Http2 => self.send_h2(to, request, now).await,
+            HttpVersion::Http2 => self.send_h2(to, request, reuse, now).await,
         }
     }
 
@@ -161,12 +163,14 @@ impl Connector {
         &self,
         to: Hop<'_>,
         request: &mut Request<Body>,
+        reuse: Reuse,
         now: Instant,
     ) -> Result<Sent, Unsent> {
         let (connection, age) = match to.kept.pool.take_h2(now) {
             Some(connection) => (connection, Age::Used),
             None => match Box::pin(self.shared_h2(&to)).await {
-                Ok(connection) => (connection, Age::New),
+                Ok(Some(connection)) => (connection, Age::New),
+                Ok(None) => return Box::pin(self.send_older(to, request, reuse, now)).await,
                 Err(error) => return Err(Unsent::unconnected(error)),
             },
         };
@@ -196,14 +200,40 @@ impl Connector {
         }
     }
 
-    /// A new HTTP/2 connection, or the one that another request has opened meanwhile. If that
-    /// failed, it has failed for all that waited: they do not try one after the other.
-    async fn shared_h2(&self, to: &Hop<'_>) -> Result<Arc<Http2>, Error> {
+    /// Sends a request of HTTP/2 to a server that speaks HTTP/1.1.
+    async fn send_older(
+        &self,
+        to: Hop<'_>,
+        request: &mut Request<Body>,
+        reuse: Reuse,
+        now: Instant,
+    ) -> Result<Sent, Unsent> {
+        let address = to.member.endpoint.address();
+        if is_grpc(request.headers()) {
+            let detail = format!("{address} does not speak HTTP/2 inside TLS, which gRPC needs");
+            return Err(Unsent::unconnected(Error::new(Reason::TlsFailed, detail)));
+        }
+        let authority = request.uri().authority().cloned();
+        let authority = authority.as_ref().map_or("", Authority::as_str);
+        headers::prepare(request, HttpVersion::Http1, authority, false);
+        self.send_h1(to, request, reuse, now).await
+    }
+
+    /// A new HTTP/2 connection, or the one that another request has opened meanwhile; none where the
+    /// server speaks HTTP/1.1. If that failed, it has failed for all that waited: they do not try one
+    /// after the other.
+    async fn shared_h2(&self, to: &Hop<'_>) -> Result<Option<Arc<Http2>>, Error> {
         let pool = &to.kept.pool;
+        if pool.is_http1() {
+            return Ok(None);
+        }
         let failed = pool.failed.load(Ordering::Relaxed);
         let mut opening = pool.opening.lock().await;
         if let Some(connection) = pool.take_h2(Instant::now()) {
-            return Ok(connection);
+            return Ok(Some(connection));
+        }
+        if pool.is_http1() {
+            return Ok(None);
         }
         if pool.failed.load(Ordering::Relaxed) != failed
             && let Some((reason, detail)) = &opening.0
@@ -284,8 +314,13 @@ impl Connector {
         })
     }
 
-    async fn open_h2(&self, to: &Hop<'_>) -> Result<Arc<Http2>, Error> {
+    /// A new HTTP/2 connection; none where the server speaks HTTP/1.1.
+    async fn open_h2(&self, to: &Hop<'_>) -> Result<Option<Arc<Http2>>, Error> {
         let opened = self.open(to.tls, to.member, Inner::Http2).await?;
+        if opened.inner != Inner::Http2 {
+            to.kept.pool.speaks_http1();
+            return Ok(None);
+        }
         let mesh = to.is_mesh();
         let settings = Settings {
             window: http2::windows(mesh),
@@ -313,7 +348,7 @@ impl Connector {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         known.push(Arc::clone(&opened));
-        Ok(opened)
+        Ok(Some(opened))
     }
 }
 

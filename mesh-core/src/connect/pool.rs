@@ -48,6 +48,8 @@ pub(super) struct Pool {
     /// Whether the server has answered with more fields than a parser has room for without memory of
     /// its own. Connections that are opened from then on have that.
     many_fields: AtomicBool,
+    /// Whether the server speaks HTTP/1.1 where it was offered HTTP/2.
+    http1: AtomicBool,
     /// How long the server leaves a connection at rest, as far as it is known.
     rest: Arc<Rest>,
 }
@@ -135,6 +137,7 @@ impl Pool {
             failed: AtomicUsize::new(0),
             idle_max,
             many_fields: AtomicBool::new(false),
+            http1: AtomicBool::new(false),
             rest: Arc::default(),
         }
     }
@@ -152,6 +155,16 @@ impl Pool {
             self.lock_h1().kept.clear();
         }
         first
+    }
+
+    /// Whether the server is known to speak HTTP/1.1 alone.
+    pub(super) fn is_http1(&self) -> bool {
+        self.http1.load(Ordering::Relaxed)
+    }
+
+    /// The server has answered an offer of HTTP/2 with HTTP/1.1.
+    pub(super) fn speaks_http1(&self) {
+        self.http1.store(true, Ordering::Relaxed);
     }
 
     /// What is known of the server's patience.

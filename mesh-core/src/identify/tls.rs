@@ -60,6 +60,8 @@ pub(crate) struct Server {
     pub(crate) id: SpiffeId,
     /// When the first of the two certificates ends, its own and ours.
     pub(crate) not_after: SystemTime,
+    /// What it speaks.
+    pub(crate) inner: Inner,
 }
 
 // === impl Inner ===
@@ -77,6 +79,16 @@ impl Inner {
         [Self::Http1, Self::Http2, Self::Tcp]
             .into_iter()
             .find(|inner| inner.alpn() == alpn)
+    }
+
+    /// What a server speaks that was asked for this and answered so. One without ALPN speaks HTTP/1.1;
+    /// an agent always has it. `None` is another protocol.
+    pub(crate) fn answered(self, alpn: Option<&[u8]>) -> Option<Self> {
+        match (self, alpn.map(Self::of)) {
+            (Self::Http1 | Self::Http2, None | Some(Some(Self::Http1))) => Some(Self::Http1),
+            (asked, Some(Some(answered))) if answered == asked => Some(asked),
+            _ => None,
+        }
     }
 }
 
@@ -222,19 +234,17 @@ impl Tls {
             let detail = format!("{address} is {}; expected one of: {ids}", peer.id);
             return Err(Error::new(Reason::WrongServer, detail));
         }
-        // A server without ALPN speaks HTTP/1.1; an agent always has it.
-        let speaks = connection.alpn_protocol();
-        if speaks != Some(inner.alpn()) && !(speaks.is_none() && inner == Inner::Http1) {
+        let Some(speaks) = inner.answered(connection.alpn_protocol()) else {
             let wanted = String::from_utf8_lossy(inner.alpn());
             let detail = format!("{address} does not speak {wanted} inside TLS");
             return Err(Error::new(Reason::TlsFailed, detail));
-        }
+        };
         let peered = Peered {
             local: Arc::clone(&self.local),
             chain: presented(connection),
             usage: Usage::Server,
             not_after: peer.not_after,
-            opaque: inner == Inner::Tcp,
+            opaque: speaks == Inner::Tcp,
         };
         let stream = self.live.guard(stream, peered, &state).map_err(|e| {
             let detail = format!("{address} is no longer trusted");
@@ -243,6 +253,7 @@ impl Tls {
         let server = Server {
             id: peer.id,
             not_after: own.map_or(peer.not_after, |own| own.min(peer.not_after)),
+            inner: speaks,
         };
         Ok((stream, server))
     }

@@ -108,6 +108,17 @@ pub(super) fn ended(
     recorder.refused(direction, workload, from, peer, reason.as_str(), &detail);
 }
 
+/// Whether an answer states the length of a body that it never has (RFC 9110 section 8.6). In an answer to
+/// HEAD the library writes it by itself.
+fn states_length_only(response: &Response<Body>) -> bool {
+    let length = || {
+        let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
+        let one = lengths.next().filter(|_| lengths.next().is_none())?;
+        one.to_str().ok()?.parse::<u64>().ok()
+    };
+    response.status() == http::StatusCode::NOT_MODIFIED && length().is_some()
+}
+
 // === impl Connection ===
 
 impl Connection {
@@ -159,7 +170,11 @@ impl Connection {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
-                Ok::<_, Infallible>(response.map(|body| body.metered(&budget, 0)))
+                let unsent = states_length_only(&response);
+                Ok::<_, Infallible>(response.map(|body| match unsent {
+                    true => body.unsent(),
+                    false => body.metered(&budget, 0),
+                }))
             })
         });
         let mut builder = http1::Builder::new();

@@ -1,9 +1,10 @@
 //! Endpoints outside the mesh: TLS by name, and names with addresses of both families.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
-use ::http::{Request, StatusCode};
+use ::http::{Request, StatusCode, Version, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -12,15 +13,16 @@ use inmesh_core::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, Roots, Service, ServiceName, ServicePort, Slice,
     SliceHost, SlicePort, Transport,
 };
+use inmesh_core::runtime::OutboundListener;
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Mesh};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Result, soon};
+use crate::support::{Result, serve_outbound, soon};
 
 /// Answers every request with 200 until the connection ends.
 async fn answer<T>(io: T) -> Result
@@ -42,11 +44,21 @@ async fn client(
     port: u16,
     transport: Transport,
 ) -> Result<(Mesh, Pusher)> {
+    client_of(world, host, port, AppProtocol::Http1, transport).await
+}
+
+async fn client_of(
+    world: &World,
+    host: Host,
+    port: u16,
+    protocol: AppProtocol,
+    transport: Transport,
+) -> Result<(Mesh, Pusher)> {
     let (pusher, source) = pushed("test");
     let mesh = world.mesh("web")?.source(source).start()?;
     let shop = Namespace::new("shop")?;
     let out = ServiceName::new(&shop, "out")?;
-    let ports = vec![ServicePort::new("main", 80, AppProtocol::Http1)];
+    let ports = vec![ServicePort::new("main", 80, protocol)];
     let slice = Slice::new(
         ObjectKey::new(Kind::EndpointSlice, &shop, "out")?,
         out.clone(),
@@ -60,6 +72,37 @@ async fn client(
     Ok((mesh, pusher))
 }
 
+/// A TLS server of HTTP/1.1 that chooses among these ALPNs, with the file of its root.
+async fn server(world: &World, dir: &Path, alpn: &[&[u8]]) -> Result<(SocketAddr, Transport)> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let leaf = CertificateParams::new(vec!["outside.test".to_owned()])?.signed_by(&key, &ca)?;
+    let provider = Arc::clone(world.crypto().provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into()?)?;
+    config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let at = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move { answer(acceptor.accept(stream).await?).await });
+        }
+    });
+    let file = dir.join(format!("{}.pem", at.port()));
+    std::fs::write(&file, ca.pem())?;
+    let transport = Transport::Tls {
+        name: "outside.test".into(),
+        roots: Roots::File(file.display().to_string().into()),
+    };
+    Ok((at, transport))
+}
+
 async fn ask(mesh: &Mesh) -> Result<(StatusCode, String)> {
     let request = Request::get("http://out/").body(Body::empty())?;
     let answer = soon(mesh.client().send(request)).await?;
@@ -70,41 +113,24 @@ async fn ask(mesh: &Mesh) -> Result<(StatusCode, String)> {
 
 #[tokio::test]
 async fn an_outside_host_is_verified_by_its_name_and_the_roots_that_are_named() -> Result {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let leaf = CertificateParams::new(vec!["outside.test".to_owned()])?.signed_by(&key, &ca)?;
     let dir = tempfile::tempdir()?;
-    let file = dir.path().join("ca.pem");
-    std::fs::write(&file, ca.pem())?;
+    let world = World::new()?;
+    let (at, transport) = server(&world, dir.path(), &[]).await?;
+    let Transport::Tls { roots: own, .. } = transport else {
+        return Err("it speaks TLS".into());
+    };
     let other = dir.path().join("other.pem");
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let stranger = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     std::fs::write(&other, stranger.pem())?;
-
-    let world = World::new()?;
-    let provider = Arc::clone(world.crypto().provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into()?)?;
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let at = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move { answer(acceptor.accept(stream).await?).await });
-        }
-    });
+    let other = Roots::File(other.display().to_string().into());
 
     for (name, roots, wanted) in [
-        ("outside.test", &file, (StatusCode::OK, "")),
+        ("outside.test", &own, (StatusCode::OK, "")),
         (
             "elsewhere.test",
-            &file,
+            &own,
             (StatusCode::SERVICE_UNAVAILABLE, "tls-failed"),
         ),
         (
@@ -115,17 +141,56 @@ async fn an_outside_host_is_verified_by_its_name_and_the_roots_that_are_named() 
     ] {
         let transport = Transport::Tls {
             name: name.into(),
-            roots: Roots::File(roots.display().to_string().into()),
+            roots: roots.clone(),
         };
         let (mesh, _pusher) = client(&world, Host::Address(at.ip()), at.port(), transport).await?;
         let (status, reason) = ask(&mesh).await?;
-        assert_eq!(
-            (status, reason.as_str()),
-            wanted,
-            "{name} {}",
-            roots.display()
-        );
+        assert_eq!((status, reason.as_str()), wanted, "{name} {roots}");
     }
+    Ok(())
+}
+
+/// A server without ALPN speaks HTTP/1.1, and one that is offered both may choose it: then a request of
+/// HTTP/2 is sent in the older form, but for gRPC, which has none. Opaque bytes name no protocol.
+#[tokio::test]
+async fn a_server_that_does_not_choose_http2_is_spoken_to_in_http11() -> Result {
+    let world = World::new()?;
+    let dir = tempfile::tempdir()?;
+    for alpn in [&[][..], &[&b"http/1.1"[..]]] {
+        let (at, transport) = server(&world, dir.path(), alpn).await?;
+        for protocol in [AppProtocol::Detect, AppProtocol::Http2] {
+            let host = Host::Address(at.ip());
+            let (mesh, _pusher) =
+                client_of(&world, host, at.port(), protocol, transport.clone()).await?;
+            for (content_type, wanted) in [
+                ("text/plain", (StatusCode::OK, None)),
+                ("application/grpc", (StatusCode::OK, Some("tls-failed"))),
+                ("text/plain", (StatusCode::OK, None)),
+            ] {
+                let request = Request::post("http://out/")
+                    .version(Version::HTTP_2)
+                    .header(header::CONTENT_TYPE, content_type)
+                    .body(Body::from("some"))?;
+                let answer = soon(mesh.client().send(request)).await?;
+                let reason = answer.headers().get("x-mesh-reason");
+                let reason = reason.map(|r| r.to_str()).transpose()?;
+                assert_eq!((answer.status(), reason), wanted, "{alpn:?} {protocol:?}");
+            }
+        }
+    }
+    // It would refuse an offer of what it does not speak.
+    let (at, transport) = server(&world, dir.path(), &[b"postgresql"]).await?;
+    let host = Host::Address(at.ip());
+    let (mesh, _pusher) = client_of(&world, host, at.port(), AppProtocol::Tcp, transport).await?;
+    let out = ServiceName::new(&Namespace::new("shop")?, "out")?;
+    let entry = serve_outbound(&mesh, OutboundListener::to(out, 80, AppProtocol::Tcp)).await?;
+    let mut stream = TcpStream::connect(entry).await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: outside.test\r\n\r\n")
+        .await?;
+    let mut head = [0; 15];
+    soon(stream.read_exact(&mut head)).await??;
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
     Ok(())
 }
 

@@ -404,29 +404,52 @@ async fn an_answer_to_http10_says_how_its_connection_goes_on() -> Result {
     Ok(())
 }
 
-/// What a server says of a body that it does not send is passed on (RFC 9110 section 8.6). The HTTP/1.1
-/// library writes no length into a 304.
+/// What a server says of a body that it does not send is passed on (RFC 9110 section 8.6), and the
+/// connection serves the next request.
 #[tokio::test]
 async fn the_length_of_a_body_that_is_not_sent_stays() -> Result {
-    let app = origin(async |_: Request<Incoming>| {
-        let mut response = Response::new(Body::empty());
-        let length = HeaderValue::from_static("1234");
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, length);
-        response
-    })
-    .await?;
-    let pair = Pair::new(AppProtocol::Http1, app).await?;
-    let mut request = for_cart("/");
-    *request.method_mut() = Method::HEAD;
-    let one = h1(pair.outbound).await?.send_request(request).await?;
-    let mut request = get("http://cart/");
-    *request.method_mut() = Method::HEAD;
-    let two = h2(pair.outbound).await?.send_request(request).await?;
-    assert_eq!(one.headers()[header::CONTENT_LENGTH], "1234");
-    assert_eq!(two.headers()[header::CONTENT_LENGTH], "1234");
-    assert_eq!(text(two).await?, "");
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = app.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = app.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while let Ok(byte) = stream.read_u8().await {
+                    head.push(byte);
+                    if !head.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    let status = match head.starts_with(b"HEAD") {
+                        true => "200 OK",
+                        false => "304 Not Modified",
+                    };
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 1234\r\n\r\n");
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                    head.clear();
+                }
+            });
+        }
+    });
+    let pair = Pair::new(AppProtocol::Http1, address).await?;
+    let (mut one, mut two) = (h1(pair.outbound).await?, h2(pair.outbound).await?);
+    for method in [Method::HEAD, Method::GET, Method::HEAD] {
+        let mut request = for_cart("/");
+        *request.method_mut() = method.clone();
+        one.ready().await?;
+        let answer = one.send_request(request).await?;
+        assert_eq!(answer.headers()[header::CONTENT_LENGTH], "1234", "{method}");
+        assert_eq!(text(answer).await?, "");
+        let mut request = get("http://cart/");
+        *request.method_mut() = method.clone();
+        let answer = two.send_request(request).await?;
+        assert_eq!(answer.headers()[header::CONTENT_LENGTH], "1234", "{method}");
+        assert_eq!(text(answer).await?, "");
+    }
+    for record in [pair.out_seen.all(), pair.in_seen.all()].concat() {
+        assert_eq!(record.reason, None, "{record:?}");
+    }
     Ok(())
 }
 

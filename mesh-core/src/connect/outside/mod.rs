@@ -17,8 +17,8 @@ use tokio_rustls::{TlsConnector, client};
 
 use crate::accept::Socket;
 use crate::error::{Error, Reason};
-use crate::identify::RECORD;
-use crate::model::{HttpVersion, Roots};
+use crate::identify::{Inner, RECORD};
+use crate::model::Roots;
 
 /// How long a file of roots is not looked at again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -54,6 +54,8 @@ struct Known {
 struct Connectors {
     http1: TlsConnector,
     http2: TlsConnector,
+    /// Says nothing of what is spoken inside.
+    opaque: TlsConnector,
 }
 
 // === impl OutsideRoots ===
@@ -67,32 +69,34 @@ impl OutsideRoots {
         }
     }
 
-    /// Does a client's handshake with an outside host.
+    /// Does a client's handshake with an outside host. Returns what it speaks.
     pub(crate) async fn connect(
         &self,
         stream: Socket,
         name: &str,
         roots: &Roots,
-        version: HttpVersion,
-    ) -> Result<client::TlsStream<Socket>, Error> {
+        inner: Inner,
+    ) -> Result<(client::TlsStream<Socket>, Inner), Error> {
         let failed = |what: &str| Error::new(Reason::TlsFailed, format!("{what} ({name})"));
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| failed("the name cannot be verified").because(e))?;
-        let connector = self.connector(roots, version).await?;
+        let connector = self.connector(roots, inner).await?;
         let mut stream = tls::handshake(connector.connect(server, stream))
             .await
             .map_err(|e| failed("TLS handshake with an outside host").because(e))?;
         stream.get_mut().1.set_buffer_limit(Some(RECORD));
-        if version == HttpVersion::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(failed("the outside host does not speak HTTP/2"));
-        }
-        Ok(stream)
+        let speaks = match inner {
+            Inner::Tcp => Some(inner),
+            _ => inner.answered(stream.get_ref().1.alpn_protocol()),
+        };
+        let speaks = speaks.ok_or_else(|| failed("the outside host speaks another protocol"))?;
+        Ok((stream, speaks))
     }
 
-    async fn connector(&self, roots: &Roots, version: HttpVersion) -> Result<TlsConnector, Error> {
+    async fn connector(&self, roots: &Roots, inner: Inner) -> Result<TlsConnector, Error> {
         let failed = |what: String| Error::new(Reason::TlsFailed, what);
         if let Some(known) = self.fresh(roots, Instant::now()) {
-            return known.map(|c| c.of(version)).map_err(failed);
+            return known.map(|c| c.of(inner)).map_err(failed);
         }
         let found = match roots {
             Roots::System => Ok(Vec::new()),
@@ -104,7 +108,7 @@ impl OutsideRoots {
             }
         };
         let made = self.take(roots, found, Instant::now());
-        made.map(|c| c.of(version)).map_err(failed)
+        made.map(|c| c.of(inner)).map_err(failed)
     }
 
     /// What is known, if that was looked at a moment ago.
@@ -144,14 +148,15 @@ impl OutsideRoots {
         };
         let config = tls::web_client_config(&self.crypto, certificates);
         let config = Arc::unwrap_or_clone(config.map_err(|e| e.to_string())?);
-        let with = |alpn: &[u8]| {
+        let with = |alpn: &[&[u8]]| {
             let mut config = config.clone();
-            config.alpn_protocols = vec![alpn.to_vec()];
+            config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
             TlsConnector::from(Arc::new(config))
         };
         Ok(Connectors {
-            http1: with(b"http/1.1"),
-            http2: with(b"h2"),
+            http1: with(&[b"http/1.1"]),
+            http2: with(&[b"h2", b"http/1.1"]),
+            opaque: with(&[]),
         })
     }
 }
@@ -211,10 +216,11 @@ impl Known {
 // === impl Connectors ===
 
 impl Connectors {
-    fn of(self, version: HttpVersion) -> TlsConnector {
-        match version {
-            HttpVersion::Http1 => self.http1,
-            HttpVersion::Http2 => self.http2,
+    fn of(self, inner: Inner) -> TlsConnector {
+        match inner {
+            Inner::Http1 => self.http1,
+            Inner::Http2 => self.http2,
+            Inner::Tcp => self.opaque,
         }
     }
 }
