@@ -9,11 +9,11 @@ use std::task::ready;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 #[cfg(feature = "runtime")]
-use crate::budget::{Budget, Meter};
+use crate::budget::{Budget, Meter, SMALL};
 #[cfg(feature = "runtime")]
 use crate::fields;
 
@@ -102,20 +102,21 @@ impl Body {
         Self::of(BodyForm::Incoming(body))
     }
 
-    /// The same body, whose parts count in the budget until what it is written to has let go of them. Of
-    /// what is kept of it up to `kept` bytes are not waited for.
+    /// From now on its parts count in the budget until what it is written to has let go of them. Of what
+    /// is kept of it up to `kept` bytes are not waited for.
     #[cfg(feature = "runtime")]
-    pub(crate) fn metered(mut self, budget: &Arc<Budget>, kept: usize) -> Self {
-        if matches!(self.form, BodyForm::Incoming(_) | BodyForm::Boxed(_)) {
+    pub(crate) fn meter(&mut self, budget: &Arc<Budget>, kept: usize) {
+        let small = || self.size_hint().exact().is_some_and(|n| n < SMALL as u64);
+        if !self.is_in_memory() && !small() {
             self.meter = Some(Meter::new(budget, kept));
         }
-        self
     }
 
     /// The body of an answer that has none (RFC 9110 section 15.4.5) and states a length all the same.
     #[cfg(feature = "runtime")]
-    pub(crate) fn unsent(self) -> Self {
-        Self::boxed(Box::new(Unsent(self)))
+    pub(crate) fn hide_end(&mut self) {
+        let inner = std::mem::take(self);
+        *self = Self::boxed(Box::new(Unsent(inner)));
     }
 
     /// Whether it is there whole.
@@ -130,7 +131,7 @@ impl Body {
         match &self.form {
             BodyForm::Empty => Some(Self::empty()),
             BodyForm::Whole(bytes) => Some(Self::of(BodyForm::Whole(bytes.clone()))),
-            _ => http_body::Body::is_end_stream(self).then(Self::empty),
+            _ => self.is_end_stream().then(Self::empty),
         }
     }
 

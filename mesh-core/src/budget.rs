@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::wake::{Noted, Task};
 
 /// Parts below this size are not counted: to count one costs an allocation.
-const SMALL: usize = 4 * 1024;
+pub(crate) const SMALL: usize = 4 * 1024;
 
 /// The budget of a runtime.
 #[derive(Debug)]
@@ -28,18 +28,17 @@ pub(crate) struct Budget {
 #[derive(Debug, Default)]
 struct Way {
     bytes: AtomicUsize,
+    /// What it may have on its way beyond the budget before it takes another part.
     allowance: usize,
     reader: Task,
 }
 
-/// Counts the parts of one body.
+/// Counts the parts of one body. It is small, since bodies are moved often.
 #[derive(Debug)]
 pub(crate) struct Meter {
     budget: Arc<Budget>,
-    /// What it may have on its way beyond the budget before it takes another part.
-    allowance: usize,
-    /// Made for the first part that is counted.
-    way: Option<(Arc<Way>, Noted)>,
+    /// Made for the first part that is counted, or for an allowance.
+    way: Option<Box<(Arc<Way>, Noted)>>,
 }
 
 /// A part that is counted as long as it is somewhere.
@@ -91,21 +90,32 @@ impl Budget {
     }
 }
 
+// === impl Way ===
+
+impl Way {
+    fn new(allowance: usize) -> Arc<Self> {
+        Arc::new(Self {
+            allowance,
+            ..Self::default()
+        })
+    }
+}
+
 // === impl Meter ===
 
 impl Meter {
     /// What reads the body keeps up to `allowance` bytes of it for itself, and may not be waited for.
     pub(crate) fn new(budget: &Arc<Budget>, allowance: usize) -> Self {
+        let way = (allowance > 0).then(|| Box::new((Way::new(allowance), Noted::default())));
         Self {
             budget: Arc::clone(budget),
-            allowance,
-            way: None,
+            way,
         }
     }
 
     /// Ready once the body may read on.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((way, noted)) = &mut self.way else {
+        let Some((way, noted)) = self.way.as_deref_mut() else {
             return Poll::Ready(());
         };
         if !self.budget.is_used_up() {
@@ -123,14 +133,8 @@ impl Meter {
         if part.len() < SMALL {
             return part;
         }
-        let allowance = self.allowance;
-        let (way, _) = self.way.get_or_insert_with(|| {
-            let way = Way {
-                allowance,
-                ..Way::default()
-            };
-            (Arc::new(way), Noted::default())
-        });
+        let way = self.way.get_or_insert_with(Box::default);
+        let way = Arc::clone(&way.0);
         let part = match self.budget.is_used_up() {
             // A part may keep a buffer of several times its size.
             true => Bytes::copy_from_slice(&part),
@@ -141,7 +145,7 @@ impl Meter {
         Bytes::from_owner(Counted {
             part,
             budget: Arc::clone(&self.budget),
-            way: Arc::clone(way),
+            way,
         })
     }
 }

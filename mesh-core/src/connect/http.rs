@@ -112,17 +112,18 @@ impl Connector {
             None => Box::pin(self.another_h1(&to, reuse)).await?,
         };
         let copy = copy_of(request);
-        let taken = std::mem::take(request);
-        let mut taken = taken.map(|body| body.metered(&self.budget, 0));
-        let upload = !taken.body().is_end_stream();
-        connection.refused.send(taken.body_mut());
-        let early = taken.extensions().get::<Early>().cloned();
+        // In place: a request is some hundred bytes to move.
+        request.body_mut().meter(&self.budget, 0);
+        let upload = !request.body().is_end_stream();
+        connection.refused.send(request.body_mut());
+        let early = request.extensions().get::<Early>().cloned();
         if let Some(early) = early.clone() {
-            hyper::ext::on_informational(&mut taken, move |head| {
+            hyper::ext::on_informational(request, move |head| {
                 early.say(head.status(), head.headers());
             });
         }
-        match connection.sender.try_send_request(taken).await {
+        let sending = connection.sender.try_send_request(std::mem::take(request));
+        match sending.await {
             Ok(response) => {
                 if !to.is_mesh() {
                     pool.rest().announced(response.headers());

@@ -164,8 +164,8 @@ impl Sender {
                 unsent: true,
             });
         }
-        let (head, body) = request.into_parts();
-        let body = body.metered(&self.shared.budget, KEPT);
+        let (head, mut body) = request.into_parts();
+        body.meter(&self.shared.budget, KEPT);
         let early = head.extensions.get::<Early>().cloned();
         let end = body.is_end_stream();
         let sent = inner.send_request(bare(&head), end);

@@ -206,8 +206,8 @@ async fn answer<R>(
     let Some(response) = answered.await else {
         return;
     };
-    let (mut head, body) = response.into_parts();
-    let body = body.metered(&budget, 0);
+    let (mut head, mut body) = response.into_parts();
+    body.meter(&budget, 0);
     of_http2(&mut head.headers);
     if !head.headers.contains_key(header::DATE) {
         let now = httpdate::fmt_http_date(SystemClock.now());

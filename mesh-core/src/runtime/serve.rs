@@ -170,11 +170,12 @@ impl Connection {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
-                let unsent = states_length_only(&response);
-                Ok::<_, Infallible>(response.map(|body| match unsent {
-                    true => body.unsent(),
-                    false => body.metered(&budget, 0),
-                }))
+                if states_length_only(&response) {
+                    response.body_mut().hide_end();
+                } else {
+                    response.body_mut().meter(&budget, 0);
+                }
+                Ok::<_, Infallible>(response)
             })
         });
         let mut builder = http1::Builder::new();
