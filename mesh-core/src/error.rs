@@ -48,6 +48,8 @@ pub enum Blame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
+    /// The body of the endpoint's answer is in a transfer coding other than `chunked`: 502.
+    AnswerCoding,
     /// The head of the endpoint's answer is larger than what is read of one, or has too many fields:
     /// 502.
     AnswerTooLarge,
@@ -130,6 +132,7 @@ impl Reason {
     /// Its stable name.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::AnswerCoding => "answer-coding",
             Self::AnswerTooLarge => "answer-too-large",
             Self::BackendMissing => "backend-missing",
             Self::BackendTimeout => "backend-timeout",
@@ -176,7 +179,8 @@ impl Reason {
             }
             Self::BackendMissing | Self::NoEndpoint => Stage::Balance,
             Self::TlsFailed | Self::WrongServer => Stage::Identify,
-            Self::AnswerTooLarge
+            Self::AnswerCoding
+            | Self::AnswerTooLarge
             | Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -201,7 +205,8 @@ impl Reason {
             | Self::UnknownHost
             | Self::UnsupportedCoding => Blame::Caller,
             Self::BackendMissing | Self::Exhausted | Self::NoBackend | Self::NoRoute => Blame::Mesh,
-            Self::AnswerTooLarge
+            Self::AnswerCoding
+            | Self::AnswerTooLarge
             | Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -235,7 +240,9 @@ impl Reason {
             }
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::AnswerTooLarge | Self::Reset | Self::UploadCut => StatusCode::BAD_GATEWAY,
+            Self::AnswerCoding | Self::AnswerTooLarge | Self::Reset | Self::UploadCut => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         }
@@ -253,7 +260,8 @@ impl Reason {
             Self::Denied => 7,
             Self::Crowded | Self::HeaderTooLarge | Self::TargetTooLong | Self::TooManyFields => 8,
             Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
-            Self::AnswerTooLarge
+            Self::AnswerCoding
+            | Self::AnswerTooLarge
             | Self::BackendMissing
             | Self::InvalidRequest
             | Self::NoBackend => 13,
@@ -285,7 +293,7 @@ impl Reason {
             | Self::UnsupportedCoding => "DPE",
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
-            Self::AnswerTooLarge => "UPE",
+            Self::AnswerCoding | Self::AnswerTooLarge => "UPE",
             Self::Reset | Self::UploadCut => "UC",
             Self::TlsFailed => "TLS_FAILURE",
             Self::WrongServer => "IDENTITY_ERROR",
@@ -306,7 +314,8 @@ impl Error {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let never_sent = !matches!(
             reason,
-            Reason::AnswerTooLarge
+            Reason::AnswerCoding
+                | Reason::AnswerTooLarge
                 | Reason::BackendTimeout
                 | Reason::BodyTimeout
                 | Reason::CallerGone

@@ -70,16 +70,18 @@ const NEVER_TRAILING: [&str; 22] = [
 
 /// Removes from a request's header what a caller may not say.
 pub(crate) fn sanitize(headers: &mut HeaderMap) {
-    remove(headers, |name| {
-        // Most names have another length, which is seen first.
-        is(name, CLIENT_CERT)
-            || (FRAMING.iter().any(|framing| is(name, framing)) && name.contains('_'))
-    });
+    remove(headers, |name| is(name, CLIENT_CERT) || is_lookalike(name));
 }
 
-/// Removes from an answer what only the mesh says.
+/// Removes from an answer what only the mesh says, and what frames it a second time.
 pub(crate) fn sanitize_answer(headers: &mut HeaderMap) {
-    remove(headers, |name| is(name, REASON));
+    remove(headers, |name| is(name, REASON) || is_lookalike(name));
+}
+
+/// Whether a field is almost one of those that frame a message.
+fn is_lookalike(name: &str) -> bool {
+    // Most names have another length, which is seen first.
+    FRAMING.iter().any(|framing| is(name, framing)) && name.contains('_')
 }
 
 /// Removes from trailers what a message may not end with, and what only the mesh may say.
@@ -143,6 +145,9 @@ mod tests {
             names(&headers),
             ["content-length", "host", "x-request-id", "x_user_id"]
         );
+        let mut answer = fields(&["content_length", "x_mesh_reason", "content-length", "x_a"]);
+        sanitize_answer(&mut answer);
+        assert_eq!(names(&answer), ["content-length", "x_a"]);
     }
 
     #[test]

@@ -96,6 +96,17 @@ pub(super) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
     }
 }
 
+/// Whether a body is in a transfer coding other than `chunked`. The HTTP library takes that one off, and
+/// leaves all others.
+pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+    // Most answers have no such field, and to see that is cheap.
+    headers.contains_key(TRANSFER_ENCODING)
+        && !headers
+            .get_all(TRANSFER_ENCODING)
+            .iter()
+            .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of. Returns
 /// whether trailers are asked for, which is said to the next hop anew.
 fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {

@@ -124,6 +124,7 @@ impl Connector {
         }
         let sending = connection.sender.try_send_request(std::mem::take(request));
         match sending.await {
+            Ok(response) if headers::is_coded(response.headers()) => Err(Unsent::coded(to.member)),
             Ok(response) => {
                 if !to.is_mesh() {
                     pool.rest().announced(response.headers());

@@ -87,6 +87,17 @@ impl Unsent {
         }
     }
 
+    /// The answer's body is in a coding that the HTTP library does not take off, and that may not be
+    /// passed on (RFC 9112 section 6.1). The server itself may be in good health.
+    pub(super) fn coded(member: &Member) -> Self {
+        let address = member.endpoint.address();
+        let detail = format!("{address} answers in a transfer coding other than chunked");
+        Self {
+            error: Error::new(Reason::AnswerCoding, detail),
+            outcome: AttemptOutcome::Lost(Fault::Connection),
+        }
+    }
+
     /// The connection broke off before the head of an answer.
     pub(super) fn broken(
         failure: Failure,

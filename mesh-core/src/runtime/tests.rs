@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 25] = [
+const REASONS: [Reason; 26] = [
+    Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
     Reason::BackendTimeout,
@@ -119,7 +120,8 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
     for reason in REASONS {
         let seen = matches!(
             reason,
-            Reason::AnswerTooLarge
+            Reason::AnswerCoding
+                | Reason::AnswerTooLarge
                 | Reason::BackendTimeout
                 | Reason::BodyTimeout
                 | Reason::CallerGone

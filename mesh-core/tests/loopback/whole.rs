@@ -10,8 +10,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use inmesh_core::Body;
-use inmesh_core::model::AppProtocol;
+use inmesh_core::model::{
+    AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
+    Transport,
+};
 use inmesh_core::runtime::{InboundListener, OutboundListener};
+use inmesh_core::snapshot::Op;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -130,6 +134,93 @@ async fn a_coding_around_the_body_is_a_501() -> Result {
     }
     let answer = raw(pair.outbound, b"POST / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\n").await?;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(())
+}
+
+/// An application that answers whatever it is asked with these fields and this body, and closes.
+async fn answering(fields: &'static str) -> Result<std::net::SocketAddr> {
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = app.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = app.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{fields}");
+            let _gone = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    Ok(address)
+}
+
+/// Makes a server without an agent the one endpoint of `cart`.
+async fn plain_cart(pair: &Pair, at: std::net::SocketAddr) -> Result {
+    let namespace = Namespace::new("shop")?;
+    let slice = Slice::new(
+        ObjectKey::new(Kind::EndpointSlice, &namespace, "cart-0")?,
+        ServiceName::new(&namespace, "cart")?,
+        vec![SlicePort::new("main", at.port())],
+        vec![SliceHost::new(Host::Address(at.ip()))],
+        Transport::Plain,
+    );
+    pair.pusher.push(vec![Op::put(slice)]).await?;
+    Ok(())
+}
+
+/// Sends a GET to this application by a pair, or through an outbound listener to a server without an agent.
+async fn asked(fields: &'static str, agents: bool) -> Result<String> {
+    let app = answering(fields).await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    if !agents {
+        plain_cart(&pair, app).await?;
+    }
+    let request = "GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+    raw(pair.outbound, request.as_bytes()).await
+}
+
+#[tokio::test]
+async fn a_coding_around_an_answer_is_a_502() -> Result {
+    for agents in [true, false] {
+        for coding in [
+            "transfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "transfer-encoding: gzip\r\n\r\nabc",
+        ] {
+            let answer = asked(coding, agents).await?;
+            assert!(answer.starts_with("HTTP/1.1 502"), "{coding}: {answer}");
+            let reason = answer.contains("x-mesh-reason: answer-coding");
+            assert!(reason, "{coding}: {answer}");
+        }
+        let fields = "transfer-encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let answer = asked(fields, agents).await?;
+        assert!(answer.ends_with("\r\n3\r\nabc\r\n0\r\n\r\n"), "{answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_length_of_an_answer_is_a_plain_number_and_has_no_lookalike() -> Result {
+    for agents in [true, false] {
+        for fields in [
+            "content-length: 3, 3\r\n\r\nabc",
+            "content-length: 003\r\n\r\nabc",
+            "content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+            "content_length: 9\r\ncontent-length: 3\r\ntransfer_encoding: gzip\r\n\r\nabc",
+        ] {
+            let answer = asked(fields, agents).await?;
+            assert!(answer.ends_with("\r\n\r\nabc"), "{fields}: {answer}");
+            assert_eq!(
+                answer.matches("\r\ncontent-length: 3\r\n").count(),
+                1,
+                "{answer}"
+            );
+            assert!(!answer.contains('_'), "{answer}");
+        }
+    }
     Ok(())
 }
 
