@@ -179,17 +179,21 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         #[cfg(feature = "runtime")]
-        if let Some(meter) = &mut self.meter {
-            ready!(meter.poll_ready(cx));
-        }
-        let polled = self.form.poll_frame(cx);
-        #[cfg(feature = "runtime")]
-        if let Some(meter) = &mut self.meter
-            && let Poll::Ready(Some(Ok(frame))) = polled
         {
-            return Poll::Ready(Some(Ok(frame.map_data(|part| meter.count(part)))));
+            let this = &mut *self;
+            if let Some(meter) = &mut this.meter {
+                ready!(meter.poll_ready(cx));
+                // In place: a frame has room for trailers, which is much to move.
+                let mut polled = this.form.poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &mut polled
+                    && let Some(part) = frame.data_mut()
+                {
+                    meter.count(part);
+                }
+                return polled;
+            }
         }
-        polled
+        self.form.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -128,25 +128,25 @@ impl Meter {
         }
     }
 
-    /// The same part, counted.
-    pub(crate) fn count(&mut self, part: Bytes) -> Bytes {
+    /// Makes a part one that is counted.
+    pub(crate) fn count(&mut self, part: &mut Bytes) {
         if part.len() < SMALL {
-            return part;
+            return;
         }
         let way = self.way.get_or_insert_with(Box::default);
         let way = Arc::clone(&way.0);
-        let part = match self.budget.is_used_up() {
+        let counted = match self.budget.is_used_up() {
             // A part may keep a buffer of several times its size.
-            true => Bytes::copy_from_slice(&part),
-            false => part,
+            true => Bytes::copy_from_slice(part),
+            false => std::mem::take(part),
         };
-        self.budget.take(part.len());
-        way.bytes.fetch_add(part.len(), Ordering::Relaxed);
-        Bytes::from_owner(Counted {
-            part,
+        self.budget.take(counted.len());
+        way.bytes.fetch_add(counted.len(), Ordering::Relaxed);
+        *part = Bytes::from_owner(Counted {
+            part: counted,
             budget: Arc::clone(&self.budget),
             way,
-        })
+        });
     }
 }
 
@@ -175,22 +175,25 @@ mod tests {
 
     use super::*;
 
-    fn part(bytes: usize) -> Bytes {
-        vec![0; bytes].into()
+    /// A part of so many bytes, counted.
+    fn counted(meter: &mut Meter, bytes: usize) -> Bytes {
+        let mut part = vec![0; bytes].into();
+        meter.count(&mut part);
+        part
     }
 
     #[test]
     fn a_body_reads_ahead_within_the_budget_and_a_part_at_a_time_beyond_it() {
         let budget = Budget::new(3 * SMALL);
         let (mut one, mut other) = (Meter::new(&budget, 0), Meter::new(&budget, 0));
-        let small = one.count(part(SMALL - 1));
+        let small = counted(&mut one, SMALL - 1);
         assert_eq!((small.len(), budget.used()), (SMALL - 1, 0), "not counted");
-        let mut held: Vec<_> = (0..3).map(|_| one.count(part(SMALL))).collect();
+        let mut held: Vec<_> = (0..3).map(|_| counted(&mut one, SMALL)).collect();
         assert!(budget.is_used_up());
         // One that holds nothing is not held up by one that does.
         let mut next = task::spawn(());
         assert!(next.enter(|cx, _| other.poll_ready(cx)).is_ready());
-        let others = other.count(part(SMALL));
+        let others = counted(&mut other, SMALL);
         assert!(next.enter(|cx, _| other.poll_ready(cx)).is_pending());
         drop(others.slice(1..));
         assert!(!next.is_woken(), "a slice of it is still somewhere");
@@ -210,10 +213,10 @@ mod tests {
     fn what_its_reader_keeps_does_not_hold_it_up() {
         let budget = Budget::new(0);
         let mut meter = Meter::new(&budget, SMALL);
-        let kept = meter.count(part(SMALL));
+        let kept = counted(&mut meter, SMALL);
         let mut next = task::spawn(());
         assert!(next.enter(|cx, _| meter.poll_ready(cx)).is_ready());
-        let more = meter.count(part(SMALL));
+        let more = counted(&mut meter, SMALL);
         assert!(next.enter(|cx, _| meter.poll_ready(cx)).is_pending());
         drop(more);
         assert!(next.is_woken());
