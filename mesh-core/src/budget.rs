@@ -6,11 +6,14 @@
 //! way at a time. So no body waits for another's reader, and what is held beyond the budget is a part
 //! for each body.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use tokio::io::AsyncWrite;
 
 use crate::wake::{Noted, Task};
 
@@ -59,6 +62,19 @@ impl Budget {
     /// Whether as much is held as may be.
     pub(crate) fn is_used_up(&self) -> bool {
         self.used() >= self.most
+    }
+
+    /// Ready once more may be written to a connection. While as much is held as may be, what was written
+    /// has to leave first: TLS holds up to a record of it, and does not count.
+    pub(crate) fn poll_room<W: AsyncWrite>(
+        &self,
+        connection: Pin<&mut W>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.is_used_up() {
+            true => connection.poll_flush(cx),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
     /// Whether a quarter of it is free.

@@ -76,10 +76,11 @@ mod timed {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, duplex};
     use tokio::time::{Instant, timeout};
 
     use super::super::{ConnState, Timed};
+    use crate::budget::Budget;
     use crate::error::Reason;
 
     type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -220,6 +221,28 @@ mod timed {
             assert!(waiting.is_err());
             caller.write_all(b"frame").await?;
             assert_eq!(timed.read(&mut bytes).await?, 5);
+        }
+        Ok(())
+    }
+
+    /// What is below, as TLS is, takes all that it is given and keeps what cannot leave.
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_writes_nothing_before_what_was_written_has_left() -> Result {
+        for crowded in [false, true] {
+            let (mut caller, inner) = duplex(2);
+            let budget = Budget::new(usize::from(!crowded));
+            let state = Arc::<ConnState>::default();
+            let below = BufStream::new(inner);
+            let mut timed = Timed::http1(below, state, HEADER, IDLE, UNREAD).within(&budget);
+            timed.write_all(b"abc").await?;
+            let next = timeout(UNREAD / 2, timed.write_all(b"d")).await;
+            assert_eq!(next.is_err(), crowded);
+            let mut two = [0; 2];
+            if crowded {
+                caller.read_exact(&mut two).await?;
+                timed.write_all(b"d").await?;
+            }
+            assert_eq!(&two, if crowded { b"ab" } else { b"\0\0" });
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use crate::budget::Budget;
 use crate::error::{REASON, Reason};
 
 const IDLE: u8 = 0;
@@ -76,6 +77,8 @@ pub(crate) struct Timed<T> {
     refusal: Option<(String, usize)>,
     /// Whether all that was written has left, so that what is written next is no rest of it.
     flushed: bool,
+    /// What bodies of all connections may hold.
+    budget: Option<Arc<Budget>>,
 }
 
 /// A timer that is made at the first wait. It is put off only when it fires, so that what
@@ -197,7 +200,15 @@ impl<T> Timed<T> {
             timer: Timer::default(),
             refusal: None,
             flushed: true,
+            budget: None,
         }
+    }
+
+    /// The same connection, which writes nothing while bodies hold as much as they may before all that
+    /// was written has left: TLS would hold it too.
+    pub(crate) fn within(mut self, budget: &Arc<Budget>) -> Self {
+        self.budget = Some(Arc::clone(budget));
+        self
     }
 
     /// A connection that speaks HTTP/2, whose preface is due within `header`.
@@ -306,6 +317,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
         place.is_some()
     }
 
+    /// Ready once more may be written.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.budget {
+            Some(budget) => budget.poll_room(Pin::new(&mut self.inner), cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Notes what became of a write: one that waits for too long fails, and its caller has gone.
     fn written<R>(
         &mut self,
@@ -374,7 +393,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
             ready!(self.poll_refusal(cx))?;
             return Poll::Ready(Ok(buf.len()));
         }
-        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let mut written = self.poll_room(cx).map_ok(|()| 0);
+        if matches!(written, Poll::Ready(Ok(_))) {
+            written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        }
         self.written(written, cx)
     }
 
@@ -402,7 +424,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<T> {
             ready!(self.poll_refusal(cx))?;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let mut written = self.poll_room(cx).map_ok(|()| 0);
+        if matches!(written, Poll::Ready(Ok(_))) {
+            written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        }
         self.written(written, cx)
     }
 }

@@ -300,8 +300,9 @@ impl Connector {
                 tracing::debug!(error = %e, "a connection to an endpoint ended");
             }
             // An agent that goes down says nothing about how long it waits.
-            if !mesh && let Some(rested) = at_rest.rested(Instant::now()) {
-                rest.observed(rested);
+            let now = Instant::now();
+            if !mesh && let Some(rested) = at_rest.rested(now) {
+                rest.observed(rested, now);
             }
         });
         Ok(Http1 {

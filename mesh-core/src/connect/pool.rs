@@ -26,8 +26,10 @@ use crate::identify::LiveConnection;
 use crate::retry::Reuse;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// The shortest rest whose end is taken for a server's limit.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// The shortest rest whose end is taken for a server's limit at once; a shorter one is if it comes
+/// again. One below [`NO_LIMIT`] never is: a server may close after an answer.
+const SHORTEST: Duration = Duration::from_millis(900);
+const NO_LIMIT: Duration = Duration::from_millis(50);
 /// Streams on one HTTP/2 connection before another is opened.
 const STREAMS: usize = 100;
 /// HTTP/1.1 connections that are opened to one endpoint at once. Where handshakes are what keeps
@@ -55,9 +57,14 @@ pub(super) struct Pool {
 }
 
 /// How long a server leaves a connection at rest: as it says, or as it was seen to end one, and
-/// somewhat less, so that no request meets the end. In milliseconds; 0 is not known.
+/// somewhat less, so that no request meets the end.
 #[derive(Debug, Default)]
-pub(super) struct Rest(AtomicU64);
+pub(super) struct Rest {
+    /// In milliseconds; 0 is not known.
+    limit: AtomicU64,
+    /// The last end after a short rest: when, and how long that was.
+    short: Mutex<Option<(Instant, Duration)>>,
+}
 
 /// Since when a connection has rested, for its own task to see.
 #[derive(Debug)]
@@ -308,7 +315,7 @@ impl Idle {
 impl Rest {
     /// How long a connection may rest and be used again, if nothing is known: `most`, or `unknown`.
     pub(super) fn limit(&self, most: Duration, unknown: Duration) -> Duration {
-        match self.0.load(Ordering::Relaxed) {
+        match self.limit.load(Ordering::Relaxed) {
             0 => most.min(unknown),
             known => most.min(Duration::from_millis(known)),
         }
@@ -326,11 +333,22 @@ impl Rest {
         }
     }
 
-    /// The server has ended a connection that had rested for so long. One that ends it sooner than
-    /// any limit is set to was stopped.
-    pub(super) fn observed(&self, rested: Duration) {
-        if rested < SHORTEST {
+    /// The server has now ended a connection that had rested for so long. One that ends it sooner than
+    /// most limits are set to may have been stopped, and ends many at once then; a limit is met again
+    /// later, and after the same time.
+    pub(super) fn observed(&self, rested: Duration, now: Instant) {
+        if rested < NO_LIMIT {
             return;
+        }
+        if rested < SHORTEST {
+            let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = short.replace((now, rested));
+            let again = before.is_some_and(|(at, before)| {
+                now.saturating_duration_since(at) >= before && rested.abs_diff(before) < before / 4
+            });
+            if !again {
+                return;
+            }
         }
         self.learn(u64::try_from(rested.as_millis()).unwrap_or(u64::MAX));
     }
@@ -340,7 +358,7 @@ impl Rest {
         let safe = (millis - (millis / 4).min(1_000)).max(1);
         let shorter = |known: u64| (known == 0 || safe < known).then_some(safe);
         let _known = self
-            .0
+            .limit
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
     }
 }
@@ -557,10 +575,20 @@ mod tests {
         assert_eq!(limit(&rest), secs(4));
         announce(&rest, "max=9, timeout=72");
         assert_eq!(limit(&rest), secs(4), "the shorter one");
-        rest.observed(millis(900));
-        assert_eq!(limit(&rest), secs(4), "it was stopped");
-        rest.observed(secs(2));
+        let start = Instant::now();
+        rest.observed(secs(2), start);
         assert_eq!(limit(&rest), millis(1_500));
+        // Many that end at once, or after different times, are those of a server that was stopped.
+        for (after, rested) in [(0, 400), (0, 400), (500, 200), (900, 700), (1_400, 49)] {
+            rest.observed(millis(rested), start + millis(after));
+            assert_eq!(limit(&rest), millis(1_500), "{after}");
+        }
+        rest.observed(millis(690), start + millis(1_700));
+        assert_eq!(
+            limit(&rest),
+            millis(518),
+            "it ends them after the same time"
+        );
         let rest = Rest::default();
         announce(&rest, "timeout=300");
         assert_eq!(limit(&rest), secs(60), "ours is shorter");

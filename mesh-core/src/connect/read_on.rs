@@ -137,6 +137,18 @@ impl<T> ReadOn<T> {
     }
 }
 
+impl<T: AsyncWrite + Unpin> ReadOn<T> {
+    /// Writes, once there is room.
+    fn poll_write_within(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.budget.poll_room(Pin::new(&mut self.inner), cx))?;
+        write(Pin::new(&mut self.inner), cx)
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for ReadOn<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -172,7 +184,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadOn<T> {
         if self.refused.is_set() {
             return Poll::Ready(Ok(buf.len()));
         }
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
+        let written = ready!(self.poll_write_within(cx, |io, cx| io.poll_write(cx, buf)));
         Poll::Ready(self.written(written, buf.len()))
     }
 
@@ -201,7 +213,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadOn<T> {
         if self.refused.is_set() {
             return Poll::Ready(Ok(all));
         }
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
+        let written = ready!(self.poll_write_within(cx, |io, cx| io.poll_write_vectored(cx, bufs)));
         Poll::Ready(self.written(written, all))
     }
 }

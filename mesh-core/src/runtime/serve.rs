@@ -150,7 +150,8 @@ impl Connection {
             limits.header,
             limits.idle,
             limits.unread,
-        );
+        )
+        .within(&self.budget);
         let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
         let budget = Arc::clone(&self.budget);
         let service = service_fn(move |request: Request<Incoming>| {
