@@ -28,12 +28,23 @@ pub(crate) fn may_be_http2(bytes: &[u8]) -> bool {
 }
 
 /// Whether bytes may be the begin of a text. A server of HTTP that takes more for a request line than
-/// [`detect`] does still reads a text.
+/// [`detect`] does still reads a text, or a word and whatever it takes for a space after it: some
+/// take bytes above ASCII in a target, and some skip what is empty before the method.
 #[cfg(feature = "runtime")]
 pub(crate) fn is_text(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .all(|b| matches!(b, b'\t' | b'\r' | b'\n' | b' '..=b'~'))
+    // What `str.split` of one language or another splits at, in ASCII and in Latin-1.
+    let space = |b: &u8| matches!(b, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0);
+    let word = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    let begin = bytes.iter().position(|b| !space(b)).unwrap_or(bytes.len());
+    let rest = &bytes[begin..];
+    let after = rest.iter().position(|b| !word(b));
+    let request = match after {
+        Some(0) => false,
+        Some(end) => space(&rest[end]),
+        // The word goes on, or is still to come.
+        None => true,
+    };
+    request || bytes.iter().all(|b| space(b) || matches!(b, b' '..=b'~'))
 }
 
 /// Looks at the first bytes of a connection. Whatever is not surely HTTP or TLS is opaque; the

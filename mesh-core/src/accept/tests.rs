@@ -4,6 +4,34 @@ use proptest::prelude::*;
 
 use super::{Detected, detect};
 
+/// What a stranger may not choose to be opaque, and binary protocols that it may.
+#[cfg(feature = "runtime")]
+#[test]
+fn a_text_is_seen_by_its_begin() {
+    for (bytes, text) in [
+        (&b"get /"[..], true),
+        (b"\r\nGET /", true),
+        (b"\r\nGET /\xc3\xbc HTTP/1.1", true),
+        (b"get /\xff HTTP/1.1", true),
+        (b"M-SEARCH /\xe9 HTTP/1.1", true),
+        (b"\r\nGET / HTTP/1.1\r\nA:\xff\r\n", true),
+        (b"GET\x0b/\xff HTTP/1.1", true),
+        (b"\x0c\x1cGET\x1f/\xff", true),
+        (b"GET\xa0/\xff", true),
+        (b"\r", true),
+        (b"(){}\"", true),
+        (b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJ", true),
+        (b"AMQP\0\0\x09\x01", false),
+        (b"\0\0\0\x08\x04\xd2\x16\x2f", false),
+        (b"\x10\x0e\0\x04MQTT", false),
+        (b"GET/\xff", false),
+        (b"\xff GET /", false),
+        (b"\x04\0\0\0\x05", false),
+    ] {
+        assert_eq!(detect::is_text(bytes), text, "{}", bytes.escape_ascii());
+    }
+}
+
 #[test]
 fn first_bytes_tell_the_protocol() {
     use Detected::{Http1, Http2, NeedMore, Opaque, Tls};

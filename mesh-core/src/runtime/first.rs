@@ -26,10 +26,14 @@ const WORD: usize = 4 * 1024;
 pub(super) enum FirstWord {
     /// The caller speaks; its bytes are still in the socket.
     Caller,
-    /// One of both has ended, or neither spoke in time.
+    /// The server speaks HTTP: what it said answers no request, and is not the caller's.
+    Http,
+    /// The caller has ended, or neither spoke in time.
     Nothing,
     /// The server said this.
     Server(Vec<u8>),
+    /// The server has ended, as one does that takes no opaque bytes.
+    ServerGone,
 }
 
 /// The ports that are known to speak first, so that their callers are not waited for again.
@@ -44,8 +48,9 @@ pub(super) async fn first_word(caller: &TcpStream, server: &mut Io, limit: Durat
         tokio::select! {
             biased;
             said = server.read(&mut word) => match said {
+                Ok(length @ 1..) if is_http(&word[..length]) => FirstWord::Http,
                 Ok(length @ 1..) => FirstWord::Server(word[..length].to_vec()),
-                Ok(_) | Err(_) => FirstWord::Nothing,
+                Ok(_) | Err(_) => FirstWord::ServerGone,
             },
             said = caller.peek(&mut peeked) => match said {
                 Ok(1) => FirstWord::Caller,
@@ -54,6 +59,15 @@ pub(super) async fn first_word(caller: &TcpStream, server: &mut Io, limit: Durat
         }
     };
     timeout(limit, heard).await.unwrap_or(FirstWord::Nothing)
+}
+
+/// Whether a server's first word is one of HTTP: the SETTINGS that some servers of HTTP/2 send before
+/// the preface has come (RFC 9113 section 3.4), or an answer to a request that did not come in time.
+fn is_http(word: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    const CONNECTION: [u8; 4] = [0; 4];
+    let settings = word.get(3) == Some(&SETTINGS) && word.get(5..9) == Some(&CONNECTION);
+    settings || word.starts_with(b"HTTP/")
 }
 
 // === impl ServerFirst ===

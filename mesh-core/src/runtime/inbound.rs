@@ -349,12 +349,12 @@ impl<A: App> InboundStack<A> {
         if let Some(mut app) = opened {
             match first_word(stream, &mut app, limits.idle).await {
                 FirstWord::Server(word) => return Some(Spoke::Application((app, word))),
-                FirstWord::Caller => {}
+                FirstWord::Caller | FirstWord::Http | FirstWord::ServerGone => {}
                 FirstWord::Nothing => return None,
             }
         }
         let mut first = [0];
-        match timeout(limits.header, stream.peek(&mut first)).await {
+        match timeout(limits.idle, stream.peek(&mut first)).await {
             Ok(Ok(1)) => Some(Spoke::Caller(first[0])),
             _ => None,
         }

@@ -345,12 +345,7 @@ impl Outbound {
             leads => self.open(leads, &mut call).await.ok(),
         };
         let Some((mut endpoint, upstream)) = opened else {
-            let deadline = Instant::now() + limits.header;
-            let detected = match peek(&stream, Taken::Free, deadline).await {
-                Detected::NeedMore => Detected::Opaque,
-                detected => detected,
-            };
-            return self.detected(stream, from, to, detected).await;
+            return self.late(stream, from, to, Taken::Free).await;
         };
         match first_word(&stream, &mut endpoint, limits.idle).await {
             FirstWord::Server(said) => {
@@ -372,7 +367,29 @@ impl Outbound {
                     }
                 }
             }
+            word @ (FirstWord::Http | FirstWord::ServerGone) => {
+                drop((endpoint, upstream));
+                let taken = match word {
+                    FirstWord::Http => Taken::Http,
+                    _ => Taken::Free,
+                };
+                self.late(stream, from, to, taken).await;
+            }
             FirstWord::Nothing => tracing::debug!(%from, "neither side has spoken"),
+        }
+    }
+
+    /// Waits for a caller that has the first word.
+    async fn late(
+        self: Arc<Self>,
+        stream: Socket,
+        from: SocketAddr,
+        to: &Arc<OutboundListener>,
+        taken: Taken,
+    ) {
+        match peek(&stream, taken, Instant::now() + self.shared.limits.idle).await {
+            Detected::NeedMore => tracing::debug!(%from, "the caller has not spoken"),
+            detected => self.detected(stream, from, to, detected).await,
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use inmesh_core::Body;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName};
 use inmesh_core::runtime::{InboundListener, Limits, OutboundListener};
@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
-    Pair, Result, for_cart, get, h1, in_flight, origin, raw, serve_outbound, soon, tell,
+    Pair, Result, for_cart, get, h1, h2, in_flight, origin, origin_h2, raw, serve_outbound, soon,
+    tell, text,
 };
 
 /// Says what it has heard once the caller has said all.
@@ -458,6 +459,80 @@ async fn a_caller_that_speaks_late_is_looked_at_as_ever() -> Result {
     Ok(())
 }
 
+/// A server of HTTP/2 may say its SETTINGS before the preface has come: it does not speak first.
+#[tokio::test]
+async fn a_server_of_http2_is_none_that_speaks_first() -> Result {
+    let app = origin_h2(async |request: Request<Incoming>| {
+        let names = request.headers().keys().map(|name| name.as_str());
+        Response::new(Body::from(names.collect::<Vec<_>>().join(" ")))
+    })
+    .await?;
+    let mut limits = Limits::default();
+    limits.detect = Duration::from_millis(1);
+    let build = move |b: crate::support::Builder| b.limits(limits.clone());
+    let permissive = |to: &mut InboundListener| to.strict = false;
+    let pair = Pair::with(AppProtocol::Detect, app, build, permissive).await?;
+    let service = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    let to = OutboundListener::to(service, 80, AppProtocol::Detect);
+    let door = serve_outbound(&pair.web, to).await?;
+    for address in [door, pair.inbound] {
+        let late = TcpStream::connect(address).await?;
+        // Others pass it, so that the wait has ended and the server was opened and heard.
+        for _ in 0..20 {
+            let mut other = h2(address).await?;
+            let answer = soon(other.send_request(get("http://cart/"))).await??;
+            assert_eq!(answer.status(), 200);
+        }
+        let (mut caller, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(late)).await?;
+        tokio::spawn(connection);
+        let mut request = get("http://cart/");
+        let claim = HeaderValue::from_static("a");
+        request
+            .headers_mut()
+            .insert("x-forwarded-client-cert", claim);
+        let answer = soon(caller.send_request(request)).await??;
+        let names = text(answer).await?;
+        assert!(!names.contains("client-cert"), "{names}");
+    }
+    let first = pair.web.status().services.iter().any(|s| s.server_first);
+    assert!(!first, "its port is opaque from then on");
+    Ok(())
+}
+
+/// It is a server that refuses to be opaque, as a policy about paths does.
+#[tokio::test]
+async fn a_caller_is_not_ended_with_a_server_that_takes_nothing_opaque() -> Result {
+    let app = TcpListener::bind("127.0.0.1:0").await?;
+    let address = app.local_addr()?;
+    let (ended, mut wait) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        // The first connection is the trial, and ends at once.
+        if app.accept().await.is_ok() {
+            let _ = ended.send(()).await;
+        }
+        while let Ok((mut stream, _)) = app.accept().await {
+            let mut head = [0; 512];
+            let _length = stream.read(&mut head).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nlate";
+            let _gone = stream.write_all(answer).await;
+        }
+    });
+    let mut limits = Limits::default();
+    limits.detect = Duration::from_millis(1);
+    let build = move |b: crate::support::Builder| b.limits(limits.clone());
+    let permissive = |to: &mut InboundListener| to.strict = false;
+    let pair = Pair::with(AppProtocol::Detect, address, build, permissive).await?;
+    let mut late = TcpStream::connect(pair.inbound).await?;
+    soon(wait.recv()).await?;
+    late.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut answer = String::new();
+    soon(late.read_to_string(&mut answer)).await??;
+    assert!(answer.ends_with("late"), "{answer}");
+    Ok(())
+}
+
 /// Its requests would be neither decided on nor cleaned of claims.
 #[tokio::test]
 async fn a_stranger_does_not_choose_to_be_opaque() -> Result {
@@ -469,15 +544,18 @@ async fn a_stranger_does_not_choose_to_be_opaque() -> Result {
     let permissive = |to: &mut InboundListener| to.strict = false;
     let pair = Pair::with(AppProtocol::Detect, app, |b| b, permissive).await?;
     for begin in [
-        "\r\nGET",
-        "get",
-        "M-SEARCH",
-        "GET\t",
-        "\n\nGET",
-        "ABCDEFGHIJKLMNOPQRST",
+        "\r\nGET /",
+        "get /",
+        "M-SEARCH /",
+        "GET\t /",
+        "\n\nGET /",
+        "ABCDEFGHIJKLMNOPQRST /",
+        "\r\nGET /ü",
+        "get /ü",
+        "M-SEARCH /ü",
     ] {
         let request = format!(
-            "{begin} / HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: a\r\nconnection: close\r\n\r\n"
+            "{begin} HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: a\r\nconnection: close\r\n\r\n"
         );
         let answer = raw(pair.inbound, request.as_bytes()).await?;
         assert!(answer.starts_with("HTTP/1.1 "), "{begin:?}: {answer}");
