@@ -41,7 +41,7 @@ pub(crate) fn is_text(bytes: &[u8]) -> bool {
     let request = match after {
         Some(0) => false,
         Some(end) => space(&rest[end]),
-        // The word goes on, or is still to come.
+        // The word continues, or is still to come.
         None => true,
     };
     request || bytes.iter().all(|b| space(b) || matches!(b, b' '..=b'~'))

@@ -35,6 +35,20 @@ pub(crate) fn forward(
     Forward { version, upgrade }
 }
 
+/// Whether a request may leave HTTP. One that may not loses its wish, and the means to.
+pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
+    // The HTTP library puts it there where the wish is.
+    if request.extensions().get::<OnUpgrade>().is_none() {
+        return false;
+    }
+    let may = headers::upgrade(request).is_some();
+    if !may {
+        headers::strip(request.headers_mut(), false);
+        request.extensions_mut().remove::<OnUpgrade>();
+    }
+    may
+}
+
 // === impl Forward ===
 
 impl Forward {

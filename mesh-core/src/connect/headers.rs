@@ -109,7 +109,7 @@ pub(super) fn is_coded(headers: &HeaderMap) -> bool {
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of. Returns
 /// whether trailers are asked for, which is said to the next hop anew.
-fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {
+pub(super) fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {
     let (mut lengths, mut of_connection) = (Length::Absent, upgrade);
     for (name, value) in &*headers {
         if *name == CONTENT_LENGTH {

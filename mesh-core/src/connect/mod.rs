@@ -14,12 +14,13 @@ mod kept;
 mod outside;
 mod pool;
 mod read_on;
+mod rest;
 mod tcp;
 mod tunnel;
 mod unsent;
 
 pub(crate) use connector::Connector;
-pub(crate) use forward::{Switched, forward};
+pub(crate) use forward::{Switched, forward, may_switch};
 pub(crate) use headers::wishes;
 pub(crate) use kept::Kept;
 pub(crate) use outside::OutsideRoots;

@@ -7,7 +7,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{client, server};
+use hyper_util::rt::TokioIo;
 use inmesh_pki::id::SpiffeId;
 use tower_service::Service;
 
@@ -16,13 +20,16 @@ use super::listen::{Application, InboundListener};
 use super::upstream::Upstreams;
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
-use crate::connect::{Io, Lease, Switched, forward};
+use crate::connect::{Io, Lease, Switched, forward, may_switch};
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, PeerInfo, Tls};
 use crate::model::{AppProtocol, Endpoint, HttpVersion, Transport};
+use crate::telemetry::trace::TraceContext;
 
 /// Applications that are kept apart where the caller's port chooses one.
 const APPLICATIONS: usize = 1_024;
+/// The bytes of a connection in memory, each way.
+const MEMORY: usize = 16 * 1024;
 
 /// An answer of the application, with the connection to it that is in use until it is whole.
 pub(super) struct Served {
@@ -70,7 +77,65 @@ struct Sharing {
     caller: Option<SpiffeId>,
 }
 
+fn failed(e: impl Into<BoxError>) -> Error {
+    Error::new(Reason::Reset, "the application failed").because(e)
+}
+
 // === impl InProcess ===
+
+impl<S, R> InProcess<S>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    /// Asks the service. What it calls while it answers belongs to the same trace.
+    fn answer(
+        mut self,
+        mut request: Request<Body>,
+        caller: &Arc<PeerInfo>,
+        trace: TraceContext,
+    ) -> impl Future<Output = Result<Response<Body>, S::Error>> + Send + use<S, R> {
+        request.extensions_mut().insert(Arc::clone(caller));
+        trace.scope(async move {
+            std::future::poll_fn(|cx| self.0.poll_ready(cx)).await?;
+            Ok(self.0.call(request).await?.map(Body::new))
+        })
+    }
+
+    /// Asks the service over a connection in memory, which it may take out of HTTP: both ends are then
+    /// joined as those of a server are, where policy and revocation reach them.
+    async fn switch(
+        &self,
+        request: &mut Request<Body>,
+        caller: &Arc<PeerInfo>,
+        call: &mut Call,
+    ) -> Result<Served, Error> {
+        let hop = forward(request, AppProtocol::Http1, &call.exchange.authority);
+        let (near, far) = tokio::io::duplex(MEMORY);
+        let (this, caller, trace) = (self.clone(), Arc::clone(caller), call.exchange.trace);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = this.clone();
+            answer.answer(request.map(Body::incoming), &caller, trace)
+        });
+        let server =
+            server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service);
+        tokio::spawn(server.with_upgrades());
+        let connecting = client::conn::http1::handshake(TokioIo::new(near));
+        let (mut sender, connection) = connecting.await.map_err(failed)?;
+        tokio::spawn(connection.with_upgrades());
+        let answer = sender.send_request(std::mem::take(request));
+        let response = answer.await.map_err(failed)?;
+        let (response, switched) = hop.answered(response.map(Body::incoming))?;
+        Ok(Served {
+            response,
+            lease: None,
+            switched,
+        })
+    }
+}
 
 impl<S, R> App for InProcess<S>
 where
@@ -87,18 +152,18 @@ where
         _: SocketAddr,
         call: &mut Call,
     ) -> Result<Served, Error> {
-        let mut service = self.0.clone();
-        let mut request = std::mem::take(request);
-        request.extensions_mut().insert(Arc::clone(caller));
-        let failed = |e: S::Error| Error::new(Reason::Reset, "the application failed").because(e);
-        // What the application calls while it answers belongs to the same trace.
-        let answer = call.exchange.trace.scope(async move {
-            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
-        });
+        if may_switch(request) {
+            return Box::pin(self.switch(request, caller, call)).await;
+        }
+        let request = std::mem::take(request);
+        let answer = self.clone().answer(request, caller, call.exchange.trace);
         let response = answer.await.map_err(failed)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let detail = "the application switched to a protocol that it was not asked for";
+            return Err(Error::new(Reason::Reset, detail));
+        }
         Ok(Served {
-            response: response.map(Body::new),
+            response,
             lease: None,
             switched: None,
         })

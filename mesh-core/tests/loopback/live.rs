@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ::http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
 use inmesh_core::authorize::{Action, DefaultAction, Operation, Policy, PolicyRule};
 use inmesh_core::discover::{Pusher, pushed};
 use inmesh_core::model::{
@@ -11,7 +13,7 @@ use inmesh_core::model::{
 use inmesh_core::runtime::{InboundListener, MeshBuilder, OutboundListener, WantsNothing};
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
-use inmesh_core::{Mesh, Reason};
+use inmesh_core::{Body, Mesh, Reason};
 use inmesh_pki::IdentityWriter;
 use inmesh_pki::bundle::{BundleSet, TrustBundle};
 use inmesh_pki::clock::{Clock, SystemClock};
@@ -21,6 +23,7 @@ use inmesh_pki::store::IdentityReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tower::service_fn;
 
 use crate::support::{Result, Seen, serve_outbound, soon};
 
@@ -33,9 +36,11 @@ enum Way {
     Opaque,
     /// Over a connection that has left HTTP.
     Upgraded,
+    /// Likewise, to an application in this process.
+    InProcess,
 }
 
-const WAYS: [Way; 3] = [Way::Http, Way::Opaque, Way::Upgraded];
+const WAYS: [Way; 4] = [Way::Http, Way::Opaque, Way::Upgraded, Way::InProcess];
 
 /// `web` sends to `cart`, whose application repeats every byte.
 struct Carried {
@@ -99,6 +104,30 @@ async fn echo(head: Option<&'static [u8]>, told: Told) -> Result<SocketAddr> {
     Ok(address)
 }
 
+/// Leaves HTTP, as soon as it is asked to, and repeats all that comes.
+async fn switch(mut request: Request<Body>, mut told: Told) -> std::io::Result<Response<Body>> {
+    told.asked.send_replace(true);
+    let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    told.answer.wait_for(|told| *told).await.map_err(gone)?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let io = TokioIo::new(upgraded.await.map_err(std::io::Error::other)?);
+        let (mut read, mut write) = tokio::io::split(io);
+        tokio::io::copy(&mut read, &mut write).await
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    for (name, value) in [
+        (header::CONNECTION, "upgrade"),
+        (header::UPGRADE, "websocket"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
 impl Way {
     /// What is asked for at first, and the head of the answer.
     fn heads(self) -> Option<[&'static [u8]; 2]> {
@@ -108,7 +137,7 @@ impl Way {
                 b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
             ]),
             Self::Opaque => None,
-            Self::Upgraded => Some([
+            Self::Upgraded | Self::InProcess => Some([
                 b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
                 b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
             ]),
@@ -117,7 +146,7 @@ impl Way {
 
     fn protocol(self) -> AppProtocol {
         match self {
-            Self::Http | Self::Upgraded => AppProtocol::Http1,
+            Self::Http | Self::Upgraded | Self::InProcess => AppProtocol::Http1,
             Self::Opaque => AppProtocol::Tcp,
         }
     }
@@ -144,7 +173,7 @@ impl Carried {
             asked,
             answer: told,
         };
-        let app = echo(way.heads().map(|[_, answer]| answer), told).await?;
+        let app = echo(way.heads().map(|[_, answer]| answer), told.clone()).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let inbound = listener.local_addr()?;
         let seen = Seen::new();
@@ -158,6 +187,10 @@ impl Carried {
         tokio::spawn({
             let server = server.clone();
             async move {
+                if way == Way::InProcess {
+                    let service = service_fn(move |request| switch(request, told.clone()));
+                    return server.serve(listener, service).await;
+                }
                 server
                     .serve_behind(listener, InboundListener::new(app, protocol))
                     .await
@@ -284,8 +317,13 @@ async fn a_revoked_server_is_cut_off() -> Result {
 /// The upgrade is asked for, and the peer loses its trust before the server has switched.
 #[tokio::test]
 async fn a_peer_that_is_revoked_during_an_upgrade_is_cut_off() -> Result {
-    for revoked_is_caller in [true, false] {
-        let mut carried = Carried::asked(Way::Upgraded).await?;
+    for (way, revoked_is_caller) in [
+        (Way::Upgraded, true),
+        (Way::Upgraded, false),
+        (Way::InProcess, true),
+        (Way::InProcess, false),
+    ] {
+        let mut carried = Carried::asked(way).await?;
         if revoked_is_caller {
             let crls = carried.revoking(&carried.web_reader)?;
             carried.cart.set_crls(crls);
@@ -361,6 +399,8 @@ async fn a_policy_that_comes_later_reaches_what_stands_open() -> Result {
         (Way::Opaque, None),
         (Way::Upgraded, Some("/")),
         (Way::Upgraded, None),
+        (Way::InProcess, Some("/")),
+        (Way::InProcess, None),
     ] {
         let mut carried = Carried::new(way).await?;
         let service = ServiceName::new(&Namespace::new("shop")?, "other")?;
@@ -368,7 +408,7 @@ async fn a_policy_that_comes_later_reaches_what_stands_open() -> Result {
         let unrelated = Service::new(service, vec![port]);
         carried.rules.push(vec![Op::put(unrelated)]).await?;
         carried.round().await?;
-        if way == Way::Upgraded {
+        if way != Way::Opaque {
             carried
                 .rules
                 .push(vec![policy("elsewhere", Some("/elsewhere"))?])

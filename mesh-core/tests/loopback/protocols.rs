@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use ::http::StatusCode;
+use ::http::{Request, Response, StatusCode};
+use inmesh_core::Body;
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort};
 use inmesh_core::pki::tls;
@@ -12,6 +13,7 @@ use inmesh_core::testing::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsConnector, client};
+use tower::service_fn;
 
 use crate::support::{Pair, Result, for_cart, get, h1, origin, serve_outbound, soon, tell, text};
 
@@ -74,6 +76,65 @@ async fn a_port_of_opaque_bytes_is_never_http_to_a_peer() -> Result {
     stream.write_all(b"GET /").await?;
     stream.shutdown().await?;
     assert_eq!(soon(heard.recv()).await?, Some(b"GET /".to_vec()));
+    Ok(())
+}
+
+/// A service in this process sees no wish to leave HTTP but the one for a WebSocket, and one that leaves
+/// it all the same has not answered.
+#[tokio::test]
+async fn a_service_leaves_http_only_as_it_may() -> Result {
+    let world = World::new()?;
+    let cart = world.mesh("cart")?.start()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let app = service_fn(async |request: Request<Body>| {
+        let switches = request.uri().path() == "/switch";
+        let can = request.extensions().get::<hyper::upgrade::OnUpgrade>();
+        let mut names: Vec<_> = request.headers().keys().map(|n| n.as_str()).collect();
+        names.sort_unstable();
+        let seen = format!("{} {}", names.join(" "), can.is_some());
+        let mut response = Response::new(Body::from(seen));
+        if switches {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        }
+        Ok::<_, std::io::Error>(response)
+    });
+    tokio::spawn(async move { cart.serve(listener, app).await });
+    for (path, fields, wanted) in [
+        ("/", "", "host false"),
+        (
+            "/",
+            "connection: upgrade\r\nupgrade: websocket",
+            "connection host upgrade true",
+        ),
+        ("/", "connection: upgrade\r\nupgrade: h2c", "host false"),
+        (
+            "/",
+            "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA",
+            "host false",
+        ),
+        (
+            "/",
+            "connection: upgrade\r\nupgrade: websocket\r\nupgrade: websocket",
+            "host false",
+        ),
+        ("/", "upgrade: websocket", "host false"),
+        ("/", "connection: upgrade\r\nupgrade: \u{e9}", "host false"),
+        ("/switch", "", "502"),
+        ("/switch", "connection: upgrade\r\nupgrade: h2c", "502"),
+    ] {
+        let mut stream = offer(&world, address, &[b"http/1.1"]).await?;
+        let head = format!("GET {path} HTTP/1.1\r\nhost: cart\r\n{fields}");
+        let head = format!("{}\r\n\r\n", head.trim_end());
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        let ends = format!("\r\n\r\n{wanted}");
+        while !answer.ends_with(ends.as_bytes()) && !answer.starts_with(b"HTTP/1.1 502") {
+            answer.push(soon(stream.read_u8()).await??);
+        }
+        let failed = answer.starts_with(b"HTTP/1.1 502");
+        assert_eq!(failed, wanted == "502", "{fields}");
+    }
     Ok(())
 }
 
