@@ -53,11 +53,12 @@ impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         super::runtime(None)?.block_on(async {
             if self.watch {
-                return self.watch().await;
+                let ask = async || self.ask().await;
+                return Err(watch(ask, |answer| self.show(answer)).await);
             }
             let status = match self.wait {
                 None => self.ask().await?,
-                Some(limit) => self.wait(limit).await?,
+                Some(limit) => wait(limit, async || self.ask().await).await?,
             };
             self.print(&status)?;
             let refused = each(&status["objects"]).any(|o| o["serving"] != "current");
@@ -84,30 +85,46 @@ impl Status {
         Ok(())
     }
 
-    /// Asks until the agent is ready; at the limit the last answer counts, or the last error.
-    async fn wait(&self, limit: Duration) -> anyhow::Result<Value> {
-        let end = Instant::now() + limit;
-        loop {
-            let asked = self.ask().await;
-            let ready = matches!(&asked, Ok(status) if status["ready"] == true);
-            if ready || Instant::now() >= end {
-                return asked;
+    /// Prints an answer, on a terminal in place of the one before.
+    fn show(&self, asked: anyhow::Result<Value>) -> anyhow::Result<()> {
+        term::clear();
+        match asked {
+            Ok(status) => self.print(&status),
+            Err(error) => {
+                term::error(&error);
+                Ok(())
             }
-            sleep(ASK).await;
         }
     }
+}
 
-    /// Prints each answer, on a terminal in place of the one before.
-    async fn watch(&self) -> anyhow::Result<ExitCode> {
-        loop {
-            let asked = self.ask().await;
-            term::clear();
-            match asked {
-                Ok(status) => self.print(&status)?,
-                Err(error) => term::error(&error),
-            }
-            sleep(WATCH).await;
+/// Asks until the agent is ready; at the limit the last answer counts, or the last error.
+async fn wait(
+    limit: Duration,
+    ask: impl AsyncFn() -> anyhow::Result<Value>,
+) -> anyhow::Result<Value> {
+    let end = Instant::now() + limit;
+    loop {
+        let asked = ask().await;
+        let ready = matches!(&asked, Ok(status) if status["ready"] == true);
+        if ready || Instant::now() >= end {
+            return asked;
         }
+        sleep(ASK).await;
+    }
+}
+
+/// Shows one answer after the other, errors too: an agent that restarts comes back. It ends only where
+/// one cannot be shown.
+async fn watch(
+    ask: impl AsyncFn() -> anyhow::Result<Value>,
+    mut show: impl FnMut(anyhow::Result<Value>) -> anyhow::Result<()>,
+) -> anyhow::Error {
+    loop {
+        if let Err(error) = show(ask().await) {
+            return error;
+        }
+        sleep(WATCH).await;
     }
 }
 
@@ -489,6 +506,64 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} is not in {page}");
         }
+    }
+
+    /// Answers in their order, the last one again and again.
+    fn answers(
+        all: &[Result<Value, &'static str>],
+    ) -> impl AsyncFn() -> anyhow::Result<Value> + use<> {
+        let (all, next) = (all.to_vec(), std::cell::Cell::new(0));
+        async move || {
+            let answer = all[next.get().min(all.len() - 1)].clone();
+            next.set(next.get() + 1);
+            answer.map_err(|error| anyhow::anyhow!("{error}"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_shows_every_answer_and_outlasts_an_agent() {
+        let status = |generation: u32| Ok(serde_json::json!({ "generation": generation }));
+        let ask = answers(&[status(1), Err("connection refused"), status(2)]);
+        let start = Instant::now();
+        let mut shown = Vec::new();
+        let watching = watch(ask, |answer| {
+            let said = match answer {
+                Ok(status) => status["generation"].to_string(),
+                Err(error) => error.to_string(),
+            };
+            shown.push((start.elapsed().as_secs(), said));
+            Ok(())
+        });
+        let limit = Duration::from_secs(5);
+        let ended = tokio::time::timeout(limit, watching).await;
+        assert!(ended.is_err(), "{ended:?}");
+        let wanted = [(0, "1"), (2, "connection refused"), (4, "2")];
+        let shown: Vec<_> = shown.iter().map(|(at, said)| (*at, &**said)).collect();
+        assert_eq!(shown, wanted);
+        let broken = watch(answers(&[status(1)]), |_| {
+            anyhow::bail!("the output is gone")
+        })
+        .await;
+        assert_eq!(broken.to_string(), "the output is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_when_the_agent_is_ready_or_at_its_limit() {
+        let status = |ready: bool| Ok(serde_json::json!({ "ready": ready }));
+        let limit = Duration::from_secs(30);
+        let start = Instant::now();
+        let got = wait(
+            limit,
+            answers(&[Err("refused"), status(false), status(true)]),
+        )
+        .await;
+        assert_eq!(got.expect("an answer")["ready"], true);
+        assert_eq!(start.elapsed(), ASK * 2);
+        let got = wait(limit, answers(&[status(false)])).await;
+        assert_eq!(got.expect("the last answer")["ready"], false);
+        assert!(start.elapsed() >= limit && start.elapsed() < limit + Duration::from_secs(2));
+        let got = wait(Duration::ZERO, answers(&[Err("refused")])).await;
+        assert_eq!(got.expect_err("the last error").to_string(), "refused");
     }
 
     #[test]

@@ -224,6 +224,10 @@ fn known(text: &str) -> LabelText {
 
 #[cfg(test)]
 mod tests {
+    use crate::authorize::DefaultAction;
+    use crate::model::{AppProtocol, Endpoint, IdSet, Service, ServiceName, ServicePort, SourceId};
+    use crate::snapshot::{Change, Object, Op, Settings, Snapshot};
+
     use super::*;
 
     /// The names that Istio documents as standard, but those of the exchange itself.
@@ -254,8 +258,25 @@ mod tests {
     fn every_series_has_the_same_names() {
         let workload = Workload::new("shop", "web", "web").unwrap();
         let principal = LabelText::from("spiffe://lab/ns/shop/sa/web");
-        let caller = "spiffe://lab/ns/shop/sa/cart".parse().unwrap();
+        let caller: SpiffeId = "spiffe://lab/ns/shop/sa/cart".parse().unwrap();
+        let port = ServicePort::new("", 80, AppProtocol::Http1);
+        let name = ServiceName::new(&workload.namespace, "cart").unwrap();
+        let cart = Object::from(Service::new(name.clone(), vec![port]));
+        let put = vec![Op::Put(cart, Vec::new())];
+        let settings = Settings::new(workload.clone(), DefaultAction::Deny);
+        let snapshot = Snapshot::new(settings);
+        let snapshot = snapshot.apply(Change::replace(SourceId::new("test"), put));
+        let view = snapshot.service(&name).unwrap();
+        let ids = IdSet::new([caller.clone()]);
+        let member = |transport| Member::new(Endpoint::new(([10, 0, 0, 1], 80).into(), transport));
         for series in [
+            outbound(&workload, &principal, view, &member(Transport::Plain)),
+            outbound(
+                &workload,
+                &principal,
+                view,
+                &member(Transport::Mesh { ids }),
+            ),
             without_service(&workload, &principal),
             without_endpoint(&workload, &principal, "cart.shop.svc.cluster.local"),
             inbound(&workload, "cluster.local", &principal, None),
