@@ -52,7 +52,7 @@ else
   cd "$dir"
   echo "skipped: go-spiffe (it cannot be built)"
 fi
-if command -v javac mvn > /dev/null && mkdir java && cp "$here/pom.xml" java \
+if command -v javac > /dev/null && command -v mvn > /dev/null && mkdir java && cp "$here/pom.xml" java \
   && mvn -q -B -f java/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.0:copy-dependencies \
     -DoutputDirectory="$dir/java/jars" > java.log 2>&1 \
   && javac -cp "java/jars/*" -d java "$here/Client.java" >> java.log 2>&1; then
