@@ -130,6 +130,11 @@ async fn the_agents_page_runs_and_that_of_status_beside_it() {
 }
 
 #[tokio::test]
+async fn the_operating_page_makes_a_root_that_holds_all_that_the_binary_needs() {
+    run(&blocks("mesh-cli/docs/operating.md")).await;
+}
+
+#[tokio::test]
 async fn the_cas_page_runs() {
     run(&blocks("mesh-cli/docs/ca.md")).await;
 }
