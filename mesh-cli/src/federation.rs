@@ -61,6 +61,14 @@ pub(crate) struct WebFiles {
     pub(crate) key: PathBuf,
 }
 
+/// What is bound and read before there is an identity.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    listener: Option<TcpListener>,
+    relationships: Vec<Relationship>,
+    web: Option<WebCertificate>,
+}
+
 /// Federation as it runs.
 #[derive(Debug, Default)]
 pub(crate) struct RunningFederation {
@@ -77,20 +85,35 @@ pub(crate) struct RunningEndpoint {
 }
 
 impl FederationConfig {
-    /// Listens, so that what is wrong shows at start.
-    pub(crate) async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
-        let Some(endpoint) = &self.endpoint else {
-            return Ok(None);
-        };
-        let bound = TcpListener::bind(endpoint.bind).await;
-        let listener = bound.with_context(|| format!("listening on {}", endpoint.bind))?;
-        Ok(Some(listener))
+    /// Listens and reads files, so that what is wrong shows at start. `own` is the trust domain that the
+    /// agent will be of, where its file says it.
+    pub(crate) async fn open(
+        &self,
+        own: Option<&TrustDomain>,
+        crypto: &Crypto,
+    ) -> anyhow::Result<Opened> {
+        let mut opened = Opened::default();
+        if let Some(endpoint) = &self.endpoint {
+            let bound = TcpListener::bind(endpoint.bind).await;
+            let bound = bound.with_context(|| format!("listening on {}", endpoint.bind))?;
+            opened.listener = Some(bound);
+            let web = endpoint.web.as_ref().map(|files| files.open(crypto));
+            let web = web.transpose();
+            opened.web = web.context("reading the certificate of the bundle endpoint")?;
+        }
+        for foreign in &self.relationships {
+            if let Some(own) = own {
+                foreign.is_foreign_to(own)?;
+            }
+            opened.relationships.push(foreign.relationship()?);
+        }
+        Ok(opened)
     }
 
     /// Fetches and serves for as long as the process lives, and says how it is doing; `web_roots` vouch for web servers.
     pub(crate) fn run(
         &self,
-        listener: Option<TcpListener>,
+        opened: Opened,
         reader: &IdentityReader,
         writer: Arc<IdentityWriter>,
         web_roots: Vec<CertificateDer<'static>>,
@@ -101,18 +124,15 @@ impl FederationConfig {
         let state = reader.load();
         let svid = state.default_svid().context("the agent has no identity")?;
         let own = svid.id().trust_domain();
-        let mut relationships = Vec::new();
         for foreign in &self.relationships {
             foreign.is_foreign_to(own)?;
-            relationships.push(foreign.relationship()?);
         }
-        if let (Some(endpoint), Some(listener)) = (&self.endpoint, listener) {
+        let relationships = opened.relationships;
+        if let (Some(endpoint), Some(listener)) = (&self.endpoint, opened.listener) {
             let (path, clock) = (endpoint.path.clone(), Arc::clone(&clock));
             let mut serving = BundleEndpoint::new(own.clone(), path, reader.clone(), crypto, clock);
             let mut status = None;
-            if let Some(files) = &endpoint.web {
-                let web = files.open(crypto);
-                let web = web.context("reading the certificate of the bundle endpoint")?;
+            if let Some(web) = opened.web {
                 status = Some(web.status());
                 serving = serving.with_web_certificate(web);
             }

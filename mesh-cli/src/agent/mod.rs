@@ -20,7 +20,7 @@ use inmesh_core::snapshot::Problem;
 use inmesh_discovery::file;
 use inmesh_discovery::manifest::Defaults;
 use inmesh_discovery::manifest::strict::{self, Document};
-use inmesh_pki::id::SpiffeId;
+use inmesh_pki::id::{SpiffeId, TrustDomain};
 use inmesh_pki::workload_api::Endpoint;
 
 use crate::federation::FederationConfig;
@@ -119,6 +119,16 @@ pub(crate) enum Found {
 // === impl Agent ===
 
 impl Agent {
+    /// The trust domain that it will be of, where its file says so; else its source of identity does.
+    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
+        match &self.identity {
+            Identity::Ca { ca, .. } => Some(ca.trust_domain()),
+            Identity::DevelopmentCa { .. } | Identity::Files { .. } | Identity::WorkloadApi(_) => {
+                None
+            }
+        }
+    }
+
     /// How documents beside the agent's file are read.
     pub(crate) fn defaults(&self) -> Defaults {
         let defaults = strict_defaults(&self.workload).loopback(self.loopback_endpoints);

@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 
 use crate::agent::{self, AccessLogTo, Agent, Identity};
 use crate::beside::Beside;
+use crate::federation::Opened;
 use crate::log_file::Reopen;
 use crate::signals::Signals;
 use crate::workload_api::{ServingApi, WorkloadApiConfig};
@@ -198,7 +199,7 @@ struct Waiting {
     writer: Arc<IdentityWriter>,
     jwt: Option<DynJwtIssuer>,
     api: Option<Socket>,
-    bundle_endpoint: Option<TcpListener>,
+    federation: Opened,
     web_roots: Vec<CertificateDer<'static>>,
 }
 
@@ -223,7 +224,7 @@ impl Started {
         }
         if let Some(federation) = &agent.federation {
             let running = federation.run(
-                waiting.bundle_endpoint,
+                waiting.federation,
                 &waiting.identity,
                 waiting.writer,
                 waiting.web_roots,
@@ -241,9 +242,9 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
     let crypto = Crypto::aws_lc_rs();
     let api = agent.workload_api.as_ref();
     let api = api.map(WorkloadApiConfig::bind).transpose()?;
-    let bundle_endpoint = match &agent.federation {
-        Some(federation) => federation.bind().await?,
-        None => None,
+    let federation = match &agent.federation {
+        Some(federation) => federation.open(agent.trust_domain(), &crypto).await?,
+        None => Opened::default(),
     };
     let source::Identity {
         reader,
@@ -263,7 +264,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         writer,
         jwt,
         api,
-        bundle_endpoint,
+        federation,
         web_roots: roots.certs.clone(),
     };
     let mut builder = Mesh::builder()

@@ -76,7 +76,7 @@ fn identity(agent: &Agent) -> anyhow::Result<(Vec<Problem>, Option<TrustDomain>)
             keep,
             ..
         } => {
-            own = Some(ca.trust_domain().clone());
+            own = agent.trust_domain().cloned();
             let field = "identity.ca.trustBundle";
             found.extend(
                 read(field, trust_bundle)
