@@ -159,7 +159,7 @@ impl Validate {
         let status = snapshot.status();
         let nothing = status.is_empty();
         if !agent {
-            let message = format!("{} holds no document of this kind", dir.display());
+            let message = "the folder holds no document of this kind";
             let missing = if nothing {
                 Problem::refused("", format!("{message}, and no other for the mesh"))
             } else {
