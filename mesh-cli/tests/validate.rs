@@ -180,6 +180,19 @@ fn documents_without_an_agent_are_a_warning() {
         "{said}"
     );
     assert_eq!(json(&dir, &["--strict"]).0, Some(1));
+    // What is left to gateways is a document too.
+    let gateways = home.path("gateways");
+    std::fs::create_dir(&gateways).expect("a folder");
+    let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, \
+                 spec: {parentRefs: [{name: gw}]}}";
+    publish(&gateways, "route.yaml", route);
+    let (code, said) = json(&gateways, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let severities = said["problems"].as_array().expect("a list").iter();
+    let severities: Vec<_> = severities
+        .map(|row| row["problem"]["severity"].clone())
+        .collect();
+    assert_eq!(severities, ["warning", "note", "note"], "{said}");
     let embedded = json(&dir, &["--strict", "--embedded"]);
     assert_eq!(embedded.0, Some(0), "{embedded:?}");
 }

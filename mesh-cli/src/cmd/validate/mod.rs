@@ -157,21 +157,10 @@ impl Validate {
             None => Vec::new(),
         };
         let status = snapshot.status();
-        let nothing = status.is_empty();
+        // A route for gateways is read, and left to them with a note.
+        let nothing = status.is_empty() && merged.problems.is_empty();
         if !agent {
-            let message = "the folder holds no document of this kind";
-            let missing = if nothing {
-                Problem::refused("", format!("{message}, and no other for the mesh"))
-            } else {
-                Problem::warning(
-                    "",
-                    format!(
-                        "{message}, without which no agent starts; the folder of a program that \
-                         embeds the mesh is checked with --embedded"
-                    ),
-                )
-            };
-            say(missing.at(Location::new(&*dir.to_string_lossy(), 1)));
+            say(without(dir, nothing));
         }
         for object in &status {
             // What dangles is found in the snapshot, which knows no lines.
@@ -216,6 +205,22 @@ impl Validate {
         });
         Ok((Settings::new(workload, DefaultAction::Deny), defaults))
     }
+}
+
+/// That a folder has no Agent: a folder with other documents may be one that lost it.
+fn without(dir: &Path, nothing: bool) -> Problem {
+    let message = "the folder holds no document of this kind";
+    let missing = match nothing {
+        true => Problem::refused("", format!("{message}, and no other for the mesh")),
+        false => Problem::warning(
+            "",
+            format!(
+                "{message}, without which no agent starts; the folder of a program that embeds the \
+                 mesh is checked with --embedded"
+            ),
+        ),
+    };
+    missing.at(Location::new(&*dir.to_string_lossy(), 1))
 }
 
 /// What a running agent says of itself.
