@@ -1,9 +1,16 @@
 //! SPIFFE bundle JSON in, bundles out, and back (SPIFFE_Trust_Domain_and_Bundle.md, sections 4, 5).
 //!
 //! The trust domain is an argument and never read from the document (S26). A key of an unknown type
-//! or use is passed over (S16), and so is an X.509 key without certificate (S17); a known key that
-//! is broken makes the whole document an error, so that the bundle before it stays. A document
-//! whose keys are all passed over, or that has none, distrusts the domain (S18). The member
+//! or use is passed over (S16), and so is an X.509 key without certificate (S17).
+//!
+//! A broken key for JWT-SVIDs is left out with a warning, and the rest of the document counts: only the
+//! tokens of that key are refused (RFC 7517, section 5). So is one without an id, and each of several with
+//! one id. A broken root makes the whole document an error, so that the bundle before it stays: without it
+//! every peer under that root would be refused, and a distrusted domain looks the same. What is left out
+//! says nothing of the sequence number: the document counts as taken, and a later one under the same
+//! number, with the key repaired, replaces it.
+//!
+//! A document whose keys are all passed over, or that has none, distrusts the domain (S18). The member
 //! `inmesh_distrusted_keys` is ours: ids of root keys that are compromised, which others pass over
 //! (section 4.1), since the root itself is gone from the document.
 
@@ -19,7 +26,7 @@ use x509_parser::prelude::FromDer;
 use super::{BundleError, BundleSet, Root, TrustBundle};
 use crate::id::TrustDomain;
 use crate::json::Unique;
-use crate::jwt::{KeySet, KeySetError, PublicKey};
+use crate::jwt::{KeyReader, KeySetError, LeftOut, PublicKey};
 
 /// The longest bundle document that is looked at, in bytes.
 pub const MAX_BUNDLE_LEN: usize = 1024 * 1024;
@@ -52,7 +59,7 @@ pub enum BundleJsonError {
         /// Which key.
         index: usize,
     },
-    /// The keys for JWT-SVIDs in it cannot be used.
+    /// There are too many keys for JWT-SVIDs in it.
     #[error("the keys for JWT-SVIDs in the bundle of {trust_domain} cannot be used")]
     JwtKeys {
         /// The trust domain of the bundle.
@@ -124,9 +131,11 @@ struct Domains {
 impl TrustBundle {
     /// Reads the bundle of `trust_domain` from SPIFFE bundle JSON.
     ///
+    /// A key for JWT-SVIDs that cannot be used is left out with a warning; it is not written again either.
+    ///
     /// # Errors
     ///
-    /// [`BundleJsonError`] for text that is no such document, or a known key that is broken.
+    /// [`BundleJsonError`] for text that is no such document, or a root that is broken.
     pub fn from_json(trust_domain: TrustDomain, json: &[u8]) -> Result<Self, BundleJsonError> {
         bounded(json, MAX_BUNDLE_LEN)?;
         let document = serde_json::from_slice(json).map_err(not_a_bundle)?;
@@ -208,18 +217,26 @@ fn from_document(
         return Err(BundleJsonError::TooManyDistrustedKeys { trust_domain, got });
     }
     let mut roots: Vec<CertificateDer<'static>> = Vec::new();
-    let mut jwt_keys = KeySet::new();
+    let mut jwt_keys = KeyReader::default();
     for (index, jwk) in document.keys.iter().enumerate() {
         match jwk.get("use").and_then(Value::as_str) {
             Some(X509_SVID) => roots.extend(root(&trust_domain, index, jwk)?),
-            Some(JWT_SVID) => {
-                jwt_key(index, jwk, &mut jwt_keys).map_err(|source| BundleJsonError::JwtKeys {
-                    trust_domain: trust_domain.clone(),
-                    source,
-                })?
-            }
+            Some(JWT_SVID) => jwt_keys.read_named(index, jwk),
             _ => {}
         }
+    }
+    let (jwt_keys, left_out) = match jwt_keys.finish() {
+        Ok(keys) => keys,
+        Err(source) => {
+            return Err(BundleJsonError::JwtKeys {
+                trust_domain,
+                source,
+            });
+        }
+    };
+    if let Some(LeftOut { count, first }) = left_out {
+        tracing::warn!(%trust_domain, count, error = %first,
+            "keys for JWT-SVIDs in a bundle cannot be used and are left out");
     }
     let mut bundle = if roots.is_empty() {
         TrustBundle::distrusted(trust_domain)
@@ -260,19 +277,6 @@ fn root(
     let text = first.as_str().ok_or_else(broken)?;
     let der = BASE64.decode(text.as_bytes()).map_err(|_| broken())?;
     Ok(Some(der.into()))
-}
-
-fn jwt_key(index: usize, jwk: &Map<String, Value>, keys: &mut KeySet) -> Result<(), KeySetError> {
-    let Some(key) = PublicKey::from_jwk(index, jwk)? else {
-        return Ok(());
-    };
-    if key.id().is_none() {
-        return Err(KeySetError::Key {
-            index,
-            member: "kid",
-        });
-    }
-    keys.push(index, key)
 }
 
 fn to_document(bundle: &TrustBundle) -> Result<Map<String, Value>, BundleJsonError> {

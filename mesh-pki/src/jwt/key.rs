@@ -1,9 +1,10 @@
 //! JWK sets in, the public keys that tokens may be signed with out (RFC 7517, RFC 7518).
 //!
 //! Of a JWK only the public numbers, the id and the algorithm are taken. What is of an unknown kind
-//! is passed over (S16); what is of a known kind and broken makes the whole set an error, so that a
-//! typing error does not quietly take a key away.
+//! is passed over (S16). What is of a known kind and broken, and keys of which two have one id, are left
+//! out with a warning: the tokens of the others still verify (RFC 7517, section 5).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -67,12 +68,27 @@ enum Numbers {
     },
 }
 
+/// The keys of a document while it is read.
+#[derive(Default)]
+pub(crate) struct KeyReader {
+    keys: Vec<(usize, PublicKey)>,
+    left_out: Option<LeftOut>,
+}
+
+/// The keys of a known kind in a document that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    pub(crate) count: usize,
+    /// What is wrong with the first that was found.
+    pub(crate) first: KeySetError,
+}
+
 /// Why a JWK set cannot be used; `index` counts from 0.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeySetError {
     /// Two keys have the same id, so that it is unclear which is meant.
-    #[error("key {index} has the id of a key before it")]
+    #[error("key {index} has the id of another key")]
     DuplicateId {
         /// Which key.
         index: usize,
@@ -126,11 +142,13 @@ impl KeySet {
 
     /// Reads a JWK set: what an OpenID issuer, a Kubernetes API server or a Workload API publishes.
     ///
-    /// Keys of an unknown type, and keys whose use is not to sign tokens, are passed over.
+    /// Keys of an unknown type, and keys whose use is not to sign tokens, are passed over. A broken key is
+    /// left out with a warning, and so is each of several keys with one id, since it is unclear which one
+    /// is meant; a key that is listed twice counts once.
     ///
     /// # Errors
     ///
-    /// [`KeySetError`]; the keys before the broken one are not used either.
+    /// [`KeySetError::NotASet`], [`KeySetError::TooLarge`] or [`KeySetError::TooManyKeys`].
     pub fn from_jwks(json: &[u8]) -> Result<Self, KeySetError> {
         #[derive(serde::Deserialize)]
         struct JwksDocument {
@@ -143,18 +161,15 @@ impl KeySet {
             serde_json::from_slice(json).map_err(|error| KeySetError::NotASet {
                 reason: error.to_string(),
             })?;
-        let mut set = Self::new();
+        let mut reader = KeyReader::default();
         for (index, jwk) in document.keys.iter().enumerate() {
-            match jwk.get("use").map(Value::as_str) {
-                None | Some(Some("sig" | "jwt-svid")) => {}
-                Some(_) => continue,
+            if let None | Some(Some("sig" | "jwt-svid")) = jwk.get("use").map(Value::as_str) {
+                reader.read(index, jwk);
             }
-            match PublicKey::from_jwk(index, jwk) {
-                Ok(Some(key)) => set.push(index, key)?,
-                Ok(None) => {}
-                // Its tokens are refused, and those of the others are not (RFC 7517, section 5).
-                Err(error) => tracing::warn!(%error, "a key of a set cannot be used"),
-            }
+        }
+        let (set, left_out) = reader.finish()?;
+        if let Some(LeftOut { count, first }) = left_out {
+            tracing::warn!(count, error = %first, "keys of a set cannot be used and are left out");
         }
         Ok(set)
     }
@@ -201,6 +216,61 @@ impl KeySet {
     }
 }
 
+// === impl KeyReader ===
+
+impl KeyReader {
+    /// Takes one JWK, if it can be used.
+    pub(crate) fn read(&mut self, index: usize, jwk: &Map<String, Value>) {
+        match PublicKey::from_jwk(index, jwk) {
+            Ok(Some(key)) => self.keys.push((index, key)),
+            Ok(None) => {}
+            Err(error) => self.leave_out(error),
+        }
+    }
+
+    /// As [`Self::read`], and a key without an id cannot be used.
+    pub(crate) fn read_named(&mut self, index: usize, jwk: &Map<String, Value>) {
+        if jwk.contains_key("kid") {
+            return self.read(index, jwk);
+        }
+        if let Ok(Some(_)) | Err(_) = PublicKey::from_jwk(index, jwk) {
+            let member = "kid";
+            self.leave_out(KeySetError::Key { index, member });
+        }
+    }
+
+    /// The keys that can be used, in order, and what was left out.
+    pub(crate) fn finish(mut self) -> Result<(KeySet, Option<LeftOut>), KeySetError> {
+        // By id: the place of its first key, and whether all keys with it are the same one.
+        let mut ids: BTreeMap<String, (usize, bool)> = BTreeMap::new();
+        let keys = std::mem::take(&mut self.keys);
+        for (at, (_, key)) in keys.iter().enumerate() {
+            if let Some(id) = key.id.clone() {
+                let (first, same) = ids.entry(id).or_insert((at, true));
+                *same &= keys[*first].1 == *key;
+            }
+        }
+        let mut set = KeySet::new();
+        for (at, (index, key)) in keys.into_iter().enumerate() {
+            match key.id.as_ref().and_then(|id| ids.get(id)) {
+                Some((_, false)) => self.leave_out(KeySetError::DuplicateId { index }),
+                Some((first, true)) if *first != at => {}
+                _ => set.push(index, key)?,
+            }
+        }
+        Ok((set, self.left_out))
+    }
+
+    fn leave_out(&mut self, error: KeySetError) {
+        let count = self.left_out.as_ref().map_or(0, |left_out| left_out.count) + 1;
+        let first = self
+            .left_out
+            .take()
+            .map_or(error, |left_out| left_out.first);
+        self.left_out = Some(LeftOut { count, first });
+    }
+}
+
 // === impl PublicKey ===
 
 impl PublicKey {
@@ -238,10 +308,7 @@ impl PublicKey {
     }
 
     /// Reads one JWK; nothing, if its type, curve or algorithm is not supported.
-    pub(crate) fn from_jwk(
-        index: usize,
-        jwk: &Map<String, Value>,
-    ) -> Result<Option<Self>, KeySetError> {
+    fn from_jwk(index: usize, jwk: &Map<String, Value>) -> Result<Option<Self>, KeySetError> {
         let broken = |member| KeySetError::Key { index, member };
         let number = |member| {
             jwk.get(member)

@@ -32,6 +32,7 @@ mod verify;
 mod tests;
 
 pub use issue::{DynJwtIssuer, JwtIssuer, LocalJwtIssuer, MAX_AUDIENCES};
+pub(crate) use key::{KeyReader, LeftOut};
 pub use key::{KeySet, KeySetError, MAX_JWKS_LEN, MAX_KEYS, PublicKey};
 pub use live::{KeysReader, KeysWriter, live_keys};
 pub use rejected::{MAX_TOKEN_LEN, TokenRejected};

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use rcgen::SanType;
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -680,6 +681,34 @@ async fn a_lying_server_changes_nothing_and_silence_ends_trust() {
     script.say(json(&next));
     kept.until(|status| status.trusted).await;
     assert_eq!(kept.bundle(), Some(next));
+}
+
+/// The number says which document is the later one, not which of its keys could be read.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_repaired_under_the_same_number_is_taken() {
+    let ca = Ca::new("root");
+    let key = json!({
+        "use": "jwt-svid", "kty": "EC", "kid": "a", "crv": "P-256",
+        "x": "ngLYQnlfF6GsojUwqtcEE3WgTNG2RUlsGhK73RNEl5k",
+        "y": "tKbiDSUSsQ3F1P7wteeHNXIcU-cx6CgSbroeQrQHTLM",
+    });
+    let document = |key: &Value| {
+        let bundle = json(&ca.bundle("other.example").with_sequence(7));
+        let mut bundle: Value = serde_json::from_str(&bundle).unwrap();
+        bundle["keys"].as_array_mut().unwrap().push(key.clone());
+        bundle.to_string()
+    };
+    let script = Script::new(&ca.bundle("other.example").with_sequence(6));
+    let mut kept = KeptBundle::new(&script, Profile::Web);
+    kept.until(|status| status.fetches == 1).await;
+    let mut short = key.clone();
+    short["x"] = "AA".into();
+    for (fetches, key, keys) in [(2, &key, 1), (3, &short, 0), (4, &key, 1)] {
+        script.say(document(key));
+        let now = kept.until(|status| status.fetches == fetches).await;
+        assert_eq!((now.sequence, now.roots, now.failures), (Some(7), 1, 0));
+        assert_eq!(kept.bundle().unwrap().jwt_keys().len(), keys);
+    }
 }
 
 #[tokio::test(start_paused = true)]
