@@ -4,7 +4,11 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use inmesh_pki::Crypto;
+use inmesh_pki::clock::{Clock, ManualClock, SystemClock};
+use inmesh_pki::issue::dev::DevCa;
 use serde_json::Value;
 use support::{Home, PLAIN, free, mesh, publish, route, service, stderr, stdout};
 use tempfile::TempDir;
@@ -211,6 +215,59 @@ fn validate_fails_where_the_agent_would() {
     publish(&dir, "agent.yaml", &agent(fine, ""));
     let good = mesh(["validate", "--strict"], &[&dir]);
     assert!(good.status.success(), "{good:?}");
+}
+
+/// What an agent would start with, and not be ready, since every peer refuses it.
+#[test]
+fn validate_judges_the_certificate_as_peers_do() {
+    let (home, foreign) = (Home::new(), Home::new());
+    let crypto = Crypto::aws_lc_rs();
+    let id = "spiffe://test.local/ns/shop/sa/web".parse().expect("an ID");
+    let (files, hour) = (home.path("files"), Duration::from_secs(3_600));
+    let now = SystemClock::shared().now();
+    let issue = |begin: SystemTime| {
+        let clock = ManualClock::new(begin).shared();
+        let ca = DevCa::open_with(&home.ca(), hour, &crypto, clock).expect("the CA");
+        ca.issue_files(&id, &files).expect("issued");
+    };
+    let dir = home.path("agent");
+    std::fs::create_dir(&dir).expect("a folder");
+    let agent = |bundle: &Path| {
+        publish(
+            &dir,
+            "agent.yaml",
+            &format!(
+                "apiVersion: inmesh.dev/v1alpha1\nkind: Agent\n\
+                 workload: {{namespace: shop, name: web, serviceAccount: web}}\n\
+                 defaultAction: deny\npeers: strict\nidentity:\n  files:\n    \
+                 certificate: {0}/cert.pem\n    key: {0}/key.pem\n    bundle: {1}\n",
+                files.display(),
+                bundle.display(),
+            ),
+        );
+    };
+    let own = files.join("bundle.pem");
+    let foreign = first_pem(&foreign.ca());
+    for (begin, bundle, code, strict, reason) in [
+        (now, &own, 0, 0, None),
+        (now, &foreign, 1, 1, Some("signed by an unknown authority")),
+        (now - 3 * hour, &own, 1, 1, Some("expired at")),
+        (now + 3 * hour, &own, 0, 1, Some("not valid before")),
+    ] {
+        issue(begin);
+        agent(bundle);
+        let said = mesh(["validate"], &[&dir]);
+        let out = stdout(&said);
+        assert_eq!(said.status.code(), Some(code), "{reason:?} {said:?}");
+        let expected = reason.map(|reason| ("agent.yaml:1: identity.files: no peer", reason));
+        assert!(
+            expected.is_none_or(|(field, reason)| out.contains(field) && out.contains(reason)),
+            "{reason:?} {out}"
+        );
+        assert_eq!(expected.is_some(), out.contains("no peer accepts"), "{out}");
+        let said = mesh(["validate", "--strict"], &[&dir]);
+        assert_eq!(said.status.code(), Some(strict), "{said:?}");
+    }
 }
 
 fn first_pem(dir: &Path) -> std::path::PathBuf {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
+use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::rotate::expiry::expiries;
 use inmesh_pki::rotate::watch_expiry;
@@ -48,6 +49,7 @@ impl Mesh {
         self.inner.metrics.collect(Gauges {
             reader: shared.reader.clone(),
             identity: shared.identity.clone(),
+            crypto: shared.crypto.clone(),
             rotations: Arc::clone(&rotations),
             listening: shared.listening.clone(),
             sockets: Arc::clone(&shared.sockets),
@@ -73,6 +75,7 @@ impl Mesh {
 struct Gauges {
     reader: SnapshotReader,
     identity: IdentityReader,
+    crypto: Crypto,
     rotations: Arc<AtomicU64>,
     listening: Listening,
     sockets: Arc<Sockets>,
@@ -94,8 +97,18 @@ impl Collect for Gauges {
         );
         let (phase, sources) = (self.drain.phase(), self.sources.borrow().clone());
         let now = self.clock.now();
-        let ready = not_ready(&snapshot, &self.identity, phase, &sources, now).is_empty();
-        samples.gauge("mesh_ready", "Whether it takes traffic", u64::from(ready));
+        let ready = not_ready(
+            &snapshot,
+            (&self.identity, &self.crypto),
+            phase,
+            &sources,
+            now,
+        );
+        samples.gauge(
+            "mesh_ready",
+            "Whether it takes traffic",
+            u64::from(ready.is_empty()),
+        );
         self.configuration(&snapshot, &sources, samples);
         self.renewal(samples);
         self.expiries(samples);

@@ -191,7 +191,7 @@ impl Mesh {
     pub fn status(&self) -> Status {
         Status::new(
             &self.inner.shared.reader.load(),
-            &self.inner.shared.identity,
+            (&self.inner.shared.identity, &self.inner.shared.crypto),
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
             (
@@ -203,7 +203,7 @@ impl Mesh {
         )
     }
 
-    /// Waits until it is ready: it has an identity, and every group of sources has one that has
+    /// Waits until it is ready: it has an identity that peers accept, and every group of sources has one that has
     /// synced.
     pub async fn ready(&self) {
         let shared = &self.inner.shared;
@@ -226,7 +226,7 @@ impl Mesh {
     pub(super) fn not_ready(&self) -> Vec<String> {
         not_ready(
             &self.inner.shared.reader.load(),
-            &self.inner.shared.identity,
+            (&self.inner.shared.identity, &self.inner.shared.crypto),
             self.watch_drain().phase(),
             &self.inner.sources.borrow(),
             self.inner.shared.clock.now(),

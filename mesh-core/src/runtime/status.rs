@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use inmesh_pki::Crypto;
 use inmesh_pki::store::{IdentityReader, IdentityState};
+use inmesh_pki::svid::validate_own;
 use serde::Serialize;
 
 use super::first::ServerFirst;
@@ -183,7 +185,7 @@ pub struct EndpointError {
 impl Status {
     pub(super) fn new(
         snapshot: &Snapshot,
-        identity: &IdentityReader,
+        (identity, crypto): (&IdentityReader, &Crypto),
         phase: Phase,
         sources: &Sources,
         // The moment, and the same on the clock that failures are noted on.
@@ -191,7 +193,7 @@ impl Status {
         server_first: &ServerFirst,
         listeners: Vec<ListenerStatus>,
     ) -> Self {
-        let not_ready = not_ready(snapshot, identity, phase, sources, now);
+        let not_ready = not_ready(snapshot, (identity, crypto), phase, sources, now);
         let (identity, renewal) = (identity.load(), identity.renewal());
         let workload = snapshot.settings().local.workload();
         let mut services: Vec<_> = snapshot
@@ -318,10 +320,11 @@ fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Why it does not take traffic; empty if it does. Cheap: probes ask it often.
+/// Why it does not take traffic; empty if it does. Probes ask it often: what costs most are the signatures
+/// of the identity's own path, some 0.1 ms each.
 pub(super) fn not_ready(
     snapshot: &Snapshot,
-    identity: &IdentityReader,
+    (identity, crypto): (&IdentityReader, &Crypto),
     phase: Phase,
     sources: &Sources,
     now: SystemTime,
@@ -330,7 +333,7 @@ pub(super) fn not_ready(
     if phase != Phase::Serving {
         not_ready.push("it is draining".to_owned());
     }
-    not_ready.extend(lifeless(identity, now));
+    not_ready.extend(lifeless(identity, crypto, now));
     not_ready.extend(sources.waiting());
     not_ready.extend(
         snapshot
@@ -342,7 +345,7 @@ pub(super) fn not_ready(
 }
 
 /// Why no peer would accept its identity at `now`.
-fn lifeless(identity: &IdentityReader, now: SystemTime) -> Option<String> {
+fn lifeless(identity: &IdentityReader, crypto: &Crypto, now: SystemTime) -> Option<String> {
     let state = identity.load();
     let Some(svid) = state.default_svid() else {
         return Some(match identity.renewal().last_error {
@@ -353,44 +356,96 @@ fn lifeless(identity: &IdentityReader, now: SystemTime) -> Option<String> {
     if now > svid.not_after() {
         return Some(format!("the certificate of {} has ended", svid.id()));
     }
-    let begun = now >= svid.not_before();
-    (!begun).then(|| format!("the certificate of {} is not valid yet", svid.id()))
+    if now < svid.not_before() {
+        return Some(format!("the certificate of {} is not valid yet", svid.id()));
+    }
+    // Peers judge by the same bundle and lists as we do: they would end every handshake.
+    let refused = validate_own(svid, &state, now, crypto).err();
+    refused.map(|reason| format!("no peer accepts its certificate: {reason}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use inmesh_pki::clock::ManualClock;
     use inmesh_pki::issue::ca::LocalCa;
     use inmesh_pki::issue::csr;
-    use inmesh_pki::{Crypto, IdentityState, identity};
+    use inmesh_pki::{IdentityState, IdentityWriter, RevokedIds, identity};
 
     use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn noon() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn ca(crypto: &Crypto) -> Result<LocalCa, Box<dyn std::error::Error>> {
+        let clock = ManualClock::new(noon()).shared();
+        let ca = LocalCa::create("td.test".parse()?, 24 * HOUR, crypto, clock)?;
+        Ok(ca.with_leaf_lifetime(HOUR))
+    }
+
+    /// An identity of `signer` beside the bundle of `trusted`.
+    fn identified(
+        signer: &LocalCa,
+        trusted: &LocalCa,
+        crypto: &Crypto,
+    ) -> Result<(IdentityWriter, IdentityReader), Box<dyn std::error::Error>> {
+        let id = "spiffe://td.test/ns/shop/sa/cart".parse()?;
+        let (key, csr) = csr::generate(&id, crypto)?;
+        let svid = signer.sign(&id, &csr)?.into_svid(key, crypto)?;
+        let state = IdentityState::new(svid, trusted.bundle().clone().into());
+        Ok(identity(state))
+    }
 
     #[test]
     fn an_identity_whose_certificate_is_not_alive_takes_no_traffic()
     -> Result<(), Box<dyn std::error::Error>> {
-        let noon = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let crypto = Crypto::aws_lc_rs();
-        let (clock, hour) = (ManualClock::new(noon).shared(), Duration::from_secs(3_600));
-        let ca = LocalCa::create("td.test".parse()?, 24 * hour, &crypto, Arc::clone(&clock))?;
-        let ca = ca.with_leaf_lifetime(hour);
-        let id = "spiffe://td.test/ns/shop/sa/cart".parse()?;
-        let (key, csr) = csr::generate(&id, &crypto)?;
-        let svid = ca.sign(&id, &csr)?.into_svid(key, &crypto)?;
-        let (_writer, reader) = identity(IdentityState::new(svid, ca.bundle().clone().into()));
+        let ca = ca(&crypto)?;
+        let (_writer, reader) = identified(&ca, &ca, &crypto)?;
         for (now, reason) in [
-            (clock.now(), None),
-            (noon + hour, None),
-            (noon + 2 * hour, Some("has ended")),
-            (noon - hour, Some("is not valid yet")),
+            (noon(), None),
+            (noon() + HOUR, None),
+            (noon() + 2 * HOUR, Some("has ended")),
+            (noon() - HOUR, Some("is not valid yet")),
         ] {
-            let why = lifeless(&reader, now);
+            let why = lifeless(&reader, &crypto, now);
             assert_eq!(why.is_some(), reason.is_some(), "{why:?}");
             assert!(reason.is_none_or(|reason| why.is_some_and(|why| why.contains(reason))));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn an_identity_that_no_peer_accepts_takes_no_traffic() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let crypto = Crypto::aws_lc_rs();
+        let (ca, foreign) = (ca(&crypto)?, ca(&crypto)?);
+        let (writer, reader) = identified(&foreign, &ca, &crypto)?;
+        let why = || lifeless(&reader, &crypto, noon()).unwrap_or_default();
+        assert!(
+            why().contains("no peer accepts its certificate"),
+            "{}",
+            why()
+        );
+        // The bundle that vouches for it comes later.
+        writer.set_bundle(foreign.bundle().clone());
+        assert_eq!(why(), "");
+        // Its ID is revoked.
+        let id = reader.load().default_svid().ok_or("none")?.id().clone();
+        let mut ids = RevokedIds::default();
+        ids.insert(id, noon() + HOUR);
+        writer.update(|state| state.replace_revoked_ids(ids));
+        assert!(why().contains("revoked"), "{}", why());
+        writer.update(|state| state.replace_revoked_ids(RevokedIds::default()));
+        assert_eq!(why(), "");
+        // Its root is distrusted.
+        let roots = foreign.bundle().roots().iter();
+        let keys: Vec<_> = roots.map(|root| root.key_id().to_owned()).collect();
+        let domain = foreign.bundle().trust_domain().clone();
+        writer.update(|state| state.distrust(&domain, keys));
+        assert!(why().contains("distrusted"), "{}", why());
         Ok(())
     }
 }

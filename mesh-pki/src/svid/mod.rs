@@ -29,7 +29,7 @@ mod tests;
 pub use key::PrivateKey;
 pub use narrow::MAX_PATH_LEN;
 pub use rejected::{Place, Rejected};
-pub use validate::{MAX_PRESENTED_BYTES, validate};
+pub use validate::{MAX_PRESENTED_BYTES, validate, validate_own};
 
 /// An X.509-SVID: our ID, and the key that proves it.
 ///

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::path::{Search, check_time};
 use super::rejected::{Place, Rejected};
-use super::{Usage, Verified, inspect};
+use super::{Usage, Verified, X509Svid, inspect};
 use crate::bundle::TrustBundle;
 use crate::crypto::Crypto;
 use crate::id::SpiffeId;
@@ -87,6 +87,24 @@ pub fn validate(
         id: leaf.id,
         serial: leaf.serial,
     })
+}
+
+/// Decides whether peers that trust what `state` trusts accept `svid`, which is ours, at the moment `now`:
+/// as a server and as a client.
+///
+/// # Errors
+///
+/// [`Rejected`]: why they refuse it, as [`validate`] says it.
+pub fn validate_own(
+    svid: &X509Svid,
+    state: &IdentityState,
+    now: SystemTime,
+    crypto: &Crypto,
+) -> Result<(), Rejected> {
+    for usage in [Usage::Client, Usage::Server] {
+        validate(svid.chain(), state, now, usage, crypto)?;
+    }
+    Ok(())
 }
 
 /// Step 3: the bundle of the ID's own trust domain.

@@ -18,7 +18,7 @@ use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, KeySetError};
 use crate::proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use crate::store::IdentityState;
-use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::svid::{PrivateKey, Rejected, SvidError, X509Svid, validate_own};
 
 /// The most SVIDs that one message may hold.
 const MAX_SVIDS: usize = 1_000;
@@ -210,9 +210,7 @@ fn read_svid(
     }
     let bundle = bundle(said.trust_domain().clone(), &message.bundle, "bundle")?;
     let trusted = IdentityState::from_bundles(bundle.clone().into());
-    for usage in [Usage::Client, Usage::Server] {
-        validate(svid.chain(), &trusted, now, usage, crypto)?;
-    }
+    validate_own(&svid, &trusted, now, crypto)?;
     Ok((svid, bundle))
 }
 

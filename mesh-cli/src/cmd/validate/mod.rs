@@ -23,8 +23,8 @@ use crate::{agent, fetch, term};
 
 /// Says what an agent, or a program that embeds the mesh, would make of a folder.
 ///
-/// Exits 1 if anything is refused or would keep the agent from starting, 0 otherwise; with --strict
-/// warnings exit 1 too.
+/// Exits 1 if anything is refused, or would keep the agent from starting or from being ready, 0
+/// otherwise; with --strict warnings exit 1 too.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mesh validate --dir /etc/mesh              what `mesh proxy --dir /etc/mesh` would say

@@ -1,5 +1,5 @@
-//! What would keep an agent from starting, or its endpoints from being reached: the files that its
-//! own file and the documents name.
+//! What would keep an agent from starting or from being ready, or its endpoints from being reached: the
+//! files that its own file and the documents name.
 //!
 //! All is opened as the agent opens it, by the same functions. Nothing is bound, written or connected
 //! to; whether an address is this host's, and a file may be made, is left to the start.
@@ -12,8 +12,10 @@ use std::path::Path;
 use inmesh_core::model::{ObjectKey, Roots, Transport};
 use inmesh_core::snapshot::{Object, Op, Problem};
 use inmesh_discovery::manifest::Merged;
+use inmesh_pki::clock::SystemClock;
+use inmesh_pki::svid::{Rejected, validate_own};
 use inmesh_pki::workload_api::server::Socket;
-use inmesh_pki::{Crypto, TrustBundle, TrustDomain, tls};
+use inmesh_pki::{Crypto, IdentityState, TrustBundle, TrustDomain, tls};
 
 use crate::agent::{Agent, Identity};
 use crate::cmd::{proxy, runtime};
@@ -58,6 +60,10 @@ fn identity(agent: &Agent) -> anyhow::Result<(Vec<Problem>, Option<TrustDomain>)
     let mut own = match started {
         Ok(started) => {
             let state = started.reader.load();
+            // What a CA has issued and is kept is renewed at the start.
+            if !matches!(agent.identity, Identity::Ca { .. }) {
+                found.extend(unfit(field, &state));
+            }
             state
                 .default_svid()
                 .map(|svid| svid.id().trust_domain().clone())
@@ -107,6 +113,19 @@ fn identity(agent: &Agent) -> anyhow::Result<(Vec<Problem>, Option<TrustDomain>)
         Identity::WorkloadApi(_) => {}
     }
     Ok((found, own))
+}
+
+/// Why peers would refuse the certificate: the agent would start and never be ready, or not yet.
+fn unfit(field: &str, state: &IdentityState) -> Option<Problem> {
+    let svid = state.default_svid()?;
+    let now = SystemClock::shared().now();
+    let reason = validate_own(svid, state, now, &Crypto::aws_lc_rs()).err()?;
+    let message = format!("no peer accepts the certificate, the agent is not ready: {reason}");
+    Some(match reason {
+        // Its time comes without a change of the files.
+        Rejected::NotYetValid { .. } => Problem::warning(field, message),
+        _ => Problem::refused(field, message),
+    })
 }
 
 /// Two sockets of one address, or of one that holds the other: the second cannot be bound.

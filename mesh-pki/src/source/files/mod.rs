@@ -20,7 +20,7 @@ use crate::id::{SpiffeId, TrustDomain};
 use crate::source::Identity;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter, identity};
-use crate::svid::{Rejected, SvidError, Usage, X509Svid, validate};
+use crate::svid::{Rejected, SvidError, X509Svid, validate_own};
 use crate::task::until;
 
 mod look;
@@ -112,8 +112,8 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
-    /// No peer would accept the SVID now: it has ended, its time has not come, or no root of the bundle
-    /// beside it vouches for it. The one before is still good, and stays.
+    /// No peer would accept the SVID now: it has ended, its time has not come, it is revoked, or no root of
+    /// the bundle beside it vouches for it. The one before is still good, and stays.
     #[error("{} is not valid, the one before is", cert.display())]
     NotValid {
         /// The certificate's file.
@@ -147,6 +147,16 @@ struct Files {
     /// The path of the ID that the SVID must have.
     path: Option<String>,
     crypto: Crypto,
+}
+
+/// What is taken of a set, and why a peer would refuse its SVID.
+enum Verdict {
+    /// All; no other SVID is better, though peers may refuse this one too.
+    All(Option<Box<Rejected>>),
+    /// Nothing: under its bundles no SVID is good, and one is under those in use.
+    Nothing(Box<Rejected>),
+    /// Bundles and lists, under which the SVID in the store is good.
+    Trust(Box<Rejected>),
 }
 
 /// What the files say, all of it.
@@ -243,6 +253,9 @@ impl FileSource {
 
     /// Reads the files once, for a start that fails early and says why. It blocks.
     ///
+    /// An SVID that no peer would accept is taken where there is none before it, for the files that make it
+    /// good may come later: [`validate_own`] says why, and so does a runtime that is not ready for it.
+    ///
     /// # Errors
     ///
     /// [`FileError`] for the first file that cannot be used.
@@ -280,8 +293,10 @@ impl FileSource {
     ///
     /// 1. Read all files; if nothing differs from the last look, sleep for the interval.
     /// 2. If something does, read again until two reads agree, so that a change is not seen halfway.
-    /// 3. Write SVID, bundles and revocation lists in one step, or report why not and keep what is there:
-    ///    files that cannot be used, or an SVID that is not valid now while the one before is.
+    /// 3. Write SVID, bundles and revocation lists in one step, or report why not and keep what is there,
+    ///    where the files cannot be used. Where they hold an SVID that no peer would accept now and the one
+    ///    before is good under the bundles and lists beside it, that one stays and those are written; where
+    ///    it is good under the bundles before alone, all of that stays.
     /// 4. What was not valid is judged again at each look, so it serves once it is the better one.
     pub async fn run(self, writer: Arc<IdentityWriter>, shutdown: impl Future<Output = ()>) {
         until(shutdown, self.reload_forever(&writer)).await;
@@ -309,17 +324,26 @@ impl FileSource {
             };
             waiting = None;
             if let Some(set) = set {
-                match self.worse(&set, &writer.load()) {
-                    Some(reason) => {
+                match self.weigh(&set, &writer.load()) {
+                    Verdict::All(unfit) => {
+                        let id = set.svid.id().clone();
+                        self.write(set, last.replace(id), unfit, writer);
+                    }
+                    Verdict::Trust(reason) => {
                         if new {
-                            let cert = self.files.cert.clone();
-                            self.report(FileError::NotValid { cert, reason }, writer);
+                            writer.update(|state| {
+                                set.trust(state);
+                                set.warn_if_older(state);
+                            });
+                            self.not_valid(reason, writer);
                         }
                         waiting = Some(set);
                     }
-                    None => {
-                        let id = set.svid.id().clone();
-                        self.write(set, last.replace(id), writer);
+                    Verdict::Nothing(reason) => {
+                        if new {
+                            self.not_valid(reason, writer);
+                        }
+                        waiting = Some(set);
                     }
                 }
             }
@@ -327,48 +351,66 @@ impl FileSource {
         }
     }
 
-    /// Why the SVID in the store is better than that of `set`: it is valid now, or ends later where
-    /// neither is.
-    fn worse(&self, set: &Set, state: &IdentityState) -> Option<Box<Rejected>> {
+    /// Which SVID peers accept under what, that of `set` or the one in the store, and what is taken then.
+    fn weigh(&self, set: &Set, state: &IdentityState) -> Verdict {
         let now = self.clock.now();
-        let mut after = IdentityState::from_bundles(set.bundles.clone());
-        let td = set.svid.id().trust_domain();
-        after.distrust(td, state.distrusted_keys(td).map(str::to_owned));
         let judge = |svid: &X509Svid, state: &IdentityState| {
-            validate(svid.chain(), state, now, Usage::Server, &self.files.crypto)
+            validate_own(svid, state, now, &self.files.crypto).map_err(Box::new)
         };
-        let reason = judge(&set.svid, &after).err()?;
-        let had = state.default_svid()?;
-        let better = judge(had, state).is_ok() || had.not_after() > set.svid.not_after();
-        better.then(|| Box::new(reason))
+        let mut after = state.clone();
+        set.trust(&mut after);
+        let Err(reason) = judge(&set.svid, &after) else {
+            return Verdict::All(None);
+        };
+        let Some(had) = state.default_svid() else {
+            return Verdict::All(Some(reason));
+        };
+        if judge(had, &after).is_ok() {
+            return Verdict::Trust(reason);
+        }
+        // Neither is good under the new bundles. Where the lists alone leave the old one good, those
+        // bundles are the fault; where it has ended anyway, the one that ends later is the better one.
+        let mut listed = state.clone();
+        set.lists(&mut listed);
+        let ended_later = had.not_after() > set.svid.not_after() && judge(had, state).is_err();
+        if judge(had, &listed).is_ok() || ended_later {
+            return Verdict::Nothing(reason);
+        }
+        Verdict::All(Some(reason))
     }
 
-    /// `last` is the ID that the files had before: if it is another now, the old SVID goes.
-    fn write(&self, set: Set, last: Option<SpiffeId>, writer: &IdentityWriter) {
-        let Set {
-            svid,
-            bundles,
-            crls,
-        } = set;
-        tracing::info!(id = %svid.id(), serial = svid.serial(), "identity loaded from files");
+    /// `last` is the ID that the files had before: if it is another now, the old SVID goes. `unfit` says why
+    /// no peer accepts the new one.
+    fn write(
+        &self,
+        set: Set,
+        last: Option<SpiffeId>,
+        unfit: Option<Box<Rejected>>,
+        writer: &IdentityWriter,
+    ) {
+        let id = set.svid.id().clone();
+        tracing::info!(%id, serial = set.svid.serial(), "identity loaded from files");
+        if let Some(reason) = unfit {
+            tracing::warn!(%id, %reason, "no peer accepts the identity in the files, and no better one is there");
+        }
         writer.update(|state| {
-            if let Some(last) = last.filter(|last| last != svid.id()) {
+            if let Some(last) = last.filter(|last| *last != id) {
                 state.remove_svid(&last);
             }
-            state.insert_svid(svid);
-            state.replace_bundles(bundles);
-            if let Some(crls) = crls {
-                state.replace_crls(crls.clone());
-                if *state.crls() != crls {
-                    tracing::warn!("a revocation list is older than the one in use, which stays");
-                }
-            }
+            set.trust(state);
+            set.warn_if_older(state);
+            state.insert_svid(set.svid);
         });
         writer.renewed();
         self.status.update(|status| {
             status.loads += 1;
             status.last_error = None;
         });
+    }
+
+    fn not_valid(&self, reason: Box<Rejected>, writer: &IdentityWriter) {
+        let cert = self.files.cert.clone();
+        self.report(FileError::NotValid { cert, reason }, writer);
     }
 
     fn report(&self, error: FileError, writer: &IdentityWriter) {
@@ -386,6 +428,26 @@ impl FileSource {
 }
 
 type LoadedSet = Result<Set, FileError>;
+
+impl Set {
+    /// Puts its bundles and lists in.
+    fn trust(&self, state: &mut IdentityState) {
+        state.replace_bundles(self.bundles.clone());
+        self.lists(state);
+    }
+
+    fn lists(&self, state: &mut IdentityState) {
+        if let Some(crls) = &self.crls {
+            state.replace_crls(crls.clone());
+        }
+    }
+
+    fn warn_if_older(&self, state: &IdentityState) {
+        if self.crls.as_ref().is_some_and(|crls| crls != state.crls()) {
+            tracing::warn!("a revocation list is older than the one in use, which stays");
+        }
+    }
+}
 
 impl Files {
     fn paths(&self) -> impl Iterator<Item = &PathBuf> + Clone {

@@ -368,6 +368,155 @@ async fn the_better_of_old_and_new_serves() {
     assert_eq!(serial(&reader), longer);
 }
 
+/// Files over a good SVID, of which only some is taken.
+struct Over {
+    dir: Dir,
+    ca: Ca,
+    reader: IdentityReader,
+    status: StatusReader<FileStatus>,
+    good: String,
+}
+
+impl Over {
+    fn new() -> Self {
+        let (dir, ca) = (Dir::new(), Ca::new("root"));
+        let good = dir.svid(&ca);
+        dir.write("crl.pem", &ca.crl().list().to_pem());
+        let lists = dir.0.path().join("crl.pem");
+        let clock = TokioClock::new(noon());
+        let source = dir.source().with_crls(lists).with_clock(clock.shared());
+        let (writer, reader) = identity(source.load().unwrap());
+        let status = source.status();
+        tokio::spawn(source.run(Arc::new(writer), pending()));
+        Self {
+            dir,
+            ca,
+            reader,
+            status,
+            good,
+        }
+    }
+
+    fn put(&self, svid: &X509Svid) {
+        self.dir.write(CERT_FILE, &svid.chain_pem());
+        self.dir.write(KEY_FILE, &svid.key().to_secret_pem());
+    }
+
+    /// The serial that serves, the roots and the lists after a look, and how often it failed.
+    async fn looked(&self) -> (String, usize, Vec<Crl>, u64) {
+        tokio::time::sleep(3 * DEFAULT_INTERVAL).await;
+        let state = self.reader.load();
+        let roots = state.bundles().get(&domain("td")).unwrap().roots().len();
+        let lists = state.crls().get(&domain("td")).to_vec();
+        (
+            serial(&self.reader),
+            roots,
+            lists,
+            self.status.load().failures,
+        )
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_svid_replaces_no_good_one_and_the_list_counts() {
+    let over = Over::new();
+    over.looked().await;
+    let next = leaf(CART).svid(&over.ca);
+    let list = over
+        .ca
+        .crl()
+        .with(|p| p.crl_number = 2_u64.into())
+        .revoking(&next.chain()[0])
+        .list();
+    over.dir.write("crl.pem", &list.to_pem());
+    over.put(&next);
+    let both = [over.ca.cert.clone(), Ca::new("new").cert];
+    let both = TrustBundle::new(domain("td"), both).unwrap();
+    over.dir.write(BUNDLE_FILE, &both.to_pem());
+    let epoch = over.reader.load().epoch();
+    let (serving, roots, lists, failures) = over.looked().await;
+    assert_eq!(serving, over.good);
+    assert_eq!(
+        (roots, lists, failures),
+        (2, vec![list], 1),
+        "what the files trust and deny counts"
+    );
+    over.looked().await;
+    assert_eq!(over.reader.load().epoch(), epoch + 1, "written once");
+    // One that is not revoked is taken under the same list.
+    let better = leaf(CART).svid(&over.ca);
+    over.put(&better);
+    assert_eq!(over.looked().await.0, better.serial());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_revokes_our_own_svid_is_taken() {
+    let over = Over::new();
+    over.looked().await;
+    let had = over.reader.load().default_svid().unwrap().clone();
+    let list = over
+        .ca
+        .crl()
+        .with(|p| p.crl_number = 2_u64.into())
+        .revoking(&had.chain()[0])
+        .list();
+    over.dir.write("crl.pem", &list.to_pem());
+    let (serving, _, lists, _) = over.looked().await;
+    assert_eq!((serving, lists), (over.good.clone(), vec![list]));
+    let state = over.reader.load();
+    let why = validate_own(&had, &state, noon(), &crypto());
+    assert!(matches!(why, Err(Rejected::Revoked { .. })), "{why:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bundle_under_which_no_svid_is_good_is_not_taken() {
+    let over = Over::new();
+    let before = over.looked().await;
+    let foreign = Ca::new("foreign");
+    over.dir.write(BUNDLE_FILE, &foreign.bundle("td").to_pem());
+    let (serving, roots, lists, failures) = over.looked().await;
+    assert_eq!((serving, roots, lists), (before.0, before.1, before.2));
+    assert_eq!(failures, 1);
+    assert_eq!(
+        over.reader.load().bundles().get(&domain("td")),
+        Some(&over.ca.bundle("td"))
+    );
+}
+
+/// At a start there is nothing better, and what is asked names what is wrong.
+#[test]
+fn what_is_wrong_with_the_first_svid_can_be_asked() {
+    let (dir, ca, foreign) = (Dir::new(), Ca::new("root"), Ca::new("foreign"));
+    dir.svid(&ca);
+    let lists = dir.0.path().join("crl.pem");
+    dir.write("crl.pem", &ca.crl().list().to_pem());
+    let judge = |after: Duration| {
+        let state = dir.source().with_crls(&lists).load().unwrap();
+        let svid = state.default_svid().unwrap();
+        validate_own(svid, &state, noon() + after, &crypto())
+    };
+    assert_eq!(judge(Duration::ZERO), Ok(()));
+    let ended = judge(minutes(60));
+    assert!(matches!(ended, Err(Rejected::Expired { .. })), "{ended:?}");
+    dir.write(BUNDLE_FILE, &foreign.bundle("td").to_pem());
+    let unknown = judge(Duration::ZERO);
+    assert!(
+        matches!(unknown, Err(Rejected::UnknownIssuer { .. })),
+        "{unknown:?}"
+    );
+    let mine = dir.svid(&ca);
+    let state = dir.source().load().unwrap();
+    let svid = state.default_svid().unwrap();
+    assert_eq!(svid.serial(), mine);
+    let list = ca.crl().revoking(&svid.chain()[0]).list();
+    dir.write("crl.pem", &list.to_pem());
+    let revoked = judge(Duration::ZERO);
+    assert!(
+        matches!(revoked, Err(Rejected::Revoked { .. })),
+        "{revoked:?}"
+    );
+}
+
 #[test]
 fn an_id_that_does_not_fit_is_refused() {
     let (dir, ca) = (Dir::new(), Ca::new("root"));

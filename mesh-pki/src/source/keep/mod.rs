@@ -52,7 +52,7 @@ use crate::id::{SpiffeId, TrustDomain};
 use crate::pem;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityReader, IdentityState};
-use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::svid::{PrivateKey, Rejected, SvidError, X509Svid, validate_own};
 use crate::task::until;
 use crate::time;
 
@@ -286,10 +286,8 @@ impl Keep {
         };
         let mut state = IdentityState::new(svid, bundle.into());
         state.distrust(trust_domain, self.load_distrusted()?);
-        for usage in [Usage::Client, Usage::Server] {
-            let svid = state.default_svid().expect("a state is made with one");
-            validate(svid.chain(), &state, now, usage, crypto)?;
-        }
+        let svid = state.default_svid().expect("a state is made with one");
+        validate_own(svid, &state, now, crypto)?;
         state.replace_crls(set);
         state.replace_revoked_ids(revoked_ids);
         Ok(state)
