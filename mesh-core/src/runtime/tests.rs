@@ -210,7 +210,8 @@ mod whole {
             let waiting = mesh.clone();
             let waiting = tokio::spawn(async move { waiting.ready().await });
             let start = Instant::now();
-            let identify = || writer.set_svid(svid);
+            let bundle = world.ca().bundle().clone();
+            let identify = || writer.set(svid, bundle.into());
             if identity_first {
                 identify();
                 tokio::task::yield_now().await;

@@ -229,15 +229,15 @@ impl TrustBundle {
         }
     }
 
-    /// A bundle of all certificates in `pem`; keys, lists and requests are skipped, and any other section
-    /// is an error.
+    /// A bundle of all certificates in `pem`; any other section is an error, for a revocation list there
+    /// would look as if it were heeded.
     ///
     /// # Errors
     ///
     /// [`BundleError::Pem`] if the text cannot be read or has no certificate, else as
     /// [`TrustBundle::new`].
     pub fn from_pem(trust_domain: TrustDomain, pem: &[u8]) -> Result<Self, BundleError> {
-        match pem::certificates(pem) {
+        match pem::roots(pem) {
             Ok(roots) => Self::new(trust_domain, roots),
             Err(source) => Err(BundleError::Pem {
                 trust_domain,

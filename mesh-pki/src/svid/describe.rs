@@ -121,9 +121,12 @@ pub fn describe(
     now: SystemTime,
     crypto: &Crypto,
 ) -> Result<Description, PemError> {
-    let chain = or_none(pem::certificates(pem), &PemError::NoCertificate)?.unwrap_or_default();
-    let key = or_none(PrivateKey::from_pem(pem), &PemError::NoKey)?;
-    let lists = or_none(pem::revocation_lists(pem), &PemError::NoCrl)?.unwrap_or_default();
+    let (chain, lists) = pem::certificates_and_lists(pem)?;
+    let key = match PrivateKey::among(pem) {
+        Ok(key) => Some(key),
+        Err(PemError::NoKey) => None,
+        Err(error) => return Err(error),
+    };
     if chain.is_empty() && key.is_none() && lists.is_empty() {
         return Err(PemError::NoCertificate);
     }
@@ -189,13 +192,6 @@ fn unix<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
 }
 
 /// `None` where nothing of the kind is there.
-fn or_none<T>(read: Result<T, PemError>, none: &PemError) -> Result<Option<T>, PemError> {
-    match read {
-        Err(error) if error == *none => Ok(None),
-        read => read.map(Some),
-    }
-}
-
 fn info(der: &CertificateDer<'_>) -> Result<CertificateInfo, super::Rejected> {
     let cert = parse(der, Place::Leaf)?;
     let ca = inspect::is_ca(&cert, Place::Leaf)?;

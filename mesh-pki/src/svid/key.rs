@@ -18,13 +18,19 @@ impl PrivateKey {
         Self(Zeroizing::new(der))
     }
 
-    /// Reads the one key in `pem`, in PKCS#8, PKCS#1 or SEC 1; certificates beside it are skipped.
+    /// Reads the one key in `pem`, in PKCS#8, PKCS#1 or SEC 1; certificates may stand beside it.
     ///
     /// # Errors
     ///
-    /// [`PemError`] if there is none, more than one, or one that is encrypted.
+    /// [`PemError`] if there is none, more than one, one that is encrypted, or a revocation list, which is
+    /// not heeded there.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         pem::private_key(pem).map(Self)
+    }
+
+    /// The same, whatever else is there.
+    pub(super) fn among(pem: &[u8]) -> Result<Self, PemError> {
+        pem::key_among(pem).map(Self)
     }
 
     /// The key as PEM text, for a file that only its owner may read.

@@ -205,9 +205,10 @@ pub fn client_config_as(
 ///
 /// # Errors
 ///
-/// [`PemError`] if there is none, or if one of them cannot be read: a file that is half written.
+/// [`PemError`] if there is none, if one of them cannot be read, as in a file that is half written, or if
+/// something else stands beside them.
 pub fn web_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    crate::pem::certificates(pem)
+    crate::pem::roots(pem)
 }
 
 /// TLS to hosts outside the mesh: the server's name is verified against `roots`, as a browser

@@ -453,7 +453,7 @@ async fn a_revoked_svid_replaces_no_good_one_and_the_list_counts() {
 async fn a_list_that_revokes_our_own_svid_is_taken() {
     let over = Over::new();
     over.looked().await;
-    let had = over.reader.load().default_svid().unwrap().clone();
+    let had = Arc::clone(over.reader.load().default_svid().unwrap());
     let list = over
         .ca
         .crl()
