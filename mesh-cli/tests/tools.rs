@@ -220,14 +220,17 @@ fn validate_fails_where_the_agent_would() {
 /// What an agent would start with, and not be ready, since every peer refuses it.
 #[test]
 fn validate_judges_the_certificate_as_peers_do() {
-    let (home, foreign) = (Home::new(), Home::new());
+    let home = Home::new();
     let crypto = Crypto::aws_lc_rs();
     let id = "spiffe://test.local/ns/shop/sa/web".parse().expect("an ID");
     let (files, hour) = (home.path("files"), Duration::from_secs(3_600));
     let now = SystemClock::shared().now();
+    let (old, clock) = (home.path("old"), ManualClock::new(now - 10 * hour).shared());
+    let trust_domain = "test.local".parse().expect("a name");
+    DevCa::init(&old, trust_domain, &crypto, clock).expect("a CA");
     let issue = |begin: SystemTime| {
         let clock = ManualClock::new(begin).shared();
-        let ca = DevCa::open_with(&home.ca(), hour, &crypto, clock).expect("the CA");
+        let ca = DevCa::open_with(&old, hour, &crypto, clock).expect("the CA");
         ca.issue_files(&id, &files).expect("issued");
     };
     let dir = home.path("agent");
@@ -247,7 +250,7 @@ fn validate_judges_the_certificate_as_peers_do() {
         );
     };
     let own = files.join("bundle.pem");
-    let foreign = first_pem(&foreign.ca());
+    let foreign = first_pem(&home.ca());
     for (begin, bundle, code, strict, reason) in [
         (now, &own, 0, 0, None),
         (now, &foreign, 1, 1, Some("signed by an unknown authority")),
