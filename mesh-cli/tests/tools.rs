@@ -262,7 +262,7 @@ fn validate_judges_the_certificate_as_peers_do() {
         let said = mesh(["validate"], &[&dir]);
         let out = stdout(&said);
         assert_eq!(said.status.code(), Some(code), "{reason:?} {said:?}");
-        let expected = reason.map(|reason| ("agent.yaml:1: identity.files: no peer", reason));
+        let expected = reason.map(|reason| ("agent.yaml:7: identity.files: no peer", reason));
         assert!(
             expected.is_none_or(|(field, reason)| out.contains(field) && out.contains(reason)),
             "{reason:?} {out}"
