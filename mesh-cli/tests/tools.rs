@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use inmesh_pki::Crypto;
-use inmesh_pki::clock::{Clock, ManualClock, SystemClock};
+use inmesh_pki::clock::{ManualClock, SystemClock};
 use inmesh_pki::issue::dev::DevCa;
 use serde_json::Value;
 use support::{Home, PLAIN, free, mesh, publish, route, service, stderr, stdout};
