@@ -23,6 +23,13 @@ const FRAMING: [&str; 6] = [
     "upgrade",
 ];
 
+/// Those of them that have a hyphen, and where.
+const HYPHENS: [(&str, usize); 3] = [
+    ("content-length", 7),
+    ("keep-alive", 4),
+    ("transfer-encoding", 8),
+];
+
 /// Fields that belong to one connection of HTTP/1.1 (RFC 9110 section 7.6.1); more may be named in
 /// `Connection`. The last is what a caller offers with `Upgrade: h2c` (RFC 7540 section 3.2.1).
 pub(crate) static OF_CONNECTION: [HeaderName; 7] = [
@@ -80,8 +87,10 @@ pub(crate) fn sanitize_answer(headers: &mut HeaderMap) {
 
 /// Whether a field is almost one of those that frame a message.
 fn is_lookalike(name: &str) -> bool {
-    // Most names have another length, which is seen first.
-    FRAMING.iter().any(|framing| is(name, framing)) && name.contains('_')
+    // Most names have another length, which is seen first, and then another byte there.
+    HYPHENS
+        .iter()
+        .any(|(framing, at)| name.as_bytes().get(*at) == Some(&b'_') && is(name, framing))
 }
 
 /// Removes from trailers what a message may not end with, and what only the mesh may say.
@@ -126,6 +135,14 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    #[test]
+    fn a_hyphen_stands_where_it_is_looked_for() {
+        let all = FRAMING
+            .iter()
+            .filter_map(|name| Some((*name, name.find('-')?)));
+        assert!(all.eq(HYPHENS));
     }
 
     #[test]
