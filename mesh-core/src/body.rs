@@ -144,6 +144,7 @@ impl Body {
 // === impl BodyForm ===
 
 impl BodyForm {
+    #[inline]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
@@ -154,14 +155,17 @@ impl BodyForm {
             }
             #[cfg(feature = "runtime")]
             Self::Incoming(incoming) => {
-                let incoming = Pin::new(incoming);
-                let mut polled = ready!(http_body::Body::poll_frame(incoming, cx));
-                if let Some(Ok(frame)) = &mut polled
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    fields::sanitize_trailers(trailers);
-                }
-                Poll::Ready(polled.map(|part| part.map_err(Into::into)))
+                let polled = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(match polled {
+                    Some(Ok(mut frame)) => {
+                        if let Some(trailers) = frame.trailers_mut() {
+                            fields::sanitize_trailers(trailers);
+                        }
+                        Some(Ok(frame))
+                    }
+                    Some(Err(e)) => Some(Err(e.into())),
+                    None => None,
+                })
             }
             Self::Boxed(boxed) => http_body::Body::poll_frame(boxed.as_mut(), cx),
         }

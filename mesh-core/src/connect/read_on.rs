@@ -165,13 +165,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadOn<T> {
         } else {
             ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         }
-        match self.failed.take() {
-            Some(e) if buf.filled().len() == before => Poll::Ready(Err(e)),
-            failed => {
-                self.failed = failed;
-                Poll::Ready(Ok(()))
-            }
+        // At the end, or where there was no room.
+        if buf.filled().len() == before
+            && let Some(e) = self.failed.take()
+        {
+            return Poll::Ready(Err(e));
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -24,7 +24,6 @@ use crate::connect::{Io, Lease, Switched, forward, may_switch};
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, PeerInfo, Tls};
 use crate::model::{AppProtocol, Endpoint, HttpVersion, Transport};
-use crate::telemetry::trace::TraceContext;
 
 /// Applications that are kept apart where the caller's port chooses one.
 const APPLICATIONS: usize = 1_024;
@@ -91,20 +90,6 @@ where
     R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    /// Asks the service. What it calls while it answers belongs to the same trace.
-    fn answer(
-        mut self,
-        mut request: Request<Body>,
-        caller: &Arc<PeerInfo>,
-        trace: TraceContext,
-    ) -> impl Future<Output = Result<Response<Body>, S::Error>> + Send + use<S, R> {
-        request.extensions_mut().insert(Arc::clone(caller));
-        trace.scope(async move {
-            std::future::poll_fn(|cx| self.0.poll_ready(cx)).await?;
-            Ok(self.0.call(request).await?.map(Body::new))
-        })
-    }
-
     /// Asks the service over a connection in memory, which it may take out of HTTP: both ends are then
     /// joined as those of a server are, where policy and revocation reach them.
     async fn switch(
@@ -115,10 +100,15 @@ where
     ) -> Result<Served, Error> {
         let hop = forward(request, AppProtocol::Http1, &call.exchange.authority);
         let (near, far) = tokio::io::duplex(MEMORY);
-        let (this, caller, trace) = (self.clone(), Arc::clone(caller), call.exchange.trace);
+        let (service, caller, trace) = (self.0.clone(), Arc::clone(caller), call.exchange.trace);
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = this.clone();
-            answer.answer(request.map(Body::incoming), &caller, trace)
+            let mut service = service.clone();
+            let mut request = request.map(Body::incoming);
+            request.extensions_mut().insert(Arc::clone(&caller));
+            trace.scope(async move {
+                std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+                Ok::<_, S::Error>(service.call(request).await?.map(Body::new))
+            })
         });
         let server =
             server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service);
@@ -155,9 +145,15 @@ where
         if may_switch(request) {
             return Box::pin(self.switch(request, caller, call)).await;
         }
-        let request = std::mem::take(request);
-        let answer = self.clone().answer(request, caller, call.exchange.trace);
-        let response = answer.await.map_err(failed)?;
+        let mut service = self.0.clone();
+        let mut request = std::mem::take(request);
+        request.extensions_mut().insert(Arc::clone(caller));
+        // What the application calls while it answers belongs to the same trace.
+        let answer = call.exchange.trace.scope(async move {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(request).await
+        });
+        let response = answer.await.map_err(failed)?.map(Body::new);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let detail = "the application switched to a protocol that it was not asked for";
             return Err(Error::new(Reason::Reset, detail));
