@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use inmesh_pki::id::SpiffeId;
 
-use crate::authorize::{Action, DefaultAction, InvalidPolicy, Policy, WorkloadPolicy};
+use crate::authorize::{Action, DefaultAction, InvalidPolicy, PathForm, Policy, WorkloadPolicy};
 use crate::model::Workload;
 
 /// A workload with its identity and its policies.
@@ -77,6 +77,13 @@ impl Local {
         }
         self.egress = WorkloadPolicy::compile(default, policies, Vec::new());
         Ok(self)
+    }
+
+    /// The same workload where requests come in a form.
+    #[must_use]
+    pub(crate) fn in_form(mut self, form: PathForm) -> Self {
+        self.egress = self.egress.in_form(form);
+        self
     }
 
     /// The workload.

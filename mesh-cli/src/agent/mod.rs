@@ -134,6 +134,7 @@ impl Agent {
         let defaults = strict_defaults(&self.workload).loopback(self.loopback_endpoints);
         // It gives what its own server federates with; no other source brings foreign bundles.
         let defaults = defaults.may_federate(matches!(self.identity, Identity::WorkloadApi(_)));
+        let defaults = defaults.paths(self.paths);
         let others = self.federation.iter().flat_map(|f| &f.relationships);
         others.fold(defaults, |defaults, other| {
             defaults.federate(other.trust_domain.as_str())

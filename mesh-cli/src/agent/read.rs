@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
 use inmesh_core::balance::EjectPolicy;
-use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload};
+use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload, check_label};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
 use inmesh_core::snapshot::Problem;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
@@ -103,7 +103,11 @@ fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
     let name = fields.need("name").and_then(|v| v.text());
     let account = fields.need("serviceAccount").and_then(|v| v.text());
     let labels = optional(fields, "labels", |v| {
-        let label = |(key, value): (_, Value<'_>)| Some((key, value.text()?.to_owned()));
+        let label = |(key, value): (_, Value<'_>)| {
+            let text = value.text()?;
+            value.check(check_label(key, text))?;
+            Some((key, text.to_owned()))
+        };
         v.entries()?
             .into_iter()
             .map(label)

@@ -514,6 +514,11 @@ fn everything_else_is_refused_with_its_place() {
             "appProtocol: http, probes: [/a/../b]}\n- bind: 127.0.0.1:8081",
             "13: listeners[0].inbound.probes[0]: ",
         ),
+        (
+            "name: cart\n",
+            "name: cart\n  labels: {app: 'cart '}\n",
+            "6: workload.labels[app]: ",
+        ),
         // What does not fit together.
         (
             "outbound: {appProtocol: http}",

@@ -7,6 +7,7 @@
 //! begin with `/`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{Method, Request, Uri};
 
@@ -87,6 +88,21 @@ pub(crate) fn canonicalize<B>(form: PathForm, request: &mut Request<B>) -> Resul
     Ok(changed)
 }
 
+/// Paths of probes as requests come; those that no request can have are left out.
+pub(crate) fn seen_probes<'a>(
+    form: PathForm,
+    paths: impl IntoIterator<Item = &'a str>,
+) -> Arc<[Arc<str>]> {
+    let seen = |path: &'a str| match form.canonical(path) {
+        Ok(seen) if !seen.contains(['?', '#']) => Some(seen.as_ref().into()),
+        _ => {
+            tracing::warn!(path, "a probe path that no request can have is left out");
+            None
+        }
+    };
+    paths.into_iter().filter_map(seen).collect()
+}
+
 // === impl PathForm ===
 
 impl PathForm {
@@ -147,6 +163,16 @@ impl PathForm {
         } else {
             Cow::Owned(resolved)
         })
+    }
+
+    /// The text of a pattern, in its one spelling, as requests come: with all that is changed in a
+    /// path but dot segments, of which it has none.
+    pub(super) fn of_pattern(self, text: &str) -> String {
+        let mut seen = text.to_owned();
+        if self.decode {
+            seen = seen.replace("%2F", "/").replace("%5C", "/");
+        }
+        if self.merge { merged(&seen) } else { seen }
     }
 
     /// Whether nothing in it needs a look: no escape, no NUL, no segment that begins with a dot,
@@ -256,6 +282,17 @@ pub(super) fn resolve(path: &str, merge: bool) -> String {
     }
     if directory || out.is_empty() {
         out.push('/');
+    }
+    out
+}
+
+/// A path with its runs of `/` merged.
+pub(super) fn merged(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
     }
     out
 }

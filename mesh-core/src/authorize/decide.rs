@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, Request};
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 
@@ -162,9 +163,10 @@ pub trait Trace {
 /// 1. A policy that was never good denies.
 /// 2. A DENY policy with a rule that matches denies. A rule that cannot be evaluated (the peer has
 ///    no identity or, for namespaces, one of another trust domain; or the connection is opaque and
-///    the rule is about HTTP) counts as matching. It matches if any reading of the path does.
+///    the rule is about HTTP) counts as matching. It matches if any reading of the path does, and
+///    of the method: many servers take `delete` for DELETE.
 /// 3. If ALLOW policies select the workload, one must have a rule that matches, for each reading of
-///    the path; a rule that cannot be evaluated does not.
+///    the path and of the method; a rule that cannot be evaluated does not.
 /// 4. Else the written default decides.
 /// 5. What is permitted by then and matched by CUSTOM policies is left to their authorizers, with
 ///    the rule of 2. They are asked last, which permits the same requests as asking them first and
@@ -233,8 +235,16 @@ struct PeerParts<'a> {
 struct RequestParts<'a> {
     method: Option<&'a str>,
     path: Option<&'a str>,
+    /// What else it may mean, where it may mean several things.
+    others: Option<Box<Others<'a>>>,
+}
+
+/// What a request may mean to the server that gets it, besides what it says.
+struct Others<'a> {
+    /// The method in upper case, where it is not written so.
+    method: Option<String>,
     /// The readings of the path, where it may have several and a policy asks for them.
-    readings: Option<Box<Readings<'a>>>,
+    paths: Option<Readings<'a>>,
 }
 
 fn first_match(
@@ -245,9 +255,9 @@ fn first_match(
 ) -> bool {
     // What cannot be known counts against the request: it matches unless a match allows.
     let unknown = policy.action != Action::Allow;
-    let rule = match &request.readings {
+    let rule = match &request.others {
         None => rule_for(policy, peer, request.method, request.path, unknown),
-        Some(readings) => rule_for_each(policy, peer, request.method, readings, unknown),
+        Some(others) => rule_for_each(policy, peer, request, others, unknown),
     };
     trace.saw(Step::Policy { policy, rule });
     rule.is_some()
@@ -266,18 +276,24 @@ fn rule_for(
     rules.position(|rule| rule_matches(rule, peer, method, path, unknown))
 }
 
-/// The same where the path has several readings: one that matches is enough, unless a match allows.
+/// The same where a request has several readings: one that matches is enough, unless a match allows.
 #[cold]
 fn rule_for_each(
     policy: &Policy,
     peer: &PeerParts<'_>,
-    method: Option<&str>,
-    readings: &Readings<'_>,
+    request: &RequestParts<'_>,
+    others: &Others<'_>,
     unknown: bool,
 ) -> Option<usize> {
-    let mut rules = readings
-        .iter()
-        .map(|path| rule_for(policy, peer, method, Some(path), unknown));
+    let paths: Vec<_> = match &others.paths {
+        None => vec![request.path],
+        Some(readings) => readings.iter().map(Some).collect(),
+    };
+    let upper = others.method.as_deref().map(Some);
+    let methods = std::iter::once(request.method).chain(upper);
+    let mut rules = methods
+        .flat_map(|method| paths.iter().map(move |path| (method, *path)))
+        .map(|(method, path)| rule_for(policy, peer, method, path, unknown));
     if unknown {
         return rules.find_map(|rule| rule);
     }
@@ -322,6 +338,14 @@ fn field(wanted: &[Pattern], unwanted: &[Pattern], value: Option<&str>, unknown:
     let Some(value) = value else { return unknown };
     (wanted.is_empty() || wanted.iter().any(|p| p.matches(value)))
         && !unwanted.iter().any(|p| p.matches(value))
+}
+
+/// Whether a head announces no body and wishes for no other protocol.
+fn is_bare(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    !headers.contains_key(UPGRADE)
+        && !headers.contains_key(TRANSFER_ENCODING)
+        && lengths.all(|length| length == "0")
 }
 
 // === impl HttpView ===
@@ -431,16 +455,31 @@ impl Permit {
         Self { reason }
     }
 
-    /// The permit of a probe: a GET of exactly one of the paths that the configuration names.
+    /// The permit of a probe: a GET of exactly one of the paths that the configuration names, whose
+    /// head asks for nothing but an answer: it announces no body and wishes for no other protocol.
     /// `None` for all other requests, which [`decide`] judges.
+    ///
+    /// A view has no body, and in HTTP/2 none needs to be announced: see to it that there is none.
     pub fn probe<P: AsRef<str>>(probes: &[P], request: &RequestView<'_>) -> Option<Self> {
         match request {
             RequestView::Http(http) if *http.method == Method::GET => probes
                 .iter()
                 .any(|probe| probe.as_ref() == http.path)
-                .then(|| Self::new(PermitReason::Probe)),
+                .then(|| is_bare(http.headers).then(|| Self::new(PermitReason::Probe)))?,
             _ => None,
         }
+    }
+
+    /// The permit of a probe, if the whole request is one.
+    pub(crate) fn probe_of<P, B>(probes: &[P], request: &Request<B>) -> Option<Self>
+    where
+        P: AsRef<str>,
+        B: http_body::Body,
+    {
+        if probes.is_empty() || !request.body().is_end_stream() {
+            return None;
+        }
+        Self::probe(probes, &RequestView::Http(HttpView::of(request)))
     }
 
     /// Why.
@@ -515,16 +554,25 @@ impl<'a> RequestParts<'a> {
     #[inline]
     fn of(request: &RequestView<'a>, paths: bool) -> Self {
         match request {
-            RequestView::Http(http) => Self {
-                method: Some(http.method.as_str()),
-                path: Some(http.path),
+            RequestView::Http(http) => {
+                let method = http.method.as_str();
                 // Most paths have one reading and are in their one spelling.
-                readings: (paths && !http.plain).then(|| Box::new(Readings::of(http.path))),
-            },
+                let paths = paths && !http.plain;
+                let lower = method.bytes().any(|b| b.is_ascii_lowercase());
+                let others = || Others {
+                    method: lower.then(|| method.to_ascii_uppercase()),
+                    paths: paths.then(|| Readings::of(http.path)),
+                };
+                Self {
+                    method: Some(method),
+                    path: Some(http.path),
+                    others: (paths || lower).then(|| Box::new(others())),
+                }
+            }
             RequestView::Tcp => Self {
                 method: None,
                 path: None,
-                readings: None,
+                others: None,
             },
         }
     }

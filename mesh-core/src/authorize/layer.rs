@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::ask::Authorizers;
-use super::canonical::canonicalize;
+use super::canonical::{canonicalize, seen_probes};
 use super::decide::{Ask, HttpView, Permit, RequestView, Verdict};
 use crate::body::{Body, BoxError};
 use crate::error::{Error, is_grpc};
@@ -98,10 +98,12 @@ impl AuthorizeLayer {
         }
     }
 
-    /// Permits a GET of exactly these paths to every client: health probes.
+    /// Permits a GET of exactly these paths to every client that sends no body and wishes for no other
+    /// protocol: health probes. They are brought into the form in which requests come; a path that
+    /// no request can have is left out, and a line says so.
     #[must_use]
     pub fn probes<'a>(mut self, paths: impl IntoIterator<Item = &'a str>) -> Self {
-        self.probes = paths.into_iter().map(Into::into).collect();
+        self.probes = seen_probes(self.reader.peek().settings().paths, paths);
         self
     }
 
@@ -113,11 +115,12 @@ impl AuthorizeLayer {
     }
 
     /// Decides on a request.
-    fn decide(&self, peer: &Peer, request: &RequestView<'_>) -> Verdict {
-        if let Some(permit) = Permit::probe(&self.probes, request) {
+    fn decide<B: http_body::Body>(&self, peer: &Peer, request: &Request<B>) -> Verdict {
+        if let Some(permit) = Permit::probe_of(&self.probes, request) {
             return Verdict::Permitted(permit);
         }
-        self.reader.peek().authorize(&self.local, peer, request)
+        let view = RequestView::Http(HttpView::of(request));
+        self.reader.peek().authorize(&self.local, peer, &view)
     }
 }
 
@@ -138,7 +141,7 @@ impl<S, B, R> Service<Request<B>> for Authorize<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
-    B: Send + 'static,
+    B: http_body::Body + Send + 'static,
     R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
@@ -156,10 +159,7 @@ where
         let grpc = is_grpc(request.headers());
         let form = self.layer.reader.peek().settings().paths;
         let verdict = match canonicalize(form, &mut request) {
-            Ok(_) => match self
-                .layer
-                .decide(&peer, &RequestView::Http(HttpView::of(&request)))
-            {
+            Ok(_) => match self.layer.decide(&peer, &request) {
                 Verdict::Ask(ask) => Err(Unpermitted::Ask(ask)),
                 verdict => verdict.permit().map_err(|d| Unpermitted::Error(d.into())),
             },

@@ -9,6 +9,7 @@
 mod ask;
 mod canonical;
 mod decide;
+mod form;
 mod layer;
 mod pattern;
 mod policy;
@@ -16,9 +17,9 @@ mod reading;
 mod shown;
 
 pub use ask::{Asking, Authorizer, Authorizers, Question};
-#[cfg(feature = "runtime")]
-pub(crate) use canonical::canonicalize;
 pub use canonical::{InvalidPath, PathForm, canonical_path};
+#[cfg(feature = "runtime")]
+pub(crate) use canonical::{canonicalize, seen_probes};
 pub use decide::{
     Answer, Ask, Denied, DenyReason, HttpView, Permit, PermitReason, RequestView, Step, Trace,
     Verdict, decide,

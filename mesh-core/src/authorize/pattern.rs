@@ -10,7 +10,8 @@ use std::sync::Arc;
 use http::Method;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 
-use super::reading::{Readings, never_matches, spelling};
+use super::canonical::PathForm;
+use super::reading::{Readings, has_dots, never_matches, spelling};
 use crate::model::Namespace;
 
 /// A policy that cannot be made.
@@ -109,13 +110,33 @@ impl Pattern {
     }
 
     /// The pattern in the one spelling of paths.
-    fn spelled(self) -> Self {
-        let spell = |text: Arc<str>| spelling(&text).into();
-        Self(match self.0 {
+    fn spelled(&self) -> Self {
+        self.map(|text| spelling(text).into())
+    }
+
+    /// The pattern of a path, in the form in which requests come.
+    pub(super) fn in_form(
+        &self,
+        field: &'static str,
+        form: PathForm,
+    ) -> Result<Self, InvalidPolicy> {
+        let seen = self.map(|text| form.of_pattern(text).into());
+        let (text, open) = seen.0.parts();
+        if seen != *self && has_dots(text, open) {
+            let message = format!(
+                "\"{self}\" can never match: requests are seen as \"{seen}\", its dot segments resolved"
+            );
+            return Err(InvalidPolicy::new(field, message));
+        }
+        Ok(seen)
+    }
+
+    fn map(&self, change: impl Fn(&str) -> Arc<str>) -> Self {
+        Self(match &self.0 {
             Matcher::Any => Matcher::Any,
-            Matcher::Exact(text) => Matcher::Exact(spell(text)),
-            Matcher::Prefix(text) => Matcher::Prefix(spell(text)),
-            Matcher::Suffix(text) => Matcher::Suffix(spell(text)),
+            Matcher::Exact(text) => Matcher::Exact(change(text)),
+            Matcher::Prefix(text) => Matcher::Prefix(change(text)),
+            Matcher::Suffix(text) => Matcher::Suffix(change(text)),
         })
     }
 

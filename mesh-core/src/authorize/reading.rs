@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::canonical::{dots, escaped, is_unreserved, resolve};
+use super::canonical::{dots, escaped, is_unreserved, merged, resolve};
 
 /// The readings of a path: the first as it stands, then each that differs.
 ///
@@ -208,6 +208,13 @@ pub(crate) fn never_matches(path: &str, open: (bool, bool)) -> Option<String> {
     if path.contains('\0') {
         return Some(format!("{named}: it has a NUL byte"));
     }
+    has_dots(path, open)
+        .then(|| format!("{named}: dot segments are resolved before it is compared"))
+}
+
+/// Whether a path that a document names has a whole dot segment. `open` says whether more may stand
+/// before and after it.
+pub(super) fn has_dots(path: &str, open: (bool, bool)) -> bool {
     let segments: Vec<&str> = path.split('/').collect();
     let last = segments.len() - 1;
     let whole = segments.iter().enumerate().filter(|(n, _)| {
@@ -215,9 +222,7 @@ pub(crate) fn never_matches(path: &str, open: (bool, bool)) -> Option<String> {
         !cut
     });
     let mut whole = whole.map(|(_, segment)| *segment);
-    whole
-        .any(|segment| dots(segment).is_some())
-        .then(|| format!("{named}: dot segments are resolved before it is compared"))
+    whole.any(|segment| dots(segment).is_some())
 }
 
 /// Whether a path has one reading and one spelling, and has both: no escape, no `//`, nothing
@@ -231,14 +236,4 @@ pub(super) fn is_plain(path: &[u8]) -> bool {
         before = class;
     }
     odd == 0
-}
-
-fn merged(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !out.ends_with('/') {
-            out.push(c);
-        }
-    }
-    out
 }

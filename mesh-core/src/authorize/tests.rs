@@ -605,6 +605,41 @@ fn a_foreign_peer_has_no_namespace_here() {
     }
 }
 
+/// Many servers take `delete` for DELETE: a DENY does too, and an ALLOW does not.
+#[test]
+fn a_method_in_lower_case_may_mean_the_one_in_upper_case() -> Result {
+    let rule = |methods: &[&str], not: &[&str]| {
+        let operation = Operation::builder().methods(methods).not_methods(not);
+        Ok::<_, InvalidPolicy>(PolicyRule::new(vec![], vec![operation.build()?]))
+    };
+    // The methods and notMethods, a method, whether a DENY leaves it, whether an ALLOW permits it.
+    for (methods, not, method, left, allowed) in [
+        (&["DELETE"][..], &[][..], "DELETE", false, true),
+        (&["DELETE"], &[], "delete", false, false),
+        (&["DELETE"], &[], "Delete", false, false),
+        (&["DEL*"], &[], "dELETE", false, false),
+        (&["DELETE"], &[], "get", true, false),
+        (&["*"], &[], "delete", false, true),
+        (&[], &["DELETE"], "delete", false, false),
+        (&[], &["DELETE"], "get", false, true),
+        (&[], &["GET"], "GET", true, false),
+    ] {
+        let decided = |action| {
+            let rules = vec![rule(methods, not)?];
+            let policy = compile(DefaultAction::Allow, &[&policy("p", action, rules)]);
+            let method = Method::from_bytes(method.as_bytes())?;
+            // With one reading of the path, and with several.
+            let [one, more] = ["/", "/a//b"].map(|path| ask(&policy, &web(), &method, path));
+            assert_eq!(one, more);
+            Ok::<_, Box<dyn std::error::Error>>(one == "permit")
+        };
+        let what = format!("{methods:?} {not:?} {method}");
+        assert_eq!(decided(Action::Deny)?, left, "DENY {what}");
+        assert_eq!(decided(Action::Allow)?, allowed, "ALLOW {what}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_probe_is_a_get_of_exactly_the_path() {
     let headers = HeaderMap::new();
@@ -619,6 +654,66 @@ fn a_probe_is_a_get_of_exactly_the_path() {
         assert_eq!(permit.is_some(), permitted, "{method} {path}");
     }
     assert!(Permit::probe(&["/healthz"], &RequestView::Tcp).is_none());
+}
+
+/// The layer stands in front of any server, so it asks by itself whether a probe is one.
+#[tokio::test]
+async fn the_layer_permits_a_probe_that_asks_for_nothing_else() -> Result {
+    use crate::authorize::PathForm;
+    use crate::body::Body;
+    use crate::model::Workload;
+    use crate::snapshot::{Settings, Snapshot, snapshot};
+    use http::{Request, Response};
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+    let workload = Workload::new("shop", "cart", "cart")?;
+    let mut settings = Settings::new(workload, DefaultAction::Deny);
+    settings.paths = PathForm::default().merge_slashes(true);
+    let (_writer, reader) = snapshot(Snapshot::new(settings));
+    // What no request has is no probe; what requests are changed to, is.
+    let probes = ["/healthz", "/a/../up//now", "/x?y", "bare", "/%"];
+    let layer = AuthorizeLayer::new(reader).probes(probes);
+    let app = service_fn(async |_: Request<Body>| {
+        Ok::<_, std::io::Error>(Response::new(Body::from("app")))
+    });
+    let app = ServiceBuilder::new().layer(layer).service(app);
+    for (path, fields, body, status) in [
+        ("/healthz", &[][..], "", 200),
+        ("/up/now", &[], "", 200),
+        ("/up//now", &[], "", 200),
+        ("/x", &[], "", 403),
+        ("/", &[], "", 403),
+        ("/healthz", &[("content-length", "0")], "", 200),
+        ("/healthz", &[("content-length", "2")], "", 403),
+        (
+            "/healthz",
+            &[("content-length", "0"), ("content-length", "2")],
+            "",
+            403,
+        ),
+        ("/healthz", &[("content-length", "x")], "", 403),
+        ("/healthz", &[("transfer-encoding", "chunked")], "", 403),
+        (
+            "/healthz",
+            &[("upgrade", "websocket"), ("connection", "upgrade")],
+            "",
+            403,
+        ),
+        ("/healthz", &[("upgrade", "")], "", 403),
+        // HTTP/2 announces no body.
+        ("/healthz", &[], "hi", 403),
+    ] {
+        let mut request = Request::get(path);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            "" => Body::empty(),
+            some => Body::from(some),
+        };
+        let answer = app.clone().oneshot(request.body(body)?).await?;
+        assert_eq!(answer.status(), status, "{path} {fields:?}");
+    }
+    Ok(())
 }
 
 /// Both settings together are Istio's `DECODE_AND_MERGE_SLASHES`; without, the path has the same

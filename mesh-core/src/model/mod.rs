@@ -14,6 +14,7 @@ pub use endpoint::{Conditions, Endpoint, Host, IdSet, Roots, Transport};
 pub use few::Few;
 pub use names::{
     ClusterName, InvalidName, Kind, Namespace, ObjectKey, ServiceName, SourceId, Workload,
+    check_label,
 };
 pub use protocol::AppProtocol;
 #[cfg(feature = "runtime")]

@@ -377,6 +377,54 @@ impl fmt::Display for Workload {
     }
 }
 
+/// Checks a label as Kubernetes wants it: a key of up to 63 letters, digits and `-_.`, which may have
+/// a DNS subdomain and a `/` before it, and a value of that kind, which may be empty.
+///
+/// ```
+/// use inmesh_core::model::check_label;
+/// assert!(check_label("app.kubernetes.io/name", "cart").is_ok());
+/// assert!(check_label("app", "cart ").is_err(), "no workload has it");
+/// ```
+///
+/// # Errors
+///
+/// [`InvalidName`] if no workload of Kubernetes can have it.
+pub fn check_label(key: &str, value: &str) -> Result<(), InvalidName> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    if let Some(prefix) = prefix {
+        check("prefix of a label", prefix, 253, true)?;
+    }
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let fits = |text: &str| {
+        let ends = [text.bytes().next(), text.bytes().last()];
+        text.bytes().all(inner) && ends.iter().flatten().all(u8::is_ascii_alphanumeric)
+    };
+    let refuse = |what, name: &str, why| {
+        Err(InvalidName {
+            what,
+            name: name.chars().take(64).collect(),
+            why,
+        })
+    };
+    const WHY: &str =
+        "it must be letters, digits and '-_.', and begin and end with a letter or digit";
+    for (what, text) in [("key of a label", name), ("value of a label", value)] {
+        if text.len() > 63 {
+            return refuse(what, text, "it is too long");
+        }
+        if !fits(text) {
+            return refuse(what, text, WHY);
+        }
+    }
+    if name.is_empty() {
+        return refuse("key of a label", key, "it is empty");
+    }
+    Ok(())
+}
+
 /// RFC 1123 as Kubernetes reads it: lower case letters, digits and `-` (and `.` in a subdomain),
 /// each label beginning and ending with a letter or digit.
 fn check(

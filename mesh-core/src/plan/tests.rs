@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::*;
 use crate::authorize::{
-    Action, DefaultAction, DenyReason, Operation, Policy, PolicyRule, PolicySource, Provider, Step,
+    Action, DefaultAction, DenyReason, Operation, PathForm, Policy, PolicyRule, PolicySource,
+    Provider, Step,
 };
 use crate::balance::{Balancing, EjectPolicy, Strategy};
 use crate::model::{
@@ -290,6 +291,50 @@ fn an_egress_policy_decides_before_any_route() -> Fallible {
         PolicyRule::default(),
     );
     assert!(web().with_egress(DefaultAction::Allow, [custom]).is_err());
+    Ok(())
+}
+
+/// Where `%5C` is decoded no request has one, so a route with it is about what requests have.
+#[test]
+fn a_route_is_about_paths_as_requests_come() -> Fallible {
+    let to_v2 = || Backend::new(service("v2"), 8080, 1);
+    let exact =
+        |path| Ok::<_, route::InvalidRoute>(vec![Match::path(PathMatch::literal(path, false)?)]);
+    let rules = || -> Fallible<_> {
+        Ok(vec![
+            Rule::to(vec![to_v2()?]).when(exact("/a%5Cb")?),
+            Rule::to(vec![to_v2()?]).when(at("/p%5Cq%5C")?),
+        ])
+    };
+    let both = PathForm::default().decode_slashes(true).merge_slashes(true);
+    for (form, matching, other) in [
+        (
+            PathForm::default(),
+            ["/a%5Cb", "/p%5Cq%5C/x"],
+            ["/a/b", "/p/q/x"],
+        ),
+        (both, ["/a/b", "/p/q/x"], ["/a", "/p/qx"]),
+    ] {
+        let mut settings = Settings::of(web());
+        settings.paths = form;
+        let ops = objects().into_iter().chain([routed(rules()?)?]).collect();
+        let snapshot = Snapshot::new(settings).apply(Change::update(SourceId::new("t"), ops));
+        let to = Destination::Authority("cart");
+        for path in matching {
+            let found = planned(&snapshot, &web(), to, Some(path));
+            assert!(
+                found.starts_with("v2.shop:8080"),
+                "{form:?} {path}: {found}"
+            );
+        }
+        for path in other {
+            let found = planned(&snapshot, &web(), to, Some(path));
+            assert!(
+                !found.starts_with("v2.shop:8080"),
+                "{form:?} {path}: {found}"
+            );
+        }
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! In come texts of a document, out come conditions that can match: what never could, or is out of
 //! bounds, is refused here.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 
 use super::invalid::InvalidRoute;
-use crate::authorize::{never_matches, spelling};
+use crate::authorize::{PathForm, never_matches, spelling};
 use crate::model::Text;
 
 /// The longest regular expression, in characters.
@@ -137,12 +138,28 @@ impl PathMatch {
             return refuse(": an escaped slash is not allowed");
         }
         Ok(if prefix {
-            Self::Prefix(match spelled.trim_end_matches('/') {
-                "" => "/".into(),
-                trimmed => trimmed.into(),
-            })
+            Self::prefix(&spelled)
         } else {
             Self::Exact((&*spelled).into())
+        })
+    }
+
+    /// The same for requests whose paths come in a form. A regular expression stays as it is.
+    fn in_form(&self, form: PathForm) -> Self {
+        let seen = |text: &Text| form.canonical(text.as_str()).ok().map(Cow::into_owned);
+        match self {
+            Self::Exact(text) => {
+                seen(text).map_or_else(|| self.clone(), |t| Self::Exact((&*t).into()))
+            }
+            Self::Prefix(text) => seen(text).map_or_else(|| self.clone(), |t| Self::prefix(&t)),
+            Self::Regex(_) => self.clone(),
+        }
+    }
+
+    fn prefix(path: &str) -> Self {
+        Self::Prefix(match path.trim_end_matches('/') {
+            "" => "/".into(),
+            trimmed => trimmed.into(),
         })
     }
 
@@ -211,6 +228,16 @@ impl Match {
             && self.method.is_none()
             && self.headers.is_empty()
             && self.query.is_empty()
+    }
+
+    /// The same conditions for requests whose paths come in a form.
+    pub(super) fn in_form(&self, form: PathForm) -> Self {
+        Self {
+            path: self.path.in_form(form),
+            method: self.method.clone(),
+            headers: self.headers.clone(),
+            query: self.query.clone(),
+        }
     }
 
     /// The same with a method.

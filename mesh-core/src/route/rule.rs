@@ -11,6 +11,7 @@ use inmesh_pki::clock::Span;
 use super::filter::{Filter, Redirect, Respond};
 use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
+use crate::authorize::PathForm;
 use crate::model::{ObjectKey, ServiceName, ServicePort};
 
 /// The largest weight that the Gateway API allows.
@@ -321,6 +322,15 @@ impl Route {
             parents,
             rules,
         })
+    }
+
+    /// The same route for requests whose paths come in a form.
+    pub(crate) fn in_form(&self, form: PathForm) -> Self {
+        let mut seen = self.clone();
+        for rule in &mut seen.rules {
+            rule.matches = rule.matches.iter().map(|m| m.in_form(form)).collect();
+        }
+        seen
     }
 
     /// The same route created at a time, in seconds since 1970.

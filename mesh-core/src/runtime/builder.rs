@@ -223,8 +223,10 @@ impl MeshBuilder<WantsNothing> {
             return Err(StartError::SameSource(two[0].clone()));
         }
         settings.balancing = Arc::new(parts.balancing.clone());
-        let (local, paths) = (Arc::clone(&settings.local), settings.paths);
         let (writer, reader) = snapshot(Snapshot::new(settings));
+        let snapshot = reader.load();
+        let settings = snapshot.settings();
+        let (local, paths) = (Arc::clone(&settings.local), settings.paths);
         let (trigger, watch) = drain();
         let shared = Arc::new(parts.shared(identity, crypto, reader.clone(), paths, &watch));
         let sources = Sources::new(parts.groups);

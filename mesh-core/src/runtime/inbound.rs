@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::UPGRADE;
 use http::{Request, Response};
-use http_body::Body as _;
 use inmesh_pki::clock::Span;
 use inmesh_pki::id::SpiffeId;
 use inmesh_pki::serve::{Places, linger};
@@ -447,14 +445,13 @@ impl<A: App> InboundStack<A> {
         pending.begin();
         let permitted = match admitted {
             Ok(()) if caller.crowded => Err(self.too_many(caller.info.id())),
-            Ok(()) => {
-                let view = RequestView::Http(HttpView::of(request));
-                let probe = Permit::probe(&self.probes, &view);
-                match probe.filter(|_| is_bare(request)) {
-                    Some(permit) => Ok(permit),
-                    None => self.inbound.permit(&caller.info.peer, view).await,
+            Ok(()) => match Permit::probe_of(&self.probes, request) {
+                Some(permit) => Ok(permit),
+                None => {
+                    let view = RequestView::Http(HttpView::of(request));
+                    self.inbound.permit(&caller.info.peer, view).await
                 }
-            }
+            },
             Err(error) => Err(error),
         };
         // The application takes the request; what it was is asked again when policy changes.
@@ -572,9 +569,4 @@ impl<A: App> InboundStack<A> {
         };
         copy(io, &mut app, &said, flow).await
     }
-}
-
-/// Whether a request asks for nothing but an answer: it has no body and wishes for no other protocol.
-fn is_bare(request: &Request<Body>) -> bool {
-    request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
 }

@@ -21,7 +21,7 @@ use super::listen::{InboundListener, OutboundListener};
 use super::outbound::Outbound;
 use super::shared::Shared;
 use super::status::{Status, not_ready};
-use crate::authorize::AuthorizeLayer;
+use crate::authorize::{AuthorizeLayer, seen_probes};
 use crate::body::{Body, BoxError};
 use crate::connect::Kept;
 use crate::discover::{Gone, Sources, Workloads};
@@ -85,7 +85,7 @@ impl Mesh {
     ///
     /// [`Gone`] if the runtime has ended.
     pub async fn add_workload(&self, local: Local) -> Result<Self, Gone> {
-        let local = Arc::new(local);
+        let local = Arc::new(local.in_form(self.inner.shared.paths));
         self.inner.workloads.serve(&local).await?;
         Ok(Self {
             inner: Arc::clone(&self.inner),
@@ -170,14 +170,14 @@ impl Mesh {
 
     /// Serves a listener in front of a plain server: mutual TLS in, plain out to the application.
     pub async fn serve_behind(&self, listener: TcpListener, to: InboundListener) {
-        let (inbound, upstreams) = (&self.stack.inbound, &self.inner.shared.upstreams);
+        let (inbound, shared) = (&self.stack.inbound, &self.inner.shared);
         let stack = InboundStack {
-            app: Behind::new(upstreams, &inbound.tls, &to),
+            app: Behind::new(&shared.upstreams, &inbound.tls, &to),
             leads: to.to_string(),
             inbound: Arc::clone(inbound),
             protocol: to.protocol,
             strict: to.strict,
-            probes: to.probes.into(),
+            probes: seen_probes(shared.paths, to.probes.iter().map(|path| &**path)),
         };
         Arc::new(stack).listen(listener).await;
     }

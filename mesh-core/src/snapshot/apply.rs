@@ -396,6 +396,7 @@ impl Snapshot {
         }
         broken.sort();
         let policy = WorkloadPolicy::compile(local.default_action(), good, broken);
+        let policy = policy.in_form(self.settings.paths);
         let policy = match local.identity() {
             Some(id) => policy.of_trust_domain(id.trust_domain()),
             None => policy,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::service::{PortView, ServiceView};
 use super::settings::Settings;
+use crate::authorize::PathForm;
 use crate::balance::EndpointSet;
 use crate::model::{Endpoint, Few, Host, Service, ServicePort, Slice, SliceHost, Transport};
 use crate::route::{Route, RouteTable};
@@ -64,7 +65,19 @@ pub(super) fn view(
         key: service.name.to_string().as_str().into(),
         host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
         ports: service.ports.clone(),
-        routes: RouteTable::build(&service.name, &service.ports, parts.routes),
+        routes: match settings.paths {
+            form if form == PathForm::default() => {
+                RouteTable::build(&service.name, &service.ports, parts.routes)
+            }
+            form => {
+                let seen = parts
+                    .routes
+                    .iter()
+                    .map(|route| Arc::new(route.in_form(form)));
+                let seen: Vec<_> = seen.collect();
+                RouteTable::build(&service.name, &service.ports, &seen)
+            }
+        },
         balancing: Arc::clone(&settings.balancing),
         endpoints,
     }

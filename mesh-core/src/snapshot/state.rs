@@ -14,7 +14,7 @@ use super::index::Index;
 use super::service::ServiceView;
 use super::settings::Settings;
 use super::status::Problem;
-use crate::authorize::{Denied, RequestView, Verdict, WorkloadPolicy, decide};
+use crate::authorize::{Denied, PathForm, RequestView, Verdict, WorkloadPolicy, decide};
 use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{Host, Namespace, ObjectKey, ServiceName, SourceId};
@@ -101,7 +101,10 @@ impl Snapshot {
     /// assert_eq!(Snapshot::new(settings).services().count(), 0);
     /// # Ok::<(), inmesh_core::model::InvalidName>(())
     /// ```
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(mut settings: Settings) -> Self {
+        if settings.paths != PathForm::default() {
+            settings.local = Arc::new(Local::clone(&settings.local).in_form(settings.paths));
+        }
         let policy = WorkloadPolicy::empty(settings.local.default_action());
         Self {
             settings: Arc::new(settings),

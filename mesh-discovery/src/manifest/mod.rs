@@ -32,6 +32,7 @@ mod transport;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use inmesh_core::authorize::PathForm;
 use inmesh_core::model::{Kind, Namespace, ObjectKey};
 use inmesh_core::snapshot::{Op, Problem};
 
@@ -65,6 +66,8 @@ pub struct Defaults {
     pub federated: Vec<Arc<str>>,
     /// Whether peers of others may come whose bundles are not known before: a Workload API brings them.
     pub may_federate: bool,
+    /// What the process changes in the paths of requests, before policies and routes see them.
+    pub paths: PathForm,
 }
 
 /// What one file says.
@@ -147,6 +150,7 @@ impl Defaults {
             skip_kinds: Vec::new(),
             federated: Vec::new(),
             may_federate: false,
+            paths: PathForm::default(),
         }
     }
 
@@ -168,6 +172,13 @@ impl Defaults {
     #[must_use]
     pub fn may_federate(mut self, may: bool) -> Self {
         self.may_federate = may;
+        self
+    }
+
+    /// The same where the paths of requests are changed.
+    #[must_use]
+    pub fn paths(mut self, form: PathForm) -> Self {
+        self.paths = form;
         self
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use inmesh_core::authorize::{Action, InvalidPolicy, Operation, Policy, PolicyRule, PolicySource};
-use inmesh_core::model::Kind;
+use inmesh_core::model::{Kind, check_label};
 
 use super::strict::{Document, Fields, Unknown, Value};
 use super::{Defaults, meta};
@@ -14,8 +14,6 @@ use super::{Defaults, meta};
 /// Why a field that Istio knows is refused.
 const LATER: &str = "is valid in Istio, but not evaluated yet";
 
-/// The longest value of a label, in bytes.
-const LABEL_BYTES: usize = 63;
 /// The most rules of a policy (Istio's schema).
 const RULES: usize = 512;
 
@@ -107,12 +105,7 @@ fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
                 value.refuse("a selector has no wildcards");
                 return None;
             }
-            if label.is_empty() || text.len() > LABEL_BYTES {
-                value.refuse(format_args!(
-                    "no label is empty or has a value longer than {LABEL_BYTES} bytes"
-                ));
-                return None;
-            }
+            value.check(check_label(label, text))?;
             read.push((label.into(), text.into()));
         }
         Some(read)
@@ -128,7 +121,7 @@ fn rule(value: &Value<'_>, action: &Action, defaults: &Defaults) -> Option<Polic
             None => Some(Vec::new()),
         };
         let to = match to {
-            Some(list) => each(&list, "operation", |fields| operation(fields, action)),
+            Some(list) => each(&list, "operation", |o| operation(o, action, defaults)),
             None => Some(Vec::new()),
         };
         Some(PolicyRule::new(from?, to?))
@@ -212,15 +205,17 @@ fn warn_of_others(source: &PolicySource, lists: &[Vec<Value<'_>>; 6], defaults: 
     }
 }
 
-fn operation(fields: &mut Fields<'_>, action: &Action) -> Option<Operation> {
+fn operation(fields: &mut Fields<'_>, action: &Action, defaults: &Defaults) -> Option<Operation> {
     fields.refuse_all(&["hosts", "notHosts", "notPorts", "ports"], LATER);
     let names = ["methods", "notMethods", "paths", "notPaths"];
-    let (operation, lists) = lists(fields, names, |[a, b, c, d]| {
+    let ((operation, seen), lists) = lists(fields, names, |[a, b, c, d]| {
         let operation = Operation::builder().methods(a).not_methods(b);
-        operation.paths(c).not_paths(d).build()
+        let operation = operation.paths(c).not_paths(d).build()?;
+        let seen = operation.in_form(defaults.paths)?;
+        Ok((operation, seen))
     })?;
     if *action == Action::Allow
-        && let Some((nth, reading)) = operation.unread()
+        && let Some((nth, reading)) = seen.unread()
         && let Some(value) = lists[2].get(nth)
     {
         value.refuse(format_args!(

@@ -234,5 +234,6 @@ fn status_of(agent: &AdminAddress) -> anyhow::Result<Value> {
 fn settings(agent: &Agent) -> Settings {
     let mut settings = Settings::new(agent.workload.clone(), agent.default_action);
     settings.mesh_namespace.clone_from(&agent.mesh_namespace);
+    settings.paths = agent.paths;
     settings
 }

@@ -1,6 +1,7 @@
 //! The conditions of a rule: path, method, header fields, query parameters.
 
 use http::{HeaderName, Method};
+use inmesh_core::authorize::PathForm;
 use inmesh_core::route::{Match, PathMatch, Regex, ValueMatch};
 
 use super::super::strict::Value;
@@ -19,12 +20,12 @@ const METHODS: &[&str] = &[
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
 ];
 
-pub(super) fn read(value: &Value<'_>) -> Option<Match> {
+pub(super) fn read(value: &Value<'_>, form: PathForm) -> Option<Match> {
     value.object(|fields| {
         let (path, method) = (fields.get("path"), fields.get("method"));
         let (headers, params) = (fields.get("headers"), fields.get("queryParams"));
         let path = match path {
-            Some(path) => read_path(&path),
+            Some(path) => read_path(&path, form),
             None => value.check(PathMatch::literal("/", true)),
         };
         let method = match method {
@@ -53,7 +54,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Match> {
     })
 }
 
-fn read_path(path: &Value<'_>) -> Option<PathMatch> {
+fn read_path(path: &Value<'_>, form: PathForm) -> Option<PathMatch> {
     path.object(|fields| {
         let (kind, value) = (fields.get("type"), fields.get("value"));
         let kind = match kind {
@@ -77,6 +78,13 @@ fn read_path(path: &Value<'_>) -> Option<PathMatch> {
         {
             value.refuse(format_args!("{text:?}: write {other:?} escaped"));
             return None;
+        }
+        let upper = text.to_ascii_uppercase();
+        if kind == "RegularExpression"
+            && form.decodes_slashes()
+            && (upper.contains("%2F") || upper.contains("%5C"))
+        {
+            value.warn("no request has %2F or %5C: with paths.decodeSlashes both are '/'");
         }
         value.check(match kind {
             "RegularExpression" => Regex::new(text).map(PathMatch::Regex),

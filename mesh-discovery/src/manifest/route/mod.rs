@@ -9,6 +9,7 @@
 mod filters;
 mod matches;
 
+use inmesh_core::authorize::PathForm;
 use inmesh_core::model::{Kind, Namespace, ServiceName};
 use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
 
@@ -45,7 +46,7 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Optio
             read_hostnames(&hostnames);
         }
         let rules = match rules {
-            Some(rules) => read_rules(&rules, namespace)?,
+            Some(rules) => read_rules(&rules, namespace, defaults.paths)?,
             // The API's default: one rule that matches all, with no backend: 500.
             None => vec![Rule::to(Vec::new())],
         };
@@ -182,11 +183,11 @@ fn service(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<ServiceName
     name.check(ServiceName::new(&namespace, name.text()?).map_err(text::invalid_name))
 }
 
-fn read_rules(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Rule>> {
+fn read_rules(list: &Value<'_>, namespace: &Namespace, form: PathForm) -> Option<Vec<Rule>> {
     let items = list.list_of(16)?;
     let (mut rules, mut names, mut matches) = (Vec::new(), Vec::new(), 0);
     for item in &items {
-        let read = rule(item, namespace);
+        let read = rule(item, namespace, form);
         if let Some((rule, name)) = read {
             if let Some((name, value)) = name {
                 if names.contains(&name) {
@@ -209,7 +210,7 @@ fn read_rules(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Rule>> {
 type Name<'t> = Option<(&'t str, Value<'t>)>;
 
 /// Reads a rule, and the name that other documents know it by.
-fn rule<'t>(value: &Value<'t>, namespace: &Namespace) -> Option<(Rule, Name<'t>)> {
+fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<(Rule, Name<'t>)> {
     value.object(|rule| {
         rule.refuse_all(&["sessionPersistence"], LATER);
         let name = match rule.get("name") {
@@ -230,7 +231,7 @@ fn rule<'t>(value: &Value<'t>, namespace: &Namespace) -> Option<(Rule, Name<'t>)
         let matches = match rule.get("matches") {
             Some(list) => list
                 .list_of_or_empty(64)
-                .and_then(|list| list.iter().map(matches::read).collect()),
+                .and_then(|list| list.iter().map(|m| matches::read(m, form)).collect()),
             None => Some(Vec::new()),
         };
         let filters = filters::read(rule);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule, PolicySource};
+use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule, PolicySource};
 use inmesh_core::model::{
     AppProtocol, Conditions, Host, IdSet, Roots, Service, ServicePort, Slice, SliceHost, Transport,
 };
@@ -10,7 +10,7 @@ use inmesh_core::route::{Filter, HeaderChanges, Match, PathMatch, Regex, Route, 
 use inmesh_core::snapshot::{Object, Op};
 use proptest::prelude::*;
 
-use super::{FILE, defaults, only, parse, policy, problems, read, service, slice};
+use super::{FILE, defaults, only, parse, policy, problems, read, route, service, slice};
 
 fn a_route(text: &str) -> Route {
     match only(text) {
@@ -373,6 +373,49 @@ fn a_deny_may_name_one_reading_of_a_path() {
     assert_eq!(read.rules[0].to[0].paths[0].to_string(), "/a%2Fb");
     let spec = "rules:\n- to: [{operation: {paths: [/a%2Fb, /a/b]}}]";
     assert_eq!(a_policy(&policy(spec)).rules[0].to[0].paths.len(), 2);
+}
+
+/// A process that decodes slashes compares with what it sees, so one reading is enough for an ALLOW
+/// too; dot segments that come of it have no meaning in a pattern.
+#[test]
+fn patterns_are_read_as_the_process_sees_paths() {
+    let both = PathForm::default().decode_slashes(true).merge_slashes(true);
+    let seen = defaults().paths(both);
+    let at = "spec.rules[0].to[0].operation";
+    for (action, operation, refused) in [
+        ("ALLOW", "paths: [/a%2fb]", None),
+        ("DENY", "paths: [/a%2fb]", None),
+        ("DENY", "notPaths: [/a%5Cb, /c]", None),
+        ("DENY", "paths: [/c, /a%2F..%2Fb]", Some("paths[1]")),
+        ("ALLOW", "notPaths: ['*%5C.%5Cb']", Some("notPaths[0]")),
+    ] {
+        let text = policy(&format!(
+            "action: {action}\nrules: [{{to: [{{operation: {{{operation}}}}}]}}]"
+        ));
+        let parsed = parse(FILE, &text, &seen).expect("it parses");
+        match (&parsed.entries[0].op, refused) {
+            (Op::Put(_, problems), None) if problems.is_empty() => {}
+            (op @ Op::Refuse { .. }, Some(field)) => {
+                let problems = problems(op);
+                assert_eq!(*problems[0].field, *format!("{at}.{field}"), "{operation}");
+                assert!(
+                    problems[0].message.contains("requests are seen as"),
+                    "{problems:?}"
+                );
+            }
+            (op, _) => panic!("{operation}: {op:?}"),
+        }
+    }
+    // A regular expression is compared as it is.
+    let path = |value: &str| {
+        let path = format!("{{type: RegularExpression, value: '{value}'}}");
+        let spec = format!(
+            "parentRefs: [{{group: '', kind: Service, name: cart}}]\nrules: [{{matches: [{{path: {path}}}]}}]"
+        );
+        let parsed = parse(FILE, &route(&spec), &seen).expect("it parses");
+        problems(&parsed.entries[0].op).len()
+    };
+    assert_eq!((path("/a%2fb.*"), path("/a/b.*")), (1, 0));
 }
 
 /// Where peers of other trust domains may come, conditions that mean something else for them are

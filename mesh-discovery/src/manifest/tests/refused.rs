@@ -411,6 +411,24 @@ fn policies_are_refused() {
             "wildcards",
         ),
         (
+            "selector: {matchLabels: {app: 'cart '}}",
+            5,
+            "spec.selector.matchLabels[app]",
+            "begin and end with a letter",
+        ),
+        (
+            "selector: {matchLabels: {'app ': cart}}",
+            5,
+            "spec.selector.matchLabels[app ]",
+            "begin and end with a letter",
+        ),
+        (
+            "selector: {matchLabels: {Ex.io/app: cart}}",
+            5,
+            "spec.selector.matchLabels[Ex.io/app]",
+            "lower case letters",
+        ),
+        (
             "selector: {matchLabels: {app: 1}}",
             5,
             "spec.selector.matchLabels[app]",
