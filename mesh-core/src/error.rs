@@ -88,6 +88,9 @@ pub enum Reason {
     RequestTimeout,
     /// The connection broke before the answer was whole: 502.
     Reset,
+    /// A connection that had been kept was closed under a request that may not be repeated, as may
+    /// happen at any time: 502. It is no sign of the server's health.
+    Stale,
     /// The path and query are longer than the limit: 414.
     TargetTooLong,
     /// The TLS handshake failed: 503.
@@ -151,6 +154,7 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
+            Self::Stale => "stale",
             Self::TargetTooLong => "target-too-long",
             Self::TlsFailed => "tls-failed",
             Self::TooManyFields => "too-many-fields",
@@ -186,6 +190,7 @@ impl Reason {
             | Self::ConnectTimeout
             | Self::Exhausted
             | Self::Reset
+            | Self::Stale
             | Self::UploadCut => Stage::Connect,
         }
     }
@@ -213,6 +218,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::RequestTimeout
             | Self::Reset
+            | Self::Stale
             | Self::TlsFailed
             | Self::UploadCut
             | Self::WrongServer => Blame::Endpoint,
@@ -240,9 +246,11 @@ impl Reason {
             }
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::AnswerCoding | Self::AnswerTooLarge | Self::Reset | Self::UploadCut => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::AnswerCoding
+            | Self::AnswerTooLarge
+            | Self::Reset
+            | Self::Stale
+            | Self::UploadCut => StatusCode::BAD_GATEWAY,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         }
@@ -270,6 +278,7 @@ impl Reason {
             | Self::Exhausted
             | Self::NoEndpoint
             | Self::Reset
+            | Self::Stale
             | Self::TlsFailed
             | Self::UploadCut
             | Self::WrongServer => 14,
@@ -294,7 +303,7 @@ impl Reason {
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
             Self::AnswerCoding | Self::AnswerTooLarge => "UPE",
-            Self::Reset | Self::UploadCut => "UC",
+            Self::Reset | Self::Stale | Self::UploadCut => "UC",
             Self::TlsFailed => "TLS_FAILURE",
             Self::WrongServer => "IDENTITY_ERROR",
         }
@@ -321,6 +330,7 @@ impl Error {
                 | Reason::CallerGone
                 | Reason::RequestTimeout
                 | Reason::Reset
+                | Reason::Stale
                 | Reason::UploadCut
         );
         Self(Box::new(ErrorInner {

@@ -1,5 +1,6 @@
 //! The place that a connection takes: among those of its listener, of its caller, of all sockets.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,9 +16,10 @@ pub(super) struct Place {
     open: Arc<AtomicUsize>,
 }
 
-/// The place of a connection among those of one address, or of one ID once it has proven that.
+/// The place of a connection among those of one address, or of one ID once it has proven that: at its
+/// listener, and among the sockets of all.
 #[derive(Debug, Clone)]
-pub(crate) struct Share(Arc<Mutex<serve::Place>>);
+pub(crate) struct Share(Arc<Mutex<[serve::Place; 2]>>);
 
 // === impl Place ===
 
@@ -45,14 +47,16 @@ impl Drop for Place {
 // === impl Share ===
 
 impl Share {
-    pub(crate) fn new(place: serve::Place) -> Self {
-        Self(Arc::new(Mutex::new(place)))
+    /// A share for a connection from `address`, unless that has as many as it may have.
+    pub(crate) fn of(address: IpAddr, places: [&serve::Places; 2]) -> Option<Self> {
+        let [listener, all] = places.map(|places| places.take(address));
+        Some(Self(Arc::new(Mutex::new([listener?, all?]))))
     }
 
     /// Counts the connection under its ID instead of its address. Returns false where that ID has as
     /// many as it may have.
     pub(crate) fn prove(&self, id: &SpiffeId) -> bool {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        place.prove(id)
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.iter_mut().all(|place| place.prove(id))
     }
 }

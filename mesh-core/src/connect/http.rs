@@ -193,11 +193,9 @@ impl Connector {
                 if let Cause::TooLarge { .. } = broken.cause {
                     return Err(Unsent::too_large(to.member, &broken.cause.to_string()));
                 }
-                let met = Met {
-                    age,
-                    refused: false,
-                };
                 let failure = Failure::of_http2(broken);
+                let refused = failure.is_cut();
+                let met = Met { age, refused };
                 Err(Unsent::broken(failure, to.member, met, request))
             }
         }

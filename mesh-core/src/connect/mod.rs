@@ -27,4 +27,4 @@ pub(crate) use outside::OutsideRoots;
 pub(crate) use pool::Lease;
 pub(crate) use tcp::Io;
 pub(crate) use tunnel::{Flow, copy, splice};
-pub(crate) use unsent::Unsent;
+pub(crate) use unsent::{SPARING, Unsent};

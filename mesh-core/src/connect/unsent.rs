@@ -13,6 +13,15 @@ use crate::error::{Error, Reason, find};
 use crate::http2::{Broken, Cause};
 use crate::retry::{AttemptOutcome, Fault, Seen};
 
+/// What says nothing about the health of an endpoint, also where the agent of the endpoint says it of
+/// the application behind it.
+pub(crate) const SPARING: [Reason; 4] = [
+    Reason::AnswerCoding,
+    Reason::AnswerTooLarge,
+    Reason::Stale,
+    Reason::UploadCut,
+];
+
 /// A request that was not answered. If it is [`AttemptOutcome::Unanswered`], it is back in its place.
 pub(crate) struct Unsent {
     pub(crate) error: Error,
@@ -37,6 +46,8 @@ pub(super) struct Failure {
     unseen: bool,
     /// Whether the server answered this one request, if only by breaking it off.
     reset: bool,
+    /// Whether the server broke it off before all of it was sent, as one in good health may.
+    cut: bool,
     /// Whether the head of the answer was more than is read of one.
     pub(super) too_large: bool,
     /// Whether another connection may take that answer.
@@ -116,6 +127,7 @@ impl Unsent {
         // With TLS 1.3 a server refuses our certificate after our own handshake is done, and
         // before it reads a byte of what we sent.
         let refused = failure.refused_by_peer();
+        let stale = met.age == Age::Used && !failure.reset;
         let (reason, what) = if refused {
             let what = format!("{address} refused our certificate");
             (Reason::TlsFailed, what)
@@ -125,6 +137,9 @@ impl Unsent {
         } else if met.refused {
             let what = format!("{address} closed while the request was being sent");
             (Reason::UploadCut, what)
+        } else if stale && !failure.unseen {
+            let what = format!("{address} closed a connection that had been kept");
+            (Reason::Stale, what)
         } else {
             let what = format!("the connection to {address} broke off");
             (Reason::Reset, what)
@@ -133,11 +148,10 @@ impl Unsent {
         if refused || failure.unseen {
             error = error.never_sent();
         }
-        let stale = met.age == Age::Used && !failure.reset;
         let closed = stale || failure.unseen || failure.again;
         let may_go =
             |back: &Request<Body>| failure.unseen || (closed && back.method().is_idempotent());
-        let fault = if closed || met.refused || failure.too_large {
+        let fault = if closed || SPARING.contains(&reason) {
             Fault::Connection
         } else {
             Fault::Endpoint
@@ -175,6 +189,7 @@ impl Failure {
             callers: cause.is_user(),
             unseen: unsent.is_some(),
             reset: cause.is_parse(),
+            cut: false,
             too_large: cause.is_parse_too_large(),
             again: false,
             back: unsent.or(copy),
@@ -191,7 +206,15 @@ impl Failure {
         let unseen = library.is_some_and(|e| {
             e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
         });
+        // One that refuses the rest of an upload resets its stream so, or closes (RFC 9113 section 8.1).
+        let refusal = library.is_some_and(|e| match e.reason() {
+            Some(code) if e.is_reset() => {
+                e.is_remote() && matches!(code, h2::Reason::NO_ERROR | h2::Reason::CANCEL)
+            }
+            _ => e.is_io(),
+        });
         Self {
+            cut: broken.cut && refusal && !unseen,
             callers: matches!(broken.cause, Cause::Body(_)),
             unseen: broken.unsent || unseen,
             reset: library.is_some_and(h2::Error::is_reset),
@@ -205,6 +228,11 @@ impl Failure {
     /// Whether the server has seen nothing of the request.
     pub(super) fn is_unseen(&self) -> bool {
         self.unseen
+    }
+
+    /// Whether the server may have meant to refuse the rest of an upload.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     fn refused_by_peer(&self) -> bool {

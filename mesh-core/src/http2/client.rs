@@ -28,7 +28,7 @@ use crate::budget::Budget;
 use crate::early::Early;
 use crate::wake::Noted;
 
-/// Header lists up to this size are sent without a look at the server's limit: all servers known take
+/// Header lists up to this size are sent while the server's limit is not known: all servers known take
 /// as much.
 const HARMLESS: u32 = 4 * 1024;
 /// How long a server's limit is waited for.
@@ -57,6 +57,8 @@ pub(crate) struct Broken {
     pub(crate) back: Option<Box<Request<Body>>>,
     /// Whether nothing of it was sent.
     pub(crate) unsent: bool,
+    /// Whether it broke off before all of it was sent.
+    pub(crate) cut: bool,
 }
 
 /// Why a request was not answered.
@@ -153,6 +155,7 @@ impl Sender {
                 cause,
                 back,
                 unsent: true,
+                cut: false,
             });
         }
         let mut inner = self.inner.clone();
@@ -162,6 +165,7 @@ impl Sender {
                 cause: e.into(),
                 back: Some(Box::new(request)),
                 unsent: true,
+                cut: false,
             });
         }
         let (head, mut body) = request.into_parts();
@@ -176,6 +180,7 @@ impl Sender {
                     cause: e.into(),
                     back: Some(Box::new(Request::from_parts(head, body))),
                     unsent: true,
+                    cut: false,
                 });
             }
         };
@@ -183,6 +188,7 @@ impl Sender {
             response,
             outflow: Some(Outflow::new(body, stream, true, Duration::MAX)).filter(|_| !end),
             back: None,
+            cut: false,
             early,
         };
         let answered = poll_fn(|cx| exchange.poll(cx)).await;
@@ -200,6 +206,7 @@ impl Sender {
                 if matches!(&cause, Cause::Library(e) if e.is_go_away()) {
                     self.shared.closed.store(true, Ordering::Relaxed);
                 }
+                let cut = exchange.cut || exchange.outflow.is_some();
                 let body = match exchange.outflow.take() {
                     Some(outflow) => outflow.back(),
                     None if end => Some(Body::empty()),
@@ -210,6 +217,7 @@ impl Sender {
                     cause,
                     back,
                     unsent: false,
+                    cut,
                 })
             }
         }
@@ -218,16 +226,12 @@ impl Sender {
     /// Compares a header list with what the server takes. A server that is sent more may end the
     /// connection, and with it what others have on it.
     async fn check_size(&self, size: u32) -> Result<(), Cause> {
-        if size <= HARMLESS {
-            return Ok(());
+        if size > HARMLESS {
+            let mut limits = self.limits.clone();
+            // Else the connection has ended, or will say so.
+            let _known = timeout(PATIENCE, limits.wait_for(Option::is_some)).await;
         }
-        let mut limits = self.limits.clone();
-        let known = timeout(PATIENCE, limits.wait_for(Option::is_some)).await;
-        let most = match known {
-            Ok(Ok(settings)) => settings.as_ref().and_then(|s| s.header_list),
-            // The connection has ended, or will say so.
-            _ => None,
-        };
+        let most = self.limits.borrow().as_ref().and_then(|s| s.header_list);
         match most {
             Some(most) if size > most => Err(Cause::TooLarge { size, most }),
             _ => Ok(()),
@@ -267,6 +271,8 @@ struct Exchange {
     outflow: Option<Outflow>,
     /// The body from its begin, once it is sent or the server takes no more of it.
     back: Option<Body>,
+    /// Whether the server takes no more of the body, and not all of it was sent.
+    cut: bool,
     early: Option<Early>,
 }
 
@@ -277,7 +283,10 @@ impl Exchange {
                 Poll::Pending => {}
                 Poll::Ready(Err(Stopped::Body(e))) => return Poll::Ready(Err(Cause::Body(e))),
                 // Whether it was refused or answered is seen by the answer.
-                Poll::Ready(_) => self.back = self.outflow.take().and_then(Outflow::back),
+                Poll::Ready(stopped) => {
+                    self.cut = stopped.is_err();
+                    self.back = self.outflow.take().and_then(Outflow::back);
+                }
             }
         }
         if let Some(early) = &self.early {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use inmesh_pki::CertificateDer;
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::{Clock, SystemClock};
+use inmesh_pki::serve::Places;
 use inmesh_pki::store::IdentityReader;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
@@ -323,6 +324,7 @@ impl BuilderParts {
             upstreams,
             recorder,
             authorizers: self.authorizers.clone(),
+            peers: Places::each(limits.peer_sockets()),
             limits,
             sockets,
             budget,

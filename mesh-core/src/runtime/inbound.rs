@@ -178,13 +178,14 @@ impl<A: App> InboundStack<A> {
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
         let shared = &self.inbound.shared;
         let listener = Listener::new(listener, shared.limits.connections).within(&shared.sockets);
-        let places = Places::each(shared.limits.peer_connections);
+        let places = Places::each(shared.limits.peer_share());
+        let of_all = shared.peers.clone();
         let (workload, leads) = (self.inbound.tls.local().workload(), self.leads.clone());
         let listening = &shared.listening;
         let _listed = listening.list(&listener, Direction::Inbound, workload.to_string(), leads);
         let (drain, tracker) = (shared.drain.clone(), shared.tracker.clone());
         serve::accept(listener, drain, tracker, move |stream, from| {
-            let share = places.take(from.ip()).map(Share::new);
+            let share = Share::of(from.ip(), [&places, &of_all]);
             Arc::clone(&self).connection(stream, from, share)
         })
         .await;
@@ -288,12 +289,15 @@ impl<A: App> InboundStack<A> {
     }
 
     fn too_many(&self, id: Option<&SpiffeId>) -> Error {
-        let most = self.inbound.shared.limits.peer_connections;
+        let limits = &self.inbound.shared.limits;
+        let (most, all) = (limits.peer_share(), limits.peer_sockets());
         let whose = match id {
             Some(id) => id.to_string(),
             None => "this address".to_owned(),
         };
-        let detail = format!("{whose} has {most} connections to this listener");
+        let detail = format!(
+            "{whose} has as many connections as it may have: {most} to this listener, {all} to all"
+        );
         Error::new(Reason::Crowded, detail)
     }
 

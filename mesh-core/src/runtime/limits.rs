@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// The part of all places that one peer may have at most: a quarter, for many processes stand behind one
+/// address, or have one identity.
+const SHARE: usize = 4;
+
 /// The bounds of one runtime. All are finite, and all can be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -43,7 +47,8 @@ pub struct Limits {
     pub connections: usize,
     /// And of one peer at once, for each inbound listener: of an address (a network of 64 bits of IPv6)
     /// before it has proven an identity, and of an identity after that. Further ones are closed, or
-    /// answered with 503. Default 2,500.
+    /// answered with 429. However high it is, a peer has a quarter of `connections` at most, and to all
+    /// inbound listeners together a quarter of the half of `sockets` that is for callers. Default 2,500.
     pub peer_connections: usize,
     /// Sockets of all listeners and of connections to endpoints together, one half for each: below the
     /// descriptors that the process may have, so that the admin surface, files and resolvers have
@@ -63,6 +68,27 @@ pub struct Limits {
     pub drain_lead: Duration,
     /// And how long running requests may take after that. Default 30 s.
     pub drain_deadline: Duration,
+}
+
+impl Limits {
+    /// The connections that one peer may have to one inbound listener.
+    ///
+    /// ```
+    /// use inmesh_core::runtime::Limits;
+    /// let mut limits = Limits::default();
+    /// assert_eq!((limits.peer_share(), limits.peer_sockets()), (2_500, 5_000));
+    /// (limits.connections, limits.sockets) = (1_000, 3_072);
+    /// assert_eq!((limits.peer_share(), limits.peer_sockets()), (250, 384));
+    /// ```
+    pub fn peer_share(&self) -> usize {
+        let quarter = self.connections / SHARE;
+        quarter.min(self.peer_connections).max(1)
+    }
+
+    /// The connections that one peer may have to all inbound listeners together.
+    pub fn peer_sockets(&self) -> usize {
+        (self.sockets / 2 / SHARE).max(1)
+    }
 }
 
 impl Default for Limits {

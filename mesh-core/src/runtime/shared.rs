@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
+use inmesh_pki::serve::Places;
 use inmesh_pki::store::IdentityReader;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub(super) authorizers: Authorizers,
     pub(super) limits: Arc<Limits>,
     pub(super) sockets: Arc<Sockets>,
+    /// The connections of each peer to all inbound listeners.
+    pub(super) peers: Places,
     /// What bodies may hold.
     pub(super) budget: Arc<Budget>,
     pub(super) paths: PathForm,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 26] = [
+const REASONS: [Reason; 27] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -26,6 +26,7 @@ const REASONS: [Reason; 26] = [
     Reason::NoRoute,
     Reason::RequestTimeout,
     Reason::Reset,
+    Reason::Stale,
     Reason::TargetTooLong,
     Reason::TlsFailed,
     Reason::TooManyFields,
@@ -127,6 +128,7 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
                 | Reason::CallerGone
                 | Reason::RequestTimeout
                 | Reason::Reset
+                | Reason::Stale
                 | Reason::UploadCut
         );
         assert_eq!(Error::new(reason, "").is_never_sent(), !seen, "{reason}");

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::call::{Call, End};
 use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, Unsent};
+use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
@@ -112,8 +112,8 @@ impl Upstreams {
                     let (headers, protocol) = (sent.response.headers(), call.exchange.protocol);
                     let grpc = protocol.grpc_status(headers);
                     let failed = status.is_server_error() || grpc.is_some();
-                    let cut = failed && is_upload_cut(headers);
-                    upstream.judge_head(status, grpc, protocol, cut);
+                    let spared = failed && is_spared(headers);
+                    upstream.judge_head(status, grpc, protocol, spared);
                     let answered = AttemptOutcome::Answered(status, grpc);
                     let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
                     return Ok(Answered {
@@ -305,11 +305,10 @@ fn no_endpoint(to: PlannedBackend<'_>, none: NoEndpoint) -> Error {
     Error::new(Reason::NoEndpoint, detail)
 }
 
-/// Whether the agent of an endpoint says that its application has cut an upload.
-fn is_upload_cut(headers: &HeaderMap) -> bool {
-    headers
-        .get(REASON)
-        .is_some_and(|reason| reason == Reason::UploadCut.as_str())
+/// Whether the agent of an endpoint gives a reason for which the application behind it is not to blame.
+fn is_spared(headers: &HeaderMap) -> bool {
+    let said = headers.get(REASON);
+    said.is_some_and(|said| SPARING.iter().any(|reason| said == reason.as_str()))
 }
 
 /// Whether the endpoint is to blame that there was no answer.
@@ -371,8 +370,14 @@ impl Upstream {
     /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
     /// the end, because an answer may still break off; only a probe is not left waiting,
     /// unless it is gRPC, whose status comes last.
-    fn judge_head(&mut self, status: StatusCode, grpc: Option<u8>, protocol: Protocol, cut: bool) {
-        if cut {
+    fn judge_head(
+        &mut self,
+        status: StatusCode,
+        grpc: Option<u8>,
+        protocol: Protocol,
+        spared: bool,
+    ) {
+        if spared {
             // The application behind the agent of the endpoint closed, and may be well.
             self.judged = true;
         } else if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {

@@ -10,10 +10,10 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use inmesh_core::discover::pushed;
 use inmesh_core::model::AppProtocol;
-use inmesh_core::runtime::Limits;
+use inmesh_core::runtime::{InboundListener, Limits};
 use inmesh_core::{Body, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -58,6 +58,45 @@ async fn from_elsewhere(to: SocketAddr) -> Result<TcpStream> {
 
 fn metric(mesh: &Mesh, line: &str) -> bool {
     mesh.encode_metrics().lines().any(|l| l == line)
+}
+
+/// However many connections a peer may have, it has a quarter of what there are: of a listener, and of the
+/// sockets for callers of all listeners.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn one_address_does_not_take_what_is_there_for_all() -> Result {
+    let places = |limits: &mut Limits| limits.connections = 8;
+    let sockets = |limits: &mut Limits| limits.sockets = 16;
+    type Change = fn(&mut Limits);
+    let each: [(Change, bool); 2] = [(places, false), (sockets, true)];
+    for (change, elsewhere) in each {
+        let app = origin(tell).await?;
+        let open = |to: &mut InboundListener| to.strict = false;
+        let pair = Pair::with(AppProtocol::Http1, app, limited(change), open).await?;
+        let second = TcpListener::bind("127.0.0.1:0").await?;
+        let door = if elsewhere {
+            second.local_addr()?
+        } else {
+            pair.inbound
+        };
+        let mut to = InboundListener::new(app, AppProtocol::Http1);
+        open(&mut to);
+        let cart = pair.cart.clone();
+        tokio::spawn(async move { cart.serve_behind(second, to).await });
+        let mut held = Vec::new();
+        for door in [pair.inbound, door] {
+            let mut stream = from_elsewhere(door).await?;
+            stream.write_all(ASK).await?;
+            let mut begin = [0; 12];
+            soon(stream.read_exact(&mut begin)).await??;
+            assert_eq!(&begin, b"HTTP/1.1 200");
+            held.push(stream);
+        }
+        let mut third = from_elsewhere(door).await?;
+        let read = soon(third.read(&mut [0])).await?;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    Ok(())
 }
 
 /// The whole of 127.0.0.0/8 is this host on Linux alone.

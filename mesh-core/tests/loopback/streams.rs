@@ -11,12 +11,15 @@ use bytes::{Buf, Bytes};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use inmesh_core::Body;
 use inmesh_core::model::AppProtocol;
+use inmesh_core::pki::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
 use crate::support::{Pair, Result, get, h2, origin_h2, soon, tell, text};
 
@@ -172,6 +175,13 @@ async fn serve_by_hand(
 const NO_SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 /// `:status: 200`, by its place in the static table.
 const OK: &[u8] = b"\0\0\x01\x01\x04\0\0\0\0\x88";
+/// The same with END_STREAM.
+fn whole_answer() -> Vec<u8> {
+    let mut answer = OK.to_vec();
+    answer[4] = 5;
+    answer
+}
+
 const DATA: &[u8] = b"\0\0\x04\0\0\0\0\0\0half";
 
 fn reset(code: u8) -> Vec<u8> {
@@ -254,23 +264,80 @@ async fn what_a_server_refused_unseen_is_sent_again_with_its_body() -> Result {
 /// A server that is sent more than it takes may end the connection, with the streams of others.
 #[tokio::test]
 async fn a_header_list_that_the_server_does_not_take_is_a_431_of_its_own() -> Result {
-    let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x06\0\0\x20\0";
-    let mut answer = OK.to_vec();
-    answer[4] = 5;
-    let (app, connections) = by_hand(vec![answer], settings).await?;
-    let pair = Pair::new(AppProtocol::Http2, app).await?;
-    let mut caller = h2(pair.outbound).await?;
-    for round in 0..3 {
-        let answer = soon(caller.send_request(get("http://cart/"))).await??;
-        assert_eq!(answer.status(), StatusCode::OK);
-        let mut large = get("http://cart/");
-        let value = HeaderValue::from_str(&"a".repeat(9_000))?;
-        large.headers_mut().insert("x-large", value);
-        let answer = soon(caller.send_request(large)).await??;
-        assert_eq!(answer.status(), 431, "{round}");
-        assert_eq!(answer.headers()["x-mesh-reason"], "header-too-large");
+    // 8 KiB and 2 KiB.
+    let settings: [(&'static [u8], usize); 2] = [
+        (b"\0\0\x06\x04\0\0\0\0\0\0\x06\0\0\x20\0", 9_000),
+        (b"\0\0\x06\x04\0\0\0\0\0\0\x06\0\0\x08\0", 3_000),
+    ];
+    for (settings, size) in settings {
+        let (app, connections) = by_hand(vec![whole_answer()], settings).await?;
+        let pair = Pair::new(AppProtocol::Http2, app).await?;
+        let mut caller = h2(pair.outbound).await?;
+        for round in 0..3 {
+            let answer = soon(caller.send_request(get("http://cart/"))).await??;
+            assert_eq!(answer.status(), StatusCode::OK);
+            let mut large = get("http://cart/");
+            let value = HeaderValue::from_str(&"a".repeat(size))?;
+            large.headers_mut().insert("x-large", value);
+            let answer = soon(caller.send_request(large)).await??;
+            assert_eq!(answer.status(), 431, "{round} {size}");
+            assert_eq!(answer.headers()["x-mesh-reason"], "header-too-large");
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    Ok(())
+}
+
+/// What one caller does to a connection to the application is not another's.
+#[tokio::test]
+async fn each_caller_has_a_connection_of_its_own_to_a_server_of_http2() -> Result {
+    let (app, connections) = by_hand(vec![whole_answer()], NO_SETTINGS).await?;
+    let pair = Pair::new(AppProtocol::Http2, app).await?;
+    for (callers, name) in ["web", "other"].into_iter().enumerate() {
+        let (_, reader) = pair.world.identity(name)?;
+        let config = tls::client_config(reader, pair.world.crypto(), &[b"h2"]);
+        let stream = TcpStream::connect(pair.inbound).await?;
+        let connecting = TlsConnector::from(config).connect(tls::server_name(), stream);
+        let io = TokioIo::new(soon(connecting).await??);
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut caller, connection) = builder.handshake(io).await?;
+        tokio::spawn(connection);
+        for _ in 0..3 {
+            let answer = soon(caller.send_request(get("http://cart/"))).await??;
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), callers + 1);
+    }
+    Ok(())
+}
+
+/// A server may refuse the rest of an upload so, and be in good health; other codes say that it is not.
+#[tokio::test]
+async fn an_upload_that_a_server_of_http2_cuts_is_no_failure_of_the_endpoint() -> Result {
+    for (code, wanted) in [(0, "upload-cut"), (8, "upload-cut"), (2, "reset")] {
+        let (app, _) = by_hand(vec![reset(code)], NO_SETTINGS).await?;
+        let pair = Pair::new(AppProtocol::Http2, app).await?;
+        // Two endpoints, because the only one would not be ejected anyway.
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let both = [pair.inbound, listener.local_addr()?];
+        let cart = pair.cart.clone();
+        let to = inmesh_core::runtime::InboundListener::new(app, AppProtocol::Http2);
+        tokio::spawn(async move { cart.serve_behind(listener, to).await });
+        let change = pair.world.service("cart", AppProtocol::Http2, &both)?;
+        pair.pusher.push(change).await?;
+        for _ in 0..20 {
+            let never = futures_util::stream::pending::<std::io::Result<Frame<Bytes>>>();
+            let mut request = get("http://cart/");
+            *request.method_mut() = Method::POST;
+            *request.body_mut() = Body::new(StreamBody::new(never));
+            let answer = soon(pair.web.client().send(request)).await?;
+            assert_eq!(answer.status(), 502, "{code}");
+            assert_eq!(answer.headers()["x-mesh-reason"], wanted, "{code}");
+        }
+        let status = pair.web.status();
+        let mut endpoints = status.services.iter().flat_map(|s| &s.endpoints);
+        assert_eq!(endpoints.any(|e| e.ejected), wanted == "reset", "{code}");
+    }
     Ok(())
 }
 
