@@ -49,7 +49,7 @@ enum BodyForm {
 /// A body of which nothing is sent, and that does not say so: the HTTP/1.1 library then writes the length
 /// that the head of its 304 states, and drops the body.
 #[cfg(feature = "runtime")]
-struct Unsent(Body);
+struct HiddenEnd(Body);
 
 /// Any body of ours or of a service.
 type AnyBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
@@ -116,7 +116,7 @@ impl Body {
     #[cfg(feature = "runtime")]
     pub(crate) fn hide_end(&mut self) {
         let inner = std::mem::take(self);
-        *self = Self::boxed(Box::new(Unsent(inner)));
+        *self = Self::boxed(Box::new(HiddenEnd(inner)));
     }
 
     /// Whether it is there whole.
@@ -221,10 +221,10 @@ impl http_body::Body for Body {
     }
 }
 
-// === impl Unsent ===
+// === impl HiddenEnd ===
 
 #[cfg(feature = "runtime")]
-impl http_body::Body for Unsent {
+impl http_body::Body for HiddenEnd {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -459,7 +459,8 @@ impl Permit {
     /// head asks for nothing but an answer: it announces no body and wishes for no other protocol.
     /// `None` for all other requests, which [`decide`] judges.
     ///
-    /// A view has no body, and in HTTP/2 none needs to be announced: see to it that there is none.
+    /// A view has no body, and a head of HTTP/2 need not announce one: the caller checks that the body
+    /// has ended.
     pub fn probe<P: AsRef<str>>(probes: &[P], request: &RequestView<'_>) -> Option<Self> {
         match request {
             RequestView::Http(http) if *http.method == Method::GET => probes

@@ -253,7 +253,7 @@ impl FileSource {
 
     /// Reads the files once, for a start that fails early and says why. It blocks.
     ///
-    /// An SVID that no peer would accept is taken where there is none before it, for the files that make it
+    /// The first SVID is taken even if no peer would accept it, for the files that make it
     /// good may come later: [`validate_own`] says why, and so does a runtime that is not ready for it.
     ///
     /// # Errors
