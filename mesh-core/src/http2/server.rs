@@ -96,10 +96,7 @@ where
     ) {
         let length = length_of(request.headers());
         let mut request = request.map(|stream| arrivals.body(stream, length));
-        let early = Early::of_http2(request.headers());
-        if let Some(early) = &early {
-            request.extensions_mut().insert(early.clone());
-        }
+        let early = Early::of_http2(&mut request);
         let sending = (settings.unread, Arc::clone(&settings.budget));
         tokio::spawn(answer(respond, service(request), early, sending));
     }

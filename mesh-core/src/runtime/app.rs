@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{client, server};
 use hyper_util::rt::TokioIo;
-use inmesh_pki::id::SpiffeId;
+use inmesh_pki::serve::Holder;
 use tower_service::Service;
 
 use super::call::Call;
@@ -69,15 +69,22 @@ pub(super) struct Behind {
 
 /// What requests must have in common to share connections to an application. What one caller does to
 /// a connection of many requests is not another's.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Sharing {
     address: SocketAddr,
     /// Where many requests are on one connection at once.
-    caller: Option<SpiffeId>,
+    caller: Option<Holder>,
 }
 
 fn failed(e: impl Into<BoxError>) -> Error {
     Error::new(Reason::Reset, "the application failed").because(e)
+}
+
+fn holder(caller: &PeerInfo) -> Holder {
+    match caller.id() {
+        Some(id) => Holder::id(id),
+        None => Holder::address(caller.address.ip()),
+    }
 }
 
 // === impl InProcess ===
@@ -185,19 +192,20 @@ impl Behind {
     }
 
     /// The application that a caller of `original` is meant for, with the connections to it.
-    fn member(&self, original: SocketAddr, caller: Option<&SpiffeId>) -> Member {
+    fn member(&self, original: SocketAddr, caller: Option<Holder>) -> Member {
         let address = self.app.address(original);
-        let caller = caller.cloned();
         let key = Sharing { address, caller };
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(member) = members.get(&key) {
             return member.clone();
         }
         let member = Member::new(Endpoint::new(address, Transport::Plain));
-        // Beyond the bound connections are not pooled.
-        if members.len() < APPLICATIONS {
-            members.insert(key, member.clone());
+        if members.len() >= APPLICATIONS {
+            // Any one makes room: what it has at rest is closed, what it has in use ends by itself.
+            let one = members.keys().next().cloned();
+            one.and_then(|key| members.remove(&key));
         }
+        members.insert(key, member.clone());
         member
     }
 }
@@ -213,7 +221,7 @@ impl App for Behind {
         let hop = forward(request, self.protocol, &call.exchange.authority);
         call.exchange.trace.write(request.headers_mut());
         let version = hop.version();
-        let apart = caller.id().filter(|_| version == HttpVersion::Http2);
+        let apart = (version == HttpVersion::Http2).then(|| holder(caller));
         let member = self.member(original, apart);
         let (response, lease) = self
             .upstreams

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::{
-    Pair, Result, for_cart, get, h1, h2, in_flight, origin, origin_h2, raw, serve_outbound, soon,
-    tell, text, whole,
+    Pair, Result, for_cart, get, h1, h2, in_flight, in_process, origin, origin_h2, raw,
+    serve_outbound, soon, tell, text, whole,
 };
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
@@ -256,8 +256,6 @@ async fn answers_without_a_body_are_whole() -> Result {
 #[tokio::test]
 async fn a_body_that_need_not_be_read_is_no_loss() -> Result {
     let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
     let app = tower::service_fn(async |_: Request<Body>| {
         let mut response = Response::new(streamed(vec![Frame::data(Bytes::from_static(b"hello"))]));
         let length = HeaderValue::from_static("5");
@@ -266,14 +264,7 @@ async fn a_body_that_need_not_be_read_is_no_loss() -> Result {
             .insert(header::CONTENT_LENGTH, length);
         Ok::<_, std::io::Error>(response)
     });
-    let cart = pair.cart.clone();
-    tokio::spawn(async move { cart.serve(listener, app).await });
-    let ops = pair.world.service("cart", AppProtocol::Http1, &[address])?;
-    pair.pusher.push(ops).await?;
-    let mut changed = pair.web.snapshot().clone();
-    while pair.web.snapshot().load().generation() < 2 {
-        soon(changed.changed()).await?;
-    }
+    in_process(&pair, AppProtocol::Http1, app).await?;
     let client = pair.web.client();
     for method in [Method::HEAD, Method::GET] {
         let mut request = get("http://cart/");

@@ -2,6 +2,7 @@
 
 mod crowds;
 mod drain;
+mod early;
 mod flows;
 mod hostile;
 mod http;

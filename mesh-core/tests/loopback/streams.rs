@@ -15,13 +15,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use inmesh_core::Body;
 use inmesh_core::model::AppProtocol;
 use inmesh_core::pki::tls;
+use inmesh_core::runtime::InboundListener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use crate::support::{Pair, Result, get, h2, origin_h2, soon, tell, text};
+use crate::support::{Pair, Result, get, h2, in_process, origin_h2, soon, tell, text};
 
 /// How many messages go one way, and how many streams there are at once.
 const MESSAGES: usize = 10_000;
@@ -69,17 +70,7 @@ async fn counting(pair: &Pair, go: Arc<Semaphore>) -> Result {
             Ok::<_, inmesh_core::BoxError>(response)
         }
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let endpoint = [listener.local_addr()?];
-    let cart = pair.cart.clone();
-    tokio::spawn(async move { cart.serve(listener, service).await });
-    let mut snapshot = pair.web.snapshot().clone();
-    let change = pair.world.service("cart", AppProtocol::Http2, &endpoint)?;
-    pair.pusher.push(change).await?;
-    while snapshot.load().generation() < 2 {
-        soon(snapshot.changed()).await?;
-    }
-    Ok(())
+    in_process(pair, AppProtocol::Http2, service).await
 }
 
 /// A caller that reads late, or a server that does, costs neither itself nor others the connection.
@@ -239,7 +230,7 @@ async fn what_a_server_refused_unseen_is_sent_again_with_its_body() -> Result {
     let pair = Pair::new(AppProtocol::Http2, origin_h2(tell).await?).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let both = [listener.local_addr()?, pair.inbound];
-    let to = inmesh_core::runtime::InboundListener::new(refusing, AppProtocol::Http2);
+    let to = InboundListener::new(refusing, AppProtocol::Http2);
     let cart = pair.cart.clone();
     tokio::spawn(async move { cart.serve_behind(listener, to).await });
     pair.pusher
@@ -311,6 +302,26 @@ async fn each_caller_has_a_connection_of_its_own_to_a_server_of_http2() -> Resul
     Ok(())
 }
 
+/// What is known of a stranger is its address.
+#[tokio::test]
+async fn each_stranger_has_a_connection_of_its_own_to_a_server_of_http2() -> Result {
+    let (app, connections) = by_hand(vec![whole_answer()], NO_SETTINGS).await?;
+    let permissive = |to: &mut InboundListener| to.strict = false;
+    let pair = Pair::with(AppProtocol::Http2, app, |b| b, permissive).await?;
+    for (from, wanted) in [("127.0.0.1:0", 1), ("127.0.0.2:0", 2), ("127.0.0.1:0", 2)] {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(from.parse()?)?;
+        let io = TokioIo::new(socket.connect(pair.inbound).await?);
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut caller, connection) = builder.handshake(io).await?;
+        tokio::spawn(connection);
+        let answer = soon(caller.send_request(get("http://cart/"))).await??;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(connections.load(Ordering::SeqCst), wanted, "{from}");
+    }
+    Ok(())
+}
+
 /// A server may refuse the rest of an upload so, and be in good health; other codes say that it is not.
 #[tokio::test]
 async fn an_upload_that_a_server_of_http2_cuts_is_no_failure_of_the_endpoint() -> Result {
@@ -321,7 +332,7 @@ async fn an_upload_that_a_server_of_http2_cuts_is_no_failure_of_the_endpoint() -
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let both = [pair.inbound, listener.local_addr()?];
         let cart = pair.cart.clone();
-        let to = inmesh_core::runtime::InboundListener::new(app, AppProtocol::Http2);
+        let to = InboundListener::new(app, AppProtocol::Http2);
         tokio::spawn(async move { cart.serve_behind(listener, to).await });
         let change = pair.world.service("cart", AppProtocol::Http2, &both)?;
         pair.pusher.push(change).await?;
@@ -406,7 +417,7 @@ async fn a_caller_is_asked_for_its_body_when_the_server_says_so() -> Result {
 }
 
 /// The informational answers to a request of `hi`, with the number of their fields.
-async fn said_before(pair: &Pair, request: Request<()>) -> Result<Vec<(u16, usize)>> {
+pub(crate) async fn said_before(pair: &Pair, request: Request<()>) -> Result<Vec<(u16, usize)>> {
     let io = TcpStream::connect(pair.outbound).await?;
     let (sender, connection) = ::h2::client::handshake(io).await?;
     tokio::spawn(connection);

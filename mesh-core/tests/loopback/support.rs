@@ -150,6 +150,28 @@ pub(crate) async fn serve_outbound(mesh: &Mesh, to: OutboundListener) -> Result<
     Ok(address)
 }
 
+/// Has `cart` be a service in this process from now on.
+pub(crate) async fn in_process<S, E>(pair: &Pair, protocol: AppProtocol, service: S) -> Result
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = E>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    E: Into<inmesh_core::BoxError>,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let endpoint = [listener.local_addr()?];
+    let cart = pair.cart.clone();
+    tokio::spawn(async move { cart.serve(listener, service).await });
+    let mut snapshot = pair.web.snapshot().clone();
+    let before = snapshot.load().generation();
+    let change = pair.world.service("cart", protocol, &endpoint)?;
+    pair.pusher.push(change).await?;
+    while snapshot.load().generation() == before {
+        soon(snapshot.changed()).await?;
+    }
+    Ok(())
+}
+
 /// A plain HTTP/1.1 server.
 pub(crate) async fn origin<F, R>(answer: F) -> Result<SocketAddr>
 where

@@ -34,5 +34,5 @@ pub(crate) use http::http1;
 pub use linger::{linger, read_on};
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub use pages::pages;
-pub use places::{Place, Places};
+pub use places::{Holder, Place, Places};
 pub use within::Within;

@@ -28,10 +28,21 @@ pub struct Places {
     taken: Arc<Mutex<HashMap<Holder, usize>>>,
 }
 
-/// The holder of a place.
+/// The holder of a place: what one caller is, as far as it is known.
+///
+/// ```
+/// use inmesh_pki::serve::Holder;
+///
+/// let host = |text: &str| text.parse().map(Holder::address);
+/// assert_eq!(host("2001:db8::1")?, host("2001:db8::2:1")?);
+/// assert_ne!(host("192.0.2.1")?, host("192.0.2.2")?);
+/// # Ok::<_, std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Holder {
-    /// Nothing is proven yet. An IPv6 network of 64 bits is one address: a host has all of it.
+pub struct Holder(Known);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Known {
     Address(IpAddr),
     Id(SpiffeId),
 }
@@ -62,7 +73,7 @@ impl Places {
 
     /// A place for a connection from `address`, unless it has its share.
     pub fn take(&self, address: IpAddr) -> Option<Place> {
-        self.place(Holder::Address(network(address)))
+        self.place(Holder::address(address))
     }
 
     fn place(&self, holder: Holder) -> Option<Place> {
@@ -79,16 +90,31 @@ impl Places {
     }
 }
 
+// === impl Holder ===
+
+impl Holder {
+    /// A caller that has proven nothing yet. An IPv6 network of 64 bits is one address: a host has all
+    /// of it.
+    pub fn address(address: IpAddr) -> Self {
+        Self(Known::Address(network(address)))
+    }
+
+    /// A caller that has proven an ID.
+    pub fn id(id: &SpiffeId) -> Self {
+        Self(Known::Id(id.clone()))
+    }
+}
+
 // === impl Place ===
 
 impl Place {
     /// Makes it the place of `id`, which the connection has proven first. Returns false where that ID has
     /// its share already; the place stays the address's then.
     pub fn prove(&mut self, id: &SpiffeId) -> bool {
-        if matches!(self.holder, Holder::Id(_)) {
+        if matches!(self.holder.0, Known::Id(_)) {
             return true;
         }
-        match self.places.place(Holder::Id(id.clone())) {
+        match self.places.place(Holder::id(id)) {
             Some(place) => {
                 *self = place;
                 true
