@@ -9,7 +9,9 @@ use std::task::ready;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+#[cfg(feature = "runtime")]
+use http_body::Body as _;
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
 #[cfg(feature = "runtime")]

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::decide::{Answer, Denied, Permit, RequestView, Verdict};
+use super::decide::{Answer, Denied, Permit, Verdict};
+use super::view::RequestView;
 use crate::identify::Peer;
 use crate::model::ObjectKey;
 

@@ -1,6 +1,5 @@
 //! The decision, pure: policy, peer and request in, permit or denial out.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,36 +12,11 @@ use super::policy::{
     Action, DefaultAction, FailureMode, Operation, Policy, PolicyRule, PolicySource, Provider,
     WorkloadPolicy,
 };
-use super::reading::{Readings, is_plain, spelling};
+use super::reading::Readings;
+use super::view::{HttpView, RequestView};
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
 use crate::model::ObjectKey;
-
-/// A request, as far as it can be seen.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub enum RequestView<'a> {
-    /// An HTTP request.
-    Http(HttpView<'a>),
-    /// A connection whose bytes are opaque.
-    Tcp,
-}
-
-/// The parts of an HTTP request that policies and routes match on.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct HttpView<'a> {
-    /// The method.
-    pub method: &'a Method,
-    path: &'a str,
-    /// Whether the path has one reading and is in its one spelling, which is seen once for all that
-    /// ask.
-    plain: bool,
-    /// The query, without the `?`.
-    pub query: Option<&'a str>,
-    /// The header fields.
-    pub headers: &'a HeaderMap,
-}
 
 /// What [`decide`] says of a request.
 #[derive(Debug, Clone)]
@@ -348,47 +322,6 @@ fn is_bare(headers: &HeaderMap) -> bool {
         && lengths.all(|length| length == "0")
 }
 
-// === impl HttpView ===
-
-impl<'a> HttpView<'a> {
-    /// A view of a request's parts; `path` is the one that is forwarded.
-    pub fn new(
-        method: &'a Method,
-        path: &'a str,
-        query: Option<&'a str>,
-        headers: &'a HeaderMap,
-    ) -> Self {
-        Self {
-            method,
-            path,
-            plain: is_plain(path.as_bytes()),
-            query,
-            headers,
-        }
-    }
-
-    /// The path as it is forwarded, without the query. Policies are asked about all its
-    /// [`Readings`], routes about the first.
-    pub fn path(&self) -> &'a str {
-        self.path
-    }
-
-    /// The path in its one spelling.
-    pub(crate) fn spelling(&self) -> Cow<'a, str> {
-        if self.plain {
-            Cow::Borrowed(self.path)
-        } else {
-            spelling(self.path)
-        }
-    }
-
-    /// A view of a request whose path is the one that is forwarded.
-    pub fn of<B>(request: &'a Request<B>) -> Self {
-        let uri = request.uri();
-        Self::new(request.method(), uri.path(), uri.query(), request.headers())
-    }
-}
-
 // === impl Verdict ===
 
 impl Verdict {
@@ -465,7 +398,7 @@ impl Permit {
         match request {
             RequestView::Http(http) if *http.method == Method::GET => probes
                 .iter()
-                .any(|probe| probe.as_ref() == http.path)
+                .any(|probe| probe.as_ref() == http.path())
                 .then(|| is_bare(http.headers).then(|| Self::new(PermitReason::Probe)))?,
             _ => None,
         }
@@ -558,15 +491,15 @@ impl<'a> RequestParts<'a> {
             RequestView::Http(http) => {
                 let method = http.method.as_str();
                 // Most paths have one reading and are in their one spelling.
-                let paths = paths && !http.plain;
+                let paths = paths && !http.is_plain();
                 let lower = method.bytes().any(|b| b.is_ascii_lowercase());
                 let others = || Others {
                     method: lower.then(|| method.to_ascii_uppercase()),
-                    paths: paths.then(|| Readings::of(http.path)),
+                    paths: paths.then(|| Readings::of(http.path())),
                 };
                 Self {
                     method: Some(method),
-                    path: Some(http.path),
+                    path: Some(http.path()),
                     others: (paths || lower).then(|| Box::new(others())),
                 }
             }

@@ -19,7 +19,8 @@ use tower_service::Service;
 
 use super::ask::Authorizers;
 use super::canonical::{canonicalize, seen_probes};
-use super::decide::{Ask, HttpView, Permit, RequestView, Verdict};
+use super::decide::{Ask, Permit, Verdict};
+use super::view::{HttpView, RequestView};
 use crate::body::{Body, BoxError};
 use crate::error::{Error, is_grpc};
 use crate::identify::{Peer, PeerInfo};

@@ -15,14 +15,14 @@ mod pattern;
 mod policy;
 mod reading;
 mod shown;
+mod view;
 
 pub use ask::{Asking, Authorizer, Authorizers, Question};
 pub use canonical::{InvalidPath, PathForm, canonical_path};
 #[cfg(feature = "runtime")]
 pub(crate) use canonical::{canonicalize, seen_probes};
 pub use decide::{
-    Answer, Ask, Denied, DenyReason, HttpView, Permit, PermitReason, RequestView, Step, Trace,
-    Verdict, decide,
+    Answer, Ask, Denied, DenyReason, Permit, PermitReason, Step, Trace, Verdict, decide,
 };
 pub use layer::{Authorize, AuthorizeFuture, AuthorizeLayer};
 pub use pattern::{InvalidPolicy, Pattern};
@@ -32,6 +32,7 @@ pub use policy::{
 };
 pub(crate) use reading::never_matches;
 pub use reading::{Readings, spelling};
+pub use view::{HttpView, RequestView};
 
 #[cfg(test)]
 mod tests;
