@@ -1,12 +1,19 @@
 //! A file that lines are appended to, and that can be opened anew by its name while it is written:
 //! logrotate renames it, then asks for that.
+//!
+//! Lines go to the file that is named, and through no link to another: in a folder that other users write, a
+//! link would lead them to any file of ours.
 
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use inmesh_pki::disk;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWrite;
 
@@ -36,7 +43,7 @@ type Next = Arc<Mutex<Option<File>>>;
 ///
 /// # Errors
 ///
-/// The system's.
+/// The system's, or [`unfit`]'s.
 pub(crate) async fn open(path: &Path) -> io::Result<(LogFile, Reopen)> {
     let next = Next::default();
     let log = LogFile {
@@ -48,10 +55,40 @@ pub(crate) async fn open(path: &Path) -> io::Result<(LogFile, Reopen)> {
     Ok((log, Reopen { path, next }))
 }
 
+/// Why no line is written to what stands at `path`; `None` where a file can be made, too.
+pub(crate) fn unfit(path: &Path) -> Option<io::Error> {
+    refusal(&path.symlink_metadata().ok()?)
+}
+
 async fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(MODE);
-    options.open(path).await
+    // A FIFO would be waited for until it is read.
+    options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    let file = match options.open(path).await {
+        Ok(file) => file,
+        Err(error) => return Err(unfit(path).unwrap_or(error)),
+    };
+    // Judged is what was opened, whatever stands in its place meanwhile.
+    if let Some(refused) = refusal(&file.metadata().await?) {
+        return Err(refused);
+    }
+    // A terminal that is slow is waited for.
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file)
+}
+
+fn refusal(found: &Metadata) -> Option<io::Error> {
+    let what = match disk::no_file(found) {
+        Some(_) if found.file_type().is_char_device() => None,
+        None if found.nlink() > 1 => Some("a file with further names (hard links)"),
+        other => other,
+    }?;
+    let message = format!(
+        "it is {what}, to which no line is written: the access log is a file with one name, or `-`, \
+         /dev/stdout or /dev/stderr"
+    );
+    Some(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
 // === impl Reopen ===
@@ -140,6 +177,56 @@ mod tests {
         log.write_all(b"more\n").await?;
         log.flush().await?;
         assert_eq!(std::fs::read(dir.path().join("kept"))?, b"new\nmore\n");
+        Ok(())
+    }
+
+    /// Neither when it is opened nor when it is opened anew, and a FIFO without a reader holds nothing up.
+    #[tokio::test]
+    async fn lines_go_to_the_file_that_is_named() -> io::Result<()> {
+        use std::os::unix::fs::symlink;
+
+        use nix::sys::stat::Mode;
+
+        let dir = TempDir::new()?;
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("victim"), "old")?;
+        symlink(at("victim"), at("link"))?;
+        symlink(at("none"), at("dangling"))?;
+        symlink("/dev/stdout", at("stdout"))?;
+        std::fs::write(at("shared"), "old")?;
+        std::fs::hard_link(at("shared"), at("hard"))?;
+        nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU)?;
+        std::fs::create_dir(at("folder"))?;
+        for (name, what) in [
+            ("link", "a symbolic link"),
+            ("dangling", "a symbolic link"),
+            ("stdout", "a symbolic link"),
+            ("hard", "hard links"),
+            ("fifo", "a FIFO"),
+            ("folder", "a folder"),
+        ] {
+            let refused = open(&at(name)).await.expect_err(name).to_string();
+            assert!(refused.contains(what), "{name}: {refused}");
+            let unfit = unfit(&at(name)).map(|error| error.to_string());
+            assert_eq!(unfit, Some(refused), "what `mesh validate` says");
+
+            let (mut log, reopen) = open(&at("log")).await?;
+            std::fs::rename(at("log"), at("rotated"))?;
+            std::fs::rename(at(name), at("log"))?;
+            reopen.reopen().await;
+            log.write_all(name.as_bytes()).await?;
+            log.flush().await?;
+            assert_eq!(std::fs::read(at("rotated"))?, name.as_bytes());
+            std::fs::rename(at("log"), at(name))?;
+            std::fs::remove_file(at("rotated"))?;
+        }
+        assert!(!at("none").exists());
+        assert_eq!(std::fs::read(at("victim"))?, b"old");
+        assert_eq!(std::fs::read(at("shared"))?, b"old");
+        let (mut log, _) = open(Path::new("/dev/null")).await?;
+        log.write_all(b"one\n").await?;
+        log.flush().await?;
+        assert!(unfit(&at("none")).is_none() && unfit(&at("victim")).is_none());
         Ok(())
     }
 }

@@ -437,6 +437,28 @@ listeners: [{{bind: \"{door}\", inbound: {{app: \"{app}\", appProtocol: http}}}}
     assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
 }
 
+/// `/dev/stderr` is a link, as containers have it, and stands for the descriptor.
+#[tokio::test]
+async fn an_access_log_may_go_to_standard_error() {
+    let home = Home::new();
+    let app = app(Router::new().fallback(on_get(async || "hello"))).await;
+    let door = free();
+    let more = format!(
+        "defaultAction: allow
+peers: permissive
+accessLog: {{path: /dev/stderr}}
+listeners: [{{bind: \"{door}\", inbound: {{app: \"{app}\", appProtocol: http}}}}]
+"
+    );
+    let agent = home.agent("app", &more, &[]).await;
+    agent.signal(Signal::SIGHUP);
+    get(door, "/seen").await;
+    eventually("the request is logged", async || {
+        agent.log().contains("\"path\":\"/seen\"").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_agent_without_an_identity_serves_its_pages_and_says_so() {
     let home = Home::new();

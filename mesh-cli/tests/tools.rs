@@ -443,6 +443,17 @@ fn there_is_a_manual_page_for_every_command() {
         status.contains("mesh status") && status.contains("Examples"),
         "{status}"
     );
+    // A page is written through no link, and in place of none.
+    let (page, victim) = (dir.path().join("mesh.1"), dir.path().join("victim"));
+    std::fs::remove_file(&page).expect("a page");
+    std::os::unix::fs::symlink(&victim, &page).expect("a link");
+    let refused = mesh(["man", "--out"], &[dir.path()]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(
+        stderr(&refused).contains("mesh.1 is a symbolic link"),
+        "{refused:?}"
+    );
+    assert!(page.is_symlink() && !victim.exists());
 }
 
 /// Each command with what may be left out of its help: groups have none of their own.

@@ -39,6 +39,7 @@ fn validate_and_the_agent_fail_alike() {
     }
     std::fs::write(home.path("garbage.pem"), "garbage").expect("written");
     std::fs::write(kept.join("distrusted-keys"), "0a\n\n").expect("written");
+    symlink("log", home.path("link")).expect("a link");
     let (port, other) = (free().port(), free().port());
     let development = "developmentCA: {dir: ../ca}";
     let ca = "ca: {address: 'ca:1', caId: spiffe://test.local/ca, trustBundle: ../ca/ca.pem, keep: ../kept}";
@@ -121,6 +122,11 @@ fn validate_and_the_agent_fail_alike() {
             development,
             format!("admin: {{bind: '127.0.0.1:{other}'}}\naccessLog:\n  path: ../kept\n"),
             "10: accessLog.path",
+        ),
+        (
+            development,
+            format!("admin: {{bind: '127.0.0.1:{other}'}}\naccessLog: {{path: ../link}}\n"),
+            "9: accessLog.path",
         ),
         (
             development,

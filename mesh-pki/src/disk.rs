@@ -37,6 +37,14 @@ pub enum DiskError {
         /// The widest mode that it may have.
         expected: &'static str,
     },
+    /// A link or something else that is no plain file stands where one is to be written.
+    #[error("{} is {found}, and nothing is written through or over one: give the name of a file, or a free one", path.display())]
+    NoFile {
+        /// The path that was given.
+        path: PathBuf,
+        /// What stands there.
+        found: &'static str,
+    },
     /// It belongs to another user, and its owner may change its mode at any time.
     #[error("{} belongs to user {owner}, neither the one of this process nor root", path.display())]
     Owner {
@@ -128,15 +136,14 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, DiskError> {
     read_guarded(path, Guard::SECRET)
 }
 
-/// Writes a secret in place of `path` in one step, for its owner alone (0600). A link there is replaced,
-/// and nothing is written through it. It blocks.
+/// Writes a secret in place of `path` in one step, for its owner alone (0600). It blocks.
 ///
 /// # Errors
 ///
-/// [`DiskError::Io`]; what stood there stays whole.
+/// [`DiskError::NoFile`] where a link, a device or a folder stands there, for a rename would take its place;
+/// [`DiskError::Io`]. What stood there stays whole.
 pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let replaced = SystemDisk.replace(path, content, Mode::Secret);
-    replaced.map_err(DiskError::io(path))
+    write(path, content, Mode::Secret)
 }
 
 /// The same for what every user may read (0644).
@@ -145,16 +152,60 @@ pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), DiskError> {
 ///
 /// As [`write_secret`].
 pub fn write_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let replaced = SystemDisk.replace(path, content, Mode::Public);
+    write(path, content, Mode::Public)
+}
+
+fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), DiskError> {
+    if let Some(found) = path.symlink_metadata().ok().as_ref().and_then(no_file) {
+        let path = path.to_owned();
+        return Err(DiskError::NoFile { path, found });
+    }
+    let replaced = SystemDisk.replace(path, content, mode);
     replaced.map_err(DiskError::io(path))
+}
+
+/// What stands at a path, if it is no plain file; `found` is not that of what a link leads to.
+#[must_use]
+pub fn no_file(found: &Metadata) -> Option<&'static str> {
+    let kind = found.file_type();
+    if kind.is_file() {
+        return None;
+    }
+    if kind.is_symlink() {
+        return Some("a symbolic link");
+    }
+    if kind.is_dir() {
+        return Some("a folder");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return Some("a FIFO");
+        }
+        if kind.is_socket() {
+            return Some("a socket");
+        }
+    }
+    Some("a device")
+}
+
+/// Why others may use the key or token at `path`, if they may. A link is judged by where it leads. It blocks.
+///
+/// ```
+/// // A file that cannot be read is its reader's to report.
+/// assert!(inmesh_pki::disk::loose_secret("missing.key".as_ref()).is_none());
+/// ```
+#[must_use]
+pub fn loose_secret(path: &Path) -> Option<DiskError> {
+    let found = path.metadata().ok()?;
+    judge(path, &found, Guard::SECRET).err()
 }
 
 /// Says in the log if others may use the key or token at `path`, which another program wrote; `what` it
 /// is. It is used all the same: files that are mounted often have such modes. It blocks.
 pub(crate) fn warn_if_loose(path: &Path, what: &'static str) {
-    // Its reader reports what it cannot read.
-    let Ok(found) = path.metadata() else { return };
-    if let Err(error) = judge(path, &found, Guard::SECRET) {
+    if let Some(error) = loose_secret(path) {
         tracing::warn!(%error, what, "other users may use a secret of ours");
     }
 }
@@ -407,34 +458,61 @@ mod tests {
         assert_eq!(secret, Some(Loose::Mode(0o640)));
     }
 
+    type Write = fn(&Path, &[u8]) -> Result<(), DiskError>;
+
+    const WRITES: [(Write, u32); 2] = [(write_secret, 0o600), (write_public, 0o644)];
+
     #[test]
-    fn what_is_written_is_its_owners_and_goes_through_no_link() {
+    fn what_is_written_is_its_owners() {
         use std::os::unix::fs::{MetadataExt, symlink};
         let dir = tempfile::tempdir().unwrap();
         let (path, victim) = (dir.path().join("token"), dir.path().join("victim"));
         std::fs::write(&victim, "old").unwrap();
-        for (write, mode) in [
-            (
-                write_secret as fn(&Path, &[u8]) -> Result<(), DiskError>,
-                0o600,
-            ),
-            (write_public, 0o644),
-        ] {
+        for (write, mode) in WRITES {
             let _ = std::fs::remove_file(&path);
-            symlink(&victim, &path).unwrap();
             symlink(&victim, dir.path().join("token.new")).unwrap();
-            write(&path, b"new").unwrap();
-            let found = path.symlink_metadata().unwrap();
-            assert!(found.is_file());
-            // The umask of a test may take more away.
-            assert_eq!(found.mode() & 0o777 & !mode, 0);
-            assert_eq!(std::fs::read(&path).unwrap(), b"new");
+            for content in [b"new", b"one"] {
+                write(&path, content).unwrap();
+                let found = path.symlink_metadata().unwrap();
+                assert!(found.is_file());
+                // The umask of a test may take more away.
+                assert_eq!(found.mode() & 0o777 & !mode, 0);
+                assert_eq!(std::fs::read(&path).unwrap(), content);
+            }
             assert_eq!(std::fs::read(&victim).unwrap(), b"old");
         }
         let loose = read_secret(&path).unwrap_err();
         assert!(matches!(loose, DiskError::Loose { .. }), "{loose}");
         write_secret(&path, b"secret").unwrap();
         assert_eq!(**read_secret(&path).unwrap(), *b"secret");
+    }
+
+    /// Neither through a link, nor in place of one or of what is no file.
+    #[test]
+    fn only_plain_files_are_written() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("victim"), "old").unwrap();
+        symlink(at("victim"), at("link")).unwrap();
+        symlink(at("none"), at("dangling")).unwrap();
+        symlink("/dev/null", at("null")).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let all = ["link", "dangling", "null", "folder", "socket"];
+        for (name, (write, _)) in all.iter().flat_map(|name| WRITES.map(|w| (*name, w))) {
+            let before = at(name).symlink_metadata().unwrap().file_type();
+            let refused = write(&at(name), b"new").unwrap_err();
+            assert!(matches!(refused, DiskError::NoFile { .. }), "{refused}");
+            assert!(refused.to_string().contains(name), "{refused}");
+            let after = at(name).symlink_metadata().unwrap().file_type();
+            assert_eq!(after, before, "{name}");
+        }
+        assert!(!at("none").exists());
+        assert_eq!(std::fs::read(at("victim")).unwrap(), b"old");
+        let device = std::fs::symlink_metadata("/dev/null").unwrap();
+        assert!(device.file_type().is_char_device());
+        assert_eq!(no_file(&device), Some("a device"));
     }
 
     /// What is judged is what is read: a link says nothing, where it leads does.

@@ -92,10 +92,19 @@ pub(crate) struct Listener {
 /// Where the access log goes.
 #[derive(Debug)]
 pub(crate) struct AccessLogTo {
-    /// `None` is standard output.
-    pub(crate) path: Option<PathBuf>,
+    pub(crate) to: LogTo,
     /// The share of exchanges that went well which is kept.
     pub(crate) sample: f64,
+}
+
+/// A file, or a descriptor of this process.
+#[derive(Debug)]
+pub(crate) enum LogTo {
+    File(PathBuf),
+    /// `/dev/stderr`.
+    Stderr,
+    /// `-` or `/dev/stdout`.
+    Stdout,
 }
 
 /// Where spans go.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
@@ -16,7 +16,7 @@ use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
-use super::{AccessLogTo, Agent, Identity, Listener, Tracing};
+use super::{AccessLogTo, Agent, Identity, Listener, LogTo, Tracing};
 use crate::federation::{Endpoint as BundleEndpoint, FederationConfig, Foreign, Spiffe, WebFiles};
 use crate::workload_api::WorkloadApiConfig;
 
@@ -469,10 +469,15 @@ fn eject(fields: &mut Fields<'_>) -> Option<EjectPolicy> {
 }
 
 fn access_log(fields: &mut Fields<'_>, dir: &Path) -> Option<AccessLogTo> {
-    let path = optional(fields, "path", |v| v.text().map(PathBuf::from));
+    let path = optional(fields, "path", |v| v.text());
     let sample = optional(fields, "sample", |v| share(&v));
     Some(AccessLogTo {
-        path: path?.filter(|p| p.as_os_str() != "-").map(|p| dir.join(p)),
+        // The devices are links, and cannot be opened where a descriptor is a socket.
+        to: match path? {
+            None | Some("-" | "/dev/stdout") => LogTo::Stdout,
+            Some("/dev/stderr") => LogTo::Stderr,
+            Some(path) => LogTo::File(dir.join(path)),
+        },
         sample: sample?.unwrap_or(1.0),
     })
 }

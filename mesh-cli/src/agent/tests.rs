@@ -687,6 +687,22 @@ federation:
   keep: foreign
 ";
 
+#[test]
+fn the_access_log_goes_to_a_file_or_to_a_descriptor() {
+    for (path, to, shown) in [
+        ("", "Stdout", "-"),
+        ("path: '-', ", "Stdout", "-"),
+        ("path: /dev/stdout, ", "Stdout", "-"),
+        ("path: /dev/stderr, ", "Stderr", "/dev/stderr"),
+        ("path: /dev/null, ", "File(\"/dev/null\")", "/dev/null"),
+    ] {
+        let agent = good(&format!("{GOOD}accessLog: {{{path}sample: 50%}}\n"));
+        let log = agent.access_log.as_ref().expect("an access log");
+        assert_eq!(format!("{:?}", log.to), to, "{path}");
+        assert_eq!(document(&agent)["accessLog"]["path"], shown, "{path}");
+    }
+}
+
 /// What is shown is a whole file: it is read again as the same agent, from YAML and from JSON.
 #[test]
 fn the_settings_are_written_as_the_file_that_says_them_all() {

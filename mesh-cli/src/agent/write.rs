@@ -16,7 +16,7 @@ use inmesh_core::runtime::{
 use inmesh_pki::workload_api::server::Entry;
 use serde_json::{Map, Value, json};
 
-use super::{API_VERSION, Agent, Identity, KIND, Listener};
+use super::{API_VERSION, Agent, Identity, KIND, Listener, LogTo};
 use crate::federation::{Endpoint, FederationConfig, Foreign};
 
 /// The document of kind `Agent` with every setting.
@@ -59,8 +59,12 @@ pub(crate) fn document(agent: &Agent) -> Value {
     put("limits", limits(&agent.limits));
     put("outlierDetection", eject(&agent.eject));
     let log = agent.access_log.as_ref().map(|log| {
-        let path = log.path.as_deref().map_or_else(|| "-".into(), path);
-        json!({ "path": path, "sample": share(log.sample) })
+        let to = match &log.to {
+            LogTo::File(file) => path(file),
+            LogTo::Stderr => "/dev/stderr".into(),
+            LogTo::Stdout => "-".into(),
+        };
+        json!({ "path": to, "sample": share(log.sample) })
     });
     put("accessLog", log.into());
     let tracing = agent.tracing.as_ref();

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory};
+use inmesh_pki::disk;
 
 use crate::term;
 
@@ -27,7 +28,14 @@ impl Man {
         let out = super::folder(self.out, self.once)?;
         let writing = || format!("writing manual pages to {}", out.display());
         std::fs::create_dir_all(&out).with_context(writing)?;
-        clap_mangen::generate_to(crate::Cli::command(), &out).with_context(writing)?;
+        // Its writer follows links, so it writes to a folder of its own.
+        let made = tempfile::tempdir().with_context(writing)?;
+        clap_mangen::generate_to(crate::Cli::command(), made.path()).with_context(writing)?;
+        for page in std::fs::read_dir(made.path()).with_context(writing)? {
+            let page = page.with_context(writing)?;
+            let text = std::fs::read(page.path()).with_context(writing)?;
+            disk::write_public(&out.join(page.file_name()), &text).with_context(writing)?;
+        }
         term::print(&format!("wrote the manual pages to {}", out.display()));
         Ok(ExitCode::SUCCESS)
     }

@@ -29,7 +29,7 @@ use inmesh_pki::workload_api::server::Socket;
 use inmesh_pki::{CertificateDer, Crypto};
 use tokio::net::TcpListener;
 
-use crate::agent::{self, AccessLogTo, Agent, Identity};
+use crate::agent::{self, AccessLogTo, Agent, Identity, LogTo};
 use crate::beside::Beside;
 use crate::federation::Opened;
 use crate::log_file::Reopen;
@@ -281,10 +281,11 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         builder = builder.mesh_namespace(namespace.clone());
     }
     let mut access_log = None;
-    if let Some(AccessLogTo { path, sample }) = &agent.access_log {
-        builder = match path {
-            None => builder.access_log(tokio::io::stdout(), *sample),
-            Some(path) => {
+    if let Some(AccessLogTo { to, sample }) = &agent.access_log {
+        builder = match to {
+            LogTo::Stderr => builder.access_log(tokio::io::stderr(), *sample),
+            LogTo::Stdout => builder.access_log(tokio::io::stdout(), *sample),
+            LogTo::File(path) => {
                 let opened = log_file::open(path).await;
                 let (file, reopen) =
                     opened.with_context(|| format!("opening the access log {}", path.display()))?;

@@ -17,9 +17,10 @@ use inmesh_pki::svid::{Rejected, validate_own};
 use inmesh_pki::workload_api::server::Socket;
 use inmesh_pki::{Crypto, IdentityState, TrustBundle, TrustDomain, tls};
 
-use crate::agent::{Agent, Identity};
+use crate::agent::{Agent, Identity, LogTo};
 use crate::cmd::{proxy, runtime};
 use crate::federation::{FederationConfig, Spiffe};
+use crate::log_file;
 
 /// What is wrong with what an agent's file names.
 pub(super) fn problems(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
@@ -28,12 +29,10 @@ pub(super) fn problems(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
     if let Some(api) = &agent.workload_api {
         found.extend(socket("workloadApi.listen", &api.listen));
     }
-    if let Some(path) = agent.access_log.as_ref().and_then(|log| log.path.as_ref()) {
+    if let Some(LogTo::File(path)) = agent.access_log.as_ref().map(|log| &log.to) {
         let field = "accessLog.path";
-        let is_folder = path
-            .is_dir()
-            .then(|| unusable(field, path, &"it is a folder"));
-        found.extend(is_folder.or_else(|| folder_of(field, path)));
+        let unfit = log_file::unfit(path).map(|why| unusable(field, path, &why));
+        found.extend(unfit.or_else(|| folder_of(field, path)));
     }
     let federated = agent.federation.iter();
     found.extend(federated.flat_map(|f| federation(f, own.as_ref())));

@@ -261,14 +261,15 @@ impl fmt::Debug for FileStore {
     }
 }
 
-/// Opens the lock file, for its owner alone.
+/// Opens the lock file, for its owner alone, and through no link.
 fn lock_file(path: &Path) -> io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
+        let no_link = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+        options.mode(0o600).custom_flags(no_link);
     }
     options.open(path)
 }

@@ -60,6 +60,19 @@ async fn a_folder_keeps_state_and_keys_for_its_owner() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn the_lock_is_made_through_no_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, victim) = (dir.path().join("ca"), dir.path().join("victim"));
+    drop(FileStore::open(&ca).unwrap());
+    std::fs::remove_file(ca.join("lock")).unwrap();
+    std::os::unix::fs::symlink(&victim, ca.join("lock")).unwrap();
+    let refused = FileStore::open(&ca).unwrap_err();
+    assert!(matches!(refused, StoreError::Disk(_)), "{refused}");
+    assert!(!victim.exists());
+}
+
 #[tokio::test]
 async fn the_largest_state_is_read_again_and_a_larger_one_is_not_written() {
     let dir = tempfile::tempdir().unwrap();

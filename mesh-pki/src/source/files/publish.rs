@@ -40,8 +40,8 @@ const VERSION: &str = "..svid-";
 ///
 /// # Errors
 ///
-/// The system's error; before step 2 the old set stays as it was. A plain file under one of the
-/// three names is never replaced: `AlreadyExists`.
+/// The system's error; before step 2 the old set stays as it was. A plain file, or a link that leads
+/// elsewhere, under one of the three names is never replaced: `AlreadyExists`.
 #[cfg(unix)]
 pub fn publish(dir: &Path, svid: &X509Svid, bundle: &TrustBundle) -> io::Result<()> {
     let (cert, key, bundle) = (
@@ -71,12 +71,11 @@ pub(in crate::source) fn publish_set(
 
     fs::create_dir_all(dir)?;
     for (name, _, _) in files {
-        match dir.join(name).symlink_metadata() {
-            Ok(found) if !found.is_symlink() => {
-                let message = format!("{name} exists and is not a link of ours");
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-            }
-            _ => {}
+        let path = dir.join(name);
+        let ours = Path::new(CURRENT).join(name);
+        if path.symlink_metadata().is_ok() && fs::read_link(path).ok() != Some(ours) {
+            let message = format!("{name} exists and is not a link of ours");
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }
 

@@ -295,6 +295,31 @@ fn the_same_svid_is_published_once_more_after_a_crash() {
     assert_eq!(std::fs::read_dir(dir.0.path()).unwrap().count(), 5);
 }
 
+/// Readers of the three names would read something else.
+#[cfg(unix)]
+#[test]
+fn what_stands_under_a_name_and_is_not_ours_stays() {
+    use std::os::unix::fs::symlink;
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    let victim = dir.0.path().join("victim");
+    std::fs::write(&victim, "old").unwrap();
+    let svid = leaf(CART).svid(&ca);
+    let publish = || publish(dir.0.path(), &svid, &ca.bundle("td"));
+    for name in [CERT_FILE, KEY_FILE, BUNDLE_FILE] {
+        let path = dir.0.path().join(name);
+        symlink(&victim, &path).unwrap();
+        let refused = publish().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{name}");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "a file").unwrap();
+        assert!(publish().is_err(), "{name}");
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(std::fs::read(&victim).unwrap(), b"old");
+    publish().unwrap();
+    publish().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_start_reads_the_files_and_its_task_follows_them() {
     let dir = tempfile::tempdir().unwrap();
