@@ -3,12 +3,12 @@
 
 mod support;
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Home, PLAIN, free, mesh, publish, service, stderr, stdout};
+use support::{Home, PLAIN, eventually, free, mesh, publish, service, stderr, stdout};
 
 /// `mesh proxy` where it is expected to fail: it is ended after a while, with 124.
 fn proxy(dir: &Path) -> Output {
@@ -160,6 +160,106 @@ fn validate_and_the_agent_fail_alike() {
         );
         let agent = proxy(&dir);
         assert_eq!(agent.status.code(), Some(1), "{text}{agent:?}");
+    }
+}
+
+/// With the line, and what the agent itself says in its log.
+#[tokio::test]
+async fn keys_that_others_may_use_are_warned_of_as_at_the_start() {
+    let home = Home::new();
+    let id = "spiffe://test.local/ns/shop/sa/files";
+    let (ca, out) = (home.ca().display().to_string(), home.path("out"));
+    let issued = mesh(["ca", "issue", id, "--dir", &ca, "--out"], &[&out]);
+    assert!(issued.status.success(), "{issued:?}");
+    let (key, token) = (out.join("key.pem"), home.path("token"));
+    std::fs::write(&token, "inmesh-join-0").expect("written");
+    let port = free().port();
+    let member =
+        "  ca: {address: '127.0.0.1:1', caId: spiffe://test.local/ca, trustBundle: ../ca/ca.pem";
+    for (name, identity, place, file) in [
+        (
+            "files",
+            "  files:\n    certificate: ../out/cert.pem\n    key: ../out/key.pem\n    \
+             bundle: ../out/bundle.pem"
+                .to_owned(),
+            "11: identity.files.key",
+            &key,
+        ),
+        (
+            "member",
+            format!("{member}, tokenFile: ../token}}"),
+            "9: identity.ca.tokenFile",
+            &token,
+        ),
+        // It is not used either, and the CA is asked.
+        (
+            "kept",
+            format!("{member}, keep: ../out}}"),
+            "9: identity.ca.keep",
+            &key,
+        ),
+        (
+            "web",
+            format!(
+                "  developmentCA: {{dir: ../ca}}\nfederation:\n  bundleEndpoint:\n    \
+                 bind: '127.0.0.1:{port}'\n    path: /b\n    webCertificate:\n      \
+                 certificate: ../out/cert.pem\n      key: ../out/key.pem"
+            ),
+            "16: federation.bundleEndpoint.webCertificate.key",
+            &key,
+        ),
+    ] {
+        let more = format!("defaultAction: deny\npeers: strict\nidentity:\n{identity}\n");
+        let mode = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(file, mode).expect("it is ours");
+        };
+        mode(0o640);
+        let agent = home.unready(name, &more, &[]);
+        let warned = eventually("the agent warns", async || {
+            let log = agent.log();
+            let line = log.lines().find(|l| l.contains("has mode 640"))?;
+            Some(line.to_owned())
+        })
+        .await;
+        let shown = file.file_name().expect("a name").to_string_lossy();
+        let said = [
+            "other users may use a secret of ours",
+            "cannot be used, the CA is asked",
+        ];
+        assert!(said.iter().any(|said| warned.contains(said)), "{warned}");
+        assert!(
+            warned.contains(&format!("{shown} has mode 640")),
+            "{warned}"
+        );
+
+        let place = format!("agent.yaml:{place}: ");
+        let run = |more: &[&str]| mesh(["validate"].iter().chain(more).copied(), &[&agent.dir]);
+        for (more, code) in [(&[][..], 0), (&["--strict"][..], 1)] {
+            let out = run(more);
+            let said = stdout(&out);
+            assert!(
+                said.contains(&place) && said.contains("has mode 640"),
+                "{said}"
+            );
+            assert_eq!(out.status.code(), Some(code), "{name} {more:?} {said}");
+        }
+        let (code, said) = json(&agent.dir, &["--strict"]);
+        let problem = &said["problems"][0]["problem"];
+        assert_eq!((code, &problem["severity"]), (Some(1), &"warning".into()));
+        mode(0o600);
+        let out = run(&["--strict"]);
+        assert_eq!(out.status.code(), Some(0), "{name} {}", stdout(&out));
+        // What belongs to another user is open to that user, whatever its mode.
+        if let Err(error) = chown(file, Some(65_534), None) {
+            eprintln!("skipped: the owner of a key, {error}");
+            continue;
+        }
+        let out = run(&["--strict"]);
+        let said = stdout(&out);
+        assert!(said.contains("belongs to user 65534"), "{name} {said}");
+        assert_eq!(out.status.code(), Some(1), "{name} {said}");
+        chown(file, Some(nix::unistd::geteuid().as_raw()), None).expect("as it was");
     }
 }
 

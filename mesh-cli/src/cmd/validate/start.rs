@@ -13,6 +13,8 @@ use inmesh_core::model::{ObjectKey, Roots, Transport};
 use inmesh_core::snapshot::{Object, Op, Problem};
 use inmesh_discovery::manifest::Merged;
 use inmesh_pki::clock::SystemClock;
+use inmesh_pki::disk;
+use inmesh_pki::source::files::KEY_FILE;
 use inmesh_pki::svid::{Rejected, validate_own};
 use inmesh_pki::workload_api::server::Socket;
 use inmesh_pki::{Crypto, IdentityState, TrustBundle, TrustDomain, tls};
@@ -34,6 +36,7 @@ pub(super) fn problems(agent: &Agent) -> anyhow::Result<Vec<Problem>> {
         let unfit = log_file::unfit(path).map(|why| unusable(field, path, &why));
         found.extend(unfit.or_else(|| folder_of(field, path)));
     }
+    found.extend(loose(agent));
     let federated = agent.federation.iter();
     found.extend(federated.flat_map(|f| federation(f, own.as_ref())));
     Ok(found
@@ -125,6 +128,33 @@ fn unfit(field: &str, state: &IdentityState) -> Option<Problem> {
         Rejected::NotYetValid { .. } => Problem::warning(field, message),
         _ => Problem::refused(field, message),
     })
+}
+
+/// Keys and tokens that other users may use: the agent warns, and uses all but a kept key all the same.
+fn loose(agent: &Agent) -> Vec<Problem> {
+    let mut secrets = Vec::new();
+    match &agent.identity {
+        Identity::Ca { token, keep, .. } => {
+            let token = token.clone();
+            secrets.extend(token.map(|path| ("identity.ca.tokenFile", "token", path)));
+            let kept = keep.as_ref().map(|dir| dir.join(KEY_FILE));
+            secrets.extend(kept.map(|path| ("identity.ca.keep", "kept key", path)));
+        }
+        Identity::Files { key, .. } => secrets.push(("identity.files.key", "key", key.clone())),
+        // A key that was made here is refused, and a Workload API gives none in a file.
+        Identity::DevelopmentCa { .. } | Identity::WorkloadApi(_) => {}
+    }
+    let endpoint = agent.federation.iter().filter_map(|f| f.endpoint.as_ref());
+    secrets.extend(endpoint.filter_map(|e| e.web.as_ref()).map(|files| {
+        let field = "federation.bundleEndpoint.webCertificate.key";
+        (field, "key of the web", files.key.clone())
+    }));
+    let found = secrets.iter().filter_map(|(field, what, path)| {
+        let why = disk::loose_secret(path)?;
+        let message = format!("other users may use the {what}: {why}");
+        Some(Problem::warning(*field, message))
+    });
+    found.collect()
 }
 
 /// Two sockets of one address, or of one that holds the other: the second cannot be bound.
