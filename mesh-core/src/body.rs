@@ -24,6 +24,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A message body: empty, whole, arriving from a connection, or any other one boxed.
 ///
+/// With the feature `runtime` its trailers are without what only the mesh says (`x-mesh-reason`), a
+/// proxy's claim about its peer (`x-forwarded-client-cert`), and what no message may end with (RFC 9110
+/// section 6.5.1).
+///
 /// ```
 /// use http_body::Body as _;
 /// use inmesh_core::Body;
@@ -169,7 +173,17 @@ impl BodyForm {
                     None => None,
                 })
             }
-            Self::Boxed(boxed) => http_body::Body::poll_frame(boxed.as_mut(), cx),
+            Self::Boxed(boxed) => {
+                #[cfg_attr(not(feature = "runtime"), expect(unused_mut))]
+                let mut polled = http_body::Body::poll_frame(boxed.as_mut(), cx);
+                #[cfg(feature = "runtime")]
+                if let Poll::Ready(Some(Ok(frame))) = &mut polled
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    fields::sanitize_trailers(trailers);
+                }
+                polled
+            }
         }
     }
 }

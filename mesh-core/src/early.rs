@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use crate::body::{Body, BoxError};
+use crate::fields;
 use crate::wake::{Noted, Task};
 
 /// How long a server is waited for that was asked whether to go on; curl waits as long.
@@ -151,6 +152,8 @@ impl Early {
         let mut head = Response::new(());
         *head.status_mut() = status;
         *head.headers_mut() = headers.clone();
+        // No part of the mesh says anything here by itself.
+        fields::sanitize_answer(head.headers_mut());
         let mut heads = self.0.heads.lock().unwrap_or_else(PoisonError::into_inner);
         if heads.len() < WAITING && status != StatusCode::SWITCHING_PROTOCOLS {
             heads.push_back(head);

@@ -14,18 +14,20 @@ const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
 /// Fields that frame or route a message. Under their right name the HTTP library has read them; a
 /// lookalike is for a reader behind it.
-const FRAMING: [&str; 6] = [
+const FRAMING: [&str; 7] = [
     "connection",
     "content-length",
     "host",
+    "http2-settings",
     "keep-alive",
     "transfer-encoding",
     "upgrade",
 ];
 
 /// Those of them that have a hyphen, and where.
-const HYPHENS: [(&str, usize); 3] = [
+const HYPHENS: [(&str, usize); 4] = [
     ("content-length", 7),
+    ("http2-settings", 5),
     ("keep-alive", 4),
     ("transfer-encoding", 8),
 ];
@@ -154,6 +156,7 @@ mod tests {
             "content_length",
             "content-length",
             "host",
+            "http2_settings",
             "x_user_id",
             "x-request-id",
         ]);

@@ -35,18 +35,19 @@ pub(crate) fn forward(
     Forward { version, upgrade }
 }
 
-/// Whether a request may leave HTTP. One that may not loses its wish, and the means to.
+/// Whether a request may leave HTTP. One that may not loses its wish, and the means to, and whatever
+/// else belongs to the caller's connection, as it does on its way to a server.
 pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
-    // The HTTP library puts it there where the wish is.
-    if request.extensions().get::<OnUpgrade>().is_none() {
-        return false;
+    // The HTTP library puts it there where HTTP/1.1 has such a wish.
+    let able = request.extensions().get::<OnUpgrade>().is_some();
+    if able && headers::upgrade(request).is_some() {
+        return true;
     }
-    let may = headers::upgrade(request).is_some();
-    if !may {
-        headers::strip(request.headers_mut(), false);
+    headers::strip(request.headers_mut(), false);
+    if able {
         request.extensions_mut().remove::<OnUpgrade>();
     }
-    may
+    false
 }
 
 // === impl Forward ===

@@ -12,7 +12,6 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use crate::body::{Body, BoxError};
-use crate::fields;
 use crate::wake::{Noted, Task};
 
 /// The size up to which a part that is not read yet is copied to the one before it. A part of its own
@@ -281,8 +280,7 @@ impl http_body::Body for Inflow {
             this.left = this.left.map(|left| left.saturating_sub(length as u64));
             return Poll::Ready(Some(Ok(Frame::data(part))));
         }
-        if let Some(mut trailers) = state.trailers.take() {
-            fields::sanitize_trailers(&mut trailers);
+        if let Some(trailers) = state.trailers.take() {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         if let Some(e) = state.failed.take() {

@@ -190,7 +190,8 @@ async fn answer<R>(
         let polled = answering.as_mut().poll(cx);
         if let Some(early) = &early {
             // What was said before the answer goes before it, also where both came together.
-            early.poll_each(&mut noted, cx, |head| {
+            early.poll_each(&mut noted, cx, |mut head| {
+                of_http2(head.headers_mut());
                 // A caller that has gone is seen below.
                 let _gone = respond.send_informational(head);
             });

@@ -3,6 +3,7 @@
 mod crowds;
 mod drain;
 mod early;
+mod fields;
 mod flows;
 mod hostile;
 mod http;

@@ -442,8 +442,8 @@ pub(crate) async fn said_before(pair: &Pair, request: Request<()>) -> Result<Vec
 /// HTTP/2 has them on the whole way; the library for HTTP/1.1 writes none but 100.
 #[tokio::test]
 async fn hints_before_the_answer_pass_where_all_is_http2() -> Result {
-    // `:status: 103` and `link: a`, by their places in the static table.
-    let hints = b"\0\0\x09\x01\x04\0\0\0\0\x08\x03103\x0f\x1e\x01a";
+    // `:status: 103` and `link: a`, by their places in the static table; and what only the mesh says.
+    let hints = b"\0\0\x1a\x01\x04\0\0\0\0\x08\x03103\x0f\x1e\x01a\0\x0dx-mesh-reason\x01a";
     let mut answer = OK.to_vec();
     answer[4] = 5;
     let (app, _) = by_hand(vec![hints.to_vec(), answer], NO_SETTINGS).await?;

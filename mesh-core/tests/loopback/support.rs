@@ -14,8 +14,13 @@ use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use inmesh_core::discover::{Pusher, pushed};
-use inmesh_core::model::AppProtocol;
+use inmesh_core::model::{
+    AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
+    Transport,
+};
+use inmesh_core::pki::tls;
 use inmesh_core::runtime::{InboundListener, MeshBuilder, OutboundListener, WantsNothing};
+use inmesh_core::snapshot::Op;
 use inmesh_core::telemetry::{Exchange, ExchangeSink};
 use inmesh_core::testing::World;
 use inmesh_core::{Body, Mesh};
@@ -23,6 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, client};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T = ()> = std::result::Result<T, BoxError>;
@@ -140,6 +146,37 @@ impl Pair {
             in_seen,
         })
     }
+}
+
+/// A connection of `web` to an inbound listener.
+pub(crate) async fn peer(
+    pair: &Pair,
+    to: SocketAddr,
+    alpn: &[u8],
+) -> Result<client::TlsStream<TcpStream>> {
+    let (_, reader) = pair.world.identity("web")?;
+    let config = tls::client_config(reader, pair.world.crypto(), &[alpn]);
+    let stream = TcpStream::connect(to).await?;
+    let connecting = TlsConnector::from(config).connect(tls::server_name(), stream);
+    Ok(soon(connecting).await??)
+}
+
+/// Makes a server without an agent the one endpoint of `cart`.
+pub(crate) async fn plain_cart(pair: &Pair, at: SocketAddr) -> Result {
+    let namespace = Namespace::new("shop")?;
+    let slice = Slice::new(
+        ObjectKey::new(Kind::EndpointSlice, &namespace, "cart-0")?,
+        ServiceName::new(&namespace, "cart")?,
+        vec![SlicePort::new("main", at.port())],
+        vec![SliceHost::new(Host::Address(at.ip()))],
+        Transport::Plain,
+    );
+    pair.pusher.push(vec![Op::put(slice)]).await?;
+    let mut snapshot = pair.web.snapshot().clone();
+    while snapshot.load().generation() < 2 {
+        soon(snapshot.changed()).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn serve_outbound(mesh: &Mesh, to: OutboundListener) -> Result<SocketAddr> {

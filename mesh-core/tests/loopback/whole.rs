@@ -1,8 +1,8 @@
 //! What is sent arrives whole, and as it was meant, or its end is an error.
 
 use crate::support::{
-    Pair, Result, for_cart, get, h1, h2, origin, origin_h2, raw, serve_outbound, soon, tell, text,
-    whole,
+    Pair, Result, for_cart, get, h1, h2, origin, origin_h2, plain_cart, raw, serve_outbound, soon,
+    tell, text, whole,
 };
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
@@ -10,12 +10,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use inmesh_core::Body;
-use inmesh_core::model::{
-    AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
-    Transport,
-};
+use inmesh_core::model::AppProtocol;
 use inmesh_core::runtime::{InboundListener, OutboundListener};
-use inmesh_core::snapshot::Op;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -155,20 +151,6 @@ async fn answering(fields: &'static str) -> Result<std::net::SocketAddr> {
         }
     });
     Ok(address)
-}
-
-/// Makes a server without an agent the one endpoint of `cart`.
-async fn plain_cart(pair: &Pair, at: std::net::SocketAddr) -> Result {
-    let namespace = Namespace::new("shop")?;
-    let slice = Slice::new(
-        ObjectKey::new(Kind::EndpointSlice, &namespace, "cart-0")?,
-        ServiceName::new(&namespace, "cart")?,
-        vec![SlicePort::new("main", at.port())],
-        vec![SliceHost::new(Host::Address(at.ip()))],
-        Transport::Plain,
-    );
-    pair.pusher.push(vec![Op::put(slice)]).await?;
-    Ok(())
 }
 
 /// Sends a GET to this application by a pair, or through an outbound listener to a server without an agent.
