@@ -1,6 +1,7 @@
 //! The data plane over real sockets on loopback, one file for each area.
 
 mod crowds;
+mod cuts;
 mod drain;
 mod early;
 mod fields;
