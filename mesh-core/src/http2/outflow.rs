@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
@@ -34,6 +35,7 @@ pub(super) struct Outflow {
     /// What has been sent, if it may have to be sent again.
     kept: Option<Vec<Bytes>>,
     kept_bytes: usize,
+    kept_trailers: Option<HeaderMap>,
     /// Whether all of it is sent.
     done: bool,
     /// How long it may wait for the peer to read, and the end of that wait.
@@ -79,6 +81,7 @@ impl Outflow {
             next: None,
             kept: keep.then(Vec::new),
             kept_bytes: 0,
+            kept_trailers: None,
             done: false,
             unread,
             late: None,
@@ -93,6 +96,7 @@ impl Outflow {
         parts.extend(self.waiting.map(|(part, _)| part));
         let rest = if whole { Body::empty() } else { self.body };
         let mut before: VecDeque<_> = parts.into_iter().map(Frame::data).collect();
+        before.extend(self.kept_trailers.map(Frame::trailers));
         let rest = match self.next {
             None => rest,
             Some(None) => Body::empty(),
@@ -232,7 +236,8 @@ impl Future for Outflow {
                         let Ok(trailers) = frame.into_trailers() else {
                             continue;
                         };
-                        this.kept = None;
+                        this.done = true;
+                        this.kept_trailers = this.kept.is_some().then(|| trailers.clone());
                         this.stream.reserve_capacity(0);
                         let sent = this.stream.send_trailers(trailers);
                         return Poll::Ready(sent.map_err(|_| Stopped::Peer));

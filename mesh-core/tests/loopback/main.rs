@@ -14,6 +14,7 @@ mod mesh;
 mod outcomes;
 mod outside;
 mod protocols;
+mod repeats;
 mod routes;
 mod sources;
 mod streams;
