@@ -168,8 +168,8 @@ impl Kind {
 ///
 /// # Errors
 ///
-/// [`PemError`] if there is none, a section that cannot be read whole, or a revocation list, which is not
-/// heeded there.
+/// [`PemError`] if `pem` has no certificate, a section that cannot be read whole, or a revocation list, which
+/// is not heeded there.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let ders = only(
         pem,

@@ -22,7 +22,7 @@ impl PrivateKey {
     ///
     /// # Errors
     ///
-    /// [`PemError`] if there is none, more than one, one that is encrypted, or a revocation list, which is
+    /// [`PemError`] if `pem` has no key, more than one, one that is encrypted, or a revocation list, which is
     /// not heeded there.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         pem::private_key(pem).map(Self)

@@ -205,7 +205,7 @@ pub fn client_config_as(
 ///
 /// # Errors
 ///
-/// [`PemError`] if there is none, if one of them cannot be read, as in a file that is half written, or if
+/// [`PemError`] if `pem` has no root, if one of them cannot be read, as in a file that is half written, or if
 /// something else stands beside them.
 pub fn web_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     crate::pem::roots(pem)
