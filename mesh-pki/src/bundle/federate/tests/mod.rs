@@ -35,6 +35,7 @@ use crate::svid::Rejected;
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 use crate::tls::{self, ClientAuth, HandshakeError};
 
+mod alerts;
 #[cfg(unix)]
 mod keep;
 mod web;

@@ -30,6 +30,7 @@ use crate::source::ca::{Bootstrap, CaClient, CaClientConfig, Token};
 use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
+mod alerts;
 mod slow;
 mod source;
 

@@ -20,6 +20,12 @@ use crate::issue::template;
 use crate::store::IdentityState;
 use crate::svid::{PrivateKey, X509Svid};
 
+#[cfg(any(
+    feature = "federation",
+    all(feature = "ca-server", feature = "ca-client")
+))]
+pub(crate) mod alert;
+
 /// The content of a file under `$MESH_FIXTURES`; says how many vectors are skipped without it.
 pub(crate) fn fixture(path: &str, vectors: usize) -> Option<Vec<u8>> {
     let Some(root) = std::env::var_os("MESH_FIXTURES") else {
