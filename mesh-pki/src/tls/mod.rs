@@ -31,8 +31,6 @@ mod tests;
 pub use handshake::{HandshakeError, accept, handshake, rejection};
 pub use resolver::Present;
 pub use verifier::alert_of;
-#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
-pub(crate) use verifier::{Grace, validate_with_grace};
 
 /// Whether a server asks its client for a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,20 +92,22 @@ pub fn server_config_as(
     server_config_of(verifier, resolver, crypto, alpn, clock)
 }
 
-/// The server's side for a CA: a client may have no certificate, and an expired one passes if
-/// `grace` lets it.
+/// The server's side for a CA: a client may have no certificate, or one that proves nothing, for a token
+/// may stand beside it, which TLS does not see.
+///
+/// The handshake verifies that the client holds the key of what it shows, and nothing of the path: [`peer`]
+/// names an ID that is not proven.
 #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn ca_server_config(
     reader: IdentityReader,
     crypto: &Crypto,
     alpn: &[&[u8]],
     clock: Arc<dyn Clock>,
-    grace: Grace,
 ) -> Arc<ServerConfig> {
     let verifier = verifier::SpiffeVerifier::new(reader.clone(), crypto, ClientAuth::Optional);
     let present = Present::Default;
     let resolver = resolver::CurrentSvid { reader, present };
-    server_config_of(verifier.with_grace(grace), resolver, crypto, alpn, clock)
+    server_config_of(verifier.judged_later(), resolver, crypto, alpn, clock)
 }
 
 fn server_config_of(

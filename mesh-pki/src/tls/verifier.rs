@@ -19,44 +19,16 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::handshake;
 use super::{ClientAuth, Crypto};
-use crate::store::{IdentityReader, IdentityState};
-use crate::svid::{Place, Rejected, Usage, Verified, validate};
+use crate::store::IdentityReader;
+use crate::svid::{Rejected, Usage, validate};
 
 /// Verifies peers against the state of the moment.
 pub(super) struct SpiffeVerifier {
     reader: IdentityReader,
     crypto: Crypto,
     client_auth: ClientAuth,
-    grace: Option<Grace>,
-}
-
-/// Says whether a leaf that ended at the first moment may pass at the second one.
-pub(crate) type Grace = Arc<dyn Fn(SystemTime, SystemTime) -> bool + Send + Sync>;
-
-/// [`validate`], with an expired leaf verified as of its last moment, if `grace` lets it pass.
-///
-/// # Errors
-///
-/// As [`validate`].
-pub(crate) fn validate_with_grace(
-    chain: &[CertificateDer<'_>],
-    state: &IdentityState,
-    now: SystemTime,
-    usage: Usage,
-    crypto: &Crypto,
-    grace: Option<&Grace>,
-) -> Result<Verified, Rejected> {
-    match (validate(chain, state, now, usage, crypto), grace) {
-        (
-            Err(Rejected::Expired {
-                place: Place::Leaf,
-                not_after,
-                ..
-            }),
-            Some(grace),
-        ) if grace(not_after, now) => validate(chain, state, not_after, usage, crypto),
-        (outcome, _) => outcome,
-    }
+    /// The path of a client is judged at its calls, and not here.
+    later: bool,
 }
 
 /// The TLS alert that a peer is sent when it is refused for this reason.
@@ -105,14 +77,14 @@ impl SpiffeVerifier {
             reader,
             crypto: crypto.clone(),
             client_auth,
-            grace: None,
+            later: false,
         }
     }
 
     #[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
-    pub(super) fn with_grace(self, grace: Grace) -> Self {
+    pub(super) fn judged_later(self) -> Self {
         Self {
-            grace: Some(grace),
+            later: true,
             ..self
         }
     }
@@ -132,8 +104,7 @@ impl SpiffeVerifier {
                 .map(|cert| CertificateDer::from(cert.as_ref())),
         );
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        let (state, grace) = (self.reader.load(), self.grace.as_ref());
-        match validate_with_grace(&chain, &state, now, usage, &self.crypto, grace) {
+        match validate(&chain, &self.reader.load(), now, usage, &self.crypto) {
             Ok(_) => Ok(()),
             Err(rejected) => {
                 let error = certificate_error(&rejected);
@@ -196,7 +167,9 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, now, Usage::Client)?;
+        if !self.later {
+            self.verify(leaf, intermediates, now, Usage::Client)?;
+        }
         Ok(ClientCertVerified::assertion())
     }
 

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tower_service::Service;
 
 use super::count::Ended;
-use super::proof::prove;
+use super::proof::{Unproven, prove};
 use super::service::{IstioService, WatchService};
 use super::{CaShared, CallerConnection};
 use crate::ca::store::Store;
@@ -29,11 +29,15 @@ const WATCH: &str = "/inmesh.ca.v1.Ca/Watch";
 /// How much of a reason is logged, in characters.
 const MAX_WHY: usize = 512;
 
+/// What the log says of a refusal instead of what its caller hears.
+#[derive(Clone)]
+struct Why(String);
+
 /// The largest message of a client: a request as PEM text, and some names.
 const MAX_MESSAGE: usize = 32 * 1024;
 
 /// 1. A method that is not ours is unimplemented.
-/// 2. The caller is identified: by its certificate, else by its bearer token.
+/// 2. The caller is identified: by its certificate, else by its bearer token; a revoked one is denied.
 /// 3. Whether it may have an ID at all, and whether it is its turn.
 /// 4. The message goes to its service, which reads it.
 /// 5. How a call for a leaf has ended is counted; one whose caller has gone is not.
@@ -49,15 +53,16 @@ pub(super) async fn answer<S: Store>(
     };
     let begin = Instant::now();
     let answered = answer_known(&shared, &caller, request, create).await;
-    let response = answered.unwrap_or_else(Status::into_http);
+    let mut response = answered.unwrap_or_else(Status::into_http);
+    let why = response.extensions_mut().remove::<Why>();
     if create {
         // A refusal is all header; a leaf has its status behind it.
         let status = Status::from_header_map(response.headers());
         let (code, why) = status.map_or((Code::Ok, String::new()), |status| {
-            (
-                status.code(),
-                status.message().chars().take(MAX_WHY).collect(),
-            )
+            let why = why
+                .as_ref()
+                .map_or_else(|| status.message(), |Why(why)| why);
+            (status.code(), why.chars().take(MAX_WHY).collect())
         });
         shared.tell(Ended::of(code), &why);
         let took = begin.elapsed();
@@ -75,13 +80,22 @@ async fn answer_known<S: Store>(
     create: bool,
 ) -> Result<Response<Body>, Status> {
     let proof = prove(shared, caller, request.headers()).await;
-    let proof = proof.map_err(|(method, status)| {
-        // Whatever fails in the CA itself says nothing about the proof.
-        if status.code() == Code::Unauthenticated {
-            shared.counts.update(|counts| counts.failed(method));
+    let proof = match proof {
+        Ok(proof) => proof,
+        Err(Unproven {
+            method,
+            status,
+            why,
+        }) => {
+            // Whatever fails in the CA itself says nothing about the proof.
+            if status.code() == Code::Unauthenticated {
+                shared.counts.update(|counts| counts.failed(method));
+            }
+            let mut response = status.into_http();
+            response.extensions_mut().insert(Why(why));
+            return Ok(response);
         }
-        status
-    })?;
+    };
     let window = *shared.window.borrow();
     let now = shared.ca.clock().now();
     let revoked = shared.revocations.borrow().clone();

@@ -2,9 +2,9 @@
 //! that proxies that exist can use it, and a stream of bundles that members acknowledge.
 //!
 //! A connection is TLS with the CA's own SVID, which it issues to itself; a client certificate is
-//! optional, for a client that joins has none. The caller is known before a byte of the message is
-//! read: by its certificate, verified anew at each call under the bundle of that moment, else by
-//! its bearer token. Then its turn is decided (`pace`), then the message is read, in
+//! optional, for a client that joins has none, and its handshake shows only that the client holds the
+//! key. The caller is known before a byte of the message is read: by its certificate, verified at each
+//! call under the bundle of that moment, else by its bearer token; one that is revoked ends the call. Then its turn is decided (`pace`), then the message is read, in
 //! bounded size, then [`may_issue`] decides. Connections, their streams, headers and idle times are
 //! bounded.
 
@@ -14,7 +14,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -43,6 +43,7 @@ use crate::tls;
 
 mod count;
 mod front;
+mod presented;
 mod proof;
 mod service;
 
@@ -51,6 +52,7 @@ mod tests;
 
 pub use count::{CaCounts, Latency, Refusal};
 use count::{Ended, RefusalsLogged};
+use presented::Presented;
 
 #[cfg(doc)]
 use crate::issue::policy::may_issue;
@@ -117,7 +119,6 @@ struct CaShared<S> {
     reader: IdentityReader,
     pace: Mutex<Pace>,
     start: Instant,
-    grace: tls::Grace,
     window: watch::Receiver<Option<Window>>,
     revocations: watch::Receiver<Arc<Revocations>>,
     counts: StatusWriter<CaCounts>,
@@ -126,9 +127,19 @@ struct CaShared<S> {
 
 /// One connection: what its calls share.
 struct CallerConnection {
-    chain: Vec<CertificateDer<'static>>,
+    presented: Presented,
     known: AtomicBool,
     place: Mutex<Place>,
+}
+
+impl CallerConnection {
+    fn new(chain: &[CertificateDer<'static>], place: Place) -> Self {
+        Self {
+            presented: Presented::new(chain.to_vec()),
+            known: AtomicBool::new(false),
+            place: Mutex::new(place),
+        }
+    }
 }
 
 /// Why a server could not be made.
@@ -173,17 +184,11 @@ impl<S: Store> CaServer<S> {
         let (own, reader) = identity(IdentityState::new(svid, bundle.into()));
         take_over(&own, &ca.published().borrow(), None);
         let window = ca.window();
-        let open = ca.window();
-        let grace: tls::Grace = Arc::new(move |not_after: SystemTime, now: SystemTime| {
-            open.borrow()
-                .is_some_and(|window| window.admits(not_after, now))
-        });
         let tls = tls::ca_server_config(
             reader.clone(),
             ca.crypto(),
             &[b"h2"],
             Arc::clone(ca.clock()),
-            Arc::clone(&grace),
         );
         Ok(Self {
             shared: Arc::new(CaShared {
@@ -193,7 +198,6 @@ impl<S: Store> CaServer<S> {
                 reader,
                 pace: Mutex::new(Pace::new(config.rate)),
                 start: Instant::now(),
-                grace,
                 window,
                 revocations: ca.revocations(),
                 counts: status(CaCounts::default()),
@@ -259,11 +263,7 @@ async fn connection<S: Store>(
         Err(_) => return,
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let caller = Arc::new(CallerConnection {
-        chain: chain.to_vec(),
-        known: AtomicBool::new(false),
-        place: Mutex::new(place),
-    });
+    let caller = Arc::new(CallerConnection::new(chain, place));
     let service = {
         let caller = Arc::clone(&caller);
         service_fn(move |request| {

@@ -1,17 +1,18 @@
-//! The head of a call in, what its caller has proven out: its certificate, verified anew, else its
-//! bearer token.
+//! The head of a call in, what its caller has proven out: its certificate, else its bearer token.
+
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{HeaderMap, header};
 use tonic::Status;
 
+use super::presented::{Judge, Reason, Verdict};
 use super::{CaShared, CallerConnection};
 use crate::ca::attest::{AttestError, Method, ReviewError};
 use crate::ca::store::Store;
 use crate::ca::{Ca, CaError};
 use crate::issue::policy::Attested;
 use crate::jwt::MAX_TOKEN_LEN;
-use crate::svid::Usage;
-use crate::tls;
 
 /// What a caller has proven; a join token is spent only when everything else is in order.
 #[derive(Clone)]
@@ -28,39 +29,100 @@ impl Proof {
     }
 }
 
-/// What the caller has proven; else the method that it tried, and why it proves nothing.
+/// Why a caller is not known.
+pub(super) struct Unproven {
+    /// What was tried last.
+    pub(super) method: Method,
+    pub(super) status: Status,
+    /// The same for the log, where nothing is named that is only claimed.
+    pub(super) why: String,
+}
+
+/// What the caller has proven.
+///
+/// 1. A certificate that proves an ID is the proof.
+/// 2. One that is denied ends the call: no token beside it takes that back.
+/// 3. Any other proves nothing, and the one bearer token of the call is looked at, as without it.
 pub(super) async fn prove<S: Store>(
     shared: &CaShared<S>,
     caller: &CallerConnection,
     headers: &HeaderMap,
-) -> Result<Proof, (Method, Status)> {
+) -> Result<Proof, Unproven> {
     let now = shared.ca.clock().now();
-    let crypto = shared.ca.crypto();
-    if !caller.chain.is_empty() {
-        // Anew, for the connection may be older than the bundle.
-        let state = shared.reader.load();
-        let grace = Some(&shared.grace);
-        let verified =
-            tls::validate_with_grace(&caller.chain, &state, now, Usage::Client, crypto, grace)
-                .map_err(|rejected| {
-                    let status = Status::unauthenticated(rejected.to_string());
-                    (Method::Certificate, status)
-                })?;
-        return Ok(Proof::Done(Attested::Svid {
-            id: verified.id,
-            serial: verified.serial,
-            not_before: verified.not_before,
-            not_after: verified.not_after,
-        }));
+    let reason = match verdict(shared, caller, now) {
+        Verdict::Absent => return by_token(shared, headers, now).await,
+        Verdict::Proven(attested) => return Ok(Proof::Done(attested)),
+        Verdict::Denied(reason) => return Err(Unproven::by_certificate(reason)),
+        Verdict::Unproven(reason) => reason,
+    };
+    if bearer(headers).is_err() {
+        return Err(Unproven::by_certificate(reason));
     }
-    let token = bearer(headers).map_err(|status| (Method::None, status))?;
+    shared
+        .counts
+        .update(|counts| counts.failed(Method::Certificate));
+    let proven = by_token(shared, headers, now).await;
+    proven.map_err(|token| token.beside(&reason))
+}
+
+fn verdict<S: Store>(shared: &CaShared<S>, caller: &CallerConnection, now: SystemTime) -> Verdict {
+    let revoked = Arc::clone(&shared.revocations.borrow());
+    caller.presented.verdict(&Judge {
+        state: &shared.reader.load(),
+        revoked: &revoked,
+        window: *shared.window.borrow(),
+        now,
+        crypto: shared.ca.crypto(),
+    })
+}
+
+impl Unproven {
+    fn by_certificate(reason: Reason) -> Self {
+        Self {
+            method: Method::Certificate,
+            status: Status::unauthenticated(reason.said),
+            why: format!("the client's certificate: {}", reason.name),
+        }
+    }
+
+    fn by_token(method: Method, status: Status) -> Self {
+        let why = status.message().to_owned();
+        Self {
+            method,
+            status,
+            why,
+        }
+    }
+
+    /// The refusal of a token that stood beside a certificate.
+    fn beside(self, certificate: &Reason) -> Self {
+        let (code, why) = (self.status.code(), self.why);
+        let said = format!("{}; the token beside it: {why}", certificate.said);
+        Self {
+            method: self.method,
+            status: Status::new(code, said),
+            why: format!(
+                "the client's certificate: {}; the token beside it: {why}",
+                certificate.name
+            ),
+        }
+    }
+}
+
+async fn by_token<S: Store>(
+    shared: &CaShared<S>,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Result<Proof, Unproven> {
+    let crypto = shared.ca.crypto();
+    let token = bearer(headers).map_err(|status| Unproven::by_token(Method::None, status))?;
     if Ca::<S>::is_token(token) {
         return match shared.ca.look_at_token(token).await {
             Ok(id) => Ok(Proof::Token(
                 zeroize::Zeroizing::new(token.to_owned()),
                 Attested::JoinToken { id },
             )),
-            Err(error) => Err((Method::JoinToken, status_of(&error))),
+            Err(error) => Err(Unproven::by_token(Method::JoinToken, status_of(&error))),
         };
     }
     match shared.attestors.attest(token, now, crypto).await {
@@ -68,12 +130,13 @@ pub(super) async fn prove<S: Store>(
         Err(AttestError::Review(error @ ReviewError::Unavailable { .. })) => {
             tracing::warn!(%error, "no token review is available");
             let status = Status::unavailable("the token cannot be reviewed at the moment");
-            Err((Method::Review, status))
+            Err(Unproven::by_token(Method::Review, status))
         }
         Err(error) => {
             tracing::debug!(%error, "a token is refused");
             let method = shared.attestors.method_of(token);
-            Err((method, Status::unauthenticated(error.to_string())))
+            let status = Status::unauthenticated(error.to_string());
+            Err(Unproven::by_token(method, status))
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::store::{IdentityState, IdentityWriter, identity};
 use crate::svid::{Place, Rejected, Usage};
 use crate::testing::{Ca, crypto, domain, id, leaf, minutes, noon};
 
+#[cfg(all(feature = "ca-server", feature = "ca-client"))]
+mod ca;
 mod strict;
 
 const CART: &str = "spiffe://td/ns/shop/sa/cart";

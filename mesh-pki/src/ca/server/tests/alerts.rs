@@ -12,9 +12,12 @@ async fn a_client_without_the_key_of_its_certificate_reads_why() {
     let held = leaf(CART).svid(&crate::testing::Ca::new("held"));
     let (_writer, reader) = identity(IdentityState::from_bundles(bundle.into()));
     let config = tls::client_config_at(reader, &crypto(), &[b"h2"], world.clock.shared());
-    let client = presenting(&config, &shown, &held);
-    let alert = read_behind_a_request(world.address, &client).await;
-    assert_eq!(alert, rustls::AlertDescription::DecryptError);
+    // The one is good, the other proves nothing, and neither is theirs.
+    for (shown, held) in [(&shown, &held), (&held, &shown)] {
+        let client = presenting(&config, shown, held);
+        let alert = read_behind_a_request(world.address, &client).await;
+        assert_eq!(alert, rustls::AlertDescription::DecryptError);
+    }
 }
 
 #[tokio::test]

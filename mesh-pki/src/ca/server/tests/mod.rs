@@ -31,6 +31,7 @@ use crate::svid::{Rejected, Usage, validate};
 use crate::testing::{crypto, domain, id, noon};
 
 mod alerts;
+mod proofs;
 mod slow;
 mod source;
 

@@ -133,11 +133,8 @@ async fn serve(
         tokio::spawn(async move {
             let stream = accepting.await.unwrap();
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let caller = Arc::new(CallerConnection {
-                chain: chain.to_vec(),
-                known: AtomicBool::new(false),
-                place: Mutex::new(Places::new(8).take([127, 0, 0, 1].into()).unwrap()),
-            });
+            let place = Places::new(8).take([127, 0, 0, 1].into()).unwrap();
+            let caller = Arc::new(CallerConnection::new(chain, place));
             let service = service_fn(move |request| {
                 let (shared, caller) = (Arc::clone(&shared), Arc::clone(&caller));
                 let (delay, made) = (Arc::clone(&delay), made.clone());
