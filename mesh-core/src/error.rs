@@ -50,8 +50,8 @@ pub enum Blame {
 pub enum Reason {
     /// The body of the endpoint's answer is in a transfer coding other than `chunked`: 502.
     AnswerCoding,
-    /// The head of the endpoint's answer is larger than what is read of one, or has too many fields:
-    /// 502.
+    /// The head of the endpoint's answer is larger than what is read of one, or has too many fields, or
+    /// is more than the caller takes, as its trailers may be: 502.
     AnswerTooLarge,
     /// The backend's Service or port does not exist: 500.
     BackendMissing,
@@ -353,6 +353,14 @@ impl Error {
     #[must_use]
     pub fn never_sent(mut self) -> Self {
         self.0.never_sent = true;
+        self
+    }
+
+    /// The same, of a request that a server may have seen.
+    #[cfg(feature = "runtime")]
+    #[must_use]
+    pub(crate) fn maybe_sent(mut self) -> Self {
+        self.0.never_sent = false;
         self
     }
 

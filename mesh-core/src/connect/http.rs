@@ -190,8 +190,8 @@ impl Connector {
                 kept: to.kept,
             }),
             Err(broken) => {
-                if let Cause::TooLarge { .. } = broken.cause {
-                    return Err(Unsent::too_large(to.member, &broken.cause.to_string()));
+                if let Cause::TooLarge(error) = &broken.cause {
+                    return Err(Unsent::too_large(to.member, error, broken.unsent));
                 }
                 let failure = Failure::of_http2(broken);
                 let refused = failure.is_cut();

@@ -10,7 +10,7 @@ use hyper::client::conn::TrySendError;
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
 use crate::error::{Error, Reason, find};
-use crate::http2::{Broken, Cause};
+use crate::http2::{Broken, Cause, TooLarge};
 use crate::retry::{AttemptOutcome, Fault, Seen};
 
 /// What says nothing about the health of an endpoint, also where the agent of the endpoint says it of
@@ -89,11 +89,13 @@ impl Unsent {
         }
     }
 
-    /// The server takes no header list of that size, and was sent none of it.
-    pub(super) fn too_large(member: &Member, detail: &str) -> Self {
-        let detail = format!("{}: {detail}", member.endpoint.address());
+    /// The server takes no header list of that size, and was sent none of it; where it is that of the
+    /// trailers, it has been sent what comes before them.
+    pub(super) fn too_large(member: &Member, error: &TooLarge, unsent: bool) -> Self {
+        let detail = format!("{}: {error}", member.endpoint.address());
+        let error = Error::new(Reason::HeaderTooLarge, detail);
         Self {
-            error: Error::new(Reason::HeaderTooLarge, detail),
+            error: if unsent { error } else { error.maybe_sent() },
             outcome: AttemptOutcome::Lost(Fault::Caller),
         }
     }

@@ -13,14 +13,13 @@ use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use http::{Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::arrival::Arrivals;
 use super::outflow::{KEPT, Outflow, Stopped};
 use super::pulse::{Beat, Pulse};
+use super::room::{self, TooLarge};
 use super::server::length_of;
-use super::sniff::{PeerSettings, Sniffed, sniff};
+use super::sniff::{Limits, Sniffed, sniff};
 use super::window::{self, Window};
 use super::{FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
@@ -30,7 +29,7 @@ use crate::wake::Noted;
 
 /// Header lists up to this size are sent while the server's limit is not known: all servers known take
 /// as much.
-const HARMLESS: u32 = 4 * 1024;
+const HARMLESS: usize = 4 * 1024;
 /// How long a server's limit is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Sender {
     inner: SendRequest<Bytes>,
     shared: Arc<Shared>,
-    limits: watch::Receiver<Option<PeerSettings>>,
+    limits: Limits,
 }
 
 struct Shared {
@@ -70,13 +69,8 @@ pub(crate) enum Cause {
     #[error("{0}")]
     Body(crate::BoxError),
     /// The server takes no header list of that size.
-    #[error("a header list of {size} bytes, the server takes at most {most}")]
-    TooLarge {
-        /// The size as HTTP/2 counts it.
-        size: u32,
-        /// What the server's settings say.
-        most: u32,
-    },
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
 /// A connection and what drives it.
@@ -98,7 +92,7 @@ pub(crate) async fn connect<T>(io: T, settings: Settings) -> Result<Sender, h2::
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (io, limits) = sniff(io);
+    let (io, limits) = sniff(io, 0);
     let handshake = Builder::new()
         .initial_window_size(settings.window.0)
         .initial_connection_window_size(window::LEAST)
@@ -149,10 +143,10 @@ impl Sender {
     ///
     /// [`Broken`] with the request, if what has been sent of it is still there.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Broken> {
-        if let Err(cause) = self.check_size(list_size(&request)).await {
+        if let Err(cause) = self.check_size(room::of_request(&request)).await {
             let back = Some(Box::new(request));
             return Err(Broken {
-                cause,
+                cause: cause.into(),
                 back,
                 unsent: true,
                 cut: false,
@@ -186,7 +180,10 @@ impl Sender {
         };
         let mut exchange = Exchange {
             response,
-            outflow: Some(Outflow::new(body, stream, true, Duration::MAX)).filter(|_| !end),
+            outflow: (!end).then(|| {
+                let limits = self.limits.clone();
+                Outflow::new(body, stream, limits, Duration::MAX).keep()
+            }),
             back: None,
             cut: false,
             early,
@@ -225,34 +222,13 @@ impl Sender {
 
     /// Compares a header list with what the server takes. A server that is sent more may end the
     /// connection, and with it what others have on it.
-    async fn check_size(&self, size: u32) -> Result<(), Cause> {
+    async fn check_size(&self, size: usize) -> Result<(), TooLarge> {
         if size > HARMLESS {
-            let mut limits = self.limits.clone();
-            // Else the connection has ended, or will say so.
-            let _known = timeout(PATIENCE, limits.wait_for(Option::is_some)).await;
+            self.limits.known(PATIENCE).await;
         }
-        let most = self.limits.borrow().as_ref().and_then(|s| s.header_list);
-        match most {
-            Some(most) if size > most => Err(Cause::TooLarge { size, most }),
-            _ => Ok(()),
-        }
+        let room = self.limits.room();
+        room.map_or(Ok(()), |room| room.check(size))
     }
-}
-
-/// The size of a header list (RFC 9113 section 6.5.2).
-fn list_size(request: &Request<Body>) -> u32 {
-    let field = |name: usize, value: usize| name + value + 32;
-    let uri = request.uri();
-    let part = |text: Option<&str>| text.map_or(0, str::len);
-    let pseudo = field(7, request.method().as_str().len())
-        + field(7, part(uri.scheme_str()))
-        + field(10, part(uri.authority().map(|a| a.as_str())))
-        + field(5, part(uri.path_and_query().map(|p| p.as_str())));
-    let fields = request.headers().iter();
-    let size = fields.fold(pseudo, |size, (name, value)| {
-        size + field(name.as_str().len(), value.len())
-    });
-    u32::try_from(size).unwrap_or(u32::MAX)
 }
 
 /// The head of a request alone. What it has beside its fields stays with the request.
@@ -282,6 +258,7 @@ impl Exchange {
             match Pin::new(outflow).poll(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Err(Stopped::Body(e))) => return Poll::Ready(Err(Cause::Body(e))),
+                Poll::Ready(Err(Stopped::TooLarge(e))) => return Poll::Ready(Err(e.into())),
                 // Whether it was refused or answered is seen by the answer.
                 Poll::Ready(stopped) => {
                     self.cut = stopped.is_err();

@@ -13,6 +13,7 @@ mod arrival;
 mod client;
 mod outflow;
 mod pulse;
+mod room;
 mod server;
 mod sniff;
 mod window;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::budget::Budget;
 
 pub(crate) use client::{Broken, Cause, Sender, connect};
+pub(crate) use room::{Room, TooLarge};
 pub(crate) use server::Server;
 
 /// The bounds of a connection.

@@ -13,6 +13,8 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::room::TooLarge;
+use super::sniff::Limits;
 use crate::body::{Body, BoxError, longer};
 use crate::error::find;
 
@@ -28,6 +30,7 @@ pub(super) const KEPT: usize = 64 * 1024;
 pub(super) struct Outflow {
     body: Body,
     stream: SendStream<Bytes>,
+    limits: Limits,
     /// What waits for the peer's window, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
     /// What was met while looking whether more is there.
@@ -58,6 +61,8 @@ pub(super) enum Stopped {
     Body(BoxError),
     /// The peer takes no more of it.
     Peer,
+    /// The peer takes no trailers of that size; the stream was reset.
+    TooLarge(TooLarge),
 }
 
 impl fmt::Display for Stopped {
@@ -65,6 +70,7 @@ impl fmt::Display for Stopped {
         match self {
             Self::Body(error) => write!(f, "its body failed: {error}"),
             Self::Peer => f.write_str("the peer takes no more of it"),
+            Self::TooLarge(error) => write!(f, "its trailers: {error}"),
         }
     }
 }
@@ -72,20 +78,32 @@ impl fmt::Display for Stopped {
 // === impl Outflow ===
 
 impl Outflow {
-    /// `keep` is whether it may have to be sent again.
-    pub(super) fn new(body: Body, stream: SendStream<Bytes>, keep: bool, unread: Duration) -> Self {
+    /// To a peer of those limits.
+    pub(super) fn new(
+        body: Body,
+        stream: SendStream<Bytes>,
+        limits: Limits,
+        unread: Duration,
+    ) -> Self {
         Self {
             body,
             stream,
+            limits,
             waiting: None,
             next: None,
-            kept: keep.then(Vec::new),
+            kept: None,
             kept_bytes: 0,
             kept_trailers: None,
             done: false,
             unread,
             late: None,
         }
+    }
+
+    /// It may have to be sent again.
+    pub(super) fn keep(mut self) -> Self {
+        self.kept = Some(Vec::new());
+        self
     }
 
     /// The body from its begin, if all that was sent of it is kept.
@@ -161,7 +179,7 @@ impl Outflow {
         }
     }
 
-    fn keep(&mut self, part: &Bytes) {
+    fn keep_part(&mut self, part: &Bytes) {
         if let Some(kept) = &mut self.kept {
             self.kept_bytes += part.len();
             if self.kept_bytes > KEPT {
@@ -206,7 +224,7 @@ impl Outflow {
             }
         }
         self.late = None;
-        self.keep(&part);
+        self.keep_part(&part);
         let sent = self.stream.send_data(part, last);
         Poll::Ready(sent.map(|()| last).map_err(|_| Stopped::Peer))
     }
@@ -236,6 +254,11 @@ impl Future for Outflow {
                         let Ok(trailers) = frame.into_trailers() else {
                             continue;
                         };
+                        let room = this.limits.room();
+                        if let Some(Err(e)) = room.map(|room| room.check_trailers(&trailers)) {
+                            this.stream.send_reset(Reason::CANCEL);
+                            return Poll::Ready(Err(Stopped::TooLarge(e)));
+                        }
                         this.done = true;
                         this.kept_trailers = this.kept.is_some().then(|| trailers.clone());
                         this.stream.reserve_capacity(0);

@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::arrival::Arrivals;
 use super::outflow::Outflow;
 use super::pulse::{Beat, Pulse};
+use super::room;
+use super::sniff::{Limits, PREFACE, Sniffed, sniff};
 use super::window::{self, Window};
 use super::{FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
@@ -31,6 +33,8 @@ pub(crate) struct Server<T: AsyncRead + AsyncWrite + Unpin, F> {
     phase: Phase<T>,
     service: F,
     settings: Settings,
+    /// What the caller takes. Its settings come before its first request.
+    limits: Limits,
     window: Window,
     arrivals: Arc<Arrivals>,
     noted: Noted,
@@ -39,12 +43,19 @@ pub(crate) struct Server<T: AsyncRead + AsyncWrite + Unpin, F> {
 }
 
 enum Phase<T: AsyncRead + AsyncWrite + Unpin> {
-    Handshake(Box<Handshake<T, Bytes>>),
+    Handshake(Box<Handshake<Sniffed<T>, Bytes>>),
     Serving(Box<Serving<T>>),
 }
 
+/// How answers are sent.
+struct Sending {
+    unread: Duration,
+    budget: Arc<Budget>,
+    limits: Limits,
+}
+
 struct Serving<T: AsyncRead + AsyncWrite + Unpin> {
-    connection: Connection<T, Bytes>,
+    connection: Connection<Sniffed<T>, Bytes>,
     pulse: Option<Pulse>,
 }
 
@@ -57,6 +68,7 @@ where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     pub(crate) fn new(io: T, settings: Settings, service: F) -> Self {
+        let (io, limits) = sniff(io, PREFACE);
         let handshake = Builder::new()
             .initial_window_size(settings.window.0)
             .initial_connection_window_size(window::LEAST)
@@ -71,6 +83,7 @@ where
             window: Window::new(&settings.budget),
             service,
             settings,
+            limits,
             arrivals: Arc::default(),
             noted: Noted::default(),
             closing: false,
@@ -90,14 +103,21 @@ where
     fn serve(
         service: &F,
         arrivals: &Arc<Arrivals>,
-        request: Request<h2::RecvStream>,
-        respond: SendResponse<Bytes>,
+        (request, respond): (Request<h2::RecvStream>, SendResponse<Bytes>),
         settings: &Settings,
+        limits: &Limits,
     ) {
         let length = length_of(request.headers());
         let mut request = request.map(|stream| arrivals.body(stream, length));
         let early = Early::of_http2(&mut request);
-        let sending = (settings.unread, Arc::clone(&settings.budget));
+        if let Some(room) = limits.room() {
+            request.extensions_mut().insert(room);
+        }
+        let sending = Sending {
+            unread: settings.unread,
+            budget: Arc::clone(&settings.budget),
+            limits: limits.clone(),
+        };
         tokio::spawn(answer(respond, service(request), early, sending));
     }
 }
@@ -128,7 +148,7 @@ where
         let stream = pulse.as_ref().map(Pulse::stream_window);
         let stream = stream.unwrap_or(this.settings.window.0);
         let arrivals = &this.arrivals;
-        let fit = |connection: &mut Connection<T, Bytes>, window: &mut Window| {
+        let fit = |connection: &mut Connection<Sniffed<T>, Bytes>, window: &mut Window| {
             let (came, unread) = (arrivals.came(), arrivals.unread());
             if let Some(size) = window.handle(came, unread, stream) {
                 connection.set_target_window_size(size);
@@ -143,9 +163,8 @@ where
             this.arrivals.take_in();
             match accepted {
                 Poll::Ready(Some(accepted)) => {
-                    let (request, respond) = accepted?;
-                    let settings = &this.settings;
-                    Self::serve(&this.service, &this.arrivals, request, respond, settings);
+                    let (settings, limits) = (&this.settings, &this.limits);
+                    Self::serve(&this.service, &this.arrivals, accepted?, settings, limits);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
@@ -180,10 +199,15 @@ async fn answer<R>(
     mut respond: SendResponse<Bytes>,
     answering: R,
     early: Option<Early>,
-    (unread, budget): (Duration, Arc<Budget>),
+    sending: Sending,
 ) where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
+    let room = sending.limits.room();
+    let fits = |headers: &HeaderMap| {
+        let size = room::of_answer(headers);
+        room.map_or(Ok(()), |room| room.check(size))
+    };
     let mut answering = pin!(answering);
     let mut noted = Noted::default();
     let answered = poll_fn(|cx| {
@@ -192,8 +216,10 @@ async fn answer<R>(
             // What was said before the answer goes before it, also where both came together.
             early.poll_each(&mut noted, cx, |mut head| {
                 of_http2(head.headers_mut());
-                // A caller that has gone is seen below.
-                let _gone = respond.send_informational(head);
+                if fits(head.headers()).is_ok() {
+                    // A caller that has gone is seen below.
+                    let _gone = respond.send_informational(head);
+                }
             });
         }
         match polled {
@@ -205,7 +231,7 @@ async fn answer<R>(
         return;
     };
     let (mut head, mut body) = response.into_parts();
-    body.meter(&budget, 0);
+    body.meter(&sending.budget, 0);
     of_http2(&mut head.headers);
     if !head.headers.contains_key(header::DATE) {
         let now = httpdate::fmt_http_date(SystemClock.now());
@@ -221,9 +247,15 @@ async fn answer<R>(
         let length = HeaderValue::from(length);
         head.headers.insert(header::CONTENT_LENGTH, length);
     }
+    if let Err(error) = fits(&head.headers) {
+        // One of the mesh itself: another has been replaced by it.
+        tracing::debug!(%error, "an answer could not be sent");
+        return respond.send_reset(Reason::INTERNAL_ERROR);
+    }
     match respond.send_response(Response::from_parts(head, ()), end) {
         Ok(stream) if !end => {
-            if let Err(e) = Outflow::new(body, stream, false, unread).await {
+            let outflow = Outflow::new(body, stream, sending.limits, sending.unread);
+            if let Err(e) = outflow.await {
                 tracing::debug!(error = %e, "an answer was not sent to its end");
             }
         }

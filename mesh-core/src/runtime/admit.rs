@@ -69,6 +69,7 @@ pub(super) fn begin(
         .cloned();
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
     pending.count_body(request.body_mut());
+    pending.heed_room(request);
     pending
 }
 

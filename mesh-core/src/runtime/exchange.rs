@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -16,7 +16,8 @@ use super::upstream::Upstream;
 use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
 use crate::connect::{Flow, Lease};
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, grpc_kind};
+use crate::http2::{Room, TooLarge};
 use crate::telemetry::{Protocol, Recorder, Series};
 
 /// A call before the head of its answer. It is made once, in the box that becomes the body of the
@@ -32,6 +33,8 @@ struct Recorded {
     /// The state of the caller's connection.
     state: Option<Arc<ConnState>>,
     request_bytes: Option<Arc<AtomicU64>>,
+    /// What the caller takes of a header list, and what it speaks if that is gRPC.
+    room: Option<(Room, Option<HeaderValue>)>,
     held: Held,
     /// `None` until the head of the answer is there.
     answer: Option<HeldAnswer>,
@@ -78,6 +81,7 @@ impl Pending {
             series: Arc::clone(series),
             state,
             request_bytes: None,
+            room: None,
             held: Held::Nothing,
             answer: None,
             ended: false,
@@ -87,6 +91,12 @@ impl Pending {
     /// Counts the bytes of the request's body if its length is not known.
     pub(super) fn count_body(&mut self, body: &mut Body) {
         self.0.request_bytes = count(body);
+    }
+
+    /// Heeds what the caller says that it takes. It is no matter of the next hop.
+    pub(super) fn heed_room(&mut self, request: &mut Request<Body>) {
+        let room = request.extensions_mut().remove();
+        self.0.room = room.map(|room| (room, grpc_kind(request.headers())));
     }
 
     /// The call so far.
@@ -109,8 +119,23 @@ impl Pending {
         self.0.held = held;
     }
 
-    /// The head of the answer is there: the rest of the exchange is in its body.
+    /// The head of the answer is there: the rest of the exchange is in its body. One that the caller
+    /// does not take might cost it the connection.
     pub(super) fn answer(mut self, response: Response<Body>) -> Response<Body> {
+        let Some((room, grpc)) = &self.0.room else {
+            return self.begin_answer(response);
+        };
+        let Err(error) = room.check_answer(&response) else {
+            return self.begin_answer(response);
+        };
+        let error = not_taken(error);
+        let grpc = grpc.clone();
+        // What follows the head is not read, and no sign of the endpoint's health.
+        self.0.let_go(End::Abandoned);
+        self.refuse(&error, grpc)
+    }
+
+    fn begin_answer(mut self, response: Response<Body>) -> Response<Body> {
         let exchange = &mut self.0.call.exchange;
         exchange.status = response.status().as_u16();
         exchange.grpc_status = exchange.protocol.grpc_status(response.headers());
@@ -131,7 +156,7 @@ impl Pending {
     /// The mesh answers in place of the server.
     pub(super) fn refuse(mut self, error: &Error, grpc: Option<HeaderValue>) -> Response<Body> {
         self.0.call.exchange.failed(error);
-        self.answer(error.response_as(grpc))
+        self.begin_answer(error.response_as(grpc))
     }
 
     /// The caller gets the error itself, not an answer made of it.
@@ -183,12 +208,27 @@ impl Recorded {
         if let Some(state) = &self.state {
             state.idle();
         }
+        self.let_go(end);
+        self.recorder.record(&self.call.exchange, &self.series);
+    }
+
+    /// Gives back what is held.
+    fn let_go(&mut self, end: End) {
+        let now = Instant::now();
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Application(lease) if end == End::Whole => lease.release(now),
             Held::Application(_) | Held::Nothing => {}
-            Held::Endpoint(upstream) => upstream.finish(end, exchange, now),
+            Held::Endpoint(upstream) => upstream.finish(end, &self.call.exchange, now),
         }
-        self.recorder.record(exchange, &self.series);
+    }
+
+    /// The last part of an answer whose trailers the caller does not take.
+    fn end_without(&mut self, error: Error) -> Result<Frame<Bytes>, BoxError> {
+        self.cut(End::Abandoned, error.reason(), error.detail().to_owned());
+        match self.call.exchange.protocol {
+            Protocol::Grpc => Ok(Frame::trailers(error.trailers())),
+            _ => Err(error.into()),
+        }
     }
 
     fn cut(&mut self, end: End, reason: Reason, detail: String) {
@@ -222,6 +262,11 @@ impl Drop for Recorded {
     }
 }
 
+/// The caller takes no header list of that size.
+fn not_taken(error: TooLarge) -> Error {
+    Error::new(Reason::AnswerTooLarge, format!("for the caller: {error}"))
+}
+
 impl http_body::Body for Recorded {
     type Data = Bytes;
     type Error = BoxError;
@@ -241,6 +286,10 @@ impl http_body::Body for Recorded {
                 if let Some(data) = frame.data_ref() {
                     exchange.response_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
+                    let room = this.room.as_ref().map(|(room, _)| room);
+                    if let Some(Err(error)) = room.map(|room| room.check_trailers(trailers)) {
+                        return Poll::Ready(Some(this.end_without(not_taken(error))));
+                    }
                     let status = exchange.protocol.grpc_status(trailers);
                     exchange.grpc_status = status.or(exchange.grpc_status);
                 }
