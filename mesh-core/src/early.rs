@@ -162,6 +162,11 @@ impl Early {
         self.0.caller.wake();
     }
 
+    /// Whether the caller waits to be asked for its body.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.0.phase.load(Ordering::Acquire), WAITS | ASKED)
+    }
+
     /// The answer is there. Returns whether the caller still waited to be asked for its body.
     pub(crate) fn answered(&self) -> bool {
         self.0.phase.swap(ANSWERED, Ordering::AcqRel) == ASKED

@@ -17,6 +17,7 @@ use crate::error::{Error, Reason};
 use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{AppProtocol, Draw, ObjectKey, ServiceName};
+use crate::retry::RetryPolicy;
 use crate::route::{self, Matched, NoRoute, Outcome, RequestHead, Timeouts};
 use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
 
@@ -247,6 +248,11 @@ impl Planned {
         self.matched.map_or_else(Timeouts::default, |matched| {
             matched.timeouts(&self.asked.service.routes)
         })
+    }
+
+    /// What is sent again although a server has seen it; `None` is nothing.
+    pub fn retry(&self) -> Option<&RetryPolicy> {
+        self.matched?.retry(&self.asked.service.routes)
     }
 
     /// The answer of the route itself to a request of that authority; `None` if it is sent on.

@@ -1,16 +1,35 @@
 //! Retry: what follows an attempt, sans I/O: outcomes go in, what to do next comes out.
 //!
 //! A request that surely reached no server goes to another endpoint; so does one that met a
-//! connection closed under it, if it may be repeated. Nothing else is sent again. It refuses to
-//! try for ever: attempts are counted apart for endpoints that fail and for pooled connections
-//! that turn out closed, which says nothing about their endpoint.
+//! connection closed under it, if it may be repeated. Nothing else is sent again, unless a
+//! [`RetryPolicy`] says so, and then only what its [`RetryBudget`] pays for. It refuses to try for ever:
+//! attempts are counted apart for endpoints that fail and for pooled connections that turn out
+//! closed, which says nothing about their endpoint.
+
+mod budget;
+mod invalid;
+mod policy;
+#[cfg(feature = "runtime")]
+mod replay;
+
+use std::time::Duration;
 
 use http::StatusCode;
+
+pub use budget::{BudgetPolicy, RetryBudget};
+pub use invalid::InvalidRetry;
+pub use policy::RetryPolicy;
+#[cfg(feature = "runtime")]
+pub(crate) use replay::KeptRequest;
+
+use crate::model::Draw;
 
 /// Attempts that may fail before the request does.
 const FAILED: usize = 3;
 /// Pooled connections that may turn out closed before the request fails.
 const STALE: usize = 16;
+/// The longest that a server may ask a repeat to wait; what shall wait for longer is not repeated.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The attempts of one request or connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +45,57 @@ pub struct Attempts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AttemptOutcome {
-    /// The head of an answer came, with this status and gRPC status.
-    Answered(StatusCode, Option<u8>),
-    /// No answer came, and the request cannot be sent again: a server may have acted on it, or its
-    /// body is gone.
+    /// The head of an answer came.
+    Answered(Answer),
+    /// No answer came within the time of one attempt.
+    Late,
+    /// No answer came, and the request is not sent again by itself: a server may have acted on it, or
+    /// its body is gone.
     Lost(Fault),
     /// No answer came, and the request is still there to be sent again.
     Unanswered(Fault, Seen),
+}
+
+/// The head of an answer, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its gRPC status code, if the head has one.
+    pub grpc: Option<u8>,
+    /// What the server asks for.
+    pub hint: Hint,
+}
+
+/// What a server asks of those that would repeat a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Hint {
+    /// Nothing.
+    #[default]
+    None,
+    /// To leave it.
+    Never,
+    /// To wait as long (`Retry-After`, RFC 9110 section 10.2.3; gRPC's pushback, A6).
+    After(Duration),
+}
+
+/// What a policy needs to know of a request that it may repeat.
+#[derive(Debug, Clone, Copy)]
+pub struct Repeat<'a> {
+    /// The policy.
+    pub policy: &'a RetryPolicy,
+    /// What is left for all requests to the backend.
+    pub budget: &'a RetryBudget,
+    /// The moment, on the clock of the budget.
+    pub now: Duration,
+    /// What is left of the time of the whole request.
+    pub left: Duration,
+    /// Whether the method is idempotent.
+    pub idempotent: bool,
+    /// Whether the request is there to be sent again.
+    pub kept: bool,
 }
 
 /// Whose fault it is that a request was not answered.
@@ -82,6 +145,8 @@ pub enum Next {
     Retry {
         /// Whether the endpoint of the attempt counts as tried.
         avoid: bool,
+        /// How long to wait before.
+        wait: Duration,
     },
 }
 
@@ -92,11 +157,14 @@ impl Attempts {
     ///
     /// ```
     /// use inmesh_core::retry::{Attempts, Fault, Next, AttemptOutcome, Seen};
-    /// let mut attempts = Attempts::at_any();
+    /// use inmesh_core::model::Draw;
+    /// use std::time::Duration;
+    /// let (mut attempts, mut draw) = (Attempts::at_any(), Draw::new(1));
     /// let refused = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
-    /// assert_eq!(attempts.handle_outcome(refused), Next::Retry { avoid: true });
-    /// assert_eq!(attempts.handle_outcome(refused), Next::Retry { avoid: true });
-    /// assert_eq!(attempts.handle_outcome(refused), Next::Finish);
+    /// let again = Next::Retry { avoid: true, wait: Duration::ZERO };
+    /// assert_eq!(attempts.handle_outcome(refused, None, &mut draw), again);
+    /// assert_eq!(attempts.handle_outcome(refused, None, &mut draw), again);
+    /// assert_eq!(attempts.handle_outcome(refused, None, &mut draw), Next::Finish);
     /// ```
     pub fn at_any() -> Self {
         Self::with_limit(FAILED)
@@ -122,10 +190,26 @@ impl Attempts {
     }
 
     /// Takes the outcome of an attempt and says what follows.
-    pub fn handle_outcome(&mut self, outcome: AttemptOutcome) -> Next {
+    ///
+    /// 1. What surely no server has looked at is sent to another endpoint, what met a closed connection
+    ///    to any, if it may be repeated.
+    /// 2. All else is repeated as a policy says: after an answer that it covers; after a broken
+    ///    connection or a late answer, if the method is idempotent or the policy covers 502 or 504.
+    ///    The budget must pay, and the server not ask otherwise.
+    /// 3. A policy's number of repeats holds for both.
+    pub fn handle_outcome(
+        &mut self,
+        outcome: AttemptOutcome,
+        repeat: Option<&Repeat<'_>>,
+        draw: &mut Draw,
+    ) -> Next {
+        let limit = repeat.map_or(self.limit, |repeat| repeat.policy.repeats() as usize + 1);
         let (fault, seen) = match outcome {
-            AttemptOutcome::Answered(..) | AttemptOutcome::Lost(_) => return Next::Finish,
             AttemptOutcome::Unanswered(fault, seen) => (fault, seen),
+            AttemptOutcome::Answered(_) | AttemptOutcome::Late | AttemptOutcome::Lost(_) => {
+                let wait = repeat.and_then(|repeat| self.repeat(outcome, repeat, limit, draw));
+                return wait.map_or(Next::Finish, |wait| Next::Retry { avoid: true, wait });
+            }
         };
         let avoid = match fault {
             Fault::Caller => return Next::Finish,
@@ -141,10 +225,71 @@ impl Attempts {
                 true
             }
         };
-        if self.failed >= self.limit || self.stale >= STALE {
+        if self.failed >= limit || self.stale >= STALE {
             return Next::Finish;
         }
-        Next::Retry { avoid }
+        let nth = u32::try_from(self.failed).unwrap_or(u32::MAX);
+        let wait = repeat.filter(|_| avoid).map(|r| r.policy.wait(nth, draw));
+        Next::Retry {
+            avoid,
+            wait: wait.unwrap_or_default(),
+        }
+    }
+
+    /// How long to wait before a request is sent again that a server may have acted on; `None` if it is
+    /// not.
+    fn repeat(
+        &mut self,
+        outcome: AttemptOutcome,
+        repeat: &Repeat<'_>,
+        limit: usize,
+        draw: &mut Draw,
+    ) -> Option<Duration> {
+        let policy = repeat.policy;
+        let covers = |status| repeat.idempotent || policy.covers(status, None);
+        let (wanted, hint) = match outcome {
+            AttemptOutcome::Answered(a) => (policy.covers(a.status, a.grpc), a.hint),
+            AttemptOutcome::Late => (covers(StatusCode::GATEWAY_TIMEOUT), Hint::None),
+            AttemptOutcome::Lost(Fault::Connection | Fault::Endpoint) => {
+                (covers(StatusCode::BAD_GATEWAY), Hint::None)
+            }
+            AttemptOutcome::Lost(_) | AttemptOutcome::Unanswered(..) => return None,
+        };
+        let asked = match hint {
+            Hint::None => Duration::ZERO,
+            Hint::After(wait) if wait <= PATIENCE => wait,
+            Hint::After(_) | Hint::Never => return None,
+        };
+        if !wanted || !repeat.kept || self.failed + 1 >= limit {
+            return None;
+        }
+        let nth = u32::try_from(self.failed + 1).unwrap_or(u32::MAX);
+        let wait = asked.max(policy.wait(nth, draw));
+        if wait >= repeat.left || !repeat.budget.poll_repeat(policy.budget(), repeat.now) {
+            return None;
+        }
+        self.failed += 1;
+        Some(wait)
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// An answer whose server asks for nothing.
+    pub fn new(status: StatusCode, grpc: Option<u8>) -> Self {
+        Self {
+            status,
+            grpc,
+            hint: Hint::None,
+        }
+    }
+
+    /// The same with what the server asks for.
+    #[must_use]
+    pub fn with_hint(mut self, hint: Hint) -> Self {
+        self.hint = hint;
+        self
     }
 }
 

@@ -11,6 +11,7 @@ use super::table::http::{Entry, HttpTable, RuleView, Target};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
+use crate::retry::RetryPolicy;
 
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +216,11 @@ impl Matched {
     /// The time limits.
     pub fn timeouts(self, table: &RouteTable) -> Timeouts {
         self.rule(table).map(|r| r.timeouts).unwrap_or_default()
+    }
+
+    /// What is sent again.
+    pub fn retry(self, table: &RouteTable) -> Option<&RetryPolicy> {
+        self.rule(table)?.retry.as_deref()
     }
 
     /// The condition on the path that the request met; `None` if there was none.

@@ -13,6 +13,7 @@ use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
 use crate::authorize::PathForm;
 use crate::model::{ObjectKey, ServiceName, ServicePort};
+use crate::retry::RetryPolicy;
 
 /// The largest weight that the Gateway API allows.
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -66,6 +67,8 @@ pub struct Rule {
     pub outcome: Outcome,
     /// Its time limits.
     pub timeouts: Timeouts,
+    /// What is sent again; `None` is what surely no server has looked at.
+    pub retry: Option<Arc<RetryPolicy>>,
 }
 
 /// A Service that a route is attached to, all its ports or one.
@@ -197,6 +200,7 @@ impl Rule {
             filters: Vec::new(),
             outcome,
             timeouts: Timeouts::default(),
+            retry: None,
         }
     }
 
@@ -218,6 +222,13 @@ impl Rule {
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// The same with what is sent again.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = Some(Arc::new(retry));
         self
     }
 

@@ -26,6 +26,7 @@ mod listening;
 mod merge;
 mod mesh;
 mod outbound;
+mod repeat;
 mod serve;
 mod shared;
 mod standing;

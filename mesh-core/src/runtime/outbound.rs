@@ -184,6 +184,7 @@ impl Outbound {
         let sending = Sending {
             to: backend,
             timeouts: planned.timeouts(),
+            retry: planned.retry(),
             version: hop.version(),
         };
         let upstreams = &self.shared.upstreams;

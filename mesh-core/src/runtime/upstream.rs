@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use inmesh_pki::clock::Span;
+use inmesh_pki::clock::{Clock, Span, SystemClock};
 use inmesh_pki::id::SpiffeId;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Call, End};
+use super::repeat::{hint, said_by_agent};
 use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
@@ -22,7 +23,7 @@ use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
 use crate::plan::PlannedBackend;
-use crate::retry::{AttemptOutcome, Fault, Next};
+use crate::retry::{Answer, AttemptOutcome, Fault, KeptRequest, Next, Repeat, RetryPolicy};
 use crate::route::Timeouts;
 use crate::snapshot::{ServiceView, SnapshotReader};
 use crate::telemetry::{Exchange, Metrics, Protocol};
@@ -58,6 +59,7 @@ pub(super) struct Answered {
 pub(super) struct Sending<'a> {
     pub(super) to: PlannedBackend<'a>,
     pub(super) timeouts: Timeouts,
+    pub(super) retry: Option<&'a RetryPolicy>,
     pub(super) version: HttpVersion,
 }
 
@@ -68,7 +70,12 @@ struct Tried {
     endpoints: Vec<Arc<EndpointState>>,
     /// Why the last one failed.
     last: Option<Error>,
+    /// The request, where a policy may have it sent again.
+    kept: Option<Box<KeptRequest>>,
 }
+
+/// The endpoint of an attempt.
+type At<'a> = (&'a mut Picked, &'a Arc<ServiceView>);
 
 // === impl Upstreams ===
 
@@ -81,11 +88,16 @@ impl Upstreams {
         request: &mut Request<Body>,
         call: &mut Call,
     ) -> Result<Answered, Error> {
-        let mut tried = Tried::default();
+        let mut tried = Tried::of(&sending, request);
         // Nothing has been waited for since the request was there.
         let mut now = call.started;
         loop {
             let (service, mut picked) = self.choose(sending.to, &mut tried, call, now)?;
+            if let Some(policy) = sending.retry
+                && call.exchange.attempts.len() == 1
+            {
+                service.retries.handle_request(policy.budget(), self.now());
+            }
             let reuse = call.attempts.reuse();
             let attempt =
                 self.connector
@@ -94,15 +106,16 @@ impl Upstreams {
                 None => attempt.await,
                 Some((at, late)) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
-                    Err(_) => return Err(self.late(late, &sending, call, &mut picked, &service)),
+                    Err(_) => Err(self.late(late, &sending, call, (&mut picked, &service))),
                 },
             };
-            let unsent = match sent {
+            let wait = match sent {
                 Ok(sent) => {
+                    let (kept, peer) = (sent.kept, sent.peer);
                     let mut upstream = Upstream {
                         picked,
                         lease: Some(sent.lease),
-                        kept: sent.kept,
+                        kept,
                         upstreams: Arc::clone(self),
                         service,
                         port: sending.to.port,
@@ -114,17 +127,27 @@ impl Upstreams {
                     let failed = status.is_server_error() || grpc.is_some();
                     let spared = failed && is_spared(headers);
                     upstream.judge_head(status, grpc, protocol, spared);
-                    let answered = AttemptOutcome::Answered(status, grpc);
-                    let _only_failed_sends_are_repeated = call.attempts.handle_outcome(answered);
-                    return Ok(Answered {
-                        response: sent.response,
-                        upstream,
-                        peer: sent.peer,
-                    });
+                    let answer = Answer::new(status, grpc);
+                    match self.repeat(answer, headers, &sending, &mut tried, call, &upstream) {
+                        Some(wait) => wait,
+                        None => {
+                            return Ok(Answered {
+                                response: sent.response,
+                                upstream,
+                                peer,
+                            });
+                        }
+                    }
                 }
-                Err(unsent) => unsent,
+                Err(unsent) => {
+                    let at = (&mut picked, &service);
+                    self.again(unsent, &sending, &mut tried, call, at)?
+                }
             };
-            self.again(unsent, &mut tried, call, &mut picked, &service)?;
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            tried.put_back(request);
             now = Instant::now();
         }
     }
@@ -158,7 +181,13 @@ impl Upstreams {
                 Err(error) => error,
             };
             let unsent = Unsent::unconnected(error);
-            self.again(unsent, &mut tried, call, &mut picked, &service)?;
+            let (outcome, at) = (unsent.outcome, (&mut picked, &service));
+            self.blame(&unsent, call, at);
+            let next = call.attempts.handle_outcome(outcome, None, &mut call.draw);
+            let Next::Retry { avoid, .. } = next else {
+                return Err(unsent.error);
+            };
+            self.note(unsent.error, avoid, &mut tried, call, &picked);
         }
     }
 
@@ -180,7 +209,8 @@ impl Upstreams {
             match sending.await {
                 Ok(sent) => return Ok((sent.response, sent.lease)),
                 Err(unsent) => {
-                    if call.attempts.handle_outcome(unsent.outcome) == Next::Finish {
+                    let Call { attempts, draw, .. } = &mut *call;
+                    if attempts.handle_outcome(unsent.outcome, None, draw) == Next::Finish {
                         return Err(unsent.error);
                     }
                 }
@@ -190,6 +220,7 @@ impl Upstreams {
     }
 
     /// Judges the endpoint of an attempt that brought no answer, and notes it before the next one.
+    /// Returns how long to wait for that.
     ///
     /// # Errors
     ///
@@ -197,31 +228,80 @@ impl Upstreams {
     fn again(
         &self,
         unsent: Unsent,
+        sending: &Sending<'_>,
         tried: &mut Tried,
         call: &mut Call,
-        picked: &mut Picked,
-        service: &Arc<ServiceView>,
-    ) -> Result<(), Error> {
+        at: At<'_>,
+    ) -> Result<Duration, Error> {
+        let (picked, service) = at;
+        self.blame(&unsent, call, (picked, service));
+        let repeat = tried.repeat(sending, service, self.now(), call.started);
+        let Call { attempts, draw, .. } = &mut *call;
+        let next = attempts.handle_outcome(unsent.outcome, repeat.as_ref(), draw);
+        let Next::Retry { avoid, wait } = next else {
+            return Err(unsent.error);
+        };
+        self.note(unsent.error, avoid, tried, call, picked);
+        Ok(wait)
+    }
+
+    /// How long to wait before a request is sent again that was answered; `None` if the answer is passed
+    /// on.
+    fn repeat(
+        &self,
+        answer: Answer,
+        headers: &HeaderMap,
+        sending: &Sending<'_>,
+        tried: &mut Tried,
+        call: &mut Call,
+        upstream: &Upstream,
+    ) -> Option<Duration> {
+        sending.retry?;
+        let repeat = tried.repeat(sending, &upstream.service, self.now(), call.started)?;
+        let said = said_by_agent(headers, upstream.member());
+        let outcome = match said.filter(|_| repeat.kept) {
+            Some(outcome) => outcome,
+            None => {
+                let hint = hint(headers, SystemClock.now());
+                AttemptOutcome::Answered(answer.with_hint(hint))
+            }
+        };
+        let Call { attempts, draw, .. } = &mut *call;
+        let Next::Retry { avoid, wait } = attempts.handle_outcome(outcome, Some(&repeat), draw)
+        else {
+            return None;
+        };
+        let said = match answer.grpc.filter(|_| !answer.status.is_server_error()) {
+            Some(grpc) => grpc_failure(grpc),
+            None => format!("it answered {}", answer.status),
+        };
+        let error = Error::new(Reason::Reset, said);
+        self.note(error, avoid, tried, call, &upstream.picked);
+        Some(wait)
+    }
+
+    /// Holds an attempt that brought no answer against its endpoint, if that is to blame.
+    fn blame(&self, unsent: &Unsent, call: &mut Call, (picked, service): At<'_>) {
         if is_endpoints(unsent.outcome) {
             self.failed(picked, service, &unsent.error);
         }
         call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
-        let Next::Retry { avoid } = call.attempts.handle_outcome(unsent.outcome) else {
-            return Err(unsent.error);
-        };
+    }
+
+    /// Notes an attempt that is followed by another.
+    fn note(&self, error: Error, avoid: bool, tried: &mut Tried, call: &Call, picked: &Picked) {
         if avoid {
             tried.endpoints.push(Arc::clone(&picked.member().state));
         }
-        self.metrics.retried(unsent.error.reason().as_str());
+        self.metrics.retried(error.reason().as_str());
         tracing::debug!(
             trace_id = format_args!("{:032x}", call.exchange.trace.trace_id),
             address = %picked.member().endpoint.address(),
-            reason = unsent.error.reason().as_str(),
-            error = %unsent.error,
+            reason = error.reason().as_str(),
+            %error,
             "an attempt failed; another endpoint is tried"
         );
-        tried.last = Some(unsent.error);
-        Ok(())
+        tried.last = Some(error);
     }
 
     /// Chooses an endpoint among those of the backend now, and notes the attempt. If none is left,
@@ -243,8 +323,14 @@ impl Upstreams {
             .ok_or_else(|| missing(format!("Service {} has no port {}", to.service, to.port)))?;
         call.exchange.service = Arc::clone(&service.host);
         let since = now.saturating_duration_since(self.epoch);
-        let picked = pick(set, to.choice, since, &tried.endpoints, &mut call.draw)
-            .map_err(|none| tried.last.take().unwrap_or_else(|| no_endpoint(to, none)))?;
+        let mut among = |tried: &[_]| pick(set, to.choice, since, tried, &mut call.draw);
+        let mut picked = among(&tried.endpoints);
+        if picked.is_err() && tried.kept.is_some() {
+            // A policy would rather ask one again than none.
+            picked = among(&[]);
+        }
+        let picked =
+            picked.map_err(|none| tried.last.take().unwrap_or_else(|| no_endpoint(to, none)))?;
         let address = picked.member().endpoint.address();
         call.exchange.attempts.push(address);
         Ok((Arc::clone(service), picked))
@@ -255,11 +341,9 @@ impl Upstreams {
         &self,
         late: Reason,
         sending: &Sending<'_>,
-        call: &mut Call,
-        picked: &mut Picked,
-        service: &Arc<ServiceView>,
-    ) -> Error {
-        call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
+        call: &Call,
+        (picked, service): At<'_>,
+    ) -> Unsent {
         let limits = sending.timeouts;
         let (name, limit) = match late {
             Reason::RequestTimeout => ("request", limits.request),
@@ -270,10 +354,19 @@ impl Upstreams {
         // The endpoint waits as we do, for the rest of the request.
         if call.upload.as_ref().is_some_and(|u| u.is_awaited()) {
             let detail = "the caller has not sent the whole request";
-            return Error::new(Reason::BodyTimeout, detail).because(error);
+            let error = Error::new(Reason::BodyTimeout, detail).because(error);
+            return Unsent {
+                error,
+                outcome: AttemptOutcome::Lost(Fault::Caller),
+            };
         }
         self.failed(picked, service, &error);
-        error
+        let outcome = match late {
+            // Nothing is left for another attempt.
+            Reason::RequestTimeout => AttemptOutcome::Lost(Fault::Crowd),
+            _ => AttemptOutcome::Late,
+        };
+        Unsent { error, outcome }
     }
 
     /// The moment, on the clock that ejections and failures are counted on.
@@ -317,6 +410,47 @@ fn is_endpoints(outcome: AttemptOutcome) -> bool {
         outcome,
         AttemptOutcome::Lost(Fault::Endpoint) | AttemptOutcome::Unanswered(Fault::Endpoint, _)
     )
+}
+
+// === impl Tried ===
+
+impl Tried {
+    /// Keeps the request, where a policy may have it sent again.
+    fn of(sending: &Sending<'_>, request: &mut Request<Body>) -> Self {
+        let may = sending.retry.is_some_and(|policy| policy.repeats() > 0);
+        let may = may && KeptRequest::may_be(request);
+        Self {
+            kept: may.then(|| Box::new(KeptRequest::of(request))),
+            ..Self::default()
+        }
+    }
+
+    /// What the policy needs to know; `None` without one.
+    fn repeat<'a>(
+        &self,
+        sending: &Sending<'a>,
+        service: &'a ServiceView,
+        now: Duration,
+        started: Instant,
+    ) -> Option<Repeat<'a>> {
+        let policy = sending.retry?;
+        let whole = sending.timeouts.request;
+        Some(Repeat {
+            policy,
+            budget: &service.retries,
+            now,
+            left: whole.map_or(Duration::MAX, |l| l.saturating_sub(started.elapsed())),
+            idempotent: self.kept.as_ref().is_some_and(|kept| kept.is_idempotent()),
+            kept: self.kept.as_ref().is_some_and(|kept| kept.is_whole()),
+        })
+    }
+
+    /// Puts the request into its place again, if it was kept.
+    fn put_back(&self, request: &mut Request<Body>) {
+        if let Some(again) = self.kept.as_ref().and_then(|kept| kept.again()) {
+            *request = again;
+        }
+    }
 }
 
 // === impl Sending ===

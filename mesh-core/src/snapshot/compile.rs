@@ -79,6 +79,7 @@ pub(super) fn view(
             }
         },
         balancing: Arc::clone(&settings.balancing),
+        retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
         endpoints,
     }
 }

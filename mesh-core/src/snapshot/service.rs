@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::balance::{Balancing, EndpointSet};
 use crate::model::{AppProtocol, Few, ServiceName, ServicePort, Text};
+use crate::retry::RetryBudget;
 use crate::route::RouteTable;
 
 /// All that a request to a Service needs, compiled: a part of a snapshot.
@@ -22,6 +23,8 @@ pub struct ServiceView {
     pub routes: RouteTable,
     /// How its endpoints are chosen and ejected.
     pub balancing: Arc<Balancing>,
+    /// What is left of the repeats of requests to it, the same as long as it exists.
+    pub retries: Arc<RetryBudget>,
     /// What a request reads of each port, in its place.
     pub(super) endpoints: Few<PortView>,
 }

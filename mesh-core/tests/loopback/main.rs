@@ -15,6 +15,7 @@ mod outcomes;
 mod outside;
 mod protocols;
 mod repeats;
+mod retries;
 mod rooms;
 mod routes;
 mod sources;

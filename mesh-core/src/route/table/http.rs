@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
+use crate::retry::RetryPolicy;
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
 use crate::route::rule::{Backend, Outcome, Route, Timeouts};
@@ -44,6 +45,7 @@ pub(in crate::route) struct RuleView {
     pub(in crate::route) route: ObjectKey,
     pub(in crate::route) index: usize,
     pub(in crate::route) timeouts: Timeouts,
+    pub(in crate::route) retry: Option<Arc<RetryPolicy>>,
     pub(in crate::route) filters: Box<[Filter]>,
     /// What it answers; `None` if it forwards.
     pub(in crate::route) answer: Option<Box<Outcome>>,
@@ -101,6 +103,7 @@ impl HttpTable {
                     route: route.key.clone(),
                     index,
                     timeouts: rule.timeouts,
+                    retry: rule.retry.clone(),
                     filters: rule.filters.clone().into(),
                     answer: match &rule.outcome {
                         Outcome::Forward(_) => None,

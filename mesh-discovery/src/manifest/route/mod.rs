@@ -2,8 +2,7 @@
 //!
 //! A route without a Service among its parents is for gateways and is skipped. What the Gateway API
 //! allows and this mesh does not do (other filters, session persistence, backends that are no
-//! Services) refuses the route; a retry is left out, since it is what an implementation may do and
-//! all else of its rule holds without it. Bounds and rules are those of the API's own schema, of its
+//! Services) refuses the route. Bounds and rules are those of the API's own schema, of its
 //! standard channel, so that a folder takes what an API server takes, and no more.
 
 mod filters;
@@ -11,6 +10,7 @@ mod matches;
 
 use inmesh_core::authorize::PathForm;
 use inmesh_core::model::{Kind, Namespace, ServiceName};
+use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
 
 use super::strict::{Document, Fields, Unknown, Value};
@@ -221,13 +221,10 @@ fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<
             }
             None => Some(None),
         };
-        if let Some(retry) = rule.get("retry")
-            && read_retry(&retry).is_some()
-        {
-            retry.warn(
-                "is not done yet: no request is sent again by it; the rest of the rule holds",
-            );
-        }
+        let retry = match rule.get("retry") {
+            Some(value) => read_retry(&value).map(Some),
+            None => Some(None),
+        };
         let matches = match rule.get("matches") {
             Some(list) => list
                 .list_of_or_empty(64)
@@ -245,21 +242,28 @@ fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<
             Some(value) => timeouts(&value),
             None => Some(Timeouts::default()),
         };
-        let read = Rule::to(backends?).when(matches?);
+        let mut read = Rule::to(backends?).when(matches?);
+        if let Some(retry) = retry? {
+            read = read.with_retry(retry);
+        }
         Some((read.with_filters(filters?).with_timeouts(timeouts?), name?))
     })
 }
 
-/// Checks a retry as the schema does.
-fn read_retry(value: &Value<'_>) -> Option<()> {
+/// The Gateway API's default where there is a retry.
+const REPEATS: u32 = 1;
+
+fn read_retry(value: &Value<'_>) -> Option<RetryPolicy> {
     value.object(|retry| {
         let (attempts, backoff) = (retry.get("attempts"), retry.get("backoff"));
         let codes = retry.get("codes");
-        if let Some(attempts) = attempts {
-            attempts.integer_in::<u32>(0, i64::from(u32::MAX))?;
-        }
+        let repeats = match attempts {
+            Some(attempts) => attempts.integer_in::<u32>(0, i64::from(u32::MAX))?,
+            None => REPEATS,
+        };
+        let mut policy = RetryPolicy::new(repeats);
         if let Some(backoff) = backoff {
-            backoff.check(text::duration(backoff.text()?))?;
+            policy = policy.with_backoff(backoff.check(text::duration(backoff.text()?))?);
         }
         let mut seen = Vec::new();
         for code in codes
@@ -271,8 +275,9 @@ fn read_retry(value: &Value<'_>) -> Option<()> {
                 code.refuse(format_args!("{number} stands twice"));
             }
             seen.push(number);
+            policy = code.check(policy.on_status(number))?;
         }
-        Some(())
+        Some(policy)
     })
 }
 

@@ -6,6 +6,7 @@ use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule, Po
 use inmesh_core::model::{
     AppProtocol, Conditions, Host, IdSet, Roots, Service, ServicePort, Slice, SliceHost, Transport,
 };
+use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::{Filter, HeaderChanges, Match, PathMatch, Regex, Route, ValueMatch};
 use inmesh_core::snapshot::{Object, Op};
 use proptest::prelude::*;
@@ -102,7 +103,9 @@ spec:
       - type: RequestHeaderModifier
         requestHeaderModifier: {set: [{name: x-v, value: v2}]}
     timeouts: {request: 10s, backendRequest: 500ms}
+    retry: {attempts: 3, backoff: 100ms, codes: [503, 429]}
   - backendRefs: [{name: cart, port: 80}]
+    retry: {}
   - {}
 status: {parents: []}
 "#;
@@ -186,6 +189,11 @@ fn a_full_route() {
     assert_eq!(second.backends()[0].weight, 1);
     assert_eq!(second.filters, []);
     assert!(third.backends().is_empty() && third.matches.is_empty());
+    let retries: Vec<_> = route.rules.iter().map(|r| r.retry.as_deref()).collect();
+    let backoff = Duration::from_millis(100);
+    let asked = RetryPolicy::new(3).with_backoff(backoff);
+    let asked = asked.on_status(503).unwrap().on_status(429).unwrap();
+    assert_eq!(retries, [Some(&asked), Some(&RetryPolicy::new(1)), None]);
 }
 
 #[test]

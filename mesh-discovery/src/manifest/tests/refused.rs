@@ -889,14 +889,6 @@ fn what_has_no_effect_is_reported() {
     );
     warned(
         &route(&format!(
-            "{PARENT}rules:\n- retry: {{attempts: 2, backoff: 1s, codes: [503]}}"
-        )),
-        7,
-        "spec.rules[0].retry",
-        "not done yet",
-    );
-    warned(
-        &route(&format!(
             "{PARENT}rules:\n- matches: [{{headers: [{{name: a, value: x}}, {{name: A, value: z}}]}}]"
         )),
         7,

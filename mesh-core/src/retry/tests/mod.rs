@@ -4,21 +4,40 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod policy;
+#[cfg(feature = "runtime")]
+mod replay;
+
 const UNSEEN: AttemptOutcome = AttemptOutcome::Unanswered(Fault::Connection, Seen::Never);
+fn answered(status: u16, grpc: Option<u8>) -> AttemptOutcome {
+    AttemptOutcome::Answered(Answer::new(StatusCode::from_u16(status).unwrap(), grpc))
+}
+
+fn after(attempts: &mut Attempts, outcome: AttemptOutcome) -> Next {
+    attempts.handle_outcome(outcome, None, &mut Draw::new(1))
+}
+
+fn again(avoid: bool) -> Next {
+    Next::Retry {
+        avoid,
+        wait: Duration::ZERO,
+    }
+}
+
 const SEEN: AttemptOutcome = AttemptOutcome::Unanswered(Fault::Connection, Seen::Maybe);
 
 #[test]
 fn what_was_answered_or_lost_is_never_sent_again() {
     for outcome in [
-        AttemptOutcome::Answered(StatusCode::OK, None),
-        AttemptOutcome::Answered(StatusCode::SERVICE_UNAVAILABLE, None),
-        AttemptOutcome::Answered(StatusCode::OK, Some(14)),
+        answered(200, None),
+        answered(503, None),
+        answered(200, Some(14)),
         AttemptOutcome::Lost(Fault::Connection),
         AttemptOutcome::Lost(Fault::Endpoint),
         AttemptOutcome::Lost(Fault::Caller),
         AttemptOutcome::Unanswered(Fault::Caller, Seen::Never),
     ] {
-        let next = Attempts::at_any().handle_outcome(outcome);
+        let next = after(&mut Attempts::at_any(), outcome);
         assert_eq!(next, Next::Finish, "{outcome:?}");
     }
 }
@@ -34,37 +53,31 @@ fn an_endpoint_that_failed_is_avoided_and_a_stale_connection_is_not_its_fault() 
         (UNSEEN, false),
         (SEEN, false),
     ] {
-        let next = Attempts::at_any().handle_outcome(outcome);
-        assert_eq!(next, Next::Retry { avoid }, "{outcome:?}");
+        let next = after(&mut Attempts::at_any(), outcome);
+        assert_eq!(next, again(avoid), "{outcome:?}");
     }
 }
 
 #[test]
 fn what_a_server_may_have_seen_is_not_risked_on_another_pooled_connection() {
     let mut attempts = Attempts::at_any();
-    assert_eq!(
-        attempts.handle_outcome(UNSEEN),
-        Next::Retry { avoid: false }
-    );
+    assert_eq!(after(&mut attempts, UNSEEN), again(false));
     assert_eq!(attempts.reuse(), Reuse::Allowed);
-    assert_eq!(attempts.handle_outcome(SEEN), Next::Retry { avoid: false });
+    assert_eq!(after(&mut attempts, SEEN), again(false));
     assert_eq!(attempts.reuse(), Reuse::Forbidden);
 }
 
 #[test]
 fn an_application_alone_is_tried_again_after_stale_connections_only() {
     let failed = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
-    assert_eq!(Attempts::at_one().handle_outcome(failed), Next::Finish);
+    assert_eq!(after(&mut Attempts::at_one(), failed), Next::Finish);
     let crowded = AttemptOutcome::Unanswered(Fault::Crowd, Seen::Never);
-    assert_eq!(Attempts::at_one().handle_outcome(crowded), Next::Finish);
+    assert_eq!(after(&mut Attempts::at_one(), crowded), Next::Finish);
     let mut attempts = Attempts::at_one();
     for _ in 1..STALE {
-        assert_eq!(
-            attempts.handle_outcome(UNSEEN),
-            Next::Retry { avoid: false }
-        );
+        assert_eq!(after(&mut attempts, UNSEEN), again(false));
     }
-    assert_eq!(attempts.handle_outcome(UNSEEN), Next::Finish);
+    assert_eq!(after(&mut attempts, UNSEEN), Next::Finish);
 }
 
 proptest! {
@@ -77,7 +90,7 @@ proptest! {
                 let fault = [Fault::Connection, Fault::Crowd, Fault::Endpoint][usize::from(fault)];
                 AttemptOutcome::Unanswered(fault, if seen { Seen::Maybe } else { Seen::Never })
             })
-            .take_while(|outcome| attempts.handle_outcome(*outcome) != Next::Finish)
+            .take_while(|outcome| after(&mut attempts, *outcome) != Next::Finish)
             .count();
         prop_assert!(retries < FAILED + STALE - 1);
     }

@@ -1,0 +1,130 @@
+//! What is sent again although a server has seen it, how often, and after how long (Gateway API,
+//! HTTPRouteRetry).
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::budget::BudgetPolicy;
+use super::invalid::InvalidRetry;
+use crate::model::Draw;
+
+/// The most repeats of one request; more are not made, whatever is written.
+const REPEATS: u32 = 100;
+/// The gRPC status codes there are.
+const GRPC_CODES: u8 = 17;
+/// A wait grows to this many times its base, and no further.
+const GROWTH: u32 = 10;
+
+/// Which requests are sent again, how often, and after how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    repeats: u32,
+    statuses: Vec<StatusCode>,
+    /// A bit for each gRPC status code.
+    grpc: u32,
+    base: Duration,
+    budget: BudgetPolicy,
+}
+
+// === impl RetryPolicy ===
+
+impl RetryPolicy {
+    /// Sends a request again up to so many times where its connection could not be opened, or a server
+    /// broke it off and it is idempotent; 0 is never.
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use inmesh_core::retry::RetryPolicy;
+    /// let policy = RetryPolicy::new(2).on_status(503)?;
+    /// assert!(policy.covers(StatusCode::SERVICE_UNAVAILABLE, None));
+    /// assert!(!policy.covers(StatusCode::BAD_GATEWAY, None));
+    /// # Ok::<(), inmesh_core::retry::InvalidRetry>(())
+    /// ```
+    pub fn new(repeats: u32) -> Self {
+        Self {
+            repeats: repeats.min(REPEATS),
+            statuses: Vec::new(),
+            grpc: 0,
+            base: Duration::from_millis(25),
+            budget: BudgetPolicy::default(),
+        }
+    }
+
+    /// The same after an answer of this status too, whatever the method: 502 stands for a request that a
+    /// server broke off, 504 for one that was late.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRetry`] for a status that is not one of 400 to 599.
+    pub fn on_status(mut self, status: u16) -> Result<Self, InvalidRetry> {
+        let failed = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+        let Some(status) = StatusCode::from_u16(status).ok().filter(failed) else {
+            return Err(InvalidRetry::new(format!("{status} is not 400 to 599")));
+        };
+        self.statuses.push(status);
+        Ok(self)
+    }
+
+    /// The same after an answer of this gRPC status code too.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRetry`] for 0 (OK) and for codes that gRPC does not have.
+    pub fn on_grpc(mut self, code: u8) -> Result<Self, InvalidRetry> {
+        if !(1..GRPC_CODES).contains(&code) {
+            return Err(InvalidRetry::new(format!("{code} is not 1 to 16")));
+        }
+        self.grpc |= 1 << code;
+        Ok(self)
+    }
+
+    /// The same with another base of the wait before a repeat. Default 25 ms.
+    #[must_use]
+    pub fn with_backoff(mut self, base: Duration) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// The same with another budget.
+    #[must_use]
+    pub fn with_budget(mut self, budget: BudgetPolicy) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// How often a request is sent again at most.
+    pub fn repeats(&self) -> u32 {
+        self.repeats
+    }
+
+    /// The budget of all requests to one backend together.
+    pub fn budget(&self) -> &BudgetPolicy {
+        &self.budget
+    }
+
+    /// The base of the wait.
+    pub fn backoff(&self) -> Duration {
+        self.base
+    }
+
+    /// The statuses after which a request is sent again.
+    pub fn statuses(&self) -> &[StatusCode] {
+        &self.statuses
+    }
+
+    /// Whether a request with such an answer is sent again.
+    pub fn covers(&self, status: StatusCode, grpc: Option<u8>) -> bool {
+        self.statuses.contains(&status)
+            || grpc.is_some_and(|code| code < GRPC_CODES && self.grpc & (1 << code) != 0)
+    }
+
+    /// How long the `nth` repeat waits, counted from 1: any time up to the base, doubled for each
+    /// repeat before it, up to ten times the base (full jitter).
+    pub fn wait(&self, nth: u32, draw: &mut Draw) -> Duration {
+        let doubled = 1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX);
+        let most = self.base.saturating_mul(doubled.min(GROWTH));
+        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(draw.below(nanos.saturating_add(1)))
+    }
+}

@@ -1,0 +1,75 @@
+//! What the head of an answer says of a repeat. Pure: header fields and the time in, outcomes out.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+
+use crate::balance::Member;
+use crate::error::{REASON, Reason};
+use crate::model::Transport;
+use crate::retry::{AttemptOutcome, Fault, Hint, Seen};
+
+/// How gRPC says when a call may be repeated.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// What the agent of an endpoint says of the application behind it, where that has not answered.
+pub(super) fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<AttemptOutcome> {
+    if !matches!(member.endpoint.transport, Transport::Mesh { .. }) {
+        return None;
+    }
+    let said = headers.get(REASON)?;
+    let is = |reasons: &[Reason]| reasons.iter().any(|reason| said == reason.as_str());
+    if is(&[Reason::ConnectFailed, Reason::ConnectTimeout]) {
+        return Some(AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never));
+    }
+    is(&[Reason::Reset, Reason::Stale]).then_some(AttemptOutcome::Lost(Fault::Endpoint))
+}
+
+/// What a server asks of those that would repeat a request that it answered so: seconds or a date
+/// (RFC 9110 section 10.2.3), or gRPC's pushback in milliseconds, where what is no number is never (A6).
+pub(super) fn hint(headers: &HeaderMap, now: SystemTime) -> Hint {
+    if let Some(pushback) = headers.get(PUSHBACK) {
+        let millis = pushback.to_str().ok().and_then(|text| text.parse().ok());
+        return millis.map_or(Hint::Never, |millis| {
+            Hint::After(Duration::from_millis(millis))
+        });
+    }
+    let Some(text) = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()) else {
+        return Hint::None;
+    };
+    let date = || httpdate::parse_http_date(text).ok();
+    match (text.parse().map(Duration::from_secs), date()) {
+        (Ok(wait), _) => Hint::After(wait),
+        (_, Some(at)) => Hint::After(at.duration_since(now).unwrap_or_default()),
+        _ => Hint::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn pauses_are_read_in_all_their_forms() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let after = |millis| Hint::After(Duration::from_millis(millis));
+        for (name, value, wanted) in [
+            ("retry-after", "2", after(2_000)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:40 GMT", after(3_000)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT", after(0)),
+            ("retry-after", "soon", Hint::None),
+            ("retry-after", "-1", Hint::None),
+            (PUSHBACK, "40", after(40)),
+            (PUSHBACK, "-1", Hint::Never),
+            (PUSHBACK, "soon", Hint::Never),
+            ("x-other", "1", Hint::None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            assert_eq!(hint(&headers, now), wanted, "{name}: {value}");
+        }
+    }
+}
