@@ -1,63 +1,189 @@
-//! Filters: changes to the header of the request and of the response. No others are done.
+//! Filters: what a rule, or one of its backends, does to requests and answers on their way.
 //!
-//! Fields that frame a message or name its connection are refused by [`HeaderChanges`].
+//! Bounds and combinations are those of the API's schema. Fields that frame a message or name its
+//! connection are refused by [`HeaderChanges`].
 
 use http::{HeaderName, HeaderValue};
-use inmesh_core::route::{Filter, HeaderChanges, InvalidRoute};
+use inmesh_core::route::{Filter, HeaderChanges, InvalidRoute, PathRewrite, Redirect, Rewrite};
 
 use super::super::strict::{Fields, Value};
+use super::super::text;
 use super::LATER;
-use super::matches::{HEADER_CHARS, field_name, field_value};
+use super::matches::{HEADER_CHARS, PATH_CHARS, field_name, field_value};
 
 /// Filters that the Gateway API knows.
 const KINDS: &[&str] = &[
     "RequestHeaderModifier",
+    "RequestRedirect",
     "ResponseHeaderModifier",
+    "URLRewrite",
     "CORS",
     "ExtensionRef",
     "ExternalAuth",
     "RequestMirror",
-    "RequestRedirect",
-    "URLRewrite",
 ];
 
+/// The filters of a rule or backend.
+#[derive(Default)]
+pub(super) struct Filters<'t> {
+    /// Edits of heads, in their order.
+    pub(super) edits: Vec<Filter>,
+    /// A redirect, which is the rule's outcome.
+    pub(super) redirect: Option<(Value<'t>, Redirect)>,
+    /// Where the prefix is replaced that was matched.
+    pub(super) prefix: Option<Value<'t>>,
+    /// Edits that only a request meets that is sent on.
+    forwarded: Vec<Value<'t>>,
+}
+
 /// Reads the field `filters` of a rule or backend.
-pub(super) fn read(of: &mut Fields<'_>) -> Option<Vec<Filter>> {
+pub(super) fn read<'t>(of: &mut Fields<'t>) -> Option<Filters<'t>> {
+    let mut read = Filters::default();
     let Some(list) = of.get("filters") else {
-        return Some(Vec::new());
+        return Some(read);
     };
-    let (mut seen, mut filters) = (Vec::new(), Vec::new());
+    let mut seen = Vec::new();
     for filter in list.list_of_or_empty(16)? {
-        let (kind, read) = filter.object(|fields| {
-            let at = fields.need("type");
-            let kind = at.as_ref().and_then(|at| at.choice(KINDS));
-            let (Some(at), Some(kind)) = (at, kind) else {
-                // Which fields it may have is not known.
-                fields.ignore_all();
-                return None;
-            };
-            let read = match kind {
-                "RequestHeaderModifier" => {
-                    Filter::RequestHeaders(changes(&fields.need("requestHeaderModifier")?)?)
-                }
-                "ResponseHeaderModifier" => {
-                    Filter::ResponseHeaders(changes(&fields.need("responseHeaderModifier")?)?)
-                }
-                _ => {
-                    fields.ignore_all();
-                    at.refuse(format_args!("the filter {kind} {LATER}"));
-                    return None;
-                }
-            };
-            Some((kind, read))
-        })?;
+        let kind = filter.object(|fields| one(fields, &filter, &mut read))?;
         if seen.contains(&kind) {
             filter.refuse(format_args!("a second {kind} in one list is not allowed"));
         }
+        let other = match kind {
+            "RequestRedirect" => "URLRewrite",
+            "URLRewrite" => "RequestRedirect",
+            _ => "",
+        };
+        if seen.contains(&other) {
+            filter.refuse(format_args!("a list has {kind} or {other}, not both"));
+        }
         seen.push(kind);
-        filters.push(read);
     }
-    Some(filters)
+    if read.redirect.is_some() {
+        for filter in &read.forwarded {
+            filter.warn("has no effect beside RequestRedirect: the request is not sent on");
+        }
+    }
+    Some(read)
+}
+
+/// Reads one filter; gives its kind.
+fn one<'t>(
+    fields: &mut Fields<'t>,
+    filter: &Value<'t>,
+    read: &mut Filters<'t>,
+) -> Option<&'static str> {
+    let at = fields.need("type");
+    let kind = at.as_ref().and_then(|at| at.choice(KINDS));
+    let (Some(at), Some(kind)) = (at, kind) else {
+        // Which fields it may have is not known.
+        fields.ignore_all();
+        return None;
+    };
+    match kind {
+        "RequestHeaderModifier" => {
+            let changes = changes(&fields.need("requestHeaderModifier")?)?;
+            read.edits.push(Filter::RequestHeaders(changes));
+            read.forwarded.push(filter.clone());
+        }
+        "ResponseHeaderModifier" => {
+            let changes = changes(&fields.need("responseHeaderModifier")?)?;
+            read.edits.push(Filter::ResponseHeaders(changes));
+        }
+        "RequestRedirect" => {
+            let redirect = redirect(&fields.need("requestRedirect")?, &mut read.prefix)?;
+            read.redirect = Some((filter.clone(), redirect));
+        }
+        "URLRewrite" => {
+            let rewrite = rewrite(&fields.need("urlRewrite")?, &mut read.prefix)?;
+            read.edits.push(Filter::Rewrite(rewrite));
+        }
+        _ => {
+            fields.ignore_all();
+            at.refuse(format_args!("the filter {kind} {LATER}"));
+            return None;
+        }
+    }
+    Some(kind)
+}
+
+fn redirect<'t>(value: &Value<'t>, prefix: &mut Option<Value<'t>>) -> Option<Redirect> {
+    value.object(|fields| {
+        let (scheme, host) = (fields.get("scheme"), fields.get("hostname"));
+        let (port, path) = (fields.get("port"), fields.get("path"));
+        let status = fields.get("statusCode");
+        let stays = [&scheme, &host, &port, &path].iter().all(|f| f.is_none());
+        let mut read = Redirect::new();
+        if let Some(scheme) = scheme {
+            read = scheme.check(read.with_scheme(scheme.choice(&["http", "https"])?))?;
+        }
+        if let Some(host) = host {
+            read = host.check(read.with_host(host.check(text::subdomain(host.text()?))?))?;
+        }
+        if let Some(port) = port {
+            read = read.with_port(port.integer_in(1, 65_535)?);
+        }
+        if let Some(path) = path {
+            read = read.with_path(path_of(&path, prefix)?);
+        }
+        if let Some(status) = status {
+            let code = status.integer_in(0, i64::from(u16::MAX))?;
+            read = status.check(read.with_status(code))?;
+        }
+        if stays {
+            value.warn("leads to the location that was asked for");
+        }
+        Some(read)
+    })
+}
+
+fn rewrite<'t>(value: &Value<'t>, prefix: &mut Option<Value<'t>>) -> Option<Rewrite> {
+    value.object(|fields| {
+        let (host, path) = (fields.get("hostname"), fields.get("path"));
+        let mut read = Rewrite::new();
+        if let Some(host) = &host {
+            read = host.check(read.with_host(host.check(text::subdomain(host.text()?))?))?;
+        }
+        if let Some(path) = &path {
+            read = read.with_path(path_of(path, prefix)?);
+        }
+        if host.is_none() && path.is_none() {
+            value.warn("changes nothing");
+        }
+        Some(read)
+    })
+}
+
+/// Reads the path of a redirect or rewrite, and notes where it replaces a prefix.
+fn path_of<'t>(value: &Value<'t>, prefix: &mut Option<Value<'t>>) -> Option<PathRewrite> {
+    value.object(|fields| {
+        let kind = fields.need("type");
+        let (full, part) = (
+            fields.get("replaceFullPath"),
+            fields.get("replacePrefixMatch"),
+        );
+        let kind = kind?.choice(&["ReplaceFullPath", "ReplacePrefixMatch"])?;
+        let (name, meant, other) = match kind {
+            "ReplaceFullPath" => ("replaceFullPath", full, part),
+            _ => ("replacePrefixMatch", part, full),
+        };
+        if let Some(other) = other {
+            other.refuse(format_args!("is not allowed where the type is {kind}"));
+        }
+        if !fields.has(name) {
+            fields.missing(name, "is missing");
+        }
+        let meant = meant?;
+        let path = meant.text()?;
+        if path.chars().count() > PATH_CHARS {
+            meant.refuse(format_args!("is longer than {PATH_CHARS} characters"));
+            return None;
+        }
+        if kind == "ReplaceFullPath" {
+            return meant.check(PathRewrite::full(path));
+        }
+        *prefix = Some(meant.clone());
+        meant.check(PathRewrite::prefix(path))
+    })
 }
 
 fn changes(value: &Value<'_>) -> Option<HeaderChanges> {

@@ -11,7 +11,7 @@ pub(super) const HEADER_CHARS: usize = 4096;
 /// The longest value of a query parameter, in characters (Gateway API).
 const PARAM_CHARS: usize = 1024;
 /// The longest path, in characters (Gateway API).
-const PATH_CHARS: usize = 1024;
+pub(super) const PATH_CHARS: usize = 1024;
 /// The longest name of a header field or query parameter (Gateway API).
 const NAME_CHARS: usize = 256;
 

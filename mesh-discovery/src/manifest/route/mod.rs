@@ -11,7 +11,7 @@ mod matches;
 use inmesh_core::authorize::PathForm;
 use inmesh_core::model::{Kind, Namespace, ServiceName};
 use inmesh_core::retry::RetryPolicy;
-use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
+use inmesh_core::route::{Backend, Match, Outcome, Parent, PathMatch, Route, Rule, Timeouts};
 
 use super::strict::{Document, Fields, Unknown, Value};
 use super::{Defaults, meta, text};
@@ -225,7 +225,8 @@ fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<
             Some(value) => read_retry(&value).map(Some),
             None => Some(None),
         };
-        let matches = match rule.get("matches") {
+        let listed = rule.get("matches");
+        let matches: Option<Vec<_>> = match &listed {
             Some(list) => list
                 .list_of_or_empty(64)
                 .and_then(|list| list.iter().map(|m| matches::read(m, form)).collect()),
@@ -242,12 +243,35 @@ fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<
             Some(value) => timeouts(&value),
             None => Some(Timeouts::default()),
         };
-        let mut read = Rule::to(backends?).when(matches?);
+        let (filters, matches) = (filters?, matches?);
+        let (backends, places): (Vec<_>, Vec<_>) = backends?.into_iter().unzip();
+        let replaced = filters.prefix.iter().chain(places.iter().flatten());
+        if listed.is_some() && !is_one_prefix(&matches) {
+            for at in replaced {
+                at.refuse("replaces a prefix, so the rule has one match, of type PathPrefix");
+            }
+        }
+        let outcome = match filters.redirect {
+            None => Outcome::Forward(backends),
+            Some((at, redirect)) => {
+                if !backends.is_empty() {
+                    at.refuse("a rule redirects or has backendRefs, not both");
+                }
+                Outcome::Redirect(redirect)
+            }
+        };
+        let mut read = Rule::with(outcome).when(matches);
         if let Some(retry) = retry? {
             read = read.with_retry(retry);
         }
-        Some((read.with_filters(filters?).with_timeouts(timeouts?), name?))
+        let read = read.with_filters(filters.edits).with_timeouts(timeouts?);
+        Some((read, name?))
     })
+}
+
+/// Whether they are the one that a prefix can be replaced of.
+fn is_one_prefix(matches: &[Match]) -> bool {
+    matches!(matches, [one] if matches!(one.path, PathMatch::Prefix(_)))
 }
 
 /// The Gateway API's default where there is a retry.
@@ -281,7 +305,8 @@ fn read_retry(value: &Value<'_>) -> Option<RetryPolicy> {
     })
 }
 
-fn backend(value: &Value<'_>, namespace: &Namespace) -> Option<Backend> {
+/// Reads a backend, and where it replaces the prefix that was matched.
+fn backend<'t>(value: &Value<'t>, namespace: &Namespace) -> Option<(Backend, Option<Value<'t>>)> {
     value.object(|backend| {
         let mut text = |name: &str, otherwise: &'static str| match backend.get(name) {
             Some(value) => value.text(),
@@ -308,8 +333,12 @@ fn backend(value: &Value<'_>, namespace: &Namespace) -> Option<Backend> {
             None => (1, None),
         };
         let at = weight.1.as_ref().unwrap_or_else(|| backend.whole());
+        let filters = filters?;
+        if let Some((at, _)) = filters.redirect {
+            at.refuse("a rule redirects, a backend does not: requests are sent to it");
+        }
         let read = at.check(Backend::new(service?, port?, weight.0))?;
-        Some(read.with_filters(filters?))
+        Some((read.with_filters(filters.edits), filters.prefix))
     })
 }
 

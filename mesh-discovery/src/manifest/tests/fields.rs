@@ -25,10 +25,18 @@ fn samples() -> Vec<Json> {
     };
     let bare = json!({"name": "x", "namespace": "shop"});
     let changes = json!({"set": [{"name": "a", "value": "b"}], "add": [], "remove": ["c"]});
+    let path = |to: &str| json!({"type": "ReplaceFullPath", "replaceFullPath": format!("/{to}")});
     let filters = json!([
         {"type": "RequestHeaderModifier", "requestHeaderModifier": changes},
         {"type": "ResponseHeaderModifier", "responseHeaderModifier": changes},
+        {"type": "URLRewrite", "urlRewrite": {"hostname": "a.b", "path": path("v")}},
     ]);
+    let redirect = json!({
+        "type": "RequestRedirect",
+        "requestRedirect": {
+            "scheme": "https", "hostname": "a.b", "path": path("w"), "port": 81, "statusCode": 301,
+        },
+    });
     vec![
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": meta(),
@@ -66,6 +74,8 @@ fn samples() -> Vec<Json> {
                     }],
                     "timeouts": {"request": "2s", "backendRequest": "1s"},
                     "retry": {"attempts": 1, "backoff": "1s", "codes": [503]},
+                }, {
+                    "filters": [redirect],
                 }],
             },
         }),

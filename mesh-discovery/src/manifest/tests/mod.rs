@@ -2,6 +2,7 @@
 
 mod accepted;
 mod fields;
+mod filters;
 mod folder;
 mod others;
 mod refused;

@@ -1,0 +1,339 @@
+//! Filters of a route: what is read of them, and each refusal.
+
+use inmesh_core::route::{Filter, Match, Outcome, PathMatch, PathRewrite, Redirect, Rewrite, Rule};
+use inmesh_core::snapshot::{Object, Op, Severity};
+
+use super::{only, problems, refusal, route};
+
+const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: cart}]\n";
+
+/// The route of one rule, in flow style.
+fn of_rule(rule: &str) -> String {
+    route(&format!("{PARENT}rules: [{{{rule}}}]"))
+}
+
+/// The rule that a text makes, and the warnings about it.
+fn a_rule(rule: &str) -> (Rule, Vec<(String, String)>) {
+    match only(&of_rule(rule)) {
+        Op::Put(Object::Route(route), problems) => {
+            let warnings = problems.into_iter().map(|p| (p.field, p.message));
+            (route.rules[0].clone(), warnings.collect())
+        }
+        op => panic!("{rule}: {op:#?}"),
+    }
+}
+
+/// A rule is refused for a field of its, below `spec.rules[0]`.
+#[track_caller]
+fn refused(rule: &str, field: &str, message: &str) {
+    let (_, problems) = refusal(&of_rule(rule));
+    let field = format!("spec.rules[0].{field}");
+    let found = problems.iter().any(|problem| {
+        problem.severity == Severity::Refused
+            && problem.field == field
+            && problem.message.contains(message)
+    });
+    assert!(
+        found,
+        "{field}: {message}\nis not in {problems:#?}\nof {rule}"
+    );
+}
+
+#[test]
+fn redirects_are_read() {
+    let redirect = |filter: &str| {
+        let (rule, warnings) = a_rule(&format!("filters: [{{type: RequestRedirect, {filter}}}]"));
+        assert_eq!(warnings, [], "{filter}");
+        match rule.outcome {
+            Outcome::Redirect(redirect) => redirect,
+            other => panic!("{filter}: {other:?}"),
+        }
+    };
+    let new = Redirect::new;
+    for (filter, wanted) in [
+        (
+            "requestRedirect: {scheme: https}",
+            new().with_scheme("https"),
+        ),
+        ("requestRedirect: {port: 8443}", Ok(new().with_port(8443))),
+        (
+            "requestRedirect: {hostname: a.b, statusCode: 302}",
+            new().with_host("a.b"),
+        ),
+        (
+            "requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /a/b}}",
+            PathRewrite::full("/a/b").map(|path| new().with_path(path)),
+        ),
+        (
+            // A rule without matches has the one of the prefix `/`.
+            "requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: ''}}",
+            PathRewrite::prefix("/").map(|path| new().with_path(path)),
+        ),
+    ] {
+        assert_eq!(Ok(redirect(filter)), wanted, "{filter}");
+    }
+    for status in [301, 302, 303, 307, 308] {
+        let found = redirect(&format!(
+            "requestRedirect: {{port: 81, statusCode: {status}}}"
+        ));
+        assert_eq!(found.status().as_u16(), status);
+        assert_eq!(Ok(found), new().with_port(81).with_status(status));
+    }
+}
+
+#[test]
+fn rewrites_are_read_at_rules_and_backends() {
+    let prefix = "{type: ReplacePrefixMatch, replacePrefixMatch: /v2}";
+    let rewrite = format!("{{type: URLRewrite, urlRewrite: {{hostname: v2.lab, path: {prefix}}}}}");
+    let (rule, warnings) = a_rule(&format!(
+        "matches: [{{path: {{value: /v1}}}}], filters: [{rewrite}], \
+         backendRefs: [{{name: a, port: 80, filters: [{rewrite}]}}, {{name: b, port: 80}}]"
+    ));
+    assert_eq!(warnings, []);
+    let path = PathRewrite::prefix("/v2").expect("a path");
+    let wanted = Rewrite::new().with_host("v2.lab").expect("a host");
+    let wanted = [Filter::Rewrite(wanted.with_path(path))];
+    assert_eq!(rule.filters, wanted);
+    assert_eq!(rule.backends()[0].filters, wanted);
+    assert_eq!(rule.backends()[1].filters, []);
+    let v1 = PathMatch::literal("/v1", true).expect("a path");
+    assert_eq!(rule.matches, [Match::path(v1)]);
+    // As an API server has it: an empty match is the prefix `/` too.
+    let (rule, _) = a_rule(&format!("matches: [{{}}], filters: [{rewrite}]"));
+    assert_eq!(rule.filters, wanted);
+}
+
+#[test]
+fn redirects_and_rewrites_are_refused() {
+    let redirect =
+        |of: &str| format!("filters: [{{type: RequestRedirect, requestRedirect: {{{of}}}}}]");
+    let rewrite = |of: &str| format!("filters: [{{type: URLRewrite, urlRewrite: {{{of}}}}}]");
+    let long = format!(
+        "path: {{type: ReplaceFullPath, replaceFullPath: /{}}}",
+        "a".repeat(1024)
+    );
+    for (of, field, message) in [
+        ("statusCode: 304", "statusCode", "a redirect has 301"),
+        ("statusCode: 200", "statusCode", "a redirect has 301"),
+        ("statusCode: '301'", "statusCode", "not a whole number"),
+        ("scheme: ftp", "scheme", "is not one of http, https"),
+        ("port: 0", "port", "not within"),
+        ("port: 65536", "port", "not within"),
+        ("code: 301", "code", "is not a known field"),
+    ] {
+        refused(
+            &redirect(of),
+            &format!("filters[0].requestRedirect.{field}"),
+            message,
+        );
+    }
+    for (of, field, message) in [
+        ("hostname: A.b", "hostname", "lower case"),
+        ("hostname: 'a.b:80'", "hostname", "lower case"),
+        ("hostname: '*.b'", "hostname", "lower case"),
+        ("hostname: ''", "hostname", "lower case"),
+        ("path: {replaceFullPath: /a}", "path.type", "is missing"),
+        ("path: {type: ReplaceAll}", "path.type", "is not one of"),
+        (
+            "path: {type: ReplaceFullPath}",
+            "path.replaceFullPath",
+            "is missing",
+        ),
+        (
+            "path: {type: ReplacePrefixMatch}",
+            "path.replacePrefixMatch",
+            "is missing",
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: /a, replacePrefixMatch: /a}",
+            "path.replacePrefixMatch",
+            "not allowed where the type is ReplaceFullPath",
+        ),
+        (
+            "path: {type: ReplacePrefixMatch, replaceFullPath: /a, replacePrefixMatch: /a}",
+            "path.replaceFullPath",
+            "not allowed where the type is ReplacePrefixMatch",
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: a}",
+            "path.replaceFullPath",
+            "\"a\"",
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: ''}",
+            "path.replaceFullPath",
+            "\"\"",
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: /a/../b}",
+            "path.replaceFullPath",
+            "canonical",
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: '/a?b'}",
+            "path.replaceFullPath",
+            "no query",
+        ),
+        (&long, "path.replaceFullPath", "longer than 1024"),
+    ] {
+        refused(
+            &redirect(of),
+            &format!("filters[0].requestRedirect.{field}"),
+            message,
+        );
+        refused(
+            &rewrite(of),
+            &format!("filters[0].urlRewrite.{field}"),
+            message,
+        );
+    }
+}
+
+/// The rules of the schema about a filter and what stands beside it.
+#[test]
+fn filters_that_do_not_go_together_are_refused() {
+    let redirect = "{type: RequestRedirect, requestRedirect: {port: 81}}";
+    let rewrite = "{type: URLRewrite, urlRewrite: {hostname: a}}";
+    let backend = "backendRefs: [{name: a, port: 80";
+    for (rule, field, message) in [
+        (
+            format!("filters: [{redirect}], {backend}}}]"),
+            "filters[0]",
+            "not both",
+        ),
+        (
+            format!("filters: [{redirect}, {rewrite}]"),
+            "filters[1]",
+            "not both",
+        ),
+        (
+            format!("filters: [{rewrite}, {redirect}]"),
+            "filters[1]",
+            "not both",
+        ),
+        (
+            format!("filters: [{redirect}, {redirect}]"),
+            "filters[1]",
+            "a second",
+        ),
+        (
+            format!("filters: [{rewrite}, {rewrite}]"),
+            "filters[1]",
+            "a second",
+        ),
+        (
+            format!("{backend}, filters: [{redirect}]}}]"),
+            "backendRefs[0].filters[0]",
+            "a backend does not",
+        ),
+        (
+            format!("{backend}, filters: [{rewrite}, {redirect}]}}]"),
+            "backendRefs[0].filters[1]",
+            "not both",
+        ),
+        (
+            "filters: [{type: RequestRedirect}]".into(),
+            "filters[0].requestRedirect",
+            "is missing",
+        ),
+        (
+            "filters: [{type: URLRewrite}]".into(),
+            "filters[0].urlRewrite",
+            "is missing",
+        ),
+        (
+            "filters: [{type: URLRewrite, urlRewrite: {hostname: a}, requestRedirect: {port: 81}}]"
+                .into(),
+            "filters[0].requestRedirect",
+            "is not a known field",
+        ),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {}}]".into(),
+            "filters[0].type",
+            "ExtensionRef is valid in the Gateway API, but not done yet",
+        ),
+    ] {
+        refused(&rule, field, message);
+    }
+}
+
+/// A prefix is replaced where one was matched: the one match is of type PathPrefix.
+#[test]
+fn a_replaced_prefix_needs_one_match_by_prefix() {
+    let prefix = "path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}";
+    let places = [
+        (
+            format!("filters: [{{type: RequestRedirect, requestRedirect: {{{prefix}}}}}]"),
+            "filters[0].requestRedirect.path.replacePrefixMatch",
+        ),
+        (
+            format!("filters: [{{type: URLRewrite, urlRewrite: {{{prefix}}}}}]"),
+            "filters[0].urlRewrite.path.replacePrefixMatch",
+        ),
+        (
+            format!(
+                "backendRefs: [{{name: a, port: 80}}, {{name: b, port: 80, \
+                 filters: [{{type: URLRewrite, urlRewrite: {{{prefix}}}}}]}}]"
+            ),
+            "backendRefs[1].filters[0].urlRewrite.path.replacePrefixMatch",
+        ),
+    ];
+    for (filters, field) in &places {
+        for matches in [
+            "[]",
+            "[{path: {type: Exact, value: /a}}]",
+            "[{path: {type: RegularExpression, value: /a.*}}]",
+            "[{path: {value: /a}}, {path: {value: /b}}]",
+            "[{path: {value: /a}}, {path: {type: Exact, value: /b}}]",
+        ] {
+            refused(
+                &format!("matches: {matches}, {filters}"),
+                field,
+                "one match, of type PathPrefix",
+            );
+        }
+        for matches in ["[{path: {value: /a}}]", "[{}]", "[{method: GET}]"] {
+            let (_, warnings) = a_rule(&format!("matches: {matches}, {filters}"));
+            assert_eq!(warnings, [], "{matches}, {filters}");
+        }
+    }
+}
+
+#[test]
+fn filters_without_effect_are_reported() {
+    let changes = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}}";
+    let redirect = "{type: RequestRedirect, requestRedirect: {port: 81}}";
+    for (filters, field, message) in [
+        (
+            "{type: URLRewrite, urlRewrite: {}}".into(),
+            "filters[0].urlRewrite",
+            "changes nothing",
+        ),
+        (
+            "{type: RequestRedirect, requestRedirect: {statusCode: 301}}".into(),
+            "filters[0].requestRedirect",
+            "leads to the location that was asked for",
+        ),
+        (
+            format!("{changes}, {redirect}"),
+            "filters[0]",
+            "has no effect beside RequestRedirect",
+        ),
+        (
+            format!("{redirect}, {changes}"),
+            "filters[1]",
+            "has no effect beside RequestRedirect",
+        ),
+    ] {
+        let (_, warnings) = a_rule(&format!("filters: [{filters}]"));
+        let [(at, said)] = &warnings[..] else {
+            panic!("{filters}: {warnings:?}");
+        };
+        assert_eq!(*at, format!("spec.rules[0].{field}"), "{filters}");
+        assert!(said.contains(message), "{filters}: {said}");
+    }
+    // What changes the answer does so for a redirect too.
+    let answer = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a]}}";
+    let op = only(&of_rule(&format!("filters: [{redirect}, {answer}]")));
+    assert_eq!(problems(&op), []);
+}
