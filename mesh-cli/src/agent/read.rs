@@ -440,6 +440,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         ("sockets", 1_000_000, &mut limits.sockets),
         ("bufferedBytes", 1 << 40, &mut limits.buffered),
         ("poolSize", 65_536, &mut limits.pool_size),
+        ("mirrors", 1_000_000, &mut limits.mirrors),
     ];
     for (name, most, to) in sizes {
         match optional(fields, name, |v| v.integer_in::<usize>(1, most)) {

@@ -669,7 +669,7 @@ paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,
   opaqueAge: 1h1ms, drainLead: 0s, drainDeadline: 12s, headerBytes: 13, headerFields: 14, targetBytes: 15,
-  connections: 16, poolSize: 17, streams: 18}
+  connections: 16, poolSize: 17, streams: 18, mirrors: 19}
 outlierDetection: {consecutive5xxErrors: 0, baseEjectionTime: 1s, maxEjectionTime: 2s, maxEjectionPercent: 33}
 accessLog: {path: access.log, sample: 33.3%}
 tracing: {otlp: 'http://127.0.0.1:4317', sample: 0.7%}

@@ -215,6 +215,7 @@ fn limits(limits: &Limits) -> Value {
         "targetBytes": limits.target_bytes,
         "connections": limits.connections,
         "poolSize": limits.pool_size,
+        "mirrors": limits.mirrors,
         "streams": limits.streams,
     })
 }

@@ -4,12 +4,19 @@
 //! request, and a draw; out comes what will be done, or why it is refused. The runtime obeys it for
 //! HTTP and for opaque connections alike, and an explanation of a request is the same call.
 
+mod hop;
+mod mirror;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Request, Response};
 
+pub use self::hop::PlannedBackend;
+use self::hop::edit;
+pub use self::mirror::PlannedMirror;
+use self::mirror::mirrors;
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
 use crate::balance::Choice;
 use crate::body::Body;
@@ -18,7 +25,7 @@ use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{AppProtocol, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
-use crate::route::{self, Matched, NoRoute, Outcome, RequestHead, Timeouts};
+use crate::route::{self, Matched, NoRoute, Outcome, Timeouts};
 use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
 
 /// The port of an authority that names none.
@@ -51,18 +58,8 @@ pub struct Planned {
     matched: Option<Matched>,
     protocol: AppProtocol,
     choice: Choice,
-}
-
-/// A port of a Service that a request is sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PlannedBackend<'a> {
-    /// The Service.
-    pub service: &'a ServiceName,
-    /// The port's number on the Service.
-    pub port: u16,
-    /// How one of its endpoints is chosen.
-    pub choice: Choice,
+    /// The copies that are sent too; most requests have none.
+    mirrors: Box<[PlannedMirror]>,
 }
 
 /// A request that is not sent.
@@ -170,7 +167,12 @@ pub fn plan(
         },
         Some(None) => Default::default(),
     };
+    let mirrors = match matched {
+        Some(matched) => mirrors(snapshot, &asked.service, matched, headers),
+        None => Box::default(),
+    };
     Ok(Planned {
+        mirrors,
         permit,
         matched,
         protocol: protocol.unwrap_or(AppProtocol::Detect),
@@ -232,6 +234,11 @@ impl Planned {
         })
     }
 
+    /// The copies that are sent besides.
+    pub fn mirrors(&self) -> &[PlannedMirror] {
+        &self.mirrors
+    }
+
     /// What the backend's port speaks.
     pub fn protocol(&self) -> AppProtocol {
         self.protocol
@@ -290,16 +297,7 @@ impl Planned {
         let Some(matched) = self.matched.filter(|m| m.has_filters(table)) else {
             return;
         };
-        // Head and body are parted, because fields of a request cannot be borrowed apart.
-        let (mut head, body) = std::mem::take(request).into_parts();
-        matched.edit_request(
-            table,
-            &mut RequestHead {
-                uri: &mut head.uri,
-                headers: &mut head.headers,
-            },
-        );
-        *request = Request::from_parts(head, body);
+        edit(request, |head| matched.edit_request(table, head));
     }
 
     /// Edits an answer's header as the backend and its route say.

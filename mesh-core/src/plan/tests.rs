@@ -15,7 +15,8 @@ use crate::model::{
     Workload,
 };
 use crate::route::{
-    Backend, Filter, Match, Parent, PathMatch, PathRewrite, Redirect, Respond, Rewrite, Route, Rule,
+    Backend, Filter, HeaderChanges, Match, Mirror, Parent, PathMatch, PathRewrite, Redirect,
+    Respond, Rewrite, Route, Rule,
 };
 use crate::snapshot::{Change, Op, Settings};
 
@@ -484,4 +485,143 @@ fn the_cluster_domain_is_a_setting() {
     }
     let host = &snapshot.service(&service("cart")).expect("there").host;
     assert_eq!(&**host, "cart.shop.svc.corp.lab");
+}
+
+/// What a request is mirrored to, by seed: a header field or none is sent with it.
+fn mirrored(snapshot: &Snapshot, seed: u64, field: Option<&'static str>) -> Vec<String> {
+    let mut headers = HeaderMap::new();
+    headers.extend(field.map(|f| (HeaderName::from_static(f), HeaderValue::from_static("1"))));
+    let view = RequestView::Http(HttpView::new(&Method::GET, "/a", None, &headers));
+    let to = Destination::Authority("cart");
+    let mut draw = Draw::new(seed);
+    let planned = plan(snapshot, &web(), to, &view, &mut draw, &mut ()).expect("a plan");
+    let mirrors = planned.mirrors().iter().map(|mirror| {
+        let to = mirror.backend().expect("a backend");
+        format!("{}:{} {}", to.service, to.port, mirror.protocol())
+    });
+    mirrors.collect()
+}
+
+#[test]
+fn mirrors_are_drawn_each_by_its_share() -> Fallible {
+    let to = |name: &str, port| Mirror::new(service(name), port);
+    let of_backend = vec![Filter::Mirror(to("bare", 9000).with_share(1, 4)?)];
+    let (never, gone) = (to("v2", 8080).with_share(0, 1)?, to("gone", 1));
+    let rule = Rule::to(vec![
+        Backend::new(service("cart"), 80, 1)?.with_filters(of_backend),
+        Backend::new(service("cart"), 80, 1)?,
+    ]);
+    let rule = rule.with_filters(vec![
+        Filter::Mirror(to("v2", 8080)),
+        Filter::Mirror(never),
+        Filter::Mirror(gone),
+    ]);
+    let snapshot = snapshot(vec![routed(vec![rule])?]);
+    let mut of_backend = 0;
+    for seed in 0..8_000 {
+        let found = mirrored(&snapshot, seed, None);
+        assert_eq!(
+            found,
+            mirrored(&snapshot, seed, None),
+            "the draw alone decides"
+        );
+        assert_eq!(found[..2], ["v2.shop:8080 grpc", "gone.shop:1 detect"]);
+        of_backend += found[2..]
+            .iter()
+            .filter(|to| *to == "bare.shop:9000 detect")
+            .count();
+    }
+    // Half of the requests go to the backend, a quarter of these is mirrored by it.
+    assert!((900..1_100).contains(&of_backend), "{of_backend}");
+    // A copy is not copied again.
+    assert_eq!(mirrored(&snapshot, 1, Some("x-mesh-mirrored")), [""; 0]);
+    assert_eq!(mirrored(&snapshot, 1, Some("x-mesh-other")).len(), 2);
+    Ok(())
+}
+
+/// A copy is the request as the filters before its mirror have left it.
+#[test]
+fn a_copy_is_edited_as_far_as_its_mirror_stands() -> Fallible {
+    let mark = |value: &'static str| {
+        let changes = HeaderChanges::new();
+        let changes = changes.add(
+            HeaderName::from_static("x-by"),
+            HeaderValue::from_static(value),
+        );
+        Ok::<_, route::InvalidRoute>(Filter::RequestHeaders(changes?))
+    };
+    let mirror = || Filter::Mirror(Mirror::new(service("v2"), 8080));
+    let rewrite = Rewrite::new().with_path(PathRewrite::prefix("/new")?);
+    let of_backend = vec![mirror(), mark("backend")?, mirror()];
+    let rule = Rule::to(vec![
+        Backend::new(service("cart"), 80, 1)?.with_filters(of_backend),
+    ]);
+    let rule = rule.when(at("/a")?).with_filters(vec![
+        mirror(),
+        mark("rule")?,
+        mirror(),
+        Filter::Rewrite(rewrite),
+    ]);
+    let snapshot = snapshot(vec![routed(vec![rule])?]);
+    let request = || Request::get("http://cart/a/b").header("expect", "100-continue");
+    let live = request().body(())?;
+    let view = RequestView::Http(HttpView::of(&live));
+    let to = Destination::Authority("cart");
+    let planned = plan(&snapshot, &web(), to, &view, &mut Draw::new(1), &mut ()).expect("a plan");
+    let found: Vec<_> = planned
+        .mirrors()
+        .iter()
+        .map(|mirror| {
+            let mut copy = request().body(()).expect("a request");
+            mirror.edit(&mut copy);
+            assert_eq!(copy.headers()["x-mesh-mirrored"], "1");
+            assert!(
+                !copy.headers().contains_key("expect"),
+                "its body comes at once"
+            );
+            let by: Vec<_> = copy.headers().get_all("x-by").iter().collect();
+            format!("{} {by:?}", copy.uri().path())
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "/a/b []",
+            "/a/b [\"rule\"]",
+            "/new/b [\"rule\"]",
+            "/new/b [\"rule\", \"backend\"]",
+        ]
+    );
+    Ok(())
+}
+
+/// What the egress policy permits of a request it may deny of its copy.
+#[test]
+fn the_egress_policy_is_asked_about_each_copy() -> Fallible {
+    let mirror = || Filter::Mirror(Mirror::new(service("v2"), 8080));
+    let rewrite = Rewrite::new().with_path(PathRewrite::full("/closed")?);
+    let rule = Rule::to(vec![Backend::new(service("cart"), 80, 1)?]);
+    let rule = rule.with_filters(vec![mirror(), Filter::Rewrite(rewrite), mirror()]);
+    let snapshot = snapshot(vec![routed(vec![rule])?]);
+    let closed = Operation::builder().paths(["/closed"]).build()?;
+    let deny = policy("out", Action::Deny, PolicyRule::new(vec![], vec![closed]));
+    let local = web().with_egress(DefaultAction::Allow, [deny])?;
+    let live = Request::get("http://cart/a").body(())?;
+    let view = RequestView::Http(HttpView::of(&live));
+    let to = Destination::Authority("cart");
+    let planned = plan(&snapshot, &local, to, &view, &mut Draw::new(1), &mut ()).expect("a plan");
+    let permitted: Vec<_> = planned
+        .mirrors()
+        .iter()
+        .map(|mirror| {
+            let mut copy = live.clone();
+            mirror.edit(&mut copy);
+            mirror
+                .permit(&local, &copy)
+                .map(|_| ())
+                .map_err(|denied| denied.reason)
+        })
+        .collect();
+    assert_eq!(permitted, [Ok(()), Err(DenyReason::Matched)]);
+    Ok(())
 }

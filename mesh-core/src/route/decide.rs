@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::filter::{Filter, RequestHead};
+use super::filter::{FILTERS, Filter, MIRRORED, Mirror, RequestHead};
 use super::matching::{Match, PathMatch};
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
@@ -20,7 +20,16 @@ pub struct Matched {
     rule: usize,
     /// `None` if the rule does not forward.
     target: Option<usize>,
+    /// The mirrors that were drawn: a bit for each filter of the rule, then of the backend.
+    mirrors: u32,
 }
+
+// A rule and a backend have so many filters at most.
+const _: () = assert!(2 * FILTERS <= 32);
+
+/// Where a mirror stands among the filters of the rule and its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MirrorPlace(usize);
 
 /// Where the entry that matched lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +73,8 @@ pub enum NoRoute {
 /// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
 ///    there is no route.
 /// 3. The backend of a rule that forwards is drawn by weight.
+/// 4. Each mirror of the rule and of the backend is drawn by its share, but for a request that is a copy
+///    itself.
 ///
 /// `None` is the Service itself: no route is attached to the port, or the connection is opaque. The
 /// permit is proof that the request was authorized.
@@ -141,11 +152,27 @@ fn http_route(
             rule: rule.index,
         });
     }
+    let mirrors = match target.and_then(|target| of.targets.get(target)) {
+        Some(target) if entry.mirrors && !http.headers.contains_key(MIRRORED) => {
+            drawn(&rule.filters, &target.filters, draw)
+        }
+        _ => 0,
+    };
     Ok(Some(Matched {
         entry: place,
         rule: entry.rule,
         target,
+        mirrors,
     }))
+}
+
+/// The mirrors that take a copy of a request, a bit for each.
+fn drawn(of_rule: &[Filter], of_target: &[Filter], draw: &mut Draw) -> u32 {
+    let places = (0..).zip(of_rule).chain((FILTERS..).zip(of_target));
+    places.fold(0, |bits, (place, filter)| match filter.mirror() {
+        Some(mirror) if mirror.is_drawn(draw) => bits | 1 << place,
+        _ => bits,
+    })
 }
 
 /// Whether a request meets an entry.
@@ -235,6 +262,43 @@ impl Matched {
     /// Whether the rule or the backend has filters.
     pub fn has_filters(self, table: &RouteTable) -> bool {
         !(self.of_rule(table).is_empty() && self.of_target(table).is_empty())
+    }
+
+    /// The mirrors that take a copy of the request, each with its place.
+    pub(crate) fn mirrors(
+        self,
+        table: &RouteTable,
+    ) -> impl Iterator<Item = (MirrorPlace, &Mirror)> {
+        let bits = self.mirrors;
+        let places = (0..2 * FILTERS).filter(move |place| bits & 1 << place != 0);
+        places.filter_map(move |place| {
+            let place = MirrorPlace(place);
+            Some((place, self.mirror(table, place)?))
+        })
+    }
+
+    /// The mirror at a place.
+    pub(crate) fn mirror(self, table: &RouteTable, place: MirrorPlace) -> Option<&Mirror> {
+        let filter = match place.0.checked_sub(FILTERS) {
+            None => self.of_rule(table).get(place.0),
+            Some(place) => self.of_target(table).get(place),
+        };
+        filter?.mirror()
+    }
+
+    /// Edits the head of a copy as the filters before its mirror say.
+    pub(crate) fn edit_copy(
+        self,
+        table: &RouteTable,
+        place: MirrorPlace,
+        head: &mut RequestHead<'_>,
+    ) {
+        let path = self.path(table);
+        let of_rule = self.of_rule(table).iter().take(place.0);
+        let of_target = self.of_target(table).iter();
+        for filter in of_rule.chain(of_target.take(place.0.saturating_sub(FILTERS))) {
+            filter.edit_request(head, path);
+        }
     }
 
     /// Edits a request's head as the rule and then the backend say.

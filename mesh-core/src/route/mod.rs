@@ -15,8 +15,12 @@ mod shown;
 mod split;
 mod table;
 
+pub(crate) use decide::MirrorPlace;
 pub use decide::{Matched, NoRoute, decide};
-pub use filter::{Filter, HeaderChanges, PathRewrite, Redirect, RequestHead, Respond, Rewrite};
+pub(crate) use filter::MIRRORED;
+pub use filter::{
+    Filter, HeaderChanges, Mirror, PathRewrite, Redirect, RequestHead, Respond, Rewrite,
+};
 pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
 pub use rule::{Backend, Outcome, Parent, Route, Rule, Timeouts};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use inmesh_pki::clock::Span;
 
-use super::filter::{Filter, Redirect, Respond};
+use super::filter::{FILTERS, Filter, Mirror, Redirect, Respond};
 use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
 use crate::authorize::PathForm;
@@ -240,6 +240,18 @@ impl Rule {
         }
     }
 
+    /// The mirrors of it and its backends: where each stands among filters, the first number being that
+    /// of a backend.
+    pub fn mirrors(&self) -> impl Iterator<Item = (Option<usize>, usize, &Mirror)> {
+        let of_backends = self.backends().iter().enumerate();
+        let of_backends = of_backends.map(|(b, backend)| (Some(b), &backend.filters));
+        let lists = std::iter::once((None, &self.filters)).chain(of_backends);
+        lists.flat_map(|(backend, filters)| {
+            let mirrors = filters.iter().map(Filter::mirror).enumerate();
+            mirrors.filter_map(move |(n, mirror)| Some((backend, n, mirror?)))
+        })
+    }
+
     /// Whether something in it replaces the prefix that was matched.
     fn needs_prefix(&self) -> bool {
         let of_backends = self.backends().iter().flat_map(|b| &b.filters);
@@ -307,8 +319,8 @@ impl Route {
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if it has no parent, or a rule replaces a prefix and matches by something
-    /// else.
+    /// [`InvalidRoute`] if it has no parent, a rule replaces a prefix and matches by something else, or
+    /// a rule or backend has more than 16 filters.
     pub fn new(
         key: ObjectKey,
         parents: Vec<Parent>,
@@ -320,6 +332,15 @@ impl Route {
             ));
         }
         for (n, rule) in rules.iter().enumerate() {
+            let of_backends = rule.backends().iter().map(|backend| &backend.filters);
+            if of_backends
+                .chain([&rule.filters])
+                .any(|f| f.len() > FILTERS)
+            {
+                return Err(InvalidRoute::new(format!(
+                    "rule {n} has a list of more than {FILTERS} filters"
+                )));
+            }
             let by_prefix = |m: &Match| matches!(m.path, PathMatch::Prefix(_));
             if rule.needs_prefix() && !rule.matches.iter().all(by_prefix) {
                 return Err(InvalidRoute::new(format!(

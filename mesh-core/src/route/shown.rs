@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::filter::{Filter, HeaderChanges, PathRewrite, Redirect, Rewrite};
+use super::filter::{Filter, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
 use super::matching::{Match, PathMatch, ValueMatch};
 use super::rule::{Outcome, Timeouts};
 use super::table::RouteTable;
@@ -168,11 +168,20 @@ fn timeouts(limits: &Timeouts) -> Value {
 
 fn filters(all: &[Filter]) -> Value {
     let one = |filter: &Filter| match filter {
+        Filter::Mirror(to) => json!({ "requestMirror": mirror(to) }),
         Filter::RequestHeaders(by) => json!({ "requestHeaderModifier": changes(by) }),
         Filter::ResponseHeaders(by) => json!({ "responseHeaderModifier": changes(by) }),
         Filter::Rewrite(to) => json!({ "urlRewrite": rewrite(to) }),
     };
     all.iter().map(one).collect()
+}
+
+fn mirror(to: &Mirror) -> Value {
+    let (numerator, denominator) = to.share();
+    json!({
+        "backendRef": { "service": to.service().to_string(), "port": to.port() },
+        "fraction": { "numerator": numerator, "denominator": denominator },
+    })
 }
 
 fn changes(by: &HeaderChanges) -> Value {
@@ -253,6 +262,7 @@ mod tests {
             .method(Method::GET)
             .header(COOKIE, ValueMatch::Exact("id=secret".into()))
             .query("page", ValueMatch::Regex(Regex::new("[0-9]+")?));
+        let mirror = Mirror::new(ServiceName::new(&shop, "shadow")?, 81).with_share(1, 3)?;
         let rewrite = Rewrite::new()
             .with_host("cart.lab")?
             .with_path(PathRewrite::prefix("/v2")?);
@@ -261,7 +271,10 @@ mod tests {
             Backend::new(next, 80, 1)?.with_filters(vec![Filter::Rewrite(rewrite)]),
         ])
         .when(vec![items])
-        .with_filters(vec![Filter::RequestHeaders(changes)])
+        .with_filters(vec![
+            Filter::RequestHeaders(changes),
+            Filter::Mirror(mirror),
+        ])
         .with_timeouts(Timeouts::new(Some(Duration::from_secs(2)), None)?);
         let closed = Rule::with(Outcome::Respond(Respond::new(503, "closed\n")?));
         let moved = Redirect::new()
@@ -313,7 +326,13 @@ mod tests {
                         ],
                     },
                     "route": "HTTPRoute/shop/r", "rule": 0, "timeouts": {"request": "2000ms"},
-                    "filters": [{"requestHeaderModifier": edits}],
+                    "filters": [
+                        {"requestHeaderModifier": edits},
+                        {"requestMirror": {
+                            "backendRef": {"service": "shadow.shop", "port": 81},
+                            "fraction": {"numerator": 1, "denominator": 3},
+                        }},
+                    ],
                     "backends": [
                         {"service": "cart.shop", "port": 80, "weight": 9, "filters": []},
                         {

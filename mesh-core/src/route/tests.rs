@@ -505,6 +505,22 @@ fn what_cannot_match_or_is_out_of_bounds_is_refused() {
 }
 
 #[test]
+fn a_list_has_so_many_filters_at_most() {
+    let filters = |n| vec![Filter::Mirror(Mirror::new(service("next"), 80)); n];
+    let made = |of_rule, of_backend| {
+        let backend = Backend::new(service("cart"), 80, 1).unwrap();
+        let rule = Rule::to(vec![backend.with_filters(filters(of_backend))]);
+        let key = ObjectKey::new(Kind::HttpRoute, &namespace("shop"), "r").unwrap();
+        let parents = vec![Parent::new(service("cart"), None)];
+        Route::new(key, parents, vec![rule.with_filters(filters(of_rule))])
+    };
+    assert!(made(17, 0).is_err() && made(0, 17).is_err());
+    let route = made(16, 16).unwrap();
+    let planned = ask(&cart(vec![route]), &get("/"), &mut ()).unwrap();
+    assert_eq!(planned.mirrors().len(), 32);
+}
+
+#[test]
 fn a_split_is_as_wide_as_its_weights() {
     for weights in [[90, 10, 0], [1, 1, 1], [0, 0, 7], [1_000_000, 1, 0]] {
         let mut draw = Draw::new(42);

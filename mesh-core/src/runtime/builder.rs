@@ -22,6 +22,7 @@ use super::limits::Limits;
 use super::listening::Listening;
 use super::merge::{Changes, merge};
 use super::mesh::{Mesh, MeshInner, Stack};
+use super::mirror::places::Mirrors;
 use super::shared::Shared;
 use super::upstream::Upstreams;
 use crate::accept::Sockets;
@@ -333,6 +334,7 @@ impl BuilderParts {
             drain: watch.clone(),
             tracker: TaskTracker::new(),
             listening: Listening::default(),
+            mirrors: Mirrors::new(self.limits.mirrors),
             strangers: Seldom::default(),
         }
     }

@@ -59,6 +59,9 @@ pub struct Limits {
     /// 64 KiB for each HTTP/2 connection. At the end of it windows are not opened again and each body has
     /// one part on its way at a time. Default 8 MiB.
     pub buffered: usize,
+    /// Copies of requests for the mirrors of routes at once; further ones are dropped, and counted.
+    /// Default 1,000.
+    pub mirrors: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,
     /// How old an opaque connection (also one that has left HTTP) may become once the certificate
@@ -112,6 +115,7 @@ impl Default for Limits {
             peer_connections: 2_500,
             sockets: 40_000,
             buffered: 8 << 20,
+            mirrors: 1_000,
             streams: 100,
             opaque_age: seconds(3_600),
             drain_lead: seconds(5),

@@ -25,6 +25,7 @@ mod listen;
 mod listening;
 mod merge;
 mod mesh;
+mod mirror;
 mod outbound;
 mod repeat;
 mod serve;

@@ -17,6 +17,7 @@ use super::exchange::{Held, Pending};
 use super::first::{FirstWord, first_word};
 use super::labels;
 use super::listen::{OutboundListener, Target};
+use super::mirror;
 use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::upstream::{Sending, Upstream};
@@ -178,6 +179,9 @@ impl Outbound {
         let Some(backend) = planned.backend() else {
             return answer_of(&planned, request, call);
         };
+        if !planned.mirrors().is_empty() {
+            mirror::begin(&self.shared, &self.tls, &planned, request, call);
+        }
         let hop = forward(request, planned.protocol(), &call.exchange.authority);
         planned.edit_request(request);
         call.exchange.trace.write(request.headers_mut());

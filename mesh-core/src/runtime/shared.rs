@@ -12,6 +12,7 @@ use super::exchange::Pending;
 use super::first::ServerFirst;
 use super::limits::Limits;
 use super::listening::Listening;
+use super::mirror::places::Mirrors;
 use super::upstream::Upstreams;
 use crate::accept::Sockets;
 use crate::authorize::{Authorizers, PathForm};
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     /// The tasks that serve connections.
     pub(super) tracker: TaskTracker,
     pub(super) listening: Listening,
+    pub(super) mirrors: Mirrors,
     /// Lines of the log about callers that have no identity.
     pub(super) strangers: Seldom,
 }

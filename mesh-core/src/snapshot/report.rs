@@ -3,7 +3,7 @@
 use super::change::Object;
 use super::state::{Snapshot, Version};
 use super::status::{ObjectStatus, Problem, Serving, Severity};
-use crate::model::{ObjectKey, SourceId};
+use crate::model::{ObjectKey, ServiceName, SourceId};
 
 impl Version {
     fn serving(&self) -> Serving {
@@ -70,6 +70,17 @@ impl Snapshot {
         }
     }
 
+    /// What there is not of a port of a Service.
+    fn lacks(&self, service: &ServiceName, port: u16) -> Option<String> {
+        match self.service(service) {
+            None => Some(format!("Service {service} does not exist")),
+            Some(view) if view.port(port).is_none() => {
+                Some(format!("Service {service} has no port {port}"))
+            }
+            Some(_) => None,
+        }
+    }
+
     /// What a version refers to that is not there.
     fn dangling(&self, version: &Version) -> Vec<Problem> {
         let warn = |field: String, message: String| Problem {
@@ -95,23 +106,23 @@ impl Snapshot {
                         .iter()
                         .enumerate()
                         .filter_map(move |(b, backend)| {
-                            let lacks = match self.service(&backend.service) {
-                                None => format!("Service {} does not exist", backend.service),
-                                Some(view) if view.port(backend.port).is_none() => {
-                                    format!(
-                                        "Service {} has no port {}",
-                                        backend.service, backend.port
-                                    )
-                                }
-                                Some(_) => return None,
-                            };
+                            let lacks = self.lacks(&backend.service, backend.port)?;
                             let message = format!(
                                 "{lacks} (ResolvedRefs False); its share is answered with 500"
                             );
                             Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
                         })
                 });
-                parents.chain(backends).collect()
+                let mirrors = route.rules.iter().enumerate().flat_map(|(r, rule)| {
+                    rule.mirrors().filter_map(move |(backend, n, mirror)| {
+                        let lacks = self.lacks(mirror.service(), mirror.port())?;
+                        let message = format!("{lacks} (ResolvedRefs False); nothing is mirrored");
+                        let at = backend.map_or(String::new(), |b| format!(".backendRefs[{b}]"));
+                        let at = format!("spec.rules[{r}]{at}.filters[{n}].requestMirror");
+                        Some(warn(format!("{at}.backendRef"), message))
+                    })
+                });
+                parents.chain(backends).chain(mirrors).collect()
             }
             Some(Object::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
                 "metadata.labels[kubernetes.io/service-name]".into(),

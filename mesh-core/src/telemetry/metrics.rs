@@ -44,6 +44,7 @@ struct MetricsInner {
 struct SmallFamilies {
     connections_failed: Counts<2>,
     ejections: Counts<1>,
+    mirrored: Counts<1>,
     retries: Counts<1>,
     log_dropped: AtomicU64,
     log_failures: AtomicU64,
@@ -102,6 +103,12 @@ impl Collect for Arc<SmallFamilies> {
             "mesh_ejections",
             "Endpoints ejected by the balancer",
             ["destination_service"],
+        );
+        self.mirrored.collect(
+            samples,
+            "mesh_mirrored",
+            "Copies of requests for mirrors of routes, by what became of them",
+            ["result"],
         );
         self.retries.collect(
             samples,
@@ -181,6 +188,10 @@ impl Metrics {
 
     pub(crate) fn ejected(&self, service: &str) {
         self.0.small.ejections.count([service]);
+    }
+
+    pub(crate) fn mirrored(&self, result: &'static str) {
+        self.0.small.mirrored.count([result]);
     }
 
     pub(crate) fn retried(&self, reason: &'static str) {

@@ -11,6 +11,7 @@ mod http;
 mod identity;
 mod live;
 mod mesh;
+mod mirrors;
 mod outcomes;
 mod outside;
 mod protocols;

@@ -6,7 +6,8 @@
 //!    file that is mentioned no more: that object stays.
 //! 3. Of two documents for one object the first by file name and line serves; the other is
 //!    refused and says where the first stands.
-//! 4. A file that was never read may hide a policy. If it mentions one, or could not even be
+//! 4. Of routes whose mirrors form a cycle the one that closes it, in that order, is refused.
+//! 5. A file that was never read may hide a policy. If it mentions one, or could not even be
 //!    opened, everything is denied and nothing is ready until it is mended.
 //!
 //! It refuses to guess in the other direction: no document is dropped without a problem.
@@ -16,8 +17,9 @@ use std::sync::Arc;
 
 use inmesh_core::authorize::Selects;
 use inmesh_core::model::{Kind, ObjectKey, SourceId};
-use inmesh_core::snapshot::{Change, Fallback, Location, Op, Problem};
+use inmesh_core::snapshot::{Change, Fallback, Location, Object, Op, Problem};
 
+use super::mirrors::Mirrors;
 use super::{Defaults, Entry, StandsFor, parse, text};
 
 /// The kind under which a file with a problem is listed in status.
@@ -94,6 +96,7 @@ struct Sum {
     problems: Vec<Problem>,
     skipped: BTreeMap<Arc<str>, usize>,
     claims: HashMap<ObjectKey, Claim>,
+    mirrors: Mirrors,
 }
 
 // === impl Content ===
@@ -147,6 +150,10 @@ impl Folder {
                     self.refuse_file(&mut sum, &file, &content, known, problem);
                     for entry in known.iter().flat_map(|known| &known.entries) {
                         sum.keep(&file, &entry.key, entry.line);
+                        if let Op::Put(Object::Route(route), _) = &entry.op {
+                            // What serves is not refused for it.
+                            let _serves = sum.mirrors.add(route);
+                        }
                     }
                 }
             }
@@ -283,8 +290,17 @@ impl Sum {
             }
             return;
         }
-        self.claims
-            .insert(entry.key.clone(), Claim { at, again: 0 });
+        let claim = Claim {
+            at: at.clone(),
+            again: 0,
+        };
+        self.claims.insert(entry.key.clone(), claim);
+        if let Op::Put(Object::Route(route), _) = &entry.op
+            && let Err(cycle) = self.mirrors.add(route)
+        {
+            let problem = Problem::refused(cycle.field, cycle.message).at(at);
+            return self.refuse(entry.key.clone(), Fallback::Absent, vec![problem]);
+        }
         self.problems.extend(problems(&entry.op).iter().cloned());
         self.ops.push(entry.op.clone());
     }

@@ -21,6 +21,7 @@ mod endpoints;
 mod folder;
 mod kind;
 mod meta;
+mod mirrors;
 mod policy;
 mod route;
 mod service;

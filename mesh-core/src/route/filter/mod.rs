@@ -1,15 +1,19 @@
 //! Filters: edits of a request's or an answer's head, one kind a file, each a pure function.
 //!
 //! A rule and each of its backends have a list of them, applied in its order. A filter never sees a
-//! body, and none may touch the fields that frame a message.
+//! body, and none may touch the fields that frame a message. A mirror edits nothing: where it stands in
+//! the list, a copy is taken of the request as the filters before it have left it.
 
 mod headers;
+mod mirror;
 mod path;
 mod redirect;
 mod respond;
 mod rewrite;
 
 pub use headers::HeaderChanges;
+pub(crate) use mirror::MIRRORED;
+pub use mirror::Mirror;
 pub use path::PathRewrite;
 pub use redirect::Redirect;
 pub use respond::Respond;
@@ -19,10 +23,15 @@ use http::{HeaderMap, Uri};
 
 use super::matching::PathMatch;
 
+/// The most filters of a rule or backend (Gateway API).
+pub(super) const FILTERS: usize = 16;
+
 /// One edit of a head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Filter {
+    /// Sends a copy of the request elsewhere.
+    Mirror(Mirror),
     /// Changes header fields of the request.
     RequestHeaders(HeaderChanges),
     /// Changes header fields of the answer.
@@ -48,7 +57,7 @@ impl Filter {
     pub fn edit_request(&self, head: &mut RequestHead<'_>, matched: Option<&PathMatch>) {
         match self {
             Self::RequestHeaders(changes) => changes.apply(head.headers),
-            Self::ResponseHeaders(_) => {}
+            Self::Mirror(_) | Self::ResponseHeaders(_) => {}
             Self::Rewrite(rewrite) => rewrite.apply(head, matched),
         }
     }
@@ -57,7 +66,15 @@ impl Filter {
     pub fn edit_response(&self, headers: &mut HeaderMap) {
         match self {
             Self::ResponseHeaders(changes) => changes.apply(headers),
-            Self::RequestHeaders(_) | Self::Rewrite(_) => {}
+            Self::Mirror(_) | Self::RequestHeaders(_) | Self::Rewrite(_) => {}
+        }
+    }
+
+    /// The mirror that it is.
+    pub(super) fn mirror(&self) -> Option<&Mirror> {
+        match self {
+            Self::Mirror(mirror) => Some(mirror),
+            _ => None,
         }
     }
 
@@ -65,7 +82,7 @@ impl Filter {
     pub(super) fn needs_prefix(&self) -> bool {
         match self {
             Self::Rewrite(rewrite) => rewrite.needs_prefix(),
-            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+            Self::Mirror(_) | Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
         }
     }
 }

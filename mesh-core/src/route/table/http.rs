@@ -37,6 +37,8 @@ pub(in crate::route) struct Entry {
     pub(in crate::route) rule: usize,
     /// The places of its targets; empty if it does not forward.
     pub(in crate::route) targets: (usize, usize),
+    /// Whether the rule or a backend mirrors.
+    pub(in crate::route) mirrors: bool,
 }
 
 /// A rule with the name of its route.
@@ -90,6 +92,7 @@ impl HttpTable {
                         when: when.filter(|when| !when.is_everything()).cloned(),
                         rule: rules.len(),
                         targets: (first, targets.len()),
+                        mirrors: rule.mirrors().next().is_some(),
                     };
                     let mut add = |when| {
                         keyed.push((precedence(route, index, when), entry(when)));

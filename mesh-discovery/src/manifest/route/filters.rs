@@ -4,23 +4,26 @@
 //! connection are refused by [`HeaderChanges`].
 
 use http::{HeaderName, HeaderValue};
-use inmesh_core::route::{Filter, HeaderChanges, InvalidRoute, PathRewrite, Redirect, Rewrite};
+use inmesh_core::route::{
+    Filter, HeaderChanges, InvalidRoute, Mirror, PathRewrite, Redirect, Rewrite,
+};
 
 use super::super::strict::{Fields, Value};
 use super::super::text;
 use super::LATER;
 use super::matches::{HEADER_CHARS, PATH_CHARS, field_name, field_value};
+use super::reference::{Within, target};
 
 /// Filters that the Gateway API knows.
 const KINDS: &[&str] = &[
     "RequestHeaderModifier",
+    "RequestMirror",
     "RequestRedirect",
     "ResponseHeaderModifier",
     "URLRewrite",
     "CORS",
     "ExtensionRef",
     "ExternalAuth",
-    "RequestMirror",
 ];
 
 /// The filters of a rule or backend.
@@ -37,15 +40,15 @@ pub(super) struct Filters<'t> {
 }
 
 /// Reads the field `filters` of a rule or backend.
-pub(super) fn read<'t>(of: &mut Fields<'t>) -> Option<Filters<'t>> {
+pub(super) fn read<'t>(of: &mut Fields<'t>, within: Within<'_>) -> Option<Filters<'t>> {
     let mut read = Filters::default();
     let Some(list) = of.get("filters") else {
         return Some(read);
     };
     let mut seen = Vec::new();
     for filter in list.list_of_or_empty(16)? {
-        let kind = filter.object(|fields| one(fields, &filter, &mut read))?;
-        if seen.contains(&kind) {
+        let kind = filter.object(|fields| one(fields, &filter, within, &mut read))?;
+        if seen.contains(&kind) && kind != "RequestMirror" {
             filter.refuse(format_args!("a second {kind} in one list is not allowed"));
         }
         let other = match kind {
@@ -70,6 +73,7 @@ pub(super) fn read<'t>(of: &mut Fields<'t>) -> Option<Filters<'t>> {
 fn one<'t>(
     fields: &mut Fields<'t>,
     filter: &Value<'t>,
+    within: Within<'_>,
     read: &mut Filters<'t>,
 ) -> Option<&'static str> {
     let at = fields.need("type");
@@ -89,6 +93,11 @@ fn one<'t>(
             let changes = changes(&fields.need("responseHeaderModifier")?)?;
             read.edits.push(Filter::ResponseHeaders(changes));
         }
+        "RequestMirror" => {
+            let mirror = mirror(&fields.need("requestMirror")?, within)?;
+            read.edits.push(Filter::Mirror(mirror));
+            read.forwarded.push(filter.clone());
+        }
         "RequestRedirect" => {
             let redirect = redirect(&fields.need("requestRedirect")?, &mut read.prefix)?;
             read.redirect = Some((filter.clone(), redirect));
@@ -104,6 +113,49 @@ fn one<'t>(
         }
     }
     Some(kind)
+}
+
+fn mirror(value: &Value<'_>, within: Within<'_>) -> Option<Mirror> {
+    value.object(|fields| {
+        let backend = fields.need("backendRef");
+        let (percent, fraction) = (fields.get("percent"), fields.get("fraction"));
+        if let (Some(_), Some(fraction)) = (&percent, &fraction) {
+            fraction.refuse("a mirror has percent or fraction, not both");
+        }
+        let backend = backend?;
+        let (service, port) = backend.object(|fields| target(fields, within.namespace))?;
+        if within
+            .parents
+            .iter()
+            .any(|parent| parent.service == service)
+        {
+            backend.refuse("is a parent of the route: a Service is not mirrored to itself");
+        }
+        let read = Mirror::new(service, port);
+        let read = match (percent, fraction) {
+            (Some(percent), _) => {
+                let share = percent.integer_in(0, 100)?;
+                percent.check(read.with_share(share, 100))?
+            }
+            (None, Some(fraction)) => {
+                let (numerator, denominator) = fraction.object(|of| {
+                    let (numerator, denominator) = (of.need("numerator"), of.get("denominator"));
+                    let most = i64::from(i32::MAX);
+                    let denominator = match denominator {
+                        Some(value) => value.integer_in(1, most)?,
+                        None => 100,
+                    };
+                    Some((numerator?.integer_in(0, most)?, denominator))
+                })?;
+                fraction.check(read.with_share(numerator, denominator))?
+            }
+            (None, None) => read,
+        };
+        if read.share().0 == 0 {
+            value.warn("mirrors nothing");
+        }
+        Some(read)
+    })
 }
 
 fn redirect<'t>(value: &Value<'t>, prefix: &mut Option<Value<'t>>) -> Option<Redirect> {

@@ -7,12 +7,14 @@
 
 mod filters;
 mod matches;
+mod reference;
 
 use inmesh_core::authorize::PathForm;
-use inmesh_core::model::{Kind, Namespace, ServiceName};
+use inmesh_core::model::{Kind, Namespace};
 use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::{Backend, Match, Outcome, Parent, PathMatch, Route, Rule, Timeouts};
 
+use self::reference::{Within, service, target};
 use super::strict::{Document, Fields, Unknown, Value};
 use super::{Defaults, meta, text};
 
@@ -45,8 +47,12 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Optio
         if let Some(hostnames) = hostnames {
             read_hostnames(&hostnames);
         }
+        let within = Within {
+            namespace,
+            parents: &parents,
+        };
         let rules = match rules {
-            Some(rules) => read_rules(&rules, namespace, defaults.paths)?,
+            Some(rules) => read_rules(&rules, within, defaults.paths)?,
             // The API's default: one rule that matches all, with no backend: 500.
             None => vec![Rule::to(Vec::new())],
         };
@@ -172,22 +178,11 @@ fn one_parent<'t>(
     Some((Some(read), named))
 }
 
-/// `name` and `namespace` of a reference to a Service.
-fn service(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<ServiceName> {
-    let (of, name) = (fields.get("namespace"), fields.need("name"));
-    let namespace = match of {
-        Some(value) => value.check(Namespace::new(value.text()?).map_err(text::invalid_name))?,
-        None => namespace.clone(),
-    };
-    let name = name?;
-    name.check(ServiceName::new(&namespace, name.text()?).map_err(text::invalid_name))
-}
-
-fn read_rules(list: &Value<'_>, namespace: &Namespace, form: PathForm) -> Option<Vec<Rule>> {
+fn read_rules(list: &Value<'_>, within: Within<'_>, form: PathForm) -> Option<Vec<Rule>> {
     let items = list.list_of(16)?;
     let (mut rules, mut names, mut matches) = (Vec::new(), Vec::new(), 0);
     for item in &items {
-        let read = rule(item, namespace, form);
+        let read = rule(item, within, form);
         if let Some((rule, name)) = read {
             if let Some((name, value)) = name {
                 if names.contains(&name) {
@@ -210,7 +205,7 @@ fn read_rules(list: &Value<'_>, namespace: &Namespace, form: PathForm) -> Option
 type Name<'t> = Option<(&'t str, Value<'t>)>;
 
 /// Reads a rule, and the name that other documents know it by.
-fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<(Rule, Name<'t>)> {
+fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Rule, Name<'t>)> {
     value.object(|rule| {
         rule.refuse_all(&["sessionPersistence"], LATER);
         let name = match rule.get("name") {
@@ -232,11 +227,11 @@ fn rule<'t>(value: &Value<'t>, namespace: &Namespace, form: PathForm) -> Option<
                 .and_then(|list| list.iter().map(|m| matches::read(m, form)).collect()),
             None => Some(Vec::new()),
         };
-        let filters = filters::read(rule);
+        let filters = filters::read(rule, within);
         let backends: Option<Vec<_>> = match rule.get("backendRefs") {
             Some(list) => list
                 .list_of_or_empty(16)
-                .and_then(|list| list.iter().map(|b| backend(b, namespace)).collect()),
+                .and_then(|list| list.iter().map(|b| backend(b, within)).collect()),
             None => Some(Vec::new()),
         };
         let timeouts = match rule.get("timeouts") {
@@ -306,28 +301,11 @@ fn read_retry(value: &Value<'_>) -> Option<RetryPolicy> {
 }
 
 /// Reads a backend, and where it replaces the prefix that was matched.
-fn backend<'t>(value: &Value<'t>, namespace: &Namespace) -> Option<(Backend, Option<Value<'t>>)> {
+fn backend<'t>(value: &Value<'t>, within: Within<'_>) -> Option<(Backend, Option<Value<'t>>)> {
     value.object(|backend| {
-        let mut text = |name: &str, otherwise: &'static str| match backend.get(name) {
-            Some(value) => value.text(),
-            None => Some(otherwise),
-        };
-        let (group, kind) = (text("group", ""), text("kind", "Service"));
-        let (weight, port) = (backend.get("weight"), backend.get("port"));
-        let service = service(backend, namespace);
-        let filters = filters::read(backend);
-        let (group, kind) = (group?, kind?);
-        if !matches!((group, kind), ("" | "core", "Service")) {
-            let message = "a backend is of kind Service, group \"\"";
-            backend
-                .whole()
-                .refuse(format_args!("{kind} of group {group:?}: {message}"));
-            return None;
-        }
-        if !backend.has("port") {
-            backend.missing("port", "is missing");
-        }
-        let port = port.and_then(|port| port.integer_in(1, 65_535));
+        let weight = backend.get("weight");
+        let target = target(backend, within.namespace);
+        let filters = filters::read(backend, within);
         let weight = match weight {
             Some(weight) => (weight.integer_in(0, i64::from(u32::MAX))?, Some(weight)),
             None => (1, None),
@@ -337,7 +315,8 @@ fn backend<'t>(value: &Value<'t>, namespace: &Namespace) -> Option<(Backend, Opt
         if let Some((at, _)) = filters.redirect {
             at.refuse("a rule redirects, a backend does not: requests are sent to it");
         }
-        let read = at.check(Backend::new(service?, port?, weight.0))?;
+        let (service, port) = target?;
+        let read = at.check(Backend::new(service, port, weight.0))?;
         Some((read.with_filters(filters.edits), filters.prefix))
     })
 }

@@ -29,6 +29,10 @@ fn samples() -> Vec<Json> {
     let filters = json!([
         {"type": "RequestHeaderModifier", "requestHeaderModifier": changes},
         {"type": "ResponseHeaderModifier", "responseHeaderModifier": changes},
+        {"type": "RequestMirror", "requestMirror": {
+            "backendRef": {"group": "", "kind": "Service", "name": "y", "namespace": "shop", "port": 80},
+            "fraction": {"numerator": 1, "denominator": 2},
+        }},
         {"type": "URLRewrite", "urlRewrite": {"hostname": "a.b", "path": path("v")}},
     ]);
     let redirect = json!({

@@ -1,6 +1,9 @@
 //! Filters of a route: what is read of them, and each refusal.
 
-use inmesh_core::route::{Filter, Match, Outcome, PathMatch, PathRewrite, Redirect, Rewrite, Rule};
+use inmesh_core::model::{Namespace, ServiceName};
+use inmesh_core::route::{
+    Filter, Match, Mirror, Outcome, PathMatch, PathRewrite, Redirect, Rewrite, Rule,
+};
 use inmesh_core::snapshot::{Object, Op, Severity};
 
 use super::{only, problems, refusal, route};
@@ -336,4 +339,153 @@ fn filters_without_effect_are_reported() {
     let answer = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a]}}";
     let op = only(&of_rule(&format!("filters: [{redirect}, {answer}]")));
     assert_eq!(problems(&op), []);
+}
+
+/// A mirror to port 80 of a Service.
+fn to(namespace: &str, name: &str) -> Mirror {
+    let namespace = Namespace::new(namespace).expect("a name");
+    Mirror::new(ServiceName::new(&namespace, name).expect("a name"), 80)
+}
+
+#[test]
+fn mirrors_are_read() {
+    let mirror = |of: &str| format!("{{type: RequestMirror, requestMirror: {{{of}}}}}");
+    let whole = mirror("backendRef: {name: a, port: 80}");
+    let tenth = mirror("backendRef: {group: '', kind: Service, name: b, port: 80}, percent: 10");
+    let third = mirror(
+        "backendRef: {name: c, namespace: lab, port: 80}, fraction: {numerator: 1, denominator: 3}",
+    );
+    let of_100 = mirror("backendRef: {name: a, port: 80}, fraction: {numerator: 5}");
+    let (rule, warnings) = a_rule(&format!(
+        "filters: [{whole}, {tenth}, {third}], \
+         backendRefs: [{{name: cart, port: 80, filters: [{of_100}, {whole}]}}]"
+    ));
+    assert_eq!(warnings, []);
+    let share = |mirror: Mirror, n, d| Filter::Mirror(mirror.with_share(n, d).expect("a share"));
+    let wanted = [
+        Filter::Mirror(to("shop", "a")),
+        share(to("shop", "b"), 10, 100),
+        share(to("lab", "c"), 1, 3),
+    ];
+    assert_eq!(rule.filters, wanted);
+    let wanted = [
+        share(to("shop", "a"), 5, 100),
+        Filter::Mirror(to("shop", "a")),
+    ];
+    assert_eq!(rule.backends()[0].filters, wanted);
+}
+
+#[test]
+fn mirrors_are_refused() {
+    let backend = "backendRef: {name: a, port: 80}";
+    for (of, field, message) in [
+        (String::new(), ".backendRef", "is missing"),
+        (
+            "backendRef: {name: a}".into(),
+            ".backendRef.port",
+            "is missing",
+        ),
+        (
+            "backendRef: {port: 80}".into(),
+            ".backendRef.name",
+            "is missing",
+        ),
+        (
+            "backendRef: {name: a, port: 0}".into(),
+            ".backendRef.port",
+            "not within",
+        ),
+        (
+            "backendRef: {kind: Pod, name: a, port: 80}".into(),
+            ".backendRef",
+            "a backend is of kind Service",
+        ),
+        (
+            "backendRef: {name: a, port: 80, weight: 1}".into(),
+            ".backendRef.weight",
+            "not a known field",
+        ),
+        (
+            format!("{backend}, percent: 101"),
+            ".percent",
+            "not within 0 and 100",
+        ),
+        (
+            format!("{backend}, percent: -1"),
+            ".percent",
+            "not within 0 and 100",
+        ),
+        (
+            format!("{backend}, fraction: {{}}"),
+            ".fraction.numerator",
+            "is missing",
+        ),
+        (
+            format!("{backend}, fraction: {{numerator: -1}}"),
+            ".fraction.numerator",
+            "not within",
+        ),
+        (
+            format!("{backend}, fraction: {{numerator: 0, denominator: 0}}"),
+            ".fraction.denominator",
+            "not within",
+        ),
+        (
+            format!("{backend}, fraction: {{numerator: 101}}"),
+            ".fraction",
+            "101 of 100 is no share",
+        ),
+        (
+            format!("{backend}, percent: 1, fraction: {{numerator: 1}}"),
+            ".fraction",
+            "not both",
+        ),
+        (
+            "backendRef: {name: cart, port: 80}".into(),
+            ".backendRef",
+            "not mirrored to itself",
+        ),
+        (
+            "backendRef: {name: cart, namespace: shop, port: 81}".into(),
+            ".backendRef",
+            "not mirrored to itself",
+        ),
+    ] {
+        let filter = format!("filters: [{{type: RequestMirror, requestMirror: {{{of}}}}}]");
+        refused(
+            &filter,
+            &format!("filters[0].requestMirror{field}"),
+            message,
+        );
+        let of_backend = format!("backendRefs: [{{name: a, port: 80, {filter}}}]");
+        refused(
+            &of_backend,
+            &format!("backendRefs[0].filters[0].requestMirror{field}"),
+            message,
+        );
+    }
+    // A Service of the same name elsewhere is another one.
+    let elsewhere = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, namespace: lab, port: 80}}}]";
+    assert_eq!(
+        a_rule(elsewhere).0.filters,
+        [Filter::Mirror(to("lab", "cart"))]
+    );
+    for share in ["percent: 0", "fraction: {numerator: 0, denominator: 7}"] {
+        let none =
+            format!("filters: [{{type: RequestMirror, requestMirror: {{{backend}, {share}}}}}]");
+        let (_, warnings) = a_rule(&none);
+        assert!(
+            matches!(&warnings[..], [(_, said)] if said.contains("mirrors nothing")),
+            "{warnings:?}"
+        );
+    }
+    let beside = format!(
+        "filters: [{{type: RequestMirror, requestMirror: {{{backend}}}}}, \
+         {{type: RequestRedirect, requestRedirect: {{port: 81}}}}]"
+    );
+    let (_, warnings) = a_rule(&beside);
+    assert!(
+        matches!(&warnings[..], [(at, _)] if at == "spec.rules[0].filters[0]"),
+        "{warnings:?}"
+    );
 }

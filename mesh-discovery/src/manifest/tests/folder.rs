@@ -5,7 +5,7 @@ use std::sync::Arc;
 use inmesh_core::authorize::{DefaultAction, RequestView, decide};
 use inmesh_core::identify::Peer;
 use inmesh_core::model::{SourceId, Workload};
-use inmesh_core::snapshot::{Serving, Settings, Severity, Snapshot};
+use inmesh_core::snapshot::{Fallback, Op, Serving, Settings, Severity, Snapshot};
 
 use super::super::{Content, Folder};
 use super::{defaults, policy, route, service};
@@ -282,4 +282,87 @@ fn the_second_of_one_key_is_refused() {
     // The first is deleted: the second serves.
     assert_eq!(world.edit(&[("b.yaml", &other)]), [""; 0]);
     assert_eq!(world.status(), ["Service/shop/x current"]);
+}
+
+/// A file with a route of a Service that is mirrored to another.
+fn mirrored(from: &str, to: &str) -> (Arc<str>, Content) {
+    let text = format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: of-{from}, \
+         namespace: shop}}, spec: {{parentRefs: [{{group: '', kind: Service, name: {from}}}], rules: \
+         [{{backendRefs: [{{name: {from}, port: 80, filters: [{{type: RequestMirror, requestMirror: \
+         {{backendRef: {{name: {to}, port: 80}}}}}}]}}]}}]}}}}"
+    );
+    (
+        format!("{from}-{to}.yaml").into(),
+        Content::Text(text.into()),
+    )
+}
+
+/// The routes that are refused, in order, and why the last is.
+fn refused_routes(files: Vec<(Arc<str>, Content)>) -> (Vec<String>, String) {
+    let mut folder = Folder::new(SourceId::new("file:mesh"), defaults());
+    let merged = folder.merge(files);
+    let refused = merged.change.ops.iter().filter_map(|op| match op {
+        Op::Refuse(key, Fallback::Absent, problems) => {
+            let [problem] = &problems[..] else {
+                panic!("{problems:?}");
+            };
+            let at = problem.location.as_ref().expect("a place");
+            Some((
+                key.to_string(),
+                format!("{at} {}: {}", problem.field, problem.message),
+            ))
+        }
+        _ => None,
+    });
+    let (keys, messages): (Vec<_>, Vec<_>) = refused.unzip();
+    (keys, messages.into_iter().next_back().unwrap_or_default())
+}
+
+#[test]
+fn the_route_that_closes_a_cycle_of_mirrors_is_refused() {
+    let none = (Vec::new(), String::new());
+    // Chains, and two ways to one Service, are none.
+    let chain = vec![mirrored("a", "b"), mirrored("b", "c"), mirrored("d", "b")];
+    assert_eq!(refused_routes(chain), none);
+    let at =
+        "spec.rules[0].backendRefs[0].filters[0].requestMirror.backendRef: is a cycle of mirrors";
+    let two = vec![mirrored("a", "b"), mirrored("b", "a")];
+    assert_eq!(
+        refused_routes(two),
+        (
+            vec!["HTTPRoute/shop/of-b".to_owned()],
+            format!("b-a.yaml:1 {at}: b.shop is mirrored to a.shop, and that to b.shop"),
+        )
+    );
+    let three = vec![mirrored("c", "a"), mirrored("a", "b"), mirrored("b", "c")];
+    let (keys, why) = refused_routes(three);
+    assert_eq!(keys, ["HTTPRoute/shop/of-c"]);
+    assert!(
+        why.ends_with("c.shop is mirrored to a.shop, and that to b.shop, and that to c.shop"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_route_that_closes_a_cycle_keeps_its_last_good_version() {
+    let mut folder = Folder::new(SourceId::new("file:mesh"), defaults());
+    let (file, good) = mirrored("b", "c");
+    let (_, bad) = mirrored("b", "a");
+    let mut statuses = Vec::new();
+    let mut snapshot = Snapshot::new(Settings::new(
+        Workload::new("shop", "web", "web").expect("names"),
+        DefaultAction::Deny,
+    ));
+    for content in [good.clone(), bad, good] {
+        let merged = folder.merge([mirrored("a", "b"), (Arc::clone(&file), content)]);
+        snapshot = snapshot.apply(merged.change);
+        let status = snapshot.status().into_iter();
+        let of_b = status.filter(|s| s.object == "HTTPRoute/shop/of-b");
+        statuses.extend(of_b.map(|s| s.serving));
+    }
+    assert_eq!(
+        statuses,
+        [Serving::Current, Serving::LastGood, Serving::Current]
+    );
 }

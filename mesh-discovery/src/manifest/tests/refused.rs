@@ -212,10 +212,10 @@ fn routes_are_refused() {
             "is not a known field",
         ),
         (
-            "rules:\n- filters: [{type: RequestMirror, requestMirror: {}}]",
+            "rules:\n- filters: [{type: ExtensionRef, extensionRef: {}}]",
             7,
             "spec.rules[0].filters[0].type",
-            "RequestMirror is valid in the Gateway API, but not done yet",
+            "ExtensionRef is valid in the Gateway API, but not done yet",
         ),
         (
             "rules:\n- filters: [{type: RequestHeaderModifier}]",

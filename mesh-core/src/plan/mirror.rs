@@ -1,0 +1,88 @@
+//! The copies of a request: what was drawn, where each goes, and what it looks like. Pure.
+
+use std::sync::Arc;
+
+use http::Request;
+use http::header::{EXPECT, HeaderMap, HeaderValue};
+
+use super::hop::{PlannedBackend, edit};
+use crate::authorize::{Denied, HttpView, Permit, RequestView, decide as authorize};
+use crate::balance::Choice;
+use crate::identify::Peer;
+use crate::local::Local;
+use crate::model::AppProtocol;
+use crate::route::{MIRRORED, Matched, Mirror, MirrorPlace};
+use crate::snapshot::{ServiceView, Snapshot};
+
+/// A copy of a request that is sent besides. It goes to its Service as a backend does: routes of that
+/// Service have no say, so that it is not copied again.
+#[derive(Debug, Clone)]
+pub struct PlannedMirror {
+    /// The Service that was asked for; its table holds the mirror.
+    asked: Arc<ServiceView>,
+    matched: Matched,
+    place: MirrorPlace,
+    protocol: AppProtocol,
+    choice: Choice,
+}
+
+/// Plans the copies that were drawn.
+pub(super) fn mirrors(
+    snapshot: &Snapshot,
+    asked: &Arc<ServiceView>,
+    matched: Matched,
+    headers: Option<&HeaderMap>,
+) -> Box<[PlannedMirror]> {
+    let plan = |(place, mirror): (MirrorPlace, &Mirror)| {
+        let service = snapshot.service(mirror.service());
+        let protocol = service.and_then(|s| Some(s.port_view(mirror.port())?.protocol));
+        PlannedMirror {
+            asked: Arc::clone(asked),
+            matched,
+            place,
+            // A Service that does not exist is found out when the copy is sent.
+            protocol: protocol.unwrap_or(AppProtocol::Detect),
+            choice: service.map_or_else(Choice::default, |s| s.balancing.strategy.choice(headers)),
+        }
+    };
+    matched.mirrors(&asked.routes).map(plan).collect()
+}
+
+// === impl PlannedMirror ===
+
+impl PlannedMirror {
+    /// Where it is sent.
+    pub fn backend(&self) -> Option<PlannedBackend<'_>> {
+        let mirror = self.matched.mirror(&self.asked.routes, self.place)?;
+        Some(PlannedBackend {
+            service: mirror.service(),
+            port: mirror.port(),
+            choice: self.choice,
+        })
+    }
+
+    /// What the port speaks.
+    pub fn protocol(&self) -> AppProtocol {
+        self.protocol
+    }
+
+    /// Edits the copy, which is in the form of the next hop, as the filters before the mirror say, and
+    /// marks it.
+    pub fn edit<B: Default>(&self, copy: &mut Request<B>) {
+        edit(copy, |head| {
+            self.matched.edit_copy(&self.asked.routes, self.place, head);
+            head.headers.remove(EXPECT);
+            head.headers.insert(MIRRORED, HeaderValue::from_static("1"));
+        });
+    }
+
+    /// Asks the egress policy about the copy as it would be sent.
+    ///
+    /// # Errors
+    ///
+    /// What denies it.
+    pub fn permit<B>(&self, local: &Local, copy: &Request<B>) -> Result<Permit, Denied> {
+        let view = RequestView::Http(HttpView::of(copy));
+        authorize(local.egress(), &Peer::Local, &view, &mut ()).permit()
+    }
+}
