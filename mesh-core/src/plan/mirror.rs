@@ -31,7 +31,7 @@ pub(super) fn mirrors(
     snapshot: &Snapshot,
     asked: &Arc<ServiceView>,
     matched: Matched,
-    headers: Option<&HeaderMap>,
+    headers: &HeaderMap,
 ) -> Box<[PlannedMirror]> {
     let plan = |(place, mirror): (MirrorPlace, &Mirror)| {
         let service = snapshot.service(mirror.service());
@@ -42,7 +42,9 @@ pub(super) fn mirrors(
             place,
             // A Service that does not exist is found out when the copy is sent.
             protocol: protocol.unwrap_or(AppProtocol::Detect),
-            choice: service.map_or_else(Choice::default, |s| s.balancing.strategy.choice(headers)),
+            choice: service.map_or_else(Choice::default, |s| {
+                s.balancing.strategy.choice(Some(headers))
+            }),
         }
     };
     matched.mirrors(&asked.routes).map(plan).collect()

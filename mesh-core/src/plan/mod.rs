@@ -10,8 +10,8 @@ mod mirror;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
-use http::{Request, Response};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN};
+use http::{Request, Response, StatusCode};
 
 pub use self::hop::PlannedBackend;
 use self::hop::edit;
@@ -58,8 +58,17 @@ pub struct Planned {
     matched: Option<Matched>,
     protocol: AppProtocol,
     choice: Choice,
-    /// The copies that are sent too; most requests have none.
+    /// What few requests have.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few requests have.
+#[derive(Debug, Clone)]
+struct Rare {
+    /// The copies that are sent too.
     mirrors: Box<[PlannedMirror]>,
+    /// Where the request comes from, as the route is asked to say whether that may read the answer.
+    origin: Option<HeaderValue>,
 }
 
 /// A request that is not sent.
@@ -167,12 +176,9 @@ pub fn plan(
         },
         Some(None) => Default::default(),
     };
-    let mirrors = match matched {
-        Some(matched) => mirrors(snapshot, &asked.service, matched, headers),
-        None => Box::default(),
-    };
+    let rare = matched.and_then(|matched| Rare::of(snapshot, &asked.service, matched, headers?));
     Ok(Planned {
-        mirrors,
+        rare,
         permit,
         matched,
         protocol: protocol.unwrap_or(AppProtocol::Detect),
@@ -208,6 +214,30 @@ fn resolve(snapshot: &Snapshot, local: &Local, to: Destination<'_>) -> Result<Re
     })
 }
 
+// === impl Rare ===
+
+impl Rare {
+    fn of(
+        snapshot: &Snapshot,
+        asked: &Arc<ServiceView>,
+        matched: Matched,
+        headers: &HeaderMap,
+    ) -> Option<Box<Self>> {
+        if !matched.is_rare() {
+            return None;
+        }
+        let rare = Self {
+            mirrors: mirrors(snapshot, asked, matched, headers),
+            origin: match matched.has_cors(&asked.routes) {
+                true => headers.get(ORIGIN).cloned(),
+                false => None,
+            },
+        };
+        let none = rare.mirrors.is_empty() && rare.origin.is_none();
+        (!none).then(|| Box::new(rare))
+    }
+}
+
 // === impl Planned ===
 
 impl Planned {
@@ -236,7 +266,7 @@ impl Planned {
 
     /// The copies that are sent besides.
     pub fn mirrors(&self) -> &[PlannedMirror] {
-        &self.mirrors
+        self.rare.as_ref().map_or(&[], |rare| &rare.mirrors)
     }
 
     /// What the backend's port speaks.
@@ -267,6 +297,12 @@ impl Planned {
         let table = &self.asked.service.routes;
         let matched = self.matched?;
         let mut response = Response::new(Body::empty());
+        if let Some(cors) = matched.preflight(table) {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            self.edit_response(response.headers_mut());
+            cors.answer_preflight(http.headers, response.headers_mut());
+            return Some(response);
+        }
         match matched.answer(table)? {
             Outcome::Forward(_) => return None,
             Outcome::Redirect(redirect) => {
@@ -303,7 +339,8 @@ impl Planned {
     /// Edits an answer's header as the backend and its route say.
     pub fn edit_response(&self, headers: &mut HeaderMap) {
         if let Some(matched) = self.matched {
-            matched.edit_response(&self.asked.service.routes, headers);
+            let origin = self.rare.as_ref().and_then(|rare| rare.origin.as_ref());
+            matched.edit_response(&self.asked.service.routes, headers, origin);
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::cell::OnceCell;
 
-use super::filter::{FILTERS, Filter, MIRRORED, Mirror, RequestHead};
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::filter::{
+    Cors, FILTERS, Filter, MIRRORED, Mirror, RequestHead, asked_for, is_preflight,
+};
 use super::matching::{Match, PathMatch};
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
@@ -22,6 +26,10 @@ pub struct Matched {
     target: Option<usize>,
     /// The mirrors that were drawn: a bit for each filter of the rule, then of the backend.
     mirrors: u32,
+    /// Whether the rule or a backend of it says which origins it allows.
+    cors: bool,
+    /// Whether it is a preflight that the rule, or the backend that was drawn, answers.
+    preflight: bool,
 }
 
 // A rule and a backend have so many filters at most.
@@ -73,7 +81,9 @@ pub enum NoRoute {
 /// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
 ///    there is no route.
 /// 3. The backend of a rule that forwards is drawn by weight.
-/// 4. Each mirror of the rule and of the backend is drawn by its share, but for a request that is a copy
+/// 4. A preflight is answered by the rule, else by the backend, that says which origins it allows. It
+///    matches by the method that it asks for.
+/// 5. Each mirror of the rule and of the backend is drawn by its share, but for a request that is a copy
 ///    itself.
 ///
 /// `None` is the Service itself: no route is attached to the port, or the connection is opaque. The
@@ -146,24 +156,31 @@ fn http_route(
     let weights = of.targets[start..end].iter().map(|t| t.weight);
     let target = split(weights, draw).map(|nth| start + nth);
     let rule = &of.rules[entry.rule];
+    let mut matched = Matched {
+        entry: place,
+        rule: entry.rule,
+        target,
+        mirrors: 0,
+        cors: entry.cors,
+        preflight: false,
+    };
+    if entry.cors && is_preflight(http.method, http.headers) && matched.cors(table).is_some() {
+        matched.preflight = true;
+        return Ok(Some(matched));
+    }
     if target.is_none() && rule.answer.is_none() {
         return Err(NoRoute::NoBackend {
             route: rule.route.clone(),
             rule: rule.index,
         });
     }
-    let mirrors = match target.and_then(|target| of.targets.get(target)) {
+    matched.mirrors = match target.and_then(|target| of.targets.get(target)) {
         Some(target) if entry.mirrors && !http.headers.contains_key(MIRRORED) => {
             drawn(&rule.filters, &target.filters, draw)
         }
         _ => 0,
     };
-    Ok(Some(Matched {
-        entry: place,
-        rule: entry.rule,
-        target,
-        mirrors,
-    }))
+    Ok(Some(matched))
 }
 
 /// The mirrors that take a copy of a request, a bit for each.
@@ -184,7 +201,7 @@ fn meets<'p>(
     trace: &mut impl Trace,
 ) -> bool {
     let when = entry.when.as_ref();
-    let matched = when.is_none_or(|when| matches(when, http, path));
+    let matched = when.is_none_or(|when| matches(when, http, path, entry.cors));
     trace.saw(Step::Rule {
         route: &table.rules[entry.rule].route,
         rule: table.rules[entry.rule].index,
@@ -193,8 +210,13 @@ fn meets<'p>(
     matched
 }
 
-fn matches<'p>(when: &Match, http: &HttpView<'_>, path: &impl Fn() -> &'p str) -> bool {
-    when.method.as_ref().is_none_or(|m| m == http.method)
+fn matches<'p>(when: &Match, http: &HttpView<'_>, path: &impl Fn() -> &'p str, cors: bool) -> bool {
+    let asks = |method: &Method| {
+        let is_asked_for = || asked_for(http.headers) == Some(method.as_str());
+        cors && is_preflight(http.method, http.headers) && is_asked_for()
+    };
+    let method = when.method.as_ref();
+    method.is_none_or(|method| method == http.method || asks(method))
         && when.path.matches(path())
         && when.headers.iter().all(|(name, wanted)| {
             http.headers
@@ -227,7 +249,28 @@ impl From<NoRoute> for Error {
 impl Matched {
     /// The backend's Service and port; `None` if the rule answers by itself.
     pub fn backend(self, table: &RouteTable) -> Option<(&ServiceName, u16)> {
-        self.target(table).map(|t| (&t.service, t.port))
+        let target = self.target(table).filter(|_| !self.preflight)?;
+        Some((&target.service, target.port))
+    }
+
+    /// What answers the preflight that it is.
+    pub(crate) fn preflight(self, table: &RouteTable) -> Option<&Cors> {
+        self.cors(table).filter(|_| self.preflight)
+    }
+
+    /// Whether the answer says which origin may read it.
+    pub(crate) fn has_cors(self, table: &RouteTable) -> bool {
+        self.cors && self.cors(table).is_some()
+    }
+
+    /// Whether there may be copies, or something to say of origins. It reads nothing.
+    pub(crate) fn is_rare(self) -> bool {
+        self.cors || self.mirrors != 0
+    }
+
+    fn cors(self, table: &RouteTable) -> Option<&Cors> {
+        let filters = self.of_rule(table).iter().chain(self.of_target(table));
+        filters.filter_map(Filter::cors).next()
     }
 
     /// What the rule answers; `None` if it forwards.
@@ -309,10 +352,16 @@ impl Matched {
         }
     }
 
-    /// Edits an answer's header as the backend and then the rule say.
-    pub fn edit_response(self, table: &RouteTable, headers: &mut http::HeaderMap) {
+    /// Edits an answer's header as the backend and then the rule say; `origin` is what its request says
+    /// of where it comes from.
+    pub fn edit_response(
+        self,
+        table: &RouteTable,
+        headers: &mut HeaderMap,
+        origin: Option<&HeaderValue>,
+    ) {
         for filter in self.of_target(table).iter().chain(self.of_rule(table)) {
-            filter.edit_response(headers);
+            filter.edit_response(headers, origin);
         }
     }
 

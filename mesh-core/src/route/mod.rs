@@ -19,7 +19,7 @@ pub(crate) use decide::MirrorPlace;
 pub use decide::{Matched, NoRoute, decide};
 pub(crate) use filter::MIRRORED;
 pub use filter::{
-    Filter, HeaderChanges, Mirror, PathRewrite, Redirect, RequestHead, Respond, Rewrite,
+    Cors, Filter, HeaderChanges, Mirror, PathRewrite, Redirect, RequestHead, Respond, Rewrite,
 };
 pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};

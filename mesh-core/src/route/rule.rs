@@ -252,6 +252,13 @@ impl Rule {
         })
     }
 
+    /// Whether it or a backend of it answers preflights.
+    pub(super) fn has_cors(&self) -> bool {
+        let of_backends = self.backends().iter().flat_map(|b| &b.filters);
+        let mut filters = self.filters.iter().chain(of_backends);
+        filters.any(|filter| filter.cors().is_some())
+    }
+
     /// Whether something in it replaces the prefix that was matched.
     fn needs_prefix(&self) -> bool {
         let of_backends = self.backends().iter().flat_map(|b| &b.filters);

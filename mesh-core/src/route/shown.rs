@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::filter::{Filter, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
+use super::filter::{Cors, Filter, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
 use super::matching::{Match, PathMatch, ValueMatch};
 use super::rule::{Outcome, Timeouts};
 use super::table::RouteTable;
@@ -168,12 +168,23 @@ fn timeouts(limits: &Timeouts) -> Value {
 
 fn filters(all: &[Filter]) -> Value {
     let one = |filter: &Filter| match filter {
+        Filter::Cors(to) => json!({ "cors": cors(to) }),
         Filter::Mirror(to) => json!({ "requestMirror": mirror(to) }),
         Filter::RequestHeaders(by) => json!({ "requestHeaderModifier": changes(by) }),
         Filter::ResponseHeaders(by) => json!({ "responseHeaderModifier": changes(by) }),
         Filter::Rewrite(to) => json!({ "urlRewrite": rewrite(to) }),
     };
     all.iter().map(one).collect()
+}
+
+fn cors(to: &Cors) -> Value {
+    let lists = to.parts().into_iter().filter(|(_, list)| !list.is_empty());
+    let mut out: Map<_, _> = lists
+        .map(|(name, list)| (name.into(), list.into()))
+        .collect();
+    out.insert("allowCredentials".into(), to.credentials().into());
+    out.insert("maxAge".into(), to.max_age().into());
+    Value::Object(out)
 }
 
 fn mirror(to: &Mirror) -> Value {
@@ -262,6 +273,10 @@ mod tests {
             .method(Method::GET)
             .header(COOKIE, ValueMatch::Exact("id=secret".into()))
             .query("page", ValueMatch::Regex(Regex::new("[0-9]+")?));
+        let cors = Cors::new()
+            .allow_origin("https://a.lab")?
+            .allow_method("*")?
+            .allow_credentials(true);
         let mirror = Mirror::new(ServiceName::new(&shop, "shadow")?, 81).with_share(1, 3)?;
         let rewrite = Rewrite::new()
             .with_host("cart.lab")?
@@ -274,6 +289,7 @@ mod tests {
         .with_filters(vec![
             Filter::RequestHeaders(changes),
             Filter::Mirror(mirror),
+            Filter::Cors(Arc::new(cors)),
         ])
         .with_timeouts(Timeouts::new(Some(Duration::from_secs(2)), None)?);
         let closed = Rule::with(Outcome::Respond(Respond::new(503, "closed\n")?));
@@ -331,6 +347,10 @@ mod tests {
                         {"requestMirror": {
                             "backendRef": {"service": "shadow.shop", "port": 81},
                             "fraction": {"numerator": 1, "denominator": 3},
+                        }},
+                        {"cors": {
+                            "allowOrigins": ["https://a.lab"], "allowMethods": ["*"],
+                            "allowCredentials": true, "maxAge": 5,
                         }},
                     ],
                     "backends": [

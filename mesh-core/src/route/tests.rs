@@ -1,5 +1,7 @@
 //! Precedence and matching, one table for each.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
@@ -557,5 +559,105 @@ proptest! {
         let expected = segments(&path).starts_with(&segments(&wanted));
         let view = cart(vec![route("x", vec![rule("hit", vec![prefix(&wanted)])])]);
         prop_assert_eq!(to(&view, &get(&path)) == "hit", expected);
+    }
+}
+
+/// A preflight is answered by the rule of the method that it asks for, and sent to no server.
+#[test]
+fn a_preflight_meets_the_rule_of_the_request_to_come() {
+    let cors = |origin: &str| Filter::Cors(Arc::new(Cors::new().allow_origin(origin).unwrap()));
+    let at = |path: &str, method: Method| vec![prefix(path).method(method)];
+    let of_backend = Backend::new(service("c"), 80, 1).unwrap();
+    let of_backend = Rule::to(vec![of_backend.with_filters(vec![cors("http://c")])]);
+    let rules = vec![
+        rule("a", at("/a", Method::PUT)).with_filters(vec![cors("http://a")]),
+        rule("b", at("/a", Method::DELETE)),
+        of_backend.when(vec![prefix("/c")]),
+        rule("d", vec![prefix("/d")]),
+        Rule::to(Vec::new())
+            .when(vec![prefix("/e")])
+            .with_filters(vec![cors("http://e")]),
+    ];
+    let snapshot = cart(vec![route("r", rules)]);
+    let answered = |path, method: Method, headers: &[(&str, &str)]| {
+        let ask_it = Ask {
+            method,
+            headers,
+            ..get(path)
+        };
+        let planned = match ask(&snapshot, &ask_it, &mut ()) {
+            Ok(planned) => planned,
+            Err(none) => return none.to_string(),
+        };
+        if let Some(to) = planned.backend() {
+            return to.service.to_string();
+        }
+        let mut fields = HeaderMap::new();
+        for (n, v) in headers {
+            fields.append(name(n), HeaderValue::from_str(v).unwrap());
+        }
+        let view = HttpView::new(&ask_it.method, path, None, &fields);
+        let answer = planned.answer("cart", &view).unwrap();
+        let allowed = answer.headers().get("access-control-allow-origin");
+        format!("{} {allowed:?}", answer.status().as_u16())
+    };
+    let wish = |method| ("access-control-request-method", method);
+    let options = || Method::OPTIONS;
+    for (path, method, headers, wanted) in [
+        (
+            "/a",
+            options(),
+            vec![("origin", "http://a"), wish("PUT")],
+            "204 Some(\"http://a\")",
+        ),
+        (
+            "/a",
+            options(),
+            vec![("origin", "http://x"), wish("PUT")],
+            "204 None",
+        ),
+        (
+            "/a",
+            options(),
+            vec![("origin", "http://a"), wish("DELETE")],
+            "no rule of the routes attached to cart.shop matches",
+        ),
+        (
+            "/a",
+            options(),
+            vec![wish("PUT")],
+            "no rule of the routes attached to cart.shop matches",
+        ),
+        (
+            "/a",
+            Method::PUT,
+            vec![("origin", "http://a"), wish("PUT")],
+            "a.shop",
+        ),
+        (
+            "/c",
+            options(),
+            vec![("origin", "http://c"), wish("GET")],
+            "204 Some(\"http://c\")",
+        ),
+        ("/c", options(), vec![("origin", "http://c")], "c.shop"),
+        (
+            "/d",
+            options(),
+            vec![("origin", "http://a"), wish("PUT")],
+            "d.shop",
+        ),
+        (
+            "/e",
+            options(),
+            vec![("origin", "http://e"), wish("PUT")],
+            "204 Some(\"http://e\")",
+        ),
+    ] {
+        assert_eq!(
+            answered(path, method, &headers),
+            wanted,
+            "{path} {headers:?}"
+        );
     }
 }

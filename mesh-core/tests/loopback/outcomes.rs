@@ -12,8 +12,8 @@ use inmesh_core::authorize::{
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
 use inmesh_core::route::{
-    Backend, Filter, HeaderChanges, InvalidRoute, Match, Outcome, Parent, PathMatch, PathRewrite,
-    Redirect, Respond, Rewrite, Route, Rule,
+    Backend, Cors, Filter, HeaderChanges, InvalidRoute, Match, Outcome, Parent, PathMatch,
+    PathRewrite, Redirect, Respond, Rewrite, Route, Rule,
 };
 use inmesh_core::runtime::InboundListener;
 use inmesh_core::snapshot::Op;
@@ -223,5 +223,57 @@ async fn an_external_authorizer_is_asked_for_inbound_requests() -> Result {
     assert_eq!((status("/even").await, status("/odd").await), (200, 403));
     pusher.push(vec![ask("unknown")]).await?;
     assert_eq!(status("/even").await, 403, "no such authorizer");
+    Ok(())
+}
+
+/// A preflight ends at the route; an answer says what the route says of origins, not the server.
+#[tokio::test]
+async fn other_origins_are_answered_by_the_route() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let mut response = Response::new(Body::from(request.method().to_string()));
+        let evil = HeaderValue::from_static("https://evil.lab");
+        let allowed = header::ACCESS_CONTROL_ALLOW_ORIGIN;
+        response.headers_mut().insert(allowed, evil);
+        response
+    });
+    let pair = Pair::new(AppProtocol::Http1, app.await?).await?;
+    let cors = Cors::new()
+        .allow_origin("https://*.lab")?
+        .allow_method("PUT")?
+        .allow_credentials(true);
+    let rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?])
+        .with_filters(vec![Filter::Cors(Arc::new(cors))]);
+    push(&pair, vec![route(vec![rule])?]).await?;
+    let ask = async |method: Method, origin: &'static str| {
+        let mut request = get("http://cart/");
+        *request.method_mut() = method;
+        let headers = request.headers_mut();
+        headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+        let wish = header::ACCESS_CONTROL_REQUEST_METHOD;
+        headers.insert(wish, HeaderValue::from_static("PUT"));
+        let answer = pair.web.client().send(request).await;
+        let said = |name| answer.headers().get(name).cloned();
+        let allowed = said(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        let methods = said(header::ACCESS_CONTROL_ALLOW_METHODS);
+        let found = format!("{} {allowed:?} {methods:?} ", answer.status().as_u16());
+        Ok::<_, crate::support::BoxError>(found + &text(answer).await?)
+    };
+    for (method, from, wanted) in [
+        (
+            Method::OPTIONS,
+            "https://a.lab",
+            "204 Some(\"https://a.lab\") Some(\"PUT\") ",
+        ),
+        (Method::OPTIONS, "https://a.test", "204 None None "),
+        (
+            Method::PUT,
+            "https://a.lab",
+            "200 Some(\"https://a.lab\") None PUT",
+        ),
+        (Method::PUT, "https://a.test", "200 None None PUT"),
+    ] {
+        assert_eq!(ask(method, from).await?, wanted, "{from}");
+    }
+    assert_eq!(pair.in_seen.all().len(), 2, "preflights reach no server");
     Ok(())
 }

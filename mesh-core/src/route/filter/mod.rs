@@ -4,6 +4,7 @@
 //! body, and none may touch the fields that frame a message. A mirror edits nothing: where it stands in
 //! the list, a copy is taken of the request as the filters before it have left it.
 
+mod cors;
 mod headers;
 mod mirror;
 mod path;
@@ -11,6 +12,8 @@ mod redirect;
 mod respond;
 mod rewrite;
 
+pub use cors::Cors;
+pub(super) use cors::{asked_for, is_preflight};
 pub use headers::HeaderChanges;
 pub(crate) use mirror::MIRRORED;
 pub use mirror::Mirror;
@@ -19,7 +22,9 @@ pub use redirect::Redirect;
 pub use respond::Respond;
 pub use rewrite::Rewrite;
 
-use http::{HeaderMap, Uri};
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Uri};
 
 use super::matching::PathMatch;
 
@@ -30,6 +35,8 @@ pub(super) const FILTERS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Filter {
+    /// Answers preflights, and says in answers which origin may read them.
+    Cors(Arc<Cors>),
     /// Sends a copy of the request elsewhere.
     Mirror(Mirror),
     /// Changes header fields of the request.
@@ -57,16 +64,25 @@ impl Filter {
     pub fn edit_request(&self, head: &mut RequestHead<'_>, matched: Option<&PathMatch>) {
         match self {
             Self::RequestHeaders(changes) => changes.apply(head.headers),
-            Self::Mirror(_) | Self::ResponseHeaders(_) => {}
+            Self::Cors(_) | Self::Mirror(_) | Self::ResponseHeaders(_) => {}
             Self::Rewrite(rewrite) => rewrite.apply(head, matched),
         }
     }
 
-    /// Edits an answer's header.
-    pub fn edit_response(&self, headers: &mut HeaderMap) {
+    /// Edits an answer's header; `origin` is what its request says of where it comes from.
+    pub fn edit_response(&self, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
         match self {
+            Self::Cors(cors) => cors.edit_answer(origin, headers),
             Self::ResponseHeaders(changes) => changes.apply(headers),
             Self::Mirror(_) | Self::RequestHeaders(_) | Self::Rewrite(_) => {}
+        }
+    }
+
+    /// The answer to requests of other origins that it is.
+    pub(super) fn cors(&self) -> Option<&Cors> {
+        match self {
+            Self::Cors(cors) => Some(cors),
+            _ => None,
         }
     }
 
@@ -82,7 +98,10 @@ impl Filter {
     pub(super) fn needs_prefix(&self) -> bool {
         match self {
             Self::Rewrite(rewrite) => rewrite.needs_prefix(),
-            Self::Mirror(_) | Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+            Self::Cors(_)
+            | Self::Mirror(_)
+            | Self::RequestHeaders(_)
+            | Self::ResponseHeaders(_) => false,
         }
     }
 }

@@ -131,7 +131,7 @@ fn fields_that_frame_a_message_are_the_proxys_own() {
         "upgrade",
     ] {
         let name = http::HeaderName::from_static(name);
-        let value = http::HeaderValue::from_static("1");
+        let value = HeaderValue::from_static("1");
         let changes = HeaderChanges::new;
         assert!(
             changes().set(name.clone(), value.clone()).is_err(),
@@ -140,4 +140,197 @@ fn fields_that_frame_a_message_are_the_proxys_own() {
         assert!(changes().add(name.clone(), value).is_err(), "{name}");
         assert!(changes().remove(name.clone()).is_err(), "{name}");
     }
+}
+
+fn fields(of: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in of {
+        let name: http::HeaderName = name.parse().expect("a name");
+        headers.append(name, HeaderValue::from_str(value).expect("a value"));
+    }
+    headers
+}
+
+fn sorted(headers: &HeaderMap) -> Vec<String> {
+    let line = |(name, value): (&http::HeaderName, &HeaderValue)| {
+        format!("{name}: {}", value.to_str().expect("text"))
+    };
+    let mut lines: Vec<_> = headers.iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
+/// The table of the Gateway API (HTTPCORSFilter, `allowOrigins`).
+#[test]
+fn an_origin_is_allowed_by_scheme_host_and_port() -> Result {
+    for (allowed, origin, wanted) in [
+        ("*", "https://a.b", true),
+        ("*", "null", true),
+        ("https://a.b", "https://a.b", true),
+        ("https://a.b", "https://A.B", true),
+        ("https://a.b", "https://a.b:443", true),
+        ("https://a.b:443", "https://a.b", true),
+        ("http://a.b", "http://a.b:80", true),
+        ("https://a.b", "https://a.b:8443", false),
+        ("https://a.b:8443", "https://a.b:8443", true),
+        ("https://a.b", "http://a.b", false),
+        ("https://a.b", "https://x.a.b", false),
+        ("https://a.b", "https://a.b.x", false),
+        ("https://a.b", "https://a.b/", false),
+        ("https://a.b", "null", false),
+        ("https://a.b", "", false),
+        ("https://*.a.b", "https://x.a.b", true),
+        ("https://*.a.b", "https://x.y.A.b", true),
+        ("https://*.a.b", "https://a.b", false),
+        ("https://*.a.b", "https://.a.b", false),
+        ("https://*.a.b", "https://xa.b", false),
+        ("https://*.a.b", "https://x.a.b:8443", false),
+        ("https://*.a.b:8443", "https://x.a.b:8443", true),
+        ("https://*", "https://a", true),
+        ("https://*", "https://[::1]", true),
+        ("https://*", "http://a", false),
+        ("http://*:81", "http://[::1]:81", true),
+        ("http://*:81", "http://a:82", false),
+        ("http://127.0.0.1:81", "http://127.0.0.1:81", true),
+        ("http://*", "http://a:b", false),
+    ] {
+        let cors = Cors::new().allow_origin(allowed)?;
+        assert_eq!(cors.allows(origin), wanted, "{allowed} {origin:?}");
+    }
+    for wrong in [
+        "",
+        "a",
+        "http://",
+        "http://a b",
+        "http://*a",
+        "http://a.*.b",
+        "http://a..b",
+        "http://a:",
+        "http://a:x",
+        "http://u@a",
+        "HTTP://a",
+        "http://a?b",
+        "**",
+    ] {
+        assert!(Cors::new().allow_origin(wrong).is_err(), "{wrong:?}");
+    }
+    Ok(())
+}
+
+/// Preflights and answers: the examples of the Gateway API.
+#[test]
+fn a_preflight_and_an_answer_say_what_is_allowed() -> Result {
+    let some = Cors::new()
+        .allow_origin("https://foo.lab")?
+        .allow_method("GET")?
+        .allow_method("OPTIONS")?
+        .allow_header("x-1")?
+        .allow_header("X-2")?
+        .expose_header("x-3")?;
+    let all = || {
+        let cors = Cors::new().allow_origin("*")?.allow_method("*")?;
+        cors.allow_header("*")?.expose_header("*")
+    };
+    let with = all()?.allow_credentials(true).with_max_age(60);
+    let (own, names) = (
+        ("vary", "origin"),
+        "access-control-request-method, access-control-request-headers",
+    );
+    let asked = [
+        ("origin", "https://foo.lab"),
+        ("access-control-request-method", "PUT"),
+        ("access-control-request-headers", "x-9, x-8"),
+    ];
+    type Said<'a> = Vec<(&'a str, &'a str)>;
+    let rows: [(&Cors, Said<'_>, Said<'_>, Said<'_>); 5] = [
+        (
+            &some,
+            asked.to_vec(),
+            vec![
+                ("access-control-allow-headers", "x-1, X-2"),
+                ("access-control-allow-methods", "GET, OPTIONS"),
+                ("access-control-allow-origin", "https://foo.lab"),
+                ("access-control-expose-headers", "x-3"),
+                ("access-control-max-age", "5"),
+                own,
+            ],
+            vec![
+                ("access-control-allow-origin", "https://foo.lab"),
+                ("access-control-expose-headers", "x-3"),
+                own,
+            ],
+        ),
+        (
+            &some,
+            vec![("origin", "https://bar.lab"), asked[1]],
+            vec![own],
+            vec![own],
+        ),
+        (
+            &all()?,
+            asked.to_vec(),
+            vec![
+                ("access-control-allow-headers", "*"),
+                ("access-control-allow-methods", "*"),
+                ("access-control-allow-origin", "*"),
+                ("access-control-expose-headers", "*"),
+                ("access-control-max-age", "5"),
+            ],
+            vec![
+                ("access-control-allow-origin", "*"),
+                ("access-control-expose-headers", "*"),
+            ],
+        ),
+        (
+            &with,
+            asked.to_vec(),
+            vec![
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-headers", "x-9, x-8"),
+                ("access-control-allow-methods", "PUT"),
+                ("access-control-allow-origin", "https://foo.lab"),
+                ("access-control-max-age", "60"),
+                ("vary", names),
+                own,
+            ],
+            vec![
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-origin", "https://foo.lab"),
+                own,
+            ],
+        ),
+        // What is not asked for is not allowed.
+        (
+            &with,
+            asked[..2].to_vec(),
+            vec![
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-methods", "PUT"),
+                ("access-control-allow-origin", "https://foo.lab"),
+                ("access-control-max-age", "60"),
+                ("vary", names),
+                own,
+            ],
+            vec![
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-origin", "https://foo.lab"),
+                own,
+            ],
+        ),
+    ];
+    for (cors, asked, preflight, answer) in rows {
+        let asked = fields(&asked);
+        let mut found = HeaderMap::new();
+        cors.answer_preflight(&asked, &mut found);
+        assert_eq!(sorted(&found), sorted(&fields(&preflight)), "{cors:?}");
+        // What the server says of it is replaced.
+        let mut found = fields(&[
+            ("access-control-allow-origin", "https://evil.lab"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-methods", "DELETE"),
+        ]);
+        cors.edit_answer(asked.get("origin"), &mut found);
+        assert_eq!(sorted(&found), sorted(&fields(&answer)), "{cors:?}");
+    }
+    Ok(())
 }

@@ -39,6 +39,8 @@ pub(in crate::route) struct Entry {
     pub(in crate::route) targets: (usize, usize),
     /// Whether the rule or a backend mirrors.
     pub(in crate::route) mirrors: bool,
+    /// Whether the rule or a backend answers preflights.
+    pub(in crate::route) cors: bool,
 }
 
 /// A rule with the name of its route.
@@ -93,6 +95,7 @@ impl HttpTable {
                         rule: rules.len(),
                         targets: (first, targets.len()),
                         mirrors: rule.mirrors().next().is_some(),
+                        cors: rule.has_cors(),
                     };
                     let mut add = |when| {
                         keyed.push((precedence(route, index, when), entry(when)));

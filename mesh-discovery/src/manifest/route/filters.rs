@@ -3,6 +3,8 @@
 //! Bounds and combinations are those of the API's schema. Fields that frame a message or name its
 //! connection are refused by [`HeaderChanges`].
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue};
 use inmesh_core::route::{
     Filter, HeaderChanges, InvalidRoute, Mirror, PathRewrite, Redirect, Rewrite,
@@ -10,18 +12,18 @@ use inmesh_core::route::{
 
 use super::super::strict::{Fields, Value};
 use super::super::text;
-use super::LATER;
 use super::matches::{HEADER_CHARS, PATH_CHARS, field_name, field_value};
 use super::reference::{Within, target};
+use super::{LATER, cors};
 
 /// Filters that the Gateway API knows.
 const KINDS: &[&str] = &[
+    "CORS",
     "RequestHeaderModifier",
     "RequestMirror",
     "RequestRedirect",
     "ResponseHeaderModifier",
     "URLRewrite",
-    "CORS",
     "ExtensionRef",
     "ExternalAuth",
 ];
@@ -84,6 +86,10 @@ fn one<'t>(
         return None;
     };
     match kind {
+        "CORS" => {
+            let cors = cors::read(&fields.need("cors")?)?;
+            read.edits.push(Filter::Cors(Arc::new(cors)));
+        }
         "RequestHeaderModifier" => {
             let changes = changes(&fields.need("requestHeaderModifier")?)?;
             read.edits.push(Filter::RequestHeaders(changes));

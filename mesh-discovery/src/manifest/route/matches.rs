@@ -16,7 +16,7 @@ pub(super) const PATH_CHARS: usize = 1024;
 const NAME_CHARS: usize = 256;
 
 /// Methods that the Gateway API knows.
-const METHODS: &[&str] = &[
+pub(super) const METHODS: &[&str] = &[
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
 ];
 

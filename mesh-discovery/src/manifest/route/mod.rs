@@ -5,6 +5,7 @@
 //! Services) refuses the route. Bounds and rules are those of the API's own schema, of its
 //! standard channel, so that a folder takes what an API server takes, and no more.
 
+mod cors;
 mod filters;
 mod matches;
 mod reference;

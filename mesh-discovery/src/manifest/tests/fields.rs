@@ -29,6 +29,10 @@ fn samples() -> Vec<Json> {
     let filters = json!([
         {"type": "RequestHeaderModifier", "requestHeaderModifier": changes},
         {"type": "ResponseHeaderModifier", "responseHeaderModifier": changes},
+        {"type": "CORS", "cors": {
+            "allowOrigins": ["*"], "allowMethods": ["*"], "allowHeaders": ["*"], "exposeHeaders": ["a"],
+            "allowCredentials": true, "maxAge": 5,
+        }},
         {"type": "RequestMirror", "requestMirror": {
             "backendRef": {"group": "", "kind": "Service", "name": "y", "namespace": "shop", "port": 80},
             "fraction": {"numerator": 1, "denominator": 2},

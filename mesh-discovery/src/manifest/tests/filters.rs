@@ -2,7 +2,7 @@
 
 use inmesh_core::model::{Namespace, ServiceName};
 use inmesh_core::route::{
-    Filter, Match, Mirror, Outcome, PathMatch, PathRewrite, Redirect, Rewrite, Rule,
+    Cors, Filter, Match, Mirror, Outcome, PathMatch, PathRewrite, Redirect, Rewrite, Rule,
 };
 use inmesh_core::snapshot::{Object, Op, Severity};
 
@@ -488,4 +488,125 @@ fn mirrors_are_refused() {
         matches!(&warnings[..], [(at, _)] if at == "spec.rules[0].filters[0]"),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn cors_is_read() {
+    let cors = |of: &str| {
+        let (rule, warnings) = a_rule(&format!("filters: [{{type: CORS, cors: {{{of}}}}}]"));
+        assert_eq!(warnings, [], "{of}");
+        match &rule.filters[..] {
+            [Filter::Cors(cors)] => (**cors).clone(),
+            other => panic!("{of}: {other:?}"),
+        }
+    };
+    let full = cors(
+        "allowOrigins: [https://a.b, 'http://*.c.d:8080'], allowMethods: [GET, PUT], \
+         allowHeaders: [X-A, x-b], exposeHeaders: [x-c], allowCredentials: true, maxAge: 3600",
+    );
+    let wanted = Cors::new()
+        .allow_origin("https://a.b")
+        .and_then(|c| c.allow_origin("http://*.c.d:8080"))
+        .and_then(|c| c.allow_method("GET")?.allow_method("PUT"))
+        .and_then(|c| c.allow_header("X-A")?.allow_header("x-b"))
+        .and_then(|c| c.expose_header("x-c"))
+        .map(|c| c.allow_credentials(true).with_max_age(3600));
+    assert_eq!(Ok(full), wanted);
+    let all = cors(
+        "allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*'], exposeHeaders: ['*', a]",
+    );
+    let wanted = Cors::new()
+        .allow_origin("*")
+        .and_then(|c| c.allow_method("*")?.allow_header("*")?.expose_header("*"));
+    assert_eq!(Ok(all), wanted);
+}
+
+#[test]
+fn cors_is_refused() {
+    for (of, field, message) in [
+        (
+            "allowOrigins: ['*', 'http://a']",
+            "allowOrigins[1]",
+            "stands alone",
+        ),
+        (
+            "allowOrigins: ['http://a', '*']",
+            "allowOrigins[1]",
+            "stands alone",
+        ),
+        (
+            "allowMethods: [GET, '*']",
+            "allowMethods[1]",
+            "stands alone",
+        ),
+        ("allowHeaders: ['*', a]", "allowHeaders[1]", "stands alone"),
+        (
+            "allowOrigins: ['http://a', 'http://a']",
+            "allowOrigins[1]",
+            "stands twice",
+        ),
+        ("exposeHeaders: [a, a]", "exposeHeaders[1]", "stands twice"),
+        ("allowOrigins: ['']", "allowOrigins[0]", "has 0 characters"),
+        ("allowOrigins: [a.b]", "allowOrigins[0]", "not an origin"),
+        (
+            "allowOrigins: ['ftp://a']",
+            "allowOrigins[0]",
+            "not an origin",
+        ),
+        (
+            "allowOrigins: ['http://a/']",
+            "allowOrigins[0]",
+            "not an origin",
+        ),
+        (
+            "allowOrigins: ['http://a.*']",
+            "allowOrigins[0]",
+            "not an origin",
+        ),
+        (
+            "allowOrigins: ['http://a:0']",
+            "allowOrigins[0]",
+            "not an origin",
+        ),
+        (
+            "allowOrigins: ['http://a:65536']",
+            "allowOrigins[0]",
+            "not an origin",
+        ),
+        (
+            "allowMethods: [get]",
+            "allowMethods[0]",
+            "is not one of GET",
+        ),
+        ("allowHeaders: ['a b']", "allowHeaders[0]", "not a name"),
+        ("allowCredentials: 'yes'", "allowCredentials", "is a text"),
+        ("maxAge: 0", "maxAge", "not within"),
+        ("maxage: 1", "maxage", "is not a known field"),
+    ] {
+        let filter = format!("filters: [{{type: CORS, cors: {{{of}}}}}]");
+        refused(&filter, &format!("filters[0].cors.{field}"), message);
+    }
+    refused("filters: [{type: CORS}]", "filters[0].cors", "is missing");
+    let cors = "{type: CORS, cors: {allowOrigins: ['*']}}";
+    refused(
+        &format!("filters: [{cors}, {cors}]"),
+        "filters[1]",
+        "a second CORS",
+    );
+    for (of, field, message) in [
+        ("allowOrigins: []", "", "allows no origin"),
+        ("allowMethods: [GET]", "", "allows no origin"),
+        (
+            "allowOrigins: ['*'], allowCredentials: true, exposeHeaders: ['*']",
+            ".exposeHeaders[0]",
+            "has no effect with allowCredentials",
+        ),
+    ] {
+        let (_, warnings) = a_rule(&format!("filters: [{{type: CORS, cors: {{{of}}}}}]"));
+        let [(at, said)] = &warnings[..] else {
+            panic!("{of}: {warnings:?}");
+        };
+        assert_eq!(*at, format!("spec.rules[0].filters[0].cors{field}"), "{of}");
+        assert!(said.contains(message), "{of}: {said}");
+    }
 }
