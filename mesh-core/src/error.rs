@@ -268,12 +268,11 @@ impl Reason {
             Self::Denied => 7,
             Self::Crowded | Self::HeaderTooLarge | Self::TargetTooLong | Self::TooManyFields => 8,
             Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
-            Self::AnswerCoding
-            | Self::AnswerTooLarge
-            | Self::BackendMissing
-            | Self::InvalidRequest
-            | Self::NoBackend => 13,
-            Self::ConnectFailed
+            Self::AnswerCoding | Self::AnswerTooLarge | Self::InvalidRequest => 13,
+            // Gateway API, GRPCRouteRule, `backendRefs`.
+            Self::BackendMissing
+            | Self::NoBackend
+            | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::Exhausted
             | Self::NoEndpoint

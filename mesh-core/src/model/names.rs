@@ -48,6 +48,8 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `discovery.k8s.io/v1 EndpointSlice`.
     EndpointSlice,
+    /// `gateway.networking.k8s.io/v1 GRPCRoute`.
+    GrpcRoute,
     /// `gateway.networking.k8s.io/v1 HTTPRoute`.
     HttpRoute,
     /// A kind that is only reported, never applied.
@@ -222,6 +224,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::EndpointSlice => "EndpointSlice",
+            Self::GrpcRoute => "GRPCRoute",
             Self::HttpRoute => "HTTPRoute",
             Self::Other(kind) => kind,
             Self::Service => "Service",

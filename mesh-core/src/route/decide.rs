@@ -7,13 +7,14 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::filter::{
     Cors, FILTERS, Filter, MIRRORED, Mirror, RequestHead, asked_for, is_preflight,
 };
-use super::matching::{Match, PathMatch};
+use super::grpc::Call;
+use super::matching::{Match, PathMatch, has_fields};
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
 use super::table::RouteTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, is_grpc};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
 
@@ -43,6 +44,8 @@ pub(crate) struct MirrorPlace(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Consumer(usize),
+    /// It has no condition on the path.
+    Grpc,
     Producer(usize),
 }
 
@@ -78,6 +81,7 @@ pub enum NoRoute {
 ///
 /// 1. Consumer routes (of the caller's namespace) that are attached to the port are used if there
 ///    are any; else producer routes (of the Service's namespace).
+///    Among these gRPC routes are used if there are any, else HTTP routes.
 /// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
 ///    there is no route.
 /// 3. The backend of a rule that forwards is drawn by weight.
@@ -102,11 +106,80 @@ pub fn decide(
     trace: &mut impl Trace,
 ) -> Result<Option<Matched>, NoRoute> {
     match request {
-        RequestView::Http(http) if !table.is_empty() => {
-            http_route(table, port, caller, http, draw, trace)
-        }
+        RequestView::Http(http) if !table.is_empty() => match grpc_side(table, port, caller) {
+            Some(of) => grpc_route(table, port, of, http, draw, trace).map(Some),
+            None => http_route(table, port, caller, http, draw, trace),
+        },
         _ => Ok(None),
     }
+}
+
+/// The namespace whose gRPC routes decide; `None` if none do.
+fn grpc_side<'a>(table: &'a RouteTable, port: u16, caller: &'a Namespace) -> Option<&'a Namespace> {
+    let of = &table.grpc;
+    if of.is_empty() {
+        return None;
+    }
+    let own = table.service.namespace();
+    if caller != own && of.attached(caller, Some(port)).is_some() {
+        return Some(caller);
+    }
+    let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
+    let mut consumers = table.http.consumers.iter();
+    if consumers.any(|(from, entry)| from == caller && here(entry)) {
+        return None;
+    }
+    of.attached(own, Some(port)).map(|_| own)
+}
+
+fn grpc_route(
+    table: &RouteTable,
+    port: u16,
+    side: &Namespace,
+    http: &HttpView<'_>,
+    draw: &mut Draw,
+    trace: &mut impl Trace,
+) -> Result<Matched, NoRoute> {
+    let of = &table.grpc;
+    let path = http.spelling();
+    let call = Call::new(&path, http.headers);
+    let entry = of.entries.iter().find(|entry| {
+        let here = entry.port.is_none_or(|p| p == port) && of.namespace(entry) == Some(side);
+        if !here {
+            return false;
+        }
+        let when = entry.when.as_ref();
+        let matched = is_grpc(http.headers) && when.is_none_or(|when| when.matches(&call));
+        trace.saw(Step::Rule {
+            route: &of.rules[entry.rule].route,
+            rule: of.rules[entry.rule].index,
+            matched,
+        });
+        matched
+    });
+    let entry = entry.ok_or_else(|| NoRoute::NoMatch {
+        service: table.service.clone(),
+    })?;
+    let (start, end) = entry.targets;
+    let weights = of.targets[start..end].iter().map(|t| t.weight);
+    let rule = &of.rules[entry.rule];
+    let target = split(weights, draw).ok_or_else(|| NoRoute::NoBackend {
+        route: rule.route.clone(),
+        rule: rule.index,
+    })?;
+    let target = start + target;
+    let copied = entry.mirrors && !http.headers.contains_key(MIRRORED);
+    Ok(Matched {
+        entry: Place::Grpc,
+        rule: entry.rule,
+        target: Some(target),
+        mirrors: match copied {
+            true => drawn(&rule.filters, &of.targets[target].filters, draw),
+            false => 0,
+        },
+        cors: false,
+        preflight: false,
+    })
 }
 
 fn http_route(
@@ -218,12 +291,7 @@ fn matches<'p>(when: &Match, http: &HttpView<'_>, path: &impl Fn() -> &'p str, c
     let method = when.method.as_ref();
     method.is_none_or(|method| method == http.method || asks(method))
         && when.path.matches(path())
-        && when.headers.iter().all(|(name, wanted)| {
-            http.headers
-                .get_all(name)
-                .iter()
-                .any(|value| value.to_str().is_ok_and(|value| wanted.matches(value)))
-        })
+        && has_fields(&when.headers, http.headers)
         && when.query.iter().all(|(name, wanted)| {
             form_urlencoded::parse(http.query.unwrap_or_default().as_bytes())
                 .find(|(n, _)| *n == **name)
@@ -297,6 +365,7 @@ impl Matched {
     pub fn path(self, table: &RouteTable) -> Option<&PathMatch> {
         let entry = match self.entry {
             Place::Consumer(n) => table.http.consumers.get(n).map(|(_, entry)| entry),
+            Place::Grpc => None,
             Place::Producer(n) => table.http.producers.get(n),
         };
         entry?.when.as_ref().map(|when| &when.path)
@@ -366,11 +435,19 @@ impl Matched {
     }
 
     fn rule(self, table: &RouteTable) -> Option<&RuleView> {
-        table.http.rules.get(self.rule)
+        let rules = match self.entry {
+            Place::Grpc => &table.grpc.rules,
+            Place::Consumer(_) | Place::Producer(_) => &table.http.rules,
+        };
+        rules.get(self.rule)
     }
 
     fn target(self, table: &RouteTable) -> Option<&Target> {
-        table.http.targets.get(self.target?)
+        let targets = match self.entry {
+            Place::Grpc => &table.grpc.targets,
+            Place::Consumer(_) | Place::Producer(_) => &table.http.targets,
+        };
+        targets.get(self.target?)
     }
 
     fn of_rule(self, table: &RouteTable) -> &[Filter] {

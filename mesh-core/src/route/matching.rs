@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use super::invalid::InvalidRoute;
 use crate::authorize::{PathForm, never_matches, spelling};
@@ -57,6 +57,14 @@ pub struct Match {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     /// Query parameters that must be there; the first of a name counts.
     pub query: Vec<(Arc<str>, ValueMatch)>,
+}
+
+/// Whether each of the fields is there with a value that matches.
+pub(super) fn has_fields(wanted: &[(HeaderName, ValueMatch)], headers: &HeaderMap) -> bool {
+    wanted.iter().all(|(name, wanted)| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| value.to_str().is_ok_and(|value| wanted.matches(value)))
+    })
 }
 
 // === impl Regex ===
@@ -198,6 +206,14 @@ impl ValueMatch {
         match self {
             Self::Exact(exact) => **exact == *value,
             Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+
+    /// How many characters it has as it was written.
+    pub(super) fn characters(&self) -> usize {
+        match self {
+            Self::Exact(exact) => exact.chars().count(),
+            Self::Regex(regex) => regex.written().chars().count(),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod decide;
 mod filter;
+mod grpc;
 mod invalid;
 mod matching;
 mod rule;
@@ -21,6 +22,7 @@ pub(crate) use filter::MIRRORED;
 pub use filter::{
     Cors, Filter, HeaderChanges, Mirror, PathRewrite, Redirect, RequestHead, Respond, Rewrite,
 };
+pub use grpc::{GrpcMatch, GrpcRoute, GrpcRule};
 pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
 pub use rule::{Backend, Outcome, Parent, Route, Rule, Timeouts};

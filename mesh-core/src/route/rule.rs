@@ -297,7 +297,7 @@ impl Parent {
 
     /// The port of a Service that it attaches to, the inner `None` being all; `None` if there is no
     /// such port.
-    pub(in crate::route) fn attaches_to(&self, ports: &[ServicePort]) -> Option<Option<u16>> {
+    pub(crate) fn attaches_to(&self, ports: &[ServicePort]) -> Option<Option<u16>> {
         let Some(name) = &self.port_name else {
             return Some(self.port);
         };

@@ -9,10 +9,12 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::filter::{Cors, Filter, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
+use super::grpc::GrpcMatch;
 use super::matching::{Match, PathMatch, ValueMatch};
 use super::rule::{Outcome, Timeouts};
 use super::table::RouteTable;
-use super::table::http::{Entry, Target};
+use super::table::grpc::GrpcEntry;
+use super::table::http::{Entry, RuleView, Target};
 use crate::model::{Namespace, ObjectKey, ServiceName};
 
 /// In place of the value of a field that is a credential.
@@ -35,26 +37,15 @@ pub struct RuleOf<'t> {
 // === impl RouteTable ===
 
 impl RouteTable {
-    /// The rules that may match, each once, the one of highest precedence first: those of consumer
-    /// routes, then those of producer routes.
+    /// The rules that may match, each once, the one of highest precedence first: those of gRPC routes,
+    /// then of HTTP routes, and of these those of consumer routes before those of producer routes.
     pub fn rules(&self) -> Vec<RuleOf<'_>> {
-        let mut seen = vec![false; self.http.rules.len()];
-        let first = |(_, entry): &(Option<&Namespace>, &Entry)| {
-            let seen = seen.get_mut(entry.rule);
-            seen.is_some_and(|seen| !std::mem::replace(seen, true))
-        };
-        let entries = self.entries().filter(first);
-        let rule = |(_, entry): (_, &Entry)| {
-            let rule = self.http.rules.get(entry.rule)?;
-            let targets = self.targets(entry).iter();
-            Some(RuleOf {
-                route: &rule.route,
-                index: rule.index,
-                backends: targets.map(|t| (&t.service, t.port, t.weight)).collect(),
-                answer: rule.answer.as_deref(),
-            })
-        };
-        entries.filter_map(rule).collect()
+        let (http, grpc) = (&self.http, &self.grpc);
+        let of_grpc = grpc.entries.iter().map(|entry| (entry.rule, entry.targets));
+        let of_http = self.entries().map(|(_, entry)| (entry.rule, entry.targets));
+        let mut all = rules_of(of_grpc, &grpc.rules, &grpc.targets);
+        all.extend(rules_of(of_http, &http.rules, &http.targets));
+        all
     }
 
     /// All matches, those of consumer routes with the namespace of the callers that they are for.
@@ -64,49 +55,91 @@ impl RouteTable {
         consumers.chain(self.http.producers.iter().map(|entry| (None, entry)))
     }
 
-    fn targets(&self, entry: &Entry) -> &[Target] {
-        let (from, to) = entry.targets;
-        self.http.targets.get(from..to).unwrap_or_default()
-    }
-
     fn entry(&self, callers: Option<&Namespace>, entry: &Entry) -> Option<Value> {
         let rule = self.http.rules.get(entry.rule)?;
-        let mut out = Map::new();
-        if let Some(callers) = callers {
-            out.insert("callersOf".into(), callers.to_string().into());
-        }
-        if let Some(port) = entry.port {
-            out.insert("port".into(), port.into());
-        }
         let matches = entry.when.as_ref().map_or_else(|| json!({}), conditions);
-        out.insert("matches".into(), matches);
-        out.insert("route".into(), rule.route.to_string().into());
-        out.insert("rule".into(), rule.index.into());
-        let timeouts = timeouts(&rule.timeouts);
-        out.insert("timeouts".into(), timeouts);
-        out.insert("filters".into(), filters(&rule.filters));
-        match rule.answer.as_deref() {
-            Some(Outcome::Redirect(to)) => out.insert("requestRedirect".into(), redirect(to)),
-            Some(Outcome::Respond(with)) => {
-                let (status, bytes) = (with.status().as_u16(), with.body().len());
-                let answer = json!({ "status": status, "bodyBytes": bytes });
-                out.insert("directResponse".into(), answer)
-            }
-            Some(Outcome::Forward(_)) | None => {
-                let targets = self.targets(entry).iter().map(target).collect();
-                out.insert("backends".into(), Value::Array(targets))
-            }
-        };
-        Some(Value::Object(out))
+        let (from, to) = entry.targets;
+        let targets = self.http.targets.get(from..to).unwrap_or_default();
+        Some(shown(callers, entry.port, matches, rule, targets))
     }
+
+    fn grpc_entry(&self, entry: &GrpcEntry) -> Option<Value> {
+        let rule = self.grpc.rules.get(entry.rule)?;
+        let of = &rule.route.namespace;
+        let callers = Some(of).filter(|of| *of != self.service.namespace());
+        let matches = entry.when.as_ref().map_or_else(|| json!({}), calls);
+        let (from, to) = entry.targets;
+        let targets = self.grpc.targets.get(from..to).unwrap_or_default();
+        Some(shown(callers, entry.port, matches, rule, targets))
+    }
+}
+
+/// Each rule once, in the order of the first entry that leads to it.
+fn rules_of<'t>(
+    entries: impl Iterator<Item = (usize, (usize, usize))>,
+    rules: &'t [RuleView],
+    targets: &'t [Target],
+) -> Vec<RuleOf<'t>> {
+    let mut seen = vec![false; rules.len()];
+    let first = |(rule, _): &(usize, _)| {
+        let seen = seen.get_mut(*rule);
+        seen.is_some_and(|seen| !std::mem::replace(seen, true))
+    };
+    let rule = |(rule, (from, to)): (usize, (usize, usize))| {
+        let rule = rules.get(rule)?;
+        let targets = targets.get(from..to).unwrap_or_default().iter();
+        Some(RuleOf {
+            route: &rule.route,
+            index: rule.index,
+            backends: targets.map(|t| (&t.service, t.port, t.weight)).collect(),
+            answer: rule.answer.as_deref(),
+        })
+    };
+    entries.filter(first).filter_map(rule).collect()
+}
+
+fn shown(
+    callers: Option<&Namespace>,
+    port: Option<u16>,
+    matches: Value,
+    rule: &RuleView,
+    targets: &[Target],
+) -> Value {
+    let mut out = Map::new();
+    if let Some(callers) = callers {
+        out.insert("callersOf".into(), callers.to_string().into());
+    }
+    if let Some(port) = port {
+        out.insert("port".into(), port.into());
+    }
+    out.insert("matches".into(), matches);
+    out.insert("route".into(), rule.route.to_string().into());
+    out.insert("rule".into(), rule.index.into());
+    let timeouts = timeouts(&rule.timeouts);
+    out.insert("timeouts".into(), timeouts);
+    out.insert("filters".into(), filters(&rule.filters));
+    match rule.answer.as_deref() {
+        Some(Outcome::Redirect(to)) => out.insert("requestRedirect".into(), redirect(to)),
+        Some(Outcome::Respond(with)) => {
+            let (status, bytes) = (with.status().as_u16(), with.body().len());
+            let answer = json!({ "status": status, "bodyBytes": bytes });
+            out.insert("directResponse".into(), answer)
+        }
+        Some(Outcome::Forward(_)) | None => {
+            let targets = targets.iter().map(target).collect();
+            out.insert("backends".into(), Value::Array(targets))
+        }
+    };
+    Value::Object(out)
 }
 
 impl Serialize for RouteTable {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_seq(
-            self.entries()
-                .filter_map(|(of, entry)| self.entry(of, entry)),
-        )
+        let grpc = self.grpc.entries.iter();
+        let grpc = grpc.filter_map(|entry| self.grpc_entry(entry));
+        let http = self.entries();
+        let http = http.filter_map(|(of, entry)| self.entry(of, entry));
+        out.collect_seq(grpc.chain(http))
     }
 }
 
@@ -130,28 +163,52 @@ fn conditions(when: &Match) -> Value {
     if let Some(method) = &when.method {
         out.insert("method".into(), method.as_str().into());
     }
-    let value = |name: &str, is: &ValueMatch| {
-        let (kind, value) = match is {
-            ValueMatch::Exact(exact) => ("Exact", &**exact),
-            ValueMatch::Regex(regex) => ("RegularExpression", regex.written()),
-        };
-        json!({ "name": name, "type": kind, "value": value })
-    };
     if !when.headers.is_empty() {
-        let fields = when.headers.iter().map(|(name, is)| {
-            let mut field = value(name.as_str(), is);
-            if is_credential(name) {
-                field["value"] = HIDDEN.into();
-            }
-            field
-        });
-        out.insert("headers".into(), fields.collect());
+        out.insert("headers".into(), fields(&when.headers));
     }
     if !when.query.is_empty() {
         let query = when.query.iter().map(|(name, is)| value(name, is));
         out.insert("queryParams".into(), query.collect());
     }
     Value::Object(out)
+}
+
+/// The conditions on a call of gRPC. Service and method may be of two types here.
+fn calls(when: &GrpcMatch) -> Value {
+    let mut out = Map::new();
+    for (name, is) in [("service", &when.service), ("method", &when.method)] {
+        if let Some(is) = is {
+            let (kind, value) = typed(is);
+            out.insert(name.into(), json!({ "type": kind, "value": value }));
+        }
+    }
+    if !when.headers.is_empty() {
+        out.insert("headers".into(), fields(&when.headers));
+    }
+    Value::Object(out)
+}
+
+fn typed(is: &ValueMatch) -> (&'static str, &str) {
+    match is {
+        ValueMatch::Exact(exact) => ("Exact", exact),
+        ValueMatch::Regex(regex) => ("RegularExpression", regex.written()),
+    }
+}
+
+fn value(name: &str, is: &ValueMatch) -> Value {
+    let (kind, value) = typed(is);
+    json!({ "name": name, "type": kind, "value": value })
+}
+
+fn fields(conditions: &[(HeaderName, ValueMatch)]) -> Value {
+    let fields = conditions.iter().map(|(name, is)| {
+        let mut field = value(name.as_str(), is);
+        if is_credential(name) {
+            field["value"] = HIDDEN.into();
+        }
+        field
+    });
+    fields.collect()
 }
 
 fn timeouts(limits: &Timeouts) -> Value {
@@ -196,7 +253,7 @@ fn mirror(to: &Mirror) -> Value {
 }
 
 fn changes(by: &HeaderChanges) -> Value {
-    let fields = |list: &[(HeaderName, HeaderValue)]| -> Value {
+    let pairs = |list: &[(HeaderName, HeaderValue)]| -> Value {
         let field = |(name, value): &(HeaderName, HeaderValue)| {
             let value = if is_credential(name) || value.is_sensitive() {
                 HIDDEN.into()
@@ -208,7 +265,7 @@ fn changes(by: &HeaderChanges) -> Value {
         list.iter().map(field).collect()
     };
     let remove: Vec<_> = by.remove.iter().map(HeaderName::as_str).collect();
-    json!({ "set": fields(&by.set), "add": fields(&by.add), "remove": remove })
+    json!({ "set": pairs(&by.set), "add": pairs(&by.add), "remove": remove })
 }
 
 fn is_credential(name: &HeaderName) -> bool {

@@ -240,13 +240,15 @@ impl Snapshot {
                     touched.services.insert(slice.service.clone());
                 }
                 // Routes, like policies, govern their own cluster.
-                Some(Object::Route(route)) if key.cluster.is_none() => {
-                    for parent in &route.parents {
+                Some(route @ (Object::GrpcRoute(_) | Object::Route(_)))
+                    if key.cluster.is_none() =>
+                {
+                    for parent in route.parents() {
                         self.part(&parent.service, |p| set(&mut p.routes, key, present));
                         touched.services.insert(parent.service.clone());
                     }
                 }
-                Some(Object::Policy(_) | Object::Route(_)) | None => {}
+                Some(Object::GrpcRoute(_) | Object::Policy(_) | Object::Route(_)) | None => {}
             }
         }
     }
@@ -308,6 +310,13 @@ impl Snapshot {
                 _ => None,
             })
             .collect();
+        let grpc_routes = parts.routes.iter().filter_map(good);
+        let grpc_routes: Vec<_> = grpc_routes
+            .filter_map(|object| match object {
+                Object::GrpcRoute(route) => Some(Arc::clone(route)),
+                _ => None,
+            })
+            .collect();
         let routes = parts.routes.iter().filter_map(good);
         let routes: Vec<_> = routes
             .filter_map(|object| match object {
@@ -326,6 +335,7 @@ impl Snapshot {
                 service: &service,
                 slices: &slices,
                 routes: &routes,
+                grpc_routes: &grpc_routes,
             },
             &addresses,
             before.as_deref(),

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use super::status::Problem;
 use crate::authorize::{Policy, Selects};
 use crate::model::{Host, ObjectKey, Service, Slice, SourceId};
-use crate::route::Route;
+use crate::route::{GrpcRoute, Parent, Route, Rule};
 
 /// A configuration object, checked when it was made.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Object {
+    /// A GRPCRoute.
+    GrpcRoute(Arc<GrpcRoute>),
     /// An AuthorizationPolicy.
     Policy(Arc<Policy>),
     /// An HTTPRoute.
@@ -67,10 +69,29 @@ impl Object {
     /// Its key.
     pub fn key(&self) -> ObjectKey {
         match self {
+            Self::GrpcRoute(route) => route.key.clone(),
             Self::Policy(policy) => policy.key.clone(),
             Self::Route(route) => route.key.clone(),
             Self::Service(service) => service.key(),
             Self::Slice(slice) => slice.key.clone(),
+        }
+    }
+
+    /// What it is attached to, if it is a route.
+    pub fn parents(&self) -> &[Parent] {
+        match self {
+            Self::GrpcRoute(route) => &route.parents,
+            Self::Route(route) => &route.parents,
+            Self::Policy(_) | Self::Service(_) | Self::Slice(_) => &[],
+        }
+    }
+
+    /// Its rules, if it is a route.
+    pub fn rules(&self) -> Vec<&Rule> {
+        match self {
+            Self::GrpcRoute(route) => route.rules.iter().map(|rule| &rule.rule).collect(),
+            Self::Route(route) => route.rules.iter().collect(),
+            Self::Policy(_) | Self::Service(_) | Self::Slice(_) => Vec::new(),
         }
     }
 }
@@ -92,7 +113,7 @@ macro_rules! from {
         )*
     };
 }
-from!(Policy, Route, Service, Slice);
+from!(GrpcRoute, Policy, Route, Service, Slice);
 
 // === impl Op ===
 

@@ -9,13 +9,14 @@ use super::settings::Settings;
 use crate::authorize::PathForm;
 use crate::balance::EndpointSet;
 use crate::model::{Endpoint, Few, Host, Service, ServicePort, Slice, SliceHost, Transport};
-use crate::route::{Route, RouteTable};
+use crate::route::{GrpcRoute, Route, RouteTable};
 
 /// The objects that make up one Service.
 pub(super) struct CompileInput<'a> {
     pub(super) service: &'a Service,
     pub(super) slices: &'a [Arc<Slice>],
     pub(super) routes: &'a [Arc<Route>],
+    pub(super) grpc_routes: &'a [Arc<GrpcRoute>],
 }
 
 /// What a resolver found for a name: addresses, with a port where SRV gave one.
@@ -65,23 +66,24 @@ pub(super) fn view(
         key: service.name.to_string().as_str().into(),
         host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
         ports: service.ports.clone(),
-        routes: match settings.paths {
-            form if form == PathForm::default() => {
-                RouteTable::build(&service.name, &service.ports, parts.routes)
-            }
-            form => {
-                let seen = parts
-                    .routes
-                    .iter()
-                    .map(|route| Arc::new(route.in_form(form)));
-                let seen: Vec<_> = seen.collect();
-                RouteTable::build(&service.name, &service.ports, &seen)
-            }
-        },
+        routes: routes(settings, parts),
         balancing: Arc::clone(&settings.balancing),
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
         endpoints,
     }
+}
+
+fn routes(settings: &Settings, parts: &CompileInput<'_>) -> RouteTable {
+    let (name, ports) = (&parts.service.name, &parts.service.ports);
+    let table = match settings.paths {
+        form if form == PathForm::default() => RouteTable::build(name, ports, parts.routes),
+        form => {
+            let seen = parts.routes.iter();
+            let seen: Vec<_> = seen.map(|route| Arc::new(route.in_form(form))).collect();
+            RouteTable::build(name, ports, &seen)
+        }
+    };
+    table.with_grpc(ports, parts.grpc_routes)
 }
 
 fn endpoints(

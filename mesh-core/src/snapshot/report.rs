@@ -81,6 +81,28 @@ impl Snapshot {
         }
     }
 
+    /// The parents at which a GRPCRoute takes effect in the place of an HTTPRoute.
+    fn conflicts(&self, route: &Object) -> Vec<Problem> {
+        let Object::Route(route) = route else {
+            return Vec::new();
+        };
+        let parents = route.parents.iter().enumerate();
+        let conflicts = parents.filter_map(|(n, parent)| {
+            let view = self.service(&parent.service)?;
+            let port = parent.attaches_to(&view.ports)?;
+            let grpc = view.routes.conflict(&route.key.namespace, port)?;
+            let at = match port {
+                Some(port) => format!("port {port}"),
+                None => "the ports that it is attached to".to_owned(),
+            };
+            let message = format!(
+                "has no effect at {at}: {grpc} is attached there (Accepted False, Conflicted)"
+            );
+            Some(Problem::warning(format!("spec.parentRefs[{n}]"), message))
+        });
+        conflicts.collect()
+    }
+
     /// What a version refers to that is not there.
     fn dangling(&self, version: &Version) -> Vec<Problem> {
         let warn = |field: String, message: String| Problem {
@@ -88,8 +110,8 @@ impl Snapshot {
             ..Problem::refused(field, message)
         };
         match &version.good {
-            Some(Object::Route(route)) => {
-                let parents = route.parents.iter().enumerate();
+            Some(route @ (Object::GrpcRoute(_) | Object::Route(_))) => {
+                let parents = route.parents().iter().enumerate();
                 let parents = parents.filter_map(|(n, parent)| {
                     let name = &parent.service;
                     let message = match (self.service(name), &parent.port_name) {
@@ -101,19 +123,23 @@ impl Snapshot {
                     };
                     Some(warn(format!("spec.parentRefs[{n}]"), message))
                 });
-                let backends = route.rules.iter().enumerate().flat_map(|(r, rule)| {
+                let answer = match route {
+                    Object::GrpcRoute(_) => "UNAVAILABLE",
+                    _ => "500",
+                };
+                let backends = route.rules().into_iter().enumerate().flat_map(|(r, rule)| {
                     rule.backends()
                         .iter()
                         .enumerate()
                         .filter_map(move |(b, backend)| {
                             let lacks = self.lacks(&backend.service, backend.port)?;
                             let message = format!(
-                                "{lacks} (ResolvedRefs False); its share is answered with 500"
+                                "{lacks} (ResolvedRefs False); its share is answered with {answer}"
                             );
                             Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
                         })
                 });
-                let mirrors = route.rules.iter().enumerate().flat_map(|(r, rule)| {
+                let mirrors = route.rules().into_iter().enumerate().flat_map(|(r, rule)| {
                     rule.mirrors().filter_map(move |(backend, n, mirror)| {
                         let lacks = self.lacks(mirror.service(), mirror.port())?;
                         let message = format!("{lacks} (ResolvedRefs False); nothing is mirrored");
@@ -122,7 +148,8 @@ impl Snapshot {
                         Some(warn(format!("{at}.backendRef"), message))
                     })
                 });
-                parents.chain(backends).chain(mirrors).collect()
+                let all = parents.chain(backends).chain(mirrors);
+                all.chain(self.conflicts(route)).collect()
             }
             Some(Object::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
                 "metadata.labels[kubernetes.io/service-name]".into(),

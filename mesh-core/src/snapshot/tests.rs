@@ -649,6 +649,7 @@ proptest! {
                 service: &of,
                 slices: &[],
                 routes: &[],
+                grpc_routes: &[],
             };
             let snapshot = empty();
             Arc::new(compile::view(snapshot.settings(), &parts, &|_| None, None))

@@ -12,8 +12,8 @@ use inmesh_core::authorize::{
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
 use inmesh_core::route::{
-    Backend, Cors, Filter, HeaderChanges, InvalidRoute, Match, Outcome, Parent, PathMatch,
-    PathRewrite, Redirect, Respond, Rewrite, Route, Rule,
+    Backend, Cors, Filter, GrpcMatch, GrpcRoute, GrpcRule, HeaderChanges, InvalidRoute, Match,
+    Outcome, Parent, PathMatch, PathRewrite, Redirect, Respond, Rewrite, Route, Rule, ValueMatch,
 };
 use inmesh_core::runtime::InboundListener;
 use inmesh_core::snapshot::Op;
@@ -275,5 +275,41 @@ async fn other_origins_are_answered_by_the_route() -> Result {
         assert_eq!(ask(method, from).await?, wanted, "{from}");
     }
     assert_eq!(pair.in_seen.all().len(), 2, "preflights reach no server");
+    Ok(())
+}
+
+/// Calls of gRPC are routed by service and method; what is not routed has the status of gRPC.
+#[tokio::test]
+async fn calls_are_routed_by_a_grpc_route() -> Result {
+    let pair = Pair::new(AppProtocol::Grpc, origin_h2(tell).await?).await?;
+    let rule = |to: &str, of: &str| {
+        let of = GrpcMatch::new().service(ValueMatch::Exact(of.into()));
+        let backend = Backend::new(service(to)?, 80, 1)?;
+        Ok::<_, crate::support::BoxError>(GrpcRule::to(vec![backend]).when(vec![of]))
+    };
+    let key = ObjectKey::new(Kind::GrpcRoute, &Namespace::new("shop")?, "r")?;
+    let rules = vec![rule("cart", "shop.Cart")?, rule("gone", "shop.Gone")?];
+    let route = GrpcRoute::new(key, vec![Parent::new(service("cart")?, None)], rules)?;
+    push(&pair, vec![Op::put(route)]).await?;
+    for (path, kind, status, grpc) in [
+        ("/shop.Cart/Get", "application/grpc", 200, None),
+        ("/shop.Other/Get", "application/grpc", 200, Some("12")),
+        ("/shop.Gone/Get", "application/grpc", 200, Some("14")),
+        ("/shop.Cart/Get", "text/plain", 404, None),
+    ] {
+        let mut request = get(&format!("http://cart{path}"));
+        *request.method_mut() = Method::POST;
+        let kind = HeaderValue::from_static(kind);
+        request.headers_mut().insert(header::CONTENT_TYPE, kind);
+        let answer = pair.web.client().send(request).await;
+        let found = answer.headers().get("grpc-status").cloned();
+        let found = found.as_ref().and_then(|status| status.to_str().ok());
+        assert_eq!((answer.status().as_u16(), found), (status, grpc), "{path}");
+        text(answer).await?;
+    }
+    let record = pair.out_seen.one(|x| x.reason.is_none()).await?;
+    let route = record.route.map(|(route, rule)| (route.to_string(), rule));
+    assert_eq!(route, Some(("GRPCRoute/shop/r".into(), 0)));
+    assert_eq!(pair.in_seen.all().len(), 1);
     Ok(())
 }

@@ -79,6 +79,10 @@ fn read_known(
             document.read_object(Unknown::Warn, |f| slice::read(f, file, defaults).map(Some)),
             notes,
         ),
+        Kind::GrpcRoute => put(
+            document.read_object(Unknown::Refuse, |f| route::grpc::read(f, defaults)),
+            notes,
+        ),
         Kind::HttpRoute => put(
             document.read_object(Unknown::Refuse, |f| route::read(f, defaults)),
             notes,

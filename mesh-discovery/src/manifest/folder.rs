@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use inmesh_core::authorize::Selects;
 use inmesh_core::model::{Kind, ObjectKey, SourceId};
-use inmesh_core::snapshot::{Change, Fallback, Location, Object, Op, Problem};
+use inmesh_core::snapshot::{Change, Fallback, Location, Op, Problem};
 
 use super::mirrors::Mirrors;
 use super::{Defaults, Entry, StandsFor, parse, text};
@@ -150,9 +150,9 @@ impl Folder {
                     self.refuse_file(&mut sum, &file, &content, known, problem);
                     for entry in known.iter().flat_map(|known| &known.entries) {
                         sum.keep(&file, &entry.key, entry.line);
-                        if let Op::Put(Object::Route(route), _) = &entry.op {
+                        if let Op::Put(object, _) = &entry.op {
                             // What serves is not refused for it.
-                            let _serves = sum.mirrors.add(route);
+                            let _serves = sum.mirrors.add(object);
                         }
                     }
                 }
@@ -295,8 +295,8 @@ impl Sum {
             again: 0,
         };
         self.claims.insert(entry.key.clone(), claim);
-        if let Op::Put(Object::Route(route), _) = &entry.op
-            && let Err(cycle) = self.mirrors.add(route)
+        if let Op::Put(object, _) = &entry.op
+            && let Err(cycle) = self.mirrors.add(object)
         {
             let problem = Problem::refused(cycle.field, cycle.message).at(at);
             return self.refuse(entry.key.clone(), Fallback::Absent, vec![problem]);

@@ -52,7 +52,9 @@ const GATEWAY: &[&str] = &[
     "ReferenceGrant",
 ];
 /// Routes of the Gateway API for protocols that are not routed.
-const ROUTES: &[&str] = &["GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute"];
+const ROUTES: &[&str] = &["TCPRoute", "TLSRoute", "UDPRoute"];
+/// Routes that are read, and whose name is that of a protocol.
+const READ_ROUTES: &[&str] = &["GRPCRoute"];
 /// Groups that are read.
 const GROUPS: &[&str] = &[
     "discovery.k8s.io",
@@ -89,6 +91,10 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
     if let Some((of, versions)) = read_kind(group, kind) {
         let why = match version {
             Some(version) if versions.contains(&version) => return Whose::Ours(of),
+            Some(v) if of == Kind::GrpcRoute => {
+                // One of a gateway is for others, whatever its version.
+                return Whose::Route(format!("version {v} of GRPCRoute is not read; v1 is"));
+            }
             Some(_) => {
                 let v = api_version.unwrap_or_default();
                 format!(
@@ -112,6 +118,9 @@ fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static 
         (Some("") | None, Some("Service")) => Some((Kind::Service, &["v1"][..])),
         (Some("discovery.k8s.io") | None, Some("EndpointSlice")) => {
             Some((Kind::EndpointSlice, &["v1"][..]))
+        }
+        (Some("gateway.networking.k8s.io") | None, Some("GRPCRoute")) => {
+            Some((Kind::GrpcRoute, &["v1"][..]))
         }
         (Some("gateway.networking.k8s.io") | None, Some("HTTPRoute")) => {
             Some((Kind::HttpRoute, &["v1", "v1beta1"][..]))
@@ -146,11 +155,10 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
         (Some(group @ ("security.istio.io" | "inmesh.dev")), Some(kind)) => {
             Whose::Refused(Kind::AuthorizationPolicy, not_read(group, kind))
         }
-        (Some(group), Some(kind @ ("AuthorizationPolicy" | "EndpointSlice" | "HTTPRoute")))
-            if is_foreign(group) =>
-        {
-            Whose::Others(format!("{kind}.{group}"))
-        }
+        (
+            Some(group),
+            Some(kind @ ("AuthorizationPolicy" | "EndpointSlice" | "GRPCRoute" | "HTTPRoute")),
+        ) if is_foreign(group) => Whose::Others(format!("{kind}.{group}")),
         (group, Some(kind)) if is_almost(kind, "AuthorizationPolicy", EDITS) => Whose::Refused(
             Kind::AuthorizationPolicy,
             not_read(group.unwrap_or_default(), kind),
@@ -162,7 +170,7 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
         (Some(group @ "gateway.networking.k8s.io"), Some(kind)) if ROUTES.contains(&kind) => {
             Whose::Route(not_read(group, kind))
         }
-        (Some(group), Some(kind @ ("EndpointSlice" | "HTTPRoute"))) => {
+        (Some(group), Some(kind @ ("EndpointSlice" | "GRPCRoute" | "HTTPRoute"))) => {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
         (Some(group @ "gateway.networking.k8s.io"), Some(kind)) if !is_almost_read(kind) => {
@@ -197,7 +205,10 @@ fn other(group: &str, kind: &str) -> Kind {
 fn is_almost_read(kind: &str) -> bool {
     // Names of protocols are short.
     READ.iter().any(|name| is_almost(kind, name, EDITS))
-        || ROUTES.iter().any(|name| is_almost(kind, name, 2))
+        || ROUTES
+            .iter()
+            .chain(READ_ROUTES)
+            .any(|name| is_almost(kind, name, 2))
 }
 
 /// Whether a group is clearly another program's: a domain that is not almost one of ours, and shares

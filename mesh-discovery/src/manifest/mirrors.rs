@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use inmesh_core::model::ServiceName;
-use inmesh_core::route::{Outcome, Route};
+use inmesh_core::route::Outcome;
+use inmesh_core::snapshot::Object;
 
 /// Which Services are mirrored to which.
 #[derive(Debug, Default)]
@@ -23,19 +24,19 @@ pub(super) struct Cycle {
 // === impl Mirrors ===
 
 impl Mirrors {
-    /// Adds those of a route, or none.
+    /// Adds those of an object, or none.
     ///
     /// # Errors
     ///
     /// The first that would close a cycle.
-    pub(super) fn add(&mut self, route: &Route) -> Result<(), Cycle> {
+    pub(super) fn add(&mut self, route: &Object) -> Result<(), Cycle> {
         let mut more = Vec::new();
-        for (r, rule) in route.rules.iter().enumerate() {
+        for (r, rule) in route.rules().into_iter().enumerate() {
             if !matches!(rule.outcome, Outcome::Forward(_)) {
                 continue;
             }
             for (backend, n, mirror) in rule.mirrors() {
-                for parent in &route.parents {
+                for parent in route.parents() {
                     let (from, to) = (&parent.service, mirror.service());
                     if let Some(way) = self.way(to, from) {
                         let at = backend.map_or(String::new(), |b| format!(".backendRefs[{b}]"));

@@ -10,7 +10,7 @@ use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
 use crate::retry::RetryPolicy;
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
-use crate::route::rule::{Backend, Outcome, Route, Timeouts};
+use crate::route::rule::{Backend, Outcome, Route, Rule, Timeouts};
 
 /// The matches of a Service's routes, sorted by precedence.
 ///
@@ -105,17 +105,7 @@ impl HttpTable {
                         some => some.iter().for_each(|when| add(Some(when))),
                     }
                 }
-                rules.push(RuleView {
-                    route: route.key.clone(),
-                    index,
-                    timeouts: rule.timeouts,
-                    retry: rule.retry.clone(),
-                    filters: rule.filters.clone().into(),
-                    answer: match &rule.outcome {
-                        Outcome::Forward(_) => None,
-                        answer => Some(Box::new(answer.clone())),
-                    },
-                });
+                rules.push(RuleView::of(&route.key, index, rule));
             }
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -141,11 +131,30 @@ impl HttpTable {
     }
 }
 
+// === impl RuleView ===
+
+impl RuleView {
+    /// A rule of a route, and its place there.
+    pub(super) fn of(route: &ObjectKey, index: usize, rule: &Rule) -> Self {
+        Self {
+            route: route.clone(),
+            index,
+            timeouts: rule.timeouts,
+            retry: rule.retry.clone(),
+            filters: rule.filters.clone().into(),
+            answer: match &rule.outcome {
+                Outcome::Forward(_) => None,
+                answer => Some(Box::new(answer.clone())),
+            },
+        }
+    }
+}
+
 // === impl Target ===
 
 impl Target {
     /// The target of a rule of the Service `own`.
-    fn of(backend: &Backend, own: &ServiceName) -> Self {
+    pub(super) fn of(backend: &Backend, own: &ServiceName) -> Self {
         // Equal names that share their texts are compared without a look at them.
         let to = Some(&backend.service).filter(|to| *to != own);
         Self {

@@ -1,20 +1,24 @@
 //! The routes of one Service, compiled from those that are attached to it: a table for each
 //! protocol.
 
+pub(super) mod grpc;
 pub(super) mod http;
 
 use std::sync::Arc;
 
+use grpc::GrpcTable;
 use http::HttpTable;
 
+use super::grpc::GrpcRoute;
 use super::rule::Route;
-use crate::model::{ServiceName, ServicePort};
+use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
 
 /// The routes of one Service. Opaque connections have none and go to the Service itself.
 #[derive(Debug, Clone)]
 pub struct RouteTable {
     pub(super) service: ServiceName,
     pub(super) http: HttpTable,
+    pub(super) grpc: GrpcTable,
 }
 
 // === impl RouteTable ===
@@ -29,11 +33,29 @@ impl RouteTable {
         Self {
             service: service.clone(),
             http: HttpTable::build(service, ports, routes),
+            grpc: GrpcTable::default(),
         }
+    }
+
+    /// The same with the gRPC routes attached to the Service.
+    #[must_use]
+    pub fn with_grpc<'a>(
+        mut self,
+        ports: &[ServicePort],
+        routes: impl IntoIterator<Item = &'a Arc<GrpcRoute>>,
+    ) -> Self {
+        self.grpc = GrpcTable::build(&self.service, ports, routes);
+        self
+    }
+
+    /// The GRPCRoute in whose place an HTTPRoute of a namespace would be at a port, so that it has no
+    /// effect there; `None` of a port is all.
+    pub(crate) fn conflict(&self, of: &Namespace, port: Option<u16>) -> Option<&ObjectKey> {
+        self.grpc.attached(of, port)
     }
 
     /// Whether no route is attached, so that requests go to the Service itself.
     pub fn is_empty(&self) -> bool {
-        self.http.is_empty()
+        self.http.is_empty() && self.grpc.is_empty()
     }
 }

@@ -12,12 +12,20 @@ use inmesh_core::route::{
 
 use super::super::strict::{Fields, Value};
 use super::super::text;
+use super::cors;
 use super::matches::{HEADER_CHARS, PATH_CHARS, field_name, field_value};
-use super::reference::{Within, target};
-use super::{LATER, cors};
+use super::reference::{LATER, Within, target};
+
+/// Filters of gRPC that the Gateway API knows.
+pub(super) const GRPC: &[&str] = &[
+    "RequestHeaderModifier",
+    "RequestMirror",
+    "ResponseHeaderModifier",
+    "ExtensionRef",
+];
 
 /// Filters that the Gateway API knows.
-const KINDS: &[&str] = &[
+pub(super) const HTTP: &[&str] = &[
     "CORS",
     "RequestHeaderModifier",
     "RequestMirror",
@@ -79,7 +87,7 @@ fn one<'t>(
     read: &mut Filters<'t>,
 ) -> Option<&'static str> {
     let at = fields.need("type");
-    let kind = at.as_ref().and_then(|at| at.choice(KINDS));
+    let kind = at.as_ref().and_then(|at| at.choice(within.filters));
     let (Some(at), Some(kind)) = (at, kind) else {
         // Which fields it may have is not known.
         fields.ignore_all();

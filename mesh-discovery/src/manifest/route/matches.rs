@@ -96,7 +96,7 @@ fn read_path(path: &Value<'_>, form: PathForm) -> Option<PathMatch> {
 type NamedMatch<'t> = (Value<'t>, &'t str, ValueMatch);
 
 /// Conditions on things that have a name, no two of the same.
-fn each_named<'t>(list: Option<Value<'t>>, most: usize) -> Option<Vec<NamedMatch<'t>>> {
+pub(super) fn each_named<'t>(list: Option<Value<'t>>, most: usize) -> Option<Vec<NamedMatch<'t>>> {
     let mut read: Vec<NamedMatch<'t>> = Vec::new();
     let Some(list) = list else { return Some(read) };
     for value in list.list_of_or_empty(16)? {

@@ -1,71 +1,47 @@
-//! `gateway.networking.k8s.io/v1 HTTPRoute`, attached to Services (GAMMA).
+//! Routes of the Gateway API, attached to Services (GAMMA): here HTTPRoute, in [`grpc`] GRPCRoute.
 //!
 //! A route without a Service among its parents is for gateways and is skipped. What the Gateway API
 //! allows and this mesh does not do (other filters, session persistence, backends that are no
 //! Services) refuses the route. Bounds and rules are those of the API's own schema, of its
 //! standard channel, so that a folder takes what an API server takes, and no more.
 
+mod attached;
 mod cors;
 mod filters;
+pub(super) mod grpc;
 mod matches;
 mod reference;
+mod rules;
 
 use inmesh_core::authorize::PathForm;
-use inmesh_core::model::{Kind, Namespace};
+use inmesh_core::model::Kind;
 use inmesh_core::retry::RetryPolicy;
-use inmesh_core::route::{Backend, Match, Outcome, Parent, PathMatch, Route, Rule, Timeouts};
+use inmesh_core::route::{Match, Outcome, PathMatch, Route, Rule, Timeouts};
 
-use self::reference::{Within, service, target};
+use self::attached::attached;
+use self::filters::HTTP;
+use self::reference::{LATER, Within};
+use self::rules::{Name, backends, each, few, name};
 use super::strict::{Document, Fields, Unknown, Value};
-use super::{Defaults, meta, text};
-
-/// Why a field that the Gateway API knows is refused.
-const LATER: &str = "is valid in the Gateway API, but not done yet";
-
-/// The most matches of all rules.
-const MATCHES: usize = 128;
+use super::{Defaults, text};
 
 /// Reads a route; the inner `None` is one that is for gateways.
 pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Option<Route>> {
-    fields.ignore(&["status"]);
-    let meta = meta::read(fields, Kind::HttpRoute, defaults);
-    // Without a namespace the rest is still read, for its problems.
-    let namespace = meta
-        .as_ref()
-        .map_or(&defaults.namespace, |meta| &meta.key.namespace);
-    let read = fields.need("spec")?.object(|spec| {
-        let list = spec.get("parentRefs");
-        let (hostnames, rules) = (spec.get("hostnames"), spec.get("rules"));
-        let parents = match &list {
-            Some(list) => parents(list, namespace)?,
-            None => Vec::new(),
-        };
-        let at = list.unwrap_or_else(|| spec.whole().clone());
-        if parents.is_empty() {
-            at.note("names no Service, so the route is for gateways and is skipped");
-            return Some(None);
-        }
-        if let Some(hostnames) = hostnames {
-            read_hostnames(&hostnames);
-        }
-        let within = Within {
-            namespace,
-            parents: &parents,
-        };
-        let rules = match rules {
-            Some(rules) => read_rules(&rules, within, defaults.paths)?,
+    let read = attached(fields, Kind::HttpRoute, HTTP, defaults, |list, within| {
+        let Some(list) = list else {
             // The API's default: one rule that matches all, with no backend: 500.
-            None => vec![Rule::to(Vec::new())],
+            return Some(vec![Rule::to(Vec::new())]);
         };
-        Some(Some((at, parents, rules)))
+        let form = defaults.paths;
+        let rules = each(&list.list_of(16)?, |value| rule(value, within, form))?;
+        few(&list, rules.iter().map(|rule| rule.matches.len()).sum());
+        Some(rules)
     })?;
-    let Some((at, parents, rules)) = read else {
+    let Some(read) = read else {
         return Some(None);
     };
-    let meta = meta?;
-    meta.annotations.refuse_ours_but(&[]);
-    let route = at.check(Route::new(meta.key, parents, rules))?;
-    Some(Some(route.with_created(meta.created)))
+    let route = Route::new(read.meta.key, read.parents, read.rules);
+    Some(Some(read.at.check(route)?.with_created(read.meta.created)))
 }
 
 /// Whether a route of any kind is attached to a Service, or may be.
@@ -91,132 +67,11 @@ pub(super) fn names_a_service(document: &Document) -> bool {
     read.map_or(true, |read| read.value)
 }
 
-fn read_hostnames(list: &Value<'_>) {
-    let items = list.list_of_or_empty(16).unwrap_or_default();
-    for item in &items {
-        if let Some(name) = item.text()
-            && !text::is_subdomain(name.strip_prefix("*.").unwrap_or(name))
-        {
-            item.refuse(format_args!("{name:?} is not a host name in lower case"));
-        }
-    }
-    if !items.is_empty() {
-        list.warn("has no effect on a route that is attached to a Service");
-    }
-}
-
-fn parents(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Parent>> {
-    let mut parents: Vec<Parent> = Vec::new();
-    let mut seen: Vec<Named<'_>> = Vec::new();
-    for value in list.list_of_or_empty(32)? {
-        let (parent, named) = value.object(|parent| one_parent(parent, namespace))?;
-        // The rule of the schema is about what is written, not about what it comes to.
-        let same = |other: &&Named<'_>| {
-            other.parent == named.parent
-                && (other.section.is_none()
-                    || named.section.is_none()
-                    || other.section == named.section)
-        };
-        if seen.iter().any(|other| same(&other)) {
-            value.refuse("stands twice: references to one parent differ by their sectionName");
-        }
-        seen.push(named);
-        if let Some(parent) = parent
-            && !parents.contains(&parent)
-        {
-            parents.push(parent);
-        }
-    }
-    Some(parents)
-}
-
-/// A reference to a parent, as it is written.
-struct Named<'t> {
-    /// Group, kind, namespace and name.
-    parent: [&'t str; 4],
-    section: Option<&'t str>,
-}
-
-/// Reads a reference to a parent; the inner `None` is one that is no Service.
-fn one_parent<'t>(
-    parent: &mut Fields<'t>,
-    namespace: &Namespace,
-) -> Option<(Option<Parent>, Named<'t>)> {
-    let mut text = |name: &str, otherwise: &'static str| match parent.get(name) {
-        Some(value) => value.text(),
-        None => Some(otherwise),
-    };
-    let (group, kind) = (
-        text("group", "gateway.networking.k8s.io"),
-        text("kind", "Gateway"),
-    );
-    let (of, section) = (text("namespace", ""), text("sectionName", ""));
-    let port = parent.get("port");
-    let name = parent.need("name")?;
-    let (group, kind, section) = (group?, kind?, section?);
-    let named = Named {
-        parent: [group, kind, of?, name.text()?],
-        section: Some(section).filter(|section| !section.is_empty()),
-    };
-    let port = match port {
-        Some(port) => Some(port.integer_in(1, 65_535)?),
-        None => None,
-    };
-    if !matches!((group, kind), ("" | "core", "Service")) {
-        let whole = parent.whole();
-        whole.note(format_args!(
-            "{kind} of group {group:?} is not attached to: the mesh reads parents of kind Service, \
-             group \"\""
-        ));
-        return Some((None, named));
-    }
-    let read = Parent::new(service(parent, namespace)?, port);
-    // Of a Service it is the name of a port.
-    let read = match named.section {
-        Some(section) => read.named(section),
-        None => read,
-    };
-    Some((Some(read), named))
-}
-
-fn read_rules(list: &Value<'_>, within: Within<'_>, form: PathForm) -> Option<Vec<Rule>> {
-    let items = list.list_of(16)?;
-    let (mut rules, mut names, mut matches) = (Vec::new(), Vec::new(), 0);
-    for item in &items {
-        let read = rule(item, within, form);
-        if let Some((rule, name)) = read {
-            if let Some((name, value)) = name {
-                if names.contains(&name) {
-                    value.refuse(format_args!("the name {name:?} stands twice"));
-                }
-                names.push(name);
-            }
-            matches += rule.matches.len();
-            rules.push(rule);
-        }
-    }
-    if matches > MATCHES {
-        list.refuse(format_args!(
-            "its rules have {matches} matches together; {MATCHES} are allowed"
-        ));
-    }
-    (rules.len() == items.len()).then_some(rules)
-}
-
-type Name<'t> = Option<(&'t str, Value<'t>)>;
-
 /// Reads a rule, and the name that other documents know it by.
 fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Rule, Name<'t>)> {
     value.object(|rule| {
         rule.refuse_all(&["sessionPersistence"], LATER);
-        let name = match rule.get("name") {
-            Some(value) => {
-                let name = value.text();
-                let name = name.and_then(|name| value.check(text::subdomain(name)));
-                name.map(|name| Some((name, value)))
-            }
-            None => Some(None),
-        };
+        let name = name(rule);
         let retry = match rule.get("retry") {
             Some(value) => read_retry(&value).map(Some),
             None => Some(None),
@@ -229,12 +84,7 @@ fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Ru
             None => Some(Vec::new()),
         };
         let filters = filters::read(rule, within);
-        let backends: Option<Vec<_>> = match rule.get("backendRefs") {
-            Some(list) => list
-                .list_of_or_empty(16)
-                .and_then(|list| list.iter().map(|b| backend(b, within)).collect()),
-            None => Some(Vec::new()),
-        };
+        let backends = backends(rule, within);
         let timeouts = match rule.get("timeouts") {
             Some(value) => timeouts(&value),
             None => Some(Timeouts::default()),
@@ -298,27 +148,6 @@ fn read_retry(value: &Value<'_>) -> Option<RetryPolicy> {
             policy = code.check(policy.on_status(number))?;
         }
         Some(policy)
-    })
-}
-
-/// Reads a backend, and where it replaces the prefix that was matched.
-fn backend<'t>(value: &Value<'t>, within: Within<'_>) -> Option<(Backend, Option<Value<'t>>)> {
-    value.object(|backend| {
-        let weight = backend.get("weight");
-        let target = target(backend, within.namespace);
-        let filters = filters::read(backend, within);
-        let weight = match weight {
-            Some(weight) => (weight.integer_in(0, i64::from(u32::MAX))?, Some(weight)),
-            None => (1, None),
-        };
-        let at = weight.1.as_ref().unwrap_or_else(|| backend.whole());
-        let filters = filters?;
-        if let Some((at, _)) = filters.redirect {
-            at.refuse("a rule redirects, a backend does not: requests are sent to it");
-        }
-        let (service, port) = target?;
-        let read = at.check(Backend::new(service, port, weight.0))?;
-        Some((read.with_filters(filters.edits), filters.prefix))
     })
 }
 

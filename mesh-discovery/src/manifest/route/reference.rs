@@ -1,10 +1,14 @@
-//! References to Services: as the parent of a route, its backend, or what it mirrors to.
+//! References to Services: as the parent of a route, its backend, or what it mirrors to; and what all
+//! readers of routes share.
 
 use inmesh_core::model::{Namespace, ServiceName};
 use inmesh_core::route::Parent;
 
 use super::super::strict::Fields;
 use super::super::text;
+
+/// Why a field that the Gateway API knows is refused.
+pub(super) const LATER: &str = "is valid in the Gateway API, but not done yet";
 
 /// What a reference inside a route is read against.
 #[derive(Clone, Copy)]
@@ -13,6 +17,8 @@ pub(super) struct Within<'a> {
     pub(super) namespace: &'a Namespace,
     /// Its parents.
     pub(super) parents: &'a [Parent],
+    /// The filters that its rules may have.
+    pub(super) filters: &'static [&'static str],
 }
 
 /// `name` and `namespace` of a reference to a Service.

@@ -39,6 +39,7 @@ fn samples() -> Vec<Json> {
         }},
         {"type": "URLRewrite", "urlRewrite": {"hostname": "a.b", "path": path("v")}},
     ]);
+    let of_grpc = json!([filters[0], filters[1], filters[3]]);
     let redirect = json!({
         "type": "RequestRedirect",
         "requestRedirect": {
@@ -88,6 +89,27 @@ fn samples() -> Vec<Json> {
             },
         }),
         json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": bare,
+            "spec": {
+                "hostnames": [],
+                "parentRefs": [
+                    {"group": "", "kind": "Service", "name": "x", "namespace": "shop", "port": 80},
+                ],
+                "rules": [{
+                    "name": "a",
+                    "matches": [{
+                        "method": {"type": "Exact", "service": "a.B", "method": "C"},
+                        "headers": [{"type": "Exact", "name": "a", "value": "b"}],
+                    }],
+                    "filters": of_grpc,
+                    "backendRefs": [{
+                        "group": "", "kind": "Service", "name": "x", "namespace": "shop",
+                        "port": 80, "weight": 1, "filters": of_grpc,
+                    }],
+                }],
+            },
+        }),
+        json!({
             "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": bare,
             "spec": {
                 "action": "ALLOW", "selector": {"matchLabels": {"app": "x"}},
@@ -108,6 +130,7 @@ fn asked(sample: &Json) -> BTreeMap<String, BTreeMap<Asked, Vec<String>>> {
     let fields = match sample["kind"].as_str() {
         Some("Service") => document.fields(|f| service::read(f, FILE, all)),
         Some("EndpointSlice") => document.fields(|f| slice::read(f, FILE, all)),
+        Some("GRPCRoute") => document.fields(|f| route::grpc::read(f, all)),
         Some("HTTPRoute") => document.fields(|f| route::read(f, all)),
         _ => document.fields(|f| policy::read(f, all)),
     };
@@ -257,6 +280,7 @@ fn the_page_names_the_kinds() {
     for (version, kind) in [
         ("v1", "Service"),
         ("discovery.k8s.io/v1", "EndpointSlice"),
+        ("gateway.networking.k8s.io/v1", "GRPCRoute"),
         ("gateway.networking.k8s.io/v1", "HTTPRoute"),
         ("gateway.networking.k8s.io/v1beta1", "HTTPRoute"),
         ("security.istio.io/v1", "AuthorizationPolicy"),

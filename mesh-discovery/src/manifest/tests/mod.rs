@@ -4,6 +4,7 @@ mod accepted;
 mod fields;
 mod filters;
 mod folder;
+mod grpc;
 mod others;
 mod refused;
 mod scalars;

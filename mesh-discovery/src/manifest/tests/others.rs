@@ -253,10 +253,10 @@ items: [{metadata: {name: b}}, {metadata: {name: c}}]
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: a}}
 ---
-{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}, spec: {parentRefs: [{name: gw}]}}
+{apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute, metadata: {name: a}, spec: {parentRefs: [{name: gw}]}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
-kind: GRPCRoute
+kind: TLSRoute
 metadata: {name: b}
 spec: {parentRefs: [{group: '', kind: Service, name: cart}]}
 ";
@@ -271,15 +271,15 @@ spec: {parentRefs: [{group: '', kind: Service, name: cart}]}
         [
             "ConfigMap 1",
             "Deployment.apps 3",
-            "GRPCRoute 1",
             "Gateway.gateway.networking.k8s.io 1",
             "Service.serving.knative.dev 1",
+            "TLSRoute 1",
         ]
     );
-    let [grpc] = &parsed.entries[..] else {
+    let [tls] = &parsed.entries[..] else {
         panic!("{:#?}", parsed.entries)
     };
-    assert!(problems(&grpc.op)[0].message.contains("GRPCRoute"));
+    assert!(problems(&tls.op)[0].message.contains("TLSRoute"));
 }
 
 #[test]
