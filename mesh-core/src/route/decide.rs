@@ -12,6 +12,7 @@ use super::matching::{Match, PathMatch, has_fields};
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
 use super::table::RouteTable;
+use super::table::grpc::GrpcTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason, is_grpc};
@@ -107,40 +108,40 @@ pub fn decide(
 ) -> Result<Option<Matched>, NoRoute> {
     match request {
         RequestView::Http(http) if !table.is_empty() => match grpc_side(table, port, caller) {
-            Some(of) => grpc_route(table, port, of, http, draw, trace).map(Some),
+            Some((of, side)) => grpc_route(of, table, (port, side), http, draw, trace).map(Some),
             None => http_route(table, port, caller, http, draw, trace),
         },
         _ => Ok(None),
     }
 }
 
-/// The namespace whose gRPC routes decide; `None` if none do.
-fn grpc_side<'a>(table: &'a RouteTable, port: u16, caller: &'a Namespace) -> Option<&'a Namespace> {
-    let of = &table.grpc;
-    if of.is_empty() {
-        return None;
-    }
+/// The gRPC routes, and the namespace of those that decide; `None` if none do.
+fn grpc_side<'a>(
+    table: &'a RouteTable,
+    port: u16,
+    caller: &'a Namespace,
+) -> Option<(&'a GrpcTable, &'a Namespace)> {
+    let of = table.grpc.as_deref()?;
     let own = table.service.namespace();
     if caller != own && of.attached(caller, Some(port)).is_some() {
-        return Some(caller);
+        return Some((of, caller));
     }
     let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
     let mut consumers = table.http.consumers.iter();
     if consumers.any(|(from, entry)| from == caller && here(entry)) {
         return None;
     }
-    of.attached(own, Some(port)).map(|_| own)
+    of.attached(own, Some(port)).map(|_| (of, own))
 }
 
 fn grpc_route(
+    of: &GrpcTable,
     table: &RouteTable,
-    port: u16,
-    side: &Namespace,
+    (port, side): (u16, &Namespace),
     http: &HttpView<'_>,
     draw: &mut Draw,
     trace: &mut impl Trace,
 ) -> Result<Matched, NoRoute> {
-    let of = &table.grpc;
     let path = http.spelling();
     let call = Call::new(&path, http.headers);
     let entry = of.entries.iter().find(|entry| {
@@ -436,7 +437,7 @@ impl Matched {
 
     fn rule(self, table: &RouteTable) -> Option<&RuleView> {
         let rules = match self.entry {
-            Place::Grpc => &table.grpc.rules,
+            Place::Grpc => &table.grpc.as_ref()?.rules,
             Place::Consumer(_) | Place::Producer(_) => &table.http.rules,
         };
         rules.get(self.rule)
@@ -444,7 +445,7 @@ impl Matched {
 
     fn target(self, table: &RouteTable) -> Option<&Target> {
         let targets = match self.entry {
-            Place::Grpc => &table.grpc.targets,
+            Place::Grpc => &table.grpc.as_ref()?.targets,
             Place::Consumer(_) | Place::Producer(_) => &table.http.targets,
         };
         targets.get(self.target?)

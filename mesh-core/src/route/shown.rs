@@ -40,11 +40,13 @@ impl RouteTable {
     /// The rules that may match, each once, the one of highest precedence first: those of gRPC routes,
     /// then of HTTP routes, and of these those of consumer routes before those of producer routes.
     pub fn rules(&self) -> Vec<RuleOf<'_>> {
-        let (http, grpc) = (&self.http, &self.grpc);
-        let of_grpc = grpc.entries.iter().map(|entry| (entry.rule, entry.targets));
-        let of_http = self.entries().map(|(_, entry)| (entry.rule, entry.targets));
-        let mut all = rules_of(of_grpc, &grpc.rules, &grpc.targets);
-        all.extend(rules_of(of_http, &http.rules, &http.targets));
+        let mut all = Vec::new();
+        if let Some(grpc) = &self.grpc {
+            let entries = grpc.entries.iter().map(|entry| (entry.rule, entry.targets));
+            all = rules_of(entries, &grpc.rules, &grpc.targets);
+        }
+        let entries = self.entries().map(|(_, entry)| (entry.rule, entry.targets));
+        all.extend(rules_of(entries, &self.http.rules, &self.http.targets));
         all
     }
 
@@ -64,12 +66,13 @@ impl RouteTable {
     }
 
     fn grpc_entry(&self, entry: &GrpcEntry) -> Option<Value> {
-        let rule = self.grpc.rules.get(entry.rule)?;
+        let grpc = self.grpc.as_ref()?;
+        let rule = grpc.rules.get(entry.rule)?;
         let of = &rule.route.namespace;
         let callers = Some(of).filter(|of| *of != self.service.namespace());
         let matches = entry.when.as_ref().map_or_else(|| json!({}), calls);
         let (from, to) = entry.targets;
-        let targets = self.grpc.targets.get(from..to).unwrap_or_default();
+        let targets = grpc.targets.get(from..to).unwrap_or_default();
         Some(shown(callers, entry.port, matches, rule, targets))
     }
 }
@@ -135,7 +138,7 @@ fn shown(
 
 impl Serialize for RouteTable {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let grpc = self.grpc.entries.iter();
+        let grpc = self.grpc.iter().flat_map(|grpc| &grpc.entries);
         let grpc = grpc.filter_map(|entry| self.grpc_entry(entry));
         let http = self.entries();
         let http = http.filter_map(|(of, entry)| self.entry(of, entry));
@@ -311,7 +314,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Kind, ServicePort};
-    use crate::route::{Backend, Parent, Regex, Respond, Route, Rule};
+    use crate::route::{Backend, GrpcRoute, GrpcRule, Parent, Regex, Respond, Route, Rule};
 
     type Fallible = Result<(), Box<dyn std::error::Error>>;
 
@@ -424,6 +427,47 @@ mod tests {
                     "directResponse": {"status": 503, "bodyBytes": 7},
                 },
             ])
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn calls_of_grpc_are_shown_before_other_requests() -> Fallible {
+        let table = table()?;
+        let (shop, web) = (Namespace::new("shop")?, Namespace::new("web")?);
+        let (cart, calls) = (
+            ServiceName::new(&shop, "cart")?,
+            ServiceName::new(&shop, "calls")?,
+        );
+        let when = GrpcMatch::new()
+            .service(ValueMatch::Exact("a.B".into()))
+            .method(ValueMatch::Regex(Regex::new("Get.*")?))
+            .header(COOKIE, ValueMatch::Exact("id=secret".into()));
+        let rule = GrpcRule::to(vec![Backend::new(calls, 80, 1)?]).when(vec![when]);
+        let key = ObjectKey::new(Kind::GrpcRoute, &web, "g")?;
+        let route = GrpcRoute::new(key, vec![Parent::new(cart, None)], vec![rule])?;
+        let table = table.with_grpc(&[], &[Arc::new(route)]);
+        let shown = serde_json::to_value(&table)?;
+        assert_eq!(
+            shown[0],
+            json!({
+                "callersOf": "web",
+                "matches": {
+                    "service": {"type": "Exact", "value": "a.B"},
+                    "method": {"type": "RegularExpression", "value": "Get.*"},
+                    "headers": [{"name": "cookie", "type": "Exact", "value": HIDDEN}],
+                },
+                "route": "GRPCRoute/web/g", "rule": 0, "timeouts": {}, "filters": [],
+                "backends": [
+                    {"service": "calls.shop", "port": 80, "weight": 1, "filters": []},
+                ],
+            })
+        );
+        assert_eq!(shown.as_array().map(Vec::len), Some(4));
+        let rules = table.rules();
+        assert_eq!(
+            (rules.len(), rules[0].route.to_string().as_str()),
+            (4, "GRPCRoute/web/g")
         );
         Ok(())
     }

@@ -18,7 +18,8 @@ use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
 pub struct RouteTable {
     pub(super) service: ServiceName,
     pub(super) http: HttpTable,
-    pub(super) grpc: GrpcTable,
+    /// Few Services have one, and a request reads what lies around it.
+    pub(super) grpc: Option<Box<GrpcTable>>,
 }
 
 // === impl RouteTable ===
@@ -33,7 +34,7 @@ impl RouteTable {
         Self {
             service: service.clone(),
             http: HttpTable::build(service, ports, routes),
-            grpc: GrpcTable::default(),
+            grpc: None,
         }
     }
 
@@ -44,18 +45,19 @@ impl RouteTable {
         ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<GrpcRoute>>,
     ) -> Self {
-        self.grpc = GrpcTable::build(&self.service, ports, routes);
+        let table = GrpcTable::build(&self.service, ports, routes);
+        self.grpc = (!table.is_empty()).then(|| Box::new(table));
         self
     }
 
     /// The GRPCRoute in whose place an HTTPRoute of a namespace would be at a port, so that it has no
     /// effect there; `None` of a port is all.
     pub(crate) fn conflict(&self, of: &Namespace, port: Option<u16>) -> Option<&ObjectKey> {
-        self.grpc.attached(of, port)
+        self.grpc.as_ref()?.attached(of, port)
     }
 
     /// Whether no route is attached, so that requests go to the Service itself.
     pub fn is_empty(&self) -> bool {
-        self.http.is_empty() && self.grpc.is_empty()
+        self.http.is_empty() && self.grpc.is_none()
     }
 }
