@@ -4,15 +4,13 @@ use std::fmt;
 use std::pin::Pin;
 #[cfg(feature = "runtime")]
 use std::sync::Arc;
-#[cfg(feature = "runtime")]
-use std::task::ready;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 #[cfg(feature = "runtime")]
 use http_body::Body as _;
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
+use pin_project_lite::pin_project;
 
 #[cfg(feature = "runtime")]
 use crate::budget::{Budget, Meter, SMALL};
@@ -57,6 +55,15 @@ enum BodyForm {
 #[cfg(feature = "runtime")]
 struct HiddenEnd(Body);
 
+pin_project! {
+    /// A body that was made elsewhere, whose trailers may say what only the mesh says. A body of ours has
+    /// others inside, which were looked at, and is spared the move of each frame.
+    struct Outside<B> {
+        #[pin]
+        inner: B,
+    }
+}
+
 /// Any body of ours or of a service.
 type AnyBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
 
@@ -99,7 +106,7 @@ impl Body {
             return same.take().unwrap_or_default();
         }
         body.map_or_else(Self::empty, |body| {
-            Self::boxed(Box::new(body.map_err(Into::into)))
+            Self::boxed(Box::new(Outside { inner: body }))
         })
     }
 
@@ -173,17 +180,7 @@ impl BodyForm {
                     None => None,
                 })
             }
-            Self::Boxed(boxed) => {
-                #[cfg_attr(not(feature = "runtime"), expect(unused_mut))]
-                let mut polled = http_body::Body::poll_frame(boxed.as_mut(), cx);
-                #[cfg(feature = "runtime")]
-                if let Poll::Ready(Some(Ok(frame))) = &mut polled
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    fields::sanitize_trailers(trailers);
-                }
-                polled
-            }
+            Self::Boxed(boxed) => http_body::Body::poll_frame(boxed.as_mut(), cx),
         }
     }
 }
@@ -234,6 +231,44 @@ impl http_body::Body for Body {
             BodyForm::Incoming(incoming) => incoming.size_hint(),
             BodyForm::Boxed(boxed) => boxed.size_hint(),
         }
+    }
+}
+
+// === impl Outside ===
+
+impl<B> http_body::Body for Outside<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = ready!(self.project().inner.poll_frame(cx));
+        Poll::Ready(match polled {
+            #[cfg_attr(not(feature = "runtime"), expect(unused_mut))]
+            Some(Ok(mut frame)) => {
+                #[cfg(feature = "runtime")]
+                if let Some(trailers) = frame.trailers_mut() {
+                    fields::sanitize_trailers(trailers);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(e)) => Some(Err(e.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

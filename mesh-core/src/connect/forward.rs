@@ -43,7 +43,9 @@ pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
     if able && headers::upgrade(request).is_some() {
         return true;
     }
-    headers::strip(request.headers_mut(), false);
+    if able || headers::is_of_connection(request.headers()) {
+        headers::strip(request.headers_mut(), false);
+    }
     if able {
         request.extensions_mut().remove::<OnUpgrade>();
     }

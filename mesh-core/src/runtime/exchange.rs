@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -95,6 +95,10 @@ impl Pending {
 
     /// Heeds what the caller says that it takes. It is no matter of the next hop.
     pub(super) fn heed_room(&mut self, request: &mut Request<Body>) {
+        // Over HTTP/1.1 a caller cannot say it.
+        if request.version() != Version::HTTP_2 {
+            return;
+        }
         let room = request.extensions_mut().remove();
         self.0.room = room.map(|room| (room, grpc_kind(request.headers())));
     }
@@ -121,20 +125,31 @@ impl Pending {
 
     /// The head of the answer is there: the rest of the exchange is in its body. One that the caller
     /// does not take might cost it the connection.
-    pub(super) fn answer(mut self, response: Response<Body>) -> Response<Body> {
-        let Some((room, grpc)) = &self.0.room else {
-            return self.begin_answer(response);
-        };
-        let Err(error) = room.check_answer(&response) else {
+    #[inline]
+    pub(super) fn answer(self, response: Response<Body>) -> Response<Body> {
+        match self.0.room {
+            Some(_) => self.answer_within(response),
+            None => self.begin_answer(response),
+        }
+    }
+
+    #[cold]
+    fn answer_within(mut self, response: Response<Body>) -> Response<Body> {
+        let (room, grpc) = self
+            .0
+            .room
+            .as_ref()
+            .map_or((None, None), |(r, g)| (Some(r), g.clone()));
+        let Some(Err(error)) = room.map(|room| room.check_answer(&response)) else {
             return self.begin_answer(response);
         };
         let error = not_taken(error);
-        let grpc = grpc.clone();
         // What follows the head is not read, and no sign of the endpoint's health.
-        self.0.let_go(End::Abandoned);
+        self.0.let_go(End::Abandoned, Instant::now());
         self.refuse(&error, grpc)
     }
 
+    #[inline]
     fn begin_answer(mut self, response: Response<Body>) -> Response<Body> {
         let exchange = &mut self.0.call.exchange;
         exchange.status = response.status().as_u16();
@@ -208,13 +223,13 @@ impl Recorded {
         if let Some(state) = &self.state {
             state.idle();
         }
-        self.let_go(end);
+        self.let_go(end, now);
         self.recorder.record(&self.call.exchange, &self.series);
     }
 
     /// Gives back what is held.
-    fn let_go(&mut self, end: End) {
-        let now = Instant::now();
+    #[inline]
+    fn let_go(&mut self, end: End, now: Instant) {
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Application(lease) if end == End::Whole => lease.release(now),
             Held::Application(_) | Held::Nothing => {}
