@@ -51,6 +51,7 @@ pub mod telemetry;
 #[cfg(all(feature = "test-util", any(feature = "aws-lc-rs", feature = "ring")))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
+pub mod traffic;
 #[cfg(feature = "runtime")]
 mod wake;
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
-use super::eject::EjectPolicy;
 use crate::model::{Draw, mix, mix_bytes};
 
 /// How a Service's endpoints are chosen.
@@ -17,16 +16,6 @@ pub enum Strategy {
     /// The less loaded of two endpoints drawn at random.
     #[default]
     LeastRequest,
-}
-
-/// How the endpoints of a Service are chosen and ejected.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Balancing {
-    /// How they are chosen.
-    pub strategy: Strategy,
-    /// When they are ejected.
-    pub eject: EjectPolicy,
 }
 
 /// A strategy with the key of one request.
@@ -138,21 +127,6 @@ fn is_lighter(view: &impl LoadView, b: usize, a: usize, now: Duration) -> bool {
     match (view.weight(a), view.weight(b)) {
         (one, other) if one == other => of_b < of_a,
         (one, other) => u128::from(of_b) * u128::from(one) < u128::from(of_a) * u128::from(other),
-    }
-}
-
-// === impl Balancing ===
-
-impl Balancing {
-    /// A strategy and a policy of ejection.
-    ///
-    /// ```
-    /// use inmesh_core::balance::{Balancing, EjectPolicy, Strategy};
-    /// let balancing = Balancing::new(Strategy::LeastRequest, EjectPolicy::default());
-    /// assert_eq!(balancing, Balancing::default());
-    /// ```
-    pub fn new(strategy: Strategy, eject: EjectPolicy) -> Self {
-        Self { strategy, eject }
     }
 }
 

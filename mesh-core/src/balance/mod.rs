@@ -14,7 +14,7 @@ mod health;
 mod pick;
 mod set;
 
-pub use decide::{Availability, Balancing, Choice, LoadView, Strategy, consistent_hash, p2c};
+pub use decide::{Availability, Choice, LoadView, Strategy, consistent_hash, p2c};
 pub use eject::{Breaker, EjectPolicy, Ejection};
 pub use pick::{NoEndpoint, Picked, pick};
 pub use set::{EndpointSet, EndpointState, LastFailure, Member};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Availability, Choice, LoadView, consistent_hash, p2c};
-use super::eject::{EjectPolicy, Ejection};
+use super::eject::Ejection;
 use super::set::{EndpointSet, EndpointState, Member, Tier};
 use crate::model::Draw;
 
@@ -233,13 +233,13 @@ impl Picked {
     }
 
     /// The request failed by the endpoint's fault.
-    pub fn failed(&mut self, policy: &EjectPolicy, now: Duration) -> Ejection {
+    pub fn failed(&mut self, now: Duration) -> Ejection {
         self.judged = true;
         let health = &self.member().state.health;
         if health.is_ejected() && !self.probe {
             return Ejection::Kept;
         }
-        let set = self.set.health();
+        let (set, policy) = (self.set.health(), self.set.eject());
         let _one_at_a_time = set.lock();
         let room = self.set.ejected_len() < policy.allowed(self.set.ready_len());
         let verdict = health.with(|b| b.handle_failure(policy, now, room));

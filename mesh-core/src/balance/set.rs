@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::eject::EjectPolicy;
 use super::health::{Health, SetHealth};
 use crate::model::{Conditions, Draw, Endpoint};
 
@@ -58,6 +59,7 @@ pub struct EndpointSet {
     members: Box<[Member]>,
     ready: Ready,
     health: Arc<SetHealth>,
+    eject: EjectPolicy,
 }
 
 /// The members that may be chosen from.
@@ -215,7 +217,15 @@ impl EndpointSet {
             ready: Ready::of(&members),
             members,
             health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
+            eject: EjectPolicy::default(),
         }
+    }
+
+    /// The same set whose endpoints are ejected by another policy.
+    #[must_use]
+    pub fn with_eject(mut self, policy: EjectPolicy) -> Self {
+        self.eject = policy;
+        self
     }
 
     /// All endpoints, ready or not.
@@ -261,6 +271,10 @@ impl EndpointSet {
                 members: &self.members,
                 places,
             })
+    }
+
+    pub(super) fn eject(&self) -> &EjectPolicy {
+        &self.eject
     }
 
     pub(super) fn health(&self) -> &Arc<SetHealth> {

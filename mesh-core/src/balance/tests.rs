@@ -61,6 +61,11 @@ fn set(n: u8) -> Arc<EndpointSet> {
     Arc::new(EndpointSet::build((0..n).map(|n| endpoint(n, true)), None))
 }
 
+fn ejecting(n: u8, policy: EjectPolicy) -> Arc<EndpointSet> {
+    let set = EndpointSet::build((0..n).map(|n| endpoint(n, true)), None);
+    Arc::new(set.with_eject(policy))
+}
+
 /// One address in two slices: what can take more stays, whatever the order, with its state.
 #[test]
 fn an_address_that_is_ready_anywhere_is_ready() {
@@ -126,9 +131,9 @@ fn fail_until_out(
     now: Duration,
 ) -> Duration {
     for _ in 1..policy.consecutive {
-        assert_eq!(pick_nth(set, n, now).failed(policy, now), Ejection::Kept);
+        assert_eq!(pick_nth(set, n, now).failed(now), Ejection::Kept);
     }
-    match pick_nth(set, n, now).failed(policy, now) {
+    match pick_nth(set, n, now).failed(now) {
         Ejection::Ejected { until } => until,
         Ejection::Kept => panic!("kept"),
     }
@@ -248,12 +253,9 @@ fn ejection_can_be_turned_off() {
 
 #[test]
 fn one_alone_is_never_ejected() {
-    let (policy, set) = (EjectPolicy::default(), set(1));
+    let set = set(1);
     for _ in 0..100 {
-        assert_eq!(
-            pick_nth(&set, 0, secs(0)).failed(&policy, secs(0)),
-            Ejection::Kept
-        );
+        assert_eq!(pick_nth(&set, 0, secs(0)).failed(secs(0)), Ejection::Kept);
     }
     assert_eq!(set.members()[0].state.in_flight(), 0);
 }
@@ -295,7 +297,7 @@ fn a_probe_that_is_dropped_is_followed_by_another() {
         drop(probe);
     }
     let mut probe = pick(&set, until, &[], &mut draw).unwrap();
-    let Ejection::Ejected { until: later } = probe.failed(&policy, until) else {
+    let Ejection::Ejected { until: later } = probe.failed(until) else {
         panic!("a failed probe ejects again");
     };
     assert_eq!(later, until + secs(60));
@@ -354,7 +356,7 @@ proptest! {
             consecutive: 2,
             ..EjectPolicy::default()
         };
-        let set = set(size);
+        let set = ejecting(size, policy);
         let limit = policy.allowed(usize::from(size));
         let mut now = secs(0);
         let mut running = Vec::new();
@@ -363,7 +365,7 @@ proptest! {
             let mut draw = Draw::new(seed);
             let mut picked = pick(&set, now, &[], &mut draw).unwrap();
             match event {
-                0 | 1 => drop(picked.failed(&policy, now)),
+                0 | 1 => drop(picked.failed(now)),
                 2 => drop(picked.succeeded(now)),
                 _ => running.push(picked),
             }
@@ -459,10 +461,8 @@ fn a_tier_is_used_while_it_offers_an_endpoint() {
         percent: 100,
         ..EjectPolicy::default()
     };
-    let set = Arc::new(EndpointSet::build(
-        [weighed(0, 1, 7), weighed(1, 1, 2), weighed(2, 1, 2)],
-        None,
-    ));
+    let set = EndpointSet::build([weighed(0, 1, 7), weighed(1, 1, 2), weighed(2, 1, 2)], None);
+    let set = Arc::new(set.with_eject(policy));
     let mut draw = Draw::new(9);
     let mut tier = |tried: &[Arc<EndpointState>]| {
         let picked = pick(&set, secs(0), tried, &mut draw);
@@ -479,12 +479,12 @@ fn a_tier_is_used_while_it_offers_an_endpoint() {
     assert_eq!(tier(&tried), Ok(7));
     // Both are ejected: the next one, and the first again once all are.
     for n in [1, 2] {
-        pick_nth(&set, n, secs(0)).failed(&policy, secs(0));
+        pick_nth(&set, n, secs(0)).failed(secs(0));
     }
     for _ in 0..100 {
         assert_eq!(tier(&[]), Ok(7));
     }
-    pick_nth(&set, 0, secs(0)).failed(&policy, secs(0));
+    pick_nth(&set, 0, secs(0)).failed(secs(0));
     for _ in 0..100 {
         assert_eq!(tier(&[]), Ok(2));
     }

@@ -1,5 +1,6 @@
 //! The vocabulary that all stages share: names, endpoints, protocols, draws. It knows no stage.
 
+mod block;
 mod draw;
 mod endpoint;
 mod few;
@@ -8,6 +9,7 @@ mod protocol;
 mod service;
 mod text;
 
+pub use block::Block;
 pub use draw::Draw;
 pub(crate) use draw::{mix, mix_bytes};
 pub use endpoint::{Conditions, Endpoint, Host, IdSet, Roots, Transport};

@@ -56,6 +56,8 @@ pub enum Kind {
     Other(Arc<str>),
     /// `v1 Service`.
     Service,
+    /// `inmesh.dev/v1alpha1 TrafficPolicy`.
+    TrafficPolicy,
 }
 
 /// A cluster by its name in the fleet (a DNS label).
@@ -228,6 +230,7 @@ impl fmt::Display for Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::Other(kind) => kind,
             Self::Service => "Service",
+            Self::TrafficPolicy => "TrafficPolicy",
         })
     }
 }

@@ -35,15 +35,15 @@ pub(super) fn mirrors(
 ) -> Box<[PlannedMirror]> {
     let plan = |(place, mirror): (MirrorPlace, &Mirror)| {
         let service = snapshot.service(mirror.service());
-        let protocol = service.and_then(|s| Some(s.port_view(mirror.port())?.protocol));
+        let port = service.and_then(|s| s.port_view(mirror.port()));
         PlannedMirror {
             asked: Arc::clone(asked),
             matched,
             place,
             // A Service that does not exist is found out when the copy is sent.
-            protocol: protocol.unwrap_or(AppProtocol::Detect),
-            choice: service.map_or_else(Choice::default, |s| {
-                s.balancing.strategy.choice(Some(headers))
+            protocol: port.map_or(AppProtocol::Detect, |port| port.protocol),
+            choice: port.map_or_else(Choice::default, |port| {
+                port.traffic.strategy.value.choice(Some(headers))
             }),
         }
     };

@@ -23,10 +23,11 @@ use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::{AppProtocol, Draw, ObjectKey, ServiceName};
+use crate::model::{AppProtocol, Block, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
 use crate::route::{self, Matched, NoRoute, Outcome, Timeouts};
 use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
+use crate::traffic::Traffic;
 
 /// The port of an authority that names none.
 const HTTP_PORT: u16 = 80;
@@ -60,6 +61,8 @@ pub struct Planned {
     choice: Choice,
     /// What few requests have.
     rare: Option<Box<Rare>>,
+    /// What policies for the backend say of requests, if they do.
+    traffic: Option<Arc<Traffic>>,
 }
 
 /// What few requests have.
@@ -159,19 +162,24 @@ pub fn plan(
         RequestView::Http(http) => Some(http.headers),
         RequestView::Tcp => None,
     };
-    let of = |service: &ServiceView, view: Option<&PortView>| {
-        let protocol = view.map(|view| view.protocol);
-        (protocol, service.balancing.strategy.choice(headers))
+    let of = |view: Option<&PortView>| {
+        let Some(view) = view else {
+            return Default::default();
+        };
+        let choice = view.traffic.strategy.value.choice(headers);
+        let more = view.traffic.is_of_requests();
+        let traffic = more.then(|| Arc::clone(&view.traffic));
+        (Some(view.protocol), choice, traffic)
     };
-    let (protocol, choice) = match matched.map(|m| m.backend(table)) {
-        None => of(&asked.service, Some(view)),
+    let (protocol, choice, traffic) = match matched.map(|m| m.backend(table)) {
+        None => of(Some(view)),
         // Most rules forward to the Service that they are attached to.
         Some(Some((service, port))) if *service == asked.service.name => {
-            of(&asked.service, asked.service.port_view(port))
+            of(asked.service.port_view(port))
         }
         // A backend that does not exist is found out, and answered, when it is sent to.
         Some(Some((service, port))) => match snapshot.service(service) {
-            Some(service) => of(service, service.port_view(port)),
+            Some(service) => of(service.port_view(port)),
             None => Default::default(),
         },
         Some(None) => Default::default(),
@@ -183,6 +191,7 @@ pub fn plan(
         matched,
         protocol: protocol.unwrap_or(AppProtocol::Detect),
         choice,
+        traffic,
         asked,
     })
 }
@@ -280,16 +289,19 @@ impl Planned {
         self.matched?.route(&self.asked.service.routes)
     }
 
-    /// The time limits.
-    pub fn timeouts(&self) -> Timeouts {
-        self.matched.map_or_else(Timeouts::default, |matched| {
-            matched.timeouts(&self.asked.service.routes)
-        })
+    /// The time limits, of the rule, a policy for it, or one for the backend; `None` if none of them
+    /// says any.
+    pub fn timeouts(&self) -> Option<&Block<Timeouts>> {
+        let table = &self.asked.service.routes;
+        let of_rule = self.matched.and_then(|matched| matched.timeouts(table));
+        of_rule.or_else(|| self.traffic.as_ref()?.timeouts.as_ref())
     }
 
-    /// What is sent again although a server has seen it; `None` is nothing.
-    pub fn retry(&self) -> Option<&RetryPolicy> {
-        self.matched?.retry(&self.asked.service.routes)
+    /// The same of what is sent again although a server has seen it.
+    pub fn retry(&self) -> Option<&Block<Arc<RetryPolicy>>> {
+        let table = &self.asked.service.routes;
+        let of_rule = self.matched.and_then(|matched| matched.retry(table));
+        of_rule.or_else(|| self.traffic.as_ref()?.retry.as_ref())
     }
 
     /// The answer of the route itself to a request of that authority; `None` if it is sent on.

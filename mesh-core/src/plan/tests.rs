@@ -9,7 +9,7 @@ use crate::authorize::{
     Action, DefaultAction, DenyReason, Operation, PathForm, Policy, PolicyRule, PolicySource,
     Provider, Step,
 };
-use crate::balance::{Balancing, EjectPolicy, Strategy};
+use crate::balance::{EjectPolicy, Strategy};
 use crate::model::{
     Host, Kind, Namespace, Service, ServicePort, Slice, SliceHost, SlicePort, SourceId, Transport,
     Workload,
@@ -375,7 +375,7 @@ fn a_consistent_hash_takes_its_key_from_the_request() -> Fallible {
     let user = HeaderName::from_static("x-user");
     let mut settings = Settings::of(web());
     let strategy = Strategy::ConsistentHash(user.clone());
-    settings.balancing = Arc::new(Balancing::new(strategy, EjectPolicy::default()));
+    settings.traffic = Arc::new(Traffic::built(strategy, EjectPolicy::default()));
     let snapshot = Snapshot::new(settings).apply(Change::update(SourceId::new("t"), objects()));
     let choice = |value: Option<&'static str>| {
         let mut headers = HeaderMap::new();

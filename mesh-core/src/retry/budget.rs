@@ -62,6 +62,13 @@ struct Slot(AtomicU64);
 // === impl BudgetPolicy ===
 
 impl BudgetPolicy {
+    pub(super) const DEFAULT: Self = Self {
+        percent: 20,
+        interval: Duration::from_secs(10),
+        free: 10,
+        free_interval: Duration::from_secs(1),
+    };
+
     /// `percent` of the requests of the last `interval`, and `free` in each `free_interval` besides.
     ///
     /// # Errors
@@ -99,12 +106,7 @@ impl BudgetPolicy {
 
 impl Default for BudgetPolicy {
     fn default() -> Self {
-        Self {
-            percent: 20,
-            interval: Duration::from_secs(10),
-            free: 10,
-            free_interval: Duration::from_secs(1),
-        }
+        Self::DEFAULT
     }
 }
 

@@ -86,8 +86,8 @@ pub enum Hint {
 pub struct Repeat<'a> {
     /// The policy.
     pub policy: &'a RetryPolicy,
-    /// What is left for all requests to the backend.
-    pub budget: &'a RetryBudget,
+    /// What is left for all requests to the backend, and how much there may be.
+    pub budget: (&'a RetryBudget, &'a BudgetPolicy),
     /// The moment, on the clock of the budget.
     pub now: Duration,
     /// What is left of the time of the whole request.
@@ -265,7 +265,8 @@ impl Attempts {
         }
         let nth = u32::try_from(self.failed + 1).unwrap_or(u32::MAX);
         let wait = asked.max(policy.wait(nth, draw));
-        if wait >= repeat.left || !repeat.budget.poll_repeat(policy.budget(), repeat.now) {
+        let (budget, of) = repeat.budget;
+        if wait >= repeat.left || !budget.poll_repeat(of, repeat.now) {
             return None;
         }
         self.failed += 1;

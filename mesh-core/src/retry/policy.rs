@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::budget::BudgetPolicy;
 use super::invalid::InvalidRetry;
 use crate::model::Draw;
 
@@ -24,7 +23,6 @@ pub struct RetryPolicy {
     /// A bit for each gRPC status code.
     grpc: u32,
     base: Duration,
-    budget: BudgetPolicy,
 }
 
 // === impl RetryPolicy ===
@@ -47,7 +45,6 @@ impl RetryPolicy {
             statuses: Vec::new(),
             grpc: 0,
             base: Duration::from_millis(25),
-            budget: BudgetPolicy::default(),
         }
     }
 
@@ -86,21 +83,9 @@ impl RetryPolicy {
         self
     }
 
-    /// The same with another budget.
-    #[must_use]
-    pub fn with_budget(mut self, budget: BudgetPolicy) -> Self {
-        self.budget = budget;
-        self
-    }
-
     /// How often a request is sent again at most.
     pub fn repeats(&self) -> u32 {
         self.repeats
-    }
-
-    /// The budget of all requests to one backend together.
-    pub fn budget(&self) -> &BudgetPolicy {
-        &self.budget
     }
 
     /// The base of the wait.

@@ -1,6 +1,7 @@
 //! The decision, pure: the table of a Service, the caller and the request in, what matched out.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -16,7 +17,7 @@ use super::table::grpc::GrpcTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
 use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason, is_grpc};
-use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
+use crate::model::{Block, Draw, Namespace, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
 
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
@@ -352,14 +353,14 @@ impl Matched {
         self.rule(table).map(|rule| (&rule.route, rule.index))
     }
 
-    /// The time limits.
-    pub fn timeouts(self, table: &RouteTable) -> Timeouts {
-        self.rule(table).map(|r| r.timeouts).unwrap_or_default()
+    /// The time limits, if the rule or a policy for it says some.
+    pub fn timeouts(self, table: &RouteTable) -> Option<&Block<Timeouts>> {
+        self.rule(table)?.timeouts.as_ref()
     }
 
-    /// What is sent again.
-    pub fn retry(self, table: &RouteTable) -> Option<&RetryPolicy> {
-        self.rule(table)?.retry.as_deref()
+    /// What is sent again, if the rule or a policy for it says so.
+    pub fn retry(self, table: &RouteTable) -> Option<&Block<Arc<RetryPolicy>>> {
+        self.rule(table)?.retry.as_ref()
     }
 
     /// The condition on the path that the request met; `None` if there was none.

@@ -25,7 +25,7 @@ pub use filter::{
 pub use grpc::{GrpcMatch, GrpcRoute, GrpcRule};
 pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
-pub use rule::{Backend, Outcome, Parent, Route, Rule, Timeouts};
+pub use rule::{Backend, Inherited, Outcome, Parent, Route, Rule, Timeouts};
 pub use shown::RuleOf;
 pub use split::split;
 pub use table::RouteTable;

@@ -12,7 +12,7 @@ use super::filter::{FILTERS, Filter, Mirror, Redirect, Respond};
 use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
 use crate::authorize::PathForm;
-use crate::model::{ObjectKey, ServiceName, ServicePort};
+use crate::model::{Block, ObjectKey, ServiceName, ServicePort};
 use crate::retry::RetryPolicy;
 
 /// The largest weight that the Gateway API allows.
@@ -65,10 +65,23 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     /// What happens to the request.
     pub outcome: Outcome,
-    /// Its time limits.
-    pub timeouts: Timeouts,
-    /// What is sent again; `None` is what surely no server has looked at.
+    /// The name that policies know it by.
+    pub name: Option<Arc<str>>,
+    /// Its time limits; `None` are those of the policies that reach it.
+    pub timeouts: Option<Timeouts>,
+    /// What is sent again; `None` is as the policies that reach it say, and else what surely no server
+    /// has looked at.
     pub retry: Option<Arc<RetryPolicy>>,
+}
+
+/// What a rule has of the policies for it or its route.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inherited {
+    /// Time limits.
+    pub timeouts: Option<Block<Timeouts>>,
+    /// What is sent again.
+    pub retry: Option<Block<Arc<RetryPolicy>>>,
 }
 
 /// A Service that a route is attached to, all its ports or one.
@@ -199,7 +212,8 @@ impl Rule {
             matches: Vec::new(),
             filters: Vec::new(),
             outcome,
-            timeouts: Timeouts::default(),
+            name: None,
+            timeouts: None,
             retry: None,
         }
     }
@@ -221,7 +235,14 @@ impl Rule {
     /// The same with time limits.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = timeouts;
+        self.timeouts = Some(timeouts);
+        self
+    }
+
+    /// The same with a name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
         self
     }
 

@@ -3,8 +3,10 @@
 //! In comes the table of a Service, out go its rules and their backends, or all that is decided on.
 //! Values of header fields that are credentials are left out.
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -15,7 +17,8 @@ use super::rule::{Outcome, Timeouts};
 use super::table::RouteTable;
 use super::table::grpc::GrpcEntry;
 use super::table::http::{Entry, RuleView, Target};
-use crate::model::{Namespace, ObjectKey, ServiceName};
+use crate::model::{Block, Namespace, ObjectKey, ServiceName};
+use crate::retry::RetryPolicy;
 
 /// In place of the value of a field that is a credential.
 const HIDDEN: &str = "(hidden)";
@@ -118,8 +121,12 @@ fn shown(
     out.insert("matches".into(), matches);
     out.insert("route".into(), rule.route.to_string().into());
     out.insert("rule".into(), rule.index.into());
-    let timeouts = timeouts(&rule.timeouts);
-    out.insert("timeouts".into(), timeouts);
+    if let Some(limits) = &rule.timeouts {
+        out.insert("timeouts".into(), shown_timeouts(limits));
+    }
+    if let Some(retry) = &rule.retry {
+        out.insert("retry".into(), shown_retry(retry));
+    }
     out.insert("filters".into(), filters(&rule.filters));
     match rule.answer.as_deref() {
         Some(Outcome::Redirect(to)) => out.insert("requestRedirect".into(), redirect(to)),
@@ -214,16 +221,37 @@ fn fields(conditions: &[(HeaderName, ValueMatch)]) -> Value {
     fields.collect()
 }
 
-fn timeouts(limits: &Timeouts) -> Value {
-    let limits = [
-        ("request", limits.request),
-        ("backendRequest", limits.backend_request),
-    ];
-    let written = limits.into_iter().filter_map(|(name, limit)| {
+/// Time limits, and the object that they are of.
+fn shown_timeouts(limits: &Block<Timeouts>) -> Value {
+    let Timeouts {
+        request,
+        backend_request,
+    } = limits.value;
+    let limits_of = [("request", request), ("backendRequest", backend_request)];
+    let written = limits_of.into_iter().filter_map(|(name, limit)| {
         let millis = limit?.as_millis();
         Some((name.to_owned(), format!("{millis}ms").into()))
     });
-    Value::Object(written.collect())
+    with_origin(written.collect(), limits.from.as_ref())
+}
+
+/// What is sent again, and the object that says so.
+fn shown_retry(retry: &Block<Arc<RetryPolicy>>) -> Value {
+    let policy = &retry.value;
+    let codes: Vec<_> = policy.statuses().iter().map(StatusCode::as_u16).collect();
+    let mut written = Map::new();
+    written.insert("attempts".into(), policy.repeats().into());
+    written.insert("codes".into(), codes.into());
+    let millis = policy.backoff().as_millis();
+    written.insert("backoff".into(), format!("{millis}ms").into());
+    with_origin(written, retry.from.as_ref())
+}
+
+fn with_origin(mut block: Map<String, Value>, from: Option<&ObjectKey>) -> Value {
+    if let Some(from) = from {
+        block.insert("from".into(), from.to_string().into());
+    }
+    Value::Object(block)
 }
 
 fn filters(all: &[Filter]) -> Value {
@@ -307,14 +335,15 @@ fn path(change: &PathRewrite) -> (String, Value) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use http::Method;
 
     use super::*;
     use crate::model::{Kind, ServicePort};
-    use crate::route::{Backend, GrpcRoute, GrpcRule, Parent, Regex, Respond, Route, Rule};
+    use crate::route::{
+        Backend, GrpcRoute, GrpcRule, Inherited, Parent, Regex, Respond, Route, Rule,
+    };
 
     type Fallible = Result<(), Box<dyn std::error::Error>>;
 
@@ -369,7 +398,13 @@ mod tests {
             80,
             crate::model::AppProtocol::Http1,
         )];
-        Ok(RouteTable::build(&cart, &ports, &[producer, consumer]))
+        let none = |_: &ObjectKey, _: Option<&str>| Inherited::default();
+        Ok(RouteTable::build(
+            &cart,
+            &ports,
+            &[producer, consumer],
+            &none,
+        ))
     }
 
     #[test]
@@ -386,7 +421,7 @@ mod tests {
             json!([
                 {
                     "callersOf": "web", "port": 80, "matches": {},
-                    "route": "HTTPRoute/web/r", "rule": 0, "timeouts": {}, "filters": [],
+                    "route": "HTTPRoute/web/r", "rule": 0, "filters": [],
                     "requestRedirect": {
                         "scheme": "https", "path": {"replaceFullPath": "/new"}, "statusCode": 301,
                     },
@@ -401,7 +436,8 @@ mod tests {
                             {"name": "page", "type": "RegularExpression", "value": "[0-9]+"},
                         ],
                     },
-                    "route": "HTTPRoute/shop/r", "rule": 0, "timeouts": {"request": "2000ms"},
+                    "route": "HTTPRoute/shop/r", "rule": 0,
+                    "timeouts": {"request": "2000ms", "from": "HTTPRoute/shop/r"},
                     "filters": [
                         {"requestHeaderModifier": edits},
                         {"requestMirror": {
@@ -423,7 +459,7 @@ mod tests {
                 },
                 {
                     "port": 80, "matches": {},
-                    "route": "HTTPRoute/shop/r", "rule": 1, "timeouts": {}, "filters": [],
+                    "route": "HTTPRoute/shop/r", "rule": 1, "filters": [],
                     "directResponse": {"status": 503, "bodyBytes": 7},
                 },
             ])
@@ -446,7 +482,8 @@ mod tests {
         let rule = GrpcRule::to(vec![Backend::new(calls, 80, 1)?]).when(vec![when]);
         let key = ObjectKey::new(Kind::GrpcRoute, &web, "g")?;
         let route = GrpcRoute::new(key, vec![Parent::new(cart, None)], vec![rule])?;
-        let table = table.with_grpc(&[], &[Arc::new(route)]);
+        let none = |_: &ObjectKey, _: Option<&str>| Inherited::default();
+        let table = table.with_grpc(&[], &[Arc::new(route)], &none);
         let shown = serde_json::to_value(&table)?;
         assert_eq!(
             shown[0],

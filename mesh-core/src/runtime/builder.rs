@@ -27,16 +27,17 @@ use super::shared::Shared;
 use super::upstream::Upstreams;
 use crate::accept::Sockets;
 use crate::authorize::{Authorizer, Authorizers, DefaultAction, PathForm};
-use crate::balance::{Balancing, EjectPolicy, Strategy};
+use crate::balance::{EjectPolicy, Strategy};
 use crate::budget::Budget;
 use crate::connect::{Connector, OutsideRoots};
 use crate::discover::{Gone, Inbox, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
 use crate::identify::Live;
 use crate::local::Local;
-use crate::model::{Namespace, SourceId, Workload};
+use crate::model::{Block, Namespace, SourceId, Workload};
 use crate::snapshot::{Settings, Snapshot, SnapshotReader, snapshot};
 use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Seldom, Sinks};
+use crate::traffic::Traffic;
 
 /// Lines of the access log that may wait to be written.
 const LOG_QUEUE: usize = 8_192;
@@ -71,7 +72,7 @@ pub struct MeshBuilder<State> {
 struct BuilderParts {
     crypto: Option<Crypto>,
     limits: Limits,
-    balancing: Balancing,
+    traffic: Traffic,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     authorizers: Authorizers,
@@ -224,7 +225,7 @@ impl MeshBuilder<WantsNothing> {
         if let Some(two) = ids.windows(2).find(|two| two[0] == two[1]) {
             return Err(StartError::SameSource(two[0].clone()));
         }
-        settings.balancing = Arc::new(parts.balancing.clone());
+        settings.traffic = Arc::new(parts.traffic.clone());
         let (writer, reader) = snapshot(Snapshot::new(settings));
         let snapshot = reader.load();
         let settings = snapshot.settings();
@@ -345,7 +346,7 @@ impl Default for BuilderParts {
         Self {
             crypto: default_crypto(),
             limits: Limits::default(),
-            balancing: Balancing::default(),
+            traffic: Traffic::default(),
             metrics: Metrics::new(),
             clock: SystemClock::shared(),
             authorizers: Authorizers::default(),
@@ -374,13 +375,13 @@ impl<S> MeshBuilder<S> {
 
     /// How endpoints are chosen. Default: least request.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
-        self.parts.balancing.strategy = strategy;
+        self.parts.traffic.strategy = Block::built(strategy);
         self
     }
 
     /// When endpoints are ejected.
     pub fn eject(mut self, policy: EjectPolicy) -> Self {
-        self.parts.balancing.eject = policy;
+        self.parts.traffic.eject = Block::built(policy);
         self
     }
 

@@ -187,8 +187,8 @@ impl Outbound {
         call.exchange.trace.write(request.headers_mut());
         let sending = Sending {
             to: backend,
-            timeouts: planned.timeouts(),
-            retry: planned.retry(),
+            timeouts: planned.timeouts().map(|t| t.value).unwrap_or_default(),
+            retry: planned.retry().map(|retry| &*retry.value),
             version: hop.version(),
         };
         let upstreams = &self.shared.upstreams;

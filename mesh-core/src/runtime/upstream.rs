@@ -93,10 +93,8 @@ impl Upstreams {
         let mut now = call.started;
         loop {
             let (service, mut picked) = self.choose(sending.to, &mut tried, call, now)?;
-            if let Some(policy) = sending.retry
-                && call.exchange.attempts.len() == 1
-            {
-                service.retries.handle_request(policy.budget(), self.now());
+            if sending.retry.is_some() && call.exchange.attempts.len() == 1 {
+                service.handle_request(sending.to.port, self.now());
             }
             let reuse = call.attempts.reuse();
             let attempt =
@@ -377,7 +375,7 @@ impl Upstreams {
     fn failed(&self, picked: &mut Picked, service: &ServiceView, why: &dyn fmt::Display) {
         let state = &picked.member().state;
         state.note_failure(&why.to_string(), self.now());
-        if let Ejection::Ejected { until } = picked.failed(&service.balancing.eject, self.now()) {
+        if let Ejection::Ejected { until } = picked.failed(self.now()) {
             self.metrics.ejected(&service.host);
             let address = picked.member().endpoint.address();
             let length = until.saturating_sub(self.now());
@@ -435,9 +433,10 @@ impl Tried {
     ) -> Option<Repeat<'a>> {
         let policy = sending.retry?;
         let whole = sending.timeouts.request;
+        let traffic = service.traffic(sending.to.port)?;
         Some(Repeat {
             policy,
-            budget: &service.retries,
+            budget: (&service.retries, &traffic.budget.value),
             now,
             left: whole.map_or(Duration::MAX, |l| l.saturating_sub(started.elapsed())),
             idempotent: self.kept.as_ref().is_some_and(|kept| kept.is_idempotent()),

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use super::change::{Change, Fallback, Object, Op};
 use super::compile;
-use super::state::{ByAddress, Parts, Snapshot, Version};
+use super::state::{ByAddress, Parts, Reach, Snapshot, Version};
 use super::status::Problem;
 use crate::authorize::{Selects, WorkloadPolicy};
 use crate::local::Local;
 use crate::model::{Host, Kind, ObjectKey, ServiceName, SourceId};
+use crate::traffic::{Target, TrafficPolicy};
 
 /// What a change has touched so far.
 #[derive(Default)]
@@ -248,9 +249,76 @@ impl Snapshot {
                         touched.services.insert(parent.service.clone());
                     }
                 }
-                Some(Object::GrpcRoute(_) | Object::Policy(_) | Object::Route(_)) | None => {}
+                Some(Object::Traffic(policy)) if key.cluster.is_none() => {
+                    self.reaches(policy, present, touched);
+                }
+                Some(
+                    Object::GrpcRoute(_)
+                    | Object::Policy(_)
+                    | Object::Route(_)
+                    | Object::Traffic(_),
+                )
+                | None => {}
             }
         }
+    }
+
+    /// Notes what a TrafficPolicy is for, or is for no longer.
+    fn reaches(&mut self, policy: &TrafficPolicy, present: bool, touched: &mut Touched) {
+        for reach in reach_of(policy) {
+            let mut policies = self.traffic.get(&reach).cloned().unwrap_or_default();
+            set(&mut policies, &policy.key, present);
+            match &reach {
+                Reach::Service(service) => {
+                    touched.services.insert(service.clone());
+                }
+                Reach::Route(route) => {
+                    let parents = match self.good(route) {
+                        Some(Object::Route(route)) => &*route.parents,
+                        Some(Object::GrpcRoute(route)) => &*route.parents,
+                        _ => &[],
+                    };
+                    let parents = parents.iter().map(|p| p.service.clone());
+                    touched.services.extend(parents);
+                }
+                Reach::Namespace(namespace) => {
+                    let mesh_wide = self.settings.mesh_namespace.as_ref() == Some(namespace);
+                    let reached = self.services().map(|service| &service.name);
+                    let reached = reached.filter(|s| mesh_wide || s.namespace() == namespace);
+                    touched.services.extend(reached.cloned());
+                }
+            }
+            if policies.is_empty() {
+                self.traffic.remove_mut(&reach);
+            } else {
+                self.traffic.insert_mut(reach, policies);
+            }
+        }
+    }
+
+    /// The TrafficPolicies that may reach a Service or one of its routes.
+    fn traffic_of(
+        &self,
+        service: &ServiceName,
+        routes: &BTreeSet<ObjectKey>,
+    ) -> Vec<Arc<TrafficPolicy>> {
+        if self.traffic.is_empty() {
+            return Vec::new();
+        }
+        let namespaces = std::iter::once(service.namespace());
+        let namespaces = namespaces.chain(&self.settings.mesh_namespace).cloned();
+        let reaches = std::iter::once(Reach::Service(service.clone()))
+            .chain(namespaces.map(Reach::Namespace))
+            .chain(routes.iter().cloned().map(Reach::Route));
+        let keys: BTreeSet<_> = reaches
+            .filter_map(|reach| self.traffic.get(&reach))
+            .flatten()
+            .collect();
+        let good = keys.into_iter().filter_map(|key| match self.good(key) {
+            Some(Object::Traffic(policy)) => Some(Arc::clone(policy)),
+            _ => None,
+        });
+        good.collect()
     }
 
     fn part(&mut self, service: &ServiceName, change: impl FnOnce(&mut Parts)) {
@@ -336,6 +404,7 @@ impl Snapshot {
                 slices: &slices,
                 routes: &routes,
                 grpc_routes: &grpc_routes,
+                traffic: &self.traffic_of(name, &parts.routes),
             },
             &addresses,
             before.as_deref(),
@@ -413,6 +482,17 @@ impl Snapshot {
         };
         (policy, blocked)
     }
+}
+
+fn reach_of(policy: &TrafficPolicy) -> BTreeSet<Reach> {
+    if policy.targets.is_empty() {
+        return BTreeSet::from([Reach::Namespace(policy.key.namespace.clone())]);
+    }
+    let targets = policy.targets.iter().map(|target| match target {
+        Target::Service(service, _) => Reach::Service(service.clone()),
+        Target::Route(route, _) => Reach::Route(route.clone()),
+    });
+    targets.collect()
 }
 
 fn set(of: &mut BTreeSet<ObjectKey>, key: &ObjectKey, present: bool) {

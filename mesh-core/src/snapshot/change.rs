@@ -7,6 +7,7 @@ use super::status::Problem;
 use crate::authorize::{Policy, Selects};
 use crate::model::{Host, ObjectKey, Service, Slice, SourceId};
 use crate::route::{GrpcRoute, Parent, Route, Rule};
+use crate::traffic::TrafficPolicy;
 
 /// A configuration object, checked when it was made.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,8 @@ pub enum Object {
     Service(Arc<Service>),
     /// An EndpointSlice.
     Slice(Arc<Slice>),
+    /// A TrafficPolicy.
+    Traffic(Arc<TrafficPolicy>),
 }
 
 /// What takes the place of a refused object that never had a good version.
@@ -74,6 +77,7 @@ impl Object {
             Self::Route(route) => route.key.clone(),
             Self::Service(service) => service.key(),
             Self::Slice(slice) => slice.key.clone(),
+            Self::Traffic(policy) => policy.key.clone(),
         }
     }
 
@@ -82,7 +86,7 @@ impl Object {
         match self {
             Self::GrpcRoute(route) => &route.parents,
             Self::Route(route) => &route.parents,
-            Self::Policy(_) | Self::Service(_) | Self::Slice(_) => &[],
+            Self::Policy(_) | Self::Service(_) | Self::Slice(_) | Self::Traffic(_) => &[],
         }
     }
 
@@ -91,7 +95,7 @@ impl Object {
         match self {
             Self::GrpcRoute(route) => route.rules.iter().map(|rule| &rule.rule).collect(),
             Self::Route(route) => route.rules.iter().collect(),
-            Self::Policy(_) | Self::Service(_) | Self::Slice(_) => Vec::new(),
+            Self::Policy(_) | Self::Service(_) | Self::Slice(_) | Self::Traffic(_) => Vec::new(),
         }
     }
 }
@@ -114,6 +118,12 @@ macro_rules! from {
     };
 }
 from!(GrpcRoute, Policy, Route, Service, Slice);
+
+impl From<TrafficPolicy> for Object {
+    fn from(policy: TrafficPolicy) -> Self {
+        Self::Traffic(Arc::new(policy))
+    }
+}
 
 // === impl Op ===
 

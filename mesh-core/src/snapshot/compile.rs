@@ -8,8 +8,11 @@ use super::service::{PortView, ServiceView};
 use super::settings::Settings;
 use crate::authorize::PathForm;
 use crate::balance::EndpointSet;
-use crate::model::{Endpoint, Few, Host, Service, ServicePort, Slice, SliceHost, Transport};
+use crate::model::{
+    Endpoint, Few, Host, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
+};
 use crate::route::{GrpcRoute, Route, RouteTable};
+use crate::traffic::{self, TrafficPolicy};
 
 /// The objects that make up one Service.
 pub(super) struct CompileInput<'a> {
@@ -17,6 +20,8 @@ pub(super) struct CompileInput<'a> {
     pub(super) slices: &'a [Arc<Slice>],
     pub(super) routes: &'a [Arc<Route>],
     pub(super) grpc_routes: &'a [Arc<GrpcRoute>],
+    /// The policies that may reach it or one of its routes.
+    pub(super) traffic: &'a [Arc<TrafficPolicy>],
 }
 
 /// What a resolver found for a name: addresses, with a port where SRV gave one.
@@ -50,14 +55,21 @@ pub(super) fn view(
         .ports
         .iter()
         .map(|port| {
+            let traffic = traffic::of_port(
+                parts.traffic,
+                (&service.name, &*port.name),
+                &settings.traffic,
+            );
             let set = EndpointSet::build(
                 endpoints(service, port, parts.slices, addresses),
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
-            );
+            )
+            .with_eject(traffic.eject.value);
             PortView {
                 port: port.port,
                 protocol: port.protocol,
                 endpoints: Arc::new(set),
+                traffic,
             }
         })
         .collect();
@@ -67,7 +79,6 @@ pub(super) fn view(
         host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
         ports: service.ports.clone(),
         routes: routes(settings, parts),
-        balancing: Arc::clone(&settings.balancing),
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
         endpoints,
     }
@@ -75,15 +86,19 @@ pub(super) fn view(
 
 fn routes(settings: &Settings, parts: &CompileInput<'_>) -> RouteTable {
     let (name, ports) = (&parts.service.name, &parts.service.ports);
+    let inherit =
+        |route: &ObjectKey, rule: Option<&str>| traffic::of_rule(parts.traffic, route, rule);
     let table = match settings.paths {
-        form if form == PathForm::default() => RouteTable::build(name, ports, parts.routes),
+        form if form == PathForm::default() => {
+            RouteTable::build(name, ports, parts.routes, &inherit)
+        }
         form => {
             let seen = parts.routes.iter();
             let seen: Vec<_> = seen.map(|route| Arc::new(route.in_form(form))).collect();
-            RouteTable::build(name, ports, &seen)
+            RouteTable::build(name, ports, &seen, &inherit)
         }
     };
-    table.with_grpc(ports, parts.grpc_routes)
+    table.with_grpc(ports, parts.grpc_routes, &inherit)
 }
 
 fn endpoints(

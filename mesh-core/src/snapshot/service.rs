@@ -1,11 +1,14 @@
 //! A Service compiled: all that a request to it needs, in one place.
 
 use std::sync::Arc;
+#[cfg(feature = "runtime")]
+use std::time::Duration;
 
-use crate::balance::{Balancing, EndpointSet};
+use crate::balance::EndpointSet;
 use crate::model::{AppProtocol, Few, ServiceName, ServicePort, Text};
 use crate::retry::RetryBudget;
 use crate::route::RouteTable;
+use crate::traffic::Traffic;
 
 /// All that a request to a Service needs, compiled: a part of a snapshot.
 #[derive(Debug)]
@@ -21,8 +24,6 @@ pub struct ServiceView {
     pub ports: Vec<ServicePort>,
     /// The routes attached to it, in order of precedence.
     pub routes: RouteTable,
-    /// How its endpoints are chosen and ejected.
-    pub balancing: Arc<Balancing>,
     /// What is left of the repeats of requests to it, the same as long as it exists.
     pub retries: Arc<RetryBudget>,
     /// What a request reads of each port, in its place.
@@ -35,6 +36,7 @@ pub(crate) struct PortView {
     pub(crate) port: u16,
     pub(crate) protocol: AppProtocol,
     pub(crate) endpoints: Arc<EndpointSet>,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl ServiceView {
@@ -53,6 +55,19 @@ impl ServiceView {
     /// The endpoints behind a port; `None` if the Service has no such port.
     pub fn endpoints(&self, port: u16) -> Option<&Arc<EndpointSet>> {
         self.port_view(port).map(|view| &view.endpoints)
+    }
+
+    /// What is asked of requests to a port; `None` if the Service has no such port.
+    pub fn traffic(&self, port: u16) -> Option<&Arc<Traffic>> {
+        self.port_view(port).map(|view| &view.traffic)
+    }
+
+    /// A request is sent to a port for the first time, at a moment on the clock of its repeats.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn handle_request(&self, port: u16, now: Duration) {
+        if let Some(traffic) = self.traffic(port) {
+            self.retries.handle_request(&traffic.budget.value, now);
+        }
     }
 
     /// What a request reads of a port.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::authorize::{DefaultAction, PathForm};
-use crate::balance::Balancing;
 use crate::local::Local;
 use crate::model::{Namespace, SourceId, Workload};
+use crate::traffic::Traffic;
 
 /// The cluster domain of Kubernetes, where nothing else is set.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -22,8 +22,8 @@ pub struct Settings {
     pub sources: Vec<SourceId>,
     /// The domain of Service host names. Default `cluster.local`.
     pub cluster_domain: Arc<str>,
-    /// How endpoints are chosen and ejected.
-    pub balancing: Arc<Balancing>,
+    /// What is asked of requests where no policy says it.
+    pub traffic: Arc<Traffic>,
     /// What is changed in the paths of requests.
     pub paths: PathForm,
 }
@@ -53,7 +53,7 @@ impl Settings {
             mesh_namespace: None,
             sources: Vec::new(),
             cluster_domain: CLUSTER_DOMAIN.into(),
-            balancing: Arc::default(),
+            traffic: Arc::default(),
             paths: PathForm::default(),
         }
     }

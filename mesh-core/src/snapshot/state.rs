@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub(super) addresses: HashTrieMapSync<IpAddr, BTreeSet<ServiceName>>,
     pub(super) names: HashTrieMapSync<Host, Name>,
     pub(super) policies: HashTrieSetSync<ObjectKey>,
+    /// TrafficPolicies by what they are for.
+    pub(super) traffic: HashTrieMapSync<Reach, BTreeSet<ObjectKey>>,
     /// The policy of the first local workload, and those of the others.
     pub(super) policy: Arc<WorkloadPolicy>,
     pub(super) others: HashTrieMapSync<ByAddress, Arc<WorkloadPolicy>>,
@@ -75,6 +77,15 @@ pub(super) struct Parts {
     pub(super) routes: BTreeSet<ObjectKey>,
     /// The names that its endpoints need.
     pub(super) hosts: BTreeSet<Host>,
+}
+
+/// What a TrafficPolicy is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Reach {
+    /// All Services of a namespace; those of the mesh's namespace for all others too.
+    Namespace(Namespace),
+    Route(ObjectKey),
+    Service(ServiceName),
 }
 
 /// A name to resolve: its addresses and the Services that need it.
@@ -117,6 +128,7 @@ impl Snapshot {
             addresses: HashTrieMapSync::new_sync(),
             names: HashTrieMapSync::new_sync(),
             policies: HashTrieSetSync::new_sync(),
+            traffic: HashTrieMapSync::new_sync(),
             policy: Arc::new(policy),
             others: HashTrieMapSync::new_sync(),
             blocked: Arc::new([]),

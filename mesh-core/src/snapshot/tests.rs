@@ -646,6 +646,7 @@ proptest! {
         let view = |name: &ServiceName| {
             let of = Service::new(name.clone(), vec![]);
             let parts = compile::CompileInput {
+                traffic: &[],
                 service: &of,
                 slices: &[],
                 routes: &[],

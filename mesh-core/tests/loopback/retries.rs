@@ -16,6 +16,7 @@ use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::{Backend, Parent, Route, Rule, Timeouts};
 use inmesh_core::runtime::InboundListener;
 use inmesh_core::snapshot::Op;
+use inmesh_core::traffic::{Blocks, TrafficPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -53,9 +54,13 @@ async fn put(pair: &Pair, rule: impl Fn(Rule) -> Rule) -> Result {
     let rule = rule(Rule::to(vec![Backend::new(cart.clone(), 80, 1)?]));
     let key = ObjectKey::new(Kind::HttpRoute, &shop, "cart")?;
     let route = Route::new(key, vec![Parent::new(cart, None)], vec![rule])?;
+    push(pair, vec![Op::put(route)]).await
+}
+
+async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
     let mut changed = pair.web.snapshot().clone();
     let before = changed.load().generation();
-    pair.pusher.push(vec![Op::put(route)]).await?;
+    pair.pusher.push(ops).await?;
     while changed.load().generation() == before {
         soon(changed.changed()).await?;
     }
@@ -211,9 +216,16 @@ async fn repeats_end_with_their_budget() -> Result {
     let app = origin(move |request| fails_until(usize::MAX, of.clone(), request)).await?;
     let pair = Pair::new(AppProtocol::Http1, app).await?;
     let hour = Duration::from_secs(3_600);
-    let budget = BudgetPolicy::new(20, hour, 3, hour)?;
-    let policy = on(&[503], 2)?.with_budget(budget);
-    put(&pair, |rule| rule.with_retry(policy.clone())).await?;
+    let mut blocks = Blocks::default();
+    blocks.budget = Some(BudgetPolicy::new(20, hour, 3, hour)?);
+    blocks.retry = Some(on(&[503], 2)?.into());
+    // The default of the namespace, for a Service without a route.
+    let key = ObjectKey::new(Kind::TrafficPolicy, &Namespace::new("shop")?, "all")?;
+    push(
+        &pair,
+        vec![Op::put(TrafficPolicy::new(key, Vec::new(), blocks)?)],
+    )
+    .await?;
     for _ in 0..50 {
         assert_eq!(soon(pair.web.client().send(post())).await?.status(), 503);
     }

@@ -196,7 +196,7 @@ async fn both_timeouts_end_the_wait_and_count() -> Result {
         (Timeouts::new(ms(20_000), ms(20))?, "backend-timeout"),
     ] {
         let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
-        rule.timeouts = limits;
+        rule.timeouts = Some(limits);
         push(&pair, vec![route(vec![rule])?]).await?;
         let answer = pair.web.client().send(get("http://cart/")).await;
         assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
@@ -232,7 +232,7 @@ async fn an_upload_that_is_too_slow_for_a_route_is_the_callers() -> Result {
         Timeouts::new(ms(20_000), ms(1_000))?,
     ] {
         let mut rule = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
-        rule.timeouts = limits;
+        rule.timeouts = Some(limits);
         push(&pair, vec![route(vec![rule])?]).await?;
         // The connection to the endpoint is there before the time of the requests that follow runs.
         let whole =

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::*;
 use super::answered;
 
+const BUDGET: &BudgetPolicy = &BudgetPolicy::DEFAULT;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn policy(repeats: u32) -> RetryPolicy {
@@ -15,7 +16,7 @@ fn policy(repeats: u32) -> RetryPolicy {
 fn repeat<'a>(policy: &'a RetryPolicy, budget: &'a RetryBudget) -> Repeat<'a> {
     Repeat {
         policy,
-        budget,
+        budget: (budget, BUDGET),
         now: SECOND,
         left: Duration::MAX,
         idempotent: false,

@@ -11,6 +11,7 @@ use super::http::{RuleView, Target};
 use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
 use crate::route::grpc::{GrpcMatch, GrpcRoute};
 use crate::route::matching::ValueMatch;
+use crate::route::rule::Inherited;
 
 /// The matches of a Service's gRPC routes, sorted by precedence.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +49,7 @@ impl GrpcTable {
         service: &ServiceName,
         ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<GrpcRoute>>,
+        inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
         let mut keyed = Vec::new();
         let (mut attached, mut rules, mut targets) = (Vec::new(), Vec::new(), Vec::new());
@@ -77,7 +79,8 @@ impl GrpcTable {
                         (precedence(route, index, *when), entry)
                     }));
                 }
-                rules.push(RuleView::of(&route.key, index, &rule.rule));
+                let inherited = inherit(&route.key, rule.rule.name.as_deref());
+                rules.push(RuleView::of(&route.key, index, &rule.rule, inherited));
             }
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));

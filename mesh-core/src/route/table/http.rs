@@ -6,11 +6,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
+use crate::model::{Block, Namespace, ObjectKey, ServiceName, ServicePort};
 use crate::retry::RetryPolicy;
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
-use crate::route::rule::{Backend, Outcome, Route, Rule, Timeouts};
+use crate::route::rule::{Backend, Inherited, Outcome, Route, Rule, Timeouts};
 
 /// The matches of a Service's routes, sorted by precedence.
 ///
@@ -48,8 +48,9 @@ pub(in crate::route) struct Entry {
 pub(in crate::route) struct RuleView {
     pub(in crate::route) route: ObjectKey,
     pub(in crate::route) index: usize,
-    pub(in crate::route) timeouts: Timeouts,
-    pub(in crate::route) retry: Option<Arc<RetryPolicy>>,
+    /// Its own, or those of the policies for it.
+    pub(in crate::route) timeouts: Option<Block<Timeouts>>,
+    pub(in crate::route) retry: Option<Block<Arc<RetryPolicy>>>,
     pub(in crate::route) filters: Box<[Filter]>,
     /// What it answers; `None` if it forwards.
     pub(in crate::route) answer: Option<Box<Outcome>>,
@@ -77,6 +78,7 @@ impl HttpTable {
         service: &ServiceName,
         ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<Route>>,
+        inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
         let mut keyed = Vec::new();
         let (mut rules, mut targets) = (Vec::new(), Vec::new());
@@ -105,7 +107,8 @@ impl HttpTable {
                         some => some.iter().for_each(|when| add(Some(when))),
                     }
                 }
-                rules.push(RuleView::of(&route.key, index, rule));
+                let inherited = inherit(&route.key, rule.name.as_deref());
+                rules.push(RuleView::of(&route.key, index, rule, inherited));
             }
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -134,13 +137,15 @@ impl HttpTable {
 // === impl RuleView ===
 
 impl RuleView {
-    /// A rule of a route, and its place there.
-    pub(super) fn of(route: &ObjectKey, index: usize, rule: &Rule) -> Self {
+    /// A rule of a route, and its place there. What it does not say itself it has of policies.
+    pub(super) fn of(route: &ObjectKey, index: usize, rule: &Rule, inherited: Inherited) -> Self {
+        let timeouts = rule.timeouts.map(|timeouts| Block::of(timeouts, route));
+        let retry = rule.retry.clone().map(|retry| Block::of(retry, route));
         Self {
             route: route.clone(),
             index,
-            timeouts: rule.timeouts,
-            retry: rule.retry.clone(),
+            timeouts: timeouts.or(inherited.timeouts),
+            retry: retry.or(inherited.retry),
             filters: rule.filters.clone().into(),
             answer: match &rule.outcome {
                 Outcome::Forward(_) => None,

@@ -10,7 +10,7 @@ use grpc::GrpcTable;
 use http::HttpTable;
 
 use super::grpc::GrpcRoute;
-use super::rule::Route;
+use super::rule::{Inherited, Route};
 use crate::model::{Namespace, ObjectKey, ServiceName, ServicePort};
 
 /// The routes of one Service. Opaque connections have none and go to the Service itself.
@@ -25,15 +25,17 @@ pub struct RouteTable {
 // === impl RouteTable ===
 
 impl RouteTable {
-    /// Builds the tables of one Service, with its ports, from the routes attached to it.
+    /// Builds the tables of one Service, with its ports, from the routes attached to it; `inherit` says
+    /// what a rule has of policies.
     pub fn build<'a>(
         service: &ServiceName,
         ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<Route>>,
+        inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
         Self {
             service: service.clone(),
-            http: HttpTable::build(service, ports, routes),
+            http: HttpTable::build(service, ports, routes, inherit),
             grpc: None,
         }
     }
@@ -44,8 +46,9 @@ impl RouteTable {
         mut self,
         ports: &[ServicePort],
         routes: impl IntoIterator<Item = &'a Arc<GrpcRoute>>,
+        inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
-        let table = GrpcTable::build(&self.service, ports, routes);
+        let table = GrpcTable::build(&self.service, ports, routes, inherit);
         self.grpc = (!table.is_empty()).then(|| Box::new(table));
         self
     }

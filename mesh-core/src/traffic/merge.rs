@@ -1,0 +1,115 @@
+//! The nearest policy for each block.
+
+use std::sync::Arc;
+
+use super::Traffic;
+use super::policy::{Target, TrafficPolicy};
+use crate::model::{Block, Namespace, ObjectKey, ServiceName};
+use crate::route::Inherited;
+
+/// How near a policy is to a request; the first is the nearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Part,
+    Whole,
+    Namespace,
+    Mesh,
+}
+
+/// What serves a port of a Service: the blocks of the nearest policies, and what the process was built
+/// with.
+pub(crate) fn of_port(
+    policies: &[Arc<TrafficPolicy>],
+    (service, port): (&ServiceName, &str),
+    built: &Arc<Traffic>,
+) -> Arc<Traffic> {
+    let near = sorted(policies, |policy| level_of_port(policy, service, port));
+    if near.is_empty() {
+        return Arc::clone(built);
+    }
+    let b = |from: &TrafficPolicy| from.key.clone();
+    let mut traffic = Traffic::clone(built);
+    // The nearest comes last, and stays.
+    for policy in near.iter().rev() {
+        let from = Some(b(policy));
+        let blocks = &policy.blocks;
+        if let Some(value) = blocks.strategy.clone() {
+            let from = from.clone();
+            traffic.strategy = Block { value, from };
+        }
+        if let Some(value) = blocks.eject {
+            let from = from.clone();
+            traffic.eject = Block { value, from };
+        }
+        if let Some(value) = blocks.budget {
+            let from = from.clone();
+            traffic.budget = Block { value, from };
+        }
+        if let Some(value) = blocks.timeouts {
+            let from = from.clone();
+            traffic.timeouts = Some(Block { value, from });
+        }
+        if let Some(value) = blocks.retry.clone() {
+            traffic.retry = Some(Block { value, from });
+        }
+    }
+    Arc::new(traffic)
+}
+
+/// What a rule of a route takes from the policies for it.
+pub(crate) fn of_rule(
+    policies: &[Arc<TrafficPolicy>],
+    route: &ObjectKey,
+    rule: Option<&str>,
+) -> Inherited {
+    let near = sorted(policies, |policy| level_of_rule(policy, route, rule));
+    let timeouts = near.iter().find_map(|p| Some((p, p.blocks.timeouts?)));
+    let retry = near.iter().find_map(|p| Some((p, p.blocks.retry.clone()?)));
+    Inherited {
+        timeouts: timeouts.map(|(policy, value)| Block::of(value, &policy.key)),
+        retry: retry.map(|(policy, value)| Block::of(value, &policy.key)),
+    }
+}
+
+/// The policies that reach something, nearest first; of equal ones the oldest, then by name.
+fn sorted(
+    policies: &[Arc<TrafficPolicy>],
+    level: impl Fn(&TrafficPolicy) -> Option<Level>,
+) -> Vec<&TrafficPolicy> {
+    let ranked = policies.iter().filter_map(|policy| {
+        let age = policy.created.unwrap_or(i64::MAX);
+        Some(((level(policy)?, age, &policy.key), &**policy))
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+    ranked.into_iter().map(|(_, policy)| policy).collect()
+}
+
+fn level_of_port(policy: &TrafficPolicy, service: &ServiceName, port: &str) -> Option<Level> {
+    if policy.targets.is_empty() {
+        let own: &Namespace = &policy.key.namespace;
+        return Some(match own == service.namespace() {
+            true => Level::Namespace,
+            false => Level::Mesh,
+        });
+    }
+    let levels = policy.targets.iter().filter_map(|target| match target {
+        Target::Service(of, part) if of == service => match part {
+            None => Some(Level::Whole),
+            Some(part) => (**part == *port).then_some(Level::Part),
+        },
+        _ => None,
+    });
+    levels.min()
+}
+
+fn level_of_rule(policy: &TrafficPolicy, route: &ObjectKey, rule: Option<&str>) -> Option<Level> {
+    let levels = policy.targets.iter().filter_map(|target| match target {
+        Target::Route(of, part) if of == route => match part {
+            None => Some(Level::Whole),
+            Some(part) => (rule == Some(&**part)).then_some(Level::Part),
+        },
+        _ => None,
+    });
+    levels.min()
+}

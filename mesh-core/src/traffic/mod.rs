@@ -1,0 +1,64 @@
+//! Traffic: what is asked of requests besides where they go: time limits, repeats, the choice of an
+//! endpoint and when one is ejected.
+//!
+//! In come the [`TrafficPolicy`]s that reach a port, out comes the one [`Traffic`] that serves. Each
+//! block is taken whole from the nearest policy that has it: of a rule, its route, the port, its
+//! Service, the namespace, the mesh, and last what the process was built with. What serves knows the
+//! object that each block came from. Pure.
+
+mod merge;
+mod policy;
+
+use std::sync::Arc;
+
+pub(crate) use merge::{of_port, of_rule};
+pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
+
+use crate::balance::{EjectPolicy, Strategy};
+use crate::model::Block;
+use crate::retry::{BudgetPolicy, RetryPolicy};
+use crate::route::Timeouts;
+
+/// What is asked of requests to one port of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// How an endpoint is chosen.
+    pub strategy: Block<Strategy>,
+    /// When one is ejected.
+    pub eject: Block<EjectPolicy>,
+    /// How many repeats there may be of all requests together.
+    pub budget: Block<BudgetPolicy>,
+    /// Time limits of requests for which no route says others.
+    pub timeouts: Option<Block<Timeouts>>,
+    /// What is sent again of requests for which no route says it.
+    pub retry: Option<Block<Arc<RetryPolicy>>>,
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    /// What a process is built with.
+    ///
+    /// ```
+    /// use inmesh_core::balance::{EjectPolicy, Strategy};
+    /// use inmesh_core::traffic::Traffic;
+    /// let built = Traffic::built(Strategy::LeastRequest, EjectPolicy::default());
+    /// assert_eq!(built, Traffic::default());
+    /// ```
+    pub fn built(strategy: Strategy, eject: EjectPolicy) -> Self {
+        Self {
+            strategy: Block::built(strategy),
+            eject: Block::built(eject),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it says something of each request that a route may say too.
+    pub(crate) fn is_of_requests(&self) -> bool {
+        self.timeouts.is_some() || self.retry.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests;

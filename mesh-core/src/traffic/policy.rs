@@ -1,0 +1,125 @@
+//! A policy as its author writes it, checked when it is made.
+
+use std::sync::Arc;
+
+use crate::balance::{EjectPolicy, Strategy};
+use crate::model::{Kind, ObjectKey, ServiceName};
+use crate::retry::{BudgetPolicy, RetryPolicy};
+use crate::route::Timeouts;
+
+/// `inmesh.dev/v1alpha1 TrafficPolicy`: blocks of settings, and what they are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrafficPolicy {
+    /// The object it was read from.
+    pub key: ObjectKey,
+    /// When it was created, in seconds since 1970: of two for one target the older has precedence.
+    pub created: Option<i64>,
+    /// What it is for; empty is the default of its namespace, or of the mesh in the mesh's namespace.
+    pub targets: Vec<Target>,
+    /// What it says.
+    pub blocks: Blocks,
+}
+
+/// What a policy is for, in its own namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// A Service, or its port of that name.
+    Service(ServiceName, Option<Arc<str>>),
+    /// A route, or its rule of that name.
+    Route(ObjectKey, Option<Arc<str>>),
+}
+
+/// The settings of a policy; a block that is not there is inherited.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Blocks {
+    /// How an endpoint is chosen.
+    pub strategy: Option<Strategy>,
+    /// When one is ejected.
+    pub eject: Option<EjectPolicy>,
+    /// How many repeats there may be of all requests to a Service together.
+    pub budget: Option<BudgetPolicy>,
+    /// Time limits.
+    pub timeouts: Option<Timeouts>,
+    /// What is sent again.
+    pub retry: Option<Arc<RetryPolicy>>,
+}
+
+/// A policy that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidTraffic(String);
+
+// === impl TrafficPolicy ===
+
+impl TrafficPolicy {
+    /// A policy of unknown age.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
+    /// use inmesh_core::retry::RetryPolicy;
+    /// use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
+    /// let shop = Namespace::new("shop")?;
+    /// let key = ObjectKey::new(Kind::TrafficPolicy, &shop, "cart")?;
+    /// let cart = Target::Service(ServiceName::new(&shop, "cart")?, None);
+    /// let mut blocks = Blocks::default();
+    /// blocks.retry = Some(RetryPolicy::new(2).into());
+    /// assert!(TrafficPolicy::new(key, vec![cart], blocks).is_ok());
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidTraffic`] if a target is of another namespace or no route, if it has no block, or one
+    /// that a target cannot have: how endpoints are chosen and ejected and what repeats may cost is a
+    /// Service's.
+    pub fn new(
+        key: ObjectKey,
+        targets: Vec<Target>,
+        blocks: Blocks,
+    ) -> Result<Self, InvalidTraffic> {
+        let refuse = |why: String| Err(InvalidTraffic(why));
+        if blocks == Blocks::default() {
+            return refuse("a policy without a block changes nothing".into());
+        }
+        let of_services = [
+            ("loadBalancer", blocks.strategy.is_some()),
+            ("outlierDetection", blocks.eject.is_some()),
+            ("retryConstraint", blocks.budget.is_some()),
+        ];
+        for target in &targets {
+            let namespace = match target {
+                Target::Service(service, _) => service.namespace(),
+                Target::Route(route, _)
+                    if !matches!(route.kind, Kind::HttpRoute | Kind::GrpcRoute) =>
+                {
+                    return refuse(format!("{route} is no route"));
+                }
+                Target::Route(route, _) => {
+                    if let Some((name, _)) = of_services.iter().find(|(_, there)| *there) {
+                        return refuse(format!("{name} is a Service's, and {route} a route"));
+                    }
+                    &route.namespace
+                }
+            };
+            if *namespace != key.namespace {
+                return refuse("a target is in the policy's own namespace".into());
+            }
+        }
+        Ok(Self {
+            key,
+            created: None,
+            targets,
+            blocks,
+        })
+    }
+
+    /// The same policy created at a time, in seconds since 1970.
+    #[must_use]
+    pub fn with_created(mut self, created: Option<i64>) -> Self {
+        self.created = created;
+        self
+    }
+}
