@@ -99,6 +99,16 @@ impl BudgetPolicy {
         })
     }
 
+    /// The percentage, and of which interval.
+    pub fn share(&self) -> (u8, Duration) {
+        (self.percent, self.interval)
+    }
+
+    /// How many are free, and in which interval.
+    pub fn free(&self) -> (u32, Duration) {
+        (self.free, self.free_interval)
+    }
+
     fn slot(&self, now: Duration) -> u32 {
         nth(now, self.interval / SLOTS as u32)
     }

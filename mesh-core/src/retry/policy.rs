@@ -98,6 +98,11 @@ impl RetryPolicy {
         &self.statuses
     }
 
+    /// The gRPC status codes after which one is.
+    pub fn grpc_codes(&self) -> impl Iterator<Item = u8> {
+        (1..GRPC_CODES).filter(|code| self.grpc & (1 << code) != 0)
+    }
+
     /// Whether a request with such an answer is sent again.
     pub fn covers(&self, status: StatusCode, grpc: Option<u8>) -> bool {
         self.statuses.contains(&status)

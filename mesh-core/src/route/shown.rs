@@ -17,8 +17,8 @@ use super::rule::{Outcome, Timeouts};
 use super::table::RouteTable;
 use super::table::grpc::GrpcEntry;
 use super::table::http::{Entry, RuleView, Target};
-use crate::model::{Block, Namespace, ObjectKey, ServiceName};
-use crate::retry::RetryPolicy;
+use crate::model::{Namespace, ObjectKey, ServiceName};
+use crate::traffic::block;
 
 /// In place of the value of a field that is a credential.
 const HIDDEN: &str = "(hidden)";
@@ -122,10 +122,13 @@ fn shown(
     out.insert("route".into(), rule.route.to_string().into());
     out.insert("rule".into(), rule.index.into());
     if let Some(limits) = &rule.timeouts {
-        out.insert("timeouts".into(), shown_timeouts(limits));
+        out.insert(
+            "timeouts".into(),
+            block(&limits.value, limits.from.as_ref()),
+        );
     }
     if let Some(retry) = &rule.retry {
-        out.insert("retry".into(), shown_retry(retry));
+        out.insert("retry".into(), block(&*retry.value, retry.from.as_ref()));
     }
     out.insert("filters".into(), filters(&rule.filters));
     match rule.answer.as_deref() {
@@ -221,39 +224,6 @@ fn fields(conditions: &[(HeaderName, ValueMatch)]) -> Value {
     fields.collect()
 }
 
-/// Time limits, and the object that they are of.
-fn shown_timeouts(limits: &Block<Timeouts>) -> Value {
-    let Timeouts {
-        request,
-        backend_request,
-    } = limits.value;
-    let limits_of = [("request", request), ("backendRequest", backend_request)];
-    let written = limits_of.into_iter().filter_map(|(name, limit)| {
-        let millis = limit?.as_millis();
-        Some((name.to_owned(), format!("{millis}ms").into()))
-    });
-    with_origin(written.collect(), limits.from.as_ref())
-}
-
-/// What is sent again, and the object that says so.
-fn shown_retry(retry: &Block<Arc<RetryPolicy>>) -> Value {
-    let policy = &retry.value;
-    let codes: Vec<_> = policy.statuses().iter().map(StatusCode::as_u16).collect();
-    let mut written = Map::new();
-    written.insert("attempts".into(), policy.repeats().into());
-    written.insert("codes".into(), codes.into());
-    let millis = policy.backoff().as_millis();
-    written.insert("backoff".into(), format!("{millis}ms").into());
-    with_origin(written, retry.from.as_ref())
-}
-
-fn with_origin(mut block: Map<String, Value>, from: Option<&ObjectKey>) -> Value {
-    if let Some(from) = from {
-        block.insert("from".into(), from.to_string().into());
-    }
-    Value::Object(block)
-}
-
 fn filters(all: &[Filter]) -> Value {
     let one = |filter: &Filter| match filter {
         Filter::Cors(to) => json!({ "cors": cors(to) }),
@@ -342,7 +312,7 @@ mod tests {
     use super::*;
     use crate::model::{Kind, ServicePort};
     use crate::route::{
-        Backend, GrpcRoute, GrpcRule, Inherited, Parent, Regex, Respond, Route, Rule,
+        Backend, GrpcRoute, GrpcRule, Inherited, Parent, Regex, Respond, Route, Rule, Timeouts,
     };
 
     type Fallible = Result<(), Box<dyn std::error::Error>>;

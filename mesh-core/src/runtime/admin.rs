@@ -95,6 +95,18 @@ impl Mesh {
                     "routes": &view.routes,
                 }))
                 .collect::<Vec<_>>(),
+            // Of the ports that a policy reaches; what the process was built with serves the others.
+            "traffic": services
+                .iter()
+                .flat_map(|view| view.ports.iter().map(move |port| (view, port.port)))
+                .filter_map(|(view, port)| Some((view, port, view.traffic(port)?)))
+                .filter(|(_, _, traffic)| !Arc::ptr_eq(traffic, &snapshot.settings().traffic))
+                .map(|(view, port, traffic)| json!({
+                    "service": view.name.to_string(),
+                    "port": port,
+                    "traffic": &**traffic,
+                }))
+                .collect::<Vec<_>>(),
         })
     }
 }

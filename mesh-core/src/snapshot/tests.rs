@@ -13,7 +13,9 @@ use crate::model::{
     AppProtocol, Conditions, Endpoint, Few, Host, Kind, Namespace, ObjectKey, Roots, Service,
     ServiceName, ServicePort, Slice, SliceHost, SlicePort, SourceId, Text, Transport, Workload,
 };
+use crate::retry::RetryPolicy;
 use crate::route::{Backend, Parent, Route};
+use crate::traffic::{Blocks, Target, TrafficPolicy};
 
 fn ns(name: &str) -> Namespace {
     Namespace::new(name).unwrap()
@@ -690,4 +692,84 @@ proptest! {
             prop_assert_eq!(index.shape(), fresh.shape());
         }
     }
+}
+
+/// A TrafficPolicy with that many repeats.
+fn traffic(named: ObjectKey, targets: Vec<Target>, repeats: u32) -> Op {
+    let blocks = Blocks {
+        retry: Some(RetryPolicy::new(repeats).into()),
+        ..Blocks::default()
+    };
+    Op::put(TrafficPolicy::new(named, targets, blocks).unwrap())
+}
+
+fn repeats(snapshot: &Snapshot, of: &str) -> Option<u32> {
+    let traffic = snapshot.service(&name(of))?.traffic(80)?;
+    Some(traffic.retry.as_ref()?.value.repeats())
+}
+
+/// Whatever comes first, and for what is there already.
+#[test]
+fn a_traffic_policy_reaches_what_it_is_for_in_any_order() {
+    let of_mesh = || {
+        let key = ObjectKey::new(Kind::TrafficPolicy, &ns("mesh"), "all").unwrap();
+        traffic(key, vec![], 1)
+    };
+    let of_shop = || traffic(key(Kind::TrafficPolicy, "all"), vec![], 2);
+    let cart = Target::Service(name("cart"), None);
+    let of_cart = || traffic(key(Kind::TrafficPolicy, "cart"), vec![cart.clone()], 3);
+    let ops: [&dyn Fn() -> Op; 5] = [
+        &of_mesh,
+        &of_shop,
+        &of_cart,
+        &|| service("cart", &[80]),
+        &|| service("other", &[80]),
+    ];
+    for first in 0..ops.len() {
+        let order = (0..ops.len()).map(|n| ops[(first + n) % ops.len()]());
+        let snapshot = order.fold(empty(), |snapshot, op| snapshot.apply(update(vec![op])));
+        assert_eq!(repeats(&snapshot, "cart"), Some(3), "{first}");
+        assert_eq!(repeats(&snapshot, "other"), Some(2), "{first}");
+        // The farther one serves as the nearer goes, and at last what the process was built with.
+        let removed = |snapshot: &Snapshot, key| snapshot.apply(update(vec![Op::Remove(key)]));
+        let snapshot = removed(&snapshot, key(Kind::TrafficPolicy, "cart"));
+        assert_eq!(repeats(&snapshot, "cart"), Some(2), "{first}");
+        let snapshot = removed(&snapshot, key(Kind::TrafficPolicy, "all"));
+        assert_eq!(repeats(&snapshot, "cart"), Some(1), "{first}");
+        let all = ObjectKey::new(Kind::TrafficPolicy, &ns("mesh"), "all").unwrap();
+        let snapshot = removed(&snapshot, all);
+        assert_eq!(repeats(&snapshot, "cart"), None, "{first}");
+        let traffic = snapshot.service(&name("cart")).unwrap().traffic(80);
+        assert!(Arc::ptr_eq(traffic.unwrap(), &snapshot.settings().traffic));
+        assert!(snapshot.traffic.is_empty());
+    }
+}
+
+#[test]
+fn a_policy_for_a_route_is_that_of_its_rules() {
+    let to_route = vec![Target::Route(key(Kind::HttpRoute, "cart"), None)];
+    let policy = || traffic(key(Kind::TrafficPolicy, "slow"), to_route.clone(), 7);
+    let ops: [&dyn Fn() -> Op; 3] = [&policy, &|| route("cart", "cart"), &|| {
+        service("cart", &[80])
+    }];
+    for first in 0..ops.len() {
+        let order = (0..ops.len()).map(|n| ops[(first + n) % ops.len()]());
+        let snapshot = order.fold(empty(), |snapshot, op| snapshot.apply(update(vec![op])));
+        let shown = serde_json::to_value(&snapshot.service(&name("cart")).unwrap().routes).unwrap();
+        assert_eq!(shown[0]["retry"]["attempts"], 7, "{first}");
+        assert_eq!(shown[0]["retry"]["from"], "TrafficPolicy/shop/slow");
+        assert_eq!(repeats(&snapshot, "cart"), None, "{first}");
+    }
+}
+
+/// The budget of repeats outlives a change of the Service, as the health of its endpoints does.
+#[test]
+fn the_budget_of_a_service_stays() {
+    let one = empty().apply(update(vec![service("cart", &[80])]));
+    let budget = Arc::clone(&one.service(&name("cart")).unwrap().retries);
+    let two = one.apply(update(vec![service("cart", &[80, 81])]));
+    assert!(Arc::ptr_eq(
+        &budget,
+        &two.service(&name("cart")).unwrap().retries
+    ));
 }

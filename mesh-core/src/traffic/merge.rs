@@ -27,11 +27,10 @@ pub(crate) fn of_port(
     if near.is_empty() {
         return Arc::clone(built);
     }
-    let b = |from: &TrafficPolicy| from.key.clone();
     let mut traffic = Traffic::clone(built);
     // The nearest comes last, and stays.
     for policy in near.iter().rev() {
-        let from = Some(b(policy));
+        let from = Some(policy.key.clone());
         let blocks = &policy.blocks;
         if let Some(value) = blocks.strategy.clone() {
             let from = from.clone();
@@ -81,7 +80,7 @@ fn sorted(
         Some(((level(policy)?, age, &policy.key), &**policy))
     });
     let mut ranked: Vec<_> = ranked.collect();
-    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+    ranked.sort_by_key(|(rank, _)| *rank);
     ranked.into_iter().map(|(_, policy)| policy).collect()
 }
 

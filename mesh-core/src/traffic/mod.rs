@@ -8,11 +8,13 @@
 
 mod merge;
 mod policy;
+mod shown;
 
 use std::sync::Arc;
 
 pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
+pub(crate) use shown::block;
 
 use crate::balance::{EjectPolicy, Strategy};
 use crate::model::Block;

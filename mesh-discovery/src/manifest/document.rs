@@ -11,7 +11,9 @@ use inmesh_core::snapshot::{Fallback, Object, Op, Problem};
 
 use super::kind::{Whose, whose};
 use super::strict::{Document, Read, Unknown};
-use super::{Defaults, Entry, Parsed, StandsFor, meta, policy, route, service, slice, text};
+use super::{
+    Defaults, Entry, Parsed, StandsFor, meta, policy, route, service, slice, text, traffic,
+};
 
 /// Reads a document; a list gives its items, what is for other programs nothing but its count.
 pub(super) fn read(document: &Document, defaults: &Defaults, parsed: &mut Parsed) {
@@ -85,6 +87,10 @@ fn read_known(
         ),
         Kind::HttpRoute => put(
             document.read_object(Unknown::Refuse, |f| route::read(f, defaults)),
+            notes,
+        ),
+        Kind::TrafficPolicy => put(
+            document.read_object(Unknown::Refuse, |f| traffic::read(f, defaults).map(Some)),
             notes,
         ),
         _ => put(

@@ -68,6 +68,7 @@ const READ: &[&str] = &[
     "EndpointSlice",
     "HTTPRoute",
     "Service",
+    "TrafficPolicy",
 ];
 /// The most edits between a name and what it was meant as.
 const EDITS: usize = 3;
@@ -131,6 +132,9 @@ fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static 
         (Some("inmesh.dev"), Some("AuthorizationPolicy")) => {
             Some((Kind::AuthorizationPolicy, &["v1alpha1"][..]))
         }
+        (Some("inmesh.dev"), Some("TrafficPolicy")) => {
+            Some((Kind::TrafficPolicy, &["v1alpha1"][..]))
+        }
         _ => None,
     }
 }
@@ -150,6 +154,10 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
             Whose::Refused(Kind::Other("Unknown".into()), why)
         }
         (Some(group @ "security.istio.io"), Some(kind)) if ISTIO.contains(&kind) => {
+            Whose::Refused(other(group, kind), not_read(group, kind))
+        }
+        // It asks for something, and permits nothing.
+        (Some(group @ "inmesh.dev"), Some(kind)) if is_almost(kind, "TrafficPolicy", EDITS) => {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
         (Some(group @ ("security.istio.io" | "inmesh.dev")), Some(kind)) => {

@@ -11,6 +11,7 @@
 //! | `discovery.k8s.io/v1 EndpointSlice` | [`Object::Slice`](inmesh_core::snapshot::Object::Slice) |
 //! | `gateway.networking.k8s.io/v1`, `v1beta1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route), if it is attached to a Service |
 //! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
+//! | `inmesh.dev/v1alpha1 TrafficPolicy` | [`Object::Traffic`](inmesh_core::snapshot::Object::Traffic) |
 //! | `v1 List`, `ServiceList` and other lists | their items |
 //! | kinds of groups that are others', whatever their names | nothing but a count |
 //! | a kind of the Gateway API that is not known | a note and a count |
@@ -23,11 +24,13 @@ mod kind;
 mod meta;
 mod mirrors;
 mod policy;
+mod retry;
 mod route;
 mod service;
 mod slice;
 pub mod strict;
 mod text;
+mod traffic;
 mod transport;
 
 use std::collections::BTreeMap;

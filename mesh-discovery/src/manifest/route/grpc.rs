@@ -52,8 +52,10 @@ fn rule<'t>(value: &Value<'t>, within: Within<'_>) -> Option<(GrpcRule, Name<'t>
         let filters = filters::read(rule, within);
         let backends = backends(rule, within);
         let (backends, _): (Vec<_>, Vec<_>) = backends?.into_iter().unzip();
-        let read = GrpcRule::to(backends).when(matches?);
-        Some((read.with_filters(filters?.edits), name?))
+        let mut read = GrpcRule::to(backends).when(matches?);
+        let name = name?;
+        read.rule.name = name.as_ref().map(|(name, _)| (*name).into());
+        Some((read.with_filters(filters?.edits), name))
     })
 }
 

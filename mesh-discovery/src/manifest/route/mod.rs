@@ -15,15 +15,14 @@ mod rules;
 
 use inmesh_core::authorize::PathForm;
 use inmesh_core::model::Kind;
-use inmesh_core::retry::RetryPolicy;
-use inmesh_core::route::{Match, Outcome, PathMatch, Route, Rule, Timeouts};
+use inmesh_core::route::{Match, Outcome, PathMatch, Route, Rule};
 
 use self::attached::attached;
 use self::filters::HTTP;
 use self::reference::{LATER, Within};
 use self::rules::{Name, backends, each, few, name};
 use super::strict::{Document, Fields, Unknown, Value};
-use super::{Defaults, text};
+use super::{Defaults, retry};
 
 /// Reads a route; the inner `None` is one that is for gateways.
 pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Option<Route>> {
@@ -72,8 +71,8 @@ fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Ru
     value.object(|rule| {
         rule.refuse_all(&["sessionPersistence"], LATER);
         let name = name(rule);
-        let retry = match rule.get("retry") {
-            Some(value) => read_retry(&value).map(Some),
+        let again = match rule.get("retry") {
+            Some(value) => retry::read(&value).map(Some),
             None => Some(None),
         };
         let listed = rule.get("matches");
@@ -86,8 +85,8 @@ fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Ru
         let filters = filters::read(rule, within);
         let backends = backends(rule, within);
         let timeouts = match rule.get("timeouts") {
-            Some(value) => timeouts(&value),
-            None => Some(Timeouts::default()),
+            Some(value) => retry::timeouts(&value).map(Some),
+            None => Some(None),
         };
         let (filters, matches) = (filters?, matches?);
         let (backends, places): (Vec<_>, Vec<_>) = backends?.into_iter().unzip();
@@ -107,57 +106,21 @@ fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Ru
             }
         };
         let mut read = Rule::with(outcome).when(matches);
-        if let Some(retry) = retry? {
-            read = read.with_retry(retry);
+        if let Some(again) = again? {
+            read = read.with_retry(again);
         }
-        let read = read.with_filters(filters.edits).with_timeouts(timeouts?);
-        Some((read, name?))
+        if let Some(timeouts) = timeouts? {
+            read = read.with_timeouts(timeouts);
+        }
+        let name = name?;
+        if let Some((name, _)) = &name {
+            read = read.named(name);
+        }
+        Some((read.with_filters(filters.edits), name))
     })
 }
 
 /// Whether they are the one that a prefix can be replaced of.
 fn is_one_prefix(matches: &[Match]) -> bool {
     matches!(matches, [one] if matches!(one.path, PathMatch::Prefix(_)))
-}
-
-/// The Gateway API's default where there is a retry.
-const REPEATS: u32 = 1;
-
-fn read_retry(value: &Value<'_>) -> Option<RetryPolicy> {
-    value.object(|retry| {
-        let (attempts, backoff) = (retry.get("attempts"), retry.get("backoff"));
-        let codes = retry.get("codes");
-        let repeats = match attempts {
-            Some(attempts) => attempts.integer_in::<u32>(0, i64::from(u32::MAX))?,
-            None => REPEATS,
-        };
-        let mut policy = RetryPolicy::new(repeats);
-        if let Some(backoff) = backoff {
-            policy = policy.with_backoff(backoff.check(text::duration(backoff.text()?))?);
-        }
-        let mut seen = Vec::new();
-        for code in codes
-            .map(|c| c.list_or_empty())
-            .unwrap_or(Some(Vec::new()))?
-        {
-            let number = code.integer_in::<u16>(400, 599)?;
-            if seen.contains(&number) {
-                code.refuse(format_args!("{number} stands twice"));
-            }
-            seen.push(number);
-            policy = code.check(policy.on_status(number))?;
-        }
-        Some(policy)
-    })
-}
-
-fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
-    value.object(|fields| {
-        let mut limit = |name| match fields.get(name) {
-            Some(value) => value.check(text::duration(value.text()?)).map(Some),
-            None => Some(None),
-        };
-        let (request, backend) = (limit("request"), limit("backendRequest"));
-        value.check(Timeouts::new(request?, backend?))
-    })
 }

@@ -164,9 +164,12 @@ fn a_full_route() {
             Filter::ResponseHeaders(response)
         ]
     );
-    assert_eq!(first.timeouts.request, Some(Duration::from_secs(10)));
     assert_eq!(
-        first.timeouts.backend_request,
+        first.timeouts.unwrap().request,
+        Some(Duration::from_secs(10))
+    );
+    assert_eq!(
+        first.timeouts.unwrap().backend_request,
         Some(Duration::from_millis(500))
     );
     let backends: Vec<_> = first

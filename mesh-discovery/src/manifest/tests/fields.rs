@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::kind::{Whose, whose};
 use super::super::strict::{Asked, documents};
-use super::super::{policy, route, service, slice};
+use super::super::{policy, route, service, slice, traffic};
 use super::{FILE, defaults, parse};
 
 const MARK: &str = "<!-- generated: the fields of documents -->";
@@ -110,6 +110,25 @@ fn samples() -> Vec<Json> {
             },
         }),
         json!({
+            "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare,
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "x", "sectionName": "a"}],
+                "timeouts": {"request": "2s", "backendRequest": "1s"},
+                "retry": {
+                    "attempts": 1, "backoff": "1s", "codes": [503], "grpcCodes": ["UNAVAILABLE"],
+                },
+                "retryConstraint": {
+                    "budget": {"percent": 20, "interval": "10s"},
+                    "minRetryRate": {"count": 10, "interval": "1s"},
+                },
+                "loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}},
+                "outlierDetection": {
+                    "consecutive5xxErrors": 5, "baseEjectionTime": "30s", "maxEjectionTime": "300s",
+                    "maxEjectionPercent": 10,
+                },
+            },
+        }),
+        json!({
             "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": bare,
             "spec": {
                 "action": "ALLOW", "selector": {"matchLabels": {"app": "x"}},
@@ -132,6 +151,7 @@ fn asked(sample: &Json) -> BTreeMap<String, BTreeMap<Asked, Vec<String>>> {
         Some("EndpointSlice") => document.fields(|f| slice::read(f, FILE, all)),
         Some("GRPCRoute") => document.fields(|f| route::grpc::read(f, all)),
         Some("HTTPRoute") => document.fields(|f| route::read(f, all)),
+        Some("TrafficPolicy") => document.fields(|f| traffic::read(f, all)),
         _ => document.fields(|f| policy::read(f, all)),
     };
     let mut found: BTreeMap<String, BTreeMap<Asked, Vec<String>>> = BTreeMap::new();

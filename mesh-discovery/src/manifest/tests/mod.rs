@@ -10,6 +10,7 @@ mod others;
 mod refused;
 mod scalars;
 mod texts;
+mod traffic;
 
 use inmesh_core::model::Namespace;
 use inmesh_core::snapshot::{Fallback, Op, Problem};

@@ -1,0 +1,167 @@
+//! What is asked of requests as an operator reads it: in the words of its documents, each block with
+//! the object that it comes from.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::ser::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use super::Traffic;
+use crate::balance::{EjectPolicy, Strategy};
+use crate::model::{Block, ObjectKey};
+use crate::retry::{BudgetPolicy, RetryPolicy};
+use crate::route::Timeouts;
+
+/// A block that can be shown.
+pub(crate) trait Shown {
+    /// Its fields, without where it comes from.
+    fn fields(&self) -> Map<String, Value>;
+}
+
+/// A block with the object that it comes from.
+pub(crate) fn block<T: Shown>(value: &T, from: Option<&ObjectKey>) -> Value {
+    let mut fields = value.fields();
+    if let Some(from) = from {
+        fields.insert("from".into(), from.to_string().into());
+    }
+    Value::Object(fields)
+}
+
+fn millis(span: Duration) -> Value {
+    format!("{}ms", span.as_millis()).into()
+}
+
+fn fields<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+impl Shown for Timeouts {
+    fn fields(&self) -> Map<String, Value> {
+        let limits = [
+            ("request", self.request),
+            ("backendRequest", self.backend_request),
+        ];
+        let written = limits
+            .into_iter()
+            .filter_map(|(name, limit)| Some((name.to_owned(), millis(limit?))));
+        written.collect()
+    }
+}
+
+impl Shown for RetryPolicy {
+    fn fields(&self) -> Map<String, Value> {
+        let codes: Vec<_> = self.statuses().iter().map(StatusCode::as_u16).collect();
+        fields([
+            ("attempts", self.repeats().into()),
+            ("codes", codes.into()),
+            ("grpcCodes", self.grpc_codes().collect::<Vec<_>>().into()),
+            ("backoff", millis(self.backoff())),
+        ])
+    }
+}
+
+impl Shown for BudgetPolicy {
+    fn fields(&self) -> Map<String, Value> {
+        let (percent, interval) = self.share();
+        let (count, of) = self.free();
+        fields([
+            (
+                "budget",
+                json!({ "percent": percent, "interval": millis(interval) }),
+            ),
+            (
+                "minRetryRate",
+                json!({ "count": count, "interval": millis(of) }),
+            ),
+        ])
+    }
+}
+
+impl Shown for Strategy {
+    fn fields(&self) -> Map<String, Value> {
+        match self {
+            Self::LeastRequest => fields([("simple", "LEAST_REQUEST".into())]),
+            Self::ConsistentHash(name) => {
+                let hash = json!({ "httpHeaderName": name.as_str() });
+                fields([("consistentHash", hash)])
+            }
+        }
+    }
+}
+
+impl Shown for EjectPolicy {
+    fn fields(&self) -> Map<String, Value> {
+        fields([
+            ("consecutive5xxErrors", self.consecutive.into()),
+            ("baseEjectionTime", millis(self.base)),
+            ("maxEjectionTime", millis(self.longest)),
+            ("maxEjectionPercent", self.percent.into()),
+        ])
+    }
+}
+
+impl Serialize for Traffic {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        fn of<T: Shown>(at: &Block<T>) -> Value {
+            block(&at.value, at.from.as_ref())
+        }
+        let retry = self.retry.as_ref();
+        let blocks = [
+            ("loadBalancer", Some(of(&self.strategy))),
+            ("outlierDetection", Some(of(&self.eject))),
+            ("retryConstraint", Some(of(&self.budget))),
+            ("timeouts", self.timeouts.as_ref().map(of)),
+            ("retry", retry.map(|at| block(&*at.value, at.from.as_ref()))),
+        ];
+        out.collect_map(
+            blocks
+                .into_iter()
+                .filter_map(|(name, block)| Some((name, block?))),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Kind, Namespace};
+
+    #[test]
+    fn each_block_is_shown_with_where_it_comes_from() {
+        let shop = Namespace::new("shop").unwrap();
+        let key = ObjectKey::new(Kind::TrafficPolicy, &shop, "cart").unwrap();
+        let retry = RetryPolicy::new(2).on_status(503).unwrap();
+        let retry = retry.on_grpc(14).unwrap();
+        let second = Some(Duration::from_secs(1));
+        let traffic = Traffic {
+            retry: Some(Block::of(Arc::new(retry), &key)),
+            timeouts: Some(Block::of(Timeouts::new(second, None).unwrap(), &key)),
+            ..Traffic::default()
+        };
+        assert_eq!(
+            serde_json::to_value(&traffic).unwrap(),
+            json!({
+                "loadBalancer": {"simple": "LEAST_REQUEST"},
+                "outlierDetection": {
+                    "consecutive5xxErrors": 5, "baseEjectionTime": "30000ms",
+                    "maxEjectionTime": "300000ms", "maxEjectionPercent": 10,
+                },
+                "retryConstraint": {
+                    "budget": {"percent": 20, "interval": "10000ms"},
+                    "minRetryRate": {"count": 10, "interval": "1000ms"},
+                },
+                "timeouts": {"request": "1000ms", "from": "TrafficPolicy/shop/cart"},
+                "retry": {
+                    "attempts": 2, "codes": [503], "grpcCodes": [14], "backoff": "25ms",
+                    "from": "TrafficPolicy/shop/cart",
+                },
+            })
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! `retry` and `timeouts`, as the rules of routes and our own policies have them.
+
+use inmesh_core::retry::RetryPolicy;
+use inmesh_core::route::Timeouts;
+
+use super::strict::{Fields, Value};
+use super::text;
+
+/// The Gateway API's default where there is a retry.
+const REPEATS: u32 = 1;
+/// The status codes of gRPC that are failures, by their numbers from 1.
+const GRPC: &[&str] = &[
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// `HTTPRouteRetry` of the Gateway API.
+pub(super) fn read(value: &Value<'_>) -> Option<RetryPolicy> {
+    value.object(http)
+}
+
+/// The same with `grpcCodes`, by their names.
+pub(super) fn with_grpc(value: &Value<'_>) -> Option<RetryPolicy> {
+    value.object(|fields| {
+        let codes = fields.get("grpcCodes");
+        let mut policy = http(fields);
+        let mut seen = Vec::new();
+        for code in codes.map_or(Some(Vec::new()), |list| list.list_of_or_empty(GRPC.len()))? {
+            let name = code.choice(GRPC)?;
+            if seen.contains(&name) {
+                code.refuse(format_args!("{name} stands twice"));
+            }
+            seen.push(name);
+            let number = (1..).zip(GRPC).find(|(_, known)| **known == name);
+            policy = Some(code.check(policy?.on_grpc(number?.0))?);
+        }
+        policy
+    })
+}
+
+fn http(retry: &mut Fields<'_>) -> Option<RetryPolicy> {
+    let (attempts, backoff) = (retry.get("attempts"), retry.get("backoff"));
+    let codes = retry.get("codes");
+    let repeats = match attempts {
+        Some(attempts) => attempts.integer_in::<u32>(0, i64::from(u32::MAX))?,
+        None => REPEATS,
+    };
+    let mut policy = RetryPolicy::new(repeats);
+    if let Some(backoff) = backoff {
+        policy = policy.with_backoff(backoff.check(text::duration(backoff.text()?))?);
+    }
+    let mut seen = Vec::new();
+    for code in codes.map_or(Some(Vec::new()), |codes| codes.list_or_empty())? {
+        let number = code.integer_in::<u16>(400, 599)?;
+        if seen.contains(&number) {
+            code.refuse(format_args!("{number} stands twice"));
+        }
+        seen.push(number);
+        policy = code.check(policy.on_status(number))?;
+    }
+    Some(policy)
+}
+
+/// `HTTPRouteTimeouts` of the Gateway API.
+pub(super) fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
+    value.object(|fields| {
+        let mut limit = |name| match fields.get(name) {
+            Some(value) => value.check(text::duration(value.text()?)).map(Some),
+            None => Some(None),
+        };
+        let (request, backend) = (limit("request"), limit("backendRequest"));
+        value.check(Timeouts::new(request?, backend?))
+    })
+}
