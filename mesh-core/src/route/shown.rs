@@ -3,17 +3,15 @@
 //! In comes the table of a Service, out go its rules and their backends, or all that is decided on.
 //! Values of header fields that are credentials are left out.
 
-use std::sync::Arc;
-
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue};
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::filter::{Cors, Filter, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
 use super::grpc::GrpcMatch;
 use super::matching::{Match, PathMatch, ValueMatch};
-use super::rule::{Outcome, Timeouts};
+use super::rule::Outcome;
 use super::table::RouteTable;
 use super::table::grpc::GrpcEntry;
 use super::table::http::{Entry, RuleView, Target};
@@ -305,6 +303,7 @@ fn path(change: &PathRewrite) -> (String, Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use http::Method;
@@ -464,7 +463,7 @@ mod tests {
                     "method": {"type": "RegularExpression", "value": "Get.*"},
                     "headers": [{"name": "cookie", "type": "Exact", "value": HIDDEN}],
                 },
-                "route": "GRPCRoute/web/g", "rule": 0, "timeouts": {}, "filters": [],
+                "route": "GRPCRoute/web/g", "rule": 0, "filters": [],
                 "backends": [
                     {"service": "calls.shop", "port": 80, "weight": 1, "filters": []},
                 ],

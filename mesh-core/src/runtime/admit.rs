@@ -1,12 +1,14 @@
 //! What every request goes through before it is decided on: bounds, one authority, one path.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HOST, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use http_body::Body as _;
 
 use super::call::Call;
+use super::deadline;
 use super::exchange::Pending;
 use super::limits::Limits;
 use crate::accept::ConnState;
@@ -73,14 +75,21 @@ pub(super) fn begin(
     pending
 }
 
-/// Checks a request and brings it into its canonical form; returns its authority.
+/// Checks a request and brings it into its canonical form; notes its authority, and when its caller gives
+/// up. An outbound request has no more time than the one that this task serves.
 pub(super) fn admit(
     limits: &Limits,
     paths: PathForm,
     request: &mut Request<Body>,
-    exchange: &mut Exchange,
+    call: &mut Call,
 ) -> Result<(), Error> {
-    check_header(limits, request)?;
+    let asked = check_header(limits, request)?.and_then(|wait| call.started.checked_add(wait));
+    let around = match call.exchange.direction {
+        Direction::Inbound => None,
+        Direction::Outbound => trace::deadline(),
+    };
+    call.deadline = asked.into_iter().chain(around).min();
+    let exchange = &mut call.exchange;
     fields::sanitize(request.headers_mut());
     if request.method() == http::Method::CONNECT {
         return Err(Error::new(
@@ -116,10 +125,15 @@ pub(super) fn answered<B>(answer: &mut Response<B>) {
 /// Compares the header block with its bounds. The authority and the place in a trace are counted
 /// alike wherever they stand: the mesh moves them, and what it let out it must let in. Whatever else
 /// is asked of each field is asked on the way, since most have nothing that a look-up would find.
-fn check_header(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
+/// Returns how long the caller waits, if it says so.
+fn check_header(limits: &Limits, request: &Request<Body>) -> Result<Option<Duration>, Error> {
     let headers = request.headers();
     let (mut host, mut parent, mut size) = (false, false, 0);
+    let mut waits: Option<Duration> = None;
     for (name, value) in headers {
+        if let Some(wait) = deadline::read(name, value) {
+            waits = Some(waits.map_or(wait, |least| least.min(wait)));
+        }
         if *name == TRANSFER_ENCODING {
             check_coding(value)?;
         }
@@ -155,7 +169,7 @@ fn check_header(limits: &Limits, request: &Request<Body>) -> Result<(), Error> {
         let detail = format!("{size} bytes of header fields, at most {most} are accepted");
         return Err(Error::new(Reason::HeaderTooLarge, detail));
     }
-    Ok(())
+    Ok(waits)
 }
 
 /// The one authority of a request. Where the target and `Host` both name one they must agree

@@ -108,11 +108,12 @@ where
         let hop = forward(request, AppProtocol::Http1, &call.exchange.authority);
         let (near, far) = tokio::io::duplex(MEMORY);
         let (service, caller, trace) = (self.0.clone(), Arc::clone(caller), call.exchange.trace);
+        let deadline = call.deadline;
         let service = service_fn(move |request: Request<Incoming>| {
             let mut service = service.clone();
             let mut request = request.map(Body::incoming);
             request.extensions_mut().insert(Arc::clone(&caller));
-            trace.scope(async move {
+            trace.scope_until(deadline, async move {
                 std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
                 Ok::<_, S::Error>(service.call(request).await?.map(Body::new))
             })
@@ -156,7 +157,7 @@ where
         let mut request = std::mem::take(request);
         request.extensions_mut().insert(Arc::clone(caller));
         // What the application calls while it answers belongs to the same trace.
-        let answer = call.exchange.trace.scope(async move {
+        let answer = call.exchange.trace.scope_until(call.deadline, async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
         });

@@ -21,6 +21,8 @@ pub(super) struct Call {
     pub(super) exchange: Exchange,
     /// When the request was there; its deadlines begin here.
     pub(super) started: Instant,
+    /// When its caller gives up, if it has said so.
+    pub(super) deadline: Option<Instant>,
     /// The body of the request, if its arrival is timed.
     pub(super) upload: Option<Arc<Upload>>,
     pub(super) draw: Draw,
@@ -51,6 +53,7 @@ impl Call {
         };
         Self {
             started: Instant::now(),
+            deadline: None,
             upload: None,
             // The span is drawn at random for each call, and logged: its choices can be repeated.
             draw: Draw::new(exchange.trace.span_id),

@@ -445,7 +445,7 @@ impl<A: App> InboundStack<A> {
         call.exchange.caller = Some(caller.info.address);
         call.exchange.tls_peer = caller.info.id().cloned();
         let grpc = grpc_kind(request.headers());
-        let admitted = admit::admit(&shared.limits, shared.paths, request, &mut call.exchange);
+        let admitted = admit::admit(&shared.limits, shared.paths, request, call);
         pending.begin();
         let permitted = match admitted {
             Ok(()) if caller.crowded => Err(self.too_many(caller.info.id())),

@@ -15,6 +15,7 @@ mod aside;
 mod builder;
 mod call;
 mod client;
+mod deadline;
 mod exchange;
 mod first;
 mod gauges;

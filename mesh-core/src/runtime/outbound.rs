@@ -128,7 +128,7 @@ impl Outbound {
         let call = pending.call();
         call.exchange.caller = caller.map(|c| c.address);
         call.upload = upload.clone();
-        let admitted = admit::admit(&shared.limits, shared.paths, request, &mut call.exchange);
+        let admitted = admit::admit(&shared.limits, shared.paths, request, call);
         pending.begin();
         let result = match admitted {
             Ok(()) => {

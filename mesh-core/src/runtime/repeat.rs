@@ -2,16 +2,30 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName};
 
 use crate::balance::Member;
 use crate::error::{REASON, Reason};
 use crate::model::Transport;
 use crate::retry::{AttemptOutcome, Fault, Hint, Seen};
+use crate::telemetry::Protocol;
 
 /// How gRPC says when a call may be repeated.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// How often a call was sent before (gRPC, A6).
+const BEFORE: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+/// The number of an attempt, from 1: the field that proxies have agreed on.
+const ATTEMPT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Says in a request how often it was sent before.
+pub(super) fn count(before: usize, protocol: Protocol, headers: &mut HeaderMap) {
+    if protocol == Protocol::Grpc {
+        headers.insert(BEFORE, before.into());
+    } else {
+        headers.insert(ATTEMPT, (before + 1).into());
+    }
+}
 
 /// What the agent of an endpoint says of the application behind it, where that has not answered.
 pub(super) fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<AttemptOutcome> {

@@ -15,7 +15,8 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Call, End};
-use super::repeat::{hint, said_by_agent};
+use super::deadline;
+use super::repeat::{count, hint, said_by_agent};
 use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
@@ -96,11 +97,20 @@ impl Upstreams {
             if sending.retry.is_some() && call.exchange.attempts.len() == 1 {
                 service.handle_request(sending.to.port, self.now());
             }
+            let until = sending.deadline(call, now);
+            if let Some((at, _)) = until {
+                let grpc = call.exchange.protocol == Protocol::Grpc;
+                deadline::write(
+                    at.saturating_duration_since(now),
+                    grpc,
+                    request.headers_mut(),
+                );
+            }
             let reuse = call.attempts.reuse();
             let attempt =
                 self.connector
                     .send(tls, picked.member(), request, sending.version, reuse, now);
-            let sent = match sending.deadline(call.started, now) {
+            let sent = match until {
                 None => attempt.await,
                 Some((at, late)) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
@@ -145,7 +155,7 @@ impl Upstreams {
             if !wait.is_zero() {
                 sleep(wait).await;
             }
-            tried.put_back(request);
+            tried.put_back(request, &call.exchange);
             now = Instant::now();
         }
     }
@@ -233,7 +243,7 @@ impl Upstreams {
     ) -> Result<Duration, Error> {
         let (picked, service) = at;
         self.blame(&unsent, call, (picked, service));
-        let repeat = tried.repeat(sending, service, self.now(), call.started);
+        let repeat = tried.repeat(sending, service, self.now(), call);
         let Call { attempts, draw, .. } = &mut *call;
         let next = attempts.handle_outcome(unsent.outcome, repeat.as_ref(), draw);
         let Next::Retry { avoid, wait } = next else {
@@ -255,7 +265,7 @@ impl Upstreams {
         upstream: &Upstream,
     ) -> Option<Duration> {
         sending.retry?;
-        let repeat = tried.repeat(sending, &upstream.service, self.now(), call.started)?;
+        let repeat = tried.repeat(sending, &upstream.service, self.now(), call)?;
         let said = said_by_agent(headers, upstream.member());
         let outcome = match said.filter(|_| repeat.kept) {
             Some(outcome) => outcome,
@@ -343,12 +353,22 @@ impl Upstreams {
         (picked, service): At<'_>,
     ) -> Unsent {
         let limits = sending.timeouts;
-        let (name, limit) = match late {
-            Reason::RequestTimeout => ("request", limits.request),
+        let own = limits.request.map(|limit| call.started + limit);
+        let callers = call.deadline.filter(|at| own.is_none_or(|own| *at < own));
+        let (name, limit) = match (late, callers) {
+            (Reason::RequestTimeout, Some(at)) => {
+                ("what its caller waits", Some(at - call.started))
+            }
+            (Reason::RequestTimeout, None) => ("request", limits.request),
             _ => ("backendRequest", limits.backend_request),
         };
-        let limit = limit.unwrap_or_default();
-        let error = Error::new(late, format!("no answer within {name} ({})", Span(limit)));
+        let limit = Span(limit.unwrap_or_default());
+        let error = Error::new(late, format!("no answer within {name} ({limit})"));
+        if late == Reason::RequestTimeout && callers.is_some() {
+            // A caller in a hurry says nothing of the endpoint.
+            let outcome = AttemptOutcome::Lost(Fault::Caller);
+            return Unsent { error, outcome };
+        }
         // The endpoint waits as we do, for the rest of the request.
         if call.upload.as_ref().is_some_and(|u| u.is_awaited()) {
             let detail = "the caller has not sent the whole request";
@@ -429,39 +449,50 @@ impl Tried {
         sending: &Sending<'a>,
         service: &'a ServiceView,
         now: Duration,
-        started: Instant,
+        call: &Call,
     ) -> Option<Repeat<'a>> {
         let policy = sending.retry?;
-        let whole = sending.timeouts.request;
+        let end = sending.end(call);
         let traffic = service.traffic(sending.to.port)?;
         Some(Repeat {
             policy,
             budget: (&service.retries, &traffic.budget.value),
             now,
-            left: whole.map_or(Duration::MAX, |l| l.saturating_sub(started.elapsed())),
+            left: end.map_or(Duration::MAX, |end| {
+                end.saturating_duration_since(Instant::now())
+            }),
             idempotent: self.kept.as_ref().is_some_and(|kept| kept.is_idempotent()),
             kept: self.kept.as_ref().is_some_and(|kept| kept.is_whole()),
         })
     }
 
     /// Puts the request into its place again, if it was kept.
-    fn put_back(&self, request: &mut Request<Body>) {
-        if let Some(again) = self.kept.as_ref().and_then(|kept| kept.again()) {
-            *request = again;
-        }
+    fn put_back(&self, request: &mut Request<Body>, exchange: &Exchange) {
+        let Some(mut again) = self.kept.as_ref().and_then(|kept| kept.again()) else {
+            return;
+        };
+        count(
+            exchange.attempts.len(),
+            exchange.protocol,
+            again.headers_mut(),
+        );
+        *request = again;
     }
 }
 
 // === impl Sending ===
 
 impl Sending<'_> {
-    /// When an attempt that begins now must have an answer, and the reason if it has none; the
-    /// request as a whole began at `started`.
-    fn deadline(&self, started: Instant, now: Instant) -> Option<(Instant, Reason)> {
+    /// When the request as a whole must have an answer.
+    fn end(&self, call: &Call) -> Option<Instant> {
+        let limit = self.timeouts.request.map(|limit| call.started + limit);
+        limit.into_iter().chain(call.deadline).min()
+    }
+
+    /// When an attempt that begins now must have an answer, and the reason if it has none.
+    fn deadline(&self, call: &Call, now: Instant) -> Option<(Instant, Reason)> {
         let limits = self.timeouts;
-        let whole = limits
-            .request
-            .map(|l| (started + l, Reason::RequestTimeout));
+        let whole = self.end(call).map(|at| (at, Reason::RequestTimeout));
         let one = limits
             .backend_request
             .map(|l| (now + l, Reason::BackendTimeout));

@@ -2,12 +2,14 @@
 //!
 //! W3C `traceparent` is read first, then B3 (single, then multi); what came in B3 is also
 //! forwarded in B3. `tracestate` and `baggage` are the application's and pass as they are. The context of the
-//! request being served is kept with its task; [`propagate`] passes it to another.
+//! request being served is kept with its task, and so is when its caller will have given up;
+//! [`propagate`] passes both to another.
 
 use std::fmt;
 use std::future::Future;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
 
 /// `traceparent` (W3C Trace Context, section 3.2).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -26,7 +28,7 @@ enum Field<'h> {
 }
 
 tokio::task_local! {
-    static CURRENT: TraceContext;
+    static CURRENT: (TraceContext, Option<Instant>);
 }
 
 /// The place of one request in a trace.
@@ -62,7 +64,7 @@ enum Format {
     W3c,
 }
 
-/// Passes the current trace context to another task.
+/// Passes the current trace context, and the deadline, to another task.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -77,10 +79,10 @@ enum Format {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn propagate<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    let context = current();
+    let around = CURRENT.try_with(|around| *around).ok();
     async move {
-        match context {
-            Some(context) => context.scope(future).await,
+        match around {
+            Some(around) => CURRENT.scope(around, future).await,
             None => future.await,
         }
     }
@@ -88,7 +90,12 @@ pub fn propagate<F: Future>(future: F) -> impl Future<Output = F::Output> {
 
 /// The context of the request that this task serves, if it serves one.
 pub fn current() -> Option<TraceContext> {
-    CURRENT.try_with(|context| *context).ok()
+    CURRENT.try_with(|(context, _)| *context).ok()
+}
+
+/// When the caller of the request that this task serves gives up, if it has said so.
+pub(crate) fn deadline() -> Option<Instant> {
+    CURRENT.try_with(|(_, deadline)| *deadline).ok().flatten()
 }
 
 // === impl Field ===
@@ -189,7 +196,16 @@ impl TraceContext {
 
     /// Runs a future as serving a request with this context: requests that it sends join it.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, future)
+        self.scope_until(deadline(), future)
+    }
+
+    /// The same for a request whose caller gives up at a moment.
+    pub(crate) fn scope_until<F: Future>(
+        self,
+        deadline: Option<Instant>,
+        future: F,
+    ) -> impl Future<Output = F::Output> {
+        CURRENT.scope((self, deadline), future)
     }
 
     /// Version 00, digit by digit: this is written for every request, and the general formatting

@@ -2,6 +2,7 @@
 
 mod crowds;
 mod cuts;
+mod deadlines;
 mod drain;
 mod early;
 mod fields;

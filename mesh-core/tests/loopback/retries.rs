@@ -23,8 +23,9 @@ use tokio::net::TcpListener;
 use crate::support::{Pair, Result, get, origin, origin_h2, soon, text};
 
 /// How many requests came, and which of them are answered with 200: those from this one on.
+/// Beside it the highest number of an attempt that was said.
 #[derive(Clone, Default)]
-struct Count(Arc<AtomicUsize>);
+struct Count(Arc<AtomicUsize>, Arc<AtomicUsize>);
 
 impl Count {
     fn next(&self) -> usize {
@@ -39,6 +40,10 @@ impl Count {
 /// Answers 503 until the `good`th request, which has its body sent back.
 async fn fails_until(good: usize, count: Count, request: Request<Incoming>) -> Response<Body> {
     let number = count.next();
+    // A repeat says which attempt it is.
+    let said = request.headers().get("x-envoy-attempt-count").cloned();
+    let said: usize = said.map_or(1, |n| n.to_str().unwrap_or_default().parse().unwrap_or(0));
+    count.1.fetch_max(said, Ordering::SeqCst);
     let mut response = Response::new(Body::empty());
     if number < good {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -98,7 +103,7 @@ async fn an_answer_that_the_policy_covers_is_asked_for_again_with_the_whole_body
         let answer = soon(pair.web.client().send(post())).await?;
         assert_eq!(answer.status(), StatusCode::OK, "{protocol:?}");
         assert_eq!(text(answer).await?, "hello again");
-        assert_eq!(count.so_far(), 3);
+        assert_eq!((count.so_far(), count.1.load(Ordering::SeqCst)), (3, 3));
         let record = pair.out_seen.one(|_| true).await?;
         assert_eq!((record.attempts.len(), record.status), (3, 200));
         // Once more, and the last failure is passed on as it is.
