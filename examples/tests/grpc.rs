@@ -27,6 +27,9 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 /// The longest that an event is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The longest that the server of tonic takes to answer.
+const LONGEST: Duration = Duration::from_millis(50);
+
 /// The largest message that the server reads.
 const LARGEST: usize = 64;
 
@@ -106,7 +109,7 @@ impl Pair {
                 let app = service_fn(async |request: http::Request<tonic::body::Body>| {
                     Ok::<_, std::convert::Infallible>(answer(request).await)
                 });
-                let tonic = tonic::transport::Server::builder();
+                let tonic = tonic::transport::Server::builder().timeout(LONGEST);
                 tokio::spawn(tonic.serve_with_incoming(app, TcpIncoming::from(behind)));
                 tokio::spawn(async move { serving.serve_behind(listener, to).await });
             }
@@ -145,8 +148,7 @@ fn item(name: &str) -> Request<Item> {
 /// is meant.
 #[tokio::test]
 async fn the_words_of_tonic_are_read_as_they_are_meant() -> Result {
-    let mut late = item("silence");
-    late.set_timeout(Duration::from_millis(1));
+    let late = item("silence");
     let large = item(&"x".repeat(2 * LARGEST));
     for (server, request, said, words, meant) in [
         (Server::Tonic, late, Code::Cancelled, "Timeout expired", 4),
@@ -181,7 +183,7 @@ async fn the_words_of_tonic_are_read_as_they_are_meant() -> Result {
     Ok(())
 }
 
-/// A deadline of a route, and a header above the limit of the server.
+/// A deadline of the caller, one of a route, and a header above the limit of the server.
 #[tokio::test]
 async fn the_mesh_says_what_it_means_itself() -> Result {
     let mut limits = Limits::default();
@@ -193,6 +195,12 @@ async fn the_mesh_says_what_it_means_itself() -> Result {
         .insert("x-large", "x".repeat(16 * 1024).parse()?);
     let status = pair.call(large).await?;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+
+    // The caller's own deadline is heeded before the server's.
+    let mut late = item("silence");
+    late.set_timeout(Duration::from_millis(20));
+    let status = pair.call(late).await?;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 
     let namespace = Namespace::new("shop")?;
     let cart = ServiceName::new(&namespace, "cart")?;
