@@ -7,6 +7,7 @@ use super::headers;
 use crate::body::Body;
 use crate::early::Early;
 use crate::error::{Error, Reason};
+use crate::fields::has_of_connection;
 use crate::model::{AppProtocol, HttpVersion};
 
 /// A request that is ready for the next hop.
@@ -43,7 +44,7 @@ pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
     if able && headers::upgrade(request).is_some() {
         return true;
     }
-    if able || headers::is_of_connection(request.headers()) {
+    if able || has_of_connection(request.headers()) {
         headers::strip(request.headers_mut(), false);
     }
     if able {

@@ -105,11 +105,6 @@ pub(super) fn is_coded(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether there is something that belongs to one connection.
-pub(super) fn is_of_connection(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| OF_CONNECTION.contains(name))
-}
-
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of. Returns
 /// whether trailers are asked for, which is said to the next hop anew.
 pub(super) fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {

@@ -55,16 +55,6 @@ struct Replay {
     next: usize,
 }
 
-fn copy(head: &Request<()>) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = head.method().clone();
-    *copy.uri_mut() = head.uri().clone();
-    *copy.version_mut() = head.version();
-    *copy.headers_mut() = head.headers().clone();
-    *copy.extensions_mut() = head.extensions().clone();
-    copy
-}
-
 // === impl KeptRequest ===
 
 impl KeptRequest {
@@ -98,7 +88,7 @@ impl KeptRequest {
                 (body, KeptBody::Tape(tape))
             }
         };
-        *request = copy(&head).map(|()| body);
+        *request = head.clone().map(|()| body);
         Self { head, body: kept }
     }
 
@@ -132,7 +122,7 @@ impl KeptRequest {
                 })
             }
         };
-        Some(copy(&self.head).map(|()| body))
+        Some(self.head.clone().map(|()| body))
     }
 }
 

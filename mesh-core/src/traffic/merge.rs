@@ -93,21 +93,23 @@ fn level_of_port(policy: &TrafficPolicy, service: &ServiceName, port: &str) -> O
         });
     }
     let levels = policy.targets.iter().filter_map(|target| match target {
-        Target::Service(of, part) if of == service => match part {
-            None => Some(Level::Whole),
-            Some(part) => (**part == *port).then_some(Level::Part),
-        },
+        Target::Service(of, part) if of == service => level_of_part(part.as_deref(), Some(port)),
         _ => None,
     });
     levels.min()
 }
 
+/// The level of a target that is the whole, or a part of this name.
+fn level_of_part(wanted: Option<&str>, part: Option<&str>) -> Option<Level> {
+    match wanted {
+        None => Some(Level::Whole),
+        Some(_) => (wanted == part).then_some(Level::Part),
+    }
+}
+
 fn level_of_rule(policy: &TrafficPolicy, route: &ObjectKey, rule: Option<&str>) -> Option<Level> {
     let levels = policy.targets.iter().filter_map(|target| match target {
-        Target::Route(of, part) if of == route => match part {
-            None => Some(Level::Whole),
-            Some(part) => (rule == Some(&**part)).then_some(Level::Part),
-        },
+        Target::Route(of, part) if of == route => level_of_part(part.as_deref(), rule),
         _ => None,
     });
     levels.min()
