@@ -17,6 +17,7 @@ mod seconds;
 mod signals;
 mod term;
 mod workload_api;
+mod world;
 mod yaml;
 
 use std::process::ExitCode;

@@ -26,6 +26,26 @@ pub(crate) fn warn(text: &str) {
     let _gone = writeln!(stderr(), "warning: {text}");
 }
 
+/// A colour of a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Green,
+    Red,
+}
+
+/// A word in a colour, on a terminal whose user has not asked for none (<https://no-color.org>).
+pub(crate) fn paint(colour: Colour, word: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    if plain || !stdout().is_terminal() {
+        return word.into();
+    }
+    let code = match colour {
+        Colour::Green => 32,
+        Colour::Red => 31,
+    };
+    format!("\x1b[{code}m{word}\x1b[0m")
+}
+
 /// A plain table, as wide as the terminal.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();

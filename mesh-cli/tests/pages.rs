@@ -149,6 +149,11 @@ async fn the_canarys_page_runs() {
     run(&blocks("mesh-cli/docs/canary.md")).await;
 }
 
+#[tokio::test]
+async fn the_explanations_page_runs() {
+    run(&blocks("mesh-cli/docs/explain.md")).await;
+}
+
 /// A page that waits for ever is a page that cannot be copied into a script.
 #[test]
 fn no_page_has_a_loop_without_a_limit() {
@@ -158,6 +163,7 @@ fn no_page_has_a_loop_without_a_limit() {
         "mesh-cli/docs/ca.md",
         "mesh-cli/docs/ca-backup.md",
         "mesh-cli/docs/canary.md",
+        "mesh-cli/docs/explain.md",
         "mesh-cli/docs/status-and-errors.md",
     ] {
         for block in blocks(page) {

@@ -30,10 +30,15 @@ pub mod drain;
 #[cfg(feature = "runtime")]
 mod early;
 mod error;
-#[cfg(feature = "runtime")]
+pub mod explain;
+#[cfg_attr(
+    not(feature = "runtime"),
+    expect(dead_code, reason = "decisions look at heads alone")
+)]
 mod fields;
 #[cfg(test)]
 mod fixture;
+mod head;
 #[cfg(feature = "runtime")]
 mod http2;
 pub mod identify;

@@ -29,3 +29,4 @@ pub mod dns;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod manifest;
+pub mod testing;

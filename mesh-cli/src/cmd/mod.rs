@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod demo;
 mod drain;
+mod explain;
 mod log;
 mod man;
 mod proxy;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     /// Have a running agent go down in order.
     Drain(drain::Drain),
+    /// Say what would become of a request, and why.
+    Explain(explain::Explain),
     /// Say what this kernel offers to the datapath that is to come.
     Kernel(check_kernel::Kernel),
     /// Set what a running agent logs.
@@ -60,6 +63,7 @@ impl Command {
             Self::Config(config) => config.run(),
             Self::Demo(demo) => demo.run(),
             Self::Drain(drain) => drain.run(),
+            Self::Explain(explain) => explain.run(),
             Self::Kernel(kernel) => kernel.run(),
             Self::Log(log) => log.run(),
             Self::Man(man) => man.run(),

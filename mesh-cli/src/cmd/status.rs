@@ -15,6 +15,10 @@ use crate::{fetch, term};
 const ASK: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(2);
 
+/// Where the agent is asked, and the variable that says another place.
+const ADMIN: &str = "127.0.0.1:15000";
+const ADMIN_VARIABLE: &str = "MESH_ADMIN";
+
 /// Where the agent is asked.
 #[derive(Debug, Args)]
 pub(super) struct At {
@@ -22,10 +26,19 @@ pub(super) struct At {
     #[arg(
         long,
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:15000",
-        env = "MESH_ADMIN"
+        default_value = ADMIN,
+        env = ADMIN_VARIABLE
     )]
     pub(super) admin: AdminAddress,
+}
+
+impl At {
+    /// Where an agent is asked if nothing else is said.
+    pub(super) fn usual() -> anyhow::Result<AdminAddress> {
+        let said = std::env::var(ADMIN_VARIABLE);
+        let address = said.as_deref().unwrap_or(ADMIN).parse();
+        address.map_err(|e: String| anyhow::anyhow!("{ADMIN_VARIABLE}: {e}"))
+    }
 }
 
 /// Exits 0 if the agent is ready and refuses nothing, 1 if not.

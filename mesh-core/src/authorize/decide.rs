@@ -13,6 +13,7 @@ use super::policy::{
     WorkloadPolicy,
 };
 use super::reading::Readings;
+use super::trace::{Step, Trace};
 use super::view::{HttpView, RequestView};
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
@@ -104,32 +105,11 @@ pub enum DenyReason {
     Plaintext,
 }
 
-/// One step of a decision, for an explanation of how it came about.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub enum Step<'a> {
-    /// A policy was looked at.
-    Policy {
-        /// Which.
-        policy: &'a Policy,
-        /// The rule that matched, counted from 0; `None` where none did.
-        rule: Option<usize>,
-    },
-    /// A route's rule was looked at.
-    Rule {
-        /// The route.
-        route: &'a ObjectKey,
-        /// The rule, counted from 0.
-        rule: usize,
-        /// Whether it matched.
-        matched: bool,
-    },
-}
-
-/// Observes the steps of a decision; `()` ignores them at no cost.
-pub trait Trace {
-    /// A step was made.
-    fn saw(&mut self, step: Step<'_>);
+/// What of a policy's rule a request meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Met {
+    pub(crate) sources: bool,
+    pub(crate) operations: bool,
 }
 
 /// Decides whether a request is permitted.
@@ -221,6 +201,9 @@ struct Others<'a> {
     paths: Option<Readings<'a>>,
 }
 
+/// A method and a path, where there are any.
+type Reading<'a> = (Option<&'a str>, Option<&'a str>);
+
 fn first_match(
     policy: &Policy,
     peer: &PeerParts<'_>,
@@ -259,15 +242,8 @@ fn rule_for_each(
     others: &Others<'_>,
     unknown: bool,
 ) -> Option<usize> {
-    let paths: Vec<_> = match &others.paths {
-        None => vec![request.path],
-        Some(readings) => readings.iter().map(Some).collect(),
-    };
-    let upper = others.method.as_deref().map(Some);
-    let methods = std::iter::once(request.method).chain(upper);
-    let mut rules = methods
-        .flat_map(|method| paths.iter().map(move |path| (method, *path)))
-        .map(|(method, path)| rule_for(policy, peer, method, path, unknown));
+    let each = others.readings(request).into_iter();
+    let mut rules = each.map(|(method, path)| rule_for(policy, peer, method, path, unknown));
     if unknown {
         return rules.find_map(|rule| rule);
     }
@@ -283,12 +259,57 @@ fn rule_matches(
     path: Option<&str>,
     unknown: bool,
 ) -> bool {
+    sources_match(rule, peer, unknown) && operations_match(rule, method, path, unknown)
+}
+
+#[inline]
+fn sources_match(rule: &PolicyRule, peer: &PeerParts<'_>, unknown: bool) -> bool {
+    rule.from.is_empty() || rule.from.iter().any(|s| source_matches(s, peer, unknown))
+}
+
+#[inline]
+fn operations_match(
+    rule: &PolicyRule,
+    method: Option<&str>,
+    path: Option<&str>,
+    unknown: bool,
+) -> bool {
     let operation = |o: &Operation| {
         field(&o.methods, &o.not_methods, method, unknown)
             && field(&o.paths, &o.not_paths, path, unknown)
     };
-    (rule.from.is_empty() || rule.from.iter().any(|s| source_matches(s, peer, unknown)))
-        && (rule.to.is_empty() || rule.to.iter().any(operation))
+    rule.to.is_empty() || rule.to.iter().any(operation)
+}
+
+/// What a request meets of each rule of a policy that is a part of `of`. A request with several
+/// readings meets operations as it does for [`decide`].
+pub(crate) fn met(
+    policy: &Policy,
+    of: &WorkloadPolicy,
+    peer: &Peer,
+    request: &RequestView<'_>,
+) -> Vec<Met> {
+    let (peer, parts) = (
+        PeerParts::of(peer, of.own.as_ref()),
+        RequestParts::of(request, of.paths),
+    );
+    let unknown = policy.action != Action::Allow;
+    let met = |rule: &PolicyRule| Met {
+        sources: sources_match(rule, &peer, unknown),
+        operations: match &parts.others {
+            None => operations_match(rule, parts.method, parts.path, unknown),
+            Some(others) => {
+                let mut each = others.readings(&parts).into_iter();
+                let one = |(method, path)| operations_match(rule, method, path, unknown);
+                if unknown {
+                    each.any(one)
+                } else {
+                    each.all(one)
+                }
+            }
+        },
+    };
+    policy.rules.iter().map(met).collect()
 }
 
 #[inline]
@@ -484,6 +505,21 @@ impl PeerParts<'_> {
     }
 }
 
+impl Others<'_> {
+    /// Every method with every path that a request may mean.
+    fn readings<'s>(&'s self, request: &'s RequestParts<'_>) -> Vec<Reading<'s>> {
+        let paths: Vec<_> = match &self.paths {
+            None => vec![request.path],
+            Some(readings) => readings.iter().map(Some).collect(),
+        };
+        let upper = self.method.as_deref().map(Some);
+        let methods = std::iter::once(request.method).chain(upper);
+        methods
+            .flat_map(|method| paths.iter().map(move |path| (method, *path)))
+            .collect()
+    }
+}
+
 impl<'a> RequestParts<'a> {
     #[inline]
     fn of(request: &RequestView<'a>, paths: bool) -> Self {
@@ -541,10 +577,4 @@ impl fmt::Display for DenyReason {
             Self::Plaintext => "denied: plaintext where mutual TLS is required",
         })
     }
-}
-
-// === impl Trace ===
-
-impl Trace for () {
-    fn saw(&mut self, _: Step<'_>) {}
 }

@@ -15,15 +15,16 @@ mod pattern;
 mod policy;
 mod reading;
 mod shown;
+mod trace;
 mod view;
 
 pub use ask::{Asking, Authorizer, Authorizers, Question};
-pub use canonical::{InvalidPath, PathForm, canonical_path};
+pub(crate) use canonical::canonicalize;
 #[cfg(feature = "runtime")]
-pub(crate) use canonical::{canonicalize, seen_probes};
-pub use decide::{
-    Answer, Ask, Denied, DenyReason, Permit, PermitReason, Step, Trace, Verdict, decide,
-};
+pub(crate) use canonical::seen_probes;
+pub use canonical::{InvalidPath, PathForm, canonical_path};
+pub use decide::{Answer, Ask, Denied, DenyReason, Permit, PermitReason, Verdict, decide};
+pub(crate) use decide::{Met, met};
 pub use layer::{Authorize, AuthorizeFuture, AuthorizeLayer};
 pub use pattern::{InvalidPolicy, Pattern};
 pub use policy::{
@@ -32,6 +33,7 @@ pub use policy::{
 };
 pub(crate) use reading::never_matches;
 pub use reading::{Readings, spelling};
+pub use trace::{Missed, Step, Trace};
 pub use view::{HttpView, RequestView};
 
 #[cfg(test)]

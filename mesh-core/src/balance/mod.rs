@@ -16,7 +16,7 @@ mod set;
 
 pub use decide::{Availability, Choice, LoadView, Strategy, consistent_hash, p2c};
 pub use eject::{Breaker, EjectPolicy, Ejection};
-pub use pick::{NoEndpoint, Picked, pick};
+pub use pick::{NoEndpoint, Picked, foresee, pick};
 pub use set::{EndpointSet, EndpointState, LastFailure, Member};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Availability, Choice, LoadView, consistent_hash, p2c};
-use super::eject::Ejection;
+use super::eject::{Breaker, Ejection};
 use super::set::{EndpointSet, EndpointState, Member, Tier};
 use crate::model::Draw;
 
@@ -70,8 +70,46 @@ pub fn pick(
     if let Some(index) = due(set, now) {
         return Ok(Picked::new(set, index, true));
     }
+    let index = decide(set, choice, now, tried, draw)?;
+    Ok(Picked::new(set, index, false))
+}
+
+/// The endpoint that [`pick`] would choose for a request that was sent nowhere yet. Nothing is counted,
+/// and no probe begins.
+///
+/// # Errors
+///
+/// [`NoEndpoint`] if no endpoint may be chosen.
+pub fn foresee<'s>(
+    set: &'s EndpointSet,
+    choice: Choice,
+    now: Duration,
+    draw: &mut Draw,
+) -> Result<&'s Member, NoEndpoint> {
+    let is_due = |index: &usize| {
+        let state = &set.members()[*index].state;
+        let due = |b: &mut Breaker| !b.is_probing() && b.ejected_until().is_some_and(|u| u <= now);
+        state.is_ejected() && state.health.with(due)
+    };
+    let probe = set.health().may_probe(now);
+    let probed = set.ready_places().filter(|_| probe).find(is_due);
+    let index = match probed {
+        Some(index) => index,
+        None => decide(set, choice, now, &[], draw)?,
+    };
+    Ok(&set.members()[index])
+}
+
+/// The place of a member that is to take a request.
+fn decide(
+    set: &EndpointSet,
+    choice: Choice,
+    now: Duration,
+    tried: &[Arc<EndpointState>],
+    draw: &mut Draw,
+) -> Result<usize, NoEndpoint> {
     if let Some(index) = choose(set, choice, now, tried, false, draw) {
-        return Ok(Picked::new(set, index, false));
+        return Ok(index);
     }
     let ready = set.ready_len();
     if ready == 0 {
@@ -82,8 +120,7 @@ pub fn pick(
     } else {
         None
     };
-    let index = index.ok_or(NoEndpoint::AllOut)?;
-    Ok(Picked::new(set, index, false))
+    index.ok_or(NoEndpoint::AllOut)
 }
 
 /// The place of a member, from the first tier that offers one.

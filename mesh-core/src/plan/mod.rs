@@ -18,7 +18,7 @@ use self::hop::edit;
 pub use self::mirror::PlannedMirror;
 use self::mirror::mirrors;
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
-use crate::balance::Choice;
+use crate::balance::{Choice, EndpointSet, NoEndpoint};
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
@@ -289,6 +289,14 @@ impl Planned {
         self.matched?.route(&self.asked.service.routes)
     }
 
+    /// The backends of the rule that matched, by which one was drawn: Service, port and weight, and
+    /// whether it was drawn; empty if there was nothing to draw.
+    pub(crate) fn split(&self) -> Vec<(&ServiceName, u16, u32, bool)> {
+        let table = &self.asked.service.routes;
+        let matched = self.matched.filter(|_| self.backend().is_some());
+        matched.map_or_else(Vec::new, |matched| matched.split(table))
+    }
+
     /// The time limits, of the rule, a policy for it, or one for the backend; `None` if none of them
     /// says any.
     pub fn timeouts(&self) -> Option<&Block<Timeouts>> {
@@ -354,6 +362,32 @@ impl Planned {
             let origin = self.rare.as_ref().and_then(|rare| rare.origin.as_ref());
             matched.edit_response(&self.asked.service.routes, headers, origin);
         }
+    }
+}
+
+// === impl PlannedBackend ===
+
+impl PlannedBackend<'_> {
+    /// The Service and its endpoints, as they are now.
+    pub(crate) fn find<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+    ) -> Result<(&'s Arc<ServiceView>, &'s Arc<EndpointSet>), Error> {
+        let missing = |what: String| Error::new(Reason::BackendMissing, what);
+        let (name, port) = (self.service, self.port);
+        let service = snapshot
+            .service(name)
+            .ok_or_else(|| missing(format!("Service {name} does not exist")))?;
+        let set = service
+            .endpoints(port)
+            .ok_or_else(|| missing(format!("Service {name} has no port {port}")))?;
+        Ok((service, set))
+    }
+
+    /// That it has no endpoint for a request.
+    pub(crate) fn without_endpoint(&self, none: NoEndpoint) -> Error {
+        let detail = format!("Service {} port {}: {none}", self.service, self.port);
+        Error::new(Reason::NoEndpoint, detail)
     }
 }
 

@@ -9,13 +9,14 @@ use super::filter::{
     Cors, FILTERS, Filter, MIRRORED, Mirror, RequestHead, asked_for, is_preflight,
 };
 use super::grpc::Call;
-use super::matching::{Match, PathMatch, has_fields};
+use super::matching::{Match, PathMatch, missing_field};
+use super::missed::Condition;
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
 use super::table::RouteTable;
 use super::table::grpc::GrpcTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
-use crate::authorize::{HttpView, Permit, RequestView, Step, Trace};
+use crate::authorize::{HttpView, Missed, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason, is_grpc};
 use crate::model::{Block, Draw, Namespace, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
@@ -150,14 +151,17 @@ fn grpc_route(
         if !here {
             return false;
         }
-        let when = entry.when.as_ref();
-        let matched = is_grpc(http.headers) && when.is_none_or(|when| when.matches(&call));
+        let missed = match is_grpc(http.headers) {
+            true => entry.when.as_ref().and_then(|when| when.missed(&call)),
+            false => Some(Condition::Grpc),
+        };
         trace.saw(Step::Rule {
             route: &of.rules[entry.rule].route,
             rule: of.rules[entry.rule].index,
-            matched,
+            matched: missed.is_none(),
+            missed: missed.as_ref().map(|condition| Missed(condition)),
         });
-        matched
+        missed.is_none()
     });
     let entry = entry.ok_or_else(|| NoRoute::NoMatch {
         service: table.service.clone(),
@@ -276,29 +280,43 @@ fn meets<'p>(
     trace: &mut impl Trace,
 ) -> bool {
     let when = entry.when.as_ref();
-    let matched = when.is_none_or(|when| matches(when, http, path, entry.cors));
+    let missed = when.and_then(|when| missed(when, http, path, entry.cors));
     trace.saw(Step::Rule {
         route: &table.rules[entry.rule].route,
         rule: table.rules[entry.rule].index,
-        matched,
+        matched: missed.is_none(),
+        missed: missed.as_ref().map(|condition| Missed(condition)),
     });
-    matched
+    missed.is_none()
 }
 
-fn matches<'p>(when: &Match, http: &HttpView<'_>, path: &impl Fn() -> &'p str, cors: bool) -> bool {
+/// The first condition that a request does not meet.
+fn missed<'m, 'p>(
+    when: &'m Match,
+    http: &HttpView<'_>,
+    path: &impl Fn() -> &'p str,
+    cors: bool,
+) -> Option<Condition<'m>> {
     let asks = |method: &Method| {
         let is_asked_for = || asked_for(http.headers) == Some(method.as_str());
         cors && is_preflight(http.method, http.headers) && is_asked_for()
     };
     let method = when.method.as_ref();
-    method.is_none_or(|method| method == http.method || asks(method))
-        && when.path.matches(path())
-        && has_fields(&when.headers, http.headers)
-        && when.query.iter().all(|(name, wanted)| {
-            form_urlencoded::parse(http.query.unwrap_or_default().as_bytes())
-                .find(|(n, _)| *n == **name)
-                .is_some_and(|(_, value)| wanted.matches(&value))
-        })
+    if let Some(method) = method.filter(|m| *m != http.method && !asks(m)) {
+        return Some(Condition::Method(method));
+    }
+    if !when.path.matches(path()) {
+        return Some(Condition::Path(&when.path));
+    }
+    if let Some(name) = missing_field(&when.headers, http.headers) {
+        return Some(Condition::Header(name));
+    }
+    let query = when.query.iter().find(|(name, wanted)| {
+        !form_urlencoded::parse(http.query.unwrap_or_default().as_bytes())
+            .find(|(n, _)| *n == **name)
+            .is_some_and(|(_, value)| wanted.matches(&value))
+    });
+    query.map(|(name, _)| Condition::Query(name))
 }
 
 // === impl NoRoute ===
@@ -371,6 +389,34 @@ impl Matched {
             Place::Producer(n) => table.http.producers.get(n),
         };
         entry?.when.as_ref().map(|when| &when.path)
+    }
+
+    /// The backends that were drawn from: Service, port and weight, and whether it was drawn.
+    pub(crate) fn split(self, table: &RouteTable) -> Vec<(&ServiceName, u16, u32, bool)> {
+        let grpc = table.grpc.as_deref();
+        let (targets, places) = match self.entry {
+            Place::Consumer(n) => {
+                let entry = table.http.consumers.get(n).map(|(_, entry)| entry);
+                (&*table.http.targets, entry.map(|entry| entry.targets))
+            }
+            Place::Producer(n) => {
+                let entry = table.http.producers.get(n);
+                (&*table.http.targets, entry.map(|entry| entry.targets))
+            }
+            Place::Grpc => {
+                let mut entries = grpc.into_iter().flat_map(|of| &of.entries);
+                let of_rule = entries.find(|entry| entry.rule == self.rule);
+                let targets = grpc.map_or(&[][..], |of| &of.targets);
+                (targets, of_rule.map(|entry| entry.targets))
+            }
+        };
+        let (from, to) = places.unwrap_or_default();
+        let targets = targets.get(from..to).unwrap_or_default();
+        let drawn = |nth| self.target == Some(from + nth);
+        let shares = targets.iter().enumerate();
+        shares
+            .map(|(n, t)| (&t.service, t.port, t.weight, drawn(n)))
+            .collect()
     }
 
     /// Whether the rule or the backend has filters.

@@ -59,12 +59,16 @@ pub struct Match {
     pub query: Vec<(Arc<str>, ValueMatch)>,
 }
 
-/// Whether each of the fields is there with a value that matches.
-pub(super) fn has_fields(wanted: &[(HeaderName, ValueMatch)], headers: &HeaderMap) -> bool {
-    wanted.iter().all(|(name, wanted)| {
+/// The first of the fields that is not there with a value that matches.
+pub(super) fn missing_field<'m>(
+    wanted: &'m [(HeaderName, ValueMatch)],
+    headers: &HeaderMap,
+) -> Option<&'m HeaderName> {
+    let missing = wanted.iter().find(|(name, wanted)| {
         let mut values = headers.get_all(name).iter();
-        values.any(|value| value.to_str().is_ok_and(|value| wanted.matches(value)))
-    })
+        !values.any(|value| value.to_str().is_ok_and(|value| wanted.matches(value)))
+    });
+    missing.map(|(name, _)| name)
 }
 
 // === impl Regex ===

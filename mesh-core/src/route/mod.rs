@@ -11,6 +11,7 @@ mod filter;
 mod grpc;
 mod invalid;
 mod matching;
+mod missed;
 mod rule;
 mod shown;
 mod split;
@@ -27,6 +28,7 @@ pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
 pub use rule::{Backend, Inherited, Outcome, Parent, Route, Rule, Timeouts};
 pub use shown::RuleOf;
+pub(crate) use shown::is_credential;
 pub use split::split;
 pub use table::RouteTable;
 

@@ -267,7 +267,7 @@ fn changes(by: &HeaderChanges) -> Value {
     json!({ "set": pairs(&by.set), "add": pairs(&by.add), "remove": remove })
 }
 
-fn is_credential(name: &HeaderName) -> bool {
+pub(crate) fn is_credential(name: &HeaderName) -> bool {
     [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE].contains(name)
 }
 

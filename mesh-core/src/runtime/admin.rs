@@ -1,4 +1,4 @@
-//! The admin surface: metrics, readiness, status, configuration, log level, drain.
+//! The admin surface: metrics, readiness, status, configuration, explanations, log level, drain.
 //!
 //! Changes need POST. What a web page may have sent through a browser is refused, by its Host, Origin
 //! and Sec-Fetch-Site. Nothing that it shows holds a secret.
@@ -27,6 +27,7 @@ use super::mesh::Mesh;
 use super::status::Status;
 use crate::accept::{ConnState, Listener, Timed};
 use crate::body::Body;
+use crate::explain::Question;
 use crate::telemetry::Exposition;
 
 /// Connections at once to one set of pages.
@@ -192,6 +193,15 @@ impl Admin {
                 let write = move || json_bytes(&mesh.config_dump(&self.whole(&mesh)));
                 aside(large, JSON, write).await
             }
+            (&Method::POST, "/explain") => {
+                match Question::from_query(request.uri().query().unwrap_or_default()) {
+                    Ok(question) => {
+                        let write = move || json_bytes(&mesh.explain(&question));
+                        aside(large, JSON, write).await
+                    }
+                    Err(invalid) => text(StatusCode::BAD_REQUEST, &format!("{invalid}\n")),
+                }
+            }
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
             (&Method::POST, "/drain") => {
                 tokio::spawn(async move { mesh.drain().await });
@@ -200,10 +210,13 @@ impl Admin {
             (_, "/metrics" | "/livez" | "/readyz" | "/status" | "/config_dump") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n")
             }
-            (_, "/log" | "/drain") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+            (_, "/explain" | "/log" | "/drain") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n")
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /metrics /livez /readyz /status /config_dump; POST /log?level=FILTER /drain\n",
+                "GET /metrics /livez /readyz /status /config_dump; \
+                 POST /explain?request=REQUEST /log?level=FILTER /drain\n",
             ),
         }
     }

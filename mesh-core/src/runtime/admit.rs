@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, TRANSFER_ENCODING, USER_AGENT};
-use http::{HeaderName, HeaderValue, Request, Response, Version};
+use http::header::USER_AGENT;
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 
 use super::call::Call;
@@ -16,13 +16,11 @@ use crate::authorize::{PathForm, canonicalize};
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::fields;
+use crate::head;
 use crate::local::Local;
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The length of a `traceparent` of ours.
-const PARENT: usize = 55;
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
@@ -83,35 +81,24 @@ pub(super) fn admit(
     request: &mut Request<Body>,
     call: &mut Call,
 ) -> Result<(), Error> {
-    let asked = check_header(limits, request)?.and_then(|wait| call.started.checked_add(wait));
+    let mut waits: Option<Duration> = None;
+    let look = |name: &HeaderName, value: &HeaderValue| {
+        if let Some(wait) = deadline::read(name, value) {
+            waits = Some(waits.map_or(wait, |least| least.min(wait)));
+        }
+    };
+    call.exchange.authority = head::admit(limits.head(), request, look)?.into();
+    let asked = waits.and_then(|wait| call.started.checked_add(wait));
     let around = match call.exchange.direction {
         Direction::Inbound => None,
         Direction::Outbound => trace::deadline(),
     };
     call.deadline = asked.into_iter().chain(around).min();
     let exchange = &mut call.exchange;
-    fields::sanitize(request.headers_mut());
-    if request.method() == http::Method::CONNECT {
-        return Err(Error::new(
-            Reason::InvalidRequest,
-            "CONNECT is not offered here",
-        ));
-    }
-    exchange.authority = authority(request)?.into();
     if canonicalize(paths, request)? {
         exchange.uri = request.uri().clone();
     }
     Ok(())
-}
-
-/// A body is sent on in the coding of the next hop, so that none but `chunked`, which the HTTP
-/// library takes off, may lie around it (RFC 9112 section 6.1).
-fn check_coding(coding: &HeaderValue) -> Result<(), Error> {
-    if coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Ok(());
-    }
-    let detail = format!("the transfer coding {coding:?} is not supported, only chunked is");
-    Err(Error::new(Reason::UnsupportedCoding, detail))
 }
 
 /// Removes from the answer of an application what only the mesh says. What the mesh itself has
@@ -120,91 +107,4 @@ pub(super) fn answered<B>(answer: &mut Response<B>) {
     if answer.extensions().get::<Reason>().is_none() {
         fields::sanitize_answer(answer.headers_mut());
     }
-}
-
-/// Compares the header block with its bounds. The authority and the place in a trace are counted
-/// alike wherever they stand: the mesh moves them, and what it let out it must let in. Whatever else
-/// is asked of each field is asked on the way, since most have nothing that a look-up would find.
-/// Returns how long the caller waits, if it says so.
-fn check_header(limits: &Limits, request: &Request<Body>) -> Result<Option<Duration>, Error> {
-    let headers = request.headers();
-    let (mut host, mut parent, mut size) = (false, false, 0);
-    let mut waits: Option<Duration> = None;
-    for (name, value) in headers {
-        if let Some(wait) = deadline::read(name, value) {
-            waits = Some(waits.map_or(wait, |least| least.min(wait)));
-        }
-        if *name == TRANSFER_ENCODING {
-            check_coding(value)?;
-        }
-        host |= *name == HOST;
-        let place = *name == TRACEPARENT;
-        parent |= place;
-        if !place || value.len() > PARENT {
-            size += name.as_str().len() + value.len();
-        }
-    }
-    let fields = headers.len() - usize::from(host) - usize::from(parent);
-    if fields > limits.header_fields {
-        let (got, most) = (fields, limits.header_fields);
-        let detail = format!("{got} header fields, at most {most} are accepted");
-        return Err(Error::new(Reason::TooManyFields, detail));
-    }
-    let target = request
-        .uri()
-        .authority()
-        .map(|a| HOST.as_str().len() + a.as_str().len());
-    size += target.filter(|_| !host).unwrap_or_default();
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or(0, |p| p.as_str().len());
-    if target > limits.target_bytes {
-        let most = limits.target_bytes;
-        let detail = format!("a target of {target} bytes, at most {most} are accepted");
-        return Err(Error::new(Reason::TargetTooLong, detail));
-    }
-    if size > limits.header_bytes {
-        let most = limits.header_bytes;
-        let detail = format!("{size} bytes of header fields, at most {most} are accepted");
-        return Err(Error::new(Reason::HeaderTooLarge, detail));
-    }
-    Ok(waits)
-}
-
-/// The one authority of a request. Where the target and `Host` both name one they must agree
-/// (RFC 9113 section 8.3.1, RFC 9112 section 3.2).
-fn authority(request: &Request<Body>) -> Result<&str, Error> {
-    let invalid = |what: &str| Err(Error::new(Reason::InvalidRequest, what));
-    let target = request.uri().authority().map(|a| a.as_str());
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return invalid("two Host fields"),
-        (Some(host), None) => match host.to_str() {
-            Ok(host) => Some(host),
-            Err(_) => return invalid("the Host field is not text"),
-        },
-        (None, None) => None,
-    };
-    match (target, host) {
-        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
-            invalid("the target and the Host field name different authorities")
-        }
-        (Some(name), _) | (None, Some(name)) if name.contains('@') => {
-            invalid("the authority has user information")
-        }
-        (Some(name), _) | (None, Some(name)) if !is_authority(name) => {
-            invalid("the authority is malformed")
-        }
-        (Some(name), _) | (None, Some(name)) if !name.is_empty() => Ok(name),
-        _ if request.version() <= Version::HTTP_10 => Ok(""),
-        _ => invalid("the request names no host"),
-    }
-}
-
-/// What may stand in a host and a port (RFC 3986 section 3.2). Unlike a URI's authority, a Host
-/// field was not parsed before.
-fn is_authority(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&b))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::head::Bounds;
+
 /// The part of all places that one peer may have at most: a quarter, for many processes stand behind one
 /// address, or have one identity.
 const SHARE: usize = 4;
@@ -88,6 +90,15 @@ impl Limits {
         quarter.min(self.peer_connections).max(1)
     }
 
+    /// The bounds of a request's head.
+    pub(crate) fn head(&self) -> Bounds {
+        Bounds {
+            bytes: self.header_bytes,
+            fields: self.header_fields,
+            target: self.target_bytes,
+        }
+    }
+
     /// The connections that one peer may have to all inbound listeners together.
     pub fn peer_sockets(&self) -> usize {
         (self.sockets / 2 / SHARE).max(1)
@@ -97,10 +108,11 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
+        let head = Bounds::default();
         Self {
-            header_bytes: 64 * 1024,
-            header_fields: 98,
-            target_bytes: 60 * 1024,
+            header_bytes: head.bytes,
+            header_fields: head.fields,
+            target_bytes: head.target,
             handshake: seconds(10),
             header: seconds(10),
             body: seconds(60),

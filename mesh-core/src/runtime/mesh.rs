@@ -27,6 +27,7 @@ use crate::connect::Kept;
 use crate::discover::{Gone, Sources, Workloads};
 use crate::drain::{Drain, DrainTrigger, Phase};
 use crate::error::Error;
+use crate::explain::{Explanation, Question, Scene, explain};
 use crate::local::Local;
 use crate::model::AppProtocol;
 use crate::snapshot::SnapshotReader;
@@ -185,6 +186,24 @@ impl Mesh {
     /// Takes plain connections of applications on this host into the mesh.
     pub async fn serve_outbound(&self, listener: TcpListener, to: OutboundListener) {
         Arc::clone(&self.stack.outbound).listen(listener, to).await;
+    }
+
+    /// Explains what would become of a request of this workload now, or of another that the question
+    /// names. It sends and counts nothing.
+    pub fn explain(&self, question: &Question) -> Explanation {
+        let shared = &self.inner.shared;
+        let (snapshot, local) = (shared.reader.load(), &self.stack.local);
+        let identity = shared.identity.load();
+        let own = match local.identity() {
+            Some(id) => Some(id.clone()),
+            None => identity.default_svid().map(|svid| svid.id().clone()),
+        };
+        let question = match (question.caller(), own) {
+            (None, Some(own)) => question.clone().from(own),
+            _ => question.clone(),
+        };
+        let scene = Scene::new(&snapshot, local).within(&shared.limits);
+        explain(&scene.at(shared.upstreams.now()), &question)
     }
 
     /// The state of the runtime, without secrets.

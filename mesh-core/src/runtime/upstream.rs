@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::call::{Call, End};
 use super::deadline;
 use super::repeat::{count, hint, said_by_agent};
-use crate::balance::{Ejection, EndpointState, Member, NoEndpoint, Picked, pick};
+use crate::balance::{Ejection, EndpointState, Member, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
 use crate::error::{Error, REASON, Reason};
@@ -321,14 +321,8 @@ impl Upstreams {
         call: &mut Call,
         now: Instant,
     ) -> Result<(Arc<ServiceView>, Picked), Error> {
-        let missing = |what: String| Error::new(Reason::BackendMissing, what);
         let snapshot = self.reader.peek();
-        let service = snapshot
-            .service(to.service)
-            .ok_or_else(|| missing(format!("Service {} does not exist", to.service)))?;
-        let set = service
-            .endpoints(to.port)
-            .ok_or_else(|| missing(format!("Service {} has no port {}", to.service, to.port)))?;
+        let (service, set) = to.find(&snapshot)?;
         call.exchange.service = Arc::clone(&service.host);
         let since = now.saturating_duration_since(self.epoch);
         let mut among = |tried: &[_]| pick(set, to.choice, since, tried, &mut call.draw);
@@ -337,8 +331,12 @@ impl Upstreams {
             // A policy would rather ask one again than none.
             picked = among(&[]);
         }
-        let picked =
-            picked.map_err(|none| tried.last.take().unwrap_or_else(|| no_endpoint(to, none)))?;
+        let picked = picked.map_err(|none| {
+            tried
+                .last
+                .take()
+                .unwrap_or_else(|| to.without_endpoint(none))
+        })?;
         let address = picked.member().endpoint.address();
         call.exchange.attempts.push(address);
         Ok((Arc::clone(service), picked))
@@ -409,11 +407,6 @@ impl Upstreams {
             tracing::info!(%address, service = %service.name, "endpoint is back");
         }
     }
-}
-
-fn no_endpoint(to: PlannedBackend<'_>, none: NoEndpoint) -> Error {
-    let detail = format!("Service {} port {}: {none}", to.service, to.port);
-    Error::new(Reason::NoEndpoint, detail)
 }
 
 /// Whether the agent of an endpoint gives a reason for which the application behind it is not to blame.

@@ -94,6 +94,11 @@ impl Snapshot {
         next
     }
 
+    /// The policy that a workload has where the process serves it, for questions about another's.
+    pub fn policy_for(&self, local: &Local) -> WorkloadPolicy {
+        self.compile_policy(local).0
+    }
+
     /// The snapshot that serves a local workload no longer; the first one always stays.
     #[must_use]
     pub fn retire(&self, local: &Arc<Local>) -> Self {

@@ -14,7 +14,7 @@ use super::index::Index;
 use super::service::ServiceView;
 use super::settings::Settings;
 use super::status::Problem;
-use crate::authorize::{Denied, PathForm, RequestView, Verdict, WorkloadPolicy, decide};
+use crate::authorize::{Denied, PathForm, Policy, RequestView, Verdict, WorkloadPolicy, decide};
 use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{Host, Namespace, ObjectKey, ServiceName, SourceId};
@@ -155,6 +155,12 @@ impl Snapshot {
         &self.policy
     }
 
+    /// The local workloads, the first one first.
+    pub fn locals(&self) -> impl Iterator<Item = &Arc<Local>> {
+        let others = self.others.keys().map(|local| &local.0);
+        std::iter::once(&self.settings.local).chain(others)
+    }
+
     /// The compiled policy of a local workload; `None` if the snapshot does not serve it, in which
     /// case every request to it is to be denied.
     pub fn policy_of(&self, local: &Arc<Local>) -> Option<&Arc<WorkloadPolicy>> {
@@ -261,6 +267,18 @@ impl Snapshot {
     /// none.
     pub fn at_address(&self, address: IpAddr) -> Option<&Arc<ServiceView>> {
         self.service(self.addresses.get(&address)?.first()?)
+    }
+
+    /// The policies that may select workloads of a namespace, in no order.
+    pub(crate) fn policies_in(&self, namespace: &Namespace) -> impl Iterator<Item = &Arc<Policy>> {
+        let mesh_wide = self.settings.mesh_namespace.as_ref();
+        let reaches = move |of: &Namespace| of == namespace || Some(of) == mesh_wide;
+        let keys = self.policies.iter();
+        let keys = keys.filter(move |key| key.cluster.is_none() && reaches(&key.namespace));
+        keys.filter_map(|key| match self.good(key)? {
+            Object::Policy(policy) => Some(policy),
+            _ => None,
+        })
     }
 
     pub(super) fn good(&self, key: &ObjectKey) -> Option<&Object> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
-pub(crate) use shown::block;
+pub(crate) use shown::{Shown, block};
 
 use crate::balance::{EjectPolicy, Strategy};
 use crate::model::Block;

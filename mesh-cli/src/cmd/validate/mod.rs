@@ -17,9 +17,8 @@ use inmesh_pki::TrustDomain;
 use serde_json::{Value, json};
 
 use super::status::problem_line;
-use crate::agent::Agent;
 use crate::fetch::AdminAddress;
-use crate::{agent, fetch, term};
+use crate::{agent, fetch, term, world};
 
 /// Says what an agent, or a program that embeds the mesh, would make of a folder.
 ///
@@ -137,7 +136,7 @@ impl Validate {
         let (settings, defaults, agent) = match agent::find(dir)? {
             agent::Found::Agent(agent) if !self.embedded => {
                 start::problems(&agent)?.into_iter().for_each(&mut say);
-                (settings(&agent), agent.defaults(), true)
+                (world::settings(&agent), agent.defaults(), true)
             }
             agent::Found::Refused(refused) if !self.embedded => {
                 refused.into_iter().for_each(&mut say);
@@ -229,11 +228,4 @@ fn status_of(agent: &AdminAddress) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(
         &super::runtime(None)?.block_on(asked)?,
     )?)
-}
-
-fn settings(agent: &Agent) -> Settings {
-    let mut settings = Settings::new(agent.workload.clone(), agent.default_action);
-    settings.mesh_namespace.clone_from(&agent.mesh_namespace);
-    settings.paths = agent.paths;
-    settings
 }

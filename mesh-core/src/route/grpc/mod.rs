@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName};
 
 use super::filter::Filter;
 use super::invalid::InvalidRoute;
-use super::matching::{ValueMatch, has_fields};
+use super::matching::{ValueMatch, missing_field};
+use super::missed::Condition;
 use super::rule::{Backend, Outcome, Parent, Route, Rule};
 use crate::model::ObjectKey;
 
@@ -96,14 +97,20 @@ impl GrpcMatch {
         self
     }
 
-    pub(super) fn matches(&self, call: &Call<'_>) -> bool {
-        let named = |wanted: &Option<ValueMatch>, name: Option<&str>| match wanted {
-            None => true,
-            Some(wanted) => name.is_some_and(|name| wanted.matches(name)),
+    /// The first condition that a call does not meet.
+    pub(super) fn missed(&self, call: &Call<'_>) -> Option<Condition<'_>> {
+        let misses = |wanted: &&ValueMatch, name: Option<&str>| {
+            !name.is_some_and(|name| wanted.matches(name))
         };
-        named(&self.service, call.names.map(|(service, _)| service))
-            && named(&self.method, call.names.map(|(_, method)| method))
-            && has_fields(&self.headers, call.headers)
+        let service = self.service.as_ref();
+        if let Some(wanted) = service.filter(|w| misses(w, call.names.map(|(name, _)| name))) {
+            return Some(Condition::Service(wanted));
+        }
+        let method = self.method.as_ref();
+        if let Some(wanted) = method.filter(|w| misses(w, call.names.map(|(_, name)| name))) {
+            return Some(Condition::Call(wanted));
+        }
+        missing_field(&self.headers, call.headers).map(Condition::Header)
     }
 }
 

@@ -1,0 +1,155 @@
+//! `mesh explain`, of a folder and of a running agent.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+
+use axum::Router;
+use serde_json::Value;
+use support::{Home, PLAIN, app, mesh, publish, route, service, stderr, stdout};
+use tempfile::TempDir;
+
+const WEB: &str = "spiffe://td.test/ns/shop/sa/web";
+
+/// A folder without an agent: `cart` in the mesh, which web may read.
+fn folder() -> TempDir {
+    let dir = TempDir::new().expect("a folder");
+    let at = "10.0.0.1:8443".parse().expect("an address");
+    let ids = "inmesh.dev/ids: spiffe://td.test/ns/shop/sa/cart";
+    let cart = service("cart", at, ids).replace(
+        "kubernetes.io/service-name: cart",
+        "kubernetes.io/service-name: cart, app: cart",
+    );
+    publish(dir.path(), "cart.yaml", &cart);
+    let reads = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: reads, namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  rules:
+  - from: [{source: {principals: [td.test/ns/shop/sa/web]}}]
+    to: [{operation: {methods: [GET]}}]
+";
+    publish(dir.path(), "reads.yaml", reads);
+    dir
+}
+
+fn explain(dir: &Path, args: &[&str]) -> Output {
+    let dir = dir.to_str().expect("UTF-8");
+    mesh(["explain", dir].iter().chain(args).copied(), &[])
+}
+
+#[test]
+fn its_code_says_whether_the_request_would_be_served() {
+    let dir = folder();
+    for (args, code, said) in [
+        (
+            &["GET http://cart/items", "--from", WEB][..],
+            0,
+            "SENT to 10.0.0.1:8443",
+        ),
+        (
+            &["http://cart/items", "-X", "POST", "--from", WEB],
+            1,
+            "REFUSED with 403",
+        ),
+        (
+            &[
+                "http://cart/items",
+                "--from",
+                "spiffe://td.test/ns/shop/sa/x",
+            ],
+            1,
+            "REFUSED with 403",
+        ),
+        (&["http://gone/", "--from", WEB], 1, "REFUSED with 404"),
+        (&["http://cart/%00", "--from", WEB], 1, "REFUSED with 400"),
+    ] {
+        let out = explain(dir.path(), args);
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {out:?}");
+        assert!(stdout(&out).starts_with(said), "{args:?}: {out:?}");
+    }
+    for args in [
+        &["GET https://cart/"][..],
+        &["GET"],
+        &["GET http://cart/", "-H", "x-user"],
+        &["GET http://cart/", "--label", "app"],
+        &["GET http://cart/", "--from", "web"],
+        &["GET http://cart/", "--admin", "127.0.0.1:1"],
+        &[],
+    ] {
+        let out = explain(dir.path(), args);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {out:?}");
+        assert!(!stderr(&out).is_empty(), "{args:?}");
+    }
+    let gone = explain(&dir.path().join("none"), &["GET http://cart/"]);
+    assert_eq!(gone.status.code(), Some(2), "{gone:?}");
+}
+
+#[test]
+fn it_names_file_and_line_and_what_is_refused() {
+    let dir = folder();
+    let args = ["GET http://cart/items", "--from", WEB, "--json"];
+    let out = explain(dir.path(), &args);
+    let json: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let reads = "AuthorizationPolicy/shop/reads";
+    let file = dir.path().join("reads.yaml").display().to_string();
+    assert_eq!(json["places"][reads], format!("{file}:1"));
+    assert_eq!(json["verdict"]["outcome"], "sent");
+    assert_eq!(json["inbound"][0]["policies"][0]["rule"], 0);
+    // No colour where there is no terminal.
+    let out = explain(dir.path(), &args[..3]);
+    assert!(
+        stdout(&out).contains(&format!("{reads} ({file}:1)")),
+        "{out:?}"
+    );
+    assert!(!stdout(&out).contains('\x1b'), "{out:?}");
+    // A policy that is refused denies what it selects, as in an agent.
+    publish(
+        dir.path(),
+        "bad.yaml",
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
+         metadata: {name: bad, namespace: shop}, spec: {actoin: DENY}}",
+    );
+    let out = explain(dir.path(), &args[..3]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert!(stderr(&out).contains("spec.actoin"), "{out:?}");
+    assert!(
+        stdout(&out).contains("refused, so that all is denied"),
+        "{out:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_running_agent_explains_what_it_knows() {
+    let home = Home::new();
+    let at = app(Router::new()).await;
+    let (app, route) = (
+        service("app", at, PLAIN),
+        route("1", "    - {name: app, port: 80}\n"),
+    );
+    let documents = [("app.yaml", &*app), ("route.yaml", &*route)];
+    let agent = home
+        .agent("web", "defaultAction: deny\npeers: strict\n", &documents)
+        .await;
+    let admin = agent.admin.to_string();
+    let ask = |request: &str| mesh(["explain", "--admin", &admin, request, "--json"], &[]);
+    let out = ask("GET http://app/");
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let json: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(json["from"], "spiffe://test.local/ns/shop/sa/web");
+    assert_eq!(json["verdict"]["endpoint"], at.to_string());
+    assert_eq!(json["endpoints"][0]["in_flight"], 0);
+    assert_eq!(ask("GET http://gone/").status.code(), Some(1));
+    // Where there is no agent there is no answer.
+    let none = mesh(["explain", "--admin", "127.0.0.1:1", "http://app/"], &[]);
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    // The guard of its siblings, and a question that is not valid.
+    let get = agent.get("/explain?request=GET+http://app/").await;
+    assert_eq!(get.status, http::StatusCode::METHOD_NOT_ALLOWED);
+    for query in ["", "?request=GET", "?request=GET+http://app/&colour=red"] {
+        let answer = agent.post(&format!("/explain{query}")).await;
+        assert_eq!(answer.status, http::StatusCode::BAD_REQUEST, "{query}");
+    }
+}

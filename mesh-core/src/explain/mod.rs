@@ -1,0 +1,238 @@
+//! Explain: what would become of a request, and why?
+//!
+//! In come a snapshot, the local workload that sends, what is asked ([`Question`]) and the time; out
+//! comes an [`Explanation`]: the canonical request, the policies of both sides, the routes that won and
+//! lost, the split, the endpoint, limits and repeats, each with the object that said so. It calls the
+//! very functions that decide live requests ([`plan`](crate::plan::plan),
+//! [`decide`](crate::authorize::decide), [`foresee`]) and decides nothing itself. Pure: it counts
+//! nothing, begins no probe, and equal draws give equal explanations.
+
+mod inbound;
+mod question;
+mod seen;
+mod settings;
+mod value;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderMap, LOCATION};
+use http::uri::{Authority, Scheme};
+use http::{Request, Uri};
+
+pub use question::{InvalidQuestion, Question};
+pub use value::{
+    Backend, Endpoint, Explanation, Fields, Head, Judgement, Outcome, PolicySeen, RuleName,
+    RuleSeen, Setting, Share, Verdict,
+};
+
+use crate::authorize::{RequestView, canonicalize};
+use crate::balance::{EndpointSet, Member, foresee};
+use crate::error::Error;
+use crate::head::{self, Bounds};
+use crate::identify::Peer;
+use crate::local::Local;
+use crate::model::{Draw, Workload};
+use crate::plan::{Destination, Planned, Refusal, plan};
+use crate::snapshot::Snapshot;
+use seen::Seen;
+
+/// Where a question is asked: what the mesh knows, and as which workload.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene<'a> {
+    snapshot: &'a Snapshot,
+    local: &'a Local,
+    bounds: Bounds,
+    now: Duration,
+}
+
+// === impl Scene ===
+
+impl<'a> Scene<'a> {
+    /// Asks a snapshot as a local workload.
+    pub fn new(snapshot: &'a Snapshot, local: &'a Local) -> Self {
+        Self {
+            snapshot,
+            local,
+            bounds: Bounds::default(),
+            now: Duration::ZERO,
+        }
+    }
+
+    /// The same with the bounds of a runtime.
+    #[cfg(feature = "runtime")]
+    #[must_use]
+    pub fn within(mut self, limits: &crate::runtime::Limits) -> Self {
+        self.bounds = limits.head();
+        self
+    }
+
+    /// The same at a moment, on the clock that endpoints are ejected by.
+    #[must_use]
+    pub fn at(mut self, now: Duration) -> Self {
+        self.now = now;
+        self
+    }
+}
+
+/// Explains what becomes of a request.
+///
+/// 1. Its head is checked and brought into its canonical form, as it is for every request.
+/// 2. It is planned: the egress policy of the caller, the routes, the draw.
+/// 3. The endpoint is foreseen, with the draw that the plan has left.
+/// 4. The policy of each workload behind the backend judges it, as the route has edited it. The one of
+///    the endpoint that was foreseen decides.
+///
+/// ```
+/// use inmesh_core::Local;
+/// use inmesh_core::authorize::DefaultAction;
+/// use inmesh_core::explain::{Outcome, Question, Scene, explain};
+/// use inmesh_core::model::Workload;
+/// use inmesh_core::snapshot::{Settings, Snapshot};
+///
+/// let web = Workload::new("shop", "web", "web")?;
+/// let snapshot = Snapshot::new(Settings::new(web.clone(), DefaultAction::Deny));
+/// let local = Local::new(web, DefaultAction::Deny);
+/// let question = Question::parse("GET http://cart/items")?;
+/// let explanation = explain(&Scene::new(&snapshot, &local), &question);
+/// assert_eq!(explanation.verdict.outcome, Outcome::Refused);
+/// assert_eq!(explanation.verdict.reason.as_deref(), Some("unknown-host"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn explain(scene: &Scene<'_>, question: &Question) -> Explanation {
+    let mut out = Explanation {
+        draw: question.draw,
+        from: question.from.as_ref().map(ToString::to_string),
+        ..Explanation::default()
+    };
+    let local = &caller(scene, question);
+    out.caller = local.shown().to_string();
+    out.verdict = match walk(scene, local, question, &mut out) {
+        Ok(verdict) => verdict,
+        Err(error) => Verdict::refused(&error),
+    };
+    out
+}
+
+/// The workload that asks: the local one, or one of which only its identity is known.
+fn caller(scene: &Scene<'_>, question: &Question) -> Local {
+    let local = scene.local;
+    let Some(id) = &question.from else {
+        return local.clone();
+    };
+    let own = local.workload();
+    let Some((namespace, account)) = id.workload() else {
+        return local.clone();
+    };
+    if own.namespace.as_str() == namespace && *own.service_account == *account {
+        return local.clone();
+    }
+    match Workload::new(namespace, account, account) {
+        Ok(workload) => Local::new(workload, local.default_action()),
+        // An ID that is no workload's name has no namespace to route by.
+        Err(_) => local.clone(),
+    }
+}
+
+fn walk(
+    scene: &Scene<'_>,
+    local: &Local,
+    question: &Question,
+    out: &mut Explanation,
+) -> Result<Verdict, Error> {
+    let snapshot = scene.snapshot;
+    let mut request = question.request.clone();
+    let authority = admitted(scene, &mut request)?;
+    let (mut draw, mut seen) = (Draw::new(question.draw), Seen::default());
+    let view = question.view(&request);
+    out.request = Some(question.head(&request, &authority));
+    let to = Destination::Authority(&authority);
+    let planned = plan(snapshot, local, to, &view, &mut draw, &mut seen);
+    let (service, decided) = match &planned {
+        Ok(planned) => (Some(planned.service()), Ok(planned.permit())),
+        Err(refused) => (refused.service.as_ref(), Err(refused)),
+    };
+    out.service = service.map(|service| service.name.to_string());
+    if service.is_some() {
+        let judgement = seen.judgement(local.egress(), (&Peer::Local, &view));
+        let denied = decided.err().and_then(|refused| match &refused.reason {
+            Refusal::Denied(denied) => Some(denied),
+            _ => None,
+        });
+        out.egress = Some(judgement.of(local, true).decided(decided.ok(), denied));
+    }
+    out.rules = seen.into_rules();
+    let planned = planned?;
+    out.route = planned.route().map(RuleName::of);
+    out.split = planned.split().into_iter().map(Share::of).collect();
+    let mut edits = HeaderMap::new();
+    planned.edit_response(&mut edits);
+    out.response = Fields(edits);
+    let Some(backend) = planned.backend() else {
+        return Ok(answered(&planned, &authority, &view));
+    };
+    out.backend = Some(Backend::of(backend, planned.protocol()));
+    let (service, set) = backend.find(snapshot)?;
+    settings::add(&planned, service.traffic(backend.port), &mut out.settings);
+    with_authority(&mut request, &authority);
+    planned.edit_request(&mut request);
+    let taken = foresee(set, backend.choice, scene.now, &mut draw);
+    let taken = taken.map_err(|none| backend.without_endpoint(none));
+    out.endpoints = endpoints(set, taken.as_ref().ok().copied());
+    let authority = authority_of(&request).unwrap_or(authority);
+    out.sent = Some(question.head(&request, &authority));
+    inbound::judge(scene, question, (backend, set, taken?), &mut request, out)
+}
+
+/// Brings a request into its canonical form, as every request is; returns its authority.
+fn admitted(scene: &Scene<'_>, request: &mut Request<()>) -> Result<String, Error> {
+    let authority = head::admit(scene.bounds, request, |_, _| {})?.to_owned();
+    canonicalize(scene.snapshot.settings().paths, request)?;
+    Ok(authority)
+}
+
+/// Moves the authority into the target, where a hop has it too.
+fn with_authority(request: &mut Request<()>, authority: &str) {
+    request.headers_mut().remove(HOST);
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = Authority::try_from(authority).ok();
+    if parts.authority.is_some() {
+        parts.scheme = Some(Scheme::HTTP);
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn authority_of(request: &Request<()>) -> Option<String> {
+    Some(request.uri().authority()?.to_string())
+}
+
+/// What the route itself answers.
+fn answered(planned: &Planned, authority: &str, view: &RequestView<'_>) -> Verdict {
+    let answer = match view {
+        RequestView::Http(http) => planned.answer(authority, http),
+        RequestView::Tcp => None,
+    };
+    let location = answer.as_ref().and_then(|a| a.headers().get(LOCATION));
+    Verdict {
+        outcome: Outcome::Answered,
+        status: answer.as_ref().map(|answer| answer.status().as_u16()),
+        location: location.and_then(|l| Some(l.to_str().ok()?.to_owned())),
+        ..Verdict::default()
+    }
+}
+
+/// All endpoints, in their order; `taken` is the one that was foreseen.
+fn endpoints(set: &EndpointSet, taken: Option<&Member>) -> Vec<Endpoint> {
+    let ready: Vec<_> = set.ready().map(|m| Arc::as_ptr(&m.state)).collect();
+    let each = set.members().iter().map(|member| {
+        let at = Arc::as_ptr(&member.state);
+        let taken = taken.is_some_and(|taken| Arc::ptr_eq(&taken.state, &member.state));
+        Endpoint::of(member, ready.contains(&at), taken)
+    });
+    each.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,345 @@
+//! What an explanation says, one walk each, and that it says what is decided.
+
+mod agrees;
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use super::*;
+use crate::authorize::{Action, DefaultAction, Operation, Policy, PolicyRule, PolicySource};
+use crate::model::{
+    AppProtocol, Host, IdSet, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, Slice,
+    SliceHost, SlicePort, SourceId, Transport, Workload,
+};
+use crate::retry::RetryPolicy;
+use crate::route::{
+    Backend as To, Filter, HeaderChanges, Match, Parent, PathMatch, PathRewrite, Redirect, Rewrite,
+    Route, Rule,
+};
+use crate::snapshot::{Change, Op, Settings};
+
+type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+const WEB: &str = "spiffe://td.test/ns/shop/sa/web";
+
+fn shop() -> Namespace {
+    Namespace::new("shop").expect("a name")
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(&shop(), name).expect("a name")
+}
+
+fn key(kind: Kind, name: &str) -> ObjectKey {
+    ObjectKey::new(kind, &shop(), name).expect("a name")
+}
+
+fn web() -> Local {
+    let web = Workload::new("shop", "web", "web").expect("names");
+    Local::new(web, DefaultAction::Deny)
+}
+
+/// A Service with a port 80 and mesh endpoints `10.0.0.<nth>` of a workload of its name.
+fn backend(name: &str, hosts: &[u8]) -> Fallible<Vec<Op>> {
+    let port = ServicePort::new("http", 80, AppProtocol::Http1);
+    let ids = IdSet::new([format!("spiffe://td.test/ns/shop/sa/{name}").parse()?]);
+    let hosts = hosts
+        .iter()
+        .map(|n| SliceHost::new(Host::Address([10, 0, 0, *n].into())));
+    let slice = Slice::new(
+        key(Kind::EndpointSlice, &format!("{name}-1")),
+        service(name),
+        vec![SlicePort::new("http", 8443)],
+        hosts.collect(),
+        Transport::Mesh { ids },
+    );
+    Ok(vec![
+        Op::put(Service::new(service(name), vec![port])),
+        Op::put(slice.workload(name, "")),
+    ])
+}
+
+fn route(rules: Vec<Rule>) -> Fallible<Op> {
+    let parents = vec![Parent::new(service("cart"), None)];
+    Ok(Op::put(Route::new(
+        key(Kind::HttpRoute, "cart"),
+        parents,
+        rules,
+    )?))
+}
+
+fn under(path: &str) -> Fallible<Vec<Match>> {
+    Ok(vec![Match::path(PathMatch::literal(path, true)?)])
+}
+
+/// A policy for the workload `cart`.
+fn policy(name: &str, action: Action, rule: PolicyRule) -> Op {
+    let key = key(Kind::AuthorizationPolicy, name);
+    Op::put(Policy::new(key, action, vec![rule]).select("app", "cart"))
+}
+
+fn callers(ids: &[&str]) -> Fallible<Vec<PolicySource>> {
+    Ok(vec![PolicySource::builder().principals(ids).build()?])
+}
+
+/// `cart` with two endpoints, `v2` with one, web may read and nothing may reach `/admin`.
+fn world(more: Vec<Op>) -> Fallible<Snapshot> {
+    let mut ops = backend("cart", &[1, 2])?;
+    ops.extend(backend("v2", &[3])?);
+    let admin = Operation::builder().paths(["/admin*"]).build()?;
+    let get = Operation::builder().methods(["GET"]).build()?;
+    let reads = PolicyRule::new(callers(&["td.test/ns/shop/sa/web"])?, vec![get]);
+    ops.push(policy(
+        "admin",
+        Action::Deny,
+        PolicyRule::new(vec![], vec![admin]),
+    ));
+    ops.push(policy("reads", Action::Allow, reads));
+    ops.extend(more);
+    let snapshot = Snapshot::new(Settings::of(web()));
+    Ok(snapshot.apply(Change::update(SourceId::new("t"), ops)))
+}
+
+fn ask(snapshot: &Snapshot, line: &str) -> Fallible<Explanation> {
+    let question = Question::parse(line)?.from(WEB.parse()?);
+    Ok(explain(&Scene::new(snapshot, &web()), &question))
+}
+
+/// Outcome, status and reason in a line.
+fn verdict(explanation: &Explanation) -> String {
+    let Verdict {
+        outcome,
+        status,
+        reason,
+        ..
+    } = &explanation.verdict;
+    let status = status.map(|status| format!(" {status}"));
+    let reason = reason.as_ref().map(|reason| format!(" {reason}"));
+    format!(
+        "{}{}{}",
+        outcome.as_str(),
+        status.unwrap_or_default(),
+        reason.unwrap_or_default()
+    )
+}
+
+#[test]
+fn each_way_to_end_is_named_as_the_mesh_would_answer() -> Fallible {
+    let to = Redirect::new().with_status(301)?;
+    let snapshot = world(vec![route(vec![
+        Rule::to(vec![To::new(service("cart"), 80, 1)?]).when(under("/items")?),
+        Rule::to(vec![To::new(service("gone"), 80, 1)?]).when(under("/gone")?),
+        Rule::to(vec![To::new(service("cart"), 81, 1)?]).when(under("/port")?),
+        Rule::to(vec![To::new(service("cart"), 80, 0)?]).when(under("/none")?),
+        Rule::to(vec![To::new(service("cart"), 80, 1)?]).when(under("/admin")?),
+        Rule::with(crate::route::Outcome::Redirect(to)).when(under("/old")?),
+    ])?])?;
+    for (line, wanted) in [
+        ("http://cart/items", "sent"),
+        (
+            "GET http://cart.shop.svc.cluster.local:80/items/%7e",
+            "sent",
+        ),
+        ("GET http://cart/a/../items", "sent"),
+        ("POST http://cart/items", "refused 403 denied"),
+        ("GET http://cart/admin", "refused 403 denied"),
+        ("GET http://cart/other", "refused 404 no-route"),
+        ("GET http://cart:81/", "refused 404 no-route"),
+        ("GET http://nowhere/", "refused 404 unknown-host"),
+        ("GET http://cart/gone", "refused 500 backend-missing"),
+        ("GET http://cart/port", "refused 500 backend-missing"),
+        ("GET http://cart/none", "refused 500 no-backend"),
+        ("GET http://cart/old", "answered 301"),
+        ("GET http://cart/%00", "refused 400 invalid-request"),
+        ("CONNECT http://cart/", "refused 400 invalid-request"),
+        // By its method an opaque connection cannot be allowed.
+        ("tcp://cart:80", "refused 403 denied"),
+    ] {
+        assert_eq!(verdict(&ask(&snapshot, line)?), wanted, "{line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_walk_names_what_won_and_why_others_lost() -> Fallible {
+    let v2 = To::new(service("v2"), 80, 1)?;
+    let exact = Match::path(PathMatch::literal("/items", true)?);
+    let seven = crate::route::ValueMatch::Exact("7".into());
+    let user = exact
+        .clone()
+        .header(HeaderName::from_static("x-user"), seven);
+    let changes = HeaderChanges::default().set(
+        HeaderName::from_static("x-tier"),
+        HeaderValue::from_static("gold"),
+    )?;
+    let rewrite = Rewrite::new().with_path(PathRewrite::prefix("/v2")?);
+    let snapshot = world(vec![
+        route(vec![
+            Rule::to(vec![To::new(service("cart"), 80, 1)?]).when(vec![user]),
+            Rule::to(vec![To::new(service("cart"), 80, 1)?, v2])
+                .when(vec![exact])
+                .with_filters(vec![
+                    Filter::RequestHeaders(changes),
+                    Filter::Rewrite(rewrite),
+                ])
+                .with_retry(RetryPolicy::new(2).on_status(503)?),
+        ])?,
+        policy(
+            "others",
+            Action::Allow,
+            PolicyRule::new(callers(&["td.test/ns/shop/sa/other"])?, vec![]),
+        ),
+    ])?;
+    // A draw that stays with `cart`.
+    let drawn = |seed| -> Fallible<Explanation> {
+        let question = Question::parse("GET http://cart/items/1?a=b")?;
+        let question = question.header("x-user: 8")?.from(WEB.parse()?).draw(seed);
+        Ok(explain(&Scene::new(&snapshot, &web()), &question))
+    };
+    let all: Vec<_> = (0..40).map(drawn).collect::<Fallible<_>>()?;
+    let to = |name: &str| {
+        let is = |e: &&Explanation| e.backend.as_ref().is_some_and(|b| b.service == name);
+        all.iter().find(is).expect("drawn in 40 draws")
+    };
+    let cart = to("cart.shop");
+    assert_eq!(verdict(cart), "sent");
+    let lost: Vec<_> = cart
+        .rules
+        .iter()
+        .map(|r| (r.rule, r.missed.as_deref()))
+        .collect();
+    assert_eq!(
+        lost,
+        [(0, Some("the header x-user does not match")), (1, None)]
+    );
+    let shares: Vec<_> = cart.split.iter().map(|s| (&*s.service, s.drawn)).collect();
+    assert_eq!(shares, [("cart.shop", true), ("v2.shop", false)]);
+    let sent = cart.sent.as_ref().expect("it is sent");
+    assert_eq!((&*sent.path, sent.query.as_deref()), ("/v2/1", Some("a=b")));
+    assert!(
+        sent.headers
+            .shown()
+            .any(|f| f == ("x-tier", "gold".to_owned()))
+    );
+    let settings: Vec<_> = cart
+        .settings
+        .iter()
+        .map(|s| (&*s.name, s.object.as_deref()))
+        .collect();
+    let from = Some("HTTPRoute/shop/cart");
+    assert_eq!(settings[..2], [("retry", from), ("retryConstraint", None)]);
+    let taken: Vec<_> = cart.endpoints.iter().filter(|e| e.taken).collect();
+    assert_eq!(cart.verdict.endpoint.as_deref(), Some(&*taken[0].address));
+    let [inbound] = &cart.inbound[..] else {
+        panic!("one workload: {:?}", cart.inbound);
+    };
+    assert!(inbound.permitted && inbound.decisive && !inbound.local);
+    assert_eq!(inbound.why, "allowed by AuthorizationPolicy/shop/reads");
+    let seen: Vec<_> = inbound
+        .policies
+        .iter()
+        .map(|p| (&*p.object, p.rule, &*p.lost))
+        .collect();
+    let why = |text: &str| vec![text.to_owned()];
+    assert_eq!(
+        seen,
+        [
+            (
+                "AuthorizationPolicy/shop/admin",
+                None,
+                &*why("rule 0: the operation does not match")
+            ),
+            (
+                "AuthorizationPolicy/shop/others",
+                None,
+                &*why("rule 0: the caller does not match")
+            ),
+            ("AuthorizationPolicy/shop/reads", Some(0), &*vec![]),
+        ]
+    );
+    // No policy is about the workload v2, and the default denies.
+    let v2 = to("v2.shop");
+    assert_eq!(verdict(v2), "refused 403 denied");
+    assert_eq!(v2.inbound[0].default_action, "deny");
+    Ok(())
+}
+
+/// Only what an endpoint's slice says of its workload is known, or what the question says.
+#[test]
+fn labels_that_are_not_known_are_said() -> Fallible {
+    let tier = key(Kind::AuthorizationPolicy, "tier");
+    let deny = Policy::new(tier, Action::Deny, vec![PolicyRule::default()]).select("tier", "gold");
+    let snapshot = world(vec![Op::put(deny)])?;
+    let before = ask(&snapshot, "GET http://cart/items")?;
+    assert_eq!(verdict(&before), "sent");
+    assert_eq!(before.inbound[0].unsure, ["AuthorizationPolicy/shop/tier"]);
+    let question = Question::parse("GET http://cart/items")?.from(WEB.parse()?);
+    let known = question.label("tier=gold")?;
+    let after = explain(&Scene::new(&snapshot, &web()), &known);
+    assert_eq!(verdict(&after), "refused 403 denied");
+    assert!(after.inbound[0].unsure.is_empty());
+    Ok(())
+}
+
+/// What is asked about an agent's own workload is decided by the policy that it serves with.
+#[test]
+fn a_workload_of_this_process_is_known() -> Fallible {
+    let cart = Workload::new("shop", "cart", "cart")?.label("tier", "gold");
+    let settings = Settings::new(cart, DefaultAction::Allow);
+    let snapshot =
+        Snapshot::new(settings).apply(Change::update(SourceId::new("t"), backend("cart", &[1])?));
+    let seen = ask(&snapshot, "POST http://cart/")?;
+    assert_eq!(verdict(&seen), "sent");
+    assert!(seen.inbound[0].local);
+    assert_eq!(seen.inbound[0].labels["tier"], "gold");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_counted_and_no_probe_begins() -> Fallible {
+    let snapshot = world(vec![])?;
+    let set = snapshot
+        .service(&service("v2"))
+        .and_then(|s| s.endpoints(80))
+        .expect("it is there");
+    let ejected = Arc::new(EndpointSet::build(
+        ["10.0.0.1:1", "10.0.0.2:1"].map(|at| {
+            crate::model::Endpoint::new(at.parse().expect("an address"), Transport::Plain)
+        }),
+        None,
+    ));
+    let second = Duration::from_secs(1);
+    let mut draw = Draw::new(1);
+    while ejected.ejected_len() == 0 {
+        let picked = crate::balance::pick(&ejected, Default::default(), second, &[], &mut draw);
+        picked?.failed(second);
+    }
+    // Its probe is due: the explanation says so each time, and a request makes it once.
+    let later = Duration::from_secs(100);
+    for _ in 0..3 {
+        let seen = foresee(&ejected, Default::default(), later, &mut draw)?;
+        assert!(seen.state.is_ejected());
+        assert_eq!(seen.state.in_flight(), 0);
+    }
+    let probe = crate::balance::pick(&ejected, Default::default(), later, &[], &mut draw)?;
+    assert!(probe.is_probe());
+    let next = foresee(&ejected, Default::default(), later, &mut draw)?;
+    assert!(!next.state.is_ejected());
+    let _explained = ask(&snapshot, "GET http://v2/")?;
+    assert!(set.members().iter().all(|m| m.state.in_flight() == 0));
+    Ok(())
+}
+
+#[test]
+fn an_explanation_is_written_and_read_without_credentials() -> Fallible {
+    let snapshot = world(vec![])?;
+    let question = Question::parse("GET http://cart/items")?.from(WEB.parse()?);
+    let question = question.header("authorization: Bearer secret")?;
+    let seen = explain(&Scene::new(&snapshot, &web()), &question);
+    let text = serde_json::to_string(&seen)?;
+    assert!(!text.contains("secret"), "{text}");
+    let read: Explanation = serde_json::from_str(&text)?;
+    assert_eq!(serde_json::to_string(&read)?, text);
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! What a mesh would know of documents, without one that runs.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use inmesh_core::Local;
+use inmesh_core::authorize::DefaultAction;
+use inmesh_core::explain::{Explanation, Question, Scene, explain};
+use inmesh_core::model::{Host, InvalidName, ObjectKey, SourceId, Transport, Workload};
+use inmesh_core::pki::id::SpiffeId;
+use inmesh_core::snapshot::{Change, Location, Op, Problem, Settings, Severity, Snapshot};
+
+use crate::manifest::{Content, Defaults, Folder, Merged};
+
+/// Where the addresses begin that stand for names, which are not resolved here (RFC 5737).
+const STAND_IN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// How many there are; further names share the last.
+const STAND_INS: u32 = 253;
+
+/// A snapshot of documents, to be asked what would become of requests.
+///
+/// ```
+/// use inmesh_core::explain::{Outcome, Question};
+/// use inmesh_core::model::Namespace;
+/// use inmesh_discovery::manifest::Defaults;
+/// use inmesh_discovery::testing::World;
+///
+/// let documents = "
+/// apiVersion: v1
+/// kind: Service
+/// metadata: {name: cart}
+/// spec: {ports: [{port: 80, appProtocol: http}]}
+/// ---
+/// apiVersion: gateway.networking.k8s.io/v1
+/// kind: HTTPRoute
+/// metadata: {name: cart}
+/// spec:
+///   parentRefs: [{group: '', kind: Service, name: cart}]
+///   rules:
+///   - matches: [{path: {type: PathPrefix, value: /items}}]
+///     backendRefs: [{name: cart, port: 80}]
+/// ";
+/// let defaults = Defaults::new(Namespace::new("shop")?);
+/// let world = World::from_documents([("cart.yaml", documents)], &defaults)?;
+/// assert!(world.problems().is_empty());
+/// let seen = world.ask(&Question::parse("GET http://cart/other")?);
+/// assert_eq!((seen.verdict.outcome, seen.verdict.status), (Outcome::Refused, Some(404)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct World {
+    snapshot: Snapshot,
+    problems: Vec<Problem>,
+    places: BTreeMap<String, Location>,
+    stand_ins: Vec<(Host, IpAddr)>,
+}
+
+// === impl World ===
+
+impl World {
+    /// The documents of some texts, each with the name of its file, as a workload of the default
+    /// namespace whose default action is to deny reads them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if the default namespace is too long for a workload.
+    pub fn from_documents<'t>(
+        files: impl IntoIterator<Item = (&'t str, &'t str)>,
+        defaults: &Defaults,
+    ) -> Result<Self, InvalidName> {
+        let mut folder = Folder::new(SourceId::new("documents"), defaults.clone());
+        let texts = files.into_iter();
+        let merged =
+            folder.merge(texts.map(|(name, text)| (name.into(), Content::Text(text.into()))));
+        Self::without_agent(&merged, defaults)
+    }
+
+    /// The same of a folder of documents. It blocks.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the folder from being listed.
+    #[cfg(feature = "file")]
+    pub fn from_folder(dir: &std::path::Path, defaults: &Defaults) -> std::io::Result<Self> {
+        let merged = crate::file::FileSource::read_once(dir, defaults)?;
+        Self::without_agent(&merged, defaults).map_err(std::io::Error::other)
+    }
+
+    fn without_agent(merged: &Merged, defaults: &Defaults) -> Result<Self, InvalidName> {
+        let caller = Workload::new(defaults.namespace.as_str(), "caller", "default")?;
+        let mut settings = Settings::new(caller, DefaultAction::Deny);
+        settings.paths = defaults.paths;
+        Ok(Self::new(merged, settings))
+    }
+
+    /// What was read of a folder, as a process with such settings knows it.
+    #[must_use]
+    pub fn new(merged: &Merged, settings: Settings) -> Self {
+        let snapshot = Snapshot::new(settings).apply(merged.change.clone());
+        let unresolved = snapshot.resolutions().filter(|(_, found)| found.is_none());
+        let mut names: Vec<Host> = unresolved.map(|(host, _)| host.clone()).collect();
+        names.sort();
+        let stand_in = |(n, host): (usize, Host)| {
+            let nth = u32::try_from(n).unwrap_or(STAND_INS).min(STAND_INS);
+            let address = Ipv4Addr::from_bits(STAND_IN.to_bits() + nth);
+            (host, IpAddr::V4(address))
+        };
+        let stand_ins: Vec<_> = names.into_iter().enumerate().map(stand_in).collect();
+        let resolved = stand_ins
+            .iter()
+            .map(|(host, address)| Op::Resolve(host.clone(), Arc::from([(*address, Some(443))])));
+        let change = Change::update(SourceId::new("stand-ins"), resolved.collect());
+        let snapshot = snapshot.apply(change);
+        let place = |(key, at): (&ObjectKey, &Location)| (key.to_string(), at.clone());
+        Self {
+            problems: problems(&snapshot, merged),
+            snapshot,
+            places: merged.places.iter().map(place).collect(),
+            stand_ins,
+        }
+    }
+
+    /// Asks what would become of a request, as the workload that the settings name or as the caller
+    /// that the question names.
+    #[must_use]
+    pub fn ask(&self, question: &Question) -> Explanation {
+        explain(&Scene::new(&self.snapshot, self.local()), question)
+    }
+
+    /// What is refused, or warned of.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// What the mesh would know.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The workload that asks if the question names none.
+    #[must_use]
+    pub fn local(&self) -> &Local {
+        &self.snapshot.settings().local
+    }
+
+    /// Where an object stands, named as explanations name it.
+    #[must_use]
+    pub fn place(&self, object: &str) -> Option<&Location> {
+        self.places.get(object)
+    }
+
+    /// Names, which are not resolved here, with the addresses that stand for them.
+    #[must_use]
+    pub fn stand_ins(&self) -> &[(Host, IpAddr)] {
+        &self.stand_ins
+    }
+
+    /// The identity of the local workload in the trust domain that the documents' endpoints are of,
+    /// if they have one.
+    #[must_use]
+    pub fn identity(&self) -> Option<SpiffeId> {
+        let mut services: Vec<_> = self.snapshot.services().collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        let sets = services.iter().flat_map(|service| {
+            let ports = service.ports.iter();
+            ports.filter_map(|port| service.endpoints(port.port))
+        });
+        let mut members = sets.flat_map(|set| set.members());
+        let id = members.find_map(|member| match &member.endpoint.transport {
+            Transport::Mesh { ids } => ids.iter().next(),
+            _ => None,
+        })?;
+        self.local().workload().spiffe_id(id.trust_domain()).ok()
+    }
+}
+
+/// All that is wrong with documents: what was found while they were read, and what they refer to that
+/// is not there.
+fn problems(snapshot: &Snapshot, merged: &Merged) -> Vec<Problem> {
+    let mut found: Vec<Problem> = Vec::new();
+    let all = merged.problems.iter().cloned();
+    let status = snapshot.status();
+    let dangling = status.iter().flat_map(|object| {
+        let place = merged.places.iter();
+        let mut place = place.filter(|(key, _)| key.to_string() == object.object);
+        let place = place.next().map(|(_, at)| at.clone());
+        object.problems.iter().map(move |problem| {
+            let mut problem = problem.clone();
+            problem.location = problem.location.or_else(|| place.clone());
+            problem
+        })
+    });
+    for problem in all.chain(dangling) {
+        if problem.severity != Severity::Note && !found.contains(&problem) {
+            found.push(problem);
+        }
+    }
+    found
+}
