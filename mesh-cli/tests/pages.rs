@@ -154,6 +154,11 @@ async fn the_explanations_page_runs() {
     run(&blocks("mesh-cli/docs/explain.md")).await;
 }
 
+#[tokio::test]
+async fn the_page_of_tests_runs() {
+    run(&blocks("mesh-cli/docs/testing.md")).await;
+}
+
 /// A page that waits for ever is a page that cannot be copied into a script.
 #[test]
 fn no_page_has_a_loop_without_a_limit() {
@@ -165,6 +170,7 @@ fn no_page_has_a_loop_without_a_limit() {
         "mesh-cli/docs/canary.md",
         "mesh-cli/docs/explain.md",
         "mesh-cli/docs/status-and-errors.md",
+        "mesh-cli/docs/testing.md",
     ] {
         for block in blocks(page) {
             for line in block.text.lines() {

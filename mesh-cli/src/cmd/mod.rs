@@ -12,6 +12,7 @@ mod log;
 mod man;
 mod proxy;
 mod status;
+mod test;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Proxy(proxy::Proxy),
     /// Show what a running agent knows and how it is.
     Status(status::Status),
+    /// Run cases of requests against documents, without a socket.
+    Test(test::Test),
     /// Check a folder of documents without running anything.
     Validate(validate::Validate),
 }
@@ -69,6 +72,7 @@ impl Command {
             Self::Man(man) => man.run(),
             Self::Proxy(proxy) => proxy.run(),
             Self::Status(status) => status.run(),
+            Self::Test(test) => test.run(),
             Self::Validate(validate) => validate.run(),
         }
     }

@@ -13,6 +13,7 @@ mod seen;
 mod settings;
 mod value;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::error::Error;
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::{Draw, Workload};
+use crate::model::{Draw, ServiceName, Workload};
 use crate::plan::{Destination, Planned, Refusal, plan};
 use crate::snapshot::Snapshot;
 use seen::Seen;
@@ -112,6 +113,31 @@ pub fn explain(scene: &Scene<'_>, question: &Question) -> Explanation {
         Err(error) => Verdict::refused(&error),
     };
     out
+}
+
+/// How often each backend is drawn for a request, over so many seeds from 0 on; `None` is a request that
+/// is sent to no backend. It is the plan of [`explain`] alone, and the draw of the question is not read.
+pub fn shares(
+    scene: &Scene<'_>,
+    question: &Question,
+    draws: u32,
+) -> BTreeMap<Option<(ServiceName, u16)>, u32> {
+    let mut counts = BTreeMap::new();
+    let mut request = question.request.clone();
+    let Ok(authority) = admitted(scene, &mut request) else {
+        counts.insert(None, draws);
+        return counts;
+    };
+    let (local, view) = (caller(scene, question), question.view(&request));
+    for seed in 0..draws {
+        let (to, mut draw) = (Destination::Authority(&authority), Draw::new(seed.into()));
+        let planned = plan(scene.snapshot, &local, to, &view, &mut draw, &mut ());
+        let planned = planned.ok();
+        let backend = planned.as_ref().and_then(Planned::backend);
+        let backend = backend.map(|to| (to.service.clone(), to.port));
+        *counts.entry(backend).or_default() += 1;
+    }
+    counts
 }
 
 /// The workload that asks: the local one, or one of which only its identity is known.

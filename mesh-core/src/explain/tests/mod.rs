@@ -265,6 +265,31 @@ fn the_walk_names_what_won_and_why_others_lost() -> Fallible {
     Ok(())
 }
 
+#[test]
+fn shares_are_what_each_seed_draws() -> Fallible {
+    let to = |name, weight| To::new(service(name), 80, weight);
+    let split = vec![to("cart", 3)?, to("v2", 1)?];
+    let snapshot = world(vec![route(vec![Rule::to(split).when(under("/items")?)])?])?;
+    let (local, scene) = (web(), |local| Scene::new(&snapshot, local));
+    for line in [
+        "GET http://cart/items",
+        "GET http://cart/other",
+        "GET http://cart/%00",
+    ] {
+        let question = Question::parse(line)?;
+        let mut counts = BTreeMap::new();
+        for seed in 0..50 {
+            let seen = explain(&scene(&local), &question.clone().draw(seed));
+            let backend = seen.backend.map(|to| format!("{}:{}", to.service, to.port));
+            *counts.entry(backend).or_insert(0) += 1;
+        }
+        let shares = shares(&scene(&local), &question, 50).into_iter();
+        let shares = shares.map(|(to, n)| (to.map(|(name, port)| format!("{name}:{port}")), n));
+        assert_eq!(shares.collect::<BTreeMap<_, _>>(), counts, "{line}");
+    }
+    Ok(())
+}
+
 /// Only what an endpoint's slice says of its workload is known, or what the question says.
 #[test]
 fn labels_that_are_not_known_are_said() -> Fallible {

@@ -1,0 +1,94 @@
+//! `mesh test`: its codes, its reports, and what it refuses.
+
+mod support;
+
+use serde_json::Value;
+use support::{mesh, publish, stderr, stdout};
+use tempfile::TempDir;
+
+const CART: &str =
+    "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}";
+
+fn folder(expect: &str) -> (TempDir, String) {
+    let dir = TempDir::new().expect("a folder");
+    std::fs::create_dir(dir.path().join("deploy")).expect("a folder");
+    publish(&dir.path().join("deploy"), "cart.yaml", CART);
+    let cases = format!(
+        "apiVersion: inmesh.dev/v1alpha1
+kind: Test
+documents: {{folder: deploy}}
+cases:
+- name: a <cart> without endpoints
+  request: GET http://cart/
+  expect: {expect}
+"
+    );
+    publish(dir.path(), "cases.yaml", &cases);
+    let file = dir.path().join("cases.yaml").display().to_string();
+    (dir, file)
+}
+
+#[test]
+fn its_code_and_reports_say_what_failed() {
+    let (dir, file) = folder("{status: 503}");
+    let good = mesh(["test", &file], &[]);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(stdout(&good).contains("1 cases, 0 failed"), "{good:?}");
+    let (_other, wrong) = folder("{status: 404}");
+    let report = dir.path().join("report.xml");
+    let out = mesh(["test", "--json", &file, &wrong, "--junit"], &[&report]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let json: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(json["files"][0]["failed"], 0);
+    let case = &json["files"][1]["cases"][0];
+    assert_eq!(case["failures"][0], "status: expected 404, got 503");
+    assert_eq!(case["place"], format!("{wrong}:5"));
+    let report = std::fs::read_to_string(&report).expect("the report");
+    assert!(
+        report.contains("<testcase name=\"a &lt;cart&gt; without endpoints\""),
+        "{report}"
+    );
+    assert!(
+        report.contains("<failure message=\"status: expected 404, got 503\">"),
+        "{report}"
+    );
+}
+
+/// The folder of examples is that of the page.
+#[test]
+fn the_example_passes() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let page =
+        std::fs::read_to_string(format!("{root}/mesh-cli/docs/testing.md")).expect("the page");
+    for file in ["cases.yaml", "deploy/shop.yaml"] {
+        let text = std::fs::read_to_string(format!("{root}/examples/documents/{file}"));
+        let text = text.expect(file);
+        let (_comment, text) = text.split_once('\n').expect("a comment above");
+        assert!(page.contains(text), "{file} is not what the page shows");
+    }
+    let out = mesh(
+        ["test", &format!("{root}/examples/documents/cases.yaml")],
+        &[],
+    );
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    assert!(stdout(&out).contains("4 cases, 0 failed"), "{out:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_no_failed_case() {
+    for (expect, said) in [
+        ("{stauts: 503}", ":7: cases[0].expect.stauts"),
+        ("{}", "expects nothing"),
+    ] {
+        let (_dir, file) = folder(expect);
+        let out = mesh(["test", &file], &[]);
+        assert_eq!(out.status.code(), Some(2), "{out:?}");
+        assert!(stderr(&out).contains(said), "{out:?}");
+    }
+    let (dir, file) = folder("{status: 503}");
+    std::fs::remove_dir_all(dir.path().join("deploy")).expect("it was there");
+    for file in [&*file, "/nowhere.yaml"] {
+        let out = mesh(["test", file], &[]);
+        assert_eq!(out.status.code(), Some(2), "{out:?}");
+    }
+}
