@@ -92,3 +92,71 @@ fn what_cannot_be_read_is_no_failed_case() {
         assert_eq!(out.status.code(), Some(2), "{out:?}");
     }
 }
+
+/// A route to `cart` for `path`, beside the Service.
+fn routed(path: &str, timeout: &str) -> TempDir {
+    let dir = TempDir::new().expect("a folder");
+    publish(dir.path(), "cart.yaml", CART);
+    let route = format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: cart}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: cart}}]
+  rules:
+  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]
+    backendRefs: [{{name: cart, port: 80}}]
+    timeouts: {{request: {timeout}}}
+"
+    );
+    publish(dir.path(), "route.yaml", &route);
+    dir
+}
+
+#[test]
+fn a_diff_gates_on_verdicts() {
+    let (old, slow, moved) = (routed("/a", "1s"), routed("/a", "2s"), routed("/b", "1s"));
+    let log = old.path().join("access.log");
+    let line = |path: &str, more: &str| {
+        format!(
+            "{{\"timestamp\": \"t\", \"direction\": \"inbound\", \"tls_peer\": null{more}, \"path\": \"{path}\"}}\n"
+        )
+    };
+    let http = ", \"method\": \"GET\", \"authority\": \"cart.default\"";
+    let text = line("/a", http) + &line("/a", http) + &line("/c", http) + &line("", "");
+    std::fs::write(&log, text).expect("written");
+    let log = log.display().to_string();
+    let diff = |new: &TempDir, more: &[&str]| {
+        let args = ["diff", "--json"].iter().chain(more).copied();
+        let out = mesh(args, &[old.path(), new.path()]);
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        (out.status.code(), json)
+    };
+    assert_eq!(diff(&old, &[]).0, Some(0));
+    assert_eq!(diff(&old, &[]).1["changes"], serde_json::json!([]));
+    // A longer time limit is a difference, and no other verdict.
+    let (code, json) = diff(&slow, &[]);
+    assert_eq!(code, Some(0), "{json}");
+    let change = &json["changes"][0];
+    assert_eq!(change["differs"][0]["what"], "timeouts", "{json}");
+    assert_eq!(
+        json["by_route"]["HTTPRoute/default/cart rule 0"]["verdicts"], 0,
+        "{json}"
+    );
+    // What was refused for want of an endpoint is refused for want of a route.
+    let (code, json) = diff(&moved, &["--requests", &log]);
+    assert_eq!(code, Some(1), "{json}");
+    assert_eq!(
+        (&json["requests"], &json["skipped"]),
+        (&3.into(), &1.into())
+    );
+    assert_eq!(json["changes"][0]["count"], 2, "{json}");
+    let verdict = json["changes"][0]["differs"].as_array().expect("a list");
+    let verdict = verdict
+        .iter()
+        .find(|d| d["what"] == "verdict")
+        .expect("it differs");
+    assert_eq!(verdict["before"], "refused 503 no-endpoint");
+    assert_eq!(verdict["after"], "refused 404 no-route");
+    assert_eq!(diff(&moved, &["--requests", "/nowhere"]).0, Some(2));
+}

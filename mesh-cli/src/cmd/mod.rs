@@ -6,6 +6,7 @@ mod check_kernel;
 mod completions;
 mod config;
 mod demo;
+mod diff;
 mod drain;
 mod explain;
 mod log;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Config(config::Config),
     /// Show the mesh at work: a whole small one, on this machine, for under a minute.
     Demo(demo::Demo),
+    /// Say what a change of documents would do to requests.
+    Diff(diff::DiffFolders),
     /// Have a running agent go down in order.
     Drain(drain::Drain),
     /// Say what would become of a request, and why.
@@ -65,6 +68,7 @@ impl Command {
             Self::Completions(completions) => completions.run(),
             Self::Config(config) => config.run(),
             Self::Demo(demo) => demo.run(),
+            Self::Diff(diff) => diff.run(),
             Self::Drain(drain) => drain.run(),
             Self::Explain(explain) => explain.run(),
             Self::Kernel(kernel) => kernel.run(),

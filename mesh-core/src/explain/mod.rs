@@ -13,7 +13,7 @@ mod seen;
 mod settings;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,21 +123,51 @@ pub fn shares(
     draws: u32,
 ) -> BTreeMap<Option<(ServiceName, u16)>, u32> {
     let mut counts = BTreeMap::new();
-    let mut request = question.request.clone();
-    let Ok(authority) = admitted(scene, &mut request) else {
-        counts.insert(None, draws);
-        return counts;
-    };
-    let (local, view) = (caller(scene, question), question.view(&request));
-    for seed in 0..draws {
-        let (to, mut draw) = (Destination::Authority(&authority), Draw::new(seed.into()));
-        let planned = plan(scene.snapshot, &local, to, &view, &mut draw, &mut ());
-        let planned = planned.ok();
-        let backend = planned.as_ref().and_then(Planned::backend);
-        let backend = backend.map(|to| (to.service.clone(), to.port));
+    for backend in drawn(scene, question, draws) {
         *counts.entry(backend).or_default() += 1;
     }
     counts
+}
+
+/// The first seed of each backend that is drawn for a request, among so many seeds from 0 on.
+pub fn seeds(scene: &Scene<'_>, question: &Question, most: u32) -> Vec<u64> {
+    let (mut met, mut seeds) = (BTreeSet::new(), Vec::new());
+    let mut possible = None;
+    for (backend, seed) in drawn(scene, question, most).zip(0_u64..) {
+        if met.insert(backend) {
+            seeds.push(seed);
+        }
+        // Most requests have one backend, and no seed brings another.
+        let possible = *possible.get_or_insert_with(|| {
+            let split = explain(scene, question).split;
+            split.iter().filter(|share| share.weight > 0).count().max(1)
+        });
+        if met.len() >= possible {
+            break;
+        }
+    }
+    seeds
+}
+
+/// The backend that each seed draws.
+fn drawn(
+    scene: &Scene<'_>,
+    question: &Question,
+    draws: u32,
+) -> impl Iterator<Item = Option<(ServiceName, u16)>> {
+    let mut request = question.request.clone();
+    let authority = admitted(scene, &mut request).ok();
+    let (local, snapshot, opaque) = (caller(scene, question), scene.snapshot, question.opaque);
+    (0..draws).map(move |seed| {
+        let (to, mut draw) = (
+            Destination::Authority(authority.as_deref()?),
+            Draw::new(seed.into()),
+        );
+        let view = question::view(&request, opaque);
+        let planned = plan(snapshot, &local, to, &view, &mut draw, &mut ()).ok()?;
+        let backend = planned.backend()?;
+        Some((backend.service.clone(), backend.port))
+    })
 }
 
 /// The workload that asks: the local one, or one of which only its identity is known.

@@ -151,6 +151,15 @@ impl Question {
         self.from.as_ref()
     }
 
+    /// Its request line, as [`parse`](Self::parse) reads it.
+    pub fn line(&self) -> String {
+        let request = &self.request;
+        match self.opaque {
+            true => request.uri().to_string(),
+            false => format!("{} {}", request.method(), request.uri()),
+        }
+    }
+
     /// The question as the query of a URL.
     pub fn to_query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -225,10 +234,15 @@ impl Question {
 
     /// A request of this question as decisions see it.
     pub(super) fn view<'r>(&self, request: &'r Request<()>) -> RequestView<'r> {
-        if self.opaque {
-            RequestView::Tcp
-        } else {
-            RequestView::Http(HttpView::of(request))
-        }
+        view(request, self.opaque)
+    }
+}
+
+/// A request, or the connection of opaque bytes that stands for one, as decisions see it.
+pub(super) fn view(request: &Request<()>, opaque: bool) -> RequestView<'_> {
+    if opaque {
+        RequestView::Tcp
+    } else {
+        RequestView::Http(HttpView::of(request))
     }
 }

@@ -269,16 +269,22 @@ impl Snapshot {
         self.service(self.addresses.get(&address)?.first()?)
     }
 
+    /// The policies that serve, whatever they select, in no order.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies
+            .iter()
+            .filter_map(|key| match self.good(key)? {
+                Object::Policy(policy) => Some(policy),
+                _ => None,
+            })
+    }
+
     /// The policies that may select workloads of a namespace, in no order.
     pub(crate) fn policies_in(&self, namespace: &Namespace) -> impl Iterator<Item = &Arc<Policy>> {
         let mesh_wide = self.settings.mesh_namespace.as_ref();
         let reaches = move |of: &Namespace| of == namespace || Some(of) == mesh_wide;
-        let keys = self.policies.iter();
-        let keys = keys.filter(move |key| key.cluster.is_none() && reaches(&key.namespace));
-        keys.filter_map(|key| match self.good(key)? {
-            Object::Policy(policy) => Some(policy),
-            _ => None,
-        })
+        self.policies()
+            .filter(move |policy| policy.key.cluster.is_none() && reaches(&policy.key.namespace))
     }
 
     pub(super) fn good(&self, key: &ObjectKey) -> Option<&Object> {

@@ -23,10 +23,14 @@
 //! ```
 
 mod cases;
+mod diff;
+mod requests;
 mod run;
 mod world;
 
 pub use cases::{API_VERSION, Case, Documents, Expect, KIND, Shares, Suite};
+pub use diff::{Changed, Diff, diff};
+pub use requests::Requests;
 pub use run::{CaseReport, Report};
 pub use world::World;
 

@@ -38,10 +38,7 @@ impl World {
     /// Runs a case.
     #[must_use]
     pub fn run(&self, case: &Case) -> CaseReport {
-        let question = match (case.question.caller(), self.identity()) {
-            (None, Some(own)) => case.question.clone().from(own),
-            _ => case.question.clone(),
-        };
+        let question = self.asked(&case.question);
         let seen = self.ask(&question);
         let mut failures = compare(&case.expect, &seen);
         if let Some(shares) = &case.expect.shares {

@@ -268,3 +268,103 @@ fn a_file_with_a_folder_beside_it_runs() -> Result<(), Box<dyn std::error::Error
     assert!(!Report::default().is_good(), "no case is no success");
     Ok(())
 }
+
+/// The documents above, changed.
+fn world(change: impl Fn(&str) -> String) -> World {
+    let (_, text) = DOCUMENTS
+        .split_once("inline: |\n")
+        .expect("they are inline");
+    let lines = text
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or(line));
+    let text = change(&lines.collect::<Vec<_>>().join("\n"));
+    let defaults = Defaults::new(inmesh_core::model::Namespace::new("default").expect("a name"));
+    let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
+    assert_eq!(world.problems(), [], "{text}");
+    world
+}
+
+/// What documents speak of meets each kind of change to them.
+#[test]
+fn a_change_is_found_without_a_request_that_is_given() {
+    let before = world(str::to_owned);
+    for (from, to, verdict, aspect) in [
+        ("x", "x", false, None),
+        ("weight: 9", "weight: 8", false, Some("backends")),
+        ("value: gold", "value: silver", false, Some("sent as")),
+        ("value: mesh", "value: net", false, Some("answer's header")),
+        ("methods: [GET]", "methods: [POST]", true, Some("verdict")),
+        ("sa/web]}}]", "sa/other]}}]", true, Some("verdict")),
+        ("value: /items", "value: /goods", true, Some("verdict")),
+        // A tenth of them would meet a port that is not there.
+        (
+            "{name: next, port: 80, weight: 1}",
+            "{name: next, port: 81, weight: 1}",
+            true,
+            None,
+        ),
+    ] {
+        // A port that does not exist is warned of.
+        let after = match to.contains("81") {
+            false => world(|text| text.replace(from, to)),
+            true => {
+                let (_, text) = DOCUMENTS
+                    .split_once("inline: |\n")
+                    .expect("they are inline");
+                let text = text.lines().map(|l| l.strip_prefix("    ").unwrap_or(l));
+                let text = text.collect::<Vec<_>>().join("\n").replace(from, to);
+                let own = inmesh_core::model::Namespace::new("default").expect("a name");
+                World::from_documents([("t.yaml", &*text)], &Defaults::new(own))
+                    .expect("it is read")
+            }
+        };
+        let requests = Requests::of_documents(&[&before, &after]);
+        let diff = diff(&before, &after, &requests);
+        assert_eq!(
+            diff.changes_verdicts(),
+            verdict,
+            "{to}: {:#?}",
+            diff.changes
+        );
+        assert_eq!(diff.changes.is_empty(), from == to, "{to}");
+        if let Some(aspect) = aspect {
+            let mut changed = diff.changes.iter().flat_map(|c| &c.aspects);
+            assert!(
+                changed.any(|(name, ..)| *name == aspect),
+                "{to}: {:#?}",
+                diff.changes
+            );
+        }
+    }
+}
+
+#[test]
+fn a_log_is_read_line_by_line() {
+    let own = "td.test".parse().expect("a trust domain");
+    let line = |direction: &str, more: &str| {
+        format!(
+            r#"{{"timestamp":"t","direction":"{direction}","workload":"shop/web","method":"GET","authority":"cart","path":"/a"{more}}}"#
+        )
+    };
+    let peer = r#","tls_peer":"spiffe://td.test/ns/shop/sa/other""#;
+    for (direction, more, caller) in [
+        ("inbound", peer, Some("spiffe://td.test/ns/shop/sa/other")),
+        ("inbound", r#","tls_peer":null"#, None),
+        ("outbound", peer, Some("spiffe://td.test/ns/shop/sa/web")),
+        (
+            "outbound",
+            r#","tls_peer":null"#,
+            Some("spiffe://td.test/ns/shop/sa/web"),
+        ),
+    ] {
+        let requests = Requests::parse("log", &line(direction, more), Some(&own));
+        let requests = requests.expect("it is read");
+        let (question, count) = requests.each().next().expect("one");
+        assert_eq!((question.line().as_str(), count), ("GET http://cart/a", 1));
+        let from = question.caller().map(ToString::to_string);
+        assert_eq!(from.as_deref(), caller, "{direction} {more}");
+    }
+    let text = format!("{}\nno JSON\n", line("inbound", ""));
+    let error = Requests::parse("log", &text, None).expect_err("it is refused");
+    assert!(error.starts_with("log:2: "), "{error}");
+}

@@ -128,6 +128,15 @@ impl World {
         explain(&Scene::new(&self.snapshot, self.local()), question)
     }
 
+    /// The question of the local workload, where it names no caller.
+    #[must_use]
+    pub fn asked(&self, question: &Question) -> Question {
+        match (question.caller(), self.identity()) {
+            (None, Some(own)) => question.clone().from(own),
+            _ => question.clone(),
+        }
+    }
+
     /// What is refused, or warned of.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {

@@ -4,7 +4,7 @@ mod junit;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -12,6 +12,7 @@ use inmesh_discovery::testing::{Report, Suite};
 use inmesh_pki::clock::Span;
 use inmesh_pki::disk;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::term::{self, Colour};
 use crate::world;
