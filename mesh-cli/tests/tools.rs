@@ -608,3 +608,35 @@ fn a_certificate_is_shown_with_what_would_be_refused_and_without_its_key() {
     );
     assert!(!shown.contains(key.lines().nth(1).expect("its text")));
 }
+
+/// What it says is generated, and said of the binary at hand.
+#[test]
+fn capabilities_name_each_field_of_a_kind() {
+    let all = mesh(["capabilities", "--json"], &[]);
+    let all: Value = serde_json::from_slice(&all.stdout).expect("JSON");
+    let kinds: Vec<_> = all["kinds"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|k| &k["kind"])
+        .collect();
+    assert!(
+        kinds.len() > 3 && kinds.iter().any(|kind| *kind == "HTTPRoute"),
+        "{kinds:?}"
+    );
+    let one = mesh(["capabilities", "authorizationpolicy"], &[]);
+    assert!(one.status.success(), "{one:?}");
+    let said = stdout(&one);
+    let fields: Vec<Vec<&str>> = said
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert!(
+        fields.contains(&vec!["spec.rules[]", "when", "refused"]),
+        "{said}"
+    );
+    assert!(fields.contains(&vec!["spec", "action", "used"]) && !said.contains("HTTPRoute"));
+    let none = mesh(["capabilities", "Gateway"], &[]);
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(stderr(&none).contains("HTTPRoute"), "{none:?}");
+}

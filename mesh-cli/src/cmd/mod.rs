@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 mod ca;
+mod capabilities;
 mod cert;
 mod check_kernel;
 mod completions;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     /// Make, run and operate certificate authorities.
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Say what becomes of each field of each kind of document.
+    Capabilities(capabilities::Capabilities),
     #[command(subcommand)]
     Cert(cert::Cert),
     /// Print a completion script for a shell.
@@ -64,6 +67,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Ca(ca) => ca.run(),
+            Self::Capabilities(capabilities) => capabilities.run(),
             Self::Cert(cert) => cert.run(),
             Self::Completions(completions) => completions.run(),
             Self::Config(config) => config.run(),

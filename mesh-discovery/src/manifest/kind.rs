@@ -54,7 +54,7 @@ const GATEWAY: &[&str] = &[
 /// Routes of the Gateway API for protocols that are not routed.
 const ROUTES: &[&str] = &["TCPRoute", "TLSRoute", "UDPRoute"];
 /// Routes that are read, and whose name is that of a protocol.
-const READ_ROUTES: &[&str] = &["GRPCRoute"];
+pub(super) const READ_ROUTES: &[&str] = &["GRPCRoute"];
 /// Groups that are read.
 const GROUPS: &[&str] = &[
     "discovery.k8s.io",
@@ -63,7 +63,7 @@ const GROUPS: &[&str] = &[
     "security.istio.io",
 ];
 /// Kinds that are read, of any group.
-const READ: &[&str] = &[
+pub(super) const READ: &[&str] = &[
     "AuthorizationPolicy",
     "EndpointSlice",
     "HTTPRoute",
@@ -111,6 +111,22 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
         return Whose::Refused(of, why);
     }
     whose_kind(group, kind)
+}
+
+/// Every apiVersion in which a kind is read, those of the group of `first` before others.
+pub(super) fn versions(first: &str, kind: &str) -> Vec<String> {
+    let first = first.rsplit_once('/').map_or("", |(group, _)| group);
+    let others = GROUPS.iter().filter(|group| **group != first);
+    let groups = std::iter::once(&first).chain(others);
+    let each = groups.flat_map(|group| {
+        let read = read_kind(Some(group), Some(kind));
+        let versions = read.map_or(&[][..], |(_, versions)| versions);
+        versions.iter().map(move |version| match *group {
+            "" => (*version).to_owned(),
+            group => format!("{group}/{version}"),
+        })
+    });
+    each.collect()
 }
 
 /// A kind that is read, and its versions that are.

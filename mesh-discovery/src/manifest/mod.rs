@@ -17,6 +17,7 @@
 //! | a kind of the Gateway API that is not known | a note and a count |
 //! | anything else, and what cannot be read | [`Op::Refuse`]; a policy, or what may be a misspelt one, denies |
 
+mod capabilities;
 mod document;
 mod endpoints;
 mod folder;
@@ -26,6 +27,7 @@ mod mirrors;
 mod policy;
 mod retry;
 mod route;
+mod samples;
 mod service;
 mod slice;
 pub mod strict;
@@ -40,6 +42,7 @@ use inmesh_core::authorize::PathForm;
 use inmesh_core::model::{Kind, Namespace, ObjectKey};
 use inmesh_core::snapshot::{Op, Problem};
 
+pub use capabilities::{Capability, FieldUse, Use, capabilities};
 #[cfg(feature = "dns")]
 pub(crate) use endpoints::forbidden;
 pub use folder::{Content, Folder, Merged};

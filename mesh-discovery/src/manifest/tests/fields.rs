@@ -1,211 +1,90 @@
 //! Every field that the readers ask for: none of them is ever called unknown, and the page of
 //! documents lists them all.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use inmesh_core::snapshot::Op;
 use serde_json::{Value as Json, json};
 
-use super::super::kind::{Whose, whose};
-use super::super::strict::{Asked, documents};
-use super::super::{policy, route, service, slice, traffic};
+use super::super::kind::{READ, READ_ROUTES, Whose, whose};
+use super::super::samples::samples;
+use super::super::{Use, capabilities};
 use super::{FILE, defaults, parse};
 
 const MARK: &str = "<!-- generated: the fields of documents -->";
 
-/// A document of each kind that has every mapping in it.
-fn samples() -> Vec<Json> {
-    let meta = || {
-        json!({
-            "name": "x", "namespace": "shop", "labels": {"app": "x", "kubernetes.io/service-name": "x"},
-            "annotations": {"inmesh.dev/transport": "plain"}, "creationTimestamp": null,
-        })
-    };
-    let bare = json!({"name": "x", "namespace": "shop"});
-    let changes = json!({"set": [{"name": "a", "value": "b"}], "add": [], "remove": ["c"]});
-    let path = |to: &str| json!({"type": "ReplaceFullPath", "replaceFullPath": format!("/{to}")});
-    let filters = json!([
-        {"type": "RequestHeaderModifier", "requestHeaderModifier": changes},
-        {"type": "ResponseHeaderModifier", "responseHeaderModifier": changes},
-        {"type": "CORS", "cors": {
-            "allowOrigins": ["*"], "allowMethods": ["*"], "allowHeaders": ["*"], "exposeHeaders": ["a"],
-            "allowCredentials": true, "maxAge": 5,
-        }},
-        {"type": "RequestMirror", "requestMirror": {
-            "backendRef": {"group": "", "kind": "Service", "name": "y", "namespace": "shop", "port": 80},
-            "fraction": {"numerator": 1, "denominator": 2},
-        }},
-        {"type": "URLRewrite", "urlRewrite": {"hostname": "a.b", "path": path("v")}},
-    ]);
-    let of_grpc = json!([filters[0], filters[1], filters[3]]);
-    let redirect = json!({
-        "type": "RequestRedirect",
-        "requestRedirect": {
-            "scheme": "https", "hostname": "a.b", "path": path("w"), "port": 81, "statusCode": 301,
-        },
-    });
-    vec![
-        json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": meta(),
-            "spec": {
-                "type": "ExternalName", "externalName": "a.b",
-                "ports": [{"name": "a", "port": 80, "protocol": "TCP", "appProtocol": "http"}],
-            },
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(),
-            "addressType": "IPv4", "ports": [{"name": "a", "port": 80, "protocol": "TCP"}],
-            "endpoints": [{
-                "addresses": ["10.0.0.1"], "zone": "z",
-                "conditions": {"ready": true, "serving": true, "terminating": false},
-            }],
-        }),
-        json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": bare,
-            "spec": {
-                "hostnames": [],
-                "parentRefs": [
-                    {"group": "", "kind": "Service", "name": "x", "namespace": "shop", "port": 80},
-                ],
-                "rules": [{
-                    "name": "a",
-                    "matches": [{
-                        "path": {"type": "Exact", "value": "/"}, "method": "GET",
-                        "headers": [{"type": "Exact", "name": "a", "value": "b"}],
-                        "queryParams": [{"type": "Exact", "name": "a", "value": "b"}],
-                    }],
-                    "filters": filters,
-                    "backendRefs": [{
-                        "group": "", "kind": "Service", "name": "x", "namespace": "shop",
-                        "port": 80, "weight": 1, "filters": filters,
-                    }],
-                    "timeouts": {"request": "2s", "backendRequest": "1s"},
-                    "retry": {"attempts": 1, "backoff": "1s", "codes": [503]},
-                }, {
-                    "filters": [redirect],
-                }],
-            },
-        }),
-        json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": bare,
-            "spec": {
-                "hostnames": [],
-                "parentRefs": [
-                    {"group": "", "kind": "Service", "name": "x", "namespace": "shop", "port": 80},
-                ],
-                "rules": [{
-                    "name": "a",
-                    "matches": [{
-                        "method": {"type": "Exact", "service": "a.B", "method": "C"},
-                        "headers": [{"type": "Exact", "name": "a", "value": "b"}],
-                    }],
-                    "filters": of_grpc,
-                    "backendRefs": [{
-                        "group": "", "kind": "Service", "name": "x", "namespace": "shop",
-                        "port": 80, "weight": 1, "filters": of_grpc,
-                    }],
-                }],
-            },
-        }),
-        json!({
-            "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare,
-            "spec": {
-                "targetRefs": [{"group": "", "kind": "Service", "name": "x", "sectionName": "a"}],
-                "timeouts": {"request": "2s", "backendRequest": "1s"},
-                "retry": {
-                    "attempts": 1, "backoff": "1s", "codes": [503], "grpcCodes": ["UNAVAILABLE"],
-                },
-                "retryConstraint": {
-                    "budget": {"percent": 20, "interval": "10s"},
-                    "minRetryRate": {"count": 10, "interval": "1s"},
-                },
-                "loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}},
-                "outlierDetection": {
-                    "consecutive5xxErrors": 5, "baseEjectionTime": "30s", "maxEjectionTime": "300s",
-                    "maxEjectionPercent": 10,
-                },
-            },
-        }),
-        json!({
-            "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": bare,
-            "spec": {
-                "action": "ALLOW", "selector": {"matchLabels": {"app": "x"}},
-                "rules": [{
-                    "from": [{"source": {"principals": ["*"]}}],
-                    "to": [{"operation": {"methods": ["GET"]}}],
-                }],
-            },
-        }),
-    ]
-}
-
-/// What is asked for in a document: by mapping, and what is done with it.
-fn asked(sample: &Json) -> BTreeMap<String, BTreeMap<Asked, Vec<String>>> {
-    let text = sample.to_string();
-    let document = &documents(FILE, &text).expect("it is JSON")[0];
-    let all = &defaults();
-    let fields = match sample["kind"].as_str() {
-        Some("Service") => document.fields(|f| service::read(f, FILE, all)),
-        Some("EndpointSlice") => document.fields(|f| slice::read(f, FILE, all)),
-        Some("GRPCRoute") => document.fields(|f| route::grpc::read(f, all)),
-        Some("HTTPRoute") => document.fields(|f| route::read(f, all)),
-        Some("TrafficPolicy") => document.fields(|f| traffic::read(f, all)),
-        _ => document.fields(|f| policy::read(f, all)),
-    };
-    let mut found: BTreeMap<String, BTreeMap<Asked, Vec<String>>> = BTreeMap::new();
-    for (path, name, how) in fields {
-        let mut place = String::new();
-        let mut index = false;
-        for c in path.chars() {
-            index = c == '[' || (index && c != ']');
-            if !index || c == '[' {
-                place.push(c);
-            }
-        }
-        let names = found.entry(place).or_default().entry(how).or_default();
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    found
-}
-
 fn tables() -> String {
     let mut out = String::new();
-    for sample in samples() {
-        let (version, kind) = (&sample["apiVersion"], &sample["kind"]);
-        let (version, kind) = (version.as_str().unwrap_or_default(), kind.as_str());
+    for kind in capabilities() {
+        let (version, name) = (&kind.api_versions[0], &kind.kind);
         let _written = write!(
             out,
-            "\n### `{version} {}`\n\n| in | read | known, without effect | refuses the object |\n\
+            "\n### `{version} {name}`\n\n| in | read | known, without effect | refuses the object |\n\
              | --- | --- | --- | --- |\n",
-            kind.unwrap_or_default()
         );
-        for (place, by) in asked(&sample) {
-            let of = |how: Asked| by.get(&how).cloned().unwrap_or_default();
-            let list = |how: Asked| {
-                let mut names = of(how);
-                names.retain(|name| how == Asked::Refused || !of(Asked::Refused).contains(name));
-                names.sort();
-                let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        let mut places: Vec<&str> = kind.fields.iter().map(|field| &*field.place).collect();
+        places.dedup();
+        for place in places {
+            let list = |what: Use| {
+                let here = kind.fields.iter();
+                let here = here.filter(|field| field.place == place && field.what == what);
+                let names: Vec<_> = here.map(|field| format!("`{}`", field.name)).collect();
                 names.join(", ")
             };
-            let place = match &*place {
+            let place = match place {
                 "" => "the document".to_owned(),
                 place => format!("`{place}`"),
             };
             let _written = writeln!(
                 out,
                 "| {place} | {} | {} | {} |",
-                list(Asked::Read),
-                list(Asked::Ignored),
-                list(Asked::Refused)
+                list(Use::Used),
+                list(Use::Ignored),
+                list(Use::Refused)
             );
         }
     }
     out
+}
+
+/// A sample that is refused would hide fields, and one that is no kind of its own would hide all.
+#[test]
+fn every_sample_is_good_and_every_kind_that_is_read_has_one() {
+    let mut kinds = Vec::new();
+    for sample in samples() {
+        let parsed = parse(FILE, &sample.to_string(), &defaults()).expect("it is JSON");
+        let [entry] = &parsed.entries[..] else {
+            panic!("not one object: {sample}");
+        };
+        assert!(matches!(&entry.op, Op::Put(..)), "{:#?}", entry.op);
+        kinds.push(entry.key.kind.to_string());
+    }
+    kinds.sort();
+    let mut read = [READ, READ_ROUTES].concat();
+    read.sort_unstable();
+    assert_eq!(kinds, read);
+    let all = capabilities();
+    let routes = all
+        .iter()
+        .find(|kind| kind.kind == "HTTPRoute")
+        .expect("it is read");
+    let api = "gateway.networking.k8s.io";
+    assert_eq!(
+        routes.api_versions,
+        [format!("{api}/v1"), format!("{api}/v1beta1")]
+    );
+    let what = |kind: &str, place: &str, name: &str| {
+        let kind = all.iter().find(|of| of.kind == kind)?;
+        let mut fields = kind.fields.iter();
+        let found = fields.find(|f| f.place == place && f.name == name);
+        found.map(|field| field.what)
+    };
+    assert_eq!(what("HTTPRoute", "spec", "rules"), Some(Use::Used));
+    assert_eq!(what("HTTPRoute", "metadata", "uid"), Some(Use::Ignored));
+    let when = what("AuthorizationPolicy", "spec.rules[]", "when");
+    assert_eq!(when, Some(Use::Refused));
+    assert_eq!(what("HTTPRoute", "spec", "none"), None);
 }
 
 /// With `MESH_WRITE_DOCS=1` it writes the page instead.

@@ -1,0 +1,175 @@
+//! A document of each kind that is read, with every mapping that its reader knows: what asks a reader
+//! for all of its fields.
+
+use serde_json::{Value as Json, json};
+
+/// One for each kind.
+pub(super) fn samples() -> Vec<Json> {
+    vec![
+        service(),
+        slice(),
+        route(),
+        grpc_route(),
+        traffic(),
+        policy(),
+    ]
+}
+
+/// `metadata` of a kind whose labels and annotations are read.
+fn meta() -> Json {
+    json!({
+        "name": "x", "namespace": "shop", "labels": {"app": "x", "kubernetes.io/service-name": "x"},
+        "annotations": {"inmesh.dev/transport": "plain"}, "creationTimestamp": null,
+    })
+}
+
+fn bare() -> Json {
+    json!({"name": "x", "namespace": "shop"})
+}
+
+fn service() -> Json {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": meta(),
+        "spec": {
+            "type": "ExternalName", "externalName": "a.b",
+            "ports": [{"name": "a", "port": 80, "protocol": "TCP", "appProtocol": "http"}],
+        },
+    })
+}
+
+fn slice() -> Json {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(),
+        "addressType": "IPv4", "ports": [{"name": "a", "port": 80, "protocol": "TCP"}],
+        "endpoints": [{
+            "addresses": ["10.0.0.1"], "zone": "z",
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+        }],
+    })
+}
+
+fn rewritten(to: &str) -> Json {
+    json!({"type": "ReplaceFullPath", "replaceFullPath": format!("/{to}")})
+}
+
+/// Filters that requests of any protocol may meet.
+fn filters() -> Vec<Json> {
+    let changes = json!({"set": [{"name": "a", "value": "b"}], "add": [], "remove": ["c"]});
+    vec![
+        json!({"type": "RequestHeaderModifier", "requestHeaderModifier": changes}),
+        json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": changes}),
+        json!({"type": "RequestMirror", "requestMirror": {
+            "backendRef": {"group": "", "kind": "Service", "name": "y", "namespace": "shop", "port": 80},
+            "fraction": {"numerator": 1, "denominator": 2},
+        }}),
+    ]
+}
+
+/// Those of an HTTPRoute that forwards.
+fn of_http() -> Vec<Json> {
+    let mut all = filters();
+    all.push(json!({"type": "CORS", "cors": {
+        "allowOrigins": ["*"], "allowMethods": ["*"], "allowHeaders": ["*"], "exposeHeaders": ["a"],
+        "allowCredentials": true, "maxAge": 5,
+    }}));
+    let rewrite = json!({"hostname": "a.b", "path": rewritten("v")});
+    all.push(json!({"type": "URLRewrite", "urlRewrite": rewrite}));
+    all
+}
+
+fn redirect() -> Json {
+    json!({
+        "type": "RequestRedirect",
+        "requestRedirect": {
+            "scheme": "https", "hostname": "a.b", "path": rewritten("w"), "port": 81, "statusCode": 301,
+        },
+    })
+}
+
+fn route() -> Json {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": bare(),
+        "spec": {
+            "hostnames": [],
+            "parentRefs": [
+                {"group": "", "kind": "Service", "name": "x", "namespace": "shop", "port": 80},
+            ],
+            "rules": [{
+                "name": "a",
+                "matches": [{
+                    "path": {"type": "Exact", "value": "/"}, "method": "GET",
+                    "headers": [{"type": "Exact", "name": "a", "value": "b"}],
+                    "queryParams": [{"type": "Exact", "name": "a", "value": "b"}],
+                }],
+                "filters": of_http(),
+                "backendRefs": [{
+                    "group": "", "kind": "Service", "name": "x", "namespace": "shop",
+                    "port": 80, "weight": 1, "filters": of_http(),
+                }],
+                "timeouts": {"request": "2s", "backendRequest": "1s"},
+                "retry": {"attempts": 1, "backoff": "1s", "codes": [503]},
+            }, {
+                "filters": [redirect()],
+            }],
+        },
+    })
+}
+
+fn grpc_route() -> Json {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": bare(),
+        "spec": {
+            "hostnames": [],
+            "parentRefs": [
+                {"group": "", "kind": "Service", "name": "x", "namespace": "shop", "port": 80},
+            ],
+            "rules": [{
+                "name": "a",
+                "matches": [{
+                    "method": {"type": "Exact", "service": "a.B", "method": "C"},
+                    "headers": [{"type": "Exact", "name": "a", "value": "b"}],
+                }],
+                "filters": filters(),
+                "backendRefs": [{
+                    "group": "", "kind": "Service", "name": "x", "namespace": "shop",
+                    "port": 80, "weight": 1, "filters": filters(),
+                }],
+            }],
+        },
+    })
+}
+
+fn traffic() -> Json {
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "x", "sectionName": "a"}],
+            "timeouts": {"request": "2s", "backendRequest": "1s"},
+            "retry": {
+                "attempts": 1, "backoff": "1s", "codes": [503], "grpcCodes": ["UNAVAILABLE"],
+            },
+            "retryConstraint": {
+                "budget": {"percent": 20, "interval": "10s"},
+                "minRetryRate": {"count": 10, "interval": "1s"},
+            },
+            "loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}},
+            "outlierDetection": {
+                "consecutive5xxErrors": 5, "baseEjectionTime": "30s", "maxEjectionTime": "300s",
+                "maxEjectionPercent": 10,
+            },
+        },
+    })
+}
+
+fn policy() -> Json {
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": bare(),
+        "spec": {
+            "action": "ALLOW", "selector": {"matchLabels": {"app": "x"}},
+            "rules": [{
+                "from": [{"source": {"principals": ["*"]}}],
+                "to": [{"operation": {"methods": ["GET"]}}],
+            }],
+        },
+    })
+}
