@@ -1,33 +1,8 @@
-//! The choice, pure: two strategies over any view of loads and weights.
+//! The choice, pure: strategies over any view of loads and weights.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
-
-use crate::model::{Draw, mix, mix_bytes};
-
-/// How a Service's endpoints are chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Strategy {
-    /// The endpoint that a hash of this request header leads to. A request without it is balanced
-    /// by least request.
-    ConsistentHash(HeaderName),
-    /// The less loaded of two endpoints drawn at random.
-    #[default]
-    LeastRequest,
-}
-
-/// A strategy with the key of one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Choice {
-    /// The endpoint that this key leads to.
-    Hash(u64),
-    /// The less loaded of two endpoints drawn at random.
-    #[default]
-    LeastRequest,
-}
+use crate::model::{Draw, mix};
 
 /// Whether an endpoint may be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +28,10 @@ pub trait LoadView {
     fn load(&self, index: usize, now: Duration) -> u64;
     /// Its share of requests relative to the other endpoints' weights; never 0.
     fn weight(&self, _index: usize) -> u32 {
+        1
+    }
+    /// The largest of the weights.
+    fn heaviest(&self) -> u32 {
         1
     }
     /// An endpoint drawn in proportion to the weights, from a view that is not empty.
@@ -87,8 +66,7 @@ pub fn p2c(view: &impl LoadView, now: Duration, draw: &mut Draw) -> Option<usize
             (false, false) => {}
         }
     }
-    let start = draw.index(len);
-    (0..len).map(|n| (start + n) % len).find(|&n| ready(n))
+    from(draw.index(len), view)
 }
 
 /// Chooses the endpoint that a key leads to; `None` if no endpoint may be chosen.
@@ -110,6 +88,56 @@ pub fn consistent_hash(view: &impl LoadView, key: u64) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
+/// Chooses an endpoint drawn by weight; `None` if no endpoint may be chosen.
+///
+/// Where three draws meet none that may be chosen, the first that may is taken, from a drawn place
+/// onwards.
+pub fn random(view: &impl LoadView, draw: &mut Draw) -> Option<usize> {
+    let ready = |index: &usize| view.availability(*index) == Availability::Ready;
+    if view.is_empty() {
+        return None;
+    }
+    let drawn = (0..3).map(|_| view.sample(draw)).find(ready);
+    drawn.or_else(|| from(draw.index(view.len()), view))
+}
+
+/// Chooses the next endpoint; `None` if no endpoint may be chosen. `turn` counts the turns of all
+/// requests, from any number upwards.
+///
+/// With equal weights each turn is the next endpoint's. Else a round of turns has one for each, and an
+/// endpoint leaves some out, so that it takes its weight's share of the heaviest one's (gRPC's static
+/// stride scheduler, A58). An endpoint that may not be chosen leaves its turn out too. After two rounds
+/// without a choice the next that may be chosen is taken, whatever its weight.
+pub fn round_robin(view: &impl LoadView, mut turn: impl FnMut() -> u64) -> Option<usize> {
+    let len = u64::try_from(view.len()).unwrap_or(u64::MAX);
+    let heaviest = u64::from(view.heaviest()).max(1);
+    for _ in 0..len.saturating_mul(2) {
+        let (round, nth) = match turn() {
+            turn if heaviest == 1 => (0, turn % len),
+            turn => (turn / len, turn % len),
+        };
+        let index = usize::try_from(nth).unwrap_or_default();
+        // Where in the heaviest one's weight this endpoint's turns have come to; every second one
+        // begins half a weight later, so that not all take the same rounds.
+        let weight = u64::from(view.weight(index));
+        let at = (u128::from(weight) * u128::from(round) + u128::from(nth % 2 * heaviest / 2))
+            % u128::from(heaviest);
+        let takes = at >= u128::from(heaviest.saturating_sub(weight));
+        if takes && view.availability(index) == Availability::Ready {
+            return Some(index);
+        }
+    }
+    let next = turn().checked_rem(len)?;
+    from(usize::try_from(next).unwrap_or_default(), view)
+}
+
+/// The first endpoint that may be chosen, from a place onwards.
+fn from(start: usize, view: &impl LoadView) -> Option<usize> {
+    let len = view.len();
+    let mut places = (0..len).map(|n| (start + n) % len);
+    places.find(|&n| view.availability(n) == Availability::Ready)
+}
+
 /// A second endpoint, drawn by weight where that is possible.
 fn other_than(a: usize, view: &impl LoadView, draw: &mut Draw) -> usize {
     let len = view.len();
@@ -127,21 +155,5 @@ fn is_lighter(view: &impl LoadView, b: usize, a: usize, now: Duration) -> bool {
     match (view.weight(a), view.weight(b)) {
         (one, other) if one == other => of_b < of_a,
         (one, other) => u128::from(of_b) * u128::from(one) < u128::from(of_a) * u128::from(other),
-    }
-}
-
-// === impl Strategy ===
-
-impl Strategy {
-    /// The choice for a request with these headers.
-    pub fn choice(&self, headers: Option<&HeaderMap>) -> Choice {
-        match self {
-            Self::ConsistentHash(name) => headers
-                .and_then(|headers| headers.get(name))
-                .map_or(Choice::LeastRequest, |value| {
-                    Choice::Hash(mix_bytes(value.as_bytes()))
-                }),
-            Self::LeastRequest => Choice::LeastRequest,
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Breaker;
+use crate::model::Draw;
 
 /// `SetHealth::next_probe` while no endpoint is ejected.
 const NEVER: u64 = u64::MAX;
@@ -27,6 +28,8 @@ pub(super) struct Health {
 pub(super) struct SetHealth {
     /// When the first ejected endpoint may be probed, in milliseconds, or `NEVER`.
     next_probe: AtomicU64,
+    /// The turns of round robin; 0 before the first.
+    turns: AtomicU64,
     /// Held while it is decided whether there is room for one more ejection, and while
     /// `next_probe` is set from the breakers, so that neither is decided on stale state.
     ejecting: Mutex<()>,
@@ -35,6 +38,9 @@ pub(super) struct SetHealth {
 fn millis(at: Duration) -> u64 {
     u64::try_from(at.as_millis()).unwrap_or(NEVER - 1)
 }
+
+/// Turns of round robin that nothing takes; 0 is before the first.
+pub(super) struct Ahead(u64);
 
 // === impl Health ===
 
@@ -60,12 +66,43 @@ impl Health {
     }
 }
 
+// === impl Ahead ===
+
+impl Ahead {
+    pub(super) fn next(&mut self, draw: &mut Draw) -> u64 {
+        let turn = match self.0 {
+            0 => draw.bits() >> 1,
+            next => next,
+        };
+        self.0 = turn.wrapping_add(1);
+        turn
+    }
+}
+
 // === impl SetHealth ===
 
 impl SetHealth {
     /// Whether an ejected endpoint may be due for its probe.
     pub(super) fn may_probe(&self, now: Duration) -> bool {
         self.next_probe.load(Ordering::Relaxed) <= millis(now)
+    }
+
+    /// The next turn of round robin. The first is drawn, so that not all callers begin at one endpoint.
+    pub(super) fn turn(&self, draw: &mut Draw) -> u64 {
+        match self.turns.fetch_add(1, Ordering::Relaxed) {
+            0 => {
+                // Below half of the range, so that it does not come round to 0.
+                let first = draw.bits() >> 1;
+                self.turns.fetch_add(first, Ordering::Relaxed);
+                first
+            }
+            turn => turn,
+        }
+    }
+
+    /// The turns that would come, which are not taken.
+    pub(super) fn turns_ahead(&self) -> Ahead {
+        Ahead(self.turns.load(Ordering::Relaxed))
     }
 
     /// Excludes other ejections and changes of the next probe.
@@ -89,6 +126,7 @@ impl Default for SetHealth {
     fn default() -> Self {
         Self {
             next_probe: AtomicU64::new(NEVER),
+            turns: AtomicU64::new(0),
             ejecting: Mutex::new(()),
         }
     }

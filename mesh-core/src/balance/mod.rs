@@ -2,22 +2,30 @@
 //!
 //! In come the ready endpoints in tiers, their load, health and weights, a [`Choice`] and a draw;
 //! out comes one of them. Least request is the power of two choices: nearly as even as asking every
-//! endpoint, in constant time, and it never herds onto the one that looked idle a moment ago. A
-//! consistent hash keeps a key on its endpoint while others come and leave. A tier is used while it
-//! has an endpoint that can be chosen. Endpoints that fail in a row are ejected for a while and
+//! endpoint, in constant time, and it never herds onto the one that looked idle a moment ago. Peak EWMA
+//! asks the same two how fast they answer. A consistent hash keeps a key on its endpoint while others
+//! come and leave, by scores, a ring or Maglev's table. Round robin and random look at no load. A tier
+//! is used while it has an endpoint that can be chosen. Endpoints that fail in a row are ejected for a while and
 //! return through a single probe; never more of them than a share of the set, so that a bad release
 //! cannot empty a Service.
 
 mod decide;
 mod eject;
+mod ewma;
 mod health;
 mod pick;
 mod set;
+mod strategy;
+mod table;
 
-pub use decide::{Availability, Choice, LoadView, Strategy, consistent_hash, p2c};
+pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 pub use eject::{Breaker, EjectPolicy, Ejection};
 pub use pick::{NoEndpoint, Picked, foresee, pick};
 pub use set::{EndpointSet, EndpointState, LastFailure, Member};
+pub use strategy::{
+    Choice, ConsistentHash, HashCookie, HashKey, HashTable, InvalidStrategy, Issued, RingSize,
+    Shown, Strategy, TableSize,
+};
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,14 @@
 //! A choice made on live endpoints: the tiers of a set in order, a probe that is due, and what
 //! becomes of the endpoint that was picked.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decide::{Availability, Choice, LoadView, consistent_hash, p2c};
+use super::decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 use super::eject::{Breaker, Ejection};
 use super::set::{EndpointSet, EndpointState, Member, Tier};
+use super::strategy::Choice;
 use crate::model::Draw;
 
 /// How long until an ejected endpoint that is not ready is looked at again.
@@ -32,6 +34,8 @@ pub struct Picked {
     index: usize,
     probe: bool,
     judged: bool,
+    /// When it was chosen, in nanoseconds after the first, if its answer is timed.
+    timed: Option<NonZeroU64>,
 }
 
 /// Chooses an endpoint of a set for a request, and counts the request as in flight to it.
@@ -68,14 +72,15 @@ pub fn pick(
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
     if let Some(index) = due(set, now) {
-        return Ok(Picked::new(set, index, true));
+        return Ok(Picked::new(set, index, true).timed(choice, now));
     }
-    let index = decide(set, choice, now, tried, draw)?;
-    Ok(Picked::new(set, index, false))
+    let mut turn = |draw: &mut Draw| set.health().turn(draw);
+    let index = decide(set, choice, now, tried, draw, &mut turn)?;
+    Ok(Picked::new(set, index, false).timed(choice, now))
 }
 
 /// The endpoint that [`pick`] would choose for a request that was sent nowhere yet. Nothing is counted,
-/// and no probe begins.
+/// no turn is taken, and no probe begins.
 ///
 /// # Errors
 ///
@@ -93,9 +98,11 @@ pub fn foresee<'s>(
     };
     let probe = set.health().may_probe(now);
     let probed = set.ready_places().filter(|_| probe).find(is_due);
+    let mut ahead = set.health().turns_ahead();
+    let mut turn = |draw: &mut Draw| ahead.next(draw);
     let index = match probed {
         Some(index) => index,
-        None => decide(set, choice, now, &[], draw)?,
+        None => decide(set, choice, now, &[], draw, &mut turn)?,
     };
     Ok(&set.members()[index])
 }
@@ -107,8 +114,9 @@ fn decide(
     now: Duration,
     tried: &[Arc<EndpointState>],
     draw: &mut Draw,
+    turn: &mut impl FnMut(&mut Draw) -> u64,
 ) -> Result<usize, NoEndpoint> {
-    if let Some(index) = choose(set, choice, now, tried, false, draw) {
+    if let Some(index) = choose(set, choice, (now, false), tried, draw, turn) {
         return Ok(index);
     }
     let ready = set.ready_len();
@@ -116,7 +124,7 @@ fn decide(
         return Err(NoEndpoint::NoneReady);
     }
     let index = if set.ejected_len() == ready {
-        choose(set, choice, now, tried, true, draw)
+        choose(set, choice, (now, true), tried, draw, turn)
     } else {
         None
     };
@@ -127,20 +135,26 @@ fn decide(
 fn choose(
     set: &EndpointSet,
     choice: Choice,
-    now: Duration,
+    (now, ejected): (Duration, bool),
     tried: &[Arc<EndpointState>],
-    ejected: bool,
     draw: &mut Draw,
+    turn: &mut impl FnMut(&mut Draw) -> u64,
 ) -> Option<usize> {
-    set.tiers().find_map(|tier| {
+    set.tiers().enumerate().find_map(|(n, tier)| {
         let view = View {
             tier,
             tried,
             ejected,
+            timed: choice == Choice::PeakEwma,
         };
         let nth = match choice {
-            Choice::Hash(key) => consistent_hash(&view, key),
-            Choice::LeastRequest => p2c(&view, now, draw),
+            Choice::Hash(key) => match set.table(n) {
+                Some(table) => table.choose(&view, key),
+                None => consistent_hash(&view, key),
+            },
+            Choice::LeastRequest | Choice::PeakEwma | Choice::SourceIp => p2c(&view, now, draw),
+            Choice::Random => random(&view, draw),
+            Choice::RoundRobin => round_robin(&view, || turn(draw)),
         };
         tier.place(nth?)
     })
@@ -184,6 +198,8 @@ struct View<'a> {
     tried: &'a [Arc<EndpointState>],
     /// Whether ejected endpoints may be chosen.
     ejected: bool,
+    /// Whether the load is by how fast they answer.
+    timed: bool,
 }
 
 // === impl View ===
@@ -206,13 +222,19 @@ impl LoadView for View<'_> {
     }
 
     fn load(&self, index: usize, now: Duration) -> u64 {
-        self.tier
-            .member(index)
-            .map_or(u64::MAX, |member| member.state.load(now))
+        match self.tier.member(index) {
+            None => u64::MAX,
+            Some(member) if self.timed => member.state.cost(now),
+            Some(member) => u64::from(member.state.in_flight()),
+        }
     }
 
     fn weight(&self, index: usize) -> u32 {
         self.tier.weight(index)
+    }
+
+    fn heaviest(&self) -> u32 {
+        self.tier.heaviest()
     }
 
     fn sample(&self, draw: &mut Draw) -> usize {
@@ -236,7 +258,16 @@ impl Picked {
             index,
             probe,
             judged: false,
+            timed: None,
         }
+    }
+
+    fn timed(mut self, choice: Choice, now: Duration) -> Self {
+        if choice == Choice::PeakEwma {
+            let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+            self.timed = NonZeroU64::new(nanos.saturating_add(1));
+        }
+        self
     }
 
     /// The endpoint.
@@ -247,6 +278,27 @@ impl Picked {
     /// Whether this request is the probe of an ejected endpoint.
     pub fn is_probe(&self) -> bool {
         self.probe
+    }
+
+    /// The head of an answer is there, which is neither a failure nor a refusal. The clock is read only
+    /// if the choice was by how fast endpoints answer.
+    pub fn answered(&mut self, now: impl FnOnce() -> Duration) {
+        if let Some(began) = self.timed {
+            let now = now();
+            let took = since(began, now);
+            self.member()
+                .state
+                .measure(|speed| speed.answered(took, now));
+        }
+    }
+
+    /// The endpoint failed, or refused because it has too much to do.
+    pub fn refused(&mut self, now: impl FnOnce() -> Duration) {
+        if let Some(began) = self.timed.take() {
+            let now = now();
+            let took = since(began, now);
+            self.member().state.measure(|speed| speed.failed(took, now));
+        }
     }
 
     /// The endpoint answered as it should. Returns whether that brought it back.
@@ -272,6 +324,7 @@ impl Picked {
     /// The request failed by the endpoint's fault.
     pub fn failed(&mut self, now: Duration) -> Ejection {
         self.judged = true;
+        self.refused(|| now);
         let health = &self.member().state.health;
         if health.is_ejected() && !self.probe {
             return Ejection::Kept;
@@ -285,6 +338,11 @@ impl Picked {
         }
         verdict
     }
+}
+
+/// How long ago it was chosen.
+fn since(began: NonZeroU64, now: Duration) -> Duration {
+    now.saturating_sub(Duration::from_nanos(began.get() - 1))
 }
 
 impl Drop for Picked {

@@ -1,19 +1,22 @@
 //! The endpoints of one port of a Service, each with its state, in tiers of preference.
 //!
 //! An [`EndpointState`] (load, health, the slot of its connections) lives as long as its endpoint
-//! does: a set takes over the states of the set before it.
+//! does: a set takes over the states of the set before it, and the tables of its hash.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::eject::EjectPolicy;
+use super::ewma::Ewma;
 use super::health::{Health, SetHealth};
+use super::strategy::Strategy;
+use super::table::{Table, Tables};
 use crate::model::{Conditions, Draw, Endpoint};
 
 /// How much of the reason of an endpoint's last failure is kept, in bytes.
@@ -26,6 +29,8 @@ const FAILURE_BYTES: usize = 512;
 #[repr(C, align(64))]
 pub struct EndpointState {
     inflight: AtomicU32,
+    /// How fast it answers, an [`Ewma`] in bits; measured where a strategy asks.
+    speed: AtomicU64,
     /// Whether the balancer may choose it.
     pub(super) health: Health,
     slot: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -53,12 +58,15 @@ pub struct Member {
     pub state: Arc<EndpointState>,
 }
 
-/// The endpoints of one port of one Service.
+/// The endpoints of one port of one Service. What each choice reads comes first.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct EndpointSet {
     members: Box<[Member]>,
     ready: Ready,
     health: Arc<SetHealth>,
+    /// What leads from a hash to an endpoint, where a strategy has tables.
+    tables: Option<Arc<Tables>>,
     eject: EjectPolicy,
 }
 
@@ -78,6 +86,8 @@ struct Places {
     members: Box<[u32]>,
     /// The sum of weights up to and including each member; empty if all weights are equal.
     weights: Box<[u64]>,
+    /// The largest weight.
+    heaviest: u32,
 }
 
 /// One tier of a set.
@@ -94,6 +104,7 @@ impl EndpointState {
     fn new() -> Self {
         Self {
             inflight: AtomicU32::new(0),
+            speed: AtomicU64::new(Ewma::default().to_bits()),
             health: Health::default(),
             slot: OnceLock::new(),
             last_failure: Mutex::new(None),
@@ -105,9 +116,27 @@ impl EndpointState {
         self.inflight.load(Ordering::Relaxed)
     }
 
-    /// Its load at `now`, which is how many requests are in flight.
-    pub(super) fn load(&self, _now: Duration) -> u64 {
-        u64::from(self.in_flight())
+    /// How long its answers take, as peak EWMA estimates it at `now`; `None` where that is not known.
+    pub fn answers_within(&self, now: Duration) -> Option<Duration> {
+        let estimate = self.speed().at(now);
+        (estimate > 0.0).then(|| Duration::from_secs_f32(estimate))
+    }
+
+    /// What one more request costs it at `now`.
+    pub(super) fn cost(&self, now: Duration) -> u64 {
+        self.speed().cost(self.in_flight(), now)
+    }
+
+    fn speed(&self) -> Ewma {
+        Ewma::from_bits(self.speed.load(Ordering::Relaxed))
+    }
+
+    /// Changes the estimate of how fast it answers.
+    pub(super) fn measure(&self, change: impl Fn(Ewma) -> Ewma) {
+        let change = |bits| Some(change(Ewma::from_bits(bits)).to_bits());
+        let relaxed = Ordering::Relaxed;
+        // It never refuses a change.
+        let _always = self.speed.fetch_update(relaxed, relaxed, change);
     }
 
     /// Whether it is ejected now, its half-open probe included.
@@ -217,8 +246,28 @@ impl EndpointSet {
             ready: Ready::of(&members),
             members,
             health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
+            tables: before.and_then(|set| set.tables.clone()),
             eject: EjectPolicy::default(),
         }
+    }
+
+    /// The same set with the tables that a strategy needs: those that it has, where its members are
+    /// those that they were made for.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: &Strategy) -> Self {
+        let named = |tier: Tier<'_>| {
+            let members = (0..tier.len()).filter_map(|nth| tier.member(nth));
+            members
+                .map(|m| (m.endpoint.name_hash(), m.endpoint.weight))
+                .collect()
+        };
+        let tables = Tables::build(
+            strategy.table(),
+            self.tiers().map(named),
+            self.tables.as_ref(),
+        );
+        self.tables = tables;
+        self
     }
 
     /// The same set whose endpoints are ejected by another policy.
@@ -271,6 +320,11 @@ impl EndpointSet {
                 members: &self.members,
                 places,
             })
+    }
+
+    /// The table of the `nth` tier, where the strategy has one.
+    pub(super) fn table(&self, nth: usize) -> Option<&Table> {
+        self.tables.as_ref()?.of(nth)
     }
 
     pub(super) fn eject(&self) -> &EjectPolicy {
@@ -370,6 +424,7 @@ impl Places {
             .windows(2)
             .all(|two| two[0].1.weight == two[1].1.weight);
         Self {
+            heaviest: { tier.iter().map(|(_, endpoint)| endpoint.weight).max() }.unwrap_or(1),
             members: tier.iter().map(|(place, _)| *place).collect(),
             weights: if equal {
                 Box::default()
@@ -408,6 +463,12 @@ impl<'a> Tier<'a> {
             }
             _ => 1,
         }
+    }
+
+    /// The largest weight; 1 if they are equal.
+    pub(super) fn heaviest(self) -> u32 {
+        let weighed = self.places.filter(|places| !places.weights.is_empty());
+        weighed.map_or(1, |places| places.heaviest)
     }
 
     /// A member drawn in proportion to the weights.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use http::Request;
-use http::header::{EXPECT, HeaderMap, HeaderValue};
+use http::header::{EXPECT, HeaderValue};
 
 use super::hop::{PlannedBackend, edit};
 use crate::authorize::{Denied, HttpView, Permit, RequestView, decide as authorize};
-use crate::balance::Choice;
+use crate::balance::{Choice, Shown};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::AppProtocol;
+use crate::model::{AppProtocol, Draw};
 use crate::route::{MIRRORED, Matched, Mirror, MirrorPlace};
 use crate::snapshot::{ServiceView, Snapshot};
 
@@ -31,7 +31,8 @@ pub(super) fn mirrors(
     snapshot: &Snapshot,
     asked: &Arc<ServiceView>,
     matched: Matched,
-    headers: &HeaderMap,
+    shown: Shown<'_>,
+    draw: &mut Draw,
 ) -> Box<[PlannedMirror]> {
     let plan = |(place, mirror): (MirrorPlace, &Mirror)| {
         let service = snapshot.service(mirror.service());
@@ -43,7 +44,8 @@ pub(super) fn mirrors(
             // A Service that does not exist is found out when the copy is sent.
             protocol: port.map_or(AppProtocol::Detect, |port| port.protocol),
             choice: port.map_or_else(Choice::default, |port| {
-                port.traffic.strategy.value.choice(Some(headers))
+                // A cookie that it would issue has no answer to go with.
+                port.traffic.strategy.value.choice(shown, draw).0
             }),
         }
     };

@@ -10,7 +10,7 @@ mod mirror;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 
 pub use self::hop::PlannedBackend;
@@ -18,7 +18,7 @@ use self::hop::edit;
 pub use self::mirror::PlannedMirror;
 use self::mirror::mirrors;
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
-use crate::balance::{Choice, EndpointSet, NoEndpoint};
+use crate::balance::{Choice, EndpointSet, Issued, NoEndpoint, Shown};
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::identify::Peer;
@@ -61,6 +61,8 @@ pub struct Planned {
     choice: Choice,
     /// What few requests have.
     rare: Option<Box<Rare>>,
+    /// The cookie that the answer sets.
+    issued: Option<Issued>,
     /// What policies for the backend say of requests, if they do.
     traffic: Option<Arc<Traffic>>,
 }
@@ -158,20 +160,23 @@ pub fn plan(
     let (table, caller) = (&asked.service.routes, &local.workload().namespace);
     let matched = route::decide(table, asked.port, caller, &permit, request, draw, trace)
         .map_err(|none| refuse(none.into()))?;
-    let headers = match request {
-        RequestView::Http(http) => Some(http.headers),
-        RequestView::Tcp => None,
+    let shown = match request {
+        RequestView::Http(http) => Shown {
+            headers: Some(http.headers),
+            query: http.query,
+        },
+        RequestView::Tcp => Shown::default(),
     };
-    let of = |view: Option<&PortView>| {
+    let mut of = |view: Option<&PortView>| {
         let Some(view) = view else {
             return Default::default();
         };
-        let choice = view.traffic.strategy.value.choice(headers);
-        let more = view.traffic.is_of_requests();
+        let (choice, issued) = view.traffic.strategy.value.choice(shown, draw);
+        let more = view.traffic.is_of_requests() || issued.is_some();
         let traffic = more.then(|| Arc::clone(&view.traffic));
-        (Some(view.protocol), choice, traffic)
+        (Some(view.protocol), choice, issued, traffic)
     };
-    let (protocol, choice, traffic) = match matched.map(|m| m.backend(table)) {
+    let (protocol, choice, issued, traffic) = match matched.map(|m| m.backend(table)) {
         None => of(Some(view)),
         // Most rules forward to the Service that they are attached to.
         Some(Some((service, port))) if *service == asked.service.name => {
@@ -184,13 +189,14 @@ pub fn plan(
         },
         Some(None) => Default::default(),
     };
-    let rare = matched.and_then(|matched| Rare::of(snapshot, &asked.service, matched, headers?));
+    let rare = matched.and_then(|matched| Rare::of(snapshot, &asked.service, matched, shown, draw));
     Ok(Planned {
         rare,
         permit,
         matched,
         protocol: protocol.unwrap_or(AppProtocol::Detect),
         choice,
+        issued,
         traffic,
         asked,
     })
@@ -230,13 +236,15 @@ impl Rare {
         snapshot: &Snapshot,
         asked: &Arc<ServiceView>,
         matched: Matched,
-        headers: &HeaderMap,
+        shown: Shown<'_>,
+        draw: &mut Draw,
     ) -> Option<Box<Self>> {
         if !matched.is_rare() {
             return None;
         }
+        let headers = shown.headers?;
         let rare = Self {
-            mirrors: mirrors(snapshot, asked, matched, headers),
+            mirrors: mirrors(snapshot, asked, matched, shown, draw),
             origin: match matched.has_cors(&asked.routes) {
                 true => headers.get(ORIGIN).cloned(),
                 false => None,
@@ -356,11 +364,17 @@ impl Planned {
         edit(request, |head| matched.edit_request(table, head));
     }
 
-    /// Edits an answer's header as the backend and its route say.
+    /// Edits an answer's header as the backend and its route say, and hands out the cookie that keeps
+    /// the caller at its endpoint.
     pub fn edit_response(&self, headers: &mut HeaderMap) {
         if let Some(matched) = self.matched {
             let origin = self.rare.as_ref().and_then(|rare| rare.origin.as_ref());
             matched.edit_response(&self.asked.service.routes, headers, origin);
+        }
+        if let (Some(issued), Some(traffic)) = (self.issued, &self.traffic)
+            && let Some(cookie) = traffic.strategy.value.set_cookie(issued)
+        {
+            headers.append(SET_COOKIE, cookie);
         }
     }
 }

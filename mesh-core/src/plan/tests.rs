@@ -9,7 +9,7 @@ use crate::authorize::{
     Action, DefaultAction, DenyReason, Operation, PathForm, Policy, PolicyRule, PolicySource,
     Provider, Step,
 };
-use crate::balance::{EjectPolicy, Strategy};
+use crate::balance::{ConsistentHash, EjectPolicy, HashCookie, HashKey, Strategy};
 use crate::model::{
     Host, Kind, Namespace, Service, ServicePort, Slice, SliceHost, SlicePort, SourceId, Transport,
     Workload,
@@ -374,7 +374,7 @@ fn a_trace_sees_policy_and_route() -> Fallible {
 fn a_consistent_hash_takes_its_key_from_the_request() -> Fallible {
     let user = HeaderName::from_static("x-user");
     let mut settings = Settings::of(web());
-    let strategy = Strategy::ConsistentHash(user.clone());
+    let strategy = Strategy::ConsistentHash(ConsistentHash::by(HashKey::Header(user.clone())));
     settings.traffic = Arc::new(Traffic::built(strategy, EjectPolicy::default()));
     let snapshot = Snapshot::new(settings).apply(Change::update(SourceId::new("t"), objects()));
     let choice = |value: Option<&'static str>| {
@@ -393,6 +393,41 @@ fn a_consistent_hash_takes_its_key_from_the_request() -> Fallible {
     assert_eq!(choice(Some("ada")), choice(Some("ada")));
     assert_ne!(choice(Some("ada")), choice(Some("bob")));
     assert_eq!(choice(None), Choice::LeastRequest);
+    Ok(())
+}
+
+/// The cookie of an answer leads where the request went; an answer of the route itself sets none.
+#[test]
+fn a_cookie_is_handed_out_with_the_answer_of_an_endpoint() -> Fallible {
+    let hour = Some(std::time::Duration::from_secs(3_600));
+    let cookie = HashCookie::new("stay", Some("/"), hour)?;
+    let mut settings = Settings::of(web());
+    let strategy = Strategy::ConsistentHash(ConsistentHash::by(HashKey::Cookie(cookie)));
+    settings.traffic = Arc::new(Traffic::built(strategy, EjectPolicy::default()));
+    let snapshot = Snapshot::new(settings).apply(Change::update(SourceId::new("t"), objects()));
+    let planned = |headers: &HeaderMap| {
+        let view = RequestView::Http(HttpView::new(&Method::GET, "/", None, headers));
+        let to = Destination::Authority("cart");
+        plan(&snapshot, &web(), to, &view, &mut Draw::new(1), &mut ()).map_err(Error::from)
+    };
+    let choice = |planned: &Planned| planned.backend().map(|b| b.choice);
+    let first = planned(&HeaderMap::new())?;
+    let mut answer = HeaderMap::new();
+    answer.append("set-cookie", HeaderValue::from_static("own=1"));
+    first.edit_response(&mut answer);
+    let all: Vec<_> = answer.get_all("set-cookie").iter().collect();
+    let [own, set] = all[..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!(own, "own=1");
+    let pair = set.to_str()?.split(';').next().unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    headers.insert("cookie", HeaderValue::from_str(pair)?);
+    let again = planned(&headers)?;
+    assert_eq!(choice(&again), choice(&first));
+    let mut answer = HeaderMap::new();
+    again.edit_response(&mut answer);
+    assert!(answer.is_empty(), "it has one: {answer:?}");
     Ok(())
 }
 

@@ -29,6 +29,9 @@ use crate::route::Timeouts;
 use crate::snapshot::{ServiceView, SnapshotReader};
 use crate::telemetry::{Exchange, Metrics, Protocol};
 
+/// The gRPC status of a server that has too much to do.
+const RESOURCE_EXHAUSTED: u8 = 8;
+
 /// Chooses endpoints and sends to them.
 pub(super) struct Upstreams {
     pub(super) reader: SnapshotReader,
@@ -172,6 +175,7 @@ impl Upstreams {
             let (service, mut picked) = self.choose(to, &mut tried, call, Instant::now())?;
             let error = match self.connector.open(tls, picked.member(), Inner::Tcp).await {
                 Ok(opened) => {
+                    picked.answered(|| self.now());
                     self.succeeded(&mut picked, &service);
                     call.exchange.tls_peer = opened.peer;
                     let idle_max = self.connector.idle_max;
@@ -325,7 +329,8 @@ impl Upstreams {
         let (service, set) = to.find(&snapshot)?;
         call.exchange.service = Arc::clone(&service.host);
         let since = now.saturating_duration_since(self.epoch);
-        let mut among = |tried: &[_]| pick(set, to.choice, since, tried, &mut call.draw);
+        let choice = to.choice.of(call.exchange.caller.map(|caller| caller.ip()));
+        let mut among = |tried: &[_]| pick(set, choice, since, tried, &mut call.draw);
         let mut picked = among(&tried.endpoints);
         if picked.is_err() && tried.kept.is_some() {
             // A policy would rather ask one again than none.
@@ -537,7 +542,15 @@ impl Upstream {
         if spared {
             // The application behind the agent of the endpoint closed, and may be well.
             self.judged = true;
-        } else if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
+            return;
+        }
+        let (picked, upstreams) = (&mut self.picked, &self.upstreams);
+        match is_shed(status, grpc) {
+            true => picked.refused(|| upstreams.now()),
+            false if !status.is_server_error() => picked.answered(|| upstreams.now()),
+            false => {}
+        }
+        if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
             match grpc.filter(|_| !status.is_server_error()) {
                 Some(grpc) => self.failed(&grpc_failure(grpc)),
                 None => self.failed(&format_args!("it answered {status}")),
@@ -566,6 +579,13 @@ impl Upstream {
                 self.failed(&format_args!("{reason}: {detail}"));
             }
             End::Whole if !self.judged => {
+                if exchange
+                    .grpc_status
+                    .is_some_and(|s| s == RESOURCE_EXHAUSTED)
+                {
+                    let upstreams = &self.upstreams;
+                    self.picked.refused(|| upstreams.now());
+                }
                 match exchange.grpc_status.filter(|s| is_endpoints_fault(*s)) {
                     Some(status) => self.failed(&grpc_failure(status)),
                     None => self.succeeded(),
@@ -583,6 +603,11 @@ impl Upstream {
 
 fn grpc_failure(status: u8) -> String {
     format!("it answered grpc-status {status}")
+}
+
+/// Whether the endpoint answers that it has too much to do.
+fn is_shed(status: StatusCode, grpc: Option<u8>) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || grpc == Some(RESOURCE_EXHAUSTED)
 }
 
 /// UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.

@@ -64,6 +64,7 @@ pub(super) fn view(
                 endpoints(service, port, parts.slices, addresses),
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
             )
+            .with_strategy(&traffic.strategy.value)
             .with_eject(traffic.eject.value);
             PortView {
                 port: port.port,

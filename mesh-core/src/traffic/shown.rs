@@ -8,7 +8,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Traffic;
-use crate::balance::{EjectPolicy, Strategy};
+use crate::balance::{ConsistentHash, EjectPolicy, HashKey, HashTable, Strategy};
 use crate::model::{Block, ObjectKey};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -83,13 +83,41 @@ impl Shown for BudgetPolicy {
 
 impl Shown for Strategy {
     fn fields(&self) -> Map<String, Value> {
-        match self {
-            Self::LeastRequest => fields([("simple", "LEAST_REQUEST".into())]),
-            Self::ConsistentHash(name) => {
-                let hash = json!({ "httpHeaderName": name.as_str() });
-                fields([("consistentHash", hash)])
+        let simple = match self {
+            Self::ConsistentHash(hash) => {
+                return fields([("consistentHash", Value::Object(hash.fields()))]);
             }
-        }
+            Self::LeastRequest => "LEAST_REQUEST",
+            Self::PeakEwma => "PEAK_EWMA",
+            Self::Random => "RANDOM",
+            Self::RoundRobin => "ROUND_ROBIN",
+        };
+        fields([("simple", simple.into())])
+    }
+}
+
+impl Shown for ConsistentHash {
+    fn fields(&self) -> Map<String, Value> {
+        let mut fields = match self.key() {
+            HashKey::Cookie(cookie) => {
+                let mut of = Map::from_iter([("name".to_owned(), cookie.name().into())]);
+                of.extend(cookie.path().map(|path| ("path".into(), path.into())));
+                of.extend(cookie.ttl().map(|ttl| ("ttl".into(), millis(ttl))));
+                fields([("httpCookie", Value::Object(of))])
+            }
+            HashKey::Header(name) => fields([("httpHeaderName", name.as_str().into())]),
+            HashKey::QueryParameter(name) => fields([("httpQueryParameterName", (**name).into())]),
+            HashKey::SourceIp => fields([("useSourceIp", true.into())]),
+        };
+        let table = match self.table() {
+            HashTable::Maglev(size) => Some(("maglev", json!({ "tableSize": size.slots() }))),
+            HashTable::Rendezvous => None,
+            HashTable::Ring(size) => {
+                Some(("ringHash", json!({ "minimumRingSize": size.points() })))
+            }
+        };
+        fields.extend(table.map(|(name, of)| (name.to_owned(), of)));
+        fields
     }
 }
 
@@ -130,7 +158,48 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::balance::{HashCookie, RingSize, TableSize};
     use crate::model::{Kind, Namespace};
+
+    #[test]
+    fn each_strategy_is_shown_in_the_words_of_its_document() {
+        let hour = Some(Duration::from_secs(3_600));
+        let stay = HashCookie::new("stay", Some("/"), hour).unwrap();
+        let bare = HashCookie::new("id", None, None).unwrap();
+        let (ring, maglev) = (RingSize::new(2_048).unwrap(), TableSize::default());
+        for (strategy, shown) in [
+            (Strategy::PeakEwma, json!({"simple": "PEAK_EWMA"})),
+            (Strategy::Random, json!({"simple": "RANDOM"})),
+            (Strategy::RoundRobin, json!({"simple": "ROUND_ROBIN"})),
+            (
+                Strategy::ConsistentHash(
+                    ConsistentHash::by(HashKey::Cookie(stay)).through(HashTable::Maglev(maglev)),
+                ),
+                json!({"consistentHash": {
+                    "httpCookie": {"name": "stay", "path": "/", "ttl": "3600000ms"},
+                    "maglev": {"tableSize": 65_537},
+                }}),
+            ),
+            (
+                Strategy::ConsistentHash(ConsistentHash::by(HashKey::Cookie(bare))),
+                json!({"consistentHash": {"httpCookie": {"name": "id"}}}),
+            ),
+            (
+                Strategy::ConsistentHash(
+                    ConsistentHash::by(HashKey::SourceIp).through(HashTable::Ring(ring)),
+                ),
+                json!({"consistentHash": {
+                    "useSourceIp": true, "ringHash": {"minimumRingSize": 2_048},
+                }}),
+            ),
+            (
+                Strategy::ConsistentHash(ConsistentHash::by(HashKey::QueryParameter("q".into()))),
+                json!({"consistentHash": {"httpQueryParameterName": "q"}}),
+            ),
+        ] {
+            assert_eq!(block(&strategy, None), shown);
+        }
+    }
 
     #[test]
     fn each_block_is_shown_with_where_it_comes_from() {

@@ -21,6 +21,7 @@ mod retries;
 mod rooms;
 mod routes;
 mod sources;
+mod strategies;
 mod streams;
 mod support;
 mod tunnels;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use inmesh_core::balance::{EjectPolicy, Strategy};
+use inmesh_core::balance::{ConsistentHash, EjectPolicy, HashKey, Strategy};
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::BudgetPolicy;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
@@ -120,7 +120,10 @@ fn strategy(value: &Value<'_>) -> Option<Strategy> {
         };
         match (simple, hash) {
             (Some(_), None) => Some(Strategy::LeastRequest),
-            (None, Some(name)) => Some(Strategy::ConsistentHash(name)),
+            (None, Some(name)) => {
+                let by_header = ConsistentHash::by(HashKey::Header(name));
+                Some(Strategy::ConsistentHash(by_header))
+            }
             _ => {
                 value.refuse("has one of simple and consistentHash");
                 None

@@ -329,6 +329,12 @@ fn a_stage_has_its_three_files() {
         (found[0].path.as_str(), found[0].what.as_str()),
         ("mesh-core/src/balance/decide.rs", "is missing")
     );
+    // Tests may be a folder.
+    let mut files = house();
+    files.retain(|(path, _)| path != "mesh-core/src/balance/tests.rs");
+    assert_eq!(check_files(&files).len(), 1);
+    files.push(("mesh-core/src/balance/tests/mod.rs".into(), String::new()));
+    assert_eq!(check_files(&files), []);
 }
 
 // === dependencies ===

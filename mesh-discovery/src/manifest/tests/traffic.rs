@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use inmesh_core::balance::Strategy;
+use inmesh_core::balance::{ConsistentHash, HashKey, Strategy};
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
@@ -56,7 +56,8 @@ outlierDetection:
     let budget = BudgetPolicy::new(30, 20 * SECOND, 3, 2 * SECOND).unwrap();
     assert_eq!(blocks.budget, Some(budget));
     let user = HeaderName::from_static("x-user");
-    assert_eq!(blocks.strategy, Some(Strategy::ConsistentHash(user)));
+    let by_user = ConsistentHash::by(HashKey::Header(user));
+    assert_eq!(blocks.strategy, Some(Strategy::ConsistentHash(by_user)));
     let eject = blocks.eject.unwrap();
     assert_eq!((eject.consecutive, eject.percent), (7, 50));
     assert_eq!((eject.base, eject.longest), (10 * SECOND, 60 * SECOND));

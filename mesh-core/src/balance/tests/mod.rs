@@ -1,5 +1,9 @@
 //! The choice, the breaker and both together, in simulated time.
 
+mod hashed;
+mod measured;
+mod turns;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

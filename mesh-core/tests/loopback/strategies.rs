@@ -1,0 +1,159 @@
+//! Which endpoint requests reach by each strategy.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ::http::{Response, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use inmesh_core::Body;
+use inmesh_core::balance::{
+    ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, RingSize, Strategy, TableSize,
+};
+use inmesh_core::model::{
+    AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
+    Transport,
+};
+use inmesh_core::runtime::OutboundListener;
+use inmesh_core::snapshot::Op;
+use tokio::net::TcpSocket;
+
+use crate::support::{Pair, Result, get, origin, serve_outbound, soon, tell, text};
+
+/// A mesh whose Service `shelf` has plain endpoints that answer with their number, or with 503.
+async fn shelf(strategy: Strategy, statuses: &[StatusCode]) -> Result<Pair> {
+    let mut eject = EjectPolicy::default();
+    eject.consecutive = 0;
+    let build = move |b: crate::support::Builder| b.strategy(strategy.clone()).eject(eject);
+    let pair = Pair::with(AppProtocol::Http1, origin(tell).await?, build, |_| {}).await?;
+    let mut ops = pair.world.service("shelf", AppProtocol::Http1, &[])?;
+    let shop = Namespace::new("shop")?;
+    for (n, status) in statuses.iter().copied().enumerate() {
+        let answer = move |_| async move {
+            let mut response = Response::new(Body::from(n.to_string()));
+            *response.status_mut() = status;
+            response
+        };
+        let at = origin(answer).await?;
+        ops.push(Op::put(Slice::new(
+            ObjectKey::new(Kind::EndpointSlice, &shop, &format!("shelf-{n}"))?,
+            ServiceName::new(&shop, "shelf")?,
+            vec![SlicePort::new("main", at.port())],
+            vec![SliceHost::new(Host::Address(at.ip()))],
+            Transport::Plain,
+        )));
+    }
+    let mut changed = pair.web.snapshot().clone();
+    let before = changed.load().generation();
+    pair.pusher.push(ops).await?;
+    while changed.load().generation() == before {
+        soon(changed.changed()).await?;
+    }
+    Ok(pair)
+}
+
+/// The endpoint that a request reaches, and the cookie that its answer sets.
+async fn ask(pair: &Pair, cookie: Option<&str>) -> Result<(String, Option<String>)> {
+    let mut request = get("http://shelf/");
+    if let Some(cookie) = cookie {
+        request.headers_mut().insert("cookie", cookie.parse()?);
+    }
+    let answer = soon(pair.web.client().send(request)).await?;
+    let set = answer.headers().get("set-cookie");
+    let set = set.map(|set| set.to_str().map(str::to_owned)).transpose()?;
+    Ok((text(answer).await?, set))
+}
+
+#[tokio::test]
+async fn a_caller_with_its_cookie_stays_at_its_endpoint() -> Result {
+    for table in [
+        HashTable::Maglev(TableSize::default()),
+        HashTable::Rendezvous,
+        HashTable::Ring(RingSize::default()),
+    ] {
+        let cookie = HashCookie::new("stay", Some("/"), Some(Duration::from_secs(60)))?;
+        let hash = ConsistentHash::by(HashKey::Cookie(cookie)).through(table);
+        let pair = shelf(Strategy::ConsistentHash(hash), &[StatusCode::OK; 4]).await?;
+        let mut reached = std::collections::BTreeSet::new();
+        for _ in 0..12 {
+            let (first, set) = ask(&pair, None).await?;
+            let set = set.ok_or("no cookie")?;
+            let (value, rest) = set.split_once(';').ok_or("no attributes")?;
+            assert_eq!(rest, " Max-Age=60; Path=/; HttpOnly");
+            for _ in 0..3 {
+                assert_eq!(ask(&pair, Some(value)).await?, (first.clone(), None));
+            }
+            reached.insert(first);
+        }
+        assert!(reached.len() > 1, "{table:?}: {reached:?}");
+    }
+    Ok(())
+}
+
+/// The endpoint that a request of a caller at this address reaches.
+async fn ask_from(from: &str, listener: SocketAddr) -> Result<String> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(format!("{from}:0").parse()?)?;
+    let stream = socket.connect(listener).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = ::http::Request::get("/").header("host", "shelf");
+    let answer = sender.send_request(request.body(Empty::<bytes::Bytes>::new())?);
+    text(soon(answer).await??).await
+}
+
+#[tokio::test]
+async fn a_caller_stays_where_its_address_leads() -> Result {
+    let hash = ConsistentHash::by(HashKey::SourceIp);
+    let pair = shelf(Strategy::ConsistentHash(hash), &[StatusCode::OK; 4]).await?;
+    let to = ServiceName::new(&Namespace::new("shop")?, "shelf")?;
+    let to = OutboundListener::to(to, 80, AppProtocol::Http1);
+    let listener = serve_outbound(&pair.web, to).await?;
+    let mut reached = std::collections::BTreeSet::new();
+    for n in 1..13 {
+        let from = format!("127.0.0.{n}");
+        let first = ask_from(&from, listener).await?;
+        for _ in 0..3 {
+            assert_eq!(ask_from(&from, listener).await?, first, "{from}");
+        }
+        reached.insert(first);
+    }
+    assert!(reached.len() > 1, "{reached:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_has_its_turn() -> Result {
+    let pair = shelf(Strategy::RoundRobin, &[StatusCode::OK; 3]).await?;
+    let mut counts = std::collections::BTreeMap::new();
+    for _ in 0..12 {
+        *counts.entry(ask(&pair, None).await?.0).or_insert(0) += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [4, 4, 4]);
+    Ok(())
+}
+
+/// Its answers come at once, which is no speed: it is asked once, and not again while it counts for a
+/// second.
+#[tokio::test]
+async fn an_endpoint_that_fails_fast_is_not_fast() -> Result {
+    for status in [
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::TOO_MANY_REQUESTS,
+    ] {
+        let pair = shelf(
+            Strategy::PeakEwma,
+            &[StatusCode::OK, StatusCode::OK, status],
+        )
+        .await?;
+        let mut bad = 0;
+        for _ in 0..100 {
+            let answer = soon(pair.web.client().send(get("http://shelf/"))).await?;
+            bad += u32::from(answer.status() == status);
+            text(answer).await?;
+        }
+        assert!(bad <= 1, "{status}: {bad} of 100");
+    }
+    Ok(())
+}
