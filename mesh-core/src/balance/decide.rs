@@ -38,6 +38,11 @@ pub trait LoadView {
     fn sample(&self, draw: &mut Draw) -> usize {
         draw.index(self.len())
     }
+    /// Whether an endpoint takes a turn, by a number that is uniform in 64 bits: less often than each
+    /// while it is new.
+    fn takes(&self, _index: usize, _drawn: u64) -> bool {
+        true
+    }
     /// What names an endpoint to [`consistent_hash`], the same in every process.
     fn name_hash(&self, index: usize) -> u64;
 }
@@ -112,10 +117,9 @@ pub fn round_robin(view: &impl LoadView, mut turn: impl FnMut() -> u64) -> Optio
     let len = u64::try_from(view.len()).unwrap_or(u64::MAX);
     let heaviest = u64::from(view.heaviest()).max(1);
     for _ in 0..len.saturating_mul(2) {
-        let (round, nth) = match turn() {
-            turn if heaviest == 1 => (0, turn % len),
-            turn => (turn / len, turn % len),
-        };
+        let turn = turn();
+        let nth = turn % len;
+        let round = if heaviest == 1 { 0 } else { turn / len };
         let index = usize::try_from(nth).unwrap_or_default();
         // Where in the heaviest one's weight this endpoint's turns have come to; every second one
         // begins half a weight later, so that not all take the same rounds.
@@ -123,7 +127,8 @@ pub fn round_robin(view: &impl LoadView, mut turn: impl FnMut() -> u64) -> Optio
         let at = (u128::from(weight) * u128::from(round) + u128::from(nth % 2 * heaviest / 2))
             % u128::from(heaviest);
         let takes = at >= u128::from(heaviest.saturating_sub(weight));
-        if takes && view.availability(index) == Availability::Ready {
+        if takes && view.takes(index, mix(turn)) && view.availability(index) == Availability::Ready
+        {
             return Some(index);
         }
     }

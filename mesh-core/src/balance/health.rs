@@ -28,6 +28,10 @@ pub(super) struct Health {
 pub(super) struct SetHealth {
     /// When the first ejected endpoint may be probed, in milliseconds, or `NEVER`.
     next_probe: AtomicU64,
+    /// Until when an endpoint takes less than its share by its own word, in milliseconds.
+    shed: AtomicU64,
+    /// Whether the set has endpoints whose age has not begun.
+    fresh: AtomicBool,
     /// The turns of round robin; 0 before the first.
     turns: AtomicU64,
     /// Held while it is decided whether there is room for one more ejection, and while
@@ -35,7 +39,7 @@ pub(super) struct SetHealth {
     ejecting: Mutex<()>,
 }
 
-fn millis(at: Duration) -> u64 {
+pub(super) fn millis(at: Duration) -> u64 {
     u64::try_from(at.as_millis()).unwrap_or(NEVER - 1)
 }
 
@@ -87,6 +91,27 @@ impl SetHealth {
         self.next_probe.load(Ordering::Relaxed) <= millis(now)
     }
 
+    /// Whether an endpoint may take less than its share by its own word.
+    pub(super) fn sheds(&self, now: Duration) -> bool {
+        let until = self.shed.load(Ordering::Relaxed);
+        until != 0 && until > millis(now)
+    }
+
+    /// An endpoint takes less until then.
+    pub(super) fn shed_until(&self, until: u64) {
+        self.shed.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// The set has endpoints that are new, as far as it knows.
+    pub(super) fn is_fresh(&self) {
+        self.fresh.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it had; it has none from here on.
+    pub(super) fn take_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed) && self.fresh.swap(false, Ordering::Relaxed)
+    }
+
     /// The next turn of round robin. The first is drawn, so that not all callers begin at one endpoint.
     pub(super) fn turn(&self, draw: &mut Draw) -> u64 {
         match self.turns.fetch_add(1, Ordering::Relaxed) {
@@ -126,6 +151,8 @@ impl Default for SetHealth {
     fn default() -> Self {
         Self {
             next_probe: AtomicU64::new(NEVER),
+            shed: AtomicU64::new(0),
+            fresh: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             ejecting: Mutex::new(()),
         }

@@ -15,6 +15,7 @@ mod ewma;
 mod health;
 mod pick;
 mod set;
+mod share;
 mod strategy;
 mod table;
 
@@ -22,6 +23,7 @@ pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_rob
 pub use eject::{Breaker, EjectPolicy, Ejection};
 pub use pick::{NoEndpoint, Picked, foresee, pick};
 pub use set::{EndpointSet, EndpointState, LastFailure, Member};
+pub use share::SlowStart;
 pub use strategy::{
     Choice, ConsistentHash, HashCookie, HashKey, HashTable, InvalidStrategy, Issued, RingSize,
     Shown, Strategy, TableSize,

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use super::decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 use super::eject::{Breaker, Ejection};
+use super::health::millis;
 use super::set::{EndpointSet, EndpointState, Member, Tier};
+use super::share::{Share, SlowStart, pause};
 use super::strategy::Choice;
 use crate::model::Draw;
 
+/// How often an endpoint is drawn anew that takes less than its share.
+const REDRAWS: usize = 15;
 /// How long until an ejected endpoint that is not ready is looked at again.
 const RECHECK: Duration = Duration::from_secs(1);
 
@@ -71,6 +75,9 @@ pub fn pick(
     tried: &[Arc<EndpointState>],
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
+    if set.slow_start().is_some() && set.health().take_fresh() {
+        set.begin_slow_starts(now);
+    }
     if let Some(index) = due(set, now) {
         return Ok(Picked::new(set, index, true).timed(choice, now));
     }
@@ -140,8 +147,10 @@ fn choose(
     draw: &mut Draw,
     turn: &mut impl FnMut(&mut Draw) -> u64,
 ) -> Option<usize> {
+    let uneven = set.slow_start().is_some() || set.health().sheds(now);
     set.tiers().enumerate().find_map(|(n, tier)| {
         let view = View {
+            uneven: uneven.then_some((set.slow_start(), now)),
             tier,
             tried,
             ejected,
@@ -200,9 +209,21 @@ struct View<'a> {
     ejected: bool,
     /// Whether the load is by how fast they answer.
     timed: bool,
+    /// Whether some may take less than their share, and what it depends on.
+    uneven: Option<(Option<&'a SlowStart>, Duration)>,
 }
 
 // === impl View ===
+
+impl View<'_> {
+    /// How much of its share a member takes.
+    fn share(&self, index: usize) -> Share {
+        match (self.uneven, self.tier.member(index)) {
+            (Some((slow_start, now)), Some(member)) => member.state.share(slow_start, now),
+            _ => Share::whole(),
+        }
+    }
+}
 
 impl LoadView for View<'_> {
     fn len(&self) -> usize {
@@ -222,11 +243,15 @@ impl LoadView for View<'_> {
     }
 
     fn load(&self, index: usize, now: Duration) -> u64 {
-        match self.tier.member(index) {
+        let load = match self.tier.member(index) {
             None => u64::MAX,
             Some(member) if self.timed => member.state.cost(now),
             Some(member) => u64::from(member.state.in_flight()),
+        };
+        if self.uneven.is_none() {
+            return load;
         }
+        self.share(index).weigh(load)
     }
 
     fn weight(&self, index: usize) -> u32 {
@@ -237,8 +262,22 @@ impl LoadView for View<'_> {
         self.tier.heaviest()
     }
 
+    fn takes(&self, index: usize, drawn: u64) -> bool {
+        self.share(index).takes(drawn)
+    }
+
     fn sample(&self, draw: &mut Draw) -> usize {
-        self.tier.sample(draw)
+        let mut drawn = self.tier.sample(draw);
+        if self.uneven.is_none() {
+            return drawn;
+        }
+        for _ in 0..REDRAWS {
+            if self.share(drawn).takes(draw.bits()) {
+                break;
+            }
+            drawn = self.tier.sample(draw);
+        }
+        drawn
     }
 
     fn name_hash(&self, index: usize) -> u64 {
@@ -301,6 +340,15 @@ impl Picked {
         }
     }
 
+    /// The endpoint answers that it has too much to do, and perhaps for how long: it takes less than its
+    /// share meanwhile.
+    pub fn shed(&mut self, asked: Option<Duration>, now: Duration) {
+        self.refused(|| now);
+        let until = millis(now + pause(asked));
+        self.member().state.shed_until(until);
+        self.set.health().shed_until(until);
+    }
+
     /// The endpoint answered as it should. Returns whether that brought it back.
     pub fn succeeded(&mut self, now: Duration) -> bool {
         self.succeeded_at(|| now)
@@ -318,7 +366,11 @@ impl Picked {
             return false;
         }
         let now = now();
-        health.with(|b| b.handle_success(now))
+        let back = health.with(|b| b.handle_success(now));
+        if back {
+            self.member().state.begin(now);
+        }
+        back
     }
 
     /// The request failed by the endpoint's fault.

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use super::eject::EjectPolicy;
 use super::ewma::Ewma;
-use super::health::{Health, SetHealth};
+use super::health::{Health, SetHealth, millis};
+use super::share::{Share, SlowStart};
 use super::strategy::Strategy;
 use super::table::{Table, Tables};
 use crate::model::{Conditions, Draw, Endpoint};
@@ -31,6 +32,10 @@ pub struct EndpointState {
     inflight: AtomicU32,
     /// How fast it answers, an [`Ewma`] in bits; measured where a strategy asks.
     speed: AtomicU64,
+    /// When its slow start began, in milliseconds after the first; 0 before.
+    since: AtomicU64,
+    /// Until when it takes less than its share by its own word, in milliseconds.
+    shed: AtomicU64,
     /// Whether the balancer may choose it.
     pub(super) health: Health,
     slot: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -67,6 +72,7 @@ pub struct EndpointSet {
     health: Arc<SetHealth>,
     /// What leads from a hash to an endpoint, where a strategy has tables.
     tables: Option<Arc<Tables>>,
+    slow_start: Option<SlowStart>,
     eject: EjectPolicy,
 }
 
@@ -105,6 +111,8 @@ impl EndpointState {
         Self {
             inflight: AtomicU32::new(0),
             speed: AtomicU64::new(Ewma::default().to_bits()),
+            since: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
             health: Health::default(),
             slot: OnceLock::new(),
             last_failure: Mutex::new(None),
@@ -125,6 +133,32 @@ impl EndpointState {
     /// What one more request costs it at `now`.
     pub(super) fn cost(&self, now: Duration) -> u64 {
         self.speed().cost(self.in_flight(), now)
+    }
+
+    /// How much of its share it takes at `now`.
+    pub(super) fn share(&self, slow_start: Option<&SlowStart>, now: Duration) -> Share {
+        let now = millis(now);
+        let share = slow_start.map_or_else(Share::whole, |slow_start| {
+            let age = match self.since.load(Ordering::Relaxed) {
+                0 => 0,
+                since => (now + 1).saturating_sub(since),
+            };
+            slow_start.share(Duration::from_millis(age))
+        });
+        match self.shed.load(Ordering::Relaxed) > now {
+            true => share.shed(),
+            false => share,
+        }
+    }
+
+    /// Its slow start begins.
+    pub(super) fn begin(&self, now: Duration) {
+        self.since.store(millis(now) + 1, Ordering::Relaxed);
+    }
+
+    /// It takes less than its share until then, in milliseconds.
+    pub(super) fn shed_until(&self, until: u64) {
+        self.shed.fetch_max(until, Ordering::Relaxed);
     }
 
     fn speed(&self) -> Ewma {
@@ -247,6 +281,7 @@ impl EndpointSet {
             members,
             health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
             tables: before.and_then(|set| set.tables.clone()),
+            slow_start: None,
             eject: EjectPolicy::default(),
         }
     }
@@ -267,6 +302,16 @@ impl EndpointSet {
             self.tables.as_ref(),
         );
         self.tables = tables;
+        self
+    }
+
+    /// The same set whose new endpoints take their share little by little.
+    #[must_use]
+    pub fn with_slow_start(mut self, slow_start: Option<SlowStart>) -> Self {
+        self.slow_start = slow_start;
+        if slow_start.is_some() {
+            self.health.is_fresh();
+        }
         self
     }
 
@@ -320,6 +365,22 @@ impl EndpointSet {
                 members: &self.members,
                 places,
             })
+    }
+
+    pub(super) fn slow_start(&self) -> Option<&SlowStart> {
+        self.slow_start.as_ref()
+    }
+
+    /// The slow start of those that have come since the last time begins; that of one which was away
+    /// will begin anew.
+    pub(super) fn begin_slow_starts(&self, now: Duration) {
+        for member in &self.members {
+            if usefulness(&member.endpoint) == 0 {
+                member.state.since.store(0, Ordering::Relaxed);
+            } else if member.state.since.load(Ordering::Relaxed) == 0 {
+                member.state.begin(now);
+            }
+        }
     }
 
     /// The table of the `nth` tier, where the strategy has one.

@@ -348,6 +348,14 @@ impl HashCookie {
     }
 }
 
+// === impl InvalidStrategy ===
+
+impl InvalidStrategy {
+    pub(super) fn new(why: String) -> Self {
+        Self(why)
+    }
+}
+
 // === impl TableSize ===
 
 impl TableSize {

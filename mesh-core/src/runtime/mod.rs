@@ -29,6 +29,7 @@ mod mesh;
 mod mirror;
 mod outbound;
 mod repeat;
+mod sending;
 mod serve;
 mod shared;
 mod standing;

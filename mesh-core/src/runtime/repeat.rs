@@ -60,6 +60,14 @@ pub(super) fn hint(headers: &HeaderMap, now: SystemTime) -> Hint {
     }
 }
 
+/// How long a server asks to be left alone, if it does.
+pub(super) fn asked(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    match hint(headers, now) {
+        Hint::After(pause) => Some(pause),
+        Hint::Never | Hint::None => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

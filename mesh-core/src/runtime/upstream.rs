@@ -16,16 +16,16 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Call, End};
 use super::deadline;
-use super::repeat::{count, hint, said_by_agent};
-use crate::balance::{Ejection, EndpointState, Member, Picked, pick};
+use super::repeat::{asked, hint, said_by_agent};
+use super::sending::{Sending, Tried};
+use crate::balance::{Ejection, Member, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
 use crate::plan::PlannedBackend;
-use crate::retry::{Answer, AttemptOutcome, Fault, KeptRequest, Next, Repeat, RetryPolicy};
-use crate::route::Timeouts;
+use crate::retry::{Answer, AttemptOutcome, Fault, Next};
 use crate::snapshot::{ServiceView, SnapshotReader};
 use crate::telemetry::{Exchange, Metrics, Protocol};
 
@@ -57,25 +57,6 @@ pub(super) struct Answered {
     pub(super) response: Response<Body>,
     pub(super) upstream: Upstream,
     pub(super) peer: Option<SpiffeId>,
-}
-
-/// A request on its way to a backend.
-pub(super) struct Sending<'a> {
-    pub(super) to: PlannedBackend<'a>,
-    pub(super) timeouts: Timeouts,
-    pub(super) retry: Option<&'a RetryPolicy>,
-    pub(super) version: HttpVersion,
-}
-
-/// The attempts of one request or connection that failed.
-#[derive(Default)]
-struct Tried {
-    /// The endpoints to avoid.
-    endpoints: Vec<Arc<EndpointState>>,
-    /// Why the last one failed.
-    last: Option<Error>,
-    /// The request, where a policy may have it sent again.
-    kept: Option<Box<KeptRequest>>,
 }
 
 /// The endpoint of an attempt.
@@ -137,7 +118,11 @@ impl Upstreams {
                     let grpc = protocol.grpc_status(headers);
                     let failed = status.is_server_error() || grpc.is_some();
                     let spared = failed && is_spared(headers);
-                    upstream.judge_head(status, grpc, protocol, spared);
+                    let pause = match is_shed(status, grpc) {
+                        true => asked(headers, SystemClock.now()),
+                        false => None,
+                    };
+                    upstream.judge_head(status, grpc, protocol, (spared, pause));
                     let answer = Answer::new(status, grpc);
                     match self.repeat(answer, headers, &sending, &mut tried, call, &upstream) {
                         Some(wait) => wait,
@@ -428,77 +413,6 @@ fn is_endpoints(outcome: AttemptOutcome) -> bool {
     )
 }
 
-// === impl Tried ===
-
-impl Tried {
-    /// Keeps the request, where a policy may have it sent again.
-    fn of(sending: &Sending<'_>, request: &mut Request<Body>) -> Self {
-        let may = sending.retry.is_some_and(|policy| policy.repeats() > 0);
-        let may = may && KeptRequest::may_be(request);
-        Self {
-            kept: may.then(|| Box::new(KeptRequest::of(request))),
-            ..Self::default()
-        }
-    }
-
-    /// What the policy needs to know; `None` without one.
-    fn repeat<'a>(
-        &self,
-        sending: &Sending<'a>,
-        service: &'a ServiceView,
-        now: Duration,
-        call: &Call,
-    ) -> Option<Repeat<'a>> {
-        let policy = sending.retry?;
-        let end = sending.end(call);
-        let traffic = service.traffic(sending.to.port)?;
-        Some(Repeat {
-            policy,
-            budget: (&service.retries, &traffic.budget.value),
-            now,
-            left: end.map_or(Duration::MAX, |end| {
-                end.saturating_duration_since(Instant::now())
-            }),
-            idempotent: self.kept.as_ref().is_some_and(|kept| kept.is_idempotent()),
-            kept: self.kept.as_ref().is_some_and(|kept| kept.is_whole()),
-        })
-    }
-
-    /// Puts the request into its place again, if it was kept.
-    fn put_back(&self, request: &mut Request<Body>, exchange: &Exchange) {
-        let Some(mut again) = self.kept.as_ref().and_then(|kept| kept.again()) else {
-            return;
-        };
-        count(
-            exchange.attempts.len(),
-            exchange.protocol,
-            again.headers_mut(),
-        );
-        *request = again;
-    }
-}
-
-// === impl Sending ===
-
-impl Sending<'_> {
-    /// When the request as a whole must have an answer.
-    fn end(&self, call: &Call) -> Option<Instant> {
-        let limit = self.timeouts.request.map(|limit| call.started + limit);
-        limit.into_iter().chain(call.deadline).min()
-    }
-
-    /// When an attempt that begins now must have an answer, and the reason if it has none.
-    fn deadline(&self, call: &Call, now: Instant) -> Option<(Instant, Reason)> {
-        let limits = self.timeouts;
-        let whole = self.end(call).map(|at| (at, Reason::RequestTimeout));
-        let one = limits
-            .backend_request
-            .map(|l| (now + l, Reason::BackendTimeout));
-        // On a tie it is the whole request that is late.
-        whole.into_iter().chain(one).min_by_key(|(at, _)| *at)
-    }
-}
-
 // === impl Upstream ===
 
 impl Upstream {
@@ -537,7 +451,7 @@ impl Upstream {
         status: StatusCode,
         grpc: Option<u8>,
         protocol: Protocol,
-        spared: bool,
+        (spared, pause): (bool, Option<Duration>),
     ) {
         if spared {
             // The application behind the agent of the endpoint closed, and may be well.
@@ -546,7 +460,7 @@ impl Upstream {
         }
         let (picked, upstreams) = (&mut self.picked, &self.upstreams);
         match is_shed(status, grpc) {
-            true => picked.refused(|| upstreams.now()),
+            true => picked.shed(pause, upstreams.now()),
             false if !status.is_server_error() => picked.answered(|| upstreams.now()),
             false => {}
         }
@@ -583,8 +497,7 @@ impl Upstream {
                     .grpc_status
                     .is_some_and(|s| s == RESOURCE_EXHAUSTED)
                 {
-                    let upstreams = &self.upstreams;
-                    self.picked.refused(|| upstreams.now());
+                    self.picked.shed(None, self.upstreams.now());
                 }
                 match exchange.grpc_status.filter(|s| is_endpoints_fault(*s)) {
                     Some(status) => self.failed(&grpc_failure(status)),

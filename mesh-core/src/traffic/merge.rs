@@ -36,6 +36,10 @@ pub(crate) fn of_port(
             let from = from.clone();
             traffic.strategy = Block { value, from };
         }
+        if let Some(value) = blocks.warmup {
+            let from = from.clone();
+            traffic.warmup = Some(Block { value, from });
+        }
         if let Some(value) = blocks.eject {
             let from = from.clone();
             traffic.eject = Block { value, from };

@@ -16,7 +16,7 @@ pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
 pub(crate) use shown::{Shown, block};
 
-use crate::balance::{EjectPolicy, Strategy};
+use crate::balance::{EjectPolicy, SlowStart, Strategy};
 use crate::model::Block;
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -27,6 +27,8 @@ use crate::route::Timeouts;
 pub struct Traffic {
     /// How an endpoint is chosen.
     pub strategy: Block<Strategy>,
+    /// How a new endpoint takes its share, if little by little.
+    pub warmup: Option<Block<SlowStart>>,
     /// When one is ejected.
     pub eject: Block<EjectPolicy>,
     /// How many repeats there may be of all requests together.

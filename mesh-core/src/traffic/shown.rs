@@ -8,7 +8,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Traffic;
-use crate::balance::{ConsistentHash, EjectPolicy, HashKey, HashTable, Strategy};
+use crate::balance::{ConsistentHash, EjectPolicy, HashKey, HashTable, SlowStart, Strategy};
 use crate::model::{Block, ObjectKey};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -121,6 +121,16 @@ impl Shown for ConsistentHash {
     }
 }
 
+impl Shown for SlowStart {
+    fn fields(&self) -> Map<String, Value> {
+        fields([
+            ("duration", millis(self.window())),
+            ("minimumPercent", self.minimum_percent().into()),
+            ("aggression", self.aggression().into()),
+        ])
+    }
+}
+
 impl Shown for EjectPolicy {
     fn fields(&self) -> Map<String, Value> {
         fields([
@@ -140,6 +150,7 @@ impl Serialize for Traffic {
         let retry = self.retry.as_ref();
         let blocks = [
             ("loadBalancer", Some(of(&self.strategy))),
+            ("warmup", self.warmup.as_ref().map(of)),
             ("outlierDetection", Some(of(&self.eject))),
             ("retryConstraint", Some(of(&self.budget))),
             ("timeouts", self.timeouts.as_ref().map(of)),

@@ -33,6 +33,10 @@ async fn shelf(strategy: Strategy, statuses: &[StatusCode]) -> Result<Pair> {
         let answer = move |_| async move {
             let mut response = Response::new(Body::from(n.to_string()));
             *response.status_mut() = status;
+            if status == StatusCode::TOO_MANY_REQUESTS {
+                let pause = ::http::HeaderValue::from_static("20");
+                response.headers_mut().insert("retry-after", pause);
+            }
             response
         };
         let at = origin(answer).await?;
@@ -88,6 +92,27 @@ async fn a_caller_with_its_cookie_stays_at_its_endpoint() -> Result {
         }
         assert!(reached.len() > 1, "{table:?}: {reached:?}");
     }
+    Ok(())
+}
+
+/// One of four answers 429 and asks for a pause: it gets a tenth of its share meanwhile.
+#[tokio::test]
+async fn an_endpoint_that_asks_for_a_pause_gets_less() -> Result {
+    let statuses = [
+        StatusCode::OK,
+        StatusCode::OK,
+        StatusCode::OK,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    let pair = shelf(Strategy::default(), &statuses).await?;
+    let mut shed = 0;
+    for _ in 0..400 {
+        let answer = soon(pair.web.client().send(get("http://shelf/"))).await?;
+        shed += u32::from(answer.status() == StatusCode::TOO_MANY_REQUESTS);
+        text(answer).await?;
+    }
+    // A quarter is 100; a tenth of its share 10. The requests take less than the pause.
+    assert!((1..=40).contains(&shed), "{shed} of 400");
     Ok(())
 }
 

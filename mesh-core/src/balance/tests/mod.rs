@@ -2,6 +2,7 @@
 
 mod hashed;
 mod measured;
+mod shares;
 mod turns;
 
 use std::net::SocketAddr;
