@@ -4,7 +4,7 @@
 //! endpoint fails, and when one that had failed succeeds.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Breaker;
@@ -23,20 +23,22 @@ pub(super) struct Health {
     breaker: Mutex<Breaker>,
 }
 
-/// What a set as a whole remembers of its ejections.
+/// What a set of type `T`, and those that replace it, remember of their ejections.
 #[derive(Debug)]
-pub(super) struct SetHealth {
+pub(super) struct SetHealth<T> {
     /// When the first ejected endpoint may be probed, in milliseconds, or `NEVER`.
     next_probe: AtomicU64,
     /// Until when an endpoint takes less than its share by its own word, in milliseconds.
     shed: AtomicU64,
-    /// Whether the set has endpoints whose age has not begun.
-    fresh: AtomicBool,
+    /// The serial of the newest set that a request was balanced over.
+    seen: AtomicU64,
+    /// When the endpoints are compared next, in milliseconds.
+    comparison: AtomicU64,
     /// The turns of round robin; 0 before the first.
     turns: AtomicU64,
-    /// Held while it is decided whether there is room for one more ejection, and while
+    /// The newest set. Held while it is decided whether there is room for one more ejection, and while
     /// `next_probe` is set from the breakers, so that neither is decided on stale state.
-    ejecting: Mutex<()>,
+    ejecting: Mutex<Weak<T>>,
 }
 
 pub(super) fn millis(at: Duration) -> u64 {
@@ -85,7 +87,12 @@ impl Ahead {
 
 // === impl SetHealth ===
 
-impl SetHealth {
+impl<T> SetHealth<T> {
+    /// Whether an endpoint may be ejected.
+    pub(super) fn may_be_out(&self) -> bool {
+        self.next_probe.load(Ordering::Relaxed) != NEVER
+    }
+
     /// Whether an ejected endpoint may be due for its probe.
     pub(super) fn may_probe(&self, now: Duration) -> bool {
         self.next_probe.load(Ordering::Relaxed) <= millis(now)
@@ -102,14 +109,31 @@ impl SetHealth {
         self.shed.fetch_max(until, Ordering::Relaxed);
     }
 
-    /// The set has endpoints that are new, as far as it knows.
-    pub(super) fn is_fresh(&self) {
-        self.fresh.store(true, Ordering::Relaxed);
+    /// Whether a set of this serial is newer than all that requests were balanced over.
+    pub(super) fn is_new(&self, serial: u64) -> bool {
+        self.seen.load(Ordering::Relaxed) < serial
     }
 
-    /// Whether it had; it has none from here on.
-    pub(super) fn take_fresh(&self) -> bool {
-        self.fresh.load(Ordering::Relaxed) && self.fresh.swap(false, Ordering::Relaxed)
+    /// Notes the newest set. Returns whether it is. The caller holds the lock.
+    pub(super) fn note(&self, newest: &mut Weak<T>, set: &Arc<T>, serial: u64) -> bool {
+        let new = self.seen.fetch_max(serial, Ordering::Relaxed) < serial;
+        if new {
+            *newest = Arc::downgrade(set);
+        }
+        new
+    }
+
+    /// Whether an interval has ended, and if so whether only just: what was counted in a longer time
+    /// says nothing. One caller alone learns of it.
+    pub(super) fn poll_comparison(&self, now: Duration, interval: Duration) -> Option<bool> {
+        let (at, relaxed) = (self.comparison.load(Ordering::Relaxed), Ordering::Relaxed);
+        let (now, next) = (millis(now), millis(now.saturating_add(interval)));
+        if now < at {
+            return None;
+        }
+        let taken = self.comparison.compare_exchange(at, next, relaxed, relaxed);
+        // The first interval begins with the first answer.
+        taken.ok().map(|_| at != 0 && now - at < next - now)
     }
 
     /// The next turn of round robin. The first is drawn, so that not all callers begin at one endpoint.
@@ -131,7 +155,7 @@ impl SetHealth {
     }
 
     /// Excludes other ejections and changes of the next probe.
-    pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Weak<T>> {
         self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,14 +171,15 @@ impl SetHealth {
     }
 }
 
-impl Default for SetHealth {
+impl<T> Default for SetHealth<T> {
     fn default() -> Self {
         Self {
             next_probe: AtomicU64::new(NEVER),
             shed: AtomicU64::new(0),
-            fresh: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+            comparison: AtomicU64::new(0),
             turns: AtomicU64::new(0),
-            ejecting: Mutex::new(()),
+            ejecting: Mutex::new(Weak::new()),
         }
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
-use super::eject::{Breaker, Ejection};
+use super::eject::{Breaker, Ejection, Failure};
 use super::health::millis;
+use super::rates::outliers;
 use super::set::{EndpointSet, EndpointState, Member, Tier};
 use super::share::{Share, SlowStart, pause};
 use super::strategy::Choice;
@@ -46,7 +47,8 @@ pub struct Picked {
 ///
 /// 1. An ejected endpoint whose probe is due is taken, whatever the choice.
 /// 2. The first tier that has an endpoint which is neither ejected nor tried decides.
-/// 3. If every ready endpoint is ejected, they are chosen from as if none were.
+/// 3. If every ready endpoint is ejected, or fewer are not than the panic threshold, they are chosen
+///    from as if none were.
 ///
 /// `now` is on the same monotonic clock as in the later verdict; `tried` are endpoints that this
 /// request was sent to already.
@@ -75,8 +77,8 @@ pub fn pick(
     tried: &[Arc<EndpointState>],
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
-    if set.slow_start().is_some() && set.health().take_fresh() {
-        set.begin_slow_starts(now);
+    if set.health().is_new(set.serial()) {
+        arrive(set, now);
     }
     if let Some(index) = due(set, now) {
         return Ok(Picked::new(set, index, true).timed(choice, now));
@@ -123,7 +125,9 @@ fn decide(
     draw: &mut Draw,
     turn: &mut impl FnMut(&mut Draw) -> u64,
 ) -> Result<usize, NoEndpoint> {
-    if let Some(index) = choose(set, choice, (now, false), tried, draw, turn) {
+    // Without a threshold it is seen below that all are ejected.
+    let panic = set.eject().panic_percent > 0 && set.is_panicking();
+    if let Some(index) = choose(set, choice, (now, panic), tried, draw, turn) {
         return Ok(index);
     }
     let ready = set.ready_len();
@@ -169,6 +173,28 @@ fn choose(
     })
 }
 
+/// A set is the newest that a request is balanced over: the slow starts of its new endpoints begin, and
+/// where it has become smaller than the ejections allow for, those end that would end first.
+fn arrive(set: &Arc<EndpointSet>, now: Duration) {
+    let health = set.health();
+    let mut newest = health.lock();
+    if !health.note(&mut newest, set, set.serial()) {
+        return;
+    }
+    if set.slow_start().is_some() {
+        set.begin_slow_starts(now);
+    }
+    let mut out: Vec<_> = set.ready().filter(|m| m.state.is_ejected()).collect();
+    let surplus = out
+        .len()
+        .saturating_sub(set.eject().allowed(set.ready_len()));
+    out.sort_by_key(|m| m.state.health.with(|b| (b.is_probing(), b.ejected_until())));
+    for member in out.iter().take(surplus) {
+        member.state.health.with(|b| b.handle_pardon(now));
+        member.state.begin(now);
+    }
+}
+
 /// The endpoint that this request shall probe, if one is due.
 fn due(set: &EndpointSet, now: Duration) -> Option<usize> {
     if !set.health().may_probe(now) {
@@ -184,18 +210,14 @@ fn due(set: &EndpointSet, now: Duration) -> Option<usize> {
     found
 }
 
-/// Looks up when the next probe is due; a probe under way re-arms it when it is judged. An
-/// endpoint that is due but not ready is looked at again after [`RECHECK`].
+/// Looks up when the next probe is due. One that is being probed, or is due but not ready, is looked
+/// at again after [`RECHECK`].
 fn rearm(set: &EndpointSet, now: Duration) {
     let health = set.health();
     let _one_at_a_time = health.lock();
     let ejected = set.members().iter().filter(|m| m.state.is_ejected());
     let next = ejected
-        .filter_map(|m| {
-            m.state
-                .health
-                .with(|b| b.ejected_until().filter(|_| !b.is_probing()))
-        })
+        .filter_map(|m| m.state.health.with(|b| b.ejected_until()))
         .map(|until| until.max(now + RECHECK))
         .min();
     health.rearm(next);
@@ -349,6 +371,39 @@ impl Picked {
         self.set.health().shed_until(until);
     }
 
+    /// Compares the endpoints of the set, if their policy asks for it and an interval has ended. Returns
+    /// those that were ejected for it, and until when. The clock is read only if the policy asks.
+    pub fn compare(&self, now: impl FnOnce() -> Duration) -> Vec<(Member, Duration)> {
+        let policy = self.set.eject();
+        if !policy.compares() {
+            return Vec::new();
+        }
+        let (now, health) = (now(), self.set.health());
+        let Some(just_ended) = health.poll_comparison(now, policy.interval) else {
+            return Vec::new();
+        };
+        let newest = health.lock();
+        let set = newest.upgrade().unwrap_or_else(|| Arc::clone(&self.set));
+        let ready: Vec<_> = set.ready().collect();
+        let tallies: Vec<_> = ready.iter().map(|m| m.state.take_tally()).collect();
+        if !just_ended {
+            return Vec::new();
+        }
+        let mut ejected = Vec::new();
+        for place in outliers(policy.success_rate, policy.failure_percentage, &tallies) {
+            let (member, room) = (ready[place], set.has_room());
+            let verdict = member
+                .state
+                .health
+                .with(|b| b.handle_outlier(policy, now, room));
+            if let Ejection::Ejected { until } = verdict {
+                health.probe_by(until);
+                ejected.push((member.clone(), until));
+            }
+        }
+        ejected
+    }
+
     /// The endpoint answered as it should. Returns whether that brought it back.
     pub fn succeeded(&mut self, now: Duration) -> bool {
         self.succeeded_at(|| now)
@@ -357,7 +412,11 @@ impl Picked {
     /// The same with a clock that is read only if the endpoint had failed before.
     pub(crate) fn succeeded_at(&mut self, now: impl FnOnce() -> Duration) -> bool {
         self.judged = true;
-        let health = &self.member().state.health;
+        let state = &self.member().state;
+        if self.set.eject().compares() {
+            state.count(true);
+        }
+        let health = &state.health;
         if !health.is_blemished() {
             return false;
         }
@@ -373,18 +432,30 @@ impl Picked {
         back
     }
 
-    /// The request failed by the endpoint's fault.
+    /// The request was answered with an error by the endpoint's fault.
     pub fn failed(&mut self, now: Duration) -> Ejection {
+        self.failed_by(Failure::Answer, now)
+    }
+
+    /// The request failed by the endpoint's fault, in that way.
+    pub fn failed_by(&mut self, failure: Failure, now: Duration) -> Ejection {
         self.judged = true;
         self.refused(|| now);
-        let health = &self.member().state.health;
+        let state = &self.member().state;
+        if self.set.eject().compares() {
+            state.count(false);
+        }
+        let health = &state.health;
         if health.is_ejected() && !self.probe {
             return Ejection::Kept;
         }
         let (set, policy) = (self.set.health(), self.set.eject());
-        let _one_at_a_time = set.lock();
-        let room = self.set.ejected_len() < policy.allowed(self.set.ready_len());
-        let verdict = health.with(|b| b.handle_failure(policy, now, room));
+        let newest = set.lock();
+        let room = match newest.upgrade() {
+            Some(newest) => newest.has_room(),
+            None => self.set.has_room(),
+        };
+        let verdict = health.with(|b| b.handle_failure(failure, policy, now, room));
         if let Ejection::Ejected { until } = verdict {
             set.probe_by(until);
         }

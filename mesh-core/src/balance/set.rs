@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::eject::EjectPolicy;
 use super::ewma::Ewma;
 use super::health::{Health, SetHealth, millis};
+use super::rates::Tally;
 use super::share::{Share, SlowStart};
 use super::strategy::Strategy;
 use super::table::{Table, Tables};
@@ -41,6 +42,8 @@ pub struct EndpointState {
     slot: OnceLock<Box<dyn Any + Send + Sync>>,
     /// Why it has failed last, if it has; written where a request fails, read for the status.
     last_failure: Mutex<Option<LastFailure>>,
+    /// Successes and failures since endpoints were last compared, where they are.
+    tally: [AtomicU32; 2],
 }
 
 /// Why and when a request to an endpoint has failed by its fault.
@@ -69,7 +72,9 @@ pub struct Member {
 pub struct EndpointSet {
     members: Box<[Member]>,
     ready: Ready,
-    health: Arc<SetHealth>,
+    health: Arc<SetHealth<Self>>,
+    /// How many sets it has replaced, and one.
+    serial: u64,
     /// What leads from a hash to an endpoint, where a strategy has tables.
     tables: Option<Arc<Tables>>,
     slow_start: Option<SlowStart>,
@@ -116,6 +121,7 @@ impl EndpointState {
             health: Health::default(),
             slot: OnceLock::new(),
             last_failure: Mutex::new(None),
+            tally: [AtomicU32::new(0), AtomicU32::new(0)],
         }
     }
 
@@ -148,6 +154,20 @@ impl EndpointState {
         match self.shed.load(Ordering::Relaxed) > now {
             true => share.shed(),
             false => share,
+        }
+    }
+
+    /// Counts what became of a request, for the next comparison.
+    pub(super) fn count(&self, success: bool) {
+        self.tally[usize::from(!success)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was counted since the last comparison.
+    pub(super) fn take_tally(&self) -> Tally {
+        let [successes, failures] = [0, 1].map(|n| self.tally[n].swap(0, Ordering::Relaxed));
+        Tally {
+            successes,
+            failures,
         }
     }
 
@@ -280,6 +300,7 @@ impl EndpointSet {
             ready: Ready::of(&members),
             members,
             health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
+            serial: before.map_or(1, |set| set.serial + 1),
             tables: before.and_then(|set| set.tables.clone()),
             slow_start: None,
             eject: EjectPolicy::default(),
@@ -309,9 +330,6 @@ impl EndpointSet {
     #[must_use]
     pub fn with_slow_start(mut self, slow_start: Option<SlowStart>) -> Self {
         self.slow_start = slow_start;
-        if slow_start.is_some() {
-            self.health.is_fresh();
-        }
         self
     }
 
@@ -345,6 +363,16 @@ impl EndpointSet {
     /// How many of those that may be chosen from are ejected.
     pub fn ejected_len(&self) -> usize {
         self.ready().filter(|m| m.state.is_ejected()).count()
+    }
+
+    /// Whether so few are left that are not ejected that all are used as if none were.
+    pub fn is_panicking(&self) -> bool {
+        self.health.may_be_out() && self.eject.panics(self.ejected_len(), self.ready_len())
+    }
+
+    /// Whether one more may be ejected.
+    pub(super) fn has_room(&self) -> bool {
+        self.ejected_len() < self.eject.allowed(self.ready_len())
     }
 
     /// The places in [`members`](Self::members) of those that may be chosen from.
@@ -392,7 +420,11 @@ impl EndpointSet {
         &self.eject
     }
 
-    pub(super) fn health(&self) -> &Arc<SetHealth> {
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(super) fn health(&self) -> &Arc<SetHealth<Self>> {
         &self.health
     }
 }

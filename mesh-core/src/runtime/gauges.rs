@@ -232,14 +232,15 @@ impl Gauges {
 
 /// How many endpoints of each port can be chosen, and how many cannot.
 fn endpoints(snapshot: &Snapshot, samples: &mut Samples<'_>) {
-    let mut counted = Vec::new();
+    let (mut counted, mut panics) = (Vec::new(), Vec::new());
     for view in snapshot.services() {
         for port in &view.ports {
             let Some(set) = view.endpoints(port.port) else {
                 continue;
             };
             let members = set.members();
-            let ejected = members.iter().filter(|m| m.state.is_ejected()).count();
+            let ejected = set.ejected_len();
+            panics.push((&*view.host, port.port.to_string(), set.is_panicking()));
             let ready = set.ready_len().saturating_sub(ejected);
             let rest = members.len().saturating_sub(set.ready_len());
             for (state, n) in [("ready", ready), ("ejected", ejected), ("not_ready", rest)] {
@@ -257,5 +258,12 @@ fn endpoints(snapshot: &Snapshot, samples: &mut Samples<'_>) {
     });
     let name = "mesh_balancer_endpoints";
     let help = "Endpoints that a balancer knows, by state";
+    samples.gauges(name, help, values);
+    let values = panics.iter().map(|(service, port, panics)| {
+        let labels = [("destination_service", *service), ("port", port.as_str())];
+        (labels, u64::from(*panics))
+    });
+    let name = "mesh_balancer_panic";
+    let help = "1 where so many endpoints are ejected that all are used";
     samples.gauges(name, help, values);
 }

@@ -144,6 +144,8 @@ pub struct ServiceStatus {
     pub server_first: bool,
     /// Whether routes are attached.
     pub routed: bool,
+    /// Whether so many endpoints are ejected that all are used as if none were.
+    pub panic: bool,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -205,6 +207,9 @@ impl Status {
                     protocol: port.protocol.to_string(),
                     server_first: server_first.has(&view.name, port.port),
                     routed: !view.routes.is_empty(),
+                    panic: view
+                        .endpoints(port.port)
+                        .is_some_and(|set| set.is_panicking()),
                     endpoints: view
                         .endpoints(port.port)
                         .into_iter()

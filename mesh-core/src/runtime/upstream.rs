@@ -18,7 +18,7 @@ use super::call::{Call, End};
 use super::deadline;
 use super::repeat::{asked, hint, said_by_agent};
 use super::sending::{Sending, Tried};
-use crate::balance::{Ejection, Member, Picked, pick};
+use crate::balance::{Ejection, Failure, Member, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
 use crate::error::{Error, REASON, Reason};
@@ -31,6 +31,9 @@ use crate::telemetry::{Exchange, Metrics, Protocol};
 
 /// The gRPC status of a server that has too much to do.
 const RESOURCE_EXHAUSTED: u8 = 8;
+
+/// The gRPC status of a server that is not there for now.
+const UNAVAILABLE: u8 = 14;
 
 /// Chooses endpoints and sends to them.
 pub(super) struct Upstreams {
@@ -280,7 +283,7 @@ impl Upstreams {
     /// Holds an attempt that brought no answer against its endpoint, if that is to blame.
     fn blame(&self, unsent: &Unsent, call: &mut Call, (picked, service): At<'_>) {
         if is_endpoints(unsent.outcome) {
-            self.failed(picked, service, &unsent.error);
+            self.failed(picked, service, Failure::LocalOrigin, &unsent.error);
         }
         call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
     }
@@ -366,7 +369,7 @@ impl Upstreams {
                 outcome: AttemptOutcome::Lost(Fault::Caller),
             };
         }
-        self.failed(picked, service, &error);
+        self.failed(picked, service, Failure::LocalOrigin, &error);
         let outcome = match late {
             // Nothing is left for another attempt.
             Reason::RequestTimeout => AttemptOutcome::Lost(Fault::Crowd),
@@ -380,15 +383,33 @@ impl Upstreams {
         self.epoch.elapsed()
     }
 
-    fn failed(&self, picked: &mut Picked, service: &ServiceView, why: &dyn fmt::Display) {
+    fn failed(
+        &self,
+        picked: &mut Picked,
+        service: &ServiceView,
+        failure: Failure,
+        why: &dyn fmt::Display,
+    ) {
         let state = &picked.member().state;
         state.note_failure(&why.to_string(), self.now());
-        if let Ejection::Ejected { until } = picked.failed(self.now()) {
-            self.metrics.ejected(&service.host);
-            let address = picked.member().endpoint.address();
-            let length = until.saturating_sub(self.now());
-            tracing::warn!(%address, service = %service.name, seconds = length.as_secs(), "endpoint ejected");
+        if let Ejection::Ejected { until } = picked.failed_by(failure, self.now()) {
+            self.ejected(picked.member(), service, until);
         }
+        self.compare(picked, service);
+    }
+
+    /// Compares the endpoints of a set where that is due.
+    fn compare(&self, picked: &Picked, service: &ServiceView) {
+        for (member, until) in picked.compare(|| self.now()) {
+            self.ejected(&member, service, until);
+        }
+    }
+
+    fn ejected(&self, member: &Member, service: &ServiceView, until: Duration) {
+        self.metrics.ejected(&service.host);
+        let address = member.endpoint.address();
+        let length = until.saturating_sub(self.now());
+        tracing::warn!(%address, service = %service.name, seconds = length.as_secs(), "endpoint ejected");
     }
 
     fn succeeded(&self, picked: &mut Picked, service: &ServiceView) {
@@ -396,6 +417,7 @@ impl Upstreams {
             let address = picked.member().endpoint.address();
             tracing::info!(%address, service = %service.name, "endpoint is back");
         }
+        self.compare(picked, service);
     }
 }
 
@@ -466,8 +488,8 @@ impl Upstream {
         }
         if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
             match grpc.filter(|_| !status.is_server_error()) {
-                Some(grpc) => self.failed(&grpc_failure(grpc)),
-                None => self.failed(&format_args!("it answered {status}")),
+                Some(grpc) => self.failed(of_grpc(grpc), &grpc_failure(grpc)),
+                None => self.failed(of_status(status), &format_args!("it answered {status}")),
             }
         } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
             self.succeeded();
@@ -479,9 +501,10 @@ impl Upstream {
         self.upstreams.succeeded(&mut self.picked, &self.service);
     }
 
-    fn failed(&mut self, why: &dyn fmt::Display) {
+    fn failed(&mut self, failure: Failure, why: &dyn fmt::Display) {
         self.judged = true;
-        self.upstreams.failed(&mut self.picked, &self.service, why);
+        self.upstreams
+            .failed(&mut self.picked, &self.service, failure, why);
     }
 
     /// The exchange has ended.
@@ -490,7 +513,7 @@ impl Upstream {
             End::Broken => {
                 let reason = exchange.reason.map_or("reset", Reason::as_str);
                 let detail = exchange.detail.as_deref().unwrap_or_default();
-                self.failed(&format_args!("{reason}: {detail}"));
+                self.failed(Failure::LocalOrigin, &format_args!("{reason}: {detail}"));
             }
             End::Whole if !self.judged => {
                 if exchange
@@ -500,7 +523,7 @@ impl Upstream {
                     self.picked.shed(None, self.upstreams.now());
                 }
                 match exchange.grpc_status.filter(|s| is_endpoints_fault(*s)) {
-                    Some(status) => self.failed(&grpc_failure(status)),
+                    Some(status) => self.failed(of_grpc(status), &grpc_failure(status)),
                     None => self.succeeded(),
                 }
             }
@@ -511,6 +534,22 @@ impl Upstream {
         {
             lease.release(now);
         }
+    }
+}
+
+/// How an endpoint fails that answers with a status.
+fn of_status(status: StatusCode) -> Failure {
+    match status.as_u16() {
+        502..=504 => Failure::Gateway,
+        _ => Failure::Answer,
+    }
+}
+
+/// The same of a gRPC status.
+fn of_grpc(status: u8) -> Failure {
+    match status {
+        UNAVAILABLE => Failure::Gateway,
+        _ => Failure::Answer,
     }
 }
 

@@ -8,7 +8,9 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Traffic;
-use crate::balance::{ConsistentHash, EjectPolicy, HashKey, HashTable, SlowStart, Strategy};
+use crate::balance::{
+    ConsistentHash, EjectPolicy, HashKey, HashTable, SlowStart, Strategy, Volume,
+};
 use crate::model::{Block, ObjectKey};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -133,12 +135,33 @@ impl Shown for SlowStart {
 
 impl Shown for EjectPolicy {
     fn fields(&self) -> Map<String, Value> {
-        fields([
+        let mut fields = fields([
             ("consecutive5xxErrors", self.consecutive.into()),
+            ("consecutiveGatewayErrors", self.gateway.into()),
+            (
+                "splitExternalLocalOriginErrors",
+                self.local.is_some().into(),
+            ),
+            ("interval", millis(self.interval)),
             ("baseEjectionTime", millis(self.base)),
             ("maxEjectionTime", millis(self.longest)),
             ("maxEjectionPercent", self.percent.into()),
-        ])
+            ("minHealthPercent", self.panic_percent.into()),
+        ]);
+        let mut add = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+        if let Some(local) = self.local {
+            add("consecutiveLocalOriginFailures", local.into());
+        }
+        let volume = |name: &str, value: u32, of: Volume| json!({ name: value, "minimumHosts": of.hosts, "requestVolume": of.requests });
+        if let Some(by) = self.success_rate {
+            let shown = volume("stdevFactor", by.factor(), by.volume());
+            add("successRateEjection", shown);
+        }
+        if let Some(by) = self.failure_percentage {
+            let shown = volume("threshold", by.threshold().into(), by.volume());
+            add("failurePercentageEjection", shown);
+        }
+        fields
     }
 }
 
@@ -169,7 +192,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::balance::{HashCookie, RingSize, TableSize};
+    use crate::balance::{FailurePercentage, HashCookie, RingSize, SuccessRate, TableSize};
     use crate::model::{Kind, Namespace};
 
     #[test]
@@ -213,6 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn comparisons_are_shown_where_they_are_made() {
+        let policy = EjectPolicy {
+            local: Some(3),
+            success_rate: SuccessRate::new(1_900).ok(),
+            failure_percentage: FailurePercentage::new(85).ok(),
+            ..EjectPolicy::default()
+        };
+        let shown = block(&policy, None);
+        assert_eq!(shown["consecutiveLocalOriginFailures"], 3);
+        assert_eq!(shown["splitExternalLocalOriginErrors"], true);
+        assert_eq!(
+            (
+                &shown["successRateEjection"],
+                &shown["failurePercentageEjection"]
+            ),
+            (
+                &json!({"stdevFactor": 1_900, "minimumHosts": 5, "requestVolume": 100}),
+                &json!({"threshold": 85, "minimumHosts": 5, "requestVolume": 50}),
+            )
+        );
+    }
+
+    #[test]
     fn each_block_is_shown_with_where_it_comes_from() {
         let shop = Namespace::new("shop").unwrap();
         let key = ObjectKey::new(Kind::TrafficPolicy, &shop, "cart").unwrap();
@@ -229,8 +275,10 @@ mod tests {
             json!({
                 "loadBalancer": {"simple": "LEAST_REQUEST"},
                 "outlierDetection": {
-                    "consecutive5xxErrors": 5, "baseEjectionTime": "30000ms",
-                    "maxEjectionTime": "300000ms", "maxEjectionPercent": 10,
+                    "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 0,
+                    "splitExternalLocalOriginErrors": false, "interval": "10000ms",
+                    "baseEjectionTime": "30000ms", "maxEjectionTime": "300000ms",
+                    "maxEjectionPercent": 10, "minHealthPercent": 0,
                 },
                 "retryConstraint": {
                     "budget": {"percent": 20, "interval": "10000ms"},

@@ -9,7 +9,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
 use inmesh_core::balance::{
-    ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, RingSize, Strategy, TableSize,
+    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, RingSize,
+    Strategy, TableSize, Volume,
 };
 use inmesh_core::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
@@ -21,10 +22,15 @@ use tokio::net::TcpSocket;
 
 use crate::support::{Pair, Result, get, origin, serve_outbound, soon, tell, text};
 
-/// A mesh whose Service `shelf` has plain endpoints that answer with their number, or with 503.
+/// A mesh whose Service `shelf` has plain endpoints that answer with their number, and a status.
 async fn shelf(strategy: Strategy, statuses: &[StatusCode]) -> Result<Pair> {
     let mut eject = EjectPolicy::default();
     eject.consecutive = 0;
+    ejecting(strategy, eject, statuses).await
+}
+
+/// The same with a policy of ejection.
+async fn ejecting(strategy: Strategy, eject: EjectPolicy, statuses: &[StatusCode]) -> Result<Pair> {
     let build = move |b: crate::support::Builder| b.strategy(strategy.clone()).eject(eject);
     let pair = Pair::with(AppProtocol::Http1, origin(tell).await?, build, |_| {}).await?;
     let mut ops = pair.world.service("shelf", AppProtocol::Http1, &[])?;
@@ -113,6 +119,76 @@ async fn an_endpoint_that_asks_for_a_pause_gets_less() -> Result {
     }
     // A quarter is 100; a tenth of its share 10. The requests take less than the pause.
     assert!((1..=40).contains(&shed), "{shed} of 400");
+    Ok(())
+}
+
+fn ejected(pair: &Pair) -> usize {
+    let services = pair.web.status().services;
+    let endpoints = services.iter().flat_map(|s| &s.endpoints);
+    endpoints.filter(|e| e.ejected).count()
+}
+
+/// One of three fails each request, and no row of failures ejects: it is found when they are compared.
+#[tokio::test]
+async fn an_outlier_is_ejected_at_the_end_of_an_interval() -> Result {
+    let mut eject = EjectPolicy::default();
+    eject.consecutive = 0;
+    eject.interval = Duration::from_millis(200);
+    eject.failure_percentage = Some(FailurePercentage::new(50)?.at(Volume::new(3, 5)));
+    let statuses = [
+        StatusCode::OK,
+        StatusCode::OK,
+        StatusCode::INTERNAL_SERVER_ERROR,
+    ];
+    let pair = ejecting(Strategy::RoundRobin, eject, &statuses).await?;
+    let found = async {
+        while ejected(&pair) == 0 {
+            let answer = pair.web.client().send(get("http://shelf/")).await;
+            text(answer).await?;
+        }
+        Ok::<_, crate::support::BoxError>(())
+    };
+    soon(found).await??;
+    for _ in 0..20 {
+        let answer = soon(pair.web.client().send(get("http://shelf/"))).await?;
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    let metrics = pair.web.encode_metrics();
+    assert!(metrics.contains("mesh_ejections_total{"), "{metrics}");
+    Ok(())
+}
+
+/// All fail and all may be ejected: they are used as if none were, and it is said.
+#[tokio::test]
+async fn where_all_are_ejected_all_are_used_and_it_is_said() -> Result {
+    let mut eject = EjectPolicy::default();
+    (eject.consecutive, eject.percent) = (1, 100);
+    let bad = StatusCode::SERVICE_UNAVAILABLE;
+    let pair = ejecting(Strategy::RoundRobin, eject, &[bad, bad, bad]).await?;
+    let gauge = |value: u8| {
+        let line = format!(
+            "mesh_balancer_panic{{destination_service=\"shelf.shop.svc.cluster.local\",port=\"80\"}} {value}"
+        );
+        assert!(
+            pair.web.encode_metrics().contains(&line),
+            "{}",
+            pair.web.encode_metrics()
+        );
+        let services = pair.web.status().services;
+        let shelf = services.iter().find(|s| s.service.starts_with("shelf"));
+        assert_eq!(shelf.map(|s| s.panic), Some(value == 1));
+    };
+    gauge(0);
+    for n in 0..9 {
+        assert_eq!(ejected(&pair), n.min(3));
+        let answer = soon(pair.web.client().send(get("http://shelf/"))).await?;
+        assert_eq!(answer.status(), bad);
+        assert!(
+            !answer.headers().contains_key("x-mesh-reason"),
+            "an endpoint has answered"
+        );
+    }
+    gauge(1);
     Ok(())
 }
 

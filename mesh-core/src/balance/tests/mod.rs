@@ -1,5 +1,6 @@
 //! The choice, the breaker and both together, in simulated time.
 
+mod ejected;
 mod hashed;
 mod measured;
 mod shares;
@@ -183,26 +184,35 @@ fn the_nth_ejection_is_n_times_as_long_up_to_the_longest() {
     let mut breaker = Breaker::default();
     let mut now = secs(1);
     for n in 1..4 {
-        assert_eq!(breaker.handle_failure(&policy, now, true), Ejection::Kept);
+        assert_eq!(
+            breaker.handle_failure(Failure::Answer, &policy, now, true),
+            Ejection::Kept
+        );
         assert_eq!(breaker.failures(), n);
     }
     assert!(!breaker.handle_success(now), "it was never out");
     assert_eq!(breaker.failures(), 0, "in a row");
     for _ in 0..4 {
-        assert_eq!(breaker.handle_failure(&policy, now, true), Ejection::Kept);
+        assert_eq!(
+            breaker.handle_failure(Failure::Answer, &policy, now, true),
+            Ejection::Kept
+        );
     }
-    let mut verdict = breaker.handle_failure(&policy, now, true);
+    let mut verdict = breaker.handle_failure(Failure::Answer, &policy, now, true);
     for n in 1_u64..=12 {
         let until = now + secs(30 * n).min(secs(300));
         assert_eq!(verdict, Ejection::Ejected { until });
         assert!(!breaker.poll_probe(until - Duration::from_nanos(1)));
         // Stragglers prove nothing, either way.
         assert!(!breaker.handle_success(now));
-        assert_eq!(breaker.handle_failure(&policy, now, true), Ejection::Kept);
+        assert_eq!(
+            breaker.handle_failure(Failure::Answer, &policy, now, true),
+            Ejection::Kept
+        );
         now = until;
         assert!(breaker.poll_probe(now));
         assert!(!breaker.poll_probe(now), "one probe at a time");
-        verdict = breaker.handle_failure(&policy, now, true);
+        verdict = breaker.handle_failure(Failure::Answer, &policy, now, true);
     }
 }
 
@@ -212,7 +222,9 @@ fn a_probe_brings_it_back_and_time_forgives() {
     let mut breaker = Breaker::default();
     let mut now = secs(0);
     let eject = |breaker: &mut Breaker, now| loop {
-        if let Ejection::Ejected { until } = breaker.handle_failure(&policy, now, true) {
+        if let Ejection::Ejected { until } =
+            breaker.handle_failure(Failure::Answer, &policy, now, true)
+        {
             return until;
         }
     };
@@ -250,7 +262,7 @@ fn ejection_can_be_turned_off() {
     let mut breaker = Breaker::default();
     for _ in 0..1_000 {
         assert_eq!(
-            breaker.handle_failure(&policy, secs(0), true),
+            breaker.handle_failure(Failure::Answer, &policy, secs(0), true),
             Ejection::Kept
         );
     }
@@ -345,50 +357,6 @@ fn a_set_that_shrinks_to_what_was_ejected_still_serves() {
         pick(&set(0), secs(0), &[], &mut draw).unwrap_err(),
         NoEndpoint::NoneReady
     );
-}
-
-proptest! {
-    /// Whatever happens to a set: no more than the limit is out, nothing stays in flight, and
-    /// each ejected endpoint is probed again.
-    #[test]
-    fn the_limit_holds_for_any_sequence(
-        size in 1_u8..24,
-        percent in 0_u8..101,
-        events in proptest::collection::vec((0_u8..4, 0_u64..40, any::<u64>()), 1..300),
-    ) {
-        let policy = EjectPolicy {
-            percent,
-            consecutive: 2,
-            ..EjectPolicy::default()
-        };
-        let set = ejecting(size, policy);
-        let limit = policy.allowed(usize::from(size));
-        let mut now = secs(0);
-        let mut running = Vec::new();
-        for (event, wait, seed) in events {
-            now += secs(wait);
-            let mut draw = Draw::new(seed);
-            let mut picked = pick(&set, now, &[], &mut draw).unwrap();
-            match event {
-                0 | 1 => drop(picked.failed(now)),
-                2 => drop(picked.succeeded(now)),
-                _ => running.push(picked),
-            }
-            if running.len() > 4 {
-                running.remove(0);
-            }
-            prop_assert!(set.ejected_len() <= limit, "{} of {size}", set.ejected_len());
-        }
-        drop(running);
-        prop_assert!(set.members().iter().all(|m| m.state.in_flight() == 0));
-        now += secs(301);
-        for _ in 0..set.ejected_len() {
-            let mut probe = pick(&set, now, &[], &mut Draw::new(1)).unwrap();
-            prop_assert!(probe.is_probe());
-            prop_assert!(probe.succeeded(now));
-        }
-        prop_assert_eq!(set.ejected_len(), 0);
-    }
 }
 
 /// Loads, weights and availability of endpoints.
