@@ -84,6 +84,8 @@ pub enum Reason {
     NoEndpoint,
     /// No rule of the attached routes matches, or the Service has no such port: 404.
     NoRoute,
+    /// As many requests are in flight to the backend, or to each of its endpoints, as may be: 503.
+    Overflow,
     /// The request took longer than `request`: 504.
     RequestTimeout,
     /// The connection broke before the answer was whole: 502.
@@ -152,6 +154,7 @@ impl Reason {
             Self::NoBackend => "no-backend",
             Self::NoEndpoint => "no-endpoint",
             Self::NoRoute => "no-route",
+            Self::Overflow => "overflow",
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
             Self::Stale => "stale",
@@ -181,7 +184,7 @@ impl Reason {
             Self::NoBackend | Self::NoRoute | Self::RequestTimeout | Self::UnknownHost => {
                 Stage::Route
             }
-            Self::BackendMissing | Self::NoEndpoint => Stage::Balance,
+            Self::BackendMissing | Self::NoEndpoint | Self::Overflow => Stage::Balance,
             Self::TlsFailed | Self::WrongServer => Stage::Identify,
             Self::AnswerCoding
             | Self::AnswerTooLarge
@@ -209,7 +212,11 @@ impl Reason {
             | Self::TooManyFields
             | Self::UnknownHost
             | Self::UnsupportedCoding => Blame::Caller,
-            Self::BackendMissing | Self::Exhausted | Self::NoBackend | Self::NoRoute => Blame::Mesh,
+            Self::BackendMissing
+            | Self::Exhausted
+            | Self::NoBackend
+            | Self::NoRoute
+            | Self::Overflow => Blame::Mesh,
             Self::AnswerCoding
             | Self::AnswerTooLarge
             | Self::BackendTimeout
@@ -236,6 +243,7 @@ impl Reason {
             Self::ConnectFailed
             | Self::Exhausted
             | Self::NoEndpoint
+            | Self::Overflow
             | Self::TlsFailed
             | Self::WrongServer => StatusCode::SERVICE_UNAVAILABLE,
             Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
@@ -266,7 +274,11 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::RequestTimeout => 4,
             Self::Denied => 7,
-            Self::Crowded | Self::HeaderTooLarge | Self::TargetTooLong | Self::TooManyFields => 8,
+            Self::Crowded
+            | Self::HeaderTooLarge
+            | Self::Overflow
+            | Self::TargetTooLong
+            | Self::TooManyFields => 8,
             Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
             Self::AnswerCoding | Self::AnswerTooLarge | Self::InvalidRequest => 13,
             // Gateway API, GRPCRouteRule, `backendRefs`.
@@ -291,7 +303,7 @@ impl Reason {
             Self::BodyTimeout => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
-            Self::Crowded | Self::Exhausted => "UO",
+            Self::Crowded | Self::Exhausted | Self::Overflow => "UO",
             Self::Denied => "DENY",
             Self::HeaderTimeout
             | Self::HeaderTooLarge

@@ -3,7 +3,7 @@
 //! A pick reads one atomic of the set and one or two of endpoints. Locks are taken when an
 //! endpoint fails, and when one that had failed succeeds.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct SetHealth<T> {
     seen: AtomicU64,
     /// When the endpoints are compared next, in milliseconds.
     comparison: AtomicU64,
+    /// The requests in flight to all endpoints, where they are limited.
+    inflight: AtomicU32,
     /// The turns of round robin; 0 before the first.
     turns: AtomicU64,
     /// The newest set. Held while it is decided whether there is room for one more ejection, and while
@@ -41,12 +43,12 @@ pub(super) struct SetHealth<T> {
     ejecting: Mutex<Weak<T>>,
 }
 
+/// Turns of round robin that nothing takes; 0 is before the first.
+pub(super) struct Ahead(u64);
+
 pub(super) fn millis(at: Duration) -> u64 {
     u64::try_from(at.as_millis()).unwrap_or(NEVER - 1)
 }
-
-/// Turns of round robin that nothing takes; 0 is before the first.
-pub(super) struct Ahead(u64);
 
 // === impl Health ===
 
@@ -88,6 +90,24 @@ impl Ahead {
 // === impl SetHealth ===
 
 impl<T> SetHealth<T> {
+    /// Counts one more request, if there may be one.
+    pub(super) fn enter(&self, most: u32) -> bool {
+        let counted = self.inflight.fetch_add(1, Ordering::Relaxed) < most;
+        if !counted {
+            self.leave();
+        }
+        counted
+    }
+
+    pub(super) fn leave(&self) {
+        self.inflight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The requests in flight to all endpoints, where they are limited.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.inflight.load(Ordering::Relaxed)
+    }
+
     /// Whether an endpoint may be ejected.
     pub(super) fn may_be_out(&self) -> bool {
         self.next_probe.load(Ordering::Relaxed) != NEVER
@@ -178,6 +198,7 @@ impl<T> Default for SetHealth<T> {
             shed: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             comparison: AtomicU64::new(0),
+            inflight: AtomicU32::new(0),
             turns: AtomicU64::new(0),
             ejecting: Mutex::new(Weak::new()),
         }

@@ -13,6 +13,7 @@ mod decide;
 mod eject;
 mod ewma;
 mod health;
+mod limits;
 mod pick;
 mod rates;
 mod set;
@@ -22,6 +23,7 @@ mod table;
 
 pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 pub use eject::{Breaker, EjectPolicy, Ejection, Failure};
+pub use limits::RequestLimits;
 pub use pick::{NoEndpoint, Picked, foresee, pick};
 pub use rates::{FailurePercentage, SuccessRate, Tally, Volume, outliers};
 pub use set::{EndpointSet, EndpointState, LastFailure, Member};

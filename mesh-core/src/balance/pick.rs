@@ -16,6 +16,8 @@ use crate::model::Draw;
 
 /// How often an endpoint is drawn anew that takes less than its share.
 const REDRAWS: usize = 15;
+/// How often an endpoint is chosen whose last place another task takes.
+const RACES: usize = 3;
 /// How long until an ejected endpoint that is not ready is looked at again.
 const RECHECK: Duration = Duration::from_secs(1);
 
@@ -26,6 +28,9 @@ pub enum NoEndpoint {
     /// All that are ready were tried, or those that were not are ejected.
     #[error("every ready endpoint is ejected or was tried")]
     AllOut,
+    /// Each that may be chosen has as many requests in flight as it may have, or all together have.
+    #[error("as many requests are in flight as may be")]
+    Full,
     /// No endpoint of the set is ready.
     #[error("no endpoint is ready")]
     NoneReady,
@@ -39,6 +44,8 @@ pub struct Picked {
     index: usize,
     probe: bool,
     judged: bool,
+    /// Whether it counts among the requests to all endpoints.
+    counted: bool,
     /// When it was chosen, in nanoseconds after the first, if its answer is timed.
     timed: Option<NonZeroU64>,
 }
@@ -47,7 +54,8 @@ pub struct Picked {
 ///
 /// 1. An ejected endpoint whose probe is due is taken, whatever the choice.
 /// 2. The first tier that has an endpoint which is neither ejected nor tried decides.
-/// 3. If every ready endpoint is ejected, or fewer are not than the panic threshold, they are chosen
+/// 3. One that has as many requests in flight as it may have is passed over like one that was tried.
+/// 4. If every ready endpoint is ejected, or fewer are not than the panic threshold, they are chosen
 ///    from as if none were.
 ///
 /// `now` is on the same monotonic clock as in the later verdict; `tried` are endpoints that this
@@ -80,12 +88,50 @@ pub fn pick(
     if set.health().is_new(set.serial()) {
         arrive(set, now);
     }
+    let counted = match set.limits().service() {
+        None => false,
+        Some(most) if set.health().enter(most) => true,
+        Some(_) => return Err(NoEndpoint::Full),
+    };
+    let picked = place(set, choice, now, tried, draw);
+    match picked {
+        Ok(picked) => Ok(picked.counted(counted).timed(choice, now)),
+        Err(none) => {
+            if counted {
+                set.health().leave();
+            }
+            Err(none)
+        }
+    }
+}
+
+/// Chooses, whatever all endpoints together have in flight.
+fn place(
+    set: &Arc<EndpointSet>,
+    choice: Choice,
+    now: Duration,
+    tried: &[Arc<EndpointState>],
+    draw: &mut Draw,
+) -> Result<Picked, NoEndpoint> {
     if let Some(index) = due(set, now) {
-        return Ok(Picked::new(set, index, true).timed(choice, now));
+        match Picked::new(set, index, true) {
+            Some(picked) => return Ok(picked),
+            // It waits for another request.
+            None => set.members()[index]
+                .state
+                .health
+                .with(|b| b.handle_cancel()),
+        }
     }
     let mut turn = |draw: &mut Draw| set.health().turn(draw);
-    let index = decide(set, choice, now, tried, draw, &mut turn)?;
-    Ok(Picked::new(set, index, false).timed(choice, now))
+    // Another task may take the last place meanwhile.
+    for _ in 0..RACES {
+        let index = decide(set, choice, now, tried, draw, &mut turn)?;
+        if let Some(picked) = Picked::new(set, index, false) {
+            return Ok(picked);
+        }
+    }
+    Err(NoEndpoint::Full)
 }
 
 /// The endpoint that [`pick`] would choose for a request that was sent nowhere yet. Nothing is counted,
@@ -100,10 +146,15 @@ pub fn foresee<'s>(
     now: Duration,
     draw: &mut Draw,
 ) -> Result<&'s Member, NoEndpoint> {
+    let limits = set.limits();
+    if { limits.service() }.is_some_and(|most| set.health().in_flight() >= most) {
+        return Err(NoEndpoint::Full);
+    }
     let is_due = |index: &usize| {
         let state = &set.members()[*index].state;
         let due = |b: &mut Breaker| !b.is_probing() && b.ejected_until().is_some_and(|u| u <= now);
-        state.is_ejected() && state.health.with(due)
+        let may = state.is_ejected() && state.in_flight() < limits.endpoint();
+        may && state.health.with(due)
     };
     let probe = set.health().may_probe(now);
     let probed = set.ready_places().filter(|_| probe).find(is_due);
@@ -139,7 +190,20 @@ fn decide(
     } else {
         None
     };
-    index.ok_or(NoEndpoint::AllOut)
+    index.ok_or_else(|| match is_full(set, tried) {
+        true => NoEndpoint::Full,
+        false => NoEndpoint::AllOut,
+    })
+}
+
+/// Whether an endpoint would be chosen if it might have more requests in flight.
+fn is_full(set: &EndpointSet, tried: &[Arc<EndpointState>]) -> bool {
+    let most = set.limits().endpoint();
+    let all_out = set.ejected_len() == set.ready_len();
+    set.ready().any(|Member { state, .. }| {
+        let may = all_out || !state.is_ejected();
+        may && state.in_flight() >= most && !tried.iter().any(|t| Arc::ptr_eq(t, state))
+    })
 }
 
 /// The place of a member, from the first tier that offers one.
@@ -159,6 +223,7 @@ fn choose(
             tried,
             ejected,
             timed: choice == Choice::PeakEwma,
+            most: set.limits().endpoint(),
         };
         let nth = match choice {
             Choice::Hash(key) => match set.table(n) {
@@ -231,6 +296,8 @@ struct View<'a> {
     ejected: bool,
     /// Whether the load is by how fast they answer.
     timed: bool,
+    /// How many requests each may have in flight.
+    most: u32,
     /// Whether some may take less than their share, and what it depends on.
     uneven: Option<(Option<&'a SlowStart>, Duration)>,
 }
@@ -256,6 +323,7 @@ impl LoadView for View<'_> {
         match self.tier.member(index) {
             Some(Member { state, .. })
                 if (self.ejected || !state.is_ejected())
+                    && state.in_flight() < self.most
                     && !self.tried.iter().any(|t| Arc::ptr_eq(t, state)) =>
             {
                 Availability::Ready
@@ -312,15 +380,24 @@ impl LoadView for View<'_> {
 // === impl Picked ===
 
 impl Picked {
-    fn new(set: &Arc<EndpointSet>, index: usize, probe: bool) -> Self {
-        set.members()[index].state.enter();
-        Self {
+    /// A request to this endpoint, if it may have one more.
+    fn new(set: &Arc<EndpointSet>, index: usize, probe: bool) -> Option<Self> {
+        if !set.members()[index].state.enter(set.limits().endpoint()) {
+            return None;
+        }
+        Some(Self {
             set: Arc::clone(set),
             index,
             probe,
             judged: false,
+            counted: false,
             timed: None,
-        }
+        })
+    }
+
+    fn counted(mut self, counted: bool) -> Self {
+        self.counted = counted;
+        self
     }
 
     fn timed(mut self, choice: Choice, now: Duration) -> Self {
@@ -471,6 +548,9 @@ fn since(began: NonZeroU64, now: Duration) -> Duration {
 impl Drop for Picked {
     fn drop(&mut self) {
         self.member().state.leave();
+        if self.counted {
+            self.set.health().leave();
+        }
         if self.probe && !self.judged {
             let set = self.set.health();
             let _one_at_a_time = set.lock();

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::eject::EjectPolicy;
 use super::ewma::Ewma;
 use super::health::{Health, SetHealth, millis};
+use super::limits::RequestLimits;
 use super::rates::Tally;
 use super::share::{Share, SlowStart};
 use super::strategy::Strategy;
@@ -77,6 +78,7 @@ pub struct EndpointSet {
     serial: u64,
     /// What leads from a hash to an endpoint, where a strategy has tables.
     tables: Option<Arc<Tables>>,
+    limits: RequestLimits,
     slow_start: Option<SlowStart>,
     eject: EjectPolicy,
 }
@@ -216,11 +218,16 @@ impl EndpointState {
         *last = Some(LastFailure { error, at });
     }
 
-    pub(crate) fn enter(&self) {
-        self.inflight.fetch_add(1, Ordering::Relaxed);
+    /// Counts one more request, if there may be one.
+    pub(crate) fn enter(&self, most: u32) -> bool {
+        let counted = self.inflight.fetch_add(1, Ordering::Relaxed) < most;
+        if !counted {
+            self.leave();
+        }
+        counted
     }
 
-    pub(crate) fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.inflight.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -302,6 +309,7 @@ impl EndpointSet {
             health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
             serial: before.map_or(1, |set| set.serial + 1),
             tables: before.and_then(|set| set.tables.clone()),
+            limits: RequestLimits::default(),
             slow_start: None,
             eject: EjectPolicy::default(),
         }
@@ -323,6 +331,13 @@ impl EndpointSet {
             self.tables.as_ref(),
         );
         self.tables = tables;
+        self
+    }
+
+    /// The same set with other limits of requests in flight.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RequestLimits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -418,6 +433,10 @@ impl EndpointSet {
 
     pub(super) fn eject(&self) -> &EjectPolicy {
         &self.eject
+    }
+
+    pub(super) fn limits(&self) -> RequestLimits {
+        self.limits
     }
 
     pub(super) fn serial(&self) -> u64 {

@@ -27,6 +27,8 @@ use crate::retry::Reuse;
 
 /// Streams on one HTTP/2 connection before another is opened.
 const STREAMS: usize = 100;
+/// HTTP/2 connections to one endpoint. Above it, streams wait for others to end.
+const CONNECTIONS: usize = 16;
 /// HTTP/1.1 connections that are opened to one endpoint at once. Where handshakes are what keeps
 /// an endpoint busy, more of them only make each take longer, and bring still more.
 pub(super) const OPENINGS: usize = 64;
@@ -250,9 +252,14 @@ impl Pool {
     pub(super) fn take_h2(&self, now: Instant) -> Option<Arc<Http2>> {
         let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|c| !c.sender.is_closed() && !is_past(c.until, now));
-        let free = known
-            .iter()
-            .find(|c| c.streams.load(Ordering::Relaxed) < STREAMS)?;
+        let streams = |c: &Arc<Http2>| c.streams.load(Ordering::Relaxed);
+        // A connection without streams takes one, whatever its server says.
+        let is_free = |c: &&Arc<Http2>| streams(c) == 0 || streams(c) < c.most_streams();
+        let free = known.iter().find(is_free);
+        let free = match free {
+            None if known.len() >= CONNECTIONS => known.iter().min_by_key(|c| streams(c))?,
+            free => free?,
+        };
         free.streams.fetch_add(1, Ordering::Relaxed);
         Some(Arc::clone(free))
     }
@@ -288,6 +295,13 @@ impl Idle {
 }
 
 // === impl Http1 ===
+
+impl Http2 {
+    /// How many streams it takes: what the server says, up to [`STREAMS`].
+    fn most_streams(&self) -> usize {
+        self.sender.most_streams().min(STREAMS)
+    }
+}
 
 impl Drop for Http1 {
     fn drop(&mut self) {

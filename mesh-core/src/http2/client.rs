@@ -137,6 +137,11 @@ impl Sender {
         self.shared.closed.load(Ordering::Relaxed)
     }
 
+    /// How many streams the server takes at once, as far as it has said.
+    pub(crate) fn most_streams(&self) -> usize {
+        self.inner.current_max_send_streams()
+    }
+
     /// Sends a request and waits for the head of the answer.
     ///
     /// # Errors

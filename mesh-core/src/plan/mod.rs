@@ -401,7 +401,11 @@ impl PlannedBackend<'_> {
     /// That it has no endpoint for a request.
     pub(crate) fn without_endpoint(&self, none: NoEndpoint) -> Error {
         let detail = format!("Service {} port {}: {none}", self.service, self.port);
-        Error::new(Reason::NoEndpoint, detail)
+        let reason = match none {
+            NoEndpoint::Full => Reason::Overflow,
+            _ => Reason::NoEndpoint,
+        };
+        Error::new(reason, detail)
     }
 }
 

@@ -121,10 +121,8 @@ impl Upstreams {
                     let grpc = protocol.grpc_status(headers);
                     let failed = status.is_server_error() || grpc.is_some();
                     let spared = failed && is_spared(headers);
-                    let pause = match is_shed(status, grpc) {
-                        true => asked(headers, SystemClock.now()),
-                        false => None,
-                    };
+                    let shed = is_shed(status, grpc);
+                    let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();
                     upstream.judge_head(status, grpc, protocol, (spared, pause));
                     let answer = Answer::new(status, grpc);
                     match self.repeat(answer, headers, &sending, &mut tried, call, &upstream) {

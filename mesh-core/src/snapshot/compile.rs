@@ -65,6 +65,7 @@ pub(super) fn view(
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
             )
             .with_strategy(&traffic.strategy.value)
+            .with_limits(traffic.limits.value)
             .with_slow_start(traffic.warmup.as_ref().map(|warmup| warmup.value))
             .with_eject(traffic.eject.value);
             PortView {

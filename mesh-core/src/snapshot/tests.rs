@@ -143,7 +143,7 @@ fn an_endpoint_that_stays_keeps_its_state() {
         slice("cart", "a", &[1, 2]),
     ]));
     let kept = Arc::clone(&set(&one, "cart").members()[1].state);
-    kept.enter();
+    assert!(kept.enter(1));
     let two = one.apply(update(vec![
         slice("cart", "a", &[2, 3]),
         slice("cart", "b", &[1]),

@@ -40,6 +40,10 @@ pub(crate) fn of_port(
             let from = from.clone();
             traffic.warmup = Some(Block { value, from });
         }
+        if let Some(value) = blocks.limits {
+            let from = from.clone();
+            traffic.limits = Block { value, from };
+        }
         if let Some(value) = blocks.eject {
             let from = from.clone();
             traffic.eject = Block { value, from };

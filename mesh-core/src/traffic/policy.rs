@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::balance::{EjectPolicy, SlowStart, Strategy};
+use crate::balance::{EjectPolicy, RequestLimits, SlowStart, Strategy};
 use crate::model::{Kind, ObjectKey, ServiceName};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -39,6 +39,8 @@ pub struct Blocks {
     pub strategy: Option<Strategy>,
     /// How a new endpoint takes its share, if little by little (`warmup` of `loadBalancer`).
     pub warmup: Option<SlowStart>,
+    /// How many requests may be in flight (`connectionPool`).
+    pub limits: Option<RequestLimits>,
     /// When one is ejected.
     pub eject: Option<EjectPolicy>,
     /// How many repeats there may be of all requests to a Service together.
@@ -89,6 +91,7 @@ impl TrafficPolicy {
         let of_services = [
             ("loadBalancer", blocks.strategy.is_some()),
             ("warmup", blocks.warmup.is_some()),
+            ("connectionPool", blocks.limits.is_some()),
             ("outlierDetection", blocks.eject.is_some()),
             ("retryConstraint", blocks.budget.is_some()),
         ];

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Traffic;
 use crate::balance::{
-    ConsistentHash, EjectPolicy, HashKey, HashTable, SlowStart, Strategy, Volume,
+    ConsistentHash, EjectPolicy, HashKey, HashTable, RequestLimits, SlowStart, Strategy, Volume,
 };
 use crate::model::{Block, ObjectKey};
 use crate::retry::{BudgetPolicy, RetryPolicy};
@@ -133,6 +133,17 @@ impl Shown for SlowStart {
     }
 }
 
+impl Shown for RequestLimits {
+    fn fields(&self) -> Map<String, Value> {
+        let mut fields = fields([("maxRequestsPerEndpoint", self.endpoint().into())]);
+        fields.extend(
+            self.service()
+                .map(|most| ("http2MaxRequests".to_owned(), most.into())),
+        );
+        fields
+    }
+}
+
 impl Shown for EjectPolicy {
     fn fields(&self) -> Map<String, Value> {
         let mut fields = fields([
@@ -174,6 +185,7 @@ impl Serialize for Traffic {
         let blocks = [
             ("loadBalancer", Some(of(&self.strategy))),
             ("warmup", self.warmup.as_ref().map(of)),
+            ("connectionPool", Some(of(&self.limits))),
             ("outlierDetection", Some(of(&self.eject))),
             ("retryConstraint", Some(of(&self.budget))),
             ("timeouts", self.timeouts.as_ref().map(of)),
@@ -274,6 +286,7 @@ mod tests {
             serde_json::to_value(&traffic).unwrap(),
             json!({
                 "loadBalancer": {"simple": "LEAST_REQUEST"},
+                "connectionPool": {"maxRequestsPerEndpoint": 1_024},
                 "outlierDetection": {
                     "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 0,
                     "splitExternalLocalOriginErrors": false, "interval": "10000ms",

@@ -1,6 +1,7 @@
 //! Which endpoint requests reach by each strategy.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Response, StatusCode};
@@ -9,8 +10,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
 use inmesh_core::balance::{
-    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, RingSize,
-    Strategy, TableSize, Volume,
+    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, RequestLimits,
+    RingSize, Strategy, TableSize, Volume,
 };
 use inmesh_core::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
@@ -18,9 +19,10 @@ use inmesh_core::model::{
 };
 use inmesh_core::runtime::OutboundListener;
 use inmesh_core::snapshot::Op;
+use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 use tokio::net::TcpSocket;
 
-use crate::support::{Pair, Result, get, origin, serve_outbound, soon, tell, text};
+use crate::support::{Pair, Result, get, in_flight, origin, serve_outbound, soon, tell, text};
 
 /// A mesh whose Service `shelf` has plain endpoints that answer with their number, and a status.
 async fn shelf(strategy: Strategy, statuses: &[StatusCode]) -> Result<Pair> {
@@ -54,13 +56,18 @@ async fn ejecting(strategy: Strategy, eject: EjectPolicy, statuses: &[StatusCode
             Transport::Plain,
         )));
     }
+    push(&pair, ops).await?;
+    Ok(pair)
+}
+
+async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
     let mut changed = pair.web.snapshot().clone();
     let before = changed.load().generation();
     pair.pusher.push(ops).await?;
     while changed.load().generation() == before {
         soon(changed.changed()).await?;
     }
-    Ok(pair)
+    Ok(())
 }
 
 /// The endpoint that a request reaches, and the cookie that its answer sets.
@@ -119,6 +126,52 @@ async fn an_endpoint_that_asks_for_a_pause_gets_less() -> Result {
     }
     // A quarter is 100; a tenth of its share 10. The requests take less than the pause.
     assert!((1..=40).contains(&shed), "{shed} of 400");
+    Ok(())
+}
+
+/// Two requests wait at an endpoint that takes two; a third is refused at once, with its own reason.
+#[tokio::test]
+async fn what_is_above_the_limit_is_refused_with_its_reason() -> Result {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let of = Arc::clone(&gate);
+    let slow = origin(move |_| {
+        let gate = Arc::clone(&of);
+        async move {
+            let _open = gate.acquire().await;
+            Response::new(Body::empty())
+        }
+    });
+    let pair = Pair::new(AppProtocol::Http1, slow.await?).await?;
+    let shop = Namespace::new("shop")?;
+    let key = ObjectKey::new(Kind::TrafficPolicy, &shop, "cart")?;
+    let target = Target::Service(ServiceName::new(&shop, "cart")?, None);
+    let mut blocks = Blocks::default();
+    blocks.limits = Some(RequestLimits::new(2, None)?);
+    push(
+        &pair,
+        vec![Op::put(TrafficPolicy::new(key, vec![target], blocks)?)],
+    )
+    .await?;
+    let send = || {
+        let client = pair.web.client();
+        tokio::spawn(async move { client.send(get("http://cart/")).await })
+    };
+    let waiting = [send(), send()];
+    let both = async {
+        while in_flight(&pair.web) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(both).await?;
+    let refused = soon(pair.web.client().send(get("http://cart/"))).await?;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["x-mesh-reason"], "overflow");
+    gate.add_permits(9);
+    for waiting in waiting {
+        assert_eq!(soon(waiting).await??.status(), StatusCode::OK);
+    }
+    let after = soon(pair.web.client().send(get("http://cart/"))).await?;
+    assert_eq!(after.status(), StatusCode::OK);
     Ok(())
 }
 

@@ -22,7 +22,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use crate::support::{Pair, Result, get, h2, in_process, origin_h2, soon, tell, text};
+use crate::support::{
+    Pair, Result, get, h2, in_flight, in_process, origin, origin_h2, plain_cart, soon, tell, text,
+};
 
 /// How many messages go one way, and how many streams there are at once.
 const MESSAGES: usize = 10_000;
@@ -503,5 +505,86 @@ async fn trailers_of_an_upload_are_sent_with_its_end() -> Result {
     *request.body_mut() = Body::new(StreamBody::new(futures_util::stream::iter(frames)));
     let answer = soon(h2(pair.outbound).await?.send_request(request)).await??;
     assert_eq!(text(answer).await?, "Some(\"7\")");
+    Ok(())
+}
+
+/// A server of HTTP/2 that takes so many streams on a connection and answers once the gate opens. Counts
+/// its connections and the requests that it holds.
+async fn narrow(
+    streams: u32,
+    gate: Arc<Semaphore>,
+    seen: Arc<[AtomicUsize; 2]>,
+) -> Result<std::net::SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            seen[0].fetch_add(1, Ordering::SeqCst);
+            let (gate, seen) = (Arc::clone(&gate), Arc::clone(&seen));
+            let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+                let (gate, seen) = (Arc::clone(&gate), Arc::clone(&seen));
+                async move {
+                    seen[1].fetch_add(1, Ordering::SeqCst);
+                    let _open = gate.acquire().await;
+                    Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+                }
+            });
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(streams);
+            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    Ok(address)
+}
+
+/// Where a server takes few streams on a connection another is opened, up to a bound; what is above
+/// waits, and is served.
+#[tokio::test]
+async fn another_connection_is_opened_at_the_servers_limit_of_streams() -> Result {
+    for (streams, requests, connections, held) in [(2, 7, 4, 7), (1, 20, 16, 16)] {
+        let (gate, seen) = (Arc::new(Semaphore::new(0)), Arc::default());
+        let server = narrow(streams, Arc::clone(&gate), Arc::clone(&seen)).await?;
+        let pair = Pair::new(AppProtocol::Http2, origin(tell).await?).await?;
+        plain_cart(&pair, server).await?;
+        // With the first answer the server's settings are known.
+        gate.add_permits(1);
+        let first = soon(pair.web.client().send(get("http://cart/"))).await?;
+        assert_eq!(first.status(), StatusCode::OK);
+        text(first).await?;
+        soon(gate.acquire()).await??.forget();
+        let mut waiting = JoinSet::new();
+        for n in 0..requests {
+            let client = pair.web.client();
+            waiting.spawn(async move { client.send(get("http://cart/")).await.status() });
+            // Each is counted with its connection before the next one comes.
+            let wanted = (n + 1).min(held) + 1;
+            let arrived = async {
+                while seen[1].load(Ordering::SeqCst) < wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            soon(arrived).await?;
+        }
+        let all = async {
+            while in_flight(&pair.web) < u32::try_from(requests).unwrap_or_default() {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(all).await?;
+        assert_eq!(
+            seen[0].load(Ordering::SeqCst),
+            connections,
+            "{streams} streams"
+        );
+        assert_eq!(
+            seen[1].load(Ordering::SeqCst),
+            held + 1,
+            "{streams} streams"
+        );
+        gate.add_permits(requests);
+        while let Some(status) = soon(waiting.join_next()).await? {
+            assert_eq!(status?, StatusCode::OK);
+        }
+    }
     Ok(())
 }

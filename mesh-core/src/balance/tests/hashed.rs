@@ -310,18 +310,22 @@ fn small() -> HashTable {
 }
 
 proptest! {
-    /// Maglev: each has the slots that its weight is worth, one turn more or less; equal ones differ
-    /// by one slot (Eisenbud et al., 2016, section 3.4).
+    /// Maglev: equal ones differ by one slot (Eisenbud et al., 2016, section 3.4). With weights the last
+    /// round may end before each had the turns that it is worth: three, and what its share of a round
+    /// for each is.
     #[test]
     fn maglev_shares_by_weight(names: u64, weights in proptest::collection::vec(1_u32..9, 1..24)) {
         let named = named(names, &weights);
         let Table::Maglev(slots) = Table::of(small(), &named) else { unreachable!() };
         let sum: u32 = weights.iter().sum();
+        let count = u32::try_from(named.len()).unwrap();
         let mut hits = vec![0_u32; named.len()];
         slots.iter().for_each(|place| hits[*place as usize] += 1);
         for (hits, weight) in hits.iter().zip(&weights) {
             let exact = 1_021.0 * f64::from(*weight) / f64::from(sum);
-            prop_assert!((f64::from(*hits) - exact).abs() <= 2.0, "{hits} of {exact}");
+            let round = f64::from(*weight) * f64::from(count) / f64::from(sum);
+            let off = (f64::from(*hits) - exact).abs();
+            prop_assert!(off <= 3.0 + round, "{hits} of {exact}");
         }
         if weights.iter().all(|weight| *weight == weights[0]) {
             let (least, most) = (hits.iter().min(), hits.iter().max());

@@ -2,6 +2,7 @@
 
 mod ejected;
 mod hashed;
+mod limited;
 mod measured;
 mod shares;
 mod turns;

@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout_at};
 
 use self::tape::{KeptBody, Lost, Tape, tape};
 use super::call::{Call, End};
-use super::shared::Shared;
 use super::sending::Sending;
+use super::shared::Shared;
 use super::upstream::Answered;
 use crate::body::Body;
 use crate::connect::{forward, wishes};

@@ -1,0 +1,58 @@
+//! How many requests may be in flight at once: a circuit breaker, pure.
+
+use super::strategy::InvalidStrategy;
+
+/// What an endpoint takes by default, as Envoy's clusters do.
+const REQUESTS: u32 = 1_024;
+
+/// How many requests and opaque connections may be in flight at once (`connectionPool` of a
+/// DestinationRule). What is above is refused at once, and does not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    endpoint: u32,
+    service: Option<u32>,
+}
+
+// === impl RequestLimits ===
+
+impl RequestLimits {
+    /// So many to each endpoint, and to all of a Service's port together (`http2MaxRequests`); `None` is
+    /// as many as its endpoints take.
+    ///
+    /// ```
+    /// use inmesh_core::balance::RequestLimits;
+    /// let limits = RequestLimits::new(100, Some(500))?;
+    /// assert_eq!((limits.endpoint(), limits.service()), (100, Some(500)));
+    /// # Ok::<(), inmesh_core::balance::InvalidStrategy>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStrategy`] for 0, which would refuse every request.
+    pub fn new(endpoint: u32, service: Option<u32>) -> Result<Self, InvalidStrategy> {
+        if endpoint == 0 || service == Some(0) {
+            return Err(InvalidStrategy::new("a limit of 0 refuses all".into()));
+        }
+        Ok(Self { endpoint, service })
+    }
+
+    /// How many to one endpoint.
+    pub fn endpoint(&self) -> u32 {
+        self.endpoint
+    }
+
+    /// How many to all endpoints together.
+    pub fn service(&self) -> Option<u32> {
+        self.service
+    }
+}
+
+/// 1,024 to each endpoint.
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            endpoint: REQUESTS,
+            service: None,
+        }
+    }
+}
