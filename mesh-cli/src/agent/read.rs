@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
-use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload, check_label};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
 use inmesh_core::snapshot::Problem;
+use inmesh_discovery::manifest::outlier_detection;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
 use inmesh_pki::workload_api::Endpoint;
@@ -53,7 +53,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         });
         let paths = optional(agent, "paths", |v| v.object(paths));
         let limits = optional(agent, "limits", |v| v.object(limits));
-        let eject = optional(agent, "outlierDetection", |v| v.object(eject));
+        let eject = optional(agent, "outlierDetection", |v| outlier_detection(&v));
         let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
         let tracing = optional(agent, "tracing", |v| v.object(tracing));
         let workload_api = optional(agent, "workloadApi", |v| {
@@ -451,22 +451,6 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
     let streams = optional(fields, "streams", |v| v.integer_in::<u32>(1, 10_000));
     limits.streams = streams?.unwrap_or(limits.streams);
     good.then_some(limits)
-}
-
-/// Istio's names (DestinationRule, OutlierDetection).
-fn eject(fields: &mut Fields<'_>) -> Option<EjectPolicy> {
-    let mut policy = EjectPolicy::default();
-    let consecutive = optional(fields, "consecutive5xxErrors", |v| {
-        v.integer_in::<u32>(0, 1_000)
-    });
-    let base = optional(fields, "baseEjectionTime", |v| time(&v));
-    let longest = optional(fields, "maxEjectionTime", |v| time(&v));
-    let percent = optional(fields, "maxEjectionPercent", |v| v.integer_in::<u8>(0, 100));
-    policy.consecutive = consecutive?.unwrap_or(policy.consecutive);
-    policy.base = base?.unwrap_or(policy.base);
-    policy.longest = longest?.unwrap_or(policy.longest);
-    policy.percent = percent?.unwrap_or(policy.percent);
-    Some(policy)
 }
 
 fn access_log(fields: &mut Fields<'_>, dir: &Path) -> Option<AccessLogTo> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use inmesh_core::authorize::PathForm;
-use inmesh_core::balance::EjectPolicy;
+use inmesh_core::balance::{EjectPolicy, Volume};
 use inmesh_core::model::AppProtocol;
 use inmesh_core::runtime::{
     Application, InboundListener, Limits, Listen, OutboundListener, Target,
@@ -221,12 +221,28 @@ fn limits(limits: &Limits) -> Value {
 }
 
 fn eject(policy: &EjectPolicy) -> Value {
-    json!({
+    let mut shown = json!({
         "consecutive5xxErrors": policy.consecutive,
+        "consecutiveGatewayErrors": policy.gateway,
+        "splitExternalLocalOriginErrors": policy.local.is_some(),
+        "interval": time(policy.interval),
         "baseEjectionTime": time(policy.base),
         "maxEjectionTime": time(policy.longest),
         "maxEjectionPercent": policy.percent,
-    })
+        "minHealthPercent": policy.panic_percent,
+    });
+    if let Some(local) = policy.local {
+        shown["consecutiveLocalOriginFailures"] = local.into();
+    }
+    let compared = |name: &str, value: u32, volume: Volume| json!({ name: value, "minimumHosts": volume.hosts, "requestVolume": volume.requests });
+    if let Some(by) = policy.success_rate {
+        shown["successRateEjection"] = compared("stdevFactor", by.factor(), by.volume());
+    }
+    if let Some(by) = policy.failure_percentage {
+        let threshold = by.threshold().into();
+        shown["failurePercentageEjection"] = compared("threshold", threshold, by.volume());
+    }
+    shown
 }
 
 fn entry(entry: &Entry) -> Value {

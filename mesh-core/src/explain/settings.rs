@@ -22,6 +22,8 @@ pub(super) fn add(planned: &Planned, traffic: Option<&Arc<Traffic>>, out: &mut V
         out.push(of("retryConstraint", &traffic.budget));
     }
     out.push(of("loadBalancer", &traffic.strategy));
+    out.extend(traffic.warmup.as_ref().map(|warmup| of("warmup", warmup)));
+    out.push(of("connectionPool", &traffic.limits));
     out.push(of("outlierDetection", &traffic.eject));
 }
 

@@ -135,12 +135,10 @@ impl Shown for SlowStart {
 
 impl Shown for RequestLimits {
     fn fields(&self) -> Map<String, Value> {
-        let mut fields = fields([("maxRequestsPerEndpoint", self.endpoint().into())]);
-        fields.extend(
-            self.service()
-                .map(|most| ("http2MaxRequests".to_owned(), most.into())),
-        );
-        fields
+        let mut http = fields([("maxRequestsPerEndpoint", self.endpoint().into())]);
+        let all = self.service();
+        http.extend(all.map(|most| ("http2MaxRequests".to_owned(), most.into())));
+        fields([("http", Value::Object(http))])
     }
 }
 
@@ -286,7 +284,7 @@ mod tests {
             serde_json::to_value(&traffic).unwrap(),
             json!({
                 "loadBalancer": {"simple": "LEAST_REQUEST"},
-                "connectionPool": {"maxRequestsPerEndpoint": 1_024},
+                "connectionPool": {"http": {"maxRequestsPerEndpoint": 1_024}},
                 "outlierDetection": {
                     "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 0,
                     "splitExternalLocalOriginErrors": false, "interval": "10000ms",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use inmesh_core::model::Namespace;
+use serde_json::Value as Json;
 
 use super::kind::versions;
 use super::samples::samples;
@@ -60,33 +61,24 @@ pub fn capabilities() -> Vec<Capability> {
     let namespace = Namespace::new("default").expect("it is a DNS label");
     let defaults = Defaults::new(namespace);
     let samples = samples();
-    let each = samples.iter().map(|sample| {
-        let text = |name: &str| sample[name].as_str().unwrap_or_default();
+    let of_kinds = samples.chunk_by(|a, b| a["kind"] == b["kind"]);
+    let each = of_kinds.map(|samples| {
+        let text = |name: &str| samples[0][name].as_str().unwrap_or_default();
         let kind = text("kind");
         Capability {
             api_versions: versions(text("apiVersion"), kind),
             kind: kind.into(),
-            fields: fields(&sample.to_string(), kind, &defaults),
+            fields: fields(samples, kind, &defaults),
         }
     });
     each.collect()
 }
 
-/// What the reader of a kind asks a document for.
-fn fields(text: &str, kind: &str, defaults: &Defaults) -> Vec<FieldUse> {
-    const FILE: &str = "sample";
-    let documents = documents(FILE, text).unwrap_or_default();
-    let Some(document) = documents.first() else {
-        return Vec::new();
-    };
-    let asked = match kind {
-        "Service" => document.asked(|f| service::read(f, FILE, defaults)),
-        "EndpointSlice" => document.asked(|f| slice::read(f, FILE, defaults)),
-        "GRPCRoute" => document.asked(|f| route::grpc::read(f, defaults)),
-        "HTTPRoute" => document.asked(|f| route::read(f, defaults)),
-        "TrafficPolicy" => document.asked(|f| traffic::read(f, defaults)),
-        _ => document.asked(|f| policy::read(f, defaults)),
-    };
+/// What the reader of a kind asks its documents for.
+fn fields(samples: &[Json], kind: &str, defaults: &Defaults) -> Vec<FieldUse> {
+    let asked = samples
+        .iter()
+        .flat_map(|sample| asked(&sample.to_string(), kind, defaults));
     // A field that is refused in one item of a list and read in another refuses its object.
     let mut found: BTreeMap<(String, String), Use> = BTreeMap::new();
     for (path, name, how) in asked {
@@ -102,6 +94,23 @@ fn fields(text: &str, kind: &str, defaults: &Defaults) -> Vec<FieldUse> {
     }
     let field = |((place, name), what)| FieldUse { place, name, what };
     found.into_iter().map(field).collect()
+}
+
+/// What the reader of a kind asks a document for: the path of a mapping, a name in it, and what for.
+fn asked(text: &str, kind: &str, defaults: &Defaults) -> Vec<(String, String, Asked)> {
+    const FILE: &str = "sample";
+    let documents = documents(FILE, text).unwrap_or_default();
+    let Some(document) = documents.first() else {
+        return Vec::new();
+    };
+    match kind {
+        "Service" => document.asked(|f| service::read(f, FILE, defaults)),
+        "EndpointSlice" => document.asked(|f| slice::read(f, FILE, defaults)),
+        "GRPCRoute" => document.asked(|f| route::grpc::read(f, defaults)),
+        "HTTPRoute" => document.asked(|f| route::read(f, defaults)),
+        "TrafficPolicy" => document.asked(|f| traffic::read(f, defaults)),
+        _ => document.asked(|f| policy::read(f, defaults)),
+    }
 }
 
 /// A path without the places of items: `spec.rules[0]` is `spec.rules[]`.

@@ -47,6 +47,7 @@ pub use capabilities::{Capability, FieldUse, Use, capabilities};
 pub(crate) use endpoints::forbidden;
 pub use folder::{Content, Folder, Merged};
 pub use strict::FileError;
+pub use traffic::outlier_detection;
 
 /// What documents leave unsaid, and what the process allows.
 ///

@@ -1,9 +1,9 @@
-//! A document of each kind that is read, with every mapping that its reader knows: what asks a reader
+//! Documents of each kind that is read, with every mapping that its reader knows: what asks a reader
 //! for all of its fields.
 
 use serde_json::{Value as Json, json};
 
-/// One for each kind.
+/// One for each kind, and in a row those that together say what one cannot.
 pub(super) fn samples() -> Vec<Json> {
     vec![
         service(),
@@ -11,6 +11,13 @@ pub(super) fn samples() -> Vec<Json> {
         route(),
         grpc_route(),
         traffic(),
+        balanced(&json!({"consistentHash": {
+            "useSourceIp": true, "maglev": {"tableSize": 65_537},
+        }})),
+        balanced(&json!({
+            "simple": "ROUND_ROBIN",
+            "warmup": {"duration": "60s", "minimumPercent": 10, "aggression": 1.5},
+        })),
         policy(),
     ]
 }
@@ -152,12 +159,33 @@ fn traffic() -> Json {
                 "budget": {"percent": 20, "interval": "10s"},
                 "minRetryRate": {"count": 10, "interval": "1s"},
             },
-            "loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}},
+            "loadBalancer": {"consistentHash": {
+                "httpCookie": {"name": "user", "path": "/", "ttl": "1h"},
+                "ringHash": {"minimumRingSize": 1_024},
+            }},
+            "connectionPool": {
+                "http": {"http2MaxRequests": 100, "maxRequestsPerEndpoint": 10},
+            },
             "outlierDetection": {
-                "consecutive5xxErrors": 5, "baseEjectionTime": "30s", "maxEjectionTime": "300s",
-                "maxEjectionPercent": 10,
+                "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 2,
+                "splitExternalLocalOriginErrors": true, "consecutiveLocalOriginFailures": 2,
+                "interval": "10s", "baseEjectionTime": "30s", "maxEjectionTime": "300s",
+                "maxEjectionPercent": 10, "minHealthPercent": 0,
+                "successRateEjection": {
+                    "stdevFactor": 1_900, "minimumHosts": 5, "requestVolume": 100,
+                },
+                "failurePercentageEjection": {
+                    "threshold": 85, "minimumHosts": 5, "requestVolume": 50,
+                },
             },
         },
+    })
+}
+
+fn balanced(by: &Json) -> Json {
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
+        "spec": {"loadBalancer": by},
     })
 }
 

@@ -1,5 +1,8 @@
 //! Cases that pass, each way in which one can fail, and files that are refused.
 
+use inmesh_core::explain::Question;
+use serde_json::json;
+
 use super::*;
 
 const DOCUMENTS: &str = "
@@ -282,6 +285,36 @@ fn world(change: impl Fn(&str) -> String) -> World {
     let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
     assert_eq!(world.problems(), [], "{text}");
     world
+}
+
+/// What serves is what the document says, under its name.
+#[test]
+fn the_blocks_of_a_policy_are_explained_with_their_document() {
+    let policy = "
+---
+apiVersion: inmesh.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart}]
+  loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s}}
+  connectionPool: {http: {http2MaxRequests: 7}}
+  outlierDetection: {minHealthPercent: 40}
+";
+    let world = world(|text| format!("{text}{policy}").replace("weight: 1}", "weight: 0}"));
+    let question = Question::parse("GET http://cart.shop/items").expect("a request");
+    let seen = world.ask(&question.from("spiffe://td.test/ns/shop/sa/web".parse().expect("an ID")));
+    let shown = |name: &str| {
+        let setting = seen.settings.iter().find(|setting| setting.name == name);
+        let setting = setting.unwrap_or_else(|| panic!("{name}: {seen:#?}"));
+        assert_eq!(setting.object.as_deref(), Some("TrafficPolicy/shop/cart"));
+        setting.value.clone()
+    };
+    assert_eq!(shown("loadBalancer"), json!({"simple": "ROUND_ROBIN"}));
+    assert_eq!(shown("warmup")["duration"], "30000ms");
+    let limits = json!({"http": {"http2MaxRequests": 7, "maxRequestsPerEndpoint": 1_024}});
+    assert_eq!(shown("connectionPool"), limits);
+    assert_eq!(shown("outlierDetection")["minHealthPercent"], 40);
 }
 
 /// What documents speak of meets each kind of change to them.

@@ -171,6 +171,23 @@ impl<'t> Value<'t> {
         T::try_from(number).ok()
     }
 
+    /// A number, whole or with a fraction.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        match self.scalar() {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a document's number of this kind is small"
+            )]
+            Some(Scalar::Integer(integer)) => Some(integer as f64),
+            Some(Scalar::Float(float)) if float.is_finite() => Some(float),
+            _ => {
+                self.refuse(format_args!("is {}, not a number", self.what()));
+                None
+            }
+        }
+    }
+
     /// The items of a list with at least one; an empty list is refused, since it may mean all or
     /// nothing.
     #[must_use]

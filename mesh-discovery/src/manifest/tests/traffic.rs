@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use inmesh_core::balance::{ConsistentHash, HashKey, Strategy};
+use inmesh_core::balance::{
+    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, RequestLimits,
+    RingSize, SlowStart, Strategy, SuccessRate, TableSize, Volume,
+};
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
@@ -37,11 +40,19 @@ retryConstraint:
   budget: {percent: 30, interval: 20s}
   minRetryRate: {count: 3, interval: 2s}
 loadBalancer: {consistentHash: {httpHeaderName: X-User}}
+connectionPool: {http: {http2MaxRequests: 500, maxRequestsPerEndpoint: 100}}
 outlierDetection:
   consecutive5xxErrors: 7
+  consecutiveGatewayErrors: 3
+  splitExternalLocalOriginErrors: true
+  consecutiveLocalOriginFailures: 2
+  interval: 5s
   baseEjectionTime: 10s
   maxEjectionTime: 1m
-  maxEjectionPercent: 50",
+  maxEjectionPercent: 50
+  minHealthPercent: 40
+  successRateEjection: {stdevFactor: 2500, minimumHosts: 3, requestVolume: 20}
+  failurePercentageEjection: {threshold: 60, minimumHosts: 4, requestVolume: 30}",
     );
     let shop = Namespace::new("shop").unwrap();
     let cart = ServiceName::new(&shop, "cart").unwrap();
@@ -58,9 +69,120 @@ outlierDetection:
     let user = HeaderName::from_static("x-user");
     let by_user = ConsistentHash::by(HashKey::Header(user));
     assert_eq!(blocks.strategy, Some(Strategy::ConsistentHash(by_user)));
-    let eject = blocks.eject.unwrap();
-    assert_eq!((eject.consecutive, eject.percent), (7, 50));
-    assert_eq!((eject.base, eject.longest), (10 * SECOND, 60 * SECOND));
+    assert_eq!(blocks.limits, RequestLimits::new(100, Some(500)).ok());
+    let mut eject = EjectPolicy::default();
+    (eject.consecutive, eject.gateway, eject.local) = (7, 3, Some(2));
+    (eject.percent, eject.panic_percent, eject.interval) = (50, 40, 5 * SECOND);
+    (eject.base, eject.longest) = (10 * SECOND, 60 * SECOND);
+    let by_rate = SuccessRate::new(2_500).unwrap();
+    eject.success_rate = Some(by_rate.at(Volume::new(3, 20)));
+    let by_share = FailurePercentage::new(60).unwrap();
+    eject.failure_percentage = Some(by_share.at(Volume::new(4, 30)));
+    assert_eq!(blocks.eject, Some(eject));
+}
+
+/// What is chosen by, as a document says it, and a slow start beside it.
+#[test]
+fn every_strategy_is_read() {
+    let hash = |key| ConsistentHash::by(key);
+    let cookie = |path, ttl| HashKey::Cookie(HashCookie::new("stay", path, ttl).unwrap());
+    let ring = |points| HashTable::Ring(RingSize::new(points).unwrap());
+    let maglev = |slots| HashTable::Maglev(TableSize::new(slots).unwrap());
+    let by_ip = || hash(HashKey::SourceIp);
+    for (spec, strategy) in [
+        ("simple: LEAST_REQUEST", Strategy::LeastRequest),
+        ("simple: PEAK_EWMA", Strategy::PeakEwma),
+        ("simple: RANDOM", Strategy::Random),
+        ("simple: ROUND_ROBIN", Strategy::RoundRobin),
+        (
+            "consistentHash: {httpCookie: {name: stay}}",
+            Strategy::ConsistentHash(hash(cookie(None, None))),
+        ),
+        (
+            "consistentHash: {httpCookie: {name: stay, path: /a, ttl: 1h}}",
+            Strategy::ConsistentHash(hash(cookie(Some("/a"), Some(3_600 * SECOND)))),
+        ),
+        (
+            "consistentHash: {httpCookie: {name: stay, ttl: 0s}}",
+            Strategy::ConsistentHash(hash(cookie(None, Some(Duration::ZERO)))),
+        ),
+        (
+            "consistentHash: {httpQueryParameterName: user}",
+            Strategy::ConsistentHash(hash(HashKey::QueryParameter("user".into()))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, ringHash: {}}",
+            Strategy::ConsistentHash(by_ip().through(ring(1_024))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 64}}",
+            Strategy::ConsistentHash(by_ip().through(ring(64))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, maglev: {}}",
+            Strategy::ConsistentHash(by_ip().through(maglev(65_537))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, maglev: {tableSize: 251}}",
+            Strategy::ConsistentHash(by_ip().through(maglev(251))),
+        ),
+    ] {
+        let policy = accepted(&format!("loadBalancer: {{{spec}}}"));
+        assert_eq!(policy.blocks.strategy, Some(strategy), "{spec}");
+        assert_eq!(policy.blocks.warmup, None, "{spec}");
+    }
+    for (spec, strategy, warmup) in [
+        (
+            "simple: RANDOM, warmup: {duration: 1m, minimumPercent: 5, aggression: 2}",
+            Some(Strategy::Random),
+            (60, 5, 2.0),
+        ),
+        (
+            "warmup: {duration: 30s, aggression: 1.5}",
+            None,
+            (30, 10, 1.5),
+        ),
+    ] {
+        let blocks = &accepted(&format!("loadBalancer: {{{spec}}}")).blocks;
+        let (seconds, percent, aggression) = warmup;
+        let warmup = SlowStart::new(seconds * SECOND, percent, aggression).ok();
+        assert_eq!(
+            (&blocks.strategy, blocks.warmup),
+            (&strategy, warmup),
+            "{spec}"
+        );
+    }
+}
+
+/// As Envoy has it: a base above the default of the longest ejection raises that.
+#[test]
+fn what_is_left_out_of_outlier_detection_has_its_default() {
+    let eject = |spec: &str| {
+        accepted(&format!("outlierDetection: {{{spec}}}"))
+            .blocks
+            .eject
+            .unwrap()
+    };
+    assert_eq!(eject(""), EjectPolicy::default());
+    let long = eject("baseEjectionTime: 10m");
+    assert_eq!((long.base, long.longest), (600 * SECOND, 600 * SECOND));
+    assert_eq!(eject("splitExternalLocalOriginErrors: true").local, Some(5));
+    assert_eq!(eject("splitExternalLocalOriginErrors: false").local, None);
+    let compares = eject("successRateEjection: {}, failurePercentageEjection: {}");
+    assert_eq!(compares.success_rate, SuccessRate::new(1_900).ok());
+    assert_eq!(compares.failure_percentage, FailurePercentage::new(85).ok());
+    let limits = |spec: &str| {
+        let policy = accepted(&format!("connectionPool: {{http: {{{spec}}}}}"));
+        policy.blocks.limits
+    };
+    assert_eq!(
+        limits("http2MaxRequests: 7"),
+        RequestLimits::new(1_024, Some(7)).ok()
+    );
+    assert_eq!(
+        limits("maxRequestsPerEndpoint: 7"),
+        RequestLimits::new(7, None).ok()
+    );
 }
 
 #[test]
@@ -120,6 +242,177 @@ fn what_cannot_be_is_refused_with_its_place() {
             "loadBalancer: {simple: LEAST_REQUEST, consistentHash: {httpHeaderName: a}}",
             "spec.loadBalancer",
             "one of simple",
+        ),
+        (
+            "loadBalancer: {simple: ROUND_ROBIM}",
+            "spec.loadBalancer.simple",
+            "not one of",
+        ),
+        (
+            "loadBalancer: {simple: LEAST_CONN}",
+            "spec.loadBalancer.simple",
+            "not one of",
+        ),
+        (
+            "loadBalancer: {consistentHash: {}}",
+            "spec.loadBalancer.consistentHash",
+            "has one of httpCookie",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpHeaderName: a, useSourceIp: true}}",
+            "spec.loadBalancer.consistentHash",
+            "has one of httpCookie",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: false}}",
+            "spec.loadBalancer.consistentHash.useSourceIp",
+            "names no key",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpQueryParameterName: \"\"}}",
+            "spec.loadBalancer.consistentHash.httpQueryParameterName",
+            "is empty",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: a=b}}}",
+            "spec.loadBalancer.consistentHash.httpCookie",
+            "names no cookie",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: a, attributes: []}}}",
+            "spec.loadBalancer.consistentHash.httpCookie.attributes",
+            "not evaluated",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {}, ringHash: {}}}",
+            "spec.loadBalancer.consistentHash",
+            "one of ringHash and maglev",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 65536}}}",
+            "spec.loadBalancer.consistentHash.maglev.tableSize",
+            "a prime",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 65537}}}",
+            "spec.loadBalancer.consistentHash.ringHash.minimumRingSize",
+            "1 to 65536",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 10}}",
+            "spec.loadBalancer.consistentHash.minimumRingSize",
+            "ringHash.minimumRingSize",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true}, warmup: {duration: 1m}}",
+            "spec.loadBalancer.warmup",
+            "no effect on consistentHash",
+        ),
+        (
+            "loadBalancer: {warmup: {}}",
+            "spec.loadBalancer.warmup.duration",
+            "is missing",
+        ),
+        (
+            "loadBalancer: {warmup: {duration: 1m, aggression: much}}",
+            "spec.loadBalancer.warmup.aggression",
+            "not a number",
+        ),
+        (
+            "loadBalancer: {warmup: {duration: 1m, aggression: .inf}}",
+            "spec.loadBalancer.warmup.aggression",
+            "not a number",
+        ),
+        (
+            "loadBalancer: {warmup: {duration: 1m, aggression: 0}}",
+            "spec.loadBalancer.warmup",
+            "0.1 to 100",
+        ),
+        (
+            "loadBalancer: {warmup: {duration: 1m, minimumPercent: 0}}",
+            "spec.loadBalancer.warmup.minimumPercent",
+            "not within",
+        ),
+        (
+            "loadBalancer: {simple: RANDOM, warmupDurationSecs: 60s}",
+            "spec.loadBalancer.warmupDurationSecs",
+            "warmup.duration",
+        ),
+        (
+            "loadBalancer: {simple: RANDOM, localityLbSetting: {}}",
+            "spec.loadBalancer.localityLbSetting",
+            "not evaluated",
+        ),
+        (
+            "connectionPool: {}",
+            "spec.connectionPool.http",
+            "is missing",
+        ),
+        (
+            "connectionPool: {http: {}}",
+            "spec.connectionPool.http",
+            "has one of http2MaxRequests",
+        ),
+        (
+            "connectionPool: {http: {http2MaxRequests: 0}}",
+            "spec.connectionPool.http.http2MaxRequests",
+            "not within",
+        ),
+        (
+            "connectionPool: {tcp: {maxConnections: 1}, http: {http2MaxRequests: 1}}",
+            "spec.connectionPool.tcp",
+            "counts opaque connections too",
+        ),
+        (
+            "connectionPool: {http: {http2MaxRequests: 1, maxRetries: 3}}",
+            "spec.connectionPool.http.maxRetries",
+            "retryConstraint",
+        ),
+        (
+            "outlierDetection: {consecutiveErrors: 5}",
+            "spec.outlierDetection.consecutiveErrors",
+            "consecutive5xxErrors",
+        ),
+        (
+            "outlierDetection: {consecutiveLocalOriginFailures: 5}",
+            "spec.outlierDetection.consecutiveLocalOriginFailures",
+            "needs splitExternalLocalOriginErrors",
+        ),
+        (
+            "outlierDetection: {baseEjectionTime: 1m, maxEjectionTime: 30s}",
+            "spec.outlierDetection.maxEjectionTime",
+            "shorter than baseEjectionTime",
+        ),
+        (
+            "outlierDetection: {interval: 0s}",
+            "spec.outlierDetection.interval",
+            "above 0s",
+        ),
+        (
+            "outlierDetection: {minHealthPercent: 101}",
+            "spec.outlierDetection.minHealthPercent",
+            "not within",
+        ),
+        (
+            "outlierDetection: {successRateEjection: {stdevFactor: 0}}",
+            "spec.outlierDetection.successRateEjection.stdevFactor",
+            "1 to 10,000",
+        ),
+        (
+            "outlierDetection: {successRateEjection: {enforcementPercentage: 50}}",
+            "spec.outlierDetection.successRateEjection.enforcementPercentage",
+            "not evaluated",
+        ),
+        (
+            "outlierDetection: {failurePercentageEjection: {minimumHosts: 0}}",
+            "spec.outlierDetection.failurePercentageEjection.minimumHosts",
+            "not within",
+        ),
+        (
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}]
+connectionPool: {http: {http2MaxRequests: 1}}",
+            "spec",
+            "is a Service's",
         ),
         (
             "outlierDetection: {baseEjectionTime: 0s}",

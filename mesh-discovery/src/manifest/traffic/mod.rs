@@ -1,23 +1,53 @@
 //! `inmesh.dev/v1alpha1 TrafficPolicy`: what is asked of requests besides where they go.
 //!
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
-//! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer` and `outlierDetection` of
-//! Istio's DestinationRule. A kind of ours is strict: an unknown field refuses the policy.
+//! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer`, `connectionPool` and
+//! `outlierDetection` of Istio's DestinationRule. A kind of ours is strict: an unknown field refuses the
+//! policy, and so does one of theirs that is not evaluated.
+
+mod balancer;
+mod outliers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-use inmesh_core::balance::{ConsistentHash, EjectPolicy, HashKey, Strategy};
+use inmesh_core::balance::RequestLimits;
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::BudgetPolicy;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 
+pub use self::outliers::outlier_detection;
 use super::strict::{Fields, Value};
 use super::{Defaults, meta, retry, text};
 
 /// The most targets (GEP-3388).
 const TARGETS: usize = 16;
+/// The most requests that can be named.
+const MOST: i64 = u32::MAX as i64;
+/// Why a field of another program's resource is refused.
+const UNUSED: &str = "is not evaluated here";
+/// Settings of `connectionPool.http` whose place is taken by others of ours.
+const HTTP: &[(&str, &str)] = &[
+    (
+        "h2UpgradePolicy",
+        "is not evaluated here: `appProtocol` of the Service's port says it",
+    ),
+    (
+        "http1MaxPendingRequests",
+        "is not evaluated here: no request waits for another",
+    ),
+    ("idleTimeout", UNUSED),
+    (
+        "maxConcurrentStreams",
+        "is not evaluated here: what the server takes is heeded",
+    ),
+    ("maxRequestsPerConnection", UNUSED),
+    (
+        "maxRetries",
+        "is not evaluated here: `retryConstraint` is a budget of retries",
+    ),
+    ("useClientProtocol", UNUSED),
+];
 
 /// Reads a policy.
 pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<TrafficPolicy> {
@@ -87,78 +117,49 @@ fn target(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<Target> {
 fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     let mut blocks = Blocks::default();
     let (balancer, outliers) = (spec.get("loadBalancer"), spec.get("outlierDetection"));
-    let (constraint, timeouts) = (spec.get("retryConstraint"), spec.get("timeouts"));
-    let again = spec.get("retry");
+    let (pool, constraint) = (spec.get("connectionPool"), spec.get("retryConstraint"));
+    let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
     // Each is read, for its problems.
-    let strategy = balancer.map(|value| strategy(&value));
-    let eject = outliers.map(|value| eject(&value));
+    let balancer = balancer.map(|value| balancer::read(&value));
+    let eject = outliers.map(|value| outlier_detection(&value));
+    let limits = pool.map(|value| limits(&value));
     let budget = constraint.map(|value| budget(&value));
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
-    blocks.strategy = strategy.map_or(Some(None), |read| read.map(Some))?;
+    (blocks.strategy, blocks.warmup) = balancer.unwrap_or(Some((None, None)))?;
     blocks.eject = eject.map_or(Some(None), |read| read.map(Some))?;
+    blocks.limits = limits.map_or(Some(None), |read| read.map(Some))?;
     blocks.budget = budget.map_or(Some(None), |read| read.map(Some))?;
     blocks.timeouts = timeouts.map_or(Some(None), |read| read.map(Some))?;
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
     Some(blocks)
 }
 
-/// `simple` or `consistentHash` of Istio's LoadBalancerSettings.
-fn strategy(value: &Value<'_>) -> Option<Strategy> {
-    value.object(|fields| {
-        let (simple, hash) = (fields.get("simple"), fields.get("consistentHash"));
-        let simple = match simple {
-            Some(simple) => Some(simple.choice(&["LEAST_REQUEST"])?),
-            None => None,
-        };
-        let hash = match hash {
-            Some(hash) => Some(hash.object(|hash| {
-                let name = hash.need("httpHeaderName")?;
-                name.check(HeaderName::from_bytes(name.text()?.as_bytes()))
-            })?),
-            None => None,
-        };
-        match (simple, hash) {
-            (Some(_), None) => Some(Strategy::LeastRequest),
-            (None, Some(name)) => {
-                let by_header = ConsistentHash::by(HashKey::Header(name));
-                Some(Strategy::ConsistentHash(by_header))
+/// `http` of Istio's ConnectionPoolSettings, as far as it is done, and a limit for each endpoint.
+fn limits(value: &Value<'_>) -> Option<RequestLimits> {
+    value.object(|pool| {
+        let tcp = "is not evaluated here: `http.http2MaxRequests` counts opaque connections too";
+        pool.refuse_all(&["tcp"], tcp);
+        pool.need("http")?.object(|http| {
+            for (name, why) in HTTP {
+                http.refuse_all(&[name], why);
             }
-            _ => {
-                value.refuse("has one of simple and consistentHash");
-                None
+            let (all, each) = (
+                http.get("http2MaxRequests"),
+                http.get("maxRequestsPerEndpoint"),
+            );
+            if all.is_none() && each.is_none() {
+                http.whole()
+                    .refuse("has one of http2MaxRequests and maxRequestsPerEndpoint, or both");
             }
-        }
-    })
-}
-
-/// Istio's OutlierDetection, as far as it is done.
-fn eject(value: &Value<'_>) -> Option<EjectPolicy> {
-    value.object(|fields| {
-        let mut policy = EjectPolicy::default();
-        let (failures, percent) = (
-            fields.get("consecutive5xxErrors"),
-            fields.get("maxEjectionPercent"),
-        );
-        let (base, longest) = (
-            fields.get("baseEjectionTime"),
-            fields.get("maxEjectionTime"),
-        );
-        if let Some(failures) = failures {
-            policy.consecutive = failures.integer_in(0, i64::from(u32::MAX))?;
-        }
-        if let Some(percent) = percent {
-            policy.percent = percent.integer_in(0, 100)?;
-        }
-        for (value, limit) in [(base, &mut policy.base), (longest, &mut policy.longest)] {
-            if let Some(value) = value {
-                *limit = value.check(text::duration(value.text()?))?;
-                if limit.is_zero() {
-                    value.refuse("is above 0s");
-                }
-            }
-        }
-        Some(policy)
+            let most = |value: Option<Value<'_>>| match value {
+                Some(value) => value.integer_in(1, MOST).map(Some),
+                None => Some(None),
+            };
+            let (all, each) = (most(all), most(each));
+            let default = RequestLimits::default().endpoint();
+            value.check(RequestLimits::new(each?.unwrap_or(default), all?))
+        })
     })
 }
 
