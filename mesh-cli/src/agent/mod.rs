@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use inmesh_core::authorize::{DefaultAction, PathForm};
 use inmesh_core::balance::EjectPolicy;
-use inmesh_core::model::{Namespace, Workload};
+use inmesh_core::model::{Locality, Namespace, Workload};
 use inmesh_core::runtime::{Limits, Listen};
 use inmesh_core::snapshot::Problem;
 use inmesh_discovery::file;
@@ -51,6 +51,7 @@ pub(crate) struct Agent {
     pub(crate) paths: PathForm,
     pub(crate) limits: Limits,
     pub(crate) eject: EjectPolicy,
+    pub(crate) locality: Locality,
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) workload_api: Option<WorkloadApiConfig>,

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
-use inmesh_core::model::{AppProtocol, Namespace, ServiceName, Workload, check_label};
+use inmesh_core::balance::Level;
+use inmesh_core::model::{AppProtocol, Locality, Namespace, ServiceName, Workload, check_label};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
 use inmesh_core::snapshot::Problem;
 use inmesh_discovery::manifest::outlier_detection;
@@ -54,6 +55,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         let paths = optional(agent, "paths", |v| v.object(paths));
         let limits = optional(agent, "limits", |v| v.object(limits));
         let eject = optional(agent, "outlierDetection", |v| outlier_detection(&v));
+        let locality = optional(agent, "locality", |v| v.object(locality));
         let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
         let tracing = optional(agent, "tracing", |v| v.object(tracing));
         let workload_api = optional(agent, "workloadApi", |v| {
@@ -76,6 +78,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             paths: paths?.unwrap_or_default(),
             limits: limits?.unwrap_or_default(),
             eject: eject?.unwrap_or_default(),
+            locality: locality?.unwrap_or_default(),
             access_log: access_log?,
             tracing: tracing?,
             workload_api: workload_api?,
@@ -451,6 +454,31 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
     let streams = optional(fields, "streams", |v| v.integer_in::<u32>(1, 10_000));
     limits.streams = streams?.unwrap_or(limits.streams);
     good.then_some(limits)
+}
+
+/// Where the agent is, in the words of a node's labels.
+fn locality(fields: &mut Fields<'_>) -> Option<Locality> {
+    let mut name = |name| optional(fields, name, |v| label_value(&v));
+    let (region, zone, node) = (name("region"), name("zone"), name("node"));
+    let (region, zone, node) = (region?, zone?, node?);
+    if region.or(zone).or(node).is_none() {
+        fields
+            .whole()
+            .refuse("has one of region, zone and node, or more");
+    }
+    let known = |name: Option<&str>| String::from(name.unwrap_or_default());
+    let locality = Locality::default().in_region(&known(region));
+    Some(locality.in_zone(&known(zone)).on_node(&known(node)))
+}
+
+/// A text that is the value of a label, and not empty.
+fn label_value<'t>(value: &Value<'t>) -> Option<&'t str> {
+    let text = value.text()?;
+    if text.is_empty() {
+        value.refuse("is empty");
+    }
+    value.check(check_label(Level::Zone.label(), text))?;
+    Some(text)
 }
 
 fn access_log(fields: &mut Fields<'_>, dir: &Path) -> Option<AccessLogTo> {

@@ -665,6 +665,7 @@ listeners:
   outbound: {}
 admin: {bind: '127.0.0.1:15000'}
 loopbackEndpoints: allow
+locality: {region: north, zone: north-1, node: n7}
 paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,

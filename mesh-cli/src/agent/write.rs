@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use inmesh_core::authorize::PathForm;
 use inmesh_core::balance::{EjectPolicy, Volume};
-use inmesh_core::model::AppProtocol;
+use inmesh_core::model::{AppProtocol, Locality};
 use inmesh_core::runtime::{
     Application, InboundListener, Limits, Listen, OutboundListener, Target,
 };
@@ -58,6 +58,7 @@ pub(crate) fn document(agent: &Agent) -> Value {
     put("paths", paths(agent.paths));
     put("limits", limits(&agent.limits));
     put("outlierDetection", eject(&agent.eject));
+    put("locality", locality(&agent.locality));
     let log = agent.access_log.as_ref().map(|log| {
         let to = match &log.to {
             LogTo::File(file) => path(file),
@@ -218,6 +219,22 @@ fn limits(limits: &Limits) -> Value {
         "mirrors": limits.mirrors,
         "streams": limits.streams,
     })
+}
+
+fn locality(at: &Locality) -> Value {
+    let parts = [
+        ("region", &at.region),
+        ("zone", &at.zone),
+        ("node", &at.node),
+    ];
+    let known = parts.into_iter().filter(|(_, name)| !name.is_empty());
+    let known: Map<_, _> = known
+        .map(|(part, name)| (part.into(), (**name).into()))
+        .collect();
+    match known.is_empty() {
+        true => Value::Null,
+        false => known.into(),
+    }
 }
 
 fn eject(policy: &EjectPolicy) -> Value {

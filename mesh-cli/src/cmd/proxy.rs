@@ -275,6 +275,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         .identity(reader)
         .workload(agent.workload.clone(), agent.default_action)
         .paths(agent.paths)
+        .locality(agent.locality.clone())
         .source(file::FileSource::new(dir, agent.defaults()))
         .source(DnsSource::new().loopback(agent.loopback_endpoints));
     if let Some(namespace) = &agent.mesh_namespace {

@@ -5,8 +5,9 @@
 //! endpoint, in constant time, and it never herds onto the one that looked idle a moment ago. Peak EWMA
 //! asks the same two how fast they answer. A consistent hash keeps a key on its endpoint while others
 //! come and leave, by scores, a ring or Maglev's table. Round robin and random look at no load. A tier
-//! is used while it has an endpoint that can be chosen. Endpoints that fail in a row, or far more
-//! often than the others, are ejected for a while and return through a single probe; never more of
+//! is used while it has an endpoint that can be chosen; where near endpoints are preferred, what is too
+//! much for those that are well is sent to the next near. Endpoints that fail in a row, or far more often
+//! than the others, are ejected for a while and return through a single probe; never more of
 //! them than a share of the set, so that a bad release cannot empty a Service.
 
 mod decide;
@@ -18,20 +19,26 @@ mod pick;
 mod rates;
 mod set;
 mod share;
+mod spread;
+mod state;
 mod strategy;
 mod table;
+mod tiers;
 
 pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 pub use eject::{Breaker, EjectPolicy, Ejection, Failure};
 pub use limits::RequestLimits;
 pub use pick::{NoEndpoint, Picked, foresee, pick};
 pub use rates::{FailurePercentage, SuccessRate, Tally, Volume, outliers};
-pub use set::{EndpointSet, EndpointState, LastFailure, Member};
+pub use set::EndpointSet;
 pub use share::SlowStart;
+pub use spread::{Level, Nearness, Preference, ZoneAware};
+pub use state::{EndpointState, LastFailure, Member};
 pub use strategy::{
     Choice, ConsistentHash, HashCookie, HashKey, HashTable, InvalidStrategy, Issued, RingSize,
     Shown, Strategy, TableSize,
 };
+pub use tiers::TierShare;
 
 #[cfg(test)]
 mod tests;

@@ -9,10 +9,15 @@ use super::decide::{Availability, LoadView, consistent_hash, p2c, random, round_
 use super::eject::{Breaker, Ejection, Failure};
 use super::health::millis;
 use super::rates::outliers;
-use super::set::{EndpointSet, EndpointState, Member, Tier};
+use super::set::EndpointSet;
 use super::share::{Share, SlowStart, pause};
+use super::state::{EndpointState, Member};
 use super::strategy::Choice;
-use crate::model::Draw;
+use super::tiers::Tier;
+use crate::model::{Draw, mix};
+
+/// What sets the number that leads a key to a tier apart from the one that leads it to an endpoint.
+const TIER: u64 = 0x5851_f42d_4c95_7f2d;
 
 /// How often an endpoint is drawn anew that takes less than its share.
 const REDRAWS: usize = 15;
@@ -216,7 +221,13 @@ fn choose(
     turn: &mut impl FnMut(&mut Draw) -> u64,
 ) -> Option<usize> {
     let uneven = set.slow_start().is_some() || set.health().sheds(now);
-    set.tiers().enumerate().find_map(|(n, tier)| {
+    let drawn = match (set.spread(), choice) {
+        (None, _) => 0,
+        // A key stays in its tier while the shares stay.
+        (Some(_), Choice::Hash(key)) => mix(key ^ TIER),
+        (Some(_), _) => draw.bits(),
+    };
+    let mut of = |(n, tier): (usize, Tier<'_>)| {
         let view = View {
             uneven: uneven.then_some((set.slow_start(), now)),
             tier,
@@ -235,7 +246,15 @@ fn choose(
             Choice::RoundRobin => round_robin(&view, || turn(draw)),
         };
         tier.place(nth?)
-    })
+    };
+    if let Some(spread) = set.spread() {
+        let first = spread.first(drawn);
+        let tier = set.tiers().enumerate().nth(first);
+        if let Some(place) = tier.and_then(&mut of) {
+            return Some(place);
+        }
+    }
+    set.tiers().enumerate().find_map(of)
 }
 
 /// A set is the newest that a request is balanced over: the slow starts of its new endpoints begin, and
@@ -258,6 +277,8 @@ fn arrive(set: &Arc<EndpointSet>, now: Duration) {
         member.state.health.with(|b| b.handle_pardon(now));
         member.state.begin(now);
     }
+    // One may have been ejected since it was made.
+    set.respread();
 }
 
 /// The endpoint that this request shall probe, if one is due.
@@ -478,6 +499,9 @@ impl Picked {
                 ejected.push((member.clone(), until));
             }
         }
+        if !ejected.is_empty() {
+            set.respread();
+        }
         ejected
     }
 
@@ -505,6 +529,8 @@ impl Picked {
         let back = health.with(|b| b.handle_success(now));
         if back {
             self.member().state.begin(now);
+            let newest = self.set.health().lock();
+            newest.upgrade().as_ref().unwrap_or(&self.set).respread();
         }
         back
     }
@@ -528,13 +554,13 @@ impl Picked {
         }
         let (set, policy) = (self.set.health(), self.set.eject());
         let newest = set.lock();
-        let room = match newest.upgrade() {
-            Some(newest) => newest.has_room(),
-            None => self.set.has_room(),
-        };
+        let latest = newest.upgrade();
+        let latest = latest.as_ref().unwrap_or(&self.set);
+        let room = latest.has_room();
         let verdict = health.with(|b| b.handle_failure(failure, policy, now, room));
         if let Ejection::Ejected { until } = verdict {
             set.probe_by(until);
+            latest.respread();
         }
         verdict
     }

@@ -66,6 +66,11 @@ impl Tables {
         }
     }
 
+    /// What its tables are.
+    pub(super) fn kind(&self) -> HashTable {
+        self.kind
+    }
+
     /// The table of the `nth` tier.
     pub(super) fn of(&self, nth: usize) -> Option<&Table> {
         self.tiers.get(nth).map(|(_, table)| &**table)

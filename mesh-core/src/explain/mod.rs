@@ -282,10 +282,12 @@ fn answered(planned: &Planned, authority: &str, view: &RequestView<'_>) -> Verdi
 /// All endpoints, in their order; `taken` is the one that was foreseen.
 fn endpoints(set: &EndpointSet, taken: Option<&Member>) -> Vec<Endpoint> {
     let ready: Vec<_> = set.ready().map(|m| Arc::as_ptr(&m.state)).collect();
-    let each = set.members().iter().map(|member| {
+    let (shares, tiers) = (set.shares(), set.tier_of());
+    let each = set.members().iter().zip(tiers).map(|(member, tier)| {
         let at = Arc::as_ptr(&member.state);
         let taken = taken.is_some_and(|taken| Arc::ptr_eq(&taken.state, &member.state));
-        Endpoint::of(member, ready.contains(&at), taken)
+        let near = tier.and_then(|tier| shares.get(tier));
+        Endpoint::of(member, ready.contains(&at), taken).with(near)
     });
     each.collect()
 }

@@ -23,6 +23,7 @@ pub(super) fn add(planned: &Planned, traffic: Option<&Arc<Traffic>>, out: &mut V
     }
     out.push(of("loadBalancer", &traffic.strategy));
     out.extend(traffic.warmup.as_ref().map(|warmup| of("warmup", warmup)));
+    out.extend(traffic.nearness.as_ref().map(|near| of("locality", near)));
     out.push(of("connectionPool", &traffic.limits));
     out.push(of("outlierDetection", &traffic.eject));
 }

@@ -8,7 +8,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::balance::{Choice, Member};
+use crate::balance::{Choice, Member, TierShare};
 use crate::error::Error;
 use crate::model::{AppProtocol, ObjectKey, ServiceName};
 use crate::plan::PlannedBackend;
@@ -247,6 +247,11 @@ pub struct Endpoint {
     pub weight: u32,
     /// Its tier.
     pub priority: u32,
+    /// What it shares with the process that asks, or its zone, where near endpoints are preferred.
+    pub near: Option<String>,
+    /// What all that are as near take of the requests, in thousandths, where near endpoints are
+    /// preferred.
+    pub permille: Option<u32>,
     /// Its conditions.
     pub ready: bool,
     /// It still serves, perhaps while it terminates.
@@ -414,7 +419,7 @@ impl Endpoint {
             transport: endpoint.transport.as_str().into(),
             workload: endpoint.workload.to_string(),
             version: endpoint.version.to_string(),
-            zone: endpoint.zone.to_string(),
+            zone: endpoint.locality.zone.to_string(),
             weight: endpoint.weight,
             priority: endpoint.priority,
             ready: conditions.ready,
@@ -425,6 +430,15 @@ impl Endpoint {
             in_flight: state.in_flight(),
             last_failure: state.last_failure().map(|last| last.error.into()),
             taken,
+            near: None,
+            permille: None,
         }
+    }
+
+    /// The same of a tier.
+    pub(super) fn with(mut self, tier: Option<&TierShare>) -> Self {
+        self.near = tier.map(|tier| tier.name.to_string());
+        self.permille = tier.map(|tier| tier.permille);
+        self
     }
 }

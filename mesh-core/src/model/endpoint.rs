@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use inmesh_pki::id::SpiffeId;
 
-use super::Few;
 use super::draw::mix;
+use super::{Few, Locality};
 
 /// The SPIFFE IDs that may serve an endpoint. Empty refuses every server.
 ///
@@ -129,8 +129,8 @@ pub struct Endpoint {
     pub workload: Arc<str>,
     /// Its version label, for metrics and logs; empty where it is not known.
     pub version: Arc<str>,
-    /// Its zone (EndpointSlice `zone`); empty where it is not known.
-    pub zone: Arc<str>,
+    /// Where it is.
+    pub locality: Arc<Locality>,
     /// Its share of requests relative to the other endpoints of its tier; 0 takes none.
     pub weight: u32,
     /// Its tier: a higher number is used only while all lower ones have no endpoint to offer.
@@ -237,16 +237,16 @@ impl Endpoint {
             conditions: Conditions::default(),
             workload: Arc::default(),
             version: Arc::default(),
-            zone: Arc::default(),
+            locality: Locality::unknown(),
             weight: 1,
             priority: 0,
         }
     }
 
-    /// The same endpoint in a zone.
+    /// The same endpoint at a place.
     #[must_use]
-    pub fn with_zone(mut self, zone: &str) -> Self {
-        self.zone = zone.into();
+    pub fn with_locality(mut self, locality: Arc<Locality>) -> Self {
+        self.locality = locality;
         self
     }
 

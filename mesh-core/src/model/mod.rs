@@ -4,6 +4,7 @@ mod block;
 mod draw;
 mod endpoint;
 mod few;
+mod locality;
 mod names;
 mod protocol;
 mod service;
@@ -14,6 +15,7 @@ pub use draw::Draw;
 pub(crate) use draw::{mix, mix_bytes};
 pub use endpoint::{Conditions, Endpoint, Host, IdSet, Roots, Transport};
 pub use few::Few;
+pub use locality::Locality;
 pub use names::{
     ClusterName, InvalidName, Kind, Namespace, ObjectKey, ServiceName, SourceId, Workload,
     check_label,
@@ -21,5 +23,5 @@ pub use names::{
 pub use protocol::AppProtocol;
 #[cfg(feature = "runtime")]
 pub(crate) use protocol::HttpVersion;
-pub use service::{Service, ServicePort, Slice, SliceHost, SlicePort};
+pub use service::{Distribution, Service, ServicePort, Slice, SliceHost, SlicePort};
 pub use text::Text;

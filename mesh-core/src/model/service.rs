@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{AppProtocol, ClusterName, Conditions, Host, ObjectKey, ServiceName, Transport};
+use super::{
+    AppProtocol, ClusterName, Conditions, Host, Locality, ObjectKey, ServiceName, Transport,
+};
 
 /// One port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,18 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its host outside the mesh and how to reach it (type ExternalName).
     pub external: Option<(Host, Transport)>,
+    /// Which of its endpoints are preferred, where it says so.
+    pub distribution: Option<Distribution>,
+}
+
+/// Which endpoints a Service prefers (`trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Distribution {
+    /// Those of the caller's node, then of its zone.
+    SameNode,
+    /// Those of the caller's zone (`PreferClose` is its older name).
+    SameZone,
 }
 
 /// One port of an EndpointSlice: where the endpoints (for mesh endpoints: their agents) listen.
@@ -51,8 +65,8 @@ pub struct SliceHost {
     pub host: Host,
     /// Whether it takes requests.
     pub conditions: Conditions,
-    /// Its zone; empty where it is not known.
-    pub zone: Arc<str>,
+    /// Where it is.
+    pub locality: Arc<Locality>,
     /// Its share of requests relative to the other hosts of its tier; 0 takes none.
     pub weight: u32,
     /// Its tier: a higher number is used only while all lower ones have no endpoint to offer.
@@ -63,7 +77,8 @@ pub struct SliceHost {
 ///
 /// ```
 /// use inmesh_core::model::{
-///     Host, IdSet, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort, Transport,
+///     Host, IdSet, Kind, Locality, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
+///     Transport,
 /// };
 ///
 /// let shop = Namespace::new("shop")?;
@@ -71,7 +86,7 @@ pub struct SliceHost {
 /// let key = ObjectKey::new(Kind::EndpointSlice, &shop, "cart-1")?;
 /// let ids = IdSet::new(["spiffe://lab.example/ns/shop/sa/cart".parse()?]);
 /// let host = SliceHost::new(Host::Address("10.1.2.3".parse()?));
-/// let host = host.with_zone("a").with_weight(3);
+/// let host = host.with_locality(Locality::default().in_zone("a").into()).with_weight(3);
 /// let transport = Transport::Mesh { ids };
 /// let slice = Slice::new(key, service, vec![SlicePort::new("http", 8443)], vec![host], transport)
 ///     .workload("cart", "v2");
@@ -129,6 +144,7 @@ impl Service {
             cluster: None,
             addresses: Vec::new(),
             external: None,
+            distribution: None,
         }
     }
 
@@ -151,6 +167,13 @@ impl Service {
     #[must_use]
     pub fn with_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.addresses = addresses.into_iter().collect();
+        self
+    }
+
+    /// The same Service whose endpoints are preferred by where they are.
+    #[must_use]
+    pub fn with_distribution(mut self, distribution: Distribution) -> Self {
+        self.distribution = Some(distribution);
         self
     }
 
@@ -181,14 +204,14 @@ impl SliceHost {
     ///
     /// ```
     /// use inmesh_core::model::{Conditions, Host, SliceHost};
-    /// let host = SliceHost::new(Host::Address([10, 0, 0, 1].into())).with_zone("a");
-    /// assert_eq!((host.conditions, &*host.zone), (Conditions::default(), "a"));
+    /// let host = SliceHost::new(Host::Address([10, 0, 0, 1].into()));
+    /// assert_eq!((host.conditions, host.locality.is_unknown()), (Conditions::default(), true));
     /// ```
     pub fn new(host: Host) -> Self {
         Self {
             host,
             conditions: Conditions::default(),
-            zone: Arc::default(),
+            locality: Locality::unknown(),
             weight: 1,
             priority: 0,
         }
@@ -201,10 +224,10 @@ impl SliceHost {
         self
     }
 
-    /// The same host in a zone.
+    /// The same host at a place.
     #[must_use]
-    pub fn with_zone(mut self, zone: &str) -> Self {
-        self.zone = zone.into();
+    pub fn with_locality(mut self, locality: Arc<Locality>) -> Self {
+        self.locality = locality;
         self
     }
 

@@ -34,7 +34,7 @@ use crate::discover::{Gone, Inbox, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
 use crate::identify::Live;
 use crate::local::Local;
-use crate::model::{Block, Namespace, SourceId, Workload};
+use crate::model::{Block, Locality, Namespace, SourceId, Workload};
 use crate::snapshot::{Settings, Snapshot, SnapshotReader, snapshot};
 use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Seldom, Sinks};
 use crate::traffic::Traffic;
@@ -170,6 +170,13 @@ impl MeshBuilder<WantsNothing> {
     /// The domain of Service host names. Default `cluster.local`.
     pub fn cluster_domain(mut self, domain: &str) -> Self {
         self.state.1.cluster_domain = domain.into();
+        self
+    }
+
+    /// Where the process is: what is near to it, for policies that prefer near endpoints. Default: not
+    /// known, and all are alike.
+    pub fn locality(mut self, locality: Locality) -> Self {
+        self.state.1.locality = locality;
         self
     }
 

@@ -45,7 +45,7 @@ pub use listening::ListenerStatus;
 pub use mesh::Mesh;
 pub use status::{
     BackendStatus, EndpointError, EndpointStatus, IdentityStatus, PolicyOf, PolicyStatus,
-    RenewalStatus, RouteStatus, ServiceStatus, Status,
+    RenewalStatus, RouteStatus, ServiceStatus, Status, TierStatus,
 };
 
 #[cfg(test)]

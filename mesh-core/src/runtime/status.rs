@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use inmesh_pki::Crypto;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use super::first::ServerFirst;
 use super::listening::ListenerStatus;
 use crate::authorize::WorkloadPolicy;
+use crate::balance::{EndpointSet, TierShare};
 use crate::discover::{SourceState, Sources};
 use crate::drain::Phase;
 use crate::route::{Outcome, RuleOf};
@@ -146,8 +148,24 @@ pub struct ServiceStatus {
     pub routed: bool,
     /// Whether so many endpoints are ejected that all are used as if none were.
     pub panic: bool,
+    /// What is near, and what each tier takes, where near endpoints are preferred; else empty.
+    pub tiers: Vec<TierStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// Endpoints that are equally near.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TierStatus {
+    /// What they share with this process, `elsewhere` if nothing, or their zone.
+    pub name: String,
+    /// Their priority: a higher one is used only while all lower ones have nothing to offer.
+    pub priority: u32,
+    /// How many there are that may be chosen from, ejected ones included.
+    pub endpoints: usize,
+    /// Their share of the requests, in thousandths.
+    pub permille: u32,
 }
 
 /// One endpoint.
@@ -210,6 +228,7 @@ impl Status {
                     panic: view
                         .endpoints(port.port)
                         .is_some_and(|set| set.is_panicking()),
+                    tiers: tiers(view.endpoints(port.port)),
                     endpoints: view
                         .endpoints(port.port)
                         .into_iter()
@@ -218,7 +237,7 @@ impl Status {
                             address: m.endpoint.address(),
                             transport: m.endpoint.transport.as_str(),
                             version: m.endpoint.version.to_string(),
-                            zone: m.endpoint.zone.to_string(),
+                            zone: m.endpoint.locality.zone.to_string(),
                             ready: m.endpoint.conditions.ready,
                             ejected: m.state.is_ejected(),
                             in_flight: m.state.in_flight(),
@@ -271,6 +290,17 @@ fn policy(policy: &WorkloadPolicy) -> PolicyStatus {
         selected_by: of.collect(),
         refused: policy.broken().iter().map(ToString::to_string).collect(),
     }
+}
+
+fn tiers(set: Option<&Arc<EndpointSet>>) -> Vec<TierStatus> {
+    let shares = set.map(|set| set.shares()).unwrap_or_default();
+    let tier = |share: TierShare| TierStatus {
+        name: share.name.to_string(),
+        priority: share.priority,
+        endpoints: share.endpoints,
+        permille: share.permille,
+    };
+    shares.into_iter().map(tier).collect()
 }
 
 /// By Service, and for each in order of precedence.

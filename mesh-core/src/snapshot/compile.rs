@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::service::{PortView, ServiceView};
 use super::settings::Settings;
 use crate::authorize::PathForm;
-use crate::balance::EndpointSet;
+use crate::balance::{EndpointSet, Nearness};
 use crate::model::{
     Endpoint, Few, Host, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
 };
 use crate::route::{GrpcRoute, Route, RouteTable};
-use crate::traffic::{self, TrafficPolicy};
+use crate::traffic::{self, Traffic, TrafficPolicy};
 
 /// The objects that make up one Service.
 pub(super) struct CompileInput<'a> {
@@ -55,15 +55,13 @@ pub(super) fn view(
         .ports
         .iter()
         .map(|port| {
-            let traffic = traffic::of_port(
-                parts.traffic,
-                (&service.name, &*port.name),
-                &settings.traffic,
-            );
+            let traffic =
+                traffic::of_port(parts.traffic, (service, &*port.name), &settings.traffic);
             let set = EndpointSet::build(
                 endpoints(service, port, parts.slices, addresses),
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
             )
+            .with_nearness(nearness(&traffic), &settings.locality)
             .with_strategy(&traffic.strategy.value)
             .with_limits(traffic.limits.value)
             .with_slow_start(traffic.warmup.as_ref().map(|warmup| warmup.value))
@@ -85,6 +83,11 @@ pub(super) fn view(
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
         endpoints,
     }
+}
+
+fn nearness(traffic: &Traffic) -> &Nearness {
+    let near = traffic.nearness.as_ref();
+    near.map_or(&Nearness::Anywhere, |near| &near.value)
 }
 
 fn routes(settings: &Settings, parts: &CompileInput<'_>) -> RouteTable {
@@ -148,7 +151,7 @@ fn endpoints_of(
             conditions: host.conditions,
             workload: Arc::default(),
             version: Arc::default(),
-            zone: Arc::clone(&host.zone),
+            locality: Arc::clone(&host.locality),
             weight: host.weight,
             priority: host.priority,
         })

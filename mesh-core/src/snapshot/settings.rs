@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::authorize::{DefaultAction, PathForm};
 use crate::local::Local;
-use crate::model::{Namespace, SourceId, Workload};
+use crate::model::{Locality, Namespace, SourceId, Workload};
 use crate::traffic::Traffic;
 
 /// The cluster domain of Kubernetes, where nothing else is set.
@@ -26,6 +26,8 @@ pub struct Settings {
     pub traffic: Arc<Traffic>,
     /// What is changed in the paths of requests.
     pub paths: PathForm,
+    /// Where the process is.
+    pub locality: Locality,
 }
 
 // === impl Settings ===
@@ -55,6 +57,7 @@ impl Settings {
             cluster_domain: CLUSTER_DOMAIN.into(),
             traffic: Arc::default(),
             paths: PathForm::default(),
+            locality: Locality::default(),
         }
     }
 }

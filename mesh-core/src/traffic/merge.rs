@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Traffic;
 use super::policy::{Target, TrafficPolicy};
-use crate::model::{Block, Namespace, ObjectKey, ServiceName};
+use crate::balance::Nearness;
+use crate::model::{Block, Namespace, ObjectKey, Service, ServiceName};
 use crate::route::Inherited;
 
 /// How near a policy is to a request; the first is the nearest.
@@ -16,20 +17,31 @@ enum Level {
     Mesh,
 }
 
-/// What serves a port of a Service: the blocks of the nearest policies, and what the process was built
-/// with.
+/// What serves a port of a Service: the blocks of the nearest policies, what the Service says itself, and
+/// what the process was built with.
 pub(crate) fn of_port(
     policies: &[Arc<TrafficPolicy>],
-    (service, port): (&ServiceName, &str),
+    (service, port): (&Service, &str),
     built: &Arc<Traffic>,
 ) -> Arc<Traffic> {
-    let near = sorted(policies, |policy| level_of_port(policy, service, port));
-    if near.is_empty() {
+    let near = sorted(policies, |policy| {
+        level_of_port(policy, &service.name, port)
+    });
+    let mut said = service.distribution.map(|said| {
+        let value = Nearness::from(said);
+        let from = Some(service.key());
+        Block { value, from }
+    });
+    if near.is_empty() && said.is_none() {
         return Arc::clone(built);
     }
     let mut traffic = Traffic::clone(built);
     // The nearest comes last, and stays.
-    for policy in near.iter().rev() {
+    for (level, policy) in near.iter().rev() {
+        // A Service is nearer than a default, and a policy for it is nearer than what it says itself.
+        if *level <= Level::Whole && said.is_some() {
+            traffic.nearness = said.take();
+        }
         let from = Some(policy.key.clone());
         let blocks = &policy.blocks;
         if let Some(value) = blocks.strategy.clone() {
@@ -39,6 +51,10 @@ pub(crate) fn of_port(
         if let Some(value) = blocks.warmup {
             let from = from.clone();
             traffic.warmup = Some(Block { value, from });
+        }
+        if let Some(value) = blocks.nearness.clone() {
+            let from = from.clone();
+            traffic.nearness = Some(Block { value, from });
         }
         if let Some(value) = blocks.limits {
             let from = from.clone();
@@ -60,6 +76,9 @@ pub(crate) fn of_port(
             traffic.retry = Some(Block { value, from });
         }
     }
+    if said.is_some() {
+        traffic.nearness = said;
+    }
     Arc::new(traffic)
 }
 
@@ -70,6 +89,7 @@ pub(crate) fn of_rule(
     rule: Option<&str>,
 ) -> Inherited {
     let near = sorted(policies, |policy| level_of_rule(policy, route, rule));
+    let near: Vec<_> = near.into_iter().map(|(_, policy)| policy).collect();
     let timeouts = near.iter().find_map(|p| Some((p, p.blocks.timeouts?)));
     let retry = near.iter().find_map(|p| Some((p, p.blocks.retry.clone()?)));
     Inherited {
@@ -82,14 +102,17 @@ pub(crate) fn of_rule(
 fn sorted(
     policies: &[Arc<TrafficPolicy>],
     level: impl Fn(&TrafficPolicy) -> Option<Level>,
-) -> Vec<&TrafficPolicy> {
+) -> Vec<(Level, &TrafficPolicy)> {
     let ranked = policies.iter().filter_map(|policy| {
         let age = policy.created.unwrap_or(i64::MAX);
         Some(((level(policy)?, age, &policy.key), &**policy))
     });
     let mut ranked: Vec<_> = ranked.collect();
     ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.into_iter().map(|(_, policy)| policy).collect()
+    let levels = ranked.into_iter();
+    levels
+        .map(|((level, ..), policy)| (level, policy))
+        .collect()
 }
 
 fn level_of_port(policy: &TrafficPolicy, service: &ServiceName, port: &str) -> Option<Level> {

@@ -16,7 +16,7 @@ pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
 pub(crate) use shown::{Shown, block};
 
-use crate::balance::{EjectPolicy, RequestLimits, SlowStart, Strategy};
+use crate::balance::{EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::Block;
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -29,6 +29,8 @@ pub struct Traffic {
     pub strategy: Block<Strategy>,
     /// How a new endpoint takes its share, if little by little.
     pub warmup: Option<Block<SlowStart>>,
+    /// Which endpoints are preferred by where they are, if any are.
+    pub nearness: Option<Block<Nearness>>,
     /// How many requests may be in flight.
     pub limits: Block<RequestLimits>,
     /// When one is ejected.

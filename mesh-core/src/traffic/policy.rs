@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::balance::{EjectPolicy, RequestLimits, SlowStart, Strategy};
+use crate::balance::{EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::{Kind, ObjectKey, ServiceName};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -39,6 +39,9 @@ pub struct Blocks {
     pub strategy: Option<Strategy>,
     /// How a new endpoint takes its share, if little by little (`warmup` of `loadBalancer`).
     pub warmup: Option<SlowStart>,
+    /// Which endpoints are preferred by where they are (`localityLbSetting`, `zoneAwareLbSetting` of
+    /// `loadBalancer`).
+    pub nearness: Option<Nearness>,
     /// How many requests may be in flight (`connectionPool`).
     pub limits: Option<RequestLimits>,
     /// When one is ejected.
@@ -91,6 +94,7 @@ impl TrafficPolicy {
         let of_services = [
             ("loadBalancer", blocks.strategy.is_some()),
             ("warmup", blocks.warmup.is_some()),
+            ("localityLbSetting", blocks.nearness.is_some()),
             ("connectionPool", blocks.limits.is_some()),
             ("outlierDetection", blocks.eject.is_some()),
             ("retryConstraint", blocks.budget.is_some()),

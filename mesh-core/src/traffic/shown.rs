@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::Traffic;
 use crate::balance::{
-    ConsistentHash, EjectPolicy, HashKey, HashTable, RequestLimits, SlowStart, Strategy, Volume,
+    ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness, RequestLimits, SlowStart, Strategy,
+    Volume,
 };
 use crate::model::{Block, ObjectKey};
 use crate::retry::{BudgetPolicy, RetryPolicy};
@@ -133,6 +134,30 @@ impl Shown for SlowStart {
     }
 }
 
+impl Shown for Nearness {
+    fn fields(&self) -> Map<String, Value> {
+        let (name, of) = match self {
+            Self::Anywhere => ("localityLbSetting", json!({ "enabled": false })),
+            Self::Prefer(by) => {
+                let labels: Vec<_> = by.levels().iter().map(|level| level.label()).collect();
+                ("localityLbSetting", json!({ "failoverPriority": labels }))
+            }
+            Self::ZoneAware(by) => {
+                let mut of = json!({ "minClusterSize": by.fewest() });
+                let callers = by.callers().iter();
+                let callers =
+                    callers.map(|(zone, callers)| (String::from(&**zone), (*callers).into()));
+                let callers: Map<_, _> = callers.collect();
+                if !callers.is_empty() {
+                    of["callers"] = callers.into();
+                }
+                ("zoneAwareLbSetting", of)
+            }
+        };
+        fields([(name, of)])
+    }
+}
+
 impl Shown for RequestLimits {
     fn fields(&self) -> Map<String, Value> {
         let mut http = fields([("maxRequestsPerEndpoint", self.endpoint().into())]);
@@ -183,6 +208,7 @@ impl Serialize for Traffic {
         let blocks = [
             ("loadBalancer", Some(of(&self.strategy))),
             ("warmup", self.warmup.as_ref().map(of)),
+            ("locality", self.nearness.as_ref().map(of)),
             ("connectionPool", Some(of(&self.limits))),
             ("outlierDetection", Some(of(&self.eject))),
             ("retryConstraint", Some(of(&self.budget))),

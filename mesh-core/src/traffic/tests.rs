@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Kind, Namespace, ObjectKey, ServiceName};
+use crate::balance::Nearness;
+use crate::model::{Distribution, Kind, Namespace, ObjectKey, Service, ServiceName};
 
 fn shop() -> Namespace {
     Namespace::new("shop").unwrap()
@@ -11,6 +12,10 @@ fn shop() -> Namespace {
 
 fn cart() -> ServiceName {
     ServiceName::new(&shop(), "cart").unwrap()
+}
+
+fn service() -> Service {
+    Service::new(cart(), Vec::new())
 }
 
 fn route() -> ObjectKey {
@@ -49,7 +54,7 @@ fn levels() -> Vec<Arc<TrafficPolicy>> {
 }
 
 fn from(policies: &[Arc<TrafficPolicy>], port: &str) -> Option<String> {
-    let traffic = of_port(policies, (&cart(), port), &Arc::default());
+    let traffic = of_port(policies, (&service(), port), &Arc::default());
     Some(traffic.timeouts.as_ref()?.from.as_ref()?.to_string())
 }
 
@@ -66,6 +71,48 @@ fn the_nearest_policy_serves_whatever_the_order() {
     assert_eq!(from(&all, "raw"), Some("TrafficPolicy/shop/c".into()));
 }
 
+/// A Service's own word is nearer than a default, and farther than a policy for it.
+#[test]
+fn what_a_service_says_of_near_endpoints_stands_among_policies() {
+    let near = |name: &str, namespace: &str, targets| {
+        let blocks = Blocks {
+            nearness: Some(Nearness::Anywhere),
+            ..Blocks::default()
+        };
+        policy(namespace, name, targets, blocks)
+    };
+    let (mesh, shop_wide) = (near("a", "mesh", vec![]), near("b", "shop", vec![]));
+    let of_it = near("c", "shop", vec![Target::Service(cart(), None)]);
+    let timed = policy(
+        "shop",
+        "d",
+        vec![Target::Service(cart(), None)],
+        timeouts(1),
+    );
+    let says = service().with_distribution(Distribution::SameZone);
+    let silent = service();
+    for (policies, service, wanted) in [
+        (vec![], &silent, None),
+        (vec![], &says, Some("Service/shop/cart")),
+        (vec![&mesh], &silent, Some("TrafficPolicy/mesh/a")),
+        (vec![&mesh, &shop_wide], &says, Some("Service/shop/cart")),
+        (vec![&mesh, &timed], &says, Some("Service/shop/cart")),
+        (vec![&timed], &says, Some("Service/shop/cart")),
+        (
+            vec![&shop_wide, &of_it],
+            &says,
+            Some("TrafficPolicy/shop/c"),
+        ),
+        (vec![&of_it, &timed], &says, Some("TrafficPolicy/shop/c")),
+    ] {
+        let policies: Vec<_> = policies.into_iter().map(Arc::clone).collect();
+        let traffic = of_port(&policies, (service, "http"), &Arc::default());
+        let near = traffic.nearness.as_ref();
+        let from = near.and_then(|near| Some(near.from.as_ref()?.to_string()));
+        assert_eq!(from.as_deref(), wanted, "{policies:?}");
+    }
+}
+
 #[test]
 fn each_block_is_inherited_by_itself() {
     let mut all = levels();
@@ -75,7 +122,7 @@ fn each_block_is_inherited_by_itself() {
     };
     all.push(policy("mesh", "e", vec![], retry));
     let built = Traffic::built(Strategy::default(), EjectPolicy::default());
-    let traffic = of_port(&all, (&cart(), "http"), &Arc::new(built.clone()));
+    let traffic = of_port(&all, (&service(), "http"), &Arc::new(built.clone()));
     let of = |key: &Option<ObjectKey>| key.as_ref().map(ToString::to_string);
     let timeouts = traffic.timeouts.clone().unwrap();
     assert_eq!(of(&timeouts.from).as_deref(), Some("TrafficPolicy/shop/d"));

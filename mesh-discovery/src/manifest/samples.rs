@@ -17,6 +17,12 @@ pub(super) fn samples() -> Vec<Json> {
         balanced(&json!({
             "simple": "ROUND_ROBIN",
             "warmup": {"duration": "60s", "minimumPercent": 10, "aggression": 1.5},
+            "localityLbSetting": {
+                "enabled": true, "failoverPriority": ["topology.kubernetes.io/zone"],
+            },
+        })),
+        balanced(&json!({
+            "zoneAwareLbSetting": {"enabled": true, "minClusterSize": 6, "callers": {"a": 1}},
         })),
         policy(),
     ]
@@ -49,7 +55,8 @@ fn slice() -> Json {
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(),
         "addressType": "IPv4", "ports": [{"name": "a", "port": 80, "protocol": "TCP"}],
         "endpoints": [{
-            "addresses": ["10.0.0.1"], "zone": "z",
+            "addresses": ["10.0.0.1"], "zone": "z", "nodeName": "n",
+            "hints": {"forZones": [{"name": "z"}], "forNodes": []},
             "conditions": {"ready": true, "serving": true, "terminating": false},
         }],
     })

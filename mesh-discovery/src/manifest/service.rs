@@ -2,7 +2,9 @@
 //!
 //! Unknown fields are reported and not refused: a Service is written for others too.
 
-use inmesh_core::model::{AppProtocol, Host, Kind, Service, ServiceName, ServicePort};
+use inmesh_core::model::{
+    AppProtocol, Distribution, Host, Kind, Service, ServiceName, ServicePort,
+};
 
 use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
@@ -28,7 +30,6 @@ const IGNORED: &[(&str, Shape)] = &[
     ("sessionAffinity", Shape::Text),
     ("sessionAffinityConfig", Shape::Map),
     ("topologyKeys", Shape::Texts),
-    ("trafficDistribution", Shape::Text),
 ];
 
 /// The most ports of a Service.
@@ -52,6 +53,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         spec.ignore_typed(IGNORED);
         let (ports, kind) = (spec.nullable("ports"), spec.get("type"));
         let external_name = spec.get("externalName");
+        let distribution = spec.get("trafficDistribution");
         let items = match ports {
             Some(ports) => ports.list_of_or_empty(PORTS)?,
             None => Vec::new(),
@@ -69,6 +71,10 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
             }
             None => "ClusterIP",
         };
+        let distribution = match distribution {
+            Some(value) => Some((read_distribution(&value)?, value)),
+            None => None,
+        };
         let meta = meta?;
         let name = meta.named(ServiceName::new)?;
         if kind != "ExternalName" {
@@ -77,10 +83,15 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
             if let Some(value) = external_name {
                 value.warn("has no effect but with type ExternalName");
             }
-            return Some(Service::new(
-                name,
-                ports.into_iter().map(|(port, _)| port).collect(),
-            ));
+            let ports = ports.into_iter().map(|(port, _)| port).collect();
+            let service = Service::new(name, ports);
+            return Some(match distribution {
+                Some((Some(distribution), _)) => service.with_distribution(distribution),
+                _ => service,
+            });
+        }
+        if let Some((_, value)) = distribution {
+            value.warn("has no effect with type ExternalName, whose host has no place");
         }
         meta.annotations.refuse_ours_but(ANNOTATIONS);
         let Some(host) = external_name else {
@@ -97,6 +108,19 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         };
         let ports = ports.into_iter().map(|(port, _)| port).collect();
         Some(Service::new(name, ports).external(host, transport))
+    })
+}
+
+/// Reads a preference; the inner `None` is one that is not known here.
+fn read_distribution(value: &Value<'_>) -> Option<Option<Distribution>> {
+    Some(match value.text()? {
+        "PreferClose" | "PreferSameZone" => Some(Distribution::SameZone),
+        "PreferSameNode" => Some(Distribution::SameNode),
+        // An API server lets others through, for other implementations.
+        text => {
+            value.warn(format_args!("{text:?} is not known and has no effect"));
+            None
+        }
     })
 }
 

@@ -1,9 +1,14 @@
 //! `discovery.k8s.io/v1 EndpointSlice`: hosts, ports, transport and the identities that may answer.
 //!
-//! Each address is an endpoint of its own. Bounds are those of the API. The slice's port is where the endpoint listens; for a
+//! Each address is an endpoint of its own, at the zone and node of its entry and in the slice's region. Bounds are those of the API. The slice's port is where the endpoint listens; for a
 //! mesh endpoint that is the inbound agent.
 
-use inmesh_core::model::{Conditions, Host, Kind, ServiceName, Slice, SliceHost, SlicePort};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use inmesh_core::model::{
+    Conditions, Host, Kind, Locality, ServiceName, Slice, SliceHost, SlicePort, check_label,
+};
 
 use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
@@ -16,14 +21,16 @@ const SERVICE: &str = "kubernetes.io/service-name";
 const WORKLOAD: &[&str] = &["app.kubernetes.io/name", "app"];
 /// Labels that name its version.
 const VERSION: &[&str] = &["app.kubernetes.io/version", "version"];
+/// The region of all endpoints of a slice, which Kubernetes does not write into it.
+const REGION: &str = "inmesh.dev/region";
+/// The most zones that an endpoint is meant for, as Kubernetes has it.
+const ZONES: usize = 8;
 /// The most ports of a slice.
 const PORTS: usize = 1_000;
 /// Fields of an endpoint that are known and of no meaning here.
 const IGNORED: &[(&str, Shape)] = &[
     ("deprecatedTopology", Shape::TextMap),
-    ("hints", Shape::Map),
     ("hostname", Shape::Text),
-    ("nodeName", Shape::Text),
     ("targetRef", Shape::Map),
 ];
 
@@ -39,7 +46,13 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
     let family = family?.choice(&["IPv4", "IPv6", "FQDN"])?;
     let meta = meta?;
-    meta.annotations.refuse_ours_but(ANNOTATIONS);
+    meta.annotations
+        .refuse_ours_but(&[ANNOTATIONS, &[REGION]].concat());
+    let region = match meta.annotations.find(REGION) {
+        Some(region) => Some(label_value(region)?),
+        None => None,
+    };
+    let mut places = Places::of(region.unwrap_or_default());
     let srv = match endpoints::srv(&meta.annotations, &names) {
         Some(Some(_)) if family != "FQDN" => {
             fields
@@ -61,10 +74,10 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     };
     let hosts = match list {
         Some(list) => {
-            let read = |value: &Value<'_>| endpoint(value, &host);
+            let mut read = |value: &Value<'_>| endpoint(value, &host, &mut places);
             list.list_of_or_empty(1_000)?
                 .iter()
-                .filter_map(read)
+                .filter_map(&mut read)
                 .flatten()
                 .collect()
         }
@@ -141,6 +154,7 @@ fn port(value: &Value<'_>) -> Option<Option<SlicePort>> {
 fn endpoint(
     value: &Value<'_>,
     host: &impl Fn(&Value<'_>) -> Option<Host>,
+    places: &mut Places,
 ) -> Option<Vec<SliceHost>> {
     value.object(|endpoint| {
         endpoint.ignore_typed(IGNORED);
@@ -149,20 +163,51 @@ fn endpoint(
             None => Some(Conditions::default()),
         };
         let addresses = endpoint.need("addresses");
-        let zone = match endpoint.nullable("zone") {
-            Some(zone) => zone.text(),
+        let mut name = |name| match endpoint.nullable(name) {
+            Some(value) => value.text(),
             None => Some(""),
         };
-        let (conditions, zone) = (conditions?, zone?);
+        let (zone, node) = (name("zone"), name("nodeName"));
+        let hints = match endpoint.nullable("hints") {
+            Some(hints) => for_zones(&hints),
+            None => Some(Vec::new()),
+        };
+        let (conditions, locality) = (conditions?, places.at(zone?, node?, hints?));
         let addresses = addresses?.list_of(100)?;
         let hosts = addresses.iter().filter_map(host);
         let made = |host| {
             SliceHost::new(host)
                 .with_conditions(conditions)
-                .with_zone(zone)
+                .with_locality(Arc::clone(&locality))
         };
         Some(hosts.map(made).collect())
     })
+}
+
+/// The zones that an endpoint is meant for.
+fn for_zones<'t>(value: &Value<'t>) -> Option<Vec<&'t str>> {
+    value.object(|hints| {
+        // A node is compared with `nodeName`, which is the same where it counts.
+        hints.ignore_typed(&[("forNodes", Shape::List)]);
+        let zones = match hints.nullable("forZones") {
+            Some(zones) => zones.list_of_or_empty(ZONES)?,
+            None => Vec::new(),
+        };
+        let name = |zone: &Value<'t>| zone.object(|zone| label_value(&zone.need("name")?));
+        zones.iter().map(name).collect()
+    })
+}
+
+/// A text that is the value of a label and not empty.
+fn label_value<'t>(value: &Value<'t>) -> Option<&'t str> {
+    let text = value.text()?;
+    if text.is_empty() {
+        value.refuse("is empty");
+        return None;
+    }
+    let checked = check_label("topology.kubernetes.io/zone", text);
+    value.check(checked.map_err(text::invalid_name))?;
+    Some(text)
 }
 
 fn conditions(value: &Value<'_>) -> Option<Conditions> {
@@ -175,4 +220,44 @@ fn conditions(value: &Value<'_>) -> Option<Conditions> {
         let terminating = condition("terminating");
         Some(Conditions::new(ready?, serving?, terminating?))
     })
+}
+
+/// The places of a slice's endpoints, of which many are alike: one for each.
+struct Places {
+    region: Arc<str>,
+    names: HashMap<String, Arc<str>>,
+    known: HashSet<Arc<Locality>>,
+}
+
+// === impl Places ===
+
+impl Places {
+    fn of(region: &str) -> Self {
+        Self {
+            region: region.into(),
+            names: HashMap::new(),
+            known: HashSet::new(),
+        }
+    }
+
+    fn at(&mut self, zone: &str, node: &str, hints: Vec<&str>) -> Arc<Locality> {
+        let mut shared = |name: &str| {
+            let known = self.names.get(name).map(Arc::clone);
+            known.unwrap_or_else(|| {
+                let new: Arc<str> = name.into();
+                self.names.insert(name.into(), Arc::clone(&new));
+                new
+            })
+        };
+        let (zone, node) = (shared(zone), shared(node));
+        let mut new = Locality::default().for_zones(hints.into_iter().map(shared));
+        (new.zone, new.node) = (zone, node);
+        new.region = Arc::clone(&self.region);
+        if let Some(known) = self.known.get(&new) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(new);
+        self.known.insert(Arc::clone(&new));
+        new
+    }
 }

@@ -1,9 +1,13 @@
 //! Cases that pass, each way in which one can fail, and files that are refused.
 
+use inmesh_core::authorize::DefaultAction;
 use inmesh_core::explain::Question;
+use inmesh_core::model::{Locality, SourceId, Workload};
+use inmesh_core::snapshot::Settings;
 use serde_json::json;
 
 use super::*;
+use crate::manifest::{Content, Folder};
 
 const DOCUMENTS: &str = "
   inline: |
@@ -274,17 +278,21 @@ fn a_file_with_a_folder_beside_it_runs() -> Result<(), Box<dyn std::error::Error
 
 /// The documents above, changed.
 fn world(change: impl Fn(&str) -> String) -> World {
+    let text = documents(change);
+    let defaults = Defaults::new(inmesh_core::model::Namespace::new("default").expect("a name"));
+    let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
+    assert_eq!(world.problems(), [], "{text}");
+    world
+}
+
+fn documents(change: impl Fn(&str) -> String) -> String {
     let (_, text) = DOCUMENTS
         .split_once("inline: |\n")
         .expect("they are inline");
     let lines = text
         .lines()
         .map(|line| line.strip_prefix("    ").unwrap_or(line));
-    let text = change(&lines.collect::<Vec<_>>().join("\n"));
-    let defaults = Defaults::new(inmesh_core::model::Namespace::new("default").expect("a name"));
-    let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
-    assert_eq!(world.problems(), [], "{text}");
-    world
+    change(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// What serves is what the document says, under its name.
@@ -315,6 +323,52 @@ spec:
     let limits = json!({"http": {"http2MaxRequests": 7, "maxRequestsPerEndpoint": 1_024}});
     assert_eq!(shown("connectionPool"), limits);
     assert_eq!(shown("outlierDetection")["minHealthPercent"], 40);
+}
+
+/// Near endpoints are preferred as the Service says, from where the process is.
+#[test]
+fn what_is_near_is_explained() {
+    let near = |text: &str| {
+        let endpoints =
+            "endpoints: [{addresses: [10.0.0.1], zone: a}, {addresses: [10.0.0.2], zone: b}]";
+        let text = text.replace("endpoints: [{addresses: [10.0.0.1]}]", endpoints);
+        let service = "spec: {ports: [{name: http, port: 80, appProtocol: http}]}";
+        let says = service.replace("]}", "], trafficDistribution: PreferSameZone}");
+        text.replacen(service, &says, 1)
+            .replace("weight: 1}", "weight: 0}")
+    };
+    let documents = documents(near);
+    let defaults = Defaults::new(inmesh_core::model::Namespace::new("default").expect("a name"));
+    let mut folder = Folder::new(SourceId::new("documents"), defaults);
+    let merged = folder.merge([("t.yaml".into(), Content::Text(documents.into()))]);
+    let web = Workload::new("shop", "web", "web").expect("a workload");
+    let mut settings = Settings::new(web, DefaultAction::Deny);
+    settings.locality = Locality::default().in_zone("b");
+    let seen = World::new(&merged, settings)
+        .ask(&Question::parse("GET http://cart.shop/items").expect("a request"));
+    let near = seen
+        .endpoints
+        .iter()
+        .map(|e| (e.near.as_deref(), e.permille, e.taken));
+    let wanted = [
+        (Some("elsewhere"), Some(0), false),
+        (Some("zone"), Some(1_000), true),
+    ];
+    assert_eq!(near.collect::<Vec<_>>(), wanted, "{seen:#?}");
+    let setting = seen
+        .settings
+        .iter()
+        .find(|setting| setting.name == "locality")
+        .expect("a setting");
+    assert_eq!(setting.object.as_deref(), Some("Service/shop/cart"));
+    let labels = [
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+    ];
+    assert_eq!(
+        setting.value,
+        json!({"localityLbSetting": {"failoverPriority": labels}})
+    );
 }
 
 /// What documents speak of meets each kind of change to them.

@@ -213,6 +213,9 @@ fn endpoints(seen: &Explanation) -> String {
                 state.push(name);
             }
         }
+        let near = e.near.as_ref().zip(e.permille);
+        let near = near.map(|(near, of)| format!("{near} takes {}.{} %", of / 10, of % 10));
+        state.extend(near.as_deref());
         let version = match &*e.version {
             "" => e.workload.clone(),
             version => format!("{} {version}", e.workload),

@@ -4,6 +4,7 @@ mod ejected;
 mod hashed;
 mod limited;
 mod measured;
+mod near;
 mod shares;
 mod turns;
 

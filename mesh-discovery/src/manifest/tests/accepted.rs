@@ -1,10 +1,12 @@
 //! Valid documents, and that nothing ever panics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule, PolicySource};
 use inmesh_core::model::{
-    AppProtocol, Conditions, Host, IdSet, Roots, Service, ServicePort, Slice, SliceHost, Transport,
+    AppProtocol, Conditions, Distribution, Host, IdSet, Locality, Roots, Service, ServicePort,
+    Slice, SliceHost, Transport,
 };
 use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::{Filter, HeaderChanges, Match, PathMatch, Regex, Route, ValueMatch};
@@ -268,8 +270,34 @@ fn external_services() {
 }
 
 #[test]
+fn a_service_says_what_it_prefers() {
+    let of = |spec: &str| {
+        a_service(&service("", &format!("ports: [{{port: 80}}]\n{spec}"))).distribution
+    };
+    for (spec, wanted) in [
+        ("type: ClusterIP", None),
+        ("trafficDistribution: null", None),
+        (
+            "trafficDistribution: PreferClose",
+            Some(Distribution::SameZone),
+        ),
+        (
+            "trafficDistribution: PreferSameZone",
+            Some(Distribution::SameZone),
+        ),
+        (
+            "trafficDistribution: PreferSameNode",
+            Some(Distribution::SameNode),
+        ),
+    ] {
+        assert_eq!(of(spec), wanted, "{spec}");
+    }
+}
+
+#[test]
 fn slices() {
-    let ids = "inmesh.dev/ids: \"spiffe://td/ns/shop/sa/b, spiffe://td/ns/shop/sa/a\"";
+    let ids = "inmesh.dev/ids: \"spiffe://td/ns/shop/sa/b, spiffe://td/ns/shop/sa/a\", \
+               inmesh.dev/region: europe";
     let text = slice(
         ids,
         "addressType: IPv4\nports: [{name: http, port: 8443, protocol: TCP, appProtocol: http}]\n\
@@ -280,7 +308,10 @@ fn slices() {
          \u{20} targetRef: {kind: Pod}\n\
          - addresses: [10.0.0.3]\n\
          \u{20} zone: north\n\
-         \u{20} conditions: {ready: null}",
+         \u{20} nodeName: n1\n\
+         \u{20} hints: {forZones: [{name: north}, {name: south}], forNodes: [{name: n1}]}\n\
+         \u{20} conditions: {ready: null}\n\
+         - {addresses: [10.0.0.4], zone: north, nodeName: n1, hints: {forZones: null}}",
     )
     .replace("{kubernetes", "{app: cart, version: v2, kubernetes");
     let read = a_slice(&text);
@@ -294,17 +325,25 @@ fn slices() {
     assert_eq!((&*read.workload, &*read.version), ("cart", "v2"));
     assert_eq!((&*read.ports[0].name, read.ports[0].port), ("http", 8443));
     let going = Conditions::new(Some(false), Some(true), Some(true));
+    let here = Locality::default().in_region("europe");
+    let north = here.clone().in_zone("north").on_node("n1");
+    let hinted = north.clone().for_zones(["north".into(), "south".into()]);
     let hosts = [
-        ("10.0.0.1", going, ""),
-        ("10.0.0.2", going, ""),
-        ("10.0.0.3", Conditions::default(), "north"),
+        ("10.0.0.1", going, &here),
+        ("10.0.0.2", going, &here),
+        ("10.0.0.3", Conditions::default(), &hinted),
+        ("10.0.0.4", Conditions::default(), &north),
     ]
-    .map(|(ip, conditions, zone)| {
+    .map(|(ip, conditions, place)| {
         let host = Host::Address(ip.parse().expect("an address"));
-        SliceHost::new(host)
-            .with_conditions(conditions)
-            .with_zone(zone)
+        let host = SliceHost::new(host).with_conditions(conditions);
+        host.with_locality(Arc::new(place.clone()))
     });
+    // Those of one place share it.
+    let [first, second, ..] = &read.hosts[..] else {
+        unreachable!()
+    };
+    assert!(Arc::ptr_eq(&first.locality, &second.locality));
     assert_eq!(read.hosts, hosts);
 }
 

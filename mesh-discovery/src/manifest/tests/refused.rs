@@ -706,6 +706,34 @@ fn slices_are_refused() {
             "endpoints[0].conditions.ready".into(),
             "not true or false",
         ),
+        (
+            plain,
+            "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], hints: {forZones: [{}]}}]",
+            5,
+            "endpoints[0].hints.forZones[0].name".into(),
+            "is missing",
+        ),
+        (
+            plain,
+            "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], hints: {forZones: [{name: ''}]}}]",
+            5,
+            "endpoints[0].hints.forZones[0].name".into(),
+            "is empty",
+        ),
+        (
+            plain,
+            "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], hints: {forZones: [{name: 'a b'}]}}]",
+            5,
+            "endpoints[0].hints.forZones[0].name".into(),
+            "a b",
+        ),
+        (
+            "inmesh.dev/transport: plain, inmesh.dev/region: ''",
+            "addressType: IPv4",
+            3,
+            at("region"),
+            "is empty",
+        ),
     ];
     for (annotations, body, line, field, message) in rows {
         check(&slice(annotations, body), line, &field, message);
@@ -894,6 +922,24 @@ fn what_has_no_effect_is_reported() {
         7,
         "spec.rules[0].matches[0].headers[1]",
         "has no effect",
+    );
+    warned(
+        &service(
+            "",
+            "ports: [{port: 80}]\ntrafficDistribution: example.com/near",
+        ),
+        6,
+        "spec.trafficDistribution",
+        "is not known",
+    );
+    warned(
+        &service(
+            "inmesh.dev/transport: plain",
+            "{type: ExternalName, externalName: a.b, ports: [{port: 80}], trafficDistribution: PreferClose}",
+        ),
+        5,
+        "spec.trafficDistribution",
+        "no effect with type ExternalName",
     );
     let empty = "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {}}]";
     warned(

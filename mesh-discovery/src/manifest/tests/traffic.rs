@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 use inmesh_core::balance::{
-    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, RequestLimits,
-    RingSize, SlowStart, Strategy, SuccessRate, TableSize, Volume,
+    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, Level,
+    Nearness, Preference, RequestLimits, RingSize, SlowStart, Strategy, SuccessRate, TableSize,
+    Volume, ZoneAware,
 };
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
@@ -152,6 +153,52 @@ fn every_strategy_is_read() {
             "{spec}"
         );
     }
+}
+
+#[test]
+fn what_is_near_is_read() {
+    let prefer =
+        |levels: &[Level]| Nearness::Prefer(Preference::new(levels.iter().copied()).unwrap());
+    let even = |least: u32, callers: &[(&str, u32)]| {
+        let by = ZoneAware::new(least);
+        let callers = callers.iter().map(|(zone, n)| ((*zone).into(), *n));
+        Nearness::ZoneAware(by.with_callers(callers).unwrap())
+    };
+    for (spec, wanted) in [
+        (
+            "localityLbSetting: {}",
+            prefer(&[Level::Region, Level::Zone]),
+        ),
+        (
+            "localityLbSetting: {enabled: true}",
+            prefer(&[Level::Region, Level::Zone]),
+        ),
+        (
+            "localityLbSetting: {failoverPriority: [topology.kubernetes.io/zone, kubernetes.io/hostname]}",
+            prefer(&[Level::Zone, Level::Node]),
+        ),
+        ("localityLbSetting: {enabled: false}", Nearness::Anywhere),
+        (
+            "zoneAwareLbSetting: {}",
+            Nearness::ZoneAware(ZoneAware::default()),
+        ),
+        (
+            "zoneAwareLbSetting: {minClusterSize: 3, callers: {b: 2, a: 1}}",
+            even(3, &[("a", 1), ("b", 2)]),
+        ),
+        ("zoneAwareLbSetting: {enabled: false}", Nearness::Anywhere),
+    ] {
+        let blocks = &accepted(&format!("loadBalancer: {{{spec}}}")).blocks;
+        assert_eq!(
+            (blocks.nearness.as_ref(), &blocks.strategy),
+            (Some(&wanted), &None),
+            "{spec}"
+        );
+    }
+    assert_eq!(
+        accepted("loadBalancer: {simple: RANDOM}").blocks.nearness,
+        None
+    );
 }
 
 /// As Envoy has it: a base above the default of the longest ejection raises that.
@@ -339,9 +386,56 @@ fn what_cannot_be_is_refused_with_its_place() {
             "warmup.duration",
         ),
         (
-            "loadBalancer: {simple: RANDOM, localityLbSetting: {}}",
-            "spec.loadBalancer.localityLbSetting",
+            "loadBalancer: {localityLbSetting: {distribute: []}}",
+            "spec.loadBalancer.localityLbSetting.distribute",
             "not evaluated",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {failoverPriority: [a]}}",
+            "spec.loadBalancer.localityLbSetting.failoverPriority[0]",
+            "not one of topology.kubernetes.io/region",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {failoverPriority: [kubernetes.io/hostname, \
+             kubernetes.io/hostname]}}",
+            "spec.loadBalancer.localityLbSetting.failoverPriority",
+            "stands twice",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {failoverPriority: []}}",
+            "spec.loadBalancer.localityLbSetting.failoverPriority",
+            "empty list",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {enabled: false, failoverPriority: \
+             [kubernetes.io/hostname]}}",
+            "spec.loadBalancer.localityLbSetting.failoverPriority",
+            "no effect where enabled",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {}, zoneAwareLbSetting: {}}",
+            "spec.loadBalancer",
+            "one of localityLbSetting and zoneAwareLbSetting",
+        ),
+        (
+            "loadBalancer: {zoneAwareLbSetting: {failover: []}}",
+            "spec.loadBalancer.zoneAwareLbSetting.failover",
+            "not evaluated",
+        ),
+        (
+            "loadBalancer: {zoneAwareLbSetting: {callers: {a: 0}}}",
+            "spec.loadBalancer.zoneAwareLbSetting.callers",
+            "no zone has callers",
+        ),
+        (
+            "loadBalancer: {zoneAwareLbSetting: {callers: {a: -1}}}",
+            "spec.loadBalancer.zoneAwareLbSetting.callers[a]",
+            "out of range",
+        ),
+        (
+            "loadBalancer: {zoneAwareLbSetting: {minClusterSize: many}}",
+            "spec.loadBalancer.zoneAwareLbSetting.minClusterSize",
+            "not a whole number",
         ),
         (
             "connectionPool: {}",

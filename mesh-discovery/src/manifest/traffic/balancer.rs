@@ -4,7 +4,8 @@
 
 use http::HeaderName;
 use inmesh_core::balance::{
-    ConsistentHash, HashCookie, HashKey, HashTable, RingSize, SlowStart, Strategy, TableSize,
+    ConsistentHash, HashCookie, HashKey, HashTable, Level, Nearness, Preference, RingSize,
+    SlowStart, Strategy, TableSize, ZoneAware,
 };
 
 use super::super::strict::{Fields, Value};
@@ -23,15 +24,19 @@ const KEYS: [&str; 4] = [
 /// The share of a new endpoint in percent, and how fast it grows, where a document leaves them out.
 const WARMUP: (u8, f64) = (10, 1.0);
 
-/// A strategy and a slow start, of which one is there.
-pub(super) type Balancer = (Option<Strategy>, Option<SlowStart>);
+/// The labels of what can be near.
+const LEVELS: [Level; 3] = [Level::Region, Level::Zone, Level::Node];
+/// The most zones whose callers are named.
+const ZONES: usize = 100;
+
+/// A strategy, a slow start and what is near, of which one is there.
+pub(super) type Balancer = (Option<Strategy>, Option<SlowStart>, Option<Nearness>);
 
 pub(super) fn read(value: &Value<'_>) -> Option<Balancer> {
     value.object(|fields| {
         fields.refuse_all(&["warmupDurationSecs"], "is `warmup.duration`");
-        fields.refuse_all(&["localityLbSetting"], UNUSED);
         let (simple, hash) = (fields.get("simple"), fields.get("consistentHash"));
-        let warmup = fields.get("warmup");
+        let (warmup, near) = (fields.get("warmup"), nearness(fields));
         // Each is read, for its problems.
         let named = simple.as_ref().map(simple_strategy);
         let hashed = hash.as_ref().map(consistent_hash);
@@ -46,16 +51,20 @@ pub(super) fn read(value: &Value<'_>) -> Option<Balancer> {
             (None, None) => None,
         };
         let started = started.map_or(Some(None), |read| read.map(Some))?;
+        let near = near?;
         match (&strategy, &warmup) {
-            (None, None) => {
-                value.refuse("has one of simple and consistentHash, or a warmup");
+            (None, None) if near.is_none() => {
+                let parts = "a warmup, localityLbSetting or zoneAwareLbSetting";
+                value.refuse(format_args!(
+                    "has one of simple and consistentHash, or {parts}"
+                ));
                 None
             }
             (Some(Strategy::ConsistentHash(_)), Some(warmup)) => {
                 warmup.refuse("has no effect on consistentHash: each key has its endpoint at once");
                 None
             }
-            _ => Some((strategy, started)),
+            _ => Some((strategy, started, near)),
         }
     })
 }
@@ -158,6 +167,84 @@ fn maglev_table(value: &Value<'_>) -> Option<HashTable> {
         };
         Some(HashTable::Maglev(size))
     })
+}
+
+/// What is near, if it is said.
+fn nearness(fields: &mut Fields<'_>) -> Option<Option<Nearness>> {
+    let (locality, zones) = (
+        fields.get("localityLbSetting"),
+        fields.get("zoneAwareLbSetting"),
+    );
+    // Each is read, for its problems.
+    let preferred = locality.as_ref().map(locality_setting);
+    let even = zones.as_ref().map(zone_aware_setting);
+    match (preferred, even) {
+        (Some(_), Some(_)) => {
+            let whole = fields.whole();
+            whole.refuse("has one of localityLbSetting and zoneAwareLbSetting");
+            None
+        }
+        (Some(read), None) | (None, Some(read)) => read.map(Some),
+        (None, None) => Some(None),
+    }
+}
+
+fn locality_setting(value: &Value<'_>) -> Option<Nearness> {
+    value.object(|fields| {
+        fields.refuse_all(&["distribute", "failover"], UNUSED);
+        let (enabled, by) = (fields.get("enabled"), fields.get("failoverPriority"));
+        if !is_enabled(enabled.as_ref(), by.as_ref())? {
+            return Some(Nearness::Anywhere);
+        }
+        let Some(by) = by else {
+            let levels = Preference::new([Level::Region, Level::Zone]);
+            return value.check(levels).map(Nearness::Prefer);
+        };
+        let mut levels = Vec::new();
+        for label in by.list_of(LEVELS.len())? {
+            let label_of = label.choice(&LEVELS.map(Level::label))?;
+            levels.extend(LEVELS.into_iter().find(|level| level.label() == label_of));
+        }
+        by.check(Preference::new(levels)).map(Nearness::Prefer)
+    })
+}
+
+fn zone_aware_setting(value: &Value<'_>) -> Option<Nearness> {
+    value.object(|fields| {
+        fields.refuse_all(&["failover", "failoverPriority"], UNUSED);
+        let (enabled, least) = (fields.get("enabled"), fields.get("minClusterSize"));
+        let callers = fields.get("callers");
+        if !is_enabled(enabled.as_ref(), least.as_ref().or(callers.as_ref()))? {
+            return Some(Nearness::Anywhere);
+        }
+        let mut by = ZoneAware::default();
+        if let Some(least) = least {
+            by = ZoneAware::new(least.integer()?);
+        }
+        if let Some(callers) = callers {
+            let zones = callers.entries()?;
+            if zones.len() > ZONES {
+                callers.refuse(format_args!(
+                    "has {} zones; {ZONES} are allowed",
+                    zones.len()
+                ));
+            }
+            let number = |(zone, n): &(&str, Value<'_>)| Some(((*zone).into(), n.integer()?));
+            let numbers: Vec<_> = zones.iter().map(number).collect();
+            let numbers = numbers.into_iter().collect::<Option<Vec<_>>>()?;
+            by = callers.check(by.with_callers(numbers))?;
+        }
+        Some(Nearness::ZoneAware(by))
+    })
+}
+
+/// Whether a setting is on, as it is where it does not say so. What would have no effect is refused.
+fn is_enabled(enabled: Option<&Value<'_>>, more: Option<&Value<'_>>) -> Option<bool> {
+    let enabled = enabled.map_or(Some(true), Value::boolean)?;
+    if let Some(more) = more.filter(|_| !enabled) {
+        more.refuse("has no effect where enabled is false");
+    }
+    Some(enabled)
 }
 
 fn slow_start(value: &Value<'_>) -> Option<SlowStart> {

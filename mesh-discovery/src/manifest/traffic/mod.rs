@@ -126,7 +126,8 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     let budget = constraint.map(|value| budget(&value));
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
-    (blocks.strategy, blocks.warmup) = balancer.unwrap_or(Some((None, None)))?;
+    let balancer = balancer.unwrap_or(Some((None, None, None)))?;
+    (blocks.strategy, blocks.warmup, blocks.nearness) = balancer;
     blocks.eject = eject.map_or(Some(None), |read| read.map(Some))?;
     blocks.limits = limits.map_or(Some(None), |read| read.map(Some))?;
     blocks.budget = budget.map_or(Some(None), |read| read.map(Some))?;
