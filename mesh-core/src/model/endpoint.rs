@@ -95,6 +95,24 @@ impl fmt::Display for Host {
     }
 }
 
+/// An address of a host name, as a resolver found it.
+///
+/// ```
+/// use inmesh_core::model::HostAddress;
+/// let found = HostAddress::new([10, 0, 0, 1].into()).at_port(443).with_weight(3);
+/// assert_eq!((found.port, found.weight), (Some(443), 3));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct HostAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port, where SRV gave one.
+    pub port: Option<u16>,
+    /// Its share of requests relative to the other addresses of the name; 1 without SRV.
+    pub weight: u32,
+}
+
 /// The three conditions of an endpoint as EndpointSlice knows them.
 ///
 /// ```
@@ -195,6 +213,33 @@ impl Transport {
             Self::Plain => "plain",
             Self::Tls { .. } => "tls",
         }
+    }
+}
+
+// === impl HostAddress ===
+
+impl HostAddress {
+    /// An address of A or AAAA.
+    pub fn new(ip: IpAddr) -> Self {
+        Self {
+            ip,
+            port: None,
+            weight: 1,
+        }
+    }
+
+    /// The same with a port of its own.
+    #[must_use]
+    pub fn at_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The same with a weight.
+    #[must_use]
+    pub fn with_weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
     }
 }
 

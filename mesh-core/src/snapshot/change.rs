@@ -1,11 +1,10 @@
 //! What a source pushes: an atomic batch of operations on its objects.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::status::Problem;
 use crate::authorize::{Policy, Selects};
-use crate::model::{Host, ObjectKey, Service, Slice, SourceId};
+use crate::model::{Host, HostAddress, ObjectKey, Service, Slice, SourceId};
 use crate::route::{GrpcRoute, Parent, Route, Rule};
 use crate::traffic::TrafficPolicy;
 
@@ -51,7 +50,7 @@ pub enum Op {
     /// Removes an object.
     Remove(ObjectKey),
     /// The addresses of a name, as a resolver found them; empty removes its endpoints.
-    Resolve(Host, Arc<[(IpAddr, Option<u16>)]>),
+    Resolve(Host, Arc<[HostAddress]>),
 }
 
 /// An atomic batch: all of it is in one snapshot, or nothing of it.

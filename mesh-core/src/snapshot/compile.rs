@@ -1,7 +1,7 @@
 //! From a Service's documents to its view. Pure.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::service::{PortView, ServiceView};
@@ -9,7 +9,7 @@ use super::settings::Settings;
 use crate::authorize::PathForm;
 use crate::balance::{EndpointSet, Nearness};
 use crate::model::{
-    Endpoint, Few, Host, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
+    Endpoint, Few, Host, HostAddress, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
 };
 use crate::route::{GrpcRoute, Route, RouteTable};
 use crate::traffic::{self, Traffic, TrafficPolicy};
@@ -24,8 +24,8 @@ pub(super) struct CompileInput<'a> {
     pub(super) traffic: &'a [Arc<TrafficPolicy>],
 }
 
-/// What a resolver found for a name: addresses, with a port where SRV gave one.
-pub(super) type Addresses = Arc<[(IpAddr, Option<u16>)]>;
+/// What a resolver found for a name.
+pub(super) type Addresses = Arc<[HostAddress]>;
 
 /// The host names that the endpoints of a Service need.
 pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSet<Host> {
@@ -145,43 +145,48 @@ fn endpoints_of(
 ) -> Vec<Endpoint> {
     places(&host.host, port, addresses)
         .into_iter()
-        .map(|addresses| Endpoint {
+        .map(|(addresses, weight)| Endpoint {
             addresses,
             transport: transport.clone(),
             conditions: host.conditions,
             workload: Arc::default(),
             version: Arc::default(),
             locality: Arc::clone(&host.locality),
-            weight: host.weight,
+            weight: host.weight.saturating_mul(weight),
             priority: host.priority,
         })
         .collect()
 }
 
-/// The addresses of each endpoint of a host. A name with addresses of both families gives pairs of them
+/// The addresses of each endpoint of a host, with the weight of the first of them. A name with addresses of both families gives pairs of them
 /// (IPv6 first), so that each endpoint can be reached in either (RFC 8305); the shorter family is
 /// used again from its start.
 fn places(
     host: &Host,
     port: u16,
     addresses: &impl Fn(&Host) -> Option<Addresses>,
-) -> Vec<Few<SocketAddr>> {
+) -> Vec<(Few<SocketAddr>, u32)> {
     let found = match host {
-        Host::Address(ip) => return vec![SocketAddr::new(*ip, port).into()],
+        Host::Address(ip) => return vec![(SocketAddr::new(*ip, port).into(), 1)],
         Host::Name { .. } => addresses(host).unwrap_or_else(|| Arc::new([])),
     };
-    let family = |v6: bool| -> Vec<SocketAddr> {
-        found
-            .iter()
-            .filter(|(ip, _)| ip.is_ipv6() == v6)
-            .map(|(ip, srv)| SocketAddr::new(*ip, srv.unwrap_or(port)))
+    let family = |v6: bool| -> Vec<(SocketAddr, u32)> {
+        let family = found.iter().filter(|found| found.ip.is_ipv6() == v6);
+        family
+            .map(|found| {
+                let port = found.port.unwrap_or(port);
+                (SocketAddr::new(found.ip, port), found.weight)
+            })
             .collect()
     };
     let (v6, v4) = (family(true), family(false));
     (0..v6.len().max(v4.len()))
         .map(|n| {
-            let nth = |of: &[SocketAddr]| (!of.is_empty()).then(|| of[n % of.len()]);
-            nth(&v6).into_iter().chain(nth(&v4)).collect()
+            let nth = |of: &[(SocketAddr, u32)]| (!of.is_empty()).then(|| of[n % of.len()]);
+            let (first, second) = (nth(&v6), nth(&v4));
+            let weight = first.or(second).map_or(1, |(_, weight)| weight);
+            let pair = first.into_iter().chain(second);
+            (pair.map(|(address, _)| address).collect(), weight)
         })
         .collect()
 }

@@ -10,8 +10,9 @@ use crate::authorize::{Action, DefaultAction, Policy, PolicyRule, RequestView, S
 use crate::balance::EndpointSet;
 use crate::identify::Peer;
 use crate::model::{
-    AppProtocol, Conditions, Endpoint, Few, Host, Kind, Namespace, ObjectKey, Roots, Service,
-    ServiceName, ServicePort, Slice, SliceHost, SlicePort, SourceId, Text, Transport, Workload,
+    AppProtocol, Conditions, Endpoint, Few, Host, HostAddress, Kind, Namespace, ObjectKey, Roots,
+    Service, ServiceName, ServicePort, Slice, SliceHost, SlicePort, SourceId, Text, Transport,
+    Workload,
 };
 use crate::retry::RetryPolicy;
 use crate::route::{Backend, Parent, Route};
@@ -409,8 +410,8 @@ fn named(host: &str) -> Host {
 }
 
 fn resolve(host: &str, ips: &[&str]) -> Op {
-    let ips = ips.iter().map(|ip| (ip.parse().unwrap(), None)).collect();
-    Op::Resolve(named(host), ips)
+    let ips = ips.iter().map(|ip| HostAddress::new(ip.parse().unwrap()));
+    Op::Resolve(named(host), ips.collect())
 }
 
 #[test]
@@ -464,12 +465,40 @@ fn a_name_is_wanted_until_nobody_needs_it_and_pairs_both_families() {
     // A port of SRV wins.
     let srv = Op::Resolve(
         named("example.org"),
-        Arc::new([("10.0.0.9".parse().unwrap(), Some(443))]),
+        Arc::new([HostAddress::new("10.0.0.9".parse().unwrap()).at_port(443)]),
     );
     assert_eq!(
         addresses(&both.apply(update(vec![srv])), "out"),
         ["10.0.0.9:443"]
     );
+}
+
+/// A weight of SRV is the endpoint's, and one that changes moves nothing else.
+#[test]
+fn a_weight_of_srv_is_that_of_its_endpoint() {
+    let (host, cart) = (named("example.org"), service("out", &[80]));
+    let Op::Put(Object::Service(outside), _) = cart else {
+        unreachable!()
+    };
+    let outside = Service::clone(&outside).external(host.clone(), Transport::Plain);
+    let resolve = |weights: [u32; 2]| {
+        let found = (1_u8..).zip(weights).map(|(n, weight)| {
+            HostAddress::new([10, 0, 0, n].into())
+                .at_port(443)
+                .with_weight(weight)
+        });
+        Op::Resolve(host.clone(), found.collect())
+    };
+    let weights = |snapshot: &Snapshot| -> Vec<u32> {
+        let set = set(snapshot, "out");
+        set.members().iter().map(|m| m.endpoint.weight).collect()
+    };
+    let one = empty().apply(update(vec![Op::put(outside), resolve([180, 60])]));
+    assert_eq!(weights(&one), [180, 60]);
+    let two = one.apply(update(vec![resolve([60, 60])]));
+    assert_eq!(weights(&two), [60, 60]);
+    let [before, after] = [one, two].map(|s| Arc::clone(&set(&s, "out").members()[0].state));
+    assert!(Arc::ptr_eq(&before, &after));
 }
 
 #[test]

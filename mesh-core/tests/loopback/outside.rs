@@ -10,8 +10,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use inmesh_core::discover::{Pusher, pushed};
 use inmesh_core::model::{
-    AppProtocol, Host, Kind, Namespace, ObjectKey, Roots, Service, ServiceName, ServicePort, Slice,
-    SliceHost, SlicePort, Transport,
+    AppProtocol, Host, HostAddress, Kind, Namespace, ObjectKey, Roots, Service, ServiceName,
+    ServicePort, Slice, SliceHost, SlicePort, Transport,
 };
 use inmesh_core::runtime::OutboundListener;
 use inmesh_core::snapshot::Op;
@@ -222,7 +222,7 @@ async fn an_endpoint_of_both_families_is_reached_in_the_one_that_answers() -> Re
             (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint".into())
         );
         let mut snapshot = mesh.snapshot().clone();
-        let addresses: Vec<_> = both.iter().map(|ip| (*ip, None)).collect();
+        let addresses: Vec<_> = both.iter().copied().map(HostAddress::new).collect();
         let generation = snapshot.load().generation();
         pusher
             .push(vec![Op::Resolve(host, addresses.into())])

@@ -5,23 +5,21 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use inmesh_core::model::Host;
+use inmesh_core::model::{Host, HostAddress};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-
-use super::plan::Address;
 
 /// Sends what one look-up knows before its end.
 #[derive(Debug, Clone)]
 pub(super) struct Early {
     host: Host,
     /// All that was sent so far, of every target.
-    sent: Arc<Mutex<Vec<Address>>>,
-    to: mpsc::Sender<(Host, Vec<Address>)>,
+    sent: Arc<Mutex<Vec<HostAddress>>>,
+    to: mpsc::Sender<(Host, Vec<HostAddress>)>,
 }
 
 impl Early {
-    pub(super) fn new(host: &Host, to: &mpsc::Sender<(Host, Vec<Address>)>) -> Self {
+    pub(super) fn new(host: &Host, to: &mpsc::Sender<(Host, Vec<HostAddress>)>) -> Self {
         Self {
             host: host.clone(),
             sent: Arc::default(),
@@ -33,7 +31,7 @@ impl Early {
     pub(super) async fn unless_soon<F>(
         &self,
         wait: Duration,
-        found: Vec<Address>,
+        found: Vec<HostAddress>,
         rest: F,
     ) -> F::Output
     where
@@ -50,7 +48,7 @@ impl Early {
     }
 
     /// Sends addresses. Where the driver is busy it is left out: the end of the look-up says it.
-    pub(super) fn send(&self, found: Vec<Address>) {
+    pub(super) fn send(&self, found: Vec<HostAddress>) {
         if found.is_empty() {
             return;
         }

@@ -5,8 +5,7 @@
 //! are not to be had from the operating system's resolver.
 //!
 //! Of an SRV answer the targets of the lowest priority that have addresses are used, each with its
-//! port, and those of weight 0 only where the others have none. Other weights are not looked at:
-//! the balancer chooses by load.
+//! port and its weight, and those of weight 0 only where the others have none.
 
 mod early;
 pub mod plan;

@@ -4,9 +4,10 @@
 //! on the endpoints. One plan for each name, so that names never wait for each other. It refuses
 //! to drain on an answer that may be a mistake: only a name that is gone twice is gone.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use inmesh_core::model::HostAddress;
 
 /// The shortest time between two look-ups of a name, whatever its TTL is.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -18,9 +19,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const GONE_AFTER: Duration = Duration::from_secs(5);
 /// The most addresses of a name.
 const ADDRESSES: usize = 256;
-
-/// An address, with a port where SRV gave one.
-pub type Address = (IpAddr, Option<u16>);
 
 /// Address families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +40,14 @@ pub enum Outcome {
     /// family without addresses is nothing special.
     Answer {
         /// What was found.
-        addresses: Vec<Address>,
+        addresses: Vec<HostAddress>,
         /// How long it may be used.
         ttl: Duration,
     },
     /// Some question was not answered: a timeout, SERVFAIL, no connection.
     Failure {
         /// What was found nevertheless.
-        found: Vec<Address>,
+        found: Vec<HostAddress>,
         /// How long that may be used; `None` where nothing was found.
         ttl: Option<Duration>,
         /// The families of which nothing is known.
@@ -73,7 +71,7 @@ pub enum Effect {
     /// Nothing.
     Keep,
     /// These are the addresses now; empty drains the name.
-    Publish(Arc<[Address]>),
+    Publish(Arc<[HostAddress]>),
 }
 
 /// The plan of one name.
@@ -81,10 +79,12 @@ pub enum Effect {
 /// ```
 /// use std::time::Duration;
 ///
+/// use inmesh_core::model::HostAddress;
 /// use inmesh_discovery::dns::plan::{Effect, Outcome, Plan};
 ///
 /// let mut plan = Plan::new(Duration::ZERO);
-/// let (addresses, ttl) = (vec![([10, 0, 0, 1].into(), None)], Duration::from_secs(30));
+/// let addresses = vec![HostAddress::new([10, 0, 0, 1].into())];
+/// let ttl = Duration::from_secs(30);
 /// let effect = plan.handle_outcome(Duration::from_secs(1), Outcome::Answer { addresses, ttl });
 /// assert!(matches!(effect, Effect::Publish(addresses) if addresses.len() == 1));
 /// assert_eq!(plan.next(), Duration::from_secs(31));
@@ -93,7 +93,7 @@ pub enum Effect {
 pub struct Plan {
     next: Duration,
     /// What was published last.
-    last: Option<Arc<[Address]>>,
+    last: Option<Arc<[HostAddress]>>,
     /// How many groups of targets were passed over for that.
     passed: usize,
     /// Failures in a row.
@@ -140,7 +140,7 @@ impl Plan {
 
     /// What was published last.
     #[must_use]
-    pub fn last(&self) -> Option<&Arc<[Address]>> {
+    pub fn last(&self) -> Option<&Arc<[HostAddress]>> {
         self.last.as_ref()
     }
 
@@ -205,7 +205,7 @@ impl Plan {
 
     fn handle_part(
         &mut self,
-        mut found: Vec<Address>,
+        mut found: Vec<HostAddress>,
         families: Families,
         passed: usize,
     ) -> Effect {
@@ -214,10 +214,10 @@ impl Plan {
         }
         self.gone_since = None;
         if let Some(last) = self.last.as_ref().filter(|_| passed == self.passed) {
-            let unknown = |(ip, _): &&Address| match families {
+            let unknown = |found: &&HostAddress| match families {
                 Families::Both => true,
-                Families::V4 => ip.is_ipv4(),
-                Families::V6 => ip.is_ipv6(),
+                Families::V4 => found.ip.is_ipv4(),
+                Families::V6 => found.ip.is_ipv6(),
             };
             if families == Families::Both && !last.is_empty() {
                 return Effect::Keep;
@@ -245,12 +245,19 @@ impl Plan {
         }
     }
 
-    fn publish(&mut self, mut addresses: Vec<Address>, passed: usize) -> Effect {
+    fn publish(&mut self, mut addresses: Vec<HostAddress>, passed: usize) -> Effect {
         self.passed = passed;
         addresses.sort_unstable();
-        addresses.dedup();
+        // Two targets at one place have the weight of both.
+        addresses.dedup_by(|next, kept| {
+            let same = (next.ip, next.port) == (kept.ip, kept.port);
+            if same && next.port.is_some() {
+                kept.weight = kept.weight.saturating_add(next.weight);
+            }
+            same
+        });
         addresses.truncate(ADDRESSES);
-        let addresses: Arc<[Address]> = addresses.into();
+        let addresses: Arc<[HostAddress]> = addresses.into();
         if self.last.as_ref() == Some(&addresses) {
             return Effect::Keep;
         }

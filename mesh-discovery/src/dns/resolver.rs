@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use inmesh_core::discover::{Gone, Sink, Source};
 use inmesh_core::drain::Drain;
-use inmesh_core::model::{Host, SourceId};
+use inmesh_core::model::{Host, HostAddress, SourceId};
 use inmesh_core::snapshot::{Change, Op, Snapshot};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::early::Early;
-use super::plan::{Address, Effect, Outcome, Plan};
+use super::plan::{Effect, Outcome, Plan};
 use super::wire::Wire;
 use crate::manifest::forbidden;
 
@@ -72,7 +72,7 @@ struct Names<L> {
     entries: BTreeMap<Host, Resolved>,
     running: JoinSet<(Host, Outcome)>,
     /// What look-ups know before their end.
-    early: mpsc::Sender<(Host, Vec<Address>)>,
+    early: mpsc::Sender<(Host, Vec<HostAddress>)>,
 }
 
 struct Resolved {
@@ -270,7 +270,7 @@ impl<L: LookUp> Names<L> {
     }
 
     /// Takes what a look-up knows before its end: it serves where nothing is known of the name.
-    fn handle_early(&mut self, host: &Host, found: Vec<Address>) -> Vec<Op> {
+    fn handle_early(&mut self, host: &Host, found: Vec<HostAddress>) -> Vec<Op> {
         let Some(entry) = self.entries.get_mut(host) else {
             return Vec::new();
         };
@@ -340,16 +340,18 @@ impl Resolved {
             return outcome;
         };
         let mut dropped = Vec::new();
-        addresses.retain(|(ip, _): &Address| match forbidden(*ip, allow_loopback) {
-            Some(why) => {
-                dropped.push(*ip);
-                if !self.dropped.contains(ip) {
-                    tracing::warn!(%host, "the answer {ip} {why}; it is not used");
+        addresses.retain(
+            |HostAddress { ip, .. }| match forbidden(*ip, allow_loopback) {
+                Some(why) => {
+                    dropped.push(*ip);
+                    if !self.dropped.contains(ip) {
+                        tracing::warn!(%host, "the answer {ip} {why}; it is not used");
+                    }
+                    false
                 }
-                false
-            }
-            None => true,
-        });
+                None => true,
+            },
+        );
         self.dropped = dropped;
         outcome
     }

@@ -19,11 +19,11 @@ use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
-use inmesh_core::model::Host;
+use inmesh_core::model::{Host, HostAddress};
 use tokio::time::{sleep, timeout};
 
 use super::early::Early;
-use super::plan::{Address, Families, Outcome};
+use super::plan::{Families, Outcome};
 use super::srv;
 
 /// How long one question may take.
@@ -104,7 +104,7 @@ impl Wire {
                 srv: Some(srv),
             } => self.services(&format!("{srv}.{name}"), early).await,
             Host::Address(ip) => Outcome::Answer {
-                addresses: vec![(*ip, None)],
+                addresses: vec![HostAddress::new(*ip)],
                 ttl: Duration::MAX,
             },
             // A kind of host that this source does not know.
@@ -132,7 +132,7 @@ impl Wire {
         for (passed, targets) in srv::groups(records.collect()).into_iter().enumerate() {
             let outcomes = targets
                 .iter()
-                .map(|(target, port)| self.addresses(target, Some(*port), early));
+                .map(|(target, of)| self.addresses(target, Some(*of), early));
             match merge(join_all(outcomes).await, ttl) {
                 Outcome::Answer { addresses, .. } if addresses.is_empty() => {}
                 outcome if passed == 0 => return outcome,
@@ -150,20 +150,16 @@ impl Wire {
 
     /// A and AAAA of a name. Where one family has addresses and the other keeps silent, `early`
     /// sends them after a short wait.
-    async fn addresses(&self, name: &str, port: Option<u16>, early: &Early) -> Outcome {
+    async fn addresses(&self, name: &str, of: Option<srv::Of>, early: &Early) -> Outcome {
         let v4 = Box::pin(self.ask(name, RecordType::A));
         let v6 = Box::pin(self.ask(name, RecordType::AAAA));
         let (v4, v6) = match select(v4, v6).await {
             Either::Left((v4, v6)) => {
-                let v6 = early
-                    .unless_soon(OTHER_FAMILY, v4.addresses(port), v6)
-                    .await;
+                let v6 = early.unless_soon(OTHER_FAMILY, v4.addresses(of), v6).await;
                 (v4, v6)
             }
             Either::Right((v6, v4)) => {
-                let v4 = early
-                    .unless_soon(OTHER_FAMILY, v6.addresses(port), v4)
-                    .await;
+                let v4 = early.unless_soon(OTHER_FAMILY, v6.addresses(of), v4).await;
                 (v4, v6)
             }
         };
@@ -176,7 +172,7 @@ impl Wire {
         };
         let (mut addresses, mut ttl) = (Vec::new(), None);
         for asked in [v4, v6] {
-            let found = asked.addresses(port);
+            let found = asked.addresses(of);
             if let (Asked::Answer(_, of_records), false) = (asked, found.is_empty()) {
                 ttl = Some(ttl.map_or(of_records, |ttl: Duration| ttl.min(of_records)));
             }
@@ -239,11 +235,14 @@ impl Wire {
 
 impl Asked {
     /// The addresses among the records.
-    fn addresses(&self, port: Option<u16>) -> Vec<Address> {
+    fn addresses(&self, of: Option<srv::Of>) -> Vec<HostAddress> {
         match self {
             Self::Answer(records, _) => {
-                let addresses = records.iter().filter_map(RData::ip_addr);
-                addresses.map(|ip| (ip, port)).collect()
+                let addresses: Vec<_> = records.iter().filter_map(RData::ip_addr).collect();
+                let len = addresses.len();
+                let each = addresses.into_iter().map(HostAddress::new);
+                each.map(|address| of.map_or(address, |of| of.each(address, len)))
+                    .collect()
             }
             Self::Failed | Self::Gone => Vec::new(),
         }
@@ -281,7 +280,7 @@ fn failed(name: &Name, kind: RecordType, why: &dyn std::fmt::Display) -> Asked {
 
 /// The outcome of a name whose targets came to `outcomes`. Targets that do not exist add nothing.
 fn merge(outcomes: Vec<Outcome>, mut ttl: Duration) -> Outcome {
-    let (mut all, mut failed): (Vec<Address>, Option<Families>) = (Vec::new(), None);
+    let (mut all, mut failed): (Vec<HostAddress>, Option<Families>) = (Vec::new(), None);
     for outcome in outcomes {
         let (found, of_found) = match outcome {
             Outcome::Answer { addresses, ttl } => (addresses, Some(ttl)),

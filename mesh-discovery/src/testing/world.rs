@@ -7,7 +7,9 @@ use std::sync::Arc;
 use inmesh_core::Local;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::explain::{Explanation, Question, Scene, explain};
-use inmesh_core::model::{Host, InvalidName, ObjectKey, SourceId, Transport, Workload};
+use inmesh_core::model::{
+    Host, HostAddress, InvalidName, ObjectKey, SourceId, Transport, Workload,
+};
 use inmesh_core::pki::id::SpiffeId;
 use inmesh_core::snapshot::{Change, Location, Op, Problem, Settings, Severity, Snapshot};
 
@@ -107,9 +109,12 @@ impl World {
             (host, IpAddr::V4(address))
         };
         let stand_ins: Vec<_> = names.into_iter().enumerate().map(stand_in).collect();
-        let resolved = stand_ins
-            .iter()
-            .map(|(host, address)| Op::Resolve(host.clone(), Arc::from([(*address, Some(443))])));
+        let resolved = stand_ins.iter().map(|(host, address)| {
+            Op::Resolve(
+                host.clone(),
+                Arc::from([HostAddress::new(*address).at_port(443)]),
+            )
+        });
         let change = Change::update(SourceId::new("stand-ins"), resolved.collect());
         let snapshot = snapshot.apply(change);
         let place = |(key, at): (&ObjectKey, &Location)| (key.to_string(), at.clone());

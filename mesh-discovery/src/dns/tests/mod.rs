@@ -6,16 +6,14 @@ mod scripted;
 
 use std::net::IpAddr;
 
-use inmesh_core::model::Host;
+use inmesh_core::model::{Host, HostAddress};
 
-use super::plan::Address;
-
-fn address(text: &str) -> Address {
+fn address(text: &str) -> HostAddress {
     let ip: IpAddr = text.parse().expect("an address");
-    (ip, None)
+    HostAddress::new(ip)
 }
 
-fn addresses(texts: &[&str]) -> Vec<Address> {
+fn addresses(texts: &[&str]) -> Vec<HostAddress> {
     texts.iter().map(|text| address(text)).collect()
 }
 

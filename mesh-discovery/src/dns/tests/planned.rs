@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use inmesh_core::model::HostAddress;
+
 use super::super::plan::{Effect, Families, Outcome, Plan};
 use super::{address, addresses};
 
@@ -71,7 +73,7 @@ fn answers_are_sorted_and_bounded() {
         (5_000, answer(&["10.0.0.1", "10.0.0.2"], 5), None, 10_000),
     ]);
     let many = (0..1_000_u32)
-        .map(|n| (std::net::IpAddr::from(n.to_be_bytes()), None))
+        .map(|n| HostAddress::new(n.to_be_bytes().into()))
         .collect();
     let mut plan = Plan::new(Duration::ZERO);
     let ttl = Duration::from_secs(5);
@@ -294,5 +296,29 @@ proptest! {
             prop_assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(300));
             prop_assert!(plan.last().is_none_or(|last| last.is_sorted()));
         }
+    }
+}
+
+/// Two targets of SRV at one place count for both; a change of weight alone is a change.
+#[test]
+fn weights_are_published() {
+    let at = |weight| {
+        HostAddress::new([10, 0, 0, 1].into())
+            .at_port(80)
+            .with_weight(weight)
+    };
+    let mut plan = Plan::new(Duration::ZERO);
+    for (found, wanted) in [
+        (vec![at(60)], Effect::Publish([at(60)].into())),
+        (vec![at(60), at(120)], Effect::Publish([at(180)].into())),
+        (vec![at(180)], Effect::Keep),
+        (vec![at(60)], Effect::Publish([at(60)].into())),
+    ] {
+        let ttl = Duration::from_secs(5);
+        let outcome = Outcome::Answer {
+            addresses: found,
+            ttl,
+        };
+        assert_eq!(plan.handle_outcome(Duration::ZERO, outcome), wanted);
     }
 }

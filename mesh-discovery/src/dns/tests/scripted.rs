@@ -335,7 +335,7 @@ async fn srv_gives_ports_of_the_lowest_priority_that_has_addresses() {
     let at = |texts: &[(&str, u16)]| -> Vec<_> {
         texts
             .iter()
-            .map(|(ip, port)| (address(ip).0, Some(*port)))
+            .map(|(ip, port)| address(ip).at_port(*port).with_weight(60))
             .collect()
     };
     let all = [
@@ -365,9 +365,14 @@ async fn srv_gives_ports_of_the_lowest_priority_that_has_addresses() {
     };
     let next = Outcome::FellBack {
         passed: 1,
-        outcome: Box::new(far.clone()),
+        outcome: Box::new(far),
     };
     assert_eq!(look_up("_next._tcp").await, next);
+    let weighed = at(&[("192.0.2.9", 2)])[0].with_weight(300);
+    let far = Outcome::Answer {
+        addresses: vec![weighed],
+        ttl: Duration::from_secs(20),
+    };
     assert_eq!(look_up("_idle._tcp").await, far);
     // What is not known may be there.
     assert_eq!(look_up("_wait._tcp").await, Outcome::unknown());
