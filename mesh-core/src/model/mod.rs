@@ -23,5 +23,7 @@ pub use names::{
 pub use protocol::AppProtocol;
 #[cfg(feature = "runtime")]
 pub(crate) use protocol::HttpVersion;
-pub use service::{Distribution, Service, ServicePort, Slice, SliceHost, SlicePort};
+pub use service::{
+    Distribution, Labels, Service, ServicePort, Slice, SliceHost, SlicePort, Subset,
+};
 pub use text::Text;

@@ -1,5 +1,6 @@
 //! Services: a name, its ports, and the slices of endpoints that stand behind it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -35,7 +36,30 @@ pub struct Service {
     pub external: Option<(Host, Transport)>,
     /// Which of its endpoints are preferred, where it says so.
     pub distribution: Option<Distribution>,
+    /// The endpoints of another Service that are its endpoints too.
+    pub subset: Option<Subset>,
 }
+
+/// Endpoints of a Service: those of slices that have all of these labels.
+///
+/// ```
+/// use inmesh_core::model::{Namespace, ServiceName, Subset};
+/// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+/// let next = Subset::new(cart, [("version".into(), "v2".into())]);
+/// assert!(next.selects(&[("app".into(), "cart".into()), ("version".into(), "v2".into())].into()));
+/// # Ok::<(), inmesh_core::model::InvalidName>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subset {
+    /// The Service that has the slices.
+    pub of: ServiceName,
+    /// The labels.
+    pub labels: Labels,
+}
+
+/// Labels by their keys.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// Which endpoints a Service prefers (`trafficDistribution`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +134,8 @@ pub struct Slice {
     pub workload: Arc<str>,
     /// Its version label, for metrics; may be empty.
     pub version: Arc<str>,
+    /// All of its labels, by which a [`Subset`] selects it.
+    pub labels: Labels,
 }
 
 // === impl ServicePort ===
@@ -145,6 +171,7 @@ impl Service {
             addresses: Vec::new(),
             external: None,
             distribution: None,
+            subset: None,
         }
     }
 
@@ -177,11 +204,35 @@ impl Service {
         self
     }
 
+    /// The same Service with endpoints of another.
+    #[must_use]
+    pub fn with_subset(mut self, subset: Subset) -> Self {
+        self.subset = Some(subset);
+        self
+    }
+
     /// The same Service outside the mesh: type ExternalName.
     #[must_use]
     pub fn external(mut self, host: Host, transport: Transport) -> Self {
         self.external = Some((host, transport));
         self
+    }
+}
+
+// === impl Subset ===
+
+impl Subset {
+    /// Those of a Service's slices with these labels.
+    pub fn new(of: ServiceName, labels: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
+        let labels = labels.into_iter().collect();
+        Self { of, labels }
+    }
+
+    /// Whether a slice with such labels is one of them.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        self.labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 
@@ -265,7 +316,15 @@ impl Slice {
             transport,
             workload: "".into(),
             version: "".into(),
+            labels: Labels::new(),
         }
+    }
+
+    /// The same slice with labels.
+    #[must_use]
+    pub fn with_labels(mut self, labels: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
+        self.labels = labels.into_iter().collect();
+        self
     }
 
     /// Names the workload behind it and its version, for metrics and logs.

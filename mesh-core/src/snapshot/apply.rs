@@ -16,7 +16,7 @@ use super::state::{ByAddress, Parts, Reach, Snapshot, Version};
 use super::status::Problem;
 use crate::authorize::{Selects, WorkloadPolicy};
 use crate::local::Local;
-use crate::model::{Host, Kind, ObjectKey, ServiceName, SourceId};
+use crate::model::{Host, Kind, ObjectKey, ServiceName, Slice, SourceId, Subset};
 use crate::traffic::{Target, TrafficPolicy};
 
 /// What a change has touched so far.
@@ -66,6 +66,7 @@ impl Snapshot {
         for key in gone.iter().flatten() {
             next.remove(&change.source, key, &mut touched);
         }
+        next.touch_subsets(&mut touched);
         for service in &touched.services {
             next.compile_service(service);
         }
@@ -239,6 +240,9 @@ impl Snapshot {
                     for address in &service.addresses {
                         self.address(*address, &service.name, present);
                     }
+                    if let Some(subset) = &service.subset {
+                        self.part(&subset.of, |p| set(&mut p.subsets, key, present));
+                    }
                     touched.services.insert(service.name.clone());
                 }
                 Some(Object::Slice(slice)) => {
@@ -366,6 +370,34 @@ impl Snapshot {
         }
     }
 
+    /// What has endpoints of a Service changes with it.
+    fn touch_subsets(&self, touched: &mut Touched) {
+        let parts = touched.services.iter().filter_map(|of| self.parts.get(of));
+        let subsets = parts.flat_map(|parts| &parts.subsets);
+        let names = subsets.filter_map(|key| match self.good(key) {
+            Some(Object::Service(service)) => Some(service.name.clone()),
+            _ => None,
+        });
+        let names: Vec<_> = names.collect();
+        touched.services.extend(names);
+    }
+
+    /// The slices of a Service, and those of another that are its own too.
+    fn slices_of(&self, parts: &Parts, subset: Option<&Subset>) -> Vec<Arc<Slice>> {
+        let good = |key: &ObjectKey| match self.good(key) {
+            Some(Object::Slice(slice)) => Some(Arc::clone(slice)),
+            _ => None,
+        };
+        let mut slices: Vec<_> = parts.slices.iter().filter_map(good).collect();
+        if let Some(subset) = subset
+            && let Some(of) = self.parts.get(&subset.of)
+        {
+            let others = of.slices.iter().filter_map(good);
+            slices.extend(others.filter(|slice| subset.selects(&slice.labels)));
+        }
+        slices
+    }
+
     fn compile_service(&mut self, name: &ServiceName) {
         let before = self.service(name).cloned();
         let parts = self.parts.get(name).cloned().unwrap_or_default();
@@ -376,13 +408,8 @@ impl Snapshot {
             Object::Service(service) => Some(Arc::clone(service)),
             _ => None,
         });
-        let slices = parts.slices.iter().filter_map(good);
-        let slices: Vec<_> = slices
-            .filter_map(|object| match object {
-                Object::Slice(slice) => Some(Arc::clone(slice)),
-                _ => None,
-            })
-            .collect();
+        let subset = service.as_ref().and_then(|service| service.subset.as_ref());
+        let slices = self.slices_of(&parts, subset);
         let grpc_routes = parts.routes.iter().filter_map(good);
         let grpc_routes: Vec<_> = grpc_routes
             .filter_map(|object| match object {
@@ -515,6 +542,7 @@ impl Parts {
         self.services.is_empty()
             && self.slices.is_empty()
             && self.routes.is_empty()
+            && self.subsets.is_empty()
             && self.hosts.is_empty()
     }
 }

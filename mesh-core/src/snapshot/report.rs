@@ -3,7 +3,7 @@
 use super::change::Object;
 use super::state::{Snapshot, Version};
 use super::status::{ObjectStatus, Problem, Serving, Severity};
-use crate::model::{ObjectKey, ServiceName, SourceId};
+use crate::model::{ObjectKey, ServiceName, SourceId, Subset};
 
 impl Version {
     fn serving(&self) -> Serving {
@@ -81,6 +81,22 @@ impl Snapshot {
         }
     }
 
+    /// Why a subset has no endpoint.
+    fn lacks_subset(&self, subset: &Subset) -> Option<String> {
+        let of = &subset.of;
+        let parts = self.parts.get(of)?;
+        if self.service(of).is_none() {
+            return Some(format!("Service {of} does not exist"));
+        }
+        let slices = parts.slices.iter().filter_map(|key| self.good(key));
+        let mut slices = slices.filter_map(|object| match object {
+            Object::Slice(slice) => Some(slice),
+            _ => None,
+        });
+        let none = !slices.any(|slice| subset.selects(&slice.labels));
+        none.then(|| format!("no EndpointSlice of Service {of} has the labels of the selector"))
+    }
+
     /// The parents at which a GRPCRoute takes effect in the place of an HTTPRoute.
     fn conflicts(&self, route: &Object) -> Vec<Problem> {
         let Object::Route(route) = route else {
@@ -150,6 +166,16 @@ impl Snapshot {
                 });
                 let all = parents.chain(backends).chain(mirrors);
                 all.chain(self.conflicts(route)).collect()
+            }
+            Some(Object::Service(service)) => {
+                let lacks = service
+                    .subset
+                    .as_ref()
+                    .and_then(|subset| self.lacks_subset(subset));
+                let at = "metadata.annotations[inmesh.dev/subset-of]";
+                { lacks.into_iter() }
+                    .map(|lacks| warn(at.into(), lacks))
+                    .collect()
             }
             Some(Object::Slice(slice)) if self.service(&slice.service).is_none() => vec![warn(
                 "metadata.labels[kubernetes.io/service-name]".into(),

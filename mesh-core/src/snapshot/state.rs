@@ -75,6 +75,8 @@ pub(super) struct Parts {
     pub(super) services: BTreeSet<ObjectKey>,
     pub(super) slices: BTreeSet<ObjectKey>,
     pub(super) routes: BTreeSet<ObjectKey>,
+    /// The Services that have endpoints of it.
+    pub(super) subsets: BTreeSet<ObjectKey>,
     /// The names that its endpoints need.
     pub(super) hosts: BTreeSet<Host>,
 }

@@ -11,8 +11,8 @@ use crate::balance::EndpointSet;
 use crate::identify::Peer;
 use crate::model::{
     AppProtocol, Conditions, Endpoint, Few, Host, HostAddress, Kind, Namespace, ObjectKey, Roots,
-    Service, ServiceName, ServicePort, Slice, SliceHost, SlicePort, SourceId, Text, Transport,
-    Workload,
+    Service, ServiceName, ServicePort, Slice, SliceHost, SlicePort, SourceId, Subset, Text,
+    Transport, Workload,
 };
 use crate::retry::RetryPolicy;
 use crate::route::{Backend, Parent, Route};
@@ -471,6 +471,77 @@ fn a_name_is_wanted_until_nobody_needs_it_and_pairs_both_families() {
         addresses(&both.apply(update(vec![srv])), "out"),
         ["10.0.0.9:443"]
     );
+}
+
+/// A subset has what its labels select of the slices of another Service, whatever comes first, and follows
+/// them.
+#[test]
+fn a_subset_follows_the_slices_that_it_selects() {
+    let labelled = |id: &str, hosts: &[u8], version: &str| {
+        let Op::Put(Object::Slice(slice), _) = slice("cart", id, hosts) else {
+            unreachable!()
+        };
+        let labels = [
+            ("app".into(), "cart".into()),
+            ("version".into(), version.into()),
+        ];
+        Op::put(Slice::clone(&slice).with_labels(labels))
+    };
+    let subset = |of: &str, version: &str| {
+        let Op::Put(Object::Service(next), _) = service("next", &[80]) else {
+            unreachable!()
+        };
+        let subset = Subset::new(name(of), [("version".into(), version.into())]);
+        Op::put(Service::clone(&next).with_subset(subset))
+    };
+    let ports = |snapshot: &Snapshot, of: &str| addresses(snapshot, of);
+    let ops = || {
+        let slices = [labelled("a", &[1], "v1"), labelled("b", &[2], "v2")];
+        [service("cart", &[80]), subset("cart", "v2")]
+            .into_iter()
+            .chain(slices)
+    };
+    let all = empty().apply(update(ops().collect()));
+    assert_eq!(ports(&all, "next").len(), 1);
+    assert_eq!(ports(&all, "cart").len(), 2);
+    assert_eq!(ports(&all, "next")[0], ports(&all, "cart")[1]);
+    let backwards: Vec<_> = ops().collect();
+    let backwards = backwards.into_iter().rev();
+    let late = backwards.fold(empty(), |snapshot, op| snapshot.apply(update(vec![op])));
+    assert_eq!(ports(&late, "next"), ports(&all, "next"));
+    // The other Service's slices change, and the labels that are asked for.
+    let more = all.apply(update(vec![labelled("a", &[1, 3], "v2")]));
+    assert_eq!(ports(&more, "next").len(), 3);
+    let less = more.apply(update(vec![Op::Remove(key(Kind::EndpointSlice, "b"))]));
+    assert_eq!(ports(&less, "next").len(), 2);
+    let other = less.apply(update(vec![subset("cart", "v1")]));
+    assert_eq!(ports(&other, "next"), [""; 0]);
+    let warned = |snapshot: &Snapshot| {
+        let status = snapshot.status();
+        let next = status
+            .iter()
+            .find(|of| of.object == "Service/shop/next")
+            .unwrap();
+        next.problems
+            .iter()
+            .map(|p| p.message.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warned(&less), [""; 0]);
+    assert!(warned(&other)[0].contains("has the labels of the selector"));
+    let away = other.apply(update(vec![subset("none", "v1")]));
+    assert!(
+        warned(&away)[0].contains("Service none.shop does not exist"),
+        "{:?}",
+        warned(&away)
+    );
+    // What it leaves does not reach it any longer.
+    let gone = more.apply(update(vec![subset("none", "v2")]));
+    let still = gone.apply(update(vec![labelled("a", &[1, 3, 4], "v2")]));
+    assert_eq!(ports(&still, "next"), [""; 0]);
+    let removed = more.apply(update(vec![Op::Remove(key(Kind::Service, "next"))]));
+    let removed = removed.apply(update(vec![labelled("a", &[1], "v2")]));
+    assert!(removed.service(&name("next")).is_none());
 }
 
 /// A weight of SRV is the endpoint's, and one that changes moves nothing else.

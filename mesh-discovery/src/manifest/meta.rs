@@ -1,5 +1,7 @@
 //! `metadata`: the object's key, and the labels and annotations that mean something here.
 
+use std::sync::Arc;
+
 use inmesh_core::model::{InvalidName, Kind, Namespace, ObjectKey};
 
 use super::strict::{Document, Fields, Peek, Shape, Value};
@@ -116,6 +118,12 @@ impl<'t> Texts<'t> {
             .iter()
             .find(|(k, _)| *k == key)
             .map(|(_, value)| value)
+    }
+
+    /// All entries.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
+        let entries = self.0.iter();
+        entries.filter_map(|(key, value)| Some(((*key).into(), value.text()?.into())))
     }
 
     /// The first of the keys that is there, as a text; empty where none is.

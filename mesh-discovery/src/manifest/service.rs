@@ -2,14 +2,16 @@
 //!
 //! Unknown fields are reported and not refused: a Service is written for others too.
 
+use std::sync::Arc;
+
 use inmesh_core::model::{
-    AppProtocol, Distribution, Host, Kind, Service, ServiceName, ServicePort,
+    AppProtocol, Distribution, Host, Kind, Service, ServiceName, ServicePort, Subset, check_label,
 };
 
 use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
 use super::transport::{self, ANNOTATIONS};
-use super::{Defaults, endpoints, meta};
+use super::{Defaults, endpoints, meta, text};
 
 /// Fields of `spec` that are known and of no meaning here.
 const IGNORED: &[(&str, Shape)] = &[
@@ -26,11 +28,13 @@ const IGNORED: &[(&str, Shape)] = &[
     ("loadBalancerIP", Shape::Text),
     ("loadBalancerSourceRanges", Shape::Texts),
     ("publishNotReadyAddresses", Shape::Boolean),
-    ("selector", Shape::TextMap),
     ("sessionAffinity", Shape::Text),
     ("sessionAffinityConfig", Shape::Map),
     ("topologyKeys", Shape::Texts),
 ];
+
+/// The Service of which it has those endpoints that its selector selects.
+const SUBSET: &str = "inmesh.dev/subset-of";
 
 /// The most ports of a Service.
 const PORTS: usize = 1_000;
@@ -54,6 +58,10 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         let (ports, kind) = (spec.nullable("ports"), spec.get("type"));
         let external_name = spec.get("externalName");
         let distribution = spec.get("trafficDistribution");
+        let selector = match spec.nullable("selector") {
+            Some(selector) => selector.texts().map(Some),
+            None => Some(None),
+        };
         let items = match ports {
             Some(ports) => ports.list_of_or_empty(PORTS)?,
             None => Vec::new(),
@@ -79,16 +87,16 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         let name = meta.named(ServiceName::new)?;
         if kind != "ExternalName" {
             // The endpoints stand in slices, and so do these.
-            meta.annotations.refuse_ours_but(&[]);
+            meta.annotations.refuse_ours_but(&[SUBSET]);
+            let subset = subset(&meta, &name, spec, &selector?.unwrap_or_default())?;
             if let Some(value) = external_name {
                 value.warn("has no effect but with type ExternalName");
             }
             let ports = ports.into_iter().map(|(port, _)| port).collect();
-            let service = Service::new(name, ports);
-            return Some(match distribution {
-                Some((Some(distribution), _)) => service.with_distribution(distribution),
-                _ => service,
-            });
+            let mut service = Service::new(name, ports);
+            service.distribution = distribution.and_then(|(distribution, _)| distribution);
+            service.subset = subset;
+            return Some(service);
         }
         if let Some((_, value)) = distribution {
             value.warn("has no effect with type ExternalName, whose host has no place");
@@ -109,6 +117,36 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         let ports = ports.into_iter().map(|(port, _)| port).collect();
         Some(Service::new(name, ports).external(host, transport))
     })
+}
+
+/// The endpoints of another Service that the selector selects, if one is named.
+fn subset(
+    meta: &meta::Meta<'_>,
+    name: &ServiceName,
+    spec: &Fields<'_>,
+    selector: &[(&str, Value<'_>)],
+) -> Option<Option<Subset>> {
+    let Some(of) = meta.annotations.find(SUBSET) else {
+        return Some(None);
+    };
+    let other = ServiceName::new(name.namespace(), of.text()?).map_err(text::invalid_name);
+    let other = of.check(other)?;
+    if other == *name {
+        of.refuse("is the Service itself");
+    }
+    if selector.is_empty() {
+        spec.missing(
+            "selector",
+            format_args!("is missing: it says which endpoints of {other} are meant"),
+        );
+    }
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+    for (label, value) in selector {
+        let text = value.text()?;
+        value.check(check_label(label, text).map_err(text::invalid_name))?;
+        labels.push(((*label).into(), text.into()));
+    }
+    Some(Some(Subset::new(other, labels)))
 }
 
 /// Reads a preference; the inner `None` is one that is not known here.

@@ -88,7 +88,9 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     let workload = meta.labels.first(WORKLOAD)?;
     let version = meta.labels.first(VERSION)?;
     srv?;
-    Some(Slice::new(meta.key, service?, ports, hosts, transport?).workload(workload, version))
+    let labels = meta.labels.all();
+    let slice = Slice::new(meta.key, service?, ports, hosts, transport?);
+    Some(slice.workload(workload, version).with_labels(labels))
 }
 
 fn service_name(fields: &Fields<'_>, meta: &meta::Meta<'_>) -> Option<ServiceName> {

@@ -371,6 +371,33 @@ fn what_is_near_is_explained() {
     );
 }
 
+/// A route leads to a subset as to any Service.
+#[test]
+fn a_route_leads_to_a_subset() {
+    let subset = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: carts, namespace: shop, annotations: {inmesh.dev/subset-of: cart}}
+spec: {selector: {app: cart}, ports: [{name: http, port: 80, appProtocol: http}]}
+";
+    let world = world(|text| {
+        let text = text.replace("port: 80, weight: 9}", "port: 80, weight: 0}");
+        let text = text.replace("{name: next, port: 80", "{name: carts, port: 80");
+        format!("{text}{subset}")
+    });
+    let question = Question::parse("GET http://cart.shop/items").expect("a request");
+    let web = "spiffe://td.test/ns/shop/sa/web".parse().expect("an ID");
+    let seen = world.ask(&question.from(web));
+    let backend = seen.backend.as_ref().map(|backend| &*backend.service);
+    assert_eq!(backend, Some("carts.shop"), "{seen:#?}");
+    let taken = seen.endpoints.iter().find(|endpoint| endpoint.taken);
+    assert_eq!(
+        taken.map(|endpoint| &*endpoint.address),
+        Some("10.0.0.1:8443")
+    );
+}
+
 /// What documents speak of meets each kind of change to them.
 #[test]
 fn a_change_is_found_without_a_request_that_is_given() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule, PolicySource};
 use inmesh_core::model::{
-    AppProtocol, Conditions, Distribution, Host, IdSet, Locality, Roots, Service, ServicePort,
-    Slice, SliceHost, Transport,
+    AppProtocol, Conditions, Distribution, Host, IdSet, Locality, Roots, Service, ServiceName,
+    ServicePort, Slice, SliceHost, Subset, Transport,
 };
 use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::{Filter, HeaderChanges, Match, PathMatch, Regex, Route, ValueMatch};
@@ -292,6 +292,22 @@ fn a_service_says_what_it_prefers() {
     ] {
         assert_eq!(of(spec), wanted, "{spec}");
     }
+}
+
+#[test]
+fn a_service_says_whose_endpoints_it_has() {
+    let spec = "ports: [{port: 80}]\nselector: {app: cart, version: v2}";
+    let read = a_service(&service("inmesh.dev/subset-of: cart", spec));
+    let cart = ServiceName::new(read.name.namespace(), "cart").expect("a name");
+    let labels = [
+        ("app".into(), "cart".into()),
+        ("version".into(), "v2".into()),
+    ];
+    assert_eq!(read.subset, Some(Subset::new(cart, labels)));
+    assert_eq!(a_service(&service("", spec)).subset, None);
+    let text = slice("inmesh.dev/transport: plain", "addressType: IPv4");
+    let labels = a_slice(&text.replace("{kubernetes", "{version: v2, kubernetes")).labels;
+    assert_eq!(labels.get("version").map(|text| &**text), Some("v2"));
 }
 
 #[test]

@@ -580,6 +580,62 @@ fn services_are_refused() {
         &format!("{at}[inmesh.dev/dns]"),
         "exactly one port, with a name",
     );
+    let port = "ports: [{port: 80}]";
+    let subset = |of: &str, spec: &str| {
+        service(
+            &format!("inmesh.dev/subset-of: {of}"),
+            &format!("{port}\n{spec}"),
+        )
+    };
+    for (text, line, field, message) in [
+        (
+            subset("cart", "type: ClusterIP"),
+            4,
+            "spec.selector",
+            "is missing",
+        ),
+        (
+            subset("cart", "selector: {}"),
+            4,
+            "spec.selector",
+            "is missing",
+        ),
+        (
+            subset("cart", "selector: {v: 1}"),
+            6,
+            "spec.selector[v]",
+            "not a text",
+        ),
+        (
+            subset("cart", "selector: {v: 'a b'}"),
+            6,
+            "spec.selector[v]",
+            "a b",
+        ),
+        (
+            subset("x", "selector: {v: a}"),
+            3,
+            &*format!("{at}[inmesh.dev/subset-of]"),
+            "itself",
+        ),
+        (
+            subset("A", "selector: {v: a}"),
+            3,
+            &*format!("{at}[inmesh.dev/subset-of]"),
+            "lower case",
+        ),
+        (
+            subset(
+                "cart",
+                "type: ExternalName\nexternalName: a.b\nselector: {v: a}",
+            ),
+            3,
+            &*format!("{at}[inmesh.dev/subset-of]"),
+            "has no meaning",
+        ),
+    ] {
+        check(&text, line, field, message);
+    }
     check("apiVersion: v1\nkind: Service", 1, "metadata", "is missing");
     check(
         "apiVersion: v1\nkind: Service\nmetadata: {}\nspec: {}",
