@@ -137,8 +137,10 @@ fn a_diff_gates_on_verdicts() {
     // A longer time limit is a difference, and no other verdict.
     let (code, json) = diff(&slow, &[]);
     assert_eq!(code, Some(0), "{json}");
-    let change = &json["changes"][0];
-    assert_eq!(change["differs"][0]["what"], "timeouts", "{json}");
+    let differs = json["changes"][0]["differs"].as_array().expect("a list");
+    let what: Vec<_> = differs.iter().map(|differs| &differs["what"]).collect();
+    // What is sent says how long is left.
+    assert_eq!(what, ["sent as", "timeouts"], "{json}");
     assert_eq!(
         json["by_route"]["HTTPRoute/default/cart rule 0"]["verdicts"], 0,
         "{json}"

@@ -121,6 +121,58 @@ fn it_names_file_and_line_and_what_is_refused() {
     );
 }
 
+/// What a route asks of a request besides where it goes.
+#[test]
+fn limits_repeats_filters_and_copies_are_printed() {
+    let dir = folder();
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart}]
+  rules:
+  - backendRefs: [{name: cart, port: 80}]
+    timeouts: {request: 2s, backendRequest: 500ms}
+    retry: {attempts: 2, codes: [503]}
+    filters:
+    - {type: RequestMirror, requestMirror: {backendRef: {name: gone, port: 80}}}
+    - {type: CORS, cors: {allowOrigins: ['https://a.lab']}}
+";
+    publish(dir.path(), "route.yaml", route);
+    let origin = ["-H", "origin: https://a.lab"];
+    let args = [
+        &[
+            "GET http://cart/items",
+            "--from",
+            WEB,
+            "--address",
+            "10.0.0.9",
+        ][..],
+        &origin,
+    ];
+    let out = explain(dir.path(), &args.concat());
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    for line in [
+        "time      the first attempt has 500 ms (backendRequest), all together 2000 ms (request)",
+        "repeats   2 at most, after up to 25, 50 ms",
+        "origin    https://a.lab may read the answer",
+        "copy      gone.shop:80 (1 of 1): REFUSED with 500",
+        "filter    of the rule: requestMirror",
+    ] {
+        assert!(stdout(&out).contains(line), "{line}: {}", stdout(&out));
+    }
+    let preflight = [
+        "OPTIONS http://cart.shop/",
+        "-H",
+        "access-control-request-method: GET",
+    ];
+    let out = explain(dir.path(), &[&preflight[..], &origin].concat());
+    assert!(
+        stdout(&out).starts_with("ANSWERED by the route with 204, a preflight"),
+        "{out:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_running_agent_explains_what_it_knows() {
     let home = Home::new();

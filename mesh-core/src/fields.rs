@@ -5,6 +5,7 @@
 //! sees no difference. Trailers are fields too, and come after all that was decided on.
 
 use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Request, Version};
 
 /// Why the mesh answered in place of a server.
 pub(crate) const REASON: &str = "x-mesh-reason";
@@ -48,6 +49,13 @@ pub(crate) static OF_CONNECTION: [HeaderName; 7] = [
 /// to look up each.
 pub(crate) fn has_of_connection(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| OF_CONNECTION.contains(name))
+}
+
+/// Whether a request may ask for another protocol. What costs most is looked at last.
+pub(crate) fn wishes<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && request.headers().contains_key(header::UPGRADE)
 }
 
 /// Fields that mean nothing at the end of a message, or something else than at its begin (RFC 9110

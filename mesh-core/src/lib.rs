@@ -25,6 +25,7 @@ mod body;
 mod budget;
 #[cfg(feature = "runtime")]
 mod connect;
+mod deadline;
 pub mod discover;
 pub mod drain;
 #[cfg(feature = "runtime")]

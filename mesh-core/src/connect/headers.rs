@@ -6,10 +6,10 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use http_body::Body;
 
-use crate::fields::OF_CONNECTION;
+use crate::fields::{OF_CONNECTION, wishes};
 use crate::model::{AppProtocol, HttpVersion};
 
 /// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
@@ -50,13 +50,6 @@ pub(super) fn upgrade<B: Body>(request: &Request<B>) -> Option<&'static str> {
     let headers = request.headers();
     let asked = options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"));
     the_protocol(headers).filter(|_| asked)
-}
-
-/// Whether a request may ask for another protocol. What costs most is looked at last.
-pub(crate) fn wishes<B>(request: &Request<B>) -> bool {
-    request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && request.headers().contains_key(UPGRADE)
 }
 
 /// The one protocol of an `Upgrade` field, if it is one that may pass.

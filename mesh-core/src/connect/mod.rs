@@ -19,9 +19,9 @@ mod tcp;
 mod tunnel;
 mod unsent;
 
+pub(crate) use crate::fields::wishes;
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward, may_switch};
-pub(crate) use headers::wishes;
 pub(crate) use kept::Kept;
 pub(crate) use outside::OutsideRoots;
 pub(crate) use pool::Lease;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Request;
 
 use super::seen::Seen;
-use super::value::{Explanation, Judgement, Verdict as Judged};
+use super::value::{Judgement, Verdict as Judged};
 use super::{Question, Scene, admitted};
 use crate::authorize::{Verdict, WorkloadPolicy, decide};
 use crate::balance::{EndpointSet, Member};
@@ -27,7 +27,7 @@ pub(super) fn judge(
     question: &Question,
     (backend, set, taken): (PlannedBackend<'_>, &EndpointSet, &Member),
     request: &mut Request<()>,
-    out: &mut Explanation,
+    out: &mut Vec<Judgement>,
 ) -> Result<Judged, Error> {
     if !question.opaque {
         // A server of the mesh checks it once more.
@@ -66,7 +66,7 @@ pub(super) fn judge(
         let mut judgement = judgement.of(&callee.local, callee.known);
         judgement.unsure = callee.unsure;
         judgement.decisive = std::ptr::eq(member, taken);
-        out.inbound.push(settled(judgement, &verdict));
+        out.push(settled(judgement, &verdict));
         if std::ptr::eq(member, taken)
             && let Verdict::Denied(why) = verdict
         {

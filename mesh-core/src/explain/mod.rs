@@ -7,9 +7,13 @@
 //! [`decide`](crate::authorize::decide), [`foresee`]) and decides nothing itself. Pure: it counts
 //! nothing, begins no probe, and equal draws give equal explanations.
 
+mod copies;
+mod explanation;
 mod inbound;
+mod limits;
 mod question;
 mod seen;
+mod sent;
 mod settings;
 mod value;
 
@@ -17,14 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, LOCATION};
+use http::header::{HOST, HeaderMap, LOCATION, ORIGIN};
 use http::uri::{Authority, Scheme};
 use http::{Request, Uri};
 
+pub use explanation::Explanation;
 pub use question::{InvalidQuestion, Question};
+pub use sent::{Copied, Deadline, Edit, Fields, Head, Limit, Origin, Repeats};
 pub use value::{
-    Backend, Endpoint, Explanation, Fields, Head, Judgement, Outcome, PolicySeen, RuleName,
-    RuleSeen, Setting, Share, Verdict,
+    Answer, Backend, Endpoint, Judgement, Outcome, PolicySeen, RuleName, RuleSeen, Setting, Share,
+    Verdict,
 };
 
 use crate::authorize::{RequestView, canonicalize};
@@ -36,6 +42,7 @@ use crate::local::Local;
 use crate::model::{Draw, ServiceName, Workload};
 use crate::plan::{Destination, Planned, Refusal, plan};
 use crate::snapshot::Snapshot;
+use limits::Waits;
 use seen::Seen;
 
 /// Where a question is asked: what the mesh knows, and as which workload.
@@ -110,7 +117,7 @@ pub fn explain(scene: &Scene<'_>, question: &Question) -> Explanation {
     out.caller = local.shown().to_string();
     out.verdict = match walk(scene, local, question, &mut out) {
         Ok(verdict) => verdict,
-        Err(error) => Verdict::refused(&error),
+        Err(error) => Verdict::refused(&error, question.is_grpc()),
     };
     out
 }
@@ -156,7 +163,9 @@ fn drawn(
     draws: u32,
 ) -> impl Iterator<Item = Option<(ServiceName, u16)>> {
     let mut request = question.request.clone();
-    let authority = admitted(scene, &mut request).ok();
+    let authority = admitted(scene, &mut request)
+        .ok()
+        .map(|(authority, _)| authority);
     let (local, snapshot, opaque) = (caller(scene, question), scene.snapshot, question.opaque);
     (0..draws).map(move |seed| {
         let (to, mut draw) = (
@@ -198,7 +207,7 @@ fn walk(
 ) -> Result<Verdict, Error> {
     let snapshot = scene.snapshot;
     let mut request = question.request.clone();
-    let authority = admitted(scene, &mut request)?;
+    let (authority, waits) = admitted(scene, &mut request)?;
     let (mut draw, mut seen) = (Draw::new(question.draw), Seen::default());
     let view = question.view(&request);
     out.request = Some(question.head(&request, &authority));
@@ -219,32 +228,57 @@ fn walk(
     }
     out.rules = seen.into_rules();
     let planned = planned?;
-    out.route = planned.route().map(RuleName::of);
-    out.split = planned.split().into_iter().map(Share::of).collect();
-    let mut edits = HeaderMap::new();
-    planned.edit_response(&mut edits);
-    out.response = Fields(edits);
+    routed(&planned, &request, out);
     let Some(backend) = planned.backend() else {
-        return Ok(answered(&planned, &authority, &view));
+        return Ok(answered(&planned, &authority, &view, out));
     };
-    out.backend = Some(Backend::of(backend, planned.protocol()));
+    let choice = backend.choice.of(question.address);
+    out.backend = Some(Backend::of(backend, choice, planned.protocol()));
+    let (asks, copied) = ((local, question), (&request, &*authority));
+    out.copies = copies::of(scene, asks, &planned, copied, &draw);
     let (service, set) = backend.find(snapshot)?;
-    settings::add(&planned, service.traffic(backend.port), &mut out.settings);
+    let traffic = service.traffic(backend.port);
+    out.settings = settings::of(&planned, traffic, question.opaque);
     with_authority(&mut request, &authority);
     planned.edit_request(&mut request);
-    let taken = foresee(set, backend.choice, scene.now, &mut draw);
+    if !question.opaque {
+        out.deadline = limits::deadline(&planned, &waits, &mut request);
+        out.repeats = limits::repeats(&planned, (backend, service), &request, scene.now);
+    }
+    let taken = foresee(set, choice, scene.now, &mut draw);
     let taken = taken.map_err(|none| backend.without_endpoint(none));
     out.endpoints = endpoints(set, taken.as_ref().ok().copied());
     let authority = authority_of(&request).unwrap_or(authority);
     out.sent = Some(question.head(&request, &authority));
-    inbound::judge(scene, question, (backend, set, taken?), &mut request, out)
+    let judged = (backend, &**set, taken?);
+    inbound::judge(scene, question, judged, &mut request, &mut out.inbound)
 }
 
-/// Brings a request into its canonical form, as every request is; returns its authority.
-fn admitted(scene: &Scene<'_>, request: &mut Request<()>) -> Result<String, Error> {
-    let authority = head::admit(scene.bounds, request, |_, _| {})?.to_owned();
+/// The route that was taken, and what it changes.
+fn routed(planned: &Planned, request: &Request<()>, out: &mut Explanation) {
+    out.route = planned.route().map(RuleName::of);
+    out.split = planned.split().into_iter().map(Share::of).collect();
+    let edit = |(filter, of_backend)| Edit { filter, of_backend };
+    out.edits = planned.filters().into_iter().map(edit).collect();
+    let mut fields = HeaderMap::new();
+    planned.edit_response(&mut fields);
+    out.response = Fields(fields);
+    if let (Some(cors), Some(origin)) = (planned.cors(), request.headers().get(ORIGIN)) {
+        out.origin = Some(Origin {
+            origin: String::from_utf8_lossy(origin.as_bytes()).into_owned(),
+            allowed: origin.to_str().is_ok_and(|origin| cors.allows(origin)),
+        });
+    }
+}
+
+/// Brings a request into its canonical form, as every request is; returns its authority, and how long
+/// its caller waits.
+fn admitted(scene: &Scene<'_>, request: &mut Request<()>) -> Result<(String, Waits), Error> {
+    let mut waits = Waits::default();
+    let authority = head::admit(scene.bounds, request, |name, value| waits.look(name, value))?;
+    let authority = authority.to_owned();
     canonicalize(scene.snapshot.settings().paths, request)?;
-    Ok(authority)
+    Ok((authority, waits))
 }
 
 /// Moves the authority into the target, where a hop has it too.
@@ -265,18 +299,32 @@ fn authority_of(request: &Request<()>) -> Option<String> {
 }
 
 /// What the route itself answers.
-fn answered(planned: &Planned, authority: &str, view: &RequestView<'_>) -> Verdict {
+fn answered(
+    planned: &Planned,
+    authority: &str,
+    view: &RequestView<'_>,
+    out: &mut Explanation,
+) -> Verdict {
     let answer = match view {
         RequestView::Http(http) => planned.answer(authority, http),
         RequestView::Tcp => None,
     };
-    let location = answer.as_ref().and_then(|a| a.headers().get(LOCATION));
-    Verdict {
+    let mut verdict = Verdict {
         outcome: Outcome::Answered,
-        status: answer.as_ref().map(|answer| answer.status().as_u16()),
-        location: location.and_then(|l| Some(l.to_str().ok()?.to_owned())),
         ..Verdict::default()
+    };
+    if let Some(answer) = answer {
+        let location = answer.headers().get(LOCATION);
+        verdict.status = Some(answer.status().as_u16());
+        verdict.location = location.and_then(|l| Some(l.to_str().ok()?.to_owned()));
+        verdict.answer = Some(match &verdict.location {
+            _ if planned.is_preflight() => Answer::Preflight,
+            Some(_) => Answer::Redirect,
+            None => Answer::Respond,
+        });
+        out.response = Fields(answer.headers().clone());
     }
+    verdict
 }
 
 /// All endpoints, in their order; `taken` is the one that was foreseen.

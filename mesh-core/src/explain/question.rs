@@ -1,13 +1,15 @@
 //! A question as a person writes it: a request line, header fields, the caller, the draw.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use inmesh_pki::id::SpiffeId;
 
-use super::value::Head;
+use super::sent::Head;
 use crate::authorize::{HttpView, RequestView};
+use crate::error::is_grpc;
 use crate::model::check_label;
 
 /// The most header fields and labels of one question; a head of the mesh has fewer.
@@ -21,6 +23,7 @@ pub struct Question {
     /// Whether it is a connection of opaque bytes.
     pub(super) opaque: bool,
     pub(super) from: Option<SpiffeId>,
+    pub(super) address: Option<IpAddr>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) draw: u64,
 }
@@ -79,6 +82,7 @@ impl Question {
             request,
             opaque,
             from: None,
+            address: None,
             labels: BTreeMap::new(),
             draw: 0,
         };
@@ -118,6 +122,13 @@ impl Question {
     #[must_use]
     pub fn from(mut self, caller: SpiffeId) -> Self {
         self.from = Some(caller);
+        self
+    }
+
+    /// The same of a caller that connects from an address; without one it calls from within the process.
+    #[must_use]
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
         self
     }
 
@@ -175,6 +186,9 @@ impl Question {
         if let Some(from) = &self.from {
             query.append_pair("from", from.as_str());
         }
+        if let Some(address) = self.address {
+            query.append_pair("address", &address.to_string());
+        }
         for (key, value) in &self.labels {
             query.append_pair("label", &format!("{key}={value}"));
         }
@@ -187,6 +201,7 @@ impl Question {
     /// ```
     /// use inmesh_core::explain::Question;
     /// let asked = Question::parse("GET http://cart/items")?.header("x-user: 7")?.draw(9);
+    /// let asked = asked.address([10, 0, 0, 7].into());
     /// let read = Question::from_query(&asked.to_query())?;
     /// assert_eq!(read.to_query(), asked.to_query());
     /// assert!(Question::from_query("request=GET+http://cart/&colour=red").is_err());
@@ -215,12 +230,18 @@ impl Question {
                 }
                 "header" => question.header(value)?,
                 "from" => question.from(value.parse().map_err(|_| invalid())?),
+                "address" => question.address(value.parse().map_err(|_| invalid())?),
                 "label" => question.label(value)?,
                 "draw" => question.draw(value.parse().map_err(|_| invalid())?),
                 _ => return Err(InvalidQuestion(format!("{name:?} is not asked here"))),
             };
         }
         Ok(question)
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(super) fn is_grpc(&self) -> bool {
+        !self.opaque && is_grpc(self.request.headers())
     }
 
     /// A request of this question as an explanation shows it.

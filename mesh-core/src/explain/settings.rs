@@ -3,36 +3,25 @@
 use std::sync::Arc;
 
 use super::value::Setting;
-use crate::model::{Block, ObjectKey};
 use crate::plan::Planned;
-use crate::traffic::{Shown, Traffic};
+use crate::traffic::{Part, Traffic, part};
 
-/// Adds what applies to a planned request to a port with such settings.
-pub(super) fn add(planned: &Planned, traffic: Option<&Arc<Traffic>>, out: &mut Vec<Setting>) {
-    if let Some(timeouts) = planned.timeouts() {
-        out.push(of("timeouts", timeouts));
-    }
-    if let Some(retry) = planned.retry() {
-        out.push(setting("retry", &*retry.value, retry.from.as_ref()));
-    }
-    let Some(traffic) = traffic else {
-        return;
-    };
-    if planned.retry().is_some() {
-        out.push(of("retryConstraint", &traffic.budget));
-    }
-    out.push(of("loadBalancer", &traffic.strategy));
-    out.extend(traffic.warmup.as_ref().map(|warmup| of("warmup", warmup)));
-    out.extend(traffic.nearness.as_ref().map(|near| of("locality", near)));
-    out.push(of("connectionPool", &traffic.limits));
-    out.push(of("outlierDetection", &traffic.eject));
+/// What applies to a planned request, or connection of opaque bytes, to a port with such settings.
+pub(super) fn of(planned: &Planned, traffic: Option<&Arc<Traffic>>, opaque: bool) -> Vec<Setting> {
+    let (timeouts, retry) = (planned.timeouts(), planned.retry());
+    let of_request = [
+        timeouts.map(|block| part("timeouts", block)),
+        retry.map(|block| part("retry", block)),
+    ];
+    let of_request = of_request.into_iter().flatten().filter(|_| !opaque);
+    let of_service = traffic.into_iter().flat_map(|traffic| traffic.of_service());
+    // Without repeats there is nothing to pay for.
+    let repeats = retry.is_some() && !opaque;
+    let of_service = of_service.filter(|(name, ..)| repeats || *name != "retryConstraint");
+    of_request.chain(of_service).map(setting).collect()
 }
 
-fn of<T: Shown>(name: &str, block: &Block<T>) -> Setting {
-    setting(name, &block.value, block.from.as_ref())
-}
-
-fn setting(name: &str, value: &impl Shown, from: Option<&ObjectKey>) -> Setting {
+fn setting((name, value, from): Part<'_>) -> Setting {
     Setting {
         name: name.into(),
         value: value.fields().into(),

@@ -1,10 +1,7 @@
-//! An explanation as a value: texts and numbers in the words of documents, to be printed or sent.
+//! The parts of an explanation: texts and numbers in the words of documents, to be printed or sent.
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, Request};
-use serde::de::Deserializer;
-use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -12,50 +9,6 @@ use crate::balance::{Choice, Member, TierShare};
 use crate::error::Error;
 use crate::model::{AppProtocol, ObjectKey, ServiceName};
 use crate::plan::PlannedBackend;
-use crate::route::is_credential;
-
-/// In place of the value of a field that is a credential.
-const HIDDEN: &str = "(hidden)";
-
-/// What becomes of a request, step by step. What was not reached is empty.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct Explanation {
-    /// What becomes of it.
-    pub verdict: Verdict,
-    /// The workload that asks, as `namespace/name`.
-    pub caller: String,
-    /// The SPIFFE ID that it asks with, if that is known.
-    pub from: Option<String>,
-    /// The seed of what is drawn.
-    pub draw: u64,
-    /// The request in its canonical form.
-    pub request: Option<Head>,
-    /// The Service that was asked for.
-    pub service: Option<String>,
-    /// The egress policy of the caller.
-    pub egress: Option<Judgement>,
-    /// The rules of routes that were looked at, in order of precedence.
-    pub rules: Vec<RuleSeen>,
-    /// The rule that decided; `None` if no route is attached.
-    pub route: Option<RuleName>,
-    /// The backends that one was drawn from.
-    pub split: Vec<Share>,
-    /// The port of a Service that it is sent to.
-    pub backend: Option<Backend>,
-    /// What is asked of the request, each with the object that says so.
-    pub settings: Vec<Setting>,
-    /// The request as it is sent.
-    pub sent: Option<Head>,
-    /// What the route adds to the answer.
-    #[serde(skip_serializing_if = "Fields::is_empty")]
-    pub response: Fields,
-    /// The endpoints of the backend.
-    pub endpoints: Vec<Endpoint>,
-    /// The policies of the workloads behind it.
-    pub inbound: Vec<Judgement>,
-}
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +19,10 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// The status of an answer that no endpoint gives.
     pub status: Option<u16>,
+    /// The status of a call of gRPC that is refused.
+    pub grpc_status: Option<u8>,
+    /// What a route answers.
+    pub answer: Option<Answer>,
     /// Why it is refused, as `x-mesh-reason` has it.
     pub reason: Option<String>,
     /// The same in more words.
@@ -92,26 +49,18 @@ pub enum Outcome {
     Sent,
 }
 
-/// The head of a request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+/// What a route answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub struct Head {
-    /// The method; empty for a connection of opaque bytes, of which the authority alone is known.
-    pub method: String,
-    /// The host, with its port if it was named.
-    pub authority: String,
-    /// The path, without the query.
-    pub path: String,
-    /// The query, without the `?`.
-    pub query: Option<String>,
-    /// The header fields.
-    pub headers: Fields,
+pub enum Answer {
+    /// What a request of another origin may do.
+    Preflight,
+    /// Where it is to be sent instead.
+    Redirect,
+    /// A status.
+    Respond,
 }
-
-/// Header fields. They are written as texts, those that are credentials without their values.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fields(pub HeaderMap);
 
 /// A policy's decision, and how it came about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,9 +223,10 @@ pub struct Endpoint {
 
 impl Verdict {
     /// That it is refused.
-    pub(super) fn refused(error: &Error) -> Self {
+    pub(super) fn refused(error: &Error, grpc: bool) -> Self {
         Self {
             outcome: Outcome::Refused,
+            grpc_status: grpc.then(|| error.reason().grpc_status()),
             status: Some(error.reason().status().as_u16()),
             reason: Some(error.reason().as_str().into()),
             detail: Some(error.detail().into()),
@@ -308,66 +258,16 @@ impl Outcome {
     }
 }
 
-// === impl Head ===
+// === impl Answer ===
 
-impl Head {
-    /// The head of a connection of opaque bytes, of which no more is seen.
-    pub(super) fn opaque(authority: &str) -> Self {
-        Self {
-            authority: authority.into(),
-            ..Self::default()
+impl Answer {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::Redirect => "redirect",
+            Self::Respond => "respond",
         }
-    }
-
-    pub(super) fn of(request: &Request<()>, authority: &str) -> Self {
-        let uri = request.uri();
-        Self {
-            method: request.method().to_string(),
-            authority: authority.into(),
-            path: uri.path().into(),
-            query: uri.query().map(Into::into),
-            headers: Fields(request.headers().clone()),
-        }
-    }
-}
-
-// === impl Fields ===
-
-impl Fields {
-    /// Whether there is no field.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Names and values as they are shown.
-    pub fn shown(&self) -> impl Iterator<Item = (&str, String)> {
-        self.0.iter().map(|(name, value)| {
-            let hidden = is_credential(name) || value.is_sensitive();
-            let value = match hidden {
-                true => HIDDEN.into(),
-                false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            };
-            (name.as_str(), value)
-        })
-    }
-}
-
-impl Serialize for Fields {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_seq(self.shown())
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        let mut fields = HeaderMap::new();
-        for (name, value) in Vec::<(String, String)>::deserialize(from)? {
-            let name = http::HeaderName::try_from(name).map_err(D::Error::custom)?;
-            let value = http::HeaderValue::try_from(value).map_err(D::Error::custom)?;
-            fields.try_append(name, value).map_err(D::Error::custom)?;
-        }
-        Ok(Self(fields))
     }
 }
 
@@ -398,12 +298,12 @@ impl Share {
 // === impl Backend ===
 
 impl Backend {
-    pub(super) fn of(to: PlannedBackend<'_>, protocol: AppProtocol) -> Self {
+    pub(super) fn of(to: PlannedBackend<'_>, choice: Choice, protocol: AppProtocol) -> Self {
         Self {
             service: to.service.to_string(),
             port: to.port,
             protocol: protocol.to_string(),
-            by_key: matches!(to.choice, Choice::Hash(_)),
+            by_key: matches!(choice, Choice::Hash(_)),
         }
     }
 }

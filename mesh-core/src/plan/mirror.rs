@@ -52,9 +52,19 @@ pub(super) fn mirrors(
     matched.mirrors(&asked.routes).map(plan).collect()
 }
 
+/// What is drawn for the `nth` copy of a request, for which `left` is still to be drawn from.
+pub(crate) fn draw_of_copy(left: &Draw, nth: u64) -> Draw {
+    Draw::new(left.clone().bits().wrapping_add(nth))
+}
+
 // === impl PlannedMirror ===
 
 impl PlannedMirror {
+    /// The mirror that it is of.
+    pub(super) fn is_at(&self, place: MirrorPlace) -> bool {
+        self.place == place
+    }
+
     /// Where it is sent.
     pub fn backend(&self) -> Option<PlannedBackend<'_>> {
         let mirror = self.matched.mirror(&self.asked.routes, self.place)?;

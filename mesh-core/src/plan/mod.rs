@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE};
 use http::{Request, Response, StatusCode};
+use serde_json::Value;
 
 pub use self::hop::PlannedBackend;
 use self::hop::edit;
 pub use self::mirror::PlannedMirror;
+pub(crate) use self::mirror::draw_of_copy;
 use self::mirror::mirrors;
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
 use crate::balance::{Choice, EndpointSet, Issued, NoEndpoint, Shown};
@@ -25,7 +27,7 @@ use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{AppProtocol, Block, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
-use crate::route::{self, Matched, NoRoute, Outcome, Timeouts};
+use crate::route::{self, Cors, Matched, Mirror, NoRoute, Outcome, Timeouts};
 use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
 use crate::traffic::Traffic;
 
@@ -284,6 +286,34 @@ impl Planned {
     /// The copies that are sent besides.
     pub fn mirrors(&self) -> &[PlannedMirror] {
         self.rare.as_ref().map_or(&[], |rare| &rare.mirrors)
+    }
+
+    /// All mirrors of the rule and the backend, each with the copy that is sent, if it was drawn.
+    pub(crate) fn all_mirrors(&self) -> Vec<(&Mirror, Option<&PlannedMirror>)> {
+        let Some(matched) = self.matched else {
+            return Vec::new();
+        };
+        let all = matched.all_mirrors(&self.asked.service.routes);
+        let copy = |place| self.mirrors().iter().find(|copy| copy.is_at(place));
+        all.map(|(place, mirror)| (mirror, copy(place))).collect()
+    }
+
+    /// The filters of the rule and then of the backend, in the words of documents, and whether each is
+    /// the backend's.
+    pub(crate) fn filters(&self) -> Vec<(Value, bool)> {
+        let table = &self.asked.service.routes;
+        self.matched.map_or_else(Vec::new, |m| m.filters(table))
+    }
+
+    /// What the route says of origins.
+    pub(crate) fn cors(&self) -> Option<&Cors> {
+        self.matched?.cors(&self.asked.service.routes)
+    }
+
+    /// Whether it is a preflight that the route answers.
+    pub(crate) fn is_preflight(&self) -> bool {
+        let table = &self.asked.service.routes;
+        self.matched.is_some_and(|m| m.preflight(table).is_some())
     }
 
     /// What the backend's port speaks.

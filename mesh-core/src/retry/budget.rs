@@ -41,7 +41,9 @@ pub struct BudgetPolicy {
 /// let policy = BudgetPolicy::new(20, 10 * second, 0, second)?;
 /// let budget = RetryBudget::default();
 /// (0..5).for_each(|_| budget.handle_request(&policy, second));
+/// assert!(budget.has_repeat(&policy, second));
 /// assert!(budget.poll_repeat(&policy, second));
+/// assert!(!budget.has_repeat(&policy, second));
 /// assert!(!budget.poll_repeat(&policy, second));
 /// # Ok::<(), inmesh_core::retry::InvalidRetry>(())
 /// ```
@@ -138,25 +140,42 @@ impl RetryBudget {
     /// Whether a request may be repeated now; if so, the repeat is paid for.
     pub fn poll_repeat(&self, policy: &BudgetPolicy, now: Duration) -> bool {
         let _one_at_a_time = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = nth(now, policy.free_interval);
-        if self.free.get(free) < policy.free.into() {
-            self.free.add(free, 1);
+        if self.has_free(policy, now) {
+            self.free.add(nth(now, policy.free_interval), 1);
             return true;
         }
-        let last = policy.slot(now);
-        let first = last.saturating_sub(SLOTS as u32 - 1);
-        let live = || (first..=last).map(|nth| (nth, &self.slots[nth as usize % SLOTS]));
-        if live().map(|(nth, slot)| slot.get(nth)).sum::<u64>() < REPEAT {
+        if !self.has_put_aside(policy, now) {
             return false;
         }
         // What is gone first is taken first.
         let mut left = REPEAT;
-        for (nth, slot) in live() {
+        for (nth, slot) in self.live(policy, now) {
             let part = slot.get(nth).min(left);
             slot.take(nth, part);
             left -= part;
         }
         true
+    }
+
+    /// Whether a request might be repeated now. Nothing is taken.
+    pub fn has_repeat(&self, policy: &BudgetPolicy, now: Duration) -> bool {
+        self.has_free(policy, now) || self.has_put_aside(policy, now)
+    }
+
+    fn has_free(&self, policy: &BudgetPolicy, now: Duration) -> bool {
+        self.free.get(nth(now, policy.free_interval)) < policy.free.into()
+    }
+
+    fn has_put_aside(&self, policy: &BudgetPolicy, now: Duration) -> bool {
+        let live = self.live(policy, now);
+        live.map(|(nth, slot)| slot.get(nth)).sum::<u64>() >= REPEAT
+    }
+
+    /// The parts of the interval that have not gone, the oldest first.
+    fn live(&self, policy: &BudgetPolicy, now: Duration) -> impl Iterator<Item = (u32, &Slot)> {
+        let last = policy.slot(now);
+        let first = last.saturating_sub(SLOTS as u32 - 1);
+        (first..=last).map(|nth| (nth, &self.slots[nth as usize % SLOTS]))
     }
 }
 

@@ -109,11 +109,16 @@ impl RetryPolicy {
             || grpc.is_some_and(|code| code < GRPC_CODES && self.grpc & (1 << code) != 0)
     }
 
+    /// How long the `nth` repeat waits at most, counted from 1.
+    pub fn longest_wait(&self, nth: u32) -> Duration {
+        let doubled = 1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.base.saturating_mul(doubled.min(GROWTH))
+    }
+
     /// How long the `nth` repeat waits, counted from 1: any time up to the base, doubled for each
     /// repeat before it, up to ten times the base (full jitter).
     pub fn wait(&self, nth: u32, draw: &mut Draw) -> Duration {
-        let doubled = 1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX);
-        let most = self.base.saturating_mul(doubled.min(GROWTH));
+        let most = self.longest_wait(nth);
         let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(draw.below(nanos.saturating_add(1)))
     }

@@ -24,10 +24,10 @@ use crate::retry::RetryPolicy;
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matched {
-    entry: Place,
-    rule: usize,
+    pub(super) entry: Place,
+    pub(super) rule: usize,
     /// `None` if the rule does not forward.
-    target: Option<usize>,
+    pub(super) target: Option<usize>,
     /// The mirrors that were drawn: a bit for each filter of the rule, then of the backend.
     mirrors: u32,
     /// Whether the rule or a backend of it says which origins it allows.
@@ -45,7 +45,7 @@ pub(crate) struct MirrorPlace(usize);
 
 /// Where the entry that matched lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Consumer(usize),
     /// It has no condition on the path.
     Grpc,
@@ -356,7 +356,8 @@ impl Matched {
         self.cors || self.mirrors != 0
     }
 
-    fn cors(self, table: &RouteTable) -> Option<&Cors> {
+    /// What the rule, or else the backend, says of origins.
+    pub(crate) fn cors(self, table: &RouteTable) -> Option<&Cors> {
         let filters = self.of_rule(table).iter().chain(self.of_target(table));
         filters.filter_map(Filter::cors).next()
     }
@@ -391,34 +392,6 @@ impl Matched {
         entry?.when.as_ref().map(|when| &when.path)
     }
 
-    /// The backends that were drawn from: Service, port and weight, and whether it was drawn.
-    pub(crate) fn split(self, table: &RouteTable) -> Vec<(&ServiceName, u16, u32, bool)> {
-        let grpc = table.grpc.as_deref();
-        let (targets, places) = match self.entry {
-            Place::Consumer(n) => {
-                let entry = table.http.consumers.get(n).map(|(_, entry)| entry);
-                (&*table.http.targets, entry.map(|entry| entry.targets))
-            }
-            Place::Producer(n) => {
-                let entry = table.http.producers.get(n);
-                (&*table.http.targets, entry.map(|entry| entry.targets))
-            }
-            Place::Grpc => {
-                let mut entries = grpc.into_iter().flat_map(|of| &of.entries);
-                let of_rule = entries.find(|entry| entry.rule == self.rule);
-                let targets = grpc.map_or(&[][..], |of| &of.targets);
-                (targets, of_rule.map(|entry| entry.targets))
-            }
-        };
-        let (from, to) = places.unwrap_or_default();
-        let targets = targets.get(from..to).unwrap_or_default();
-        let drawn = |nth| self.target == Some(from + nth);
-        let shares = targets.iter().enumerate();
-        shares
-            .map(|(n, t)| (&t.service, t.port, t.weight, drawn(n)))
-            .collect()
-    }
-
     /// Whether the rule or the backend has filters.
     pub fn has_filters(self, table: &RouteTable) -> bool {
         !(self.of_rule(table).is_empty() && self.of_target(table).is_empty())
@@ -435,6 +408,15 @@ impl Matched {
             let place = MirrorPlace(place);
             Some((place, self.mirror(table, place)?))
         })
+    }
+
+    /// All mirrors of the rule and the backend, drawn or not, each with its place.
+    pub(crate) fn all_mirrors(
+        self,
+        table: &RouteTable,
+    ) -> impl Iterator<Item = (MirrorPlace, &Mirror)> {
+        let places = (0..2 * FILTERS).map(MirrorPlace);
+        places.filter_map(move |place| Some((place, self.mirror(table, place)?)))
     }
 
     /// The mirror at a place.
@@ -498,11 +480,11 @@ impl Matched {
         targets.get(self.target?)
     }
 
-    fn of_rule(self, table: &RouteTable) -> &[Filter] {
+    pub(super) fn of_rule(self, table: &RouteTable) -> &[Filter] {
         self.rule(table).map_or(&[], |rule| &rule.filters)
     }
 
-    fn of_target(self, table: &RouteTable) -> &[Filter] {
+    pub(super) fn of_target(self, table: &RouteTable) -> &[Filter] {
         self.target(table).map_or(&[], |target| &target.filters)
     }
 }

@@ -13,6 +13,7 @@ mod invalid;
 mod matching;
 mod missed;
 mod rule;
+mod seen;
 mod shown;
 mod split;
 mod table;

@@ -223,14 +223,17 @@ fn fields(conditions: &[(HeaderName, ValueMatch)]) -> Value {
 }
 
 fn filters(all: &[Filter]) -> Value {
-    let one = |filter: &Filter| match filter {
+    all.iter().map(filter).collect()
+}
+
+pub(super) fn filter(filter: &Filter) -> Value {
+    match filter {
         Filter::Cors(to) => json!({ "cors": cors(to) }),
         Filter::Mirror(to) => json!({ "requestMirror": mirror(to) }),
         Filter::RequestHeaders(by) => json!({ "requestHeaderModifier": changes(by) }),
         Filter::ResponseHeaders(by) => json!({ "responseHeaderModifier": changes(by) }),
         Filter::Rewrite(to) => json!({ "urlRewrite": rewrite(to) }),
-    };
-    all.iter().map(one).collect()
+    }
 }
 
 fn cors(to: &Cors) -> Value {

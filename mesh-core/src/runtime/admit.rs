@@ -8,12 +8,12 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 
 use super::call::Call;
-use super::deadline;
 use super::exchange::Pending;
 use super::limits::Limits;
 use crate::accept::ConnState;
 use crate::authorize::{PathForm, canonicalize};
 use crate::body::Body;
+use crate::deadline;
 use crate::error::{Error, Reason};
 use crate::fields;
 use crate::head;

@@ -15,7 +15,6 @@ mod aside;
 mod builder;
 mod call;
 mod client;
-mod deadline;
 mod exchange;
 mod first;
 mod gauges;

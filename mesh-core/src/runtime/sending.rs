@@ -10,6 +10,7 @@ use super::call::Call;
 use super::repeat::count;
 use crate::balance::EndpointState;
 use crate::body::Body;
+use crate::deadline;
 use crate::error::{Error, Reason};
 use crate::model::HttpVersion;
 use crate::plan::PlannedBackend;
@@ -92,18 +93,11 @@ impl Tried {
 impl Sending<'_> {
     /// When the request as a whole must have an answer.
     fn end(&self, call: &Call) -> Option<Instant> {
-        let limit = self.timeouts.request.map(|limit| call.started + limit);
-        limit.into_iter().chain(call.deadline).min()
+        deadline::end(self.timeouts, call.started, call.deadline)
     }
 
     /// When an attempt that begins now must have an answer, and the reason if it has none.
     pub(super) fn deadline(&self, call: &Call, now: Instant) -> Option<(Instant, Reason)> {
-        let limits = self.timeouts;
-        let whole = self.end(call).map(|at| (at, Reason::RequestTimeout));
-        let one = limits
-            .backend_request
-            .map(|l| (now + l, Reason::BackendTimeout));
-        // On a tie it is the whole request that is late.
-        whole.into_iter().chain(one).min_by_key(|(at, _)| *at)
+        deadline::of_attempt(self.timeouts, self.end(call), now)
     }
 }

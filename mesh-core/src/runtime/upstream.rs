@@ -15,12 +15,12 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Call, End};
-use super::deadline;
 use super::repeat::{asked, hint, said_by_agent};
 use super::sending::{Sending, Tried};
 use crate::balance::{Ejection, Failure, Member, Picked, pick};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
+use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
-pub(crate) use shown::{Shown, block};
+pub(crate) use shown::{Part, block, part};
 
 use crate::balance::{EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::Block;

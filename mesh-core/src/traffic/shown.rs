@@ -1,6 +1,7 @@
 //! What is asked of requests as an operator reads it: in the words of its documents, each block with
 //! the object that it comes from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -22,8 +23,14 @@ pub(crate) trait Shown {
     fn fields(&self) -> Map<String, Value>;
 }
 
+impl<T: Shown> Shown for Arc<T> {
+    fn fields(&self) -> Map<String, Value> {
+        (**self).fields()
+    }
+}
+
 /// A block with the object that it comes from.
-pub(crate) fn block<T: Shown>(value: &T, from: Option<&ObjectKey>) -> Value {
+pub(crate) fn block<T: Shown + ?Sized>(value: &T, from: Option<&ObjectKey>) -> Value {
     let mut fields = value.fields();
     if let Some(from) = from {
         fields.insert("from".into(), from.to_string().into());
@@ -201,25 +208,36 @@ impl Shown for EjectPolicy {
 
 impl Serialize for Traffic {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        fn of<T: Shown>(at: &Block<T>) -> Value {
-            block(&at.value, at.from.as_ref())
-        }
-        let retry = self.retry.as_ref();
-        let blocks = [
-            ("loadBalancer", Some(of(&self.strategy))),
-            ("warmup", self.warmup.as_ref().map(of)),
-            ("locality", self.nearness.as_ref().map(of)),
-            ("connectionPool", Some(of(&self.limits))),
-            ("outlierDetection", Some(of(&self.eject))),
-            ("retryConstraint", Some(of(&self.budget))),
-            ("timeouts", self.timeouts.as_ref().map(of)),
-            ("retry", retry.map(|at| block(&*at.value, at.from.as_ref()))),
+        let of_requests = [
+            self.timeouts.as_ref().map(|block| part("timeouts", block)),
+            self.retry.as_ref().map(|block| part("retry", block)),
         ];
-        out.collect_map(
-            blocks
-                .into_iter()
-                .filter_map(|(name, block)| Some((name, block?))),
-        )
+        let parts = self.of_service().into_iter();
+        let parts = parts.chain(of_requests.into_iter().flatten());
+        out.collect_map(parts.map(|(name, value, from)| (name, block(value, from))))
+    }
+}
+
+/// A block under its name, with the object that it comes from.
+pub(crate) type Part<'t> = (&'static str, &'t dyn Shown, Option<&'t ObjectKey>);
+
+/// A block under its name.
+pub(crate) fn part<'t, T: Shown>(name: &'static str, block: &'t Block<T>) -> Part<'t> {
+    (name, &block.value, block.from.as_ref())
+}
+
+impl Traffic {
+    /// What is asked of all requests to a port together, whatever their routes say.
+    pub(crate) fn of_service(&self) -> Vec<Part<'_>> {
+        let blocks = [
+            Some(part("loadBalancer", &self.strategy)),
+            self.warmup.as_ref().map(|block| part("warmup", block)),
+            self.nearness.as_ref().map(|block| part("locality", block)),
+            Some(part("connectionPool", &self.limits)),
+            Some(part("outlierDetection", &self.eject)),
+            Some(part("retryConstraint", &self.budget)),
+        ];
+        blocks.into_iter().flatten().collect()
     }
 }
 

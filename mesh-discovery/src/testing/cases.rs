@@ -85,6 +85,10 @@ pub struct Expect {
     pub response_headers: Vec<(String, String)>,
     /// Where a redirect leads.
     pub location: Option<String>,
+    /// The copies that are sent, as `name.namespace:port`, in the order of their mirrors.
+    pub copies: Option<Vec<String>>,
+    /// How long the first attempt has, in milliseconds.
+    pub timeout_millis: Option<u64>,
     /// Shares of backends over many draws.
     pub shares: Option<Shares>,
 }
@@ -255,6 +259,7 @@ fn expected(fields: &mut Fields<'_>) -> Option<Expect> {
     let (headers, absent) = (fields.get("headers"), fields.get("absentHeaders"));
     let (response, shares) = (fields.get("responseHeaders"), fields.get("shares"));
     let (draws, within) = (fields.get("draws"), fields.get("within"));
+    let (copies, timeout) = (fields.get("copies"), fields.get("timeoutMillis"));
     let text = |value: &Option<Value<'_>>| match value {
         Some(value) => value.text().map(|text| Some(text.to_owned())),
         None => Some(None),
@@ -266,14 +271,6 @@ fn expected(fields: &mut Fields<'_>) -> Option<Expect> {
             _ => Outcome::Refused,
         }),
         None => None,
-    };
-    let absent_headers = match absent {
-        Some(list) => {
-            let list = list.list_of(PARTS)?;
-            let name = |value: &Value<'_>| Some(value.text()?.to_owned());
-            list.iter().map(name).collect::<Option<_>>()?
-        }
-        None => Vec::new(),
     };
     let [reason, policy, route, backend, path, authority, location] = &texts;
     Some(Expect {
@@ -294,10 +291,26 @@ fn expected(fields: &mut Fields<'_>) -> Option<Expect> {
         authority: text(authority)?,
         location: text(location)?,
         headers: fields_of(headers)?,
-        absent_headers,
+        absent_headers: names(absent)?.unwrap_or_default(),
+        copies: names(copies)?,
+        timeout_millis: match timeout {
+            Some(value) => Some(value.integer()?),
+            None => None,
+        },
         response_headers: fields_of(response)?,
         shares: shares_of(shares, draws, within)?,
     })
+}
+
+/// A list of texts, if it is there; it may be empty.
+fn names(list: Option<Value<'_>>) -> Option<Option<Vec<String>>> {
+    let Some(list) = list else {
+        return Some(None);
+    };
+    let name = |value: &Value<'_>| Some(value.text()?.to_owned());
+    let items = list.list_of_or_empty(PARTS)?;
+    let names: Option<Vec<_>> = items.iter().map(name).collect();
+    names.map(Some)
 }
 
 /// The inner `None` is a case without shares.

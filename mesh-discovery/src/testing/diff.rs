@@ -119,6 +119,18 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
         _ if shares.is_empty() => {}
         _ => out.push(("backends", shares.join(", "))),
     }
+    // Whether one is drawn depends on the seed, and its share does not.
+    let copies = seen.copies.iter().map(|copy| {
+        let (service, port) = (&copy.service, copy.port);
+        format!(
+            "{service}:{port} {} of {}",
+            copy.numerator, copy.denominator
+        )
+    });
+    let copies: Vec<_> = copies.collect();
+    if !copies.is_empty() {
+        out.push(("copies", copies.join(", ")));
+    }
     if let Some(sent) = &seen.sent {
         out.push(("sent as", head(sent)));
     }
@@ -132,11 +144,14 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
     }
     for setting in &seen.settings {
         let name = match &*setting.name {
+            "connectionPool" => "connectionPool",
             "loadBalancer" => "loadBalancer",
+            "locality" => "locality",
             "outlierDetection" => "outlierDetection",
             "retry" => "retry",
             "retryConstraint" => "retryConstraint",
             "timeouts" => "timeouts",
+            "warmup" => "warmup",
             _ => "settings",
         };
         out.push((name, setting.value.to_string()));

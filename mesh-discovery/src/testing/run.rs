@@ -41,6 +41,7 @@ impl World {
         let question = self.asked(&case.question);
         let seen = self.ask(&question);
         let mut failures = compare(&case.expect, &seen);
+        failures.extend(compare_sent(&case.expect, &seen));
         if let Some(shares) = &case.expect.shares {
             failures.extend(self.compare_shares(shares, &question));
         }
@@ -170,6 +171,29 @@ fn compare(expect: &Expect, seen: &Explanation) -> Vec<String> {
                 "answer's header {name}: expected {wanted}, got {got}"
             ));
         }
+    }
+    out
+}
+
+/// What else is expected of what is sent: its copies, and how long the first attempt has.
+fn compare_sent(expect: &Expect, seen: &Explanation) -> Vec<String> {
+    let mut out = Vec::new();
+    if let Some(named) = &expect.copies {
+        let sends = seen.copies.iter().filter(|copy| copy.verdict.is_some());
+        let sends: Vec<_> = sends.map(|c| format!("{}:{}", c.service, c.port)).collect();
+        let mut pairs = named.iter().zip(&sends);
+        if named.len() != sends.len() || !pairs.all(|(named, to)| is_backend(named, to)) {
+            let (named, sends) = (named.join(", "), sends.join(", "));
+            out.push(format!("copies: expected [{named}], got [{sends}]"));
+        }
+    }
+    let limit = seen.deadline.as_ref().map(|limit| limit.attempt.millis);
+    if let Some(wanted) = expect
+        .timeout_millis
+        .filter(|wanted| Some(*wanted) != limit)
+    {
+        let got = limit.map_or_else(|| "nothing".into(), |millis| millis.to_string());
+        out.push(format!("timeoutMillis: expected {wanted}, got {got}"));
     }
     out
 }

@@ -58,6 +58,9 @@ const DOCUMENTS: &str = "
           requestHeaderModifier: {set: [{name: x-tier, value: gold}], remove: [x-debug]}
         - type: ResponseHeaderModifier
           responseHeaderModifier: {set: [{name: x-served, value: mesh}]}
+        - type: RequestMirror
+          requestMirror: {backendRef: {name: next, port: 80}}
+        timeouts: {request: 2s}
     ---
     apiVersion: security.istio.io/v1
     kind: AuthorizationPolicy
@@ -99,6 +102,9 @@ fn what_comes_out_as_expected_passes() {
         (items, "{headers: {x-tier: gold}, absentHeaders: [x-debug]}"),
         (items, "{responseHeaders: {x-served: mesh}}"),
         (items, "{shares: {cart.shop: 90, next.shop: 10}, within: 1}"),
+        (items, "{copies: [next.shop], timeoutMillis: 2000}"),
+        (items, "{copies: ['next.shop:80']}"),
+        ("GET http://next.shop/", "{copies: []}"),
         (
             "POST http://cart.shop/items",
             "{verdict: refused, status: 403, reason: denied}",
@@ -121,6 +127,21 @@ fn what_comes_out_as_expected_passes() {
 fn what_comes_out_otherwise_fails_with_both() {
     let items = "GET http://cart.shop/items/1";
     for (request, expect, wanted) in [
+        (
+            items,
+            "{copies: []}",
+            "copies: expected [], got [next.shop:80]",
+        ),
+        (
+            items,
+            "{copies: [next.shop, cart.shop]}",
+            "copies: expected [next.shop, cart.shop], got [next.shop:80]",
+        ),
+        (
+            items,
+            "{timeoutMillis: 1000}",
+            "timeoutMillis: expected 1000, got 2000",
+        ),
         (
             items,
             "{verdict: refused}",

@@ -2,6 +2,7 @@
 
 mod page;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ use crate::{fetch, term, world};
 /// running agent knows: nothing is sent.
 ///
 /// The functions that decide live requests are asked: the canonical path, policies of both sides, routes,
-/// the split, the endpoint. Exits 0 if the request would reach an endpoint or a route answers it, 1 if it
+/// the split, the endpoint, copies, time limits. Exits 0 if the request would reach an endpoint or a route answers it, 1 if it
 /// is refused, 2 if it cannot be asked.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -52,6 +53,10 @@ pub(crate) struct Explain {
     /// The SPIFFE ID of the caller; without it, that of the agent.
     #[arg(long, value_name = "SPIFFE-ID")]
     from: Option<SpiffeId>,
+    /// The address that the caller connects from, where a hash of it leads to the endpoint; without it,
+    /// the caller is a program that embeds the mesh.
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
     /// A label of the workload that is asked, if its EndpointSlice does not have it; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
@@ -110,6 +115,9 @@ impl Explain {
         }
         for label in &self.labels {
             question = question.label(label)?;
+        }
+        if let Some(address) = self.address {
+            question = question.address(address);
         }
         Ok(match &self.from {
             Some(from) => question.from(from.clone()),

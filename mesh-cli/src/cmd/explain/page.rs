@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use inmesh_core::explain::{Explanation, Head, Judgement, Outcome, Verdict};
+use inmesh_core::explain::{Answer, Copied, Explanation, Head, Judgement, Limit, Outcome, Verdict};
 use inmesh_discovery::testing::World;
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ pub(super) fn of(seen: &Explanation, world: Option<&World>) -> String {
         });
         out.push(term::table(&["SETTING", "VALUE", "FROM"], rows));
     }
+    out.extend(limits(seen));
     if !seen.endpoints.is_empty() {
         out.extend([String::new(), endpoints(seen)]);
     }
@@ -48,12 +49,17 @@ pub(super) fn of(seen: &Explanation, world: Option<&World>) -> String {
         out.push(String::new());
         out.extend(judgement("inbound", inbound, &at));
     }
+    for copy in &seen.copies {
+        out.push(String::new());
+        out.extend(copied(copy, &at));
+    }
     out.join("\n")
 }
 
 /// The objects that an explanation names.
 pub(super) fn objects(seen: &Explanation) -> BTreeSet<&str> {
-    let judgements = seen.egress.iter().chain(&seen.inbound);
+    let of_copies = seen.copies.iter().flat_map(|copy| &copy.inbound);
+    let judgements = seen.egress.iter().chain(&seen.inbound).chain(of_copies);
     let policies = judgements.flat_map(|judgement| {
         let seen = judgement.policies.iter().map(|policy| &*policy.object);
         let more = judgement.broken.iter().chain(&judgement.unsure);
@@ -72,7 +78,10 @@ fn place(object: &str, world: Option<&World>) -> String {
 }
 
 fn verdict(verdict: &Verdict, at: &impl Fn(&str) -> String) -> String {
-    let status = verdict.status.map(|status| format!(" with {status}"));
+    let status = verdict.status.map(|status| match verdict.grpc_status {
+        Some(code) => format!(" with {status}, grpc-status {code}"),
+        None => format!(" with {status}"),
+    });
     let status = status.unwrap_or_default();
     match verdict.outcome {
         Outcome::Sent => {
@@ -83,7 +92,11 @@ fn verdict(verdict: &Verdict, at: &impl Fn(&str) -> String) -> String {
             let to = verdict.location.as_ref().map(|to| format!(", to {to}"));
             let to = to.unwrap_or_default();
             let answered = term::paint(Colour::Green, "ANSWERED");
-            format!("{answered} by the route{status}{to}")
+            let what = match verdict.answer {
+                Some(Answer::Preflight) => ", a preflight",
+                _ => "",
+            };
+            format!("{answered} by the route{status}{to}{what}")
         }
         _ => {
             let detail = verdict.detail.as_deref().unwrap_or_default();
@@ -244,9 +257,74 @@ fn endpoints(seen: &Explanation) -> String {
     term::table(&header, rows)
 }
 
+/// When it must have an answer, and how it is sent again.
+fn limits(seen: &Explanation) -> Vec<String> {
+    let mut out = Vec::new();
+    if let Some(deadline) = &seen.deadline {
+        let limit = |limit: &Limit| format!("{} ms ({})", limit.millis, limit.by);
+        let whole = deadline.whole.as_ref().filter(|w| **w != deadline.attempt);
+        let whole = whole.map(|whole| format!(", all together {}", limit(whole)));
+        let (one, whole) = (limit(&deadline.attempt), whole.unwrap_or_default());
+        out.push(format!("time      the first attempt has {one}{whole}"));
+    }
+    if let Some(repeats) = &seen.repeats {
+        let waits: Vec<_> = repeats.wait_millis.iter().take(5).collect();
+        let waits: Vec<_> = waits.iter().map(|wait| wait.to_string()).collect();
+        let more = if repeats.wait_millis.len() > waits.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        let mut notes = vec![match repeats.idempotent {
+            true => "a broken connection or a late answer is enough, as the method is idempotent",
+            false => "not after a broken connection alone, as the method is not idempotent",
+        }];
+        if !repeats.kept {
+            notes.push("it is not kept, so only what reached no server is sent again");
+        }
+        if !repeats.budget {
+            notes.push("the budget has none at the moment");
+        }
+        let (most, waits) = (repeats.attempts, waits.join(", "));
+        out.push(format!(
+            "repeats   {most} at most, after up to {waits}{more} ms"
+        ));
+        out.extend(notes.iter().map(|note| format!("          {note}")));
+    }
+    if !out.is_empty() {
+        out.insert(0, String::new());
+    }
+    out
+}
+
+fn copied(copy: &Copied, at: &impl Fn(&str) -> String) -> Vec<String> {
+    let (service, port) = (&copy.service, copy.port);
+    let share = format!("{} of {}", copy.numerator, copy.denominator);
+    let becomes = match (&copy.verdict, &copy.missed) {
+        (Some(seen), _) => verdict(seen, at),
+        (None, missed) => format!("none: {}", missed.as_deref().unwrap_or_default()),
+    };
+    let mut out = vec![format!("copy      {service}:{port} ({share}): {becomes}")];
+    if let Some(sent) = &copy.sent {
+        out.push(format!("          sent as {}", line(sent)));
+    }
+    for inbound in &copy.inbound {
+        out.extend(judgement("inbound", inbound, at));
+    }
+    out
+}
+
 /// What the route changes in the request and the answer.
 fn edits(seen: &Explanation) -> Vec<String> {
     let mut out = Vec::new();
+    for edit in &seen.edits {
+        let of = if edit.of_backend { "backend" } else { "rule" };
+        out.push(format!("filter    of the {of}: {}", short(&edit.filter)));
+    }
+    if let Some(from) = &seen.origin {
+        let may = if from.allowed { "may" } else { "may not" };
+        out.push(format!("origin    {} {may} read the answer", from.origin));
+    }
     if let (Some(before), Some(after)) = (&seen.request, &seen.sent) {
         if line(before) != line(after) {
             out.push(format!("sent as   {}", line(after)));

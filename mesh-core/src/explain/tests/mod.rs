@@ -1,5 +1,6 @@
 //! What an explanation says, one walk each, and that it says what is decided.
 
+#[cfg(feature = "runtime")]
 mod agrees;
 
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::model::{
 };
 use crate::retry::RetryPolicy;
 use crate::route::{
-    Backend as To, Filter, HeaderChanges, Match, Parent, PathMatch, PathRewrite, Redirect, Rewrite,
-    Route, Rule,
+    Backend as To, Cors, Filter, HeaderChanges, Match, Mirror, Parent, PathMatch, PathRewrite,
+    Redirect, Rewrite, Route, Rule, Timeouts,
 };
 use crate::snapshot::{Change, Op, Settings};
 
@@ -228,7 +229,16 @@ fn the_walk_names_what_won_and_why_others_lost() -> Fallible {
         .map(|s| (&*s.name, s.object.as_deref()))
         .collect();
     let from = Some("HTTPRoute/shop/cart");
-    assert_eq!(settings[..2], [("retry", from), ("retryConstraint", None)]);
+    assert_eq!(
+        settings,
+        [
+            ("retry", from),
+            ("loadBalancer", None),
+            ("connectionPool", None),
+            ("outlierDetection", None),
+            ("retryConstraint", None)
+        ]
+    );
     let taken: Vec<_> = cart.endpoints.iter().filter(|e| e.taken).collect();
     assert_eq!(cart.verdict.endpoint.as_deref(), Some(&*taken[0].address));
     let [inbound] = &cart.inbound[..] else {
@@ -287,6 +297,185 @@ fn shares_are_what_each_seed_draws() -> Fallible {
         let shares = shares.map(|(to, n)| (to.map(|(name, port)| format!("{name}:{port}")), n));
         assert_eq!(shares.collect::<BTreeMap<_, _>>(), counts, "{line}");
     }
+    Ok(())
+}
+
+/// A copy goes where its mirror says, as the filters before that leave it, and both sides judge it.
+#[test]
+fn what_becomes_of_each_copy_is_said() -> Fallible {
+    let mirror = |name, share: (u32, u32)| -> Fallible<Filter> {
+        let mirror = Mirror::new(service(name), 80);
+        Ok(Filter::Mirror(mirror.with_share(share.0, share.1)?))
+    };
+    let rewrite = Rewrite::new().with_path(PathRewrite::full("/new")?);
+    let rule = Rule::to(vec![To::new(service("cart"), 80, 1)?]).with_filters(vec![
+        mirror("cart", (1, 1))?,
+        mirror("v2", (1, 1))?,
+        mirror("cart", (0, 3))?,
+        mirror("gone", (1, 1))?,
+        Filter::Rewrite(rewrite),
+        mirror("cart", (1, 1))?,
+    ]);
+    let snapshot = world(vec![route(vec![rule])?])?;
+    let closed = Operation::builder().paths(["/new"]).build()?;
+    let egress = PolicyRule::new(vec![], vec![closed]);
+    let egress = Policy::new(
+        key(Kind::AuthorizationPolicy, "egress"),
+        Action::Deny,
+        vec![egress],
+    );
+    let local = web().with_egress(DefaultAction::Allow, [Arc::new(egress)])?;
+    let becomes = |fields: &[&str]| -> Fallible<Vec<String>> {
+        let mut question = Question::parse("GET http://cart/items")?.from(WEB.parse()?);
+        for field in fields {
+            question = question.header(field)?;
+        }
+        let seen = explain(&Scene::new(&snapshot, &local), &question);
+        assert_eq!(verdict(&seen), "sent");
+        let each = seen.copies.into_iter().map(|copy| {
+            let path = copy.sent.map_or_else(String::new, |sent| sent.path);
+            let becomes = match (copy.verdict, copy.missed) {
+                (Some(verdict), _) => {
+                    let reason = verdict.reason.unwrap_or_default();
+                    format!("{} {reason}", verdict.outcome.as_str())
+                }
+                (None, missed) => missed.unwrap_or_default(),
+            };
+            format!("{} {path} {becomes}", copy.service)
+        });
+        Ok(each.collect())
+    };
+    assert_eq!(
+        becomes(&[])?,
+        [
+            "cart.shop /items sent ",
+            // Its own policy denies.
+            "v2.shop /items refused denied",
+            "cart.shop  it is not drawn",
+            "gone.shop /items refused backend-missing",
+            // The policy of its caller denies.
+            "cart.shop /new refused denied",
+        ]
+    );
+    for (field, why) in [
+        ("x-mesh-mirrored: 1", "the request is a copy itself"),
+        ("upgrade: websocket", "the request may leave HTTP"),
+    ] {
+        let all = becomes(&[field])?;
+        assert!(all[0].ends_with(why) && all[1].ends_with(why), "{all:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn preflights_and_origins_are_said() -> Fallible {
+    let cors = Cors::new()
+        .allow_origin("https://a.lab")?
+        .allow_method("PUT")?;
+    let rule = Rule::to(vec![To::new(service("cart"), 80, 1)?]);
+    let rule = rule.with_filters(vec![Filter::Cors(Arc::new(cors))]);
+    let snapshot = world(vec![route(vec![rule])?])?;
+    let asked = |line: &str, origin: &str| -> Fallible<Explanation> {
+        let question = Question::parse(line)?.header(&format!("origin: {origin}"))?;
+        let question = question.header("access-control-request-method: PUT")?;
+        let question = question.from(WEB.parse()?);
+        Ok(explain(&Scene::new(&snapshot, &web()), &question))
+    };
+    let said = |seen: &Explanation| {
+        let origin = seen.origin.as_ref().map(|origin| origin.allowed);
+        (verdict(seen), seen.verdict.answer, origin)
+    };
+    let preflight = asked("OPTIONS http://cart/", "https://a.lab")?;
+    let answered = || ("answered 204".to_owned(), Some(Answer::Preflight));
+    assert_eq!(said(&preflight), (answered().0, answered().1, Some(true)));
+    let methods = preflight.response.0.get("access-control-allow-methods");
+    assert_eq!(methods, Some(&HeaderValue::from_static("PUT")));
+    let other = asked("OPTIONS http://cart/", "https://b.lab")?;
+    assert_eq!(said(&other), (answered().0, answered().1, Some(false)));
+    let get = asked("GET http://cart/", "https://a.lab")?;
+    assert_eq!(said(&get), ("sent".into(), None, Some(true)));
+    assert_eq!(get.edits.len(), 1);
+    assert!(get.edits[0].filter["cors"].is_object(), "{:?}", get.edits);
+    Ok(())
+}
+
+/// The least of what a route, a policy and the caller say is the first attempt's.
+#[test]
+fn deadlines_and_repeats_name_who_says_them() -> Fallible {
+    let timeouts = Timeouts::new(
+        Some(Duration::from_secs(2)),
+        Some(Duration::from_millis(500)),
+    )?;
+    let rule = Rule::to(vec![To::new(service("cart"), 80, 1)?]);
+    let rule = rule
+        .with_timeouts(timeouts)
+        .with_retry(RetryPolicy::new(3).on_status(503)?);
+    let snapshot = world(vec![route(vec![rule])?])?;
+    let route = Some("HTTPRoute/shop/cart");
+    let grpc = "content-type: application/grpc";
+    for (fields, attempt, whole, sent) in [
+        (
+            &[][..],
+            (500, "backendRequest", route),
+            (2_000, "request", route),
+            ("x-envoy-expected-rq-timeout-ms", "500"),
+        ),
+        (
+            &["x-envoy-expected-rq-timeout-ms: 900"],
+            (500, "backendRequest", route),
+            (900, "x-envoy-expected-rq-timeout-ms", None),
+            ("x-envoy-expected-rq-timeout-ms", "500"),
+        ),
+        (
+            &[grpc, "grpc-timeout: 300m"],
+            (300, "grpc-timeout", None),
+            (300, "grpc-timeout", None),
+            ("grpc-timeout", "300m"),
+        ),
+        (
+            &["grpc-timeout: 2S"],
+            (500, "backendRequest", route),
+            (2_000, "request", route),
+            ("x-envoy-expected-rq-timeout-ms", "500"),
+        ),
+    ] {
+        let mut question = Question::parse("GET http://cart/")?.from(WEB.parse()?);
+        for field in fields {
+            question = question.header(field)?;
+        }
+        let seen = explain(&Scene::new(&snapshot, &web()), &question);
+        let deadline = seen.deadline.ok_or("it has a deadline")?;
+        let said = |limit: &Limit| (limit.millis, limit.by.clone(), limit.object.clone());
+        let wanted = |(millis, by, object): (u64, &str, Option<&str>)| {
+            (millis, by.to_owned(), object.map(ToOwned::to_owned))
+        };
+        assert_eq!(said(&deadline.attempt), wanted(attempt), "{fields:?}");
+        let end = deadline.whole.ok_or("it has an end")?;
+        assert_eq!(said(&end), wanted(whole), "{fields:?}");
+        let head = seen.sent.ok_or("it is sent")?;
+        assert_eq!(head.headers.0[sent.0], sent.1, "{fields:?}");
+        let repeats = seen.repeats.ok_or("it is sent again")?;
+        assert_eq!(repeats.wait_millis, [25, 50, 100]);
+        assert!(repeats.idempotent && repeats.kept && repeats.budget);
+    }
+    let post = ask(&snapshot, "POST http://cart/")?;
+    assert_eq!(post.repeats.map(|repeats| repeats.idempotent), Some(false));
+    let opaque = ask(&snapshot, "tcp://cart:80")?;
+    assert!(opaque.deadline.is_none() && opaque.repeats.is_none());
+    Ok(())
+}
+
+/// A call of gRPC is refused in the words of gRPC.
+#[test]
+fn a_refused_call_of_grpc_has_its_status() -> Fallible {
+    let snapshot = world(vec![])?;
+    let question = Question::parse("POST http://nowhere/a.B/C")?;
+    let question = question.header("content-type: application/grpc")?;
+    let seen = explain(&Scene::new(&snapshot, &web()), &question);
+    assert_eq!(
+        (seen.verdict.status, seen.verdict.grpc_status),
+        (Some(404), Some(12))
+    );
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use crate::body::Body;
 use crate::connect::{forward, wishes};
 use crate::identify::Tls;
 use crate::model::Draw;
-use crate::plan::{Planned, PlannedMirror};
+use crate::plan::{Planned, PlannedMirror, draw_of_copy};
 use crate::route::Timeouts;
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{Direction, Exchange, Protocol};
@@ -91,7 +91,7 @@ pub(super) fn begin(
             head: head_of(request),
             authority: Arc::clone(&call.exchange.authority),
             trace: call.exchange.trace.child(rand::random()),
-            draw: Draw::new(call.draw.clone().bits().wrapping_add(nth)),
+            draw: draw_of_copy(&call.draw, nth),
             _place: place,
         });
     }

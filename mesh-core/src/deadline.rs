@@ -1,22 +1,27 @@
-//! How long a caller waits, read from a request and written into the one that it leads to. Pure.
+//! How long a caller waits, read from a request and written into the one that it leads to, and when a
+//! request or an attempt must have an answer. Pure.
 //!
 //! In comes `grpc-timeout` of gRPC, or `x-envoy-expected-rq-timeout-ms`, the field that proxies have
 //! agreed on; out goes what is left of it, so that no server works for a caller that has given up.
 //! What cannot be read says nothing.
 
+use std::ops::Add;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::error::Reason;
+use crate::route::Timeouts;
+
 /// `grpc-timeout` (gRPC over HTTP/2, Requests).
-pub(super) const GRPC: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC: HeaderName = HeaderName::from_static("grpc-timeout");
 /// In milliseconds.
-pub(super) const HTTP: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const HTTP: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 /// The most digits of `grpc-timeout`.
 const DIGITS: usize = 8;
 
 /// How long a caller waits that sent this field; `None` of any other field, or if it cannot be read.
-pub(super) fn read(name: &HeaderName, value: &HeaderValue) -> Option<Duration> {
+pub(crate) fn read(name: &HeaderName, value: &HeaderValue) -> Option<Duration> {
     if *name == GRPC {
         return of_grpc(value.as_bytes());
     }
@@ -45,20 +50,46 @@ fn of_grpc(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// Writes how long is left for a request.
-pub(super) fn write(left: Duration, grpc: bool, headers: &mut HeaderMap) {
+/// Writes how long is left for a request, in place of what its caller has said.
+pub(crate) fn write(left: Duration, grpc: bool, headers: &mut HeaderMap) {
     let millis = left.as_millis().max(1);
-    if grpc {
+    let (name, text) = if grpc {
         // The coarsest unit that eight digits do not hold it in is never met: 99,999,999 ms are a day.
         let text = match millis {
             0..=99_999_999 => format!("{millis}m"),
             _ => format!("{}S", left.as_secs().min(99_999_999)),
         };
-        headers.extend(HeaderValue::try_from(text).ok().map(|text| (GRPC, text)));
+        (GRPC, text)
     } else {
-        let text = HeaderValue::try_from(millis.to_string());
-        headers.extend(text.ok().map(|text| (HTTP, text)));
+        (HTTP, millis.to_string())
+    };
+    if let Ok(text) = HeaderValue::try_from(text) {
+        headers.insert(name, text);
     }
+}
+
+/// When a request as a whole must have an answer that began at `started`; `caller` is when its caller
+/// gives up.
+pub(crate) fn end<T>(limits: Timeouts, started: T, caller: Option<T>) -> Option<T>
+where
+    T: Copy + Ord + Add<Duration, Output = T>,
+{
+    let limit = limits.request.map(|limit| started + limit);
+    limit.into_iter().chain(caller).min()
+}
+
+/// When an attempt that begins at `now` must have an answer, and the reason if it has none; `end` is
+/// that of the whole request.
+pub(crate) fn of_attempt<T>(limits: Timeouts, end: Option<T>, now: T) -> Option<(T, Reason)>
+where
+    T: Copy + Ord + Add<Duration, Output = T>,
+{
+    let whole = end.map(|at| (at, Reason::RequestTimeout));
+    let one = limits
+        .backend_request
+        .map(|limit| (now + limit, Reason::BackendTimeout));
+    // On a tie it is the whole request that is late.
+    whole.into_iter().chain(one).min_by_key(|(at, _)| *at)
 }
 
 #[cfg(test)]
@@ -103,9 +134,14 @@ mod tests {
             for millis in [1, 999, 60_000, 99_999_999, 100_000_000] {
                 let left = Duration::from_millis(millis);
                 let mut headers = HeaderMap::new();
+                // What the caller has said is another time.
+                headers.insert(GRPC, HeaderValue::from_static("5m"));
+                headers.insert(HTTP, HeaderValue::from_static("5"));
                 write(left, grpc, &mut headers);
-                let (name, value) = headers.iter().next().unwrap();
-                assert_eq!(read(name, value), Some(left), "{grpc}");
+                let mut values = headers.get_all(if grpc { GRPC } else { HTTP }).iter();
+                let (one, more) = (values.next().unwrap(), values.next());
+                let name = if grpc { GRPC } else { HTTP };
+                assert_eq!((read(&name, one), more), (Some(left), None), "{grpc}");
             }
         }
     }
