@@ -20,6 +20,8 @@ pub(super) struct Health {
     /// Mirrors of the breaker for readers without the lock; first, because they are read most.
     ejected: AtomicBool,
     blemished: AtomicBool,
+    /// Whether checks have found that it does not serve.
+    unwell: AtomicBool,
     breaker: Mutex<Breaker>,
 }
 
@@ -62,12 +64,23 @@ impl Health {
         self.blemished.load(Ordering::Relaxed)
     }
 
+    /// Whether checks have found that it does not serve.
+    pub(super) fn is_unwell(&self) -> bool {
+        self.unwell.load(Ordering::Relaxed)
+    }
+
+    /// Notes what checks have found.
+    pub(super) fn set_unwell(&self, unwell: bool) {
+        self.with(|_| self.unwell.store(unwell, Ordering::Relaxed));
+    }
+
     /// Changes the breaker and updates its mirrors.
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut breaker);
         let out = breaker.ejected_until().is_some();
-        self.ejected.store(out, Ordering::Relaxed);
+        let unwell = self.unwell.load(Ordering::Relaxed);
+        self.ejected.store(out || unwell, Ordering::Relaxed);
         self.blemished
             .store(out || breaker.failures() > 0, Ordering::Relaxed);
         result

@@ -10,6 +10,7 @@
 //! than the others, are ejected for a while and return through a single probe; never more of
 //! them than a share of the set, so that a bad release cannot empty a Service.
 
+mod check;
 mod decide;
 mod eject;
 mod ewma;
@@ -25,6 +26,7 @@ mod strategy;
 mod table;
 mod tiers;
 
+pub use check::{CheckKind, CheckPolicy, Checked};
 pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 pub use eject::{Breaker, EjectPolicy, Ejection, Failure};
 pub use limits::RequestLimits;

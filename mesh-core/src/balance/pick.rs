@@ -158,8 +158,8 @@ pub fn foresee<'s>(
     let is_due = |index: &usize| {
         let state = &set.members()[*index].state;
         let due = |b: &mut Breaker| !b.is_probing() && b.ejected_until().is_some_and(|u| u <= now);
-        let may = state.is_ejected() && state.in_flight() < limits.endpoint();
-        may && state.health.with(due)
+        let may = state.is_ejected() && !state.is_unwell();
+        may && state.in_flight() < limits.endpoint() && state.health.with(due)
     };
     let probe = set.health().may_probe(now);
     let probed = set.ready_places().filter(|_| probe).find(is_due);
@@ -268,7 +268,11 @@ fn arrive(set: &Arc<EndpointSet>, now: Duration) {
     if set.slow_start().is_some() {
         set.begin_slow_starts(now);
     }
-    let mut out: Vec<_> = set.ready().filter(|m| m.state.is_ejected()).collect();
+    let is_out = |m: &&Member| {
+        let state = &m.state;
+        state.is_ejected() && state.health.with(|b| b.ejected_until().is_some())
+    };
+    let mut out: Vec<_> = set.ready().filter(is_out).collect();
     let surplus = out
         .len()
         .saturating_sub(set.eject().allowed(set.ready_len()));
@@ -288,7 +292,9 @@ fn due(set: &EndpointSet, now: Duration) -> Option<usize> {
     }
     let found = set.ready_places().find(|&index| {
         let state = &set.members()[index].state;
-        state.is_ejected() && state.health.with(|b| b.poll_probe(now))
+        // One that fails its checks is not worth a request.
+        let may = state.is_ejected() && !state.is_unwell();
+        may && state.health.with(|b| b.poll_probe(now))
     });
     if found.is_none() {
         rearm(set, now);

@@ -36,6 +36,8 @@ pub struct EndpointSet {
     limits: RequestLimits,
     slow_start: Option<SlowStart>,
     eject: EjectPolicy,
+    /// Whether endpoints are checked, so that one may be out that has not failed.
+    checked: bool,
 }
 
 // === impl EndpointSet ===
@@ -84,6 +86,7 @@ impl EndpointSet {
             limits: RequestLimits::default(),
             slow_start: None,
             eject: EjectPolicy::default(),
+            checked: false,
         }
     }
 
@@ -162,6 +165,20 @@ impl EndpointSet {
         self
     }
 
+    /// The same set whose endpoints are checked, or are not.
+    #[must_use]
+    pub fn with_checks(mut self, checked: bool) -> Self {
+        self.checked = checked;
+        self.respread();
+        self
+    }
+
+    /// Notes what checks of an endpoint have found; it is out while it is not well.
+    pub fn mark(&self, state: &EndpointState, well: bool) {
+        state.health.set_unwell(!well);
+        self.respread();
+    }
+
     /// All endpoints, ready or not.
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -189,7 +206,8 @@ impl EndpointSet {
 
     /// Whether so few are left that are not ejected that all are used as if none were.
     pub fn is_panicking(&self) -> bool {
-        self.health.may_be_out() && self.eject.panics(self.ejected_len(), self.ready_len())
+        (self.checked || self.health.may_be_out())
+            && self.eject.panics(self.ejected_len(), self.ready_len())
     }
 
     /// Whether one more may be ejected.

@@ -158,6 +158,11 @@ impl EndpointState {
         self.health.is_ejected()
     }
 
+    /// Whether checks have found that it does not serve; it is ejected then.
+    pub fn is_unwell(&self) -> bool {
+        self.health.is_unwell()
+    }
+
     /// Why it has failed last; it stays when the endpoint is well again.
     pub fn last_failure(&self) -> Option<LastFailure> {
         let last = self.last_failure.lock();

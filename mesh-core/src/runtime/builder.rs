@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::checks;
 use super::first::ServerFirst;
 use super::limits::Limits;
 use super::listening::Listening;
@@ -264,6 +265,15 @@ impl MeshBuilder<WantsNothing> {
                 shared,
             }),
         };
+        let (upstreams, tls) = (&mesh.inner.shared.upstreams, &mesh.stack.outbound.tls);
+        let reader = mesh.inner.shared.reader.clone();
+        let checks = checks::run(
+            Arc::clone(upstreams),
+            Arc::clone(tls),
+            reader,
+            watch.clone(),
+        );
+        tokio::spawn(checks);
         mesh.watch_identity(watch);
         Ok(mesh)
     }

@@ -14,6 +14,7 @@ mod app;
 mod aside;
 mod builder;
 mod call;
+mod checks;
 mod client;
 mod exchange;
 mod first;

@@ -182,8 +182,10 @@ pub struct EndpointStatus {
     pub zone: String,
     /// Whether it is ready by its source.
     pub ready: bool,
-    /// Whether the balancer has ejected it.
+    /// Whether the balancer has ejected it, or its checks fail.
     pub ejected: bool,
+    /// Whether its checks fail.
+    pub unwell: bool,
     /// Requests in flight to it.
     pub in_flight: u32,
     /// Why it failed last, if it has failed since it is known.
@@ -240,6 +242,7 @@ impl Status {
                             zone: m.endpoint.locality.zone.to_string(),
                             ready: m.endpoint.conditions.ready,
                             ejected: m.state.is_ejected(),
+                            unwell: m.state.is_unwell(),
                             in_flight: m.state.in_flight(),
                             last_error: m.state.last_failure().map(|last| EndpointError {
                                 error: last.error.into(),

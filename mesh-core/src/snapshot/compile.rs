@@ -65,7 +65,8 @@ pub(super) fn view(
             .with_strategy(&traffic.strategy.value)
             .with_limits(traffic.limits.value)
             .with_slow_start(traffic.warmup.as_ref().map(|warmup| warmup.value))
-            .with_eject(traffic.eject.value);
+            .with_eject(traffic.eject.value)
+            .with_checks(traffic.check.is_some());
             PortView {
                 port: port.port,
                 protocol: port.protocol,

@@ -137,6 +137,17 @@ impl Snapshot {
         }
     }
 
+    /// Whether a TrafficPolicy asks for checks of endpoints.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn has_checks(&self) -> bool {
+        let keys = self.traffic.values().flatten();
+        let mut policies = keys.filter_map(|key| self.good(key));
+        policies.any(|object| match object {
+            Object::Traffic(policy) => policy.blocks.check.is_some(),
+            _ => false,
+        })
+    }
+
     /// How often the configuration that serves has changed.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -64,6 +64,10 @@ pub(crate) fn of_port(
             let from = from.clone();
             traffic.eject = Block { value, from };
         }
+        if let Some(value) = blocks.check.clone() {
+            let from = from.clone();
+            traffic.check = Some(Block { value, from });
+        }
         if let Some(value) = blocks.budget {
             let from = from.clone();
             traffic.budget = Block { value, from };

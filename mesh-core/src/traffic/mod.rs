@@ -16,7 +16,7 @@ pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
 pub(crate) use shown::{Part, block, part};
 
-use crate::balance::{EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
+use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::Block;
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -35,6 +35,8 @@ pub struct Traffic {
     pub limits: Block<RequestLimits>,
     /// When one is ejected.
     pub eject: Block<EjectPolicy>,
+    /// How endpoints are checked, if they are.
+    pub check: Option<Block<Arc<CheckPolicy>>>,
     /// How many repeats there may be of all requests together.
     pub budget: Block<BudgetPolicy>,
     /// Time limits of requests for which no route says others.

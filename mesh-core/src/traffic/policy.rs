@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::balance::{EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
+use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::{Kind, ObjectKey, ServiceName};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -46,6 +46,8 @@ pub struct Blocks {
     pub limits: Option<RequestLimits>,
     /// When one is ejected.
     pub eject: Option<EjectPolicy>,
+    /// How endpoints are checked.
+    pub check: Option<Arc<CheckPolicy>>,
     /// How many repeats there may be of all requests to a Service together.
     pub budget: Option<BudgetPolicy>,
     /// Time limits.
@@ -97,6 +99,7 @@ impl TrafficPolicy {
             ("localityLbSetting", blocks.nearness.is_some()),
             ("connectionPool", blocks.limits.is_some()),
             ("outlierDetection", blocks.eject.is_some()),
+            ("healthCheck", blocks.check.is_some()),
             ("retryConstraint", blocks.budget.is_some()),
         ];
         for target in &targets {

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::Traffic;
 use crate::balance::{
-    ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness, RequestLimits, SlowStart, Strategy,
-    Volume,
+    CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness,
+    RequestLimits, SlowStart, Strategy, Volume,
 };
 use crate::model::{Block, ObjectKey};
 use crate::retry::{BudgetPolicy, RetryPolicy};
@@ -165,6 +165,26 @@ impl Shown for Nearness {
     }
 }
 
+impl Shown for CheckPolicy {
+    fn fields(&self) -> Map<String, Value> {
+        let (name, kind) = match &self.kind {
+            CheckKind::Grpc(service) => ("grpc", json!({ "serviceName": **service })),
+            CheckKind::Http(path, statuses) => (
+                "http",
+                json!({ "path": **path, "expectedStatuses": statuses }),
+            ),
+            CheckKind::Tcp => ("tcp", json!({})),
+        };
+        fields([
+            (name, kind),
+            ("interval", millis(self.interval)),
+            ("timeout", millis(self.timeout)),
+            ("unhealthyThreshold", self.unhealthy.into()),
+            ("healthyThreshold", self.healthy.into()),
+        ])
+    }
+}
+
 impl Shown for RequestLimits {
     fn fields(&self) -> Map<String, Value> {
         let mut http = fields([("maxRequestsPerEndpoint", self.endpoint().into())]);
@@ -235,6 +255,7 @@ impl Traffic {
             self.nearness.as_ref().map(|block| part("locality", block)),
             Some(part("connectionPool", &self.limits)),
             Some(part("outlierDetection", &self.eject)),
+            self.check.as_ref().map(|block| part("healthCheck", block)),
             Some(part("retryConstraint", &self.budget)),
         ];
         blocks.into_iter().flatten().collect()

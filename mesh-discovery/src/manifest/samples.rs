@@ -21,6 +21,8 @@ pub(super) fn samples() -> Vec<Json> {
                 "enabled": true, "failoverPriority": ["topology.kubernetes.io/zone"],
             },
         })),
+        checked(&json!({"grpc": {"serviceName": "a"}})),
+        checked(&json!({"tcp": {}})),
         balanced(&json!({
             "zoneAwareLbSetting": {"enabled": true, "minClusterSize": 6, "callers": {"a": 1}},
         })),
@@ -170,6 +172,10 @@ fn traffic() -> Json {
                 "httpCookie": {"name": "user", "path": "/", "ttl": "1h"},
                 "ringHash": {"minimumRingSize": 1_024},
             }},
+            "healthCheck": {
+                "http": {"path": "/", "expectedStatuses": [200]}, "interval": "10s", "timeout": "2s",
+                "unhealthyThreshold": 3, "healthyThreshold": 1,
+            },
             "connectionPool": {
                 "http": {"http2MaxRequests": 100, "maxRequestsPerEndpoint": 10},
             },
@@ -186,6 +192,13 @@ fn traffic() -> Json {
                 },
             },
         },
+    })
+}
+
+fn checked(by: &Json) -> Json {
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
+        "spec": {"healthCheck": by},
     })
 }
 

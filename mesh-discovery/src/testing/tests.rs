@@ -329,6 +329,7 @@ spec:
   loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s}}
   connectionPool: {http: {http2MaxRequests: 7}}
   outlierDetection: {minHealthPercent: 40}
+  healthCheck: {http: {path: /healthz}}
 ";
     let world = world(|text| format!("{text}{policy}").replace("weight: 1}", "weight: 0}"));
     let question = Question::parse("GET http://cart.shop/items").expect("a request");
@@ -344,6 +345,11 @@ spec:
     let limits = json!({"http": {"http2MaxRequests": 7, "maxRequestsPerEndpoint": 1_024}});
     assert_eq!(shown("connectionPool"), limits);
     assert_eq!(shown("outlierDetection")["minHealthPercent"], 40);
+    let check = json!({
+        "http": {"path": "/healthz", "expectedStatuses": [200]}, "interval": "10000ms",
+        "timeout": "2000ms", "unhealthyThreshold": 3, "healthyThreshold": 1,
+    });
+    assert_eq!(shown("healthCheck"), check);
 }
 
 /// Near endpoints are preferred as the Service says, from where the process is.

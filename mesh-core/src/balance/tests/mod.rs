@@ -1,5 +1,6 @@
 //! The choice, the breaker and both together, in simulated time.
 
+mod checked;
 mod ejected;
 mod hashed;
 mod limited;

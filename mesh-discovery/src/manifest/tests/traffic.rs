@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 use inmesh_core::balance::{
-    ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey, HashTable, Level,
-    Nearness, Preference, RequestLimits, RingSize, SlowStart, Strategy, SuccessRate, TableSize,
-    Volume, ZoneAware,
+    CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey,
+    HashTable, Level, Nearness, Preference, RequestLimits, RingSize, SlowStart, Strategy,
+    SuccessRate, TableSize, Volume, ZoneAware,
 };
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
@@ -152,6 +152,38 @@ fn every_strategy_is_read() {
             (&strategy, warmup),
             "{spec}"
         );
+    }
+}
+
+#[test]
+fn checks_are_read() {
+    let policy = |kind, change: &dyn Fn(&mut CheckPolicy)| {
+        let mut policy = CheckPolicy::new(kind);
+        change(&mut policy);
+        policy
+    };
+    let http = |path: &str, statuses: &[u16]| CheckKind::Http(path.into(), statuses.into());
+    for (spec, wanted) in [
+        ("http: {}", policy(http("/", &[200]), &|_| ())),
+        (
+            "http: {path: '/healthz?a=b', expectedStatuses: [200, 204]}",
+            policy(http("/healthz?a=b", &[200, 204]), &|_| ()),
+        ),
+        ("grpc: {}", policy(CheckKind::Grpc("".into()), &|_| ())),
+        (
+            "grpc: {serviceName: shop.Cart}",
+            policy(CheckKind::Grpc("shop.Cart".into()), &|_| ()),
+        ),
+        (
+            "tcp: {}, interval: 5s, timeout: 500ms, unhealthyThreshold: 2, healthyThreshold: 4",
+            policy(CheckKind::Tcp, &|policy| {
+                (policy.interval, policy.timeout) = (5 * SECOND, SECOND / 2);
+                (policy.unhealthy, policy.healthy) = (2, 4);
+            }),
+        ),
+    ] {
+        let blocks = &accepted(&format!("healthCheck: {{{spec}}}")).blocks;
+        assert_eq!(blocks.check.as_deref(), Some(&wanted), "{spec}");
     }
 }
 
@@ -384,6 +416,59 @@ fn what_cannot_be_is_refused_with_its_place() {
             "loadBalancer: {simple: RANDOM, warmupDurationSecs: 60s}",
             "spec.loadBalancer.warmupDurationSecs",
             "warmup.duration",
+        ),
+        (
+            "healthCheck: {}",
+            "spec.healthCheck",
+            "has one of http, tcp and grpc",
+        ),
+        (
+            "healthCheck: {tcp: {}, grpc: {}}",
+            "spec.healthCheck",
+            "has one of http, tcp and grpc",
+        ),
+        (
+            "healthCheck: {tcp: {port: 1}}",
+            "spec.healthCheck.tcp.port",
+            "known field",
+        ),
+        (
+            "healthCheck: {http: {path: healthz}}",
+            "spec.healthCheck",
+            "not a path",
+        ),
+        (
+            "healthCheck: {http: {expectedStatuses: []}}",
+            "spec.healthCheck.http.expectedStatuses",
+            "empty list",
+        ),
+        (
+            "healthCheck: {http: {expectedStatuses: [99]}}",
+            "spec.healthCheck",
+            "200 to 599",
+        ),
+        (
+            "healthCheck: {tcp: {}, interval: 1s, timeout: 2s}",
+            "spec.healthCheck",
+            "at most the interval",
+        ),
+        (
+            "healthCheck: {tcp: {}, interval: 100ms, timeout: 50ms}",
+            "spec.healthCheck",
+            "1s to 1h",
+        ),
+        (
+            "healthCheck: {tcp: {}, healthyThreshold: 0}",
+            "spec.healthCheck.healthyThreshold",
+            "not within",
+        ),
+        (
+            &format!(
+                "healthCheck: {{grpc: {{serviceName: {}}}}}",
+                "a".repeat(128)
+            ),
+            "spec.healthCheck.grpc.serviceName",
+            "longer than 127",
         ),
         (
             "loadBalancer: {localityLbSetting: {distribute: []}}",

@@ -2,10 +2,11 @@
 //!
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
 //! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer`, `connectionPool` and
-//! `outlierDetection` of Istio's DestinationRule. A kind of ours is strict: an unknown field refuses the
+//! `outlierDetection` of Istio's DestinationRule, `healthCheck` of Kuma's MeshHealthCheck. A kind of ours is strict: an unknown field refuses the
 //! policy, and so does one of theirs that is not evaluated.
 
 mod balancer;
+mod check;
 mod outliers;
 
 use std::sync::Arc;
@@ -119,10 +120,12 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     let (balancer, outliers) = (spec.get("loadBalancer"), spec.get("outlierDetection"));
     let (pool, constraint) = (spec.get("connectionPool"), spec.get("retryConstraint"));
     let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
+    let check = spec.get("healthCheck");
     // Each is read, for its problems.
     let balancer = balancer.map(|value| balancer::read(&value));
     let eject = outliers.map(|value| outlier_detection(&value));
     let limits = pool.map(|value| limits(&value));
+    let check = check.map(|value| check::read(&value));
     let budget = constraint.map(|value| budget(&value));
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
@@ -130,6 +133,7 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     (blocks.strategy, blocks.warmup, blocks.nearness) = balancer;
     blocks.eject = eject.map_or(Some(None), |read| read.map(Some))?;
     blocks.limits = limits.map_or(Some(None), |read| read.map(Some))?;
+    blocks.check = check.map_or(Some(None), |read| read.map(|check| Some(Arc::new(check))))?;
     blocks.budget = budget.map_or(Some(None), |read| read.map(Some))?;
     blocks.timeouts = timeouts.map_or(Some(None), |read| read.map(Some))?;
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
