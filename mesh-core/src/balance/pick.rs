@@ -140,7 +140,8 @@ fn place(
 }
 
 /// The endpoint that [`pick`] would choose for a request that was sent nowhere yet. Nothing is counted,
-/// no turn is taken, and no probe begins.
+/// no turn is taken, and no probe begins. Nor does a set arrive: where it has become so small that the
+/// next request will end ejections, they still hold here.
 ///
 /// # Errors
 ///
@@ -159,10 +160,13 @@ pub fn foresee<'s>(
         let state = &set.members()[*index].state;
         let due = |b: &mut Breaker| !b.is_probing() && b.ejected_until().is_some_and(|u| u <= now);
         let may = state.is_ejected() && !state.is_unwell();
-        may && state.in_flight() < limits.endpoint() && state.health.with(due)
+        may && state.health.with(due)
     };
+    let has_place = |index: &usize| set.members()[*index].state.in_flight() < limits.endpoint();
     let probe = set.health().may_probe(now);
+    // If the first that is due has no place for one more, no other is probed.
     let probed = set.ready_places().filter(|_| probe).find(is_due);
+    let probed = probed.filter(has_place);
     let mut ahead = set.health().turns_ahead();
     let mut turn = |draw: &mut Draw| ahead.next(draw);
     let index = match probed {
