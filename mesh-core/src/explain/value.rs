@@ -209,8 +209,10 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Whether it may be chosen.
     pub eligible: bool,
-    /// Whether it is ejected.
+    /// Whether it is ejected, or its checks fail.
     pub ejected: bool,
+    /// Whether its checks fail.
+    pub unwell: bool,
     /// Requests in flight to it.
     pub in_flight: u32,
     /// Why it has failed last.
@@ -327,6 +329,7 @@ impl Endpoint {
             terminating: conditions.terminating,
             eligible,
             ejected: state.is_ejected(),
+            unwell: state.is_unwell(),
             in_flight: state.in_flight(),
             last_failure: state.last_failure().map(|last| last.error.into()),
             taken,

@@ -219,7 +219,8 @@ fn endpoints(seen: &Explanation) -> String {
             (!e.ready, "not ready"),
             (e.terminating && e.serving, "serving"),
             (e.terminating, "terminating"),
-            (e.ejected, "ejected"),
+            (e.ejected && !e.unwell, "ejected"),
+            (e.unwell, "fails its checks"),
             (!e.eligible, "not chosen from"),
         ] {
             if is {
