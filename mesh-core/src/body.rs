@@ -35,11 +35,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Default)]
 pub struct Body {
     form: BodyForm,
-    /// Counts what is written to a connection.
-    #[cfg(feature = "runtime")]
-    meter: Option<Meter>,
 }
 
+/// It is small, since bodies are moved often.
 #[derive(Default)]
 enum BodyForm {
     #[default]
@@ -48,6 +46,15 @@ enum BodyForm {
     #[cfg(feature = "runtime")]
     Incoming(hyper::body::Incoming),
     Boxed(Pin<Box<AnyBody>>),
+    #[cfg(feature = "runtime")]
+    Metered(Box<Metered>),
+}
+
+/// A body that counts what is written of it to a connection.
+#[cfg(feature = "runtime")]
+struct Metered {
+    inner: Body,
+    meter: Meter,
 }
 
 /// A body of which nothing is sent, and that does not say so: the HTTP/1.1 library then writes the length
@@ -87,11 +94,7 @@ impl Body {
     }
 
     fn of(form: BodyForm) -> Self {
-        Self {
-            form,
-            #[cfg(feature = "runtime")]
-            meter: None,
-        }
+        Self { form }
     }
 
     /// Any other body, boxed.
@@ -121,7 +124,9 @@ impl Body {
     pub(crate) fn meter(&mut self, budget: &Arc<Budget>, kept: usize) {
         let small = || self.size_hint().exact().is_some_and(|n| n < SMALL as u64);
         if !self.is_in_memory() && !small() {
-            self.meter = Some(Meter::new(budget, kept));
+            let inner = std::mem::take(self);
+            let meter = Meter::new(budget, kept);
+            self.form = BodyForm::Metered(Box::new(Metered { inner, meter }));
         }
     }
 
@@ -154,20 +159,23 @@ impl Body {
     }
 }
 
-// === impl BodyForm ===
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
 
-impl BodyForm {
-    #[inline]
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) => {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.form {
+            BodyForm::Empty => Poll::Ready(None),
+            BodyForm::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
-                *self = Self::Empty;
+                self.form = BodyForm::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             #[cfg(feature = "runtime")]
-            Self::Incoming(incoming) => {
+            BodyForm::Incoming(incoming) => {
                 let polled = ready!(Pin::new(incoming).poll_frame(cx));
                 Poll::Ready(match polled {
                     Some(Ok(mut frame)) => {
@@ -180,37 +188,10 @@ impl BodyForm {
                     None => None,
                 })
             }
-            Self::Boxed(boxed) => http_body::Body::poll_frame(boxed.as_mut(), cx),
+            BodyForm::Boxed(boxed) => http_body::Body::poll_frame(boxed.as_mut(), cx),
+            #[cfg(feature = "runtime")]
+            BodyForm::Metered(metered) => metered.poll_frame(cx),
         }
-    }
-}
-
-// === impl Body ===
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        #[cfg(feature = "runtime")]
-        {
-            let this = &mut *self;
-            if let Some(meter) = &mut this.meter {
-                ready!(meter.poll_ready(cx));
-                // In place: a frame has room for trailers, which is much to move.
-                let mut polled = this.form.poll_frame(cx);
-                if let Poll::Ready(Some(Ok(frame))) = &mut polled
-                    && let Some(part) = frame.data_mut()
-                {
-                    meter.count(part);
-                }
-                return polled;
-            }
-        }
-        self.form.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -220,6 +201,8 @@ impl http_body::Body for Body {
             #[cfg(feature = "runtime")]
             BodyForm::Incoming(incoming) => incoming.is_end_stream(),
             BodyForm::Boxed(boxed) => boxed.is_end_stream(),
+            #[cfg(feature = "runtime")]
+            BodyForm::Metered(metered) => metered.inner.is_end_stream(),
         }
     }
 
@@ -230,7 +213,26 @@ impl http_body::Body for Body {
             #[cfg(feature = "runtime")]
             BodyForm::Incoming(incoming) => incoming.size_hint(),
             BodyForm::Boxed(boxed) => boxed.size_hint(),
+            #[cfg(feature = "runtime")]
+            BodyForm::Metered(metered) => metered.inner.size_hint(),
         }
+    }
+}
+
+// === impl Metered ===
+
+#[cfg(feature = "runtime")]
+impl Metered {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        ready!(self.meter.poll_ready(cx));
+        // In place: a frame has room for trailers, which is much to move.
+        let mut polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(part) = frame.data_mut()
+        {
+            self.meter.count(part);
+        }
+        polled
     }
 }
 
@@ -297,6 +299,8 @@ impl fmt::Debug for Body {
             #[cfg(feature = "runtime")]
             BodyForm::Incoming(_) => "Body::Incoming",
             BodyForm::Boxed(_) => "Body::Boxed",
+            #[cfg(feature = "runtime")]
+            BodyForm::Metered(_) => "Body::Metered",
         })
     }
 }

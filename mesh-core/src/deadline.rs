@@ -22,15 +22,16 @@ const DIGITS: usize = 8;
 
 /// How long a caller waits that sent this field; `None` of any other field, or if it cannot be read.
 pub(crate) fn read(name: &HeaderName, value: &HeaderValue) -> Option<Duration> {
-    if *name == GRPC {
-        return of_grpc(value.as_bytes());
+    // Every field of every request is asked; most names have another length.
+    match name.as_str() {
+        "grpc-timeout" => of_grpc(value.as_bytes()),
+        "x-envoy-expected-rq-timeout-ms" => {
+            // As proxies read it, 0 is no limit.
+            let millis = value.to_str().ok()?.parse().ok().filter(|ms| *ms > 0)?;
+            Some(Duration::from_millis(millis))
+        }
+        _ => None,
     }
-    if *name != HTTP {
-        return None;
-    }
-    // As proxies read it, 0 is no limit.
-    let millis = value.to_str().ok()?.parse().ok().filter(|ms| *ms > 0)?;
-    Some(Duration::from_millis(millis))
 }
 
 fn of_grpc(value: &[u8]) -> Option<Duration> {

@@ -48,7 +48,21 @@ pub(crate) static OF_CONNECTION: [HeaderName; 7] = [
 /// Whether a header has a field of one connection. Most have none, and to see that is cheaper than
 /// to look up each.
 pub(crate) fn has_of_connection(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| OF_CONNECTION.contains(name))
+    headers.keys().any(is_of_connection)
+}
+
+/// Whether a field is one of [`OF_CONNECTION`]. Names of other lengths are most, and are seen first.
+pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
 }
 
 /// Whether a request may ask for another protocol. What costs most is looked at last.
@@ -145,6 +159,17 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    #[test]
+    fn what_belongs_to_a_connection_is_seen_by_its_name() {
+        assert!(OF_CONNECTION.iter().all(is_of_connection));
+        let others = [
+            header::HOST,
+            header::TRAILER,
+            header::UPGRADE_INSECURE_REQUESTS,
+        ];
+        assert!(!others.iter().any(is_of_connection));
     }
 
     #[test]

@@ -2,13 +2,12 @@
 //!
 //! In come a head and its bounds, out comes its authority, or why it is refused: 400, 414, 431. Pure.
 
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request, Version};
 
 use crate::error::{Error, Reason};
 use crate::fields;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The length of a `traceparent` of ours.
 const PARENT: usize = 55;
 
@@ -61,13 +60,17 @@ fn check_header<B>(
     let (mut host, mut parent, mut size) = (false, false, 0);
     for (name, value) in headers {
         look(name, value);
-        if *name == TRANSFER_ENCODING {
-            check_coding(value)?;
+        let mut counted = true;
+        match name.as_str() {
+            "host" => host = true,
+            "traceparent" => {
+                parent = true;
+                counted = value.len() > PARENT;
+            }
+            "transfer-encoding" => check_coding(value)?,
+            _ => {}
         }
-        host |= *name == HOST;
-        let place = *name == TRACEPARENT;
-        parent |= place;
-        if !place || value.len() > PARENT {
+        if counted {
             size += name.as_str().len() + value.len();
         }
     }

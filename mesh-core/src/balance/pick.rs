@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
-use super::eject::{Ejection, Failure};
+use super::eject::{Breaker, Ejection, Failure};
 use super::health::millis;
 use super::rates::outliers;
 use super::set::EndpointSet;
@@ -139,8 +139,41 @@ fn place(
     Err(NoEndpoint::Full)
 }
 
+/// The endpoint that [`pick`] would choose for a request that was sent nowhere yet. Nothing is counted,
+/// no turn is taken, and no probe begins.
+///
+/// # Errors
+///
+/// [`NoEndpoint`] if no endpoint may be chosen.
+pub fn foresee<'s>(
+    set: &'s EndpointSet,
+    choice: Choice,
+    now: Duration,
+    draw: &mut Draw,
+) -> Result<&'s Member, NoEndpoint> {
+    let limits = set.limits();
+    if { limits.service() }.is_some_and(|most| set.health().in_flight() >= most) {
+        return Err(NoEndpoint::Full);
+    }
+    let is_due = |index: &usize| {
+        let state = &set.members()[*index].state;
+        let due = |b: &mut Breaker| !b.is_probing() && b.ejected_until().is_some_and(|u| u <= now);
+        let may = state.is_ejected() && !state.is_unwell();
+        may && state.in_flight() < limits.endpoint() && state.health.with(due)
+    };
+    let probe = set.health().may_probe(now);
+    let probed = set.ready_places().filter(|_| probe).find(is_due);
+    let mut ahead = set.health().turns_ahead();
+    let mut turn = |draw: &mut Draw| ahead.next(draw);
+    let index = match probed {
+        Some(index) => index,
+        None => decide(set, choice, now, &[], draw, &mut turn)?,
+    };
+    Ok(&set.members()[index])
+}
+
 /// The place of a member that is to take a request.
-pub(super) fn decide(
+fn decide(
     set: &EndpointSet,
     choice: Choice,
     now: Duration,

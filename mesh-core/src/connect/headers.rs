@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 use http_body::Body;
 
-use crate::fields::{OF_CONNECTION, wishes};
+use crate::fields::{OF_CONNECTION, is_of_connection, wishes};
 use crate::model::{AppProtocol, HttpVersion};
 
 /// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
@@ -91,11 +91,16 @@ pub(super) fn answered<B>(response: &mut Response<B>, upgrade: bool) {
 
 /// Whether a body is in a transfer coding other than `chunked`. The HTTP library takes that one off, and
 /// leaves all others.
-pub(super) fn is_coded(headers: &HeaderMap) -> bool {
-    // Most answers have no such field, and a look at each name is cheaper than to look one up.
-    headers.iter().any(|(name, coding)| {
-        *name == TRANSFER_ENCODING && !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-    })
+pub(super) fn is_coded<B: Body>(response: &Response<B>) -> bool {
+    // One whose length is known has no coding: the library believes the coding, if there are both.
+    let unknown = response.body().size_hint().exact().is_none();
+    let coded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    unknown
+        && response
+            .headers()
+            .get_all(TRANSFER_ENCODING)
+            .iter()
+            .any(coded)
 }
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of. Returns
@@ -106,7 +111,7 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {
         if *name == CONTENT_LENGTH {
             lengths = lengths.and(value);
         } else {
-            of_connection |= OF_CONNECTION.contains(name);
+            of_connection |= is_of_connection(name);
         }
     }
     if matches!(lengths, Length::Odd)

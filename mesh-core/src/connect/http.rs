@@ -91,7 +91,8 @@ impl Connector {
         };
         match version {
             HttpVersion::Http1 => self.send_h1(to, request, reuse, now).await,
-            HttpVersion::Http2 => self.send_h2(to, request, reuse, now).await,
+            // Boxed: it is three times as large, and every request's future would hold room for it.
+            HttpVersion::Http2 => Box::pin(self.send_h2(to, request, reuse, now)).await,
         }
     }
 
@@ -125,7 +126,7 @@ impl Connector {
         }
         let sending = connection.sender.try_send_request(std::mem::take(request));
         match sending.await {
-            Ok(response) if headers::is_coded(response.headers()) => Err(Unsent::coded(to.member)),
+            Ok(response) if headers::is_coded(&response) => Err(Unsent::coded(to.member)),
             Ok(response) => {
                 if !to.is_mesh() {
                     pool.rest().announced(response.headers());

@@ -125,12 +125,16 @@ impl<T> ReadOn<T> {
         (this, refused)
     }
 
-    fn written(&mut self, written: io::Result<usize>, all: usize) -> io::Result<usize> {
+    fn written(
+        &mut self,
+        written: io::Result<usize>,
+        all: impl FnOnce() -> usize,
+    ) -> io::Result<usize> {
         written.or_else(|e| match e.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                 self.failed = Some(e);
                 self.refused.set();
-                Ok(all)
+                Ok(all())
             }
             _ => Err(e),
         })
@@ -185,7 +189,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadOn<T> {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = ready!(self.poll_write_within(cx, |io, cx| io.poll_write(cx, buf)));
-        Poll::Ready(self.written(written, buf.len()))
+        Poll::Ready(self.written(written, || buf.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -193,7 +197,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadOn<T> {
             return Poll::Ready(Ok(()));
         }
         let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
-        Poll::Ready(self.written(flushed.map(|()| 0), 0).map(|_| ()))
+        Poll::Ready(self.written(flushed.map(|()| 0), || 0).map(|_| ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -209,9 +213,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadOn<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let all = bufs.iter().map(|buf| buf.len()).sum();
+        let all = || bufs.iter().map(|buf| buf.len()).sum();
         if self.refused.is_set() {
-            return Poll::Ready(Ok(all));
+            return Poll::Ready(Ok(all()));
         }
         let written = ready!(self.poll_write_within(cx, |io, cx| io.poll_write_vectored(cx, bufs)));
         Poll::Ready(self.written(written, all))

@@ -209,10 +209,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Whether it may be chosen.
     pub eligible: bool,
-    /// Whether it is ejected, or its checks fail.
+    /// Whether it is ejected.
     pub ejected: bool,
-    /// Whether its checks fail.
-    pub unwell: bool,
     /// Requests in flight to it.
     pub in_flight: u32,
     /// Why it has failed last.
@@ -329,7 +327,6 @@ impl Endpoint {
             terminating: conditions.terminating,
             eligible,
             ejected: state.is_ejected(),
-            unwell: state.is_unwell(),
             in_flight: state.in_flight(),
             last_failure: state.last_failure().map(|last| last.error.into()),
             taken,

@@ -154,12 +154,12 @@ where
             return Box::pin(self.switch(request, caller, call)).await;
         }
         let mut service = self.0.clone();
-        let mut request = std::mem::take(request);
         request.extensions_mut().insert(Arc::clone(caller));
-        // What the application calls while it answers belongs to the same trace.
-        let answer = call.exchange.trace.scope_until(call.deadline, async move {
+        // What the application calls while it answers belongs to the same trace. The request is taken
+        // as late as may be, since it is large to move.
+        let answer = call.exchange.trace.scope_until(call.deadline, async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
+            service.call(std::mem::take(request)).await
         });
         let response = answer.await.map_err(failed)?.map(Body::new);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {

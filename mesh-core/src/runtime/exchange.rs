@@ -34,7 +34,7 @@ struct Recorded {
     state: Option<Arc<ConnState>>,
     request_bytes: Option<Arc<AtomicU64>>,
     /// What the caller takes of a header list, and what it speaks if that is gRPC.
-    room: Option<(Room, Option<HeaderValue>)>,
+    room: Option<Box<(Room, Option<HeaderValue>)>>,
     held: Held,
     /// `None` until the head of the answer is there.
     answer: Option<HeldAnswer>,
@@ -44,8 +44,8 @@ struct Recorded {
 /// The body of an answer.
 struct HeldAnswer {
     body: Body,
-    /// How many bytes the header promises; 0 for an answer that has no body whatever the header
-    /// says, `None` if it says nothing.
+    /// How many bytes the body or the header promises; 0 for an answer that has no body whatever the
+    /// header says, `None` if they say nothing.
     promised: Option<u64>,
 }
 
@@ -100,7 +100,7 @@ impl Pending {
             return;
         }
         let room = request.extensions_mut().remove();
-        self.0.room = room.map(|room| (room, grpc_kind(request.headers())));
+        self.0.room = room.map(|room| Box::new((room, grpc_kind(request.headers()))));
     }
 
     /// The call so far.
@@ -138,7 +138,7 @@ impl Pending {
         let (room, grpc) = self
             .0
             .room
-            .as_ref()
+            .as_deref()
             .map_or((None, None), |(r, g)| (Some(r), g.clone()));
         let Some(Err(error)) = room.map(|room| room.check_answer(&response)) else {
             return self.begin_answer(response);
@@ -156,11 +156,14 @@ impl Pending {
         exchange.grpc_status = exchange.protocol.grpc_status(response.headers());
         let head = exchange.method.as_ref() == Some(&Method::HEAD);
         let empty = head || matches!(exchange.status, 204 | 304);
-        let promised = if empty {
-            Some(0)
-        } else {
+        let stated = || {
             let length = response.headers().get(header::CONTENT_LENGTH);
             length.and_then(|l| l.to_str().ok()?.parse().ok())
+        };
+        let promised = match empty {
+            true => Some(0),
+            // What the body knows needs no look-up.
+            false => response.body().size_hint().exact().or_else(stated),
         };
         response.map(|body| {
             self.0.answer = Some(HeldAnswer { body, promised });
@@ -301,7 +304,7 @@ impl http_body::Body for Recorded {
                 if let Some(data) = frame.data_ref() {
                     exchange.response_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    let room = this.room.as_ref().map(|(room, _)| room);
+                    let room = this.room.as_deref().map(|(room, _)| room);
                     if let Some(Err(error)) = room.map(|room| room.check_trailers(trailers)) {
                         return Poll::Ready(Some(this.end_without(not_taken(error))));
                     }

@@ -193,7 +193,7 @@ impl Outbound {
             version: hop.version(),
         };
         let upstreams = &self.shared.upstreams;
-        let answered = upstreams.send(&self.tls, sending, request, call).await?;
+        let answered = upstreams.send(&self.tls, &sending, request, call).await?;
         call.exchange.tls_peer = answered.peer;
         let (mut response, switched) = hop.answered(answered.response)?;
         let transport = &answered.upstream.member().endpoint.transport;

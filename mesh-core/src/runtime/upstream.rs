@@ -19,7 +19,7 @@ use super::repeat::{asked, hint, said_by_agent};
 use super::sending::{Sending, Tried};
 use crate::balance::{Ejection, Failure, Member, Picked, pick};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
+use crate::connect::{Connector, Io, Kept, Lease, SPARING, Sent, Unsent};
 use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
@@ -72,11 +72,11 @@ impl Upstreams {
     pub(super) async fn send(
         self: &Arc<Self>,
         tls: &Tls,
-        sending: Sending<'_>,
+        sending: &Sending<'_>,
         request: &mut Request<Body>,
         call: &mut Call,
     ) -> Result<Answered, Error> {
-        let mut tried = Tried::of(&sending, request);
+        let mut tried = Tried::of(sending, request);
         // Nothing has been waited for since the request was there.
         let mut now = call.started;
         loop {
@@ -101,44 +101,18 @@ impl Upstreams {
                 None => attempt.await,
                 Some((at, late)) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
-                    Err(_) => Err(self.late(late, &sending, call, (&mut picked, &service))),
+                    Err(_) => Err(self.late(late, sending, call, (&mut picked, &service))),
                 },
             };
             let wait = match sent {
-                Ok(sent) => {
-                    let (kept, peer) = (sent.kept, sent.peer);
-                    let mut upstream = Upstream {
-                        picked,
-                        lease: Some(sent.lease),
-                        kept,
-                        upstreams: Arc::clone(self),
-                        service,
-                        port: sending.to.port,
-                        judged: false,
-                    };
-                    let status = sent.response.status();
-                    let (headers, protocol) = (sent.response.headers(), call.exchange.protocol);
-                    let grpc = protocol.grpc_status(headers);
-                    let failed = status.is_server_error() || grpc.is_some();
-                    let spared = failed && is_spared(headers);
-                    let shed = is_shed(status, grpc);
-                    let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();
-                    upstream.judge_head(status, grpc, protocol, (spared, pause));
-                    let answer = Answer::new(status, grpc);
-                    match self.repeat(answer, headers, &sending, &mut tried, call, &upstream) {
-                        Some(wait) => wait,
-                        None => {
-                            return Ok(Answered {
-                                response: sent.response,
-                                upstream,
-                                peer,
-                            });
-                        }
-                    }
-                }
+                // Moved away as a whole: the future holds no answer while it waits to send again.
+                Ok(sent) => match self.judge(sent, (picked, service), sending, &mut tried, call) {
+                    Ok(answered) => return Ok(answered),
+                    Err(wait) => wait,
+                },
                 Err(unsent) => {
                     let at = (&mut picked, &service);
-                    self.again(unsent, &sending, &mut tried, call, at)?
+                    self.again(unsent, sending, &mut tried, call, at)?
                 }
             };
             if !wait.is_zero() {
@@ -214,6 +188,48 @@ impl Upstreams {
                 }
             }
             now = Instant::now();
+        }
+    }
+
+    /// Judges the endpoint of an attempt by the head of its answer.
+    ///
+    /// # Errors
+    ///
+    /// How long to wait before the request is sent again, if a policy wants that.
+    fn judge(
+        self: &Arc<Self>,
+        sent: Sent,
+        (picked, service): (Picked, Arc<ServiceView>),
+        sending: &Sending<'_>,
+        tried: &mut Tried,
+        call: &mut Call,
+    ) -> Result<Answered, Duration> {
+        let (response, peer) = (sent.response, sent.peer);
+        let mut upstream = Upstream {
+            picked,
+            lease: Some(sent.lease),
+            kept: sent.kept,
+            upstreams: Arc::clone(self),
+            service,
+            port: sending.to.port,
+            judged: false,
+        };
+        let status = response.status();
+        let (headers, protocol) = (response.headers(), call.exchange.protocol);
+        let grpc = protocol.grpc_status(headers);
+        let failed = status.is_server_error() || grpc.is_some();
+        let spared = failed && is_spared(headers);
+        let shed = is_shed(status, grpc);
+        let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();
+        upstream.judge_head(status, grpc, protocol, (spared, pause));
+        let answer = Answer::new(status, grpc);
+        match self.repeat(answer, headers, sending, tried, call, &upstream) {
+            Some(wait) => Err(wait),
+            None => Ok(Answered {
+                response,
+                upstream,
+                peer,
+            }),
         }
     }
 

@@ -272,19 +272,28 @@ fn write_hex(out: &mut [u8], mut value: u128) {
     }
 }
 
-/// At most 16 digits of lower case hexadecimal, nothing else.
+/// The value of each digit of lower case hexadecimal; of another byte it is not below 16.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// At most 16 digits of lower case hexadecimal, nothing else. Without a branch on a digit: those of
+/// an ID are random, and each one guessed wrong costs as much as all of this.
 fn hex(text: &str) -> Option<u64> {
     if text.is_empty() || text.len() > 16 {
         return None;
     }
-    text.bytes().try_fold(0, |value, b| {
-        let digit = match b {
-            b'0'..=b'9' => b - b'0',
-            b'a'..=b'f' => b - b'a' + 10,
-            _ => return None,
-        };
-        Some(value << 4 | u64::from(digit))
-    })
+    let (value, all) = text.bytes().fold((0, 0), |(value, all), b| {
+        let digit = DIGITS[usize::from(b)];
+        (value << 4 | u64::from(digit & 0xf), all | digit)
+    });
+    (all < 16).then_some(value)
 }
 
 fn hex_u64(text: &str) -> Option<u64> {

@@ -145,7 +145,6 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
     for setting in &seen.settings {
         let name = match &*setting.name {
             "connectionPool" => "connectionPool",
-            "healthCheck" => "healthCheck",
             "loadBalancer" => "loadBalancer",
             "locality" => "locality",
             "outlierDetection" => "outlierDetection",

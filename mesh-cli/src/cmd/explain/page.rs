@@ -219,8 +219,7 @@ fn endpoints(seen: &Explanation) -> String {
             (!e.ready, "not ready"),
             (e.terminating && e.serving, "serving"),
             (e.terminating, "terminating"),
-            (e.ejected && !e.unwell, "ejected"),
-            (e.unwell, "fails its checks"),
+            (e.ejected, "ejected"),
             (!e.eligible, "not chosen from"),
         ] {
             if is {

@@ -166,36 +166,4 @@ fn a_limit_is_foreseen() {
         drop(held);
         assert!(sees(&set, secs(0)).is_ok());
     }
-    // The first whose probe is due has no place, and the second is not probed instead.
-    let eject = EjectPolicy {
-        consecutive: 1,
-        percent: 50,
-        ..EjectPolicy::default()
-    };
-    let set = limited(4, 1, None);
-    let set = Arc::new(EndpointSet::clone(&set).with_eject(eject));
-    let mut draw = Draw::new(1);
-    let mut next = |now| pick(&set, now, &[], &mut draw).unwrap();
-    let mut failed = [next(secs(0)), next(secs(0))];
-    for picked in &mut failed {
-        let _verdict = picked.failed(secs(0));
-    }
-    let [one, other] = failed;
-    let places = |picked: &Picked| {
-        set.members()
-            .iter()
-            .position(|m| Arc::ptr_eq(&m.state, &picked.member().state))
-    };
-    let (first, second) = if places(&one) < places(&other) {
-        (one, other)
-    } else {
-        (other, one)
-    };
-    drop(second);
-    assert_eq!(set.ejected_len(), 2);
-    let seen = sees(&set, secs(100));
-    let picked = pick(&set, secs(100), &[], &mut Draw::new(1)).unwrap();
-    assert!(!picked.is_probe());
-    assert_eq!(seen, Ok(picked.member().endpoint.address()));
-    drop(first);
 }

@@ -545,22 +545,6 @@ fn nothing_is_counted_and_no_probe_begins() -> Fallible {
     Ok(())
 }
 
-/// One that fails its checks gets no request, and it is said why.
-#[test]
-fn an_endpoint_that_fails_its_checks_is_passed_over() -> Fallible {
-    let snapshot = world(vec![])?;
-    let set = snapshot.service(&service("cart"));
-    let set = set.and_then(|s| s.endpoints(80)).ok_or("it is there")?;
-    set.mark(&set.members()[0].state, false);
-    for seed in 0..8 {
-        let question = Question::parse("GET http://cart/")?.from(WEB.parse()?);
-        let seen = explain(&Scene::new(&snapshot, &web()), &question.draw(seed));
-        let said = seen.endpoints.iter().map(|e| (e.unwell, e.taken));
-        assert_eq!(said.collect::<Vec<_>>(), [(true, false), (false, true)]);
-    }
-    Ok(())
-}
-
 #[test]
 fn an_explanation_is_written_and_read_without_credentials() -> Fallible {
     let snapshot = world(vec![])?;

@@ -198,7 +198,7 @@ impl Copy {
             version: hop.version(),
         };
         let upstreams = &self.shared.upstreams;
-        let sent = upstreams.send(&self.tls, sending, &mut request, &mut call);
+        let sent = upstreams.send(&self.tls, &sending, &mut request, &mut call);
         match timeout_at(deadline, sent).await {
             Ok(Ok(answered)) => {
                 // One that takes longer than it may is cut.

@@ -4,10 +4,9 @@ use std::net::IpAddr;
 
 use super::super::*;
 use crate::balance::{
-    ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, Level, Nearness, Picked,
-    Preference, RequestLimits, RingSize, SlowStart, Strategy, TableSize, ZoneAware, pick,
+    ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, Picked, RequestLimits, RingSize,
+    SlowStart, Strategy, TableSize, pick,
 };
-use crate::model::Locality;
 use crate::route::{GrpcMatch, GrpcRoute, GrpcRule, Respond, ValueMatch};
 use crate::traffic::{Blocks, Target, TrafficPolicy};
 
@@ -153,9 +152,7 @@ impl World {
             let policy = Arc::new(policy_of(draw, 9)?);
             local = local.with_egress(one(draw, &[DefaultAction::Allow, default]), [policy])?;
         }
-        let mut settings = Settings::of(local.clone());
-        settings.locality = Locality::default().in_zone("a");
-        let snapshot = Snapshot::new(settings);
+        let snapshot = Snapshot::new(Settings::of(local.clone()));
         let snapshot = snapshot.apply(Change::update(SourceId::new("t"), ops));
         let held = stir(draw, &snapshot);
         Ok(Self {
@@ -182,17 +179,12 @@ fn stir(draw: &mut Draw, snapshot: &Snapshot) -> Vec<Picked> {
         let Ok(mut picked) = pick(set, one(draw, &choices), at, &[], draw) else {
             continue;
         };
-        match draw.below(5) {
+        match draw.below(4) {
             0 => held.push(picked),
             1 => {
                 picked.succeeded(at);
             }
             2 => picked.shed(None, NOW),
-            3 => {
-                // It is still in flight when its probe is due.
-                let _verdict = picked.failed(at);
-                held.push(picked);
-            }
             _ => {
                 let _verdict = picked.failed(at);
             }
@@ -209,20 +201,6 @@ fn services(name: &str, hosts: &[u8]) -> Fallible<Vec<Op>> {
         ServicePort::new("http", 81, AppProtocol::Http2),
     ];
     ops[0] = Op::put(Service::new(service(name), ports));
-    let ids = IdSet::new([format!("spiffe://td.test/ns/shop/sa/{name}").parse()?]);
-    let zone = |n: u8| Arc::new(Locality::default().in_zone(["a", "b"][usize::from(n) % 2]));
-    let hosts = hosts.iter().map(|n| {
-        let host = SliceHost::new(Host::Address([10, 0, 0, *n].into()));
-        host.with_locality(zone(*n))
-    });
-    let slice = Slice::new(
-        key(Kind::EndpointSlice, &format!("{name}-1")),
-        service(name),
-        vec![SlicePort::new("http", 8443)],
-        hosts.collect(),
-        Transport::Mesh { ids },
-    );
-    ops[1] = Op::put(slice.workload(name, ""));
     Ok(ops)
 }
 
@@ -445,12 +423,6 @@ fn traffic(draw: &mut Draw, n: u64) -> Option<Op> {
         if rarely(draw, 3) {
             let all = one(draw, &[None, Some(2), Some(5)]);
             blocks.limits = Some(RequestLimits::new(1 + number(draw, 3), all).ok()?);
-        }
-        if rarely(draw, 3) {
-            blocks.nearness = Some(match rarely(draw, 2) {
-                true => Nearness::Prefer(Preference::new([Level::Zone]).ok()?),
-                false => Nearness::ZoneAware(ZoneAware::new(number(draw, 4))),
-            });
         }
         if rarely(draw, 2) {
             blocks.eject = Some(EjectPolicy {
