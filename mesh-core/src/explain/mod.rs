@@ -3,9 +3,9 @@
 //! In come a snapshot, the local workload that sends, what is asked ([`Question`]) and the time; out
 //! comes an [`Explanation`]: the canonical request, the policies of both sides, the routes that won and
 //! lost, the split, the endpoint, limits and repeats, each with the object that said so. It calls the
-//! very functions that decide live requests ([`plan`](crate::plan::plan),
-//! [`decide`](crate::authorize::decide), [`foresee`]) and decides nothing itself. Pure: it counts
-//! nothing, begins no probe, and equal draws give equal explanations.
+//! very functions that decide live requests ([`plan`], [`decide`](crate::authorize::decide),
+//! [`foresee`]) and decides nothing itself. Pure: it counts nothing, begins no probe, and equal draws
+//! give equal explanations.
 
 mod copies;
 mod explanation;

@@ -33,7 +33,7 @@ use crate::{fetch, term, world};
 A document that is refused is left out, as an agent leaves it out, and named on standard error.
 Names are not resolved; addresses of 192.0.2.0/24 stand for them.")]
 pub(crate) struct Explain {
-    /// The folder of documents, and the request: GET http://HOST[:PORT]/PATH, http://HOST/PATH or
+    /// The folder of documents, and the request: GET http://HOST/PATH, http://HOST:PORT/PATH or
     /// tcp://HOST:PORT. Without a folder a running agent is asked.
     #[arg(value_names = ["DIR", "REQUEST"], num_args = 1..=2, required = true)]
     asked: Vec<String>,
