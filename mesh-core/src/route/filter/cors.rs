@@ -75,6 +75,17 @@ pub(in crate::route) fn asked_for(headers: &HeaderMap) -> Option<&str> {
     headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()
 }
 
+/// Whether an answer says already that it is for its origin alone, or for its request alone.
+fn varies_by_origin(answer: &HeaderMap) -> bool {
+    let fields = answer
+        .get_all(VARY)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    fields
+        .flat_map(|names| names.split(','))
+        .any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("origin"))
+}
+
 // === impl Cors ===
 
 impl Cors {
@@ -213,7 +224,7 @@ impl Cors {
             answer.remove(name);
         }
         let every = matches!(self.origins, Allowed::Any) && !self.credentials;
-        if !every {
+        if !every && !varies_by_origin(answer) {
             // A cache must not give the answer for one origin to another.
             answer.append(VARY, HeaderValue::from_static("origin"));
         }

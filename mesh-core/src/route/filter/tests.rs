@@ -323,6 +323,17 @@ fn a_preflight_and_an_answer_say_what_is_allowed() -> Result {
         let mut found = HeaderMap::new();
         cors.answer_preflight(&asked, &mut found);
         assert_eq!(sorted(&found), sorted(&fields(&preflight)), "{cors:?}");
+        // As an answer that the filters of its rule have seen.
+        let mut found = HeaderMap::new();
+        cors.edit_answer(asked.get("origin"), &mut found);
+        cors.answer_preflight(&asked, &mut found);
+        assert_eq!(sorted(&found), sorted(&fields(&preflight)), "{cors:?}");
+        // What a server has said of its origin is not said again.
+        for said in ["*", "accept, Origin"] {
+            let mut found = fields(&[("vary", said)]);
+            cors.edit_answer(asked.get("origin"), &mut found);
+            assert_eq!(found.get_all("vary").iter().count(), 1, "{cors:?}");
+        }
         // What the server says of it is replaced.
         let mut found = fields(&[
             ("access-control-allow-origin", "https://evil.lab"),
