@@ -331,6 +331,7 @@ impl fmt::Display for Reason {
 
 impl Error {
     /// An error with what a person needs to know: addresses, names, what was got and expected.
+    #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let never_sent = !matches!(
             reason,

@@ -191,6 +191,7 @@ impl PathForm {
         true
     }
 
+    #[cold]
     fn respell(self, path: &str) -> Result<String, InvalidPath> {
         let mut out = Vec::with_capacity(path.len());
         let mut rest = path.bytes();

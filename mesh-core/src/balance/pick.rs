@@ -339,6 +339,18 @@ impl View<'_> {
             _ => Share::whole(),
         }
     }
+
+    /// One that takes its share, or the last of those that were drawn.
+    #[cold]
+    fn redrawn(&self, mut drawn: usize, draw: &mut Draw) -> usize {
+        for _ in 0..REDRAWS {
+            if self.share(drawn).takes(draw.bits()) {
+                break;
+            }
+            drawn = self.tier.sample(draw);
+        }
+        drawn
+    }
 }
 
 impl LoadView for View<'_> {
@@ -346,6 +358,7 @@ impl LoadView for View<'_> {
         self.tier.len()
     }
 
+    #[inline]
     fn availability(&self, index: usize) -> Availability {
         match self.tier.member(index) {
             Some(Member { state, .. })
@@ -383,18 +396,13 @@ impl LoadView for View<'_> {
         self.share(index).takes(drawn)
     }
 
+    #[inline]
     fn sample(&self, draw: &mut Draw) -> usize {
-        let mut drawn = self.tier.sample(draw);
-        if self.uneven.is_none() {
-            return drawn;
+        let drawn = self.tier.sample(draw);
+        match self.uneven {
+            None => drawn,
+            Some(_) => self.redrawn(drawn, draw),
         }
-        for _ in 0..REDRAWS {
-            if self.share(drawn).takes(draw.bits()) {
-                break;
-            }
-            drawn = self.tier.sample(draw);
-        }
-        drawn
     }
 
     fn name_hash(&self, index: usize) -> u64 {

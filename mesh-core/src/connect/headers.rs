@@ -148,6 +148,7 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {
 
 /// The length of a body as a plain number. Equal statements are one (RFC 9110 section 8.6); hyper has
 /// refused different ones.
+#[cold]
 fn rewritten_length(headers: &HeaderMap) -> Option<HeaderValue> {
     let first = headers.get(CONTENT_LENGTH)?.as_bytes();
     let one = first.split(|b| *b == b',').next()?.trim_ascii();

@@ -112,6 +112,7 @@ impl Unsent {
     }
 
     /// The connection broke off before the head of an answer.
+    #[cold]
     pub(super) fn broken(
         failure: Failure,
         member: &Member,
@@ -181,6 +182,7 @@ impl Unsent {
 
 impl Failure {
     /// Of HTTP/1.1, where a server never says that it has not looked at a request.
+    #[cold]
     pub(super) fn of_http1(
         mut failed: TrySendError<Request<Body>>,
         copy: Option<Box<Request<Body>>>,
@@ -200,6 +202,7 @@ impl Failure {
     }
 
     /// Of HTTP/2, where a server says so by GOAWAY or REFUSED_STREAM (RFC 9113 section 8.7).
+    #[cold]
     pub(super) fn of_http2(broken: Broken) -> Self {
         let library = match &broken.cause {
             Cause::Library(e) => Some(e),

@@ -172,6 +172,7 @@ impl Pending {
     }
 
     /// The mesh answers in place of the server.
+    #[cold]
     pub(super) fn refuse(mut self, error: &Error, grpc: Option<HeaderValue>) -> Response<Body> {
         self.0.call.exchange.failed(error);
         self.begin_answer(error.response_as(grpc))

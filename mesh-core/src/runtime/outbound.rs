@@ -496,6 +496,7 @@ impl Outbound {
 }
 
 /// The answer of the route itself.
+#[cold]
 fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<Carried, Error> {
     match planned.answer(&call.exchange.authority, &HttpView::of(request)) {
         Some(response) => Ok(Carried::Route(response)),

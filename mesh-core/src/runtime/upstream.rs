@@ -239,6 +239,7 @@ impl Upstreams {
     /// # Errors
     ///
     /// The attempt's, if no other follows.
+    #[cold]
     fn again(
         &self,
         unsent: Unsent,
@@ -350,6 +351,7 @@ impl Upstreams {
     }
 
     /// An attempt has met its deadline.
+    #[cold]
     fn late(
         &self,
         late: Reason,
@@ -397,6 +399,7 @@ impl Upstreams {
         self.epoch.elapsed()
     }
 
+    #[cold]
     fn failed(
         &self,
         picked: &mut Picked,
