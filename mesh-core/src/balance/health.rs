@@ -3,11 +3,12 @@
 //! A pick reads one atomic of the set and one or two of endpoints. Locks are taken when an
 //! endpoint fails, and when one that had failed succeeds.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Breaker;
+use super::limits::InFlight;
 use crate::model::Draw;
 
 /// `SetHealth::next_probe` while no endpoint is ejected.
@@ -37,7 +38,7 @@ pub(super) struct SetHealth<T> {
     /// When the endpoints are compared next, in milliseconds.
     comparison: AtomicU64,
     /// The requests in flight to all endpoints, where they are limited.
-    inflight: AtomicU32,
+    inflight: InFlight,
     /// The turns of round robin; 0 before the first.
     turns: AtomicU64,
     /// The newest set. Held while it is decided whether there is room for one more ejection, and while
@@ -105,20 +106,16 @@ impl Ahead {
 impl<T> SetHealth<T> {
     /// Counts one more request, if there may be one.
     pub(super) fn enter(&self, most: u32) -> bool {
-        let counted = self.inflight.fetch_add(1, Ordering::Relaxed) < most;
-        if !counted {
-            self.leave();
-        }
-        counted
+        self.inflight.enter(most)
     }
 
     pub(super) fn leave(&self) {
-        self.inflight.fetch_sub(1, Ordering::Relaxed);
+        self.inflight.leave();
     }
 
     /// The requests in flight to all endpoints, where they are limited.
     pub(super) fn in_flight(&self) -> u32 {
-        self.inflight.load(Ordering::Relaxed)
+        self.inflight.count()
     }
 
     /// Whether an endpoint may be ejected.
@@ -211,7 +208,7 @@ impl<T> Default for SetHealth<T> {
             shed: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             comparison: AtomicU64::new(0),
-            inflight: AtomicU32::new(0),
+            inflight: InFlight::default(),
             turns: AtomicU64::new(0),
             ejecting: Mutex::new(Weak::new()),
         }

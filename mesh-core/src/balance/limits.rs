@@ -1,5 +1,7 @@
 //! How many requests may be in flight at once: a circuit breaker, pure.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::strategy::InvalidStrategy;
 
 /// What an endpoint takes by default, as Envoy's clusters do.
@@ -11,6 +13,31 @@ const REQUESTS: u32 = 1_024;
 pub struct RequestLimits {
     endpoint: u32,
     service: Option<u32>,
+}
+
+/// How many are in flight.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(AtomicU32);
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Counts one more, if there are fewer than `most`.
+    pub(super) fn enter(&self, most: u32) -> bool {
+        let counted = self.0.fetch_add(1, Ordering::Relaxed) < most;
+        if !counted {
+            self.leave();
+        }
+        counted
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 // === impl RequestLimits ===

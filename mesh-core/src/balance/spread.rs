@@ -151,7 +151,7 @@ impl Preference {
     ///
     /// # Errors
     ///
-    /// [`InvalidStrategy`] if there is none, or one stands twice.
+    /// [`InvalidStrategy`] if `levels` is empty or repeats a level.
     pub fn new(levels: impl IntoIterator<Item = Level>) -> Result<Self, InvalidStrategy> {
         let levels: Box<[Level]> = levels.into_iter().collect();
         if levels.is_empty() {
@@ -216,7 +216,7 @@ impl ZoneAware {
     ///
     /// # Errors
     ///
-    /// [`InvalidStrategy`] if there is none, or a zone stands twice.
+    /// [`InvalidStrategy`] if `callers` repeats a zone, or no zone has any.
     pub fn with_callers(
         mut self,
         callers: impl IntoIterator<Item = (Arc<str>, u32)>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::ewma::Ewma;
 use super::health::{Health, millis};
+use super::limits::InFlight;
 use super::rates::Tally;
 use super::share::{Share, SlowStart};
 use crate::model::Endpoint;
@@ -21,7 +22,7 @@ const FAILURE_BYTES: usize = 512;
 /// What a choice reads comes first and in one cache line, which no other endpoint's counters share.
 #[repr(C, align(64))]
 pub struct EndpointState {
-    inflight: AtomicU32,
+    inflight: InFlight,
     /// How fast it answers, an [`Ewma`] in bits; measured where a strategy asks.
     speed: AtomicU64,
     /// When its slow start began, in milliseconds after the first; 0 before.
@@ -62,7 +63,7 @@ pub struct Member {
 impl EndpointState {
     pub(super) fn new() -> Self {
         Self {
-            inflight: AtomicU32::new(0),
+            inflight: InFlight::default(),
             speed: AtomicU64::new(Ewma::default().to_bits()),
             since: AtomicU64::new(0),
             shed: AtomicU64::new(0),
@@ -75,7 +76,7 @@ impl EndpointState {
 
     /// The requests and streams in flight to the endpoint, those being answered included.
     pub fn in_flight(&self) -> u32 {
-        self.inflight.load(Ordering::Relaxed)
+        self.inflight.count()
     }
 
     /// How long its answers take, as peak EWMA estimates it at `now`; `None` where that is not known.
@@ -183,15 +184,11 @@ impl EndpointState {
 
     /// Counts one more request, if there may be one.
     pub(crate) fn enter(&self, most: u32) -> bool {
-        let counted = self.inflight.fetch_add(1, Ordering::Relaxed) < most;
-        if !counted {
-            self.leave();
-        }
-        counted
+        self.inflight.enter(most)
     }
 
     pub(super) fn leave(&self) {
-        self.inflight.fetch_sub(1, Ordering::Relaxed);
+        self.inflight.leave();
     }
 
     /// What `connect` keeps for the endpoint: made at first use, dropped with it.

@@ -19,7 +19,6 @@ mod tcp;
 mod tunnel;
 mod unsent;
 
-pub(crate) use crate::fields::wishes;
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward, may_switch};
 pub(crate) use http::Sent;

@@ -15,6 +15,7 @@ use inmesh_core::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
     Transport,
 };
+use inmesh_core::runtime::EndpointStatus;
 use inmesh_core::snapshot::Op;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 use tokio::net::TcpListener;
@@ -100,13 +101,18 @@ async fn reached(pair: &Pair) -> Result<String> {
     Ok(reached.into_iter().collect())
 }
 
+/// The endpoints of `shelf` as the status shows them; none before it is known.
+fn shelf(pair: &Pair) -> Vec<EndpointStatus> {
+    let services = pair.web.status().services.into_iter();
+    let mut shelf = services.filter(|s| s.service == "shelf.shop");
+    shelf.next().map(|s| s.endpoints).unwrap_or_default()
+}
+
 /// Waits until so many endpoints of `shelf` fail their checks.
 async fn unwell(pair: &Pair, count: usize) -> Result {
     soon(async {
         loop {
-            let status = pair.web.status();
-            let shelf = status.services.iter().find(|s| s.service == "shelf.shop");
-            let endpoints = shelf.map(|shelf| &shelf.endpoints[..]).unwrap_or_default();
+            let endpoints = shelf(pair);
             if !endpoints.is_empty() && endpoints.iter().filter(|e| e.unwell).count() == count {
                 return;
             }
@@ -128,9 +134,8 @@ async fn an_endpoint_that_fails_its_checks_gets_no_requests() -> Result {
     let pair = checked(AppProtocol::Http1, kind, &[first, second]).await?;
     checks(&mut of_second, 4).await?;
     assert_eq!(reached(&pair).await?, "0");
-    let status = pair.web.status();
-    let shelf = status.services.iter().find(|s| s.service == "shelf.shop");
-    let bad = shelf.and_then(|s| s.endpoints.iter().find(|e| e.address == second));
+    let shelf = shelf(&pair);
+    let bad = shelf.iter().find(|e| e.address == second);
     let why = bad
         .and_then(|bad| bad.last_error.as_ref())
         .ok_or("no reason")?;
@@ -165,17 +170,8 @@ async fn a_check_of_tcp_opens_a_connection() -> Result {
     let pair = checked(AppProtocol::Tcp, CheckKind::Tcp, &at).await?;
     soon(open.accept()).await??;
     unwell(&pair, 1).await?;
-    let status = pair.web.status();
-    let shelf = status
-        .services
-        .iter()
-        .find(|s| s.service == "shelf.shop")
-        .ok_or("no shelf")?;
-    let out = shelf
-        .endpoints
-        .iter()
-        .filter(|e| e.ejected)
-        .map(|e| e.address);
+    let shelf = shelf(&pair);
+    let out = shelf.iter().filter(|e| e.ejected).map(|e| e.address);
     assert_eq!(out.collect::<Vec<_>>(), [at[1]]);
     Ok(())
 }
@@ -218,17 +214,8 @@ async fn a_check_of_grpc_asks_for_a_service() -> Result {
     let kind = CheckKind::Grpc("shop.Cart".into());
     let pair = checked(AppProtocol::Grpc, kind, &at).await?;
     unwell(&pair, 3).await?;
-    let status = pair.web.status();
-    let shelf = status
-        .services
-        .iter()
-        .find(|s| s.service == "shelf.shop")
-        .ok_or("no shelf")?;
-    let well = shelf
-        .endpoints
-        .iter()
-        .filter(|e| !e.unwell)
-        .map(|e| e.address);
+    let shelf = shelf(&pair);
+    let well = shelf.iter().filter(|e| !e.unwell).map(|e| e.address);
     assert_eq!(well.collect::<Vec<_>>(), [at[0]]);
     Ok(())
 }

@@ -20,7 +20,7 @@ use inmesh_core::traffic::{Blocks, TrafficPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Pair, Result, get, origin, origin_h2, soon, text};
+use crate::support::{Pair, Result, get, origin, origin_h2, push, soon, text};
 
 /// How many requests came, and which of them are answered with 200: those from this one on.
 /// Beside it the highest number of an attempt that was said.
@@ -60,16 +60,6 @@ async fn put(pair: &Pair, rule: impl Fn(Rule) -> Rule) -> Result {
     let key = ObjectKey::new(Kind::HttpRoute, &shop, "cart")?;
     let route = Route::new(key, vec![Parent::new(cart, None)], vec![rule])?;
     push(pair, vec![Op::put(route)]).await
-}
-
-async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
-    let mut changed = pair.web.snapshot().clone();
-    let before = changed.load().generation();
-    pair.pusher.push(ops).await?;
-    while changed.load().generation() == before {
-        soon(changed.changed()).await?;
-    }
-    Ok(())
 }
 
 fn on(statuses: &[u16], repeats: u32) -> Result<RetryPolicy> {

@@ -15,7 +15,7 @@ use inmesh_core::{Body, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Pair, Result, get, in_flight, origin, raw, soon, tell, text, whole};
+use crate::support::{Pair, Result, get, in_flight, origin, push, raw, soon, tell, text, whole};
 
 fn service(name: &str) -> Result<ServiceName> {
     Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
@@ -25,17 +25,6 @@ fn route(rules: Vec<Rule>) -> Result<Op> {
     let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop")?, "cart")?;
     let route = Route::new(key, vec![Parent::new(service("cart")?, None)], rules)?;
     Ok(Op::put(route))
-}
-
-/// Pushes and waits until it serves.
-async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
-    let mut changed = pair.web.snapshot().clone();
-    let before = changed.load().generation();
-    pair.pusher.push(ops).await?;
-    while changed.load().generation() == before {
-        soon(changed.changed()).await?;
-    }
-    Ok(())
 }
 
 #[tokio::test]

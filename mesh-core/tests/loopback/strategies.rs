@@ -22,7 +22,9 @@ use inmesh_core::snapshot::Op;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 use tokio::net::TcpSocket;
 
-use crate::support::{Pair, Result, get, in_flight, origin, serve_outbound, soon, tell, text};
+use crate::support::{
+    Pair, Result, get, in_flight, origin, push, serve_outbound, soon, tell, text,
+};
 
 /// A mesh whose Service `shelf` has plain endpoints that answer with their number, and a status.
 async fn shelf(strategy: Strategy, statuses: &[StatusCode]) -> Result<Pair> {
@@ -58,16 +60,6 @@ async fn ejecting(strategy: Strategy, eject: EjectPolicy, statuses: &[StatusCode
     }
     push(&pair, ops).await?;
     Ok(pair)
-}
-
-async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
-    let mut changed = pair.web.snapshot().clone();
-    let before = changed.load().generation();
-    pair.pusher.push(ops).await?;
-    while changed.load().generation() == before {
-        soon(changed.changed()).await?;
-    }
-    Ok(())
 }
 
 /// The endpoint that a request reaches, and the cookie that its answer sets.

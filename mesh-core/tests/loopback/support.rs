@@ -42,6 +42,17 @@ pub(crate) async fn soon<F: Future>(what: F) -> Result<F::Output> {
     Ok(timeout(PATIENCE, what).await.map_err(|_| "it never came")?)
 }
 
+/// Pushes to the caller's mesh and waits until it serves.
+pub(crate) async fn push(pair: &Pair, ops: Vec<Op>) -> Result {
+    let mut changed = pair.web.snapshot().clone();
+    let before = changed.load().generation();
+    pair.pusher.push(ops).await?;
+    while changed.load().generation() == before {
+        soon(changed.changed()).await?;
+    }
+    Ok(())
+}
+
 /// Keeps the records of exchanges.
 pub(crate) struct Seen {
     all: Mutex<Vec<Exchange>>,

@@ -7,9 +7,10 @@ use super::{Said, of_head, say};
 use crate::authorize::{HttpView, Verdict as Judged, decide};
 use crate::balance::pick;
 use crate::body::Body;
-use crate::connect::{forward, wishes};
+use crate::connect::forward;
 use crate::deadline;
 use crate::error::is_grpc;
+use crate::fields::wishes;
 use crate::plan::{PlannedBackend, draw_of_copy};
 
 /// A request as it was admitted.
