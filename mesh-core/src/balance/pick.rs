@@ -93,6 +93,22 @@ pub fn pick(
     }
 }
 
+/// Chooses an endpoint for an attempt: none of those that were tried or, where the request is kept to be
+/// sent again and no other is left, one of them: a policy would rather ask one again than none.
+#[cfg(feature = "runtime")]
+pub(crate) fn pick_again(
+    set: &Arc<EndpointSet>,
+    choice: Choice,
+    now: Duration,
+    (tried, kept): (&[Arc<EndpointState>], bool),
+    draw: &mut Draw,
+) -> Result<Picked, NoEndpoint> {
+    match pick(set, choice, now, tried, draw) {
+        Err(_) if kept => pick(set, choice, now, &[], draw),
+        picked => picked,
+    }
+}
+
 /// Chooses, whatever all endpoints together have in flight.
 fn place(
     set: &Arc<EndpointSet>,

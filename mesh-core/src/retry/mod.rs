@@ -22,6 +22,8 @@ pub use policy::RetryPolicy;
 #[cfg(feature = "runtime")]
 pub(crate) use replay::KeptRequest;
 
+#[cfg(feature = "runtime")]
+use crate::error::Reason;
 use crate::model::Draw;
 
 /// Attempts that may fail before the request does.
@@ -271,6 +273,20 @@ impl Attempts {
         }
         self.failed += 1;
         Some(wait)
+    }
+}
+
+// === impl AttemptOutcome ===
+
+impl AttemptOutcome {
+    /// What an attempt has come to that met a deadline by its endpoint's fault.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn late(late: Reason) -> Self {
+        match late {
+            // Nothing is left for another attempt.
+            Reason::RequestTimeout => Self::Lost(Fault::Crowd),
+            _ => Self::Late,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use inmesh_pki::clock::{Clock, Span, SystemClock};
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::call::{Call, End};
 use super::repeat::{asked, hint, said_by_agent};
 use super::sending::{Sending, Tried};
-use crate::balance::{Ejection, Failure, Member, Picked, pick};
+use crate::balance::verdict::{self, HeadSeen, Verdict};
+use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, SPARING, Sent, Unsent};
 use crate::deadline;
@@ -28,12 +29,6 @@ use crate::plan::PlannedBackend;
 use crate::retry::{Answer, AttemptOutcome, Fault, Next};
 use crate::snapshot::{ServiceView, SnapshotReader};
 use crate::telemetry::{Exchange, Metrics, Protocol};
-
-/// The gRPC status of a server that has too much to do.
-const RESOURCE_EXHAUSTED: u8 = 8;
-
-/// The gRPC status of a server that is not there for now.
-const UNAVAILABLE: u8 = 14;
 
 /// Chooses endpoints and sends to them.
 pub(super) struct Upstreams {
@@ -219,9 +214,15 @@ impl Upstreams {
         let grpc = protocol.grpc_status(headers);
         let failed = status.is_server_error() || grpc.is_some();
         let spared = failed && is_spared(headers);
-        let shed = is_shed(status, grpc);
+        let shed = verdict::is_shed(status, grpc);
         let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();
-        upstream.judge_head(status, grpc, protocol, (spared, pause));
+        upstream.judge_head(&HeadSeen {
+            status,
+            grpc,
+            of_grpc: protocol == Protocol::Grpc,
+            spared,
+            pause,
+        });
         let answer = Answer::new(status, grpc);
         match self.repeat(answer, headers, sending, tried, call, &upstream) {
             Some(wait) => Err(wait),
@@ -333,12 +334,8 @@ impl Upstreams {
         call.exchange.service = Arc::clone(&service.host);
         let since = now.saturating_duration_since(self.epoch);
         let choice = to.choice.of(call.exchange.caller.map(|caller| caller.ip()));
-        let mut among = |tried: &[_]| pick(set, choice, since, tried, &mut call.draw);
-        let mut picked = among(&tried.endpoints);
-        if picked.is_err() && tried.kept.is_some() {
-            // A policy would rather ask one again than none.
-            picked = among(&[]);
-        }
+        let (avoided, kept) = (&tried.endpoints, tried.kept.is_some());
+        let picked = pick_again(set, choice, since, (avoided, kept), &mut call.draw);
         let picked = picked.map_err(|none| {
             tried
                 .last
@@ -386,11 +383,7 @@ impl Upstreams {
             };
         }
         self.failed(picked, service, Failure::LocalOrigin, &error);
-        let outcome = match late {
-            // Nothing is left for another attempt.
-            Reason::RequestTimeout => AttemptOutcome::Lost(Fault::Crowd),
-            _ => AttemptOutcome::Late,
-        };
+        let outcome = AttemptOutcome::late(late);
         Unsent { error, outcome }
     }
 
@@ -482,34 +475,24 @@ impl Upstream {
         }
     }
 
-    /// Judges the endpoint by the head of an answer. A failure counts at once. A success waits for
-    /// the end, because an answer may still break off; only a probe is not left waiting,
-    /// unless it is gRPC, whose status comes last.
-    fn judge_head(
-        &mut self,
-        status: StatusCode,
-        grpc: Option<u8>,
-        protocol: Protocol,
-        (spared, pause): (bool, Option<Duration>),
-    ) {
-        if spared {
-            // The application behind the agent of the endpoint closed, and may be well.
-            self.judged = true;
-            return;
-        }
-        let (picked, upstreams) = (&mut self.picked, &self.upstreams);
-        match is_shed(status, grpc) {
-            true => picked.shed(pause, upstreams.now()),
-            false if !status.is_server_error() => picked.answered(|| upstreams.now()),
-            false => {}
-        }
-        if status.is_server_error() || grpc.is_some_and(is_endpoints_fault) {
-            match grpc.filter(|_| !status.is_server_error()) {
-                Some(grpc) => self.failed(of_grpc(grpc), &grpc_failure(grpc)),
-                None => self.failed(of_status(status), &format_args!("it answered {status}")),
-            }
-        } else if self.picked.is_probe() && (protocol != Protocol::Grpc || grpc.is_some()) {
-            self.succeeded();
+    /// Judges the endpoint by the head of an answer.
+    fn judge_head(&mut self, head: &HeadSeen) {
+        let upstreams = &self.upstreams;
+        let verdict = verdict::of_head(&mut self.picked, head, || upstreams.now());
+        self.take(verdict, || match head.grpc {
+            Some(grpc) if !head.status.is_server_error() => grpc_failure(grpc),
+            _ => format!("it answered {}", head.status),
+        });
+    }
+
+    /// Takes a verdict on the endpoint; `why` says why it failed.
+    #[inline]
+    fn take(&mut self, verdict: Verdict, why: impl FnOnce() -> String) {
+        match verdict {
+            Verdict::Failed(failure) => self.failed(failure, &why()),
+            Verdict::Open => {}
+            Verdict::Spared => self.judged = true,
+            Verdict::Succeeded => self.succeeded(),
         }
     }
 
@@ -533,16 +516,10 @@ impl Upstream {
                 self.failed(Failure::LocalOrigin, &format_args!("{reason}: {detail}"));
             }
             End::Whole if !self.judged => {
-                if exchange
-                    .grpc_status
-                    .is_some_and(|s| s == RESOURCE_EXHAUSTED)
-                {
-                    self.picked.shed(None, self.upstreams.now());
-                }
-                match exchange.grpc_status.filter(|s| is_endpoints_fault(*s)) {
-                    Some(status) => self.failed(of_grpc(status), &grpc_failure(status)),
-                    None => self.succeeded(),
-                }
+                let grpc = exchange.grpc_status;
+                let upstreams = &self.upstreams;
+                let verdict = verdict::of_end(&mut self.picked, grpc, || upstreams.now());
+                self.take(verdict, || grpc_failure(grpc.unwrap_or_default()));
             }
             End::Abandoned | End::Whole => {}
         }
@@ -554,32 +531,6 @@ impl Upstream {
     }
 }
 
-/// How an endpoint fails that answers with a status.
-fn of_status(status: StatusCode) -> Failure {
-    match status.as_u16() {
-        502..=504 => Failure::Gateway,
-        _ => Failure::Answer,
-    }
-}
-
-/// The same of a gRPC status.
-fn of_grpc(status: u8) -> Failure {
-    match status {
-        UNAVAILABLE => Failure::Gateway,
-        _ => Failure::Answer,
-    }
-}
-
 fn grpc_failure(status: u8) -> String {
     format!("it answered grpc-status {status}")
-}
-
-/// Whether the endpoint answers that it has too much to do.
-fn is_shed(status: StatusCode, grpc: Option<u8>) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || grpc == Some(RESOURCE_EXHAUSTED)
-}
-
-/// UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS are the server's fault.
-fn is_endpoints_fault(grpc: u8) -> bool {
-    matches!(grpc, 2 | 13 | 14 | 15)
 }

@@ -6,6 +6,8 @@
 
 mod apply;
 mod change;
+#[cfg(feature = "runtime")]
+mod checked;
 mod compile;
 mod difference;
 mod index;
@@ -17,6 +19,8 @@ mod status;
 mod store;
 
 pub use change::{Change, Fallback, Object, Op};
+#[cfg(feature = "runtime")]
+pub(crate) use checked::Checkable;
 pub use difference::{Difference, Mentioned};
 pub(crate) use service::PortView;
 pub use service::ServiceView;

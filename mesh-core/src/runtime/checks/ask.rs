@@ -6,13 +6,13 @@ use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use super::target::Target;
 use crate::balance::CheckKind;
 use crate::body::Body;
 use crate::connect::{Connector, forward};
 use crate::identify::{Inner, Tls};
 use crate::model::AppProtocol;
 use crate::retry::Reuse;
+use crate::snapshot::Checkable;
 
 /// How much of an answer is read, in bytes.
 const ANSWER: usize = 64 << 10;
@@ -24,7 +24,11 @@ const SERVING: [u8; 2] = [0x08, 0x01];
 const PREFIX: usize = 5;
 
 /// Asks an endpoint whether it serves; the error says why it does not.
-pub(super) async fn ask(connector: &Connector, tls: &Tls, target: &Target) -> Result<(), String> {
+pub(super) async fn ask(
+    connector: &Connector,
+    tls: &Tls,
+    target: &Checkable,
+) -> Result<(), String> {
     match &target.policy.kind {
         CheckKind::Grpc(service) => {
             let mut request = Request::new(Body::from(message(service)));
@@ -70,7 +74,7 @@ pub(super) async fn ask(connector: &Connector, tls: &Tls, target: &Target) -> Re
 async fn send(
     connector: &Connector,
     tls: &Tls,
-    target: &Target,
+    target: &Checkable,
     mut request: Request<Body>,
     protocol: AppProtocol,
 ) -> Result<(u16, Bytes, HeaderMap), String> {

@@ -9,7 +9,6 @@
 //! The balancer reads one flag. It refuses to check where no policy asks for it.
 
 mod ask;
-mod target;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,12 +19,11 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use self::ask::ask;
-use self::target::{Target, targets};
 use super::upstream::Upstreams;
 use crate::balance::Checked;
 use crate::drain::Drain;
 use crate::identify::Tls;
-use crate::snapshot::{Snapshot, SnapshotReader};
+use crate::snapshot::{Checkable, Snapshot, SnapshotReader};
 
 /// The most checks at once.
 const AT_ONCE: usize = 64;
@@ -34,7 +32,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// A task that checks an endpoint; it ends with this.
 struct Running {
-    target: Target,
+    target: Checkable,
     task: AbortHandle,
     live: Live,
 }
@@ -84,7 +82,7 @@ impl Checks {
     /// Begins and ends tasks as a snapshot says.
     fn follow(self: &Arc<Self>, snapshot: &Snapshot, running: &mut HashMap<usize, Running>) {
         let mut before = std::mem::take(running);
-        for target in targets(snapshot) {
+        for target in snapshot.checkable() {
             let key = Arc::as_ptr(&target.member.state).addr();
             let known = match before.remove(&key) {
                 Some(known) if known.is_for(&target) => Some(known),
@@ -99,7 +97,7 @@ impl Checks {
         before.values().for_each(|ended| self.end(ended));
     }
 
-    fn begin(self: &Arc<Self>, target: Target) -> Running {
+    fn begin(self: &Arc<Self>, target: Checkable) -> Running {
         let live = Live::new(Mutex::new(true));
         let check = Arc::clone(self).check(target.clone(), Arc::clone(&live));
         Running {
@@ -117,7 +115,7 @@ impl Checks {
     }
 
     /// Checks an endpoint again and again.
-    async fn check(self: Arc<Self>, target: Target, live: Live) {
+    async fn check(self: Arc<Self>, target: Checkable, live: Live) {
         let policy = Arc::clone(&target.policy);
         let mut checked = Checked::default();
         // Those of one Service do not come all at once.
@@ -139,7 +137,7 @@ impl Checks {
 
     fn note(
         &self,
-        (target, live): (&Target, &Live),
+        (target, live): (&Checkable, &Live),
         answer: &Result<(), String>,
         change: Option<bool>,
     ) {
@@ -168,7 +166,7 @@ impl Checks {
     }
 
     /// Notes in the set of the moment whether an endpoint is well.
-    fn mark(&self, target: &Target, well: bool) {
+    fn mark(&self, target: &Checkable, well: bool) {
         let snapshot = self.upstreams.reader.peek();
         let service = snapshot.service(&target.service);
         let set = service.and_then(|service| service.endpoints(target.port));
@@ -181,7 +179,7 @@ impl Checks {
 // === impl Running ===
 
 impl Running {
-    fn is_for(&self, target: &Target) -> bool {
+    fn is_for(&self, target: &Checkable) -> bool {
         (&self.target.policy, self.target.protocol) == (&target.policy, target.protocol)
     }
 }
