@@ -72,6 +72,8 @@ pub enum Reason {
     Denied,
     /// This process has no more descriptors, memory or ports for a connection: 503.
     Exhausted,
+    /// A policy has it fail on purpose; the status is the policy's.
+    FaultInjected,
     /// The header block is larger than the limit: 431.
     HeaderTooLarge,
     /// The header did not arrive in time: 408.
@@ -148,6 +150,7 @@ impl Reason {
             Self::Crowded => "crowded",
             Self::Denied => "denied",
             Self::Exhausted => "exhausted",
+            Self::FaultInjected => "fault-injected",
             Self::HeaderTimeout => "header-timeout",
             Self::HeaderTooLarge => "header-too-large",
             Self::InvalidRequest => "invalid-request",
@@ -181,9 +184,11 @@ impl Reason {
             | Self::TooManyFields
             | Self::UnsupportedCoding => Stage::Accept,
             Self::Denied => Stage::Authorize,
-            Self::NoBackend | Self::NoRoute | Self::RequestTimeout | Self::UnknownHost => {
-                Stage::Route
-            }
+            Self::FaultInjected
+            | Self::NoBackend
+            | Self::NoRoute
+            | Self::RequestTimeout
+            | Self::UnknownHost => Stage::Route,
             Self::BackendMissing | Self::NoEndpoint | Self::Overflow => Stage::Balance,
             Self::TlsFailed | Self::WrongServer => Stage::Identify,
             Self::AnswerCoding
@@ -214,6 +219,7 @@ impl Reason {
             | Self::UnsupportedCoding => Blame::Caller,
             Self::BackendMissing
             | Self::Exhausted
+            | Self::FaultInjected
             | Self::NoBackend
             | Self::NoRoute
             | Self::Overflow => Blame::Mesh,
@@ -242,6 +248,7 @@ impl Reason {
             Self::CallerGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::ConnectFailed
             | Self::Exhausted
+            | Self::FaultInjected
             | Self::NoEndpoint
             | Self::Overflow
             | Self::TlsFailed
@@ -287,6 +294,7 @@ impl Reason {
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::Exhausted
+            | Self::FaultInjected
             | Self::NoEndpoint
             | Self::Reset
             | Self::Stale
@@ -305,6 +313,7 @@ impl Reason {
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
             Self::Crowded | Self::Exhausted | Self::Overflow => "UO",
             Self::Denied => "DENY",
+            Self::FaultInjected => "FI",
             Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
@@ -376,7 +385,7 @@ impl Error {
         self
     }
 
-    /// The same, denied by a policy.
+    /// The same, denied, or made on purpose, by a policy.
     #[must_use]
     pub(crate) fn with_policy(mut self, policy: ObjectKey) -> Self {
         self.0.policy = Some(policy);
@@ -393,7 +402,7 @@ impl Error {
         &self.0.detail
     }
 
-    /// The policy that denied it.
+    /// The policy that denied it, or has it fail.
     pub fn policy(&self) -> Option<&ObjectKey> {
         self.0.policy.as_ref()
     }
@@ -492,7 +501,6 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The content type of our answer to a caller that speaks gRPC; `None` if it speaks plain HTTP. A
 /// browser's gRPC-Web is answered as it asks.
-#[cfg(feature = "runtime")]
 pub(crate) fn grpc_kind(headers: &HeaderMap) -> Option<HeaderValue> {
     if !is_grpc(headers) {
         return None;
@@ -500,6 +508,18 @@ pub(crate) fn grpc_kind(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get(header::CONTENT_TYPE)?;
     let web = asked.as_bytes().starts_with(b"application/grpc-web");
     Some(if web { asked.clone() } else { GRPC })
+}
+
+/// The gRPC status that stands for an HTTP status (gRPC, "HTTP to gRPC Status Code Mapping").
+pub(crate) fn grpc_of(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
 }
 
 /// The gRPC status in headers or trailers, as it is meant: tonic's servers answer a deadline that has

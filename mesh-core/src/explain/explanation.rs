@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sent::{Copied, Deadline, Edit, Fields, Head, Origin, Repeats};
+use super::sent::{Copied, Deadline, Edit, Fault, Fields, Head, Origin, Repeats};
 use super::value::{Backend, Endpoint, Judgement, RuleName, RuleSeen, Setting, Share, Verdict};
 
 /// What becomes of a request, step by step. What was not reached is empty.
@@ -38,6 +38,8 @@ pub struct Explanation {
     pub origin: Option<Origin>,
     /// What is asked of the request, each with the object that says so.
     pub settings: Vec<Setting>,
+    /// What is made to happen to it on purpose; `None` if no policy has faults made of it.
+    pub fault: Option<Fault>,
     /// When it must have an answer.
     pub deadline: Option<Deadline>,
     /// How it is sent again.

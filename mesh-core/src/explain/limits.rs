@@ -5,9 +5,10 @@ use std::time::Duration;
 use http::header::EXPECT;
 use http::{HeaderName, HeaderValue, Request};
 
-use super::sent::{Deadline, Limit, Repeats};
+use super::sent::{Deadline, Fault, Limit, Repeats};
+use super::value::Verdict;
 use crate::deadline;
-use crate::error::{Reason, is_grpc};
+use crate::error::{Error, Reason, grpc_kind, is_grpc};
 use crate::fields::wishes;
 use crate::plan::{Planned, PlannedBackend};
 use crate::snapshot::ServiceView;
@@ -30,8 +31,49 @@ impl Waits {
     }
 }
 
+/// What is made to happen to a planned request on purpose; `None` if no policy has faults made of it.
+pub(super) fn fault(planned: &Planned) -> Option<Fault> {
+    let injected = planned.injected()?;
+    let from = planned.fault().and_then(|fault| fault.from.as_ref());
+    Some(Fault {
+        delay_millis: injected.delay.map(millis),
+        aborted: injected.abort.is_some(),
+        bits_per_second: injected.bandwidth.map(|bandwidth| bandwidth.bits()),
+        object: from.map(ToString::to_string),
+    })
+}
+
+/// What becomes of a planned request whose faults keep it from being sent.
+///
+/// # Errors
+///
+/// [`Error`] if it is delayed beyond its time.
+pub(super) fn kept(
+    planned: &Planned,
+    waits: &Waits,
+    request: &Request<()>,
+) -> Result<Option<Verdict>, Error> {
+    let Some(injected) = planned.injected() else {
+        return Ok(None);
+    };
+    let limits = planned.timeouts().map(|block| block.value);
+    let caller = waits.0.as_ref().map(|(wait, _)| *wait);
+    let left = deadline::end(limits.unwrap_or_default(), Duration::ZERO, caller);
+    if let (_, Some(late)) = injected.wait(left) {
+        return Err(late);
+    }
+    let aborted = planned.aborted(grpc_kind(request.headers()));
+    Ok(aborted.map(|(error, answer)| {
+        let code = answer.headers().get("grpc-status");
+        let mut verdict = Verdict::refused(&error, false);
+        verdict.status = Some(answer.status().as_u16());
+        verdict.grpc_status = code.and_then(|code| code.to_str().ok()?.parse().ok());
+        verdict
+    }))
+}
+
 /// When a planned request must have an answer; what is left then is written into it, as it is for its
-/// endpoint.
+/// endpoint. Its first attempt begins once it has waited as a policy has it wait on purpose.
 pub(super) fn deadline(
     planned: &Planned,
     waits: &Waits,
@@ -41,8 +83,11 @@ pub(super) fn deadline(
     let block = planned.timeouts();
     let limits = block.map(|block| block.value).unwrap_or_default();
     let caller = waits.0.as_ref().map(|(wait, _)| *wait);
+    let begins = planned.injected().and_then(|made| made.delay);
+    let begins = begins.unwrap_or_default();
     let end = deadline::end(limits, NOW, caller);
-    let (attempt, late) = deadline::of_attempt(limits, end, NOW)?;
+    let (attempt, late) = deadline::of_attempt(limits, end, begins)?;
+    let attempt = attempt.saturating_sub(begins);
     let grpc = is_grpc(request.headers());
     deadline::write(attempt, grpc, request.headers_mut());
     let own = |by: &str, limit: Duration| Limit {
@@ -60,7 +105,10 @@ pub(super) fn deadline(
     });
     Some(Deadline {
         attempt: match (late, &whole) {
-            (Reason::RequestTimeout, Some(whole)) => whole.clone(),
+            (Reason::RequestTimeout, Some(whole)) => Limit {
+                millis: millis(attempt),
+                ..whole.clone()
+            },
             _ => own("backendRequest", attempt),
         },
         whole,

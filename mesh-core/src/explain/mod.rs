@@ -27,7 +27,7 @@ use http::{Request, Uri};
 
 pub use explanation::Explanation;
 pub use question::{InvalidQuestion, Question};
-pub use sent::{Copied, Deadline, Edit, Fields, Head, Limit, Origin, Repeats};
+pub use sent::{Copied, Deadline, Edit, Fault, Fields, Head, Limit, Origin, Repeats};
 pub use value::{
     Answer, Backend, Endpoint, Judgement, Outcome, PolicySeen, RuleName, RuleSeen, Setting, Share,
     Verdict,
@@ -146,8 +146,10 @@ pub fn seeds(scene: &Scene<'_>, question: &Question, most: u32) -> Vec<u64> {
         }
         // Most requests have one backend, and no seed brings another.
         let possible = *possible.get_or_insert_with(|| {
-            let split = explain(scene, question).split;
-            split.iter().filter(|share| share.weight > 0).count().max(1)
+            let one = explain(scene, question);
+            let shares = one.split.iter().filter(|share| share.weight > 0);
+            // A fault may keep it from all of them.
+            shares.count().max(1) + usize::from(one.fault.is_some())
         });
         if met.len() >= possible {
             break;
@@ -174,6 +176,9 @@ fn drawn(
         );
         let view = question::view(&request, opaque);
         let planned = plan(snapshot, &local, to, &view, &mut draw, &mut ()).ok()?;
+        if planned.injected().is_some_and(|made| made.abort.is_some()) {
+            return None;
+        }
         let backend = planned.backend()?;
         Some((backend.service.clone(), backend.port))
     })
@@ -229,6 +234,13 @@ fn walk(
     out.rules = seen.into_rules();
     let planned = planned?;
     routed(&planned, &request, out);
+    out.fault = limits::fault(&planned);
+    if out.fault.is_some() {
+        out.settings = settings::of(&planned, None, question.opaque);
+    }
+    if let Some(verdict) = limits::kept(&planned, &waits, &request)? {
+        return Ok(verdict);
+    }
     let Some(backend) = planned.backend() else {
         return Ok(answered(&planned, &authority, &view, out));
     };

@@ -55,7 +55,23 @@ pub struct Origin {
     pub allowed: bool,
 }
 
-/// When a request must have an answer, if its first attempt begins at once.
+/// What was drawn of the faults that a policy has made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Fault {
+    /// How long the request waits before anything else, in milliseconds.
+    pub delay_millis: Option<u64>,
+    /// Whether it is answered then, and not sent.
+    pub aborted: bool,
+    /// How fast the body of its answer may come, in bits per second.
+    pub bits_per_second: Option<u64>,
+    /// The policy; `None` is what the process was built with.
+    pub object: Option<String>,
+}
+
+/// When a request must have an answer, if its first attempt begins at once, or after the delay of a
+/// [`Fault`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -4,6 +4,7 @@
 //! request, and a draw; out comes what will be done, or why it is refused. The runtime obeys it for
 //! HTTP and for opaque connections alike, and an explanation of a request is the same call.
 
+mod fault;
 mod hop;
 mod mirror;
 
@@ -22,14 +23,14 @@ use self::mirror::mirrors;
 use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
 use crate::balance::{Choice, EndpointSet, Issued, NoEndpoint, Shown};
 use crate::body::Body;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, is_grpc};
 use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{AppProtocol, Block, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
 use crate::route::{self, Cors, Matched, Mirror, NoRoute, Outcome, Timeouts};
 use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
-use crate::traffic::Traffic;
+use crate::traffic::{FaultInjection, Injected, Traffic};
 
 /// The port of an authority that names none.
 const HTTP_PORT: u16 = 80;
@@ -76,6 +77,8 @@ struct Rare {
     mirrors: Box<[PlannedMirror]>,
     /// Where the request comes from, as the route is asked to say whether that may read the answer.
     origin: Option<HeaderValue>,
+    /// What is made to happen to it on purpose, if faults are made.
+    injected: Option<Injected>,
 }
 
 /// A request that is not sent.
@@ -191,7 +194,11 @@ pub fn plan(
         },
         Some(None) => Default::default(),
     };
-    let rare = matched.and_then(|matched| Rare::of(snapshot, &asked.service, matched, shown, draw));
+    let of_rule = matched.and_then(|matched| matched.fault(table));
+    let fault = of_rule.or_else(|| traffic.as_ref()?.fault.as_ref());
+    // A preflight asks the route alone: a browser shows no fault of it to its page.
+    let fault = fault.filter(|_| matched.is_none_or(|m| m.preflight(table).is_none()));
+    let rare = Rare::of((snapshot, &asked.service), matched, fault, shown, draw);
     Ok(Planned {
         rare,
         permit,
@@ -235,24 +242,25 @@ fn resolve(snapshot: &Snapshot, local: &Local, to: Destination<'_>) -> Result<Re
 
 impl Rare {
     fn of(
-        snapshot: &Snapshot,
-        asked: &Arc<ServiceView>,
-        matched: Matched,
+        (snapshot, asked): (&Snapshot, &Arc<ServiceView>),
+        matched: Option<Matched>,
+        fault: Option<&Block<Arc<FaultInjection>>>,
         shown: Shown<'_>,
         draw: &mut Draw,
     ) -> Option<Box<Self>> {
-        if !matched.is_rare() {
+        let matched = matched.filter(|matched| matched.is_rare());
+        if matched.is_none() && fault.is_none() {
             return None;
         }
         let headers = shown.headers?;
+        let mirrors = matched.map(|matched| mirrors(snapshot, asked, matched, shown, draw));
+        let cors = matched.is_some_and(|matched| matched.has_cors(&asked.routes));
         let rare = Self {
-            mirrors: mirrors(snapshot, asked, matched, shown, draw),
-            origin: match matched.has_cors(&asked.routes) {
-                true => headers.get(ORIGIN).cloned(),
-                false => None,
-            },
+            mirrors: mirrors.unwrap_or_default(),
+            origin: headers.get(ORIGIN).filter(|_| cors).cloned(),
+            injected: fault.map(|fault| fault.value.inject(is_grpc(headers), draw)),
         };
-        let none = rare.mirrors.is_empty() && rare.origin.is_none();
+        let none = rare.mirrors.is_empty() && rare.origin.is_none() && rare.injected.is_none();
         (!none).then(|| Box::new(rare))
     }
 }

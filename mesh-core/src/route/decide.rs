@@ -20,6 +20,7 @@ use crate::authorize::{HttpView, Missed, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason, is_grpc};
 use crate::model::{Block, Draw, Namespace, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
+use crate::traffic::FaultInjection;
 
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Matched {
     cors: bool,
     /// Whether it is a preflight that the rule, or the backend that was drawn, answers.
     preflight: bool,
+    /// Whether a policy for the rule has faults made.
+    faulty: bool,
 }
 
 // A rule and a backend have so many filters at most.
@@ -185,6 +188,7 @@ fn grpc_route(
         },
         cors: false,
         preflight: false,
+        faulty: entry.faulty,
     })
 }
 
@@ -242,6 +246,7 @@ fn http_route(
         mirrors: 0,
         cors: entry.cors,
         preflight: false,
+        faulty: entry.faulty,
     };
     if entry.cors && is_preflight(http.method, http.headers) && matched.cors(table).is_some() {
         matched.preflight = true;
@@ -380,6 +385,15 @@ impl Matched {
     /// What is sent again, if the rule or a policy for it says so.
     pub fn retry(self, table: &RouteTable) -> Option<&Block<Arc<RetryPolicy>>> {
         self.rule(table)?.retry.as_ref()
+    }
+
+    /// The faults that a policy for the rule has made.
+    pub(crate) fn fault(self, table: &RouteTable) -> Option<&Block<Arc<FaultInjection>>> {
+        // Most rules have none, and are not read for that.
+        match self.faulty {
+            true => self.rule(table)?.fault.as_ref(),
+            false => None,
+        }
     }
 
     /// The condition on the path that the request met; `None` if there was none.

@@ -14,6 +14,7 @@ use super::matching::{Match, PathMatch};
 use crate::authorize::PathForm;
 use crate::model::{Block, ObjectKey, ServiceName, ServicePort};
 use crate::retry::RetryPolicy;
+use crate::traffic::FaultInjection;
 
 /// The largest weight that the Gateway API allows.
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -82,6 +83,8 @@ pub struct Inherited {
     pub timeouts: Option<Block<Timeouts>>,
     /// What is sent again.
     pub retry: Option<Block<Arc<RetryPolicy>>>,
+    /// Faults that are made on purpose.
+    pub fault: Option<Block<Arc<FaultInjection>>>,
 }
 
 /// A Service that a route is attached to, all its ports or one.

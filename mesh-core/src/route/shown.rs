@@ -128,6 +128,9 @@ fn shown(
     if let Some(retry) = &rule.retry {
         out.insert("retry".into(), block(&*retry.value, retry.from.as_ref()));
     }
+    if let Some(fault) = &rule.fault {
+        out.insert("fault".into(), block(&*fault.value, fault.from.as_ref()));
+    }
     out.insert("filters".into(), filters(&rule.filters));
     match rule.answer.as_deref() {
         Some(Outcome::Redirect(to)) => out.insert("requestRedirect".into(), redirect(to)),

@@ -15,6 +15,7 @@ use super::admit;
 use super::call::Call;
 use super::exchange::{Held, Pending};
 use super::first::{FirstWord, first_word};
+use super::inject::{inject, slow};
 use super::labels;
 use super::listen::{OutboundListener, Target};
 use super::mirror;
@@ -177,6 +178,12 @@ impl Outbound {
         call: &mut Call,
     ) -> Result<Carried, Error> {
         let planned = self.plan_http(request, to, call)?;
+        if let Some(injected) = planned.injected() {
+            let made = inject(injected, &planned, request.headers(), call);
+            if let Some(answer) = Box::pin(made).await? {
+                return Ok(Carried::Route(answer));
+            }
+        }
         let Some(backend) = planned.backend() else {
             return answer_of(&planned, request, call);
         };
@@ -201,6 +208,9 @@ impl Outbound {
             admit::answered(&mut response);
         }
         planned.edit_response(response.headers_mut());
+        if let Some(bandwidth) = planned.injected().and_then(|made| made.bandwidth) {
+            slow(&mut response, bandwidth);
+        }
         Ok(Carried::Endpoint(response, answered.upstream, switched))
     }
 

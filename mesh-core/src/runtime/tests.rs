@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 27] = [
+const REASONS: [Reason; 28] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -18,6 +18,7 @@ const REASONS: [Reason; 27] = [
     Reason::Crowded,
     Reason::Denied,
     Reason::Exhausted,
+    Reason::FaultInjected,
     Reason::HeaderTimeout,
     Reason::HeaderTooLarge,
     Reason::InvalidRequest,

@@ -77,7 +77,11 @@ pub(crate) fn of_port(
             traffic.timeouts = Some(Block { value, from });
         }
         if let Some(value) = blocks.retry.clone() {
+            let from = from.clone();
             traffic.retry = Some(Block { value, from });
+        }
+        if let Some(value) = blocks.fault.clone() {
+            traffic.fault = Some(Block { value, from });
         }
     }
     if said.is_some() {
@@ -96,9 +100,11 @@ pub(crate) fn of_rule(
     let near: Vec<_> = near.into_iter().map(|(_, policy)| policy).collect();
     let timeouts = near.iter().find_map(|p| Some((p, p.blocks.timeouts?)));
     let retry = near.iter().find_map(|p| Some((p, p.blocks.retry.clone()?)));
+    let fault = near.iter().find_map(|p| Some((p, p.blocks.fault.clone()?)));
     Inherited {
         timeouts: timeouts.map(|(policy, value)| Block::of(value, &policy.key)),
         retry: retry.map(|(policy, value)| Block::of(value, &policy.key)),
+        fault: fault.map(|(policy, value)| Block::of(value, &policy.key)),
     }
 }
 

@@ -1,17 +1,23 @@
 //! Traffic: what is asked of requests besides where they go: time limits, repeats, the choice of an
-//! endpoint and when one is ejected.
+//! endpoint, when one is ejected, and faults that are made on purpose.
 //!
 //! In come the [`TrafficPolicy`]s that reach a port, out comes the one [`Traffic`] that serves. Each
 //! block is taken whole from the nearest policy that has it: of a rule, its route, the port, its
 //! Service, the namespace, the mesh, and last what the process was built with. What serves knows the
 //! object that each block came from. Pure.
 
+mod bandwidth;
+mod fault;
+mod invalid;
 mod merge;
 mod policy;
 mod shown;
 
 use std::sync::Arc;
 
+pub use bandwidth::Bandwidth;
+pub use fault::{Abort, FaultInjection, Injected, Percentage};
+pub use invalid::InvalidFault;
 pub(crate) use merge::{of_port, of_rule};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
 pub(crate) use shown::{Part, block, part};
@@ -43,6 +49,8 @@ pub struct Traffic {
     pub timeouts: Option<Block<Timeouts>>,
     /// What is sent again of requests for which no route says it.
     pub retry: Option<Block<Arc<RetryPolicy>>>,
+    /// Faults that are made on purpose.
+    pub fault: Option<Block<Arc<FaultInjection>>>,
 }
 
 // === impl Traffic ===
@@ -66,7 +74,7 @@ impl Traffic {
 
     /// Whether it says something of each request that a route may say too.
     pub(crate) fn is_of_requests(&self) -> bool {
-        self.timeouts.is_some() || self.retry.is_some()
+        self.timeouts.is_some() || self.retry.is_some() || self.fault.is_some()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fault::FaultInjection;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::{Kind, ObjectKey, ServiceName};
 use crate::retry::{BudgetPolicy, RetryPolicy};
@@ -54,6 +55,8 @@ pub struct Blocks {
     pub timeouts: Option<Timeouts>,
     /// What is sent again.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Faults that are made on purpose.
+    pub fault: Option<Arc<FaultInjection>>,
 }
 
 /// A policy that cannot be.

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::Traffic;
+use super::{Abort, FaultInjection, Percentage, Traffic};
 use crate::balance::{
     CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness,
     RequestLimits, SlowStart, Strategy, Volume,
@@ -226,11 +226,36 @@ impl Shown for EjectPolicy {
     }
 }
 
+impl Shown for FaultInjection {
+    fn fields(&self) -> Map<String, Value> {
+        let percentage = |of: Percentage| json!({ "value": of.get() });
+        let delay = self.delay().map(|(of, wait)| {
+            let shown = json!({ "percentage": percentage(of), "fixedDelay": millis(wait) });
+            ("delay".to_owned(), shown)
+        });
+        let abort = self.abort().map(|(of, abort)| {
+            let (name, code) = match abort {
+                Abort::Http(status) => ("httpStatus", status.as_u16()),
+                Abort::Grpc(code) => ("grpcStatus", code.into()),
+            };
+            let shown = json!({ "percentage": percentage(of), name: code });
+            ("abort".to_owned(), shown)
+        });
+        let bandwidth = self.bandwidth().map(|(of, bandwidth)| {
+            let limit = format!("{}kbps", bandwidth.bits() / 1_000);
+            let shown = json!({ "percentage": percentage(of), "limit": limit });
+            ("responseBandwidth".to_owned(), shown)
+        });
+        delay.into_iter().chain(abort).chain(bandwidth).collect()
+    }
+}
+
 impl Serialize for Traffic {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         let of_requests = [
             self.timeouts.as_ref().map(|block| part("timeouts", block)),
             self.retry.as_ref().map(|block| part("retry", block)),
+            self.fault.as_ref().map(|block| part("fault", block)),
         ];
         let parts = self.of_service().into_iter();
         let parts = parts.chain(of_requests.into_iter().flatten());
@@ -340,9 +365,14 @@ mod tests {
         let retry = RetryPolicy::new(2).on_status(503).unwrap();
         let retry = retry.on_grpc(14).unwrap();
         let second = Some(Duration::from_secs(1));
+        let part = Percentage::new(12.5).unwrap();
+        let fault = FaultInjection::default().with_abort(Percentage::ALL, Abort::Grpc(14));
+        let fault = fault.unwrap().with_delay(part, Duration::from_secs(2));
+        let fault = fault.unwrap();
         let traffic = Traffic {
             retry: Some(Block::of(Arc::new(retry), &key)),
             timeouts: Some(Block::of(Timeouts::new(second, None).unwrap(), &key)),
+            fault: Some(Block::of(Arc::new(fault), &key)),
             ..Traffic::default()
         };
         assert_eq!(
@@ -363,6 +393,11 @@ mod tests {
                 "timeouts": {"request": "1000ms", "from": "TrafficPolicy/shop/cart"},
                 "retry": {
                     "attempts": 2, "codes": [503], "grpcCodes": [14], "backoff": "25ms",
+                    "from": "TrafficPolicy/shop/cart",
+                },
+                "fault": {
+                    "delay": {"percentage": {"value": 12.5}, "fixedDelay": "2000ms"},
+                    "abort": {"percentage": {"value": 100.0}, "grpcStatus": 14},
                     "from": "TrafficPolicy/shop/cart",
                 },
             })

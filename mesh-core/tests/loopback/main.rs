@@ -6,6 +6,7 @@ mod cuts;
 mod deadlines;
 mod drain;
 mod early;
+mod faults;
 mod fields;
 mod flows;
 mod hostile;

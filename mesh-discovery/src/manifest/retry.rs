@@ -40,16 +40,22 @@ pub(super) fn with_grpc(value: &Value<'_>) -> Option<RetryPolicy> {
         let mut policy = http(fields);
         let mut seen = Vec::new();
         for code in codes.map_or(Some(Vec::new()), |list| list.list_of_or_empty(GRPC.len()))? {
-            let name = code.choice(GRPC)?;
-            if seen.contains(&name) {
-                code.refuse(format_args!("{name} stands twice"));
+            let number = grpc_code(&code)?;
+            if seen.contains(&number) {
+                code.refuse("stands twice");
             }
-            seen.push(name);
-            let number = (1..).zip(GRPC).find(|(_, known)| **known == name);
-            policy = Some(code.check(policy?.on_grpc(number?.0))?);
+            seen.push(number);
+            policy = Some(code.check(policy?.on_grpc(number))?);
         }
         policy
     })
+}
+
+/// A status code of gRPC by its name.
+pub(super) fn grpc_code(value: &Value<'_>) -> Option<u8> {
+    let name = value.choice(GRPC)?;
+    let found = (1..).zip(GRPC).find(|(_, known)| **known == name);
+    Some(found?.0)
 }
 
 fn http(retry: &mut Fields<'_>) -> Option<RetryPolicy> {

@@ -168,6 +168,11 @@ fn traffic() -> Json {
                 "budget": {"percent": 20, "interval": "10s"},
                 "minRetryRate": {"count": 10, "interval": "1s"},
             },
+            "fault": {
+                "delay": {"percentage": {"value": 1}, "fixedDelay": "1s"},
+                "abort": {"percentage": {"value": 1}, "httpStatus": 503},
+                "responseBandwidth": {"percentage": {"value": 1}, "limit": "50kbps"},
+            },
             "loadBalancer": {"consistentHash": {
                 "httpCookie": {"name": "user", "path": "/", "ttl": "1h"},
                 "ringHash": {"minimumRingSize": 1_024},

@@ -142,9 +142,17 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
     if !fields.is_empty() {
         out.push(("answer's header", fields.join(", ")));
     }
+    if let Some(fault) = &seen.fault {
+        let wait = fault.delay_millis.map(|ms| format!("waits {ms} ms"));
+        let abort = fault.aborted.then(|| "aborted".to_owned());
+        let slow = fault.bits_per_second.map(|bits| format!("{bits} bit/s"));
+        let made: Vec<_> = wait.into_iter().chain(abort).chain(slow).collect();
+        out.push(("fault drawn", made.join(", ")));
+    }
     for setting in &seen.settings {
         let name = match &*setting.name {
             "connectionPool" => "connectionPool",
+            "fault" => "fault",
             "loadBalancer" => "loadBalancer",
             "locality" => "locality",
             "outlierDetection" => "outlierDetection",

@@ -260,6 +260,19 @@ fn endpoints(seen: &Explanation) -> String {
 /// When it must have an answer, and how it is sent again.
 fn limits(seen: &Explanation) -> Vec<String> {
     let mut out = Vec::new();
+    if let Some(fault) = &seen.fault {
+        let wait = fault.delay_millis.map(|ms| format!("it waits {ms} ms"));
+        let abort = fault.aborted.then(|| "it is aborted".to_owned());
+        let slow = fault.bits_per_second.filter(|_| !fault.aborted);
+        let slow = slow.map(|bits| format!("its answer comes with {} kbit/s", bits / 1_000));
+        let made: Vec<_> = wait.into_iter().chain(abort).chain(slow).collect();
+        let made = match made.is_empty() {
+            true => "none is drawn".to_owned(),
+            false => made.join(", then "),
+        };
+        let by = fault.object.as_ref().map(|by| format!(" ({by})"));
+        out.push(format!("fault     {made}{}", by.unwrap_or_default()));
+    }
     if let Some(deadline) = &seen.deadline {
         let limit = |limit: &Limit| format!("{} ms ({})", limit.millis, limit.by);
         let whole = deadline.whole.as_ref().filter(|w| **w != deadline.attempt);

@@ -557,3 +557,84 @@ fn an_explanation_is_written_and_read_without_credentials() -> Fallible {
     assert_eq!(serde_json::to_string(&read)?, text);
     Ok(())
 }
+
+#[test]
+fn faults_are_drawn_as_they_are_for_a_request() -> Fallible {
+    use crate::traffic::{Abort, Blocks, FaultInjection, Percentage, Target, TrafficPolicy};
+    let put = |name: &str, target: Target, fault: FaultInjection, request: Option<Duration>| {
+        let blocks = Blocks {
+            fault: Some(fault.into()),
+            timeouts: Some(Timeouts::new(request, None)?),
+            ..Blocks::default()
+        };
+        let key = ObjectKey::new(Kind::TrafficPolicy, &shop(), name)?;
+        Fallible::Ok(Op::put(TrafficPolicy::new(key, vec![target], blocks)?))
+    };
+    let cart = || Target::Service(service("cart"), None);
+    let (millis, all) = (Duration::from_millis, Percentage::ALL);
+    let delay = |ms| FaultInjection::default().with_delay(all, millis(ms));
+    let get = "GET http://cart/items";
+    // What waits in time is sent, with what is left.
+    let snapshot = world(vec![put("slow", cart(), delay(300)?, Some(millis(1_000)))?])?;
+    let slow = ask(&snapshot, get)?;
+    assert_eq!(slow.verdict.outcome, Outcome::Sent);
+    let fault = slow.fault.as_ref().ok_or("a fault")?;
+    assert_eq!((fault.delay_millis, fault.aborted), (Some(300), false));
+    assert_eq!(fault.object.as_deref(), Some("TrafficPolicy/shop/slow"));
+    assert!(slow.settings.iter().any(|setting| setting.name == "fault"));
+    let deadline = slow.deadline.ok_or("a deadline")?;
+    let whole = deadline.whole.map(|whole| whole.millis);
+    assert_eq!((deadline.attempt.millis, whole), (700, Some(1_000)));
+    // What does not is late.
+    let snapshot = world(vec![put("slow", cart(), delay(300)?, Some(millis(200)))?])?;
+    let late = ask(&snapshot, get)?;
+    assert_eq!(late.verdict.reason.as_deref(), Some("request-timeout"));
+    assert!(late.endpoints.is_empty());
+    // A policy for the rule is nearer than one for the Service; copies are not sent of what is aborted.
+    let teapot = Abort::Http(http::StatusCode::IM_A_TEAPOT);
+    let aborts = FaultInjection::default().with_abort(all, teapot)?;
+    let of_rule = ObjectKey::new(Kind::HttpRoute, &shop(), "cart")?;
+    let rule = Rule::to(vec![To::new(service("cart"), 80, 1)?]);
+    let snapshot = world(vec![
+        route(vec![rule])?,
+        put("near", Target::Route(of_rule, None), aborts, None)?,
+        put("slow", cart(), delay(300)?, None)?,
+    ])?;
+    let aborted = ask(&snapshot, get)?;
+    assert_eq!(verdict(&aborted), "refused 418 fault-injected");
+    assert_eq!(
+        aborted.verdict.policy.as_deref(),
+        Some("TrafficPolicy/shop/near")
+    );
+    assert!(
+        aborted
+            .settings
+            .iter()
+            .any(|setting| setting.name == "fault")
+    );
+    assert!(aborted.endpoints.is_empty());
+    // A status of gRPC is for gRPC alone; shares count what reaches no backend.
+    let half = Percentage::new(50.0)?;
+    let grpc = FaultInjection::default().with_abort(half, Abort::Grpc(8))?;
+    let snapshot = world(vec![put("grpc", cart(), grpc, None)?])?;
+    let plain = ask(&snapshot, get)?;
+    assert_eq!(plain.fault.map(|fault| fault.aborted), Some(false));
+    let call = Question::parse("POST http://cart/shop.Cart/Get")?.from(WEB.parse()?);
+    let question = call.header("content-type: application/grpc")?;
+    let local = web();
+    let scene = Scene::new(&snapshot, &local);
+    let kept = shares(&scene, &question, 1_000)[&None];
+    assert!((420..580).contains(&kept), "{kept}");
+    let seeds = seeds(&scene, &question, 100);
+    let mut seen: Vec<_> = seeds
+        .into_iter()
+        .map(|seed| {
+            let question = question.clone().draw(seed);
+            explain(&scene, &question).verdict.grpc_status
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen.len(), 2);
+    assert!(seen.contains(&Some(8)), "{seen:?}");
+    Ok(())
+}

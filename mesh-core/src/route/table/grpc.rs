@@ -36,6 +36,8 @@ pub(in crate::route) struct GrpcEntry {
     pub(in crate::route) targets: (usize, usize),
     /// Whether the rule or a backend mirrors.
     pub(in crate::route) mirrors: bool,
+    /// Whether a policy for the rule has faults made.
+    pub(in crate::route) faulty: bool,
 }
 
 // === impl GrpcTable ===
@@ -60,6 +62,7 @@ impl GrpcTable {
                 .collect();
             attached.extend(here.iter().map(|port| (route.key.clone(), *port)));
             for (index, rule) in route.rules.iter().enumerate() {
+                let inherited = inherit(&route.key, rule.rule.name.as_deref());
                 let first = targets.len();
                 let backends = rule.rule.backends().iter();
                 targets.extend(backends.map(|backend| Target::of(backend, service)));
@@ -75,11 +78,11 @@ impl GrpcTable {
                             rule: rules.len(),
                             targets: (first, targets.len()),
                             mirrors: rule.rule.mirrors().next().is_some(),
+                            faulty: inherited.fault.is_some(),
                         };
                         (precedence(route, index, *when), entry)
                     }));
                 }
-                let inherited = inherit(&route.key, rule.rule.name.as_deref());
                 rules.push(RuleView::of(&route.key, index, &rule.rule, inherited));
             }
         }

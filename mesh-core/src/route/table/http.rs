@@ -11,6 +11,7 @@ use crate::retry::RetryPolicy;
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
 use crate::route::rule::{Backend, Inherited, Outcome, Route, Rule, Timeouts};
+use crate::traffic::FaultInjection;
 
 /// The matches of a Service's routes, sorted by precedence.
 ///
@@ -41,6 +42,8 @@ pub(in crate::route) struct Entry {
     pub(in crate::route) mirrors: bool,
     /// Whether the rule or a backend answers preflights.
     pub(in crate::route) cors: bool,
+    /// Whether a policy for the rule has faults made.
+    pub(in crate::route) faulty: bool,
 }
 
 /// A rule with the name of its route.
@@ -51,6 +54,7 @@ pub(in crate::route) struct RuleView {
     /// Its own, or those of the policies for it.
     pub(in crate::route) timeouts: Option<Block<Timeouts>>,
     pub(in crate::route) retry: Option<Block<Arc<RetryPolicy>>>,
+    pub(in crate::route) fault: Option<Block<Arc<FaultInjection>>>,
     pub(in crate::route) filters: Box<[Filter]>,
     /// What it answers; `None` if it forwards.
     pub(in crate::route) answer: Option<Box<Outcome>>,
@@ -88,6 +92,7 @@ impl HttpTable {
                 parents.filter_map(|parent| parent.attaches_to(ports))
             };
             for (index, rule) in route.rules.iter().enumerate() {
+                let inherited = inherit(&route.key, rule.name.as_deref());
                 let first = targets.len();
                 targets.extend(rule.backends().iter().map(|b| Target::of(b, service)));
                 for port in here() {
@@ -98,6 +103,7 @@ impl HttpTable {
                         targets: (first, targets.len()),
                         mirrors: rule.mirrors().next().is_some(),
                         cors: rule.has_cors(),
+                        faulty: inherited.fault.is_some(),
                     };
                     let mut add = |when| {
                         keyed.push((precedence(route, index, when), entry(when)));
@@ -107,7 +113,6 @@ impl HttpTable {
                         some => some.iter().for_each(|when| add(Some(when))),
                     }
                 }
-                let inherited = inherit(&route.key, rule.name.as_deref());
                 rules.push(RuleView::of(&route.key, index, rule, inherited));
             }
         }
@@ -146,6 +151,7 @@ impl RuleView {
             index,
             timeouts: timeouts.or(inherited.timeouts),
             retry: retry.or(inherited.retry),
+            fault: inherited.fault,
             filters: rule.filters.clone().into(),
             answer: match &rule.outcome {
                 Outcome::Forward(_) => None,

@@ -13,7 +13,7 @@ use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
 use inmesh_core::snapshot::{Fallback, Object, Op};
-use inmesh_core::traffic::{Target, TrafficPolicy};
+use inmesh_core::traffic::{Abort, Bandwidth, FaultInjection, Percentage, Target, TrafficPolicy};
 
 use super::{only, refusal, with_spec};
 
@@ -262,6 +262,40 @@ fn what_is_left_out_of_outlier_detection_has_its_default() {
         limits("maxRequestsPerEndpoint: 7"),
         RequestLimits::new(7, None).ok()
     );
+}
+
+#[test]
+fn faults_are_read_for_their_shares() {
+    let policy = accepted(
+        "fault:
+  delay: {percentage: {value: 12.5}, fixedDelay: 2s}
+  abort: {percentage: {value: 100}, grpcStatus: UNAVAILABLE}
+  responseBandwidth: {percentage: {value: 50}, limit: 50 kbps}",
+    );
+    let wanted = FaultInjection::default()
+        .with_delay(Percentage::new(12.5).unwrap(), 2 * SECOND)
+        .unwrap()
+        .with_abort(Percentage::ALL, Abort::Grpc(14))
+        .unwrap()
+        .with_bandwidth(
+            Percentage::new(50.0).unwrap(),
+            Bandwidth::new(50_000).unwrap(),
+        );
+    assert_eq!(policy.blocks.fault.as_deref(), Some(&wanted));
+    let policy = accepted("fault: {abort: {percentage: {value: 0.01}, httpStatus: 418}}");
+    let abort = policy.blocks.fault.as_ref().unwrap().abort().unwrap();
+    let status = http::StatusCode::IM_A_TEAPOT;
+    assert_eq!(abort, (Percentage::new(0.01).unwrap(), Abort::Http(status)));
+    for (text, bits) in [
+        ("1kbps", 1_000),
+        ("2Mbps", 2_000_000),
+        ("100 Gbps", 100_000_000_000),
+    ] {
+        let slow = format!("{{percentage: {{value: 1}}, limit: {text}}}");
+        let policy = accepted(&format!("fault: {{responseBandwidth: {slow}}}"));
+        let (_, limit) = policy.blocks.fault.as_ref().unwrap().bandwidth().unwrap();
+        assert_eq!(limit.bits(), bits, "{text}");
+    }
 }
 
 #[test]
@@ -597,6 +631,57 @@ connectionPool: {http: {http2MaxRequests: 1}}",
             "outlierDetection: {baseEjectionTime: 0s}",
             "spec.outlierDetection.baseEjectionTime",
             "above 0s",
+        ),
+        ("fault: {}", "spec.fault", "a delay, an abort"),
+        (
+            "fault: {delay: {fixedDelay: 1s}}",
+            "spec.fault.delay.percentage",
+            "is missing",
+        ),
+        (
+            "fault: {delay: {percentage: {value: 101}, fixedDelay: 1s}}",
+            "spec.fault.delay.percentage.value",
+            "not 0 to 100",
+        ),
+        (
+            "fault: {delay: {percentage: {value: ten}, fixedDelay: 1s}}",
+            "spec.fault.delay.percentage.value",
+            "not a number",
+        ),
+        (
+            "fault: {delay: {percentage: {value: 1}, fixedDelay: 0s}}",
+            "spec.fault.delay",
+            "above 0s",
+        ),
+        (
+            "fault: {abort: {percentage: {value: 1}}}",
+            "spec.fault.abort",
+            "one of httpStatus",
+        ),
+        (
+            "fault: {responseBandwidth: {percentage: {value: 1}}}",
+            "spec.fault.responseBandwidth.limit",
+            "is missing",
+        ),
+        (
+            "fault: {responseBandwidth: {percentage: {value: 1}, limit: 5KB}}",
+            "spec.fault.responseBandwidth.limit",
+            "kbps",
+        ),
+        (
+            "fault: {responseBandwidth: {percentage: {value: 1}, limit: +5kbps}}",
+            "spec.fault.responseBandwidth.limit",
+            "kbps",
+        ),
+        (
+            "fault: {responseBandwidth: {percentage: {value: 1}, limit: 101Gbps}}",
+            "spec.fault.responseBandwidth.limit",
+            "100Gbps",
+        ),
+        (
+            "fault: {abort: {percentage: {value: 1}, httpStatus: 600}}",
+            "spec.fault.abort.httpStatus",
+            "not within",
         ),
         (
             "timeouts: {request: 1s, backendRequest: 2s}",

@@ -2,11 +2,13 @@
 //!
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
 //! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer`, `connectionPool` and
-//! `outlierDetection` of Istio's DestinationRule, `healthCheck` of Kuma's MeshHealthCheck. A kind of ours is strict: an unknown field refuses the
-//! policy, and so does one of theirs that is not evaluated.
+//! `outlierDetection` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
+//! MeshHealthCheck. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
+//! that is not evaluated.
 
 mod balancer;
 mod check;
+mod fault;
 mod outliers;
 
 use std::sync::Arc;
@@ -120,7 +122,7 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     let (balancer, outliers) = (spec.get("loadBalancer"), spec.get("outlierDetection"));
     let (pool, constraint) = (spec.get("connectionPool"), spec.get("retryConstraint"));
     let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
-    let check = spec.get("healthCheck");
+    let (check, fault) = (spec.get("healthCheck"), spec.get("fault"));
     // Each is read, for its problems.
     let balancer = balancer.map(|value| balancer::read(&value));
     let eject = outliers.map(|value| outlier_detection(&value));
@@ -129,6 +131,7 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     let budget = constraint.map(|value| budget(&value));
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
+    let fault = fault.map(|value| fault::read(&value));
     let balancer = balancer.unwrap_or(Some((None, None, None)))?;
     (blocks.strategy, blocks.warmup, blocks.nearness) = balancer;
     blocks.eject = eject.map_or(Some(None), |read| read.map(Some))?;
@@ -137,6 +140,7 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     blocks.budget = budget.map_or(Some(None), |read| read.map(Some))?;
     blocks.timeouts = timeouts.map_or(Some(None), |read| read.map(Some))?;
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
+    blocks.fault = fault.map_or(Some(None), |read| read.map(|fault| Some(Arc::new(fault))))?;
     Some(blocks)
 }
 
