@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use crate::Body;
 use crate::body::BoxError;
 use crate::model::ObjectKey;
+use crate::retry::NoRetry;
 
 /// The field of an answer that says why the mesh answered in place of a server.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-mesh-reason");
@@ -130,6 +131,7 @@ struct ErrorInner {
     detail: String,
     never_sent: bool,
     policy: Option<ObjectKey>,
+    no_retry: Option<NoRetry>,
     source: Option<BoxError>,
 }
 
@@ -304,6 +306,11 @@ impl Reason {
         }
     }
 
+    /// Whether it says that there is too much to do: the hop above is not to make it more.
+    fn is_overload(self) -> bool {
+        matches!(self, Self::Crowded | Self::Exhausted | Self::Overflow)
+    }
+
     /// The value of Istio's `response_flags` label.
     pub fn flags(self) -> &'static str {
         match self {
@@ -359,6 +366,7 @@ impl Error {
             detail: detail.into(),
             never_sent,
             policy: None,
+            no_retry: reason.is_overload().then_some(NoRetry::Overload),
             source: None,
         }))
     }
@@ -390,6 +398,20 @@ impl Error {
     pub(crate) fn with_policy(mut self, policy: ObjectKey) -> Self {
         self.0.policy = Some(policy);
         self
+    }
+
+    /// The same of a request that the hop above is not to repeat.
+    #[cfg(feature = "runtime")]
+    #[must_use]
+    pub(crate) fn with_no_retry(mut self, why: Option<NoRetry>) -> Self {
+        self.0.no_retry = self.0.no_retry.or(why);
+        self
+    }
+
+    /// Why the hop above is not to repeat the request, if that is so: its answer says it in the field
+    /// `x-mesh-no-retry`.
+    pub fn no_retry(&self) -> Option<NoRetry> {
+        self.0.no_retry
     }
 
     /// What went wrong.
@@ -460,6 +482,9 @@ impl Error {
         response
             .headers_mut()
             .insert(REASON, HeaderValue::from_static(reason.as_str()));
+        if let Some(why) = self.no_retry() {
+            why.write(response.headers_mut());
+        }
         response.extensions_mut().insert(reason);
         response
     }

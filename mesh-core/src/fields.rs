@@ -10,6 +10,9 @@ use http::{Method, Request, Version};
 /// Why the mesh answered in place of a server.
 pub(crate) const REASON: &str = "x-mesh-reason";
 
+/// That a failed answer is not to be repeated by the hop above, and why.
+pub(crate) const NO_RETRY: &str = "x-mesh-no-retry";
+
 /// A proxy's statement about its peer. The mesh writes none, so one that comes is forged.
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
@@ -106,7 +109,9 @@ pub(crate) fn sanitize(headers: &mut HeaderMap) {
 
 /// Removes from an answer what only the mesh says, and what frames it a second time.
 pub(crate) fn sanitize_answer(headers: &mut HeaderMap) {
-    remove(headers, |name| is(name, REASON) || is_lookalike(name));
+    remove(headers, |name| {
+        is(name, REASON) || is(name, NO_RETRY) || is_lookalike(name)
+    });
 }
 
 /// Whether a field is almost one of those that frame a message.
@@ -121,7 +126,7 @@ fn is_lookalike(name: &str) -> bool {
 pub(crate) fn sanitize_trailers(trailers: &mut HeaderMap) {
     remove(trailers, |name| {
         let listed = |list: &[&str]| list.iter().any(|field| is(name, field));
-        listed(&[CLIENT_CERT, REASON]) || listed(&FRAMING) || listed(&NEVER_TRAILING)
+        listed(&[CLIENT_CERT, REASON, NO_RETRY]) || listed(&FRAMING) || listed(&NEVER_TRAILING)
     });
 }
 
@@ -198,7 +203,14 @@ mod tests {
             names(&headers),
             ["content-length", "host", "x-request-id", "x_user_id"]
         );
-        let mut answer = fields(&["content_length", "x_mesh_reason", "content-length", "x_a"]);
+        let mut answer = fields(&[
+            "content_length",
+            "x_mesh_reason",
+            "x-mesh-no-retry",
+            "x_mesh-no_retry",
+            "content-length",
+            "x_a",
+        ]);
         sanitize_answer(&mut answer);
         assert_eq!(names(&answer), ["content-length", "x_a"]);
     }
@@ -222,6 +234,7 @@ mod tests {
             "x_forwarded_client_cert",
             "x-mesh-reason",
             "x_mesh_reason",
+            "x-mesh-no-retry",
             "authorization",
             "etag",
         ]);

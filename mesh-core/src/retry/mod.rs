@@ -11,6 +11,7 @@ mod invalid;
 mod policy;
 #[cfg(feature = "runtime")]
 mod replay;
+mod signal;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub use invalid::InvalidRetry;
 pub use policy::RetryPolicy;
 #[cfg(feature = "runtime")]
 pub(crate) use replay::KeptRequest;
+pub use signal::NoRetry;
 
 #[cfg(feature = "runtime")]
 use crate::error::Reason;
@@ -41,6 +43,8 @@ pub struct Attempts {
     failed: usize,
     stale: usize,
     reuse: Reuse,
+    /// What a failed answer says to the hop above.
+    no_retry: Option<NoRetry>,
 }
 
 /// What became of one attempt.
@@ -77,7 +81,7 @@ pub enum Hint {
     /// Nothing.
     #[default]
     None,
-    /// To leave it.
+    /// To leave it: it has too much to do, or a hop below has done what may be done.
     Never,
     /// To wait as long (`Retry-After`, RFC 9110 section 10.2.3; gRPC's pushback, A6).
     After(Duration),
@@ -183,12 +187,29 @@ impl Attempts {
             failed: 0,
             stale: 0,
             reuse: Reuse::Allowed,
+            no_retry: None,
         }
     }
 
     /// Whether the next attempt may use a pooled connection.
     pub fn reuse(&self) -> Reuse {
         self.reuse
+    }
+
+    /// Why the hop above is not to repeat the request, if it has failed: it was repeated here, or would have
+    /// been if there were a budget, time or leave for it.
+    ///
+    /// ```
+    /// use inmesh_core::retry::{Attempts, Fault, NoRetry, AttemptOutcome, Seen};
+    /// use inmesh_core::model::Draw;
+    /// let (mut attempts, mut draw) = (Attempts::at_any(), Draw::new(1));
+    /// let refused = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
+    /// assert_eq!(attempts.no_retry(), None);
+    /// let _another = attempts.handle_outcome(refused, None, &mut draw);
+    /// assert_eq!(attempts.no_retry(), Some(NoRetry::Spent));
+    /// ```
+    pub fn no_retry(&self) -> Option<NoRetry> {
+        self.no_retry
     }
 
     /// Takes the outcome of an attempt and says what follows.
@@ -210,7 +231,11 @@ impl Attempts {
             AttemptOutcome::Unanswered(fault, seen) => (fault, seen),
             AttemptOutcome::Answered(_) | AttemptOutcome::Late | AttemptOutcome::Lost(_) => {
                 let wait = repeat.and_then(|repeat| self.repeat(outcome, repeat, limit, draw));
-                return wait.map_or(Next::Finish, |wait| Next::Retry { avoid: true, wait });
+                let Some(wait) = wait else {
+                    return Next::Finish;
+                };
+                self.no_retry = Some(NoRetry::Spent);
+                return Next::Retry { avoid: true, wait };
             }
         };
         let avoid = match fault {
@@ -232,6 +257,9 @@ impl Attempts {
         }
         let nth = u32::try_from(self.failed).unwrap_or(u32::MAX);
         let wait = repeat.filter(|_| avoid).map(|r| r.policy.wait(nth, draw));
+        if avoid {
+            self.no_retry = Some(NoRetry::Spent);
+        }
         Next::Retry {
             avoid,
             wait: wait.unwrap_or_default(),
@@ -257,18 +285,30 @@ impl Attempts {
             }
             AttemptOutcome::Lost(_) | AttemptOutcome::Unanswered(..) => return None,
         };
+        if !wanted || !repeat.kept || limit == 1 {
+            return None;
+        }
         let asked = match hint {
             Hint::None => Duration::ZERO,
             Hint::After(wait) if wait <= PATIENCE => wait,
-            Hint::After(_) | Hint::Never => return None,
+            Hint::After(_) | Hint::Never => {
+                self.no_retry = Some(NoRetry::Overload);
+                return None;
+            }
         };
-        if !wanted || !repeat.kept || self.failed + 1 >= limit {
+        if self.failed + 1 >= limit {
+            self.no_retry = Some(NoRetry::Spent);
             return None;
         }
         let nth = u32::try_from(self.failed + 1).unwrap_or(u32::MAX);
         let wait = asked.max(policy.wait(nth, draw));
         let (budget, of) = repeat.budget;
-        if wait >= repeat.left || !budget.poll_repeat(of, repeat.now) {
+        if wait >= repeat.left {
+            self.no_retry = Some(NoRetry::Spent);
+            return None;
+        }
+        if !budget.poll_repeat(of, repeat.now) {
+            self.no_retry = Some(NoRetry::Budget);
             return None;
         }
         self.failed += 1;

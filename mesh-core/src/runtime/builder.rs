@@ -25,6 +25,7 @@ use super::merge::{Changes, merge};
 use super::mesh::{Mesh, MeshInner, Stack};
 use super::mirror::places::Mirrors;
 use super::shared::Shared;
+use super::spent::Spent;
 use super::upstream::Upstreams;
 use crate::accept::Sockets;
 use crate::authorize::{Authorizer, Authorizers, DefaultAction, PathForm};
@@ -349,6 +350,7 @@ impl BuilderParts {
             budget,
             paths,
             server_first: ServerFirst::default(),
+            spent: Spent::new(),
             drain: watch.clone(),
             tracker: TaskTracker::new(),
             listening: Listening::default(),

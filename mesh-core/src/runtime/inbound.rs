@@ -476,7 +476,10 @@ impl<A: App> InboundStack<A> {
         };
         match served {
             Ok(served) => self.answer(served, pending, caller, asked),
-            Err(error) => pending.refuse(&error, grpc),
+            Err(error) => {
+                let error = shared.failed_by_other(error, pending.call());
+                pending.refuse(&error, grpc)
+            }
         }
     }
 
@@ -488,6 +491,10 @@ impl<A: App> InboundStack<A> {
         asked: Option<Asked>,
     ) -> Response<Body> {
         admit::answered(&mut served.response);
+        let shared = &self.inbound.shared;
+        if shared.spent.any() {
+            shared.fails_by_other(&mut served.response, pending.call());
+        }
         if let Some(lease) = served.lease {
             pending.hold(Held::Application(lease));
         }

@@ -34,6 +34,7 @@ mod repeat;
 mod sending;
 mod serve;
 mod shared;
+mod spent;
 mod standing;
 mod status;
 mod upstream;

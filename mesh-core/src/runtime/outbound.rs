@@ -19,6 +19,7 @@ use super::inject::{inject, slow};
 use super::labels;
 use super::listen::{OutboundListener, Target};
 use super::mirror;
+use super::repeat::is_of_mesh;
 use super::sending::Sending;
 use super::serve::{self, Connection};
 use super::shared::Shared;
@@ -30,7 +31,7 @@ use crate::body::Body;
 use crate::connect::{Flow, Io, Kept, Switched, copy, forward};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
-use crate::model::{AppProtocol, ServiceName, Transport};
+use crate::model::{AppProtocol, ServiceName};
 use crate::plan::{Destination, Planned, plan};
 use crate::snapshot::ServiceView;
 use crate::telemetry::{Direction, LabelText, Series};
@@ -164,6 +165,7 @@ impl Outbound {
             }
             Err(error) => {
                 let series = self.series_without_answer(pending.call());
+                let error = self.shared.failed_here(error, pending.call());
                 pending.count_under(series);
                 Err((pending, error))
             }
@@ -203,11 +205,13 @@ impl Outbound {
         let answered = upstreams.send(&self.tls, &sending, request, call).await?;
         call.exchange.tls_peer = answered.peer;
         let (mut response, switched) = hop.answered(answered.response)?;
-        let transport = &answered.upstream.member().endpoint.transport;
-        if !matches!(transport, Transport::Mesh { .. }) {
+        if !is_of_mesh(answered.upstream.member()) {
             admit::answered(&mut response);
         }
         planned.edit_response(response.headers_mut());
+        if answered.failed {
+            self.shared.failed_below(&mut response, call);
+        }
         if let Some(bandwidth) = planned.injected().and_then(|made| made.bandwidth) {
             slow(&mut response, bandwidth);
         }

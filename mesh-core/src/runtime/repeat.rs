@@ -8,11 +8,13 @@ use http::{HeaderMap, HeaderName};
 use crate::balance::Member;
 use crate::error::{REASON, Reason};
 use crate::model::Transport;
-use crate::retry::{AttemptOutcome, Fault, Hint, Seen};
+use crate::retry::{AttemptOutcome, Fault, Hint, NoRetry, Seen};
 use crate::telemetry::Protocol;
 
 /// How gRPC says when a call may be repeated.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// How Envoy says that it has too much to do; it repeats nothing that was answered so.
+const OVERLOADED: &str = "x-envoy-overloaded";
 /// How often a call was sent before (gRPC, A6).
 const BEFORE: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 /// The number of an attempt, from 1: the field that proxies have agreed on.
@@ -27,9 +29,10 @@ pub(super) fn count(before: usize, protocol: Protocol, headers: &mut HeaderMap) 
     }
 }
 
-/// What the agent of an endpoint says of the application behind it, where that has not answered.
+/// What the agent of an endpoint says of the application behind it, where that has not answered and a
+/// repeat is not ruled out.
 pub(super) fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<AttemptOutcome> {
-    if !matches!(member.endpoint.transport, Transport::Mesh { .. }) {
+    if !is_of_mesh(member) || NoRetry::is_in(headers) {
         return None;
     }
     let said = headers.get(REASON)?;
@@ -40,9 +43,25 @@ pub(super) fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<Atte
     is(&[Reason::Reset, Reason::Stale]).then_some(AttemptOutcome::Lost(Fault::Endpoint))
 }
 
+/// Whether an endpoint is a workload of the mesh, which has proven that it is: others say nothing in the
+/// fields of the mesh.
+pub(super) fn is_of_mesh(member: &Member) -> bool {
+    matches!(member.endpoint.transport, Transport::Mesh { .. })
+}
+
+/// What an endpoint asks of those that would repeat a request that it answered so: nothing if a hop below
+/// has done what may be done, or has too much to do; else what the server behind it asks for.
+pub(super) fn wish(headers: &HeaderMap, member: &Member, now: SystemTime) -> Hint {
+    let spent = is_of_mesh(member) && NoRetry::is_in(headers);
+    if spent || headers.contains_key(OVERLOADED) {
+        return Hint::Never;
+    }
+    hint(headers, now)
+}
+
 /// What a server asks of those that would repeat a request that it answered so: seconds or a date
 /// (RFC 9110 section 10.2.3), or gRPC's pushback in milliseconds, where what is no number is never (A6).
-pub(super) fn hint(headers: &HeaderMap, now: SystemTime) -> Hint {
+fn hint(headers: &HeaderMap, now: SystemTime) -> Hint {
     if let Some(pushback) = headers.get(PUSHBACK) {
         let millis = pushback.to_str().ok().and_then(|text| text.parse().ok());
         return millis.map_or(Hint::Never, |millis| {

@@ -1,27 +1,34 @@
 //! What all stacks of a runtime share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::Response;
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
 use inmesh_pki::serve::Places;
 use inmesh_pki::store::IdentityReader;
 use tokio_util::task::TaskTracker;
 
+use super::call::Call;
 use super::exchange::Pending;
 use super::first::ServerFirst;
 use super::limits::Limits;
 use super::listening::Listening;
 use super::mirror::places::Mirrors;
+use super::spent::Spent;
 use super::upstream::Upstreams;
 use crate::accept::Sockets;
 use crate::authorize::{Authorizers, PathForm};
+use crate::body::Body;
 use crate::budget::Budget;
 use crate::connect::{Flow, Switched, splice};
 use crate::drain::Drain;
 use crate::error::Error;
+use crate::fields::NO_RETRY;
 use crate::identify::{Live, Tls};
 use crate::local::Local;
+use crate::retry::NoRetry;
 use crate::snapshot::SnapshotReader;
 use crate::telemetry::{LabelText, Recorder, Seldom};
 
@@ -42,6 +49,7 @@ pub(super) struct Shared {
     pub(super) budget: Arc<Budget>,
     pub(super) paths: PathForm,
     pub(super) server_first: ServerFirst,
+    pub(super) spent: Spent,
     pub(super) drain: Drain,
     /// The tasks that serve connections.
     pub(super) tracker: TaskTracker,
@@ -56,6 +64,57 @@ impl Shared {
     pub(super) fn tls(&self, local: &Arc<Local>) -> Arc<Tls> {
         let (identity, crypto) = (&self.identity, &self.crypto);
         Arc::new(Tls::new(local, identity, crypto, &self.clock, &self.live))
+    }
+
+    /// An endpoint's answer has failed for good, if it has: it says so to the hop above if this hop or one
+    /// below has done what may be done.
+    #[cold]
+    pub(super) fn failed_below(&self, answer: &mut Response<Body>, call: &Call) {
+        if !is_failure(answer, call) {
+            // What was sent again has come to a good end, or a code that only looks like a failure.
+            answer.headers_mut().remove(NO_RETRY);
+            return;
+        }
+        let here = call.attempts.no_retry();
+        if !NoRetry::is_in(answer.headers()) {
+            let Some(why) = here else {
+                return;
+            };
+            why.write(answer.headers_mut());
+        }
+        self.spent.note(call.exchange.trace.trace_id, self.now());
+    }
+
+    /// The same of a request that no endpoint has answered.
+    #[cold]
+    pub(super) fn failed_here(&self, error: Error, call: &Call) -> Error {
+        let error = error.with_no_retry(call.attempts.no_retry());
+        if error.no_retry().is_some() {
+            self.spent.note(call.exchange.trace.trace_id, self.now());
+        }
+        error
+    }
+
+    /// An application's answer fails because of one that it has got, if that is so: it says the same to
+    /// the hop above.
+    #[cold]
+    pub(super) fn fails_by_other(&self, answer: &mut Response<Body>, call: &Call) {
+        let trace = call.exchange.trace.trace_id;
+        if is_failure(answer, call) && self.spent.has(trace, self.now()) {
+            NoRetry::Spent.write(answer.headers_mut());
+        }
+    }
+
+    /// The same of an application that has not answered.
+    #[cold]
+    pub(super) fn failed_by_other(&self, error: Error, call: &Call) -> Error {
+        let trace = call.exchange.trace.trace_id;
+        let known = self.spent.any() && self.spent.has(trace, self.now());
+        error.with_no_retry(known.then_some(NoRetry::Spent))
+    }
+
+    fn now(&self) -> Duration {
+        self.upstreams.now()
     }
 
     /// Joins two connections that have left HTTP, in a task of their own, until both have ended or
@@ -86,4 +145,11 @@ impl Shared {
             None => LabelText::Identity(self.identity.clone()),
         }
     }
+}
+
+/// Whether an answer says, with its head, that the request has failed.
+fn is_failure(answer: &Response<Body>, call: &Call) -> bool {
+    let status = answer.status();
+    let grpc = call.exchange.protocol.grpc_status(answer.headers());
+    status.is_client_error() || status.is_server_error() || grpc.is_some_and(|code| code != 0)
 }

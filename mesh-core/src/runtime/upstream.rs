@@ -15,7 +15,7 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Call, End};
-use super::repeat::{asked, hint, said_by_agent};
+use super::repeat::{asked, said_by_agent, wish};
 use super::sending::{Sending, Tried};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
 use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
@@ -55,6 +55,8 @@ pub(super) struct Answered {
     pub(super) response: Response<Body>,
     pub(super) upstream: Upstream,
     pub(super) peer: Option<SpiffeId>,
+    /// Whether it is one that a policy may have had sent again.
+    pub(super) failed: bool,
 }
 
 /// The endpoint of an attempt.
@@ -230,6 +232,7 @@ impl Upstreams {
                 response,
                 upstream,
                 peer,
+                failed: failed || shed || call.attempts.no_retry().is_some(),
             }),
         }
     }
@@ -278,7 +281,7 @@ impl Upstreams {
         let outcome = match said.filter(|_| repeat.kept) {
             Some(outcome) => outcome,
             None => {
-                let hint = hint(headers, SystemClock.now());
+                let hint = wish(headers, upstream.member(), SystemClock.now());
                 AttemptOutcome::Answered(answer.with_hint(hint))
             }
         };

@@ -223,3 +223,73 @@ proptest! {
         }
     }
 }
+
+/// What a failed answer says to the hop above.
+#[test]
+fn a_failure_that_is_not_repeated_says_why() {
+    let (empty, full) = (RetryBudget::default(), RetryBudget::default());
+    while empty.poll_repeat(BUDGET, SECOND) {}
+    let none = policy(0);
+    let one = policy(1);
+    let hinted = |hint| {
+        let failed = Answer::new(StatusCode::SERVICE_UNAVAILABLE, None);
+        AttemptOutcome::Answered(failed.with_hint(hint))
+    };
+    let plain = repeat(&one, &full);
+    let refused = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
+    for (why, repeat, outcomes) in [
+        (None, &plain, vec![answered(200, None)]),
+        (None, &plain, vec![answered(500, None)]),
+        (None, &repeat(&none, &full), vec![answered(503, None)]),
+        (None, &repeat(&none, &full), vec![refused]),
+        (
+            None,
+            &Repeat {
+                kept: false,
+                ..plain
+            },
+            vec![answered(503, None)],
+        ),
+        (
+            Some(NoRetry::Budget),
+            &repeat(&one, &empty),
+            vec![answered(503, None)],
+        ),
+        (Some(NoRetry::Overload), &plain, vec![hinted(Hint::Never)]),
+        (
+            Some(NoRetry::Overload),
+            &plain,
+            vec![hinted(Hint::After(2 * SECOND))],
+        ),
+        (
+            Some(NoRetry::Spent),
+            &Repeat {
+                left: Duration::ZERO,
+                ..plain
+            },
+            vec![answered(503, None)],
+        ),
+        (Some(NoRetry::Spent), &plain, vec![answered(503, None); 2]),
+        (
+            Some(NoRetry::Spent),
+            &plain,
+            vec![answered(503, None), answered(500, None)],
+        ),
+        (Some(NoRetry::Spent), &plain, vec![refused; 2]),
+    ] {
+        let (mut attempts, mut draw) = (Attempts::at_any(), Draw::new(1));
+        let ends = outcomes.len() - 1;
+        for (nth, outcome) in outcomes.iter().enumerate() {
+            let next = attempts.handle_outcome(*outcome, Some(repeat), &mut draw);
+            assert_eq!(next == Next::Finish, nth == ends, "{outcomes:?}");
+        }
+        assert_eq!(attempts.no_retry(), why, "{outcomes:?}");
+    }
+    // The application behind an agent is one: a stale connection is no repeat of a hop.
+    let mut attempts = Attempts::at_one();
+    let stale = AttemptOutcome::Unanswered(Fault::Connection, Seen::Never);
+    for outcome in [stale, refused] {
+        let _next = attempts.handle_outcome(outcome, None, &mut Draw::new(1));
+        assert_eq!(attempts.no_retry(), None);
+    }
+}
