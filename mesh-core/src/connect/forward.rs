@@ -63,17 +63,14 @@ impl Forward {
 
     /// Makes the answer one of ours. Returns the connections to join if the server has switched
     /// protocols; one that does so unasked has not answered.
-    pub(crate) fn answered(
-        self,
-        mut response: Response<Body>,
-    ) -> Result<(Response<Body>, Option<Switched>), Error> {
+    pub(crate) fn answered(self, response: &mut Response<Body>) -> Result<Option<Switched>, Error> {
         let switched = match (response.status(), self.upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some((to, caller)))
                 if headers::is_switch(response.headers(), to) =>
             {
                 Some(Switched {
                     caller,
-                    upstream: hyper::upgrade::on(&mut response),
+                    upstream: hyper::upgrade::on(&mut *response),
                 })
             }
             (StatusCode::SWITCHING_PROTOCOLS, _) => {
@@ -82,7 +79,7 @@ impl Forward {
             }
             _ => None,
         };
-        headers::answered(&mut response, switched.is_some());
-        Ok((response, switched))
+        headers::answered(response, switched.is_some());
+        Ok(switched)
     }
 }

@@ -21,7 +21,6 @@ mod unsent;
 
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward, may_switch};
-pub(crate) use http::Sent;
 pub(crate) use kept::Kept;
 pub(crate) use outside::OutsideRoots;
 pub(crate) use pool::Lease;

@@ -1,11 +1,13 @@
 //! What every request goes through before it is decided on: bounds, one authority, one path.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
+use tokio::time::Instant;
 
 use super::call::Call;
 use super::exchange::Pending;
@@ -19,11 +21,13 @@ use crate::fields;
 use crate::head;
 use crate::local::Local;
 use crate::telemetry::trace::{self, TraceContext};
-use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series};
+use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series, Text};
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The longest user agent that is kept for the log.
 const AGENT: usize = 256;
+/// The longest authority that is kept for the requests that follow.
+const AUTHORITY: usize = 256;
 
 /// Begins the record of a request. An outbound request without a context of its own joins that of
 /// the request that this task serves.
@@ -56,10 +60,11 @@ pub(super) fn begin(
     };
     let protocol = Protocol::of(request.version(), headers);
     // Filled in its place, because it is large.
-    let call = Call::new(Exchange::new(direction, protocol, context));
-    let mut pending = Pending::new(call, recorder, series, state.cloned());
+    let (started, state) = (Instant::now(), state.cloned());
+    let call = Call::new(Exchange::new(direction, protocol, context), started);
+    let mut pending = Pending::new(call, recorder, series, state);
     let exchange = &mut pending.call().exchange;
-    exchange.workload = Arc::clone(local.shown());
+    exchange.workload.share(local.shown());
     exchange.parent_span = above.map(|a| a.span_id);
     exchange.method = Some(request.method().clone());
     exchange.uri = request.uri().clone();
@@ -87,7 +92,7 @@ pub(super) fn admit(
             waits = Some(waits.map_or(wait, |least| least.min(wait)));
         }
     };
-    call.exchange.authority = head::admit(limits.head(), request, look)?.into();
+    call.exchange.authority = shared(head::admit(limits.head(), request, look)?);
     let asked = waits.and_then(|wait| call.started.checked_add(wait));
     let around = match call.exchange.direction {
         Direction::Inbound => None,
@@ -99,6 +104,23 @@ pub(super) fn admit(
         exchange.uri = request.uri().clone();
     }
     Ok(())
+}
+
+/// The text of an authority. Most requests of a thread name the same one, and hold one text of it.
+fn shared(authority: &str) -> Text {
+    thread_local! {
+        static LAST: RefCell<Text> = RefCell::default();
+    }
+    LAST.with_borrow_mut(|last| {
+        if **last != *authority {
+            let text = Text::from(authority);
+            if authority.len() > AUTHORITY {
+                return text;
+            }
+            *last = text;
+        }
+        last.clone()
+    })
 }
 
 /// Removes from the answer of an application what only the mesh says. What the mesh itself has

@@ -126,7 +126,8 @@ where
         tokio::spawn(connection.with_upgrades());
         let answer = sender.send_request(std::mem::take(request));
         let response = answer.await.map_err(failed)?;
-        let (response, switched) = hop.answered(response.map(Body::incoming))?;
+        let mut response = response.map(Body::incoming);
+        let switched = hop.answered(&mut response)?;
         Ok(Served {
             response,
             lease: None,
@@ -224,11 +225,11 @@ impl App for Behind {
         let version = hop.version();
         let apart = (version == HttpVersion::Http2).then(|| holder(caller));
         let member = self.member(original, apart);
-        let (response, lease) = self
+        let (mut response, lease) = self
             .upstreams
             .send_to_one(&self.tls, &member, request, version, call)
             .await?;
-        let (response, switched) = hop.answered(response)?;
+        let switched = hop.answered(&mut response)?;
         Ok(Served {
             response,
             lease: Some(lease),

@@ -46,13 +46,14 @@ pub(super) enum End {
 
 impl Call {
     /// Begins a request: inbound for the one application, outbound for any endpoint.
-    pub(super) fn new(exchange: Exchange) -> Self {
+    #[inline]
+    pub(super) fn new(exchange: Exchange, started: Instant) -> Self {
         let attempts = match exchange.direction {
             Direction::Inbound => Attempts::at_one(),
             Direction::Outbound => Attempts::at_any(),
         };
         Self {
-            started: Instant::now(),
+            started,
             deadline: None,
             upload: None,
             // The span is drawn at random for each call, and logged: its choices can be repeated.
@@ -68,8 +69,8 @@ impl Call {
         let context = TraceContext::new(rand::random(), rand::random(), false);
         let mut exchange = Exchange::new(direction, Protocol::Tcp, context);
         exchange.caller = Some(from);
-        exchange.workload = Arc::clone(local.shown());
-        Self::new(exchange)
+        exchange.workload.share(local.shown());
+        Self::new(exchange, Instant::now())
     }
 
     /// Ends the record of an opaque connection.

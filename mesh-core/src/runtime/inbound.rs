@@ -94,7 +94,8 @@ enum Spoke {
 }
 
 /// What all requests of one connection share.
-struct Accepted {
+struct Accepted<A> {
+    stack: Arc<InboundStack<A>>,
     info: Arc<PeerInfo>,
     original: SocketAddr,
     /// What is shared with the sweep of live connections, if the caller has an identity.
@@ -398,12 +399,13 @@ impl<A: App> InboundStack<A> {
                     shared.limits.header
                 };
             connection.until = Some(end);
-            connection.closing.store(true, Ordering::Relaxed);
+            connection.answering.closing.store(true, Ordering::Relaxed);
         }
         let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.from);
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
         let caller = Arc::new(Accepted {
+            stack: Arc::clone(&self),
             series: self.inbound.series(info.id()),
             info: Arc::clone(&info),
             original: arrived.original,
@@ -411,10 +413,9 @@ impl<A: App> InboundStack<A> {
             state: Arc::clone(&state),
             crowded: arrived.crowded,
         });
-        let this = Arc::clone(&self);
         let service = move |mut request: Request<Body>| {
-            let (this, caller) = (Arc::clone(&this), Arc::clone(&caller));
-            async move { this.handle(&mut request, &caller).await }
+            let caller = Arc::clone(&caller);
+            async move { caller.stack.handle(&mut request, &caller).await }
         };
         let ended = if http2 {
             connection.serve_h2(io, service).await
@@ -435,7 +436,7 @@ impl<A: App> InboundStack<A> {
     }
 
     /// Answers one request, whatever happens.
-    async fn handle(&self, request: &mut Request<Body>, caller: &Accepted) -> Response<Body> {
+    async fn handle(&self, request: &mut Request<Body>, caller: &Accepted<A>) -> Response<Body> {
         let shared = &self.inbound.shared;
         let (direction, local) = (Direction::Inbound, self.inbound.tls.local());
         let (recorder, series) = (&shared.recorder, &caller.series);
@@ -487,7 +488,7 @@ impl<A: App> InboundStack<A> {
         &self,
         mut served: Served,
         mut pending: Pending,
-        caller: &Accepted,
+        caller: &Accepted<A>,
         asked: Option<Asked>,
     ) -> Response<Body> {
         admit::answered(&mut served.response);

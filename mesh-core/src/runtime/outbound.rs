@@ -202,20 +202,25 @@ impl Outbound {
             version: hop.version(),
         };
         let upstreams = &self.shared.upstreams;
-        let answered = upstreams.send(&self.tls, &sending, request, call).await?;
+        let mut answered = upstreams.send(&self.tls, &sending, request, call).await?;
         call.exchange.tls_peer = answered.peer;
-        let (mut response, switched) = hop.answered(answered.response)?;
+        let response = &mut answered.response;
+        let switched = hop.answered(response)?;
         if !is_of_mesh(answered.upstream.member()) {
-            admit::answered(&mut response);
+            admit::answered(response);
         }
         planned.edit_response(response.headers_mut());
         if answered.failed {
-            self.shared.failed_below(&mut response, call);
+            self.shared.failed_below(response, call);
         }
         if let Some(bandwidth) = planned.injected().and_then(|made| made.bandwidth) {
-            slow(&mut response, bandwidth);
+            slow(response, bandwidth);
         }
-        Ok(Carried::Endpoint(response, answered.upstream, switched))
+        Ok(Carried::Endpoint(
+            answered.response,
+            answered.upstream,
+            switched,
+        ))
     }
 
     /// Plans a request and notes in its record what was decided.
@@ -232,13 +237,13 @@ impl Outbound {
         let planned = plan(&snapshot, local, to, &view, draw, &mut ());
         let planned = planned.inspect_err(|refused| {
             if let Some(service) = &refused.service {
-                exchange.service = Arc::clone(&service.host);
+                exchange.service.share(&service.host);
             }
         })?;
-        exchange.service = Arc::clone(&planned.service().host);
+        exchange.service.share(&planned.service().host);
         if exchange.authority.is_empty() {
             // HTTP/1.0 need not name a host; the next hop speaks HTTP/1.1 or later and must.
-            exchange.authority = Arc::clone(&planned.service().host);
+            exchange.authority = exchange.service.clone();
         }
         exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
         Ok(planned)
@@ -265,7 +270,7 @@ impl Outbound {
         let host = &call.exchange.service;
         let known = self.without_endpoint.lock();
         let mut known = known.unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = known.get(host) {
+        if let Some(series) = known.get(&**host) {
             return Arc::clone(series);
         }
         if host.is_empty() || known.len() >= SERVICES {
@@ -274,7 +279,7 @@ impl Outbound {
         let workload = self.tls.local().workload();
         let series = labels::without_endpoint(workload, &self.principal, host);
         let series = Arc::new(series);
-        known.insert(Arc::clone(host), Arc::clone(&series));
+        known.insert(host.as_ref().into(), Arc::clone(&series));
         series
     }
 

@@ -44,16 +44,21 @@ const PING_ANSWER: Duration = Duration::from_secs(10);
 /// What a connection is served with.
 pub(super) struct Connection {
     pub(super) limits: Arc<Limits>,
-    /// What bodies may hold.
-    pub(super) budget: Arc<Budget>,
     pub(super) drain: Drain,
     /// When the caller's certificate ends, and with it the connection.
     pub(super) until: Option<Instant>,
     /// Whether the peer is of the mesh, so that larger windows are worth their memory.
     pub(super) mesh: bool,
     pub(super) state: Arc<ConnState>,
+    pub(super) answering: Arc<Answering>,
+}
+
+/// What the answers of a connection share.
+pub(super) struct Answering {
     /// Set once the connection is to end.
-    pub(super) closing: Arc<AtomicBool>,
+    pub(super) closing: AtomicBool,
+    /// What bodies may hold.
+    budget: Arc<Budget>,
 }
 
 /// Why a connection is to end.
@@ -125,12 +130,14 @@ impl Connection {
     pub(super) fn new(limits: &Arc<Limits>, budget: &Arc<Budget>, drain: &Drain) -> Self {
         Self {
             limits: Arc::clone(limits),
-            budget: Arc::clone(budget),
             drain: drain.clone(),
             until: None,
             mesh: false,
             state: Arc::default(),
-            closing: Arc::default(),
+            answering: Arc::new(Answering {
+                closing: AtomicBool::new(false),
+                budget: Arc::clone(budget),
+            }),
         }
     }
 
@@ -151,14 +158,13 @@ impl Connection {
             limits.idle,
             limits.unread,
         )
-        .within(&self.budget);
-        let (state, closing) = (Arc::clone(&self.state), Arc::clone(&self.closing));
-        let budget = Arc::clone(&self.budget);
+        .within(&self.answering.budget);
+        let (state, answering) = (Arc::clone(&self.state), Arc::clone(&self.answering));
         let service = service_fn(move |request: Request<Incoming>| {
             state.busy();
             let old = request.version() == Version::HTTP_10;
             let request = request.map(Body::incoming);
-            let (closing, budget) = (Arc::clone(&closing), Arc::clone(&budget));
+            let answering = Arc::clone(&answering);
             // Not an async block, which would hold the future twice: as captured, and as awaited.
             service(request).map(move |mut response| {
                 let status = response.status();
@@ -167,14 +173,15 @@ impl Connection {
                 let late = status == http::StatusCode::REQUEST_TIMEOUT;
                 // An answer to HTTP/1.0 whose length is not known ends with its connection.
                 let last = old && response.body().size_hint().exact().is_none();
-                if late || last || (closing.load(Ordering::Relaxed) && !switched) {
+                let closing = answering.closing.load(Ordering::Relaxed);
+                if late || last || (closing && !switched) {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
                 if states_length_only(&response) {
                     response.body_mut().hide_end();
                 } else {
-                    response.body_mut().meter(&budget, 0);
+                    response.body_mut().meter(&answering.budget, 0);
                 }
                 Ok::<_, Infallible>(response)
             })
@@ -201,7 +208,7 @@ impl Connection {
             ended = &mut connection => return Ok(ended?),
             why = &mut ending => why,
         };
-        self.closing.store(true, Ordering::Relaxed);
+        self.answering.closing.store(true, Ordering::Relaxed);
         // A caller whose certificate has expired begins no other request.
         if why == Ending::Draining {
             tokio::select! {
@@ -242,7 +249,7 @@ impl Connection {
             streams: self.limits.streams,
             ping: Some((PING, PING_ANSWER)),
             unread: self.limits.unread,
-            budget: Arc::clone(&self.budget),
+            budget: Arc::clone(&self.answering.budget),
         };
         let mut connection = pin!(Server::new(io, settings, service));
         let mut ending = ending(self.drain.clone(), self.until);

@@ -20,7 +20,7 @@ use super::sending::{Sending, Tried};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
 use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, SPARING, Sent, Unsent};
+use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
 use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
@@ -102,11 +102,28 @@ impl Upstreams {
                 },
             };
             let wait = match sent {
-                // Moved away as a whole: the future holds no answer while it waits to send again.
-                Ok(sent) => match self.judge(sent, (picked, service), sending, &mut tried, call) {
-                    Ok(answered) => return Ok(answered),
-                    Err(wait) => wait,
-                },
+                // Let go of as a whole: the future holds no answer while it waits to send again.
+                Ok(sent) => {
+                    let upstream = Upstream {
+                        picked,
+                        lease: Some(sent.lease),
+                        kept: sent.kept,
+                        upstreams: Arc::clone(self),
+                        service,
+                        port: sending.to.port,
+                        judged: false,
+                    };
+                    let mut answered = Answered {
+                        response: sent.response,
+                        upstream,
+                        peer: sent.peer,
+                        failed: false,
+                    };
+                    match self.judge(&mut answered, sending, &mut tried, call) {
+                        None => return Ok(answered),
+                        Some(wait) => wait,
+                    }
+                }
                 Err(unsent) => {
                     let at = (&mut picked, &service);
                     self.again(unsent, sending, &mut tried, call, at)?
@@ -188,29 +205,16 @@ impl Upstreams {
         }
     }
 
-    /// Judges the endpoint of an attempt by the head of its answer.
-    ///
-    /// # Errors
-    ///
-    /// How long to wait before the request is sent again, if a policy wants that.
+    /// Judges the endpoint of an attempt by the head of its answer. Returns how long to wait before the
+    /// request is sent again, if a policy wants that; else the answer is passed on.
     fn judge(
-        self: &Arc<Self>,
-        sent: Sent,
-        (picked, service): (Picked, Arc<ServiceView>),
+        &self,
+        answered: &mut Answered,
         sending: &Sending<'_>,
         tried: &mut Tried,
         call: &mut Call,
-    ) -> Result<Answered, Duration> {
-        let (response, peer) = (sent.response, sent.peer);
-        let mut upstream = Upstream {
-            picked,
-            lease: Some(sent.lease),
-            kept: sent.kept,
-            upstreams: Arc::clone(self),
-            service,
-            port: sending.to.port,
-            judged: false,
-        };
+    ) -> Option<Duration> {
+        let (response, upstream) = (&answered.response, &mut answered.upstream);
         let status = response.status();
         let (headers, protocol) = (response.headers(), call.exchange.protocol);
         let grpc = protocol.grpc_status(headers);
@@ -226,15 +230,11 @@ impl Upstreams {
             pause,
         });
         let answer = Answer::new(status, grpc);
-        match self.repeat(answer, headers, sending, tried, call, &upstream) {
-            Some(wait) => Err(wait),
-            None => Ok(Answered {
-                response,
-                upstream,
-                peer,
-                failed: failed || shed || call.attempts.no_retry().is_some(),
-            }),
+        let wait = self.repeat(answer, headers, sending, tried, call, upstream);
+        if wait.is_none() {
+            answered.failed = failed || shed || call.attempts.no_retry().is_some();
         }
+        wait
     }
 
     /// Judges the endpoint of an attempt that brought no answer, and notes it before the next one.
@@ -334,7 +334,7 @@ impl Upstreams {
     ) -> Result<(Arc<ServiceView>, Picked), Error> {
         let snapshot = self.reader.peek();
         let (service, set) = to.find(&snapshot)?;
-        call.exchange.service = Arc::clone(&service.host);
+        call.exchange.service.share(&service.host);
         let since = now.saturating_duration_since(self.epoch);
         let choice = to.choice.of(call.exchange.caller.map(|caller| caller.ip()));
         let (avoided, kept) = (&tried.endpoints, tried.kept.is_some());

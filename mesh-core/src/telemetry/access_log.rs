@@ -257,7 +257,7 @@ fn write(
         map.serialize_entry("endpoint", &x.attempts.last())?;
         map.serialize_entry("retries", &x.attempts.len().saturating_sub(1))?;
         if x.attempts.len() > 1 {
-            map.serialize_entry("attempt_endpoints", &x.attempts)?;
+            map.serialize_entry("attempt_endpoints", &*x.attempts)?;
         }
     }
     if let Some(reason) = x.reason {

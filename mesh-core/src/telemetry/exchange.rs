@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use inmesh_pki::id::SpiffeId;
 
+use super::text::{Attempted, Text};
 use super::trace::TraceContext;
 use crate::error::{Error, Reason};
 use crate::model::ObjectKey;
@@ -49,7 +49,7 @@ pub struct Exchange {
     /// The target as it was decided on.
     pub uri: Uri,
     /// The authority that the caller asked for.
-    pub authority: Arc<str>,
+    pub authority: Text,
     /// The caller's user agent, cut at 256 bytes.
     pub user_agent: Option<header::HeaderValue>,
     /// The address that the connection from the caller came from.
@@ -57,13 +57,13 @@ pub struct Exchange {
     /// The TLS peer: inbound the caller, outbound the server; `None` without mutual TLS.
     pub tls_peer: Option<SpiffeId>,
     /// The host of the destination Service, as metrics carry it; empty where none was found.
-    pub service: Arc<str>,
+    pub service: Text,
     /// The local workload as `namespace/name`: inbound the destination, outbound the source.
-    pub workload: Arc<str>,
+    pub workload: Text,
     /// The route that matched and its rule, counted from 0.
     pub route: Option<(ObjectKey, usize)>,
     /// The endpoints that it was sent to, in order.
-    pub attempts: Vec<SocketAddr>,
+    pub attempts: Attempted,
     /// The status of the answer; 499 where the caller did not wait for one, 0 for an opaque
     /// connection.
     pub status: u16,
@@ -153,20 +153,21 @@ impl Exchange {
     /// let exchange = Exchange::new(Direction::Inbound, Protocol::Tcp, trace);
     /// assert!(!exchange.is_failure());
     /// ```
+    #[inline]
     pub fn new(direction: Direction, protocol: Protocol, trace: TraceContext) -> Self {
         Self {
             direction,
             protocol,
             method: None,
             uri: Uri::default(),
-            authority: Arc::default(),
+            authority: Text::default(),
             user_agent: None,
             caller: None,
             tls_peer: None,
-            service: Arc::default(),
-            workload: Arc::default(),
+            service: Text::default(),
+            workload: Text::default(),
             route: None,
-            attempts: Vec::new(),
+            attempts: Attempted::default(),
             status: 0,
             grpc_status: None,
             reason: None,

@@ -15,6 +15,7 @@ mod samples;
 mod scrape;
 mod seldom;
 mod series;
+mod text;
 pub mod trace;
 
 pub use access_log::{AccessLog, AccessLogLines};
@@ -27,6 +28,7 @@ pub(crate) use recorder::{Recorder, Sinks};
 pub use samples::{Collect, Samples};
 pub(crate) use seldom::Seldom;
 pub(crate) use series::{Series, TcpCounters};
+pub use text::{Attempted, Text};
 
 #[cfg(test)]
 mod tests;

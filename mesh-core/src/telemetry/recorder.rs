@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -46,7 +47,17 @@ pub trait ExchangeSink: Send + Sync + 'static {
 
 /// The sinks of a runtime. They may change while it runs.
 #[derive(Clone, Default)]
-pub(crate) struct Sinks(Arc<ArcSwap<Vec<Arc<dyn ExchangeSink>>>>);
+pub(crate) struct Sinks(Arc<SinkList>);
+
+/// The sinks, and beside them whether there are any: most often there are none, and then a request
+/// only reads that.
+#[derive(Default)]
+struct SinkList {
+    all: ArcSwap<Vec<Arc<dyn ExchangeSink>>>,
+    any: AtomicBool,
+    /// Held by what changes them.
+    changing: Mutex<()>,
+}
 
 /// Keeps a sink that was added at run time; dropping it removes the sink.
 #[must_use]
@@ -68,16 +79,29 @@ pub(crate) struct Recorder {
 
 impl Sinks {
     pub(crate) fn new(sinks: Vec<Arc<dyn ExchangeSink>>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(sinks)))
+        let list = Self::default();
+        list.change(|all| *all = sinks);
+        list
+    }
+
+    /// Whether there is any.
+    fn is_empty(&self) -> bool {
+        !self.0.any.load(Ordering::Relaxed)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<dyn ExchangeSink>>)) {
+        let list = &*self.0;
+        let _changing = list.changing.lock();
+        let mut all = Vec::clone(&list.all.load());
+        change(&mut all);
+        let any = !all.is_empty();
+        list.all.store(Arc::new(all));
+        list.any.store(any, Ordering::Relaxed);
     }
 
     /// Adds a sink for as long as the guard lives.
     pub(crate) fn add(&self, sink: Arc<dyn ExchangeSink>) -> SinkGuard {
-        self.0.rcu(|sinks| {
-            let mut sinks = Vec::clone(sinks);
-            sinks.push(Arc::clone(&sink));
-            sinks
-        });
+        self.change(|all| all.push(Arc::clone(&sink)));
         SinkGuard {
             sinks: self.clone(),
             sink,
@@ -89,12 +113,10 @@ impl Sinks {
 
 impl Drop for SinkGuard {
     fn drop(&mut self) {
-        self.sinks.0.rcu(|sinks| {
-            let mut sinks = Vec::clone(sinks);
-            if let Some(at) = sinks.iter().position(|s| Arc::ptr_eq(s, &self.sink)) {
-                sinks.remove(at);
+        self.sinks.change(|all| {
+            if let Some(at) = all.iter().position(|s| Arc::ptr_eq(s, &self.sink)) {
+                all.remove(at);
             }
-            sinks
         });
     }
 }
@@ -142,7 +164,7 @@ impl Recorder {
         let http = error.reason().stage() == Stage::Accept;
         let protocol = if http { Protocol::Http1 } else { Protocol::Tcp };
         let mut exchange = Exchange::new(direction, protocol, context);
-        exchange.workload = Arc::clone(workload);
+        exchange.workload.share(workload);
         exchange.caller = Some(from);
         exchange.tls_peer = peer.cloned();
         exchange.failed(error);
@@ -154,7 +176,7 @@ impl Recorder {
 
     /// Whether any sink sees exchanges.
     pub(crate) fn is_watched(&self) -> bool {
-        !self.sinks.0.load().is_empty()
+        !self.sinks.is_empty()
     }
 
     /// Shows the beginning of an exchange to the sinks.
@@ -174,12 +196,12 @@ impl Recorder {
     }
 
     fn each(&self, see: impl Fn(&dyn ExchangeSink, SystemTime)) {
-        let sinks = self.sinks.0.load();
-        if !sinks.is_empty() {
-            let at = self.clock.now();
-            for sink in sinks.iter() {
-                see(&**sink, at);
-            }
+        if self.sinks.is_empty() {
+            return;
+        }
+        let at = self.clock.now();
+        for sink in self.sinks.0.all.load().iter() {
+            see(&**sink, at);
         }
     }
 }
@@ -217,7 +239,7 @@ fn log(x: &Exchange, what: &'static str) {
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder")
-            .field("sinks", &self.sinks.0.load().len())
+            .field("sinks", &self.sinks.0.all.load().len())
             .finish()
     }
 }

@@ -173,7 +173,8 @@ fn exchange() -> Exchange {
     x.route = ObjectKey::new(Kind::HttpRoute, &namespace, "cart")
         .ok()
         .map(|key| (key, 1));
-    x.attempts = vec![([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 80).into()];
+    let attempted = [([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 80).into()];
+    x.attempts = attempted.into_iter().collect();
     x.status = 200;
     x.response_bytes = 5;
     x.duration = Duration::from_micros(1_500);

@@ -31,7 +31,7 @@ use crate::model::Draw;
 use crate::plan::{Planned, PlannedMirror, draw_of_copy};
 use crate::route::Timeouts;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Protocol};
+use crate::telemetry::{Direction, Exchange, Protocol, Text};
 
 /// How long a copy may take, its answer included. It holds a place all the while.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ struct Copy {
     tls: Arc<Tls>,
     mirror: PlannedMirror,
     head: Request<()>,
-    authority: Arc<str>,
+    authority: Text,
     trace: TraceContext,
     draw: Draw,
     _place: OwnedSemaphorePermit,
@@ -90,7 +90,7 @@ pub(super) fn begin(
             tls: Arc::clone(tls),
             mirror: mirror.clone(),
             head: head_of(request),
-            authority: Arc::clone(&call.exchange.authority),
+            authority: call.exchange.authority.clone(),
             trace: call.exchange.trace.child(rand::random()),
             draw: draw_of_copy(&call.draw, nth),
             _place: place,
@@ -189,7 +189,7 @@ impl Copy {
         }
         let protocol = Protocol::of(request.version(), request.headers());
         let exchange = Exchange::new(Direction::Outbound, protocol, self.trace);
-        let mut call = Call::new(exchange);
+        let mut call = Call::new(exchange, Instant::now());
         call.draw = self.draw.clone();
         self.trace.write(request.headers_mut());
         let sending = Sending {
