@@ -1,19 +1,23 @@
 //! What goes wrong on the way, by stage, blame and reason; and the one mapping to an answer.
 
 use std::fmt;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::Body;
 use crate::body::BoxError;
+#[cfg(feature = "runtime")]
+pub(crate) use crate::grpc::grpc_status;
+use crate::grpc::{GRPC, escape};
+pub(crate) use crate::grpc::{grpc_kind, grpc_of, is_grpc};
 use crate::model::ObjectKey;
 use crate::retry::NoRetry;
 
 /// The field of an answer that says why the mesh answered in place of a server.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-mesh-reason");
-
-/// The content type of gRPC.
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// How gRPC says when a call may be repeated.
+pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// The room in which it went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +93,8 @@ pub enum Reason {
     NoRoute,
     /// As many requests are in flight to the backend, or to each of its endpoints, as may be: 503.
     Overflow,
+    /// A policy lets the workload take no more such requests for now: 429.
+    RateLimited,
     /// The request took longer than `request`: 504.
     RequestTimeout,
     /// The connection broke before the answer was whole: 502.
@@ -132,6 +138,7 @@ struct ErrorInner {
     never_sent: bool,
     policy: Option<ObjectKey>,
     no_retry: Option<NoRetry>,
+    wait: Option<Duration>,
     source: Option<BoxError>,
 }
 
@@ -160,6 +167,7 @@ impl Reason {
             Self::NoEndpoint => "no-endpoint",
             Self::NoRoute => "no-route",
             Self::Overflow => "overflow",
+            Self::RateLimited => "rate-limited",
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
             Self::Stale => "stale",
@@ -182,6 +190,7 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
+            | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields
             | Self::UnsupportedCoding => Stage::Accept,
@@ -215,6 +224,7 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
+            | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields
             | Self::UnknownHost
@@ -255,7 +265,7 @@ impl Reason {
             | Self::Overflow
             | Self::TlsFailed
             | Self::WrongServer => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Crowded | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BodyTimeout | Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::HeaderTooLarge | Self::TooManyFields => {
@@ -286,6 +296,7 @@ impl Reason {
             Self::Crowded
             | Self::HeaderTooLarge
             | Self::Overflow
+            | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields => 8,
             Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
@@ -308,7 +319,10 @@ impl Reason {
 
     /// Whether it says that there is too much to do: the hop above is not to make it more.
     fn is_overload(self) -> bool {
-        matches!(self, Self::Crowded | Self::Exhausted | Self::Overflow)
+        matches!(
+            self,
+            Self::Crowded | Self::Exhausted | Self::Overflow | Self::RateLimited
+        )
     }
 
     /// The value of Istio's `response_flags` label.
@@ -329,6 +343,7 @@ impl Reason {
             | Self::UnsupportedCoding => "DPE",
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
+            Self::RateLimited => "RL",
             Self::AnswerCoding | Self::AnswerTooLarge => "UPE",
             Self::Reset | Self::Stale | Self::UploadCut => "UC",
             Self::TlsFailed => "TLS_FAILURE",
@@ -367,6 +382,7 @@ impl Error {
             never_sent,
             policy: None,
             no_retry: reason.is_overload().then_some(NoRetry::Overload),
+            wait: None,
             source: None,
         }))
     }
@@ -397,6 +413,14 @@ impl Error {
     #[must_use]
     pub(crate) fn with_policy(mut self, policy: ObjectKey) -> Self {
         self.0.policy = Some(policy);
+        self
+    }
+
+    /// The same of a request that its caller may send again after so long.
+    #[cfg(feature = "runtime")]
+    #[must_use]
+    pub(crate) fn with_wait(mut self, wait: Duration) -> Self {
+        self.0.wait = Some(wait);
         self
     }
 
@@ -461,7 +485,7 @@ impl Error {
 
     /// The answer to a caller of gRPC in a content type, or of plain HTTP.
     pub(crate) fn response_as(&self, grpc: Option<HeaderValue>) -> Response<Body> {
-        let reason = self.reason();
+        let (reason, called) = (self.reason(), grpc.is_some());
         let text = match reason {
             Reason::Denied => "denied by policy".to_owned(),
             _ => format!("{reason}: {}", self.detail()),
@@ -484,6 +508,15 @@ impl Error {
             .insert(REASON, HeaderValue::from_static(reason.as_str()));
         if let Some(why) = self.no_retry() {
             why.write(response.headers_mut());
+        }
+        if let Some(wait) = self.0.wait {
+            // gRPC's pushback (A6), and RFC 9110 section 10.2.3, which has no parts of a second.
+            let (name, wait) = match called {
+                true => (PUSHBACK, wait.as_millis()),
+                false => (header::RETRY_AFTER, wait.as_millis().div_ceil(1_000)),
+            };
+            let wait = u64::try_from(wait).unwrap_or(u64::MAX).max(1);
+            response.headers_mut().insert(name, wait.into());
         }
         response.extensions_mut().insert(reason);
         response
@@ -515,63 +548,4 @@ pub(crate) fn find<'e, E: std::error::Error + 'static>(
 ) -> Option<&'e E> {
     let causes = std::iter::successors(Some(error), |e| e.source());
     causes.filter_map(|e| e.downcast_ref()).next()
-}
-
-/// Whether the caller speaks gRPC.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// The content type of our answer to a caller that speaks gRPC; `None` if it speaks plain HTTP. A
-/// browser's gRPC-Web is answered as it asks.
-pub(crate) fn grpc_kind(headers: &HeaderMap) -> Option<HeaderValue> {
-    if !is_grpc(headers) {
-        return None;
-    }
-    let asked = headers.get(header::CONTENT_TYPE)?;
-    let web = asked.as_bytes().starts_with(b"application/grpc-web");
-    Some(if web { asked.clone() } else { GRPC })
-}
-
-/// The gRPC status that stands for an HTTP status (gRPC, "HTTP to gRPC Status Code Mapping").
-pub(crate) fn grpc_of(status: StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
-}
-
-/// The gRPC status in headers or trailers, as it is meant: tonic's servers answer a deadline that has
-/// passed with CANCELLED and a message that is too large with OUT_OF_RANGE, where others say
-/// DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. The caller gets it as it came.
-#[cfg(feature = "runtime")]
-pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    let message = || headers.get("grpc-message").map(HeaderValue::as_bytes);
-    let says = |what: &[u8]| message().is_some_and(|m| m.windows(what.len()).any(|w| w == what));
-    Some(match status {
-        1 if says(b"Timeout expired") || says(b"Timeout%20expired") => 4,
-        11 if says(b"message length too large") || says(b"message%20length%20too%20large") => 8,
-        status => status,
-    })
-}
-
-/// Percent-encoding of `grpc-message` (gRPC over HTTP/2, "Responses").
-fn escape(text: &str) -> String {
-    use fmt::Write;
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        match b {
-            b' '..=b'~' if b != b'%' => out.push(char::from(b)),
-            // Writing to a String cannot fail.
-            _ => drop(write!(out, "%{b:02X}")),
-        }
-    }
-    out
 }

@@ -39,10 +39,16 @@ pub mod explain;
 mod fields;
 #[cfg(test)]
 mod fixture;
+mod grpc;
 mod head;
 #[cfg(feature = "runtime")]
 mod http2;
 pub mod identify;
+#[cfg_attr(
+    not(any(feature = "runtime", test)),
+    expect(dead_code, reason = "the runtime takes requests")
+)]
+pub mod limit;
 mod local;
 pub mod model;
 pub mod plan;

@@ -179,22 +179,22 @@ pub fn decide(
 }
 
 /// The parts of a peer's name that patterns are compared with.
-struct PeerParts<'a> {
-    principal: Option<&'a str>,
-    namespace: Option<&'a str>,
-    id: Option<&'a SpiffeId>,
+pub(super) struct PeerParts<'a> {
+    pub(super) principal: Option<&'a str>,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) id: Option<&'a SpiffeId>,
 }
 
 /// The parts of a request that patterns are compared with.
-struct RequestParts<'a> {
-    method: Option<&'a str>,
-    path: Option<&'a str>,
+pub(super) struct RequestParts<'a> {
+    pub(super) method: Option<&'a str>,
+    pub(super) path: Option<&'a str>,
     /// What else it may mean, where it may mean several things.
-    others: Option<Box<Others<'a>>>,
+    pub(super) others: Option<Box<Others<'a>>>,
 }
 
 /// What a request may mean to the server that gets it, besides what it says.
-struct Others<'a> {
+pub(super) struct Others<'a> {
     /// The method in upper case, where it is not written so.
     method: Option<String>,
     /// The readings of the path, where it may have several and a policy asks for them.
@@ -263,12 +263,12 @@ fn rule_matches(
 }
 
 #[inline]
-fn sources_match(rule: &PolicyRule, peer: &PeerParts<'_>, unknown: bool) -> bool {
+pub(super) fn sources_match(rule: &PolicyRule, peer: &PeerParts<'_>, unknown: bool) -> bool {
     rule.from.is_empty() || rule.from.iter().any(|s| source_matches(s, peer, unknown))
 }
 
 #[inline]
-fn operations_match(
+pub(super) fn operations_match(
     rule: &PolicyRule,
     method: Option<&str>,
     path: Option<&str>,
@@ -487,7 +487,7 @@ impl fmt::Display for Named<'_> {
 
 impl PeerParts<'_> {
     #[inline]
-    fn of<'a>(peer: &'a Peer, own: Option<&TrustDomain>) -> PeerParts<'a> {
+    pub(super) fn of<'a>(peer: &'a Peer, own: Option<&TrustDomain>) -> PeerParts<'a> {
         let id = peer.id();
         let ours = match peer {
             Peer::Verified(id) => own.is_none_or(|own| id.trust_domain() == own),
@@ -507,7 +507,7 @@ impl PeerParts<'_> {
 
 impl Others<'_> {
     /// Every method with every path that a request may mean.
-    fn readings<'s>(&'s self, request: &'s RequestParts<'_>) -> Vec<Reading<'s>> {
+    pub(super) fn readings<'s>(&'s self, request: &'s RequestParts<'_>) -> Vec<Reading<'s>> {
         let paths: Vec<_> = match &self.paths {
             None => vec![request.path],
             Some(readings) => readings.iter().map(Some).collect(),
@@ -522,7 +522,7 @@ impl Others<'_> {
 
 impl<'a> RequestParts<'a> {
     #[inline]
-    fn of(request: &RequestView<'a>, paths: bool) -> Self {
+    pub(super) fn of(request: &RequestView<'a>, paths: bool) -> Self {
         match request {
             RequestView::Http(http) => {
                 let method = http.method.as_str();

@@ -11,6 +11,7 @@ mod canonical;
 mod decide;
 mod form;
 mod layer;
+mod met;
 mod pattern;
 mod policy;
 mod reading;
@@ -26,6 +27,7 @@ pub use canonical::{InvalidPath, PathForm, canonical_path};
 pub use decide::{Answer, Ask, Denied, DenyReason, Permit, PermitReason, Verdict, decide};
 pub(crate) use decide::{Met, met};
 pub use layer::{Authorize, AuthorizeFuture, AuthorizeLayer};
+pub(crate) use met::first_met;
 pub use pattern::{InvalidPolicy, Pattern};
 pub use policy::{
     Action, DefaultAction, FailureMode, Operation, OperationBuilder, Policy, PolicyRule,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use http::Request;
+use inmesh_pki::id::TrustDomain;
 
 use super::seen::Seen;
-use super::value::{Judgement, Verdict as Judged};
+use super::value::{Judgement, LimitSeen, Verdict as Judged};
 use super::{Question, Scene, admitted};
-use crate::authorize::{Verdict, WorkloadPolicy, decide};
+use crate::authorize::{RequestView, Verdict, WorkloadPolicy, decide};
 use crate::balance::{EndpointSet, Member};
 use crate::error::Error;
 use crate::identify::Peer;
@@ -66,6 +67,9 @@ pub(super) fn judge(
         let mut judgement = judgement.of(&callee.local, callee.known);
         judgement.unsure = callee.unsure;
         judgement.decisive = std::ptr::eq(member, taken);
+        if !question.opaque {
+            judgement.limit = limit(scene.snapshot, &callee.local, own, (&peer, &view));
+        }
         out.push(settled(judgement, &verdict));
         if std::ptr::eq(member, taken)
             && let Verdict::Denied(why) = verdict
@@ -77,6 +81,23 @@ pub(super) fn judge(
         Some(denied) => Err(denied.into()),
         None => Ok(Judged::sent(taken)),
     }
+}
+
+/// How many such requests a workload takes, by the function that live ones are counted with.
+fn limit(
+    snapshot: &Snapshot,
+    local: &Local,
+    own: Option<&TrustDomain>,
+    (peer, view): (&Peer, &RequestView<'_>),
+) -> Option<LimitSeen> {
+    let limiter = snapshot.limiter_for(local, own)?;
+    let rule = limiter.rule_of(peer, view);
+    let rates = limiter.rates(rule);
+    Some(LimitSeen {
+        object: limiter.block().from.as_ref().map(ToString::to_string),
+        rule,
+        rates: rates.map(|(rate, of)| format!("{rate}, of {of}")).collect(),
+    })
 }
 
 /// What an authorizer would say is not known, and not asked.

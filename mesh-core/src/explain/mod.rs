@@ -29,8 +29,8 @@ pub use explanation::Explanation;
 pub use question::{InvalidQuestion, Question};
 pub use sent::{Copied, Deadline, Edit, Fault, Fields, Head, Limit, Origin, Repeats};
 pub use value::{
-    Answer, Backend, Endpoint, Judgement, Outcome, PolicySeen, RuleName, RuleSeen, Setting, Share,
-    Verdict,
+    Answer, Backend, Endpoint, Judgement, LimitSeen, Outcome, PolicySeen, RuleName, RuleSeen,
+    Setting, Share, Verdict,
 };
 
 use crate::authorize::{RequestView, canonicalize};

@@ -91,6 +91,22 @@ pub struct Judgement {
     pub broken: Vec<String>,
     /// Policies that select by labels which are not known to be the workload's.
     pub unsure: Vec<String>,
+    /// How many such requests it takes, if a policy says it.
+    pub limit: Option<LimitSeen>,
+}
+
+/// How many requests a workload takes that are like the one in question. What is left of it is not
+/// looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct LimitSeen {
+    /// The policy.
+    pub object: Option<String>,
+    /// The rule of it that the request meets, counted from 0.
+    pub rule: Option<usize>,
+    /// The rates that count, in the order in which they are asked.
+    pub rates: Vec<String>,
 }
 
 /// A policy that was looked at.

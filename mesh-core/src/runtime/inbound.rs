@@ -26,6 +26,7 @@ use super::labels;
 use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::standing::{Asked, PolicyChanges};
+use super::taken::taken;
 use crate::accept::{ConnState, Detected, Listener, Share, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
@@ -460,6 +461,8 @@ impl<A: App> InboundStack<A> {
             },
             Err(error) => Err(error),
         };
+        let peer = &caller.info.peer;
+        let permitted = permitted.and_then(|permit| taken(shared, local, peer, request, permit));
         // The application takes the request; what it was is asked again when policy changes.
         let asked = wishes(request).then(|| Asked::upgrade(request));
         let served = match permitted {

@@ -37,6 +37,7 @@ mod shared;
 mod spent;
 mod standing;
 mod status;
+mod taken;
 mod upstream;
 
 pub use admin::{Admin, LogLevel};

@@ -6,13 +6,11 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName};
 
 use crate::balance::Member;
-use crate::error::{REASON, Reason};
+use crate::error::{PUSHBACK, REASON, Reason};
 use crate::model::Transport;
 use crate::retry::{AttemptOutcome, Fault, Hint, NoRetry, Seen};
 use crate::telemetry::Protocol;
 
-/// How gRPC says when a call may be repeated.
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// How Envoy says that it has too much to do; it repeats nothing that was answered so.
 const OVERLOADED: &str = "x-envoy-overloaded";
 /// How often a call was sent before (gRPC, A6).
@@ -103,9 +101,9 @@ mod tests {
             ("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT", after(0)),
             ("retry-after", "soon", Hint::None),
             ("retry-after", "-1", Hint::None),
-            (PUSHBACK, "40", after(40)),
-            (PUSHBACK, "-1", Hint::Never),
-            (PUSHBACK, "soon", Hint::Never),
+            ("grpc-retry-pushback-ms", "40", after(40)),
+            ("grpc-retry-pushback-ms", "-1", Hint::Never),
+            ("grpc-retry-pushback-ms", "soon", Hint::Never),
             ("x-other", "1", Hint::None),
         ] {
             let mut headers = HeaderMap::new();

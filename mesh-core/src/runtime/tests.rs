@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 28] = [
+const REASONS: [Reason; 30] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -25,6 +25,8 @@ const REASONS: [Reason; 28] = [
     Reason::NoBackend,
     Reason::NoEndpoint,
     Reason::NoRoute,
+    Reason::Overflow,
+    Reason::RateLimited,
     Reason::RequestTimeout,
     Reason::Reset,
     Reason::Stale,

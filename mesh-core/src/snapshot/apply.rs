@@ -24,6 +24,7 @@ use crate::traffic::{Target, TrafficPolicy};
 struct Touched {
     services: BTreeSet<ServiceName>,
     policies: bool,
+    limits: bool,
     any: bool,
 }
 
@@ -79,6 +80,9 @@ impl Snapshot {
         if touched.policies {
             next.compile_policies();
         }
+        if touched.limits {
+            next.compile_limiters();
+        }
         next.generation += u64::from(touched.any);
         next
     }
@@ -91,6 +95,7 @@ impl Snapshot {
             let (policy, _) = self.compile_policy(local);
             next.others
                 .insert_mut(ByAddress(Arc::clone(local)), Arc::new(policy));
+            next.compile_limiter(local);
         }
         next
     }
@@ -105,6 +110,7 @@ impl Snapshot {
     pub fn retire(&self, local: &Arc<Local>) -> Self {
         let mut next = self.clone();
         next.others.remove_mut(&ByAddress(Arc::clone(local)));
+        next.limiters.remove_mut(&ByAddress(Arc::clone(local)));
         next
     }
 
@@ -274,6 +280,15 @@ impl Snapshot {
 
     /// Notes what a TrafficPolicy is for, or is for no longer.
     fn reaches(&mut self, policy: &TrafficPolicy, present: bool, touched: &mut Touched) {
+        if policy.blocks.rate_limit.is_some() {
+            touched.limits = true;
+            match present {
+                true => self.limits.insert_mut(policy.key.clone()),
+                false => {
+                    self.limits.remove_mut(&policy.key);
+                }
+            }
+        }
         for reach in reach_of(policy) {
             let mut policies = self.traffic.get(&reach).cloned().unwrap_or_default();
             set(&mut policies, &policy.key, present);
@@ -520,9 +535,10 @@ fn reach_of(policy: &TrafficPolicy) -> BTreeSet<Reach> {
     if policy.targets.is_empty() {
         return BTreeSet::from([Reach::Namespace(policy.key.namespace.clone())]);
     }
-    let targets = policy.targets.iter().map(|target| match target {
-        Target::Service(service, _) => Reach::Service(service.clone()),
-        Target::Route(route, _) => Reach::Route(route.clone()),
+    let targets = policy.targets.iter().filter_map(|target| match target {
+        Target::Service(service, _) => Some(Reach::Service(service.clone())),
+        Target::Route(route, _) => Some(Reach::Route(route.clone())),
+        Target::Workloads(_) => None,
     });
     targets.collect()
 }

@@ -11,6 +11,7 @@ mod checked;
 mod compile;
 mod difference;
 mod index;
+mod limiters;
 mod report;
 mod service;
 mod settings;

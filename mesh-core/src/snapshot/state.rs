@@ -16,6 +16,7 @@ use super::settings::Settings;
 use super::status::Problem;
 use crate::authorize::{Denied, PathForm, Policy, RequestView, Verdict, WorkloadPolicy, decide};
 use crate::identify::Peer;
+use crate::limit::Limiter;
 use crate::local::Local;
 use crate::model::{Host, Namespace, ObjectKey, ServiceName, SourceId};
 
@@ -45,6 +46,10 @@ pub struct Snapshot {
     pub(super) policies: HashTrieSetSync<ObjectKey>,
     /// TrafficPolicies by what they are for.
     pub(super) traffic: HashTrieMapSync<Reach, BTreeSet<ObjectKey>>,
+    /// TrafficPolicies that say how many requests workloads take.
+    pub(super) limits: HashTrieSetSync<ObjectKey>,
+    /// The local workloads that have such a limit.
+    pub(super) limiters: HashTrieMapSync<ByAddress, Arc<Limiter>>,
     /// The policy of the first local workload, and those of the others.
     pub(super) policy: Arc<WorkloadPolicy>,
     pub(super) others: HashTrieMapSync<ByAddress, Arc<WorkloadPolicy>>,
@@ -131,6 +136,8 @@ impl Snapshot {
             names: HashTrieMapSync::new_sync(),
             policies: HashTrieSetSync::new_sync(),
             traffic: HashTrieMapSync::new_sync(),
+            limits: HashTrieSetSync::new_sync(),
+            limiters: HashTrieMapSync::new_sync(),
             policy: Arc::new(policy),
             others: HashTrieMapSync::new_sync(),
             blocked: Arc::new([]),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::Traffic;
 use super::policy::{Target, TrafficPolicy};
 use crate::balance::Nearness;
-use crate::model::{Block, Namespace, ObjectKey, Service, ServiceName};
+use crate::limit::RateLimit;
+use crate::model::{Block, Namespace, ObjectKey, Service, ServiceName, Workload};
 use crate::route::Inherited;
 
 /// How near a policy is to a request; the first is the nearest.
@@ -108,6 +109,22 @@ pub(crate) fn of_rule(
     }
 }
 
+/// How many requests a workload takes; `mesh_wide` is the namespace whose defaults are the mesh's.
+pub(crate) fn of_workload(
+    policies: &[Arc<TrafficPolicy>],
+    workload: &Workload,
+    mesh_wide: Option<&Namespace>,
+) -> Option<Block<Arc<RateLimit>>> {
+    let near = sorted(policies, |policy| {
+        level_of_workload(policy, workload, mesh_wide)
+    });
+    let mut near = near.into_iter();
+    near.find_map(|(_, policy)| {
+        let limit = policy.blocks.rate_limit.clone()?;
+        Some(Block::of(limit, &policy.key))
+    })
+}
+
 /// The policies that reach something, nearest first; of equal ones the oldest, then by name.
 fn sorted(
     policies: &[Arc<TrafficPolicy>],
@@ -146,6 +163,27 @@ fn level_of_part(wanted: Option<&str>, part: Option<&str>) -> Option<Level> {
         None => Some(Level::Whole),
         Some(_) => (wanted == part).then_some(Level::Part),
     }
+}
+
+fn level_of_workload(
+    policy: &TrafficPolicy,
+    workload: &Workload,
+    mesh_wide: Option<&Namespace>,
+) -> Option<Level> {
+    let own = policy.key.namespace == workload.namespace;
+    if policy.targets.is_empty() {
+        let mesh = Some(&policy.key.namespace) == mesh_wide;
+        return match own {
+            true => Some(Level::Namespace),
+            false => mesh.then_some(Level::Mesh),
+        };
+    }
+    let labels = &workload.labels;
+    let mut selected = policy.targets.iter().filter(|target| match target {
+        Target::Workloads(wanted) => wanted.iter().all(|(k, v)| labels.get(k) == Some(v)),
+        _ => false,
+    });
+    selected.next().filter(|_| own).map(|_| Level::Whole)
 }
 
 fn level_of_rule(policy: &TrafficPolicy, route: &ObjectKey, rule: Option<&str>) -> Option<Level> {

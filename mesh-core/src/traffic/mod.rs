@@ -4,7 +4,8 @@
 //! In come the [`TrafficPolicy`]s that reach a port, out comes the one [`Traffic`] that serves. Each
 //! block is taken whole from the nearest policy that has it: of a rule, its route, the port, its
 //! Service, the namespace, the mesh, and last what the process was built with. What serves knows the
-//! object that each block came from. Pure.
+//! object that each block came from. What a workload takes is a block of its own, for what `selector`
+//! selects. Pure.
 
 mod bandwidth;
 mod fault;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 pub use bandwidth::Bandwidth;
 pub use fault::{Abort, FaultInjection, Injected, Percentage};
 pub use invalid::InvalidFault;
-pub(crate) use merge::{of_port, of_rule};
+pub(crate) use merge::{of_port, of_rule, of_workload};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
 pub(crate) use shown::{Part, block, part};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::fault::FaultInjection;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
+use crate::limit::RateLimit;
 use crate::model::{Kind, ObjectKey, ServiceName};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -30,6 +31,8 @@ pub enum Target {
     Service(ServiceName, Option<Arc<str>>),
     /// A route, or its rule of that name.
     Route(ObjectKey, Option<Arc<str>>),
+    /// The workloads with these labels: what they take.
+    Workloads(Vec<(Arc<str>, Arc<str>)>),
 }
 
 /// The settings of a policy; a block that is not there is inherited.
@@ -57,6 +60,8 @@ pub struct Blocks {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Faults that are made on purpose.
     pub fault: Option<Arc<FaultInjection>>,
+    /// How many requests a workload takes.
+    pub rate_limit: Option<Arc<RateLimit>>,
 }
 
 /// A policy that cannot be.
@@ -86,7 +91,7 @@ impl TrafficPolicy {
     ///
     /// [`InvalidTraffic`] if a target is of another namespace or no route, if it has no block, or one
     /// that a target cannot have: how endpoints are chosen and ejected and what repeats may cost is a
-    /// Service's.
+    /// Service's, how many requests are taken a workload's.
     pub fn new(
         key: ObjectKey,
         targets: Vec<Target>,
@@ -105,8 +110,21 @@ impl TrafficPolicy {
             ("healthCheck", blocks.check.is_some()),
             ("retryConstraint", blocks.budget.is_some()),
         ];
+        let limits = Blocks {
+            rate_limit: blocks.rate_limit.clone(),
+            ..Blocks::default()
+        };
         for target in &targets {
             let namespace = match target {
+                Target::Workloads(_) if blocks != limits => {
+                    return refuse(
+                        "what workloads take is a policy's only block: rateLimit".into(),
+                    );
+                }
+                Target::Workloads(_) => continue,
+                _ if blocks.rate_limit.is_some() => {
+                    return refuse("rateLimit is of the workloads that `selector` selects".into());
+                }
                 Target::Service(service, _) => service.namespace(),
                 Target::Route(route, _)
                     if !matches!(route.kind, Kind::HttpRoute | Kind::GrpcRoute) =>

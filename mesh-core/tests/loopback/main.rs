@@ -19,6 +19,7 @@ mod mirrors;
 mod outcomes;
 mod outside;
 mod protocols;
+mod rates;
 mod repeats;
 mod retries;
 mod rooms;

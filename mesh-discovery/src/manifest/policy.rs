@@ -90,7 +90,8 @@ fn read_spec(
     Some((selector?, action, rules))
 }
 
-fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
+/// The labels that a selector asks for.
+pub(super) fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
     let Some(selector) = spec.get("selector") else {
         return Some(Vec::new());
     };
@@ -115,17 +116,26 @@ fn selector(spec: &mut Fields<'_>) -> Option<Labels> {
 fn rule(value: &Value<'_>, action: &Action, defaults: &Defaults) -> Option<PolicyRule> {
     value.object(|rule| {
         rule.refuse_items("when", LATER);
-        let (from, to) = (rule.get("from"), rule.get("to"));
-        let from = match from {
-            Some(list) => each(&list, "source", |fields| source(fields, defaults)),
-            None => Some(Vec::new()),
-        };
-        let to = match to {
-            Some(list) => each(&list, "operation", |o| operation(o, action, defaults)),
-            None => Some(Vec::new()),
-        };
-        Some(PolicyRule::new(from?, to?))
+        parts(rule, action, defaults)
     })
+}
+
+/// `from` and `to` of a rule that permits nothing.
+pub(super) fn conditions(rule: &mut Fields<'_>, defaults: &Defaults) -> Option<PolicyRule> {
+    parts(rule, &Action::Deny, defaults)
+}
+
+fn parts(rule: &mut Fields<'_>, action: &Action, defaults: &Defaults) -> Option<PolicyRule> {
+    let (from, to) = (rule.get("from"), rule.get("to"));
+    let from = match from {
+        Some(list) => each(&list, "source", |fields| source(fields, defaults)),
+        None => Some(Vec::new()),
+    };
+    let to = match to {
+        Some(list) => each(&list, "operation", |o| operation(o, action, defaults)),
+        None => Some(Vec::new()),
+    };
+    Some(PolicyRule::new(from?, to?))
 }
 
 /// Reads a list of `{<name>: {...}}`. All of it or nothing, so that no part goes missing.

@@ -26,6 +26,7 @@ pub(super) fn samples() -> Vec<Json> {
         balanced(&json!({
             "zoneAwareLbSetting": {"enabled": true, "minClusterSize": 6, "callers": {"a": 1}},
         })),
+        limited(),
         policy(),
     ]
 }
@@ -204,6 +205,24 @@ fn checked(by: &Json) -> Json {
     json!({
         "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
         "spec": {"healthCheck": by},
+    })
+}
+
+fn limited() -> Json {
+    let rate = json!({"requests": 10, "interval": "1s", "burst": 20});
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
+        "spec": {
+            "selector": {"matchLabels": {"app": "x"}},
+            "rateLimit": {
+                "total": rate, "perIdentity": rate,
+                "rules": [{
+                    "from": [{"source": {"principals": ["*"]}}],
+                    "to": [{"operation": {"methods": ["GET"]}}],
+                    "total": rate, "perIdentity": rate,
+                }],
+            },
+        },
     })
 }
 

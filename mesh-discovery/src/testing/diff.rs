@@ -149,6 +149,10 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
         let made: Vec<_> = wait.into_iter().chain(abort).chain(slow).collect();
         out.push(("fault drawn", made.join(", ")));
     }
+    let limits = seen.inbound.iter().filter_map(|seen| seen.limit.as_ref());
+    for limit in limits {
+        out.push(("rateLimit", limit.rates.join("; ")));
+    }
     for setting in &seen.settings {
         let name = match &*setting.name {
             "connectionPool" => "connectionPool",

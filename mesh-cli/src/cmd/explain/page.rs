@@ -155,6 +155,18 @@ fn judgement(side: &str, seen: &Judgement, at: &impl Fn(&str) -> String) -> Vec<
     for object in &seen.broken {
         add(format!("refused, so that all is denied: {}", at(object)));
     }
+    if let Some(limit) = &seen.limit {
+        let rule = limit.rule.map(|rule| format!("rule {rule} of "));
+        let object = limit
+            .object
+            .as_deref()
+            .map_or_else(|| "the process".into(), at);
+        let rates = limit.rates.join("; ");
+        add(format!(
+            "takes at most {rates} ({}{object})",
+            rule.unwrap_or_default()
+        ));
+    }
     for policy in &seen.policies {
         let name = format!("{} {}", policy.action, at(&policy.object));
         match policy.rule {

@@ -638,3 +638,45 @@ fn faults_are_drawn_as_they_are_for_a_request() -> Fallible {
     assert!(seen.contains(&Some(8)), "{seen:?}");
     Ok(())
 }
+
+#[test]
+fn an_explanation_says_what_the_workload_behind_takes() -> Fallible {
+    use crate::authorize::{Operation, PolicyRule};
+    use crate::limit::{Rate, RateLimit, RateRule, Rates};
+    use crate::traffic::{Blocks, Target, TrafficPolicy};
+    let rate = |requests| Rate::new(requests, Duration::from_secs(1), requests);
+    let slow = Operation::builder().paths(["/slow"]).build()?;
+    let rule = PolicyRule::new(Vec::new(), vec![slow]);
+    let rules = vec![RateRule::new(rule, Rates::new(Some(rate(5)?), None))?];
+    let all = Rates::new(Some(rate(100)?), Some(rate(10)?));
+    let blocks = Blocks {
+        rate_limit: Some(RateLimit::new(all, rules)?.into()),
+        ..Blocks::default()
+    };
+    let key = ObjectKey::new(Kind::TrafficPolicy, &shop(), "rates")?;
+    let cart = Target::Workloads(vec![("app".into(), "cart".into())]);
+    let policy = Op::put(TrafficPolicy::new(key, vec![cart], blocks)?);
+    let snapshot = world(vec![policy])?;
+    let each = "10 in 1 s, 10 at once, of each caller";
+    let such = "5 in 1 s, 5 at once, of all callers for such requests";
+    let total = "100 in 1 s, 100 at once, of all callers";
+    for (request, rule, rates) in [
+        ("GET http://cart/items", None, [each, total]),
+        ("GET http://cart/slow", Some(0), [such, total]),
+    ] {
+        let seen = ask(&snapshot, request)?;
+        assert_eq!(seen.verdict.outcome, Outcome::Sent);
+        let limits = seen.inbound.iter().filter_map(|seen| seen.limit.as_ref());
+        let limits: Vec<_> = limits.collect();
+        let limit = limits.first().ok_or("a limit")?;
+        assert_eq!(limit.object.as_deref(), Some("TrafficPolicy/shop/rates"));
+        assert_eq!(
+            (limit.rule, &*limit.rates),
+            (rule, &rates.map(String::from)[..])
+        );
+    }
+    // Another workload has none.
+    let seen = ask(&world(Vec::new())?, "GET http://cart/items")?;
+    assert!(seen.inbound.iter().all(|seen| seen.limit.is_none()));
+    Ok(())
+}

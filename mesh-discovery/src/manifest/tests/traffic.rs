@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use inmesh_core::authorize::{Operation, PolicyRule, PolicySource};
 use inmesh_core::balance::{
     CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, FailurePercentage, HashCookie, HashKey,
     HashTable, Level, Nearness, Preference, RequestLimits, RingSize, SlowStart, Strategy,
     SuccessRate, TableSize, Volume, ZoneAware,
 };
+use inmesh_core::limit::{Rate, RateLimit, RateRule, Rates};
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
@@ -296,6 +298,33 @@ fn faults_are_read_for_their_shares() {
         let (_, limit) = policy.blocks.fault.as_ref().unwrap().bandwidth().unwrap();
         assert_eq!(limit.bits(), bits, "{text}");
     }
+}
+
+#[test]
+fn limits_of_workloads_are_read_with_their_rules() {
+    let policy = accepted(
+        "selector: {matchLabels: {app: cart}}
+rateLimit:
+  total: {requests: 100, burst: 200}
+  perIdentity: {requests: 10, interval: 1m, burst: 1}
+  rules:
+  - from: [{source: {principals: [example.org/ns/shop/sa/batch]}}]
+    to: [{operation: {methods: [POST], paths: [/orders]}}]
+    perIdentity: {requests: 5}",
+    );
+    let labels = vec![("app".into(), "cart".into())];
+    assert_eq!(policy.targets, [Target::Workloads(labels)]);
+    let rate = |requests, interval, burst| Some(Rate::new(requests, interval, burst).unwrap());
+    let batch = PolicySource::builder().principals(["example.org/ns/shop/sa/batch"]);
+    let orders = Operation::builder().methods(["POST"]).paths(["/orders"]);
+    let of = PolicyRule::new(vec![batch.build().unwrap()], vec![orders.build().unwrap()]);
+    let rule = RateRule::new(of, Rates::new(None, rate(5, SECOND, 5))).unwrap();
+    let all = Rates::new(rate(100, SECOND, 200), rate(10, 60 * SECOND, 1));
+    let wanted = RateLimit::new(all, vec![rule]).unwrap();
+    assert_eq!(policy.blocks.rate_limit.as_deref(), Some(&wanted));
+    // A default of its namespace.
+    let policy = accepted("rateLimit: {total: {requests: 1}}");
+    assert!(policy.targets.is_empty());
 }
 
 #[test]
@@ -631,6 +660,51 @@ connectionPool: {http: {http2MaxRequests: 1}}",
             "outlierDetection: {baseEjectionTime: 0s}",
             "spec.outlierDetection.baseEjectionTime",
             "above 0s",
+        ),
+        ("rateLimit: {}", "spec.rateLimit", "a total"),
+        (
+            "rateLimit: {total: {}}",
+            "spec.rateLimit.total.requests",
+            "is missing",
+        ),
+        (
+            "rateLimit: {total: {requests: 0}}",
+            "spec.rateLimit.total.requests",
+            "not within",
+        ),
+        (
+            "rateLimit: {total: {requests: 1, interval: 100ms}}",
+            "spec.rateLimit.total",
+            "between 1s and 1h",
+        ),
+        (
+            "rateLimit: {total: {requests: 1}, rules: [{perIdentity: {requests: 1}}]}",
+            "spec.rateLimit.rules[0]",
+            "a from, a to",
+        ),
+        (
+            "rateLimit: {rules: [{to: [{operation: {methods: [GET]}}]}]}",
+            "spec.rateLimit.rules[0]",
+            "a perIdentity",
+        ),
+        (
+            "selector: {matchLabels: {app: x}}
+retry: {}",
+            "spec",
+            "only block",
+        ),
+        (
+            "selector: {matchLabels: {app: x}}
+targetRefs: [{group: '', kind: Service, name: x}]
+rateLimit: {total: {requests: 1}}",
+            "spec.targetRefs",
+            "beside a selector",
+        ),
+        (
+            "targetRefs: [{group: '', kind: Service, name: x}]
+rateLimit: {total: {requests: 1}}",
+            "spec",
+            "selector",
         ),
         ("fault: {}", "spec.fault", "a delay, an abort"),
         (

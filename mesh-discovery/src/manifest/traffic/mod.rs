@@ -3,13 +3,14 @@
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
 //! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer`, `connectionPool` and
 //! `outlierDetection` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
-//! MeshHealthCheck. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
+//! MeshHealthCheck; `rateLimit` is ours. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
 //! that is not evaluated.
 
 mod balancer;
 mod check;
 mod fault;
 mod outliers;
+mod rates;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 
 pub use self::outliers::outlier_detection;
 use super::strict::{Fields, Value};
-use super::{Defaults, meta, retry, text};
+use super::{Defaults, meta, policy, retry, text};
 
 /// The most targets (GEP-3388).
 const TARGETS: usize = 16;
@@ -60,11 +61,20 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Traff
         .as_ref()
         .map_or(&defaults.namespace, |meta| &meta.key.namespace);
     let (at, targets, blocks) = fields.need("spec")?.object(|spec| {
+        let selected = spec.get("selector").is_some();
+        let labels = policy::selector(spec);
         let targets = match spec.get("targetRefs") {
+            Some(list) if selected => {
+                list.refuse(
+                    "stands beside a selector: a policy is for workloads or for what is sent",
+                );
+                None
+            }
             Some(list) => targets(&list, namespace),
+            None if selected => labels.map(|labels| vec![Target::Workloads(labels)]),
             None => Some(Vec::new()),
         };
-        let blocks = blocks(spec);
+        let blocks = blocks(spec, defaults);
         Some((spec.whole().clone(), targets?, blocks?))
     })?;
     let meta = meta?;
@@ -117,12 +127,13 @@ fn target(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<Target> {
     }
 }
 
-fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
+fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let mut blocks = Blocks::default();
     let (balancer, outliers) = (spec.get("loadBalancer"), spec.get("outlierDetection"));
     let (pool, constraint) = (spec.get("connectionPool"), spec.get("retryConstraint"));
     let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
     let (check, fault) = (spec.get("healthCheck"), spec.get("fault"));
+    let rates = spec.get("rateLimit");
     // Each is read, for its problems.
     let balancer = balancer.map(|value| balancer::read(&value));
     let eject = outliers.map(|value| outlier_detection(&value));
@@ -132,6 +143,7 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
     let fault = fault.map(|value| fault::read(&value));
+    let rates = rates.map(|value| rates::read(&value, defaults));
     let balancer = balancer.unwrap_or(Some((None, None, None)))?;
     (blocks.strategy, blocks.warmup, blocks.nearness) = balancer;
     blocks.eject = eject.map_or(Some(None), |read| read.map(Some))?;
@@ -141,6 +153,7 @@ fn blocks(spec: &mut Fields<'_>) -> Option<Blocks> {
     blocks.timeouts = timeouts.map_or(Some(None), |read| read.map(Some))?;
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
     blocks.fault = fault.map_or(Some(None), |read| read.map(|fault| Some(Arc::new(fault))))?;
+    blocks.rate_limit = rates.map_or(Some(None), |read| read.map(|rates| Some(Arc::new(rates))))?;
     Some(blocks)
 }
 
