@@ -159,6 +159,11 @@ async fn the_page_of_tests_runs() {
     run(&blocks("mesh-cli/docs/testing.md")).await;
 }
 
+#[tokio::test]
+async fn the_page_of_simulations_runs() {
+    run(&blocks("mesh-cli/docs/simulate.md")).await;
+}
+
 /// A page that waits for ever is a page that cannot be copied into a script.
 #[test]
 fn no_page_has_a_loop_without_a_limit() {
@@ -169,6 +174,7 @@ fn no_page_has_a_loop_without_a_limit() {
         "mesh-cli/docs/ca-backup.md",
         "mesh-cli/docs/canary.md",
         "mesh-cli/docs/explain.md",
+        "mesh-cli/docs/simulate.md",
         "mesh-cli/docs/status-and-errors.md",
         "mesh-cli/docs/testing.md",
     ] {

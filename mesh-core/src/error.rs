@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::Body;
 use crate::body::BoxError;
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use crate::grpc::grpc_status;
 use crate::grpc::{GRPC, escape};
 pub(crate) use crate::grpc::{grpc_kind, grpc_of, is_grpc};

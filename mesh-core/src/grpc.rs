@@ -39,7 +39,7 @@ pub(crate) fn grpc_of(status: StatusCode) -> u8 {
 /// The gRPC status in headers or trailers, as it is meant: tonic's servers answer a deadline that has
 /// passed with CANCELLED and a message that is too large with OUT_OF_RANGE, where others say
 /// DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. The caller gets it as it came.
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
     let message = || headers.get("grpc-message").map(HeaderValue::as_bytes);

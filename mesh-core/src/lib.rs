@@ -56,6 +56,9 @@ pub mod retry;
 pub mod route;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+#[cfg(feature = "simulate")]
+#[cfg_attr(docsrs, doc(cfg(feature = "simulate")))]
+pub mod simulate;
 pub mod snapshot;
 #[cfg(feature = "runtime")]
 pub mod telemetry;

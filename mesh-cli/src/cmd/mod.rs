@@ -13,6 +13,7 @@ mod explain;
 mod log;
 mod man;
 mod proxy;
+mod simulate;
 mod status;
 mod test;
 mod validate;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Man(man::Man),
     /// Run the agent with a folder of documents.
     Proxy(proxy::Proxy),
+    /// Put documents under simulated load while endpoints fail, slow, come and go.
+    Simulate(simulate::Simulate),
     /// Show what a running agent knows and how it is.
     Status(status::Status),
     /// Run cases of requests against documents, without a socket.
@@ -79,6 +82,7 @@ impl Command {
             Self::Log(log) => log.run(),
             Self::Man(man) => man.run(),
             Self::Proxy(proxy) => proxy.run(),
+            Self::Simulate(simulate) => simulate.run(),
             Self::Status(status) => status.run(),
             Self::Test(test) => test.run(),
             Self::Validate(validate) => validate.run(),

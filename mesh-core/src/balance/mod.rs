@@ -26,14 +26,14 @@ mod state;
 mod strategy;
 mod table;
 mod tiers;
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) mod verdict;
 
 pub use check::{CheckKind, CheckPolicy, Checked};
 pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 pub use eject::{Breaker, EjectPolicy, Ejection, Failure};
 pub use limits::RequestLimits;
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use pick::pick_again;
 pub use pick::{NoEndpoint, foresee, pick};
 pub use picked::Picked;

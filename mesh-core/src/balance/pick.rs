@@ -95,7 +95,7 @@ pub fn pick(
 
 /// Chooses an endpoint for an attempt: none of those that were tried or, where the request is kept to be
 /// sent again and no other is left, one of them: a policy would rather ask one again than none.
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) fn pick_again(
     set: &Arc<EndpointSet>,
     choice: Choice,

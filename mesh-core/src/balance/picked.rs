@@ -62,6 +62,12 @@ impl Picked {
         &self.set.members()[self.index]
     }
 
+    /// The set that it was chosen from.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn set(&self) -> &EndpointSet {
+        &self.set
+    }
+
     /// Whether this request is the probe of an ejected endpoint.
     pub fn is_probe(&self) -> bool {
         self.probe

@@ -20,6 +20,12 @@ pub(super) struct Waits(Option<(Duration, HeaderName)>);
 // === impl Waits ===
 
 impl Waits {
+    /// The least that its fields say.
+    #[cfg(feature = "simulate")]
+    pub(super) fn least(&self) -> Option<Duration> {
+        self.0.as_ref().map(|(wait, _)| *wait)
+    }
+
     /// Looks at a field of the caller's: the least that it says counts.
     pub(super) fn look(&mut self, name: &HeaderName, value: &HeaderValue) {
         let Some(wait) = deadline::read(name, value) else {

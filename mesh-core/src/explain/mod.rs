@@ -204,6 +204,34 @@ fn caller(scene: &Scene<'_>, question: &Question) -> Local {
     }
 }
 
+/// A request as it is admitted, with what else a question says of it.
+#[cfg(feature = "simulate")]
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) request: Request<()>,
+    pub(crate) authority: String,
+    /// The workload that asks.
+    pub(crate) local: Local,
+    /// How long it waits, if it says so.
+    pub(crate) wait: Option<Duration>,
+    /// Where it connects from, if it is no call from within the process.
+    pub(crate) address: Option<std::net::IpAddr>,
+}
+
+/// Brings the request of a question into its canonical form, once for many.
+#[cfg(feature = "simulate")]
+pub(crate) fn admit(scene: &Scene<'_>, question: &Question) -> Result<Admitted, Error> {
+    let mut request = question.request.clone();
+    let (authority, waits) = admitted(scene, &mut request)?;
+    Ok(Admitted {
+        request,
+        authority,
+        local: caller(scene, question),
+        wait: waits.least(),
+        address: question.address,
+    })
+}
+
 fn walk(
     scene: &Scene<'_>,
     local: &Local,

@@ -162,6 +162,17 @@ impl Question {
         self.from.as_ref()
     }
 
+    /// Whether it asks for a connection of opaque bytes.
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// Its request, as it is written.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn request(&self) -> &Request<()> {
+        &self.request
+    }
+
     /// Its request line, as [`parse`](Self::parse) reads it.
     pub fn line(&self) -> String {
         let request = &self.request;

@@ -24,7 +24,7 @@ pub use policy::RetryPolicy;
 pub(crate) use replay::KeptRequest;
 pub use signal::NoRetry;
 
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 use crate::error::Reason;
 use crate::model::Draw;
 
@@ -319,8 +319,17 @@ impl Attempts {
 // === impl AttemptOutcome ===
 
 impl AttemptOutcome {
+    /// Whether the endpoint is to blame that there was no answer.
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
+    pub(crate) fn is_endpoints(self) -> bool {
+        matches!(
+            self,
+            Self::Lost(Fault::Endpoint) | Self::Unanswered(Fault::Endpoint, _)
+        )
+    }
+
     /// What an attempt has come to that met a deadline by its endpoint's fault.
-    #[cfg(feature = "runtime")]
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
     pub(crate) fn late(late: Reason) -> Self {
         match late {
             // Nothing is left for another attempt.

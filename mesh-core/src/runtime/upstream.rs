@@ -301,7 +301,7 @@ impl Upstreams {
 
     /// Holds an attempt that brought no answer against its endpoint, if that is to blame.
     fn blame(&self, unsent: &Unsent, call: &mut Call, (picked, service): At<'_>) {
-        if is_endpoints(unsent.outcome) {
+        if unsent.outcome.is_endpoints() {
             self.failed(picked, service, Failure::LocalOrigin, &unsent.error);
         }
         call.met = Some(Box::new((Arc::clone(service), picked.member().clone())));
@@ -438,14 +438,6 @@ impl Upstreams {
 fn is_spared(headers: &HeaderMap) -> bool {
     let said = headers.get(REASON);
     said.is_some_and(|said| SPARING.iter().any(|reason| said == reason.as_str()))
-}
-
-/// Whether the endpoint is to blame that there was no answer.
-fn is_endpoints(outcome: AttemptOutcome) -> bool {
-    matches!(
-        outcome,
-        AttemptOutcome::Lost(Fault::Endpoint) | AttemptOutcome::Unanswered(Fault::Endpoint, _)
-    )
 }
 
 // === impl Upstream ===

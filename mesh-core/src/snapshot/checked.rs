@@ -8,6 +8,10 @@ use crate::model::{AppProtocol, ServiceName};
 
 /// An endpoint that is checked.
 #[derive(Clone)]
+#[cfg_attr(
+    not(feature = "runtime"),
+    expect(dead_code, reason = "what is asked is a matter of the runtime")
+)]
 pub(crate) struct Checkable {
     pub(crate) service: ServiceName,
     pub(crate) port: u16,

@@ -6,7 +6,7 @@
 
 mod apply;
 mod change;
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 mod checked;
 mod compile;
 mod difference;
@@ -15,12 +15,14 @@ mod limiters;
 mod report;
 mod service;
 mod settings;
+#[cfg(feature = "simulate")]
+mod slices;
 mod state;
 mod status;
 mod store;
 
 pub use change::{Change, Fallback, Object, Op};
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use checked::Checkable;
 pub use difference::{Difference, Mentioned};
 pub(crate) use service::PortView;

@@ -1,7 +1,7 @@
 //! A Service compiled: all that a request to it needs, in one place.
 
 use std::sync::Arc;
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "runtime", feature = "simulate"))]
 use std::time::Duration;
 
 use crate::balance::EndpointSet;
@@ -63,7 +63,7 @@ impl ServiceView {
     }
 
     /// A request is sent to a port for the first time, at a moment on the clock of its repeats.
-    #[cfg(feature = "runtime")]
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
     pub(crate) fn handle_request(&self, port: u16, now: Duration) {
         if let Some(traffic) = self.traffic(port) {
             self.retries.handle_request(&traffic.budget.value, now);

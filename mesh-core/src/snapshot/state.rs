@@ -145,7 +145,7 @@ impl Snapshot {
     }
 
     /// Whether a TrafficPolicy asks for checks of endpoints.
-    #[cfg(feature = "runtime")]
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
     pub(crate) fn has_checks(&self) -> bool {
         let keys = self.traffic.values().flatten();
         let mut policies = keys.filter_map(|key| self.good(key));

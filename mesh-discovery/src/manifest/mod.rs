@@ -31,7 +31,7 @@ mod samples;
 mod service;
 mod slice;
 pub mod strict;
-mod text;
+pub(crate) mod text;
 mod traffic;
 mod transport;
 

@@ -55,7 +55,7 @@ pub(super) fn port_name(text: &str) -> Result<&str, String> {
 }
 
 /// A Gateway API duration (GEP-2257): up to four of `<1-5 digits><h|m|s|ms>`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as \"1h30m\", \"10s\" or \"500ms\"");
     let (mut rest, mut total, mut parts) = (text, Duration::ZERO, 0);
     while !rest.is_empty() {

@@ -148,7 +148,7 @@ fn read(document: &Document) -> Result<Suite, Vec<Problem>> {
     read.map(|read| read.value)
 }
 
-fn of_documents(fields: &mut Fields<'_>) -> Option<Documents> {
+pub(super) fn of_documents(fields: &mut Fields<'_>) -> Option<Documents> {
     let (folder, inline) = (fields.get("folder"), fields.get("inline"));
     let namespace = fields.get("namespace");
     match (folder, inline) {
@@ -206,7 +206,7 @@ fn case(value: &Value<'_>, document: &Document) -> Option<Case> {
 }
 
 /// Adds the entries of a mapping of texts to a question.
-fn each(
+pub(super) fn each(
     entries: Option<Value<'_>>,
     mut question: Question,
     add: impl Fn(Question, &str, &str) -> Result<Question, InvalidQuestion>,
@@ -218,7 +218,7 @@ fn each(
 }
 
 /// The entries of a mapping, if it is there.
-fn texts<'t>(entries: Option<Value<'t>>) -> Option<Vec<(&'t str, Value<'t>)>> {
+pub(super) fn texts<'t>(entries: Option<Value<'t>>) -> Option<Vec<(&'t str, Value<'t>)>> {
     let Some(value) = entries else {
         return Some(Vec::new());
     };

@@ -26,12 +26,17 @@ mod cases;
 mod diff;
 mod requests;
 mod run;
+#[cfg(feature = "simulate")]
+mod simulation;
 mod world;
 
 pub use cases::{API_VERSION, Case, Documents, Expect, KIND, Shares, Suite};
 pub use diff::{Changed, Diff, diff};
 pub use requests::Requests;
 pub use run::{CaseReport, Report};
+#[cfg(feature = "simulate")]
+#[cfg_attr(docsrs, doc(cfg(feature = "simulate")))]
+pub use simulation::{Expected, Met, SIMULATION, Simulation, SimulationReport};
 pub use world::World;
 
 use crate::manifest::Defaults;

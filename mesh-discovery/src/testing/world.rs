@@ -53,6 +53,9 @@ const STAND_INS: u32 = 253;
 #[derive(Debug, Clone)]
 pub struct World {
     snapshot: Snapshot,
+    /// What made it.
+    settings: Settings,
+    changes: [Change; 2],
     problems: Vec<Problem>,
     places: BTreeMap<String, Location>,
     stand_ins: Vec<(Host, IpAddr)>,
@@ -99,7 +102,7 @@ impl World {
     /// What was read of a folder, as a process with such settings knows it.
     #[must_use]
     pub fn new(merged: &Merged, settings: Settings) -> Self {
-        let snapshot = Snapshot::new(settings).apply(merged.change.clone());
+        let snapshot = Snapshot::new(settings.clone()).apply(merged.change.clone());
         let unresolved = snapshot.resolutions().filter(|(_, found)| found.is_none());
         let mut names: Vec<Host> = unresolved.map(|(host, _)| host.clone()).collect();
         names.sort();
@@ -116,11 +119,14 @@ impl World {
             )
         });
         let change = Change::update(SourceId::new("stand-ins"), resolved.collect());
-        let snapshot = snapshot.apply(change);
+        let changes = [merged.change.clone(), change];
+        let snapshot = snapshot.apply(changes[1].clone());
         let place = |(key, at): (&ObjectKey, &Location)| (key.to_string(), at.clone());
         Self {
             problems: problems(&snapshot, merged),
             snapshot,
+            settings,
+            changes,
             places: merged.places.iter().map(place).collect(),
             stand_ins,
         }
@@ -152,6 +158,15 @@ impl World {
     #[must_use]
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The same as another process knows it that has just started: it shares no load and no health.
+    #[must_use]
+    pub fn anew(&self) -> Snapshot {
+        let snapshot = Snapshot::new(self.settings.clone());
+        self.changes
+            .iter()
+            .fold(snapshot, |snapshot, change| snapshot.apply(change.clone()))
     }
 
     /// The workload that asks if the question names none.

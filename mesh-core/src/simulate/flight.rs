@@ -1,0 +1,162 @@
+//! A request under way, and what follows each of its attempts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::record::End;
+use super::server::moment;
+use crate::balance::{EndpointState, Picked};
+use crate::deadline;
+use crate::model::Draw;
+use crate::plan::{Planned, PlannedBackend};
+use crate::retry::{AttemptOutcome, Attempts, Next, Repeat, RetryPolicy};
+use crate::route::Timeouts;
+use crate::snapshot::ServiceView;
+
+/// How long a copy may take, as in the runtime.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request or a copy of one under way.
+pub(super) struct Flight {
+    /// The load and the user that ask.
+    pub(super) asked: (usize, usize),
+    pub(super) caller: usize,
+    pub(super) started: u64,
+    /// What led to the plan.
+    pub(super) seed: u64,
+    pub(super) to: To,
+    /// When its caller gives up, if it has said so.
+    pub(super) gives_up: Option<Duration>,
+    pub(super) draw: Draw,
+    pub(super) attempts: Attempts,
+    pub(super) tried: Vec<Arc<EndpointState>>,
+    /// How many attempts were made.
+    pub(super) made: u32,
+    /// Why the last one failed.
+    pub(super) last: Option<End>,
+    /// The number of the last attempt.
+    pub(super) attempt: u64,
+    pub(super) open: Option<Open>,
+}
+
+/// Where a request or a copy is sent.
+pub(super) struct To {
+    pub(super) planned: Planned,
+    /// The place of the copy that it is.
+    pub(super) copy: Option<usize>,
+}
+
+/// An attempt that has no answer yet.
+pub(super) struct Open {
+    pub(super) picked: Picked,
+    pub(super) service: Arc<ServiceView>,
+    pub(super) server: usize,
+}
+
+/// What begins a flight.
+pub(super) struct Begin {
+    pub(super) asked: (usize, usize),
+    pub(super) caller: usize,
+    pub(super) started: u64,
+    pub(super) wait: Option<Duration>,
+    pub(super) seed: u64,
+    pub(super) draw: Draw,
+}
+
+// === impl To ===
+
+impl To {
+    pub(super) fn backend(&self) -> Option<PlannedBackend<'_>> {
+        match self.copy {
+            Some(nth) => self.planned.mirrors().get(nth)?.backend(),
+            None => self.planned.backend(),
+        }
+    }
+
+    pub(super) fn retry(&self) -> Option<&RetryPolicy> {
+        let block = self.planned.retry().filter(|_| self.copy.is_none());
+        block.map(|block| &*block.value)
+    }
+
+    pub(super) fn limits(&self) -> Timeouts {
+        let block = self.planned.timeouts().filter(|_| self.copy.is_none());
+        block.map(|block| block.value).unwrap_or_default()
+    }
+}
+
+// === impl Flight ===
+
+impl Flight {
+    /// A request that was planned, or the copy of that place.
+    pub(super) fn new(planned: Planned, copy: Option<usize>, begin: Begin) -> Self {
+        let wait = match copy {
+            Some(_) => Some(PATIENCE),
+            None => begin.wait,
+        };
+        Self {
+            asked: begin.asked,
+            caller: begin.caller,
+            started: begin.started,
+            seed: begin.seed,
+            to: To { planned, copy },
+            gives_up: wait.map(|wait| moment(begin.started).saturating_add(wait)),
+            draw: begin.draw,
+            attempts: Attempts::at_any(),
+            tried: Vec::new(),
+            made: 0,
+            last: None,
+            attempt: 0,
+            open: None,
+        }
+    }
+
+    /// Whether it waits for an answer to that attempt.
+    pub(super) fn awaits(&self, attempt: u64) -> bool {
+        self.attempt == attempt && self.open.is_some()
+    }
+
+    /// Whether it is to be sent again after that attempt.
+    pub(super) fn rests(&self, attempt: u64) -> bool {
+        self.attempt == attempt && self.open.is_none()
+    }
+
+    /// Whether it waits for an answer of that server.
+    pub(super) fn is_at(&self, server: usize) -> bool {
+        self.open.as_ref().is_some_and(|open| open.server == server)
+    }
+
+    pub(super) fn end(&self) -> Option<Duration> {
+        deadline::end(self.to.limits(), moment(self.started), self.gives_up)
+    }
+
+    /// What follows an attempt.
+    pub(super) fn next(
+        &mut self,
+        outcome: AttemptOutcome,
+        (service, at): (&ServiceView, Duration),
+        (kept, idempotent): (bool, bool),
+    ) -> Next {
+        let left = self
+            .end()
+            .map_or(Duration::MAX, |end| end.saturating_sub(at));
+        let Self {
+            to, attempts, draw, ..
+        } = self;
+        let traffic = to.backend().and_then(|to| service.traffic(to.port));
+        let repeat = to.retry().zip(traffic).map(|(policy, traffic)| {
+            let kept = kept && policy.repeats() > 0;
+            Repeat {
+                policy,
+                budget: (&service.retries, &traffic.budget.value),
+                now: at,
+                left,
+                idempotent: kept && idempotent,
+                kept,
+            }
+        });
+        if repeat.is_none() && matches!(outcome, AttemptOutcome::Answered(_)) {
+            return Next::Finish;
+        }
+        attempts.handle_outcome(outcome, repeat.as_ref(), draw)
+    }
+}
