@@ -91,6 +91,8 @@ pub enum Reason {
     NoEndpoint,
     /// No rule of the attached routes matches, or the Service has no such port: 404.
     NoRoute,
+    /// The workload has as many requests at once as it can do well: 503.
+    Overload,
     /// As many requests are in flight to the backend, or to each of its endpoints, as may be: 503.
     Overflow,
     /// A policy lets the workload take no more such requests for now: 429.
@@ -167,6 +169,7 @@ impl Reason {
             Self::NoEndpoint => "no-endpoint",
             Self::NoRoute => "no-route",
             Self::Overflow => "overflow",
+            Self::Overload => "overload",
             Self::RateLimited => "rate-limited",
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
@@ -190,6 +193,7 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
+            | Self::Overload
             | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields
@@ -234,7 +238,8 @@ impl Reason {
             | Self::FaultInjected
             | Self::NoBackend
             | Self::NoRoute
-            | Self::Overflow => Blame::Mesh,
+            | Self::Overflow
+            | Self::Overload => Blame::Mesh,
             Self::AnswerCoding
             | Self::AnswerTooLarge
             | Self::BackendTimeout
@@ -263,6 +268,7 @@ impl Reason {
             | Self::FaultInjected
             | Self::NoEndpoint
             | Self::Overflow
+            | Self::Overload
             | Self::TlsFailed
             | Self::WrongServer => StatusCode::SERVICE_UNAVAILABLE,
             Self::Crowded | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -296,6 +302,7 @@ impl Reason {
             Self::Crowded
             | Self::HeaderTooLarge
             | Self::Overflow
+            | Self::Overload
             | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields => 8,
@@ -321,7 +328,7 @@ impl Reason {
     fn is_overload(self) -> bool {
         matches!(
             self,
-            Self::Crowded | Self::Exhausted | Self::Overflow | Self::RateLimited
+            Self::Crowded | Self::Exhausted | Self::Overflow | Self::Overload | Self::RateLimited
         )
     }
 
@@ -332,7 +339,7 @@ impl Reason {
             Self::BodyTimeout => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
-            Self::Crowded | Self::Exhausted | Self::Overflow => "UO",
+            Self::Crowded | Self::Exhausted | Self::Overflow | Self::Overload => "UO",
             Self::Denied => "DENY",
             Self::FaultInjected => "FI",
             Self::HeaderTimeout

@@ -15,9 +15,10 @@ use crate::retry::{AttemptOutcome, Fault, Seen};
 
 /// What says nothing about the health of an endpoint, also where the agent of the endpoint says it of
 /// the application behind it.
-pub(crate) const SPARING: [Reason; 4] = [
+pub(crate) const SPARING: [Reason; 5] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
+    Reason::Overload,
     Reason::Stale,
     Reason::UploadCut,
 ];

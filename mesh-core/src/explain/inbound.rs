@@ -69,6 +69,12 @@ pub(super) fn judge(
         judgement.decisive = std::ptr::eq(member, taken);
         if !question.opaque {
             judgement.limit = limit(scene.snapshot, &callee.local, own, (&peer, &view));
+            let at_once = scene.snapshot.adaptive_for(&callee.local);
+            judgement.concurrency = at_once.map(|block| LimitSeen {
+                object: block.from.map(|from| from.to_string()),
+                rule: None,
+                rates: vec![block.value.to_string()],
+            });
         }
         out.push(settled(judgement, &verdict));
         if std::ptr::eq(member, taken)

@@ -93,6 +93,8 @@ pub struct Judgement {
     pub unsure: Vec<String>,
     /// How many such requests it takes, if a policy says it.
     pub limit: Option<LimitSeen>,
+    /// How many it takes at once, if a policy says it.
+    pub concurrency: Option<LimitSeen>,
 }
 
 /// How many requests a workload takes that are like the one in question. What is left of it is not

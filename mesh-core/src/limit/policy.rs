@@ -58,6 +58,14 @@ pub struct RateLimit {
 #[error("{0}")]
 pub struct InvalidLimit(String);
 
+// === impl InvalidLimit ===
+
+impl InvalidLimit {
+    pub(super) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
+
 // === impl Rate ===
 
 impl Rate {

@@ -114,6 +114,7 @@ impl Collect for Gauges {
         self.expiries(samples);
         self.listeners(samples);
         endpoints(&snapshot, samples);
+        concurrency(&snapshot, samples);
     }
 }
 
@@ -227,6 +228,21 @@ impl Gauges {
         let name = "mesh_certificate_expiration_timestamp_seconds";
         let help = "When a certificate ends, in seconds since 1970";
         samples.gauges(name, help, ends);
+    }
+}
+
+/// Local workloads whose requests at once are limited, with the limit as it is now.
+fn concurrency(snapshot: &Snapshot, samples: &mut Samples<'_>) {
+    let limited = snapshot.locals();
+    let limited = limited.filter_map(|local| Some((local, snapshot.adaptive(local)?)));
+    let values = limited.map(|(local, adaptive)| {
+        let labels = [("workload", &**local.shown())];
+        (labels, u64::from(adaptive.limit()))
+    });
+    let values: Vec<_> = values.collect();
+    if !values.is_empty() {
+        let help = "Requests that a workload takes at once, as its latency allows it";
+        samples.gauges("mesh_concurrency_limit", help, values);
     }
 }
 

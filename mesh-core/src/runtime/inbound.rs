@@ -466,15 +466,17 @@ impl<A: App> InboundStack<A> {
         // The application takes the request; what it was is asked again when policy changes.
         let asked = wishes(request).then(|| Asked::upgrade(request));
         let served = match permitted {
-            Ok(permit) => {
+            Ok(taken) => {
                 let call = pending.call();
                 if shared.recorder.is_watched()
-                    && let PermitReason::Policy(policy) = permit.reason()
+                    && let PermitReason::Policy(policy) = taken.permit.reason()
                 {
                     call.exchange.policy = Some(policy.key.clone());
                 }
                 let app = self.app.call(request, &caller.info, caller.original, call);
-                Upload::answering(upload, app).await
+                let served = Upload::answering(upload, app).await;
+                taken.answered(&served, shared.upstreams.epoch);
+                served
             }
             Err(error) => Err(error),
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 30] = [
+const REASONS: [Reason; 31] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -26,6 +26,7 @@ const REASONS: [Reason; 30] = [
     Reason::NoEndpoint,
     Reason::NoRoute,
     Reason::Overflow,
+    Reason::Overload,
     Reason::RateLimited,
     Reason::RequestTimeout,
     Reason::Reset,

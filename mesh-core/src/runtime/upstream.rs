@@ -221,6 +221,9 @@ impl Upstreams {
         let failed = status.is_server_error() || grpc.is_some();
         let spared = failed && is_spared(headers);
         let shed = verdict::is_shed(status, grpc);
+        if spared && is_overload(headers) {
+            upstream.picked.shed(None, self.now());
+        }
         let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();
         upstream.judge_head(&HeadSeen {
             status,
@@ -438,6 +441,12 @@ impl Upstreams {
 fn is_spared(headers: &HeaderMap) -> bool {
     let said = headers.get(REASON);
     said.is_some_and(|said| SPARING.iter().any(|reason| said == reason.as_str()))
+}
+
+/// Whether the agent of an endpoint says that the application behind it has too much to do.
+fn is_overload(headers: &HeaderMap) -> bool {
+    let said = headers.get(REASON);
+    said.is_some_and(|said| said == Reason::Overload.as_str())
 }
 
 // === impl Upstream ===

@@ -111,6 +111,7 @@ impl Snapshot {
         let mut next = self.clone();
         next.others.remove_mut(&ByAddress(Arc::clone(local)));
         next.limiters.remove_mut(&ByAddress(Arc::clone(local)));
+        next.adaptive.remove_mut(&ByAddress(Arc::clone(local)));
         next
     }
 
@@ -280,7 +281,7 @@ impl Snapshot {
 
     /// Notes what a TrafficPolicy is for, or is for no longer.
     fn reaches(&mut self, policy: &TrafficPolicy, present: bool, touched: &mut Touched) {
-        if policy.blocks.rate_limit.is_some() {
+        if policy.blocks.limits_workloads() {
             touched.limits = true;
             match present {
                 true => self.limits.insert_mut(policy.key.clone()),

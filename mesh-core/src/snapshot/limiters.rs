@@ -7,40 +7,52 @@ use inmesh_pki::id::{SpiffeId, TrustDomain};
 
 use super::change::Object;
 use super::state::{ByAddress, Snapshot};
-use crate::limit::{Limiter, RateLimit};
+use crate::limit::{Adaptive, AdaptiveConcurrency, Limiter};
 use crate::local::Local;
 use crate::model::Block;
-use crate::traffic;
+use crate::traffic::{self, Blocks};
 
 impl Snapshot {
-    /// The limit of a local workload; `None` if no policy has one for it.
+    /// Whether a policy limits what a local workload takes. Most processes have none.
+    #[cfg(any(feature = "runtime", test))]
+    pub(crate) fn has_limits(&self) -> bool {
+        !(self.limiters.is_empty() && self.adaptive.is_empty())
+    }
+
+    /// How many requests a local workload takes; `None` if no policy says it.
     pub(crate) fn limiter(&self, local: &Arc<Local>) -> Option<&Arc<Limiter>> {
-        // Most processes have none.
-        if self.limiters.is_empty() {
-            return None;
-        }
         self.limiters.get(&ByAddress(Arc::clone(local)))
+    }
+
+    /// The same at once.
+    pub(crate) fn adaptive(&self, local: &Arc<Local>) -> Option<&Arc<Adaptive>> {
+        self.adaptive.get(&ByAddress(Arc::clone(local)))
     }
 
     /// A new limiter as a workload has it where the process serves it, for questions about another's.
     /// `own` is its trust domain.
     pub(crate) fn limiter_for(&self, local: &Local, own: Option<&TrustDomain>) -> Option<Limiter> {
-        let block = self.limit_of(local)?;
+        let block = self.limit_of(local, |blocks| blocks.rate_limit.clone())?;
         Some(Limiter::new(block, own, self.settings.paths))
     }
 
-    /// The nearest limit for a workload.
-    fn limit_of(&self, local: &Local) -> Option<Block<Arc<RateLimit>>> {
+    /// What bounds the requests that a workload has at once.
+    pub(crate) fn adaptive_for(&self, local: &Local) -> Option<Block<AdaptiveConcurrency>> {
+        self.limit_of(local, |blocks| blocks.adaptive)
+    }
+
+    /// A block of the nearest policy that has it for a workload.
+    fn limit_of<T>(&self, local: &Local, block: impl Fn(&Blocks) -> Option<T>) -> Option<Block<T>> {
         let good = self.limits.iter().filter_map(|key| match self.good(key) {
             Some(Object::Traffic(policy)) => Some(Arc::clone(policy)),
             _ => None,
         });
         let policies: Vec<_> = good.collect();
         let mesh_wide = self.settings.mesh_namespace.as_ref();
-        traffic::of_workload(&policies, local.workload(), mesh_wide)
+        traffic::of_workload(&policies, local.workload(), mesh_wide, block)
     }
 
-    /// Makes the limiters of all local workloads again.
+    /// Makes the limits of all local workloads again.
     pub(super) fn compile_limiters(&mut self) {
         let locals: Vec<_> = self.locals().cloned().collect();
         for local in locals {
@@ -48,19 +60,30 @@ impl Snapshot {
         }
     }
 
-    /// Makes the limiter of a local workload, or keeps it as it is.
+    /// Makes the limits of a local workload, or keeps them as they are.
     pub(super) fn compile_limiter(&mut self, local: &Arc<Local>) {
-        let before = self.limiter(local).map(|limiter| limiter.block());
-        let block = self.limit_of(local);
-        if before == block.as_ref() {
-            return;
-        }
         let key = ByAddress(Arc::clone(local));
-        let own = local.identity().map(SpiffeId::trust_domain);
-        match self.limiter_for(local, own) {
-            Some(limiter) => self.limiters.insert_mut(key, Arc::new(limiter)),
-            None => {
-                self.limiters.remove_mut(&key);
+        let before = self.limiter(local).map(|limiter| limiter.block());
+        let block = self.limit_of(local, |blocks| blocks.rate_limit.clone());
+        if before != block.as_ref() {
+            let own = local.identity().map(SpiffeId::trust_domain);
+            match self.limiter_for(local, own) {
+                Some(limiter) => self.limiters.insert_mut(key.clone(), Arc::new(limiter)),
+                None => {
+                    self.limiters.remove_mut(&key);
+                }
+            }
+        }
+        let before = self.adaptive(local).map(|adaptive| adaptive.block());
+        let block = self.adaptive_for(local);
+        if before != block.as_ref() {
+            match block {
+                Some(block) => self
+                    .adaptive
+                    .insert_mut(key, Arc::new(Adaptive::new(block))),
+                None => {
+                    self.adaptive.remove_mut(&key);
+                }
             }
         }
     }
@@ -72,10 +95,10 @@ mod tests {
 
     use super::*;
     use crate::authorize::DefaultAction;
-    use crate::limit::{Rate, Rates};
+    use crate::limit::{Rate, RateLimit, Rates};
     use crate::model::{Kind, Namespace, ObjectKey, SourceId, Workload};
     use crate::snapshot::{Change, Op, Settings};
-    use crate::traffic::{Blocks, Target, TrafficPolicy};
+    use crate::traffic::{Target, TrafficPolicy};
 
     fn key(namespace: &str, name: &str) -> ObjectKey {
         let namespace = Namespace::new(namespace).unwrap();
@@ -160,5 +183,26 @@ mod tests {
         let none = apply(&one, Op::Remove(key("shop", "a")));
         assert!(none.limiter(&cart).is_none());
         assert!(none.limits.is_empty() && none.limiters.is_empty());
+    }
+
+    #[test]
+    fn both_limits_are_inherited_each_by_itself() {
+        let adaptive = AdaptiveConcurrency::default();
+        let blocks = Blocks {
+            adaptive: Some(adaptive),
+            ..Blocks::default()
+        };
+        let wide = TrafficPolicy::new(key("shop", "wide"), Vec::new(), blocks).unwrap();
+        let one = apply(&empty(), Op::put(wide));
+        let cart = Arc::clone(&one.settings().local);
+        assert!(one.has_limits() && one.limiter(&cart).is_none());
+        let two = apply(&one, put("shop", "near", Some("cart"), 5));
+        assert!(two.limiter(&cart).is_some());
+        let (before, after) = (one.adaptive(&cart).unwrap(), two.adaptive(&cart).unwrap());
+        assert!(Arc::ptr_eq(before, after));
+        let none = apply(&two, Op::Remove(key("shop", "wide")));
+        assert!(none.adaptive(&cart).is_none());
+        let none = apply(&none, Op::Remove(key("shop", "near")));
+        assert!(!none.has_limits());
     }
 }

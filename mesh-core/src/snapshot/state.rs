@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::status::Problem;
 use crate::authorize::{Denied, PathForm, Policy, RequestView, Verdict, WorkloadPolicy, decide};
 use crate::identify::Peer;
-use crate::limit::Limiter;
+use crate::limit::{Adaptive, Limiter};
 use crate::local::Local;
 use crate::model::{Host, Namespace, ObjectKey, ServiceName, SourceId};
 
@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub(super) limits: HashTrieSetSync<ObjectKey>,
     /// The local workloads that have such a limit.
     pub(super) limiters: HashTrieMapSync<ByAddress, Arc<Limiter>>,
+    /// Those whose requests at once are limited.
+    pub(super) adaptive: HashTrieMapSync<ByAddress, Arc<Adaptive>>,
     /// The policy of the first local workload, and those of the others.
     pub(super) policy: Arc<WorkloadPolicy>,
     pub(super) others: HashTrieMapSync<ByAddress, Arc<WorkloadPolicy>>,
@@ -138,6 +140,7 @@ impl Snapshot {
             traffic: HashTrieMapSync::new_sync(),
             limits: HashTrieSetSync::new_sync(),
             limiters: HashTrieMapSync::new_sync(),
+            adaptive: HashTrieMapSync::new_sync(),
             policy: Arc::new(policy),
             others: HashTrieMapSync::new_sync(),
             blocked: Arc::new([]),

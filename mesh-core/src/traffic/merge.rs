@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::Traffic;
-use super::policy::{Target, TrafficPolicy};
+use super::policy::{Blocks, Target, TrafficPolicy};
 use crate::balance::Nearness;
-use crate::limit::RateLimit;
 use crate::model::{Block, Namespace, ObjectKey, Service, ServiceName, Workload};
 use crate::route::Inherited;
 
@@ -109,20 +108,18 @@ pub(crate) fn of_rule(
     }
 }
 
-/// How many requests a workload takes; `mesh_wide` is the namespace whose defaults are the mesh's.
-pub(crate) fn of_workload(
+/// A block of what a workload takes; `mesh_wide` is the namespace whose defaults are the mesh's.
+pub(crate) fn of_workload<T>(
     policies: &[Arc<TrafficPolicy>],
     workload: &Workload,
     mesh_wide: Option<&Namespace>,
-) -> Option<Block<Arc<RateLimit>>> {
+    block: impl Fn(&Blocks) -> Option<T>,
+) -> Option<Block<T>> {
     let near = sorted(policies, |policy| {
         level_of_workload(policy, workload, mesh_wide)
     });
     let mut near = near.into_iter();
-    near.find_map(|(_, policy)| {
-        let limit = policy.blocks.rate_limit.clone()?;
-        Some(Block::of(limit, &policy.key))
-    })
+    near.find_map(|(_, policy)| Some(Block::of(block(&policy.blocks)?, &policy.key)))
 }
 
 /// The policies that reach something, nearest first; of equal ones the oldest, then by name.

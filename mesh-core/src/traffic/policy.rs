@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fault::FaultInjection;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
-use crate::limit::RateLimit;
+use crate::limit::{AdaptiveConcurrency, RateLimit};
 use crate::model::{Kind, ObjectKey, ServiceName};
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -60,14 +60,25 @@ pub struct Blocks {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Faults that are made on purpose.
     pub fault: Option<Arc<FaultInjection>>,
-    /// How many requests a workload takes.
+    /// How many requests a workload takes in a time.
     pub rate_limit: Option<Arc<RateLimit>>,
+    /// How many it takes at once.
+    pub adaptive: Option<AdaptiveConcurrency>,
 }
 
 /// A policy that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidTraffic(String);
+
+// === impl Blocks ===
+
+impl Blocks {
+    /// Whether they say what workloads take.
+    pub(crate) fn limits_workloads(&self) -> bool {
+        self.rate_limit.is_some() || self.adaptive.is_some()
+    }
+}
 
 // === impl TrafficPolicy ===
 
@@ -112,18 +123,19 @@ impl TrafficPolicy {
         ];
         let limits = Blocks {
             rate_limit: blocks.rate_limit.clone(),
+            adaptive: blocks.adaptive,
             ..Blocks::default()
         };
         for target in &targets {
             let namespace = match target {
                 Target::Workloads(_) if blocks != limits => {
-                    return refuse(
-                        "what workloads take is a policy's only block: rateLimit".into(),
-                    );
+                    let own = "what workloads take is rateLimit and adaptiveConcurrency, and no other block";
+                    return refuse(own.into());
                 }
                 Target::Workloads(_) => continue,
-                _ if blocks.rate_limit.is_some() => {
-                    return refuse("rateLimit is of the workloads that `selector` selects".into());
+                _ if limits != Blocks::default() => {
+                    let own = "rateLimit and adaptiveConcurrency are of the workloads that `selector` selects";
+                    return refuse(own.into());
                 }
                 Target::Service(service, _) => service.namespace(),
                 Target::Route(route, _)

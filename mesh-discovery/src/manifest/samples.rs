@@ -214,6 +214,9 @@ fn limited() -> Json {
         "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
         "spec": {
             "selector": {"matchLabels": {"app": "x"}},
+            "adaptiveConcurrency": {
+                "minConcurrency": 4, "maxConcurrency": 1_000, "latencyTolerance": 2.0,
+            },
             "rateLimit": {
                 "total": rate, "perIdentity": rate,
                 "rules": [{

@@ -149,9 +149,13 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
         let made: Vec<_> = wait.into_iter().chain(abort).chain(slow).collect();
         out.push(("fault drawn", made.join(", ")));
     }
-    let limits = seen.inbound.iter().filter_map(|seen| seen.limit.as_ref());
-    for limit in limits {
-        out.push(("rateLimit", limit.rates.join("; ")));
+    for judged in &seen.inbound {
+        for (name, limit) in [
+            ("rateLimit", &judged.limit),
+            ("adaptiveConcurrency", &judged.concurrency),
+        ] {
+            out.extend(limit.iter().map(|limit| (name, limit.rates.join("; "))));
+        }
     }
     for setting in &seen.settings {
         let name = match &*setting.name {

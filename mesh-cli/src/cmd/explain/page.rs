@@ -155,7 +155,7 @@ fn judgement(side: &str, seen: &Judgement, at: &impl Fn(&str) -> String) -> Vec<
     for object in &seen.broken {
         add(format!("refused, so that all is denied: {}", at(object)));
     }
-    if let Some(limit) = &seen.limit {
+    for limit in seen.limit.iter().chain(&seen.concurrency) {
         let rule = limit.rule.map(|rule| format!("rule {rule} of "));
         let object = limit
             .object

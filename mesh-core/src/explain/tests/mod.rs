@@ -642,7 +642,7 @@ fn faults_are_drawn_as_they_are_for_a_request() -> Fallible {
 #[test]
 fn an_explanation_says_what_the_workload_behind_takes() -> Fallible {
     use crate::authorize::{Operation, PolicyRule};
-    use crate::limit::{Rate, RateLimit, RateRule, Rates};
+    use crate::limit::{AdaptiveConcurrency, Rate, RateLimit, RateRule, Rates};
     use crate::traffic::{Blocks, Target, TrafficPolicy};
     let rate = |requests| Rate::new(requests, Duration::from_secs(1), requests);
     let slow = Operation::builder().paths(["/slow"]).build()?;
@@ -651,6 +651,7 @@ fn an_explanation_says_what_the_workload_behind_takes() -> Fallible {
     let all = Rates::new(Some(rate(100)?), Some(rate(10)?));
     let blocks = Blocks {
         rate_limit: Some(RateLimit::new(all, rules)?.into()),
+        adaptive: Some(AdaptiveConcurrency::new(2, 50, 1.5)?),
         ..Blocks::default()
     };
     let key = ObjectKey::new(Kind::TrafficPolicy, &shop(), "rates")?;
@@ -675,6 +676,14 @@ fn an_explanation_says_what_the_workload_behind_takes() -> Fallible {
             (rule, &rates.map(String::from)[..])
         );
     }
+    let seen = ask(&snapshot, "GET http://cart/items")?;
+    let at_once = seen
+        .inbound
+        .first()
+        .and_then(|seen| seen.concurrency.as_ref());
+    let at_once = at_once.ok_or("a limit")?;
+    let shown = "2 to 50 at once, while answers take up to 1.5 times as long as at best";
+    assert_eq!(at_once.rates, [shown]);
     // Another workload has none.
     let seen = ask(&world(Vec::new())?, "GET http://cart/items")?;
     assert!(seen.inbound.iter().all(|seen| seen.limit.is_none()));

@@ -10,7 +10,7 @@ use inmesh_core::balance::{
     HashTable, Level, Nearness, Preference, RequestLimits, RingSize, SlowStart, Strategy,
     SuccessRate, TableSize, Volume, ZoneAware,
 };
-use inmesh_core::limit::{Rate, RateLimit, RateRule, Rates};
+use inmesh_core::limit::{AdaptiveConcurrency, Rate, RateLimit, RateRule, Rates};
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
@@ -325,6 +325,14 @@ rateLimit:
     // A default of its namespace.
     let policy = accepted("rateLimit: {total: {requests: 1}}");
     assert!(policy.targets.is_empty());
+    let whole = "{minConcurrency: 2, maxConcurrency: 9, latencyTolerance: 1.5}";
+    for (text, wanted) in [
+        ("{}", AdaptiveConcurrency::default()),
+        (whole, AdaptiveConcurrency::new(2, 9, 1.5).unwrap()),
+    ] {
+        let policy = accepted(&format!("adaptiveConcurrency: {text}"));
+        assert_eq!(policy.blocks.adaptive, Some(wanted));
+    }
 }
 
 #[test]
@@ -661,6 +669,16 @@ connectionPool: {http: {http2MaxRequests: 1}}",
             "spec.outlierDetection.baseEjectionTime",
             "above 0s",
         ),
+        (
+            "adaptiveConcurrency: {minConcurrency: 9, maxConcurrency: 8}",
+            "spec.adaptiveConcurrency",
+            "9 to 8",
+        ),
+        (
+            "adaptiveConcurrency: {latencyTolerance: 1}",
+            "spec.adaptiveConcurrency",
+            "1.1 to 10",
+        ),
         ("rateLimit: {}", "spec.rateLimit", "a total"),
         (
             "rateLimit: {total: {}}",
@@ -691,7 +709,7 @@ connectionPool: {http: {http2MaxRequests: 1}}",
             "selector: {matchLabels: {app: x}}
 retry: {}",
             "spec",
-            "only block",
+            "no other block",
         ),
         (
             "selector: {matchLabels: {app: x}}
