@@ -76,6 +76,8 @@ fn its_code_says_whether_the_request_would_be_served() {
         &["GET http://cart/", "-H", "x-user"],
         &["GET http://cart/", "--label", "app"],
         &["GET http://cart/", "--from", "web"],
+        &["GET http://cart/", "--sni", "a.example.com"],
+        &["tcp://cart:80", "--sni", "a b"],
         &["GET http://cart/", "--admin", "127.0.0.1:1"],
         &[],
     ] {

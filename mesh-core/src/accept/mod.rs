@@ -6,6 +6,8 @@
 
 mod detect;
 #[cfg(feature = "runtime")]
+mod hello;
+#[cfg(feature = "runtime")]
 mod linger;
 #[cfg(feature = "runtime")]
 mod listener;
@@ -23,6 +25,8 @@ mod upload;
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
 pub(crate) use detect::{is_text, may_be_http2};
+#[cfg(feature = "runtime")]
+pub(crate) use hello::{Hello, hello};
 #[cfg(feature = "runtime")]
 pub(crate) use linger::{Lingering, Noticing};
 #[cfg(feature = "runtime")]

@@ -539,7 +539,7 @@ impl<'a> RequestParts<'a> {
                     others: (paths || lower).then(|| Box::new(others())),
                 }
             }
-            RequestView::Tcp => Self {
+            RequestView::Tcp | RequestView::Tls { .. } => Self {
                 method: None,
                 path: None,
                 others: None,

@@ -16,6 +16,11 @@ pub enum RequestView<'a> {
     Http(HttpView<'a>),
     /// A connection whose bytes are opaque.
     Tcp,
+    /// An opaque connection that begins with a handshake of TLS. Policies see no more of it than of any.
+    Tls {
+        /// The server that it names, in lower case.
+        server: Option<&'a str>,
+    },
 }
 
 /// The parts of an HTTP request that policies and routes match on.

@@ -59,24 +59,24 @@ enum Failed {
     Write(io::Error),
 }
 
-/// Copies both ways until both sides have ended, first to the caller what the other side has `said`
-/// already. `flow` has what was copied, also after an error and if the future is dropped.
+/// Copies both ways until both sides have ended, first to each what was read of the other one already.
+/// `flow` has what was copied, also after an error and if the future is dropped.
 ///
 /// # Errors
 ///
 /// [`Reason::Reset`] if one of the connections breaks off. What the other side said before is
 /// delivered all the same.
 pub(crate) async fn copy<A, B>(
-    caller: &mut A,
-    other: &mut B,
-    said: &[u8],
+    (caller, heard): (&mut A, &[u8]),
+    (other, said): (&mut B, &[u8]),
     flow: &mut Flow,
 ) -> Result<(), Error>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut there, mut back) = (Way::new(&[]), Way::new(said));
+    let (mut there, mut back) = (Way::new(heard), Way::new(said));
+    flow.add(heard.len(), 0);
     poll_fn(|cx| {
         let one = there.poll(caller, other, cx, &mut |read, _| flow.add(read, 0));
         let two = back.poll(other, caller, cx, &mut |_, written| flow.add(0, written));
@@ -112,7 +112,7 @@ pub(crate) async fn splice(
         let (caller, upstream) =
             tokio::try_join!(switched.caller, switched.upstream).map_err(failed)?;
         let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
-        copy(&mut caller, &mut upstream, &[], flow).await
+        copy((&mut caller, &[]), (&mut upstream, &[]), flow).await
     };
     tokio::select! {
         copied = joined => copied,

@@ -168,13 +168,13 @@ fn drawn(
     let authority = admitted(scene, &mut request)
         .ok()
         .map(|(authority, _)| authority);
-    let (local, snapshot, opaque) = (caller(scene, question), scene.snapshot, question.opaque);
+    let (local, snapshot) = (caller(scene, question), scene.snapshot);
     (0..draws).map(move |seed| {
         let (to, mut draw) = (
             Destination::Authority(authority.as_deref()?),
             Draw::new(seed.into()),
         );
-        let view = question::view(&request, opaque);
+        let view = question.view(&request);
         let planned = plan(snapshot, &local, to, &view, &mut draw, &mut ()).ok()?;
         if planned.injected().is_some_and(|made| made.abort.is_some()) {
             return None;
@@ -347,7 +347,7 @@ fn answered(
 ) -> Verdict {
     let answer = match view {
         RequestView::Http(http) => planned.answer(authority, http),
-        RequestView::Tcp => None,
+        RequestView::Tcp | RequestView::Tls { .. } => None,
     };
     let mut verdict = Verdict {
         outcome: Outcome::Answered,

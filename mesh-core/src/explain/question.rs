@@ -10,7 +10,7 @@ use inmesh_pki::id::SpiffeId;
 use super::sent::Head;
 use crate::authorize::{HttpView, RequestView};
 use crate::error::is_grpc;
-use crate::model::check_label;
+use crate::model::{check_label, is_subdomain};
 
 /// The most header fields and labels of one question; a head of the mesh has fewer.
 const PARTS: usize = 1_000;
@@ -22,6 +22,8 @@ pub struct Question {
     pub(super) request: Request<()>,
     /// Whether it is a connection of opaque bytes.
     pub(super) opaque: bool,
+    /// The server that its TLS handshake names, empty if it names none; `None` is no TLS.
+    pub(super) sni: Option<String>,
     pub(super) from: Option<SpiffeId>,
     pub(super) address: Option<IpAddr>,
     pub(super) labels: BTreeMap<String, String>,
@@ -81,6 +83,7 @@ impl Question {
         let question = Self {
             request,
             opaque,
+            sni: None,
             from: None,
             address: None,
             labels: BTreeMap::new(),
@@ -130,6 +133,32 @@ impl Question {
     pub fn address(mut self, address: IpAddr) -> Self {
         self.address = Some(address);
         self
+    }
+
+    /// The same of a connection of opaque bytes that begins with a TLS handshake, which names a server;
+    /// an empty name stands for TLS without one.
+    ///
+    /// ```
+    /// use inmesh_core::explain::Question;
+    /// assert!(Question::parse("tcp://db:5432")?.sni("db.example.com").is_ok());
+    /// assert!(Question::parse("GET http://cart/")?.sni("db.example.com").is_err());
+    /// # Ok::<(), inmesh_core::explain::InvalidQuestion>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidQuestion`] if it is a request, or the name is no host name.
+    pub fn sni(mut self, server: &str) -> Result<Self, InvalidQuestion> {
+        if !self.opaque {
+            let why = "a request names no server in TLS: ask for tcp://";
+            return Err(InvalidQuestion(why.into()));
+        }
+        let server = server.to_ascii_lowercase();
+        if !server.is_empty() && !is_subdomain(&server) {
+            return Err(InvalidQuestion(format!("{server:?} is no host name")));
+        }
+        self.sni = Some(server);
+        Ok(self)
     }
 
     /// The same with what is drawn. Equal seeds draw alike.
@@ -190,6 +219,9 @@ impl Question {
             "request",
             &format!("{} {}", request.method(), request.uri()),
         );
+        if let Some(sni) = &self.sni {
+            query.append_pair("sni", sni);
+        }
         for (name, value) in request.headers() {
             let value = String::from_utf8_lossy(value.as_bytes());
             query.append_pair("header", &format!("{name}: {value}"));
@@ -240,6 +272,7 @@ impl Question {
                     question
                 }
                 "header" => question.header(value)?,
+                "sni" => question.sni(value)?,
                 "from" => question.from(value.parse().map_err(|_| invalid())?),
                 "address" => question.address(value.parse().map_err(|_| invalid())?),
                 "label" => question.label(value)?,
@@ -258,23 +291,23 @@ impl Question {
     /// A request of this question as an explanation shows it.
     pub(super) fn head(&self, request: &Request<()>, authority: &str) -> Head {
         if self.opaque {
-            Head::opaque(authority)
+            Head {
+                sni: self.sni.clone(),
+                ..Head::opaque(authority)
+            }
         } else {
             Head::of(request, authority)
         }
     }
 
     /// A request of this question as decisions see it.
-    pub(super) fn view<'r>(&self, request: &'r Request<()>) -> RequestView<'r> {
-        view(request, self.opaque)
-    }
-}
-
-/// A request, or the connection of opaque bytes that stands for one, as decisions see it.
-pub(super) fn view(request: &Request<()>, opaque: bool) -> RequestView<'_> {
-    if opaque {
-        RequestView::Tcp
-    } else {
-        RequestView::Http(HttpView::of(request))
+    pub(super) fn view<'r>(&'r self, request: &'r Request<()>) -> RequestView<'r> {
+        match (&self.sni, self.opaque) {
+            (_, false) => RequestView::Http(HttpView::of(request)),
+            (None, true) => RequestView::Tcp,
+            (Some(server), true) => RequestView::Tls {
+                server: Some(&**server).filter(|server| !server.is_empty()),
+            },
+        }
     }
 }

@@ -19,6 +19,9 @@ const HIDDEN: &str = "(hidden)";
 pub struct Head {
     /// The method; empty for a connection of opaque bytes, of which the authority alone is known.
     pub method: String,
+    /// The server that a TLS handshake names, empty if it names none; `None` is no TLS that is looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
     /// The host, with its port if it was named.
     pub authority: String,
     /// The path, without the query.
@@ -151,6 +154,7 @@ impl Head {
         let uri = request.uri();
         Self {
             method: request.method().to_string(),
+            sni: None,
             authority: authority.into(),
             path: uri.path().into(),
             query: uri.query().map(Into::into),

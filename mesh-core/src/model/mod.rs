@@ -16,6 +16,7 @@ pub(crate) use draw::{mix, mix_bytes};
 pub use endpoint::{Conditions, Endpoint, Host, HostAddress, IdSet, Roots, Transport};
 pub use few::Few;
 pub use locality::Locality;
+pub(crate) use names::is_subdomain;
 pub use names::{
     ClusterName, InvalidName, Kind, Namespace, ObjectKey, ServiceName, SourceId, Workload,
     check_label,

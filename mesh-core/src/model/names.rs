@@ -56,6 +56,10 @@ pub enum Kind {
     Other(Arc<str>),
     /// `v1 Service`.
     Service,
+    /// `gateway.networking.k8s.io/v1 TCPRoute`.
+    TcpRoute,
+    /// `gateway.networking.k8s.io/v1 TLSRoute`.
+    TlsRoute,
     /// `inmesh.dev/v1alpha1 TrafficPolicy`.
     TrafficPolicy,
 }
@@ -230,6 +234,8 @@ impl fmt::Display for Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::Other(kind) => kind,
             Self::Service => "Service",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::TrafficPolicy => "TrafficPolicy",
         })
     }
@@ -429,6 +435,11 @@ pub fn check_label(key: &str, value: &str) -> Result<(), InvalidName> {
         return refuse("key of a label", key, "it is empty");
     }
     Ok(())
+}
+
+/// Whether it is labels of RFC 1123 with dots between, in lower case.
+pub(crate) fn is_subdomain(name: &str) -> bool {
+    check("host", name, 253, true).is_ok()
 }
 
 /// RFC 1123 as Kubernetes reads it: lower case letters, digits and `-` (and `.` in a subdomain),

@@ -170,7 +170,7 @@ pub fn plan(
             headers: Some(http.headers),
             query: http.query,
         },
-        RequestView::Tcp => Shown::default(),
+        RequestView::Tcp | RequestView::Tls { .. } => Shown::default(),
     };
     let mut of = |view: Option<&PortView>| {
         let Some(view) = view else {

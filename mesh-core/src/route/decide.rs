@@ -16,6 +16,7 @@ use super::split::split;
 use super::table::RouteTable;
 use super::table::grpc::GrpcTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
+use super::table::opaque::{OpaqueTable, OpaqueWhen};
 use crate::authorize::{HttpView, Missed, Permit, RequestView, Step, Trace};
 use crate::error::{Error, Reason, is_grpc};
 use crate::model::{Block, Draw, Namespace, ObjectKey, ServiceName};
@@ -52,6 +53,8 @@ pub(super) enum Place {
     Consumer(usize),
     /// It has no condition on the path.
     Grpc,
+    /// The same.
+    Opaque,
     Producer(usize),
 }
 
@@ -87,7 +90,8 @@ pub enum NoRoute {
 ///
 /// 1. Consumer routes (of the caller's namespace) that are attached to the port are used if there
 ///    are any; else producer routes (of the Service's namespace).
-///    Among these gRPC routes are used if there are any, else HTTP routes.
+///    Among these gRPC routes are used if there are any, else HTTP routes, else TLSRoutes, else TCPRoutes.
+///    What asks for TLS is met by no plain request.
 /// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
 ///    there is no route.
 /// 3. The backend of a rule that forwards is drawn by weight.
@@ -96,8 +100,8 @@ pub enum NoRoute {
 /// 5. Each mirror of the rule and of the backend is drawn by its share, but for a request that is a copy
 ///    itself.
 ///
-/// `None` is the Service itself: no route is attached to the port, or the connection is opaque. The
-/// permit is proof that the request was authorized.
+/// `None` is the Service itself: no route is attached to the port, or the connection is opaque and those
+/// that are attached are routes of requests. The permit is proof that the request was authorized.
 ///
 /// # Errors
 ///
@@ -111,6 +115,9 @@ pub fn decide(
     draw: &mut Draw,
     trace: &mut impl Trace,
 ) -> Result<Option<Matched>, NoRoute> {
+    if let Some((of, side)) = table.opaque_side(port, caller) {
+        return opaque_route(of, table, (port, side), request, draw, trace).map(Some);
+    }
     match request {
         RequestView::Http(http) if !table.is_empty() => match grpc_side(table, port, caller) {
             Some((of, side)) => grpc_route(of, table, (port, side), http, draw, trace).map(Some),
@@ -137,6 +144,53 @@ fn grpc_side<'a>(
         return None;
     }
     of.attached(own, Some(port)).map(|_| (of, own))
+}
+
+/// The route of a connection, or of a request as of a connection that has no TLS.
+#[cold]
+fn opaque_route(
+    of: &OpaqueTable,
+    table: &RouteTable,
+    (port, side): (u16, &Namespace),
+    request: &RequestView<'_>,
+    draw: &mut Draw,
+    trace: &mut impl Trace,
+) -> Result<Matched, NoRoute> {
+    let entry = of.attached(side, Some(port)).find(|entry| {
+        let missed = match (&entry.when, request) {
+            (OpaqueWhen::Any, _) | (OpaqueWhen::Tls(None), RequestView::Tls { .. }) => None,
+            (OpaqueWhen::Tls(Some(names)), RequestView::Tls { server }) => {
+                let met = server.is_some_and(|server| names.matches(server));
+                (!met).then_some(Condition::Server(names))
+            }
+            (OpaqueWhen::Tls(_), RequestView::Http(_) | RequestView::Tcp) => Some(Condition::Tls),
+        };
+        trace.saw(Step::Rule {
+            route: of.route(entry),
+            rule: 0,
+            matched: missed.is_none(),
+            missed: missed.as_ref().map(|condition| Missed(condition)),
+        });
+        missed.is_none()
+    });
+    let entry = entry.ok_or_else(|| NoRoute::NoMatch {
+        service: table.service.clone(),
+    })?;
+    let (start, end) = entry.targets;
+    let weights = of.targets[start..end].iter().map(|t| t.weight);
+    let target = split(weights, draw).ok_or_else(|| NoRoute::NoBackend {
+        route: of.route(entry).clone(),
+        rule: 0,
+    })?;
+    Ok(Matched {
+        entry: Place::Opaque,
+        rule: entry.rule,
+        target: Some(start + target),
+        mirrors: 0,
+        cors: false,
+        faulty: false,
+        preflight: false,
+    })
 }
 
 fn grpc_route(
@@ -400,7 +454,7 @@ impl Matched {
     pub fn path(self, table: &RouteTable) -> Option<&PathMatch> {
         let entry = match self.entry {
             Place::Consumer(n) => table.http.consumers.get(n).map(|(_, entry)| entry),
-            Place::Grpc => None,
+            Place::Grpc | Place::Opaque => None,
             Place::Producer(n) => table.http.producers.get(n),
         };
         entry?.when.as_ref().map(|when| &when.path)
@@ -481,6 +535,7 @@ impl Matched {
     fn rule(self, table: &RouteTable) -> Option<&RuleView> {
         let rules = match self.entry {
             Place::Grpc => &table.grpc.as_ref()?.rules,
+            Place::Opaque => &table.opaque.as_ref()?.rules,
             Place::Consumer(_) | Place::Producer(_) => &table.http.rules,
         };
         rules.get(self.rule)
@@ -489,6 +544,7 @@ impl Matched {
     fn target(self, table: &RouteTable) -> Option<&Target> {
         let targets = match self.entry {
             Place::Grpc => &table.grpc.as_ref()?.targets,
+            Place::Opaque => &table.opaque.as_ref()?.targets,
             Place::Consumer(_) | Place::Producer(_) => &table.http.targets,
         };
         targets.get(self.target?)

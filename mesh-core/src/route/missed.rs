@@ -5,6 +5,7 @@ use std::fmt;
 use http::{HeaderName, Method};
 
 use super::matching::{PathMatch, ValueMatch};
+use super::opaque::ServerNames;
 
 /// A condition that a request does not meet.
 pub(super) enum Condition<'m> {
@@ -16,8 +17,12 @@ pub(super) enum Condition<'m> {
     Method(&'m Method),
     Path(&'m PathMatch),
     Query(&'m str),
+    /// The server that a connection of TLS names.
+    Server(&'m ServerNames),
     /// The service of a call of gRPC.
     Service(&'m ValueMatch),
+    /// That a connection is one of TLS.
+    Tls,
 }
 
 // === impl Condition ===
@@ -38,6 +43,10 @@ impl fmt::Display for Condition<'_> {
                 write!(f, "the path does not match {}", regex.written())
             }
             Self::Query(name) => write!(f, "the query parameter {name} does not match"),
+            Self::Server(names) => {
+                write!(f, "the server named by the TLS handshake is not {names}")
+            }
+            Self::Tls => write!(f, "it is no TLS connection"),
             Self::Service(wanted) => named(f, "service", wanted),
         }
     }

@@ -12,6 +12,7 @@ mod grpc;
 mod invalid;
 mod matching;
 mod missed;
+mod opaque;
 mod rule;
 mod seen;
 mod shown;
@@ -27,11 +28,12 @@ pub use filter::{
 pub use grpc::{GrpcMatch, GrpcRoute, GrpcRule};
 pub use invalid::InvalidRoute;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
+pub use opaque::{OpaqueRoute, ServerNames};
 pub use rule::{Backend, Inherited, Outcome, Parent, Route, Rule, Timeouts};
 pub use shown::RuleOf;
 pub(crate) use shown::is_credential;
 pub use split::split;
-pub use table::RouteTable;
+pub use table::{RouteTable, RoutedAs};
 
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,13 @@ impl Matched {
                 let targets = grpc.map_or(&[][..], |of| &of.targets);
                 (targets, of_rule.map(|entry| entry.targets))
             }
+            Place::Opaque => {
+                let of = table.opaque.as_deref();
+                let mut entries = of.into_iter().flat_map(|of| &of.entries);
+                let of_rule = entries.find(|entry| entry.rule == self.rule);
+                let targets = of.map_or(&[][..], |of| &of.targets);
+                (targets, of_rule.map(|entry| entry.targets))
+            }
         };
         let (from, to) = places.unwrap_or_default();
         let targets = targets.get(from..to).unwrap_or_default();

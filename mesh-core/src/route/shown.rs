@@ -3,6 +3,8 @@
 //! In comes the table of a Service, out go its rules and their backends, or all that is decided on.
 //! Values of header fields that are credentials are left out.
 
+use std::collections::BTreeSet;
+
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::{HeaderName, HeaderValue};
 use serde::ser::{Serialize, Serializer};
@@ -15,6 +17,7 @@ use super::rule::Outcome;
 use super::table::RouteTable;
 use super::table::grpc::GrpcEntry;
 use super::table::http::{Entry, RuleView, Target};
+use super::table::opaque::{OpaqueEntry, OpaqueWhen};
 use crate::model::{Namespace, ObjectKey, ServiceName};
 use crate::traffic::block;
 
@@ -39,7 +42,8 @@ pub struct RuleOf<'t> {
 
 impl RouteTable {
     /// The rules that may match, each once, the one of highest precedence first: those of gRPC routes,
-    /// then of HTTP routes, and of these those of consumer routes before those of producer routes.
+    /// then of HTTP routes, and of these those of consumer routes before those of producer routes, then of
+    /// TLSRoutes and of TCPRoutes.
     pub fn rules(&self) -> Vec<RuleOf<'_>> {
         let mut all = Vec::new();
         if let Some(grpc) = &self.grpc {
@@ -48,6 +52,10 @@ impl RouteTable {
         }
         let entries = self.entries().map(|(_, entry)| (entry.rule, entry.targets));
         all.extend(rules_of(entries, &self.http.rules, &self.http.targets));
+        if let Some(of) = &self.opaque {
+            let entries = of.entries.iter().map(|entry| (entry.rule, entry.targets));
+            all.extend(rules_of(entries, &of.rules, &of.targets));
+        }
         all
     }
 
@@ -75,6 +83,36 @@ impl RouteTable {
         let (from, to) = entry.targets;
         let targets = grpc.targets.get(from..to).unwrap_or_default();
         Some(shown(callers, entry.port, matches, rule, targets))
+    }
+
+    fn opaque_entry(&self, entry: &OpaqueEntry) -> Option<Value> {
+        let of = self.opaque.as_ref()?;
+        let rule = of.rules.get(entry.rule)?;
+        let callers = Some(&rule.route.namespace).filter(|of| *of != self.service.namespace());
+        let matches = match &entry.when {
+            OpaqueWhen::Any => json!({}),
+            OpaqueWhen::Tls(None) => json!({"tls": true}),
+            OpaqueWhen::Tls(Some(names)) => json!({"tls": true, "hostname": names.to_string()}),
+        };
+        let (from, to) = entry.targets;
+        let targets = of.targets.get(from..to).unwrap_or_default();
+        Some(shown(callers, entry.port, matches, rule, targets))
+    }
+
+    /// Whether routes of opaque connections are attached.
+    pub fn has_opaque(&self) -> bool {
+        self.opaque.is_some()
+    }
+
+    /// A name of each server that a TLSRoute is for, empty for TLS that need name none.
+    pub fn servers(&self) -> BTreeSet<String> {
+        let entries = self.opaque.iter().flat_map(|of| &of.entries);
+        let names = entries.filter_map(|entry| match &entry.when {
+            OpaqueWhen::Any => None,
+            OpaqueWhen::Tls(None) => Some(String::new()),
+            OpaqueWhen::Tls(Some(names)) => Some(names.to_string().replace('*', "any")),
+        });
+        names.collect()
     }
 }
 
@@ -153,7 +191,9 @@ impl Serialize for RouteTable {
         let grpc = grpc.filter_map(|entry| self.grpc_entry(entry));
         let http = self.entries();
         let http = http.filter_map(|(of, entry)| self.entry(of, entry));
-        out.collect_seq(grpc.chain(http))
+        let opaque = self.opaque.iter().flat_map(|of| &of.entries);
+        let opaque = opaque.filter_map(|entry| self.opaque_entry(entry));
+        out.collect_seq(grpc.chain(http).chain(opaque))
     }
 }
 

@@ -585,6 +585,6 @@ impl<A: App> InboundStack<A> {
             Some(spoken) => spoken,
             None => (self.app.open(original).await?, Vec::new()),
         };
-        copy(io, &mut app, &said, flow).await
+        copy((io, &[]), (&mut app, &said), flow).await
     }
 }

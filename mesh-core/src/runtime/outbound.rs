@@ -1,7 +1,8 @@
 //! Outbound: from an application of a local workload to a Service.
 //!
 //! A request is admitted, planned and sent; an opaque connection is planned and opened. A listener
-//! for programs that do not embed the mesh adds accept before that.
+//! for programs that do not embed the mesh adds accept before that. It is one piece since both ways go
+//! through the same accept, plan and record.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,15 +25,16 @@ use super::sending::Sending;
 use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::upstream::Upstream;
-use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
+use crate::accept::{ConnState, Detected, Hello, Listener, Socket, Taken, Upload, hello, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
 use crate::connect::{Flow, Io, Kept, Switched, copy, forward};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
-use crate::model::{AppProtocol, ServiceName};
+use crate::model::{AppProtocol, Namespace, ServiceName};
 use crate::plan::{Destination, Planned, plan};
+use crate::route::RoutedAs;
 use crate::snapshot::ServiceView;
 use crate::telemetry::{Direction, LabelText, Series};
 
@@ -73,6 +75,8 @@ struct Joined {
     upstream: Upstream,
     /// What it has said already.
     said: Vec<u8>,
+    /// What the caller has said already.
+    heard: Vec<u8>,
 }
 
 /// The answer to a request.
@@ -342,22 +346,39 @@ impl Outbound {
         if to.protocol != AppProtocol::Detect {
             return to.protocol;
         }
-        let snapshot = self.shared.reader.peek();
-        let found = match to.destination(to.original(stream)) {
-            To::Authority => None,
-            To::Address(address) => {
-                let service = snapshot.at_address(address.ip());
-                service.map(|service| (service, address.port()))
-            }
-            To::Service(name, port) => snapshot.service(name).map(|service| (service, port)),
-        };
-        let declared = found.and_then(|(service, port)| {
+        let declared = self.led_to(stream, to, |service, port| {
             if self.shared.server_first.has(&service.name, port) {
                 return Some(AppProtocol::Tcp);
             }
-            Some(service.port_view(port)?.protocol)
+            let declared = service.port_view(port)?.protocol;
+            // Routes of opaque connections say what a port is that declares nothing.
+            let opaque = || service.routes.routed_as(port, self.namespace()).is_some();
+            Some(match declared {
+                AppProtocol::Detect if opaque() => AppProtocol::Tcp,
+                declared => declared,
+            })
         });
         declared.unwrap_or(AppProtocol::Detect)
+    }
+
+    /// Asks about the Service and port that a caller of a listener is led to, if that can be said before
+    /// it speaks.
+    fn led_to<T>(
+        &self,
+        stream: &Socket,
+        to: &OutboundListener,
+        ask: impl FnOnce(&ServiceView, u16) -> Option<T>,
+    ) -> Option<T> {
+        let snapshot = self.shared.reader.peek();
+        match to.destination(to.original(stream)) {
+            To::Authority => None,
+            To::Address(address) => ask(snapshot.at_address(address.ip())?, address.port()),
+            To::Service(name, port) => ask(snapshot.service(name)?, port),
+        }
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.tls.local().workload().namespace
     }
 
     /// A caller that says nothing where nothing is declared: perhaps the server is to speak first.
@@ -367,7 +388,7 @@ impl Outbound {
         let opened = match to.destination(to.original(&stream)) {
             // Without a Service there is no server to ask.
             To::Authority => None,
-            leads => self.open(leads, &mut call).await.ok(),
+            leads => self.open(leads, &RequestView::Tcp, &mut call).await.ok(),
         };
         let Some((mut endpoint, upstream)) = opened else {
             return self.late(stream, from, to, Taken::Free).await;
@@ -453,11 +474,27 @@ impl Outbound {
     }
 
     /// Forwards one opaque connection.
-    async fn tcp(self: Arc<Self>, stream: Socket, from: SocketAddr, to: &OutboundListener) {
+    async fn tcp(self: Arc<Self>, mut stream: Socket, from: SocketAddr, to: &OutboundListener) {
+        let tls = self.led_to(&stream, to, |service, port| {
+            service.routes.routed_as(port, self.namespace())
+        });
+        let Hello { bytes, said } = match tls {
+            Some(RoutedAs::Tls) => {
+                let deadline = Instant::now() + self.shared.limits.header;
+                Box::pin(hello(&mut stream, deadline)).await
+            }
+            Some(RoutedAs::Tcp) | None => Hello::default(),
+        };
+        let view = match &said {
+            Some(said) => RequestView::Tls {
+                server: said.server.as_deref(),
+            },
+            None => RequestView::Tcp,
+        };
         let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
         let recorder = &self.shared.recorder;
         let to = to.destination(to.original(&stream));
-        let (endpoint, upstream) = match self.open(to, &mut call).await {
+        let (endpoint, upstream) = match self.open(to, &view, &mut call).await {
             Ok(opened) => opened,
             Err(error) => {
                 let reason = error.reason().as_str();
@@ -466,7 +503,10 @@ impl Outbound {
                 return recorder.publish(&call.exchange);
             }
         };
-        let joined = Joined::new(endpoint, upstream, Vec::new());
+        let joined = Joined {
+            heard: bytes,
+            ..Joined::new(endpoint, upstream, Vec::new())
+        };
         self.join(stream, call, joined).await;
     }
 
@@ -477,6 +517,7 @@ impl Outbound {
             mut endpoint,
             upstream,
             said,
+            heard,
         } = joined;
         let series = self.series(upstream.kept(), upstream.service(), upstream.member());
         let mutual_tls = call.exchange.tls_peer.is_some();
@@ -485,7 +526,7 @@ impl Outbound {
         recorder.begin(&call.exchange);
         let mut drain = self.shared.drain.clone();
         let result = tokio::select! {
-            copied = copy(&mut stream, &mut endpoint, &said, &mut flow) => copied,
+            copied = copy((&mut stream, &heard), (&mut endpoint, &said), &mut flow) => copied,
             () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
         };
         counters.closed();
@@ -494,7 +535,12 @@ impl Outbound {
     }
 
     /// Plans an opaque connection and opens the one to its endpoint.
-    async fn open(&self, to: To<'_>, call: &mut Call) -> Result<(Io, Upstream), Error> {
+    async fn open(
+        &self,
+        to: To<'_>,
+        view: &RequestView<'_>,
+        call: &mut Call,
+    ) -> Result<(Io, Upstream), Error> {
         if matches!(to, To::Authority) {
             let detail = "opaque bytes on a listener that names no Service";
             return Err(Error::new(Reason::UnknownHost, detail));
@@ -503,7 +549,15 @@ impl Outbound {
             let snapshot = self.shared.reader.peek();
             let (local, draw) = (self.tls.local(), &mut call.draw);
             let to = to.destination("");
-            plan(&snapshot, local, to, &RequestView::Tcp, draw, &mut ())?
+            let planned = plan(&snapshot, local, to, view, draw, &mut ());
+            let planned = planned.inspect_err(|refused| {
+                if let Some(service) = &refused.service {
+                    call.exchange.service.share(&service.host);
+                }
+            })?;
+            call.exchange.service.share(&planned.service().host);
+            call.exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
+            planned
         };
         let Some(backend) = planned.backend() else {
             let detail = "the route answers HTTP alone";
@@ -531,6 +585,7 @@ impl Joined {
             endpoint,
             upstream,
             said,
+            heard: Vec::new(),
         }
     }
 }

@@ -257,9 +257,9 @@ impl Snapshot {
                     touched.services.insert(slice.service.clone());
                 }
                 // Routes, like policies, govern their own cluster.
-                Some(route @ (Object::GrpcRoute(_) | Object::Route(_)))
-                    if key.cluster.is_none() =>
-                {
+                Some(
+                    route @ (Object::GrpcRoute(_) | Object::OpaqueRoute(_) | Object::Route(_)),
+                ) if key.cluster.is_none() => {
                     for parent in route.parents() {
                         self.part(&parent.service, |p| set(&mut p.routes, key, present));
                         touched.services.insert(parent.service.clone());
@@ -270,6 +270,7 @@ impl Snapshot {
                 }
                 Some(
                     Object::GrpcRoute(_)
+                    | Object::OpaqueRoute(_)
                     | Object::Policy(_)
                     | Object::Route(_)
                     | Object::Traffic(_),
@@ -426,20 +427,15 @@ impl Snapshot {
         });
         let subset = service.as_ref().and_then(|service| service.subset.as_ref());
         let slices = self.slices_of(&parts, subset);
-        let grpc_routes = parts.routes.iter().filter_map(good);
-        let grpc_routes: Vec<_> = grpc_routes
-            .filter_map(|object| match object {
-                Object::GrpcRoute(route) => Some(Arc::clone(route)),
-                _ => None,
-            })
-            .collect();
-        let routes = parts.routes.iter().filter_map(good);
-        let routes: Vec<_> = routes
-            .filter_map(|object| match object {
-                Object::Route(route) => Some(Arc::clone(route)),
-                _ => None,
-            })
-            .collect();
+        let (mut routes, mut grpc_routes, mut opaque_routes) = (vec![], vec![], vec![]);
+        for object in parts.routes.iter().filter_map(good) {
+            match object {
+                Object::GrpcRoute(route) => grpc_routes.push(Arc::clone(route)),
+                Object::OpaqueRoute(route) => opaque_routes.push(Arc::clone(route)),
+                Object::Route(route) => routes.push(Arc::clone(route)),
+                _ => {}
+            }
+        }
         self.need_names(name, &compile::hosts(service.as_deref(), &slices));
         let Some(service) = service else {
             return self.services.remove(name);
@@ -452,6 +448,7 @@ impl Snapshot {
                 slices: &slices,
                 routes: &routes,
                 grpc_routes: &grpc_routes,
+                opaque_routes: &opaque_routes,
                 traffic: &self.traffic_of(name, &parts.routes),
             },
             &addresses,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::status::Problem;
 use crate::authorize::{Policy, Selects};
 use crate::model::{Host, HostAddress, ObjectKey, Service, Slice, SourceId};
-use crate::route::{GrpcRoute, Parent, Route, Rule};
+use crate::route::{GrpcRoute, OpaqueRoute, Parent, Route, Rule};
 use crate::traffic::TrafficPolicy;
 
 /// A configuration object, checked when it was made.
@@ -14,6 +14,8 @@ use crate::traffic::TrafficPolicy;
 pub enum Object {
     /// A GRPCRoute.
     GrpcRoute(Arc<GrpcRoute>),
+    /// A TLSRoute or TCPRoute.
+    OpaqueRoute(Arc<OpaqueRoute>),
     /// An AuthorizationPolicy.
     Policy(Arc<Policy>),
     /// An HTTPRoute.
@@ -72,6 +74,7 @@ impl Object {
     pub fn key(&self) -> ObjectKey {
         match self {
             Self::GrpcRoute(route) => route.key.clone(),
+            Self::OpaqueRoute(route) => route.key.clone(),
             Self::Policy(policy) => policy.key.clone(),
             Self::Route(route) => route.key.clone(),
             Self::Service(service) => service.key(),
@@ -84,6 +87,7 @@ impl Object {
     pub fn parents(&self) -> &[Parent] {
         match self {
             Self::GrpcRoute(route) => &route.parents,
+            Self::OpaqueRoute(route) => &route.parents,
             Self::Route(route) => &route.parents,
             Self::Policy(_) | Self::Service(_) | Self::Slice(_) | Self::Traffic(_) => &[],
         }
@@ -93,6 +97,7 @@ impl Object {
     pub fn rules(&self) -> Vec<&Rule> {
         match self {
             Self::GrpcRoute(route) => route.rules.iter().map(|rule| &rule.rule).collect(),
+            Self::OpaqueRoute(route) => vec![&route.rule],
             Self::Route(route) => route.rules.iter().collect(),
             Self::Policy(_) | Self::Service(_) | Self::Slice(_) | Self::Traffic(_) => Vec::new(),
         }
@@ -116,7 +121,7 @@ macro_rules! from {
         )*
     };
 }
-from!(GrpcRoute, Policy, Route, Service, Slice);
+from!(GrpcRoute, OpaqueRoute, Policy, Route, Service, Slice);
 
 impl From<TrafficPolicy> for Object {
     fn from(policy: TrafficPolicy) -> Self {

@@ -11,7 +11,7 @@ use crate::balance::{EndpointSet, Nearness};
 use crate::model::{
     Endpoint, Few, Host, HostAddress, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
 };
-use crate::route::{GrpcRoute, Route, RouteTable};
+use crate::route::{GrpcRoute, OpaqueRoute, Route, RouteTable};
 use crate::traffic::{self, Traffic, TrafficPolicy};
 
 /// The objects that make up one Service.
@@ -20,6 +20,7 @@ pub(super) struct CompileInput<'a> {
     pub(super) slices: &'a [Arc<Slice>],
     pub(super) routes: &'a [Arc<Route>],
     pub(super) grpc_routes: &'a [Arc<GrpcRoute>],
+    pub(super) opaque_routes: &'a [Arc<OpaqueRoute>],
     /// The policies that may reach it or one of its routes.
     pub(super) traffic: &'a [Arc<TrafficPolicy>],
 }
@@ -105,7 +106,9 @@ fn routes(settings: &Settings, parts: &CompileInput<'_>) -> RouteTable {
             RouteTable::build(name, ports, &seen, &inherit)
         }
     };
-    table.with_grpc(ports, parts.grpc_routes, &inherit)
+    table
+        .with_grpc(ports, parts.grpc_routes, &inherit)
+        .with_opaque(ports, parts.opaque_routes)
 }
 
 fn endpoints(

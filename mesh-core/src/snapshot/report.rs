@@ -97,26 +97,26 @@ impl Snapshot {
         none.then(|| format!("no EndpointSlice of Service {of} has the labels of the selector"))
     }
 
-    /// The parents at which a GRPCRoute takes effect in the place of an HTTPRoute.
+    /// The parents at which another route takes effect in the place of this one.
     fn conflicts(&self, route: &Object) -> Vec<Problem> {
-        let Object::Route(route) = route else {
-            return Vec::new();
-        };
-        let parents = route.parents.iter().enumerate();
+        let key = route.key();
+        let parents = route.parents().iter().enumerate();
         let conflicts = parents.filter_map(|(n, parent)| {
             let view = self.service(&parent.service)?;
-            let port = parent.attaches_to(&view.ports)?;
-            let grpc = view.routes.conflict(&route.key.namespace, port)?;
-            let at = match port {
-                Some(port) => format!("port {port}"),
-                None => "the ports that it is attached to".to_owned(),
-            };
-            let message = format!(
-                "has no effect at {at}: {grpc} is attached there (Accepted False, Conflicted)"
-            );
-            Some(Problem::warning(format!("spec.parentRefs[{n}]"), message))
+            let only = parent.attaches_to(&view.ports)?;
+            let ports = view.ports.iter().map(|port| port.port);
+            let ports = ports.filter(move |port| only.is_none_or(|only| only == *port));
+            let key = &key;
+            Some(ports.filter_map(move |port| {
+                let other = view.routes.conflict(key, port)?;
+                let message = format!(
+                    "has no effect at port {port}: {other} is attached there (Accepted False, \
+                     Conflicted)"
+                );
+                Some(Problem::warning(format!("spec.parentRefs[{n}]"), message))
+            }))
         });
-        conflicts.collect()
+        conflicts.flatten().collect()
     }
 
     /// What a version refers to that is not there.
@@ -126,7 +126,7 @@ impl Snapshot {
             ..Problem::refused(field, message)
         };
         match &version.good {
-            Some(route @ (Object::GrpcRoute(_) | Object::Route(_))) => {
+            Some(route @ (Object::GrpcRoute(_) | Object::OpaqueRoute(_) | Object::Route(_))) => {
                 let parents = route.parents().iter().enumerate();
                 let parents = parents.filter_map(|(n, parent)| {
                     let name = &parent.service;
@@ -140,8 +140,9 @@ impl Snapshot {
                     Some(warn(format!("spec.parentRefs[{n}]"), message))
                 });
                 let answer = match route {
-                    Object::GrpcRoute(_) => "UNAVAILABLE",
-                    _ => "500",
+                    Object::GrpcRoute(_) => "answered with UNAVAILABLE",
+                    Object::OpaqueRoute(_) => "refused",
+                    _ => "answered with 500",
                 };
                 let backends = route.rules().into_iter().enumerate().flat_map(|(r, rule)| {
                     rule.backends()
@@ -149,9 +150,8 @@ impl Snapshot {
                         .enumerate()
                         .filter_map(move |(b, backend)| {
                             let lacks = self.lacks(&backend.service, backend.port)?;
-                            let message = format!(
-                                "{lacks} (ResolvedRefs False); its share is answered with {answer}"
-                            );
+                            let message =
+                                format!("{lacks} (ResolvedRefs False); its share is {answer}");
                             Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
                         })
                 });

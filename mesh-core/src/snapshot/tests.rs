@@ -753,6 +753,7 @@ proptest! {
                 slices: &[],
                 routes: &[],
                 grpc_routes: &[],
+                opaque_routes: &[],
             };
             let snapshot = empty();
             Arc::new(compile::view(snapshot.settings(), &parts, &|_| None, None))

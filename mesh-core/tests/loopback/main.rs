@@ -2,6 +2,7 @@
 
 mod chains;
 mod checks;
+mod connections;
 mod crowds;
 mod cuts;
 mod deadlines;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use inmesh_core::model::Namespace;
+use inmesh_core::model::{Kind, Namespace};
 use serde_json::Value as Json;
 
 use super::kind::versions;
@@ -107,6 +107,8 @@ fn asked(text: &str, kind: &str, defaults: &Defaults) -> Vec<(String, String, As
         "Service" => document.asked(|f| service::read(f, FILE, defaults)),
         "EndpointSlice" => document.asked(|f| slice::read(f, FILE, defaults)),
         "GRPCRoute" => document.asked(|f| route::grpc::read(f, defaults)),
+        "TCPRoute" => document.asked(|f| route::opaque::read(f, &Kind::TcpRoute, "v1", defaults)),
+        "TLSRoute" => document.asked(|f| route::opaque::read(f, &Kind::TlsRoute, "v1", defaults)),
         "HTTPRoute" => document.asked(|f| route::read(f, defaults)),
         "TrafficPolicy" => document.asked(|f| traffic::read(f, defaults)),
         _ => document.asked(|f| policy::read(f, defaults)),

@@ -85,6 +85,16 @@ fn read_known(
             document.read_object(Unknown::Refuse, |f| route::grpc::read(f, defaults)),
             notes,
         ),
+        Kind::TcpRoute | Kind::TlsRoute => {
+            let version = document.api_version().unwrap_or_default();
+            let version = version.rsplit('/').next().unwrap_or_default();
+            put(
+                document.read_object(Unknown::Refuse, |f| {
+                    route::opaque::read(f, &kind, version, defaults)
+                }),
+                notes,
+            )
+        }
         Kind::HttpRoute => put(
             document.read_object(Unknown::Refuse, |f| route::read(f, defaults)),
             notes,

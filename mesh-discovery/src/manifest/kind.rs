@@ -52,9 +52,9 @@ const GATEWAY: &[&str] = &[
     "ReferenceGrant",
 ];
 /// Routes of the Gateway API for protocols that are not routed.
-const ROUTES: &[&str] = &["TCPRoute", "TLSRoute", "UDPRoute"];
+const ROUTES: &[&str] = &["UDPRoute"];
 /// Routes that are read, and whose name is that of a protocol.
-pub(super) const READ_ROUTES: &[&str] = &["GRPCRoute"];
+pub(super) const READ_ROUTES: &[&str] = &["GRPCRoute", "TCPRoute", "TLSRoute"];
 /// Groups that are read.
 const GROUPS: &[&str] = &[
     "discovery.k8s.io",
@@ -92,9 +92,10 @@ pub(super) fn whose(api_version: Option<&str>, kind: Option<&str>) -> Whose {
     if let Some((of, versions)) = read_kind(group, kind) {
         let why = match version {
             Some(version) if versions.contains(&version) => return Whose::Ours(of),
-            Some(v) if of == Kind::GrpcRoute => {
+            Some(v) if matches!(of, Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute) => {
                 // One of a gateway is for others, whatever its version.
-                return Whose::Route(format!("version {v} of GRPCRoute is not read; v1 is"));
+                let read = versions.join(" or ");
+                return Whose::Route(format!("version {v} of {of} is not read; {read} is"));
             }
             Some(_) => {
                 let v = api_version.unwrap_or_default();
@@ -142,6 +143,12 @@ fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static 
         (Some("gateway.networking.k8s.io") | None, Some("HTTPRoute")) => {
             Some((Kind::HttpRoute, &["v1", "v1beta1"][..]))
         }
+        (Some("gateway.networking.k8s.io") | None, Some("TCPRoute")) => {
+            Some((Kind::TcpRoute, &["v1", "v1alpha2"][..]))
+        }
+        (Some("gateway.networking.k8s.io") | None, Some("TLSRoute")) => {
+            Some((Kind::TlsRoute, &["v1", "v1alpha3", "v1alpha2"][..]))
+        }
         (Some("security.istio.io") | None, Some("AuthorizationPolicy")) => {
             Some((Kind::AuthorizationPolicy, &["v1", "v1beta1"][..]))
         }
@@ -181,7 +188,14 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
         }
         (
             Some(group),
-            Some(kind @ ("AuthorizationPolicy" | "EndpointSlice" | "GRPCRoute" | "HTTPRoute")),
+            Some(
+                kind @ ("AuthorizationPolicy"
+                | "EndpointSlice"
+                | "GRPCRoute"
+                | "HTTPRoute"
+                | "TCPRoute"
+                | "TLSRoute"),
+            ),
         ) if is_foreign(group) => Whose::Others(format!("{kind}.{group}")),
         (group, Some(kind)) if is_almost(kind, "AuthorizationPolicy", EDITS) => Whose::Refused(
             Kind::AuthorizationPolicy,
@@ -194,9 +208,10 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
         (Some(group @ "gateway.networking.k8s.io"), Some(kind)) if ROUTES.contains(&kind) => {
             Whose::Route(not_read(group, kind))
         }
-        (Some(group), Some(kind @ ("EndpointSlice" | "GRPCRoute" | "HTTPRoute"))) => {
-            Whose::Refused(other(group, kind), not_read(group, kind))
-        }
+        (
+            Some(group),
+            Some(kind @ ("EndpointSlice" | "GRPCRoute" | "HTTPRoute" | "TCPRoute" | "TLSRoute")),
+        ) => Whose::Refused(other(group, kind), not_read(group, kind)),
         (Some(group @ "gateway.networking.k8s.io"), Some(kind)) if !is_almost_read(kind) => {
             match kind.ends_with("Route") {
                 true => Whose::Route(not_read(group, kind)),

@@ -10,6 +10,7 @@
 //! | `v1 Service` | [`Object::Service`](inmesh_core::snapshot::Object::Service) |
 //! | `discovery.k8s.io/v1 EndpointSlice` | [`Object::Slice`](inmesh_core::snapshot::Object::Slice) |
 //! | `gateway.networking.k8s.io/v1`, `v1beta1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route), if it is attached to a Service |
+//! | `gateway.networking.k8s.io/v1 GRPCRoute`, `TLSRoute`, `TCPRoute` | the same of their kind |
 //! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
 //! | `inmesh.dev/v1alpha1 TrafficPolicy` | [`Object::Traffic`](inmesh_core::snapshot::Object::Traffic) |
 //! | `v1 List`, `ServiceList` and other lists | their items |

@@ -10,6 +10,8 @@ pub(super) fn samples() -> Vec<Json> {
         slice(),
         route(),
         grpc_route(),
+        tls_route(),
+        tcp_route(),
         traffic(),
         balanced(&json!({"consistentHash": {
             "useSourceIp": true, "maglev": {"tableSize": 65_537},
@@ -150,6 +152,31 @@ fn grpc_route() -> Json {
                 "backendRefs": [{
                     "group": "", "kind": "Service", "name": "x", "namespace": "shop",
                     "port": 80, "weight": 1, "filters": filters(),
+                }],
+            }],
+        },
+    })
+}
+
+fn tls_route() -> Json {
+    let mut route = tcp_route();
+    route["kind"] = json!("TLSRoute");
+    route["spec"]["hostnames"] = json!(["*.example.com"]);
+    route
+}
+
+fn tcp_route() -> Json {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "TCPRoute", "metadata": bare(),
+        "spec": {
+            "parentRefs": [
+                {"group": "", "kind": "Service", "name": "x", "namespace": "shop", "port": 80},
+            ],
+            "rules": [{
+                "name": "a",
+                "backendRefs": [{
+                    "group": "", "kind": "Service", "name": "x", "namespace": "shop",
+                    "port": 80, "weight": 1,
                 }],
             }],
         },

@@ -177,7 +177,7 @@ fn case(value: &Value<'_>, document: &Document) -> Option<Case> {
     value.object(|case| {
         let (name, request) = (case.need("name"), case.need("request"));
         let (headers, labels) = (case.get("headers"), case.get("labels"));
-        let (from, draw) = (case.get("from"), case.get("draw"));
+        let (from, draw, sni) = (case.get("from"), case.get("draw"), case.get("sni"));
         let expect = case.need("expect");
         let expect = expect.and_then(|value| value.object(expected));
         let request = request?;
@@ -192,6 +192,10 @@ fn case(value: &Value<'_>, document: &Document) -> Option<Case> {
         let mut question = question?;
         if let Some(from) = from {
             question = question.from(from.parsed::<SpiffeId>()?);
+        }
+        if let Some(sni) = sni {
+            let named = question.sni(sni.text()?);
+            question = sni.check(named)?;
         }
         if let Some(draw) = draw {
             question = question.draw(u64::from(draw.integer::<u32>()?));

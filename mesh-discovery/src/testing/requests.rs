@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use inmesh_core::explain::Question;
 use inmesh_core::model::{AppProtocol, Transport};
 use inmesh_core::pki::id::{SpiffeId, TrustDomain};
+use inmesh_core::route::RouteTable;
 use serde_json::Value;
 
 use super::World;
@@ -87,7 +88,11 @@ impl Requests {
                 let heads = operations.with_routes(&routes);
                 for port in &service.ports {
                     let at = format!("{}:{}", service.name, port.port);
-                    for question in questions(&at, port.protocol, &heads) {
+                    let connections = connections(&at, &service.routes);
+                    for question in questions(&at, port.protocol, &heads)
+                        .into_iter()
+                        .chain(connections)
+                    {
                         for caller in &callers {
                             if requests.each.len() >= DERIVED {
                                 return requests;
@@ -138,6 +143,22 @@ fn questions(at: &str, protocol: AppProtocol, heads: &Heads) -> Vec<Question> {
             .ok()
     });
     each.collect()
+}
+
+/// Opaque connections to a port of a Service, where such are routed: one that is no TLS, and one to each
+/// server that is named.
+fn connections(at: &str, routes: &RouteTable) -> Vec<Question> {
+    if !routes.has_opaque() {
+        return Vec::new();
+    }
+    let plain = Question::parse(&format!("tcp://{at}"));
+    let plain: Vec<_> = plain.into_iter().collect();
+    let named = routes.servers().into_iter().flat_map(|server| {
+        let each = plain.iter().cloned();
+        each.filter_map(move |question| question.sni(&server).ok())
+    });
+    let named: Vec<_> = named.collect();
+    plain.into_iter().chain(named).collect()
 }
 
 /// The request of a line of an access log; `None` if it holds no request of HTTP.

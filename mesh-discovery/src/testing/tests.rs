@@ -316,6 +316,61 @@ fn documents(change: impl Fn(&str) -> String) -> String {
     change(&lines.collect::<Vec<_>>().join("\n"))
 }
 
+/// A connection is led by the server that its handshake names, and a case may ask for one.
+#[test]
+fn opaque_connections_are_explained_by_the_server_that_they_name() {
+    let edge = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: edge, namespace: shop}
+spec: {ports: [{name: tls, port: 443}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: edge, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: edge}]
+  hostnames: ['*.example.com']
+  rules: [{backendRefs: [{name: edge, port: 443}]}]
+";
+    let world = world(|text| format!("{text}{edge}"));
+    let asked = |sni: Option<&str>| {
+        let question = Question::parse("tcp://edge.shop:443").expect("a connection");
+        let question = match sni {
+            Some(sni) => question.sni(sni).expect("a name"),
+            None => question,
+        };
+        let again = Question::from_query(&question.to_query()).expect("a question");
+        let (seen, other) = (world.ask(&question), world.ask(&again));
+        assert_eq!(seen, other);
+        let reason = seen.verdict.reason.clone().unwrap_or_default();
+        let missed = seen.rules.iter().find_map(|rule| rule.missed.clone());
+        (reason, seen.route.map(|route| route.object), missed)
+    };
+    let route = "TLSRoute/shop/edge".to_owned();
+    let met = asked(Some("A.example.com"));
+    assert_eq!(met, ("no-endpoint".into(), Some(route), None));
+    for (sni, missed) in [
+        (
+            Some("example.com"),
+            "the server named by the TLS handshake is not *.example.com",
+        ),
+        (
+            Some(""),
+            "the server named by the TLS handshake is not *.example.com",
+        ),
+        (None, "it is no TLS connection"),
+    ] {
+        let wanted = ("no-route".into(), None, Some(missed.to_owned()));
+        assert_eq!(asked(sni), wanted, "{sni:?}");
+    }
+    // And a change of the route is found without a request that is given.
+    let requests = Requests::of_documents(&[&world]);
+    let asks = |sni: &str| requests.each().any(|(q, _)| q.to_query().contains(sni));
+    assert!(asks("sni=any.example.com"));
+}
+
 /// What serves is what the document says, under its name.
 #[test]
 fn the_blocks_of_a_policy_are_explained_with_their_document() {

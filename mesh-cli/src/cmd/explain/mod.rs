@@ -27,6 +27,7 @@ use crate::{fetch, term, world};
   mesh explain deploy 'GET http://cart/items' --from spiffe://td.test/ns/shop/sa/web
   mesh explain deploy http://cart/items -X POST -H 'x-user: 7' --draw 3
   mesh explain deploy tcp://db:5432 --json
+  mesh explain deploy tcp://edge:443 --sni a.example.com
   mesh explain 'GET http://cart/items'                        # asks the running agent
   mesh explain --admin 127.0.0.1:15010 http://cart/items      # another one, with loads and ejections
 
@@ -57,6 +58,9 @@ pub(crate) struct Explain {
     /// the caller is a program that embeds the mesh.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+    /// The server that the TLS handshake of a tcp:// connection names; empty is TLS that names none.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// A label of the workload that is asked, if its EndpointSlice does not have it; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
@@ -115,6 +119,9 @@ impl Explain {
         }
         for label in &self.labels {
             question = question.label(label)?;
+        }
+        if let Some(sni) = &self.sni {
+            question = question.sni(sni)?;
         }
         if let Some(address) = self.address {
             question = question.address(address);

@@ -119,7 +119,12 @@ fn asked(seen: &Explanation) -> String {
 
 fn line(head: &Head) -> String {
     if head.method.is_empty() {
-        return format!("tcp://{}", head.authority);
+        let sni = match head.sni.as_deref() {
+            None => String::new(),
+            Some("") => " (TLS that names no server)".into(),
+            Some(server) => format!(" (TLS to {server})"),
+        };
+        return format!("tcp://{}{sni}", head.authority);
     }
     let query = head.query.as_ref().map(|query| format!("?{query}"));
     let query = query.unwrap_or_default();

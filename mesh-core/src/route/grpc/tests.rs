@@ -252,9 +252,14 @@ fn grpc_routes_take_effect_in_the_place_of_http_routes() {
         .find(|s| s.object == "HTTPRoute/shop/http")
         .unwrap();
     let said: Vec<_> = http.problems.iter().map(|p| p.message.as_str()).collect();
-    let conflict = "has no effect at the ports that it is attached to: GRPCRoute/shop/grpc is attached there \
-                    (Accepted False, Conflicted)";
-    assert!(said.contains(&conflict), "{said:?}");
+    let conflict = |port| {
+        format!(
+            "has no effect at port {port}: GRPCRoute/shop/grpc is attached there (Accepted False, \
+             Conflicted)"
+        )
+    };
+    assert!(said.contains(&&*conflict(80)), "{said:?}");
+    assert!(!said.contains(&&*conflict(81)), "{said:?}");
     // Routes of the caller's namespace come first, of whatever kind.
     let mixed = cart(vec![
         grpc("shop", None),

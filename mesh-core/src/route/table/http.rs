@@ -134,6 +134,24 @@ impl HttpTable {
         }
     }
 
+    /// A route of a namespace to the Service `own` that is attached to a port; `None` of a port is any.
+    pub(in crate::route) fn attached(
+        &self,
+        own: &ServiceName,
+        of: &Namespace,
+        port: Option<u16>,
+    ) -> Option<&ObjectKey> {
+        let here = |entry: &&Entry| entry.port.is_none() || port.is_none() || entry.port == port;
+        let consumers = self.consumers.iter().filter(|(from, _)| from == of);
+        let producers = match own.namespace() == of {
+            true => &*self.producers,
+            false => &[],
+        };
+        let all = consumers.map(|(_, entry)| entry).chain(producers);
+        let found = { all }.find(here)?;
+        self.rules.get(found.rule).map(|rule| &rule.route)
+    }
+
     pub(in crate::route) fn is_empty(&self) -> bool {
         self.consumers.is_empty() && self.producers.is_empty()
     }

@@ -13,6 +13,9 @@ pub(super) struct Attached<'t, R> {
     pub(super) meta: Meta<'t>,
     /// Where its parents stand.
     pub(super) at: Value<'t>,
+    pub(super) spec: Value<'t>,
+    /// The names of servers that a TLSRoute is for.
+    pub(super) hostnames: Option<Value<'t>>,
     pub(super) parents: Vec<Parent>,
     pub(super) rules: R,
 }
@@ -27,25 +30,29 @@ pub(super) fn attached<'t, R>(
     rules: impl FnOnce(Option<Value<'t>>, Within<'_>) -> Option<R>,
 ) -> Option<Option<Attached<'t, R>>> {
     fields.ignore(&["status"]);
-    let meta = meta::read(fields, kind, defaults);
+    let meta = meta::read(fields, kind.clone(), defaults);
     // Without a namespace the rest is still read, for its problems.
     let namespace = meta
         .as_ref()
         .map_or(&defaults.namespace, |meta| &meta.key.namespace);
     let read = fields.need("spec")?.object(|spec| {
         let list = spec.get("parentRefs");
-        let (hostnames, listed) = (spec.get("hostnames"), spec.get("rules"));
+        let hostnames = match kind {
+            Kind::TcpRoute => None,
+            _ => spec.get("hostnames"),
+        };
+        let (listed, whole) = (spec.get("rules"), spec.whole().clone());
         let parents = match &list {
             Some(list) => parents(list, namespace)?,
             None => Vec::new(),
         };
-        let at = list.unwrap_or_else(|| spec.whole().clone());
+        let at = list.unwrap_or_else(|| whole.clone());
         if parents.is_empty() {
             at.note("names no Service, so the route is for gateways and is skipped");
             return Some(None);
         }
-        if let Some(hostnames) = hostnames {
-            read_hostnames(&hostnames);
+        if let Some(hostnames) = hostnames.as_ref().filter(|_| kind != Kind::TlsRoute) {
+            read_hostnames(hostnames);
         }
         let within = Within {
             namespace,
@@ -53,9 +60,9 @@ pub(super) fn attached<'t, R>(
             filters,
         };
         let rules = rules(listed, within)?;
-        Some(Some((at, parents, rules)))
+        Some(Some((at, whole, hostnames, parents, rules)))
     })?;
-    let Some((at, parents, rules)) = read else {
+    let Some((at, spec, hostnames, parents, rules)) = read else {
         return Some(None);
     };
     let meta = meta?;
@@ -63,6 +70,8 @@ pub(super) fn attached<'t, R>(
     Some(Some(Attached {
         meta,
         at,
+        spec,
+        hostnames,
         parents,
         rules,
     }))

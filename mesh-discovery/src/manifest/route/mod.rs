@@ -1,4 +1,5 @@
-//! Routes of the Gateway API, attached to Services (GAMMA): here HTTPRoute, in [`grpc`] GRPCRoute.
+//! Routes of the Gateway API, attached to Services (GAMMA): here HTTPRoute, in [`grpc`] GRPCRoute, in [`opaque`]
+//! TLSRoute and TCPRoute.
 //!
 //! A route without a Service among its parents is for gateways and is skipped. What the Gateway API
 //! allows and this mesh does not do (other filters, session persistence, backends that are no
@@ -10,6 +11,7 @@ mod cors;
 mod filters;
 pub(super) mod grpc;
 mod matches;
+pub(super) mod opaque;
 mod reference;
 mod rules;
 

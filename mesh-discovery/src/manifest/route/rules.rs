@@ -1,5 +1,6 @@
 //! What rules of all kinds of routes have: a name, and backends.
 
+use inmesh_core::model::ServiceName;
 use inmesh_core::route::Backend;
 
 use super::super::strict::{Fields, Value};
@@ -67,23 +68,46 @@ pub(super) fn backends<'t>(
     }
 }
 
+/// Reads the backends of a rule for opaque connections, which needs one.
+pub(super) fn opaque_backends(rule: &mut Fields<'_>, within: Within<'_>) -> Option<Vec<Backend>> {
+    let list = rule.need("backendRefs")?.list_of(16)?;
+    let each = list.iter().map(|value| {
+        value.object(|backend| {
+            let weight = backend.get("weight");
+            let target = target(backend, within.namespace);
+            weighted(backend, target, weight)
+        })
+    });
+    let each: Vec<_> = each.collect();
+    each.into_iter().collect()
+}
+
 /// Reads a backend, and where it replaces the prefix that was matched.
 fn backend<'t>(value: &Value<'t>, within: Within<'_>) -> Option<(Backend, Option<Value<'t>>)> {
     value.object(|backend| {
         let weight = backend.get("weight");
         let target = target(backend, within.namespace);
         let filters = filters::read(backend, within);
-        let weight = match weight {
-            Some(weight) => (weight.integer_in(0, i64::from(u32::MAX))?, Some(weight)),
-            None => (1, None),
-        };
-        let at = weight.1.as_ref().unwrap_or_else(|| backend.whole());
+        let read = weighted(backend, target, weight);
         let filters = filters?;
         if let Some((at, _)) = filters.redirect {
             at.refuse("a rule redirects, a backend does not: requests are sent to it");
         }
-        let (service, port) = target?;
-        let read = at.check(Backend::new(service, port, weight.0))?;
-        Some((read.with_filters(filters.edits), filters.prefix))
+        Some((read?.with_filters(filters.edits), filters.prefix))
     })
+}
+
+/// A backend with its weight, 1 if none is written.
+fn weighted(
+    backend: &Fields<'_>,
+    target: Option<(ServiceName, u16)>,
+    weight: Option<Value<'_>>,
+) -> Option<Backend> {
+    let weight = match weight {
+        Some(weight) => (weight.integer_in(0, i64::from(u32::MAX))?, Some(weight)),
+        None => (1, None),
+    };
+    let at = weight.1.as_ref().unwrap_or_else(|| backend.whole());
+    let (service, port) = target?;
+    at.check(Backend::new(service, port, weight.0))
 }

@@ -11,7 +11,7 @@ use super::super::strict::documents;
 use super::{defaults, parse};
 
 /// Kinds of routes that are read.
-const READ: &[&str] = &["GRPCRoute", "HTTPRoute"];
+const READ: &[&str] = &["GRPCRoute", "HTTPRoute", "TCPRoute", "TLSRoute"];
 
 /// Why examples that are valid are refused all the same: a mesh has no such backends.
 const REFUSED: &str = "a backend is of kind Service";

@@ -6,6 +6,7 @@ mod fields;
 mod filters;
 mod folder;
 mod grpc;
+mod opaque;
 mod others;
 mod refused;
 mod scalars;

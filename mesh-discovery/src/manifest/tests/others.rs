@@ -253,10 +253,10 @@ items: [{metadata: {name: b}}, {metadata: {name: c}}]
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: a}}
 ---
-{apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute, metadata: {name: a}, spec: {parentRefs: [{name: gw}]}}
+{apiVersion: gateway.networking.k8s.io/v1, kind: UDPRoute, metadata: {name: a}, spec: {parentRefs: [{name: gw}]}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
-kind: TLSRoute
+kind: UDPRoute
 metadata: {name: b}
 spec: {parentRefs: [{group: '', kind: Service, name: cart}]}
 ";
@@ -273,13 +273,13 @@ spec: {parentRefs: [{group: '', kind: Service, name: cart}]}
             "Deployment.apps 3",
             "Gateway.gateway.networking.k8s.io 1",
             "Service.serving.knative.dev 1",
-            "TLSRoute 1",
+            "UDPRoute 1",
         ]
     );
-    let [tls] = &parsed.entries[..] else {
+    let [udp] = &parsed.entries[..] else {
         panic!("{:#?}", parsed.entries)
     };
-    assert!(problems(&tls.op)[0].message.contains("TLSRoute"));
+    assert!(problems(&udp.op)[0].message.contains("UDPRoute"));
 }
 
 #[test]
