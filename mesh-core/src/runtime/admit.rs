@@ -21,7 +21,7 @@ use crate::fields;
 use crate::head;
 use crate::local::Local;
 use crate::telemetry::trace::{self, TraceContext};
-use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series, Text};
+use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series, SharedText};
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The longest user agent that is kept for the log.
@@ -107,13 +107,13 @@ pub(super) fn admit(
 }
 
 /// The text of an authority. Most requests of a thread name the same one, and hold one text of it.
-fn shared(authority: &str) -> Text {
+fn shared(authority: &str) -> SharedText {
     thread_local! {
-        static LAST: RefCell<Text> = RefCell::default();
+        static LAST: RefCell<SharedText> = RefCell::default();
     }
     LAST.with_borrow_mut(|last| {
         if **last != *authority {
-            let text = Text::from(authority);
+            let text = SharedText::from(authority);
             if authority.len() > AUTHORITY {
                 return text;
             }

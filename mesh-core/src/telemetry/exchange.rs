@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use inmesh_pki::id::SpiffeId;
 
-use super::text::{Attempted, Text};
+use super::text::{Attempted, SharedText};
 use super::trace::TraceContext;
 use crate::error::{Error, Reason};
 use crate::model::ObjectKey;
@@ -49,7 +49,7 @@ pub struct Exchange {
     /// The target as it was decided on.
     pub uri: Uri,
     /// The authority that the caller asked for.
-    pub authority: Text,
+    pub authority: SharedText,
     /// The caller's user agent, cut at 256 bytes.
     pub user_agent: Option<header::HeaderValue>,
     /// The address that the connection from the caller came from.
@@ -57,9 +57,9 @@ pub struct Exchange {
     /// The TLS peer: inbound the caller, outbound the server; `None` without mutual TLS.
     pub tls_peer: Option<SpiffeId>,
     /// The host of the destination Service, as metrics carry it; empty where none was found.
-    pub service: Text,
+    pub service: SharedText,
     /// The local workload as `namespace/name`: inbound the destination, outbound the source.
-    pub workload: Text,
+    pub workload: SharedText,
     /// The route that matched and its rule, counted from 0.
     pub route: Option<(ObjectKey, usize)>,
     /// The endpoints that it was sent to, in order.
@@ -160,12 +160,12 @@ impl Exchange {
             protocol,
             method: None,
             uri: Uri::default(),
-            authority: Text::default(),
+            authority: SharedText::default(),
             user_agent: None,
             caller: None,
             tls_peer: None,
-            service: Text::default(),
-            workload: Text::default(),
+            service: SharedText::default(),
+            workload: SharedText::default(),
             route: None,
             attempts: Attempted::default(),
             status: 0,

@@ -28,7 +28,7 @@ pub(crate) use recorder::{Recorder, Sinks};
 pub use samples::{Collect, Samples};
 pub(crate) use seldom::Seldom;
 pub(crate) use series::{Series, TcpCounters};
-pub use text::{Attempted, Text};
+pub use text::{Attempted, SharedText};
 
 #[cfg(test)]
 mod tests;

@@ -10,14 +10,14 @@ use smallvec::SmallVec;
 /// A text of a record, shared with what it was taken from; empty as long as it is not known.
 ///
 /// ```
-/// use inmesh_core::telemetry::Text;
-/// assert!(Text::default().is_empty());
-/// assert_eq!(&*Text::from("cart"), "cart");
+/// use inmesh_core::telemetry::SharedText;
+/// assert!(SharedText::default().is_empty());
+/// assert_eq!(&*SharedText::from("cart"), "cart");
 /// ```
 // Without a text nothing is counted: the empty `Arc<str>` is one for the whole process, and all
 // threads would write to its counter.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Text(Option<Arc<str>>);
+pub struct SharedText(Option<Arc<str>>);
 
 /// The addresses that a request was sent to, in order, as a slice.
 ///
@@ -30,9 +30,9 @@ pub struct Text(Option<Arc<str>>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attempted(SmallVec<[SocketAddr; 1]>);
 
-// === impl Text ===
+// === impl SharedText ===
 
-impl Text {
+impl SharedText {
     /// Takes on a text that others hold too.
     pub(crate) fn share(&mut self, text: &Arc<str>) {
         if self.0.as_ref().is_some_and(|own| Arc::ptr_eq(own, text)) {
@@ -42,13 +42,13 @@ impl Text {
     }
 }
 
-impl AsRef<str> for Text {
+impl AsRef<str> for SharedText {
     fn as_ref(&self) -> &str {
         self
     }
 }
 
-impl Deref for Text {
+impl Deref for SharedText {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -56,19 +56,19 @@ impl Deref for Text {
     }
 }
 
-impl fmt::Debug for Text {
+impl fmt::Debug for SharedText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }
 }
 
-impl fmt::Display for Text {
+impl fmt::Display for SharedText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&**self, f)
     }
 }
 
-impl From<&str> for Text {
+impl From<&str> for SharedText {
     fn from(text: &str) -> Self {
         Self((!text.is_empty()).then(|| text.into()))
     }

@@ -31,7 +31,7 @@ use crate::model::Draw;
 use crate::plan::{Planned, PlannedMirror, draw_of_copy};
 use crate::route::Timeouts;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{Direction, Exchange, Protocol, Text};
+use crate::telemetry::{Direction, Exchange, Protocol, SharedText};
 
 /// How long a copy may take, its answer included. It holds a place all the while.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ struct Copy {
     tls: Arc<Tls>,
     mirror: PlannedMirror,
     head: Request<()>,
-    authority: Text,
+    authority: SharedText,
     trace: TraceContext,
     draw: Draw,
     _place: OwnedSemaphorePermit,
