@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock};
 
+use foldhash::quality::RandomState;
 use inmesh_pki::id::{SpiffeId, TrustDomain};
 
 /// A name that is no DNS label or subdomain as Kubernetes wants it (RFC 1123).
@@ -172,13 +173,11 @@ impl ServiceName {
         &self.name
     }
 
-    /// The hash of a name with these texts, the same throughout this process. It has no secret:
-    /// a client that may create Services can search for names whose hashes agree in some bits,
-    /// and gains a longer look-up of those names alone.
+    /// The hash of a name with these texts, the same throughout this process. Each process has a seed of
+    /// its own, so that a client that may create Services cannot search for names whose hashes agree.
     pub(crate) fn hash_of(namespace: &str, name: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (namespace, name).hash(&mut hasher);
-        hasher.finish()
+        static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+        SEED.hash_one((namespace, name))
     }
 
     /// The hash of its texts.
