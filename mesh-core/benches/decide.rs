@@ -35,8 +35,17 @@ use inmesh_pki::SpiffeId;
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const SIZES: [usize; 3] = [1, 100, 10_000];
-/// Services that are known, and how many of them are called.
-const CALLED: [(usize, usize); 4] = [(1, 1), (100, 100), (10_000, 100), (10_000, 10_000)];
+/// Services that are known, how many of them are called, and the rules of the hot one, which is called
+/// alone.
+const CALLED: [(usize, usize, usize); 5] = [
+    (1, 1, RULES),
+    (100, 100, RULES),
+    (10_000, 100, RULES),
+    (10_000, 10_000, RULES),
+    (10_000, 1, 100),
+];
+const HOT: usize = 0;
+const RULES: usize = 3;
 const ENDPOINTS: u8 = 10;
 const NAMESPACES: usize = 20;
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
@@ -70,21 +79,36 @@ fn slice(n: usize, last_ready: bool) -> Fallible<Op> {
     Ok(Op::put(slice.workload("service", "v1")))
 }
 
-/// Three rules; the last, which splits by weight, is the one that the bench's request meets.
-fn route(n: usize, of: usize) -> Fallible<Op> {
+/// As many rules as asked for; the last, which splits by weight, is the one that the bench's request
+/// meets. Of those before it every other one has its path too, and asks for another tenant.
+fn route(n: usize, of: usize, rules: usize) -> Fallible<Op> {
     let service = name(n)?;
     let key = ObjectKey::new(Kind::HttpRoute, service.namespace(), service.name())?;
     let own = |weight| Backend::new(service.clone(), 80, weight);
     let other = Backend::new(name((n + 1) % of)?, 80, 10)?;
-    let prefix = |path| PathMatch::literal(path, true).map(Match::path);
-    let beta = prefix("/items")?.header(TENANT, ValueMatch::Exact("beta".into()));
-    let rules = vec![
+    let tenant = |name: String| {
+        let items = PathMatch::literal("/items", true).map(Match::path)?;
+        Fallible::Ok(items.header(TENANT, ValueMatch::Exact(name.into())))
+    };
+    let mut all = vec![
         Rule::to(vec![own(1)?]).when(vec![Match::path(PathMatch::literal("/healthz", false)?)]),
-        Rule::to(vec![own(1)?]).when(vec![beta]),
-        Rule::to(vec![own(90)?, other]).when(vec![prefix("/")?]),
+        Rule::to(vec![own(1)?]).when(vec![tenant("beta".into())?]),
     ];
+    for rule in all.len()..rules - 1 {
+        let when = match rule % 2 {
+            0 => {
+                let area = format!("/area-{rule}");
+                Match::path(PathMatch::literal(&area, true)?)
+            }
+            _ => tenant(format!("tenant-{rule}"))?,
+        };
+        all.push(Rule::to(vec![own(1)?]).when(vec![when]));
+    }
+    all.push(
+        Rule::to(vec![own(90)?, other]).when(vec![Match::path(PathMatch::literal("/", true)?)]),
+    );
     let parents = vec![Parent::new(service.clone(), None)];
-    Ok(Op::put(Route::new(key, parents, rules)?))
+    Ok(Op::put(Route::new(key, parents, all)?))
 }
 
 /// Policies of the workload: one that denies, two that allow; the second of these lets the peer in.
@@ -133,13 +157,14 @@ fn source() -> SourceId {
     SourceId::new("bench")
 }
 
-fn world(services: usize) -> Fallible<Snapshot> {
+/// The Services, of which one is hot and may have more rules than the others.
+fn world(services: usize, hot: usize) -> Fallible<Snapshot> {
     let mut ops = policies()?;
     for n in 0..services {
         let ports = vec![ServicePort::new("http", 80, AppProtocol::Http1)];
         ops.push(Op::put(Service::new(name(n)?, ports)));
         ops.push(slice(n, true)?);
-        ops.push(route(n, services)?);
+        ops.push(route(n, services, if n == HOT { hot } else { RULES })?);
     }
     let workload = Workload::new("shop", "cart", "cart")?;
     let settings = Settings::new(workload, DefaultAction::Deny);
@@ -151,7 +176,7 @@ fn authorities(services: usize, called: usize) -> Fallible<Vec<String>> {
     let mut draw = Draw::new(1);
     let mut authority = || {
         let n = usize::try_from(draw.below(u64::try_from(called)?))?;
-        Fallible::Ok(name(n * (services / called))?.to_string())
+        Fallible::Ok(name(n * (services / called) % services)?.to_string())
     };
     (0..16_384).map(|_| authority()).collect()
 }
@@ -187,12 +212,17 @@ fn decide(criterion: &mut Criterion<CpuTime>) {
     headers.insert(TENANT, HeaderValue::from_static("stable"));
     let http = HttpView::new(&Method::POST, "/items/42", None, &headers);
     let mut group = criterion.benchmark_group("decision");
-    for (services, called) in CALLED {
-        let snapshot = world(services).expect("the world is well formed");
+    for (services, called, rules) in CALLED {
+        let snapshot = world(services, rules).expect("the world is well formed");
         let authorities = authorities(services, called).expect("names are well formed");
         let mut asked = authorities.iter().cycle();
         let mut draw = Draw::new(7);
-        let id = BenchmarkId::from_parameter(format!("{called} of {services} called"));
+        let hot = if rules == RULES {
+            String::new()
+        } else {
+            format!(", {rules} rules")
+        };
+        let id = BenchmarkId::from_parameter(format!("{called} of {services} called{hot}"));
         group.bench_function(id, |b| {
             b.iter(|| {
                 let authority = asked.next().expect("it goes round");
@@ -207,7 +237,7 @@ fn decide(criterion: &mut Criterion<CpuTime>) {
 fn apply(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("apply one endpoint");
     for services in SIZES {
-        let snapshot = Arc::new(world(services).expect("the world is well formed"));
+        let snapshot = Arc::new(world(services, RULES).expect("the world is well formed"));
         let change = slice(services / 2, false).expect("a slice");
         let change = Change::update(source(), vec![change]);
         let generation = snapshot.generation();

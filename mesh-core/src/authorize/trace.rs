@@ -35,6 +35,9 @@ pub struct Missed<'a>(pub &'a dyn fmt::Display);
 
 /// Observes the steps of a decision; `()` ignores them at no cost.
 pub trait Trace {
+    /// Whether it looks at any step. Where it does not, the reasons of a step need not be found.
+    const WATCHES: bool = true;
+
     /// A step was made.
     fn saw(&mut self, step: Step<'_>);
 }
@@ -50,5 +53,7 @@ impl fmt::Debug for Missed<'_> {
 // === impl Trace ===
 
 impl Trace for () {
+    const WATCHES: bool = false;
+
     fn saw(&mut self, _: Step<'_>) {}
 }

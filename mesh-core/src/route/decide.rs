@@ -1,6 +1,5 @@
 //! The decision, pure: the table of a Service, the caller and the request in, what matched out.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method};
@@ -14,6 +13,7 @@ use super::missed::Condition;
 use super::rule::{Outcome, Timeouts};
 use super::split::split;
 use super::table::RouteTable;
+use super::table::gate::Knock;
 use super::table::grpc::GrpcTable;
 use super::table::http::{Entry, HttpTable, RuleView, Target};
 use super::table::opaque::{OpaqueTable, OpaqueWhen};
@@ -257,13 +257,13 @@ fn http_route(
     let of = &table.http;
     let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
     let (mut attached, mut found) = (false, None);
-    // Spelled once, by the first condition that asks for it.
-    let path = OnceCell::new();
-    let path = || path.get_or_init(|| http.spelling()).as_ref();
+    let path = http.spelling();
+    let mut knock = Knock::at(&of.fields, &path, http.headers);
+    let mut meets = |entry| meets(of, entry, &mut knock, (http, &path), trace);
     for (n, (from, entry)) in of.consumers.iter().enumerate() {
         if from == caller && here(entry) {
             attached = true;
-            if meets(of, entry, http, &path, trace) {
+            if meets(entry) {
                 found = Some((Place::Consumer(n), entry));
                 break;
             }
@@ -274,7 +274,7 @@ fn http_route(
     for (n, entry) in producers.iter().enumerate() {
         if here(entry) {
             attached = true;
-            if meets(of, entry, http, &path, trace) {
+            if meets(entry) {
                 found = Some((Place::Producer(n), entry));
                 break;
             }
@@ -331,29 +331,35 @@ fn drawn(of_rule: &[Filter], of_target: &[Filter], draw: &mut Draw) -> u32 {
 }
 
 /// Whether a request meets an entry.
-fn meets<'p>(
+#[inline]
+fn meets<T: Trace>(
     table: &HttpTable,
     entry: &Entry,
-    http: &HttpView<'_>,
-    path: &impl Fn() -> &'p str,
-    trace: &mut impl Trace,
+    knock: &mut Knock<'_>,
+    (http, path): (&HttpView<'_>, &str),
+    trace: &mut T,
 ) -> bool {
+    let shut = knock.is_shut(&entry.gate);
+    if shut && !T::WATCHES {
+        return false;
+    }
     let when = entry.when.as_ref();
     let missed = when.and_then(|when| missed(when, http, path, entry.cors));
+    let matched = missed.is_none() && !shut;
     trace.saw(Step::Rule {
         route: &table.rules[entry.rule].route,
         rule: table.rules[entry.rule].index,
-        matched: missed.is_none(),
+        matched,
         missed: missed.as_ref().map(|condition| Missed(condition)),
     });
-    missed.is_none()
+    matched
 }
 
 /// The first condition that a request does not meet.
-fn missed<'m, 'p>(
+fn missed<'m>(
     when: &'m Match,
     http: &HttpView<'_>,
-    path: &impl Fn() -> &'p str,
+    path: &str,
     cors: bool,
 ) -> Option<Condition<'m>> {
     let asks = |method: &Method| {
@@ -364,7 +370,7 @@ fn missed<'m, 'p>(
     if let Some(method) = method.filter(|m| *m != http.method && !asks(m)) {
         return Some(Condition::Method(method));
     }
-    if !when.path.matches(path()) {
+    if !when.path.matches(path) {
         return Some(Condition::Path(&when.path));
     }
     if let Some(name) = missing_field(&when.headers, http.headers) {

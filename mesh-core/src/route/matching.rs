@@ -176,7 +176,7 @@ impl PathMatch {
     }
 
     /// Whether every path matches.
-    fn is_everything(&self) -> bool {
+    pub(super) fn is_everything(&self) -> bool {
         matches!(self, Self::Prefix(prefix) if prefix.as_bytes() == b"/")
     }
 

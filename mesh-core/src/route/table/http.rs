@@ -6,6 +6,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use http::HeaderName;
+
+use super::gate::Gate;
 use crate::model::{Block, Namespace, ObjectKey, ServiceName, ServicePort};
 use crate::retry::RetryPolicy;
 use crate::route::filter::Filter;
@@ -26,11 +29,14 @@ pub(in crate::route) struct HttpTable {
     /// The targets of all rules, one rule after the other.
     pub(in crate::route) targets: Box<[Target]>,
     pub(in crate::route) rules: Box<[RuleView]>,
+    /// The headers that the gates of entries are about.
+    pub(in crate::route) fields: Box<[HeaderName]>,
 }
 
 /// One match of one rule.
 #[derive(Debug, Clone)]
 pub(in crate::route) struct Entry {
+    pub(in crate::route) gate: Gate,
     pub(in crate::route) port: Option<u16>,
     /// `None` matches every request.
     pub(in crate::route) when: Option<Match>,
@@ -85,7 +91,7 @@ impl HttpTable {
         inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
         let mut keyed = Vec::new();
-        let (mut rules, mut targets) = (Vec::new(), Vec::new());
+        let (mut rules, mut targets, mut fields) = (Vec::new(), Vec::new(), Vec::new());
         for route in routes {
             let here = || {
                 let parents = route.parents.iter().filter(|p| p.service == *service);
@@ -96,7 +102,8 @@ impl HttpTable {
                 let first = targets.len();
                 targets.extend(rule.backends().iter().map(|b| Target::of(b, service)));
                 for port in here() {
-                    let entry = |when: Option<&Match>| Entry {
+                    let mut entry = |when: Option<&Match>| Entry {
+                        gate: Gate::of(when, &mut fields),
                         port,
                         when: when.filter(|when| !when.is_everything()).cloned(),
                         rule: rules.len(),
@@ -131,6 +138,7 @@ impl HttpTable {
             producers: producers.into(),
             rules: rules.into(),
             targets: targets.into(),
+            fields: fields.into(),
         }
     }
 

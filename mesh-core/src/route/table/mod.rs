@@ -1,9 +1,13 @@
 //! The routes of one Service, compiled from those that are attached to it: a table for each
 //! protocol.
 
+pub(super) mod gate;
 pub(super) mod grpc;
 pub(super) mod http;
 pub(super) mod opaque;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
