@@ -11,9 +11,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use chain::{Again, Chain, Failing, HOPS, Seen};
+use chain::{Chain, HOPS, Seen};
 use inmesh_core::model::Draw;
 
 /// Requests in a second.
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
     println!("the defaults, all requests fail, {RATE} a second for 30 s: attempts beside requests");
     println!("                     hop 1   hop 2   hop 3   hop 4   in all");
     for (name, signal) in [("with the signal", true), ("without", false)] {
-        let seen = chain::run(&by_default(signal));
+        let seen = chain::run(&Chain::by_default(signal, RATE, 30, 1));
         let hops: Vec<_> = (0..HOPS)
             .map(|hop| ratio(seen.attempts[hop], seen.requests[hop]))
             .collect();
@@ -60,25 +59,6 @@ fn main() -> ExitCode {
     match worst.beyond {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
-    }
-}
-
-fn by_default(signal: bool) -> Chain {
-    let again = Again {
-        repeats: 2,
-        percent: 20,
-        free: 10,
-    };
-    Chain {
-        hops: std::array::from_fn(|_| Some(again.clone())),
-        failing: Failing::Answers,
-        share: 1_000,
-        rate: RATE,
-        seconds: 30,
-        idempotent: false,
-        patience: Duration::MAX,
-        signal,
-        seed: 1,
     }
 }
 

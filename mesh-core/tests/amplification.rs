@@ -4,34 +4,13 @@
 #[path = "../benches/support/chain.rs"]
 mod chain;
 
-use std::time::Duration;
-
-use chain::{Again, Chain, Failing, HOPS};
+use chain::{Chain, HOPS};
 use inmesh_core::model::Draw;
 use proptest::prelude::*;
 
-fn alike(signal: bool) -> Chain {
-    let again = Again {
-        repeats: 2,
-        percent: 20,
-        free: 10,
-    };
-    Chain {
-        hops: std::array::from_fn(|_| Some(again.clone())),
-        failing: Failing::Answers,
-        share: 1_000,
-        rate: 1_000,
-        seconds: 3,
-        idempotent: false,
-        patience: Duration::MAX,
-        signal,
-        seed: 7,
-    }
-}
-
 #[test]
 fn the_hop_before_the_failure_repeats_and_no_other() {
-    let chain = alike(true);
+    let chain = Chain::by_default(true, 1_000, 3, 7);
     let seen = chain::run(&chain);
     assert_eq!(seen.requests[0], 3_000);
     assert_eq!(seen.attempts[..HOPS - 1], [3_000; HOPS - 1]);
@@ -47,7 +26,7 @@ fn the_hop_before_the_failure_repeats_and_no_other() {
 
 #[test]
 fn without_the_signal_each_hop_would_add_its_budget() {
-    let chain = alike(false);
+    let chain = Chain::by_default(false, 1_000, 3, 7);
     let seen = chain::run(&chain);
     assert!(seen.attempts[HOPS - 1] > 5_500, "{seen:?}");
     assert!(!chain.is_within(&seen), "{seen:?}");

@@ -247,6 +247,27 @@ fn outcome(failing: Failing, last: bool, below: bool) -> AttemptOutcome {
 // === impl Chain ===
 
 impl Chain {
+    /// One whose hops all have the default budget and whose last service answers each request with a
+    /// failure.
+    pub(crate) fn by_default(signal: bool, rate: u32, seconds: u32, seed: u64) -> Self {
+        let again = Again {
+            repeats: 2,
+            percent: 20,
+            free: 10,
+        };
+        Self {
+            hops: std::array::from_fn(|_| Some(again.clone())),
+            failing: Failing::Answers,
+            share: 1_000,
+            rate,
+            seconds,
+            idempotent: false,
+            patience: Duration::MAX,
+            signal,
+            seed,
+        }
+    }
+
     /// One of all chains, drawn.
     pub(crate) fn drawn(draw: &mut Draw, rate: u32, seconds: u32) -> Self {
         let percents = [0, 5, 10, 20, 20, 20, 35, 50, 100];

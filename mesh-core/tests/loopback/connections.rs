@@ -8,9 +8,9 @@ use inmesh_core::runtime::OutboundListener;
 use inmesh_core::snapshot::Op;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::{Pair, Result, push, serve_outbound, soon};
+use crate::support::{Pair, Result, echo, push, serve_outbound, soon};
 
 fn service(name: &str) -> Result<ServiceName> {
     Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
@@ -28,21 +28,6 @@ fn route(kind: Kind, names: &[&str], to: &[&str]) -> Result<Op> {
         true => route,
         false => route.with_names(names)?,
     }))
-}
-
-/// An application that repeats bytes.
-async fn echo() -> Result<std::net::SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                tokio::io::copy(&mut read, &mut write).await
-            });
-        }
-    });
-    Ok(address)
 }
 
 /// The first bytes of a TLS client that names a server.

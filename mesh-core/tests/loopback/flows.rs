@@ -7,9 +7,9 @@ use inmesh_core::model::{AppProtocol, Namespace, ServiceName};
 use inmesh_core::runtime::{Limits, OutboundListener};
 use inmesh_core::telemetry::{Exchange, ExchangeSink, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::{Builder, Pair, Result, get, origin, serve_outbound, soon, tell, text};
+use crate::support::{Builder, Pair, Result, echo, get, origin, serve_outbound, soon, tell, text};
 
 /// A sink that notes beginnings and ends.
 #[derive(Default)]
@@ -34,21 +34,6 @@ impl ExchangeSink for Noted {
     fn record(&self, exchange: &Exchange, _: SystemTime) {
         self.note("end", exchange);
     }
-}
-
-/// An application that repeats bytes.
-async fn echo() -> Result<std::net::SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                tokio::io::copy(&mut read, &mut write).await
-            });
-        }
-    });
-    Ok(address)
 }
 
 async fn through(pair: &Pair) -> Result<TcpStream> {

@@ -341,3 +341,18 @@ pub(crate) fn in_flight(mesh: &Mesh) -> u32 {
     let endpoints = status.services.iter().flat_map(|s| &s.endpoints);
     endpoints.map(|e| e.in_flight).sum()
 }
+
+/// An application that repeats bytes.
+pub(crate) async fn echo() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    Ok(address)
+}
