@@ -28,6 +28,7 @@ mod listening;
 mod merge;
 mod mesh;
 mod mirror;
+mod opaque;
 mod outbound;
 mod pace;
 mod repeat;

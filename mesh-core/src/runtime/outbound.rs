@@ -1,8 +1,7 @@
 //! Outbound: from an application of a local workload to a Service.
 //!
-//! A request is admitted, planned and sent; an opaque connection is planned and opened. A listener
-//! for programs that do not embed the mesh adds accept before that. It is one piece since both ways go
-//! through the same accept, plan and record.
+//! A request is admitted, planned and sent. A listener for programs that do not embed the mesh adds
+//! accept before that, and hands connections that are not HTTP to `opaque.rs`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,7 +14,6 @@ use tokio::time::Instant;
 use super::admit;
 use super::call::Call;
 use super::exchange::{Held, Pending};
-use super::first::{FirstWord, first_word};
 use super::inject::{inject, slow};
 use super::labels;
 use super::listen::{OutboundListener, Target};
@@ -25,16 +23,15 @@ use super::sending::Sending;
 use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::upstream::Upstream;
-use crate::accept::{ConnState, Detected, Hello, Listener, Socket, Taken, Upload, hello, peek};
+use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
-use crate::connect::{Flow, Io, Kept, Switched, copy, forward};
+use crate::connect::{Kept, Switched, forward};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, Namespace, ServiceName};
 use crate::plan::{Destination, Planned, plan};
-use crate::route::RoutedAs;
 use crate::snapshot::ServiceView;
 use crate::telemetry::{Direction, LabelText, Series};
 
@@ -67,16 +64,6 @@ pub(super) enum To<'a> {
 pub(super) struct Caller<'a> {
     pub(super) address: SocketAddr,
     pub(super) state: &'a Arc<ConnState>,
-}
-
-/// The endpoint's side of an opaque connection.
-struct Joined {
-    endpoint: Io,
-    upstream: Upstream,
-    /// What it has said already.
-    said: Vec<u8>,
-    /// What the caller has said already.
-    heard: Vec<u8>,
 }
 
 /// The answer to a request.
@@ -254,7 +241,12 @@ impl Outbound {
     }
 
     /// The metrics of an endpoint, made once and kept with it.
-    fn series(&self, kept: &Kept, service: &ServiceView, member: &Member) -> Arc<Series> {
+    pub(super) fn series(
+        &self,
+        kept: &Kept,
+        service: &ServiceView,
+        member: &Member,
+    ) -> Arc<Series> {
         let series = kept.series.get_or_init(|| {
             let workload = self.tls.local().workload();
             Arc::new(labels::outbound(workload, &self.principal, service, member))
@@ -325,7 +317,7 @@ impl Outbound {
         self.detected(stream, from, to, detected).await;
     }
 
-    async fn detected(
+    pub(super) async fn detected(
         self: Arc<Self>,
         stream: Socket,
         from: SocketAddr,
@@ -363,7 +355,7 @@ impl Outbound {
 
     /// Asks about the Service and port that a caller of a listener is led to, if that can be said before
     /// it speaks.
-    fn led_to<T>(
+    pub(super) fn led_to<T>(
         &self,
         stream: &Socket,
         to: &OutboundListener,
@@ -377,66 +369,8 @@ impl Outbound {
         }
     }
 
-    fn namespace(&self) -> &Namespace {
+    pub(super) fn namespace(&self) -> &Namespace {
         &self.tls.local().workload().namespace
-    }
-
-    /// A caller that says nothing where nothing is declared: perhaps the server is to speak first.
-    async fn silent(self: Arc<Self>, stream: Socket, from: SocketAddr, to: &Arc<OutboundListener>) {
-        let limits = &self.shared.limits;
-        let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
-        let opened = match to.destination(to.original(&stream)) {
-            // Without a Service there is no server to ask.
-            To::Authority => None,
-            leads => self.open(leads, &RequestView::Tcp, &mut call).await.ok(),
-        };
-        let Some((mut endpoint, upstream)) = opened else {
-            return self.late(stream, from, to, Taken::Free).await;
-        };
-        match first_word(&stream, &mut endpoint, limits.idle).await {
-            FirstWord::Server(said) => {
-                let (service, port) = (&upstream.service().name, upstream.port());
-                self.shared.server_first.note(service, port);
-                self.join(stream, call, Joined::new(endpoint, upstream, said))
-                    .await;
-            }
-            FirstWord::Caller => {
-                let deadline = Instant::now() + limits.header;
-                match peek(&stream, Taken::Free, deadline).await {
-                    detected @ (Detected::Http1 | Detected::Http2) => {
-                        drop((endpoint, upstream));
-                        self.detected(stream, from, to, detected).await;
-                    }
-                    _ => {
-                        let joined = Joined::new(endpoint, upstream, Vec::new());
-                        self.join(stream, call, joined).await;
-                    }
-                }
-            }
-            word @ (FirstWord::Http | FirstWord::ServerGone) => {
-                drop((endpoint, upstream));
-                let taken = match word {
-                    FirstWord::Http => Taken::Http,
-                    _ => Taken::Free,
-                };
-                self.late(stream, from, to, taken).await;
-            }
-            FirstWord::Nothing => tracing::debug!(%from, "neither side has spoken"),
-        }
-    }
-
-    /// Waits for a caller that has the first word.
-    async fn late(
-        self: Arc<Self>,
-        stream: Socket,
-        from: SocketAddr,
-        to: &Arc<OutboundListener>,
-        taken: Taken,
-    ) {
-        match peek(&stream, taken, Instant::now() + self.shared.limits.idle).await {
-            Detected::NeedMore => tracing::debug!(%from, "the caller has not spoken"),
-            detected => self.detected(stream, from, to, detected).await,
-        }
     }
 
     async fn http(
@@ -472,100 +406,6 @@ impl Outbound {
         let (direction, workload) = (Direction::Outbound, self.tls.local().shown());
         serve::ended(recorder, direction, workload, from, None, &state, ended);
     }
-
-    /// Forwards one opaque connection.
-    async fn tcp(self: Arc<Self>, mut stream: Socket, from: SocketAddr, to: &OutboundListener) {
-        let tls = self.led_to(&stream, to, |service, port| {
-            service.routes.routed_as(port, self.namespace())
-        });
-        let Hello { bytes, said } = match tls {
-            Some(RoutedAs::Tls) => {
-                let deadline = Instant::now() + self.shared.limits.header;
-                Box::pin(hello(&mut stream, deadline)).await
-            }
-            Some(RoutedAs::Tcp) | None => Hello::default(),
-        };
-        let view = match &said {
-            Some(said) => RequestView::Tls {
-                server: said.server.as_deref(),
-            },
-            None => RequestView::Tcp,
-        };
-        let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
-        let recorder = &self.shared.recorder;
-        let to = to.destination(to.original(&stream));
-        let (endpoint, upstream) = match self.open(to, &view, &mut call).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                let reason = error.reason().as_str();
-                recorder.metrics.connection_failed("outbound", reason);
-                call.close(&Flow::default(), Some(&error));
-                return recorder.publish(&call.exchange);
-            }
-        };
-        let joined = Joined {
-            heard: bytes,
-            ..Joined::new(endpoint, upstream, Vec::new())
-        };
-        self.join(stream, call, joined).await;
-    }
-
-    /// Joins both sides of an opaque connection until they have ended.
-    async fn join(&self, mut stream: Socket, mut call: Call, joined: Joined) {
-        let recorder = &self.shared.recorder;
-        let Joined {
-            mut endpoint,
-            upstream,
-            said,
-            heard,
-        } = joined;
-        let series = self.series(upstream.kept(), upstream.service(), upstream.member());
-        let mutual_tls = call.exchange.tls_peer.is_some();
-        let counters = recorder.metrics.tcp_opened(&series, mutual_tls);
-        let mut flow = Flow::new(counters.clone());
-        recorder.begin(&call.exchange);
-        let mut drain = self.shared.drain.clone();
-        let result = tokio::select! {
-            copied = copy((&mut stream, &heard), (&mut endpoint, &said), &mut flow) => copied,
-            () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
-        };
-        counters.closed();
-        call.close(&flow, result.as_ref().err());
-        recorder.publish(&call.exchange);
-    }
-
-    /// Plans an opaque connection and opens the one to its endpoint.
-    async fn open(
-        &self,
-        to: To<'_>,
-        view: &RequestView<'_>,
-        call: &mut Call,
-    ) -> Result<(Io, Upstream), Error> {
-        if matches!(to, To::Authority) {
-            let detail = "opaque bytes on a listener that names no Service";
-            return Err(Error::new(Reason::UnknownHost, detail));
-        }
-        let planned = {
-            let snapshot = self.shared.reader.peek();
-            let (local, draw) = (self.tls.local(), &mut call.draw);
-            let to = to.destination("");
-            let planned = plan(&snapshot, local, to, view, draw, &mut ());
-            let planned = planned.inspect_err(|refused| {
-                if let Some(service) = &refused.service {
-                    call.exchange.service.share(&service.host);
-                }
-            })?;
-            call.exchange.service.share(&planned.service().host);
-            call.exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
-            planned
-        };
-        let Some(backend) = planned.backend() else {
-            let detail = "the route answers HTTP alone";
-            return Err(Error::new(Reason::NoRoute, detail));
-        };
-        let upstreams = &self.shared.upstreams;
-        upstreams.open(&self.tls, backend, call).await
-    }
 }
 
 /// The answer of the route itself.
@@ -577,23 +417,10 @@ fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<
     }
 }
 
-// === impl Joined ===
-
-impl Joined {
-    fn new(endpoint: Io, upstream: Upstream, said: Vec<u8>) -> Self {
-        Self {
-            endpoint,
-            upstream,
-            said,
-            heard: Vec::new(),
-        }
-    }
-}
-
 // === impl To ===
 
 impl To<'_> {
-    fn destination<'a>(&'a self, authority: &'a str) -> Destination<'a> {
+    pub(super) fn destination<'a>(&'a self, authority: &'a str) -> Destination<'a> {
         match *self {
             Self::Address(address) => Destination::Address(address),
             Self::Authority => Destination::Authority(authority),
@@ -604,14 +431,14 @@ impl To<'_> {
 
 impl OutboundListener {
     /// The address that the application connected to, if it leads on.
-    fn original(&self, stream: &Socket) -> Option<SocketAddr> {
+    pub(super) fn original(&self, stream: &Socket) -> Option<SocketAddr> {
         match self.target {
             Target::OriginalAddress => stream.original_destination().ok(),
             Target::Authority | Target::Service(..) => None,
         }
     }
 
-    fn destination(&self, original: Option<SocketAddr>) -> To<'_> {
+    pub(super) fn destination(&self, original: Option<SocketAddr>) -> To<'_> {
         match (&self.target, original) {
             (Target::Service(name, port), _) => To::Service(name, *port),
             (Target::OriginalAddress, Some(address)) => To::Address(address),
