@@ -51,6 +51,7 @@ pub mod identify;
 pub mod limit;
 mod local;
 pub mod model;
+pub mod origination;
 pub mod plan;
 pub mod retry;
 pub mod route;

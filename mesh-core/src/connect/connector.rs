@@ -78,8 +78,9 @@ impl Connector {
                 let io = Io::Client(Box::new(stream));
                 (io, Some(server.id), Some(until), server.inner)
             }
-            Transport::Tls { name, roots } => {
-                let connecting = self.outside.connect(stream, name, roots, inner);
+            Transport::Tls { name, roots, names } => {
+                let by = (&**name, names);
+                let connecting = self.outside.connect(stream, by, roots, inner);
                 let connected = timeout(limit, connecting).await;
                 let (stream, speaks) = connected.map_err(|_| late())??;
                 (Io::Outside(Box::new(stream)), None, None, speaks)

@@ -35,11 +35,11 @@ pub use value::{
 
 use crate::authorize::{RequestView, canonicalize};
 use crate::balance::{EndpointSet, Member, foresee};
-use crate::error::Error;
+use crate::error::{Error, Reason};
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::{Draw, ServiceName, Workload};
+use crate::model::{Draw, Roots, ServiceName, Transport, Workload};
 use crate::plan::{Destination, Planned, Refusal, plan};
 use crate::snapshot::Snapshot;
 use limits::Waits;
@@ -290,8 +290,24 @@ fn walk(
     out.endpoints = endpoints(set, taken.as_ref().ok().copied());
     let authority = authority_of(&request).unwrap_or(authority);
     out.sent = Some(question.head(&request, &authority));
-    let judged = (backend, &**set, taken?);
+    let taken = taken?;
+    vouched(taken)?;
+    let judged = (backend, &**set, taken);
     inbound::judge(scene, question, judged, &mut request, &mut out.inbound)
+}
+
+/// Refuses an endpoint that no connection is made to, since no root vouches for it.
+fn vouched(member: &Member) -> Result<(), Error> {
+    match &member.endpoint.transport {
+        Transport::Tls {
+            roots: Roots::Unusable(why),
+            ..
+        } => {
+            let detail = format!("no root vouches for the server: {why}");
+            Err(Error::new(Reason::TlsFailed, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The route that was taken, and what it changes.

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::tls::AltName;
 
 use super::draw::mix;
 use super::{Few, Locality};
@@ -30,18 +31,34 @@ pub struct IdSet(Arc<[SpiffeId]>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Roots {
+    /// PEM of documents.
+    Documents(Arc<PemRoots>),
     /// A PEM file, named by its path.
     File(Arc<str>),
     /// The trust store of the operating system.
     System,
+    /// None can be used, which is why: no connection is made.
+    Unusable(Arc<str>),
 }
 
-/// As an operator reads it: the path of the file, or whose store it is.
+/// Roots that stand in documents.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PemRoots {
+    /// The documents, as an operator reads them.
+    pub from: Arc<str>,
+    /// Their PEM.
+    pub pem: Arc<[u8]>,
+}
+
+/// As an operator reads it: the path of the file, the documents, or whose store it is.
 impl fmt::Display for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Documents(roots) => f.write_str(&roots.from),
             Self::File(path) => f.write_str(path),
             Self::System => f.write_str("the operating system's trust store"),
+            Self::Unusable(why) => write!(f, "none: {why}"),
         }
     }
 }
@@ -63,6 +80,8 @@ pub enum Transport {
         name: Arc<str>,
         /// The roots that it is verified against.
         roots: Roots,
+        /// Names of which the certificate must have one instead of `name`, if there are any.
+        names: Arc<[AltName]>,
     },
 }
 
@@ -203,9 +222,35 @@ impl fmt::Display for IdSet {
     }
 }
 
+// === impl PemRoots ===
+
+impl PemRoots {
+    /// The PEM of documents.
+    pub fn new(from: impl Into<Arc<str>>, pem: impl Into<Arc<[u8]>>) -> Self {
+        Self {
+            from: from.into(),
+            pem: pem.into(),
+        }
+    }
+}
+
 // === impl Transport ===
 
 impl Transport {
+    /// TLS to a host outside the mesh that proves itself by this name.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Roots, Transport};
+    /// assert_eq!(Transport::tls("api.example.com", Roots::System).as_str(), "tls");
+    /// ```
+    pub fn tls(name: impl Into<Arc<str>>, roots: Roots) -> Self {
+        Self::Tls {
+            name: name.into(),
+            roots,
+            names: Arc::default(),
+        }
+    }
+
     /// Its name in documents, logs and metrics: `mesh`, `plain` or `tls`.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -13,7 +13,7 @@ mod text;
 pub use block::Block;
 pub use draw::Draw;
 pub(crate) use draw::{mix, mix_bytes};
-pub use endpoint::{Conditions, Endpoint, Host, HostAddress, IdSet, Roots, Transport};
+pub use endpoint::{Conditions, Endpoint, Host, HostAddress, IdSet, PemRoots, Roots, Transport};
 pub use few::Few;
 pub use locality::Locality;
 pub(crate) use names::is_subdomain;

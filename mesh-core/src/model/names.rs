@@ -47,6 +47,10 @@ pub struct ServiceName {
 pub enum Kind {
     /// `security.istio.io/v1 AuthorizationPolicy`, also in our own group.
     AuthorizationPolicy,
+    /// `gateway.networking.k8s.io/v1 BackendTLSPolicy`.
+    BackendTlsPolicy,
+    /// `v1 ConfigMap`, with roots of hosts outside the mesh.
+    ConfigMap,
     /// `discovery.k8s.io/v1 EndpointSlice`.
     EndpointSlice,
     /// `gateway.networking.k8s.io/v1 GRPCRoute`.
@@ -228,6 +232,8 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::ConfigMap => "ConfigMap",
             Self::EndpointSlice => "EndpointSlice",
             Self::GrpcRoute => "GRPCRoute",
             Self::HttpRoute => "HTTPRoute",

@@ -241,6 +241,9 @@ impl Snapshot {
             }
         }
         for (version, present) in [(&old, false), (&new, true)] {
+            if let Some(version) = version {
+                self.originates(key, version, present, &mut touched.services);
+            }
             match version.as_ref().and_then(|v| v.good.as_ref()) {
                 Some(Object::Service(service)) => {
                     self.part(&service.name, |p| set(&mut p.services, key, present));
@@ -268,14 +271,7 @@ impl Snapshot {
                 Some(Object::Traffic(policy)) if key.cluster.is_none() => {
                     self.reaches(policy, present, touched);
                 }
-                Some(
-                    Object::GrpcRoute(_)
-                    | Object::OpaqueRoute(_)
-                    | Object::Policy(_)
-                    | Object::Route(_)
-                    | Object::Traffic(_),
-                )
-                | None => {}
+                _ => {}
             }
         }
     }
@@ -450,6 +446,8 @@ impl Snapshot {
                 grpc_routes: &grpc_routes,
                 opaque_routes: &opaque_routes,
                 traffic: &self.traffic_of(name, &parts.routes),
+                tls: &self.tls_policies(name),
+                roots: &|key| self.roots_at(key),
             },
             &addresses,
             before.as_deref(),
@@ -541,7 +539,7 @@ fn reach_of(policy: &TrafficPolicy) -> BTreeSet<Reach> {
     targets.collect()
 }
 
-fn set(of: &mut BTreeSet<ObjectKey>, key: &ObjectKey, present: bool) {
+pub(super) fn set(of: &mut BTreeSet<ObjectKey>, key: &ObjectKey, present: bool) {
     if present {
         of.insert(key.clone());
     } else {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::status::Problem;
 use crate::authorize::{Policy, Selects};
 use crate::model::{Host, HostAddress, ObjectKey, Service, Slice, SourceId};
+use crate::origination::{BackendTlsPolicy, CaConfigMap};
 use crate::route::{GrpcRoute, OpaqueRoute, Parent, Route, Rule};
 use crate::traffic::TrafficPolicy;
 
@@ -12,6 +13,10 @@ use crate::traffic::TrafficPolicy;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Object {
+    /// A BackendTLSPolicy.
+    BackendTls(Arc<BackendTlsPolicy>),
+    /// A ConfigMap with roots.
+    CaConfigMap(Arc<CaConfigMap>),
     /// A GRPCRoute.
     GrpcRoute(Arc<GrpcRoute>),
     /// A TLSRoute or TCPRoute.
@@ -36,6 +41,8 @@ pub enum Fallback {
     Absent,
     /// For a policy: what it selects is denied.
     Deny(Selects),
+    /// For a BackendTLSPolicy: one that lets no connection be made to what it is for.
+    Refuse(Arc<BackendTlsPolicy>),
 }
 
 /// One operation of a change.
@@ -73,6 +80,8 @@ impl Object {
     /// Its key.
     pub fn key(&self) -> ObjectKey {
         match self {
+            Self::BackendTls(policy) => policy.key.clone(),
+            Self::CaConfigMap(roots) => roots.key.clone(),
             Self::GrpcRoute(route) => route.key.clone(),
             Self::OpaqueRoute(route) => route.key.clone(),
             Self::Policy(policy) => policy.key.clone(),
@@ -89,7 +98,7 @@ impl Object {
             Self::GrpcRoute(route) => &route.parents,
             Self::OpaqueRoute(route) => &route.parents,
             Self::Route(route) => &route.parents,
-            Self::Policy(_) | Self::Service(_) | Self::Slice(_) | Self::Traffic(_) => &[],
+            _ => &[],
         }
     }
 
@@ -99,7 +108,7 @@ impl Object {
             Self::GrpcRoute(route) => route.rules.iter().map(|rule| &rule.rule).collect(),
             Self::OpaqueRoute(route) => vec![&route.rule],
             Self::Route(route) => route.rules.iter().collect(),
-            Self::Policy(_) | Self::Service(_) | Self::Slice(_) | Self::Traffic(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 }
@@ -121,7 +130,21 @@ macro_rules! from {
         )*
     };
 }
-from!(GrpcRoute, OpaqueRoute, Policy, Route, Service, Slice);
+from!(
+    CaConfigMap,
+    GrpcRoute,
+    OpaqueRoute,
+    Policy,
+    Route,
+    Service,
+    Slice
+);
+
+impl From<BackendTlsPolicy> for Object {
+    fn from(policy: BackendTlsPolicy) -> Self {
+        Self::BackendTls(Arc::new(policy))
+    }
+}
 
 impl From<TrafficPolicy> for Object {
     fn from(policy: TrafficPolicy) -> Self {

@@ -11,6 +11,7 @@ use crate::balance::{EndpointSet, Nearness};
 use crate::model::{
     Endpoint, Few, Host, HostAddress, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
 };
+use crate::origination::{self, BackendTlsPolicy, RootsAt};
 use crate::route::{GrpcRoute, OpaqueRoute, Route, RouteTable};
 use crate::traffic::{self, Traffic, TrafficPolicy};
 
@@ -23,6 +24,9 @@ pub(super) struct CompileInput<'a> {
     pub(super) opaque_routes: &'a [Arc<OpaqueRoute>],
     /// The policies that may reach it or one of its routes.
     pub(super) traffic: &'a [Arc<TrafficPolicy>],
+    /// Those that say what its servers outside the mesh prove, and the roots that these refer to.
+    pub(super) tls: &'a [Arc<BackendTlsPolicy>],
+    pub(super) roots: RootsAt<'a>,
 }
 
 /// What a resolver found for a name.
@@ -56,10 +60,12 @@ pub(super) fn view(
         .ports
         .iter()
         .map(|port| {
-            let traffic =
+            let mut traffic =
                 traffic::of_port(parts.traffic, (service, &*port.name), &settings.traffic);
+            let mut endpoints = endpoints(service, port, parts.slices, addresses);
+            originate(parts, port, &mut endpoints, &mut traffic);
             let set = EndpointSet::build(
-                endpoints(service, port, parts.slices, addresses),
+                endpoints,
                 before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
             )
             .with_nearness(nearness(&traffic), &settings.locality)
@@ -85,6 +91,27 @@ pub(super) fn view(
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
         endpoints,
     }
+}
+
+/// Speaks TLS to endpoints outside the mesh, where a policy says so.
+fn originate(
+    parts: &CompileInput<'_>,
+    port: &ServicePort,
+    endpoints: &mut [Endpoint],
+    traffic: &mut Arc<Traffic>,
+) {
+    let at = (&parts.service.name, &*port.name);
+    let Some(tls) = origination::of_port(parts.tls, at, parts.roots) else {
+        return;
+    };
+    let in_mesh = |endpoint: &Endpoint| matches!(endpoint.transport, Transport::Mesh { .. });
+    if !endpoints.is_empty() && endpoints.iter().all(in_mesh) {
+        return;
+    }
+    for endpoint in endpoints {
+        endpoint.transport = tls.value.of(&endpoint.transport);
+    }
+    Arc::make_mut(traffic).tls = Some(tls);
 }
 
 fn nearness(traffic: &Traffic) -> &Nearness {

@@ -12,6 +12,7 @@ mod compile;
 mod difference;
 mod index;
 mod limiters;
+mod originate;
 mod report;
 mod service;
 mod settings;

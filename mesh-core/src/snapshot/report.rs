@@ -126,6 +126,7 @@ impl Snapshot {
             ..Problem::refused(field, message)
         };
         match &version.good {
+            Some(Object::BackendTls(policy)) => self.unoriginated(policy),
             Some(route @ (Object::GrpcRoute(_) | Object::OpaqueRoute(_) | Object::Route(_))) => {
                 let parents = route.parents().iter().enumerate();
                 let parents = parents.filter_map(|(n, parent)| {

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub(super) addresses: HashTrieMapSync<IpAddr, BTreeSet<ServiceName>>,
     pub(super) names: HashTrieMapSync<Host, Name>,
     pub(super) policies: HashTrieSetSync<ObjectKey>,
+    /// BackendTLSPolicies by their namespaces.
+    pub(super) tls: HashTrieMapSync<Namespace, BTreeSet<ObjectKey>>,
     /// TrafficPolicies by what they are for.
     pub(super) traffic: HashTrieMapSync<Reach, BTreeSet<ObjectKey>>,
     /// TrafficPolicies that say how many requests workloads take.
@@ -146,6 +148,7 @@ impl Snapshot {
             addresses: HashTrieMapSync::new_sync(),
             names: HashTrieMapSync::new_sync(),
             policies: HashTrieSetSync::new_sync(),
+            tls: HashTrieMapSync::new_sync(),
             traffic: HashTrieMapSync::new_sync(),
             limits: HashTrieSetSync::new_sync(),
             limiters: HashTrieMapSync::new_sync(),
@@ -335,7 +338,8 @@ impl Versions {
 impl Version {
     /// Whether it denies what it selects because it never was good.
     pub(super) fn denies(&self) -> bool {
-        self.good.is_none() && matches!(self.fallback, Fallback::Deny(_))
+        let denies = matches!(self.fallback, Fallback::Deny(_) | Fallback::Refuse(_));
+        self.good.is_none() && denies
     }
 }
 

@@ -160,10 +160,7 @@ fn an_endpoint_that_stays_keeps_its_state() {
     let Op::Put(Object::Slice(mut tls), _) = slice("cart", "a", &[2]) else {
         unreachable!()
     };
-    Arc::make_mut(&mut tls).transport = Transport::Tls {
-        name: "x".into(),
-        roots: Roots::System,
-    };
+    Arc::make_mut(&mut tls).transport = Transport::tls("x", Roots::System);
     let three = two.apply(update(vec![Op::put(tls)]));
     assert!(!Arc::ptr_eq(&set(&three, "cart").members()[0].state, &kept));
 }
@@ -749,6 +746,8 @@ proptest! {
             let of = Service::new(name.clone(), vec![]);
             let parts = compile::CompileInput {
                 traffic: &[],
+                tls: &[],
+                roots: &|_| None,
                 service: &of,
                 slices: &[],
                 routes: &[],

@@ -25,6 +25,7 @@ pub(crate) use shown::{Part, block, part};
 
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::Block;
+use crate::origination::Origination;
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
 
@@ -52,6 +53,8 @@ pub struct Traffic {
     pub retry: Option<Block<Arc<RetryPolicy>>>,
     /// Faults that are made on purpose.
     pub fault: Option<Block<Arc<FaultInjection>>>,
+    /// TLS that is spoken to its servers outside the mesh, whatever their own documents say.
+    pub tls: Option<Block<Arc<Origination>>>,
 }
 
 // === impl Traffic ===

@@ -14,6 +14,7 @@ use crate::balance::{
     RequestLimits, SlowStart, Strategy, Volume,
 };
 use crate::model::{Block, ObjectKey};
+use crate::origination::Origination;
 use crate::retry::{BudgetPolicy, RetryPolicy};
 use crate::route::Timeouts;
 
@@ -250,6 +251,12 @@ impl Shown for FaultInjection {
     }
 }
 
+impl Shown for Origination {
+    fn fields(&self) -> Map<String, Value> {
+        Self::fields(self)
+    }
+}
+
 impl Serialize for Traffic {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         let of_requests = [
@@ -282,6 +289,7 @@ impl Traffic {
             Some(part("outlierDetection", &self.eject)),
             self.check.as_ref().map(|block| part("healthCheck", block)),
             Some(part("retryConstraint", &self.budget)),
+            self.tls.as_ref().map(|block| part("tls", block)),
         ];
         blocks.into_iter().flatten().collect()
     }

@@ -13,6 +13,8 @@ use inmesh_core::model::{
     AppProtocol, Host, HostAddress, Kind, Namespace, ObjectKey, Roots, Service, ServiceName,
     ServicePort, Slice, SliceHost, SlicePort, Transport,
 };
+use inmesh_core::origination::{BackendTlsPolicy, CaConfigMap, Targets, Vouched};
+use inmesh_core::pki::tls::AltName;
 use inmesh_core::runtime::OutboundListener;
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
@@ -96,10 +98,8 @@ async fn server(world: &World, dir: &Path, alpn: &[&[u8]]) -> Result<(SocketAddr
     });
     let file = dir.join(format!("{}.pem", at.port()));
     std::fs::write(&file, ca.pem())?;
-    let transport = Transport::Tls {
-        name: "outside.test".into(),
-        roots: Roots::File(file.display().to_string().into()),
-    };
+    let roots = Roots::File(file.display().to_string().into());
+    let transport = Transport::tls("outside.test", roots);
     Ok((at, transport))
 }
 
@@ -139,10 +139,7 @@ async fn an_outside_host_is_verified_by_its_name_and_the_roots_that_are_named() 
             (StatusCode::SERVICE_UNAVAILABLE, "tls-failed"),
         ),
     ] {
-        let transport = Transport::Tls {
-            name: name.into(),
-            roots: roots.clone(),
-        };
+        let transport = Transport::tls(name, roots.clone());
         let (mesh, _pusher) = client(&world, Host::Address(at.ip()), at.port(), transport).await?;
         let (status, reason) = ask(&mesh).await?;
         assert_eq!((status, reason.as_str()), wanted, "{name} {roots}");
@@ -191,6 +188,60 @@ async fn a_server_that_does_not_choose_http2_is_spoken_to_in_http11() -> Result 
     let mut head = [0; 15];
     soon(stream.read_exact(&mut head)).await??;
     assert_eq!(&head, b"HTTP/1.1 200 OK");
+    Ok(())
+}
+
+/// A BackendTLSPolicy decides in place of what the slice says; where its roots are missing, nothing is
+/// sent: neither in plaintext nor by other roots.
+#[tokio::test]
+async fn a_policy_originates_tls_and_nothing_stands_in_for_its_roots() -> Result {
+    let dir = tempfile::tempdir()?;
+    let world = World::new()?;
+    let (at, transport) = server(&world, dir.path(), &[]).await?;
+    let Transport::Tls {
+        roots: Roots::File(file),
+        ..
+    } = transport
+    else {
+        return Err("it speaks TLS".into());
+    };
+    let pem = std::fs::read(&*file)?;
+    let (mesh, pusher) =
+        client(&world, Host::Address(at.ip()), at.port(), Transport::Plain).await?;
+    let shop = Namespace::new("shop")?;
+    let ca = ObjectKey::new(Kind::ConfigMap, &shop, "ca")?;
+    let policy = |hostname: &str, names: &[&str]| -> Result<Op> {
+        let targets = Targets::Services(vec![(ServiceName::new(&shop, "out")?, None)]);
+        let key = ObjectKey::new(Kind::BackendTlsPolicy, &shop, "out")?;
+        let vouched = Vouched::ConfigMaps(vec![ca.clone()]);
+        let names: std::result::Result<Vec<_>, _> = names.iter().map(|n| AltName::dns(n)).collect();
+        let policy = BackendTlsPolicy::new(key, targets, hostname, vouched);
+        Ok(Op::put(policy.with_names(names?)))
+    };
+    let roots = Op::put(CaConfigMap::new(ca.clone(), &pem)?);
+    let failed = (StatusCode::SERVICE_UNAVAILABLE, "tls-failed");
+    for (ops, wanted) in [
+        (vec![policy("outside.test", &[])?], failed),
+        (vec![roots], (StatusCode::OK, "")),
+        (vec![policy("other.test", &[])?], failed),
+        (
+            vec![policy("other.test", &["third.test", "outside.test"])?],
+            (StatusCode::OK, ""),
+        ),
+        (vec![policy("outside.test", &["third.test"])?], failed),
+        (vec![policy("outside.test", &[])?], (StatusCode::OK, "")),
+        (vec![Op::Remove(ca.clone())], failed),
+    ] {
+        let shown = format!("{ops:?}");
+        let mut snapshot = mesh.snapshot().clone();
+        let generation = snapshot.load().generation();
+        pusher.push(ops).await?;
+        while snapshot.load().generation() == generation {
+            assert!(soon(snapshot.changed()).await?);
+        }
+        let (status, reason) = ask(&mesh).await?;
+        assert_eq!((status, reason.as_str()), wanted, "{shown}");
+    }
     Ok(())
 }
 

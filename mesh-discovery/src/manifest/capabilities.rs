@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::kind::versions;
 use super::samples::samples;
 use super::strict::{Asked, documents};
-use super::{Defaults, policy, route, service, slice, traffic};
+use super::{Defaults, backend_tls, config_map, policy, route, service, slice, traffic};
 
 /// A kind of document that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,8 @@ fn asked(text: &str, kind: &str, defaults: &Defaults) -> Vec<(String, String, As
         return Vec::new();
     };
     match kind {
+        "BackendTLSPolicy" => document.asked(|f| backend_tls::read(f, defaults)),
+        "ConfigMap" => document.asked(|f| config_map::read(f, defaults)),
         "Service" => document.asked(|f| service::read(f, FILE, defaults)),
         "EndpointSlice" => document.asked(|f| slice::read(f, FILE, defaults)),
         "GRPCRoute" => document.asked(|f| route::grpc::read(f, defaults)),

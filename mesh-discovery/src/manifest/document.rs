@@ -12,7 +12,8 @@ use inmesh_core::snapshot::{Fallback, Object, Op, Problem};
 use super::kind::{Whose, whose};
 use super::strict::{Document, Read, Unknown};
 use super::{
-    Defaults, Entry, Parsed, StandsFor, meta, policy, route, service, slice, text, traffic,
+    Defaults, Entry, Parsed, StandsFor, backend_tls, config_map, meta, policy, route, service,
+    slice, text, traffic,
 };
 
 /// Reads a document; a list gives its items, what is for other programs nothing but its count.
@@ -43,6 +44,7 @@ pub(super) fn read(document: &Document, defaults: &Defaults, parsed: &mut Parsed
     };
     let name = kind.unwrap_or_default();
     let entry = match whose(api_version, kind) {
+        Whose::Ours(Kind::ConfigMap) if !config_map::has_roots(document) => parsed.skip(name),
         Whose::Ours(kind) => read_known(document, defaults, kind, &mut parsed.notes),
         Whose::Refused(kind, why) => unread(kind, why),
         Whose::Route(why) if route::names_a_service(document) => {
@@ -71,6 +73,16 @@ fn read_known(
 ) -> Option<Entry> {
     let file = document.file();
     let op = match kind {
+        Kind::BackendTlsPolicy => put(
+            document.read_object(Unknown::Refuse, |f| {
+                backend_tls::read(f, defaults).map(Some)
+            }),
+            notes,
+        ),
+        Kind::ConfigMap => put(
+            document.read_object(Unknown::Warn, |f| config_map::read(f, defaults).map(Some)),
+            notes,
+        ),
         Kind::Service => put(
             document.read_object(Unknown::Warn, |f| {
                 service::read(f, file, defaults).map(Some)
@@ -166,6 +178,12 @@ fn refused(document: &Document, defaults: &Defaults, kind: Kind, problems: Vec<P
     };
     let namespace = namespace.unwrap_or_else(|| defaults.namespace.clone());
     let key = key.unwrap_or_else(|| unnamed(document, kind, &namespace));
+    let fallback = match key.kind {
+        Kind::BackendTlsPolicy => {
+            Fallback::Refuse(backend_tls::refusing(document, defaults, &key).into())
+        }
+        _ => fallback,
+    };
     Entry {
         line: document.line(),
         stands_for,

@@ -28,7 +28,6 @@ const CORE: &[&str] = &[
     "ComponentStatus",
     // Of kubectl itself, beside manifests.
     "Config",
-    "ConfigMap",
     "Endpoints",
     "Event",
     "LimitRange",
@@ -44,13 +43,7 @@ const CORE: &[&str] = &[
     "ServiceAccount",
 ];
 /// The kinds of the Gateway API that say nothing to a mesh.
-const GATEWAY: &[&str] = &[
-    "BackendTLSPolicy",
-    "Gateway",
-    "GatewayClass",
-    "ListenerSet",
-    "ReferenceGrant",
-];
+const GATEWAY: &[&str] = &["Gateway", "GatewayClass", "ListenerSet", "ReferenceGrant"];
 /// Routes of the Gateway API for protocols that are not routed.
 const ROUTES: &[&str] = &["UDPRoute"];
 /// Routes that are read, and whose name is that of a protocol.
@@ -70,6 +63,8 @@ pub(super) const READ: &[&str] = &[
     "Service",
     "TrafficPolicy",
 ];
+/// The same whose names are near those of kinds that are not read.
+pub(super) const READ_EXACTLY: &[&str] = &["BackendTLSPolicy", "ConfigMap"];
 /// The most edits between a name and what it was meant as.
 const EDITS: usize = 3;
 /// Kinds of Istio's policies that are known and not evaluated.
@@ -134,6 +129,10 @@ pub(super) fn versions(first: &str, kind: &str) -> Vec<String> {
 fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static [&'static str])> {
     match (group, kind) {
         (Some("") | None, Some("Service")) => Some((Kind::Service, &["v1"][..])),
+        (Some("") | None, Some("ConfigMap")) => Some((Kind::ConfigMap, &["v1"][..])),
+        (Some("gateway.networking.k8s.io") | None, Some("BackendTLSPolicy")) => {
+            Some((Kind::BackendTlsPolicy, &["v1", "v1alpha3"][..]))
+        }
         (Some("discovery.k8s.io") | None, Some("EndpointSlice")) => {
             Some((Kind::EndpointSlice, &["v1"][..]))
         }
@@ -190,6 +189,7 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
             Some(group),
             Some(
                 kind @ ("AuthorizationPolicy"
+                | "BackendTLSPolicy"
                 | "EndpointSlice"
                 | "GRPCRoute"
                 | "HTTPRoute"
@@ -244,6 +244,7 @@ fn other(group: &str, kind: &str) -> Kind {
 fn is_almost_read(kind: &str) -> bool {
     // Names of protocols are short.
     READ.iter().any(|name| is_almost(kind, name, EDITS))
+        || READ_EXACTLY.iter().any(|name| is_almost(kind, name, 1))
         || ROUTES
             .iter()
             .chain(READ_ROUTES)

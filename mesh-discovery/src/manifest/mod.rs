@@ -12,13 +12,17 @@
 //! | `gateway.networking.k8s.io/v1`, `v1beta1 HTTPRoute` | [`Object::Route`](inmesh_core::snapshot::Object::Route), if it is attached to a Service |
 //! | `gateway.networking.k8s.io/v1 GRPCRoute`, `TLSRoute`, `TCPRoute` | the same of their kind |
 //! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
+//! | `gateway.networking.k8s.io/v1`, `v1alpha3 BackendTLSPolicy` | [`Object::BackendTls`](inmesh_core::snapshot::Object::BackendTls) |
+//! | `v1 ConfigMap` with `ca.crt` | [`Object::CaConfigMap`](inmesh_core::snapshot::Object::CaConfigMap) |
 //! | `inmesh.dev/v1alpha1 TrafficPolicy` | [`Object::Traffic`](inmesh_core::snapshot::Object::Traffic) |
 //! | `v1 List`, `ServiceList` and other lists | their items |
 //! | kinds of groups that are others', whatever their names | nothing but a count |
 //! | a kind of the Gateway API that is not known | a note and a count |
 //! | anything else, and what cannot be read | [`Op::Refuse`]; a policy, or what may be a misspelt one, denies |
 
+mod backend_tls;
 mod capabilities;
+mod config_map;
 mod document;
 mod endpoints;
 mod folder;

@@ -3,6 +3,20 @@
 
 use serde_json::{Value as Json, json};
 
+/// A root that is valid until 2126.
+pub(super) const ROOT: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBdjCCARugAwIBAgIUZObdRXe8rh6zMzgq6bkk6M4Crt0wCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEcm9vdDAgFw0yNjExMjkyMDE2MTdaGA8yMTI2MTEwNTIwMTYx
+N1owDzENMAsGA1UEAwwEcm9vdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABGU9
+XiF1JeJJSKzVJVNcUkxErbovSR8cCPoLodZJj+9n2Ma2P49KOY/bd8L6exaJBPYd
+wkI6jsveItfB746lYBmjUzBRMB0GA1UdDgQWBBT6/96EbIe/f6hE7J5XeHyNUeDB
+kTAfBgNVHSMEGDAWgBT6/96EbIe/f6hE7J5XeHyNUeDBkTAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0kAMEYCIQDauiOsKYw8zSq7ylGCan5Fe9I+KVlw04zW
+oARnaykh6AIhAKFR1hk8yFuoWlp9qvdJqxtFr4eTuJOMwdHZ15PRgVOh
+-----END CERTIFICATE-----
+";
+
 /// One for each kind, and in a row those that together say what one cannot.
 pub(super) fn samples() -> Vec<Json> {
     vec![
@@ -12,6 +26,8 @@ pub(super) fn samples() -> Vec<Json> {
         grpc_route(),
         tls_route(),
         tcp_route(),
+        backend_tls(),
+        config_map(),
         traffic(),
         balanced(&json!({"consistentHash": {
             "useSourceIp": true, "maglev": {"tableSize": 65_537},
@@ -225,6 +241,28 @@ fn traffic() -> Json {
                 },
             },
         },
+    })
+}
+
+fn backend_tls() -> Json {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy", "metadata": bare(),
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "x", "sectionName": "a"}],
+            "validation": {
+                "hostname": "a.b",
+                "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "x"}],
+                "subjectAltNames": [
+                    {"type": "Hostname", "hostname": "a.b"}, {"type": "URI", "uri": "spiffe://a/b"},
+                ],
+            },
+        },
+    })
+}
+
+fn config_map() -> Json {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": bare(), "data": {"ca.crt": ROOT},
     })
 }
 

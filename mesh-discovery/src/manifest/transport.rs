@@ -17,6 +17,8 @@ use super::text::host_name;
 pub(super) const TRANSPORT: &str = "inmesh.dev/transport";
 /// The identities that may serve a mesh endpoint.
 pub(super) const IDS: &str = "inmesh.dev/ids";
+/// Why a server is not vouched for where a BackendTLSPolicy is to say what does.
+const POLICY: &str = "a BackendTLSPolicy is to say it, and there is none for this port";
 /// What vouches for the server of a tls endpoint.
 pub(super) const CA: &str = "inmesh.dev/ca";
 /// The name on the certificate of a tls endpoint.
@@ -56,10 +58,7 @@ pub(super) fn read(
         "tls" => {
             useless(&[IDS]);
             let roots = roots(annotations, at, file);
-            Some(Transport::Tls {
-                name: server_name(annotations, at, host)?,
-                roots: roots?,
-            })
+            Some(Transport::tls(server_name(annotations, at, host)?, roots?))
         }
         _ => {
             useless(&[CA, SERVER_NAME]);
@@ -94,16 +93,17 @@ fn ids(annotations: &Texts<'_>, at: &Value<'_>) -> Option<IdSet> {
 fn roots(annotations: &Texts<'_>, at: &Value<'_>, file: &str) -> Option<Roots> {
     let Some(value) = annotations.find(CA) else {
         at.refuse(
-            "no root vouches for the server: write the annotation inmesh.dev/ca: system, or the \
-             path of a PEM file",
+            "no root vouches for the server: write the annotation inmesh.dev/ca: system, policy (a \
+             BackendTLSPolicy says it), or the path of a PEM file",
         );
         return None;
     };
     match value.text()? {
         "" => {
-            value.refuse("is empty; write system, or the path of a PEM file");
+            value.refuse("is empty; write system, policy, or the path of a PEM file");
             None
         }
+        "policy" => Some(Roots::Unusable(POLICY.into())),
         "system" => Some(Roots::System),
         path => {
             let folder = Path::new(file).parent().unwrap_or_else(|| Path::new(""));
@@ -113,6 +113,12 @@ fn roots(annotations: &Texts<'_>, at: &Value<'_>, file: &str) -> Option<Roots> {
 }
 
 fn server_name(annotations: &Texts<'_>, at: &Value<'_>, host: Option<&str>) -> Option<Arc<str>> {
+    if annotations.find(CA).and_then(|ca| ca.text()) == Some("policy") {
+        if let Some(name) = annotations.find(SERVER_NAME) {
+            name.refuse("has no effect: the BackendTLSPolicy says it");
+        }
+        return Some("".into());
+    }
     match (annotations.find(SERVER_NAME), host) {
         (Some(value), _) => value.check(host_name(value.text()?)).map(Into::into),
         (None, Some(host)) => Some(host.into()),

@@ -407,6 +407,41 @@ spec:
     assert_eq!(shown("healthCheck"), check);
 }
 
+/// A host that no root vouches for is not reached in an explanation either.
+#[test]
+fn tls_to_an_outside_host_is_explained_with_its_policy() {
+    let policy = "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: next, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: next}]
+  validation: {hostname: next.example, CA}
+";
+    for (ca, reason) in [
+        ("wellKnownCACertificates: System", None),
+        (
+            "caCertificateRefs: [{group: '', kind: ConfigMap, name: a}]",
+            Some("tls-failed"),
+        ),
+        ("wellKnownCACertificates: Mine", Some("tls-failed")),
+    ] {
+        let policy = policy.replace("CA", ca);
+        let text = documents(|text| format!("{text}{policy}"));
+        let namespace = inmesh_core::model::Namespace::new("default").expect("a name");
+        let defaults = Defaults::new(namespace);
+        let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
+        assert_eq!(world.problems().is_empty(), reason.is_none(), "{ca}");
+        let seen = world.ask(&Question::parse("GET http://next.shop/").expect("a request"));
+        assert_eq!(seen.verdict.reason.as_deref(), reason, "{ca}: {seen:#?}");
+        assert_eq!(seen.endpoints[0].transport, "tls", "{ca}");
+        let tls = seen.settings.iter().find(|setting| setting.name == "tls");
+        let object = tls.and_then(|tls| tls.object.as_deref());
+        assert_eq!(object, Some("BackendTLSPolicy/shop/next"), "{ca}");
+    }
+}
+
 /// Near endpoints are preferred as the Service says, from where the process is.
 #[test]
 fn what_is_near_is_explained() {

@@ -184,6 +184,13 @@ pub(crate) fn trust_domain_of_ca(der: &CertificateDer<'_>) -> Option<crate::id::
     id.path().is_empty().then(|| id.trust_domain().clone())
 }
 
+/// Whether a leaf has a URI among its names.
+pub(crate) fn has_uri(leaf: &CertificateDer<'_>, uri: &str) -> bool {
+    let cert = parse(leaf, Place::Leaf).ok();
+    let names = cert.as_ref().and_then(|cert| names(cert, Place::Leaf).ok());
+    names.is_some_and(|names| names.uris.contains(&uri))
+}
+
 /// Subject and authority key identifier of a certificate, in hexadecimal; absent ones are `None`.
 pub(crate) fn key_ids(der: &CertificateDer<'_>) -> (Option<String>, Option<String>) {
     let Ok(cert) = parse(der, Place::Intermediate) else {

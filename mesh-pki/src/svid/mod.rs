@@ -26,6 +26,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use inspect::has_uri;
 pub use key::PrivateKey;
 pub use narrow::MAX_PATH_LEN;
 pub use rejected::{Place, Rejected};

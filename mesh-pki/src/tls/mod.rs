@@ -21,6 +21,7 @@ use crate::pem::PemError;
 use crate::store::IdentityReader;
 use crate::svid::{self, Peer};
 
+mod alternative;
 mod handshake;
 mod resolver;
 mod verifier;
@@ -28,6 +29,7 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
+pub use alternative::AltName;
 pub use handshake::{HandshakeError, accept, handshake, rejection};
 pub use resolver::Present;
 pub use verifier::alert_of;
@@ -211,6 +213,16 @@ pub fn web_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     crate::pem::roots(pem)
 }
 
+/// Checks that PEM has roots as [`web_client_config`] takes them.
+///
+/// # Errors
+///
+/// Why it has not, in words.
+pub fn check_web_roots(pem: &[u8]) -> Result<(), String> {
+    let roots = web_roots(pem).map_err(|e| e.to_string())?;
+    root_store(roots).map(drop).map_err(|e| e.to_string())
+}
+
 /// TLS to hosts outside the mesh: the server's name is verified against `roots`, as a browser
 /// would, and no certificate is presented. TLS 1.3 only.
 ///
@@ -222,6 +234,29 @@ pub fn web_client_config(
     roots: Vec<CertificateDer<'static>>,
 ) -> Result<Arc<ClientConfig>, BadRoot> {
     web_config(crypto, roots, SystemClock::shared()).map(Arc::new)
+}
+
+/// The same, but that a server proves itself by one of these names instead of the one that is asked for,
+/// which is sent all the same. Without a name no server is accepted.
+///
+/// # Errors
+///
+/// [`BadRoot`] for the first root that is not a certificate.
+pub fn web_client_config_by(
+    names: Arc<[AltName]>,
+    crypto: &Crypto,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<Arc<ClientConfig>, BadRoot> {
+    let verifier = alternative::AltNames {
+        names,
+        roots: root_store(roots)?,
+        provider: Arc::clone(crypto.provider()),
+    };
+    let config = web_builder(crypto, SystemClock::shared())
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 /// The same by a clock of the caller's, and without resumption: every server proves itself anew.
@@ -241,17 +276,28 @@ fn web_config(
     roots: Vec<CertificateDer<'static>>,
     clock: Arc<dyn Clock>,
 ) -> Result<ClientConfig, BadRoot> {
+    let config = web_builder(crypto, clock)
+        .with_root_certificates(root_store(roots)?)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn web_builder(
+    crypto: &Crypto,
+    clock: Arc<dyn Clock>,
+) -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+    let time = Arc::new(TimeOf(clock));
+    ClientConfig::builder_with_details(Arc::clone(crypto.provider()), time)
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("Crypto has TLS 1.3 suites and groups")
+}
+
+fn root_store(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, BadRoot> {
     let mut store = RootCertStore::empty();
     for (index, root) in roots.into_iter().enumerate() {
         store.add(root).map_err(|_| BadRoot { index })?;
     }
-    let time = Arc::new(TimeOf(clock));
-    let config = ClientConfig::builder_with_details(Arc::clone(crypto.provider()), time)
-        .with_protocol_versions(&[&version::TLS13])
-        .expect("Crypto has TLS 1.3 suites and groups")
-        .with_root_certificates(store)
-        .with_no_client_auth();
-    Ok(config)
+    Ok(store)
 }
 
 /// The server name for a mesh connection: identity is a SPIFFE ID, so no name is sent or compared.

@@ -1,4 +1,5 @@
-//! TLS to hosts outside the mesh, by roots that are read when they are needed and followed after.
+//! TLS to hosts outside the mesh, by roots that are read when they are needed and followed after, or that
+//! documents hold.
 //!
 //! A file of roots is looked at again by the first connection of each second, so an edit is live as
 //! that of a document is. What cannot be used (empty, half written, gone) keeps the last good roots
@@ -10,6 +11,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use inmesh_pki::tls::AltName;
 use inmesh_pki::{Crypto, tls};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::time::Instant;
@@ -24,8 +26,9 @@ use crate::model::Roots;
 const FRESH: Duration = Duration::from_secs(1);
 /// The largest file of roots, in bytes; those of operating systems have about 250 KiB.
 const FILE_BYTES: u64 = 4 << 20;
-/// The most files that are remembered. More are looked at anew each time.
-const FILES: usize = 1_024;
+/// The most roots that are remembered. Where documents have held others, those make place; more files are
+/// looked at anew each time.
+const REMEMBERED: usize = 1_024;
 
 /// The roots of the operating system, as far as the embedder has given them.
 pub(crate) type SystemRoots = Arc<[CertificateDer<'static>]>;
@@ -33,8 +36,11 @@ pub(crate) type SystemRoots = Arc<[CertificateDer<'static>]>;
 pub(crate) struct OutsideRoots {
     crypto: Crypto,
     system: SystemRoots,
-    known: Mutex<HashMap<Roots, Known>>,
+    known: Mutex<HashMap<By, Known>>,
 }
+
+/// What servers prove themselves by: roots, and names in place of the one that is asked for.
+type By = (Roots, Arc<[AltName]>);
 
 /// What is known of one file of roots, or of those of the system.
 #[derive(Default)]
@@ -73,14 +79,15 @@ impl OutsideRoots {
     pub(crate) async fn connect(
         &self,
         stream: Socket,
-        name: &str,
+        (name, names): (&str, &Arc<[AltName]>),
         roots: &Roots,
         inner: Inner,
     ) -> Result<(client::TlsStream<Socket>, Inner), Error> {
         let failed = |what: &str| Error::new(Reason::TlsFailed, format!("{what} ({name})"));
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| failed("the name cannot be verified").because(e))?;
-        let connector = self.connector(roots, inner).await?;
+        let by = (roots.clone(), Arc::clone(names));
+        let connector = self.connector(&by, inner).await?;
         let mut stream = tls::handshake(connector.connect(server, stream))
             .await
             .map_err(|e| failed("TLS handshake with an outside host").because(e))?;
@@ -93,13 +100,13 @@ impl OutsideRoots {
         Ok((stream, speaks))
     }
 
-    async fn connector(&self, roots: &Roots, inner: Inner) -> Result<TlsConnector, Error> {
+    async fn connector(&self, by: &By, inner: Inner) -> Result<TlsConnector, Error> {
         let failed = |what: String| Error::new(Reason::TlsFailed, what);
-        if let Some(known) = self.fresh(roots, Instant::now()) {
+        if let Some(known) = self.fresh(by, Instant::now()) {
             return known.map(|c| c.of(inner)).map_err(failed);
         }
-        let found = match roots {
-            Roots::System => Ok(Vec::new()),
+        let found = match &by.0 {
+            Roots::Documents(_) | Roots::System | Roots::Unusable(_) => Ok(Vec::new()),
             Roots::File(path) => {
                 let path = Arc::clone(path);
                 tokio::task::spawn_blocking(move || read(&path))
@@ -107,46 +114,57 @@ impl OutsideRoots {
                     .map_err(|e| failed("reading roots".into()).because(e))?
             }
         };
-        let made = self.take(roots, found, Instant::now());
+        let made = self.take(by, found, Instant::now());
         made.map(|c| c.of(inner)).map_err(failed)
     }
 
     /// What is known, if that was looked at a moment ago.
-    fn fresh(&self, roots: &Roots, now: Instant) -> Option<Result<Connectors, String>> {
+    fn fresh(&self, by: &By, now: Instant) -> Option<Result<Connectors, String>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get(roots)?;
+        let known = known.get(by)?;
         let looked = known.looked?;
-        let fresh = *roots == Roots::System || now.saturating_duration_since(looked) < FRESH;
-        fresh.then(|| known.connectors(roots))
+        // Files alone change under their name.
+        let stays = !matches!(by.0, Roots::File(_));
+        let fresh = stays || now.saturating_duration_since(looked) < FRESH;
+        fresh.then(|| known.connectors(&by.0))
     }
 
     /// Takes what was found of roots.
     fn take(
         &self,
-        roots: &Roots,
+        by: &By,
         found: Result<Vec<u8>, String>,
         now: Instant,
     ) -> Result<Connectors, String> {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= FILES && !all.contains_key(roots) {
-            let mut once = Known::default();
-            once.take(roots, found, now, |bytes| self.make(roots, bytes));
-            return once.connectors(roots);
+        if all.len() >= REMEMBERED && !all.contains_key(by) {
+            // Those that stand in documents are made again of them.
+            all.retain(|(roots, _), _| !matches!(roots, Roots::Documents(_) | Roots::Unusable(_)));
         }
-        let known = all.entry(roots.clone()).or_default();
-        known.take(roots, found, now, |bytes| self.make(roots, bytes));
-        known.connectors(roots)
+        if all.len() >= REMEMBERED && !all.contains_key(by) {
+            let mut once = Known::default();
+            once.take(&by.0, found, now, |bytes| self.make(by, bytes));
+            return once.connectors(&by.0);
+        }
+        let known = all.entry(by.clone()).or_default();
+        known.take(&by.0, found, now, |bytes| self.make(by, bytes));
+        known.connectors(&by.0)
     }
 
-    fn make(&self, roots: &Roots, bytes: &[u8]) -> Result<Connectors, String> {
+    fn make(&self, (roots, names): &By, bytes: &[u8]) -> Result<Connectors, String> {
         let certificates = match roots {
+            Roots::Documents(roots) => tls::web_roots(&roots.pem).map_err(|e| e.to_string())?,
+            Roots::Unusable(why) => return Err(String::from(&**why)),
             Roots::System if self.system.is_empty() => {
                 return Err("no roots of the operating system were given".into());
             }
             Roots::System => self.system.to_vec(),
             Roots::File(_) => tls::web_roots(bytes).map_err(|e| e.to_string())?,
         };
-        let config = tls::web_client_config(&self.crypto, certificates);
+        let config = match names.is_empty() {
+            true => tls::web_client_config(&self.crypto, certificates),
+            false => tls::web_client_config_by(Arc::clone(names), &self.crypto, certificates),
+        };
         let config = Arc::unwrap_or_clone(config.map_err(|e| e.to_string())?);
         let with = |alpn: &[&[u8]]| {
             let mut config = config.clone();
@@ -208,7 +226,10 @@ impl Known {
     fn connectors(&self, roots: &Roots) -> Result<Connectors, String> {
         self.good.clone().ok_or_else(|| {
             let why = self.bad.as_deref().unwrap_or("they were not read");
-            format!("the roots in {roots} cannot be used: {why}")
+            match roots {
+                Roots::Unusable(why) => format!("no root vouches for the server: {why}"),
+                _ => format!("the roots in {roots} cannot be used: {why}"),
+            }
         })
     }
 }

@@ -19,7 +19,7 @@ fn what_cannot_be_used_keeps_the_last_good_roots() -> Result {
     let half = one[..one.len() / 2].to_owned();
     let cut = format!("{one}{}", &two[..two.len() / 2]);
     let outside = OutsideRoots::new(crate::testing::World::new()?.crypto().clone(), Arc::new([]));
-    let roots = Roots::File("ca.pem".into());
+    let roots = (Roots::File("ca.pem".into()), Arc::default());
     let start = Instant::now();
     let mut seen: Option<Connectors> = None;
     for (second, found, changes) in [
@@ -66,12 +66,19 @@ fn what_cannot_be_used_keeps_the_last_good_roots() -> Result {
 fn the_files_that_are_remembered_are_bounded() -> Result {
     let outside = OutsideRoots::new(crate::testing::World::new()?.crypto().clone(), Arc::new([]));
     let now = Instant::now();
-    for n in 0..FILES + 10 {
-        let roots = Roots::File(format!("{n}.pem").into());
+    for n in 0..REMEMBERED + 10 {
+        let roots = (Roots::File(format!("{n}.pem").into()), Arc::default());
         assert!(outside.take(&roots, Ok(Vec::new()), now).is_err());
     }
+    assert_eq!(outside.known.lock().unwrap().len(), REMEMBERED);
+    // Roots of documents make place for those of the documents that came after.
+    let outside = OutsideRoots::new(crate::testing::World::new()?.crypto().clone(), Arc::new([]));
+    let of = |n: usize| (Roots::Unusable(format!("{n}").into()), Arc::default());
+    for n in 0..REMEMBERED + 10 {
+        assert!(outside.take(&of(n), Ok(Vec::new()), now).is_err());
+    }
     let known = outside.known.lock().unwrap();
-    assert_eq!(known.len(), FILES);
+    assert!(known.len() <= REMEMBERED && known.contains_key(&of(REMEMBERED + 9)));
     Ok(())
 }
 

@@ -247,17 +247,8 @@ fn external_services() {
         srv: srv.map(Into::into),
     };
     assert_eq!(host, name(None));
-    let (tls_name, roots) = (
-        "api.example.com".into(),
-        Roots::File("/etc/mesh/pem/ca.pem".into()),
-    );
-    assert_eq!(
-        transport,
-        Transport::Tls {
-            name: tls_name,
-            roots
-        }
-    );
+    let roots = Roots::File("/etc/mesh/pem/ca.pem".into());
+    assert_eq!(transport, Transport::tls("api.example.com", roots));
 
     let srv = "inmesh.dev/transport: plain, inmesh.dev/dns: srv";
     let (host, transport) = a_service(&service(srv, spec))
@@ -372,8 +363,7 @@ fn slices_of_names_and_empty_ones() {
     ));
     let (name, srv) = ("a.b".into(), Some("_ldap._tcp".into()));
     assert_eq!(read.hosts[0].host, Host::Name { name, srv });
-    let (name, roots) = ("a.b".into(), Roots::System);
-    assert_eq!(read.transport, Transport::Tls { name, roots });
+    assert_eq!(read.transport, Transport::tls("a.b", Roots::System));
     let none = slice(
         "inmesh.dev/transport: plain",
         "addressType: IPv6\nports: null\nendpoints: null",

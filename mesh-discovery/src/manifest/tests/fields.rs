@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use inmesh_core::snapshot::Op;
 use serde_json::{Value as Json, json};
 
-use super::super::kind::{READ, READ_ROUTES, Whose, whose};
+use super::super::kind::{READ, READ_EXACTLY, READ_ROUTES, Whose, whose};
 use super::super::samples::samples;
 use super::super::{Use, capabilities};
 use super::{FILE, defaults, parse};
@@ -62,7 +62,7 @@ fn every_sample_is_good_and_every_kind_that_is_read_has_one() {
     }
     kinds.sort();
     kinds.dedup();
-    let mut read = [READ, READ_ROUTES].concat();
+    let mut read = [READ, READ_EXACTLY, READ_ROUTES].concat();
     read.sort_unstable();
     assert_eq!(kinds, read);
     let all = capabilities();

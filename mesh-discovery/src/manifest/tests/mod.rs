@@ -1,6 +1,7 @@
 //! Documents in, operations out.
 
 mod accepted;
+mod backend_tls;
 mod examples;
 mod fields;
 mod filters;
