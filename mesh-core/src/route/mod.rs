@@ -10,6 +10,7 @@ mod decide;
 mod filter;
 mod grpc;
 mod invalid;
+mod matched;
 mod matching;
 mod missed;
 mod opaque;
@@ -19,14 +20,15 @@ mod shown;
 mod split;
 mod table;
 
-pub(crate) use decide::MirrorPlace;
-pub use decide::{Matched, NoRoute, decide};
+pub use decide::{NoRoute, decide};
 pub(crate) use filter::MIRRORED;
 pub use filter::{
     Cors, Filter, HeaderChanges, Mirror, PathRewrite, Redirect, RequestHead, Respond, Rewrite,
 };
 pub use grpc::{GrpcMatch, GrpcRoute, GrpcRule};
 pub use invalid::InvalidRoute;
+pub use matched::Matched;
+pub(crate) use matched::MirrorPlace;
 pub use matching::{Match, PathMatch, Regex, ValueMatch};
 pub use opaque::{OpaqueRoute, ServerNames};
 pub use rule::{Backend, Inherited, Outcome, Parent, Route, Rule, Timeouts};

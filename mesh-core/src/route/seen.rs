@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::decide::{Matched, Place};
+use super::matched::{Matched, Place};
 use super::shown::filter;
 use super::table::RouteTable;
 use crate::model::ServiceName;
