@@ -159,11 +159,18 @@ impl Strategy {
     /// The field `Set-Cookie` that hands out a value.
     pub fn set_cookie(&self, issued: Issued) -> Option<HeaderValue> {
         match self {
-            Self::ConsistentHash(hash) => match &hash.key {
-                HashKey::Cookie(cookie) => cookie.set(issued),
-                _ => None,
-            },
+            Self::ConsistentHash(hash) => hash.key.set_cookie(issued),
             _ => None,
+        }
+    }
+
+    /// Whether its key is the same cookie as another key.
+    pub(crate) fn is_of_cookie(&self, key: &HashKey) -> bool {
+        match (self, key) {
+            (Self::ConsistentHash(hash), HashKey::Cookie(other)) => {
+                matches!(&hash.key, HashKey::Cookie(cookie) if cookie.name == other.name)
+            }
+            _ => false,
         }
     }
 
@@ -225,19 +232,23 @@ impl fmt::Display for ConsistentHash {
             HashTable::Rendezvous => "rendezvous hash",
             HashTable::Ring(_) => "ring hash",
         };
-        match &self.key {
-            HashKey::Cookie(cookie) => write!(f, "{table} of cookie {}", cookie.name),
-            HashKey::Header(name) => write!(f, "{table} of header {name}"),
-            HashKey::QueryParameter(name) => write!(f, "{table} of query parameter {name}"),
-            HashKey::SourceIp => write!(f, "{table} of the caller's address"),
-        }
+        write!(f, "{table} of {}", self.key)
     }
 }
 
 // === impl HashKey ===
 
 impl HashKey {
-    fn choice(&self, shown: Shown<'_>, draw: &mut Draw) -> (Choice, Option<Issued>) {
+    /// The field `Set-Cookie` that hands out a value.
+    pub(crate) fn set_cookie(&self, issued: Issued) -> Option<HeaderValue> {
+        match self {
+            Self::Cookie(cookie) => cookie.set(issued),
+            _ => None,
+        }
+    }
+
+    /// Where the key of a request leads, and the cookie that its answer shall set.
+    pub(crate) fn choice(&self, shown: Shown<'_>, draw: &mut Draw) -> (Choice, Option<Issued>) {
         let found = match self {
             Self::Cookie(cookie) => match (shown.headers, cookie.ttl) {
                 (None, _) => None,
@@ -265,6 +276,18 @@ impl HashKey {
         };
         let choice = found.map_or(Choice::LeastRequest, |value| Choice::Hash(mix_bytes(value)));
         (choice, None)
+    }
+}
+
+/// For a person: `header x-user`.
+impl fmt::Display for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cookie(cookie) => write!(f, "cookie {}", cookie.name),
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::QueryParameter(name) => write!(f, "query parameter {name}"),
+            Self::SourceIp => f.write_str("the caller's address"),
+        }
     }
 }
 
@@ -351,7 +374,7 @@ impl HashCookie {
 // === impl InvalidStrategy ===
 
 impl InvalidStrategy {
-    pub(super) fn new(why: String) -> Self {
+    pub(crate) fn new(why: String) -> Self {
         Self(why)
     }
 }
@@ -452,7 +475,7 @@ impl Issued {
     }
 
     /// Where it will lead, now as later.
-    fn choice(self) -> Choice {
+    pub(crate) fn choice(self) -> Choice {
         Choice::Hash(mix_bytes(self.text().as_bytes()))
     }
 }

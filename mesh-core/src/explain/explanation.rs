@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::sent::{Copied, Deadline, Edit, Fault, Fields, Head, Origin, Repeats};
-use super::value::{Backend, Endpoint, Judgement, RuleName, RuleSeen, Setting, Share, Verdict};
+use super::value::{
+    Backend, Endpoint, Judgement, RuleName, RuleSeen, Setting, Share, SplitBy, Verdict,
+};
 
 /// What becomes of a request, step by step. What was not reached is empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub struct Explanation {
     pub route: Option<RuleName>,
     /// The backends that one was drawn from.
     pub split: Vec<Share>,
+    /// What keeps its user in one part of them; `None` if no policy does.
+    pub split_by: Option<SplitBy>,
     /// The port of a Service that it is sent to.
     pub backend: Option<Backend>,
     /// The filters of the rule and then of the backend.

@@ -30,11 +30,11 @@ pub use question::{InvalidQuestion, Question};
 pub use sent::{Copied, Deadline, Edit, Fault, Fields, Head, Limit, Origin, Repeats};
 pub use value::{
     Answer, Backend, Endpoint, Judgement, LimitSeen, Outcome, PolicySeen, RuleName, RuleSeen,
-    Setting, Share, Verdict,
+    Setting, Share, SplitBy, Verdict,
 };
 
 use crate::authorize::{RequestView, canonicalize};
-use crate::balance::{EndpointSet, Member, foresee};
+use crate::balance::{EndpointSet, Member, Shown, foresee};
 use crate::error::{Error, Reason};
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
@@ -147,7 +147,12 @@ pub fn seeds(scene: &Scene<'_>, question: &Question, most: u32) -> Vec<u64> {
         // Most requests have one backend, and no seed brings another.
         let possible = *possible.get_or_insert_with(|| {
             let one = explain(scene, question);
-            let shares = one.split.iter().filter(|share| share.weight > 0);
+            // A key leads to one of a split alone.
+            let kept = one.split_by.is_some_and(|by| by.found);
+            let shares = one.split.iter().filter(|share| match kept {
+                true => share.drawn,
+                false => share.weight > 0,
+            });
             // A fault may keep it from all of them.
             shares.count().max(1) + usize::from(one.fault.is_some())
         });
@@ -314,6 +319,11 @@ fn vouched(member: &Member) -> Result<(), Error> {
 fn routed(planned: &Planned, request: &Request<()>, out: &mut Explanation) {
     out.route = planned.route().map(RuleName::of);
     out.split = planned.split().into_iter().map(Share::of).collect();
+    let shown = Shown {
+        headers: Some(request.headers()),
+        query: request.uri().query(),
+    };
+    out.split_by = SplitBy::of(planned, shown);
     let edit = |(filter, of_backend)| Edit { filter, of_backend };
     out.edits = planned.filters().into_iter().map(edit).collect();
     let mut fields = HeaderMap::new();

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::balance::{Choice, Member, TierShare};
+use crate::balance::{Choice, Member, Shown, TierShare};
 use crate::error::Error;
 use crate::model::{AppProtocol, ObjectKey, ServiceName};
-use crate::plan::PlannedBackend;
+use crate::plan::{Planned, PlannedBackend};
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +167,21 @@ pub struct Share {
     pub drawn: bool,
 }
 
+/// What keeps the user of a request in one part of a split.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct SplitBy {
+    /// The part of requests that is the key, such as `header x-user`.
+    pub key: String,
+    /// Whether the request has it, so that it leads to the backend; else that is drawn.
+    pub found: bool,
+    /// Whether the answer hands it out, so that it leads there from now on.
+    pub handed: bool,
+    /// The policy.
+    pub object: Option<String>,
+}
+
 /// The port of a Service that a request is sent to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -310,6 +325,21 @@ impl Share {
             weight,
             drawn,
         }
+    }
+}
+
+// === impl SplitBy ===
+
+impl SplitBy {
+    pub(super) fn of(planned: &Planned, shown: Shown<'_>) -> Option<Self> {
+        let by = planned.split_key()?;
+        planned.backend()?;
+        Some(Self {
+            key: by.value.key().to_string(),
+            found: planned.has_split_key(shown),
+            handed: planned.hands_out_split_key(),
+            object: by.from.as_ref().map(ToString::to_string),
+        })
     }
 }
 

@@ -2,9 +2,10 @@
 
 use http::Request;
 
-use crate::balance::Choice;
+use crate::balance::{Choice, HashKey, Issued};
 use crate::model::ServiceName;
 use crate::route::RequestHead;
+use crate::traffic::Traffic;
 
 /// A port of a Service that a request is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,21 @@ pub struct PlannedBackend<'a> {
     pub port: u16,
     /// How one of its endpoints is chosen.
     pub choice: Choice,
+}
+
+/// Where one value serves as the cookie of the split and the cookie that leads to an endpoint, since they
+/// are the same cookie, it decides on both; `key` is that of the split, `handed` what is handed out for it.
+pub(super) fn one_cookie(
+    key: &HashKey,
+    handed: Issued,
+    traffic: Option<&Traffic>,
+    of_endpoint: (Choice, Option<Issued>),
+) -> (Choice, Option<Issued>) {
+    let is_same = |traffic: &Traffic| traffic.strategy.value.is_of_cookie(key);
+    match of_endpoint.1.is_some() && traffic.is_some_and(is_same) {
+        true => (handed.choice(), None),
+        false => of_endpoint,
+    }
 }
 
 /// Edits a request's head.

@@ -7,6 +7,7 @@
 mod fault;
 mod hop;
 mod mirror;
+mod sticky;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::Value;
 
 pub use self::hop::PlannedBackend;
-use self::hop::edit;
+use self::hop::{edit, one_cookie};
 pub use self::mirror::PlannedMirror;
 pub(crate) use self::mirror::draw_of_copy;
 use self::mirror::mirrors;
@@ -79,6 +80,8 @@ struct Rare {
     origin: Option<HeaderValue>,
     /// What is made to happen to it on purpose, if faults are made.
     injected: Option<Injected>,
+    /// The cookie that its answer sets, so that its user stays in a part of the split.
+    handed: Option<Issued>,
 }
 
 /// A request that is not sent.
@@ -163,6 +166,7 @@ pub fn plan(
     // Most requests end there.
     view.endpoints.prefetch();
     let (table, caller) = (&asked.service.routes, &local.workload().namespace);
+    let first = draw.clone();
     let matched = route::decide(table, asked.port, caller, &permit, request, draw, trace)
         .map_err(|none| refuse(none.into()))?;
     let shown = match request {
@@ -181,7 +185,7 @@ pub fn plan(
         let traffic = more.then(|| Arc::clone(&view.traffic));
         (Some(view.protocol), choice, issued, traffic)
     };
-    let (protocol, choice, issued, traffic) = match matched.map(|m| m.backend(table)) {
+    let (protocol, mut choice, mut issued, traffic) = match matched.map(|m| m.backend(table)) {
         None => of(Some(view)),
         // Most rules forward to the Service that they are attached to.
         Some(Some((service, port))) if *service == asked.service.name => {
@@ -198,7 +202,13 @@ pub fn plan(
     let fault = of_rule.or_else(|| traffic.as_ref()?.fault.as_ref());
     // A preflight asks the route alone: a browser shows no fault of it to its page.
     let fault = fault.filter(|_| matched.is_none_or(|m| m.preflight(table).is_none()));
-    let rare = Rare::of((snapshot, &asked.service), matched, fault, shown, draw);
+    let handed = matched.and_then(|matched| matched.handed(table, shown, first));
+    if let Some((key, handed)) = handed {
+        let of_endpoint = (choice, issued);
+        (choice, issued) = one_cookie(key, handed, traffic.as_deref(), of_endpoint);
+    }
+    let matched_so = (matched, handed.map(|(_, handed)| handed));
+    let rare = Rare::of((snapshot, &asked.service), matched_so, fault, shown, draw);
     Ok(Planned {
         rare,
         permit,
@@ -243,13 +253,13 @@ fn resolve(snapshot: &Snapshot, local: &Local, to: Destination<'_>) -> Result<Re
 impl Rare {
     fn of(
         (snapshot, asked): (&Snapshot, &Arc<ServiceView>),
-        matched: Option<Matched>,
+        (matched, handed): (Option<Matched>, Option<Issued>),
         fault: Option<&Block<Arc<FaultInjection>>>,
         shown: Shown<'_>,
         draw: &mut Draw,
     ) -> Option<Box<Self>> {
         let matched = matched.filter(|matched| matched.is_rare());
-        if matched.is_none() && fault.is_none() {
+        if matched.is_none() && fault.is_none() && handed.is_none() {
             return None;
         }
         let headers = shown.headers?;
@@ -259,8 +269,10 @@ impl Rare {
             mirrors: mirrors.unwrap_or_default(),
             origin: headers.get(ORIGIN).filter(|_| cors).cloned(),
             injected: fault.map(|fault| fault.value.inject(is_grpc(headers), draw)),
+            handed,
         };
-        let none = rare.mirrors.is_empty() && rare.origin.is_none() && rare.injected.is_none();
+        let of_route = rare.mirrors.is_empty() && rare.origin.is_none();
+        let none = of_route && rare.injected.is_none() && rare.handed.is_none();
         (!none).then(|| Box::new(rare))
     }
 }
@@ -402,8 +414,8 @@ impl Planned {
         edit(request, |head| matched.edit_request(table, head));
     }
 
-    /// Edits an answer's header as the backend and its route say, and hands out the cookie that keeps
-    /// the caller at its endpoint.
+    /// Edits an answer's header as the backend and its route say, and hands out the cookies that keep
+    /// the caller at its backend and its endpoint.
     pub fn edit_response(&self, headers: &mut HeaderMap) {
         if let Some(matched) = self.matched {
             let origin = self.rare.as_ref().and_then(|rare| rare.origin.as_ref());
@@ -412,6 +424,9 @@ impl Planned {
         if let (Some(issued), Some(traffic)) = (self.issued, &self.traffic)
             && let Some(cookie) = traffic.strategy.value.set_cookie(issued)
         {
+            headers.append(SET_COOKIE, cookie);
+        }
+        if let Some(cookie) = self.cookie_of_split() {
             headers.append(SET_COOKIE, cookie);
         }
     }

@@ -11,9 +11,10 @@ use super::split::split;
 use super::table::RouteTable;
 use super::table::gate::Knock;
 use super::table::grpc::GrpcTable;
-use super::table::http::{Entry, HttpTable};
+use super::table::http::{Entry, HttpTable, RuleView, Target};
 use super::table::opaque::{OpaqueTable, OpaqueWhen};
 use crate::authorize::{HttpView, Missed, Permit, RequestView, Step, Trace};
+use crate::balance::Shown;
 use crate::error::{Error, Reason, is_grpc};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
 
@@ -53,7 +54,8 @@ pub enum NoRoute {
 ///    What asks for TLS is met by no plain request.
 /// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
 ///    there is no route.
-/// 3. The backend of a rule that forwards is drawn by weight.
+/// 3. The backend of a rule that forwards is drawn by weight, or is the one that the user's key leads to
+///    where a policy keeps users in their parts.
 /// 4. A preflight is answered by the rule, else by the backend, that says which origins it allows. It
 ///    matches by the method that it asks for.
 /// 5. Each mirror of the rule and of the backend is drawn by its share, but for a request that is a copy
@@ -149,6 +151,7 @@ fn opaque_route(
         cors: false,
         faulty: false,
         preflight: false,
+        sticky: false,
     })
 }
 
@@ -183,9 +186,12 @@ fn grpc_route(
         service: table.service.clone(),
     })?;
     let (start, end) = entry.targets;
-    let weights = of.targets[start..end].iter().map(|t| t.weight);
-    let rule = &of.rules[entry.rule];
-    let target = split(weights, draw).ok_or_else(|| NoRoute::NoBackend {
+    let (rule, targets) = (&of.rules[entry.rule], &of.targets[start..end]);
+    let target = match entry.sticky {
+        false => split(targets.iter().map(|t| t.weight), draw),
+        true => kept(rule, targets, http, draw),
+    };
+    let target = target.ok_or_else(|| NoRoute::NoBackend {
         route: rule.route.clone(),
         rule: rule.index,
     })?;
@@ -202,7 +208,24 @@ fn grpc_route(
         cors: false,
         preflight: false,
         faulty: entry.faulty,
+        sticky: entry.sticky,
     })
+}
+
+/// The target that a user is kept at.
+#[cold]
+fn kept(
+    rule: &RuleView,
+    targets: &[Target],
+    http: &HttpView<'_>,
+    draw: &mut Draw,
+) -> Option<usize> {
+    let shown = Shown {
+        headers: Some(http.headers),
+        query: http.query,
+    };
+    let weights = targets.iter().map(|target| target.weight);
+    rule.sticky.as_ref()?.choose(weights, shown, draw)
 }
 
 fn http_route(
@@ -249,9 +272,12 @@ fn http_route(
         None => return Ok(None),
     };
     let (start, end) = entry.targets;
-    let weights = of.targets[start..end].iter().map(|t| t.weight);
-    let target = split(weights, draw).map(|nth| start + nth);
-    let rule = &of.rules[entry.rule];
+    let (rule, targets) = (&of.rules[entry.rule], &of.targets[start..end]);
+    let target = match entry.sticky {
+        false => split(targets.iter().map(|t| t.weight), draw),
+        true => kept(rule, targets, http, draw),
+    };
+    let target = target.map(|nth| start + nth);
     let mut matched = Matched {
         entry: place,
         rule: entry.rule,
@@ -260,6 +286,7 @@ fn http_route(
         cors: entry.cors,
         preflight: false,
         faulty: entry.faulty,
+        sticky: entry.sticky,
     };
     if entry.cors && is_preflight(http.method, http.headers) && matched.cors(table).is_some() {
         matched.preflight = true;

@@ -7,11 +7,13 @@ use http::{HeaderMap, HeaderValue};
 use super::filter::{Cors, FILTERS, Filter, Mirror, RequestHead};
 use super::matching::PathMatch;
 use super::rule::{Outcome, Timeouts};
+use super::sticky::Sticky;
 use super::table::RouteTable;
 use super::table::http::{RuleView, Target};
-use crate::model::{Block, ObjectKey, ServiceName};
+use crate::balance::{HashKey, Issued, Shown};
+use crate::model::{Block, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
-use crate::traffic::FaultInjection;
+use crate::traffic::{FaultInjection, TrafficSplit};
 
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Matched {
     pub(super) preflight: bool,
     /// Whether a policy for the rule has faults made.
     pub(super) faulty: bool,
+    /// Whether a policy for the rule keeps users in their parts of the split.
+    pub(super) sticky: bool,
 }
 
 // A rule and a backend have so many filters at most.
@@ -104,6 +108,31 @@ impl Matched {
         // Most rules have none, and are not read for that.
         match self.faulty {
             true => self.rule(table)?.fault.as_ref(),
+            false => None,
+        }
+    }
+
+    /// What keeps users in their parts of the split, if a policy for the rule does.
+    pub(crate) fn split_key(self, table: &RouteTable) -> Option<&Block<Arc<TrafficSplit>>> {
+        self.sticky(table).map(|sticky| &sticky.by)
+    }
+
+    /// The cookie that the request is given, so that its user stays in a part of the split, and its value;
+    /// `first` is what the match was drawn from.
+    pub(crate) fn handed<'t>(
+        self,
+        table: &'t RouteTable,
+        shown: Shown<'_>,
+        first: Draw,
+    ) -> Option<(&'t HashKey, Issued)> {
+        let sticky = self.sticky(table)?;
+        self.backend(table)?;
+        sticky.handed(shown, first)
+    }
+
+    fn sticky(self, table: &RouteTable) -> Option<&Sticky> {
+        match self.sticky {
+            true => self.rule(table)?.sticky.as_deref(),
             false => None,
         }
     }

@@ -18,6 +18,7 @@ mod rule;
 mod seen;
 mod shown;
 mod split;
+mod sticky;
 mod table;
 
 pub use decide::{NoRoute, decide};
@@ -35,6 +36,7 @@ pub use rule::{Backend, Inherited, Outcome, Parent, Route, Rule, Timeouts};
 pub use shown::RuleOf;
 pub(crate) use shown::is_credential;
 pub use split::split;
+pub use sticky::stay;
 pub use table::{RouteTable, RoutedAs};
 
 #[cfg(test)]

@@ -169,6 +169,10 @@ fn shown(
     if let Some(fault) = &rule.fault {
         out.insert("fault".into(), block(&*fault.value, fault.from.as_ref()));
     }
+    if let Some(sticky) = &rule.sticky {
+        let by = &sticky.by;
+        out.insert("trafficSplit".into(), block(&*by.value, by.from.as_ref()));
+    }
     out.insert("filters".into(), filters(&rule.filters));
     match rule.answer.as_deref() {
         Some(Outcome::Redirect(to)) => out.insert("requestRedirect".into(), redirect(to)),

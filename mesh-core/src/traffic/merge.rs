@@ -101,10 +101,12 @@ pub(crate) fn of_rule(
     let timeouts = near.iter().find_map(|p| Some((p, p.blocks.timeouts?)));
     let retry = near.iter().find_map(|p| Some((p, p.blocks.retry.clone()?)));
     let fault = near.iter().find_map(|p| Some((p, p.blocks.fault.clone()?)));
+    let split = near.iter().find_map(|p| Some((p, p.blocks.split.clone()?)));
     Inherited {
         timeouts: timeouts.map(|(policy, value)| Block::of(value, &policy.key)),
         retry: retry.map(|(policy, value)| Block::of(value, &policy.key)),
         fault: fault.map(|(policy, value)| Block::of(value, &policy.key)),
+        split: split.map(|(policy, value)| Block::of(value, &policy.key)),
     }
 }
 

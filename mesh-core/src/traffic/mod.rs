@@ -13,6 +13,7 @@ mod invalid;
 mod merge;
 mod policy;
 mod shown;
+mod split;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub use invalid::InvalidFault;
 pub(crate) use merge::{of_port, of_rule, of_workload};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
 pub(crate) use shown::{Part, block, part};
+pub use split::TrafficSplit;
 
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::Block;

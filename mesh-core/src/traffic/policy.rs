@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::fault::FaultInjection;
+use super::split::TrafficSplit;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::limit::{AdaptiveConcurrency, RateLimit};
 use crate::model::{Kind, ObjectKey, ServiceName};
@@ -60,6 +61,8 @@ pub struct Blocks {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Faults that are made on purpose.
     pub fault: Option<Arc<FaultInjection>>,
+    /// How each user stays in one part of a rule's split, if so (`trafficSplit`).
+    pub split: Option<Arc<TrafficSplit>>,
     /// How many requests a workload takes in a time.
     pub rate_limit: Option<Arc<RateLimit>>,
     /// How many it takes at once.
@@ -102,7 +105,7 @@ impl TrafficPolicy {
     ///
     /// [`InvalidTraffic`] if a target is of another namespace or no route, if it has no block, or one
     /// that a target cannot have: how endpoints are chosen and ejected and what repeats may cost is a
-    /// Service's, how many requests are taken a workload's.
+    /// Service's, how many requests are taken a workload's, a split a route's.
     pub fn new(
         key: ObjectKey,
         targets: Vec<Target>,
@@ -126,6 +129,12 @@ impl TrafficPolicy {
             adaptive: blocks.adaptive,
             ..Blocks::default()
         };
+        let is_route = |target: &Target| matches!(target, Target::Route(..));
+        if blocks.split.is_some() && (targets.is_empty() || !targets.iter().all(is_route)) {
+            return refuse(
+                "trafficSplit is of the rules of a route that `targetRefs` names".into(),
+            );
+        }
         for target in &targets {
             let namespace = match target {
                 Target::Workloads(_) if blocks != limits => {

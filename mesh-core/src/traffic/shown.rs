@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Abort, FaultInjection, Percentage, Traffic};
+use super::{Abort, FaultInjection, Percentage, Traffic, TrafficSplit};
 use crate::balance::{
     CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness,
     RequestLimits, SlowStart, Strategy, Volume,
@@ -109,17 +109,7 @@ impl Shown for Strategy {
 
 impl Shown for ConsistentHash {
     fn fields(&self) -> Map<String, Value> {
-        let mut fields = match self.key() {
-            HashKey::Cookie(cookie) => {
-                let mut of = Map::from_iter([("name".to_owned(), cookie.name().into())]);
-                of.extend(cookie.path().map(|path| ("path".into(), path.into())));
-                of.extend(cookie.ttl().map(|ttl| ("ttl".into(), millis(ttl))));
-                fields([("httpCookie", Value::Object(of))])
-            }
-            HashKey::Header(name) => fields([("httpHeaderName", name.as_str().into())]),
-            HashKey::QueryParameter(name) => fields([("httpQueryParameterName", (**name).into())]),
-            HashKey::SourceIp => fields([("useSourceIp", true.into())]),
-        };
+        let mut fields = self.key().fields();
         let table = match self.table() {
             HashTable::Maglev(size) => Some(("maglev", json!({ "tableSize": size.slots() }))),
             HashTable::Rendezvous => None,
@@ -129,6 +119,28 @@ impl Shown for ConsistentHash {
         };
         fields.extend(table.map(|(name, of)| (name.to_owned(), of)));
         fields
+    }
+}
+
+impl Shown for HashKey {
+    fn fields(&self) -> Map<String, Value> {
+        match self {
+            Self::Cookie(cookie) => {
+                let mut of = Map::from_iter([("name".to_owned(), cookie.name().into())]);
+                of.extend(cookie.path().map(|path| ("path".into(), path.into())));
+                of.extend(cookie.ttl().map(|ttl| ("ttl".into(), millis(ttl))));
+                fields([("httpCookie", Value::Object(of))])
+            }
+            Self::Header(name) => fields([("httpHeaderName", name.as_str().into())]),
+            Self::QueryParameter(name) => fields([("httpQueryParameterName", (**name).into())]),
+            Self::SourceIp => fields([("useSourceIp", true.into())]),
+        }
+    }
+}
+
+impl Shown for TrafficSplit {
+    fn fields(&self) -> Map<String, Value> {
+        fields([("consistentHash", Value::Object(self.key().fields()))])
     }
 }
 

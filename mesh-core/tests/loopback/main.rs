@@ -26,6 +26,7 @@ mod retries;
 mod rooms;
 mod routes;
 mod sources;
+mod splits;
 mod strategies;
 mod streams;
 mod support;

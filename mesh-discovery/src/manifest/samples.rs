@@ -45,6 +45,7 @@ pub(super) fn samples() -> Vec<Json> {
             "zoneAwareLbSetting": {"enabled": true, "minClusterSize": 6, "callers": {"a": 1}},
         })),
         limited(),
+        split(),
         policy(),
     ]
 }
@@ -290,6 +291,18 @@ fn limited() -> Json {
                     "total": rate, "perIdentity": rate,
                 }],
             },
+        },
+    })
+}
+
+fn split() -> Json {
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
+        "spec": {
+            "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "x"}],
+            "trafficSplit": {"consistentHash": {
+                "httpCookie": {"name": "user", "path": "/", "ttl": "1h"},
+            }},
         },
     })
 }

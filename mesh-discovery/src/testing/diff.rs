@@ -119,6 +119,12 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
         _ if shares.is_empty() => {}
         _ => out.push(("backends", shares.join(", "))),
     }
+    // Which one is drawn depends on the seed, unless a key leads there.
+    if let Some(by) = seen.split_by.as_ref().filter(|by| by.found) {
+        let to = seen.split.iter().filter(|share| share.drawn);
+        let to: Vec<_> = to.map(|s| format!("{}:{}", s.service, s.port)).collect();
+        out.push(("kept at", format!("{} by {}", to.join(", "), by.key)));
+    }
     // Whether one is drawn depends on the seed, and its share does not.
     let copies = seen.copies.iter().map(|copy| {
         let (service, port) = (&copy.service, copy.port);
@@ -158,21 +164,26 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
         }
     }
     for setting in &seen.settings {
-        let name = match &*setting.name {
-            "connectionPool" => "connectionPool",
-            "fault" => "fault",
-            "loadBalancer" => "loadBalancer",
-            "locality" => "locality",
-            "outlierDetection" => "outlierDetection",
-            "retry" => "retry",
-            "retryConstraint" => "retryConstraint",
-            "timeouts" => "timeouts",
-            "warmup" => "warmup",
-            _ => "settings",
-        };
-        out.push((name, setting.value.to_string()));
+        out.push((block(&setting.name), setting.value.to_string()));
     }
     out
+}
+
+/// The aspect that a block of settings is.
+fn block(name: &str) -> &'static str {
+    match name {
+        "connectionPool" => "connectionPool",
+        "fault" => "fault",
+        "loadBalancer" => "loadBalancer",
+        "locality" => "locality",
+        "outlierDetection" => "outlierDetection",
+        "retry" => "retry",
+        "retryConstraint" => "retryConstraint",
+        "timeouts" => "timeouts",
+        "trafficSplit" => "trafficSplit",
+        "warmup" => "warmup",
+        _ => "settings",
+    }
 }
 
 /// What is sent is compared without its endpoint, which a draw chooses.

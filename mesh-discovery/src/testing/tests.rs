@@ -569,6 +569,64 @@ fn a_change_is_found_without_a_request_that_is_given() {
     }
 }
 
+/// A key leads to one part of a split, in a case as in a diff.
+#[test]
+fn a_user_who_stays_is_tested_and_compared() {
+    let policy = "
+---
+apiVersion: inmesh.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: stay, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart}]
+  trafficSplit: {consistentHash: {httpHeaderName: x-user}}
+";
+    let with = |v1: u32, v2: u32| {
+        documents(move |text| {
+            let text = text.replace("weight: 1}", &format!("weight: {v2}}}"));
+            let text = text.replace("weight: 9}", &format!("weight: {v1}}}"));
+            format!("{text}{policy}")
+        })
+    };
+    let suite = |documents: &str, user: &str, to: &str| {
+        let inline: String = documents.lines().map(|l| format!("    {l}\n")).collect();
+        format!(
+            "apiVersion: inmesh.dev/v1alpha1\nkind: Test\ndocuments:\n  inline: |\n{inline}cases:\n\
+             - name: it\n  request: GET http://cart.shop/items\n  \
+             from: spiffe://td.test/ns/shop/sa/web\n  headers: {{x-user: {user}}}\n  \
+             expect: {{shares: {{{to}: 100}}, within: 1}}\n"
+        )
+    };
+    let even = with(5, 5);
+    let mut met = [0; 2];
+    for user in 0..20 {
+        for (n, to) in ["cart.shop", "next.shop"].into_iter().enumerate() {
+            let suites = Suite::parse("t.yaml", &suite(&even, &format!("u{user}"), to));
+            let report = suites.expect("it is read")[0].run(|_| Err("no folder".into()));
+            let failures = &report.expect("it runs").cases[0].failures;
+            met[n] += usize::from(failures.is_empty());
+        }
+    }
+    assert!(met[0] > 0 && met[1] > 0 && met[0] + met[1] == 20, "{met:?}");
+    let requests = suite(&even, "u1", "cart.shop");
+    let requests = Requests::parse("t.yaml", &requests, None).expect("it is read");
+    let world = |documents: &str| {
+        let own = inmesh_core::model::Namespace::new("default").expect("a name");
+        World::from_documents([("t.yaml", documents)], &Defaults::new(own)).expect("it is read")
+    };
+    let diff = diff(&world(&with(1, 0)), &world(&with(0, 1)), &requests);
+    let aspects: Vec<_> = diff.changes.iter().flat_map(|c| &c.aspects).collect();
+    let kept = aspects.iter().find(|(name, ..)| *name == "kept at");
+    let (_, before, after) = kept.expect("it moves");
+    assert_eq!(
+        (&**before, &**after),
+        (
+            "cart.shop:80 by header x-user",
+            "next.shop:80 by header x-user"
+        )
+    );
+}
+
 #[test]
 fn a_log_is_read_line_by_line() {
     let own = "td.test".parse().expect("a trust domain");

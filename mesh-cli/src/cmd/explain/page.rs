@@ -220,6 +220,16 @@ fn route(seen: &Explanation, at: &impl Fn(&str) -> String) -> Vec<String> {
         out.push(String::new());
         out.push(term::table(&["BACKEND", "WEIGHT", "SHARE", ""], rows));
     }
+    if let Some(by) = &seen.split_by {
+        let policy = by.object.as_deref().map(|of| format!(" ({})", at(of)));
+        let key = &by.key;
+        let how = match (by.found, by.handed) {
+            (true, _) => format!("{key} of the request leads to it"),
+            (false, true) => format!("{key} is handed out, and leads to it from now on"),
+            (false, false) => format!("drawn at random: the request has no {key}"),
+        };
+        out.push(format!("split     {how}{}", policy.unwrap_or_default()));
+    }
     if let Some(to) = &seen.backend {
         let key = if to.by_key { ", by its key" } else { "" };
         let (service, port, protocol) = (&to.service, to.port, &to.protocol);

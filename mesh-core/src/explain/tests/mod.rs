@@ -2,6 +2,7 @@
 
 #[cfg(feature = "runtime")]
 mod agrees;
+mod splits;
 
 use std::sync::Arc;
 

@@ -38,6 +38,8 @@ pub(in crate::route) struct GrpcEntry {
     pub(in crate::route) mirrors: bool,
     /// Whether a policy for the rule has faults made.
     pub(in crate::route) faulty: bool,
+    /// Whether each user stays in one part of the split.
+    pub(in crate::route) sticky: bool,
 }
 
 // === impl GrpcTable ===
@@ -79,11 +81,16 @@ impl GrpcTable {
                             targets: (first, targets.len()),
                             mirrors: rule.rule.mirrors().next().is_some(),
                             faulty: inherited.fault.is_some(),
+                            sticky: inherited.split.is_some(),
                         };
                         (precedence(route, index, *when), entry)
                     }));
                 }
-                rules.push(RuleView::of(&route.key, index, &rule.rule, inherited));
+                let (of, own) = (
+                    (&route.key, index),
+                    targets.get(first..).unwrap_or_default(),
+                );
+                rules.push(RuleView::of(of, &rule.rule, own, inherited));
             }
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));

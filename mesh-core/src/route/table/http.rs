@@ -14,6 +14,7 @@ use crate::retry::RetryPolicy;
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
 use crate::route::rule::{Backend, Inherited, Outcome, Route, Rule, Timeouts};
+use crate::route::sticky::Sticky;
 use crate::traffic::FaultInjection;
 
 /// The matches of a Service's routes, sorted by precedence.
@@ -50,6 +51,8 @@ pub(in crate::route) struct Entry {
     pub(in crate::route) cors: bool,
     /// Whether a policy for the rule has faults made.
     pub(in crate::route) faulty: bool,
+    /// Whether each user stays in one part of the split.
+    pub(in crate::route) sticky: bool,
 }
 
 /// A rule with the name of its route.
@@ -61,6 +64,8 @@ pub(in crate::route) struct RuleView {
     pub(in crate::route) timeouts: Option<Block<Timeouts>>,
     pub(in crate::route) retry: Option<Block<Arc<RetryPolicy>>>,
     pub(in crate::route) fault: Option<Block<Arc<FaultInjection>>>,
+    /// What keeps users in their parts of the split, if so.
+    pub(in crate::route) sticky: Option<Box<Sticky>>,
     pub(in crate::route) filters: Box<[Filter]>,
     /// What it answers; `None` if it forwards.
     pub(in crate::route) answer: Option<Box<Outcome>>,
@@ -111,6 +116,7 @@ impl HttpTable {
                         mirrors: rule.mirrors().next().is_some(),
                         cors: rule.has_cors(),
                         faulty: inherited.fault.is_some(),
+                        sticky: inherited.split.is_some(),
                     };
                     let mut add = |when| {
                         keyed.push((precedence(route, index, when), entry(when)));
@@ -120,7 +126,8 @@ impl HttpTable {
                         some => some.iter().for_each(|when| add(Some(when))),
                     }
                 }
-                rules.push(RuleView::of(&route.key, index, rule, inherited));
+                let own = targets.get(first..).unwrap_or_default();
+                rules.push(RuleView::of((&route.key, index), rule, own, inherited));
             }
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -168,8 +175,14 @@ impl HttpTable {
 // === impl RuleView ===
 
 impl RuleView {
-    /// A rule of a route, and its place there. What it does not say itself it has of policies.
-    pub(super) fn of(route: &ObjectKey, index: usize, rule: &Rule, inherited: Inherited) -> Self {
+    /// A rule of a route, its place there and its targets. What it does not say itself it has of policies.
+    pub(super) fn of(
+        (route, index): (&ObjectKey, usize),
+        rule: &Rule,
+        targets: &[Target],
+        inherited: Inherited,
+    ) -> Self {
+        let named = targets.iter().map(|target| (&target.service, target.port));
         let timeouts = rule.timeouts.map(|timeouts| Block::of(timeouts, route));
         let retry = rule.retry.clone().map(|retry| Block::of(retry, route));
         Self {
@@ -178,6 +191,7 @@ impl RuleView {
             timeouts: timeouts.or(inherited.timeouts),
             retry: retry.or(inherited.retry),
             fault: inherited.fault,
+            sticky: inherited.split.map(|by| Box::new(Sticky::new(by, named))),
             filters: rule.filters.clone().into(),
             answer: match &rule.outcome {
                 Outcome::Forward(_) => None,

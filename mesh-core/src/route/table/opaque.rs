@@ -79,12 +79,8 @@ impl OpaqueTable {
                     _ => add(OpaqueWhen::Any),
                 }
             }
-            rules.push(RuleView::of(
-                &route.key,
-                0,
-                &route.rule,
-                Inherited::default(),
-            ));
+            let of_none = Inherited::default();
+            rules.push(RuleView::of((&route.key, 0), &route.rule, &[], of_none));
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
         Self {

@@ -336,6 +336,34 @@ rateLimit:
 }
 
 #[test]
+fn the_key_of_a_split_is_read() {
+    let cookie = HashCookie::new("user", Some("/"), Some(3_600 * SECOND)).unwrap();
+    for (text, wanted) in [
+        (
+            "httpHeaderName: X-User",
+            HashKey::Header(HeaderName::from_static("x-user")),
+        ),
+        (
+            "httpCookie: {name: user, path: /, ttl: 1h}",
+            HashKey::Cookie(cookie),
+        ),
+        (
+            "httpQueryParameterName: user",
+            HashKey::QueryParameter("user".into()),
+        ),
+    ] {
+        let policy = accepted(&format!(
+            "targetRefs:
+- {{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}}
+- {{group: gateway.networking.k8s.io, kind: GRPCRoute, name: a, sectionName: b}}
+trafficSplit: {{consistentHash: {{{text}}}}}"
+        ));
+        let split = policy.blocks.split.as_ref().expect("a split");
+        assert_eq!(split.key(), &wanted);
+    }
+}
+
+#[test]
 fn what_is_left_out_is_the_default_of_its_api() {
     let policy = accepted("retry: {}\nretryConstraint: {}");
     assert!(policy.targets.is_empty());
@@ -794,6 +822,52 @@ rateLimit: {total: {requests: 1}}",
             &format!("{to_route}\noutlierDetection: {{}}"),
             "spec",
             "is a Service's",
+        ),
+        (
+            "trafficSplit: {consistentHash: {httpHeaderName: a}}",
+            "spec",
+            "of the rules of a route",
+        ),
+        (
+            &format!(
+                "targetRefs: [{{{target}}}]\ntrafficSplit: {{consistentHash: {{httpHeaderName: a}}}}"
+            ),
+            "spec",
+            "of the rules of a route",
+        ),
+        (
+            &format!("{to_route}\ntrafficSplit: {{}}"),
+            "spec.trafficSplit.consistentHash",
+            "is missing",
+        ),
+        (
+            &format!("{to_route}\ntrafficSplit: {{consistentHash: {{}}}}"),
+            "spec.trafficSplit.consistentHash",
+            "has one of httpCookie, httpHeaderName, httpQueryParameterName",
+        ),
+        (
+            &format!(
+                "{to_route}\ntrafficSplit: {{consistentHash: {{httpHeaderName: a, httpCookie: {{name: a}}}}}}"
+            ),
+            "spec.trafficSplit.consistentHash",
+            "has one of",
+        ),
+        (
+            &format!(
+                "{to_route}\ntrafficSplit: {{consistentHash: {{httpHeaderName: a, maglev: {{}}}}}}"
+            ),
+            "spec.trafficSplit.consistentHash.maglev",
+            "no effect on a split",
+        ),
+        (
+            &format!("{to_route}\ntrafficSplit: {{consistentHash: {{useSourceIp: true}}}}"),
+            "spec.trafficSplit.consistentHash.useSourceIp",
+            "the same for all users",
+        ),
+        (
+            &format!("{to_route}\ntrafficSplit: {{consistentHash: {{httpHeaderName: 'a b'}}}}"),
+            "spec.trafficSplit.consistentHash.httpHeaderName",
+            "header name",
         ),
     ] {
         let (fallback, problems) = refusal(&text(spec));

@@ -7,6 +7,7 @@ use inmesh_core::balance::{
     ConsistentHash, HashCookie, HashKey, HashTable, Level, Nearness, Preference, RingSize,
     SlowStart, Strategy, TableSize, ZoneAware,
 };
+use inmesh_core::traffic::TrafficSplit;
 
 use super::super::strict::{Fields, Value};
 use super::super::text;
@@ -83,11 +84,7 @@ fn consistent_hash(value: &Value<'_>) -> Option<ConsistentHash> {
         fields.refuse_all(&["minimumRingSize"], "is `ringHash.minimumRingSize`");
         let found = KEYS.map(|name| fields.get(name).map(|value| (name, value)));
         let (ring, maglev) = (fields.get("ringHash"), fields.get("maglev"));
-        let mut keys: Vec<_> = found
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| key(name, &value))
-            .collect();
+        let found: Vec<_> = found.into_iter().flatten().collect();
         let ringed = ring.as_ref().map(ring_hash);
         let tabled = maglev.as_ref().map(maglev_table);
         let table = match (ringed, tabled) {
@@ -98,16 +95,45 @@ fn consistent_hash(value: &Value<'_>) -> Option<ConsistentHash> {
             (Some(read), None) | (None, Some(read)) => read?,
             (None, None) => HashTable::default(),
         };
-        match (keys.pop(), keys.is_empty()) {
-            (Some(key), true) => Some(ConsistentHash::by(key?).through(table)),
-            _ => {
-                value.refuse(format_args!("has one of {}", KEYS.join(", ")));
-                None
-            }
-        }
+        let key = one_key(value, &found, &KEYS)?;
+        Some(ConsistentHash::by(key).through(table))
     })
 }
 
+/// The one key that is there, among those that may be.
+fn one_key(value: &Value<'_>, found: &[(&str, Value<'_>)], may_be: &[&str]) -> Option<HashKey> {
+    // Each is read, for its problems.
+    let mut keys: Vec<_> = found.iter().map(|(name, value)| key(name, value)).collect();
+    match (keys.pop(), keys.is_empty()) {
+        (Some(key), true) => key,
+        _ => {
+            value.refuse(format_args!("has one of {}", may_be.join(", ")));
+            None
+        }
+    }
+}
+
+/// `trafficSplit`: the key by which users stay in their parts of a split, in the same words. There is no
+/// table: each backend is scored.
+pub(super) fn traffic_split(value: &Value<'_>) -> Option<TrafficSplit> {
+    value.object(|fields| {
+        fields.need("consistentHash")?.object(|fields| {
+            let scored = "has no effect on a split, where each backend is scored";
+            fields.refuse_all(&["maglev", "minimumRingSize", "ringHash"], scored);
+            let own = "is the same for all users of the workload that asks";
+            fields.refuse_all(&["useSourceIp"], own);
+            let may_be = &KEYS[..3];
+            let mut found = Vec::new();
+            for name in may_be {
+                found.extend(fields.get(name).map(|value| (*name, value)));
+            }
+            let key = one_key(fields.whole(), &found, may_be)?;
+            value.check(TrafficSplit::by(key))
+        })
+    })
+}
+
+/// A key by its field.
 fn key(name: &str, value: &Value<'_>) -> Option<HashKey> {
     match name {
         "httpCookie" => cookie(value).map(HashKey::Cookie),

@@ -3,8 +3,8 @@
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
 //! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer`, `connectionPool` and
 //! `outlierDetection` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
-//! MeshHealthCheck; `rateLimit` and
-//! `adaptiveConcurrency` are ours. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
+//! MeshHealthCheck; `rateLimit`, `adaptiveConcurrency` and `trafficSplit` are ours, the last with the words of
+//! `consistentHash`. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
 //! that is not evaluated.
 
 mod adaptive;
@@ -136,6 +136,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
     let (check, fault) = (spec.get("healthCheck"), spec.get("fault"));
     let (rates, adaptive) = (spec.get("rateLimit"), spec.get("adaptiveConcurrency"));
+    let split = spec.get("trafficSplit");
     // Each is read, for its problems.
     let balancer = balancer.map(|value| balancer::read(&value));
     let eject = outliers.map(|value| outlier_detection(&value));
@@ -145,6 +146,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
     let fault = fault.map(|value| fault::read(&value));
+    let split = split.map(|value| balancer::traffic_split(&value));
     let rates = rates.map(|value| rates::read(&value, defaults));
     let adaptive = adaptive.map(|value| adaptive::read(&value));
     let balancer = balancer.unwrap_or(Some((None, None, None)))?;
@@ -156,6 +158,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     blocks.timeouts = timeouts.map_or(Some(None), |read| read.map(Some))?;
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
     blocks.fault = fault.map_or(Some(None), |read| read.map(|fault| Some(Arc::new(fault))))?;
+    blocks.split = split.map_or(Some(None), |read| read.map(|split| Some(Arc::new(split))))?;
     blocks.adaptive = adaptive.map_or(Some(None), |read| read.map(Some))?;
     blocks.rate_limit = rates.map_or(Some(None), |read| read.map(|rates| Some(Arc::new(rates))))?;
     Some(blocks)
