@@ -6,6 +6,8 @@
 //! | `embed_server.rs` | How does an axum application serve in the mesh and learn its caller's identity? |
 //! | `embed_grpc.rs` | How do a tonic client and a tonic service speak gRPC through the mesh? |
 //! | `canary.rs` | How does a new version take over traffic, step by step? |
+//! | `ab.rs` | How does each user stay in one version of an A/B test, while the test grows? |
+//! | `blue_green.rs` | How does all traffic change to another version at once, and back? |
 //! | `production.rs` | How does a service embed the mesh in production, with the CA, documents and policy? |
 //! | `mtls_pair.rs` | Which peer gets a connection, and what does a server learn of one that it refuses? |
 //!

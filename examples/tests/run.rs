@@ -15,6 +15,8 @@ macro_rules! examples {
 }
 
 examples! {
+    ab = "../ab.rs",
+    blue_green = "../blue_green.rs",
     canary = "../canary.rs",
     embed_client = "../embed_client.rs",
     embed_grpc = "../embed_grpc.rs",

@@ -150,6 +150,16 @@ async fn the_canarys_page_runs() {
 }
 
 #[tokio::test]
+async fn the_page_of_ab_runs() {
+    run(&blocks("mesh-cli/docs/ab.md")).await;
+}
+
+#[tokio::test]
+async fn the_page_of_blue_and_green_runs() {
+    run(&blocks("mesh-cli/docs/blue-green.md")).await;
+}
+
+#[tokio::test]
 async fn the_explanations_page_runs() {
     run(&blocks("mesh-cli/docs/explain.md")).await;
 }
@@ -172,6 +182,8 @@ fn no_page_has_a_loop_without_a_limit() {
         "mesh-cli/docs/agent.md",
         "mesh-cli/docs/ca.md",
         "mesh-cli/docs/ca-backup.md",
+        "mesh-cli/docs/ab.md",
+        "mesh-cli/docs/blue-green.md",
         "mesh-cli/docs/canary.md",
         "mesh-cli/docs/explain.md",
         "mesh-cli/docs/simulate.md",
