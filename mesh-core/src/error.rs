@@ -71,6 +71,8 @@ pub enum Reason {
     ConnectTimeout,
     /// The endpoint refused the connection or is unreachable: 503.
     ConnectFailed,
+    /// As many connections are open to the backend as may be, and as many requests wait for one: 503.
+    ConnectionOverflow,
     /// The caller has as many connections to the listener as it may have: 429.
     Crowded,
     /// A policy denies it: 403.
@@ -158,6 +160,7 @@ impl Reason {
             Self::CallerGone => "caller-gone",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::ConnectionOverflow => "connection-overflow",
             Self::Crowded => "crowded",
             Self::Denied => "denied",
             Self::Exhausted => "exhausted",
@@ -211,6 +214,7 @@ impl Reason {
             | Self::BackendTimeout
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::ConnectionOverflow
             | Self::Exhausted
             | Self::Reset
             | Self::Stale
@@ -234,6 +238,7 @@ impl Reason {
             | Self::UnknownHost
             | Self::UnsupportedCoding => Blame::Caller,
             Self::BackendMissing
+            | Self::ConnectionOverflow
             | Self::Exhausted
             | Self::FaultInjected
             | Self::NoBackend
@@ -264,6 +269,7 @@ impl Reason {
             }
             Self::CallerGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::ConnectFailed
+            | Self::ConnectionOverflow
             | Self::Exhausted
             | Self::FaultInjected
             | Self::NoEndpoint
@@ -299,7 +305,8 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::RequestTimeout => 4,
             Self::Denied => 7,
-            Self::Crowded
+            Self::ConnectionOverflow
+            | Self::Crowded
             | Self::HeaderTooLarge
             | Self::Overflow
             | Self::Overload
@@ -328,7 +335,12 @@ impl Reason {
     fn is_overload(self) -> bool {
         matches!(
             self,
-            Self::Crowded | Self::Exhausted | Self::Overflow | Self::Overload | Self::RateLimited
+            Self::ConnectionOverflow
+                | Self::Crowded
+                | Self::Exhausted
+                | Self::Overflow
+                | Self::Overload
+                | Self::RateLimited
         )
     }
 
@@ -339,7 +351,11 @@ impl Reason {
             Self::BodyTimeout => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
-            Self::Crowded | Self::Exhausted | Self::Overflow | Self::Overload => "UO",
+            Self::ConnectionOverflow
+            | Self::Crowded
+            | Self::Exhausted
+            | Self::Overflow
+            | Self::Overload => "UO",
             Self::Denied => "DENY",
             Self::FaultInjected => "FI",
             Self::HeaderTimeout

@@ -4,6 +4,7 @@
 //! several per cent more than `send`, which a list of one slice, or one short enough to be copied
 //! together, can use as well. Long lists are written as they are: to copy them would cost more.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 #[cfg(target_os = "linux")]
 use std::net::IpAddr;
@@ -39,6 +40,8 @@ pub(crate) struct Socket {
     /// Held, not looked at.
     _held: Held,
     share: Option<Share>,
+    /// What else it holds, where it is counted with others to its endpoint's port.
+    counted: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// What a connection holds as long as it is open.
@@ -60,6 +63,7 @@ impl Socket {
             stream,
             _held: Held::Caller(place),
             share: None,
+            counted: None,
         }
     }
 
@@ -70,12 +74,18 @@ impl Socket {
             stream,
             _held: Held::Endpoint(socket),
             share: None,
+            counted: None,
         }
     }
 
     /// It is one of its caller's connections too.
     pub(crate) fn shares(&mut self, share: Share) {
         self.share = Some(share);
+    }
+
+    /// It holds this too until it is closed.
+    pub(crate) fn holds(&mut self, place: Box<dyn Any + Send + Sync>) {
+        self.counted = Some(place);
     }
 
     /// The address that the caller connected to: the one before a redirection by netfilter if there
@@ -140,6 +150,7 @@ impl From<TcpStream> for Socket {
             stream,
             _held: Held::Nothing,
             share: None,
+            counted: None,
         }
     }
 }

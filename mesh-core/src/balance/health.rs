@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Breaker;
-use super::limits::InFlight;
+use super::limits::{InFlight, PortState};
 use crate::model::Draw;
 
 /// `SetHealth::next_probe` while no endpoint is ejected.
@@ -41,6 +41,8 @@ pub(super) struct SetHealth<T> {
     inflight: InFlight,
     /// The turns of round robin; 0 before the first.
     turns: AtomicU64,
+    /// What bounds the connections, and counts them.
+    port: Arc<PortState>,
     /// The newest set. Held while it is decided whether there is room for one more ejection, and while
     /// `next_probe` is set from the breakers, so that neither is decided on stale state.
     ejecting: Mutex<Weak<T>>,
@@ -111,6 +113,11 @@ impl<T> SetHealth<T> {
 
     pub(super) fn leave(&self) {
         self.inflight.leave();
+    }
+
+    /// What bounds the connections, and counts them.
+    pub(super) fn port(&self) -> &Arc<PortState> {
+        &self.port
     }
 
     /// The requests in flight to all endpoints, where they are limited.
@@ -210,6 +217,7 @@ impl<T> Default for SetHealth<T> {
             comparison: AtomicU64::new(0),
             inflight: InFlight::default(),
             turns: AtomicU64::new(0),
+            port: Arc::default(),
             ejecting: Mutex::new(Weak::new()),
         }
     }

@@ -1,18 +1,38 @@
-//! How many requests may be in flight at once: a circuit breaker, pure.
+//! How many requests may be in flight at once, and over how many connections: a circuit breaker, pure.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::strategy::InvalidStrategy;
 
 /// What an endpoint takes by default, as Envoy's clusters do.
 const REQUESTS: u32 = 1_024;
+/// Connections to all endpoints of a port by default: more than one workload needs, and well below the
+/// 28,232 local ports that Linux has for connections to one address and port.
+const CONNECTIONS: u32 = 8_192;
+/// Requests that wait for one of them by default, as in Envoy's clusters.
+const PENDING: u32 = 1_024;
 
-/// How many requests and opaque connections may be in flight at once (`connectionPool` of a
-/// DestinationRule). What is above is refused at once, and does not wait.
+/// How many requests and opaque connections may be in flight at once, and how many connections open
+/// (`connectionPool` of a DestinationRule). What is above a limit is refused at once; only for a connection
+/// of HTTP/1.1 a bounded number of requests wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
     endpoint: u32,
     service: Option<u32>,
+    connections: u32,
+    pending: u32,
+}
+
+/// What bounds the connections to the endpoints of a port, and what is kept to count them by. All sets
+/// that replace each other share it, and so do the states of their endpoints.
+pub(crate) struct PortState {
+    connections: AtomicU32,
+    pending: AtomicU32,
+    #[cfg_attr(not(feature = "runtime"), expect(dead_code, reason = "of the runtime"))]
+    slot: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 /// How many are in flight.
@@ -60,7 +80,38 @@ impl RequestLimits {
         if endpoint == 0 || service == Some(0) {
             return Err(InvalidStrategy::new("a limit of 0 refuses all".into()));
         }
-        Ok(Self { endpoint, service })
+        Ok(Self {
+            endpoint,
+            service,
+            ..Self::default()
+        })
+    }
+
+    /// The same with so many connections to all endpoints of a port (`maxConnections`), and so many requests
+    /// that wait for one (`http1MaxPendingRequests`).
+    ///
+    /// ```
+    /// use inmesh_core::balance::RequestLimits;
+    /// let limits = RequestLimits::default();
+    /// assert_eq!((limits.connections(), limits.pending()), (8_192, 1_024));
+    /// let limits = limits.with_connections(1, 2)?;
+    /// assert_eq!((limits.connections(), limits.pending()), (1, 2));
+    /// # Ok::<(), inmesh_core::balance::InvalidStrategy>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStrategy`] for 0, which would refuse every connection or request.
+    pub fn with_connections(
+        mut self,
+        connections: u32,
+        pending: u32,
+    ) -> Result<Self, InvalidStrategy> {
+        if connections == 0 || pending == 0 {
+            return Err(InvalidStrategy::new("a limit of 0 refuses all".into()));
+        }
+        (self.connections, self.pending) = (connections, pending);
+        Ok(self)
     }
 
     /// How many to one endpoint.
@@ -72,14 +123,76 @@ impl RequestLimits {
     pub fn service(&self) -> Option<u32> {
         self.service
     }
+
+    /// How many connections to all endpoints together.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// How many requests may wait for a connection.
+    pub fn pending(&self) -> u32 {
+        self.pending
+    }
 }
 
-/// 1,024 to each endpoint.
+/// 1,024 requests to each endpoint, over 8,192 connections to all, for which 1,024 more may wait.
 impl Default for RequestLimits {
     fn default() -> Self {
         Self {
             endpoint: REQUESTS,
             service: None,
+            connections: CONNECTIONS,
+            pending: PENDING,
         }
+    }
+}
+
+// === impl PortState ===
+
+impl PortState {
+    /// Takes the limits of the newest set.
+    pub(super) fn limit(&self, limits: RequestLimits) {
+        self.connections
+            .store(limits.connections, Ordering::Relaxed);
+        self.pending.store(limits.pending, Ordering::Relaxed);
+    }
+
+    /// How many connections there may be, and how many requests that wait for one.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn limits(&self) -> (u32, u32) {
+        let of = |limit: &AtomicU32| limit.load(Ordering::Relaxed);
+        (of(&self.connections), of(&self.pending))
+    }
+
+    /// What `connect` keeps for the port: made at first use, dropped with it.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn slot<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.slot.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+
+    /// The same, if it was made.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn kept<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.slot.get()?.downcast_ref()
+    }
+}
+
+/// Without limits, until requests are balanced over a set.
+impl Default for PortState {
+    fn default() -> Self {
+        Self {
+            connections: AtomicU32::new(u32::MAX),
+            pending: AtomicU32::new(u32::MAX),
+            slot: OnceLock::new(),
+        }
+    }
+}
+
+impl fmt::Debug for PortState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortState")
+            .field("connections", &self.connections)
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
     }
 }

@@ -32,6 +32,8 @@ pub(crate) mod verdict;
 pub use check::{CheckKind, CheckPolicy, Checked};
 pub use decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 pub use eject::{Breaker, EjectPolicy, Ejection, Failure};
+#[cfg(feature = "runtime")]
+pub(crate) use limits::PortState;
 pub use limits::RequestLimits;
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use pick::pick_again;

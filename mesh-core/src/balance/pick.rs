@@ -264,6 +264,7 @@ fn arrive(set: &Arc<EndpointSet>, now: Duration) {
     if !health.note(&mut newest, set, set.serial()) {
         return;
     }
+    health.port().limit(set.limits());
     if set.slow_start().is_some() {
         set.begin_slow_starts(now);
     }

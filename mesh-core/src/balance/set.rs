@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use super::eject::EjectPolicy;
 use super::health::SetHealth;
+#[cfg(feature = "runtime")]
+use super::limits::PortState;
 use super::limits::RequestLimits;
 use super::share::SlowStart;
 use super::spread::Nearness;
@@ -62,6 +64,7 @@ impl EndpointSet {
     /// ```
     pub fn build(endpoints: impl IntoIterator<Item = Endpoint>, before: Option<&Self>) -> Self {
         let endpoints = unique(endpoints);
+        let health = before.map_or_else(Arc::default, |set| Arc::clone(&set.health));
         // States of the set before.
         let known: HashMap<_, _> = before
             .into_iter()
@@ -72,7 +75,10 @@ impl EndpointSet {
             .into_iter()
             .map(|endpoint| {
                 let state = known.get(&endpoint.place()).map(|state| Arc::clone(state));
-                let state = state.unwrap_or_else(|| Arc::new(EndpointState::new()));
+                let state = state.unwrap_or_else(|| {
+                    let port = Arc::clone(health.port());
+                    Arc::new(EndpointState::new(port))
+                });
                 Member { endpoint, state }
             })
             .collect();
@@ -80,7 +86,7 @@ impl EndpointSet {
             ready: Ready::of(&members, None).0,
             spread: None,
             members,
-            health: before.map_or_else(Arc::default, |set| Arc::clone(&set.health)),
+            health,
             serial: before.map_or(1, |set| set.serial + 1),
             tables: before.and_then(|set| set.tables.clone()),
             limits: RequestLimits::default(),
@@ -291,6 +297,12 @@ impl EndpointSet {
 
     pub(super) fn limits(&self) -> RequestLimits {
         self.limits
+    }
+
+    /// What bounds the connections to its endpoints.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn port(&self) -> &PortState {
+        self.health.port()
     }
 
     pub(super) fn serial(&self) -> u64 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ewma::Ewma;
 use super::health::{Health, millis};
-use super::limits::InFlight;
+use super::limits::{InFlight, PortState};
 use super::rates::Tally;
 use super::share::{Share, SlowStart};
 use crate::model::Endpoint;
@@ -36,6 +36,8 @@ pub struct EndpointState {
     last_failure: Mutex<Option<LastFailure>>,
     /// Successes and failures since endpoints were last compared, where they are.
     tally: [AtomicU32; 2],
+    /// That of the port whose endpoint it is.
+    port: Arc<PortState>,
 }
 
 /// Why and when a request to an endpoint has failed by its fault.
@@ -61,8 +63,9 @@ pub struct Member {
 // === impl EndpointState ===
 
 impl EndpointState {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(port: Arc<PortState>) -> Self {
         Self {
+            port,
             inflight: InFlight::default(),
             speed: AtomicU64::new(Ewma::default().to_bits()),
             since: AtomicU64::new(0),
@@ -191,6 +194,12 @@ impl EndpointState {
         self.inflight.leave();
     }
 
+    /// What bounds the connections to the endpoints of its port.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn port(&self) -> &Arc<PortState> {
+        &self.port
+    }
+
     /// What `connect` keeps for the endpoint: made at first use, dropped with it.
     #[cfg(feature = "runtime")]
     pub(crate) fn slot<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
@@ -222,7 +231,7 @@ impl Member {
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
-            state: Arc::new(EndpointState::new()),
+            state: Arc::new(EndpointState::new(Arc::default())),
         }
     }
 }

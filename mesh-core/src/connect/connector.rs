@@ -7,6 +7,7 @@ use inmesh_pki::clock::{Clock, Span};
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
+use super::gate::Place;
 use super::outside::OutsideRoots;
 use super::tcp::{self, Io};
 use crate::accept::Sockets;
@@ -53,15 +54,20 @@ pub(crate) struct Opened {
 // === impl Connector ===
 
 impl Connector {
-    /// Opens a connection for an inner protocol.
+    /// Opens a connection for an inner protocol, which holds its place where it is counted.
     pub(crate) async fn open(
         &self,
         tls: &Tls,
         member: &Member,
         inner: Inner,
+        place: Option<Place>,
     ) -> Result<Opened, Error> {
         let endpoint = &member.endpoint;
-        let stream = tcp::connect(&endpoint.addresses, self.connect_timeout, &self.sockets).await?;
+        let connecting = tcp::connect(&endpoint.addresses, self.connect_timeout, &self.sockets);
+        let mut stream = connecting.await?;
+        if let Some(place) = place {
+            stream.holds(Box::new(place));
+        }
         let limit = self.handshake_timeout;
         let late = || {
             let address = endpoint.address();

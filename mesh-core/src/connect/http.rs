@@ -4,7 +4,7 @@
 //! request itself with the reason why it was not answered. A request that meets a connection just
 //! closed comes back, if it may be sent again.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
 use super::connector::Connector;
+use super::gate::{Asked, Place};
 use super::headers;
 use super::kept::Kept;
-use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Room};
+use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Room, Turn};
 use super::read_on::ReadOn;
 use super::rest::Resting;
 use super::unsent::{Age, Failure, Met, Unsent, copy_of};
@@ -54,6 +55,17 @@ pub(crate) struct Sent {
     pub(crate) kept: Arc<Kept>,
 }
 
+/// How a request is to be sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) version: HttpVersion,
+    pub(crate) reuse: Reuse,
+    /// Set while it waits for one of the connections that there may be; without it, it opens one above
+    /// the limit.
+    pub(crate) waits: Option<&'a AtomicBool>,
+    pub(crate) now: Instant,
+}
+
 /// An endpoint, the local workload that sends to it, and what is kept for the two.
 struct Hop<'a> {
     tls: &'a Tls,
@@ -80,19 +92,17 @@ impl Connector {
         tls: &Tls,
         member: &Member,
         request: &mut Request<Body>,
-        version: HttpVersion,
-        reuse: Reuse,
-        now: Instant,
+        way: Way<'_>,
     ) -> Result<Sent, Unsent> {
         let to = Hop {
             tls,
             member,
             kept: Kept::of(member, tls.local(), self.idle_max),
         };
-        match version {
-            HttpVersion::Http1 => self.send_h1(to, request, reuse, now).await,
+        match way.version {
+            HttpVersion::Http1 => self.send_h1(to, request, way).await,
             // Boxed: it is three times as large, and every request's future would hold room for it.
-            HttpVersion::Http2 => Box::pin(self.send_h2(to, request, reuse, now)).await,
+            HttpVersion::Http2 => Box::pin(self.send_h2(to, request, way)).await,
         }
     }
 
@@ -100,18 +110,17 @@ impl Connector {
         &self,
         to: Hop<'_>,
         request: &mut Request<Body>,
-        reuse: Reuse,
-        now: Instant,
+        way: Way<'_>,
     ) -> Result<Sent, Unsent> {
         let pool = &to.kept.pool;
         let idle = self.rest(&to);
-        let pooled = match reuse {
-            Reuse::Allowed => pool.take_h1(idle, now),
+        let pooled = match way.reuse {
+            Reuse::Allowed => pool.take_h1(idle, way.now),
             Reuse::Forbidden => None,
         };
         let (mut connection, age) = match pooled {
             Some(connection) => (connection, Age::Used),
-            None => Box::pin(self.another_h1(&to, reuse)).await?,
+            None => Box::pin(self.another_h1(&to, way)).await?,
         };
         let copy = copy_of(request);
         // In place: a request is some hundred bytes to move.
@@ -167,14 +176,13 @@ impl Connector {
         &self,
         to: Hop<'_>,
         request: &mut Request<Body>,
-        reuse: Reuse,
-        now: Instant,
+        way: Way<'_>,
     ) -> Result<Sent, Unsent> {
-        let (connection, age) = match to.kept.pool.take_h2(now) {
+        let (connection, age) = match to.kept.pool.take_h2(way.now) {
             Some(connection) => (connection, Age::Used),
             None => match Box::pin(self.shared_h2(&to)).await {
                 Ok(Some(connection)) => (connection, Age::New),
-                Ok(None) => return Box::pin(self.send_older(to, request, reuse, now)).await,
+                Ok(None) => return Box::pin(self.send_older(to, request, way)).await,
                 Err(error) => return Err(Unsent::unconnected(error)),
             },
         };
@@ -207,8 +215,7 @@ impl Connector {
         &self,
         to: Hop<'_>,
         request: &mut Request<Body>,
-        reuse: Reuse,
-        now: Instant,
+        way: Way<'_>,
     ) -> Result<Sent, Unsent> {
         let address = to.member.endpoint.address();
         if is_grpc(request.headers()) {
@@ -218,7 +225,7 @@ impl Connector {
         let authority = request.uri().authority().cloned();
         let authority = authority.as_ref().map_or("", Authority::as_str);
         headers::prepare(request, HttpVersion::Http1, authority, false);
-        self.send_h1(to, request, reuse, now).await
+        self.send_h1(to, request, way).await
     }
 
     /// A new HTTP/2 connection, or the one that another request has opened meanwhile; none where the
@@ -242,7 +249,10 @@ impl Connector {
         {
             return Err(Error::new(*reason, detail.clone()));
         }
-        let opened = self.open_h2(to).await;
+        let opened = match pool.room_h2(Instant::now()) {
+            Ok(place) => self.open_h2(to, place).await,
+            Err(shared) => return Ok(Some(shared)),
+        };
         if let Err(error) = &opened {
             opening.0 = Some((error.reason(), error.detail().to_owned()));
             pool.failed.fetch_add(1, Ordering::Relaxed);
@@ -257,13 +267,18 @@ impl Connector {
     }
 
     /// A new HTTP/1.1 connection, or one that came back before there was room to open it.
-    async fn another_h1(&self, to: &Hop<'_>, reuse: Reuse) -> Result<(Http1, Age), Unsent> {
+    async fn another_h1(&self, to: &Hop<'_>, way: Way<'_>) -> Result<(Http1, Age), Unsent> {
+        let pool = &to.kept.pool;
+        let place = match self.turn(to, way).await? {
+            Turn::Back(connection) => return Ok((connection, Age::Used)),
+            Turn::Open(place) => place,
+        };
         // As long as one takes to open, at most.
         let limit = self.connect_timeout + self.handshake_timeout;
-        match timeout(limit, to.kept.pool.room(self.rest(to), reuse)).await {
+        match timeout(limit, pool.room(self.rest(to), way.reuse)).await {
             Ok(Room::Back(connection)) => Ok((connection, Age::Used)),
             Ok(Room::Open(_held)) => {
-                let opened = self.open_h1(to).await;
+                let opened = self.open_h1(to, place).await;
                 Ok((opened.map_err(Unsent::unconnected)?, Age::New))
             }
             Err(_) => {
@@ -278,8 +293,34 @@ impl Connector {
         }
     }
 
-    async fn open_h1(&self, to: &Hop<'_>) -> Result<Http1, Error> {
-        let opened = self.open(to.tls, to.member, Inner::Http1).await?;
+    /// Room for an HTTP/1.1 connection, for which a request may wait as long as it has time, or one that
+    /// came back meanwhile.
+    async fn turn(&self, to: &Hop<'_>, way: Way<'_>) -> Result<Turn, Unsent> {
+        let pool = &to.kept.pool;
+        let (gate, number) = pool.gate();
+        let Some(waits) = way.waits else {
+            return Ok(Turn::Open(gate.ask_needed(number)));
+        };
+        let ticket = match gate.ask(number, way.reuse) {
+            Asked::Open(place) => return Ok(Turn::Open(place)),
+            Asked::Overflow => None,
+            Asked::Wait(ticket) => Some(ticket),
+        };
+        if let Some(ticket) = ticket {
+            waits.store(true, Ordering::Relaxed);
+            let turn = pool.turn(ticket, self.rest(to), way.reuse).await;
+            waits.store(false, Ordering::Relaxed);
+            if let Some(turn) = turn {
+                return Ok(turn);
+            }
+        }
+        Err(Unsent::overflowed(gate.overflowed()))
+    }
+
+    async fn open_h1(&self, to: &Hop<'_>, place: Place) -> Result<Http1, Error> {
+        let opened = self
+            .open(to.tls, to.member, Inner::Http1, Some(place))
+            .await?;
         let live = opened.io.live();
         let (io, taken) = ReadOn::new(opened.io, &self.budget);
         let mut builder = http1::Builder::new();
@@ -318,8 +359,10 @@ impl Connector {
     }
 
     /// A new HTTP/2 connection; none where the server speaks HTTP/1.1.
-    async fn open_h2(&self, to: &Hop<'_>) -> Result<Option<Arc<Http2>>, Error> {
-        let opened = self.open(to.tls, to.member, Inner::Http2).await?;
+    async fn open_h2(&self, to: &Hop<'_>, place: Place) -> Result<Option<Arc<Http2>>, Error> {
+        let opened = self
+            .open(to.tls, to.member, Inner::Http2, Some(place))
+            .await?;
         if opened.inner != Inner::Http2 {
             to.kept.pool.speaks_http1();
             return Ok(None);

@@ -6,11 +6,14 @@
 //! one transport to another, and to write a byte to a server whose identity may not serve the
 //! endpoint.
 
+mod by_local;
 mod connector;
 mod forward;
+mod gate;
 mod headers;
 mod http;
 mod kept;
+mod line;
 mod outside;
 mod pool;
 mod read_on;
@@ -21,6 +24,8 @@ mod unsent;
 
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward, may_switch};
+pub(crate) use gate::{Counted, Gate};
+pub(crate) use http::Way;
 pub(crate) use kept::Kept;
 pub(crate) use outside::OutsideRoots;
 pub(crate) use pool::Lease;

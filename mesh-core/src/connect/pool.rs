@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
@@ -17,6 +17,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::gate::{self, Gate, Place, Ticket};
+use super::line::Pooled;
 use super::read_on::Refused;
 use super::rest::{Rest, Resting};
 use crate::body::Body;
@@ -51,6 +53,9 @@ pub(super) struct Pool {
     http1: AtomicBool,
     /// How long the server leaves a connection at rest, as far as it is known.
     rest: Arc<Rest>,
+    /// Where its connections are counted, and its number there.
+    gate: Arc<Gate>,
+    number: Pooled,
 }
 
 /// Why the last HTTP/2 connection could not be opened, for the requests that waited for it.
@@ -72,6 +77,14 @@ struct Slot<'p> {
     pool: &'p Arc<Pool>,
     number: u64,
     back: oneshot::Receiver<Http1>,
+}
+
+/// What a request in line gets.
+pub(super) enum Turn {
+    /// A connection that was returned.
+    Back(Http1),
+    /// Leave to open one.
+    Open(Place),
 }
 
 /// What a request without an idle connection gets.
@@ -114,8 +127,18 @@ pub(super) enum Leased {
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(idle_max: usize) -> Self {
+    /// The pool of an endpoint whose connections are counted at a gate.
+    pub(super) fn behind(gate: Arc<Gate>, idle_max: usize) -> Arc<Self> {
+        let pool = Arc::new(Self::new(gate, idle_max));
+        let this = Arc::downgrade(&pool) as Weak<dyn gate::Idle>;
+        pool.gate.join(pool.number, this);
+        pool
+    }
+
+    fn new(gate: Arc<Gate>, idle_max: usize) -> Self {
         Self {
+            number: gate.next(),
+            gate,
             h1: Mutex::default(),
             room: Semaphore::new(OPENINGS),
             h2: Mutex::default(),
@@ -186,6 +209,10 @@ impl Pool {
                 Err(back) => connection = back,
             }
         }
+        if self.gate.is_waited() {
+            // It is closed, which makes room.
+            return;
+        }
         connection.resting.begin(now);
         if idle.kept.len() >= self.idle_max && !idle.kept.is_empty() {
             idle.kept.remove(0);
@@ -205,6 +232,32 @@ impl Pool {
                     pool.give_h1(connection, Instant::now());
                 }
             });
+        }
+    }
+
+    /// Where its connections are counted, and its number there.
+    pub(super) fn gate(&self) -> (&Arc<Gate>, Pooled) {
+        (&self.gate, self.number)
+    }
+
+    /// Waits in line for room to open a connection or, if reuse is allowed, for one that is returned.
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        idle: Duration,
+        reuse: Reuse,
+    ) -> Option<Turn> {
+        if reuse == Reuse::Forbidden {
+            return (&mut ticket.room).await.ok().map(Turn::Open);
+        }
+        let mut slot = match self.queue(idle) {
+            Ok(connection) => return Some(Turn::Back(connection)),
+            Err(slot) => slot,
+        };
+        tokio::select! {
+            biased;
+            Ok(connection) = &mut slot.back => Some(Turn::Back(connection)),
+            place = &mut ticket.room => place.ok().map(Turn::Open),
         }
     }
 
@@ -249,7 +302,23 @@ impl Pool {
         })
     }
 
+    /// A connection with a stream to spare or, where no other may be opened, the one with the fewest.
     pub(super) fn take_h2(&self, now: Instant) -> Option<Arc<Http2>> {
+        self.take_h2_of(CONNECTIONS, now)
+    }
+
+    /// Room for a connection of HTTP/2, or one to share.
+    pub(super) fn room_h2(&self, now: Instant) -> Result<Place, Arc<Http2>> {
+        if let Some(place) = self.gate.ask_shared(self.number) {
+            return Ok(place);
+        }
+        match self.take_h2_of(1, now) {
+            Some(shared) => Err(shared),
+            None => Ok(self.gate.ask_needed(self.number)),
+        }
+    }
+
+    fn take_h2_of(&self, most: usize, now: Instant) -> Option<Arc<Http2>> {
         let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|c| !c.sender.is_closed() && !is_past(c.until, now));
         let streams = |c: &Arc<Http2>| c.streams.load(Ordering::Relaxed);
@@ -257,11 +326,24 @@ impl Pool {
         let is_free = |c: &&Arc<Http2>| streams(c) == 0 || streams(c) < c.most_streams();
         let free = known.iter().find(is_free);
         let free = match free {
-            None if known.len() >= CONNECTIONS => known.iter().min_by_key(|c| streams(c))?,
+            None if known.len() >= most => known.iter().min_by_key(|c| streams(c))?,
             free => free?,
         };
         free.streams.fetch_add(1, Ordering::Relaxed);
         Some(Arc::clone(free))
+    }
+}
+
+impl gate::Idle for Pool {
+    fn has_idle(&self) -> bool {
+        !self.lock_h1().kept.is_empty()
+    }
+
+    fn let_go(&self) -> bool {
+        let mut idle = self.lock_h1();
+        let longest = (!idle.kept.is_empty()).then(|| idle.kept.remove(0));
+        drop(idle);
+        longest.is_some()
     }
 }
 
@@ -388,6 +470,10 @@ mod tests {
         (made, far)
     }
 
+    fn pool(idle_max: usize) -> Arc<Pool> {
+        Pool::behind(Arc::new(Gate::without_limit()), idle_max)
+    }
+
     /// A pool with no room, and what holds it.
     fn full(pool: &Arc<Pool>) -> Vec<Room<'_>> {
         (0..OPENINGS)
@@ -397,7 +483,7 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_are_opened_at_once_and_the_next_waits_for_room() {
-        let pool = Arc::new(Pool::new(8));
+        let pool = pool(8);
         let mut opening = full(&pool);
         let mut next = task::spawn(pool.room(IDLE, Reuse::Allowed));
         assert!(next.poll().is_pending());
@@ -408,7 +494,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiters_get_in_turn_what_is_returned_unless_reuse_is_forbidden() {
-        let pool = Arc::new(Pool::new(8));
+        let pool = pool(8);
         let (one, _far) = connection().await;
         let (other, _other_far) = connection().await;
         let held = full(&pool);
@@ -441,7 +527,7 @@ mod tests {
     async fn one_that_is_not_ready_is_given_to_a_waiter_when_it_is() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         for kept_before in [true, false] {
-            let pool = Arc::new(Pool::new(8));
+            let pool = pool(8);
             let (mut busy, mut far) = connection().await;
             let request = Request::get("/").body(Body::empty()).expect("a request");
             let answer = tokio::spawn(busy.sender.send_request(request));
@@ -468,7 +554,7 @@ mod tests {
     /// Ours is the end of a connection that is taken out of the pool.
     #[tokio::test(start_paused = true)]
     async fn only_the_end_of_a_connection_at_rest_says_something_about_its_server() {
-        let pool = Arc::new(Pool::new(1));
+        let pool = pool(1);
         let (one, _far) = connection().await;
         let resting = Arc::clone(&one.resting);
         assert_eq!(resting.rested(Instant::now()), None);
@@ -486,7 +572,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pool_that_keeps_none_keeps_none() {
-        let pool = Arc::new(Pool::new(0));
+        let pool = pool(0);
         let (one, _far) = connection().await;
         pool.give_h1(one, Instant::now());
         assert!(pool.take_h1(IDLE, Instant::now()).is_none());

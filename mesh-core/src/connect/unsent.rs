@@ -90,6 +90,15 @@ impl Unsent {
         }
     }
 
+    /// As many connections are open as may be, and as many requests wait for one: no other endpoint of the
+    /// port has more room.
+    pub(super) fn overflowed(error: Error) -> Self {
+        Self {
+            error,
+            outcome: AttemptOutcome::Lost(Fault::Crowd),
+        }
+    }
+
     /// The server takes no header list of that size, and was sent none of it; where it is that of the
     /// trailers, it has been sent what comes before them.
     pub(super) fn too_large(member: &Member, error: &TooLarge, unsent: bool) -> Self {

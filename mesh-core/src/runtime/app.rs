@@ -240,7 +240,7 @@ impl App for Behind {
     async fn open(&self, original: SocketAddr) -> Result<Io, Error> {
         let connector = &self.upstreams.connector;
         let member = self.member(original, None);
-        let opened = connector.open(&self.tls, &member, Inner::Tcp).await?;
+        let opened = connector.open(&self.tls, &member, Inner::Tcp, None).await?;
         Ok(opened.io)
     }
 }

@@ -16,6 +16,7 @@ use super::mesh::Mesh;
 use super::status::not_ready;
 use crate::accept::{Half, Sockets};
 use crate::budget::Budget;
+use crate::connect::{Counted, Gate};
 use crate::discover::{SourceState, Sources};
 use crate::drain::Drain;
 use crate::snapshot::{Serving, Snapshot, SnapshotReader};
@@ -114,6 +115,7 @@ impl Collect for Gauges {
         self.expiries(samples);
         self.listeners(samples);
         endpoints(&snapshot, samples);
+        connections(&snapshot, samples);
         concurrency(&snapshot, samples);
     }
 }
@@ -244,6 +246,41 @@ fn concurrency(snapshot: &Snapshot, samples: &mut Samples<'_>) {
         let help = "Requests that a workload takes at once, as its latency allows it";
         samples.gauges("mesh_concurrency_limit", help, values);
     }
+}
+
+/// Connections to the endpoints of each port, and requests that wait for one or were refused, for each
+/// local workload.
+fn connections(snapshot: &Snapshot, samples: &mut Samples<'_>) {
+    let mut counted = Vec::new();
+    for view in snapshot.services() {
+        for port in &view.ports {
+            let set = view.endpoints(port.port);
+            for (local, of) in set.map(|set| Gate::counts(set)).unwrap_or_default() {
+                counted.push((local, &*view.host, port.port.to_string(), of));
+            }
+        }
+    }
+    let each = |of: fn(&Counted) -> u64| {
+        let rows = counted.iter();
+        let rows = rows.map(|(local, service, port, counted)| {
+            let labels = [
+                ("workload", &**local.shown()),
+                ("destination_service", *service),
+                ("port", port.as_str()),
+            ];
+            (labels, of(counted))
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let help = "Connections to the endpoints of a port, by the local workload that opened them";
+    let open = each(|counted| counted.open.into());
+    samples.gauges("mesh_upstream_connections", help, open);
+    let help = "Requests that wait for one of the connections that there may be";
+    let pending = each(|counted| counted.pending as u64);
+    samples.gauges("mesh_upstream_requests_pending", help, pending);
+    let help = "Requests and connections refused since as many connections were open as may be";
+    let overflows = each(|counted| counted.overflows);
+    samples.counters("mesh_upstream_overflows", help, overflows);
 }
 
 /// How many endpoints of each port can be chosen, and how many cannot.

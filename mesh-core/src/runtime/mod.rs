@@ -49,8 +49,8 @@ pub use listen::{Application, InboundListener, Listen, OutboundListener, Target}
 pub use listening::ListenerStatus;
 pub use mesh::Mesh;
 pub use status::{
-    BackendStatus, EndpointError, EndpointStatus, IdentityStatus, PolicyOf, PolicyStatus,
-    RenewalStatus, RouteStatus, ServiceStatus, Status, TierStatus,
+    BackendStatus, ConnectionsStatus, EndpointError, EndpointStatus, IdentityStatus, PolicyOf,
+    PolicyStatus, RenewalStatus, RouteStatus, ServiceStatus, Status, TierStatus,
 };
 
 #[cfg(test)]

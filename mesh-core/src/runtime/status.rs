@@ -14,8 +14,10 @@ use super::first::ServerFirst;
 use super::listening::ListenerStatus;
 use crate::authorize::WorkloadPolicy;
 use crate::balance::{EndpointSet, TierShare};
+use crate::connect::{Counted, Gate};
 use crate::discover::{SourceState, Sources};
 use crate::drain::Phase;
+use crate::local::Local;
 use crate::route::{Outcome, RuleOf};
 use crate::snapshot::{ObjectStatus, Snapshot};
 
@@ -148,10 +150,26 @@ pub struct ServiceStatus {
     pub routed: bool,
     /// Whether so many endpoints are ejected that all are used as if none were.
     pub panic: bool,
+    /// The connections to its endpoints, for each local workload that has had any.
+    pub connections: Vec<ConnectionsStatus>,
     /// What is near, and what each tier takes, where near endpoints are preferred; else empty.
     pub tiers: Vec<TierStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// The connections of a local workload to the endpoints of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ConnectionsStatus {
+    /// `namespace/name` of the workload.
+    pub workload: String,
+    /// How many are open, those being opened included.
+    pub open: u32,
+    /// How many requests wait for one.
+    pub pending: usize,
+    /// How many requests and connections were refused, since as many were open as may be.
+    pub overflows: u64,
 }
 
 /// Endpoints that are equally near.
@@ -230,6 +248,7 @@ impl Status {
                     panic: view
                         .endpoints(port.port)
                         .is_some_and(|set| set.is_panicking()),
+                    connections: connections(view.endpoints(port.port)),
                     tiers: tiers(view.endpoints(port.port)),
                     endpoints: view
                         .endpoints(port.port)
@@ -293,6 +312,17 @@ fn policy(policy: &WorkloadPolicy) -> PolicyStatus {
         selected_by: of.collect(),
         refused: policy.broken().iter().map(ToString::to_string).collect(),
     }
+}
+
+fn connections(set: Option<&Arc<EndpointSet>>) -> Vec<ConnectionsStatus> {
+    let counted = set.map(|set| Gate::counts(set)).unwrap_or_default();
+    let of = |(local, of): (Arc<Local>, Counted)| ConnectionsStatus {
+        workload: local.workload().to_string(),
+        open: of.open,
+        pending: of.pending,
+        overflows: of.overflows,
+    };
+    counted.into_iter().map(of).collect()
 }
 
 fn tiers(set: Option<&Arc<EndpointSet>>) -> Vec<TierStatus> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 31] = [
+const REASONS: [Reason; 32] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -15,6 +15,7 @@ const REASONS: [Reason; 31] = [
     Reason::CallerGone,
     Reason::ConnectFailed,
     Reason::ConnectTimeout,
+    Reason::ConnectionOverflow,
     Reason::Crowded,
     Reason::Denied,
     Reason::Exhausted,

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
@@ -20,7 +21,7 @@ use super::sending::{Sending, Tried};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
 use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent};
+use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent, Way};
 use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
@@ -73,7 +74,7 @@ impl Upstreams {
         request: &mut Request<Body>,
         call: &mut Call,
     ) -> Result<Answered, Error> {
-        let mut tried = Tried::of(sending, request);
+        let (mut tried, waits) = (Tried::of(sending, request), AtomicBool::new(false));
         // Nothing has been waited for since the request was there.
         let mut now = call.started;
         loop {
@@ -90,14 +91,20 @@ impl Upstreams {
                     request.headers_mut(),
                 );
             }
-            let reuse = call.attempts.reuse();
-            let attempt =
-                self.connector
-                    .send(tls, picked.member(), request, sending.version, reuse, now);
+            let way = Way {
+                version: sending.version,
+                reuse: call.attempts.reuse(),
+                waits: Some(&waits),
+                now,
+            };
+            let attempt = self.connector.send(tls, picked.member(), request, way);
             let sent = match until {
                 None => attempt.await,
                 Some((at, late)) => match timeout_at(at, attempt).await {
                     Ok(sent) => sent,
+                    Err(_) if waits.swap(false, Ordering::Relaxed) => {
+                        Err(late_in_line(late, sending, call))
+                    }
                     Err(_) => Err(self.late(late, sending, call, (&mut picked, &service))),
                 },
             };
@@ -147,14 +154,16 @@ impl Upstreams {
         let mut tried = Tried::default();
         loop {
             let (service, mut picked) = self.choose(to, &mut tried, call, Instant::now())?;
-            let error = match self.connector.open(tls, picked.member(), Inner::Tcp).await {
+            let kept = Kept::of(picked.member(), tls.local(), self.connector.idle_max);
+            let place = Some(kept.room_opaque()?);
+            let opening = { &self.connector }.open(tls, picked.member(), Inner::Tcp, place);
+            let error = match opening.await {
                 Ok(opened) => {
                     picked.answered(|| self.now());
                     self.succeeded(&mut picked, &service);
                     call.exchange.tls_peer = opened.peer;
-                    let idle_max = self.connector.idle_max;
                     let upstream = Upstream {
-                        kept: Kept::of(picked.member(), tls.local(), idle_max),
+                        kept,
                         picked,
                         lease: None,
                         upstreams: Arc::clone(self),
@@ -188,10 +197,13 @@ impl Upstreams {
     ) -> Result<(Response<Body>, Lease), Error> {
         let mut now = call.started;
         loop {
-            let reuse = call.attempts.reuse();
-            let sending = self
-                .connector
-                .send(tls, member, request, version, reuse, now);
+            let way = Way {
+                version,
+                reuse: call.attempts.reuse(),
+                waits: None,
+                now,
+            };
+            let sending = self.connector.send(tls, member, request, way);
             match sending.await {
                 Ok(sent) => return Ok((sent.response, sent.lease)),
                 Err(unsent) => {
@@ -362,19 +374,8 @@ impl Upstreams {
         call: &Call,
         (picked, service): At<'_>,
     ) -> Unsent {
-        let limits = sending.timeouts;
-        let own = limits.request.map(|limit| call.started + limit);
-        let callers = call.deadline.filter(|at| own.is_none_or(|own| *at < own));
-        let (name, limit) = match (late, callers) {
-            (Reason::RequestTimeout, Some(at)) => {
-                ("what its caller waits", Some(at - call.started))
-            }
-            (Reason::RequestTimeout, None) => ("request", limits.request),
-            _ => ("backendRequest", limits.backend_request),
-        };
-        let limit = Span(limit.unwrap_or_default());
-        let error = Error::new(late, format!("no answer within {name} ({limit})"));
-        if late == Reason::RequestTimeout && callers.is_some() {
+        let (error, by_caller) = too_late(late, sending, call);
+        if by_caller {
             // A caller in a hurry says nothing of the endpoint.
             let outcome = AttemptOutcome::Lost(Fault::Caller);
             return Unsent { error, outcome };
@@ -435,6 +436,33 @@ impl Upstreams {
         }
         self.compare(picked, service);
     }
+}
+
+/// That a request was not answered in time, and whether that is because its caller does not wait.
+fn too_late(late: Reason, sending: &Sending<'_>, call: &Call) -> (Error, bool) {
+    let limits = sending.timeouts;
+    let own = limits.request.map(|limit| call.started + limit);
+    let callers = call.deadline.filter(|at| own.is_none_or(|own| *at < own));
+    let (name, limit) = match (late, callers) {
+        (Reason::RequestTimeout, Some(at)) => ("what its caller waits", Some(at - call.started)),
+        (Reason::RequestTimeout, None) => ("request", limits.request),
+        _ => ("backendRequest", limits.backend_request),
+    };
+    let limit = Span(limit.unwrap_or_default());
+    let error = Error::new(late, format!("no answer within {name} ({limit})"));
+    let by_caller = late == Reason::RequestTimeout && callers.is_some();
+    (error, by_caller)
+}
+
+/// An attempt has met its deadline while it waited for one of the connections that there may be: no server
+/// has seen it, and no endpoint is to blame.
+#[cold]
+fn late_in_line(late: Reason, sending: &Sending<'_>, call: &Call) -> Unsent {
+    let (why, _) = too_late(late, sending, call);
+    let detail = "it waited for one of the connections that may be open to the endpoints";
+    let error = Error::new(late, detail).because(why).never_sent();
+    let outcome = AttemptOutcome::Lost(Fault::Crowd);
+    Unsent { error, outcome }
 }
 
 /// Whether the agent of an endpoint gives a reason for which the application behind it is not to blame.

@@ -200,10 +200,14 @@ impl Shown for CheckPolicy {
 
 impl Shown for RequestLimits {
     fn fields(&self) -> Map<String, Value> {
-        let mut http = fields([("maxRequestsPerEndpoint", self.endpoint().into())]);
+        let mut http = fields([
+            ("maxRequestsPerEndpoint", self.endpoint().into()),
+            ("http1MaxPendingRequests", self.pending().into()),
+        ]);
+        let tcp = json!({ "maxConnections": self.connections() });
         let all = self.service();
         http.extend(all.map(|most| ("http2MaxRequests".to_owned(), most.into())));
-        fields([("http", Value::Object(http))])
+        fields([("http", Value::Object(http)), ("tcp", tcp)])
     }
 }
 
@@ -399,7 +403,10 @@ mod tests {
             serde_json::to_value(&traffic).unwrap(),
             json!({
                 "loadBalancer": {"simple": "LEAST_REQUEST"},
-                "connectionPool": {"http": {"maxRequestsPerEndpoint": 1_024}},
+                "connectionPool": {
+                    "tcp": {"maxConnections": 8_192},
+                    "http": {"maxRequestsPerEndpoint": 1_024, "http1MaxPendingRequests": 1_024},
+                },
                 "outlierDetection": {
                     "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 0,
                     "splitExternalLocalOriginErrors": false, "interval": "10000ms",

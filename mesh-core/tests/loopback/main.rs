@@ -14,6 +14,7 @@ mod flows;
 mod hostile;
 mod http;
 mod identity;
+mod lines;
 mod live;
 mod mesh;
 mod mirrors;

@@ -227,7 +227,11 @@ fn traffic() -> Json {
                 "unhealthyThreshold": 3, "healthyThreshold": 1,
             },
             "connectionPool": {
-                "http": {"http2MaxRequests": 100, "maxRequestsPerEndpoint": 10},
+                "tcp": {"maxConnections": 100},
+                "http": {
+                    "http1MaxPendingRequests": 10, "http2MaxRequests": 100,
+                    "maxRequestsPerEndpoint": 10,
+                },
             },
             "outlierDetection": {
                 "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 2,

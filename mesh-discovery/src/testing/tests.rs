@@ -397,7 +397,12 @@ spec:
     };
     assert_eq!(shown("loadBalancer"), json!({"simple": "ROUND_ROBIN"}));
     assert_eq!(shown("warmup")["duration"], "30000ms");
-    let limits = json!({"http": {"http2MaxRequests": 7, "maxRequestsPerEndpoint": 1_024}});
+    let limits = json!({
+        "tcp": {"maxConnections": 8_192},
+        "http": {
+            "http2MaxRequests": 7, "maxRequestsPerEndpoint": 1_024, "http1MaxPendingRequests": 1_024,
+        },
+    });
     assert_eq!(shown("connectionPool"), limits);
     assert_eq!(shown("outlierDetection")["minHealthPercent"], 40);
     let check = json!({

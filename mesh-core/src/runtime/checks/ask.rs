@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::balance::CheckKind;
 use crate::body::Body;
-use crate::connect::{Connector, forward};
+use crate::connect::{Connector, Way, forward};
 use crate::identify::{Inner, Tls};
 use crate::model::AppProtocol;
 use crate::retry::Reuse;
@@ -64,7 +64,7 @@ pub(super) async fn ask(
                 AppProtocol::Http1 => Inner::Http1,
                 AppProtocol::Detect | AppProtocol::Tcp => Inner::Tcp,
             };
-            let opened = connector.open(tls, &target.member, inner).await;
+            let opened = connector.open(tls, &target.member, inner, None).await;
             opened.map(drop).map_err(|e| e.to_string())
         }
     }
@@ -82,10 +82,14 @@ async fn send(
     request.headers_mut().insert(USER_AGENT, agent);
     let authority = format!("{}:{}", target.host, target.port);
     let version = forward(&mut request, protocol, &authority).version();
-    let (member, now) = (&target.member, Instant::now());
-    let sent = connector
-        .send(tls, member, &mut request, version, Reuse::Allowed, now)
-        .await;
+    // It finds out about the endpoint, also while as many connections are open as may be.
+    let way = Way {
+        version,
+        reuse: Reuse::Allowed,
+        waits: None,
+        now: Instant::now(),
+    };
+    let sent = connector.send(tls, &target.member, &mut request, way).await;
     let sent = sent.map_err(|unsent| unsent.error.to_string())?;
     let (head, mut body) = sent.response.into_parts();
     let (mut bytes, mut trailers) = (BytesMut::new(), head.headers);

@@ -43,7 +43,9 @@ retryConstraint:
   budget: {percent: 30, interval: 20s}
   minRetryRate: {count: 3, interval: 2s}
 loadBalancer: {consistentHash: {httpHeaderName: X-User}}
-connectionPool: {http: {http2MaxRequests: 500, maxRequestsPerEndpoint: 100}}
+connectionPool:
+  tcp: {maxConnections: 50}
+  http: {http1MaxPendingRequests: 5, http2MaxRequests: 500, maxRequestsPerEndpoint: 100}
 outlierDetection:
   consecutive5xxErrors: 7
   consecutiveGatewayErrors: 3
@@ -72,7 +74,8 @@ outlierDetection:
     let user = HeaderName::from_static("x-user");
     let by_user = ConsistentHash::by(HashKey::Header(user));
     assert_eq!(blocks.strategy, Some(Strategy::ConsistentHash(by_user)));
-    assert_eq!(blocks.limits, RequestLimits::new(100, Some(500)).ok());
+    let limits = RequestLimits::new(100, Some(500)).unwrap();
+    assert_eq!(blocks.limits, limits.with_connections(50, 5).ok());
     let mut eject = EjectPolicy::default();
     (eject.consecutive, eject.gateway, eject.local) = (7, 3, Some(2));
     (eject.percent, eject.panic_percent, eject.interval) = (50, 40, 5 * SECOND);
@@ -263,6 +266,15 @@ fn what_is_left_out_of_outlier_detection_has_its_default() {
     assert_eq!(
         limits("maxRequestsPerEndpoint: 7"),
         RequestLimits::new(7, None).ok()
+    );
+    assert_eq!(
+        limits("http1MaxPendingRequests: 7"),
+        RequestLimits::default().with_connections(8_192, 7).ok()
+    );
+    let policy = accepted("connectionPool: {tcp: {maxConnections: 7}}");
+    assert_eq!(
+        policy.blocks.limits,
+        RequestLimits::default().with_connections(7, 1_024).ok()
     );
 }
 
@@ -623,13 +635,28 @@ fn what_cannot_be_is_refused_with_its_place() {
         ),
         (
             "connectionPool: {}",
-            "spec.connectionPool.http",
+            "spec.connectionPool",
+            "has one of tcp and http",
+        ),
+        (
+            "connectionPool: {tcp: {}}",
+            "spec.connectionPool.tcp.maxConnections",
             "is missing",
+        ),
+        (
+            "connectionPool: {tcp: {maxConnections: 0}}",
+            "spec.connectionPool.tcp.maxConnections",
+            "not within",
+        ),
+        (
+            "connectionPool: {http: {http1MaxPendingRequests: 0}}",
+            "spec.connectionPool.http.http1MaxPendingRequests",
+            "not within",
         ),
         (
             "connectionPool: {http: {}}",
             "spec.connectionPool.http",
-            "has one of http2MaxRequests",
+            "has one of http1MaxPendingRequests",
         ),
         (
             "connectionPool: {http: {http2MaxRequests: 0}}",
@@ -637,9 +664,9 @@ fn what_cannot_be_is_refused_with_its_place() {
             "not within",
         ),
         (
-            "connectionPool: {tcp: {maxConnections: 1}, http: {http2MaxRequests: 1}}",
-            "spec.connectionPool.tcp",
-            "counts opaque connections too",
+            "connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}}",
+            "spec.connectionPool.tcp.connectTimeout",
+            "not evaluated here",
         ),
         (
             "connectionPool: {http: {http2MaxRequests: 1, maxRetries: 3}}",

@@ -32,15 +32,18 @@ const TARGETS: usize = 16;
 const MOST: i64 = u32::MAX as i64;
 /// Why a field of another program's resource is refused.
 const UNUSED: &str = "is not evaluated here";
+/// Settings of `connectionPool.tcp` that are not evaluated.
+const TCP: &[&str] = &[
+    "connectTimeout",
+    "idleTimeout",
+    "maxConnectionDuration",
+    "tcpKeepalive",
+];
 /// Settings of `connectionPool.http` whose place is taken by others of ours.
 const HTTP: &[(&str, &str)] = &[
     (
         "h2UpgradePolicy",
         "is not evaluated here: `appProtocol` of the Service's port says it",
-    ),
-    (
-        "http1MaxPendingRequests",
-        "is not evaluated here: no request waits for another",
     ),
     ("idleTimeout", UNUSED),
     (
@@ -164,31 +167,50 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     Some(blocks)
 }
 
-/// `http` of Istio's ConnectionPoolSettings, as far as it is done, and a limit for each endpoint.
+/// Istio's ConnectionPoolSettings, as far as they are done, and a limit for each endpoint.
 fn limits(value: &Value<'_>) -> Option<RequestLimits> {
+    let most = |value: Option<Value<'_>>| match value {
+        Some(value) => value.integer_in(1, MOST).map(Some),
+        None => Some(None),
+    };
     value.object(|pool| {
-        let tcp = "is not evaluated here: `http.http2MaxRequests` counts opaque connections too";
-        pool.refuse_all(&["tcp"], tcp);
-        pool.need("http")?.object(|http| {
-            for (name, why) in HTTP {
-                http.refuse_all(&[name], why);
-            }
-            let (all, each) = (
-                http.get("http2MaxRequests"),
-                http.get("maxRequestsPerEndpoint"),
-            );
-            if all.is_none() && each.is_none() {
-                http.whole()
-                    .refuse("has one of http2MaxRequests and maxRequestsPerEndpoint, or both");
-            }
-            let most = |value: Option<Value<'_>>| match value {
-                Some(value) => value.integer_in(1, MOST).map(Some),
-                None => Some(None),
-            };
-            let (all, each) = (most(all), most(each));
-            let default = RequestLimits::default().endpoint();
-            value.check(RequestLimits::new(each?.unwrap_or(default), all?))
-        })
+        let (tcp, http) = (pool.get("tcp"), pool.get("http"));
+        if tcp.is_none() && http.is_none() {
+            value.refuse("has one of tcp and http, or both");
+        }
+        let connections = tcp.map(|tcp| {
+            tcp.object(|tcp| {
+                tcp.refuse_all(TCP, UNUSED);
+                tcp.need("maxConnections")?.integer_in(1, MOST)
+            })
+        });
+        let requests = http.map(|http| {
+            http.object(|http| {
+                for (name, why) in HTTP {
+                    http.refuse_all(&[name], why);
+                }
+                let (all, each) = (
+                    http.get("http2MaxRequests"),
+                    http.get("maxRequestsPerEndpoint"),
+                );
+                let pending = http.get("http1MaxPendingRequests");
+                if all.is_none() && each.is_none() && pending.is_none() {
+                    http.whole().refuse(
+                        "has one of http1MaxPendingRequests, http2MaxRequests and \
+                         maxRequestsPerEndpoint, or more",
+                    );
+                }
+                let (all, each, pending) = (most(all), most(each), most(pending));
+                Some((all?, each?, pending?))
+            })
+        });
+        let connections = connections.map_or(Some(None), |read| read.map(Some))?;
+        let (all, each, pending) = requests.unwrap_or(Some((None, None, None)))?;
+        let unsaid = RequestLimits::default();
+        let limits = RequestLimits::new(each.unwrap_or_else(|| unsaid.endpoint()), all);
+        let connections = connections.unwrap_or_else(|| unsaid.connections());
+        let pending = pending.unwrap_or_else(|| unsaid.pending());
+        value.check(limits.and_then(|limits| limits.with_connections(connections, pending)))
     })
 }
 

@@ -1,5 +1,7 @@
 //! `mesh status`: what a running agent knows and how it is.
 
+mod notes;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -192,8 +194,9 @@ fn page(status: &Value) -> String {
     out.extend(workload_api(&status["workload_api"]));
     out.push(String::new());
     out.push(services(status));
-    out.extend(endpoint_errors(status));
-    out.extend(server_first(status));
+    out.extend(notes::endpoint_errors(status));
+    out.extend(notes::server_first(status));
+    out.extend(notes::overflows(status));
     out.extend(routes(&status["routes"]));
     let objects = each(&status["objects"])
         .map(|o| vec![text(&o["object"]), text(&o["serving"]), text(&o["source"])]);
@@ -260,22 +263,6 @@ fn routes(routes: &Value) -> Vec<String> {
     vec![String::new(), term::table(&head, rows)]
 }
 
-/// Why endpoints failed last.
-fn endpoint_errors(status: &Value) -> impl Iterator<Item = String> {
-    each(&status["services"]).flat_map(|service| {
-        each(&service["endpoints"]).filter_map(|endpoint| {
-            let last = &endpoint["last_error"];
-            let (error, age) = (last["error"].as_str()?, last["age"].as_u64()?);
-            let (name, port) = (text(&service["service"]), &service["port"]);
-            let address = text(&endpoint["address"]);
-            Some(format!(
-                "{name}:{port} {address} failed {} ago: {error}",
-                span(age)
-            ))
-        })
-    })
-}
-
 /// The Services with their endpoints.
 fn services(status: &Value) -> String {
     let services = each(&status["services"]).flat_map(|s| {
@@ -306,15 +293,6 @@ fn services(status: &Value) -> String {
         &["SERVICE", "PROTOCOL", "ENDPOINT", "STATE", "IN FLIGHT"],
         services,
     )
-}
-
-/// The ports whose servers were found out to speak first, with the line that declares them.
-fn server_first(status: &Value) -> impl Iterator<Item = String> {
-    let ports = each(&status["services"]).filter(|s| s["server_first"] == true);
-    ports.map(|s| {
-        let (service, port) = (text(&s["service"]), &s["port"]);
-        format!("{service}:{port} speaks first; write `appProtocol: tcp` at the Service's port")
-    })
 }
 
 /// The foreign trust domains, and where our own bundle is served; nothing where there is neither.
@@ -488,6 +466,10 @@ mod tests {
             },
             "services": [{
                 "service": "app.shop", "port": 80, "protocol": "http", "server_first": false,
+                "connections": [
+                    {"workload": "shop/web", "open": 9, "pending": 3, "overflows": 2},
+                    {"workload": "shop/own", "open": 1, "pending": 0, "overflows": 0},
+                ],
                 "endpoints": [{
                     "address": "10.0.0.1:80", "transport": "mesh", "ready": true,
                     "ejected": false, "in_flight": 0,
@@ -516,9 +498,11 @@ mod tests {
             "app.shop:80 10.0.0.1:80 failed 90s ago: connect-failed: refused",
             "app.shop:80 3 (75%), next.shop:80 1 (25%)",
             "answers 503",
+            "app.shop:80 has 9 connections open from shop/web; 3 requests wait for one, 2 were refused",
         ] {
             assert!(page.contains(part), "{part} is not in {page}");
         }
+        assert!(!page.contains("shop/own"), "{page}");
     }
 
     /// Answers in their order, the last one again and again.
@@ -588,7 +572,7 @@ mod tests {
             })
         };
         let status = serde_json::json!({ "services": [port(3306, true), port(80, false)] });
-        let lines: Vec<_> = server_first(&status).collect();
+        let lines: Vec<_> = notes::server_first(&status).collect();
         assert_eq!(
             lines,
             ["db.shop:3306 speaks first; write `appProtocol: tcp` at the Service's port"]
