@@ -52,10 +52,19 @@ pub(crate) struct Agent {
     pub(crate) limits: Limits,
     pub(crate) eject: EjectPolicy,
     pub(crate) locality: Locality,
+    /// How long the folder and the name servers may be out of sync before they are stale.
+    pub(crate) stale_after: StaleAfter,
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) workload_api: Option<WorkloadApiConfig>,
     pub(crate) federation: Option<FederationConfig>,
+}
+
+/// How long each source may be out of sync before it is stale; [`Duration::MAX`] is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StaleAfter {
+    pub(crate) documents: Duration,
+    pub(crate) dns: Duration,
 }
 
 /// Where the agent's identity comes from.
@@ -124,6 +133,18 @@ pub(crate) enum Found {
     /// No such document; what is wrong with files that may hold one.
     None(Vec<Problem>),
     Refused(Vec<Problem>),
+}
+
+// === impl StaleAfter ===
+
+impl Default for StaleAfter {
+    fn default() -> Self {
+        let five = Duration::from_secs(300);
+        Self {
+            documents: five,
+            dns: five,
+        }
+    }
 }
 
 // === impl Agent ===

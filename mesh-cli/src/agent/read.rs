@@ -17,7 +17,7 @@ use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
-use super::{AccessLogTo, Agent, Identity, Listener, LogTo, Tracing};
+use super::{AccessLogTo, Agent, Identity, Listener, LogTo, StaleAfter, Tracing};
 use crate::federation::{Endpoint as BundleEndpoint, FederationConfig, Foreign, Spiffe, WebFiles};
 use crate::workload_api::WorkloadApiConfig;
 
@@ -56,6 +56,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         let limits = optional(agent, "limits", |v| v.object(limits));
         let eject = optional(agent, "outlierDetection", |v| outlier_detection(&v));
         let locality = optional(agent, "locality", |v| v.object(locality));
+        let stale_after = optional(agent, "sources", |v| v.object(sources));
         let access_log = optional(agent, "accessLog", |v| v.object(|a| access_log(a, dir)));
         let tracing = optional(agent, "tracing", |v| v.object(tracing));
         let workload_api = optional(agent, "workloadApi", |v| {
@@ -79,6 +80,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             limits: limits?.unwrap_or_default(),
             eject: eject?.unwrap_or_default(),
             locality: locality?.unwrap_or_default(),
+            stale_after: stale_after?.unwrap_or_default(),
             access_log: access_log?,
             tracing: tracing?,
             workload_api: workload_api?,
@@ -457,6 +459,30 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
 }
 
 /// Where the agent is, in the words of a node's labels.
+fn sources(fields: &mut Fields<'_>) -> Option<StaleAfter> {
+    let mut out = StaleAfter::default();
+    let limit = |v: Value<'_>| {
+        v.object(|source| {
+            let limit = source.need("staleAfter")?;
+            match limit.text()? {
+                "never" => Some(Duration::MAX),
+                text => {
+                    let read = limit.check(duration(text))?;
+                    if read.is_zero() {
+                        limit.refuse("is a duration above 0s, or never");
+                    }
+                    Some(read)
+                }
+            }
+        })
+    };
+    let documents = optional(fields, "documents", limit);
+    let dns = optional(fields, "dns", limit);
+    out.documents = documents?.unwrap_or(out.documents);
+    out.dns = dns?.unwrap_or(out.dns);
+    Some(out)
+}
+
 fn locality(fields: &mut Fields<'_>) -> Option<Locality> {
     let mut name = |name| optional(fields, name, |v| label_value(&v));
     let (region, zone, node) = (name("region"), name("zone"), name("node"));

@@ -456,6 +456,21 @@ fn everything_else_is_refused_with_its_place() {
         ),
         (
             "peers: strict",
+            "peers: strict\nsources: {dns: {staleAfter: 0s}}",
+            "9: sources.dns.staleAfter: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nsources: {documents: {staleAfter: soon}}",
+            "9: sources.documents.staleAfter: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nsources: {files: {}}",
+            "9: sources.files: ",
+        ),
+        (
+            "peers: strict",
             "peers: strict\nlimits: {headerBytes: 0}",
             "9: limits.headerBytes: ",
         ),
@@ -666,6 +681,7 @@ listeners:
 admin: {bind: '127.0.0.1:15000'}
 loopbackEndpoints: allow
 locality: {region: north, zone: north-1, node: n7}
+sources: {documents: {staleAfter: 1m30s}, dns: {staleAfter: never}}
 paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,

@@ -16,7 +16,7 @@ use inmesh_core::runtime::{
 use inmesh_pki::workload_api::server::Entry;
 use serde_json::{Map, Value, json};
 
-use super::{API_VERSION, Agent, Identity, KIND, Listener, LogTo};
+use super::{API_VERSION, Agent, Identity, KIND, Listener, LogTo, StaleAfter};
 use crate::federation::{Endpoint, FederationConfig, Foreign};
 
 /// The document of kind `Agent` with every setting.
@@ -59,6 +59,15 @@ pub(crate) fn document(agent: &Agent) -> Value {
     put("limits", limits(&agent.limits));
     put("outlierDetection", eject(&agent.eject));
     put("locality", locality(&agent.locality));
+    let stale_after = |limit: Duration| match limit {
+        Duration::MAX => json!({ "staleAfter": "never" }),
+        limit => json!({ "staleAfter": time(limit) }),
+    };
+    let StaleAfter { documents, dns } = agent.stale_after;
+    put(
+        "sources",
+        json!({ "documents": stale_after(documents), "dns": stale_after(dns) }),
+    );
     let log = agent.access_log.as_ref().map(|log| {
         let to = match &log.to {
             LogTo::File(file) => path(file),

@@ -276,7 +276,9 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         .workload(agent.workload.clone(), agent.default_action)
         .paths(agent.paths)
         .locality(agent.locality.clone())
+        .stale_after(agent.stale_after.documents)
         .source(file::FileSource::new(dir, agent.defaults()))
+        .stale_after(agent.stale_after.dns)
         .source(DnsSource::new().loopback(agent.loopback_endpoints));
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());

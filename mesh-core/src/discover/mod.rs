@@ -11,7 +11,7 @@ mod state;
 pub use pushed::{Pushed, Pusher, pushed};
 pub use state::SourceState;
 #[cfg(feature = "runtime")]
-pub(crate) use state::Sources;
+pub(crate) use state::{Known, STALE_AFTER, Sources};
 
 use std::future::Future;
 use std::sync::Arc;

@@ -39,7 +39,7 @@ use crate::error::{Error, Reason};
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::{Draw, Roots, ServiceName, Transport, Workload};
+use crate::model::{Draw, Roots, ServiceName, SourceId, Transport, Workload};
 use crate::plan::{Destination, Planned, Refusal, plan};
 use crate::snapshot::Snapshot;
 use limits::Waits;
@@ -52,6 +52,7 @@ pub struct Scene<'a> {
     local: &'a Local,
     bounds: Bounds,
     now: Duration,
+    stale: &'a [SourceId],
 }
 
 // === impl Scene ===
@@ -64,6 +65,7 @@ impl<'a> Scene<'a> {
             local,
             bounds: Bounds::default(),
             now: Duration::ZERO,
+            stale: &[],
         }
     }
 
@@ -72,6 +74,13 @@ impl<'a> Scene<'a> {
     #[must_use]
     pub fn within(mut self, limits: &crate::runtime::Limits) -> Self {
         self.bounds = limits.head();
+        self
+    }
+
+    /// The same while these sources are stale: endpoints that come from them are in doubt.
+    #[must_use]
+    pub fn doubting(mut self, stale: &'a [SourceId]) -> Self {
+        self.stale = stale;
         self
     }
 
@@ -293,6 +302,7 @@ fn walk(
     let taken = foresee(set, choice, scene.now, &mut draw);
     let taken = taken.map_err(|none| backend.without_endpoint(none));
     out.endpoints = endpoints(set, taken.as_ref().ok().copied());
+    doubt(scene, &service.name, set, &mut out.endpoints);
     let authority = authority_of(&request).unwrap_or(authority);
     out.sent = Some(question.head(&request, &authority));
     let taken = taken?;
@@ -404,6 +414,18 @@ fn endpoints(set: &EndpointSet, taken: Option<&Member>) -> Vec<Endpoint> {
         Endpoint::of(member, ready.contains(&at), taken).with(near)
     });
     each.collect()
+}
+
+/// Marks the endpoints that come from a source which is stale.
+fn doubt(scene: &Scene<'_>, service: &ServiceName, set: &EndpointSet, endpoints: &mut [Endpoint]) {
+    if scene.stale.is_empty() {
+        return;
+    }
+    for (member, endpoint) in set.members().iter().zip(endpoints) {
+        let of = { scene.snapshot }.sources_of(service, member.endpoint.address().ip());
+        let stale = scene.stale.iter().find(|source| of.contains(*source));
+        endpoint.stale = stale.map(ToString::to_string);
+    }
 }
 
 #[cfg(test)]

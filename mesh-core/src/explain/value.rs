@@ -242,6 +242,9 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Whether it may be chosen.
     pub eligible: bool,
+    /// The source that it comes from, where that is stale: out of sync for too long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale: Option<String>,
     /// Whether it is ejected.
     pub ejected: bool,
     /// Requests in flight to it.
@@ -380,6 +383,7 @@ impl Endpoint {
             taken,
             near: None,
             permille: None,
+            stale: None,
         }
     }
 

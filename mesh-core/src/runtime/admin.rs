@@ -178,7 +178,9 @@ impl Admin {
             (&Method::GET, "/readyz") => {
                 let not_ready = mesh.not_ready();
                 if not_ready.is_empty() {
-                    text(StatusCode::OK, "ok\n")
+                    let lines = ["ok".to_owned()].into_iter().chain(mesh.doubts());
+                    let lines: String = lines.map(|line| line + "\n").collect();
+                    text(StatusCode::OK, &lines)
                 } else {
                     text(
                         StatusCode::SERVICE_UNAVAILABLE,
@@ -373,6 +375,11 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::discover::{Gone, Sink};
+    use crate::drain::Drain;
+    use crate::model::SourceId;
+    use crate::snapshot::Change;
+    use crate::testing::World;
 
     /// A place is free again soon after its last answer, whatever callers of the mesh may do.
     #[tokio::test(start_paused = true)]
@@ -426,6 +433,44 @@ mod tests {
         assert_eq!(body, "in the end");
         drop(body);
         assert_eq!(large.available_permits(), 1);
+    }
+
+    /// Loses what it reads from once it has read it.
+    struct Losing;
+
+    impl crate::discover::Source for Losing {
+        fn id(&self) -> SourceId {
+            SourceId::new("one")
+        }
+
+        async fn run(self, sink: Sink, mut drain: Drain) -> Result<(), Gone> {
+            sink.push(Change::replace(self.id(), vec![])).await?;
+            sink.synced().await?;
+            sink.lost("gone").await?;
+            drain.closed().await;
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mesh_with_a_stale_source_is_ready_and_says_so() {
+        let world = World::new().unwrap();
+        let mesh = world.mesh("web").unwrap().source(Losing).start().unwrap();
+        mesh.ready().await;
+        let page = async || {
+            let (admin, large) = (Arc::new(Admin::default()), Arc::new(Semaphore::new(1)));
+            let request = Request::get("/readyz").body(()).unwrap();
+            let answer = admin.answer(request, mesh.clone(), large).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        assert_eq!(page().await, "ok\n");
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        tokio::task::yield_now().await;
+        let doubt =
+            "source one is stale: lost: gone, 300 s out of sync; what it pushed last serves";
+        assert_eq!(page().await, format!("ok\n{doubt}\n"));
     }
 
     /// A reader of a byte a second would else hold the place for months.

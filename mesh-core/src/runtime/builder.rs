@@ -32,7 +32,7 @@ use crate::authorize::{Authorizer, Authorizers, DefaultAction, PathForm};
 use crate::balance::{EjectPolicy, Strategy};
 use crate::budget::Budget;
 use crate::connect::{Connector, OutsideRoots};
-use crate::discover::{Gone, Inbox, Sink, Source, Sources};
+use crate::discover::{Gone, Inbox, STALE_AFTER, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
 use crate::identify::Live;
 use crate::local::Local;
@@ -81,7 +81,9 @@ struct BuilderParts {
     sinks: Vec<Arc<dyn ExchangeSink>>,
     writers: Vec<RunWriter>,
     sources: Vec<(SourceId, RunSource)>,
-    groups: Vec<Vec<SourceId>>,
+    groups: Vec<Vec<(SourceId, Duration)>>,
+    /// How long the next source may be out of sync before it is stale.
+    stale_after: Duration,
     roots: Arc<[CertificateDer<'static>]>,
     trace_sample: f64,
 }
@@ -192,28 +194,36 @@ impl MeshBuilder<WantsNothing> {
     /// Adds a source of configuration. Where several have the same object, the one added first has
     /// precedence. The mesh is ready once each has synced.
     pub fn source(mut self, source: impl Source) -> Self {
-        let id = self.run(source);
-        self.parts.groups.push(vec![id]);
+        let source = self.run(source);
+        self.parts.groups.push(vec![source]);
         self
     }
 
     /// Adds a source that stands in for the one added before, and it for this one: the mesh is
     /// ready once one of them has synced. Of two control planes, one may be down at the start.
     pub fn or_source(mut self, source: impl Source) -> Self {
-        let id = self.run(source);
+        let source = self.run(source);
         match self.parts.groups.last_mut() {
-            Some(group) => group.push(id),
-            None => self.parts.groups.push(vec![id]),
+            Some(group) => group.push(source),
+            None => self.parts.groups.push(vec![source]),
         }
         self
     }
 
-    fn run(&mut self, source: impl Source) -> SourceId {
+    /// The sources that are added from here on are stale once they were out of sync for so long: the log
+    /// warns of it once, and metrics, the status, `/readyz` and explanations say it. What they pushed last
+    /// serves on, and the mesh stays ready. Default 5 minutes; [`Duration::MAX`] is never.
+    pub fn stale_after(mut self, limit: Duration) -> Self {
+        self.parts.stale_after = limit;
+        self
+    }
+
+    fn run(&mut self, source: impl Source) -> (SourceId, Duration) {
         let id = source.id();
         self.state.1.sources.push(id.clone());
         let run: RunSource = Box::new(move |sink, drain| Box::pin(source.run(sink, drain)));
         self.parts.sources.push((id.clone(), run));
-        id
+        (id, self.parts.stale_after)
     }
 
     /// Starts the runtime on the current tokio runtime.
@@ -248,7 +258,8 @@ impl MeshBuilder<WantsNothing> {
         run_sources(parts.sources, &inbox, &watch);
         let changes = Changes::new(writer, Arc::clone(&parts.clock));
         let changed = changes.last();
-        tokio::spawn(merge(changes, inbox, states, watch.clone()));
+        let epoch = shared.upstreams.epoch;
+        tokio::spawn(merge(changes, inbox, states, epoch, watch.clone()));
         let writers = TaskTracker::new();
         for write in parts.writers {
             writers.spawn(write(watch.clone()));
@@ -373,6 +384,7 @@ impl Default for BuilderParts {
             writers: Vec::new(),
             sources: Vec::new(),
             groups: Vec::new(),
+            stale_after: STALE_AFTER,
             roots: Arc::new([]),
             trace_sample: 0.0,
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use inmesh_pki::Crypto;
 use inmesh_pki::clock::Clock;
@@ -10,6 +10,7 @@ use inmesh_pki::rotate::expiry::expiries;
 use inmesh_pki::rotate::watch_expiry;
 use inmesh_pki::store::IdentityReader;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::listening::Listening;
 use super::mesh::Mesh;
@@ -17,7 +18,7 @@ use super::status::not_ready;
 use crate::accept::{Half, Sockets};
 use crate::budget::Budget;
 use crate::connect::{Counted, Gate};
-use crate::discover::{SourceState, Sources};
+use crate::discover::{Known, SourceState, Sources};
 use crate::drain::Drain;
 use crate::snapshot::{Serving, Snapshot, SnapshotReader};
 use crate::telemetry::{Collect, Samples};
@@ -59,6 +60,7 @@ impl Mesh {
             changed: Arc::clone(&self.inner.changed),
             drain: drain.clone(),
             clock: Arc::clone(&shared.clock),
+            epoch: shared.upstreams.epoch,
         });
         let alarm = {
             let (identity, clock) = (shared.identity.clone(), Arc::clone(&shared.clock));
@@ -86,6 +88,8 @@ struct Gauges {
     changed: Arc<AtomicU64>,
     drain: Drain,
     clock: Arc<dyn Clock>,
+    /// The zero of the clock that sources are as old on.
+    epoch: Instant,
 }
 
 impl Collect for Gauges {
@@ -151,16 +155,25 @@ impl Gauges {
             "Objects by what serves of them: the newest version, the last good one, or nothing",
             serving.map(|(serving, count)| ([("serving", serving)], count)),
         );
-        let synced = sources.states().iter().map(|(id, state)| {
-            let synced = matches!(state, SourceState::Synced);
-            (id.to_string(), u64::from(synced))
-        });
-        let synced: Vec<_> = synced.collect();
-        let synced = synced
-            .iter()
-            .map(|(id, up)| ([("source", id.as_str())], *up));
+        let now = self.epoch.elapsed();
+        let known: Vec<_> = sources
+            .all()
+            .map(|(id, known)| (id.to_string(), known))
+            .collect();
+        let each = |of: fn(&Known, Duration) -> u64| {
+            let rows = known.iter();
+            let rows = rows.map(|(id, known)| ([("source", id.as_str())], of(known, now)));
+            rows.collect::<Vec<_>>()
+        };
         let help = "Whether a source of configuration keeps its state current";
+        let synced = each(|known, _| u64::from(*known.state() == SourceState::Synced));
         samples.gauges("mesh_source_synced", help, synced);
+        let help = "How long a source has been out of sync, in seconds; 0 while it is in sync";
+        let ages = each(|known, now| known.age(now).as_secs());
+        samples.gauges("mesh_source_age_seconds", help, ages);
+        let help = "Whether a source was out of sync for so long that it is doubted";
+        let stale = each(|known, _| u64::from(known.is_stale()));
+        samples.gauges("mesh_source_stale", help, stale);
     }
 
     fn renewal(&self, samples: &mut Samples<'_>) {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use inmesh_pki::clock::Clock;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use crate::discover::{Applied, Inbox, Message, Sources};
 use crate::drain::Drain;
@@ -62,16 +63,26 @@ pub(super) async fn merge(
     mut changes: Changes,
     mut inbox: Inbox,
     sources: watch::Sender<Sources>,
+    // The zero of the clock that sources are as old on.
+    epoch: Instant,
     mut drain: Drain,
 ) {
+    let mut open = true;
     loop {
+        let due = sources.borrow().next_stale();
+        let due = due.and_then(|due| epoch.checked_add(due));
         let message = tokio::select! {
-            message = inbox.next() => message,
+            message = inbox.next(), if open => message,
+            () = sleep_until(due.unwrap_or(epoch)), if due.is_some() => {
+                doubt(&sources, epoch.elapsed());
+                continue;
+            }
             () = drain.closed() => return,
         };
         // Every source has ended; what they pushed last serves.
         let Some(message) = message else {
-            return drain.closed().await;
+            open = false;
+            continue;
         };
         match message {
             Message::Change(change, None) => drop(changes.make(change)),
@@ -85,11 +96,24 @@ pub(super) async fn merge(
             Message::Retire(local) => drop(changes.writer.retire(&local)),
             Message::State(source, state) => {
                 let shown = state.to_string();
-                if sources.send_if_modified(|sources| sources.set(&source, state)) {
+                if sources.send_if_modified(|all| all.set(&source, state, epoch.elapsed())) {
                     tracing::info!(%source, state = shown, "source");
                 }
             }
         }
+    }
+}
+
+/// Says which sources have become stale: once for each time that they do.
+fn doubt(sources: &watch::Sender<Sources>, now: Duration) {
+    let mut stale = Vec::new();
+    sources.send_if_modified(|all| {
+        stale = all.poll_stale(now);
+        !stale.is_empty()
+    });
+    for (source, age) in stale {
+        let age_seconds = age.as_secs();
+        tracing::warn!(%source, age_seconds, "the source is stale; what it pushed last serves");
     }
 }
 

@@ -202,7 +202,9 @@ impl Mesh {
             (None, Some(own)) => question.clone().from(own),
             _ => question.clone(),
         };
+        let stale = self.inner.sources.borrow().stale();
         let scene = Scene::new(&snapshot, local).within(&shared.limits);
+        let scene = scene.doubting(&stale);
         explain(&scene.at(shared.upstreams.now()), &question)
     }
 
@@ -250,6 +252,12 @@ impl Mesh {
             &self.inner.sources.borrow(),
             self.inner.shared.clock.now(),
         )
+    }
+
+    /// What it serves although it is in doubt: sources that were out of sync for too long.
+    pub(super) fn doubts(&self) -> Vec<String> {
+        let sources = self.inner.sources.borrow();
+        sources.doubts(self.inner.shared.upstreams.now()).collect()
     }
 
     /// The current configuration.

@@ -50,7 +50,7 @@ pub use listening::ListenerStatus;
 pub use mesh::Mesh;
 pub use status::{
     BackendStatus, ConnectionsStatus, EndpointError, EndpointStatus, IdentityStatus, PolicyOf,
-    PolicyStatus, RenewalStatus, RouteStatus, ServiceStatus, Status, TierStatus,
+    PolicyStatus, RenewalStatus, RouteStatus, ServiceStatus, SourceStatus, Status, TierStatus,
 };
 
 #[cfg(test)]

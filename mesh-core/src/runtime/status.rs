@@ -15,7 +15,7 @@ use super::listening::ListenerStatus;
 use crate::authorize::WorkloadPolicy;
 use crate::balance::{EndpointSet, TierShare};
 use crate::connect::{Counted, Gate};
-use crate::discover::{SourceState, Sources};
+use crate::discover::{Known, SourceState, Sources};
 use crate::drain::Phase;
 use crate::local::Local;
 use crate::route::{Outcome, RuleOf};
@@ -46,13 +46,28 @@ pub struct Status {
     /// The listeners that are served.
     pub listeners: Vec<ListenerStatus>,
     /// The sources of configuration by name, with their states.
-    pub sources: BTreeMap<String, SourceState>,
+    pub sources: BTreeMap<String, SourceStatus>,
     /// What became of each configuration object.
     pub objects: Vec<ObjectStatus>,
     /// The Services it knows.
     pub services: Vec<ServiceStatus>,
     /// The rules of the routes that are attached to them, in order of precedence.
     pub routes: Vec<RouteStatus>,
+}
+
+/// A source of configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SourceStatus {
+    /// How it is.
+    #[serde(flatten)]
+    pub state: SourceState,
+    /// How long it has been out of sync, in seconds; 0 while it is in sync.
+    pub age: u64,
+    /// Whether that is so long that what it has pushed is doubted.
+    pub stale: bool,
+    /// After how many seconds that is; `None` is never.
+    pub stale_after: Option<u64>,
 }
 
 /// The policy of the workload.
@@ -290,14 +305,22 @@ impl Status {
             policy: policy(snapshot.policy()),
             listeners,
             sources: sources
-                .states()
-                .iter()
-                .map(|(id, state)| (id.to_string(), state.clone()))
+                .all()
+                .map(|(id, known)| (id.to_string(), source(known, since_start)))
                 .collect(),
             objects: snapshot.status(),
             services,
             routes: routes(snapshot),
         }
+    }
+}
+
+fn source(known: &Known, now: Duration) -> SourceStatus {
+    SourceStatus {
+        state: known.state().clone(),
+        age: known.age(now).as_secs(),
+        stale: known.is_stale(),
+        stale_after: known.stale_after().map(|limit| limit.as_secs()),
     }
 }
 

@@ -129,7 +129,7 @@ impl Snapshot {
                 return Some(key);
             }
             Op::Resolve(host, addresses) => {
-                self.resolved(host, addresses, touched);
+                self.resolved(source, host, addresses, touched);
                 return None;
             }
         };
@@ -357,12 +357,19 @@ impl Snapshot {
         }
     }
 
-    fn resolved(&mut self, host: Host, addresses: compile::Addresses, touched: &mut Touched) {
+    fn resolved(
+        &mut self,
+        source: &SourceId,
+        host: Host,
+        addresses: compile::Addresses,
+        touched: &mut Touched,
+    ) {
         let mut name = self.names.get(&host).cloned().unwrap_or_default();
         if name.addresses.as_ref() == Some(&addresses) {
             return;
         }
         name.addresses = Some(addresses);
+        name.source = Some(source.clone());
         touched.any |= !name.services.is_empty();
         touched.services.extend(name.services.iter().cloned());
         self.names.insert_mut(host, name);

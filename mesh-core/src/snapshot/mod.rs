@@ -16,7 +16,6 @@ mod originate;
 mod report;
 mod service;
 mod settings;
-#[cfg(feature = "simulate")]
 mod slices;
 mod state;
 mod status;

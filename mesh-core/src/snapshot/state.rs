@@ -103,6 +103,8 @@ pub(super) enum Reach {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Name {
     pub(super) addresses: Option<compile::Addresses>,
+    /// The resolver that has found them.
+    pub(super) source: Option<SourceId>,
     pub(super) services: BTreeSet<ServiceName>,
 }
 

@@ -1,9 +1,12 @@
 //! Sources: acknowledgement, loss, and which of them a mesh waits for.
 
+use std::time::Duration;
+
 use inmesh_core::Mesh;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::discover::{Gone, Sink, Source, SourceState, pushed};
 use inmesh_core::drain::Drain;
+use inmesh_core::explain::Question;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, SourceId, Workload};
 use inmesh_core::runtime::{MeshBuilder, WantsNothing};
 use inmesh_core::snapshot::{Change, Fallback, Op, Problem, Serving};
@@ -40,7 +43,7 @@ fn builder(world: &World) -> Result<MeshBuilder<WantsNothing>> {
 }
 
 fn state(mesh: &Mesh, source: &str) -> Option<SourceState> {
-    mesh.status().sources.get(source).cloned()
+    mesh.status().sources.get(source).map(|of| of.state.clone())
 }
 
 #[tokio::test]
@@ -161,5 +164,76 @@ async fn kept_state_is_enough_to_start_and_a_loss_is_seen() -> Result {
     settled(SourceState::Lost("reset".to_owned())).await?;
     sink.synced().await?;
     settled(SourceState::Synced).await?;
+    Ok(())
+}
+
+/// A source that is out of sync is doubted after its time, aloud and once; it serves on.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_out_of_sync_for_long_is_stale() -> Result {
+    let world = World::new()?;
+    let ((one, one_sink), (two, two_sink)) = (handed("one"), handed("two"));
+    let mesh = builder(&world)?
+        .stale_after(Duration::from_secs(60))
+        .source(one)
+        .stale_after(Duration::MAX)
+        .source(two)
+        .start()?;
+    let (one, two) = (one_sink.await?, two_sink.await?);
+    let at = [([127, 0, 0, 1], 1).into()];
+    one.apply(Change::replace(
+        SourceId::new("one"),
+        world.service("cart", AppProtocol::Http1, &at)?,
+    ))
+    .await?;
+    two.apply(Change::replace(
+        SourceId::new("two"),
+        world.service("shelf", AppProtocol::Http1, &at)?,
+    ))
+    .await?;
+    for sink in [&one, &two] {
+        sink.synced().await?;
+    }
+    mesh.ready().await;
+    tokio::time::advance(Duration::from_secs(600)).await;
+    for sink in [&one, &two] {
+        sink.lost("gone").await?;
+    }
+    // What is applied after them has seen them.
+    let settle = async || {
+        one.apply(Change::update(SourceId::new("one"), vec![]))
+            .await
+    };
+    settle().await?;
+    let endpoint = |service: &str| -> Option<String> {
+        let question = Question::parse(&format!("GET http://{service}/")).ok()?;
+        mesh.explain(&question).endpoints.first()?.stale.clone()
+    };
+    let metric = |line: &str| mesh.encode_metrics().lines().any(|l| l == line);
+    for (later, age, stale) in [(59, 59, false), (2, 61, true), (100, 161, true)] {
+        tokio::time::advance(Duration::from_secs(later)).await;
+        settle().await?;
+        let status = mesh.status();
+        let of = |id: &str| {
+            status
+                .sources
+                .get(id)
+                .map(|s| (s.age, s.stale, s.stale_after))
+        };
+        assert_eq!(of("one"), Some((age, stale, Some(60))));
+        assert_eq!(of("two"), Some((age, false, None)));
+        assert!(status.ready && status.services.len() == 2);
+        assert_eq!(endpoint("cart"), stale.then(|| "one".to_owned()));
+        assert_eq!(endpoint("shelf"), None);
+        let line = format!("mesh_source_stale{{source=\"one\"}} {}", u8::from(stale));
+        assert!(metric(&line), "{}", mesh.encode_metrics());
+        assert!(metric(&format!(
+            "mesh_source_age_seconds{{source=\"one\"}} {age}"
+        )));
+    }
+    one.synced().await?;
+    settle().await?;
+    let known = mesh.status().sources;
+    assert_eq!(known.get("one").map(|s| (s.age, s.stale)), Some((0, false)));
+    assert_eq!(endpoint("cart"), None);
     Ok(())
 }

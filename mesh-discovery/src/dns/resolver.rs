@@ -33,7 +33,8 @@ const NAME: &str = "dns";
 /// Resolves the host names of Services of type ExternalName and of EndpointSlices of addressType
 /// FQDN. Its name is `dns`.
 ///
-/// It is synced at once: names come with documents, and their addresses when they are found.
+/// It is synced at once: names come with documents, and their addresses when they are found. It is out of sync while
+/// it knows of no name that can be resolved, and of one that cannot.
 ///
 /// ```
 /// use inmesh_discovery::dns::DnsSource;
@@ -144,7 +145,15 @@ pub(super) async fn drive<L: LookUp>(
         early,
     };
     sink.synced().await?;
+    let mut lost = false;
     loop {
+        if names.are_lost() != lost {
+            lost = !lost;
+            match lost {
+                true => sink.lost("no name can be resolved").await?,
+                false => sink.synced().await?,
+            }
+        }
         // The snapshot is read after the watch was set, so that no change is missed.
         let ops = names.want(&snapshots.load());
         push(&sink, ops).await?;
@@ -231,6 +240,16 @@ impl<L: LookUp> Names<L> {
         self.entries
             .retain(|_, e| e.wanted || e.running.is_some() || e.plan.next() > now);
         ops
+    }
+
+    /// Whether there are names and none of them can be resolved: it is rather the name server than they.
+    fn are_lost(&self) -> bool {
+        let mut wanted = self
+            .entries
+            .values()
+            .filter(|entry| entry.wanted)
+            .peekable();
+        wanted.peek().is_some() && wanted.all(|entry| entry.plan.is_failing())
     }
 
     /// Starts the look-ups that are due.

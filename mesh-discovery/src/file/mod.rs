@@ -75,8 +75,8 @@ struct Look {
 enum Seen {
     /// There is something to push.
     Change(Change),
-    /// The folder cannot be listed.
-    Gone,
+    /// The folder cannot be listed, and why.
+    Gone(String),
     /// All is as it was.
     Same,
     /// A file was being written.
@@ -146,6 +146,7 @@ impl Source for FileSource {
 
     async fn run(self, sink: Sink, mut drain: Drain) -> Result<(), Gone> {
         let mut look = self.look;
+        // Whether the sink knows that the folder is read.
         let mut synced = false;
         loop {
             let mut tries = 0;
@@ -159,7 +160,7 @@ impl Source for FileSource {
                 // The runtime is going away, or a look panicked; the rest says what is known.
                 let Ok((back, seen)) = looked.await else {
                     tracing::error!(source = %self.id, "the folder is no longer read");
-                    return Ok(());
+                    return sink.lost("the folder is no longer read").await;
                 };
                 look = back;
                 match seen {
@@ -167,11 +168,18 @@ impl Source for FileSource {
                     seen => break seen,
                 }
             };
-            if let Seen::Change(change) = seen {
-                sink.push(change).await?;
-                if !synced {
-                    synced = true;
-                    sink.synced().await?;
+            match seen {
+                Seen::Gone(why) => {
+                    synced = false;
+                    sink.lost(why).await?;
+                }
+                seen => {
+                    if let Seen::Change(change) = seen {
+                        sink.push(change).await?;
+                    }
+                    if !std::mem::replace(&mut synced, true) {
+                        sink.synced().await?;
+                    }
                 }
             }
             tokio::select! {
@@ -199,9 +207,9 @@ impl Look {
                         dir = %self.dir.display(), error = %why,
                         "the folder cannot be read; all stays as it was"
                     );
-                    self.gone = Some(why);
+                    self.gone = Some(why.clone());
                 }
-                return Seen::Gone;
+                return Seen::Gone(why);
             }
         };
         if self.gone.take().is_some() {

@@ -58,8 +58,8 @@ impl World {
                         writer.apply(change);
                         count.send_modify(|n| *n += 1);
                     }
-                    Message::State(_, SourceState::Synced) => {
-                        say_synced.send_replace(true);
+                    Message::State(_, state) => {
+                        say_synced.send_replace(state == SourceState::Synced);
                     }
                     _ => {}
                 }
@@ -285,7 +285,7 @@ fn a_folder_that_is_gone_says_nothing() {
     assert!(matches!(look.look(true), Seen::Change(_)));
     assert!(matches!(look.look(true), Seen::Same));
     fs::rename(&dir, parent.path().join("aside")).expect("renamed");
-    assert!(matches!(look.look(true), Seen::Gone));
+    assert!(matches!(look.look(true), Seen::Gone(_)));
     fs::rename(parent.path().join("aside"), &dir).expect("renamed");
     assert!(matches!(look.look(true), Seen::Same));
 }
@@ -300,4 +300,23 @@ fn a_problem_is_logged_once() {
     assert_eq!(look.logged.len(), 1);
     look.log(&[]);
     assert!(look.logged.is_empty());
+}
+
+/// The runtime learns that what it has is not kept current, and when it is again.
+#[tokio::test]
+async fn a_folder_that_is_gone_is_out_of_sync_until_it_is_back() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (dir, away) = (place.path().join("here"), place.path().join("away"));
+    fs::create_dir(&dir).expect("made");
+    fs::write(dir.join("a.yaml"), service("a")).expect("written");
+    let mut world = World::start(&dir);
+    world.lists(&["Service/default/a"]).await;
+    let mut synced = world.synced.clone();
+    for (from, to, wanted) in [(&dir, &away, false), (&away, &dir, true)] {
+        fs::rename(from, to).expect("moved");
+        let seen = timeout(LONG, synced.wait_for(|synced| *synced == wanted)).await;
+        assert!(seen.is_ok(), "{wanted}");
+        world.lists(&["Service/default/a"]).await;
+    }
+    world.stop().await;
 }

@@ -256,6 +256,9 @@ fn endpoints(seen: &Explanation) -> String {
         let near = e.near.as_ref().zip(e.permille);
         let near = near.map(|(near, of)| format!("{near} takes {}.{} %", of / 10, of % 10));
         state.extend(near.as_deref());
+        let stale = e.stale.as_ref();
+        let stale = stale.map(|source| format!("in doubt: {source} is stale"));
+        state.extend(stale.as_deref());
         let version = match &*e.version {
             "" => e.workload.clone(),
             version => format!("{} {version}", e.workload),

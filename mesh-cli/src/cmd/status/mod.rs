@@ -157,6 +157,7 @@ fn page(status: &Value) -> String {
         status["refusals"],
     )];
     out.extend(each(&status["not_ready"]).map(|why| format!("  {}", text(why))));
+    out.extend(notes::sources(status).map(|source| format!("  {source}")));
     let identity = each(&status["identity"]).map(|c| {
         vec![
             text(&c["kind"]),
@@ -464,6 +465,11 @@ mod tests {
                 }],
                 "refused": ["AuthorizationPolicy/shop/b"],
             },
+            "sources": {
+                "dns": {"state": "synced", "age": 0, "stale": false},
+                "one": {"state": "lost", "reason": "gone", "age": 90, "stale": false},
+                "two": {"state": "kept", "age": 400, "stale": true},
+            },
             "services": [{
                 "service": "app.shop", "port": 80, "protocol": "http", "server_first": false,
                 "connections": [
@@ -498,11 +504,16 @@ mod tests {
             "app.shop:80 10.0.0.1:80 failed 90s ago: connect-failed: refused",
             "app.shop:80 3 (75%), next.shop:80 1 (25%)",
             "answers 503",
+            "source one is lost (gone), 90s out of sync",
+            "source two is STALE: kept, ",
             "app.shop:80 has 9 connections open from shop/web; 3 requests wait for one, 2 were refused",
         ] {
             assert!(page.contains(part), "{part} is not in {page}");
         }
-        assert!(!page.contains("shop/own"), "{page}");
+        assert!(
+            !page.contains("shop/own") && !page.contains("dns"),
+            "{page}"
+        );
     }
 
     /// Answers in their order, the last one again and again.

@@ -4,6 +4,28 @@ use serde_json::Value;
 
 use super::{each, span, text};
 
+/// The sources that are out of sync, and whether what they have pushed is in doubt.
+pub(super) fn sources(status: &Value) -> impl Iterator<Item = String> {
+    let sources = status["sources"].as_object().into_iter().flatten();
+    sources.filter_map(|(id, source)| {
+        let state = source["state"]
+            .as_str()
+            .filter(|state| *state != "synced")?;
+        let stale = match source["stale"] == true {
+            true => "is STALE: ",
+            false => "is ",
+        };
+        let reason = source["reason"].as_str();
+        let reason = reason
+            .map(|reason| format!(" ({reason})"))
+            .unwrap_or_default();
+        let age = span(source["age"].as_u64().unwrap_or_default());
+        Some(format!(
+            "source {id} {stale}{state}{reason}, {age} out of sync"
+        ))
+    })
+}
+
 /// Why endpoints failed last.
 pub(super) fn endpoint_errors(status: &Value) -> impl Iterator<Item = String> {
     each(&status["services"]).flat_map(|service| {

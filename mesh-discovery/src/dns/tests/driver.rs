@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use inmesh_core::authorize::DefaultAction;
-use inmesh_core::discover::{Gone, Inbox, Message, Sink};
+use inmesh_core::discover::{Gone, Inbox, Message, Sink, SourceState};
 use inmesh_core::drain::{DrainTrigger, Phase, drain};
 use inmesh_core::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, SourceId,
     Transport, Workload,
 };
 use inmesh_core::snapshot::{Change, Op, Settings, Snapshot, SnapshotReader, snapshot};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -64,6 +65,8 @@ pub(super) struct World {
     pub(super) reader: SnapshotReader,
     /// What others than the driver push.
     other: Sink,
+    /// The last state that the driver has said.
+    state: watch::Receiver<Option<SourceState>>,
     drain: DrainTrigger,
     driver: JoinHandle<Result<(), Gone>>,
 }
@@ -79,10 +82,13 @@ impl World {
         let mut inbox = Inbox::new(reader.clone());
         let sink = inbox.sink(SourceId::new("dns"));
         let other = inbox.sink(SourceId::new("test"));
+        let (say, state) = watch::channel(None);
         tokio::spawn(async move {
             while let Some(message) = inbox.next().await {
-                if let Message::Change(change, _) = message {
-                    writer.apply(change);
+                match message {
+                    Message::Change(change, _) => drop(writer.apply(change)),
+                    Message::State(_, state) => drop(say.send_replace(Some(state))),
+                    _ => {}
                 }
             }
         });
@@ -91,6 +97,7 @@ impl World {
         Self {
             reader,
             other,
+            state,
             drain,
             driver,
         }
@@ -351,5 +358,28 @@ async fn a_look_up_that_panics_is_a_failure() {
     let world = World::start(|sink, drain| drive(Broken::default(), false, sink, drain));
     world.want(host("a.example")).await;
     world.until(&["192.0.2.1:80"]).await;
+    world.stop().await;
+}
+
+/// Where no name can be resolved, it is rather the name server than they.
+#[tokio::test(start_paused = true)]
+async fn it_is_out_of_sync_while_no_name_can_be_resolved() {
+    let script = Script::default();
+    script.say("a.example", answer(&["192.0.2.1"], 10));
+    let world = start(&script);
+    settle().await;
+    let state = || world.state.borrow().clone();
+    assert_eq!(state(), Some(SourceState::Synced), "nothing is wanted");
+    world.want(host("a.example")).await;
+    world.until(&["192.0.2.1:80"]).await;
+    script.say("a.example", Outcome::unknown());
+    pass(10).await;
+    let lost = SourceState::Lost("no name can be resolved".into());
+    assert_eq!(state(), Some(lost));
+    assert_eq!(world.endpoints(), ["192.0.2.1:80"]);
+    script.say("a.example", answer(&["192.0.2.2"], 10));
+    world.until(&["192.0.2.2:80"]).await;
+    settle().await;
+    assert_eq!(state(), Some(SourceState::Synced));
     world.stop().await;
 }
