@@ -44,6 +44,7 @@ pub(crate) fn settings(agent: &Agent) -> Settings {
     let mut settings = Settings::new(agent.workload.clone(), agent.default_action);
     settings.mesh_namespace.clone_from(&agent.mesh_namespace);
     settings.paths = agent.paths;
+    settings.outbound = agent.outbound;
     settings.locality = agent.locality.clone();
     settings.traffic = Traffic::built(Default::default(), agent.eject).into();
     settings

@@ -16,7 +16,7 @@ use inmesh_core::authorize::{DefaultAction, PathForm};
 use inmesh_core::balance::EjectPolicy;
 use inmesh_core::model::{Locality, Namespace, Workload};
 use inmesh_core::runtime::{Limits, Listen};
-use inmesh_core::snapshot::Problem;
+use inmesh_core::snapshot::{OutboundTrafficPolicy, Problem};
 use inmesh_discovery::file;
 use inmesh_discovery::manifest::Defaults;
 use inmesh_discovery::manifest::strict::{self, Document};
@@ -49,6 +49,7 @@ pub(crate) struct Agent {
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) loopback_endpoints: bool,
     pub(crate) paths: PathForm,
+    pub(crate) outbound: OutboundTrafficPolicy,
     pub(crate) limits: Limits,
     pub(crate) eject: EjectPolicy,
     pub(crate) locality: Locality,

@@ -9,7 +9,7 @@ use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
 use inmesh_core::balance::Level;
 use inmesh_core::model::{AppProtocol, Locality, Namespace, ServiceName, Workload, check_label};
 use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
-use inmesh_core::snapshot::Problem;
+use inmesh_core::snapshot::{OutboundTrafficPolicy, Problem};
 use inmesh_discovery::manifest::outlier_detection;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
@@ -53,6 +53,15 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             Some(v.choice(&["allow", "refuse"])? == "allow")
         });
         let paths = optional(agent, "paths", |v| v.object(paths));
+        let outbound = optional(agent, "outboundTrafficPolicy", |v| {
+            v.object(|policy| {
+                let mode = policy.need("mode")?;
+                Some(match mode.choice(&["REGISTRY_ONLY", "ALLOW_ANY"])? {
+                    "ALLOW_ANY" => OutboundTrafficPolicy::AllowAny,
+                    _ => OutboundTrafficPolicy::RegistryOnly,
+                })
+            })
+        });
         let limits = optional(agent, "limits", |v| v.object(limits));
         let eject = optional(agent, "outlierDetection", |v| outlier_detection(&v));
         let locality = optional(agent, "locality", |v| v.object(locality));
@@ -77,6 +86,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             admin: admin?,
             loopback_endpoints: loopback?.unwrap_or(false),
             paths: paths?.unwrap_or_default(),
+            outbound: outbound?.unwrap_or_default(),
             limits: limits?.unwrap_or_default(),
             eject: eject?.unwrap_or_default(),
             locality: locality?.unwrap_or_default(),
@@ -446,6 +456,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         ("bufferedBytes", 1 << 40, &mut limits.buffered),
         ("poolSize", 65_536, &mut limits.pool_size),
         ("mirrors", 1_000_000, &mut limits.mirrors),
+        ("outsideHosts", 10_000, &mut limits.outside_hosts),
     ];
     for (name, most, to) in sizes {
         match optional(fields, name, |v| v.integer_in::<usize>(1, most)) {

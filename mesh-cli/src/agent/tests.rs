@@ -686,7 +686,8 @@ paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,
   opaqueAge: 1h1ms, drainLead: 0s, drainDeadline: 12s, headerBytes: 13, headerFields: 14, targetBytes: 15,
-  connections: 16, poolSize: 17, streams: 18, mirrors: 19}
+  connections: 16, poolSize: 17, streams: 18, mirrors: 19, outsideHosts: 20}
+outboundTrafficPolicy: {mode: ALLOW_ANY}
 outlierDetection: {consecutive5xxErrors: 0, baseEjectionTime: 1s, maxEjectionTime: 2s, maxEjectionPercent: 33,
   consecutiveGatewayErrors: 2, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3,
   interval: 5s, minHealthPercent: 50, successRateEjection: {stdevFactor: 2000, minimumHosts: 3, requestVolume: 9},

@@ -13,6 +13,7 @@ use inmesh_core::model::{AppProtocol, Locality};
 use inmesh_core::runtime::{
     Application, InboundListener, Limits, Listen, OutboundListener, Target,
 };
+use inmesh_core::snapshot::OutboundTrafficPolicy;
 use inmesh_pki::workload_api::server::Entry;
 use serde_json::{Map, Value, json};
 
@@ -56,6 +57,11 @@ pub(crate) fn document(agent: &Agent) -> Value {
     };
     put("loopbackEndpoints", loopback.into());
     put("paths", paths(agent.paths));
+    let mode = match agent.outbound {
+        OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
+        _ => "REGISTRY_ONLY",
+    };
+    put("outboundTrafficPolicy", json!({ "mode": mode }));
     put("limits", limits(&agent.limits));
     put("outlierDetection", eject(&agent.eject));
     put("locality", locality(&agent.locality));
@@ -226,6 +232,7 @@ fn limits(limits: &Limits) -> Value {
         "connections": limits.connections,
         "poolSize": limits.pool_size,
         "mirrors": limits.mirrors,
+        "outsideHosts": limits.outside_hosts,
         "streams": limits.streams,
     })
 }

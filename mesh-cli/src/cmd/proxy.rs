@@ -275,6 +275,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         .identity(reader)
         .workload(agent.workload.clone(), agent.default_action)
         .paths(agent.paths)
+        .outbound_traffic_policy(agent.outbound)
         .locality(agent.locality.clone())
         .stale_after(agent.stale_after.documents)
         .source(file::FileSource::new(dir, agent.defaults()))

@@ -278,6 +278,13 @@ impl Workloads {
         queue.send(message).await.map_err(|_| Gone)
     }
 
+    /// Pushes a change that requests ask for.
+    pub(crate) async fn push(&self, change: Change) -> Result<(), Gone> {
+        let queue = self.queue().ok_or(Gone)?;
+        let message = Message::Change(change, None);
+        queue.send(message).await.map_err(|_| Gone)
+    }
+
     fn queue(&self) -> Option<mpsc::Sender<Message>> {
         self.0.as_ref()?.upgrade()
     }

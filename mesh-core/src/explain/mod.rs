@@ -39,7 +39,7 @@ use crate::error::{Error, Reason};
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::{Draw, Roots, ServiceName, SourceId, Transport, Workload};
+use crate::model::{Asked, Draw, Roots, ServiceName, SourceId, Transport, Workload};
 use crate::plan::{Destination, Planned, Refusal, plan};
 use crate::snapshot::Snapshot;
 use limits::Waits;
@@ -82,6 +82,18 @@ impl<'a> Scene<'a> {
     pub fn doubting(mut self, stale: &'a [SourceId]) -> Self {
         self.stale = stale;
         self
+    }
+
+    /// The host outside the mesh that a question asks for and whose endpoints no document lists, with
+    /// the Service that it leads to. Until it is asked for, nothing is known of it.
+    pub fn asked(&self, question: &Question) -> Option<(ServiceName, Asked)> {
+        let mut request = question.request.clone();
+        let (authority, _) = admitted(self, &mut request).ok()?;
+        let (local, mut draw) = (caller(self, question), Draw::new(question.draw));
+        let (to, view) = (Destination::Authority(&authority), question.view(&request));
+        let planned = plan(self.snapshot, &local, to, &view, &mut draw, &mut ()).ok()?;
+        let backend = planned.backend()?;
+        Some((backend.service.clone(), backend.asked?.clone()))
     }
 
     /// The same at a moment, on the clock that endpoints are ejected by.

@@ -6,8 +6,10 @@ mod endpoint;
 mod few;
 mod locality;
 mod names;
+mod outside;
 mod protocol;
 mod service;
+mod slice_host;
 mod text;
 
 pub use block::Block;
@@ -21,10 +23,10 @@ pub use names::{
     ClusterName, InvalidName, Kind, Namespace, ObjectKey, ServiceName, SourceId, Workload,
     check_label,
 };
+pub use outside::{Asked, HostPattern, Outside, OutsidePort, Resolution};
 pub use protocol::AppProtocol;
 #[cfg(feature = "runtime")]
 pub(crate) use protocol::HttpVersion;
-pub use service::{
-    Distribution, Labels, Service, ServicePort, Slice, SliceHost, SlicePort, Subset,
-};
+pub use service::{Distribution, Labels, Service, ServicePort, Slice, SlicePort, Subset};
+pub use slice_host::SliceHost;
 pub use text::Text;

@@ -61,6 +61,8 @@ pub enum Kind {
     Other(Arc<str>),
     /// `v1 Service`.
     Service,
+    /// `inmesh.dev/v1alpha1 ServiceEntry`.
+    ServiceEntry,
     /// `gateway.networking.k8s.io/v1 TCPRoute`.
     TcpRoute,
     /// `gateway.networking.k8s.io/v1 TLSRoute`.
@@ -167,6 +169,17 @@ impl ServiceName {
         })
     }
 
+    /// The Service that stands for all hosts that no document names, as Istio calls it in metrics. No
+    /// document has such a name.
+    pub(crate) fn passthrough(namespace: &Namespace) -> Self {
+        const NAME: &str = "PassthroughCluster";
+        Self {
+            namespace: namespace.clone(),
+            name: NAME.into(),
+            hash: Self::hash_of(namespace.as_str(), NAME),
+        }
+    }
+
     /// Its namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
@@ -239,6 +252,7 @@ impl fmt::Display for Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::Other(kind) => kind,
             Self::Service => "Service",
+            Self::ServiceEntry => "ServiceEntry",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::TrafficPolicy => "TrafficPolicy",
@@ -474,9 +488,14 @@ fn check(
     } else {
         return Ok(());
     };
-    Err(InvalidName {
+    Err(invalid(what, name, why))
+}
+
+/// A name that breaks a rule.
+pub(super) fn invalid(what: &'static str, name: &str, why: &'static str) -> InvalidName {
+    InvalidName {
         what,
         name: name.chars().take(64).collect(),
         why,
-    })
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    AppProtocol, ClusterName, Conditions, Host, Locality, ObjectKey, ServiceName, Transport,
+    AppProtocol, ClusterName, Host, Kind, ObjectKey, Outside, ServiceName, SliceHost, Transport,
 };
 
 /// One port of a Service.
@@ -34,6 +34,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its host outside the mesh and how to reach it (type ExternalName).
     pub external: Option<(Host, Transport)>,
+    /// The hosts outside the mesh that lead to it (kind ServiceEntry).
+    pub outside: Option<Outside>,
     /// Which of its endpoints are preferred, where it says so.
     pub distribution: Option<Distribution>,
     /// The endpoints of another Service that are its endpoints too.
@@ -79,22 +81,6 @@ pub struct SlicePort {
     pub name: Arc<str>,
     /// Where the endpoint listens.
     pub port: u16,
-}
-
-/// One host of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SliceHost {
-    /// Its address or name.
-    pub host: Host,
-    /// Whether it takes requests.
-    pub conditions: Conditions,
-    /// Where it is.
-    pub locality: Arc<Locality>,
-    /// Its share of requests relative to the other hosts of its tier; 0 takes none.
-    pub weight: u32,
-    /// Its tier: a higher number is used only while all lower ones have no endpoint to offer.
-    pub priority: u32,
 }
 
 /// Endpoints of one Service that share ports, transport and identities.
@@ -170,6 +156,7 @@ impl Service {
             cluster: None,
             addresses: Vec::new(),
             external: None,
+            outside: None,
             distribution: None,
             subset: None,
         }
@@ -177,7 +164,12 @@ impl Service {
 
     /// Its key as an object.
     pub fn key(&self) -> ObjectKey {
+        let kind = match self.outside {
+            Some(_) => Kind::ServiceEntry,
+            None => Kind::Service,
+        };
         ObjectKey {
+            kind,
             cluster: self.cluster.clone(),
             ..ObjectKey::of_service(&self.name)
         }
@@ -217,6 +209,27 @@ impl Service {
         self.external = Some((host, transport));
         self
     }
+
+    /// The same Service for hosts outside the mesh: kind ServiceEntry.
+    ///
+    /// ```
+    /// use inmesh_core::model::{
+    ///     AppProtocol, HostPattern, Namespace, Outside, OutsidePort, Resolution, Service, ServiceName,
+    ///     ServicePort, Transport,
+    /// };
+    /// let name = ServiceName::new(&Namespace::new("shop")?, "pay")?;
+    /// let port = OutsidePort::new(443, Transport::Plain);
+    /// let hosts = vec![HostPattern::new("*.example.com")?];
+    /// let pay = Service::new(name, vec![ServicePort::new("tls", 443, AppProtocol::Tcp)])
+    ///     .outside(Outside::new(hosts, Resolution::Dynamic, vec![port]));
+    /// assert_eq!(pay.key().to_string(), "ServiceEntry/shop/pay");
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn outside(mut self, outside: Outside) -> Self {
+        self.outside = Some(outside);
+        self
+    }
 }
 
 // === impl Subset ===
@@ -245,55 +258,6 @@ impl SlicePort {
             name: name.into(),
             port,
         }
-    }
-}
-
-// === impl SliceHost ===
-
-impl SliceHost {
-    /// A ready host of weight 1 in the first tier.
-    ///
-    /// ```
-    /// use inmesh_core::model::{Conditions, Host, SliceHost};
-    /// let host = SliceHost::new(Host::Address([10, 0, 0, 1].into()));
-    /// assert_eq!((host.conditions, host.locality.is_unknown()), (Conditions::default(), true));
-    /// ```
-    pub fn new(host: Host) -> Self {
-        Self {
-            host,
-            conditions: Conditions::default(),
-            locality: Locality::unknown(),
-            weight: 1,
-            priority: 0,
-        }
-    }
-
-    /// The same host under other conditions.
-    #[must_use]
-    pub fn with_conditions(mut self, conditions: Conditions) -> Self {
-        self.conditions = conditions;
-        self
-    }
-
-    /// The same host at a place.
-    #[must_use]
-    pub fn with_locality(mut self, locality: Arc<Locality>) -> Self {
-        self.locality = locality;
-        self
-    }
-
-    /// The same host with a weight.
-    #[must_use]
-    pub fn with_weight(mut self, weight: u32) -> Self {
-        self.weight = weight;
-        self
-    }
-
-    /// The same host in a tier.
-    #[must_use]
-    pub fn with_priority(mut self, priority: u32) -> Self {
-        self.priority = priority;
-        self
     }
 }
 

@@ -3,7 +3,7 @@
 use http::Request;
 
 use crate::balance::{Choice, HashKey, Issued};
-use crate::model::ServiceName;
+use crate::model::{Asked, ServiceName};
 use crate::route::RequestHead;
 use crate::traffic::Traffic;
 
@@ -17,6 +17,8 @@ pub struct PlannedBackend<'a> {
     pub port: u16,
     /// How one of its endpoints is chosen.
     pub choice: Choice,
+    /// The host outside the mesh that is asked for, where no document lists its endpoints.
+    pub asked: Option<&'a Asked>,
 }
 
 /// Where one value serves as the cookie of the split and the cookie that leads to an endpoint, since they

@@ -72,6 +72,7 @@ impl PlannedMirror {
             service: mirror.service(),
             port: mirror.port(),
             choice: self.choice,
+            asked: None,
         })
     }
 

@@ -4,54 +4,37 @@
 //! request, and a draw; out comes what will be done, or why it is refused. The runtime obeys it for
 //! HTTP and for opaque connections alike, and an explanation of a request is the same call.
 
+mod destination;
 mod fault;
 mod hop;
 mod mirror;
+mod resolve;
 mod sticky;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use serde_json::Value;
 
+pub use self::destination::{Destination, Refusal, Refused};
 pub use self::hop::PlannedBackend;
 use self::hop::{edit, one_cookie};
 pub use self::mirror::PlannedMirror;
 pub(crate) use self::mirror::draw_of_copy;
 use self::mirror::mirrors;
-use crate::authorize::{Denied, HttpView, Permit, RequestView, Trace, decide as authorize};
+use self::resolve::resolve;
+use crate::authorize::{HttpView, Permit, RequestView, Trace, decide as authorize};
 use crate::balance::{Choice, EndpointSet, Issued, NoEndpoint, Shown};
 use crate::body::Body;
 use crate::error::{Error, Reason, is_grpc};
 use crate::identify::Peer;
 use crate::local::Local;
-use crate::model::{AppProtocol, Block, Draw, ObjectKey, ServiceName};
+use crate::model::{AppProtocol, Asked, Block, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
 use crate::route::{self, Cors, Matched, Mirror, NoRoute, Outcome, Timeouts};
 use crate::snapshot::{PortView, Resolved, ServiceView, Snapshot};
 use crate::traffic::{FaultInjection, Injected, Traffic};
-
-/// The port of an authority that names none.
-const HTTP_PORT: u16 = 80;
-
-/// Where a request or connection is meant to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Destination<'a> {
-    /// An address that an application connected to: a Service's virtual address and a port of it.
-    Address(SocketAddr),
-    /// The Service that an authority names, from the local workload's namespace.
-    Authority(&'a str),
-    /// A port of a Service.
-    Service {
-        /// The Service.
-        name: &'a ServiceName,
-        /// The port's number on the Service.
-        port: u16,
-    },
-}
 
 /// What will be done with a request or connection.
 #[derive(Debug, Clone)]
@@ -72,7 +55,7 @@ pub struct Planned {
 }
 
 /// What few requests have.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Rare {
     /// The copies that are sent too.
     mirrors: Box<[PlannedMirror]>,
@@ -82,31 +65,8 @@ struct Rare {
     injected: Option<Injected>,
     /// The cookie that its answer sets, so that its user stays in a part of the split.
     handed: Option<Issued>,
-}
-
-/// A request that is not sent.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Refused {
-    /// The Service that was asked for, if it is known.
-    pub service: Option<Arc<ServiceView>>,
-    /// Why it is not sent.
-    pub reason: Refusal,
-}
-
-/// Why a request is not sent.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The egress policy of the local workload denies it: 403.
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    /// No route leads on: 404 or 500.
-    #[error(transparent)]
-    NoRoute(#[from] NoRoute),
-    /// No Service has the name or address: 404.
-    #[error("{0}")]
-    UnknownHost(String),
+    /// The host outside the mesh that it asks for and no document lists.
+    asked: Option<Asked>,
 }
 
 /// Plans a request or connection of a local workload.
@@ -149,7 +109,7 @@ pub fn plan(
     draw: &mut Draw,
     trace: &mut impl Trace,
 ) -> Result<Planned, Refused> {
-    let asked = resolve(snapshot, local, to)?;
+    let (asked, outside) = resolve(snapshot, local, to, request)?;
     let refuse = |reason: Refusal| Refused {
         service: Some(Arc::clone(&asked.service)),
         reason,
@@ -209,6 +169,7 @@ pub fn plan(
     }
     let matched_so = (matched, handed.map(|(_, handed)| handed));
     let rare = Rare::of((snapshot, &asked.service), matched_so, fault, shown, draw);
+    let rare = Rare::asking(rare, outside);
     Ok(Planned {
         rare,
         permit,
@@ -218,33 +179,6 @@ pub fn plan(
         issued,
         traffic,
         asked,
-    })
-}
-
-fn resolve(snapshot: &Snapshot, local: &Local, to: Destination<'_>) -> Result<Resolved, Refused> {
-    let at = |service: &Arc<ServiceView>, port| Resolved {
-        service: Arc::clone(service),
-        port,
-    };
-    let found = match to {
-        Destination::Address(address) => {
-            let found = snapshot.at_address(address.ip());
-            found.map(|service| at(service, address.port()))
-        }
-        Destination::Authority(authority) => {
-            snapshot.resolve(authority, &local.workload().namespace, HTTP_PORT)
-        }
-        Destination::Service { name, port } => {
-            snapshot.service(name).map(|service| at(service, port))
-        }
-    };
-    found.ok_or_else(|| Refused {
-        service: None,
-        reason: Refusal::UnknownHost(match to {
-            Destination::Address(address) => format!("no Service has the address {address}"),
-            Destination::Authority(authority) => format!("no Service has the name {authority:?}"),
-            Destination::Service { name, .. } => format!("Service {name} does not exist"),
-        }),
     })
 }
 
@@ -270,10 +204,21 @@ impl Rare {
             origin: headers.get(ORIGIN).filter(|_| cors).cloned(),
             injected: fault.map(|fault| fault.value.inject(is_grpc(headers), draw)),
             handed,
+            asked: None,
         };
         let of_route = rare.mirrors.is_empty() && rare.origin.is_none();
         let none = of_route && rare.injected.is_none() && rare.handed.is_none();
         (!none).then(|| Box::new(rare))
+    }
+
+    /// The same with a host outside the mesh that is asked for, if one is.
+    fn asking(rare: Option<Box<Self>>, asked: Option<Asked>) -> Option<Box<Self>> {
+        if asked.is_none() {
+            return rare;
+        }
+        let mut rare = rare.unwrap_or_default();
+        rare.asked = asked;
+        Some(rare)
     }
 }
 
@@ -296,10 +241,12 @@ impl Planned {
             Some(matched) => matched.backend(&self.asked.service.routes)?,
             None => (&self.asked.service.name, self.asked.port),
         };
+        let asked = self.rare.as_ref().and_then(|rare| rare.asked.as_ref());
         Some(PlannedBackend {
             service,
             port,
             choice: self.choice,
+            asked: asked.filter(|_| *service == self.asked.service.name),
         })
     }
 
@@ -445,6 +392,14 @@ impl PlannedBackend<'_> {
         let service = snapshot
             .service(name)
             .ok_or_else(|| missing(format!("Service {name} does not exist")))?;
+        if let Some(asked) = self.asked {
+            let set = service.asked(asked).map(|set| &set.endpoints);
+            let set = set.ok_or_else(|| {
+                let detail = format!("Service {name}: {asked} is not known yet");
+                Error::new(Reason::NoEndpoint, detail)
+            })?;
+            return Ok((service, set));
+        }
         let set = service
             .endpoints(port)
             .ok_or_else(|| missing(format!("Service {name} has no port {port}")))?;
@@ -459,18 +414,6 @@ impl PlannedBackend<'_> {
             _ => Reason::NoEndpoint,
         };
         Error::new(reason, detail)
-    }
-}
-
-// === impl Refused ===
-
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        match refused.reason {
-            Refusal::Denied(denied) => denied.into(),
-            Refusal::NoRoute(none) => none.into(),
-            Refusal::UnknownHost(what) => Self::new(Reason::UnknownHost, what),
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::asked::AskedHosts;
 use super::checks;
 use super::first::ServerFirst;
 use super::limits::Limits;
@@ -37,7 +38,7 @@ use crate::drain::{Drain, drain};
 use crate::identify::Live;
 use crate::local::Local;
 use crate::model::{Block, Locality, Namespace, SourceId, Workload};
-use crate::snapshot::{Settings, Snapshot, SnapshotReader, snapshot};
+use crate::snapshot::{OutboundTrafficPolicy, Settings, Snapshot, SnapshotReader, snapshot};
 use crate::telemetry::{AccessLog, ExchangeSink, Metrics, Recorder, Seldom, Sinks};
 use crate::traffic::Traffic;
 
@@ -184,6 +185,12 @@ impl MeshBuilder<WantsNothing> {
         self
     }
 
+    /// Which hosts outside the mesh are reached. Default: those that a document names.
+    pub fn outbound_traffic_policy(mut self, policy: OutboundTrafficPolicy) -> Self {
+        self.state.1.outbound = policy;
+        self
+    }
+
     /// What is changed in the paths of requests, in both directions, before policies and routes
     /// decide. By default dot segments are resolved and escapes spelled in upper case, nothing else.
     pub fn paths(mut self, form: PathForm) -> Self {
@@ -250,11 +257,17 @@ impl MeshBuilder<WantsNothing> {
         let settings = snapshot.settings();
         let (local, paths) = (Arc::clone(&settings.local), settings.paths);
         let (trigger, watch) = drain();
-        let shared = Arc::new(parts.shared(identity, crypto, reader.clone(), paths, &watch));
+        let inbox = Inbox::new(reader.clone());
+        let workloads = inbox.workloads();
+        let asked = AskedHosts {
+            queue: workloads.clone(),
+            reader: reader.clone(),
+            most: parts.limits.outside_hosts,
+            listening: Listening::default(),
+        };
+        let shared = Arc::new(parts.shared(identity, crypto, reader, paths, asked, &watch));
         let sources = Sources::new(parts.groups);
         let (states, sources) = watch::channel(sources);
-        let inbox = Inbox::new(reader);
-        let workloads = inbox.workloads();
         run_sources(parts.sources, &inbox, &watch);
         let changes = Changes::new(writer, Arc::clone(&parts.clock));
         let changed = changes.last();
@@ -313,6 +326,7 @@ impl BuilderParts {
         crypto: Crypto,
         reader: SnapshotReader,
         paths: PathForm,
+        asked: AskedHosts,
         watch: &Drain,
     ) -> Shared {
         let limits = Arc::new(self.limits.clone());
@@ -364,8 +378,9 @@ impl BuilderParts {
             spent: Spent::new(),
             drain: watch.clone(),
             tracker: TaskTracker::new(),
-            listening: Listening::default(),
+            listening: asked.listening.clone(),
             mirrors: Mirrors::new(self.limits.mirrors),
+            asked,
             strangers: Seldom::default(),
         }
     }

@@ -64,6 +64,9 @@ pub struct Limits {
     /// Copies of requests for the mirrors of routes at once; further ones are dropped, and counted.
     /// Default 1,000.
     pub mirrors: usize,
+    /// Hosts outside the mesh that requests ask for and no document lists, at once; beyond it those make
+    /// place that were not used of late, and where all were the answer is 503 `overflow`. Default 256.
+    pub outside_hosts: usize,
     /// Requests at once on one HTTP/2 connection of a caller. Default 100.
     pub streams: u32,
     /// How old an opaque connection (also one that has left HTTP) may become once the certificate
@@ -128,6 +131,7 @@ impl Default for Limits {
             sockets: 40_000,
             buffered: 8 << 20,
             mirrors: 1_000,
+            outside_hosts: 256,
             streams: 100,
             opaque_age: seconds(3_600),
             drain_lead: seconds(5),

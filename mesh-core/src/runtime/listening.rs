@@ -66,6 +66,15 @@ impl Listening {
         })
     }
 
+    /// Whether one may be what listens at an address.
+    pub(super) fn may_be_at(&self, address: SocketAddr) -> bool {
+        let all = self.all();
+        let mut all = all.iter().map(|(status, _)| status.address);
+        all.any(|at| {
+            at.port() == address.port() && (at.ip() == address.ip() || at.ip().is_unspecified())
+        })
+    }
+
     /// All that are served, in the order in which they came.
     pub(super) fn status(&self) -> Vec<ListenerStatus> {
         let all = self.all();

@@ -12,6 +12,7 @@ mod admin;
 mod admit;
 mod app;
 mod aside;
+mod asked;
 mod builder;
 mod call;
 mod checks;

@@ -110,6 +110,10 @@ impl Outbound {
             service.routes.routed_as(port, self.namespace())
         });
         let Hello { bytes, said } = match tls {
+            None if self.is_outside(&stream, to) => {
+                let deadline = Instant::now() + self.shared.limits.header;
+                Box::pin(hello(&mut stream, deadline)).await
+            }
             Some(RoutedAs::Tls) => {
                 let deadline = Instant::now() + self.shared.limits.header;
                 Box::pin(hello(&mut stream, deadline)).await
@@ -139,6 +143,18 @@ impl Outbound {
             ..Joined::new(endpoint, upstream, Vec::new())
         };
         self.join(stream, call, joined).await;
+    }
+
+    /// Whether a caller has connected to an address that no Service has, so that a name in its handshake
+    /// may lead on.
+    fn is_outside(&self, stream: &Socket, to: &OutboundListener) -> bool {
+        let snapshot = self.shared.reader.peek();
+        match to.destination(to.original(stream)) {
+            To::Address(address) => {
+                snapshot.names_hosts() && snapshot.at_address(address.ip()).is_none()
+            }
+            To::Authority | To::Service(..) => false,
+        }
     }
 
     /// Joins both sides of an opaque connection until they have ended.
@@ -194,6 +210,12 @@ impl Outbound {
             let detail = "the route answers HTTP alone";
             return Err(Error::new(Reason::NoRoute, detail));
         };
+        if let Some(asked) = backend.asked {
+            self.shared
+                .asked
+                .ready(backend.service, asked, None)
+                .await?;
+        }
         let upstreams = &self.shared.upstreams;
         upstreams.open(&self.tls, backend, call).await
     }

@@ -180,6 +180,13 @@ impl Outbound {
         let Some(backend) = planned.backend() else {
             return answer_of(&planned, request, call);
         };
+        if let Some(asked) = backend.asked {
+            let ready = self
+                .shared
+                .asked
+                .ready(backend.service, asked, call.deadline);
+            Box::pin(ready).await?;
+        }
         if !planned.mirrors().is_empty() {
             mirror::begin(&self.shared, &self.tls, &planned, request, call);
         }
@@ -422,7 +429,8 @@ fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<
 impl To<'_> {
     pub(super) fn destination<'a>(&'a self, authority: &'a str) -> Destination<'a> {
         match *self {
-            Self::Address(address) => Destination::Address(address),
+            Self::Address(address) if authority.is_empty() => Destination::Address(address),
+            Self::Address(address) => Destination::Captured { address, authority },
             Self::Authority => Destination::Authority(authority),
             Self::Service(name, port) => Destination::Service { name, port },
         }

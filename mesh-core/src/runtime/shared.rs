@@ -10,6 +10,7 @@ use inmesh_pki::serve::Places;
 use inmesh_pki::store::IdentityReader;
 use tokio_util::task::TaskTracker;
 
+use super::asked::AskedHosts;
 use super::call::Call;
 use super::exchange::Pending;
 use super::first::ServerFirst;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) tracker: TaskTracker,
     pub(super) listening: Listening,
     pub(super) mirrors: Mirrors,
+    pub(super) asked: AskedHosts,
     /// Lines of the log about callers that have no identity.
     pub(super) strangers: Seldom,
 }

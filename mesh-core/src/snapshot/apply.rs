@@ -118,6 +118,14 @@ impl Snapshot {
     /// Performs one operation; returns the key of its object.
     fn perform(&mut self, source: &SourceId, op: Op, touched: &mut Touched) -> Option<ObjectKey> {
         let (object, problems) = match op {
+            Op::Ask(service, asked) => {
+                self.ask(&service, asked, true, &mut touched.services);
+                return None;
+            }
+            Op::Forget(service, asked) => {
+                self.ask(&service, asked, false, &mut touched.services);
+                return None;
+            }
             Op::Keep(key) => return Some(key),
             Op::Put(object, problems) => (object, problems),
             Op::Refuse(key, fallback, problems) => {
@@ -249,6 +257,9 @@ impl Snapshot {
                     self.part(&service.name, |p| set(&mut p.services, key, present));
                     for address in &service.addresses {
                         self.address(*address, &service.name, present);
+                    }
+                    if let Some(outside) = &service.outside {
+                        self.leads(&outside.hosts, &service.name, present);
                     }
                     if let Some(subset) = &service.subset {
                         self.part(&subset.of, |p| set(&mut p.subsets, key, present));
@@ -439,7 +450,8 @@ impl Snapshot {
                 _ => {}
             }
         }
-        self.need_names(name, &compile::hosts(service.as_deref(), &slices));
+        let asked = self.asked_of(name, service.as_deref());
+        self.need_names(name, &compile::hosts(service.as_deref(), &slices, &asked));
         let Some(service) = service else {
             return self.services.remove(name);
         };
@@ -448,6 +460,7 @@ impl Snapshot {
             &self.settings,
             &compile::CompileInput {
                 service: &service,
+                asked: &asked,
                 slices: &slices,
                 routes: &routes,
                 grpc_routes: &grpc_routes,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::status::Problem;
 use crate::authorize::{Policy, Selects};
-use crate::model::{Host, HostAddress, ObjectKey, Service, Slice, SourceId};
+use crate::model::{Asked, Host, HostAddress, ObjectKey, Service, ServiceName, Slice, SourceId};
 use crate::origination::{BackendTlsPolicy, CaConfigMap};
 use crate::route::{GrpcRoute, OpaqueRoute, Parent, Route, Rule};
 use crate::traffic::TrafficPolicy;
@@ -49,6 +49,10 @@ pub enum Fallback {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Op {
+    /// A host outside the mesh is asked for that no document lists: its endpoints are needed.
+    Ask(ServiceName, Asked),
+    /// Such a host is needed no longer.
+    Forget(ServiceName, Asked),
     /// The object stays as it is, although its newest version could not be read.
     Keep(ObjectKey),
     /// Puts an object in place of the source's one of the same key, with the problems that did not

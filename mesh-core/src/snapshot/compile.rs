@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::asked::{AskedSet, OutsideView};
 use super::service::{PortView, ServiceView};
 use super::settings::Settings;
 use crate::authorize::PathForm;
 use crate::balance::{EndpointSet, Nearness};
 use crate::model::{
-    Endpoint, Few, Host, HostAddress, ObjectKey, Service, ServicePort, Slice, SliceHost, Transport,
+    Asked, Endpoint, Few, Host, HostAddress, ObjectKey, Resolution, Service, ServicePort, Slice,
+    SliceHost, Transport,
 };
 use crate::origination::{self, BackendTlsPolicy, RootsAt};
 use crate::route::{GrpcRoute, OpaqueRoute, Route, RouteTable};
@@ -17,7 +19,9 @@ use crate::traffic::{self, Traffic, TrafficPolicy};
 
 /// The objects that make up one Service.
 pub(super) struct CompileInput<'a> {
-    pub(super) service: &'a Service,
+    pub(super) service: &'a Arc<Service>,
+    /// The hosts outside the mesh that were asked for.
+    pub(super) asked: &'a BTreeSet<Asked>,
     pub(super) slices: &'a [Arc<Slice>],
     pub(super) routes: &'a [Arc<Route>],
     pub(super) grpc_routes: &'a [Arc<GrpcRoute>],
@@ -33,7 +37,16 @@ pub(super) struct CompileInput<'a> {
 pub(super) type Addresses = Arc<[HostAddress]>;
 
 /// The host names that the endpoints of a Service need.
-pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSet<Host> {
+pub(super) fn hosts(
+    service: Option<&Service>,
+    slices: &[Arc<Slice>],
+    asked: &BTreeSet<Asked>,
+) -> BTreeSet<Host> {
+    let outside = service.and_then(|service| service.outside.as_ref());
+    let outside = outside.map_or(&[][..], |outside| match &outside.resolution {
+        Resolution::Listed(hosts) => hosts,
+        _ => &[],
+    });
     let external = service
         .and_then(|s| s.external.as_ref())
         .map(|(host, _)| host);
@@ -43,6 +56,8 @@ pub(super) fn hosts(service: Option<&Service>, slices: &[Arc<Slice>]) -> BTreeSe
     external
         .into_iter()
         .chain(listed)
+        .chain(outside.iter().map(|host| &host.host))
+        .chain(asked.iter().map(|asked| &asked.host))
         .filter(|host| matches!(host, Host::Name { .. }))
         .cloned()
         .collect()
@@ -64,16 +79,8 @@ pub(super) fn view(
                 traffic::of_port(parts.traffic, (service, &*port.name), &settings.traffic);
             let mut endpoints = endpoints(service, port, parts.slices, addresses);
             originate(parts, port, &mut endpoints, &mut traffic);
-            let set = EndpointSet::build(
-                endpoints,
-                before.and_then(|b| b.endpoints(port.port)).map(|s| &**s),
-            )
-            .with_nearness(nearness(&traffic), &settings.locality)
-            .with_strategy(&traffic.strategy.value)
-            .with_limits(traffic.limits.value)
-            .with_slow_start(traffic.warmup.as_ref().map(|warmup| warmup.value))
-            .with_eject(traffic.eject.value)
-            .with_checks(traffic.check.is_some());
+            let before = before.and_then(|b| b.endpoints(port.port)).map(|s| &**s);
+            let set = built(settings, &traffic, endpoints, before);
             PortView {
                 port: port.port,
                 protocol: port.protocol,
@@ -89,7 +96,77 @@ pub(super) fn view(
         ports: service.ports.clone(),
         routes: routes(settings, parts),
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
+        outside: outside(settings, parts, &endpoints, addresses, before),
         endpoints,
+    }
+}
+
+/// The endpoints of a port, with what policies say of them.
+fn built(
+    settings: &Settings,
+    traffic: &Traffic,
+    endpoints: Vec<Endpoint>,
+    before: Option<&EndpointSet>,
+) -> EndpointSet {
+    EndpointSet::build(endpoints, before)
+        .with_nearness(nearness(traffic), &settings.locality)
+        .with_strategy(&traffic.strategy.value)
+        .with_limits(traffic.limits.value)
+        .with_slow_start(traffic.warmup.as_ref().map(|warmup| warmup.value))
+        .with_eject(traffic.eject.value)
+        .with_checks(traffic.check.is_some())
+}
+
+/// The endpoints of the hosts outside the mesh that were asked for.
+fn outside(
+    settings: &Settings,
+    parts: &CompileInput<'_>,
+    ports: &Few<PortView>,
+    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    before: Option<&ServiceView>,
+) -> Option<Box<OutsideView>> {
+    let outside = parts.service.outside.as_ref()?;
+    let sets = parts.asked.iter().filter_map(|asked| {
+        let port = ports.iter().find(|of| of.port == asked.port)?;
+        let transport = &outside.port(asked.port)?.transport;
+        let transport = match &port.traffic.tls {
+            Some(tls) => tls.value.of(transport),
+            None => named(transport, &asked.host),
+        };
+        let host = SliceHost::new(asked.host.clone());
+        let endpoints = endpoints_of(&host, asked.target, &transport, addresses);
+        let known = before.and_then(|before| before.asked(asked));
+        let set = built(
+            settings,
+            &port.traffic,
+            endpoints,
+            known.map(|known| &*known.endpoints),
+        );
+        Some(AskedSet {
+            asked: asked.clone(),
+            endpoints: Arc::new(set),
+            used: known.map_or_else(Arc::default, |known| Arc::clone(&known.used)),
+        })
+    });
+    Some(Box::new(OutsideView {
+        service: Arc::clone(parts.service),
+        sets: sets.collect(),
+    }))
+}
+
+/// The transport to a host: where no name is written, the server has the one that is asked for.
+fn named(transport: &Transport, host: &Host) -> Transport {
+    match (transport, host) {
+        (Transport::Tls { name, roots, names }, Host::Name { name: host, .. })
+            if name.is_empty() =>
+        {
+            Transport::Tls {
+                name: Arc::clone(host),
+                roots: roots.clone(),
+                names: Arc::clone(names),
+            }
+        }
+        _ => transport.clone(),
     }
 }
 
@@ -145,6 +222,15 @@ fn endpoints(
     addresses: &impl Fn(&Host) -> Option<Addresses>,
 ) -> Vec<Endpoint> {
     let mut out = Vec::new();
+    if let Some(outside) = &service.outside
+        && let Resolution::Listed(hosts) = &outside.resolution
+        && let Some(of) = outside.port(port.port)
+    {
+        for host in hosts {
+            let transport = named(&of.transport, &host.host);
+            out.extend(endpoints_of(host, of.target, &transport, addresses));
+        }
+    }
     if let Some((host, transport)) = &service.external {
         let host = SliceHost::new(host.clone());
         out.extend(endpoints_of(&host, port.port, transport, addresses));

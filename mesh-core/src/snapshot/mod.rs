@@ -5,6 +5,7 @@
 //! its object alone: the last good one serves, and the reason is kept in the object's status.
 
 mod apply;
+mod asked;
 mod change;
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 mod checked;
@@ -13,6 +14,7 @@ mod difference;
 mod index;
 mod limiters;
 mod originate;
+mod outside;
 mod report;
 mod service;
 mod settings;
@@ -25,9 +27,10 @@ pub use change::{Change, Fallback, Object, Op};
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use checked::Checkable;
 pub use difference::{Difference, Mentioned};
+pub(crate) use outside::Lead;
 pub(crate) use service::PortView;
 pub use service::ServiceView;
-pub use settings::Settings;
+pub use settings::{OutboundTrafficPolicy, Settings};
 pub use state::{Resolved, Snapshot};
 pub use status::{Location, ObjectStatus, Problem, Serving, Severity};
 pub use store::{Pinned, SnapshotReader, SnapshotWriter, snapshot};

@@ -81,6 +81,12 @@ impl Snapshot {
         }
     }
 
+    /// Whether a Service serves in place of the ServiceEntry of its name.
+    fn is_displaced(&self, name: &ServiceName) -> bool {
+        self.service(name)
+            .is_some_and(|view| view.outside().is_none())
+    }
+
     /// Why a subset has no endpoint.
     fn lacks_subset(&self, subset: &Subset) -> Option<String> {
         let of = &subset.of;
@@ -167,6 +173,15 @@ impl Snapshot {
                 });
                 let all = parents.chain(backends).chain(mirrors);
                 all.chain(self.conflicts(route)).collect()
+            }
+            Some(Object::Service(service))
+                if service.outside.is_some() && self.is_displaced(&service.name) =>
+            {
+                let message = format!(
+                    "Service {} has the name and serves in its place",
+                    service.name
+                );
+                vec![warn("metadata.name".into(), message)]
             }
             Some(Object::Service(service)) => {
                 let lacks = service

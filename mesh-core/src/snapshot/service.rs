@@ -4,8 +4,9 @@ use std::sync::Arc;
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 use std::time::Duration;
 
+use super::asked::{AskedSet, OutsideView};
 use crate::balance::EndpointSet;
-use crate::model::{AppProtocol, Few, ServiceName, ServicePort, Text};
+use crate::model::{AppProtocol, Asked, Few, Outside, ServiceName, ServicePort, Text};
 use crate::retry::RetryBudget;
 use crate::route::RouteTable;
 use crate::traffic::Traffic;
@@ -28,6 +29,8 @@ pub struct ServiceView {
     pub retries: Arc<RetryBudget>,
     /// What a request reads of each port, in its place.
     pub(super) endpoints: Few<PortView>,
+    /// What is known of hosts outside the mesh that lead to it, if any do.
+    pub(super) outside: Option<Box<OutsideView>>,
 }
 
 /// One port of a Service, with its endpoints.
@@ -68,6 +71,16 @@ impl ServiceView {
         if let Some(traffic) = self.traffic(port) {
             self.retries.handle_request(&traffic.budget.value, now);
         }
+    }
+
+    /// The hosts outside the mesh that lead to it, if any do.
+    pub fn outside(&self) -> Option<&Outside> {
+        self.outside.as_ref()?.service.outside.as_ref()
+    }
+
+    /// The endpoints of a host that was asked for, once they are known.
+    pub(crate) fn asked(&self, asked: &Asked) -> Option<&AskedSet> {
+        self.outside.as_ref()?.set(asked)
     }
 
     /// What a request reads of a port.

@@ -28,6 +28,19 @@ pub struct Settings {
     pub paths: PathForm,
     /// Where the process is.
     pub locality: Locality,
+    /// Which hosts outside the mesh its workloads reach.
+    pub outbound: OutboundTrafficPolicy,
+}
+
+/// Which hosts outside the mesh are reached (`outboundTrafficPolicy` of Istio's mesh).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutboundTrafficPolicy {
+    /// All: what no document names too, as its caller sends it.
+    AllowAny,
+    /// Those that a document names.
+    #[default]
+    RegistryOnly,
 }
 
 // === impl Settings ===
@@ -58,6 +71,7 @@ impl Settings {
             traffic: Arc::default(),
             paths: PathForm::default(),
             locality: Locality::default(),
+            outbound: OutboundTrafficPolicy::default(),
         }
     }
 }

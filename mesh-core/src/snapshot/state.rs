@@ -18,7 +18,7 @@ use crate::authorize::{Denied, PathForm, Policy, RequestView, Verdict, WorkloadP
 use crate::identify::Peer;
 use crate::limit::{Adaptive, Limiter};
 use crate::local::Local;
-use crate::model::{Host, Namespace, ObjectKey, ServiceName, SourceId};
+use crate::model::{Asked, Host, Namespace, ObjectKey, ServiceName, SourceId};
 
 /// A port of a Service that a name or an address leads to.
 #[derive(Debug, Clone)]
@@ -43,6 +43,10 @@ pub struct Snapshot {
     pub(super) services: Index,
     pub(super) addresses: HashTrieMapSync<IpAddr, BTreeSet<ServiceName>>,
     pub(super) names: HashTrieMapSync<Host, Name>,
+    /// The Services that hosts outside the mesh lead to, by their patterns.
+    pub(super) hosts: HashTrieMapSync<Arc<str>, BTreeSet<ServiceName>>,
+    /// The hosts that were asked for and no document lists.
+    pub(super) asked: HashTrieMapSync<ServiceName, BTreeSet<Asked>>,
     pub(super) policies: HashTrieSetSync<ObjectKey>,
     /// BackendTLSPolicies by their namespaces.
     pub(super) tls: HashTrieMapSync<Namespace, BTreeSet<ObjectKey>>,
@@ -139,7 +143,7 @@ impl Snapshot {
             settings.local = Arc::new(Local::clone(&settings.local).in_form(settings.paths));
         }
         let policy = WorkloadPolicy::empty(settings.local.default_action());
-        Self {
+        let empty = Self {
             settings: Arc::new(settings),
             generation: 0,
             refusals: 0,
@@ -149,6 +153,8 @@ impl Snapshot {
             services: Index::default(),
             addresses: HashTrieMapSync::new_sync(),
             names: HashTrieMapSync::new_sync(),
+            hosts: HashTrieMapSync::new_sync(),
+            asked: HashTrieMapSync::new_sync(),
             policies: HashTrieSetSync::new_sync(),
             tls: HashTrieMapSync::new_sync(),
             traffic: HashTrieMapSync::new_sync(),
@@ -158,7 +164,8 @@ impl Snapshot {
             policy: Arc::new(policy),
             others: HashTrieMapSync::new_sync(),
             blocked: Arc::new([]),
-        }
+        };
+        empty.with_passthrough()
     }
 
     /// Whether a TrafficPolicy asks for checks of endpoints.

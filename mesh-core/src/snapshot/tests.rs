@@ -743,12 +743,13 @@ proptest! {
     fn the_index_is_a_map_and_its_versions_stay(steps in prop::collection::vec(step(), 0..60)) {
         let named = |n: u8, hash| name(&format!("s{n}")).hashed(hash);
         let view = |name: &ServiceName| {
-            let of = Service::new(name.clone(), vec![]);
+            let of = Arc::new(Service::new(name.clone(), vec![]));
             let parts = compile::CompileInput {
                 traffic: &[],
                 tls: &[],
                 roots: &|_| None,
                 service: &of,
+                asked: &Default::default(),
                 slices: &[],
                 routes: &[],
                 grpc_routes: &[],

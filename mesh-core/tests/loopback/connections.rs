@@ -31,7 +31,7 @@ fn route(kind: Kind, names: &[&str], to: &[&str]) -> Result<Op> {
 }
 
 /// The first bytes of a TLS client that names a server.
-fn client_hello(server: &str) -> Result<Vec<u8>> {
+pub(crate) fn client_hello(server: &str) -> Result<Vec<u8>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

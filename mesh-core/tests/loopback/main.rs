@@ -8,6 +8,7 @@ mod cuts;
 mod deadlines;
 mod drain;
 mod early;
+mod entries;
 mod faults;
 mod fields;
 mod flows;

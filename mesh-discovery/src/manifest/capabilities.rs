@@ -8,7 +8,9 @@ use serde_json::Value as Json;
 use super::kind::versions;
 use super::samples::samples;
 use super::strict::{Asked, documents};
-use super::{Defaults, backend_tls, config_map, policy, route, service, slice, traffic};
+use super::{
+    Defaults, backend_tls, config_map, policy, route, service, service_entry, slice, traffic,
+};
 
 /// A kind of document that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +109,7 @@ fn asked(text: &str, kind: &str, defaults: &Defaults) -> Vec<(String, String, As
         "BackendTLSPolicy" => document.asked(|f| backend_tls::read(f, defaults)),
         "ConfigMap" => document.asked(|f| config_map::read(f, defaults)),
         "Service" => document.asked(|f| service::read(f, FILE, defaults)),
+        "ServiceEntry" => document.asked(|f| service_entry::read(f, FILE, defaults)),
         "EndpointSlice" => document.asked(|f| slice::read(f, FILE, defaults)),
         "GRPCRoute" => document.asked(|f| route::grpc::read(f, defaults)),
         "TCPRoute" => document.asked(|f| route::opaque::read(f, &Kind::TcpRoute, "v1", defaults)),

@@ -13,7 +13,7 @@ use super::kind::{Whose, whose};
 use super::strict::{Document, Read, Unknown};
 use super::{
     Defaults, Entry, Parsed, StandsFor, backend_tls, config_map, meta, policy, route, service,
-    slice, text, traffic,
+    service_entry, slice, text, traffic,
 };
 
 /// Reads a document; a list gives its items, what is for other programs nothing but its count.
@@ -109,6 +109,12 @@ fn read_known(
         }
         Kind::HttpRoute => put(
             document.read_object(Unknown::Refuse, |f| route::read(f, defaults)),
+            notes,
+        ),
+        Kind::ServiceEntry => put(
+            document.read_object(Unknown::Refuse, |f| {
+                service_entry::read(f, file, defaults).map(Some)
+            }),
             notes,
         ),
         Kind::TrafficPolicy => put(

@@ -61,6 +61,7 @@ pub(super) const READ: &[&str] = &[
     "EndpointSlice",
     "HTTPRoute",
     "Service",
+    "ServiceEntry",
     "TrafficPolicy",
 ];
 /// The same whose names are near those of kinds that are not read.
@@ -154,6 +155,7 @@ fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static 
         (Some("inmesh.dev"), Some("AuthorizationPolicy")) => {
             Some((Kind::AuthorizationPolicy, &["v1alpha1"][..]))
         }
+        (Some("inmesh.dev"), Some("ServiceEntry")) => Some((Kind::ServiceEntry, &["v1alpha1"][..])),
         (Some("inmesh.dev"), Some("TrafficPolicy")) => {
             Some((Kind::TrafficPolicy, &["v1alpha1"][..]))
         }
@@ -179,7 +181,11 @@ fn whose_kind(group: Option<&str>, kind: Option<&str>) -> Whose {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
         // It asks for something, and permits nothing.
-        (Some(group @ "inmesh.dev"), Some(kind)) if is_almost(kind, "TrafficPolicy", EDITS) => {
+        (Some(group @ "inmesh.dev"), Some(kind))
+            if ["ServiceEntry", "TrafficPolicy"]
+                .iter()
+                .any(|name| is_almost(kind, name, EDITS)) =>
+        {
             Whose::Refused(other(group, kind), not_read(group, kind))
         }
         (Some(group @ ("security.istio.io" | "inmesh.dev")), Some(kind)) => {

@@ -14,6 +14,7 @@
 //! | `security.istio.io/v1`, `v1beta1`, `inmesh.dev/v1alpha1 AuthorizationPolicy` | [`Object::Policy`](inmesh_core::snapshot::Object::Policy) |
 //! | `gateway.networking.k8s.io/v1`, `v1alpha3 BackendTLSPolicy` | [`Object::BackendTls`](inmesh_core::snapshot::Object::BackendTls) |
 //! | `v1 ConfigMap` with `ca.crt` | [`Object::CaConfigMap`](inmesh_core::snapshot::Object::CaConfigMap) |
+//! | `inmesh.dev/v1alpha1 ServiceEntry` | [`Object::Service`](inmesh_core::snapshot::Object::Service) with hosts outside the mesh |
 //! | `inmesh.dev/v1alpha1 TrafficPolicy` | [`Object::Traffic`](inmesh_core::snapshot::Object::Traffic) |
 //! | `v1 List`, `ServiceList` and other lists | their items |
 //! | kinds of groups that are others', whatever their names | nothing but a count |
@@ -34,6 +35,7 @@ mod retry;
 mod route;
 mod samples;
 mod service;
+mod service_entry;
 mod slice;
 pub mod strict;
 pub(crate) mod text;

@@ -26,6 +26,7 @@ pub(super) fn samples() -> Vec<Json> {
         grpc_route(),
         tls_route(),
         tcp_route(),
+        service_entry(),
         backend_tls(),
         config_map(),
         traffic(),
@@ -245,6 +246,18 @@ fn traffic() -> Json {
                     "threshold": 85, "minimumHosts": 5, "requestVolume": 50,
                 },
             },
+        },
+    })
+}
+
+fn service_entry() -> Json {
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "ServiceEntry", "metadata": meta(),
+        "spec": {
+            "hosts": ["a.b"], "addresses": ["10.9.0.1"], "location": "MESH_EXTERNAL",
+            "resolution": "STATIC",
+            "ports": [{"number": 80, "name": "a", "protocol": "HTTP", "targetPort": 8_080}],
+            "endpoints": [{"address": "10.0.0.1", "weight": 1, "labels": {}}],
         },
     })
 }

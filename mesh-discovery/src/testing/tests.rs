@@ -412,6 +412,36 @@ spec:
     assert_eq!(shown("healthCheck"), check);
 }
 
+/// A name that is found out once it is asked for has an address that stands for it.
+#[test]
+fn a_host_outside_the_mesh_is_explained_by_its_own_name() {
+    let entry = "
+---
+apiVersion: inmesh.dev/v1alpha1
+kind: ServiceEntry
+metadata: {name: out, namespace: shop, annotations: {inmesh.dev/transport: plain}}
+spec:
+  hosts: ['*.example.com']
+  resolution: DYNAMIC_DNS
+  ports: [{number: 80, name: http, protocol: HTTP}]
+";
+    let world = world(|text| format!("{text}{entry}"));
+    for (url, reason) in [
+        ("http://a.example.com/", None),
+        ("http://example.com/", Some("unknown-host")),
+        ("http://a.example.com:81/", Some("no-route")),
+    ] {
+        let seen = world.ask(&Question::parse(&format!("GET {url}")).expect("a request"));
+        assert_eq!(seen.verdict.reason.as_deref(), reason, "{url}: {seen:#?}");
+        let to = seen.backend.map(|backend| backend.service);
+        assert_eq!(
+            to.as_deref(),
+            reason.is_none().then_some("out.shop"),
+            "{url}"
+        );
+    }
+}
+
 /// A host that no root vouches for is not reached in an explanation either.
 #[test]
 fn tls_to_an_outside_host_is_explained_with_its_policy() {

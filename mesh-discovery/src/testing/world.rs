@@ -106,12 +106,11 @@ impl World {
         let unresolved = snapshot.resolutions().filter(|(_, found)| found.is_none());
         let mut names: Vec<Host> = unresolved.map(|(host, _)| host.clone()).collect();
         names.sort();
-        let stand_in = |(n, host): (usize, Host)| {
+        let stands = |(n, host): (usize, Host)| {
             let nth = u32::try_from(n).unwrap_or(STAND_INS).min(STAND_INS);
-            let address = Ipv4Addr::from_bits(STAND_IN.to_bits() + nth);
-            (host, IpAddr::V4(address))
+            (host, stand_in(nth).ip)
         };
-        let stand_ins: Vec<_> = names.into_iter().enumerate().map(stand_in).collect();
+        let stand_ins: Vec<_> = names.into_iter().enumerate().map(stands).collect();
         let resolved = stand_ins.iter().map(|(host, address)| {
             Op::Resolve(
                 host.clone(),
@@ -136,7 +135,14 @@ impl World {
     /// that the question names.
     #[must_use]
     pub fn ask(&self, question: &Question) -> Explanation {
-        explain(&Scene::new(&self.snapshot, self.local()), question)
+        let mut snapshot = self.snapshot.clone();
+        // A name that is found out once it is asked for has an address that stands for it, too.
+        if let Some((service, asked)) = Scene::new(&snapshot, self.local()).asked(question) {
+            let resolved = Op::Resolve(asked.host.clone(), Arc::from([stand_in(STAND_INS)]));
+            let ops = vec![Op::Ask(service, asked), resolved];
+            snapshot = snapshot.apply(Change::update(SourceId::new("stand-ins"), ops));
+        }
+        explain(&Scene::new(&snapshot, self.local()), question)
     }
 
     /// The question of the local workload, where it names no caller.
@@ -204,6 +210,12 @@ impl World {
         })?;
         self.local().workload().spiffe_id(id.trust_domain()).ok()
     }
+}
+
+/// The address that stands for a name, by its place among them.
+fn stand_in(nth: u32) -> HostAddress {
+    let address = Ipv4Addr::from_bits(STAND_IN.to_bits() + nth);
+    HostAddress::new(address.into()).at_port(443)
 }
 
 /// All that is wrong with documents: what was found while they were read, and what they refer to that

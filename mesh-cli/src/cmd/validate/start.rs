@@ -221,7 +221,12 @@ pub(super) fn roots(merged: &Merged) -> Vec<(ObjectKey, Problem)> {
     for op in &merged.change.ops {
         let Op::Put(object, _) = op else { continue };
         let transport = match object {
-            Object::Service(service) => service.external.as_ref().map(|(_, t)| t),
+            Object::Service(service) => match &service.outside {
+                // All ports that the mesh speaks TLS to have the same roots.
+                Some(outside) => { outside.ports.iter().map(|port| &port.transport) }
+                    .find(|transport| matches!(transport, Transport::Tls { .. })),
+                None => service.external.as_ref().map(|(_, t)| t),
+            },
             Object::Slice(slice) => Some(&slice.transport),
             _ => None,
         };

@@ -11,6 +11,7 @@ mod opaque;
 mod others;
 mod refused;
 mod scalars;
+mod service_entry;
 mod texts;
 mod traffic;
 
