@@ -83,6 +83,20 @@ pub struct Breaker {
 // === impl EjectPolicy ===
 
 impl EjectPolicy {
+    /// The policy where none is set.
+    pub(super) const DEFAULT: Self = Self {
+        consecutive: 5,
+        gateway: 0,
+        local: None,
+        interval: Duration::from_secs(10),
+        success_rate: None,
+        failure_percentage: None,
+        base: Duration::from_secs(30),
+        longest: Duration::from_secs(300),
+        percent: 10,
+        panic_percent: 0,
+    };
+
     /// How many of `total` endpoints may be out at once.
     ///
     /// ```
@@ -115,18 +129,7 @@ impl EjectPolicy {
 
 impl Default for EjectPolicy {
     fn default() -> Self {
-        Self {
-            consecutive: 5,
-            gateway: 0,
-            local: None,
-            interval: Duration::from_secs(10),
-            success_rate: None,
-            failure_percentage: None,
-            base: Duration::from_secs(30),
-            longest: Duration::from_secs(300),
-            percent: 10,
-            panic_percent: 0,
-        }
+        Self::DEFAULT
     }
 }
 

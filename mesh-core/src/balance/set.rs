@@ -9,6 +9,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::eject::EjectPolicy;
 use super::health::SetHealth;
 #[cfg(feature = "runtime")]
@@ -28,18 +30,19 @@ use crate::model::{Conditions, Endpoint, Locality};
 pub struct EndpointSet {
     members: Box<[Member]>,
     ready: Ready,
-    /// What each tier takes, where endpoints are preferred by where they are.
-    spread: Option<Arc<Spread>>,
     health: Arc<SetHealth<Self>>,
     /// How many sets it has replaced, and one.
     serial: u64,
-    /// What leads from a hash to an endpoint, where a strategy has tables.
-    tables: Option<Arc<Tables>>,
     limits: RequestLimits,
-    slow_start: Option<SlowStart>,
-    eject: EjectPolicy,
     /// Whether endpoints are checked, so that one may be out that has not failed.
     checked: bool,
+    /// What each tier takes, where endpoints are preferred by where they are.
+    spread: Option<Arc<Spread>>,
+    slow_start: Option<Box<SlowStart>>,
+    /// What ejects them; `None` is the default.
+    eject: Option<Box<EjectPolicy>>,
+    /// What leads from a hash to an endpoint, where a strategy has tables.
+    tables: Option<Arc<Tables>>,
 }
 
 // === impl EndpointSet ===
@@ -63,25 +66,8 @@ impl EndpointSet {
     /// assert_eq!(set.ready_len(), 2);
     /// ```
     pub fn build(endpoints: impl IntoIterator<Item = Endpoint>, before: Option<&Self>) -> Self {
-        let endpoints = unique(endpoints);
         let health = before.map_or_else(Arc::default, |set| Arc::clone(&set.health));
-        // States of the set before.
-        let known: HashMap<_, _> = before
-            .into_iter()
-            .flat_map(|set| set.members())
-            .map(|m| (m.endpoint.place(), &m.state))
-            .collect();
-        let members: Box<[Member]> = endpoints
-            .into_iter()
-            .map(|endpoint| {
-                let state = known.get(&endpoint.place()).map(|state| Arc::clone(state));
-                let state = state.unwrap_or_else(|| {
-                    let port = Arc::clone(health.port());
-                    Arc::new(EndpointState::new(port))
-                });
-                Member { endpoint, state }
-            })
-            .collect();
+        let members = members(endpoints.into_iter().collect(), before, &health);
         Self {
             ready: Ready::of(&members, None).0,
             spread: None,
@@ -91,7 +77,7 @@ impl EndpointSet {
             tables: before.and_then(|set| set.tables.clone()),
             limits: RequestLimits::default(),
             slow_start: None,
-            eject: EjectPolicy::default(),
+            eject: None,
             checked: false,
         }
     }
@@ -159,14 +145,14 @@ impl EndpointSet {
     /// The same set whose new endpoints take their share little by little.
     #[must_use]
     pub fn with_slow_start(mut self, slow_start: Option<SlowStart>) -> Self {
-        self.slow_start = slow_start;
+        self.slow_start = slow_start.map(Box::new);
         self
     }
 
     /// The same set whose endpoints are ejected by another policy.
     #[must_use]
     pub fn with_eject(mut self, policy: EjectPolicy) -> Self {
-        self.eject = policy;
+        self.eject = (policy != EjectPolicy::DEFAULT).then(|| Box::new(policy));
         self.respread();
         self
     }
@@ -213,12 +199,12 @@ impl EndpointSet {
     /// Whether so few are left that are not ejected that all are used as if none were.
     pub fn is_panicking(&self) -> bool {
         (self.checked || self.health.may_be_out())
-            && self.eject.panics(self.ejected_len(), self.ready_len())
+            && self.eject().panics(self.ejected_len(), self.ready_len())
     }
 
     /// Whether one more may be ejected.
     pub(super) fn has_room(&self) -> bool {
-        self.ejected_len() < self.eject.allowed(self.ready_len())
+        self.ejected_len() < self.eject().allowed(self.ready_len())
     }
 
     /// The places in [`members`](Self::members) of those that may be chosen from.
@@ -271,7 +257,7 @@ impl EndpointSet {
     }
 
     pub(super) fn slow_start(&self) -> Option<&SlowStart> {
-        self.slow_start.as_ref()
+        self.slow_start.as_deref()
     }
 
     /// The slow start of those that have come since the last time begins; that of one which was away
@@ -292,7 +278,7 @@ impl EndpointSet {
     }
 
     pub(super) fn eject(&self) -> &EjectPolicy {
-        &self.eject
+        self.eject.as_deref().unwrap_or(&EjectPolicy::DEFAULT)
     }
 
     pub(super) fn limits(&self) -> RequestLimits {
@@ -314,11 +300,41 @@ impl EndpointSet {
     }
 }
 
+/// Endpoints with their states: those of the set before, where it had them.
+fn members(
+    endpoints: Vec<Endpoint>,
+    before: Option<&EndpointSet>,
+    health: &SetHealth<EndpointSet>,
+) -> Box<[Member]> {
+    let known = before.map_or(&[][..], EndpointSet::members);
+    // Mostly no more has changed than whether one is ready.
+    let places = known.iter().map(|m| m.endpoint.place());
+    if places.eq(endpoints.iter().map(Endpoint::place)) {
+        let states = known.iter().map(|m| Arc::clone(&m.state));
+        let members = endpoints.into_iter().zip(states);
+        return members
+            .map(|(endpoint, state)| Member { endpoint, state })
+            .collect();
+    }
+    let known: HashMap<_, _, RandomState> = known
+        .iter()
+        .map(|m| (m.endpoint.place(), &m.state))
+        .collect();
+    let members = unique(endpoints).into_iter().map(|endpoint| {
+        let state = known.get(&endpoint.place()).map(|state| Arc::clone(state));
+        let state = state.unwrap_or_else(|| {
+            let port = Arc::clone(health.port());
+            Arc::new(EndpointState::new(port))
+        });
+        Member { endpoint, state }
+    });
+    members.collect()
+}
+
 /// Leaves one endpoint of each place.
-fn unique(endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<Endpoint> {
-    let all: Vec<_> = endpoints.into_iter().collect();
+fn unique(all: Vec<Endpoint>) -> Vec<Endpoint> {
     // For each place the endpoint that stays, and where in the order.
-    let mut best: HashMap<_, (usize, usize)> = HashMap::new();
+    let mut best: HashMap<_, (usize, usize), RandomState> = HashMap::default();
     let mut places = 0;
     for (n, endpoint) in all.iter().enumerate() {
         match best.entry(endpoint.place()) {

@@ -50,14 +50,15 @@ pub struct LastFailure {
     pub at: Duration,
 }
 
-/// An endpoint together with its state.
+/// An endpoint together with its state, which each choice reads.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[repr(C)]
 pub struct Member {
-    /// The configuration.
-    pub endpoint: Endpoint,
     /// The state, the same `Arc` as long as addresses and transport stay.
     pub state: Arc<EndpointState>,
+    /// The configuration.
+    pub endpoint: Endpoint,
 }
 
 // === impl EndpointState ===

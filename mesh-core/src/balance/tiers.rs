@@ -80,17 +80,20 @@ impl Ready {
                 .collect()
         };
         let mut ready = by(|c| c.ready && !c.terminating);
-        // Those that might be well; one that ends is replaced by another.
-        let mut all = by(|c| !c.terminating);
-        if ready.is_empty() {
+        let ends = ready.is_empty();
+        if ends {
             ready = by(|c| c.serving && c.terminating);
-            all.clone_from(&ready);
         }
         let Some(near) = near.and_then(|(to, own)| Near::of(to, own, &ready)) else {
             // Stable, so that within a tier the order is that of the set.
             ready.sort_by_key(|(_, endpoint)| endpoint.priority);
             let tiers = ready.chunk_by(|(_, a), (_, b)| a.priority == b.priority);
             return (Self::made(tiers.map(Places::of), members.len()), None);
+        };
+        // Those that might be well; one that ends is replaced by another.
+        let all = match ends {
+            true => ready.clone(),
+            false => by(|c| !c.terminating),
         };
         ready.sort_by_key(|(_, endpoint)| near.key(endpoint));
         let tiers = ready.chunk_by(|(_, a), (_, b)| near.key(a) == near.key(b));

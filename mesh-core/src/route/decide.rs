@@ -329,7 +329,7 @@ fn meets<T: Trace>(
     if shut && !T::WATCHES {
         return false;
     }
-    let when = entry.when.as_ref();
+    let when = table.when(entry);
     let missed = when.and_then(|when| missed(when, http, path, entry.cors));
     let matched = missed.is_none() && !shut;
     trace.saw(Step::Rule {

@@ -144,7 +144,7 @@ impl Matched {
             Place::Grpc | Place::Opaque => None,
             Place::Producer(n) => table.http.producers.get(n),
         };
-        entry?.when.as_ref().map(|when| &when.path)
+        table.http.when(entry?).map(|when| &when.path)
     }
 
     /// Whether the rule or the backend has filters.
@@ -221,18 +221,18 @@ impl Matched {
 
     fn rule(self, table: &RouteTable) -> Option<&RuleView> {
         let rules = match self.entry {
-            Place::Grpc => &table.grpc.as_ref()?.rules,
-            Place::Opaque => &table.opaque.as_ref()?.rules,
-            Place::Consumer(_) | Place::Producer(_) => &table.http.rules,
+            Place::Grpc => &*table.grpc.as_ref()?.rules,
+            Place::Opaque => &*table.opaque.as_ref()?.rules,
+            Place::Consumer(_) | Place::Producer(_) => &*table.http.rules,
         };
         rules.get(self.rule)
     }
 
     fn target(self, table: &RouteTable) -> Option<&Target> {
         let targets = match self.entry {
-            Place::Grpc => &table.grpc.as_ref()?.targets,
-            Place::Opaque => &table.opaque.as_ref()?.targets,
-            Place::Consumer(_) | Place::Producer(_) => &table.http.targets,
+            Place::Grpc => &*table.grpc.as_ref()?.targets,
+            Place::Opaque => &*table.opaque.as_ref()?.targets,
+            Place::Consumer(_) | Place::Producer(_) => &*table.http.targets,
         };
         targets.get(self.target?)
     }

@@ -68,7 +68,7 @@ impl RouteTable {
 
     fn entry(&self, callers: Option<&Namespace>, entry: &Entry) -> Option<Value> {
         let rule = self.http.rules.get(entry.rule)?;
-        let matches = entry.when.as_ref().map_or_else(|| json!({}), conditions);
+        let matches = self.http.when(entry).map_or_else(|| json!({}), conditions);
         let (from, to) = entry.targets;
         let targets = self.http.targets.get(from..to).unwrap_or_default();
         Some(shown(callers, entry.port, matches, rule, targets))

@@ -266,7 +266,7 @@ fn concurrency(snapshot: &Snapshot, samples: &mut Samples<'_>) {
 fn connections(snapshot: &Snapshot, samples: &mut Samples<'_>) {
     let mut counted = Vec::new();
     for view in snapshot.services() {
-        for port in &view.ports {
+        for port in &*view.ports {
             let set = view.endpoints(port.port);
             for (local, of) in set.map(|set| Gate::counts(set)).unwrap_or_default() {
                 counted.push((local, &*view.host, port.port.to_string(), of));
@@ -300,7 +300,7 @@ fn connections(snapshot: &Snapshot, samples: &mut Samples<'_>) {
 fn endpoints(snapshot: &Snapshot, samples: &mut Samples<'_>) {
     let (mut counted, mut panics) = (Vec::new(), Vec::new());
     for view in snapshot.services() {
-        for port in &view.ports {
+        for port in &*view.ports {
             let Some(set) = view.endpoints(port.port) else {
                 continue;
             };

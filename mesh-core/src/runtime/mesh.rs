@@ -108,7 +108,7 @@ impl Mesh {
         self.inner.workloads.retire(local).await?;
         shared.live.retire(local);
         for service in shared.reader.load().services() {
-            for port in &service.ports {
+            for port in &*service.ports {
                 let set = service.endpoints(port.port);
                 for member in set.into_iter().flat_map(|set| set.members()) {
                     Kept::forget(member, local);

@@ -359,7 +359,7 @@ pub fn endpoints(snapshot: &Snapshot) -> BTreeMap<SocketAddr, Vec<ServiceName>> 
     let mut services: Vec<_> = snapshot.services().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     for service in services {
-        for port in &service.ports {
+        for port in &*service.ports {
             let members = service.endpoints(port.port);
             for member in members.into_iter().flat_map(|set| set.members()) {
                 let of = all.entry(member.endpoint.address()).or_default();

@@ -12,17 +12,21 @@ use std::sync::Arc;
 
 use super::change::{Change, Fallback, Object, Op};
 use super::compile;
+use super::service::ServiceView;
 use super::state::{ByAddress, Parts, Reach, Snapshot, Version};
 use super::status::Problem;
 use crate::authorize::{Selects, WorkloadPolicy};
 use crate::local::Local;
-use crate::model::{Host, Kind, ObjectKey, ServiceName, Slice, SourceId, Subset};
+use crate::model::{Asked, Host, Kind, ObjectKey, Service, ServiceName, Slice, SourceId, Subset};
+use crate::origination::BackendTlsPolicy;
 use crate::traffic::{Target, TrafficPolicy};
 
 /// What a change has touched so far.
 #[derive(Default)]
 struct Touched {
     services: BTreeSet<ServiceName>,
+    /// Services of which nothing but the endpoints has changed, unless they are among the others too.
+    endpoints: BTreeSet<ServiceName>,
     policies: bool,
     limits: bool,
     any: bool,
@@ -69,7 +73,10 @@ impl Snapshot {
         }
         next.touch_subsets(&mut touched);
         for service in &touched.services {
-            next.compile_service(service);
+            next.compile_service(service, false);
+        }
+        for service in touched.endpoints.difference(&touched.services) {
+            next.compile_service(service, true);
         }
         // A name that no Service needs (any more) is forgotten, even if a resolver still answers.
         for host in resolved {
@@ -248,6 +255,12 @@ impl Snapshot {
                 self.policies.remove_mut(key);
             }
         }
+        // A slice is mostly replaced by another of its Service.
+        let of = |version: &Option<Version>| match version.as_ref()?.good.as_ref()? {
+            Object::Slice(slice) => Some(slice.service.clone()),
+            _ => None,
+        };
+        let stays = of(&old).is_some() && of(&old) == of(&new);
         for (version, present) in [(&old, false), (&new, true)] {
             if let Some(version) = version {
                 self.originates(key, version, present, &mut touched.services);
@@ -267,8 +280,10 @@ impl Snapshot {
                     touched.services.insert(service.name.clone());
                 }
                 Some(Object::Slice(slice)) => {
-                    self.part(&slice.service, |p| set(&mut p.slices, key, present));
-                    touched.services.insert(slice.service.clone());
+                    if !stays {
+                        self.part(&slice.service, |p| set(&mut p.slices, key, present));
+                    }
+                    touched.endpoints.insert(slice.service.clone());
                 }
                 // Routes, like policies, govern their own cluster.
                 Some(
@@ -382,7 +397,7 @@ impl Snapshot {
         name.addresses = Some(addresses);
         name.source = Some(source.clone());
         touched.any |= !name.services.is_empty();
-        touched.services.extend(name.services.iter().cloned());
+        touched.endpoints.extend(name.services.iter().cloned());
         self.names.insert_mut(host, name);
     }
 
@@ -403,14 +418,15 @@ impl Snapshot {
 
     /// What has endpoints of a Service changes with it.
     fn touch_subsets(&self, touched: &mut Touched) {
-        let parts = touched.services.iter().filter_map(|of| self.parts.get(of));
+        let all = touched.services.iter().chain(&touched.endpoints);
+        let parts = all.filter_map(|of| self.parts.get(of));
         let subsets = parts.flat_map(|parts| &parts.subsets);
         let names = subsets.filter_map(|key| match self.good(key) {
             Some(Object::Service(service)) => Some(service.name.clone()),
             _ => None,
         });
         let names: Vec<_> = names.collect();
-        touched.services.extend(names);
+        touched.endpoints.extend(names);
     }
 
     /// The slices of a Service, and those of another that are its own too.
@@ -429,20 +445,48 @@ impl Snapshot {
         slices
     }
 
-    fn compile_service(&mut self, name: &ServiceName) {
+    /// Compiles a Service again, or no more of it than its endpoints.
+    fn compile_service(&mut self, name: &ServiceName, endpoints: bool) {
         let before = self.service(name).cloned();
         let parts = self.parts.get(name).cloned().unwrap_or_default();
-        let good = |key: &ObjectKey| self.good(key);
         // The local cluster's Service, else the first by the cluster's name.
-        let mut services = parts.services.iter().filter_map(good);
+        let mut services = parts.services.iter().filter_map(|key| self.good(key));
         let service = services.find_map(|object| match object {
             Object::Service(service) => Some(Arc::clone(service)),
             _ => None,
         });
         let subset = service.as_ref().and_then(|service| service.subset.as_ref());
         let slices = self.slices_of(&parts, subset);
+        let asked = self.asked_of(name, service.as_deref());
+        self.need_names(name, &compile::hosts(service.as_deref(), &slices, &asked));
+        let Some(service) = service else {
+            return self.services.remove(name);
+        };
+        let addresses = |host: &Host| self.names.get(host)?.addresses.clone();
+        let tls = self.tls_policies(name);
+        let view = match before {
+            // What is spoken to endpoints by a policy depends on all of them, and hosts that are asked for
+            // have endpoints of their own.
+            Some(before) if endpoints && tls.is_empty() && service.outside.is_none() => {
+                compile::moved(&self.settings, (&service, &slices), &addresses, &before)
+            }
+            before => {
+                let of = (&service, &*slices, &asked);
+                self.compile_whole(of, (&parts, &tls), &addresses, before)
+            }
+        };
+        self.services.insert(Arc::new(view));
+    }
+
+    fn compile_whole(
+        &self,
+        (service, slices, asked): (&Arc<Service>, &[Arc<Slice>], &BTreeSet<Asked>),
+        (parts, tls): (&Parts, &[Arc<BackendTlsPolicy>]),
+        addresses: &impl Fn(&Host) -> Option<compile::Addresses>,
+        before: Option<Arc<ServiceView>>,
+    ) -> ServiceView {
         let (mut routes, mut grpc_routes, mut opaque_routes) = (vec![], vec![], vec![]);
-        for object in parts.routes.iter().filter_map(good) {
+        for object in parts.routes.iter().filter_map(|key| self.good(key)) {
             match object {
                 Object::GrpcRoute(route) => grpc_routes.push(Arc::clone(route)),
                 Object::OpaqueRoute(route) => opaque_routes.push(Arc::clone(route)),
@@ -450,29 +494,18 @@ impl Snapshot {
                 _ => {}
             }
         }
-        let asked = self.asked_of(name, service.as_deref());
-        self.need_names(name, &compile::hosts(service.as_deref(), &slices, &asked));
-        let Some(service) = service else {
-            return self.services.remove(name);
+        let input = compile::CompileInput {
+            service,
+            asked,
+            slices,
+            routes: &routes,
+            grpc_routes: &grpc_routes,
+            opaque_routes: &opaque_routes,
+            traffic: &self.traffic_of(&service.name, &parts.routes),
+            tls,
+            roots: &|key| self.roots_at(key),
         };
-        let addresses = |host: &Host| self.names.get(host)?.addresses.clone();
-        let view = compile::view(
-            &self.settings,
-            &compile::CompileInput {
-                service: &service,
-                asked: &asked,
-                slices: &slices,
-                routes: &routes,
-                grpc_routes: &grpc_routes,
-                opaque_routes: &opaque_routes,
-                traffic: &self.traffic_of(name, &parts.routes),
-                tls: &self.tls_policies(name),
-                roots: &|key| self.roots_at(key),
-            },
-            &addresses,
-            before.as_deref(),
-        );
-        self.services.insert(Arc::new(view));
+        compile::view(&self.settings, &input, addresses, before.as_deref())
     }
 
     /// Keeps the index of the host names that Services need.

@@ -71,33 +71,65 @@ pub(super) fn view(
     before: Option<&ServiceView>,
 ) -> ServiceView {
     let service = parts.service;
-    let endpoints = service
-        .ports
-        .iter()
-        .map(|port| {
-            let mut traffic =
-                traffic::of_port(parts.traffic, (service, &*port.name), &settings.traffic);
-            let mut endpoints = endpoints(service, port, parts.slices, addresses);
-            originate(parts, port, &mut endpoints, &mut traffic);
-            let before = before.and_then(|b| b.endpoints(port.port)).map(|s| &**s);
-            let set = built(settings, &traffic, endpoints, before);
-            PortView {
-                port: port.port,
-                protocol: port.protocol,
-                endpoints: Arc::new(set),
-                traffic,
-            }
-        })
-        .collect();
+    let endpoints = service.ports.iter().map(|port| {
+        let mut traffic =
+            traffic::of_port(parts.traffic, (service, &*port.name), &settings.traffic);
+        let mut endpoints = endpoints(service, port, parts.slices, addresses);
+        originate(parts, port, &mut endpoints, &mut traffic);
+        let before = before.and_then(|b| b.endpoints(port.port)).map(|s| &**s);
+        port_view(settings, port, endpoints, traffic, before)
+    });
+    let endpoints: Few<PortView> = endpoints.collect();
     ServiceView {
         name: service.name.clone(),
         key: service.name.to_string().as_str().into(),
         host: format!("{}.svc.{}", service.name, settings.cluster_domain).into(),
-        ports: service.ports.clone(),
+        ports: service.ports.as_slice().into(),
         routes: routes(settings, parts),
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
         outside: outside(settings, parts, &endpoints, addresses, before),
         endpoints,
+    }
+}
+
+/// Compiles the view of a Service of which nothing but the endpoints has changed, for which no
+/// BackendTLSPolicy is, and to which no host outside the mesh leads.
+pub(super) fn moved(
+    settings: &Settings,
+    (service, slices): (&Service, &[Arc<Slice>]),
+    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    before: &ServiceView,
+) -> ServiceView {
+    let ports = before.ports.iter().zip(before.endpoints.iter());
+    let ports = ports.map(|(port, before)| {
+        let endpoints = endpoints(service, port, slices, addresses);
+        let traffic = Arc::clone(&before.traffic);
+        port_view(settings, port, endpoints, traffic, Some(&*before.endpoints))
+    });
+    ServiceView {
+        key: before.key.clone(),
+        endpoints: ports.collect(),
+        outside: None,
+        routes: before.routes.clone(),
+        name: before.name.clone(),
+        host: Arc::clone(&before.host),
+        retries: Arc::clone(&before.retries),
+        ports: Arc::clone(&before.ports),
+    }
+}
+
+fn port_view(
+    settings: &Settings,
+    port: &ServicePort,
+    endpoints: Vec<Endpoint>,
+    traffic: Arc<Traffic>,
+    before: Option<&EndpointSet>,
+) -> PortView {
+    PortView {
+        port: port.port,
+        protocol: port.protocol,
+        endpoints: Arc::new(built(settings, &traffic, endpoints, before)),
+        traffic,
     }
 }
 

@@ -11,24 +11,26 @@ use crate::retry::RetryBudget;
 use crate::route::RouteTable;
 use crate::traffic::Traffic;
 
-/// All that a request to a Service needs, compiled: a part of a snapshot.
+/// All that a request to a Service needs, compiled: a part of a snapshot. What each request reads comes
+/// first.
 #[derive(Debug)]
 #[non_exhaustive]
+#[repr(C)]
 pub struct ServiceView {
-    /// Its name.
-    pub name: ServiceName,
     /// `name.namespace`, where a look-up can compare it without another step.
     pub(super) key: Text,
-    /// Its host name, `name.namespace.svc.` and the cluster domain, as metrics and logs carry it.
-    pub host: Arc<str>,
-    /// Its ports.
-    pub ports: Vec<ServicePort>,
-    /// The routes attached to it, in order of precedence.
-    pub routes: RouteTable,
-    /// What is left of the repeats of requests to it, the same as long as it exists.
-    pub retries: Arc<RetryBudget>,
     /// What a request reads of each port, in its place.
     pub(super) endpoints: Few<PortView>,
+    /// The routes attached to it, in order of precedence.
+    pub routes: RouteTable,
+    /// Its name.
+    pub name: ServiceName,
+    /// Its host name, `name.namespace.svc.` and the cluster domain, as metrics and logs carry it.
+    pub host: Arc<str>,
+    /// What is left of the repeats of requests to it, the same as long as it exists.
+    pub retries: Arc<RetryBudget>,
+    /// Its ports.
+    pub ports: Arc<[ServicePort]>,
     /// What is known of hosts outside the mesh that lead to it, if any do.
     pub(super) outside: Option<Box<OutsideView>>,
 }

@@ -86,7 +86,7 @@ impl Requests {
             for service in services {
                 let routes = serde_json::to_value(&service.routes).unwrap_or_default();
                 let heads = operations.with_routes(&routes);
-                for port in &service.ports {
+                for port in &*service.ports {
                     let at = format!("{}:{}", service.name, port.port);
                     let connections = connections(&at, &service.routes);
                     for question in questions(&at, port.protocol, &heads)

@@ -27,7 +27,7 @@ pub(in crate::route) struct Gate {
     /// The first header with a value of its own.
     value: u64,
     /// The place of that header; none if it is out of range.
-    field: usize,
+    field: u8,
 }
 
 /// A request before the gates of a table. Each header is looked up once, when the first gate asks.
@@ -75,7 +75,7 @@ impl Gate {
             path: 0,
             mask: 0,
             value: 0,
-            field: FIELDS,
+            field: u8::MAX,
         };
         let Some(when) = when else { return open };
         let (path, mask) = match &when.path {
@@ -107,7 +107,7 @@ impl Gate {
             path,
             mask,
             value,
-            field,
+            field: u8::try_from(field).unwrap_or(u8::MAX),
         }
     }
 }
@@ -135,13 +135,13 @@ impl<'a> Knock<'a> {
         if self.path & gate.mask != gate.path {
             return true;
         }
-        let Some(seen) = self.seen.get_mut(gate.field) else {
+        let Some(seen) = self.seen.get_mut(usize::from(gate.field)) else {
             return false;
         };
         let seen = match *seen {
             Some(seen) => seen,
             None => {
-                let name = self.names.get(gate.field);
+                let name = self.names.get(usize::from(gate.field));
                 *seen.insert(name.map_or(UNCERTAIN, |name| look(self.headers, name)))
             }
         };

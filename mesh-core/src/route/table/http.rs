@@ -17,30 +17,36 @@ use crate::route::rule::{Backend, Inherited, Outcome, Route, Rule, Timeouts};
 use crate::route::sticky::Sticky;
 use crate::traffic::FaultInjection;
 
+/// The place of conditions that match every request. No table comes near so many entries.
+const EVERYTHING: u32 = u32::MAX;
+
 /// The matches of a Service's routes, sorted by precedence.
 ///
-/// A request walks conditions, then reads weights and names of one rule's targets. These lie in two
-/// slices, each of them one step from the Service; what few rules have is elsewhere.
+/// A request walks entries, then reads weights and names of one rule's targets. These lie in two
+/// slices, each of them one step from the Service; conditions are read where a gate is open, and what
+/// few rules have is elsewhere. What each request reads comes first.
 #[derive(Debug, Clone, Default)]
+#[repr(C)]
 pub(in crate::route) struct HttpTable {
     /// Matches of consumer routes, with the namespace whose callers they are for.
-    pub(in crate::route) consumers: Box<[(Namespace, Entry)]>,
+    pub(in crate::route) consumers: Arc<[(Namespace, Entry)]>,
     /// Matches of producer routes.
-    pub(in crate::route) producers: Box<[Entry]>,
+    pub(in crate::route) producers: Arc<[Entry]>,
     /// The targets of all rules, one rule after the other.
-    pub(in crate::route) targets: Box<[Target]>,
-    pub(in crate::route) rules: Box<[RuleView]>,
+    pub(in crate::route) targets: Arc<[Target]>,
     /// The headers that the gates of entries are about.
-    pub(in crate::route) fields: Box<[HeaderName]>,
+    pub(in crate::route) fields: Arc<[HeaderName]>,
+    conditions: Arc<[Match]>,
+    pub(in crate::route) rules: Arc<[RuleView]>,
 }
 
-/// One match of one rule.
+/// One match of one rule: a line of the cache.
 #[derive(Debug, Clone)]
 pub(in crate::route) struct Entry {
     pub(in crate::route) gate: Gate,
     pub(in crate::route) port: Option<u16>,
-    /// `None` matches every request.
-    pub(in crate::route) when: Option<Match>,
+    /// The place of its conditions; out of range if it matches every request.
+    when: u32,
     /// The rule's place.
     pub(in crate::route) rule: usize,
     /// The places of its targets; empty if it does not forward.
@@ -96,7 +102,8 @@ impl HttpTable {
         inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
         let mut keyed = Vec::new();
-        let (mut rules, mut targets, mut fields) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rules, mut targets) = (Vec::new(), Vec::new());
+        let (mut fields, mut conditions) = (Vec::new(), Vec::new());
         for route in routes {
             let here = || {
                 let parents = route.parents.iter().filter(|p| p.service == *service);
@@ -110,7 +117,10 @@ impl HttpTable {
                     let mut entry = |when: Option<&Match>| Entry {
                         gate: Gate::of(when, &mut fields),
                         port,
-                        when: when.filter(|when| !when.is_everything()).cloned(),
+                        when: match when.filter(|when| !when.is_everything()) {
+                            Some(when) => push(&mut conditions, when),
+                            None => EVERYTHING,
+                        },
                         rule: rules.len(),
                         targets: (first, targets.len()),
                         mirrors: rule.mirrors().next().is_some(),
@@ -146,7 +156,14 @@ impl HttpTable {
             rules: rules.into(),
             targets: targets.into(),
             fields: fields.into(),
+            conditions: conditions.into(),
         }
+    }
+
+    /// The conditions of an entry; `None` if it matches every request.
+    #[inline]
+    pub(in crate::route) fn when(&self, entry: &Entry) -> Option<&Match> {
+        self.conditions.get(usize::try_from(entry.when).ok()?)
     }
 
     /// A route of a namespace to the Service `own` that is attached to a port; `None` of a port is any.
@@ -215,6 +232,12 @@ impl Target {
             filters: backend.filters.clone().into(),
         }
     }
+}
+
+/// Adds conditions; says where they are.
+fn push(conditions: &mut Vec<Match>, when: &Match) -> u32 {
+    conditions.push(when.clone());
+    u32::try_from(conditions.len() - 1).unwrap_or(EVERYTHING)
 }
 
 type Precedence = (

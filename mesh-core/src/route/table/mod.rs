@@ -22,13 +22,14 @@ use crate::model::{Kind, Namespace, ObjectKey, ServiceName, ServicePort};
 
 /// The routes of one Service.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct RouteTable {
-    pub(super) service: ServiceName,
     pub(super) http: HttpTable,
     /// Few Services have one, and a request reads what lies around it.
-    pub(super) grpc: Option<Box<GrpcTable>>,
+    pub(super) grpc: Option<Arc<GrpcTable>>,
     /// The same of opaque connections.
-    pub(super) opaque: Option<Box<OpaqueTable>>,
+    pub(super) opaque: Option<Arc<OpaqueTable>>,
+    pub(super) service: ServiceName,
 }
 
 /// What connections to a port are where routes of opaque ones are in effect.
@@ -69,7 +70,7 @@ impl RouteTable {
         inherit: &impl Fn(&ObjectKey, Option<&str>) -> Inherited,
     ) -> Self {
         let table = GrpcTable::build(&self.service, ports, routes, inherit);
-        self.grpc = (!table.is_empty()).then(|| Box::new(table));
+        self.grpc = (!table.is_empty()).then(|| Arc::new(table));
         self
     }
 
@@ -81,7 +82,7 @@ impl RouteTable {
         routes: impl IntoIterator<Item = &'a Arc<OpaqueRoute>>,
     ) -> Self {
         let table = OpaqueTable::build(&self.service, ports, routes);
-        self.opaque = (!table.is_empty()).then(|| Box::new(table));
+        self.opaque = (!table.is_empty()).then(|| Arc::new(table));
         self
     }
 

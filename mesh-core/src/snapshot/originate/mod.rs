@@ -23,6 +23,9 @@ fn policy_of(version: &Version) -> Option<&Arc<BackendTlsPolicy>> {
 impl Snapshot {
     /// The policies for a Service or its ports.
     pub(super) fn tls_policies(&self, service: &ServiceName) -> Vec<Arc<BackendTlsPolicy>> {
+        if self.tls.is_empty() {
+            return Vec::new();
+        }
         let keys = self.tls.get(service.namespace()).into_iter().flatten();
         let policies = keys.filter_map(|key| policy_of(self.objects.get(key)?.winner()?));
         let policies = policies.filter(|policy| policy.is_for(service));
