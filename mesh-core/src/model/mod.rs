@@ -20,8 +20,8 @@ pub use few::Few;
 pub use locality::Locality;
 pub(crate) use names::is_subdomain;
 pub use names::{
-    ClusterName, InvalidName, Kind, Namespace, ObjectKey, ServiceName, SourceId, Workload,
-    check_label,
+    ClusterName, InvalidName, KeyParts, Kind, Namespace, ObjectKey, ServiceName, SourceId,
+    Workload, check_label,
 };
 pub use outside::{Asked, HostPattern, Outside, OutsidePort, Resolution};
 pub use protocol::AppProtocol;

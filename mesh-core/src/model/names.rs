@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 
 use foldhash::quality::RandomState;
@@ -77,9 +78,22 @@ pub struct ClusterName(Arc<str>);
 
 /// One configuration object: kind, namespace, name and the cluster it comes from. Objects of
 /// different clusters never stand in for one another.
+///
+/// A record of each request has some: a clone is one counter.
+///
+/// ```
+/// use inmesh_core::model::{Kind, Namespace, ObjectKey};
+/// let key = ObjectKey::new(Kind::HttpRoute, &Namespace::new("shop")?, "cart")?;
+/// assert_eq!((key.namespace.as_str(), &*key.name), ("shop", "cart"));
+/// # Ok::<(), inmesh_core::model::InvalidName>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(Arc<KeyParts>);
+
+/// What an [`ObjectKey`] is made of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub struct ObjectKey {
+pub struct KeyParts {
     /// Its kind.
     pub kind: Kind,
     /// Its namespace.
@@ -270,22 +284,27 @@ impl ObjectKey {
     /// [`InvalidName`] if `name` is not a DNS subdomain (RFC 1123) of at most 253 characters.
     pub fn new(kind: Kind, namespace: &Namespace, name: &str) -> Result<Self, InvalidName> {
         check("object", name, 253, true)?;
-        Ok(Self {
-            kind,
-            namespace: namespace.clone(),
-            name: name.into(),
-            cluster: None,
-        })
+        Ok(Self::of(kind, namespace.clone(), name.into()))
     }
 
     /// The key of a Service.
     pub fn of_service(service: &ServiceName) -> Self {
-        Self {
-            kind: Kind::Service,
-            namespace: service.namespace.clone(),
-            name: Arc::clone(&service.name),
+        Self::named(Kind::Service, service)
+    }
+
+    /// The key of what is known by the name of a Service.
+    pub(crate) fn named(kind: Kind, service: &ServiceName) -> Self {
+        let name = Arc::clone(&service.name);
+        Self::of(kind, service.namespace.clone(), name)
+    }
+
+    fn of(kind: Kind, namespace: Namespace, name: Arc<str>) -> Self {
+        Self(Arc::new(KeyParts {
+            kind,
+            namespace,
+            name,
             cluster: None,
-        }
+        }))
     }
 
     /// The same object of another cluster.
@@ -300,8 +319,23 @@ impl ObjectKey {
     /// ```
     #[must_use]
     pub fn in_cluster(mut self, cluster: ClusterName) -> Self {
-        self.cluster = Some(cluster);
+        Arc::make_mut(&mut self.0).cluster = Some(cluster);
         self
+    }
+}
+
+impl Deref for ObjectKey {
+    type Target = KeyParts;
+
+    fn deref(&self) -> &KeyParts {
+        &self.0
+    }
+}
+
+/// As its parts.
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 

@@ -168,10 +168,10 @@ impl Service {
             Some(_) => Kind::ServiceEntry,
             None => Kind::Service,
         };
-        ObjectKey {
-            kind,
-            cluster: self.cluster.clone(),
-            ..ObjectKey::of_service(&self.name)
+        let key = ObjectKey::named(kind, &self.name);
+        match &self.cluster {
+            Some(cluster) => key.in_cluster(cluster.clone()),
+            None => key,
         }
     }
 
