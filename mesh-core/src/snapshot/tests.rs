@@ -609,7 +609,7 @@ proptest! {
     /// However it came about, a snapshot says what the last version of each object says.
     #[test]
     fn the_order_of_changes_does_not_matter(
-        ops in proptest::collection::vec((0_u8..3, 0_u8..3, 0_u8..4), 1..40),
+        ops in proptest::collection::vec((0_u8..5, 0_u8..3, 0_u8..4), 1..60),
     ) {
         let mut snapshot = empty();
         let mut last = std::collections::BTreeMap::new();
@@ -619,6 +619,14 @@ proptest! {
                 (0, _) => service(&format!("s{which}"), &[80]),
                 (1, 0) => Op::Remove(key(Kind::EndpointSlice, &format!("e{which}"))),
                 (1, n) => slice(&format!("s{}", n - 1), &format!("e{which}"), &[which, 9]),
+                (2, 0) => Op::Remove(key(Kind::HttpRoute, &format!("s{which}"))),
+                (2, n) => route(&format!("s{which}"), &format!("s{}", n - 1)),
+                (3, 0) => Op::Remove(key(Kind::TrafficPolicy, &format!("t{which}"))),
+                (3, n) => {
+                    let to = Target::Service(name(&format!("s{}", n - 1)), None);
+                    let targets = if n == 3 { vec![] } else { vec![to] };
+                    traffic(key(Kind::TrafficPolicy, &format!("t{which}")), targets, u32::from(which))
+                }
                 (_, 0) => Op::Remove(key(Kind::AuthorizationPolicy, &format!("p{which}"))),
                 (_, 1) => policy(&format!("p{which}"), Action::Deny),
                 (_, _) => policy(&format!("p{which}"), Action::Allow),
@@ -631,6 +639,11 @@ proptest! {
         for view in at_once.services() {
             let of = view.name.name();
             prop_assert_eq!(addresses(&snapshot, of), addresses(&at_once, of));
+            let all = |snapshot: &Snapshot| {
+                let view = snapshot.service(&view.name).unwrap();
+                (format!("{:?}", view.routes), view.traffic(80).cloned(), view.ports.clone())
+            };
+            prop_assert_eq!(all(&snapshot), all(&at_once));
         }
         prop_assert_eq!(permitted(&snapshot), permitted(&at_once));
         prop_assert_eq!(snapshot.status().len(), at_once.status().len());

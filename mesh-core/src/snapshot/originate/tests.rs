@@ -239,3 +239,43 @@ fn conditions_say_where_a_policy_has_no_effect() {
         }
     }
 }
+
+/// Nothing but endpoints changes, and what is spoken to them is decided again all the same.
+#[test]
+fn endpoints_that_come_later_are_spoken_to_as_the_policy_says() {
+    let slice = |last, transport| {
+        let host = SliceHost::new(Host::Address([10, 0, 0, last].into()));
+        let ports = vec![SlicePort::new("http", 80), SlicePort::new("more", 81)];
+        let slice = Slice::new(
+            key(Kind::EndpointSlice, "pay"),
+            pay(),
+            ports,
+            vec![host],
+            transport,
+        );
+        vec![Op::put(slice)]
+    };
+    let snapshot = after(
+        &world(Transport::Plain),
+        vec![Op::put(policy("pay", None, 1))],
+    );
+    assert_eq!(seen(&snapshot, 80), format!("pay {SYSTEM}"));
+    let moved = after(&snapshot, slice(2, Transport::Plain));
+    assert_eq!(seen(&moved, 80), format!("pay {SYSTEM}"));
+    let ids = IdSet::new([]);
+    let in_mesh = after(&moved, slice(3, Transport::Mesh { ids }));
+    assert_eq!(seen(&in_mesh, 80), "mesh");
+    assert!(
+        in_mesh
+            .service(&pay())
+            .unwrap()
+            .traffic(80)
+            .unwrap()
+            .tls
+            .is_none()
+    );
+    let back = after(&in_mesh, slice(4, Transport::Plain));
+    assert_eq!(seen(&back, 80), format!("pay {SYSTEM}"));
+    let gone = after(&back, vec![Op::Remove(key(Kind::BackendTlsPolicy, "pay"))]);
+    assert_eq!(seen(&after(&gone, slice(5, Transport::Plain)), 80), "plain");
+}
