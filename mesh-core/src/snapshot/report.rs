@@ -4,6 +4,7 @@ use super::change::Object;
 use super::state::{Snapshot, Version};
 use super::status::{ObjectStatus, Problem, Serving, Severity};
 use crate::model::{ObjectKey, ServiceName, SourceId, Subset};
+use crate::traffic::{Target, TrafficPolicy};
 
 impl Version {
     fn serving(&self) -> Serving {
@@ -125,6 +126,39 @@ impl Snapshot {
         conflicts.flatten().collect()
     }
 
+    /// The targets of a policy that are not there.
+    fn untargeted_traffic(&self, policy: &TrafficPolicy) -> Vec<Problem> {
+        let lacks = |target: &Target| match target {
+            Target::Service(name, section) => {
+                let Some(view) = self.service(name) else {
+                    return Some(format!("Service {name} does not exist"));
+                };
+                let section = section.as_deref()?;
+                let none = !view.ports.iter().any(|port| *port.name == *section);
+                none.then(|| format!("Service {name} has no port named {section:?}"))
+            }
+            Target::Route(key, section) => {
+                let Some(route) = self.good(key) else {
+                    return Some(format!("{key} does not exist, or is refused"));
+                };
+                let section = section.as_deref()?;
+                let rules = route.rules();
+                let none = !rules
+                    .iter()
+                    .any(|rule| rule.name.as_deref() == Some(section));
+                none.then(|| format!("{key} has no rule named {section:?}"))
+            }
+            Target::Workloads(_) => None,
+        };
+        let targets = policy.targets.iter().enumerate();
+        let lacking = targets.filter_map(|(n, target)| Some((n, lacks(target)?)));
+        let warn = |(n, lacks)| {
+            let message = format!("{lacks} (Accepted False, TargetNotFound)");
+            Problem::warning(format!("spec.targetRefs[{n}]"), message)
+        };
+        lacking.map(warn).collect()
+    }
+
     /// What a version refers to that is not there.
     fn dangling(&self, version: &Version) -> Vec<Problem> {
         let warn = |field: String, message: String| Problem {
@@ -183,6 +217,7 @@ impl Snapshot {
                 );
                 vec![warn("metadata.name".into(), message)]
             }
+            Some(Object::Traffic(policy)) => self.untargeted_traffic(policy),
             Some(Object::Service(service)) => {
                 let lacks = service
                     .subset

@@ -887,3 +887,41 @@ fn the_budget_of_a_service_stays() {
         &two.service(&name("cart")).unwrap().retries
     ));
 }
+
+/// A policy whose target is not there says so, until it is.
+#[test]
+fn a_traffic_policy_says_which_target_is_not_there() {
+    let port = |name: &str| Some(Arc::from(name));
+    let of = key(Kind::HttpRoute, "cart");
+    let targets = vec![
+        Target::Service(name("cart"), None),
+        Target::Service(name("cart"), port("grpc")),
+        Target::Route(of.clone(), None),
+        Target::Route(of, port("slow")),
+    ];
+    let policy = || traffic(key(Kind::TrafficPolicy, "cart"), targets.clone(), 1);
+    let lacking = |ops: Vec<Op>| -> Vec<String> {
+        let snapshot = empty().apply(update(ops));
+        let status = snapshot.status();
+        let policy = status
+            .iter()
+            .filter(|s| s.object.starts_with("TrafficPolicy/"));
+        let problems = policy.flat_map(|s| &s.problems);
+        problems.map(|p| p.to_string()).collect()
+    };
+    let end = "(Accepted False, TargetNotFound)";
+    let said = |all: &[&str]| -> Vec<String> { all.iter().map(|t| format!("{t} {end}")).collect() };
+    let absent = [
+        "spec.targetRefs[0]: Service cart.shop does not exist",
+        "spec.targetRefs[1]: Service cart.shop does not exist",
+        "spec.targetRefs[2]: HTTPRoute/shop/cart does not exist, or is refused",
+        "spec.targetRefs[3]: HTTPRoute/shop/cart does not exist, or is refused",
+    ];
+    assert_eq!(lacking(vec![policy()]), said(&absent));
+    let there = vec![policy(), service("cart", &[80]), route("cart", "cart")];
+    let parts = [
+        "spec.targetRefs[1]: Service cart.shop has no port named \"grpc\"",
+        "spec.targetRefs[3]: HTTPRoute/shop/cart has no rule named \"slow\"",
+    ];
+    assert_eq!(lacking(there), said(&parts));
+}

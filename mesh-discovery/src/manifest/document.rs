@@ -3,11 +3,12 @@
 //!
 //! What is for other programs is skipped, and counted, so that no reader takes it for enforced.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use inmesh_core::authorize::Selects;
 use inmesh_core::model::{Kind, Namespace, ObjectKey};
-use inmesh_core::snapshot::{Fallback, Object, Op, Problem};
+use inmesh_core::snapshot::{Fallback, Object, Op, Problem, Severity};
 
 use super::kind::{Whose, whose};
 use super::strict::{Document, Read, Unknown};
@@ -168,7 +169,44 @@ fn problem(document: &Document, message: String) -> Problem {
     Problem::refused(document.path(), message).at(document.place(""))
 }
 
-fn refused(document: &Document, defaults: &Defaults, kind: Kind, problems: Vec<Problem>) -> Entry {
+/// What the Gateway API calls a route of which some rules are valid and others are not (RouteStatus,
+/// `PartiallyInvalid`), where nothing else is wrong with it.
+fn partially_invalid(document: &Document, kind: &Kind, problems: &[Problem]) -> Option<Problem> {
+    let routes = [
+        Kind::GrpcRoute,
+        Kind::HttpRoute,
+        Kind::TcpRoute,
+        Kind::TlsRoute,
+    ];
+    let rules = routes
+        .contains(kind)
+        .then(|| document.len_of(&["spec", "rules"]))??;
+    let spec = if document.path().is_empty() {
+        "spec"
+    } else {
+        ".spec"
+    };
+    let list = format!("{}{spec}.rules", document.path());
+    let refused = problems.iter().filter(|p| p.severity == Severity::Refused);
+    let wrong = refused.map(|problem| {
+        let place = problem.field.strip_prefix(&*list)?.strip_prefix('[')?;
+        place.split_once(']')?.0.parse::<usize>().ok()
+    });
+    let wrong: Option<BTreeSet<usize>> = wrong.collect();
+    (wrong?.len() < rules).then(|| {
+        let message = "other rules are valid, but a route is applied whole: Fall Back to the version \
+                       before it, if one was applied (PartiallyInvalid True)";
+        Problem::note(list, message).at(document.place(""))
+    })
+}
+
+fn refused(
+    document: &Document,
+    defaults: &Defaults,
+    kind: Kind,
+    mut problems: Vec<Problem>,
+) -> Entry {
+    problems.extend(partially_invalid(document, &kind, &problems));
     let fallback = fallback(document, defaults, &kind);
     let namespace = meta::namespace(document, defaults);
     let key = namespace.as_ref().and_then(|namespace| {

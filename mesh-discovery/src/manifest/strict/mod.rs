@@ -276,6 +276,17 @@ impl Document {
         node.text().map_or(Peek::Other, Peek::Text)
     }
 
+    /// How many items a list has, looked at without a report; `None` where there is no list.
+    pub(super) fn len_of(&self, path: &[&str]) -> Option<usize> {
+        let node = path
+            .iter()
+            .try_fold(&self.root, |node, name| node.field(name))?;
+        match &node.data {
+            tree::Data::List(items) => Some(items.len()),
+            _ => None,
+        }
+    }
+
     /// The documents of a list: `v1 List`, or a kind that ends in `List` and has `items`, whose name
     /// then says the kind of items without one. `None` where it is no list.
     pub(super) fn items(&self) -> Option<Vec<Self>> {

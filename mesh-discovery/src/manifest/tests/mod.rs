@@ -9,6 +9,7 @@ mod folder;
 mod grpc;
 mod opaque;
 mod others;
+mod partial;
 mod refused;
 mod scalars;
 mod service_entry;
