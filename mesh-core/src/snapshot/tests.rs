@@ -641,7 +641,7 @@ proptest! {
             prop_assert_eq!(addresses(&snapshot, of), addresses(&at_once, of));
             let all = |snapshot: &Snapshot| {
                 let view = snapshot.service(&view.name).unwrap();
-                (format!("{:?}", view.routes), view.traffic(80).cloned(), view.ports.clone())
+                (format!("{:?}", view.routes), view.traffic(80).cloned(), view.ports.to_vec())
             };
             prop_assert_eq!(all(&snapshot), all(&at_once));
         }
