@@ -33,6 +33,8 @@ pub struct HttpView<'a> {
     /// Whether the path has one reading and is in its one spelling, which is seen once for all that
     /// ask.
     plain: bool,
+    /// Whether a session that the request shows leads it.
+    sessions: bool,
     /// The query, without the `?`.
     pub query: Option<&'a str>,
     /// The header fields.
@@ -53,9 +55,21 @@ impl<'a> HttpView<'a> {
             method,
             path,
             plain: is_plain(path.as_bytes()),
+            sessions: true,
             query,
             headers,
         }
+    }
+
+    /// The same of a request whose session has ended.
+    #[must_use]
+    pub fn without_sessions(mut self) -> Self {
+        self.sessions = false;
+        self
+    }
+
+    pub(crate) fn heeds_sessions(&self) -> bool {
+        self.sessions
     }
 
     /// The path as it is forwarded, without the query. Policies are asked about all its

@@ -16,6 +16,7 @@ mod eject;
 mod ewma;
 mod health;
 mod limits;
+mod persist;
 mod pick;
 mod picked;
 mod rates;
@@ -35,6 +36,7 @@ pub use eject::{Breaker, EjectPolicy, Ejection, Failure};
 #[cfg(feature = "runtime")]
 pub(crate) use limits::PortState;
 pub use limits::RequestLimits;
+pub(crate) use persist::foresee_kept;
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use pick::pick_again;
 pub use pick::{NoEndpoint, foresee, pick};
@@ -48,6 +50,7 @@ pub use strategy::{
     Choice, ConsistentHash, HashCookie, HashKey, HashTable, InvalidStrategy, Issued, RingSize,
     Shown, Strategy, TableSize,
 };
+pub(crate) use strategy::{cookies, is_cookie_name, is_cookie_path};
 pub use tiers::TierShare;
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! A choice made on live endpoints: the tiers of a set in order, and a probe that is due.
 
+#[cfg(any(feature = "runtime", feature = "simulate"))]
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Availability, LoadView, consistent_hash, p2c, random, round_robin};
 use super::eject::Breaker;
+#[cfg(any(feature = "runtime", feature = "simulate"))]
+use super::persist::pick_kept;
 use super::picked::Picked;
 use super::set::EndpointSet;
 use super::share::{Share, SlowStart};
@@ -73,9 +77,7 @@ pub fn pick(
     tried: &[Arc<EndpointState>],
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
-    if set.health().is_new(set.serial()) {
-        arrive(set, now);
-    }
+    met(set, now);
     let counted = match set.limits().service() {
         None => false,
         Some(most) if set.health().enter(most) => true,
@@ -93,16 +95,25 @@ pub fn pick(
     }
 }
 
-/// Chooses an endpoint for an attempt: none of those that were tried or, where the request is kept to be
-/// sent again and no other is left, one of them: a policy would rather ask one again than none.
+/// Chooses an endpoint for an attempt: the one that a session leads to, if it may stay; else none of those
+/// that were tried or, where the request is kept to be sent again and no other is left, one of them: a policy
+/// would rather ask one again than none.
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) fn pick_again(
     set: &Arc<EndpointSet>,
-    choice: Choice,
+    (choice, session): (Choice, Option<NonZeroU64>),
     now: Duration,
     (tried, kept): (&[Arc<EndpointState>], bool),
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
+    let led = session.and_then(|endpoint| {
+        // Perhaps no other request meets the set, whose limits are to hold.
+        met(set, now);
+        pick_kept(set, endpoint, tried)
+    });
+    if let Some(picked) = led {
+        return Ok(picked.timed(choice, now));
+    }
     match pick(set, choice, now, tried, draw) {
         Err(_) if kept => pick(set, choice, now, &[], draw),
         picked => picked,
@@ -254,6 +265,13 @@ fn choose(
         }
     }
     set.tiers().enumerate().find_map(of)
+}
+
+/// A request is balanced over a set, which may be a new one.
+fn met(set: &Arc<EndpointSet>, now: Duration) {
+    if set.health().is_new(set.serial()) {
+        arrive(set, now);
+    }
 }
 
 /// A set is the newest that a request is balanced over: the slow starts of its new endpoints begin, and

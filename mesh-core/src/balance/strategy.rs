@@ -314,14 +314,10 @@ impl HashCookie {
         path: Option<&str>,
         ttl: Option<Duration>,
     ) -> Result<Self, InvalidStrategy> {
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || name.len() > COOKIE_BYTES || !name.bytes().all(token) {
+        if !is_cookie_name(name) {
             return Err(InvalidStrategy(format!("{name:?} names no cookie")));
         }
-        let in_path = |b: u8| matches!(b, b'!'..=b'~') && b != b';';
-        if let Some(path) = path
-            && (!path.starts_with('/') || path.len() > COOKIE_BYTES || !path.bytes().all(in_path))
-        {
+        if let Some(path) = path.filter(|path| !is_cookie_path(path)) {
             return Err(InvalidStrategy(format!(
                 "{path:?} is no path of a cookie: it begins with / and has no `;`"
             )));
@@ -350,12 +346,7 @@ impl HashCookie {
 
     /// Its value in a request.
     fn of<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-        let fields = headers.get_all(COOKIE).into_iter();
-        let mut pairs = fields.flat_map(|field| field.as_bytes().split(|b| *b == b';'));
-        pairs.find_map(|pair| {
-            let pair = pair.trim_ascii().strip_prefix(self.name.as_bytes())?;
-            pair.strip_prefix(b"=")
-        })
+        cookies(headers, &self.name).next()
     }
 
     fn set(&self, issued: Issued) -> Option<HeaderValue> {
@@ -369,6 +360,28 @@ impl HashCookie {
         text += "; HttpOnly";
         HeaderValue::try_from(text).ok()
     }
+}
+
+/// The values of all cookies of a name in a request.
+pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let fields = headers.get_all(COOKIE).into_iter();
+    let pairs = fields.flat_map(|field| field.as_bytes().split(|b| *b == b';'));
+    pairs.filter_map(move |pair| {
+        let pair = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        pair.strip_prefix(b"=")
+    })
+}
+
+/// Whether a text may name a cookie: it is a token (RFC 6265 section 4.1.1).
+pub(crate) fn is_cookie_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.len() <= COOKIE_BYTES && name.bytes().all(token)
+}
+
+/// Whether a text may be the path of a cookie.
+pub(crate) fn is_cookie_path(path: &str) -> bool {
+    let in_path = |b: u8| matches!(b, b'!'..=b'~') && b != b';';
+    path.starts_with('/') && path.len() <= COOKIE_BYTES && path.bytes().all(in_path)
 }
 
 // === impl InvalidStrategy ===

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sent::{Copied, Deadline, Edit, Fault, Fields, Head, Origin, Repeats};
 use super::value::{
-    Backend, Endpoint, Judgement, RuleName, RuleSeen, Setting, Share, SplitBy, Verdict,
+    Backend, Endpoint, Judgement, RuleName, RuleSeen, SessionSeen, Setting, Share, SplitBy, Verdict,
 };
 
 /// What becomes of a request, step by step. What was not reached is empty.
@@ -34,6 +34,8 @@ pub struct Explanation {
     pub split: Vec<Share>,
     /// What keeps its user in one part of them; `None` if no policy does.
     pub split_by: Option<SplitBy>,
+    /// The session that it is of; `None` if no policy says so.
+    pub session: Option<SessionSeen>,
     /// The port of a Service that it is sent to.
     pub backend: Option<Backend>,
     /// The filters of the rule and then of the backend.

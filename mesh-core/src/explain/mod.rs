@@ -30,11 +30,11 @@ pub use question::{InvalidQuestion, Question};
 pub use sent::{Copied, Deadline, Edit, Fault, Fields, Head, Limit, Origin, Repeats};
 pub use value::{
     Answer, Backend, Endpoint, Judgement, LimitSeen, Outcome, PolicySeen, RuleName, RuleSeen,
-    Setting, Share, SplitBy, Verdict,
+    SessionSeen, Setting, Share, SplitBy, Verdict,
 };
 
 use crate::authorize::{RequestView, canonicalize};
-use crate::balance::{EndpointSet, Member, Shown, foresee};
+use crate::balance::{EndpointSet, Member, Shown, foresee, foresee_kept};
 use crate::error::{Error, Reason};
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
@@ -311,10 +311,12 @@ fn walk(
         out.deadline = limits::deadline(&planned, &waits, &mut request);
         out.repeats = limits::repeats(&planned, (backend, service), &request, scene.now);
     }
-    let taken = foresee(set, choice, scene.now, &mut draw);
+    let led = backend.session.and_then(|at| foresee_kept(set, at));
+    let taken = led.map_or_else(|| foresee(set, choice, scene.now, &mut draw), Ok);
     let taken = taken.map_err(|none| backend.without_endpoint(none));
     out.endpoints = endpoints(set, taken.as_ref().ok().copied());
     doubt(scene, &service.name, set, &mut out.endpoints);
+    out.session = SessionSeen::of(&planned, taken.as_ref().ok().copied());
     let authority = authority_of(&request).unwrap_or(authority);
     out.sent = Some(question.head(&request, &authority));
     let taken = taken?;

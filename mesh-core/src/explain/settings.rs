@@ -13,6 +13,7 @@ pub(super) fn of(planned: &Planned, traffic: Option<&Arc<Traffic>>, opaque: bool
         timeouts.map(|block| part("timeouts", block)),
         retry.map(|block| part("retry", block)),
         planned.fault().map(|block| part("fault", block)),
+        { planned.session() }.map(|s| part("sessionPersistence", s.policy())),
         planned.split_key().map(|block| part("trafficSplit", block)),
     ];
     let of_request = of_request.into_iter().flatten().filter(|_| !opaque);

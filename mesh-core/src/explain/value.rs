@@ -182,6 +182,21 @@ pub struct SplitBy {
     pub object: Option<String>,
 }
 
+/// The session of a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct SessionSeen {
+    /// The name of its token.
+    pub name: String,
+    /// Whether the request shows one of this rule and backend. Whether it has ended is not looked at.
+    pub found: bool,
+    /// Whether its endpoint takes the request; else another does, whose token the answer hands out.
+    pub stays: bool,
+    /// The policy.
+    pub object: Option<String>,
+}
+
 /// The port of a Service that a request is sent to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -328,6 +343,20 @@ impl Share {
             weight,
             drawn,
         }
+    }
+}
+
+// === impl SessionSeen ===
+
+impl SessionSeen {
+    pub(super) fn of(planned: &Planned, taken: Option<&Member>) -> Option<Self> {
+        let session = planned.session()?;
+        Some(Self {
+            name: session.name(),
+            found: session.endpoint().is_some(),
+            stays: taken.is_some_and(|taken| session.is_at(&taken.endpoint)),
+            object: session.policy().from.as_ref().map(ToString::to_string),
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use inmesh_pki::id::SpiffeId;
@@ -12,6 +13,9 @@ use inmesh_pki::tls::AltName;
 
 use super::draw::mix;
 use super::{Few, Locality};
+
+/// What sets the number that names an endpoint in a session apart from the one that keys are hashed by.
+const SESSION: u64 = 0xd6e8_feb8_6659_fd93;
 
 /// The SPIFFE IDs that may serve an endpoint. Empty refuses every server.
 ///
@@ -365,6 +369,11 @@ impl Endpoint {
     /// What makes it the same endpoint in another set.
     pub(crate) fn place(&self) -> (&[SocketAddr], &Transport) {
         (&self.addresses, &self.transport)
+    }
+
+    /// The number that names it in the token of a session, the same in every process.
+    pub(crate) fn session_id(&self) -> NonZeroU64 {
+        NonZeroU64::new(mix(self.name_hash() ^ SESSION)).unwrap_or(NonZeroU64::MIN)
     }
 
     /// A hash of its preferred address, the same in every process.

@@ -1,5 +1,7 @@
 //! The next hop of a request: where it is sent, and how its head is edited on the way. Pure.
 
+use std::num::NonZeroU64;
+
 use http::Request;
 
 use crate::balance::{Choice, HashKey, Issued};
@@ -19,6 +21,8 @@ pub struct PlannedBackend<'a> {
     pub choice: Choice,
     /// The host outside the mesh that is asked for, where no document lists its endpoints.
     pub asked: Option<&'a Asked>,
+    /// The endpoint that a session leads to before that.
+    pub(crate) session: Option<NonZeroU64>,
 }
 
 /// Where one value serves as the cookie of the split and the cookie that leads to an endpoint, since they

@@ -73,6 +73,7 @@ impl PlannedMirror {
             port: mirror.port(),
             choice: self.choice,
             asked: None,
+            session: None,
         })
     }
 

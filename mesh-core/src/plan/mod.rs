@@ -9,6 +9,7 @@ mod fault;
 mod hop;
 mod mirror;
 mod resolve;
+mod session;
 mod sticky;
 
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use serde_json::Value;
 
 pub use self::destination::{Destination, Refusal, Refused};
 pub use self::hop::PlannedBackend;
-use self::hop::{edit, one_cookie};
+use self::hop::edit;
 pub use self::mirror::PlannedMirror;
 pub(crate) use self::mirror::draw_of_copy;
 use self::mirror::mirrors;
 use self::resolve::resolve;
+use self::session::Kept;
+pub use self::session::Session;
 use crate::authorize::{HttpView, Permit, RequestView, Trace, decide as authorize};
 use crate::balance::{Choice, EndpointSet, Issued, NoEndpoint, Shown};
 use crate::body::Body;
@@ -63,8 +66,8 @@ struct Rare {
     origin: Option<HeaderValue>,
     /// What is made to happen to it on purpose, if faults are made.
     injected: Option<Injected>,
-    /// The cookie that its answer sets, so that its user stays in a part of the split.
-    handed: Option<Issued>,
+    /// What keeps its client where it was.
+    kept: Kept,
     /// The host outside the mesh that it asks for and no document lists.
     asked: Option<Asked>,
 }
@@ -145,7 +148,7 @@ pub fn plan(
         let traffic = more.then(|| Arc::clone(&view.traffic));
         (Some(view.protocol), choice, issued, traffic)
     };
-    let (protocol, mut choice, mut issued, traffic) = match matched.map(|m| m.backend(table)) {
+    let (protocol, choice, issued, traffic) = match matched.map(|m| m.backend(table)) {
         None => of(Some(view)),
         // Most rules forward to the Service that they are attached to.
         Some(Some((service, port))) if *service == asked.service.name => {
@@ -162,14 +165,11 @@ pub fn plan(
     let fault = of_rule.or_else(|| traffic.as_ref()?.fault.as_ref());
     // A preflight asks the route alone: a browser shows no fault of it to its page.
     let fault = fault.filter(|_| matched.is_none_or(|m| m.preflight(table).is_none()));
-    let handed = matched.and_then(|matched| matched.handed(table, shown, first));
-    if let Some((key, handed)) = handed {
-        let of_endpoint = (choice, issued);
-        (choice, issued) = one_cookie(key, handed, traffic.as_deref(), of_endpoint);
-    }
-    let matched_so = (matched, handed.map(|(_, handed)| handed));
-    let rare = Rare::of((snapshot, &asked.service), matched_so, fault, shown, draw);
-    let rare = Rare::asking(rare, outside);
+    let (of, mut of_endpoint) = ((matched, first), (choice, issued));
+    let kept = Kept::of(of, &asked, traffic.as_deref(), request, &mut of_endpoint);
+    let (choice, issued) = of_endpoint;
+    let (at, kept) = ((snapshot, &asked.service), (matched, kept));
+    let rare = Rare::asking(Rare::of(at, kept, fault, shown, draw), outside);
     Ok(Planned {
         rare,
         permit,
@@ -187,13 +187,13 @@ pub fn plan(
 impl Rare {
     fn of(
         (snapshot, asked): (&Snapshot, &Arc<ServiceView>),
-        (matched, handed): (Option<Matched>, Option<Issued>),
+        (matched, kept): (Option<Matched>, Kept),
         fault: Option<&Block<Arc<FaultInjection>>>,
         shown: Shown<'_>,
         draw: &mut Draw,
     ) -> Option<Box<Self>> {
         let matched = matched.filter(|matched| matched.is_rare());
-        if matched.is_none() && fault.is_none() && handed.is_none() {
+        if matched.is_none() && fault.is_none() && kept.is_empty() {
             return None;
         }
         let headers = shown.headers?;
@@ -203,11 +203,11 @@ impl Rare {
             mirrors: mirrors.unwrap_or_default(),
             origin: headers.get(ORIGIN).filter(|_| cors).cloned(),
             injected: fault.map(|fault| fault.value.inject(is_grpc(headers), draw)),
-            handed,
+            kept,
             asked: None,
         };
         let of_route = rare.mirrors.is_empty() && rare.origin.is_none();
-        let none = of_route && rare.injected.is_none() && rare.handed.is_none();
+        let none = of_route && rare.injected.is_none() && rare.kept.is_empty();
         (!none).then(|| Box::new(rare))
     }
 
@@ -247,7 +247,13 @@ impl Planned {
             port,
             choice: self.choice,
             asked: asked.filter(|_| *service == self.asked.service.name),
+            session: self.session().and_then(Session::endpoint),
         })
+    }
+
+    /// The session that it is of, if a policy says so.
+    pub fn session(&self) -> Option<&Session> {
+        self.rare.as_ref()?.kept.session.as_ref()
     }
 
     /// The copies that are sent besides.

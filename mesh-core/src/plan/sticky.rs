@@ -27,12 +27,14 @@ impl Planned {
 
     /// Whether its answer hands out the cookie that is the key of its split.
     pub(crate) fn hands_out_split_key(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.handed.is_some())
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.kept.handed.is_some())
     }
 
     /// The field `Set-Cookie` that keeps its user in a part of the split.
     pub(super) fn cookie_of_split(&self) -> Option<HeaderValue> {
-        let handed = self.rare.as_ref()?.handed?;
+        let handed = self.rare.as_ref()?.kept.handed?;
         self.split_key()?.value.key().set_cookie(handed)
     }
 }

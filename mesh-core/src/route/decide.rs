@@ -17,6 +17,7 @@ use crate::authorize::{HttpView, Missed, Permit, RequestView, Step, Trace};
 use crate::balance::Shown;
 use crate::error::{Error, Reason, is_grpc};
 use crate::model::{Draw, Namespace, ObjectKey, ServiceName};
+use crate::traffic::{SessionScope, nth_of_name};
 
 /// Why there is no route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +56,7 @@ pub enum NoRoute {
 /// 2. The first entry by precedence that matches is taken; if there are entries and none matches,
 ///    there is no route.
 /// 3. The backend of a rule that forwards is drawn by weight, or is the one that the user's key leads to
-///    where a policy keeps users in their parts.
+///    where a policy keeps users in their parts, or the one of the session that the request shows.
 /// 4. A preflight is answered by the rule, else by the backend, that says which origins it allows. It
 ///    matches by the method that it asks for.
 /// 5. Each mirror of the rule and of the backend is drawn by its share, but for a request that is a copy
@@ -212,7 +213,8 @@ fn grpc_route(
     })
 }
 
-/// The target that a user is kept at.
+/// The target that a session or a user is kept at. A session stays also where a weight is 0 (GEP-1619,
+/// "Traffic Splitting").
 #[cold]
 fn kept(
     rule: &RuleView,
@@ -224,8 +226,24 @@ fn kept(
         headers: Some(http.headers),
         query: http.query,
     };
+    let led = rule.session.as_ref().filter(|_| http.heeds_sessions());
+    let led = led.and_then(|session| {
+        let scope = SessionScope::of_rule((&rule.route, rule.index));
+        let names = targets.iter().map(|target| (&target.service, target.port));
+        let of = |backend| {
+            let mut places = names.clone().enumerate();
+            places.position(|(place, (service, port))| {
+                scope.backend(service, port, nth_of_name(names.clone(), place)) == backend
+            })
+        };
+        let is_of = |backend| of(backend).is_some();
+        of(session.value.shown(scope, http.headers, is_of)?.backend)
+    });
     let weights = targets.iter().map(|target| target.weight);
-    rule.sticky.as_ref()?.choose(weights, shown, draw)
+    led.or_else(|| match &rule.sticky {
+        Some(sticky) => sticky.choose(weights, shown, draw),
+        None => split(weights, draw),
+    })
 }
 
 fn http_route(

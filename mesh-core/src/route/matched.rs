@@ -13,7 +13,7 @@ use super::table::http::{RuleView, Target};
 use crate::balance::{HashKey, Issued, Shown};
 use crate::model::{Block, Draw, ObjectKey, ServiceName};
 use crate::retry::RetryPolicy;
-use crate::traffic::{FaultInjection, TrafficSplit};
+use crate::traffic::{FaultInjection, SessionPersistence, TrafficSplit};
 
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Matched {
     pub(super) preflight: bool,
     /// Whether a policy for the rule has faults made.
     pub(super) faulty: bool,
-    /// Whether a policy for the rule keeps users in their parts of the split.
+    /// Whether a policy for the rule keeps users in their parts of the split, or sessions with backends.
     pub(super) sticky: bool,
 }
 
@@ -128,6 +128,14 @@ impl Matched {
         let sticky = self.sticky(table)?;
         self.backend(table)?;
         sticky.handed(shown, first)
+    }
+
+    /// What leads a client to its backend and endpoint, if a policy for the rule does.
+    pub(crate) fn session(self, table: &RouteTable) -> Option<&Block<Arc<SessionPersistence>>> {
+        match self.sticky {
+            true => self.rule(table)?.session.as_ref(),
+            false => None,
+        }
     }
 
     fn sticky(self, table: &RouteTable) -> Option<&Sticky> {

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, Method};
 
 use super::invalid::InvalidRoute;
 use crate::authorize::{PathForm, never_matches, spelling};
+use crate::balance::is_cookie_path;
 use crate::model::Text;
 
 /// The longest regular expression, in characters.
@@ -190,6 +191,24 @@ impl PathMatch {
                 .strip_prefix(prefix.as_bytes())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")),
             Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+
+    /// The path of a cookie for what matches (GEP-1619, "Path"): of an expression, what comes before the
+    /// first segment that is not plain.
+    pub(crate) fn of_cookie(&self) -> Box<str> {
+        let path = match self {
+            Self::Exact(path) | Self::Prefix(path) => path.as_str(),
+            Self::Regex(regex) if regex.written().contains('|') => "/",
+            Self::Regex(regex) => {
+                let special = |c: char| r"\.+*?()[]{}^$".contains(c);
+                let plain = regex.written().split(special).next().unwrap_or_default();
+                plain.rsplit_once('/').map_or("/", |(path, _)| path)
+            }
+        };
+        match is_cookie_path(path) {
+            true => path.into(),
+            false => "/".into(),
         }
     }
 

@@ -14,7 +14,7 @@ use super::matching::{Match, PathMatch};
 use crate::authorize::PathForm;
 use crate::model::{Block, ObjectKey, ServiceName, ServicePort};
 use crate::retry::RetryPolicy;
-use crate::traffic::{FaultInjection, TrafficSplit};
+use crate::traffic::{FaultInjection, SessionPersistence, TrafficSplit};
 
 /// The largest weight that the Gateway API allows.
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -85,6 +85,8 @@ pub struct Inherited {
     pub retry: Option<Block<Arc<RetryPolicy>>>,
     /// Faults that are made on purpose.
     pub fault: Option<Block<Arc<FaultInjection>>>,
+    /// How clients stay with one endpoint of one backend, if they do.
+    pub session: Option<Block<Arc<SessionPersistence>>>,
     /// How each user stays in one part of the split, if so.
     pub split: Option<Block<Arc<TrafficSplit>>>,
 }

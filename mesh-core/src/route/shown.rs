@@ -169,6 +169,10 @@ fn shown(
     if let Some(fault) = &rule.fault {
         out.insert("fault".into(), block(&*fault.value, fault.from.as_ref()));
     }
+    if let Some(session) = &rule.session {
+        let shown = block(&*session.value, session.from.as_ref());
+        out.insert("sessionPersistence".into(), shown);
+    }
     if let Some(sticky) = &rule.sticky {
         let by = &sticky.by;
         out.insert("trafficSplit".into(), block(&*by.value, by.from.as_ref()));

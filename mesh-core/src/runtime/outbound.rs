@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
+use inmesh_pki::clock::{Clock, SystemClock};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
@@ -208,6 +209,10 @@ impl Outbound {
             admit::answered(response);
         }
         planned.edit_response(response.headers_mut());
+        if let Some(session) = planned.session() {
+            let by = &answered.upstream.member().endpoint;
+            session.answered(by, SystemClock.now(), response.headers_mut());
+        }
         if answered.failed {
             self.shared.failed_below(response, call);
         }
@@ -232,7 +237,11 @@ impl Outbound {
         let snapshot = self.shared.reader.peek();
         let Call { exchange, draw, .. } = call;
         let (local, to) = (self.tls.local(), to.destination(&exchange.authority));
-        let planned = plan(&snapshot, local, to, &view, draw, &mut ());
+        let mut planned = plan(&snapshot, local, to, &view, draw, &mut ());
+        if planned.as_ref().is_ok_and(has_ended) {
+            let view = RequestView::Http(HttpView::of(request).without_sessions());
+            planned = plan(&snapshot, local, to, &view, draw, &mut ());
+        }
         let planned = planned.inspect_err(|refused| {
             if let Some(service) = &refused.service {
                 exchange.service.share(&service.host);
@@ -413,6 +422,12 @@ impl Outbound {
         let (direction, workload) = (Direction::Outbound, self.tls.local().shown());
         serve::ended(recorder, direction, workload, from, None, &state, ended);
     }
+}
+
+/// Whether the session that a request shows has ended. The clock is read where there is one.
+fn has_ended(planned: &Planned) -> bool {
+    let session = planned.session();
+    session.is_some_and(|session| session.has_ended(SystemClock.now()))
 }
 
 /// The answer of the route itself.

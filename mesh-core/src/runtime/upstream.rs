@@ -353,7 +353,13 @@ impl Upstreams {
         let since = now.saturating_duration_since(self.epoch);
         let choice = to.choice.of(call.exchange.caller.map(|caller| caller.ip()));
         let (avoided, kept) = (&tried.endpoints, tried.kept.is_some());
-        let picked = pick_again(set, choice, since, (avoided, kept), &mut call.draw);
+        let picked = pick_again(
+            set,
+            (choice, to.session),
+            since,
+            (avoided, kept),
+            &mut call.draw,
+        );
         let picked = picked.map_err(|none| {
             tried
                 .last

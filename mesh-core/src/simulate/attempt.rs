@@ -40,7 +40,7 @@ impl Run<'_> {
         let address = asked.admitted.as_ref().ok().and_then(|a| a.address);
         let choice = backend.choice.of(address);
         let kept = asked.kept && to.retry().is_some_and(|policy| policy.repeats() > 0);
-        let picked = match pick_again(set, choice, at, (tried, kept), draw) {
+        let picked = match pick_again(set, (choice, backend.session), at, (tried, kept), draw) {
             Ok(picked) => picked,
             Err(none) => {
                 let reason = backend.without_endpoint(none).reason();

@@ -80,6 +80,10 @@ pub(crate) fn of_port(
             let from = from.clone();
             traffic.retry = Some(Block { value, from });
         }
+        if let Some(value) = blocks.session.clone() {
+            let from = from.clone();
+            traffic.session = Some(Block { value, from });
+        }
         if let Some(value) = blocks.fault.clone() {
             traffic.fault = Some(Block { value, from });
         }
@@ -102,7 +106,11 @@ pub(crate) fn of_rule(
     let retry = near.iter().find_map(|p| Some((p, p.blocks.retry.clone()?)));
     let fault = near.iter().find_map(|p| Some((p, p.blocks.fault.clone()?)));
     let split = near.iter().find_map(|p| Some((p, p.blocks.split.clone()?)));
+    let session = near
+        .iter()
+        .find_map(|p| Some((p, p.blocks.session.clone()?)));
     Inherited {
+        session: session.map(|(policy, value)| Block::of(value, &policy.key)),
         timeouts: timeouts.map(|(policy, value)| Block::of(value, &policy.key)),
         retry: retry.map(|(policy, value)| Block::of(value, &policy.key)),
         fault: fault.map(|(policy, value)| Block::of(value, &policy.key)),

@@ -12,6 +12,7 @@ mod fault;
 mod invalid;
 mod merge;
 mod policy;
+mod session;
 mod shown;
 mod split;
 
@@ -22,6 +23,8 @@ pub use fault::{Abort, FaultInjection, Injected, Percentage};
 pub use invalid::InvalidFault;
 pub(crate) use merge::{of_port, of_rule, of_workload};
 pub use policy::{Blocks, InvalidTraffic, Target, TrafficPolicy};
+pub(crate) use session::{Cookie, SessionScope, Token, nth_of_name};
+pub use session::{CookieLifetime, InvalidSession, SessionPersistence, SessionType};
 pub(crate) use shown::{Part, block, part};
 pub use split::TrafficSplit;
 
@@ -57,6 +60,8 @@ pub struct Traffic {
     pub fault: Option<Block<Arc<FaultInjection>>>,
     /// TLS that is spoken to its servers outside the mesh, whatever their own documents say.
     pub tls: Option<Block<Arc<Origination>>>,
+    /// How clients stay with one endpoint, if they do.
+    pub session: Option<Block<Arc<SessionPersistence>>>,
 }
 
 // === impl Traffic ===
@@ -80,7 +85,8 @@ impl Traffic {
 
     /// Whether it says something of each request that a route may say too.
     pub(crate) fn is_of_requests(&self) -> bool {
-        self.timeouts.is_some() || self.retry.is_some() || self.fault.is_some()
+        let of_sending = self.timeouts.is_some() || self.retry.is_some();
+        of_sending || self.fault.is_some() || self.session.is_some()
     }
 }
 

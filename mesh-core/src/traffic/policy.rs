@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::fault::FaultInjection;
+use super::session::SessionPersistence;
 use super::split::TrafficSplit;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::limit::{AdaptiveConcurrency, RateLimit};
@@ -61,6 +62,8 @@ pub struct Blocks {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Faults that are made on purpose.
     pub fault: Option<Arc<FaultInjection>>,
+    /// How clients stay with one endpoint (`sessionPersistence`).
+    pub session: Option<Arc<SessionPersistence>>,
     /// How each user stays in one part of a rule's split, if so (`trafficSplit`).
     pub split: Option<Arc<TrafficSplit>>,
     /// How many requests a workload takes in a time.

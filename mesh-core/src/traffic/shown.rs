@@ -8,7 +8,10 @@ use http::StatusCode;
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Abort, FaultInjection, Percentage, Traffic, TrafficSplit};
+use super::{
+    Abort, CookieLifetime, FaultInjection, Percentage, SessionPersistence, SessionType, Traffic,
+    TrafficSplit,
+};
 use crate::balance::{
     CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness,
     RequestLimits, SlowStart, Strategy, Volume,
@@ -141,6 +144,33 @@ impl Shown for HashKey {
 impl Shown for TrafficSplit {
     fn fields(&self) -> Map<String, Value> {
         fields([("consistentHash", Value::Object(self.key().fields()))])
+    }
+}
+
+impl Shown for SessionPersistence {
+    fn fields(&self) -> Map<String, Value> {
+        let (absolute, idle) = self.timeouts();
+        let name = self.name().map(|name| ("sessionName", name.into()));
+        let limits = [
+            absolute.map(|limit| ("absoluteTimeout", millis(limit))),
+            idle.map(|limit| ("idleTimeout", millis(limit))),
+        ];
+        let by = match self.by() {
+            SessionType::Header => vec![("type", "Header".into())],
+            SessionType::Cookie(lifetime) => {
+                let lifetime = match lifetime {
+                    CookieLifetime::Permanent => "Permanent",
+                    CookieLifetime::Session => "Session",
+                };
+                let config = json!({ "lifetimeType": lifetime });
+                vec![("type", "Cookie".into()), ("cookieConfig", config)]
+            }
+        };
+        let all = name
+            .into_iter()
+            .chain(by)
+            .chain(limits.into_iter().flatten());
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -279,6 +309,7 @@ impl Serialize for Traffic {
             self.timeouts.as_ref().map(|block| part("timeouts", block)),
             self.retry.as_ref().map(|block| part("retry", block)),
             self.fault.as_ref().map(|block| part("fault", block)),
+            { self.session.as_ref() }.map(|block| part("sessionPersistence", block)),
         ];
         let parts = self.of_service().into_iter();
         let parts = parts.chain(of_requests.into_iter().flatten());

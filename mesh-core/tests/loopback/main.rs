@@ -27,6 +27,7 @@ mod repeats;
 mod retries;
 mod rooms;
 mod routes;
+mod sessions;
 mod sources;
 mod splits;
 mod strategies;

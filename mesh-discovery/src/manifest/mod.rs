@@ -36,6 +36,7 @@ mod route;
 mod samples;
 mod service;
 mod service_entry;
+mod session;
 mod slice;
 pub mod strict;
 pub(crate) mod text;

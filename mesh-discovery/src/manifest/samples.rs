@@ -320,6 +320,10 @@ fn split() -> Json {
             "trafficSplit": {"consistentHash": {
                 "httpCookie": {"name": "user", "path": "/", "ttl": "1h"},
             }},
+            "sessionPersistence": {
+                "sessionName": "a", "type": "Cookie", "absoluteTimeout": "1h", "idleTimeout": "1m",
+                "cookieConfig": {"lifetimeType": "Permanent"},
+            },
         },
     })
 }

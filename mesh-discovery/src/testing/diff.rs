@@ -179,6 +179,7 @@ fn block(name: &str) -> &'static str {
         "outlierDetection" => "outlierDetection",
         "retry" => "retry",
         "retryConstraint" => "retryConstraint",
+        "sessionPersistence" => "sessionPersistence",
         "timeouts" => "timeouts",
         "trafficSplit" => "trafficSplit",
         "warmup" => "warmup",

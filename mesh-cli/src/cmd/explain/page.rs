@@ -230,6 +230,16 @@ fn route(seen: &Explanation, at: &impl Fn(&str) -> String) -> Vec<String> {
         };
         out.push(format!("split     {how}{}", policy.unwrap_or_default()));
     }
+    if let Some(session) = &seen.session {
+        let policy = session.object.as_deref().map(|of| format!(" ({})", at(of)));
+        let name = &session.name;
+        let how = match (session.found, session.stays) {
+            (true, true) => format!("{name} of the request leads to its endpoint"),
+            (true, false) => format!("{name} leads to an endpoint that cannot be chosen"),
+            (false, _) => format!("{name} is handed out"),
+        };
+        out.push(format!("session   {how}{}", policy.unwrap_or_default()));
+    }
     if let Some(to) = &seen.backend {
         let key = if to.by_key { ", by its key" } else { "" };
         let (service, port, protocol) = (&to.service, to.port, &to.protocol);

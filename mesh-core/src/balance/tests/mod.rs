@@ -3,6 +3,8 @@
 mod checked;
 mod ejected;
 mod hashed;
+#[cfg(feature = "runtime")]
+mod kept;
 mod limited;
 mod measured;
 mod near;

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "runtime")]
 mod agrees;
+#[cfg(feature = "runtime")]
+mod sessions;
 mod splits;
 
 use std::sync::Arc;

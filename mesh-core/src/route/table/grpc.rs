@@ -38,7 +38,7 @@ pub(in crate::route) struct GrpcEntry {
     pub(in crate::route) mirrors: bool,
     /// Whether a policy for the rule has faults made.
     pub(in crate::route) faulty: bool,
-    /// Whether each user stays in one part of the split.
+    /// Whether users stay in parts of the split, or sessions with backends.
     pub(in crate::route) sticky: bool,
 }
 
@@ -81,7 +81,7 @@ impl GrpcTable {
                             targets: (first, targets.len()),
                             mirrors: rule.rule.mirrors().next().is_some(),
                             faulty: inherited.fault.is_some(),
-                            sticky: inherited.split.is_some(),
+                            sticky: inherited.split.is_some() || inherited.session.is_some(),
                         };
                         (precedence(route, index, *when), entry)
                     }));

@@ -15,7 +15,7 @@ use crate::route::filter::Filter;
 use crate::route::matching::Match;
 use crate::route::rule::{Backend, Inherited, Outcome, Route, Rule, Timeouts};
 use crate::route::sticky::Sticky;
-use crate::traffic::FaultInjection;
+use crate::traffic::{FaultInjection, SessionPersistence};
 
 /// The place of conditions that match every request. No table comes near so many entries.
 const EVERYTHING: u32 = u32::MAX;
@@ -57,7 +57,7 @@ pub(in crate::route) struct Entry {
     pub(in crate::route) cors: bool,
     /// Whether a policy for the rule has faults made.
     pub(in crate::route) faulty: bool,
-    /// Whether each user stays in one part of the split.
+    /// Whether users stay in parts of the split, or sessions with backends.
     pub(in crate::route) sticky: bool,
 }
 
@@ -70,6 +70,7 @@ pub(in crate::route) struct RuleView {
     pub(in crate::route) timeouts: Option<Block<Timeouts>>,
     pub(in crate::route) retry: Option<Block<Arc<RetryPolicy>>>,
     pub(in crate::route) fault: Option<Block<Arc<FaultInjection>>>,
+    pub(in crate::route) session: Option<Block<Arc<SessionPersistence>>>,
     /// What keeps users in their parts of the split, if so.
     pub(in crate::route) sticky: Option<Box<Sticky>>,
     pub(in crate::route) filters: Box<[Filter]>,
@@ -126,7 +127,7 @@ impl HttpTable {
                         mirrors: rule.mirrors().next().is_some(),
                         cors: rule.has_cors(),
                         faulty: inherited.fault.is_some(),
-                        sticky: inherited.split.is_some(),
+                        sticky: inherited.split.is_some() || inherited.session.is_some(),
                     };
                     let mut add = |when| {
                         keyed.push((precedence(route, index, when), entry(when)));
@@ -208,6 +209,7 @@ impl RuleView {
             timeouts: timeouts.or(inherited.timeouts),
             retry: retry.or(inherited.retry),
             fault: inherited.fault,
+            session: inherited.session,
             sticky: inherited.split.map(|by| Box::new(Sticky::new(by, named))),
             filters: rule.filters.clone().into(),
             answer: match &rule.outcome {

@@ -8,7 +8,7 @@ use super::super::Defaults;
 use super::super::strict::{Fields, Value};
 use super::attached::attached;
 use super::matches::{HEADER_CHARS, each_named};
-use super::reference::{LATER, Within};
+use super::reference::{ELSEWHERE, Within};
 use super::rules::{Name, backends, each, few, name};
 use super::{filters, filters::GRPC};
 
@@ -41,7 +41,7 @@ pub(in crate::manifest) fn read(
 
 fn rule<'t>(value: &Value<'t>, within: Within<'_>) -> Option<(GrpcRule, Name<'t>)> {
     value.object(|rule| {
-        rule.refuse_all(&["sessionPersistence"], LATER);
+        rule.refuse_all(&["sessionPersistence"], ELSEWHERE);
         let name = name(rule);
         let matches: Option<Vec<_>> = match rule.get("matches") {
             Some(list) => list

@@ -2,7 +2,7 @@
 //! TLSRoute and TCPRoute.
 //!
 //! A route without a Service among its parents is for gateways and is skipped. What the Gateway API
-//! allows and this mesh does not do (other filters, session persistence, backends that are no
+//! allows and this mesh does not do (other filters, backends that are no
 //! Services) refuses the route. Bounds and rules are those of the API's own schema, of its
 //! standard channel, so that a folder takes what an API server takes, and no more.
 
@@ -21,7 +21,7 @@ use inmesh_core::route::{Match, Outcome, PathMatch, Route, Rule};
 
 use self::attached::attached;
 use self::filters::HTTP;
-use self::reference::{LATER, Within};
+use self::reference::{ELSEWHERE, Within};
 use self::rules::{Name, backends, each, few, name};
 use super::strict::{Document, Fields, Unknown, Value};
 use super::{Defaults, retry};
@@ -71,7 +71,7 @@ pub(super) fn names_a_service(document: &Document) -> bool {
 /// Reads a rule, and the name that other documents know it by.
 fn rule<'t>(value: &Value<'t>, within: Within<'_>, form: PathForm) -> Option<(Rule, Name<'t>)> {
     value.object(|rule| {
-        rule.refuse_all(&["sessionPersistence"], LATER);
+        rule.refuse_all(&["sessionPersistence"], ELSEWHERE);
         let name = name(rule);
         let again = match rule.get("retry") {
             Some(value) => retry::read(&value).map(Some),

@@ -9,6 +9,8 @@ use super::super::text;
 
 /// Why a field that the Gateway API knows is refused.
 pub(super) const LATER: &str = "is valid in the Gateway API, but not done yet";
+/// Why an experimental field of a rule is refused whose block a policy has.
+pub(super) const ELSEWHERE: &str = "is read in a TrafficPolicy for the rule, not in the rule";
 
 /// What a reference inside a route is read against.
 #[derive(Clone, Copy)]

@@ -149,7 +149,7 @@ fn grpc_routes_are_refused() {
         (many(3), "rules", "129 matches together"),
         (format!("rules: [{}]", vec!["{}"; 17].join(", ")), "rules", "17"),
         ("rules: [{timeouts: {request: 1s}}]".into(), "rules[0].timeouts", "is not a known field"),
-        ("rules: [{sessionPersistence: {}}]".into(), "rules[0].sessionPersistence", "not done yet"),
+        ("rules: [{sessionPersistence: {}}]".into(), "rules[0].sessionPersistence", "in a TrafficPolicy"),
         ("rules: [{backendRefs: [{name: a}]}]".into(), "rules[0].backendRefs[0].port", "is missing"),
         ("hostnames: [A.b]".into(), "hostnames[0]", "not a host name"),
         (

@@ -167,7 +167,7 @@ fn routes_are_refused() {
             "rules:\n- sessionPersistence: {}",
             7,
             "spec.rules[0].sessionPersistence",
-            "not done yet",
+            "in a TrafficPolicy",
         ),
         (
             "hostnames: [A.b]",

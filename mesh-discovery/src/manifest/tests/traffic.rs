@@ -15,7 +15,10 @@ use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
 use inmesh_core::snapshot::{Fallback, Object, Op};
-use inmesh_core::traffic::{Abort, Bandwidth, FaultInjection, Percentage, Target, TrafficPolicy};
+use inmesh_core::traffic::{
+    Abort, Bandwidth, CookieLifetime, FaultInjection, Percentage, SessionPersistence, SessionType,
+    Target, TrafficPolicy,
+};
 
 use super::{only, refusal, with_spec};
 
@@ -372,6 +375,37 @@ trafficSplit: {{consistentHash: {{{text}}}}}"
         ));
         let split = policy.blocks.split.as_ref().expect("a split");
         assert_eq!(split.key(), &wanted);
+    }
+}
+
+#[test]
+fn sessions_are_read() {
+    let cookie = |lifetime| SessionPersistence::new(SessionType::Cookie(lifetime));
+    let header = || SessionPersistence::new(SessionType::Header);
+    let hour = Some(3_600 * SECOND);
+    let permanent = cookie(CookieLifetime::Permanent).named("stay").unwrap();
+    for (text, wanted) in [
+        ("{}", cookie(CookieLifetime::Session)),
+        ("{type: Header}", header()),
+        (
+            "{type: Header, sessionName: X-Stay, idleTimeout: 1s}",
+            header()
+                .named("X-Stay")
+                .unwrap()
+                .with_timeouts(None, Some(SECOND))
+                .unwrap(),
+        ),
+        (
+            "{sessionName: stay, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}",
+            permanent.with_timeouts(hour, None).unwrap(),
+        ),
+        (
+            "{type: Cookie, cookieConfig: {}}",
+            cookie(CookieLifetime::Session),
+        ),
+    ] {
+        let policy = accepted(&format!("sessionPersistence: {text}"));
+        assert_eq!(policy.blocks.session.as_deref(), Some(&wanted), "{text}");
     }
 }
 
@@ -849,6 +883,51 @@ rateLimit: {total: {requests: 1}}",
             &format!("{to_route}\noutlierDetection: {{}}"),
             "spec",
             "is a Service's",
+        ),
+        (
+            "sessionPersistence: {sessionName: 'a b'}",
+            "spec.sessionPersistence.sessionName",
+            "names no cookie",
+        ),
+        (
+            "sessionPersistence: {type: Header, sessionName: 'a:b'}",
+            "spec.sessionPersistence.sessionName",
+            "names no header field",
+        ),
+        (
+            "sessionPersistence: {type: Url}",
+            "spec.sessionPersistence.type",
+            "not one of",
+        ),
+        (
+            "sessionPersistence: {type: Header, cookieConfig: {}}",
+            "spec.sessionPersistence.cookieConfig",
+            "no effect",
+        ),
+        (
+            "sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}",
+            "spec.sessionPersistence",
+            "has an absoluteTimeout",
+        ),
+        (
+            "sessionPersistence: {idleTimeout: 100ms}",
+            "spec.sessionPersistence",
+            "idleTimeout is 1s to",
+        ),
+        (
+            "sessionPersistence: {absoluteTimeout: 0s}",
+            "spec.sessionPersistence",
+            "absoluteTimeout is 1s to",
+        ),
+        (
+            "sessionPersistence: {sessionname: a}",
+            "spec.sessionPersistence.sessionname",
+            "known field",
+        ),
+        (
+            "selector: {matchLabels: {app: a}}\nsessionPersistence: {}",
+            "spec",
+            "no other block",
         ),
         (
             "trafficSplit: {consistentHash: {httpHeaderName: a}}",

@@ -1,7 +1,7 @@
 //! `inmesh.dev/v1alpha1 TrafficPolicy`: what is asked of requests besides where they go.
 //!
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
-//! `retryConstraint` of XBackendTrafficPolicy (GEP-3388), `loadBalancer`, `connectionPool` and
+//! `retryConstraint` and `sessionPersistence` of XBackendTrafficPolicy (GEP-3388, GEP-1619), `loadBalancer`, `connectionPool` and
 //! `outlierDetection` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
 //! MeshHealthCheck; `rateLimit`, `adaptiveConcurrency` and `trafficSplit` are ours, the last with the words of
 //! `consistentHash`. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
@@ -24,7 +24,7 @@ use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 
 pub use self::outliers::outlier_detection;
 use super::strict::{Fields, Value};
-use super::{Defaults, meta, policy, retry, text};
+use super::{Defaults, meta, policy, retry, session, text};
 
 /// The most targets (GEP-3388).
 const TARGETS: usize = 16;
@@ -139,7 +139,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
     let (check, fault) = (spec.get("healthCheck"), spec.get("fault"));
     let (rates, adaptive) = (spec.get("rateLimit"), spec.get("adaptiveConcurrency"));
-    let split = spec.get("trafficSplit");
+    let (split, persists) = (spec.get("trafficSplit"), spec.get("sessionPersistence"));
     // Each is read, for its problems.
     let balancer = balancer.map(|value| balancer::read(&value));
     let eject = outliers.map(|value| outlier_detection(&value));
@@ -150,6 +150,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let again = again.map(|value| retry::with_grpc(&value));
     let fault = fault.map(|value| fault::read(&value));
     let split = split.map(|value| balancer::traffic_split(&value));
+    let persists = persists.map(|value| session::read(&value));
     let rates = rates.map(|value| rates::read(&value, defaults));
     let adaptive = adaptive.map(|value| adaptive::read(&value));
     let balancer = balancer.unwrap_or(Some((None, None, None)))?;
@@ -162,6 +163,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
     blocks.fault = fault.map_or(Some(None), |read| read.map(|fault| Some(Arc::new(fault))))?;
     blocks.split = split.map_or(Some(None), |read| read.map(|split| Some(Arc::new(split))))?;
+    blocks.session = persists.map_or(Some(None), |read| read.map(|by| Some(Arc::new(by))))?;
     blocks.adaptive = adaptive.map_or(Some(None), |read| read.map(Some))?;
     blocks.rate_limit = rates.map_or(Some(None), |read| read.map(|rates| Some(Arc::new(rates))))?;
     Some(blocks)
