@@ -34,5 +34,6 @@ mod strategies;
 mod streams;
 mod support;
 mod tunnels;
+mod upgrades;
 mod whole;
 mod workloads;
