@@ -30,7 +30,7 @@ use inmesh_core::model::{
     AppProtocol, Draw, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
     Transport,
 };
-use inmesh_core::runtime::Client;
+use inmesh_core::runtime::{Client, Mesh};
 use inmesh_core::snapshot::Op;
 use inmesh_core::testing::World;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -192,7 +192,7 @@ fn slope(samples: &[(f64, f64)]) -> f64 {
     over / under
 }
 
-async fn start(world: &World, counts: Arc<Counts>) -> Fallible<(Fleet, Client)> {
+async fn start(world: &World, counts: Arc<Counts>) -> Fallible<(Fleet, Mesh)> {
     let mut addresses = Vec::new();
     let mut port = 0;
     for nth in 0..KNOWN {
@@ -217,7 +217,7 @@ async fn start(world: &World, counts: Arc<Counts>) -> Fallible<(Fleet, Client)> 
     }
     fleet.pusher.push(ops).await?;
     mesh.ready().await;
-    Ok((fleet, mesh.client()))
+    Ok((fleet, mesh))
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -239,11 +239,11 @@ async fn main() -> Fallible<()> {
         late: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     });
-    let (mut fleet, client) = start(&world, Arc::clone(&counts)).await?;
+    let (mut fleet, mesh) = start(&world, Arc::clone(&counts)).await?;
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        clients.spawn(send(client.clone(), Arc::clone(&counts), until));
+        clients.spawn(send(mesh.client(), Arc::clone(&counts), until));
     }
     let mut draw = Draw::new(7);
     let mut ticks = interval(Duration::from_micros(1_000_000 / CHANGES));

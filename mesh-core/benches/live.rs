@@ -119,9 +119,10 @@ impl Scene {
         let (policies, source) = pushed("policies");
         let mesh = self.world.mesh("cart")?.source(source).start()?;
         let key = ObjectKey::new(Kind::TrafficPolicy, &Namespace::new("shop")?, "cart")?;
-        let limits = blocks.adaptive.is_some();
-        let policy = TrafficPolicy::new(key, Vec::new(), blocks)?;
-        let ops = limits.then(|| Op::put(policy)).into_iter().collect();
+        let mut ops = Vec::new();
+        if blocks != Blocks::default() {
+            ops.push(Op::put(TrafficPolicy::new(key, Vec::new(), blocks)?));
+        }
         policies.push(ops).await?;
         mesh.ready().await;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -362,19 +363,22 @@ async fn restart(repeats: Option<u32>) -> Fallible<bool> {
     for _ in 0..TASKS {
         tasks.spawn(send(client.clone(), begin, RATE, lasts));
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut pauses = interval(Duration::from_millis(500));
+    let mut drains = JoinSet::new();
     for nth in 0..ENDPOINTS {
+        pauses.tick().await;
         let old = scene.servers[nth].clone();
-        // The new one serves before the old one goes.
+        // The new one serves before the old one goes, which waits for its last callers.
         scene.serve(nth, Work::taking(5), Blocks::default()).await?;
         scene.announce().await?;
-        old.drain().await;
+        drains.spawn(async move { old.drain().await });
     }
     let took = begin.elapsed();
     let mut samples = Vec::new();
     while let Some(more) = tasks.join_next().await {
         samples.extend(more?);
     }
+    drains.join_all().await;
     let errors = errors(&samples);
     let name = if repeats.is_some() {
         "with retries"
