@@ -11,7 +11,7 @@ use inmesh_core::origination::{BackendTlsPolicy, Targets, Vouched};
 use inmesh_core::pki::tls::AltName;
 
 use super::strict::{Document, Fields, Unknown, Value};
-use super::{Defaults, meta, text};
+use super::{Defaults, meta, target, text};
 
 /// The most targets, roots and names (the Gateway API's schema).
 const TARGETS: usize = 16;
@@ -70,31 +70,13 @@ pub(super) fn refusing(
 type Target = (ServiceName, Option<Arc<str>>);
 
 fn targets_of(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Target>> {
-    let items = list.list_of(TARGETS)?;
-    let mut read: Vec<Target> = Vec::new();
-    for item in &items {
-        let target = item.object(|fields| target(fields, namespace))?;
-        if read.contains(&target) {
-            item.refuse("stands twice");
-        }
-        read.push(target);
-    }
-    Some(read)
+    target::each(list, TARGETS, |fields| target(fields, namespace))
 }
 
 fn target(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<Target> {
-    let (group, kind) = (fields.need("group"), fields.need("kind"));
-    let (name, section) = (fields.need("name"), fields.get("sectionName"));
-    let section = match section {
-        Some(section) => Some(section.check(text::subdomain(section.text()?))?.into()),
-        None => None,
-    };
-    let (name, text) = (name.as_ref()?, name.as_ref()?.text()?);
-    match (group?.text()?, kind?.text()?) {
-        ("" | "core", "Service") => {
-            let service = ServiceName::new(namespace, text).map_err(text::invalid_name);
-            Some((name.check(service)?, section))
-        }
+    let named = target::named(fields)?;
+    match (&*named.group, &*named.kind) {
+        ("" | "core", "Service") => Some((target::service(&named.name, namespace)?, named.section)),
         (group, kind) => {
             let why =
                 format_args!("{kind} of group {group:?}: a target is a Service of group \"\"");

@@ -39,6 +39,7 @@ mod service_entry;
 mod session;
 mod slice;
 pub mod strict;
+mod target;
 pub(crate) mod text;
 mod traffic;
 mod transport;

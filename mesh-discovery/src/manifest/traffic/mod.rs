@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_core::balance::RequestLimits;
-use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
+use inmesh_core::model::{Kind, Namespace, ObjectKey};
 use inmesh_core::retry::BudgetPolicy;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 
 pub use self::outliers::outlier_detection;
 use super::strict::{Fields, Value};
-use super::{Defaults, meta, policy, retry, session, text};
+use super::{Defaults, meta, policy, retry, session, target, text};
 
 /// The most targets (GEP-3388).
 const TARGETS: usize = 16;
@@ -75,7 +75,7 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Traff
                 );
                 None
             }
-            Some(list) => targets(&list, namespace),
+            Some(list) => target::each(&list, TARGETS, |fields| target(fields, namespace)),
             None if selected => labels.map(|labels| vec![Target::Workloads(labels)]),
             None => Some(Vec::new()),
         };
@@ -88,38 +88,19 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Traff
     Some(policy.with_created(meta.created))
 }
 
-fn targets(list: &Value<'_>, namespace: &Namespace) -> Option<Vec<Target>> {
-    let items = list.list_of(TARGETS)?;
-    let mut read: Vec<Target> = Vec::new();
-    for item in &items {
-        let target = item.object(|fields| target(fields, namespace))?;
-        if read.contains(&target) {
-            item.refuse("stands twice");
-        }
-        read.push(target);
-    }
-    Some(read)
-}
-
 fn target(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<Target> {
-    let (group, kind) = (fields.need("group"), fields.need("kind"));
-    let (name, section) = (fields.need("name"), fields.get("sectionName"));
-    let section = match section {
-        Some(section) => Some(section.check(text::subdomain(section.text()?))?.into()),
-        None => None,
-    };
-    let (name, text) = (name.as_ref()?, name.as_ref()?.text()?);
-    match (group?.text()?, kind?.text()?) {
+    let named = target::named(fields)?;
+    let (name, section) = (&named.name, named.section);
+    match (&*named.group, &*named.kind) {
         ("" | "core", "Service") => {
-            let service = ServiceName::new(namespace, text).map_err(text::invalid_name);
-            Some(Target::Service(name.check(service)?, section))
+            Some(Target::Service(target::service(name, namespace)?, section))
         }
         ("gateway.networking.k8s.io", kind @ ("GRPCRoute" | "HTTPRoute")) => {
             let kind = match kind {
                 "GRPCRoute" => Kind::GrpcRoute,
                 _ => Kind::HttpRoute,
             };
-            let key = ObjectKey::new(kind, namespace, text).map_err(text::invalid_name);
+            let key = ObjectKey::new(kind, namespace, name.text()?).map_err(text::invalid_name);
             Some(Target::Route(name.check(key)?, section))
         }
         (group, kind) => {
