@@ -51,8 +51,12 @@ fn the_table_and_the_prose_agree() -> Result<(), Box<dyn std::error::Error>> {
             let kind = match &wanted {
                 Met::Itself => "the Service itself",
                 Met::Nothing => "no rule",
-                Met::Rule(route, _) if route.starts_with("GRPCRoute") => "a GRPCRoute",
-                Met::Rule(..) => "an HTTPRoute",
+                Met::Rule(route, _) => match route.split('/').next() {
+                    Some("GRPCRoute") => "a GRPCRoute",
+                    Some("TCPRoute") => "a TCPRoute",
+                    Some("TLSRoute") => "a TLSRoute",
+                    _ => "an HTTPRoute",
+                },
             };
             *seen.entry(kind).or_insert(0_u64) += 1;
         }
@@ -65,6 +69,8 @@ fn the_table_and_the_prose_agree() -> Result<(), Box<dyn std::error::Error>> {
         ("no rule", 20),
         ("a GRPCRoute", 20),
         ("an HTTPRoute", 20),
+        ("a TLSRoute", 5),
+        ("a TCPRoute", 5),
     ] {
         assert!(share(kind) >= least, "{kind} is met too seldom: {seen:?}");
     }

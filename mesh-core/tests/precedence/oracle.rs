@@ -1,11 +1,11 @@
 //! The oracle: what the prose says, a sentence after the other, and nothing kept between requests.
 //!
-//! Quoted are HTTPRouteRule, HTTPPathMatch, HTTPHeaderMatch, HTTPQueryParamMatch and GRPCRouteRule of the
-//! Gateway API, and GEP-1294 for the mesh. What these leave to the implementation is as
+//! Quoted are HTTPRouteRule, HTTPPathMatch, HTTPHeaderMatch, HTTPQueryParamMatch, GRPCRouteRule, Hostname,
+//! HTTPRouteSpec (`hostnames`), TLSRouteSpec and TCPRoute of the Gateway API, and GEP-1294 for the mesh. What these leave to the implementation is as
 //! `mesh-cli/docs/documents.md` has it.
 
 use super::Met;
-use super::table::{Ask, Match, PATTERNS, Parent, PathType, Route, Table, Text};
+use super::table::{Ask, Match, PATTERNS, Parent, PathType, Route, RouteKind, Speaks, Table, Text};
 
 /// A match of a rule that a request meets.
 #[derive(Clone, Copy)]
@@ -41,9 +41,27 @@ pub(crate) fn met(table: &Table, ask: &Ask) -> Met {
         return Met::Itself;
     }
     // "If multiple routes with different types both bind to the same Service and Port pair, only a single
-    // route type should be applied. ... 1. GRPCRoute 2. HTTPRoute"
-    let grpc = side.iter().any(|route| route.grpc);
-    side.retain(|route| route.grpc == grpc);
+    // route type should be applied. ... 1. GRPCRoute 2. HTTPRoute 3. TLSRoute 4. TCPRoute"
+    let order = [
+        RouteKind::Grpc,
+        RouteKind::Http,
+        RouteKind::Tls,
+        RouteKind::Tcp,
+    ];
+    let mut order = order.into_iter();
+    let Some(kind) = order.find(|kind| side.iter().any(|route| route.kind == *kind)) else {
+        return Met::Itself;
+    };
+    side.retain(|route| route.kind == kind);
+    let of_requests = matches!(kind, RouteKind::Grpc | RouteKind::Http);
+    if !of_requests {
+        return first_connection(kind, &side, ask);
+    }
+    if matches!(ask.speaks, Speaks::Tcp | Speaks::Tls(_)) {
+        // No request is there to be matched.
+        return Met::Itself;
+    }
+    let grpc = kind == RouteKind::Grpc;
     // "Each match is independent, i.e. this rule will be matched if any one of the matches is satisfied."
     let mut met = Vec::new();
     for route in side {
@@ -55,8 +73,10 @@ pub(crate) fn met(table: &Table, ask: &Ask) -> Met {
                 false => matches.iter().map(Some).collect(),
             };
             for when in all {
-                let satisfied = match route.grpc {
-                    true => ask.grpc && when.is_none_or(|when| is_call(when, ask)),
+                let satisfied = match grpc {
+                    true => {
+                        ask.speaks == Speaks::Grpc && when.is_none_or(|when| is_call(when, ask))
+                    }
                     false => when.is_none_or(|when| is_request(when, ask)),
                 };
                 if satisfied {
@@ -69,15 +89,66 @@ pub(crate) fn met(table: &Table, ask: &Ask) -> Met {
         true => first_call(met),
         false => first_request(met),
     };
-    best.map_or(Met::Nothing, |best| {
-        let kind = if best.route.grpc {
-            "GRPCRoute"
-        } else {
-            "HTTPRoute"
+    best.map_or(Met::Nothing, Candidate::met)
+}
+
+impl Candidate<'_> {
+    fn met(self) -> Met {
+        let kind = match self.route.kind {
+            RouteKind::Grpc => "GRPCRoute",
+            RouteKind::Http => "HTTPRoute",
+            RouteKind::Tcp => "TCPRoute",
+            RouteKind::Tls => "TLSRoute",
         };
-        let (namespace, name) = (best.route.namespace, best.route.name);
-        Met::Rule(format!("{kind}/{namespace}/{name}"), best.rule)
-    })
+        let (namespace, name) = (self.route.namespace, self.route.name);
+        Met::Rule(format!("{kind}/{namespace}/{name}"), self.rule)
+    }
+}
+
+/// A TCPRoute takes any connection, requests included. A TLSRoute takes a connection of TLS whose SNI matches
+/// one of its `hostnames`, or any if it has none. "Precedence must be given to rules from the ... Route with
+/// the largest number of: Characters in a matching non-wildcard hostname. Characters in a matching hostname."
+fn first_connection(kind: RouteKind, side: &[&Route], ask: &Ask) -> Met {
+    let mut met = Vec::new();
+    for route in side {
+        let names: Vec<&str> = match (kind, ask.speaks) {
+            (RouteKind::Tcp, _) => vec![""],
+            (_, Speaks::Tls(_)) if route.hostnames.is_empty() => vec![""],
+            (_, Speaks::Tls(Some(server))) => {
+                let names = route.hostnames.iter().copied();
+                names.filter(|name| is_named(name, server)).collect()
+            }
+            _ => Vec::new(),
+        };
+        met.extend(names.into_iter().map(|name| (*route, name)));
+    }
+    let most = |met: &mut Vec<(&Route, &str)>, number: &dyn Fn(&str) -> usize| {
+        let largest = met.iter().map(|(_, name)| number(name)).max();
+        met.retain(|(_, name)| Some(number(name)) == largest);
+    };
+    most(&mut met, &|name| {
+        if name.starts_with('*') { 0 } else { name.len() }
+    });
+    most(&mut met, &str::len);
+    let met = met.into_iter().map(|(route, _)| Candidate {
+        route,
+        rule: 0,
+        when: None,
+    });
+    first_route(met.collect()).map_or(Met::Nothing, Candidate::met)
+}
+
+/// "Hostnames that are prefixed with a wildcard label (`*.`) are interpreted as a suffix match. That means that
+/// a match for `*.example.com` would match both `test.example.com`, and `foo.test.example.com`, but not
+/// `example.com`."
+fn is_named(name: &str, server: &str) -> bool {
+    match name.strip_prefix('*') {
+        None => name == server,
+        Some(suffix) => {
+            let before = server.strip_suffix(suffix);
+            before.is_some_and(|before| !before.is_empty())
+        }
+    }
 }
 
 /// "If `port` is set, the implementation MUST associate the route only with that port. If `port` is not

@@ -12,13 +12,13 @@ use inmesh_core::model::{
 };
 use inmesh_core::plan::{Destination, Refusal, plan};
 use inmesh_core::route::{
-    Backend, GrpcMatch, GrpcRoute, GrpcRule, Match, NoRoute, Parent, PathMatch, Regex, Route, Rule,
-    ValueMatch,
+    Backend, GrpcMatch, GrpcRoute, GrpcRule, Match, NoRoute, OpaqueRoute, Parent, PathMatch, Regex,
+    Route, Rule, ServerNames, ValueMatch,
 };
 use inmesh_core::snapshot::{Change, Op, Settings, Snapshot};
 
 use super::Met;
-use super::table::{self, Ask, PATTERNS, PathType, Table, Text};
+use super::table::{self, Ask, PATTERNS, PathType, RouteKind, Speaks, Table, Text};
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -59,11 +59,17 @@ impl Real {
             let (name, value) = (name.parse::<HeaderName>()?, HeaderValue::from_static(value));
             headers.append(name, value);
         }
-        if ask.grpc {
+        if ask.speaks == Speaks::Grpc {
             headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         }
         let method: Method = ask.method.parse()?;
-        let view = RequestView::Http(HttpView::new(&method, ask.path, ask.query, &headers));
+        let view = match ask.speaks {
+            Speaks::Grpc | Speaks::Http => {
+                RequestView::Http(HttpView::new(&method, ask.path, ask.query, &headers))
+            }
+            Speaks::Tcp => RequestView::Tcp,
+            Speaks::Tls(server) => RequestView::Tls { server },
+        };
         let caller = Workload::new(ask.namespace, "web", "web")?;
         let local = Local::new(caller, DefaultAction::Allow);
         let to = Destination::Service {
@@ -105,7 +111,20 @@ fn put(route: &table::Route, patterns: &Patterns) -> Fallible<Op> {
     });
     let parents = parents.collect::<Fallible<Vec<_>>>()?;
     let namespace = Namespace::new(route.namespace)?;
-    if route.grpc {
+    if matches!(route.kind, RouteKind::Tcp | RouteKind::Tls) {
+        let kind = match route.kind {
+            RouteKind::Tls => Kind::TlsRoute,
+            _ => Kind::TcpRoute,
+        };
+        let key = ObjectKey::new(kind, &namespace, route.name)?;
+        let made = OpaqueRoute::new(key, parents, backends)?.with_created(route.created);
+        let names = route.hostnames.iter().map(|name| ServerNames::new(name));
+        return Ok(Op::put(match route.hostnames[..] {
+            [] => made,
+            _ => made.with_names(names.collect::<Result<_, _>>()?)?,
+        }));
+    }
+    if route.kind == RouteKind::Grpc {
         let rules = route.rules.iter().map(|matches| {
             let matches = matches
                 .iter()

@@ -10,14 +10,24 @@ pub(crate) struct Table {
 
 #[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) grpc: bool,
+    pub(crate) kind: RouteKind,
     pub(crate) namespace: &'static str,
     pub(crate) name: &'static str,
     /// In seconds since 1970; `None` is not known.
     pub(crate) created: Option<i64>,
     pub(crate) parents: Vec<Parent>,
-    /// The matches of each rule.
+    /// The matches of each rule; a route of opaque connections has one without any.
     pub(crate) rules: Vec<Vec<Match>>,
+    /// The `hostnames` of a TLSRoute.
+    pub(crate) hostnames: Vec<&'static str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    Grpc,
+    Http,
+    Tcp,
+    Tls,
 }
 
 /// A `parentRef`.
@@ -62,17 +72,27 @@ pub(crate) enum Text {
     Regex(&'static str),
 }
 
-/// A request.
+/// A request, or an opaque connection.
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) namespace: &'static str,
     pub(crate) port: u16,
-    pub(crate) grpc: bool,
+    pub(crate) speaks: Speaks,
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
     /// As it is written.
     pub(crate) query: Option<&'static str>,
     pub(crate) headers: Vec<(&'static str, &'static str)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Grpc,
+    Http,
+    /// Bytes that are no TLS.
+    Tcp,
+    /// TLS, with the server that its handshake names.
+    Tls(Option<&'static str>),
 }
 
 /// A pattern, and whether it matches a text.
@@ -109,6 +129,15 @@ const FIELDS: [&str; 4] = ["x-a", "X-A", "x-b", "x-c"];
 const VALUES: [&str; 3] = ["1", "2", "one"];
 /// Two are two names.
 const PARAMETERS: [&str; 3] = ["q", "Q", "p"];
+const HOSTNAMES: [&str; 7] = [
+    "a.lab",
+    "b.lab",
+    "a.b.lab",
+    "*.lab",
+    "*.b.lab",
+    "*.a.b.lab",
+    "*.org",
+];
 
 fn one<T: Copy>(draw: &mut Draw, of: &[T]) -> T {
     of[draw.index(of.len())]
@@ -129,7 +158,7 @@ impl Table {
         for _ in 0..draw.below(8) {
             let route = Route::drawn(draw);
             let same = |of: &Route| {
-                (of.grpc, of.namespace, of.name) == (route.grpc, route.namespace, route.name)
+                (of.kind, of.namespace, of.name) == (route.kind, route.namespace, route.name)
             };
             // An object of the same name would replace the other.
             if !routes.iter().any(same) {
@@ -142,7 +171,12 @@ impl Table {
 
 impl Route {
     fn drawn(draw: &mut Draw) -> Self {
-        let grpc = rarely(draw, 4);
+        let kind = match draw.below(12) {
+            0 | 1 => RouteKind::Grpc,
+            2 | 3 => RouteKind::Tcp,
+            4..7 => RouteKind::Tls,
+            _ => RouteKind::Http,
+        };
         let mut parents = vec![Parent::drawn(draw)];
         if rarely(draw, 3) {
             let more = Parent::drawn(draw);
@@ -150,16 +184,25 @@ impl Route {
                 parents.push(more);
             }
         }
-        let rules = 1 + draw.below(3);
+        let rules = match kind {
+            RouteKind::Grpc | RouteKind::Http => (0..1 + draw.below(3))
+                .map(|_| some(draw, 3, |draw| Match::drawn(draw, kind == RouteKind::Grpc)))
+                .collect(),
+            RouteKind::Tcp | RouteKind::Tls => vec![Vec::new()],
+        };
+        let mut hostnames = Vec::new();
+        if kind == RouteKind::Tls && !rarely(draw, 6) {
+            hostnames.push(one(draw, &HOSTNAMES));
+            hostnames.extend(some(draw, 2, |draw| one(draw, &HOSTNAMES)));
+        }
         Self {
-            grpc,
+            kind,
+            hostnames,
             namespace: one(draw, &NAMESPACES),
             name: one(draw, &NAMES),
             created: one(draw, &[None, Some(1), Some(2)]),
             parents,
-            rules: (0..rules)
-                .map(|_| some(draw, 3, |draw| Match::drawn(draw, grpc)))
-                .collect(),
+            rules,
         }
     }
 }
@@ -255,7 +298,23 @@ impl Text {
 
 impl Ask {
     pub(crate) fn drawn(draw: &mut Draw) -> Self {
-        let grpc = rarely(draw, 3);
+        let servers = [
+            None,
+            Some("a.lab"),
+            Some("b.lab"),
+            Some("a.b.lab"),
+            Some("c.a.b.lab"),
+            Some("c.b.lab"),
+            Some("lab"),
+            Some("c.org"),
+        ];
+        let speaks = match draw.below(8) {
+            0 | 1 => Speaks::Grpc,
+            2 => Speaks::Tcp,
+            3 | 4 => Speaks::Tls(one(draw, &servers)),
+            _ => Speaks::Http,
+        };
+        let grpc = speaks == Speaks::Grpc;
         let path: &[_] = match grpc {
             true => &["/shop.Cart/Get", "/Cart/Put", "/a/b/Get", "/a", "/"],
             false => &[
@@ -265,7 +324,7 @@ impl Ask {
         Self {
             namespace: one(draw, &NAMESPACES),
             port: one(draw, &[80, 81]),
-            grpc,
+            speaks,
             method: if grpc { "POST" } else { one(draw, &METHODS) },
             path: one(draw, path),
             query: one(
