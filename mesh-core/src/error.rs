@@ -116,6 +116,8 @@ pub enum Reason {
     UnknownHost,
     /// The body is in a transfer coding that is not supported: 501.
     UnsupportedCoding,
+    /// An extended CONNECT asks for another protocol than WebSocket: 501.
+    UnsupportedProtocol,
     /// The server closed while the request was being sent to it, and said nothing: 502. It may have
     /// meant to refuse the rest, so that it is no sign of its health.
     UploadCut,
@@ -182,6 +184,7 @@ impl Reason {
             Self::TooManyFields => "too-many-fields",
             Self::UnknownHost => "unknown-host",
             Self::UnsupportedCoding => "unsupported-coding",
+            Self::UnsupportedProtocol => "unsupported-protocol",
             Self::UploadCut => "upload-cut",
             Self::WrongServer => "wrong-server",
         }
@@ -200,7 +203,8 @@ impl Reason {
             | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields
-            | Self::UnsupportedCoding => Stage::Accept,
+            | Self::UnsupportedCoding
+            | Self::UnsupportedProtocol => Stage::Accept,
             Self::Denied => Stage::Authorize,
             Self::FaultInjected
             | Self::NoBackend
@@ -236,7 +240,8 @@ impl Reason {
             | Self::TargetTooLong
             | Self::TooManyFields
             | Self::UnknownHost
-            | Self::UnsupportedCoding => Blame::Caller,
+            | Self::UnsupportedCoding
+            | Self::UnsupportedProtocol => Blame::Caller,
             Self::BackendMissing
             | Self::ConnectionOverflow
             | Self::Exhausted
@@ -291,7 +296,7 @@ impl Reason {
             | Self::Stale
             | Self::UploadCut => StatusCode::BAD_GATEWAY,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::UnsupportedCoding | Self::UnsupportedProtocol => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -313,7 +318,10 @@ impl Reason {
             | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields => 8,
-            Self::NoRoute | Self::UnknownHost | Self::UnsupportedCoding => 12,
+            Self::NoRoute
+            | Self::UnknownHost
+            | Self::UnsupportedCoding
+            | Self::UnsupportedProtocol => 12,
             Self::AnswerCoding | Self::AnswerTooLarge | Self::InvalidRequest => 13,
             // Gateway API, GRPCRouteRule, `backendRefs`.
             Self::BackendMissing
@@ -363,7 +371,8 @@ impl Reason {
             | Self::InvalidRequest
             | Self::TargetTooLong
             | Self::TooManyFields
-            | Self::UnsupportedCoding => "DPE",
+            | Self::UnsupportedCoding
+            | Self::UnsupportedProtocol => "DPE",
             Self::BackendMissing | Self::NoBackend | Self::NoRoute | Self::UnknownHost => "NR",
             Self::NoEndpoint => "UH",
             Self::RateLimited => "RL",

@@ -32,10 +32,43 @@ pub(crate) fn admit<B>(
     check_header(bounds, request, look)?;
     fields::sanitize(request.headers_mut());
     if request.method() == Method::CONNECT {
-        let detail = "CONNECT is not offered here";
+        let detail = "CONNECT is offered by an outbound listener that leads by authority, to a host and \
+                      its port: CONNECT db:5432";
         return Err(Error::new(Reason::InvalidRequest, detail));
     }
     authority(request)
+}
+
+/// The same of a CONNECT. Returns the host that it leads to, in lower case, and the port, which it must name
+/// (RFC 9110 section 9.3.6). `Host` may leave that out.
+pub(crate) fn admit_tunnel<B>(bounds: Bounds, request: &Request<B>) -> Result<String, Error> {
+    check_header(bounds, request, |_, _| {})?;
+    let invalid = |what: &str| Err(Error::new(Reason::InvalidRequest, what));
+    let uri = request.uri();
+    let Some(target) = uri.authority().filter(|_| uri.scheme().is_none()) else {
+        return invalid("CONNECT names a host and its port, and nothing else");
+    };
+    let target = target.as_str();
+    let Some((host, port)) = target.rsplit_once(':') else {
+        return invalid("CONNECT names no port");
+    };
+    let number = port.bytes().all(|b| b.is_ascii_digit());
+    if !number || port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err() {
+        return invalid("CONNECT names an invalid port");
+    }
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || !is_authority(target) || (host.contains(':') && !bracketed) {
+        return invalid("the authority is malformed");
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let same = |named: &HeaderValue| {
+        let named = named.as_bytes();
+        named.eq_ignore_ascii_case(target.as_bytes()) || named.eq_ignore_ascii_case(host.as_bytes())
+    };
+    if hosts.next().is_some_and(|named| !same(named)) || hosts.next().is_some() {
+        return invalid("the target and the Host field name different authorities");
+    }
+    Ok(target.to_ascii_lowercase())
 }
 
 /// A body is sent on in the coding of the next hop, so that none but `chunked`, which the HTTP
@@ -147,6 +180,56 @@ impl Default for Bounds {
             bytes: 64 * 1024,
             fields: 98,
             target: 60 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+
+    #[test]
+    fn a_tunnel_leads_to_a_host_and_its_port() {
+        for (target, host, wanted) in [
+            ("db:5432", None, Some("db:5432")),
+            ("DB.Shop:1", Some("db.SHOP"), Some("db.shop:1")),
+            ("db:5432", Some("db:5432"), Some("db:5432")),
+            ("[::1]:443", Some("[::1]"), Some("[::1]:443")),
+            ("10.0.0.1:65535", None, Some("10.0.0.1:65535")),
+            ("db", None, None),
+            ("db:", None, None),
+            ("db:0", None, None),
+            ("db:+1", None, None),
+            ("db:65536", None, None),
+            ("a@db:1", None, None),
+            ("[::1]", None, None),
+            ("http://db:1/", None, None),
+            ("/db", Some("db:1"), None),
+            ("db:1", Some("other:1"), None),
+            ("db:1", Some("db:2"), None),
+        ] {
+            // What the library takes for no target never comes here.
+            let Ok(uri) = target.parse::<Uri>() else {
+                assert_eq!(wanted, None, "{target}");
+                continue;
+            };
+            let mut request = Request::new(());
+            *request.method_mut() = Method::CONNECT;
+            *request.uri_mut() = uri;
+            if let Some(host) = host {
+                request
+                    .headers_mut()
+                    .insert(HOST, HeaderValue::from_static(host));
+            }
+            let bounds = Bounds::default();
+            let admitted = admit_tunnel(bounds, &request);
+            assert_eq!(admitted.ok().as_deref(), wanted, "{target} {host:?}");
+            // No other way in takes it.
+            let refused = admit(bounds, &mut request, |_, _| {}).map(str::to_owned);
+            let reason = refused.map_err(|error| error.reason());
+            assert_eq!(reason, Err(Reason::InvalidRequest), "{target}");
         }
     }
 }

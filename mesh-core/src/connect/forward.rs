@@ -4,6 +4,7 @@ use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
 use super::headers;
+use super::way_out::WayOut;
 use crate::body::Body;
 use crate::early::Early;
 use crate::error::{Error, Reason};
@@ -13,13 +14,13 @@ use crate::model::{AppProtocol, HttpVersion};
 /// A request that is ready for the next hop.
 pub(crate) struct Forward {
     version: HttpVersion,
-    /// The protocol that the request asks for on the caller's connection, and that connection.
-    upgrade: Option<(&'static str, OnUpgrade)>,
+    /// The protocol that the request asks for on the caller's connection or stream, and that.
+    upgrade: Option<(&'static str, WayOut)>,
 }
 
-/// The connections of both sides, which have left HTTP.
+/// Both sides of what has left HTTP.
 pub(crate) struct Switched {
-    pub(crate) caller: OnUpgrade,
+    pub(crate) caller: WayOut,
     pub(crate) upstream: OnUpgrade,
 }
 
@@ -30,7 +31,7 @@ pub(crate) fn forward(
     authority: &str,
 ) -> Forward {
     Early::expect(request);
-    let upgrade = headers::upgrade(request).map(|to| (to, hyper::upgrade::on(&mut *request)));
+    let upgrade = headers::upgrade(request).map(|to| (to, WayOut::of(request)));
     let version = headers::next_version(protocol, request.version(), upgrade.is_some());
     headers::prepare(request, version, authority, upgrade.is_some());
     Forward { version, upgrade }
@@ -39,8 +40,8 @@ pub(crate) fn forward(
 /// Whether a request may leave HTTP. One that may not loses its wish, and the means to, and whatever
 /// else belongs to the caller's connection, as it does on its way to a server.
 pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
-    // The HTTP library puts it there where HTTP/1.1 has such a wish.
-    let able = request.extensions().get::<OnUpgrade>().is_some();
+    // It is there where the HTTP library has met such a wish.
+    let able = WayOut::is_there(request);
     if able && headers::upgrade(request).is_some() {
         return true;
     }
@@ -48,7 +49,7 @@ pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
         headers::strip(request.headers_mut(), false);
     }
     if able {
-        request.extensions_mut().remove::<OnUpgrade>();
+        WayOut::close(request);
     }
     false
 }
@@ -77,9 +78,17 @@ impl Forward {
                 let detail = "the server switched to a protocol that it was not asked for";
                 return Err(Error::new(Reason::Reset, detail));
             }
+            // A caller over HTTP/2 would take it for the switch.
+            (status, Some((to, caller))) if status.is_success() && caller.is_stream() => {
+                let detail = format!("the server answered {status} and did not switch to {to}");
+                return Err(Error::new(Reason::Reset, detail));
+            }
             _ => None,
         };
         headers::answered(response, switched.is_some());
-        Ok(switched)
+        Ok(switched.map(|mut switched| {
+            switched.caller.answer(response);
+            switched
+        }))
     }
 }

@@ -21,6 +21,7 @@ mod rest;
 mod tcp;
 mod tunnel;
 mod unsent;
+mod way_out;
 
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward, may_switch};
@@ -32,3 +33,4 @@ pub(crate) use pool::Lease;
 pub(crate) use tcp::Io;
 pub(crate) use tunnel::{Flow, copy, splice};
 pub(crate) use unsent::{SPARING, Unsent};
+pub(crate) use way_out::{WayOut, as_upgrade, protocol_of};

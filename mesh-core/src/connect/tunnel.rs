@@ -109,9 +109,9 @@ pub(crate) async fn splice(
 ) -> Result<(), Error> {
     let joined = async {
         let failed = |e| Error::new(Reason::Reset, "the upgrade failed").because(e);
-        let (caller, upstream) =
-            tokio::try_join!(switched.caller, switched.upstream).map_err(failed)?;
-        let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
+        let upstream = async { switched.upstream.await.map_err(failed) };
+        let (mut caller, upstream) = tokio::try_join!(switched.caller.open(), upstream)?;
+        let mut upstream = TokioIo::new(upstream);
         copy((&mut caller, &[]), (&mut upstream, &[]), flow).await
     };
     tokio::select! {

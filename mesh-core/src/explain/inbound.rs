@@ -32,7 +32,7 @@ pub(super) fn judge(
 ) -> Result<Judged, Error> {
     if !question.opaque {
         // A server of the mesh checks it once more.
-        admitted(scene, request)?;
+        admitted(scene, question, request)?;
     }
     let mut denied = None;
     let mut known: Vec<(&str, &str)> = Vec::new();

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use http::header::{HOST, HeaderMap, LOCATION, ORIGIN};
 use http::uri::{Authority, Scheme};
-use http::{Request, Uri};
+use http::{Method, Request, Uri};
 
 pub use explanation::Explanation;
 pub use question::{InvalidQuestion, Question};
@@ -40,7 +40,7 @@ use crate::head::{self, Bounds};
 use crate::identify::Peer;
 use crate::local::Local;
 use crate::model::{Asked, Draw, Roots, ServiceName, SourceId, Transport, Workload};
-use crate::plan::{Destination, Planned, Refusal, plan};
+use crate::plan::{Destination, Planned, Refusal, plan, tunnel};
 use crate::snapshot::Snapshot;
 use limits::Waits;
 use seen::Seen;
@@ -88,9 +88,10 @@ impl<'a> Scene<'a> {
     /// the Service that it leads to. Until it is asked for, nothing is known of it.
     pub fn asked(&self, question: &Question) -> Option<(ServiceName, Asked)> {
         let mut request = question.request.clone();
-        let (authority, _) = admitted(self, &mut request).ok()?;
+        let (authority, _) = admitted(self, question, &mut request).ok()?;
         let (local, mut draw) = (caller(self, question), Draw::new(question.draw));
-        let (to, view) = (Destination::Authority(&authority), question.view(&request));
+        let to = Destination::Authority(&authority);
+        let view = view(self.snapshot, &local, question, (&request, &authority)).ok()?;
         let planned = plan(self.snapshot, &local, to, &view, &mut draw, &mut ()).ok()?;
         let backend = planned.backend()?;
         Some((backend.service.clone(), backend.asked?.clone()))
@@ -191,16 +192,14 @@ fn drawn(
     draws: u32,
 ) -> impl Iterator<Item = Option<(ServiceName, u16)>> {
     let mut request = question.request.clone();
-    let authority = admitted(scene, &mut request)
+    let authority = admitted(scene, question, &mut request)
         .ok()
         .map(|(authority, _)| authority);
     let (local, snapshot) = (caller(scene, question), scene.snapshot);
     (0..draws).map(move |seed| {
-        let (to, mut draw) = (
-            Destination::Authority(authority.as_deref()?),
-            Draw::new(seed.into()),
-        );
-        let view = question.view(&request);
+        let authority = authority.as_deref()?;
+        let (to, mut draw) = (Destination::Authority(authority), Draw::new(seed.into()));
+        let view = view(snapshot, &local, question, (&request, authority)).ok()?;
         let planned = plan(snapshot, &local, to, &view, &mut draw, &mut ()).ok()?;
         if planned.injected().is_some_and(|made| made.abort.is_some()) {
             return None;
@@ -248,7 +247,7 @@ pub(crate) struct Admitted {
 #[cfg(feature = "simulate")]
 pub(crate) fn admit(scene: &Scene<'_>, question: &Question) -> Result<Admitted, Error> {
     let mut request = question.request.clone();
-    let (authority, waits) = admitted(scene, &mut request)?;
+    let (authority, waits) = admitted(scene, question, &mut request)?;
     Ok(Admitted {
         request,
         authority,
@@ -266,10 +265,18 @@ fn walk(
 ) -> Result<Verdict, Error> {
     let snapshot = scene.snapshot;
     let mut request = question.request.clone();
-    let (authority, waits) = admitted(scene, &mut request)?;
+    let (authority, waits) = admitted(scene, question, &mut request)?;
     let (mut draw, mut seen) = (Draw::new(question.draw), Seen::default());
-    let view = question.view(&request);
-    out.request = Some(question.head(&request, &authority));
+    let mut head = question.head(&request, &authority);
+    let view = view(snapshot, local, question, (&request, &authority));
+    if question.tunnel {
+        head.method = Method::CONNECT.to_string();
+    }
+    if let Ok(RequestView::Tls { server }) = &view {
+        head.sni = Some(server.unwrap_or_default().to_owned());
+    }
+    out.request = Some(head);
+    let view = view?;
     let to = Destination::Authority(&authority);
     let planned = plan(snapshot, local, to, &view, &mut draw, &mut seen);
     let (service, decided) = match &planned {
@@ -363,12 +370,32 @@ fn routed(planned: &Planned, request: &Request<()>, out: &mut Explanation) {
 
 /// Brings a request into its canonical form, as every request is; returns its authority, and how long
 /// its caller waits.
-fn admitted(scene: &Scene<'_>, request: &mut Request<()>) -> Result<(String, Waits), Error> {
+fn admitted(
+    scene: &Scene<'_>,
+    question: &Question,
+    request: &mut Request<()>,
+) -> Result<(String, Waits), Error> {
     let mut waits = Waits::default();
+    if question.tunnel {
+        return Ok((head::admit_tunnel(scene.bounds, request)?, waits));
+    }
     let authority = head::admit(scene.bounds, request, |name, value| waits.look(name, value))?;
     let authority = authority.to_owned();
     canonicalize(scene.snapshot.settings().paths, request)?;
     Ok((authority, waits))
+}
+
+/// A request as decisions see it; a tunnel as what it leads to has it seen.
+fn view<'r>(
+    snapshot: &Snapshot,
+    local: &Local,
+    question: &'r Question,
+    (request, authority): (&'r Request<()>, &'r str),
+) -> Result<RequestView<'r>, Error> {
+    match question.tunnel {
+        true => tunnel(snapshot, local, authority),
+        false => Ok(question.view(request)),
+    }
 }
 
 /// Moves the authority into the target, where a hop has it too.

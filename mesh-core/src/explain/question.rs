@@ -22,6 +22,8 @@ pub struct Question {
     pub(super) request: Request<()>,
     /// Whether it is a connection of opaque bytes.
     pub(super) opaque: bool,
+    /// Whether it is one inside of a tunnel that CONNECT asks for.
+    pub(super) tunnel: bool,
     /// The server that its TLS handshake names, empty if it names none; `None` is no TLS.
     pub(super) sni: Option<String>,
     pub(super) from: Option<SpiffeId>,
@@ -39,7 +41,8 @@ pub struct InvalidQuestion(String);
 
 impl Question {
     /// A request line: `GET http://cart/items`, `http://cart/items` for a GET, `GET /items` with a
-    /// header `Host`, or `tcp://db:5432` for a connection of opaque bytes.
+    /// header `Host`, `tcp://db:5432` for a connection of opaque bytes, or `CONNECT db:5432` for one through
+    /// a tunnel.
     ///
     /// ```
     /// use inmesh_core::explain::Question;
@@ -68,9 +71,10 @@ impl Question {
         let uri: Uri = target
             .parse()
             .map_err(|e: http::uri::InvalidUri| invalid(&e))?;
-        let opaque = uri.scheme_str() == Some("tcp");
+        let tunnel = method == "CONNECT" && uri.scheme().is_none() && uri.authority().is_some();
+        let opaque = tunnel || uri.scheme_str() == Some("tcp");
         match uri.scheme() {
-            None if target.starts_with('/') || target == "*" => {}
+            None if tunnel || target.starts_with('/') || target == "*" => {}
             None => return Err(invalid(&"write it with http:// before it")),
             Some(scheme) if *scheme == Scheme::HTTP || opaque => {}
             Some(scheme) => {
@@ -83,6 +87,7 @@ impl Question {
         let question = Self {
             request,
             opaque,
+            tunnel,
             sni: None,
             from: None,
             address: None,
@@ -153,6 +158,10 @@ impl Question {
             let why = "a request names no server in TLS: ask for tcp://";
             return Err(InvalidQuestion(why.into()));
         }
+        if self.tunnel {
+            let why = "what is inside of a tunnel is not read: its host is taken for the name";
+            return Err(InvalidQuestion(why.into()));
+        }
         let server = server.to_ascii_lowercase();
         if !server.is_empty() && !is_subdomain(&server) {
             return Err(InvalidQuestion(format!("{server:?} is no host name")));
@@ -205,7 +214,7 @@ impl Question {
     /// Its request line, as [`parse`](Self::parse) reads it.
     pub fn line(&self) -> String {
         let request = &self.request;
-        match self.opaque {
+        match self.opaque && !self.tunnel {
             true => request.uri().to_string(),
             false => format!("{} {}", request.method(), request.uri()),
         }

@@ -17,9 +17,11 @@ const HIDDEN: &str = "(hidden)";
 #[serde(default)]
 #[non_exhaustive]
 pub struct Head {
-    /// The method; empty for a connection of opaque bytes, of which the authority alone is known.
+    /// The method; empty for a connection of opaque bytes, of which the authority alone is known. Of the
+    /// tunnel that `CONNECT` asks for the authority is known too.
     pub method: String,
-    /// The server that a TLS handshake names, empty if it names none; `None` is no TLS that is looked at.
+    /// The server that a TLS handshake names, or that the host of a tunnel stands for, empty if none is named;
+    /// `None` is no TLS that is looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// The host, with its port if it was named.

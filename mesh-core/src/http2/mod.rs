@@ -16,6 +16,7 @@ mod pulse;
 mod room;
 mod server;
 mod sniff;
+mod stream;
 mod window;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::budget::Budget;
 pub(crate) use client::{Broken, Cause, Sender, connect};
 pub(crate) use room::{Room, TooLarge};
 pub(crate) use server::Server;
+pub(crate) use stream::{Parked, StreamIo};
 
 /// The bounds of a connection.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::{Builder, Connection, Handshake, SendResponse};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use inmesh_pki::clock::{Clock, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,6 +20,7 @@ use super::outflow::Outflow;
 use super::pulse::{Beat, Pulse};
 use super::room;
 use super::sniff::{Limits, PREFACE, Sniffed, sniff};
+use super::stream::park;
 use super::window::{self, Window};
 use super::{FRAME, FRAME_BUDGET, SEND_BUFFER, Settings};
 use crate::body::Body;
@@ -77,6 +78,7 @@ where
             .max_concurrent_streams(settings.streams)
             .max_send_buffer_size(SEND_BUFFER)
             .data_frame_budget(FRAME_BUDGET)
+            .enable_connect_protocol()
             .handshake(io);
         Self {
             phase: Phase::Handshake(Box::new(handshake)),
@@ -109,6 +111,10 @@ where
     ) {
         let length = length_of(request.headers());
         let mut request = request.map(|stream| arrivals.body(stream, length));
+        // One that promises a body asks for no tunnel.
+        if *request.method() == Method::CONNECT && length.is_none() {
+            park(&mut request);
+        }
         let early = Early::of_http2(&mut request);
         if let Some(room) = limits.room() {
             request.extensions_mut().insert(room);

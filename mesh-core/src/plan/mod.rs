@@ -11,6 +11,7 @@ mod mirror;
 mod resolve;
 mod session;
 mod sticky;
+mod tunnel;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use self::mirror::mirrors;
 use self::resolve::resolve;
 use self::session::Kept;
 pub use self::session::Session;
+pub(crate) use self::tunnel::tunnel;
 use crate::authorize::{HttpView, Permit, RequestView, Trace, decide as authorize};
 use crate::balance::{Choice, EndpointSet, Issued, NoEndpoint, Shown};
 use crate::body::Body;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::USER_AGENT;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use super::limits::Limits;
 use crate::accept::ConnState;
 use crate::authorize::{PathForm, canonicalize};
 use crate::body::Body;
+use crate::connect::{as_upgrade, protocol_of};
 use crate::deadline;
 use crate::error::{Error, Reason};
 use crate::fields;
@@ -75,6 +76,10 @@ pub(super) fn begin(
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
     pending.count_body(request.body_mut());
     pending.heed_room(request);
+    if *request.method() == Method::CONNECT {
+        as_upgrade(request);
+        pending.call().exchange.method = Some(request.method().clone());
+    }
     pending
 }
 
@@ -92,6 +97,12 @@ pub(super) fn admit(
             waits = Some(waits.map_or(wait, |least| least.min(wait)));
         }
     };
+    if *request.method() == Method::CONNECT
+        && let Some(other) = protocol_of(request)
+    {
+        let detail = format!("{other:?} in place of HTTP is not supported, only websocket is");
+        return Err(Error::new(Reason::UnsupportedProtocol, detail));
+    }
     call.exchange.authority = shared(head::admit(limits.head(), request, look)?);
     let asked = waits.and_then(|wait| call.started.checked_add(wait));
     let around = match call.exchange.direction {

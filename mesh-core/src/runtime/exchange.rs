@@ -15,10 +15,10 @@ use super::call::{Call, End};
 use super::upstream::Upstream;
 use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
-use crate::connect::{Flow, Lease};
+use crate::connect::{Flow, Lease, WayOut};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::http2::{Room, TooLarge};
-use crate::telemetry::{Protocol, Recorder, Series};
+use crate::telemetry::{Exchange, Protocol, Recorder, Series};
 
 /// A call before the head of its answer. It is made once, in the box that becomes the body of the
 /// answer, because it is large and would be moved with every future.
@@ -186,17 +186,35 @@ impl Pending {
         self.0.end(End::Whole);
     }
 
-    /// Both sides have left HTTP: the caller's connection never idles again, the connection to the
-    /// endpoint never serves another request. The exchange ends with the connection.
-    pub(super) fn switched(&mut self) {
+    /// Both sides have left HTTP: the caller's connection, unless a stream of it does, never idles again,
+    /// the connection to the endpoint never serves another request. The exchange ends with them.
+    pub(super) fn switched(&mut self, caller: &WayOut) {
         let record = &mut *self.0;
-        record.state = None;
-        record.call.exchange.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        let status = match caller.is_stream() {
+            true => StatusCode::OK,
+            false => {
+                record.state = None;
+                StatusCode::SWITCHING_PROTOCOLS
+            }
+        };
+        record.call.exchange.status = status.as_u16();
         match &mut record.held {
             Held::Application(_) => record.held = Held::Nothing,
             Held::Endpoint(upstream) => upstream.leave_http(),
             Held::Nothing => {}
         }
+    }
+
+    /// The caller has left HTTP for a tunnel, whose record is that of an opaque connection. With it comes
+    /// the state of the caller's connection, where that serves others and the tunnel is a stream of it.
+    pub(super) fn left(mut self, caller: &WayOut) -> (Call, Option<Arc<ConnState>>) {
+        let record = &mut *self.0;
+        record.ended = true;
+        let state = record.state.take().filter(|_| caller.is_stream());
+        let exchange = &record.call.exchange;
+        let none = Exchange::new(exchange.direction, exchange.protocol, exchange.trace);
+        let none = Call::new(none, record.call.started);
+        (std::mem::replace(&mut record.call, none), state)
     }
 
     /// A connection that has left HTTP has ended.

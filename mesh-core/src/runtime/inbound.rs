@@ -507,7 +507,12 @@ impl<A: App> InboundStack<A> {
         match served.switched.zip(asked) {
             None => pending.answer(served.response),
             Some((switched, asked)) => {
-                if let Some(live) = &caller.live {
+                // A stream leaves its connection to others.
+                if let Some(live) = caller
+                    .live
+                    .as_ref()
+                    .filter(|_| !switched.caller.is_stream())
+                {
                     live.becomes_opaque();
                 }
                 let denied = Arc::clone(&self.inbound).denied(Arc::clone(&caller.info), asked);

@@ -40,6 +40,7 @@ mod spent;
 mod standing;
 mod status;
 mod taken;
+mod tunnel;
 mod upstream;
 
 pub use admin::{Admin, LogLevel};

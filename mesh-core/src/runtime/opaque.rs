@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::call::Call;
@@ -19,12 +20,12 @@ use crate::accept::{Detected, Hello, Socket, Taken, hello, peek};
 use crate::authorize::RequestView;
 use crate::connect::{Flow, Io, copy};
 use crate::error::{Error, Reason};
-use crate::plan::plan;
+use crate::plan::{Destination, plan};
 use crate::route::RoutedAs;
 use crate::telemetry::Direction;
 
 /// The endpoint's side of an opaque connection.
-struct Joined {
+pub(super) struct Joined {
     endpoint: Io,
     upstream: Upstream,
     /// What it has said already.
@@ -158,7 +159,16 @@ impl Outbound {
     }
 
     /// Joins both sides of an opaque connection until they have ended.
-    async fn join(&self, mut stream: Socket, mut call: Call, joined: Joined) {
+    async fn join(&self, stream: Socket, call: Call, joined: Joined) {
+        self.shared.recorder.begin(&call.exchange);
+        self.flow(stream, call, joined).await;
+    }
+
+    /// Has bytes flow between both sides until they have ended. The record has begun.
+    pub(super) async fn flow<T>(&self, mut stream: T, mut call: Call, joined: Joined)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
         let recorder = &self.shared.recorder;
         let Joined {
             mut endpoint,
@@ -170,7 +180,6 @@ impl Outbound {
         let mutual_tls = call.exchange.tls_peer.is_some();
         let counters = recorder.metrics.tcp_opened(&series, mutual_tls);
         let mut flow = Flow::new(counters.clone());
-        recorder.begin(&call.exchange);
         let mut drain = self.shared.drain.clone();
         let result = tokio::select! {
             copied = copy((&mut stream, &heard), (&mut endpoint, &said), &mut flow) => copied,
@@ -192,10 +201,19 @@ impl Outbound {
             let detail = "opaque bytes on a listener that names no Service";
             return Err(Error::new(Reason::UnknownHost, detail));
         }
+        self.open_at(to.destination(""), view, call).await
+    }
+
+    /// The same to any destination.
+    pub(super) async fn open_at(
+        &self,
+        to: Destination<'_>,
+        view: &RequestView<'_>,
+        call: &mut Call,
+    ) -> Result<(Io, Upstream), Error> {
         let planned = {
             let snapshot = self.shared.reader.peek();
             let (local, draw) = (self.tls.local(), &mut call.draw);
-            let to = to.destination("");
             let planned = plan(&snapshot, local, to, view, draw, &mut ());
             let planned = planned.inspect_err(|refused| {
                 if let Some(service) = &refused.service {
@@ -224,7 +242,7 @@ impl Outbound {
 // === impl Joined ===
 
 impl Joined {
-    fn new(endpoint: Io, upstream: Upstream, said: Vec<u8>) -> Self {
+    pub(super) fn new(endpoint: Io, upstream: Upstream, said: Vec<u8>) -> Self {
         Self {
             endpoint,
             upstream,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use inmesh_pki::clock::{Clock, SystemClock};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
-use crate::connect::{Kept, Switched, forward};
+use crate::connect::{Kept, Switched, forward, protocol_of};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, Namespace, ServiceName};
@@ -46,7 +46,7 @@ pub(super) struct Outbound {
     pub(super) tls: Arc<Tls>,
     principal: LabelText,
     /// Counts what was for no known Service.
-    without_service: Arc<Series>,
+    pub(super) without_service: Arc<Series>,
     /// Counts what was answered without an endpoint, by the Service that it was for.
     without_endpoint: Mutex<HashMap<Arc<str>, Arc<Series>>>,
 }
@@ -175,7 +175,7 @@ impl Outbound {
         if let Some(injected) = planned.injected() {
             let made = inject(injected, &planned, request.headers(), call);
             if let Some(answer) = Box::pin(made).await? {
-                return Ok(Carried::Route(answer));
+                return of_route(answer, request);
             }
         }
         let Some(backend) = planned.backend() else {
@@ -272,7 +272,7 @@ impl Outbound {
 
     /// The metrics of an exchange that no endpoint has answered: those of the last endpoint that it
     /// was sent to, else those of its Service, if it came as far.
-    fn series_without_answer(&self, call: &Call) -> Arc<Series> {
+    pub(super) fn series_without_answer(&self, call: &Call) -> Arc<Series> {
         if let Some(met) = &call.met {
             let (service, member) = &**met;
             let idle_max = self.shared.upstreams.connector.idle_max;
@@ -409,6 +409,9 @@ impl Outbound {
                     address: from,
                     state: &state,
                 };
+                if asks_for_tunnel(&request, &to) {
+                    return Box::pin(this.connect(&mut request, caller)).await;
+                }
                 this.handle(&mut request, to.destination(original), Some(caller))
                     .await
             }
@@ -430,13 +433,33 @@ fn has_ended(planned: &Planned) -> bool {
     session.is_some_and(|session| session.has_ended(SystemClock.now()))
 }
 
+/// Whether a request asks for a tunnel of a listener that has them. An extended CONNECT asks for something
+/// else.
+fn asks_for_tunnel(request: &Request<Body>, of: &OutboundListener) -> bool {
+    *request.method() == Method::CONNECT
+        && of.target == Target::Authority
+        && protocol_of(request).is_none()
+}
+
 /// The answer of the route itself.
 #[cold]
 fn answer_of(planned: &Planned, request: &Request<Body>, call: &Call) -> Result<Carried, Error> {
     match planned.answer(&call.exchange.authority, &HttpView::of(request)) {
-        Some(response) => Ok(Carried::Route(response)),
+        Some(response) => of_route(response, request),
         None => Err(Error::new(Reason::NoRoute, "the route has no answer")),
     }
+}
+
+/// An answer that no endpoint has given. A caller that asks for a WebSocket over HTTP/2 would take a 2xx for
+/// the switch.
+#[cold]
+fn of_route(response: Response<Body>, request: &Request<Body>) -> Result<Carried, Error> {
+    let status = response.status();
+    if status.is_success() && protocol_of(request).is_some() {
+        let detail = format!("the route answers {status} and does not switch protocols");
+        return Err(Error::new(Reason::Reset, detail));
+    }
+    Ok(Carried::Route(response))
 }
 
 // === impl To ===

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -121,7 +121,12 @@ fn states_length_only(response: &Response<Body>) -> bool {
         let one = lengths.next().filter(|_| lengths.next().is_none())?;
         one.to_str().ok()?.parse::<u64>().ok()
     };
-    response.status() == http::StatusCode::NOT_MODIFIED && length().is_some()
+    response.status() == StatusCode::NOT_MODIFIED && length().is_some()
+}
+
+/// Whether a connection is the caller's for other bytes after an answer, so that it says nothing of its end.
+fn leaves_http(status: StatusCode, tunnel: bool) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || (tunnel && status.is_success())
 }
 
 // === impl Connection ===
@@ -163,14 +168,14 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             state.busy();
             let old = request.version() == Version::HTTP_10;
-            let request = request.map(Body::incoming);
+            let tunnel = *request.method() == Method::CONNECT;
             let answering = Arc::clone(&answering);
             // Not an async block, which would hold the future twice: as captured, and as awaited.
-            service(request).map(move |mut response| {
+            service(request.map(Body::incoming)).map(move |mut response| {
                 let status = response.status();
-                let switched = status == http::StatusCode::SWITCHING_PROTOCOLS;
+                let switched = leaves_http(status, tunnel);
                 // Half a request is in the way of the next one (RFC 9110, section 15.5.9).
-                let late = status == http::StatusCode::REQUEST_TIMEOUT;
+                let late = status == StatusCode::REQUEST_TIMEOUT;
                 // An answer to HTTP/1.0 whose length is not known ends with its connection.
                 let last = old && response.body().size_hint().exact().is_none();
                 let closing = answering.closing.load(Ordering::Relaxed);

@@ -127,7 +127,7 @@ impl Shared {
         switched: Switched,
         denied: impl Future<Output = Error> + Send + 'static,
     ) {
-        pending.switched();
+        pending.switched(&switched.caller);
         let drain = self.drain.clone();
         self.tracker.spawn(async move {
             let mut flow = Flow::default();

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 32] = [
+const REASONS: [Reason; 33] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -37,6 +39,7 @@ const REASONS: [Reason; 32] = [
     Reason::TooManyFields,
     Reason::UnknownHost,
     Reason::UnsupportedCoding,
+    Reason::UnsupportedProtocol,
     Reason::UploadCut,
     Reason::WrongServer,
 ];
@@ -54,7 +57,7 @@ fn each_reason_has_a_name_a_status_and_whom_to_blame() {
             "{reason}"
         );
         assert_eq!(
-            status.is_client_error() || reason == Reason::UnsupportedCoding,
+            status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED,
             matches!(reason.blame(), Blame::Caller) || reason == Reason::NoRoute
         );
         assert!((1..=16).contains(&reason.grpc_status()), "{reason}");

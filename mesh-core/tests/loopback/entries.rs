@@ -239,3 +239,38 @@ async fn a_host_that_no_document_names_is_reached_only_where_any_is_allowed() ->
     }
     Ok(())
 }
+
+/// A tunnel leads to a host that an entry is for, and where any is allowed to others too.
+#[tokio::test]
+async fn a_tunnel_leads_to_a_host_outside() -> Result {
+    let echo = echo().await?;
+    let known = format!("www.known.test:{}", echo.port());
+    for (policy, reached) in [
+        (OutboundTrafficPolicy::AllowAny, true),
+        (OutboundTrafficPolicy::RegistryOnly, false),
+    ] {
+        let (mesh, pusher) = mesh(8, policy).await?;
+        let of = entry(&["*.entry.known.test"], 443, AppProtocol::Tcp, echo.port())?;
+        put(&mesh, &pusher, of).await?;
+        let to = OutboundListener::by_authority(AppProtocol::Detect);
+        let listener = serve_outbound(&mesh, to).await?;
+        for (to, wanted) in [
+            ("a.entry.known.test:443", true),
+            ("a.entry.known.test:444", false),
+            (&*known, reached),
+        ] {
+            let mut stream = TcpStream::connect(listener).await?;
+            let head = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\nping");
+            stream.write_all(head.as_bytes()).await?;
+            let mut answer = vec![0; 12];
+            soon(stream.read_exact(&mut answer)).await??;
+            assert_eq!(answer == b"HTTP/1.1 200", wanted, "{policy:?} {to}");
+            if wanted {
+                while !answer.ends_with(b"ping") {
+                    answer.push(soon(stream.read_u8()).await??);
+                }
+            }
+        }
+    }
+    Ok(())
+}

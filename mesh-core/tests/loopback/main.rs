@@ -2,6 +2,7 @@
 
 mod chains;
 mod checks;
+mod connect;
 mod connections;
 mod crowds;
 mod cuts;
@@ -9,6 +10,7 @@ mod deadlines;
 mod drain;
 mod early;
 mod entries;
+mod extended;
 mod faults;
 mod fields;
 mod flows;

@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Says what it has heard once the caller has said all.
-async fn listener_that_answers_at_the_end() -> Result<std::net::SocketAddr> {
+pub(crate) async fn listener_that_answers_at_the_end() -> Result<std::net::SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {

@@ -28,14 +28,15 @@ use crate::{fetch, term, world};
   mesh explain deploy http://cart/items -X POST -H 'x-user: 7' --draw 3
   mesh explain deploy tcp://db:5432 --json
   mesh explain deploy tcp://edge:443 --sni a.example.com
+  mesh explain deploy 'CONNECT db:5432'                       # a tunnel through the listener
   mesh explain 'GET http://cart/items'                        # asks the running agent
   mesh explain --admin 127.0.0.1:15010 http://cart/items      # another one, with loads and ejections
 
 A document that is refused is left out, as an agent leaves it out, and named on standard error.
 Names are not resolved; addresses of 192.0.2.0/24 stand for them.")]
 pub(crate) struct Explain {
-    /// The folder of documents, and the request: GET http://HOST/PATH, http://HOST:PORT/PATH or
-    /// tcp://HOST:PORT. Without a folder a running agent is asked.
+    /// The folder of documents, and the request: GET http://HOST/PATH, http://HOST:PORT/PATH,
+    /// tcp://HOST:PORT or CONNECT HOST:PORT. Without a folder a running agent is asked.
     #[arg(value_names = ["DIR", "REQUEST"], num_args = 1..=2, required = true)]
     asked: Vec<String>,
     /// The folder of documents.

@@ -118,13 +118,15 @@ fn asked(seen: &Explanation) -> String {
 }
 
 fn line(head: &Head) -> String {
-    if head.method.is_empty() {
+    let tunnel = head.method == "CONNECT" && head.path.is_empty();
+    if head.method.is_empty() || tunnel {
         let sni = match head.sni.as_deref() {
             None => String::new(),
             Some("") => " (TLS that names no server)".into(),
             Some(server) => format!(" (TLS to {server})"),
         };
-        return format!("tcp://{}{sni}", head.authority);
+        let how = if tunnel { "CONNECT " } else { "tcp://" };
+        return format!("{how}{}{sni}", head.authority);
     }
     let query = head.query.as_ref().map(|query| format!("?{query}"));
     let query = query.unwrap_or_default();

@@ -5,6 +5,7 @@ mod agrees;
 #[cfg(feature = "runtime")]
 mod sessions;
 mod splits;
+mod tunnels;
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::connect::forward;
 use crate::deadline;
 use crate::error::is_grpc;
 use crate::fields::wishes;
-use crate::plan::{PlannedBackend, draw_of_copy};
+use crate::plan::{PlannedBackend, draw_of_copy, tunnel};
 
 /// A request as it was admitted.
 struct Admitted {
@@ -36,11 +36,15 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
     let look = |name: &HeaderName, value: &HeaderValue| {
         waits = waits.into_iter().chain(deadline::read(name, value)).min();
     };
-    let authority = match head::admit(Bounds::default(), &mut request, look) {
-        Ok(authority) => authority.to_owned(),
+    let admitted = match ask.is_tunnel() {
+        true => head::admit_tunnel(Bounds::default(), &request),
+        false => head::admit(Bounds::default(), &mut request, look).map(str::to_owned),
+    };
+    let authority = match admitted {
+        Ok(authority) => authority,
         Err(error) => return refuse(said, &error),
     };
-    if let Err(error) = canonicalize(world.snapshot.settings().paths, &mut request) {
+    if !opaque && let Err(error) = canonicalize(world.snapshot.settings().paths, &mut request) {
         return refuse(said, &error);
     }
     let mut admitted = Admitted {
@@ -50,7 +54,17 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
         grpc,
     };
     let (local, mut draw) = (caller(world, ask)?, Draw::new(ask.seed));
-    let view = view(&admitted.request, opaque);
+    let view = match (ask.is_tunnel(), ask.sni) {
+        (true, _) => tunnel(&world.snapshot, &local, &admitted.authority),
+        (false, Some(server)) => Ok(RequestView::Tls {
+            server: Some(server).filter(|server| !server.is_empty()),
+        }),
+        (false, None) => Ok(view(&admitted.request, opaque)),
+    };
+    let view = match view {
+        Ok(view) => view,
+        Err(error) => return refuse(said, &error),
+    };
     let to = Destination::Authority(&admitted.authority);
     let planned = match plan(&world.snapshot, &local, to, &view, &mut draw, &mut ()) {
         Ok(planned) => planned,
@@ -128,7 +142,7 @@ fn asked(ask: &Ask) -> Fallible<(Request<Body>, bool)> {
         let (name, value) = field.split_once(": ").ok_or("a field")?;
         request = request.header(name, value);
     }
-    Ok((request.body(Body::empty())?, uri.starts_with("tcp:")))
+    Ok((request.body(Body::empty())?, ask.is_opaque()))
 }
 
 fn caller(world: &World, ask: &Ask) -> Fallible<Local> {

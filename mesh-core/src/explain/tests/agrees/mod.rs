@@ -54,6 +54,9 @@ fn question(ask: &Ask) -> Fallible<Question> {
     if let Some(address) = ask.address {
         question = question.address(address);
     }
+    if let Some(server) = ask.sni {
+        question = question.sni(server)?;
+    }
     Ok(question.from(format!("spiffe://td.test/ns/{}", ask.caller).parse()?))
 }
 
@@ -82,7 +85,7 @@ fn explained(world: &World, ask: &Ask) -> Fallible<(Said, Vec<Said>)> {
         "answer",
         planned.then(|| of_head(&seen.response.0)),
     );
-    let opaque = ask.line.starts_with("tcp:");
+    let opaque = ask.is_opaque();
     let sent = seen.sent.as_ref().filter(|_| !opaque);
     say(&mut said, "sent", sent.map(of_sent));
     let from = |name: &str| {
@@ -148,6 +151,10 @@ fn check(seed: u64, seen: &mut BTreeMap<String, u32>) -> Fallible {
             (word, _) => word.unwrap_or_default(),
         };
         *seen.entry(word.to_owned()).or_default() += 1;
+        let route = said.get("route").filter(|_| ask.is_opaque());
+        if let Some((kind, _)) = route.and_then(|route| route.split_once('/')) {
+            *seen.entry(kind.to_owned()).or_default() += 1;
+        }
         let sent = live::copies(&world()?, &ask)?;
         let live = (0..sent).map(|nth| live::decided(&world()?, &ask, Some(nth)));
         let live: Vec<_> = live
@@ -177,8 +184,16 @@ fn an_explanation_says_what_is_decided() {
     });
     let seen = seen.into_inner();
     println!("{cases} worlds, 4 requests each: {seen:?}");
-    for kind in ["answered", "copies", "denied", "no-endpoint", "sent"] {
+    for (kind, least) in [
+        ("answered", cases / 20),
+        ("copies", cases / 20),
+        ("denied", cases / 20),
+        ("no-endpoint", cases / 20),
+        ("sent", cases / 20),
+        ("TCPRoute", cases / 300),
+        ("TLSRoute", cases / 300),
+    ] {
         // None agrees only because it never comes about.
-        assert!(seen.get(kind).is_some_and(|n| *n > cases / 20), "{seen:?}");
+        assert!(seen.get(kind).is_some_and(|n| *n > least), "{seen:?}");
     }
 }

@@ -7,7 +7,7 @@ use crate::balance::{
     ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, Picked, RequestLimits, RingSize,
     SlowStart, Strategy, TableSize, pick,
 };
-use crate::route::{GrpcMatch, GrpcRoute, GrpcRule, Respond, ValueMatch};
+use crate::route::{GrpcMatch, GrpcRoute, GrpcRule, OpaqueRoute, Respond, ServerNames, ValueMatch};
 use crate::traffic::{Blocks, Target, TrafficPolicy};
 
 /// Services there are, and one that there is not.
@@ -25,6 +25,8 @@ pub(super) struct Ask {
     pub(super) fields: Vec<String>,
     pub(super) caller: &'static str,
     pub(super) address: Option<IpAddr>,
+    /// Of an opaque connection.
+    pub(super) sni: Option<&'static str>,
     pub(super) seed: u64,
 }
 
@@ -80,10 +82,18 @@ impl Ask {
             "/%7e",
             "/shop.Cart/Get",
         ];
-        let line = match draw.below(16) {
+        let (opaque, tunnel) = ("cart.shop:82", "cart:82");
+        let line = match draw.below(10) {
             0 => format!(
-                "tcp://{host}{}",
-                if host.contains(':') { "" } else { ":80" }
+                "tcp://{}",
+                one(draw, &[opaque, opaque, "cart.shop:80", "db.shop:99"])
+            ),
+            1 => format!(
+                "CONNECT {}",
+                one(
+                    draw,
+                    &[opaque, opaque, tunnel, "v2.shop:82", "cart:80", host]
+                )
             ),
             _ => format!("{} http://{host}{}", one(draw, &METHODS), one(draw, &paths)),
         };
@@ -108,9 +118,19 @@ impl Ask {
             let sides = if n + 2 < most { 4 } else { 40 };
             rarely(draw, sides).then(|| (*field).to_owned())
         });
+        let fields = fields.collect();
+        let servers = [
+            None,
+            Some(""),
+            Some("cart.shop"),
+            Some("b.shop"),
+            Some("b.lab"),
+        ];
+        let tcp = line.starts_with("tcp:");
         Self {
+            sni: one(draw, &servers).filter(|_| tcp),
             line,
-            fields: fields.collect(),
+            fields,
             caller: one(draw, &CALLERS),
             address: one(
                 draw,
@@ -118,6 +138,16 @@ impl Ask {
             ),
             seed: draw.bits(),
         }
+    }
+}
+
+impl Ask {
+    pub(super) fn is_opaque(&self) -> bool {
+        self.line.starts_with("tcp:") || self.is_tunnel()
+    }
+
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.line.starts_with("CONNECT ")
     }
 }
 
@@ -136,6 +166,9 @@ impl World {
         }
         for n in 0..draw.below(4) / 3 {
             ops.extend(calls(draw, n));
+        }
+        for n in 0..draw.below(4) {
+            ops.extend(opaque_of(draw, n));
         }
         for n in 0..draw.below(4) {
             ops.extend(traffic(draw, n));
@@ -193,12 +226,13 @@ fn stir(draw: &mut Draw, snapshot: &Snapshot) -> Vec<Picked> {
     held
 }
 
-/// A Service with two ports.
+/// A Service with two ports of HTTP, and one for which nothing is declared.
 fn services(name: &str, hosts: &[u8]) -> Fallible<Vec<Op>> {
     let mut ops = backend(name, hosts)?;
     let ports = vec![
         ServicePort::new("http", 80, AppProtocol::Http1),
         ServicePort::new("http", 81, AppProtocol::Http2),
+        ServicePort::new("http", 82, AppProtocol::Detect),
     ];
     ops[0] = Op::put(Service::new(service(name), ports));
     Ok(ops)
@@ -207,7 +241,7 @@ fn services(name: &str, hosts: &[u8]) -> Fallible<Vec<Op>> {
 fn parents(draw: &mut Draw) -> Vec<Parent> {
     let (name, port) = (
         one(draw, &["cart", "cart", "v2"]),
-        one(draw, &[None, None, Some(80)]),
+        one(draw, &[None, Some(80), Some(80), Some(81)]),
     );
     vec![Parent::new(service(name), port)]
 }
@@ -367,6 +401,29 @@ fn calls(draw: &mut Draw, n: u64) -> Option<Op> {
         .map(|_| rule(draw))
         .collect::<Option<Vec<_>>>()?;
     Some(Op::put(GrpcRoute::new(key, parents(draw), rules).ok()?))
+}
+
+/// A TLSRoute or a TCPRoute.
+fn opaque_of(draw: &mut Draw, n: u64) -> Option<Op> {
+    let kind = one(draw, &[Kind::TlsRoute, Kind::TcpRoute]);
+    let key = routes(draw, kind.clone(), n)?;
+    let each = (0..1 + draw.below(2)).map(|_| {
+        let name = one(draw, &["cart", "v2", "db", "db", "gone"]);
+        To::new(service(name), one(draw, &[80, 82, 82]), number(draw, 4)).ok()
+    });
+    let to = each.collect::<Option<Vec<_>>>()?;
+    let port = one(draw, &[None, Some(82), Some(82), Some(82)]);
+    let parents = vec![Parent::new(service("cart"), port)];
+    let route = OpaqueRoute::new(key, parents, to).ok()?;
+    let route = route.with_created(one(draw, &[None, Some(1), Some(2)]));
+    let names = ["cart.shop", "cart", "*.shop", "*.lab", "b.shop"];
+    let names: Vec<_> = names.iter().filter(|_| rarely(draw, 3)).collect();
+    if kind == Kind::TcpRoute || names.is_empty() {
+        return Some(Op::put(route));
+    }
+    let names = names.into_iter().map(|name| ServerNames::new(name));
+    let names = names.collect::<Result<Vec<_>, _>>().ok()?;
+    Some(Op::put(route.with_names(names).ok()?))
 }
 
 fn strategy(draw: &mut Draw) -> Option<Strategy> {

@@ -1,0 +1,180 @@
+//! The caller's side of what leaves HTTP: its connection, or one stream of it.
+//!
+//! HTTP/1.1 gives up the whole connection once the answer is written. HTTP/2 gives up the stream of the
+//! request, and its connection serves others as before. In comes the request, out comes a connection of
+//! bytes once it is answered.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::body::Body;
+use crate::error::{Error, Reason};
+use crate::http2::{Parked, StreamIo};
+
+/// The one protocol that an extended CONNECT may ask for, as an upgrade may (`PROTOCOLS` of `headers.rs`).
+const WEBSOCKET: &str = "websocket";
+const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+const VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
+
+/// What a caller gives up for bytes.
+pub(crate) enum WayOut {
+    Http1(OnUpgrade),
+    Http2(Box<StreamIo>),
+}
+
+/// The same once it has left HTTP.
+pub(crate) enum Left {
+    Http1(TokioIo<Upgraded>),
+    Http2(Box<StreamIo>),
+}
+
+/// What an extended CONNECT asks for; `None` of any other request, a plain CONNECT included.
+pub(crate) fn protocol_of<B>(request: &Request<B>) -> Option<&str> {
+    request.extensions().get::<Parked>()?.protocol()
+}
+
+/// Makes an extended CONNECT for a WebSocket the request of HTTP/1.1 that asks for the same (RFC 8441
+/// section 5). From there it is decided on, guarded and sent as that is.
+pub(crate) fn as_upgrade<B>(request: &mut Request<B>) {
+    if protocol_of(request) != Some(WEBSOCKET) {
+        return;
+    }
+    *request.method_mut() = Method::GET;
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+    headers.insert(KEY, key(rand::random()));
+    if !headers.contains_key(&VERSION) {
+        headers.insert(VERSION, HeaderValue::from_static("13"));
+    }
+}
+
+/// A nonce in base64 (RFC 6455 section 4.1): 21 characters of 6 bits, and one of the 2 that are left.
+fn key(nonce: u128) -> HeaderValue {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |at: u32| {
+        let six = match at {
+            21 => nonce << 4,
+            at => nonce >> (122 - 6 * at),
+        };
+        DIGITS[usize::try_from(six & 63).unwrap_or_default()]
+    };
+    let mut text: Vec<u8> = (0..22).map(digit).collect();
+    text.extend_from_slice(b"==");
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+// === impl WayOut ===
+
+impl WayOut {
+    /// What a request gives up.
+    pub(crate) fn of(request: &mut Request<Body>) -> Self {
+        match request.extensions_mut().remove::<Parked>() {
+            Some(parked) => Self::Http2(Box::new(parked.open())),
+            None => Self::Http1(hyper::upgrade::on(request)),
+        }
+    }
+
+    /// Whether a request is able to give up anything.
+    pub(super) fn is_there<B>(request: &Request<B>) -> bool {
+        let extensions = request.extensions();
+        extensions.get::<OnUpgrade>().is_some() || extensions.get::<Parked>().is_some()
+    }
+
+    /// Takes from a request the means to give up anything.
+    pub(super) fn close<B>(request: &mut Request<B>) {
+        request.extensions_mut().remove::<OnUpgrade>();
+        request.extensions_mut().remove::<Parked>();
+    }
+
+    /// Whether it is a stream, so that its connection serves others.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
+    /// Makes the answer that switches protocols one for this caller: over HTTP/2 it is a 200 whose body is
+    /// what leaves on the stream (RFC 8441 section 5).
+    pub(crate) fn answer(&mut self, response: &mut Response<Body>) {
+        let Self::Http2(stream) = self else {
+            return;
+        };
+        *response.status_mut() = StatusCode::OK;
+        for name in [CONNECTION, UPGRADE, ACCEPT] {
+            response.headers_mut().remove(name);
+        }
+        *response.body_mut() = stream.answer();
+    }
+
+    /// Waits until the caller has left HTTP.
+    pub(crate) async fn open(self) -> Result<Left, Error> {
+        match self {
+            Self::Http1(caller) => {
+                let failed = |e| Error::new(Reason::Reset, "the upgrade failed").because(e);
+                Ok(Left::Http1(TokioIo::new(caller.await.map_err(failed)?)))
+            }
+            Self::Http2(stream) => Ok(Left::Http2(stream)),
+        }
+    }
+}
+
+// === impl Left ===
+
+macro_rules! each {
+    ($self:ident, $io:ident => $call:expr) => {
+        match $self.get_mut() {
+            Left::Http1($io) => $call,
+            Left::Http2($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Left {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Left {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_sixteen_bytes_in_base64() {
+        // RFC 6455 section 1.3.
+        let nonce = u128::from_be_bytes(*b"the sample nonce");
+        assert_eq!(key(nonce), "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(key(0), "AAAAAAAAAAAAAAAAAAAAAA==");
+        assert_eq!(key(u128::MAX), "/////////////////////w==");
+    }
+}
