@@ -42,6 +42,15 @@ impl Ewma {
         Self::of(estimate, now)
     }
 
+    /// After an answer that was not waited for any longer: it takes longer than that.
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
+    pub(super) fn outrun(self, took: Duration, now: Duration) -> Self {
+        match took.as_secs_f32() > self.at(now) {
+            true => Self::of(took.as_secs_f32(), now),
+            false => self,
+        }
+    }
+
     /// After an answer that failed or was shed.
     pub(super) fn failed(self, took: Duration, now: Duration) -> Self {
         let (least, most) = FAILED;

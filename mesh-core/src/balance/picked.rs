@@ -85,6 +85,17 @@ impl Picked {
         }
     }
 
+    /// Another endpoint has answered the request first. How fast this one is stays unknown but for that it
+    /// takes longer; nothing is said of its health.
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
+    pub(crate) fn outrun(&mut self, now: impl FnOnce() -> Duration) {
+        if let Some(began) = self.timed.take() {
+            let now = now();
+            let took = since(began, now);
+            self.member().state.measure(|speed| speed.outrun(took, now));
+        }
+    }
+
     /// The endpoint failed, or refused because it has too much to do.
     pub fn refused(&mut self, now: impl FnOnce() -> Duration) {
         if let Some(began) = self.timed.take() {

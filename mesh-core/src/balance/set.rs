@@ -295,6 +295,12 @@ impl EndpointSet {
         self.serial
     }
 
+    /// Whether an endpoint says that it has too much to do.
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
+    pub(crate) fn is_shedding(&self, now: Duration) -> bool {
+        self.health.sheds(now)
+    }
+
     pub(super) fn health(&self) -> &Arc<SetHealth<Self>> {
         &self.health
     }

@@ -62,6 +62,11 @@ impl Forward {
         self.version
     }
 
+    /// Whether the request asks to leave HTTP.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
     /// Makes the answer one of ours. Returns the connections to join if the server has switched
     /// protocols; one that does so unasked has not answered.
     pub(crate) fn answered(self, response: &mut Response<Body>) -> Result<Option<Switched>, Error> {

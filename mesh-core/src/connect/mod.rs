@@ -26,7 +26,7 @@ mod way_out;
 pub(crate) use connector::Connector;
 pub(crate) use forward::{Switched, forward, may_switch};
 pub(crate) use gate::{Counted, Gate};
-pub(crate) use http::Way;
+pub(crate) use http::{Sent, Way};
 pub(crate) use kept::Kept;
 pub(crate) use outside::OutsideRoots;
 pub(crate) use pool::Lease;

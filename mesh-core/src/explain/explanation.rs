@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sent::{Copied, Deadline, Edit, Fault, Fields, Head, Origin, Repeats};
+use super::sent::{Copied, Deadline, Edit, Fault, Fields, Head, Hedges, Origin, Repeats};
 use super::value::{
     Backend, Endpoint, Judgement, RuleName, RuleSeen, SessionSeen, Setting, Share, SplitBy, Verdict,
 };
@@ -48,6 +48,9 @@ pub struct Explanation {
     pub fault: Option<Fault>,
     /// When it must have an answer.
     pub deadline: Option<Deadline>,
+    /// How it is sent to several endpoints at once; `None` if no policy says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedges: Option<Hedges>,
     /// How it is sent again.
     pub repeats: Option<Repeats>,
     /// The request as it is sent.

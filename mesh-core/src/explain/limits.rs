@@ -1,16 +1,17 @@
-//! When a request must have an answer, and how it is sent again, as an explanation shows it.
+//! When a request must have an answer, and how it is sent again or to several, as an explanation shows it.
 
 use std::time::Duration;
 
 use http::header::EXPECT;
 use http::{HeaderName, HeaderValue, Request};
 
-use super::sent::{Deadline, Fault, Limit, Repeats};
+use super::sent::{Deadline, Fault, Hedges, Limit, Repeats};
 use super::value::Verdict;
 use crate::deadline;
 use crate::error::{Error, Reason, grpc_kind, is_grpc};
 use crate::fields::wishes;
 use crate::plan::{Planned, PlannedBackend};
+use crate::retry::{HedgePolicy, Unhedged};
 use crate::snapshot::ServiceView;
 
 /// How long a caller says that it waits, and the field in which it does.
@@ -128,6 +129,9 @@ pub(super) fn repeats(
     request: &Request<()>,
     now: Duration,
 ) -> Option<Repeats> {
+    if hedged(planned, request).is_ok_and(|hedged| hedged.is_some()) {
+        return None;
+    }
     let policy = &*planned.retry()?.value;
     let budget = &service.traffic(to.port)?.budget.value;
     let attempts = policy.repeats();
@@ -140,6 +144,32 @@ pub(super) fn repeats(
         kept: !wishes(request) && !request.headers().contains_key(EXPECT),
         budget: service.retries.has_repeat(budget, now),
     })
+}
+
+/// How a planned request is hedged, or why it is not; `None` if no policy hedges requests.
+pub(super) fn hedges(
+    planned: &Planned,
+    (to, service): (PlannedBackend<'_>, &ServiceView),
+    request: &Request<()>,
+    now: Duration,
+) -> Option<Hedges> {
+    let block = planned.hedge()?;
+    let budget = &service.traffic(to.port)?.budget.value;
+    Some(Hedges {
+        attempts: block.value.attempts(),
+        delay_millis: millis(block.value.delay()),
+        missed: hedged(planned, request).err().map(|why| why.to_string()),
+        budget: service.retries.has_repeat(budget, now),
+        object: block.from.as_ref().map(ToString::to_string),
+    })
+}
+
+fn hedged<'p>(
+    planned: &'p Planned,
+    request: &Request<()>,
+) -> Result<Option<&'p HedgePolicy>, Unhedged> {
+    let kept = || !wishes(request) && !request.headers().contains_key(EXPECT);
+    planned.hedged(request.method(), is_grpc(request.headers()), kept)
 }
 
 fn millis(span: Duration) -> u64 {

@@ -27,7 +27,7 @@ use http::{Method, Request, Uri};
 
 pub use explanation::Explanation;
 pub use question::{InvalidQuestion, Question};
-pub use sent::{Copied, Deadline, Edit, Fault, Fields, Head, Limit, Origin, Repeats};
+pub use sent::{Copied, Deadline, Edit, Fault, Fields, Head, Hedges, Limit, Origin, Repeats};
 pub use value::{
     Answer, Backend, Endpoint, Judgement, LimitSeen, Outcome, PolicySeen, RuleName, RuleSeen,
     SessionSeen, Setting, Share, SplitBy, Verdict,
@@ -316,6 +316,7 @@ fn walk(
     planned.edit_request(&mut request);
     if !question.opaque {
         out.deadline = limits::deadline(&planned, &waits, &mut request);
+        out.hedges = limits::hedges(&planned, (backend, service), &request, scene.now);
         out.repeats = limits::repeats(&planned, (backend, service), &request, scene.now);
     }
     let led = backend.session.and_then(|at| foresee_kept(set, at));

@@ -1,4 +1,4 @@
-//! What is sent, and how, as values: heads, filters, time limits, repeats, copies.
+//! What is sent, and how, as values: heads, filters, time limits, repeats, hedges, copies.
 
 use http::{HeaderMap, Request};
 use serde::de::Deserializer;
@@ -116,6 +116,23 @@ pub struct Repeats {
     pub kept: bool,
     /// Whether the budget has a repeat at the moment.
     pub budget: bool,
+}
+
+/// How a request is sent to several endpoints at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Hedges {
+    /// To how many at most.
+    pub attempts: u32,
+    /// How long after one the next is asked, in milliseconds.
+    pub delay_millis: u64,
+    /// Why it is sent to one alone; `None` if it is not.
+    pub missed: Option<String>,
+    /// Whether the budget has a repeat at the moment.
+    pub budget: bool,
+    /// The policy; `None` is what the process was built with.
+    pub object: Option<String>,
 }
 
 /// A mirror of the rule or the backend.

@@ -12,6 +12,7 @@ pub(super) fn of(planned: &Planned, traffic: Option<&Arc<Traffic>>, opaque: bool
     let of_request = [
         timeouts.map(|block| part("timeouts", block)),
         retry.map(|block| part("retry", block)),
+        planned.hedge().map(|block| part("hedge", block)),
         planned.fault().map(|block| part("fault", block)),
         { planned.session() }.map(|s| part("sessionPersistence", s.policy())),
         planned.split_key().map(|block| part("trafficSplit", block)),
@@ -19,7 +20,7 @@ pub(super) fn of(planned: &Planned, traffic: Option<&Arc<Traffic>>, opaque: bool
     let of_request = of_request.into_iter().flatten().filter(|_| !opaque);
     let of_service = traffic.into_iter().flat_map(|traffic| traffic.of_service());
     // Without repeats there is nothing to pay for.
-    let repeats = retry.is_some() && !opaque;
+    let repeats = (retry.is_some() || planned.hedge().is_some()) && !opaque;
     let of_service = of_service.filter(|(name, ..)| repeats || *name != "retryConstraint");
     of_request.chain(of_service).map(setting).collect()
 }

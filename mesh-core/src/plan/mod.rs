@@ -6,6 +6,7 @@
 
 mod destination;
 mod fault;
+mod hedge;
 mod hop;
 mod mirror;
 mod resolve;

@@ -7,8 +7,12 @@
 //! closed, which says nothing about their endpoint.
 
 mod budget;
+mod codes;
+mod hedge;
 mod invalid;
+mod outcome;
 mod policy;
+mod race;
 #[cfg(feature = "runtime")]
 mod replay;
 mod signal;
@@ -18,22 +22,22 @@ use std::time::Duration;
 use http::StatusCode;
 
 pub use budget::{BudgetPolicy, RetryBudget};
+pub use hedge::{HedgePolicy, Unhedged};
 pub use invalid::InvalidRetry;
+use outcome::PATIENCE;
+pub use outcome::{Answer, AttemptOutcome, Fault, Hint, Seen};
 pub use policy::RetryPolicy;
+pub use race::{BodySeen, Chance, Due, Race, Refused, Step};
 #[cfg(feature = "runtime")]
 pub(crate) use replay::KeptRequest;
 pub use signal::NoRetry;
 
-#[cfg(any(feature = "runtime", feature = "simulate"))]
-use crate::error::Reason;
 use crate::model::Draw;
 
 /// Attempts that may fail before the request does.
 const FAILED: usize = 3;
 /// Pooled connections that may turn out closed before the request fails.
 const STALE: usize = 16;
-/// The longest that a server may ask a repeat to wait; what shall wait for longer is not repeated.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The attempts of one request or connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,46 +49,6 @@ pub struct Attempts {
     reuse: Reuse,
     /// What a failed answer says to the hop above.
     no_retry: Option<NoRetry>,
-}
-
-/// What became of one attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AttemptOutcome {
-    /// The head of an answer came.
-    Answered(Answer),
-    /// No answer came within the time of one attempt.
-    Late,
-    /// No answer came, and the request is not sent again by itself: a server may have acted on it, or
-    /// its body is gone.
-    Lost(Fault),
-    /// No answer came, and the request is still there to be sent again.
-    Unanswered(Fault, Seen),
-}
-
-/// The head of an answer, as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Answer {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its gRPC status code, if the head has one.
-    pub grpc: Option<u8>,
-    /// What the server asks for.
-    pub hint: Hint,
-}
-
-/// What a server asks of those that would repeat a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Hint {
-    /// Nothing.
-    #[default]
-    None,
-    /// To leave it: it has too much to do, or a hop below has done what may be done.
-    Never,
-    /// To wait as long (`Retry-After`, RFC 9110 section 10.2.3; gRPC's pushback, A6).
-    After(Duration),
 }
 
 /// What a policy needs to know of a request that it may repeat.
@@ -102,30 +66,6 @@ pub struct Repeat<'a> {
     pub idempotent: bool,
     /// Whether the request is there to be sent again.
     pub kept: bool,
-}
-
-/// Whose fault it is that a request was not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The caller's: the request itself broke off.
-    Caller,
-    /// None: a connection that had been used before was closed, as it may be at any time.
-    Connection,
-    /// None: there was no room to open another connection to the endpoint.
-    Crowd,
-    /// The endpoint's.
-    Endpoint,
-}
-
-/// Whether a server may have looked at a request that was not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Seen {
-    /// It may have, but the request may be repeated (RFC 9110 section 9.2.2).
-    Maybe,
-    /// It surely has not.
-    Never,
 }
 
 /// Whether an attempt may use a connection that has rested in a pool.
@@ -210,6 +150,12 @@ impl Attempts {
     /// ```
     pub fn no_retry(&self) -> Option<NoRetry> {
         self.no_retry
+    }
+
+    /// A request that is hedged was sent to several endpoints, or would have been.
+    #[cfg(any(feature = "runtime", feature = "simulate"))]
+    pub(crate) fn hedged(&mut self, race: &Race) {
+        self.no_retry = race.no_retry().or(self.no_retry);
     }
 
     /// Takes the outcome of an attempt and says what follows.
@@ -313,49 +259,6 @@ impl Attempts {
         }
         self.failed += 1;
         Some(wait)
-    }
-}
-
-// === impl AttemptOutcome ===
-
-impl AttemptOutcome {
-    /// Whether the endpoint is to blame that there was no answer.
-    #[cfg(any(feature = "runtime", feature = "simulate"))]
-    pub(crate) fn is_endpoints(self) -> bool {
-        matches!(
-            self,
-            Self::Lost(Fault::Endpoint) | Self::Unanswered(Fault::Endpoint, _)
-        )
-    }
-
-    /// What an attempt has come to that met a deadline by its endpoint's fault.
-    #[cfg(any(feature = "runtime", feature = "simulate"))]
-    pub(crate) fn late(late: Reason) -> Self {
-        match late {
-            // Nothing is left for another attempt.
-            Reason::RequestTimeout => Self::Lost(Fault::Crowd),
-            _ => Self::Late,
-        }
-    }
-}
-
-// === impl Answer ===
-
-impl Answer {
-    /// An answer whose server asks for nothing.
-    pub fn new(status: StatusCode, grpc: Option<u8>) -> Self {
-        Self {
-            status,
-            grpc,
-            hint: Hint::None,
-        }
-    }
-
-    /// The same with what the server asks for.
-    #[must_use]
-    pub fn with_hint(mut self, hint: Hint) -> Self {
-        self.hint = hint;
-        self
     }
 }
 

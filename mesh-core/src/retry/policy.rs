@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::codes::Codes;
 use super::invalid::InvalidRetry;
 use crate::model::Draw;
 
 /// The most repeats of one request; more are not made, whatever is written.
 const REPEATS: u32 = 100;
-/// The gRPC status codes there are.
-const GRPC_CODES: u8 = 17;
 /// A wait grows to this many times its base, and no further.
 const GROWTH: u32 = 10;
 
@@ -19,9 +18,7 @@ const GROWTH: u32 = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryPolicy {
     repeats: u32,
-    statuses: Vec<StatusCode>,
-    /// A bit for each gRPC status code.
-    grpc: u32,
+    codes: Codes,
     base: Duration,
 }
 
@@ -42,8 +39,7 @@ impl RetryPolicy {
     pub fn new(repeats: u32) -> Self {
         Self {
             repeats: repeats.min(REPEATS),
-            statuses: Vec::new(),
-            grpc: 0,
+            codes: Codes::default(),
             base: Duration::from_millis(25),
         }
     }
@@ -55,11 +51,7 @@ impl RetryPolicy {
     ///
     /// [`InvalidRetry`] for a status that is not one of 400 to 599.
     pub fn on_status(mut self, status: u16) -> Result<Self, InvalidRetry> {
-        let failed = |status: &StatusCode| status.is_client_error() || status.is_server_error();
-        let Some(status) = StatusCode::from_u16(status).ok().filter(failed) else {
-            return Err(InvalidRetry::new(format!("{status} is not 400 to 599")));
-        };
-        self.statuses.push(status);
+        self.codes.add_status(status)?;
         Ok(self)
     }
 
@@ -69,10 +61,7 @@ impl RetryPolicy {
     ///
     /// [`InvalidRetry`] for 0 (OK) and for codes that gRPC does not have.
     pub fn on_grpc(mut self, code: u8) -> Result<Self, InvalidRetry> {
-        if !(1..GRPC_CODES).contains(&code) {
-            return Err(InvalidRetry::new(format!("{code} is not 1 to 16")));
-        }
-        self.grpc |= 1 << code;
+        self.codes.add_grpc(code)?;
         Ok(self)
     }
 
@@ -95,18 +84,17 @@ impl RetryPolicy {
 
     /// The statuses after which a request is sent again.
     pub fn statuses(&self) -> &[StatusCode] {
-        &self.statuses
+        self.codes.statuses()
     }
 
     /// The gRPC status codes after which one is.
     pub fn grpc_codes(&self) -> impl Iterator<Item = u8> {
-        (1..GRPC_CODES).filter(|code| self.grpc & (1 << code) != 0)
+        self.codes.grpc()
     }
 
     /// Whether a request with such an answer is sent again.
     pub fn covers(&self, status: StatusCode, grpc: Option<u8>) -> bool {
-        self.statuses.contains(&status)
-            || grpc.is_some_and(|code| code < GRPC_CODES && self.grpc & (1 << code) != 0)
+        self.codes.covers(status, grpc)
     }
 
     /// How long the `nth` repeat waits at most, counted from 1.

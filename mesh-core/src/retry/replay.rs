@@ -12,6 +12,7 @@ use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 
+use super::race::BodySeen;
 use crate::body::{Body, BoxError, longer};
 use crate::early::Early;
 
@@ -105,6 +106,37 @@ impl KeptRequest {
         }
     }
 
+    /// How much of its body is there.
+    pub(crate) fn body(&self) -> BodySeen {
+        match &self.body {
+            KeptBody::Whole(_) => BodySeen::Whole,
+            KeptBody::Tape(tape) => lock(tape).seen(),
+        }
+    }
+
+    /// The request once more, beside those that are still sent. `None` if its body is not there whole.
+    pub(crate) fn beside(&self) -> Option<Request<Body>> {
+        let body = match &self.body {
+            KeptBody::Whole(body) => body.copy()?,
+            KeptBody::Tape(tape) => {
+                let held = lock(tape);
+                if held.seen() != BodySeen::Whole {
+                    return None;
+                }
+                // Nothing is left to be read, so that each reader finds all parts and waits for none.
+                Body::new(Replay {
+                    tape: Arc::clone(tape),
+                    reader: held.reader,
+                    next: 0,
+                })
+            }
+        };
+        let mut request = self.head.clone().map(|()| body);
+        // What servers say before their answers is the first attempt's to pass on.
+        request.extensions_mut().remove::<Early>();
+        Some(request)
+    }
+
     /// The request once more; what is still sent of it is sent no further. `None` if it is not whole.
     pub(crate) fn again(&self) -> Option<Request<Body>> {
         let body = match &self.body {
@@ -133,6 +165,15 @@ fn lock(tape: &Mutex<Tape>) -> std::sync::MutexGuard<'_, Tape> {
 // === impl Tape ===
 
 impl Tape {
+    fn seen(&self) -> BodySeen {
+        let ended = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        match (self.spilled, ended) {
+            (true, _) => BodySeen::Gone,
+            (_, true) => BodySeen::Whole,
+            _ => BodySeen::Coming,
+        }
+    }
+
     /// Reads on, and keeps what it reads.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(rest) = &mut self.rest else {

@@ -12,7 +12,7 @@ use super::table::RouteTable;
 use super::table::http::{RuleView, Target};
 use crate::balance::{HashKey, Issued, Shown};
 use crate::model::{Block, Draw, ObjectKey, ServiceName};
-use crate::retry::RetryPolicy;
+use crate::retry::{HedgePolicy, RetryPolicy};
 use crate::traffic::{FaultInjection, SessionPersistence, TrafficSplit};
 
 /// The rule that a request matched, and the backend that was drawn: places in a [`RouteTable`].
@@ -101,6 +101,11 @@ impl Matched {
     /// What is sent again, if the rule or a policy for it says so.
     pub fn retry(self, table: &RouteTable) -> Option<&Block<Arc<RetryPolicy>>> {
         self.rule(table)?.retry.as_ref()
+    }
+
+    /// What is sent to several endpoints at once, if a policy for the rule says so.
+    pub(crate) fn hedge(self, table: &RouteTable) -> Option<&Block<Arc<HedgePolicy>>> {
+        self.rule(table)?.hedge.as_deref()
     }
 
     /// The faults that a policy for the rule has made.

@@ -13,7 +13,7 @@ use super::invalid::InvalidRoute;
 use super::matching::{Match, PathMatch};
 use crate::authorize::PathForm;
 use crate::model::{Block, ObjectKey, ServiceName, ServicePort};
-use crate::retry::RetryPolicy;
+use crate::retry::{HedgePolicy, RetryPolicy};
 use crate::traffic::{FaultInjection, SessionPersistence, TrafficSplit};
 
 /// The largest weight that the Gateway API allows.
@@ -83,6 +83,8 @@ pub struct Inherited {
     pub timeouts: Option<Block<Timeouts>>,
     /// What is sent again.
     pub retry: Option<Block<Arc<RetryPolicy>>>,
+    /// What is sent to several endpoints at once; `None` where a nearer policy has a `retry`.
+    pub hedge: Option<Box<Block<Arc<HedgePolicy>>>>,
     /// Faults that are made on purpose.
     pub fault: Option<Block<Arc<FaultInjection>>>,
     /// How clients stay with one endpoint of one backend, if they do.

@@ -20,6 +20,7 @@ mod client;
 mod exchange;
 mod first;
 mod gauges;
+mod hedge;
 mod inbound;
 mod inject;
 mod labels;

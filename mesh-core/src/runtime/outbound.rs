@@ -33,8 +33,9 @@ use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, Namespace, ServiceName};
 use crate::plan::{Destination, Planned, plan};
+use crate::retry::KeptRequest;
 use crate::snapshot::ServiceView;
-use crate::telemetry::{Direction, LabelText, Series};
+use crate::telemetry::{Direction, LabelText, Protocol, Series};
 
 /// The most Services whose exchanges without an endpoint are counted apart; those of further ones are
 /// counted with those for no known Service.
@@ -194,14 +195,25 @@ impl Outbound {
         let hop = forward(request, planned.protocol(), &call.exchange.authority);
         planned.edit_request(request);
         call.exchange.trace.write(request.headers_mut());
-        let sending = Sending {
+        let mut sending = Sending {
             to: backend,
             timeouts: planned.timeouts().map(|t| t.value).unwrap_or_default(),
             retry: planned.retry().map(|retry| &*retry.value),
             version: hop.version(),
         };
         let upstreams = &self.shared.upstreams;
-        let mut answered = upstreams.send(&self.tls, &sending, request, call).await?;
+        let grpc = call.exchange.protocol == Protocol::Grpc;
+        let kept = || !hop.may_leave() && KeptRequest::may_be(request);
+        let mut answered = match planned.hedged(request.method(), grpc, kept) {
+            Ok(Some(policy)) => {
+                // A request is hedged or repeated.
+                sending.retry = None;
+                upstreams
+                    .race(&self.tls, (&sending, policy), request, call)
+                    .await?
+            }
+            _ => upstreams.send(&self.tls, &sending, request, call).await?,
+        };
         call.exchange.tls_peer = answered.peer;
         let response = &mut answered.response;
         let switched = hop.answered(response)?;

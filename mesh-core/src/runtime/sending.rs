@@ -92,7 +92,7 @@ impl Tried {
 
 impl Sending<'_> {
     /// When the request as a whole must have an answer.
-    fn end(&self, call: &Call) -> Option<Instant> {
+    pub(super) fn end(&self, call: &Call) -> Option<Instant> {
         deadline::end(self.timeouts, call.started, call.deadline)
     }
 

@@ -21,7 +21,7 @@ use super::sending::{Sending, Tried};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
 use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, SPARING, Unsent, Way};
+use crate::connect::{Connector, Io, Kept, Lease, SPARING, Sent, Unsent, Way};
 use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
@@ -61,7 +61,7 @@ pub(super) struct Answered {
 }
 
 /// The endpoint of an attempt.
-type At<'a> = (&'a mut Picked, &'a Arc<ServiceView>);
+pub(super) type At<'a> = (&'a mut Picked, &'a Arc<ServiceView>);
 
 // === impl Upstreams ===
 
@@ -111,21 +111,7 @@ impl Upstreams {
             let wait = match sent {
                 // Let go of as a whole: the future holds no answer while it waits to send again.
                 Ok(sent) => {
-                    let upstream = Upstream {
-                        picked,
-                        lease: Some(sent.lease),
-                        kept: sent.kept,
-                        upstreams: Arc::clone(self),
-                        service,
-                        port: sending.to.port,
-                        judged: false,
-                    };
-                    let mut answered = Answered {
-                        response: sent.response,
-                        upstream,
-                        peer: sent.peer,
-                        failed: false,
-                    };
+                    let mut answered = self.answered(sent, (picked, service), sending);
                     match self.judge(&mut answered, sending, &mut tried, call) {
                         None => return Ok(answered),
                         Some(wait) => wait,
@@ -141,6 +127,30 @@ impl Upstreams {
             }
             tried.put_back(request, &call.exchange);
             now = Instant::now();
+        }
+    }
+
+    /// The head of an answer, and what is held for its body.
+    #[inline]
+    pub(super) fn answered(
+        self: &Arc<Self>,
+        sent: Sent,
+        (picked, service): (Picked, Arc<ServiceView>),
+        sending: &Sending<'_>,
+    ) -> Answered {
+        Answered {
+            response: sent.response,
+            upstream: Upstream {
+                picked,
+                lease: Some(sent.lease),
+                kept: sent.kept,
+                upstreams: Arc::clone(self),
+                service,
+                port: sending.to.port,
+                judged: false,
+            },
+            peer: sent.peer,
+            failed: false,
         }
     }
 
@@ -219,7 +229,7 @@ impl Upstreams {
 
     /// Judges the endpoint of an attempt by the head of its answer. Returns how long to wait before the
     /// request is sent again, if a policy wants that; else the answer is passed on.
-    fn judge(
+    pub(super) fn judge(
         &self,
         answered: &mut Answered,
         sending: &Sending<'_>,
@@ -315,7 +325,7 @@ impl Upstreams {
     }
 
     /// Holds an attempt that brought no answer against its endpoint, if that is to blame.
-    fn blame(&self, unsent: &Unsent, call: &mut Call, (picked, service): At<'_>) {
+    pub(super) fn blame(&self, unsent: &Unsent, call: &mut Call, (picked, service): At<'_>) {
         if unsent.outcome.is_endpoints() {
             self.failed(picked, service, Failure::LocalOrigin, &unsent.error);
         }
@@ -323,7 +333,14 @@ impl Upstreams {
     }
 
     /// Notes an attempt that is followed by another.
-    fn note(&self, error: Error, avoid: bool, tried: &mut Tried, call: &Call, picked: &Picked) {
+    pub(super) fn note(
+        &self,
+        error: Error,
+        avoid: bool,
+        tried: &mut Tried,
+        call: &Call,
+        picked: &Picked,
+    ) {
         if avoid {
             tried.endpoints.push(Arc::clone(&picked.member().state));
         }
@@ -340,7 +357,7 @@ impl Upstreams {
 
     /// Chooses an endpoint among those of the backend now, and notes the attempt. If none is left,
     /// the error is that of the last attempt.
-    fn choose(
+    pub(super) fn choose(
         &self,
         to: PlannedBackend<'_>,
         tried: &mut Tried,
@@ -373,7 +390,7 @@ impl Upstreams {
 
     /// An attempt has met its deadline.
     #[cold]
-    fn late(
+    pub(super) fn late(
         &self,
         late: Reason,
         sending: &Sending<'_>,
@@ -463,7 +480,7 @@ fn too_late(late: Reason, sending: &Sending<'_>, call: &Call) -> (Error, bool) {
 /// An attempt has met its deadline while it waited for one of the connections that there may be: no server
 /// has seen it, and no endpoint is to blame.
 #[cold]
-fn late_in_line(late: Reason, sending: &Sending<'_>, call: &Call) -> Unsent {
+pub(super) fn late_in_line(late: Reason, sending: &Sending<'_>, call: &Call) -> Unsent {
     let (why, _) = too_late(late, sending, call);
     let detail = "it waited for one of the connections that may be open to the endpoints";
     let error = Error::new(late, detail).because(why).never_sent();

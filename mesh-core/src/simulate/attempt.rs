@@ -10,10 +10,14 @@ use super::record::{End, Recorder};
 use super::server::{Asker, Reply, moment, nanos};
 use super::state::{Run, What};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
-use crate::balance::{Ejection, Failure, pick_again};
+use crate::balance::{Ejection, Failure, Picked, pick_again};
 use crate::deadline;
 use crate::error::Reason;
-use crate::retry::{Answer, AttemptOutcome, Fault, Hint, Next, Reuse, Seen};
+use crate::retry::{Answer, AttemptOutcome, Fault, Hint, Next, Race, Reuse, Seen};
+use crate::snapshot::ServiceView;
+
+/// The place of a flight, and the number of an attempt of it.
+pub(super) type Attempt = (usize, u64);
 
 // === impl Run ===
 
@@ -24,9 +28,10 @@ impl Run<'_> {
         let Some(flight) = self.flights.get_mut(place) else {
             return;
         };
-        let end = flight.end();
-        let asked = &mut self.loads[flight.asked.0].asked[flight.asked.1];
+        let asked = &self.loads[flight.asked.0].asked[flight.asked.1];
         let snapshot = &self.callers[flight.caller];
+        let (method, kept) = (asked.question.request().method(), asked.kept);
+        let hedged = flight.to.hedged(method, asked.grpc, kept).cloned();
         let Flight {
             to, draw, tried, ..
         } = flight;
@@ -39,7 +44,7 @@ impl Run<'_> {
         };
         let address = asked.admitted.as_ref().ok().and_then(|a| a.address);
         let choice = backend.choice.of(address);
-        let kept = asked.kept && to.retry().is_some_and(|policy| policy.repeats() > 0);
+        let kept = kept && hedged.is_none() && to.retry().is_some_and(|p| p.repeats() > 0);
         let picked = match pick_again(set, (choice, backend.session), at, (tried, kept), draw) {
             Ok(picked) => picked,
             Err(none) => {
@@ -48,20 +53,49 @@ impl Run<'_> {
                 return self.finish(place, end, now);
             }
         };
-        let (first, copy) = (flight.made == 0, to.copy.is_some());
-        if first && to.retry().is_some() {
+        if flight.made == 0 && (hedged.is_some() || to.retry().is_some()) {
             service.handle_request(backend.port, at);
         }
-        let denied = !copy && asked.is_denied(snapshot, backend, flight.seed, at);
-        let until = deadline::of_attempt(to.limits(), end, at);
         let service = Arc::clone(service);
+        if let Some(policy) = &hedged
+            && flight.race.is_none()
+        {
+            flight.race = Some(Race::new(policy, at));
+        }
+        self.launch(place, (picked, service), now);
+        self.look(place, now);
+    }
+
+    /// Hands an attempt to the server at an endpoint.
+    pub(super) fn launch(
+        &mut self,
+        place: usize,
+        (picked, service): (Picked, Arc<ServiceView>),
+        now: u64,
+    ) {
+        let at = moment(now);
+        let Some(flight) = self.flights.get_mut(place) else {
+            return;
+        };
+        let end = flight.end();
+        let asked = &mut self.loads[flight.asked.0].asked[flight.asked.1];
+        let snapshot = &self.callers[flight.caller];
+        let Flight { to, .. } = flight;
+        let (first, copy) = (flight.made == 0, to.copy.is_some());
+        let backend = to.backend().filter(|_| !copy);
+        let denied = backend.is_some_and(|to| asked.is_denied(snapshot, to, flight.seed, at));
+        let until = deadline::of_attempt(to.limits(), end, at);
         let server = self.servers.at(picked.member().endpoint.address());
         self.record.attempt(now, server, first, copy);
         self.attempts += 1;
         let attempt = self.attempts;
         flight.made += 1;
         flight.attempt = attempt;
-        flight.open = Some(Open {
+        if flight.race.is_some() {
+            flight.tried.push(Arc::clone(&picked.member().state));
+        }
+        flight.open.push(Open {
+            attempt,
             picked,
             service,
             server,
@@ -77,22 +111,22 @@ impl Run<'_> {
         self.call(server, call, now);
     }
 
-    /// A server has replied to the last attempt.
-    pub(super) fn replied(&mut self, place: usize, reply: Reply, now: u64) {
+    /// A server has replied to an attempt.
+    pub(super) fn replied(&mut self, at: Attempt, reply: Reply, now: u64) {
         match reply {
-            Reply::Answered(answer) => self.answered(place, answer, now),
+            Reply::Answered(answer) => self.answered(at, answer, now),
             Reply::Broken => {
-                let (outcome, why) = self.broken(place);
-                self.unanswered(place, outcome, why, now);
+                let (outcome, why) = self.broken(at.0);
+                self.unanswered(at, outcome, why, now);
             }
             Reply::Refused => {
                 let outcome = AttemptOutcome::Unanswered(Fault::Endpoint, Seen::Never);
-                self.unanswered(place, outcome, Reason::ConnectFailed, now);
+                self.unanswered(at, outcome, Reason::ConnectFailed, now);
             }
         }
     }
 
-    /// What it is that the connection of the last attempt broke. Connections have carried requests
+    /// What it is that the connection of an attempt broke. Connections have carried requests
     /// before, but for one that has to be new.
     fn broken(&self, place: usize) -> (AttemptOutcome, Reason) {
         let (used, idempotent) = self.flights.get(place).map_or((false, false), |flight| {
@@ -112,9 +146,9 @@ impl Run<'_> {
         (outcome, why)
     }
 
-    /// The last attempt has met its deadline.
-    pub(super) fn late(&mut self, place: usize, late: Reason, now: u64) {
-        let Some(flight) = self.flights.get_mut(place) else {
+    /// An attempt has met its deadline.
+    pub(super) fn late(&mut self, at: Attempt, late: Reason, now: u64) {
+        let Some(flight) = self.flights.get_mut(at.0) else {
             return;
         };
         let own = flight.to.limits().request;
@@ -123,33 +157,33 @@ impl Run<'_> {
         if late == Reason::RequestTimeout && callers.is_some() {
             // A caller in a hurry says nothing of the endpoint.
             let outcome = AttemptOutcome::Lost(Fault::Caller);
-            return self.follow(place, outcome, (End::Mesh(late), false), now);
+            return self.follow(at, outcome, (End::Mesh(late), false), now);
         }
-        if let Some(open) = &mut flight.open {
+        if let Some(open) = flight.opened(at.1) {
             failed(&mut self.record, open, Failure::LocalOrigin, moment(now));
         }
         let outcome = AttemptOutcome::late(late);
-        self.follow(place, outcome, (End::Mesh(late), false), now);
+        self.follow(at, outcome, (End::Mesh(late), false), now);
     }
 
-    /// The last attempt brought no answer.
-    fn unanswered(&mut self, place: usize, outcome: AttemptOutcome, why: Reason, now: u64) {
-        let flight = self.flights.get_mut(place);
-        if let Some(open) = flight.and_then(|flight| flight.open.as_mut())
+    /// An attempt brought no answer.
+    fn unanswered(&mut self, at: Attempt, outcome: AttemptOutcome, why: Reason, now: u64) {
+        let flight = self.flights.get_mut(at.0);
+        if let Some(open) = flight.and_then(|flight| flight.opened(at.1))
             && outcome.is_endpoints()
         {
             failed(&mut self.record, open, Failure::LocalOrigin, moment(now));
         }
-        self.follow(place, outcome, (End::Mesh(why), false), now);
+        self.follow(at, outcome, (End::Mesh(why), false), now);
     }
 
     /// An answer has come, and is whole.
-    fn answered(&mut self, place: usize, answer: Answer, now: u64) {
-        let Some(flight) = self.flights.get_mut(place) else {
+    fn answered(&mut self, at: Attempt, answer: Answer, now: u64) {
+        let Some(flight) = self.flights.get_mut(at.0) else {
             return;
         };
         let of_grpc = self.loads[flight.asked.0].asked[flight.asked.1].grpc;
-        let Some(open) = &mut flight.open else {
+        let Some(open) = flight.opened(at.1) else {
             return;
         };
         // An answer to another request has no such status.
@@ -178,14 +212,14 @@ impl Run<'_> {
             None => End::Answered(answer.status.as_u16()),
         };
         let outcome = AttemptOutcome::Answered(answer);
-        self.follow(place, outcome, (end, verdict == Verdict::Open), now);
+        self.follow(at, outcome, (end, verdict == Verdict::Open), now);
     }
 
     /// What follows an attempt: another, or the end. `open` is whether the end of its answer is still to
     /// be judged.
     fn follow(
         &mut self,
-        place: usize,
+        (place, attempt): Attempt,
         outcome: AttemptOutcome,
         (end, open): (End, bool),
         now: u64,
@@ -196,32 +230,45 @@ impl Run<'_> {
         };
         let asked = &self.loads[flight.asked.0].asked[flight.asked.1];
         let (kept, idempotent, grpc) = (asked.kept, asked.idempotent, asked.grpc);
-        let Some(mut last) = flight.open.take() else {
+        let Some(mut last) = flight.take(attempt) else {
             return;
         };
+        if flight.race.is_some() {
+            return self.run_on(place, last, outcome, (end, open), now);
+        }
         let next = flight.next(outcome, (&last.service, at), (kept, idempotent));
         let Next::Retry { avoid, wait } = next else {
-            if open {
-                let status = match end {
-                    End::Grpc(code) => Some(code),
-                    _ => grpc.then_some(0),
-                };
-                let verdict = verdict::of_end(&mut last.picked, status, || at);
-                judge(&mut self.record, &mut last, verdict, at);
-            }
+            self.end_answer(&mut last, (end, open), grpc, at);
             return self.finish(place, end, now);
         };
         if avoid {
             flight.tried.push(Arc::clone(&last.picked.member().state));
         }
         flight.last = Some(end);
-        let attempt = flight.attempt;
         drop(last);
         if wait.is_zero() {
             return self.send(place, now);
         }
         let again = nanos(at.saturating_add(wait));
         self.queue.put(again, What::Again(place, attempt));
+    }
+
+    /// Judges the end of an answer that is passed on.
+    pub(super) fn end_answer(
+        &mut self,
+        last: &mut Open,
+        (end, open): (End, bool),
+        grpc: bool,
+        at: Duration,
+    ) {
+        if open {
+            let status = match end {
+                End::Grpc(code) => Some(code),
+                _ => grpc.then_some(0),
+            };
+            let verdict = verdict::of_end(&mut last.picked, status, || at);
+            judge(&mut self.record, last, verdict, at);
+        }
     }
 
     /// A flight ends.

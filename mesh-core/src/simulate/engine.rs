@@ -74,9 +74,18 @@ impl Run<'_> {
             What::Check(nth) => self.check(nth, now),
             What::End(place, end) => self.finish(place, end, now),
             What::Event(nth) => self.happen(nth, now),
+            What::Hedge(place, attempt) => {
+                if self
+                    .flights
+                    .get(place)
+                    .is_some_and(|f| f.attempt == attempt)
+                {
+                    self.hedge(place, now);
+                }
+            }
             What::Late(place, attempt, reason) => {
                 if self.flights.get(place).is_some_and(|f| f.awaits(attempt)) {
-                    self.late(place, reason, now);
+                    self.late((place, attempt), reason, now);
                 }
             }
             What::Learn(nth) => self.learn(nth, now),
@@ -89,7 +98,7 @@ impl Run<'_> {
                     Asker::Check(nth) => self.checked(nth, attempt, reply, now),
                     Asker::Flight(place) => {
                         if self.flights.get(place).is_some_and(|f| f.awaits(attempt)) {
-                            self.replied(place, reply, now);
+                            self.replied((place, attempt), reply, now);
                         }
                     }
                 }
@@ -248,11 +257,11 @@ impl Run<'_> {
         if !self.servers.all[server].behave(behaviour.clone()) {
             return;
         }
-        let broken: Vec<usize> = { self.flights.iter() }
-            .filter_map(|(place, flight)| flight.is_at(server).then_some(place))
+        let broken: Vec<_> = { self.flights.iter() }
+            .filter_map(|(place, flight)| Some((place, flight.at(server)?)))
             .collect();
-        for place in broken {
-            self.replied(place, Reply::Broken, now);
+        for attempt in broken {
+            self.replied(attempt, Reply::Broken, now);
         }
     }
 

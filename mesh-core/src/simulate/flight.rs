@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
+use smallvec::SmallVec;
+
 use super::record::End;
 use super::server::moment;
 use crate::balance::{EndpointState, Picked};
 use crate::deadline;
 use crate::model::Draw;
 use crate::plan::{Planned, PlannedBackend};
-use crate::retry::{AttemptOutcome, Attempts, Next, Repeat, RetryPolicy};
+use crate::retry::{AttemptOutcome, Attempts, HedgePolicy, Next, Race, Repeat, RetryPolicy};
 use crate::route::Timeouts;
 use crate::snapshot::ServiceView;
 
@@ -36,7 +39,10 @@ pub(super) struct Flight {
     pub(super) last: Option<End>,
     /// The number of the last attempt.
     pub(super) attempt: u64,
-    pub(super) open: Option<Open>,
+    /// The attempts that have no answer yet; several where it is hedged.
+    pub(super) open: SmallVec<[Open; 1]>,
+    /// Its attempts where it is hedged.
+    pub(super) race: Option<Race>,
 }
 
 /// Where a request or a copy is sent.
@@ -48,6 +54,8 @@ pub(super) struct To {
 
 /// An attempt that has no answer yet.
 pub(super) struct Open {
+    /// Its number.
+    pub(super) attempt: u64,
     pub(super) picked: Picked,
     pub(super) service: Arc<ServiceView>,
     pub(super) server: usize,
@@ -78,6 +86,12 @@ impl To {
         block.map(|block| &*block.value)
     }
 
+    /// What hedges the request, a copy never.
+    pub(super) fn hedged(&self, method: &Method, grpc: bool, kept: bool) -> Option<&HedgePolicy> {
+        let hedged = self.planned.hedged(method, grpc, || kept);
+        hedged.ok().flatten().filter(|_| self.copy.is_none())
+    }
+
     pub(super) fn limits(&self) -> Timeouts {
         let block = self.planned.timeouts().filter(|_| self.copy.is_none());
         block.map(|block| block.value).unwrap_or_default()
@@ -106,23 +120,42 @@ impl Flight {
             made: 0,
             last: None,
             attempt: 0,
-            open: None,
+            open: SmallVec::new(),
+            race: None,
         }
     }
 
     /// Whether it waits for an answer to that attempt.
     pub(super) fn awaits(&self, attempt: u64) -> bool {
-        self.attempt == attempt && self.open.is_some()
+        self.open.iter().any(|open| open.attempt == attempt)
     }
 
     /// Whether it is to be sent again after that attempt.
     pub(super) fn rests(&self, attempt: u64) -> bool {
-        self.attempt == attempt && self.open.is_none()
+        self.attempt == attempt && self.open.is_empty()
     }
 
-    /// Whether it waits for an answer of that server.
-    pub(super) fn is_at(&self, server: usize) -> bool {
-        self.open.as_ref().is_some_and(|open| open.server == server)
+    /// The attempt that waits for an answer of that server.
+    pub(super) fn at(&self, server: usize) -> Option<u64> {
+        let open = self.open.iter().find(|open| open.server == server)?;
+        Some(open.attempt)
+    }
+
+    /// An attempt that has no answer yet.
+    pub(super) fn opened(&mut self, attempt: u64) -> Option<&mut Open> {
+        self.open.iter_mut().find(|open| open.attempt == attempt)
+    }
+
+    /// The same, which it no longer waits for.
+    pub(super) fn take(&mut self, attempt: u64) -> Option<Open> {
+        let at = { self.open.iter() }.position(|open| open.attempt == attempt)?;
+        Some(self.open.remove(at))
+    }
+
+    /// What is left of its time.
+    pub(super) fn left(&self, at: Duration) -> Duration {
+        let end = self.end();
+        end.map_or(Duration::MAX, |end| end.saturating_sub(at))
     }
 
     pub(super) fn end(&self) -> Option<Duration> {
@@ -136,9 +169,7 @@ impl Flight {
         (service, at): (&ServiceView, Duration),
         (kept, idempotent): (bool, bool),
     ) -> Next {
-        let left = self
-            .end()
-            .map_or(Duration::MAX, |end| end.saturating_sub(at));
+        let left = self.left(at);
         let Self {
             to, attempts, draw, ..
         } = self;

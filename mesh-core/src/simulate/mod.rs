@@ -5,7 +5,7 @@
 //! number, and what is to come stands in a queue in its order; nothing waits, and there is no thread, so
 //! that ten minutes at ten thousand requests a second take seconds. What decides a request are the
 //! functions that decide live ones: [`plan`](crate::plan), [`pick`](crate::balance::pick) and its
-//! verdicts, [`Attempts`](crate::retry::Attempts) and its budget, deadlines, checks, and
+//! verdicts, [`Attempts`](crate::retry::Attempts), [`Race`](crate::retry::Race) and their budget, deadlines, checks, and
 //! [`Snapshot::apply`](crate::snapshot::Snapshot::apply) where endpoints come and go. What stands for
 //! the world is a model: processes with a latency, a room and faults ([`Behaviour`]), and no network
 //! between. Pure: equal scenarios, snapshots and seeds give equal outcomes.
@@ -20,6 +20,7 @@ mod check;
 mod checks;
 mod engine;
 mod flight;
+mod hedge;
 mod queue;
 mod record;
 mod scenario;

@@ -29,6 +29,8 @@ pub(super) enum What {
     End(usize, End),
     /// An event of that place.
     Event(usize),
+    /// A further attempt of a flight, whose last one has that number, may be due.
+    Hedge(usize, u64),
     /// An attempt of a flight meets its deadline.
     Late(usize, u64, Reason),
     /// Callers learn of an event.

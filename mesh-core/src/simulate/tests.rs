@@ -14,7 +14,7 @@ use crate::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, Slice,
     SliceHost, SlicePort, SourceId, Transport, Workload,
 };
-use crate::retry::RetryPolicy;
+use crate::retry::{HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
 use crate::snapshot::{Change, Op, Settings, Snapshot};
 use crate::traffic::{Blocks, Target, TrafficPolicy};
@@ -360,6 +360,96 @@ fn faults_of_a_policy_delay_and_abort_their_share() {
     assert!(aborted.abs_diff(all / 2) < all / 20, "{aborted} of {all}");
     assert_eq!(aborted + whole.attempts, all);
     assert!(whole.latency.p50_micros >= 1_000_000, "{:?}", whole.latency);
+}
+
+fn hedged(attempts: u32, millis: u64) -> Blocks {
+    let policy = HedgePolicy::new(attempts, Duration::from_millis(millis)).expect("a policy");
+    Blocks {
+        hedge: Some(policy.on_status(503).expect("a status").into()),
+        timeouts: Timeouts::new(Some(SECOND), None).ok(),
+        ..Blocks::default()
+    }
+}
+
+#[test]
+fn hedges_cut_the_tail_of_a_slow_endpoint_and_hold_nothing_against_it() {
+    let mut scenario = scenario(30);
+    let slow = Behaviour {
+        latency: latency(500, 600),
+        ..Behaviour::default()
+    };
+    scenario.behaviours.insert(at(1), slow);
+    let plain = run_of(&scenario, &Blocks::default()).whole;
+    assert!(plain.latency.p999_micros > 400_000, "{:?}", plain.latency);
+    let outcome = run_of(&scenario, &hedged(2, 40));
+    let whole = &outcome.whole;
+    assert_eq!(whole.succeeded, whole.requests);
+    assert!(whole.latency.p999_micros < 120_000, "{:?}", whole.latency);
+    assert!(
+        (1.005..1.2).contains(&whole.amplification),
+        "{}",
+        whole.amplification
+    );
+    assert_eq!(whole.ejections, 0);
+    // What has lost is given back: the slow one is still asked.
+    assert!(whole.endpoints[&at(1)] > 100, "{:?}", whole.endpoints);
+    // A POST is sent once.
+    let question = Question::parse("POST http://cart/items").expect("a request");
+    scenario.loads[0].questions = vec![question];
+    let posts = run_of(&scenario, &hedged(2, 40)).whole;
+    assert_eq!(posts.attempts, posts.requests);
+}
+
+/// However slow all are, the budget bounds what is sent: a fifth, and ten in a second for each caller.
+#[test]
+fn hedges_do_not_storm() {
+    for (attempts, delay, behaviour) in [
+        (5, 0, latency(10, 30)),
+        (5, 1, latency(300, 900)),
+        (3, 0, latency(2_000, 3_000)),
+    ] {
+        let mut scenario = scenario(20);
+        for n in 1..=12 {
+            let behaviour = Behaviour {
+                latency: behaviour,
+                room: Some(Room::new(20, 20)),
+                ..Behaviour::default()
+            };
+            scenario.behaviours.insert(at(n), behaviour);
+        }
+        let whole = run_of(&scenario, &hedged(attempts, delay)).whole;
+        let further = whole.attempts - whole.requests;
+        let most = whole.requests / 5 + 4 * 10 * 21 + 4;
+        assert!(further <= most, "{attempts} {delay}: {further} of {most}");
+        assert!(further > 0);
+    }
+}
+
+#[test]
+fn a_race_ends_where_all_fail_or_refuse() {
+    for behaviour in [
+        refuses(),
+        Behaviour {
+            reached: Reached::Resets,
+            ..Behaviour::default()
+        },
+        Behaviour {
+            fault: Fault::new(100.0, StatusCode::SERVICE_UNAVAILABLE).ok(),
+            ..Behaviour::default()
+        },
+        Behaviour {
+            reached: Reached::Hangs,
+            ..Behaviour::default()
+        },
+    ] {
+        let mut scenario = scenario(10);
+        let all: Vec<u8> = (1..=12).collect();
+        behave(&mut scenario, 5, &all, &behaviour);
+        let whole = run_of(&scenario, &hedged(3, 20)).whole;
+        assert!(!whole.ends.contains_key("unanswered"), "{:?}", whole.ends);
+        assert!(whole.succeeded > 4_500, "{behaviour:?} {:?}", whole.ends);
+        assert!(whole.succeeded < 5_500, "{behaviour:?} {:?}", whole.ends);
+    }
 }
 
 #[test]

@@ -44,6 +44,7 @@ struct MetricsInner {
 struct SmallFamilies {
     connections_failed: Counts<2>,
     ejections: Counts<1>,
+    hedges: Counts<1>,
     mirrored: Counts<1>,
     retries: Counts<1>,
     log_dropped: AtomicU64,
@@ -103,6 +104,12 @@ impl Collect for Arc<SmallFamilies> {
             "mesh_ejections",
             "Endpoints ejected by the balancer",
             ["destination_service"],
+        );
+        self.hedges.collect(
+            samples,
+            "mesh_hedges",
+            "Further attempts of hedged requests, by what became of them",
+            ["result"],
         );
         self.mirrored.collect(
             samples,
@@ -188,6 +195,10 @@ impl Metrics {
 
     pub(crate) fn ejected(&self, service: &str) {
         self.0.small.ejections.count([service]);
+    }
+
+    pub(crate) fn hedged(&self, result: &'static str) {
+        self.0.small.hedges.count([result]);
     }
 
     pub(crate) fn mirrored(&self, result: &'static str) {

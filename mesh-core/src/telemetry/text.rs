@@ -82,6 +82,15 @@ impl Attempted {
     pub(crate) fn push(&mut self, address: SocketAddr) {
         self.0.push(address);
     }
+
+    /// The one that has answered, of several at once, is the last.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn settle(&mut self, answered: SocketAddr) {
+        if let Some(at) = self.0.iter().rposition(|of| *of == answered) {
+            let answered = self.0.remove(at);
+            self.0.push(answered);
+        }
+    }
 }
 
 impl Deref for Attempted {

@@ -79,6 +79,12 @@ pub(crate) fn of_port(
         if let Some(value) = blocks.retry.clone() {
             let from = from.clone();
             traffic.retry = Some(Block { value, from });
+            // Of the two the nearer one holds; what is not hedged is repeated as the other says.
+            traffic.hedge = None;
+        }
+        if let Some(value) = blocks.hedge.clone() {
+            let from = from.clone();
+            traffic.hedge = Some(Block { value, from });
         }
         if let Some(value) = blocks.session.clone() {
             let from = from.clone();
@@ -104,6 +110,9 @@ pub(crate) fn of_rule(
     let near: Vec<_> = near.into_iter().map(|(_, policy)| policy).collect();
     let timeouts = near.iter().find_map(|p| Some((p, p.blocks.timeouts?)));
     let retry = near.iter().find_map(|p| Some((p, p.blocks.retry.clone()?)));
+    // Of the two the nearer one holds.
+    let hedge = { near.iter() }.take_while(|p| p.blocks.retry.is_none());
+    let hedge = { hedge }.find_map(|p| Some((p, p.blocks.hedge.clone()?)));
     let fault = near.iter().find_map(|p| Some((p, p.blocks.fault.clone()?)));
     let split = near.iter().find_map(|p| Some((p, p.blocks.split.clone()?)));
     let session = near
@@ -113,6 +122,7 @@ pub(crate) fn of_rule(
         session: session.map(|(policy, value)| Block::of(value, &policy.key)),
         timeouts: timeouts.map(|(policy, value)| Block::of(value, &policy.key)),
         retry: retry.map(|(policy, value)| Block::of(value, &policy.key)),
+        hedge: hedge.map(|(policy, value)| Box::new(Block::of(value, &policy.key))),
         fault: fault.map(|(policy, value)| Block::of(value, &policy.key)),
         split: split.map(|(policy, value)| Block::of(value, &policy.key)),
     }

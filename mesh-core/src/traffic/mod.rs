@@ -1,5 +1,5 @@
-//! Traffic: what is asked of requests besides where they go: time limits, repeats, the choice of an
-//! endpoint, when one is ejected, and faults that are made on purpose.
+//! Traffic: what is asked of requests besides where they go: time limits, repeats, hedges, the choice of
+//! an endpoint, when one is ejected, and faults that are made on purpose.
 //!
 //! In come the [`TrafficPolicy`]s that reach a port, out comes the one [`Traffic`] that serves. Each
 //! block is taken whole from the nearest policy that has it: of a rule, its route, the port, its
@@ -31,7 +31,7 @@ pub use split::TrafficSplit;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::model::Block;
 use crate::origination::Origination;
-use crate::retry::{BudgetPolicy, RetryPolicy};
+use crate::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
 
 /// What is asked of requests to one port of a Service.
@@ -56,6 +56,8 @@ pub struct Traffic {
     pub timeouts: Option<Block<Timeouts>>,
     /// What is sent again of requests for which no route says it.
     pub retry: Option<Block<Arc<RetryPolicy>>>,
+    /// What is sent to several endpoints at once; `None` where a nearer policy has a `retry`.
+    pub hedge: Option<Block<Arc<HedgePolicy>>>,
     /// Faults that are made on purpose.
     pub fault: Option<Block<Arc<FaultInjection>>>,
     /// TLS that is spoken to its servers outside the mesh, whatever their own documents say.
@@ -86,6 +88,7 @@ impl Traffic {
     /// Whether it says something of each request that a route may say too.
     pub(crate) fn is_of_requests(&self) -> bool {
         let of_sending = self.timeouts.is_some() || self.retry.is_some();
+        let of_sending = of_sending || self.hedge.is_some();
         of_sending || self.fault.is_some() || self.session.is_some()
     }
 }

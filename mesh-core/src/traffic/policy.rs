@@ -8,7 +8,7 @@ use super::split::TrafficSplit;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::limit::{AdaptiveConcurrency, RateLimit};
 use crate::model::{Kind, ObjectKey, ServiceName};
-use crate::retry::{BudgetPolicy, RetryPolicy};
+use crate::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
 
 /// `inmesh.dev/v1alpha1 TrafficPolicy`: blocks of settings, and what they are for.
@@ -60,6 +60,8 @@ pub struct Blocks {
     pub timeouts: Option<Timeouts>,
     /// What is sent again.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// What is sent to several endpoints at once.
+    pub hedge: Option<Arc<HedgePolicy>>,
     /// Faults that are made on purpose.
     pub fault: Option<Arc<FaultInjection>>,
     /// How clients stay with one endpoint (`sessionPersistence`).
@@ -106,8 +108,8 @@ impl TrafficPolicy {
     ///
     /// # Errors
     ///
-    /// [`InvalidTraffic`] if a target is of another namespace or no route, if it has no block, or one
-    /// that a target cannot have: how endpoints are chosen and ejected and what repeats may cost is a
+    /// [`InvalidTraffic`] if a target is of another namespace or no route, if it has no block, both `retry`
+    /// and `hedge`, or one that a target cannot have: how endpoints are chosen and ejected and what repeats may cost is a
     /// Service's, how many requests are taken a workload's, a split a route's.
     pub fn new(
         key: ObjectKey,
@@ -118,6 +120,13 @@ impl TrafficPolicy {
         if blocks == Blocks::default() {
             return refuse("a policy without a block changes nothing".into());
         }
+        if blocks.retry.is_some() && blocks.hedge.is_some() {
+            return refuse("a request is repeated or hedged: retry stands beside hedge".into());
+        }
+        let calls = blocks
+            .hedge
+            .as_ref()
+            .is_none_or(|hedge| hedge.is_for_grpc());
         let of_services = [
             ("loadBalancer", blocks.strategy.is_some()),
             ("warmup", blocks.warmup.is_some()),
@@ -154,6 +163,11 @@ impl TrafficPolicy {
                     if !matches!(route.kind, Kind::HttpRoute | Kind::GrpcRoute) =>
                 {
                     return refuse(format!("{route} is no route"));
+                }
+                Target::Route(route, _) if route.kind == Kind::GrpcRoute && !calls => {
+                    return refuse(format!(
+                        "hedge without `grpc: true` hedges nothing of {route}"
+                    ));
                 }
                 Target::Route(route, _) => {
                     if let Some((name, _)) = of_services.iter().find(|(_, there)| *there) {

@@ -18,7 +18,7 @@ use crate::balance::{
 };
 use crate::model::{Block, ObjectKey};
 use crate::origination::Origination;
-use crate::retry::{BudgetPolicy, RetryPolicy};
+use crate::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
 
 /// A block that can be shown.
@@ -74,6 +74,19 @@ impl Shown for RetryPolicy {
             ("codes", codes.into()),
             ("grpcCodes", self.grpc_codes().collect::<Vec<_>>().into()),
             ("backoff", millis(self.backoff())),
+        ])
+    }
+}
+
+impl Shown for HedgePolicy {
+    fn fields(&self) -> Map<String, Value> {
+        let codes: Vec<_> = self.statuses().iter().map(StatusCode::as_u16).collect();
+        fields([
+            ("maxAttempts", self.attempts().into()),
+            ("hedgingDelay", millis(self.delay())),
+            ("codes", codes.into()),
+            ("grpc", self.is_for_grpc().into()),
+            ("grpcCodes", self.grpc_codes().collect::<Vec<_>>().into()),
         ])
     }
 }
@@ -308,6 +321,7 @@ impl Serialize for Traffic {
         let of_requests = [
             self.timeouts.as_ref().map(|block| part("timeouts", block)),
             self.retry.as_ref().map(|block| part("retry", block)),
+            self.hedge.as_ref().map(|block| part("hedge", block)),
             self.fault.as_ref().map(|block| part("fault", block)),
             { self.session.as_ref() }.map(|block| part("sessionPersistence", block)),
         ];

@@ -134,6 +134,38 @@ fn each_block_is_inherited_by_itself() {
     );
 }
 
+/// What is hedged and what is repeated: the nearer of the two holds, and what is not hedged is repeated.
+#[test]
+fn of_a_hedge_and_a_retry_the_nearer_holds() {
+    let hedge = || Blocks {
+        hedge: Some(HedgePolicy::new(2, Duration::ZERO).unwrap().into()),
+        ..Blocks::default()
+    };
+    let retry = || Blocks {
+        retry: Some(RetryPolicy::new(2).into()),
+        ..Blocks::default()
+    };
+    let to_it = || vec![Target::Service(cart(), None)];
+    for (far, near, hedged) in [(retry(), hedge(), true), (hedge(), retry(), false)] {
+        let all = [
+            policy("mesh", "a", vec![], far.clone()),
+            policy("shop", "b", to_it(), near.clone()),
+        ];
+        let traffic = of_port(&all, (&service(), "http"), &Arc::default());
+        assert_eq!(traffic.hedge.is_some(), hedged);
+        assert!(traffic.retry.is_some());
+        let of = |name: &str, rule: Option<&str>, blocks| {
+            let target = Target::Route(route(), rule.map(Into::into));
+            policy("shop", name, vec![target], blocks)
+        };
+        let all = [of("a", None, far), of("b", Some("slow"), near)];
+        let inherited = of_rule(&all, &route(), Some("slow"));
+        assert_eq!(inherited.hedge.is_some(), hedged);
+        let other = of_rule(&all, &route(), None);
+        assert_eq!(other.hedge.is_some(), !hedged);
+    }
+}
+
 #[test]
 fn of_two_for_one_target_the_older_serves_then_the_first_by_name() {
     let of = |name: &str, created| {
@@ -179,7 +211,25 @@ fn what_a_policy_cannot_be_is_refused() {
         ..Blocks::default()
     };
     let other = ObjectKey::new(Kind::Service, &shop(), "cart").unwrap();
+    let hedge = HedgePolicy::new(2, Duration::ZERO).unwrap();
+    let hedged = Blocks {
+        hedge: Some(hedge.clone().into()),
+        ..Blocks::default()
+    };
+    let both = Blocks {
+        retry: Some(RetryPolicy::new(1).into()),
+        ..hedged.clone()
+    };
+    let calls = ObjectKey::new(Kind::GrpcRoute, &shop(), "cart").unwrap();
+    let to_calls = || vec![Target::Route(calls.clone(), None)];
+    let of_calls = Blocks {
+        hedge: Some(hedge.with_grpc().into()),
+        ..Blocks::default()
+    };
+    assert!(TrafficPolicy::new(key("shop", "x"), to_calls(), of_calls).is_ok());
     for (namespace, targets, blocks, why) in [
+        ("shop", vec![], both, "retry stands beside hedge"),
+        ("shop", to_calls(), hedged, "without `grpc: true`"),
         ("shop", vec![], Blocks::default(), "without a block"),
         ("shop", to_route(), eject, "outlierDetection"),
         ("other", to_route(), timeouts(1), "own namespace"),

@@ -14,6 +14,7 @@ mod extended;
 mod faults;
 mod fields;
 mod flows;
+mod hedges;
 mod hostile;
 mod http;
 mod identity;

@@ -36,19 +36,40 @@ pub(super) fn read(value: &Value<'_>) -> Option<RetryPolicy> {
 /// The same with `grpcCodes`, by their names.
 pub(super) fn with_grpc(value: &Value<'_>) -> Option<RetryPolicy> {
     value.object(|fields| {
-        let codes = fields.get("grpcCodes");
-        let mut policy = http(fields);
-        let mut seen = Vec::new();
-        for code in codes.map_or(Some(Vec::new()), |list| list.list_of_or_empty(GRPC.len()))? {
-            let number = grpc_code(&code)?;
-            if seen.contains(&number) {
-                code.refuse("stands twice");
-            }
-            seen.push(number);
-            policy = Some(code.check(policy?.on_grpc(number))?);
-        }
-        policy
+        let codes = grpc_codes(fields);
+        let policy = http(fields);
+        { codes?.into_iter() }.try_fold(policy?, |policy, (number, code)| {
+            code.check(policy.on_grpc(number))
+        })
     })
+}
+
+/// `grpcCodes`, each with its value.
+pub(super) fn grpc_codes<'t>(fields: &mut Fields<'t>) -> Option<Vec<(u8, Value<'t>)>> {
+    let list = fields.get("grpcCodes");
+    let list = list.map_or(Some(Vec::new()), |list| list.list_of_or_empty(GRPC.len()))?;
+    let mut seen: Vec<(u8, Value<'_>)> = Vec::new();
+    for code in list {
+        let number = grpc_code(&code)?;
+        if seen.iter().any(|(of, _)| *of == number) {
+            code.refuse("stands twice");
+        }
+        seen.push((number, code));
+    }
+    Some(seen)
+}
+
+/// `codes`, each with its value.
+pub(super) fn codes<'t>(list: Option<Value<'t>>) -> Option<Vec<(u16, Value<'t>)>> {
+    let mut seen: Vec<(u16, Value<'_>)> = Vec::new();
+    for code in list.map_or(Some(Vec::new()), |codes| codes.list_or_empty())? {
+        let number = code.integer_in::<u16>(400, 599)?;
+        if seen.iter().any(|(of, _)| *of == number) {
+            code.refuse(format_args!("{number} stands twice"));
+        }
+        seen.push((number, code));
+    }
+    Some(seen)
 }
 
 /// A status code of gRPC by its name.
@@ -69,13 +90,7 @@ fn http(retry: &mut Fields<'_>) -> Option<RetryPolicy> {
     if let Some(backoff) = backoff {
         policy = policy.with_backoff(backoff.check(text::duration(backoff.text()?))?);
     }
-    let mut seen = Vec::new();
-    for code in codes.map_or(Some(Vec::new()), |codes| codes.list_or_empty())? {
-        let number = code.integer_in::<u16>(400, 599)?;
-        if seen.contains(&number) {
-            code.refuse(format_args!("{number} stands twice"));
-        }
-        seen.push(number);
+    for (number, code) in self::codes(codes)? {
         policy = code.check(policy.on_status(number))?;
     }
     Some(policy)

@@ -47,6 +47,7 @@ pub(super) fn samples() -> Vec<Json> {
         })),
         limited(),
         split(),
+        hedged(),
         policy(),
     ]
 }
@@ -309,6 +310,16 @@ fn limited() -> Json {
                 }],
             },
         },
+    })
+}
+
+fn hedged() -> Json {
+    json!({
+        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
+        "spec": {"hedge": {
+            "maxAttempts": 3, "hedgingDelay": "50ms", "codes": [503], "grpc": true,
+            "grpcCodes": ["UNAVAILABLE"],
+        }},
     })
 }
 

@@ -174,6 +174,7 @@ fn block(name: &str) -> &'static str {
     match name {
         "connectionPool" => "connectionPool",
         "fault" => "fault",
+        "hedge" => "hedge",
         "loadBalancer" => "loadBalancer",
         "locality" => "locality",
         "outlierDetection" => "outlierDetection",

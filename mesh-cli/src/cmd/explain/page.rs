@@ -322,6 +322,20 @@ fn limits(seen: &Explanation) -> Vec<String> {
         let (one, whole) = (limit(&deadline.attempt), whole.unwrap_or_default());
         out.push(format!("time      the first attempt has {one}{whole}"));
     }
+    if let Some(hedges) = &seen.hedges {
+        let by = hedges.object.as_ref().map(|by| format!(" ({by})"));
+        let by = by.unwrap_or_default();
+        out.push(match &hedges.missed {
+            Some(why) => format!("hedges    none: {why}{by}"),
+            None => {
+                let (most, after) = (hedges.attempts, hedges.delay_millis);
+                format!("hedges    up to {most} endpoints, the next after {after} ms{by}")
+            }
+        });
+        if hedges.missed.is_none() && !hedges.budget {
+            out.push("          the budget has none at the moment".into());
+        }
+    }
     if let Some(repeats) = &seen.repeats {
         let waits: Vec<_> = repeats.wait_millis.iter().take(5).collect();
         let waits: Vec<_> = waits.iter().map(|wait| wait.to_string()).collect();

@@ -3,6 +3,7 @@
 #[cfg(feature = "runtime")]
 mod agrees;
 #[cfg(feature = "runtime")]
+mod hedges;
 mod sessions;
 mod splits;
 mod tunnels;

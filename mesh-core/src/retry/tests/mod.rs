@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod policy;
+mod race;
 #[cfg(feature = "runtime")]
 mod replay;
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::mpsc;
 
-use super::super::KeptRequest;
+use super::super::{BodySeen, KeptRequest};
 use crate::body::Body;
 
 type Part = Result<http_body::Frame<Bytes>, std::io::Error>;
@@ -60,6 +60,34 @@ async fn a_repeat_reads_what_was_read_and_then_what_still_comes() {
 }
 
 #[tokio::test]
+async fn several_read_what_is_there_whole_and_none_before() {
+    let (send, mut request) = streamed();
+    let kept = KeptRequest::of(&mut request);
+    send.send(data(b"one")).unwrap();
+    assert_eq!(kept.body(), BodySeen::Coming);
+    assert!(kept.beside().is_none());
+    let mut first = request.into_body();
+    first.frame().await.unwrap().unwrap();
+    assert!(kept.beside().is_none());
+    send.send(data(b"two")).unwrap();
+    drop(send);
+    first.frame().await.unwrap().unwrap();
+    // The first one has read it, and not yet heard of its end.
+    assert_eq!(kept.body(), BodySeen::Coming);
+    assert!(first.frame().await.is_none());
+    assert_eq!(kept.body(), BodySeen::Whole);
+    let (other, third) = (kept.beside().unwrap(), kept.beside().unwrap());
+    let (mut other, mut third) = (other.into_body(), third.into_body());
+    for body in [&mut other, &mut third] {
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "one");
+    }
+    for body in [other, third] {
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "two");
+    }
+}
+
+#[tokio::test]
 async fn a_long_or_broken_body_is_not_read_again() {
     const BIG: &[u8] = &[7; 40_000];
     for broken in [false, true] {
@@ -80,6 +108,8 @@ async fn a_long_or_broken_body_is_not_read_again() {
         );
         assert!(!kept.is_whole());
         assert!(kept.again().is_none());
+        assert!(kept.beside().is_none());
+        assert_eq!(kept.body(), BodySeen::Gone);
     }
 }
 

@@ -10,7 +10,7 @@ use http::HeaderName;
 
 use super::gate::Gate;
 use crate::model::{Block, Namespace, ObjectKey, ServiceName, ServicePort};
-use crate::retry::RetryPolicy;
+use crate::retry::{HedgePolicy, RetryPolicy};
 use crate::route::filter::Filter;
 use crate::route::matching::Match;
 use crate::route::rule::{Backend, Inherited, Outcome, Route, Rule, Timeouts};
@@ -69,6 +69,7 @@ pub(in crate::route) struct RuleView {
     /// Its own, or those of the policies for it.
     pub(in crate::route) timeouts: Option<Block<Timeouts>>,
     pub(in crate::route) retry: Option<Block<Arc<RetryPolicy>>>,
+    pub(in crate::route) hedge: Option<Box<Block<Arc<HedgePolicy>>>>,
     pub(in crate::route) fault: Option<Block<Arc<FaultInjection>>>,
     pub(in crate::route) session: Option<Block<Arc<SessionPersistence>>>,
     /// What keeps users in their parts of the split, if so.
@@ -207,6 +208,8 @@ impl RuleView {
             route: route.clone(),
             index,
             timeouts: timeouts.or(inherited.timeouts),
+            // What a rule says itself comes before what policies say of it.
+            hedge: inherited.hedge.filter(|_| retry.is_none()),
             retry: retry.or(inherited.retry),
             fault: inherited.fault,
             session: inherited.session,

@@ -12,7 +12,7 @@ use inmesh_core::balance::{
 };
 use inmesh_core::limit::{AdaptiveConcurrency, Rate, RateLimit, RateRule, Rates};
 use inmesh_core::model::{Kind, Namespace, ObjectKey, ServiceName};
-use inmesh_core::retry::{BudgetPolicy, RetryPolicy};
+use inmesh_core::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use inmesh_core::route::Timeouts;
 use inmesh_core::snapshot::{Fallback, Object, Op};
 use inmesh_core::traffic::{
@@ -313,6 +313,19 @@ fn faults_are_read_for_their_shares() {
         let (_, limit) = policy.blocks.fault.as_ref().unwrap().bandwidth().unwrap();
         assert_eq!(limit.bits(), bits, "{text}");
     }
+}
+
+#[test]
+fn hedges_are_read_in_the_words_of_grpc() {
+    let hedge = |text: &str| accepted(text).blocks.hedge.clone().unwrap();
+    let wanted = HedgePolicy::new(2, SECOND / 20).unwrap();
+    assert_eq!(*hedge("hedge: {hedgingDelay: 50ms}"), wanted);
+    let wanted = HedgePolicy::new(5, Duration::ZERO).unwrap().with_grpc();
+    let wanted = wanted.on_status(503).unwrap().on_status(429).unwrap();
+    let wanted = wanted.on_grpc(14).unwrap();
+    let text = "hedge: {maxAttempts: 5, hedgingDelay: 0s, codes: [503, 429], grpc: true, \
+                grpcCodes: [UNAVAILABLE]}";
+    assert_eq!(*hedge(text), wanted);
 }
 
 #[test]
@@ -812,6 +825,53 @@ rateLimit: {total: {requests: 1}}",
 rateLimit: {total: {requests: 1}}",
             "spec",
             "selector",
+        ),
+        ("hedge: {}", "spec.hedge.hedgingDelay", "is missing"),
+        (
+            "hedge: {maxAttempts: 6, hedgingDelay: 1s}",
+            "spec.hedge.maxAttempts",
+            "not within 2 and 5",
+        ),
+        (
+            "hedge: {maxAttempts: 1, hedgingDelay: 1s}",
+            "spec.hedge.maxAttempts",
+            "not within 2 and 5",
+        ),
+        ("hedge: {hedgingDelay: 2h}", "spec.hedge", "at most 1h"),
+        (
+            "hedge: {hedgingDelay: soon}",
+            "spec.hedge.hedgingDelay",
+            "duration",
+        ),
+        (
+            "hedge: {hedgingDelay: 1s, codes: [200]}",
+            "spec.hedge.codes[0]",
+            "not within",
+        ),
+        (
+            "hedge: {hedgingDelay: 1s, codes: [503, 503]}",
+            "spec.hedge.codes[1]",
+            "stands twice",
+        ),
+        (
+            "hedge: {hedgingDelay: 1s, grpcCodes: [UNAVAILABLE]}",
+            "spec.hedge",
+            "without `grpc: true`",
+        ),
+        (
+            "hedge: {hedgingDelay: 1s, nonFatalStatusCodes: [UNAVAILABLE]}",
+            "spec.hedge.nonFatalStatusCodes",
+            "is `codes`",
+        ),
+        (
+            "hedge: {hedgingDelay: 1s, delay: 1s}",
+            "spec.hedge.delay",
+            "",
+        ),
+        (
+            "hedge: {hedgingDelay: 1s}\nretry: {}",
+            "spec.hedge",
+            "beside a retry",
         ),
         ("fault: {}", "spec.fault", "a delay, an abort"),
         (

@@ -3,7 +3,7 @@
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
 //! `retryConstraint` and `sessionPersistence` of XBackendTrafficPolicy (GEP-3388, GEP-1619), `loadBalancer`, `connectionPool` and
 //! `outlierDetection` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
-//! MeshHealthCheck; `rateLimit`, `adaptiveConcurrency` and `trafficSplit` are ours, the last with the words of
+//! MeshHealthCheck, `hedge` of gRPC's hedgingPolicy (A6); `rateLimit`, `adaptiveConcurrency` and `trafficSplit` are ours, the last with the words of
 //! `consistentHash`. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
 //! that is not evaluated.
 
@@ -11,6 +11,7 @@ mod adaptive;
 mod balancer;
 mod check;
 mod fault;
+mod hedge;
 mod outliers;
 mod rates;
 
@@ -118,6 +119,10 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let (balancer, outliers) = (spec.get("loadBalancer"), spec.get("outlierDetection"));
     let (pool, constraint) = (spec.get("connectionPool"), spec.get("retryConstraint"));
     let (timeouts, again) = (spec.get("timeouts"), spec.get("retry"));
+    let hedge = spec.get("hedge");
+    if let (Some(hedge), Some(_)) = (&hedge, &again) {
+        hedge.refuse("stands beside a retry: a request is repeated or hedged");
+    }
     let (check, fault) = (spec.get("healthCheck"), spec.get("fault"));
     let (rates, adaptive) = (spec.get("rateLimit"), spec.get("adaptiveConcurrency"));
     let (split, persists) = (spec.get("trafficSplit"), spec.get("sessionPersistence"));
@@ -129,6 +134,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let budget = constraint.map(|value| budget(&value));
     let timeouts = timeouts.map(|value| retry::timeouts(&value));
     let again = again.map(|value| retry::with_grpc(&value));
+    let hedge = hedge.map(|value| hedge::read(&value));
     let fault = fault.map(|value| fault::read(&value));
     let split = split.map(|value| balancer::traffic_split(&value));
     let persists = persists.map(|value| session::read(&value));
@@ -142,6 +148,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     blocks.budget = budget.map_or(Some(None), |read| read.map(Some))?;
     blocks.timeouts = timeouts.map_or(Some(None), |read| read.map(Some))?;
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
+    blocks.hedge = hedge.map_or(Some(None), |read| read.map(|hedge| Some(Arc::new(hedge))))?;
     blocks.fault = fault.map_or(Some(None), |read| read.map(|fault| Some(Arc::new(fault))))?;
     blocks.split = split.map_or(Some(None), |read| read.map(|split| Some(Arc::new(split))))?;
     blocks.session = persists.map_or(Some(None), |read| read.map(|by| Some(Arc::new(by))))?;
