@@ -132,7 +132,8 @@ impl<T> SetHealth<T> {
 
     /// Whether an ejected endpoint may be due for its probe.
     pub(super) fn may_probe(&self, now: Duration) -> bool {
-        self.next_probe.load(Ordering::Relaxed) <= millis(now)
+        let next = self.next_probe.load(Ordering::Relaxed);
+        next != NEVER && next <= millis(now)
     }
 
     /// Whether an endpoint may take less than its share by its own word.

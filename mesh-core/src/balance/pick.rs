@@ -1,5 +1,6 @@
 //! A choice made on live endpoints: the tiers of a set in order, and a probe that is due.
 
+use std::hint::cold_path;
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -129,6 +130,7 @@ fn place(
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
     if let Some(index) = due(set, now) {
+        cold_path();
         match Picked::new(set, index, true) {
             Some(picked) => return Ok(picked),
             // It waits for another request.
@@ -193,6 +195,16 @@ fn decide(
 ) -> Result<usize, NoEndpoint> {
     // Without a threshold it is seen below that all are ejected.
     let panic = set.eject().panic_percent > 0 && set.is_panicking();
+    let alike = set
+        .alike()
+        .filter(|_| !panic && tried.is_empty() && !set.health().sheds(now));
+    if let (Some(members), Choice::LeastRequest | Choice::SourceIp) = (alike, choice) {
+        let most = set.limits().endpoint();
+        let view = Alike { members, most };
+        if let Some(index) = p2c(&view, now, draw) {
+            return Ok(index);
+        }
+    }
     if let Some(index) = choose(set, choice, (now, panic), tried, draw, turn) {
         return Ok(index);
     }
@@ -270,6 +282,7 @@ fn choose(
 /// A request is balanced over a set, which may be a new one.
 fn met(set: &Arc<EndpointSet>, now: Duration) {
     if set.health().is_new(set.serial()) {
+        cold_path();
         arrive(set, now);
     }
 }
@@ -308,6 +321,7 @@ fn due(set: &EndpointSet, now: Duration) -> Option<usize> {
     if !set.health().may_probe(now) {
         return None;
     }
+    cold_path();
     let found = set.ready_places().find(|&index| {
         let state = &set.members()[index].state;
         // One that fails its checks is not worth a request.
@@ -345,6 +359,40 @@ struct View<'a> {
     most: u32,
     /// Whether some may take less than their share, and what it depends on.
     uneven: Option<(Option<&'a SlowStart>, Duration)>,
+}
+
+/// The members of a set, where nothing sets them apart but what they have in flight. Most sets are so,
+/// and this view costs a fraction of the other.
+struct Alike<'a> {
+    members: &'a [Member],
+    most: u32,
+}
+
+// === impl Alike ===
+
+impl LoadView for Alike<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    #[inline]
+    fn availability(&self, index: usize) -> Availability {
+        let state = &self.members[index].state;
+        match !state.is_ejected() && state.in_flight() < self.most {
+            true => Availability::Ready,
+            false => Availability::Out,
+        }
+    }
+
+    #[inline]
+    fn load(&self, index: usize, _: Duration) -> u64 {
+        u64::from(self.members[index].state.in_flight())
+    }
+
+    fn name_hash(&self, index: usize) -> u64 {
+        self.members[index].endpoint.name_hash()
+    }
 }
 
 // === impl View ===

@@ -1,5 +1,6 @@
 //! An endpoint that was picked, and what becomes of it: verdicts on its health, its share and its speed.
 
+use std::hint::cold_path;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +78,7 @@ impl Picked {
     /// if the choice was by how fast endpoints answer.
     pub fn answered(&mut self, now: impl FnOnce() -> Duration) {
         if let Some(began) = self.timed {
+            cold_path();
             let now = now();
             let took = since(began, now);
             self.member()
@@ -166,6 +168,7 @@ impl Picked {
         if !health.is_blemished() {
             return false;
         }
+        cold_path();
         // A straggler must not end another request's probe.
         if health.is_ejected() && !self.probe {
             return false;
@@ -223,6 +226,7 @@ impl Drop for Picked {
             self.set.health().leave();
         }
         if self.probe && !self.judged {
+            cold_path();
             let set = self.set.health();
             let _one_at_a_time = set.lock();
             let health = &self.member().state.health;

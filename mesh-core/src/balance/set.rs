@@ -256,6 +256,14 @@ impl EndpointSet {
         spread.update(&self.tiers().map(well).collect::<Vec<u64>>());
     }
 
+    /// All members, where nothing is preferred and each takes its share.
+    #[inline]
+    pub(super) fn alike(&self) -> Option<&[Member]> {
+        let alike = matches!(self.ready, Ready::All) && self.slow_start.is_none();
+        // With all in one tier there are no shares of tiers.
+        alike.then_some(&*self.members)
+    }
+
     pub(super) fn slow_start(&self) -> Option<&SlowStart> {
         self.slow_start.as_deref()
     }
