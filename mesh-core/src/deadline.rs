@@ -5,6 +5,7 @@
 //! agreed on; out goes what is left of it, so that no server works for a caller that has given up.
 //! What cannot be read says nothing.
 
+use std::hint::cold_path;
 use std::ops::Add;
 use std::time::Duration;
 
@@ -24,8 +25,12 @@ const DIGITS: usize = 8;
 pub(crate) fn read(name: &HeaderName, value: &HeaderValue) -> Option<Duration> {
     // Every field of every request is asked; most names have another length.
     match name.as_str() {
-        "grpc-timeout" => of_grpc(value.as_bytes()),
+        "grpc-timeout" => {
+            cold_path();
+            of_grpc(value.as_bytes())
+        }
         "x-envoy-expected-rq-timeout-ms" => {
+            cold_path();
             // As proxies read it, 0 is no limit.
             let millis = value.to_str().ok()?.parse().ok().filter(|ms| *ms > 0)?;
             Some(Duration::from_millis(millis))

@@ -2,6 +2,8 @@
 //!
 //! In come a head and its bounds, out comes its authority, or why it is refused: 400, 414, 431. Pure.
 
+use std::hint::cold_path;
+
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request, Version};
 
@@ -100,7 +102,10 @@ fn check_header<B>(
                 parent = true;
                 counted = value.len() > PARENT;
             }
-            "transfer-encoding" => check_coding(value)?,
+            "transfer-encoding" => {
+                cold_path();
+                check_coding(value)?;
+            }
             _ => {}
         }
         if counted {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Uri};
 
+use super::plain::is_plain;
 use crate::error::{Error, Reason};
 
 /// A path that has no canonical form; the answer is 400.
@@ -62,10 +63,25 @@ pub fn canonical_path(path: &str) -> Result<Cow<'_, str>, InvalidPath> {
     PathForm::default().canonical(path)
 }
 
-/// Rewrites the path of a request into its canonical form; says whether it had another.
-pub(crate) fn canonicalize<B>(form: PathForm, request: &mut Request<B>) -> Result<bool, Error> {
+/// How the path of a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// In its canonical form, with one reading and in its one spelling.
+    Plain,
+    /// In its canonical form.
+    Canonical,
+    /// In another form.
+    Otherwise,
+}
+
+/// Rewrites the path of a request into its canonical form; says how it came.
+pub(crate) fn canonicalize<B>(form: PathForm, request: &mut Request<B>) -> Result<Came, Error> {
     let invalid = |what: String| Error::new(Reason::InvalidRequest, what);
     let path = request.uri().path();
+    if path.starts_with('/') && is_plain(path.as_bytes()) {
+        // Nothing in it is ever changed.
+        return Ok(Came::Plain);
+    }
     if path == "*" && request.method() != Method::OPTIONS {
         return Err(invalid("only OPTIONS asks for '*'".to_owned()));
     }
@@ -85,7 +101,10 @@ pub(crate) fn canonicalize<B>(form: PathForm, request: &mut Request<B>) -> Resul
         );
         *request.uri_mut() = Uri::from_parts(parts).map_err(|e| invalid(e.to_string()))?;
     }
-    Ok(changed)
+    Ok(match changed {
+        true => Came::Otherwise,
+        false => Came::Canonical,
+    })
 }
 
 /// Paths of probes as requests come; those that no request can have are left out.

@@ -13,6 +13,7 @@ mod form;
 mod layer;
 mod met;
 mod pattern;
+mod plain;
 mod policy;
 mod reading;
 mod shown;
@@ -20,6 +21,8 @@ mod trace;
 mod view;
 
 pub use ask::{Asking, Authorizer, Authorizers, Question};
+#[cfg(feature = "runtime")]
+pub(crate) use canonical::Came;
 pub(crate) use canonical::canonicalize;
 #[cfg(feature = "runtime")]
 pub(crate) use canonical::seen_probes;

@@ -6,7 +6,8 @@ use http::{HeaderMap, Method, Request};
 
 #[cfg(doc)]
 use super::Readings;
-use super::reading::{is_plain, spelling};
+use super::plain::is_plain;
+use super::reading::spelling;
 
 /// A request, as far as it can be seen.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +91,24 @@ impl<'a> HttpView<'a> {
             Cow::Borrowed(self.path)
         } else {
             spelling(self.path)
+        }
+    }
+
+    /// The same as [`of`](Self::of) for a request whose path may have been found plain before, so that it
+    /// is not looked at again.
+    #[cfg(feature = "runtime")]
+    #[inline]
+    pub(crate) fn seen<B>(request: &'a Request<B>, plain: bool) -> Self {
+        let uri = request.uri();
+        let look = || is_plain(uri.path().as_bytes());
+        debug_assert!(!plain || look(), "{uri}");
+        Self {
+            method: request.method(),
+            path: uri.path(),
+            plain: plain || look(),
+            sessions: true,
+            query: uri.query(),
+            headers: request.headers(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! One hop of a request: into the form of the next hop's protocol, and its answer back.
 
+use std::hint::cold_path;
+
 use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
@@ -46,9 +48,11 @@ pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
         return true;
     }
     if able || has_of_connection(request.headers()) {
+        cold_path();
         headers::strip(request.headers_mut(), false);
     }
     if able {
+        cold_path();
         WayOut::close(request);
     }
     false

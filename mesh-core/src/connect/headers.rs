@@ -1,6 +1,8 @@
 //! A request as the next hop may see it: no hop-by-hop fields, the target in the form of the
 //! protocol (RFC 9110 section 7.6.1, RFC 9112 section 3.2, RFC 9113 section 8.3.1).
 
+use std::hint::cold_path;
+
 use http::header::{
     self, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
@@ -122,6 +124,7 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: bool) -> bool {
     if !of_connection {
         return false;
     }
+    cold_path();
     // `Connection` names it, as it should.
     let trailers = options(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     let named: Vec<HeaderName> = options(headers, &CONNECTION)
@@ -216,6 +219,7 @@ fn keep_body<B: Body>(request: &mut Request<B>) {
     let body = request.body();
     let unknown = body.size_hint().exact().is_none() && !body.is_end_stream();
     if unknown && !request.headers().contains_key(CONTENT_LENGTH) {
+        cold_path();
         let chunked = HeaderValue::from_static("chunked");
         request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }

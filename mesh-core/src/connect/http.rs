@@ -4,6 +4,7 @@
 //! request itself with the reason why it was not answered. A request that meets a connection just
 //! closed comes back, if it may be sent again.
 
+use std::hint::cold_path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::connector::Connector;
 use super::gate::{Asked, Place};
 use super::headers;
 use super::kept::Kept;
-use super::pool::{Http1, Http2, Lease, Leased, OPENINGS, Room, Turn};
+use super::pool::{Connection, Http1, Http2, Lease, Leased, OPENINGS, Room, Turn};
 use super::read_on::ReadOn;
 use super::rest::Resting;
 use super::unsent::{Age, Failure, Met, Unsent, copy_of};
@@ -120,7 +121,10 @@ impl Connector {
         };
         let (mut connection, age) = match pooled {
             Some(connection) => (connection, Age::Used),
-            None => Box::pin(self.another_h1(&to, way)).await?,
+            None => {
+                cold_path();
+                Box::pin(self.another_h1(&to, way)).await?
+            }
         };
         let copy = copy_of(request);
         // In place: a request is some hundred bytes to move.
@@ -129,19 +133,24 @@ impl Connector {
         connection.refused.send(request.body_mut());
         let early = request.extensions().get::<Early>().cloned();
         if let Some(early) = early.clone() {
+            cold_path();
             hyper::ext::on_informational(request, move |head| {
                 early.say(head.status(), head.headers());
             });
         }
         let sending = connection.sender.try_send_request(std::mem::take(request));
         match sending.await {
-            Ok(response) if headers::is_coded(&response) => Err(Unsent::coded(to.member)),
+            Ok(response) if headers::is_coded(&response) => {
+                cold_path();
+                Err(Unsent::coded(to.member))
+            }
             Ok(response) => {
                 if !to.is_mesh() {
                     pool.rest().announced(response.headers());
                 }
                 if early.is_some_and(|early| early.answered() && upload) {
                     // The body was never asked for, and will not be sent.
+                    cold_path();
                     connection.refused.set();
                 }
                 Ok(Sent {
@@ -152,6 +161,7 @@ impl Connector {
                 })
             }
             Err(e) => {
+                cold_path();
                 let mut failure = Failure::of_http1(e, copy);
                 let refused = upload && !failure.is_unseen() && connection.refused.has_cut();
                 let met = Met { age, refused };
@@ -346,7 +356,7 @@ impl Connector {
                 rest.observed(rested, now);
             }
         });
-        Ok(Http1 {
+        let opened = Connection {
             sender,
             peer: opened.peer,
             since: Instant::now(),
@@ -355,7 +365,8 @@ impl Connector {
             refused: taken,
             resting,
             many_fields,
-        })
+        };
+        Ok(opened.into())
     }
 
     /// A new HTTP/2 connection; none where the server speaks HTTP/1.1.

@@ -7,6 +7,8 @@
 //! long.
 
 use std::collections::VecDeque;
+use std::hint::cold_path;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -95,7 +97,11 @@ pub(super) enum Room<'p> {
     Back(Http1),
 }
 
-pub(super) struct Http1 {
+/// A connection. It moves between the pool, a request and the record of its answer often, and is one
+/// pointer for that.
+pub(super) struct Http1(Box<Connection>);
+
+pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) peer: Option<SpiffeId>,
     /// When it was last used, and when it may no longer be.
@@ -194,15 +200,18 @@ impl Pool {
             || connection.refused.is_set()
             || (self.many_fields() && !connection.many_fields);
         if over || is_past(connection.until, now) {
+            cold_path();
             return;
         }
         connection.since = now;
         let mut idle = self.lock_h1();
         if !idle.waiting.is_empty() && !connection.sender.is_ready() {
+            cold_path();
             drop(idle);
             return self.give_when_ready(connection);
         }
         while let Some((_, waiting)) = idle.waiting.pop_front() {
+            cold_path();
             connection.resting.end();
             match waiting.send(connection) {
                 Ok(()) => return,
@@ -210,11 +219,13 @@ impl Pool {
             }
         }
         if self.gate.is_waited() {
+            cold_path();
             // It is closed, which makes room.
             return;
         }
         connection.resting.begin(now);
         if idle.kept.len() >= self.idle_max && !idle.kept.is_empty() {
+            cold_path();
             idle.kept.remove(0);
         }
         if self.idle_max > 0 {
@@ -357,6 +368,7 @@ impl Idle {
         // are, so the list is cut once in a while, not searched each time.
         let rested = |c: &Http1| now.saturating_duration_since(c.since);
         if kept.first().is_some_and(|c| rested(c) > idle) {
+            cold_path();
             kept.retain(|c| rested(c) <= idle);
         }
         let mut n = kept.len();
@@ -364,6 +376,7 @@ impl Idle {
             n -= 1;
             let connection = &kept[n];
             if connection.sender.is_closed() || is_past(connection.until, now) {
+                cold_path();
                 kept.remove(n);
             } else if connection.sender.is_ready() {
                 let taken = kept.remove(n);
@@ -376,7 +389,7 @@ impl Idle {
     }
 }
 
-// === impl Http1 ===
+// === impl Http2 ===
 
 impl Http2 {
     /// How many streams it takes: what the server says, up to [`STREAMS`].
@@ -385,7 +398,33 @@ impl Http2 {
     }
 }
 
-impl Drop for Http1 {
+// === impl Http1 ===
+
+impl From<Connection> for Http1 {
+    fn from(connection: Connection) -> Self {
+        Self(Box::new(connection))
+    }
+}
+
+impl Deref for Http1 {
+    type Target = Connection;
+
+    #[inline]
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl DerefMut for Http1 {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
+}
+
+// === impl Connection ===
+
+impl Drop for Connection {
     fn drop(&mut self) {
         // It ends by our own will.
         self.resting.end();
@@ -457,7 +496,7 @@ mod tests {
         let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.expect("made");
         tokio::spawn(connection);
         sender.ready().await.expect("ready");
-        let made = Http1 {
+        let made = Connection {
             sender,
             peer: None,
             since: Instant::now(),
@@ -467,7 +506,7 @@ mod tests {
             resting: Arc::default(),
             many_fields: false,
         };
-        (made, far)
+        (made.into(), far)
     }
 
     fn pool(idle_max: usize) -> Arc<Pool> {

@@ -14,6 +14,7 @@ mod session;
 mod sticky;
 mod tunnel;
 
+use std::hint::cold_path;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE};
@@ -199,6 +200,7 @@ impl Rare {
         if matched.is_none() && fault.is_none() && kept.is_empty() {
             return None;
         }
+        cold_path();
         let headers = shown.headers?;
         let mirrors = matched.map(|matched| mirrors(snapshot, asked, matched, shown, draw));
         let cors = matched.is_some_and(|matched| matched.has_cors(&asked.routes));
@@ -219,6 +221,7 @@ impl Rare {
         if asked.is_none() {
             return rare;
         }
+        cold_path();
         let mut rare = rare.unwrap_or_default();
         rare.asked = asked;
         Some(rare)

@@ -13,7 +13,7 @@ use super::call::Call;
 use super::exchange::Pending;
 use super::limits::Limits;
 use crate::accept::ConnState;
-use crate::authorize::{PathForm, canonicalize};
+use crate::authorize::{Came, PathForm, canonicalize};
 use crate::body::Body;
 use crate::connect::{as_upgrade, protocol_of};
 use crate::deadline;
@@ -110,9 +110,11 @@ pub(super) fn admit(
         Direction::Outbound => trace::deadline(),
     };
     call.deadline = asked.into_iter().chain(around).min();
-    let exchange = &mut call.exchange;
-    if canonicalize(paths, request)? {
-        exchange.uri = request.uri().clone();
+    let came = canonicalize(paths, request)?;
+    match came {
+        Came::Otherwise => call.exchange.uri = request.uri().clone(),
+        Came::Plain => call.plain = true,
+        Came::Canonical => {}
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -152,6 +153,7 @@ where
         call: &mut Call,
     ) -> Result<Served, Error> {
         if may_switch(request) {
+            cold_path();
             return Box::pin(self.switch(request, caller, call)).await;
         }
         let mut service = self.0.clone();

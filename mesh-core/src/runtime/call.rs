@@ -25,6 +25,8 @@ pub(super) struct Call {
     pub(super) deadline: Option<Instant>,
     /// The body of the request, if its arrival is timed.
     pub(super) upload: Option<Arc<Upload>>,
+    /// Whether the path came plain, which is looked up once.
+    pub(super) plain: bool,
     pub(super) draw: Draw,
     pub(super) attempts: Attempts,
     /// The endpoint that the last failed attempt was at.
@@ -56,6 +58,7 @@ impl Call {
             started,
             deadline: None,
             upload: None,
+            plain: false,
             // The span is drawn at random for each call, and logged: its choices can be repeated.
             draw: Draw::new(exchange.trace.span_id),
             exchange,

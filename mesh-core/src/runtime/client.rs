@@ -64,7 +64,7 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let mut request = request.map(Body::new);
-        self.0.handle(&mut request, To::Authority, None).await
+        self.0.handle(&mut request, &To::Authority, None).await
     }
 
     /// Sends one request and waits for the head of the answer of an endpoint or route.
@@ -78,7 +78,7 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let mut request = request.map(Body::new);
-        let answer = self.0.try_handle(&mut request, To::Authority, None).await;
+        let answer = self.0.try_handle(&mut request, &To::Authority, None).await;
         answer.map_err(|(pending, error)| {
             pending.fail(&error);
             error
@@ -102,7 +102,7 @@ where
     fn call(&mut self, request: Request<B>) -> Answering {
         let outbound = Arc::clone(&self.0);
         let mut request = request.map(Body::new);
-        Box::pin(async move { Ok(outbound.handle(&mut request, To::Authority, None).await) })
+        Box::pin(async move { Ok(outbound.handle(&mut request, &To::Authority, None).await) })
     }
 }
 

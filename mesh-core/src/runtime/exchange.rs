@@ -1,6 +1,7 @@
 //! The life of an exchange: from the head of its request to the last byte of its answer, or to the
 //! moment when that will never come.
 
+use std::hint::cold_path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -291,6 +292,7 @@ impl Drop for Recorded {
         if whole {
             return self.end(End::Whole);
         }
+        cold_path();
         if exchange.status == 0 {
             exchange.status = Reason::CallerGone.status().as_u16();
         }
@@ -335,6 +337,7 @@ impl http_body::Body for Recorded {
                 }
             }
             Some(Err(e)) => {
+                cold_path();
                 let detail = format!("the answer broke off: {e}");
                 this.cut(End::Broken, Reason::Reset, detail);
                 if this.call.exchange.protocol == Protocol::Grpc {

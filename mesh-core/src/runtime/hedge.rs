@@ -67,10 +67,6 @@ struct Runner<'a> {
 type Ended = (Came, Request<Body>);
 
 /// What an attempt has come to.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are the large one, and it is moved once"
-)]
 enum Came {
     /// To nothing by its deadline; `true` is while it waited for a connection.
     Late(Reason, bool),

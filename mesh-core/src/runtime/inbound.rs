@@ -3,6 +3,7 @@
 //! accept -> identify (mutual TLS, or plaintext where permitted) -> authorize -> the application.
 
 use std::collections::HashMap;
+use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,16 +121,17 @@ impl Inbound {
         }
     }
 
+    /// Decides whether a request is permitted, as far as policy decides by itself.
+    fn decide(&self, peer: &Peer, view: &RequestView<'_>) -> Verdict {
+        let snapshot = self.shared.reader.peek();
+        snapshot.authorize(self.tls.local(), peer, view)
+    }
+
     /// Decides whether a request is permitted, asking external authorizers if policy wants that.
     async fn permit(&self, peer: &Peer, view: RequestView<'_>) -> Result<Permit, Error> {
-        let shared = &self.shared;
-        let verdict = shared
-            .reader
-            .peek()
-            .authorize(self.tls.local(), peer, &view);
-        let permitted = match verdict {
-            Verdict::Ask(_) => {
-                let settling = shared.authorizers.settle(verdict, peer, view);
+        let permitted = match self.decide(peer, &view) {
+            verdict @ Verdict::Ask(_) => {
+                let settling = self.shared.authorizers.settle(verdict, peer, view);
                 Box::pin(settling).await
             }
             verdict => verdict.permit(),
@@ -449,14 +451,24 @@ impl<A: App> InboundStack<A> {
         call.exchange.tls_peer = caller.info.id().cloned();
         let grpc = grpc_kind(request.headers());
         let admitted = admit::admit(&shared.limits, shared.paths, request, call);
+        let plain = call.plain;
         pending.begin();
         let permitted = match admitted {
             Ok(()) if caller.crowded => Err(self.too_many(caller.info.id())),
             Ok(()) => match Permit::probe_of(&self.probes, request) {
                 Some(permit) => Ok(permit),
                 None => {
-                    let view = RequestView::Http(HttpView::of(request));
-                    self.inbound.permit(&caller.info.peer, view).await
+                    let view = RequestView::Http(HttpView::seen(request, plain));
+                    let peer = &caller.info.peer;
+                    match self.inbound.decide(peer, &view) {
+                        // Boxed: most requests ask none, and each future would hold room for it.
+                        verdict @ Verdict::Ask(_) => {
+                            cold_path();
+                            let settling = shared.authorizers.settle(verdict, peer, view);
+                            Box::pin(settling).await.map_err(Error::from)
+                        }
+                        verdict => verdict.permit().map_err(Error::from),
+                    }
                 }
             },
             Err(error) => Err(error),
@@ -483,6 +495,7 @@ impl<A: App> InboundStack<A> {
         match served {
             Ok(served) => self.answer(served, pending, caller, asked),
             Err(error) => {
+                cold_path();
                 let error = shared.failed_by_other(error, pending.call());
                 pending.refuse(&error, grpc)
             }
@@ -499,6 +512,7 @@ impl<A: App> InboundStack<A> {
         admit::answered(&mut served.response);
         let shared = &self.inbound.shared;
         if shared.spent.any() {
+            cold_path();
             shared.fails_by_other(&mut served.response, pending.call());
         }
         if let Some(lease) = served.lease {
@@ -507,6 +521,7 @@ impl<A: App> InboundStack<A> {
         match served.switched.zip(asked) {
             None => pending.answer(served.response),
             Some((switched, asked)) => {
+                cold_path();
                 // A stream leaves its connection to others.
                 if let Some(live) = caller
                     .live

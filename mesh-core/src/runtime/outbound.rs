@@ -4,6 +4,7 @@
 //! accept before that, and hands connections that are not HTTP to `opaque.rs`.
 
 use std::collections::HashMap;
+use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -69,10 +70,6 @@ pub(super) struct Caller<'a> {
 }
 
 /// The answer to a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are the large one, and a box costs each"
-)]
 enum Carried {
     /// Of an endpoint, with both connections if they have left HTTP.
     Endpoint(Response<Body>, Upstream, Option<Switched>),
@@ -94,13 +91,13 @@ impl Outbound {
         }
     }
 
-    /// Answers one request, whatever happens. The request is lent: its owner's future holds it
-    /// once, instead of every future below.
+    /// Answers one request, whatever happens. All is lent: its owner's future holds it once, instead
+    /// of every future below.
     pub(super) async fn handle(
         self: &Arc<Self>,
         request: &mut Request<Body>,
-        to: To<'_>,
-        caller: Option<Caller<'_>>,
+        to: &To<'_>,
+        caller: Option<&Caller<'_>>,
     ) -> Response<Body> {
         let grpc = grpc_kind(request.headers());
         match self.try_handle(request, to, caller).await {
@@ -113,8 +110,8 @@ impl Outbound {
     pub(super) async fn try_handle(
         self: &Arc<Self>,
         request: &mut Request<Body>,
-        to: To<'_>,
-        caller: Option<Caller<'_>>,
+        to: &To<'_>,
+        caller: Option<&Caller<'_>>,
     ) -> Result<Response<Body>, (Pending, Error)> {
         let shared = &self.shared;
         let (local, state) = (self.tls.local(), caller.map(|c| c.state));
@@ -149,6 +146,7 @@ impl Outbound {
                 Ok(match switched {
                     None => pending.answer(response),
                     Some(switched) => {
+                        cold_path();
                         // An egress policy stays as it is for as long as its workload is served.
                         let denied = std::future::pending();
                         self.shared.splice(pending, switched, denied);
@@ -157,6 +155,7 @@ impl Outbound {
                 })
             }
             Err(error) => {
+                cold_path();
                 let series = self.series_without_answer(pending.call());
                 let error = self.shared.failed_here(error, pending.call());
                 pending.count_under(series);
@@ -169,11 +168,12 @@ impl Outbound {
     async fn carry(
         self: &Arc<Self>,
         request: &mut Request<Body>,
-        to: To<'_>,
+        to: &To<'_>,
         call: &mut Call,
     ) -> Result<Carried, Error> {
         let planned = self.plan_http(request, to, call)?;
         if let Some(injected) = planned.injected() {
+            cold_path();
             let made = inject(injected, &planned, request.headers(), call);
             if let Some(answer) = Box::pin(made).await? {
                 return of_route(answer, request);
@@ -183,6 +183,7 @@ impl Outbound {
             return answer_of(&planned, request, call);
         };
         if let Some(asked) = backend.asked {
+            cold_path();
             let ready = self
                 .shared
                 .asked
@@ -190,6 +191,7 @@ impl Outbound {
             Box::pin(ready).await?;
         }
         if !planned.mirrors().is_empty() {
+            cold_path();
             mirror::begin(&self.shared, &self.tls, &planned, request, call);
         }
         let hop = forward(request, planned.protocol(), &call.exchange.authority);
@@ -222,13 +224,16 @@ impl Outbound {
         }
         planned.edit_response(response.headers_mut());
         if let Some(session) = planned.session() {
+            cold_path();
             let by = &answered.upstream.member().endpoint;
             session.answered(by, SystemClock.now(), response.headers_mut());
         }
         if answered.failed {
+            cold_path();
             self.shared.failed_below(response, call);
         }
         if let Some(bandwidth) = planned.injected().and_then(|made| made.bandwidth) {
+            cold_path();
             slow(response, bandwidth);
         }
         Ok(Carried::Endpoint(
@@ -242,15 +247,16 @@ impl Outbound {
     fn plan_http(
         &self,
         request: &Request<Body>,
-        to: To<'_>,
+        to: &To<'_>,
         call: &mut Call,
     ) -> Result<Planned, Error> {
-        let view = RequestView::Http(HttpView::of(request));
+        let view = RequestView::Http(HttpView::seen(request, call.plain));
         let snapshot = self.shared.reader.peek();
         let Call { exchange, draw, .. } = call;
         let (local, to) = (self.tls.local(), to.destination(&exchange.authority));
         let mut planned = plan(&snapshot, local, to, &view, draw, &mut ());
         if planned.as_ref().is_ok_and(has_ended) {
+            cold_path();
             let view = RequestView::Http(HttpView::of(request).without_sessions());
             planned = plan(&snapshot, local, to, &view, draw, &mut ());
         }
@@ -424,7 +430,7 @@ impl Outbound {
                 if asks_for_tunnel(&request, &to) {
                     return Box::pin(this.connect(&mut request, caller)).await;
                 }
-                this.handle(&mut request, to.destination(original), Some(caller))
+                this.handle(&mut request, &to.destination(original), Some(&caller))
                     .await
             }
         };

@@ -296,7 +296,7 @@ mod whole {
             state: &state,
         });
         let mut request = http::Request::new(Body::empty());
-        let request = outbound.handle(&mut request, To::Authority, caller);
+        let request = outbound.handle(&mut request, &To::Authority, caller.as_ref());
         size("outbound request", size_of_val(&request), BOUND_REQUEST);
         let stack = Arc::new(crate::runtime::inbound::InboundStack {
             inbound,

@@ -6,6 +6,7 @@
 //! 3. Every attempt ends in a verdict on the endpoint, or in none if it was not its fault.
 
 use std::fmt;
+use std::hint::cold_path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -98,28 +99,33 @@ impl Upstreams {
                 now,
             };
             let attempt = self.connector.send(tls, picked.member(), request, way);
-            let sent = match until {
-                None => attempt.await,
-                Some((at, late)) => match timeout_at(at, attempt).await {
-                    Ok(sent) => sent,
-                    Err(_) if waits.swap(false, Ordering::Relaxed) => {
-                        Err(late_in_line(late, sending, call))
+            // A block, so that the future holds no answer while it waits to send again.
+            let wait = {
+                let sent = match until {
+                    None => attempt.await,
+                    Some((at, late)) => match timeout_at(at, attempt).await {
+                        Ok(sent) => sent,
+                        Err(_) if waits.swap(false, Ordering::Relaxed) => {
+                            Err(late_in_line(late, sending, call))
+                        }
+                        Err(_) => Err(self.late(late, sending, call, (&mut picked, &service))),
+                    },
+                };
+                match sent {
+                    Ok(sent) => {
+                        let mut answered = self.answered(sent, (picked, service), sending);
+                        match self.judge(&mut answered, sending, &mut tried, call) {
+                            None => return Ok(answered),
+                            Some(wait) => {
+                                cold_path();
+                                wait
+                            }
+                        }
                     }
-                    Err(_) => Err(self.late(late, sending, call, (&mut picked, &service))),
-                },
-            };
-            let wait = match sent {
-                // Let go of as a whole: the future holds no answer while it waits to send again.
-                Ok(sent) => {
-                    let mut answered = self.answered(sent, (picked, service), sending);
-                    match self.judge(&mut answered, sending, &mut tried, call) {
-                        None => return Ok(answered),
-                        Some(wait) => wait,
+                    Err(unsent) => {
+                        let at = (&mut picked, &service);
+                        self.again(unsent, sending, &mut tried, call, at)?
                     }
-                }
-                Err(unsent) => {
-                    let at = (&mut picked, &service);
-                    self.again(unsent, sending, &mut tried, call, at)?
                 }
             };
             if !wait.is_zero() {
@@ -244,6 +250,7 @@ impl Upstreams {
         let spared = failed && is_spared(headers);
         let shed = verdict::is_shed(status, grpc);
         if spared && is_overload(headers) {
+            cold_path();
             upstream.picked.shed(None, self.now());
         }
         let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();

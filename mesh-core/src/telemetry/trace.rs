@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hint::cold_path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
@@ -151,6 +152,10 @@ impl TraceContext {
         if !matches!(w3c, Field::Absent) {
             return Self::from_traceparent(w3c.text()?);
         }
+        if matches!((b3, trace), (Field::Absent, Field::Absent)) {
+            return None;
+        }
+        cold_path();
         if let Some(single) = b3.text() {
             return Self::from_b3(single);
         }
