@@ -115,8 +115,10 @@ pub(crate) async fn splice(
         copy((&mut caller, &[]), (&mut upstream, &[]), flow).await
     };
     tokio::select! {
-        copied = joined => copied,
+        biased;
+        // What is cut fails too, and would hide why.
         () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
+        copied = joined => copied,
     }
 }
 

@@ -573,9 +573,10 @@ impl<A: App> InboundStack<A> {
                 let caller = Arc::new(PeerInfo::new(peer, from));
                 let denied = Arc::clone(&self.inbound).denied(caller, Asked::Opaque);
                 let result = tokio::select! {
-                    carried = self.carry(&mut io, original, spoken, &mut flow) => carried,
-                    error = denied => Err(error),
+                    biased;
                     () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
+                    error = denied => Err(error),
+                    carried = self.carry(&mut io, original, spoken, &mut flow) => carried,
                 };
                 counters.closed();
                 result

@@ -182,8 +182,9 @@ impl Outbound {
         let mut flow = Flow::new(counters.clone());
         let mut drain = self.shared.drain.clone();
         let result = tokio::select! {
-            copied = copy((&mut stream, &heard), (&mut endpoint, &said), &mut flow) => copied,
+            biased;
             () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
+            copied = copy((&mut stream, &heard), (&mut endpoint, &said), &mut flow) => copied,
         };
         counters.closed();
         call.close(&flow, result.as_ref().err());
