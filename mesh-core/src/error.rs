@@ -97,6 +97,9 @@ pub enum Reason {
     Overload,
     /// As many requests are in flight to the backend, or to each of its endpoints, as may be: 503.
     Overflow,
+    /// A listener that trusts PROXY headers of certain proxies alone got a connection without one, or from
+    /// elsewhere: closed without an answer.
+    ProxyHeader,
     /// A policy lets the workload take no more such requests for now: 429.
     RateLimited,
     /// The request took longer than `request`: 504.
@@ -175,6 +178,7 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Overflow => "overflow",
             Self::Overload => "overload",
+            Self::ProxyHeader => "proxy-header",
             Self::RateLimited => "rate-limited",
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
@@ -200,6 +204,7 @@ impl Reason {
             | Self::HeaderTooLarge
             | Self::InvalidRequest
             | Self::Overload
+            | Self::ProxyHeader
             | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields
@@ -236,6 +241,7 @@ impl Reason {
             | Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
+            | Self::ProxyHeader
             | Self::RateLimited
             | Self::TargetTooLong
             | Self::TooManyFields
@@ -288,7 +294,7 @@ impl Reason {
             Self::HeaderTooLarge | Self::TooManyFields => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
-            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::InvalidRequest | Self::ProxyHeader => StatusCode::BAD_REQUEST,
             Self::NoRoute | Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::AnswerCoding
             | Self::AnswerTooLarge
@@ -322,7 +328,10 @@ impl Reason {
             | Self::UnknownHost
             | Self::UnsupportedCoding
             | Self::UnsupportedProtocol => 12,
-            Self::AnswerCoding | Self::AnswerTooLarge | Self::InvalidRequest => 13,
+            Self::AnswerCoding
+            | Self::AnswerTooLarge
+            | Self::InvalidRequest
+            | Self::ProxyHeader => 13,
             // Gateway API, GRPCRouteRule, `backendRefs`.
             Self::BackendMissing
             | Self::NoBackend
@@ -369,6 +378,7 @@ impl Reason {
             Self::HeaderTimeout
             | Self::HeaderTooLarge
             | Self::InvalidRequest
+            | Self::ProxyHeader
             | Self::TargetTooLong
             | Self::TooManyFields
             | Self::UnsupportedCoding

@@ -4,6 +4,8 @@
 //! file, line and field. It refuses unknown fields and hidden defaults: `defaultAction` and
 //! `peers` must be written.
 
+mod listener;
+mod optional;
 mod read;
 mod write;
 

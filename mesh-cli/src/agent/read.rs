@@ -1,14 +1,13 @@
 //! The document of kind `Agent`, field by field.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use inmesh_core::authorize::{DefaultAction, PathForm, canonical_path};
+use inmesh_core::authorize::{DefaultAction, PathForm};
 use inmesh_core::balance::Level;
-use inmesh_core::model::{AppProtocol, Locality, Namespace, ServiceName, Workload, check_label};
-use inmesh_core::runtime::{InboundListener, Limits, Listen, OutboundListener};
+use inmesh_core::model::{Locality, Namespace, Workload, check_label};
+use inmesh_core::runtime::Limits;
 use inmesh_core::snapshot::{OutboundTrafficPolicy, Problem};
 use inmesh_discovery::manifest::outlier_detection;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
@@ -17,7 +16,9 @@ use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
-use super::{AccessLogTo, Agent, Identity, Listener, LogTo, StaleAfter, Tracing};
+use super::listener::listener;
+use super::optional::optional;
+use super::{AccessLogTo, Agent, Identity, LogTo, StaleAfter, Tracing};
 use crate::federation::{Endpoint as BundleEndpoint, FederationConfig, Foreign, Spiffe, WebFiles};
 use crate::workload_api::WorkloadApiConfig;
 
@@ -98,18 +99,6 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
         })
     })?;
     Ok(read.value)
-}
-
-/// A field that may be left out: `Some(None)` where it is, `None` where it cannot be read.
-fn optional<'t, T>(
-    fields: &mut Fields<'t>,
-    name: &str,
-    read: impl FnOnce(Value<'t>) -> Option<T>,
-) -> Option<Option<T>> {
-    match fields.get(name) {
-        None => Some(None),
-        Some(value) => read(value).map(Some),
-    }
 }
 
 fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
@@ -331,87 +320,6 @@ fn foreign(
         url: url?,
         spiffe,
         max_age: max_age?,
-    })
-}
-
-fn listener(
-    fields: &mut Fields<'_>,
-    own: Option<&Namespace>,
-    peers: Option<&'static str>,
-) -> Option<Listener> {
-    let whole = fields.whole().clone();
-    let bind = fields.need("bind").and_then(|v| v.parsed::<SocketAddr>());
-    let inbound = optional(fields, "inbound", |v| v.object(|i| inbound(i, peers)));
-    let outbound = optional(fields, "outbound", |v| v.object(|o| outbound(o, own)));
-    let listen = match (inbound?, outbound?) {
-        (Some(inbound), None) => Listen::Inbound(inbound),
-        (None, Some(outbound)) => Listen::Outbound(outbound),
-        _ => {
-            whole.refuse("say which way it goes: exactly one of inbound and outbound");
-            return None;
-        }
-    };
-    Some(Listener {
-        bind: bind?,
-        listen,
-    })
-}
-
-fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<InboundListener> {
-    let app = fields.need("app").and_then(|v| v.parsed::<SocketAddr>());
-    let protocol = protocol(fields);
-    let own = optional(fields, "peers", |v| v.choice(&["strict", "permissive"]));
-    let probes = optional(fields, "probes", |v| {
-        let path = |v: &Value<'_>| {
-            let path = v.text()?;
-            let seen = v.check(canonical_path(path))?;
-            if seen == path && !path.contains(['?', '#']) {
-                return Some(path.into());
-            }
-            v.refuse("no request has this path: its form is canonical, without a query");
-            None
-        };
-        v.list()?.iter().map(path).collect::<Option<Vec<_>>>()
-    });
-    let mut inbound = InboundListener::new(app?, protocol?);
-    inbound.strict = own?.or(peers)? == "strict";
-    inbound.probes = probes?.unwrap_or_default();
-    Some(inbound)
-}
-
-fn outbound(fields: &mut Fields<'_>, own: Option<&Namespace>) -> Option<OutboundListener> {
-    let whole = fields.whole().clone();
-    let protocol = protocol(fields);
-    let service = optional(fields, "service", |v| {
-        v.object(|s| {
-            let namespace = optional(s, "namespace", |v| v.check(Namespace::new(v.text()?)));
-            let name = s.need("name");
-            let port = s.need("port").and_then(|v| v.integer_in::<u16>(1, 65_535));
-            let namespace = namespace?.or_else(|| own.cloned())?;
-            let name = name?;
-            Some((
-                name.check(ServiceName::new(&namespace, name.text()?))?,
-                port?,
-            ))
-        })
-    });
-    let protocol = protocol?;
-    match service? {
-        Some((service, port)) => Some(OutboundListener::to(service, port, protocol)),
-        None if protocol == AppProtocol::Tcp => {
-            whole.refuse("a listener of opaque bytes must name its service");
-            None
-        }
-        None => Some(OutboundListener::by_authority(protocol)),
-    }
-}
-
-fn protocol(fields: &mut Fields<'_>) -> Option<AppProtocol> {
-    let known = ["http", "http2", "kubernetes.io/h2c", "grpc", "tcp"];
-    let declared = optional(fields, "appProtocol", |v| v.choice(&known))?;
-    Some(match declared {
-        Some(declared) => AppProtocol::declared(Some(declared), ""),
-        None => AppProtocol::Detect,
     })
 }
 

@@ -671,9 +671,11 @@ identity:
   ca: {address: 'ca:15012', caId: spiffe://td/inmesh/ca, trustBundle: b.pem, tokenFile: t, keep: kept}
 listeners:
 - bind: 127.0.0.1:8080
-  inbound: {app: '127.0.0.1:9090', appProtocol: kubernetes.io/h2c, peers: strict, probes: [/healthz]}
+  inbound: {app: '127.0.0.1:9090', appProtocol: kubernetes.io/h2c, peers: strict, probes: [/healthz],
+    proxyProtocol: {accept: required, from: [10.0.0.0/8, '2001:db8::/32'], send: V1}}
 - bind: '[::1]:8081'
-  outbound: {appProtocol: tcp, service: {namespace: data, name: db, port: 5432}}
+  outbound: {appProtocol: tcp, service: {namespace: data, name: db, port: 5432},
+    proxyProtocol: {accept: required, from: [192.0.2.1]}}
 - bind: 127.0.0.1:8082
   inbound: {app: '127.0.0.1:9091'}
 - bind: 127.0.0.1:8083
@@ -778,4 +780,91 @@ fn every_field_of_a_full_file_is_shown() {
         .filter(|name| !values.contains(name))
         .collect();
     assert!(missing.is_empty(), "{missing:?} of {shown:?}");
+}
+
+/// PROXY headers of a listener: from which addresses they are believed, and what the application is shown.
+#[test]
+fn a_listener_says_whose_proxy_headers_it_believes() {
+    use inmesh_core::model::ProxyVersion;
+
+    let inbound = "appProtocol: http}\n- bind: 127.0.0.1:8081";
+    for (said, from, to_app) in [
+        ("", None, None),
+        ("accept: never", None, None),
+        (
+            "accept: required, from: [10.0.0.0/8]",
+            Some("10.0.0.0/8"),
+            None,
+        ),
+        (
+            "accept: required, from: [127.0.0.1, '::1'], send: V1",
+            Some("127.0.0.1/32, ::1/128"),
+            Some(ProxyVersion::V1),
+        ),
+        ("send: V2", None, Some(ProxyVersion::V2)),
+        ("accept: never, send: V2", None, Some(ProxyVersion::V2)),
+    ] {
+        let said = match said {
+            "" => String::new(),
+            said => format!(", proxyProtocol: {{{said}}}"),
+        };
+        let with = inbound.replacen('}', &format!("{said}}}"), 1);
+        let agent = good(&GOOD.replace(inbound, &with));
+        let Listen::Inbound(inbound) = &agent.listeners[0].listen else {
+            panic!("the first is inbound");
+        };
+        let shown = inbound.proxies.as_ref().map(ToString::to_string);
+        assert_eq!((shown.as_deref(), inbound.to_app), (from, to_app), "{said}");
+    }
+    let outbound =
+        "outbound: {appProtocol: http, proxyProtocol: {accept: required, from: [10.1.0.0/16]}}";
+    let agent = good(&GOOD.replace("outbound: {appProtocol: http}", outbound));
+    let Listen::Outbound(outbound) = &agent.listeners[1].listen else {
+        panic!("the second is outbound");
+    };
+    let shown = outbound.proxies.as_ref().map(ToString::to_string);
+    assert_eq!(shown.as_deref(), Some("10.1.0.0/16"));
+}
+
+#[test]
+fn proxy_headers_from_nowhere_or_of_no_use_are_refused() {
+    let at = "15: listeners[1].outbound.proxyProtocol";
+    for (said, place, why) in [
+        ("{}", "", "says accept"),
+        ("{accept: required}", "", "needs from"),
+        ("{accept: required, from: []}", ".from", "empty list"),
+        ("{accept: never, from: [10.0.0.0/8]}", ".from", "belongs to"),
+        ("{from: [10.0.0.0/8]}", ".from", "belongs to"),
+        ("{accept: off}", ".accept", ""),
+        ("{accept: optional, from: [10.0.0.0/8]}", ".accept", ""),
+        (
+            "{accept: required, from: [10.1.0.0/8]}",
+            ".from[0]",
+            "is it 10.0.0.0/8?",
+        ),
+        ("{accept: required, from: [any]}", ".from[0]", "no block"),
+        ("{accept: required, from: 10.0.0.0/8}", ".from", ""),
+        // There is no application behind it.
+        ("{accept: never, send: V1}", ".send", ""),
+        ("{version: V1}", ".version", ""),
+    ] {
+        let to = format!("outbound: {{appProtocol: http, proxyProtocol: {said}}}");
+        let problems = refused("outbound: {appProtocol: http}", &to);
+        let expected = format!("{at}{place}: ");
+        let found = { problems.iter() }.any(|p| p.starts_with(&expected) && p.contains(why));
+        assert!(found, "{said}: {problems:#?}");
+    }
+    let at = "13: listeners[0].inbound.proxyProtocol";
+    for (said, place, why) in [
+        ("{}", "", "has one of accept and send"),
+        ("{send: v1}", ".send", ""),
+        ("{send: V3}", ".send", ""),
+        ("{accept: required, send: V1}", "", "needs from"),
+    ] {
+        let to = format!("'127.0.0.1:9090', proxyProtocol: {said},");
+        let problems = refused("'127.0.0.1:9090',", &to);
+        let expected = format!("{at}{place}: ");
+        let found = { problems.iter() }.any(|p| p.starts_with(&expected) && p.contains(why));
+        assert!(found, "{said}: {problems:#?}");
+    }
 }

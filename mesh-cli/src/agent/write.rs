@@ -7,9 +7,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use inmesh_core::accept::proxy::TrustedProxies;
 use inmesh_core::authorize::PathForm;
 use inmesh_core::balance::{EjectPolicy, Volume};
-use inmesh_core::model::{AppProtocol, Locality};
+use inmesh_core::model::{AppProtocol, Locality, ProxyVersion};
 use inmesh_core::runtime::{
     Application, InboundListener, Limits, Listen, OutboundListener, Target,
 };
@@ -193,7 +194,21 @@ fn inbound(to: &InboundListener) -> Value {
         ("appProtocol", protocol(to.protocol)),
         ("peers", peers(to.strict).into()),
         ("probes", probes.collect()),
+        ("proxyProtocol", proxied(to.proxies.as_ref(), to.to_app)),
     ])
+}
+
+fn proxied(proxies: Option<&TrustedProxies>, to_app: Option<ProxyVersion>) -> Value {
+    let from = proxies.map(|proxies| proxies.blocks().iter().map(ToString::to_string));
+    let shown = object([
+        ("accept", proxies.map(|_| "required").into()),
+        ("from", from.map(Iterator::collect::<Value>).into()),
+        ("send", to_app.map(|version| version.to_string()).into()),
+    ]);
+    match shown.as_object().is_some_and(|shown| !shown.is_empty()) {
+        true => shown,
+        false => Value::Null,
+    }
 }
 
 fn outbound(to: &OutboundListener) -> Value {
@@ -205,7 +220,11 @@ fn outbound(to: &OutboundListener) -> Value {
         }),
         _ => Value::Null,
     };
-    object([("appProtocol", protocol(to.protocol)), ("service", service)])
+    object([
+        ("appProtocol", protocol(to.protocol)),
+        ("service", service),
+        ("proxyProtocol", proxied(to.proxies.as_ref(), None)),
+    ])
 }
 
 fn paths(form: PathForm) -> Value {

@@ -13,6 +13,7 @@ mod linger;
 mod listener;
 #[cfg(feature = "runtime")]
 mod place;
+pub mod proxy;
 #[cfg(feature = "runtime")]
 mod socket;
 #[cfg(feature = "runtime")]

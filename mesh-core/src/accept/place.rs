@@ -53,6 +53,13 @@ impl Share {
         Some(Self(Arc::new(Mutex::new([listener?, all?]))))
     }
 
+    /// Counts the connection under the address for which a proxy has passed it on. Returns false where that
+    /// has as many as it may have.
+    pub(crate) fn pass_to(&self, address: IpAddr) -> bool {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.iter_mut().all(|place| place.pass_to(address))
+    }
+
     /// Counts the connection under its ID instead of its address. Returns false where that ID has as
     /// many as it may have.
     pub(crate) fn prove(&self, id: &SpiffeId) -> bool {

@@ -8,6 +8,7 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
 use super::gate::Place;
+use super::origin::{Origin, announce};
 use super::outside::OutsideRoots;
 use super::tcp::{self, Io};
 use crate::accept::Sockets;
@@ -54,19 +55,26 @@ pub(crate) struct Opened {
 // === impl Connector ===
 
 impl Connector {
-    /// Opens a connection for an inner protocol, which holds its place where it is counted.
+    /// Opens a connection for an inner protocol, which holds its place where it is counted. Where the
+    /// endpoint is to know the caller's connection, `origin`, a PROXY header comes before all else; without
+    /// one it is for this process itself.
     pub(crate) async fn open(
         &self,
         tls: &Tls,
         member: &Member,
         inner: Inner,
         place: Option<Place>,
+        origin: Option<&Origin>,
     ) -> Result<Opened, Error> {
         let endpoint = &member.endpoint;
         let connecting = tcp::connect(&endpoint.addresses, self.connect_timeout, &self.sockets);
         let mut stream = connecting.await?;
         if let Some(place) = place {
             stream.holds(Box::new(place));
+        }
+        if let Some(version) = endpoint.proxy_protocol {
+            // Some bytes into the empty buffer of a socket: nothing waits here.
+            Box::pin(announce(&mut stream, version, origin)).await?;
         }
         let limit = self.handshake_timeout;
         let late = || {

@@ -22,6 +22,7 @@ use super::connector::Connector;
 use super::gate::{Asked, Place};
 use super::headers;
 use super::kept::Kept;
+use super::origin::Origin;
 use super::pool::{Connection, Http1, Http2, Lease, Leased, OPENINGS, Room, Turn};
 use super::read_on::ReadOn;
 use super::rest::Resting;
@@ -65,6 +66,8 @@ pub(crate) struct Way<'a> {
     /// the limit.
     pub(crate) waits: Option<&'a AtomicBool>,
     pub(crate) now: Instant,
+    /// The connection of the caller, for endpoints that are to know it; `None` for this process itself.
+    pub(crate) origin: Option<&'a Origin>,
 }
 
 /// An endpoint, the local workload that sends to it, and what is kept for the two.
@@ -72,6 +75,7 @@ struct Hop<'a> {
     tls: &'a Tls,
     member: &'a Member,
     kept: Arc<Kept>,
+    origin: Option<&'a Origin>,
 }
 
 // === impl Hop ===
@@ -95,10 +99,15 @@ impl Connector {
         request: &mut Request<Body>,
         way: Way<'_>,
     ) -> Result<Sent, Unsent> {
+        let kept = match (member.endpoint.proxy_protocol, way.origin) {
+            (Some(_), Some(origin)) => origin.kept(member, tls.local(), self.idle_max),
+            _ => Kept::of(member, tls.local(), self.idle_max),
+        };
         let to = Hop {
             tls,
             member,
-            kept: Kept::of(member, tls.local(), self.idle_max),
+            kept,
+            origin: way.origin,
         };
         match way.version {
             HttpVersion::Http1 => self.send_h1(to, request, way).await,
@@ -329,7 +338,7 @@ impl Connector {
 
     async fn open_h1(&self, to: &Hop<'_>, place: Place) -> Result<Http1, Error> {
         let opened = self
-            .open(to.tls, to.member, Inner::Http1, Some(place))
+            .open(to.tls, to.member, Inner::Http1, Some(place), to.origin)
             .await?;
         let live = opened.io.live();
         let (io, taken) = ReadOn::new(opened.io, &self.budget);
@@ -372,7 +381,7 @@ impl Connector {
     /// A new HTTP/2 connection; none where the server speaks HTTP/1.1.
     async fn open_h2(&self, to: &Hop<'_>, place: Place) -> Result<Option<Arc<Http2>>, Error> {
         let opened = self
-            .open(to.tls, to.member, Inner::Http2, Some(place))
+            .open(to.tls, to.member, Inner::Http2, Some(place), to.origin)
             .await?;
         if opened.inner != Inner::Http2 {
             to.kept.pool.speaks_http1();

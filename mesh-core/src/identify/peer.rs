@@ -59,7 +59,7 @@ impl Peer {
 pub struct PeerInfo {
     /// The verified identity, if it has one.
     pub peer: Peer,
-    /// The address that the connection came from.
+    /// The address that the connection came from, or that its proxy named where the listener trusts that.
     pub address: SocketAddr,
 }
 

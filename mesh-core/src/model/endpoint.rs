@@ -12,7 +12,7 @@ use inmesh_pki::id::SpiffeId;
 use inmesh_pki::tls::AltName;
 
 use super::draw::mix;
-use super::{Few, Locality};
+use super::{Few, Locality, ProxyVersion};
 
 /// What sets the number that names an endpoint in a session apart from the one that keys are hashed by.
 const SESSION: u64 = 0xd6e8_feb8_6659_fd93;
@@ -166,6 +166,9 @@ pub struct Endpoint {
     pub transport: Transport,
     /// Whether it takes requests.
     pub conditions: Conditions,
+    /// How each connection to it begins with the address of the caller, if it does. The transport comes
+    /// after that.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// The workload behind it, for metrics and logs; empty where it is not known.
     pub workload: Arc<str>,
     /// Its version label, for metrics and logs; empty where it is not known.
@@ -329,6 +332,7 @@ impl Endpoint {
             addresses: address.into(),
             transport,
             conditions: Conditions::default(),
+            proxy_protocol: None,
             workload: Arc::default(),
             version: Arc::default(),
             locality: Locality::unknown(),
@@ -341,6 +345,13 @@ impl Endpoint {
     #[must_use]
     pub fn with_locality(mut self, locality: Arc<Locality>) -> Self {
         self.locality = locality;
+        self
+    }
+
+    /// The same endpoint, to which each connection begins with a PROXY header.
+    #[must_use]
+    pub fn with_proxy_protocol(mut self, version: Option<ProxyVersion>) -> Self {
+        self.proxy_protocol = version;
         self
     }
 
@@ -367,8 +378,8 @@ impl Endpoint {
     }
 
     /// What makes it the same endpoint in another set.
-    pub(crate) fn place(&self) -> (&[SocketAddr], &Transport) {
-        (&self.addresses, &self.transport)
+    pub(crate) fn place(&self) -> (&[SocketAddr], &Transport, Option<ProxyVersion>) {
+        (&self.addresses, &self.transport, self.proxy_protocol)
     }
 
     /// The number that names it in the token of a session, the same in every process.

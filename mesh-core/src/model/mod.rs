@@ -8,6 +8,7 @@ mod locality;
 mod names;
 mod outside;
 mod protocol;
+mod proxied;
 mod service;
 mod slice_host;
 mod text;
@@ -27,6 +28,7 @@ pub use outside::{Asked, HostPattern, Outside, OutsidePort, Resolution};
 pub use protocol::AppProtocol;
 #[cfg(feature = "runtime")]
 pub(crate) use protocol::HttpVersion;
+pub use proxied::{InvalidIpBlock, IpBlock, ProxyVersion};
 pub use service::{Distribution, Labels, Service, ServicePort, Slice, SlicePort, Subset};
 pub use slice_host::SliceHost;
 pub use text::Text;

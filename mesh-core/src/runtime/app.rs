@@ -21,10 +21,10 @@ use super::listen::{Application, InboundListener};
 use super::upstream::Upstreams;
 use crate::balance::Member;
 use crate::body::{Body, BoxError};
-use crate::connect::{Io, Lease, Switched, forward, may_switch};
+use crate::connect::{Io, Lease, Origin, Switched, forward, may_switch};
 use crate::error::{Error, Reason};
 use crate::identify::{Inner, PeerInfo, Tls};
-use crate::model::{AppProtocol, Endpoint, HttpVersion, Transport};
+use crate::model::{AppProtocol, Endpoint, HttpVersion, ProxyVersion, Transport};
 
 /// Applications that are kept apart where the caller's port chooses one.
 const APPLICATIONS: usize = 1_024;
@@ -41,17 +41,17 @@ pub(super) struct Served {
 
 /// The application.
 pub(super) trait App: Clone + Send + Sync + 'static {
-    /// Answers a request of a caller that connected to `original`.
+    /// Answers a request of a caller, which came on the connection `origin`.
     fn call(
         &self,
         request: &mut Request<Body>,
         caller: &Arc<PeerInfo>,
-        original: SocketAddr,
+        origin: &Origin,
         call: &mut Call,
     ) -> impl Future<Output = Result<Served, Error>> + Send;
 
-    /// Opens the connection that an opaque one of a caller of `original` is joined with.
-    fn open(&self, original: SocketAddr) -> impl Future<Output = Result<Io, Error>> + Send;
+    /// Opens the connection that an opaque one of a caller is joined with.
+    fn open(&self, origin: &Origin) -> impl Future<Output = Result<Io, Error>> + Send;
 }
 
 /// The application is a tower service.
@@ -65,6 +65,8 @@ pub(super) struct Behind {
     tls: Arc<Tls>,
     app: Application,
     protocol: AppProtocol,
+    /// How a connection begins with the address of the caller, if it does.
+    announces: Option<ProxyVersion>,
     members: Arc<Mutex<HashMap<Sharing, Member>>>,
 }
 
@@ -149,7 +151,7 @@ where
         &self,
         request: &mut Request<Body>,
         caller: &Arc<PeerInfo>,
-        _: SocketAddr,
+        _: &Origin,
         call: &mut Call,
     ) -> Result<Served, Error> {
         if may_switch(request) {
@@ -176,7 +178,7 @@ where
         })
     }
 
-    async fn open(&self, _: SocketAddr) -> Result<Io, Error> {
+    async fn open(&self, _: &Origin) -> Result<Io, Error> {
         let detail = "an opaque connection to an HTTP application";
         Err(Error::new(Reason::InvalidRequest, detail))
     }
@@ -191,6 +193,7 @@ impl Behind {
             tls: Arc::clone(tls),
             app: to.app,
             protocol: to.protocol,
+            announces: to.to_app,
             members: Arc::default(),
         }
     }
@@ -203,7 +206,8 @@ impl Behind {
         if let Some(member) = members.get(&key) {
             return member.clone();
         }
-        let member = Member::new(Endpoint::new(address, Transport::Plain));
+        let endpoint = Endpoint::new(address, Transport::Plain);
+        let member = Member::new(endpoint.with_proxy_protocol(self.announces));
         if members.len() >= APPLICATIONS {
             // Any one makes room: what it has at rest is closed, what it has in use ends by itself.
             let one = members.keys().next().cloned();
@@ -219,17 +223,17 @@ impl App for Behind {
         &self,
         request: &mut Request<Body>,
         caller: &Arc<PeerInfo>,
-        original: SocketAddr,
+        origin: &Origin,
         call: &mut Call,
     ) -> Result<Served, Error> {
         let hop = forward(request, self.protocol, &call.exchange.authority);
         call.exchange.trace.write(request.headers_mut());
         let version = hop.version();
         let apart = (version == HttpVersion::Http2).then(|| holder(caller));
-        let member = self.member(original, apart);
+        let member = self.member(origin.reached(), apart);
         let (mut response, lease) = self
             .upstreams
-            .send_to_one(&self.tls, &member, request, version, call)
+            .send_to_one(&self.tls, &member, request, version, call, origin)
             .await?;
         let switched = hop.answered(&mut response)?;
         Ok(Served {
@@ -239,10 +243,10 @@ impl App for Behind {
         })
     }
 
-    async fn open(&self, original: SocketAddr) -> Result<Io, Error> {
+    async fn open(&self, origin: &Origin) -> Result<Io, Error> {
         let connector = &self.upstreams.connector;
-        let member = self.member(original, None);
-        let opened = connector.open(&self.tls, &member, Inner::Tcp, None).await?;
-        Ok(opened.io)
+        let member = self.member(origin.reached(), None);
+        let opening = connector.open(&self.tls, &member, Inner::Tcp, None, Some(origin));
+        Ok(opening.await?.io)
     }
 }

@@ -344,7 +344,7 @@ impl<'a> Racing<'a> {
         let member = endpoint.0.member().clone();
         self.tried.endpoints.push(Arc::clone(&member.state));
         let (connector, tls) = (&self.upstreams.connector, self.tls);
-        let (version, reuse) = (sending.version, call.attempts.reuse());
+        let (version, reuse, origin) = (sending.version, call.attempts.reuse(), sending.origin);
         let running = async move {
             let waits = AtomicBool::new(false);
             let way = Way {
@@ -352,6 +352,7 @@ impl<'a> Racing<'a> {
                 reuse,
                 waits: Some(&waits),
                 now,
+                origin,
             };
             let attempt = connector.send(tls, &member, &mut request, way);
             let sent = match until {

@@ -28,10 +28,11 @@ use super::serve::{self, Connection};
 use super::shared::Shared;
 use super::standing::{Asked, PolicyChanges};
 use super::taken::taken;
+use crate::accept::proxy::{Ends, TrustedProxies};
 use crate::accept::{ConnState, Detected, Listener, Share, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
-use crate::connect::{Flow, Io, copy};
+use crate::connect::{Flow, Io, Origin, copy};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::fields::wishes;
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
@@ -52,6 +53,8 @@ pub(super) struct InboundStack<A> {
     /// Where it leads, for a person.
     pub(super) leads: String,
     pub(super) probes: Arc<[Arc<str>]>,
+    /// The proxies in front of it, where each connection begins with a PROXY header.
+    pub(super) proxies: Option<TrustedProxies>,
 }
 
 /// What all inbound listeners of one local workload share.
@@ -66,9 +69,7 @@ pub(super) struct Inbound {
 /// A caller's connection after its handshake.
 struct Arrived {
     io: Io,
-    from: SocketAddr,
-    /// The address that the caller connected to.
-    original: SocketAddr,
+    origin: Arc<Origin>,
     peer: Peer,
     /// When the caller's certificate ends.
     until: Option<Instant>,
@@ -99,7 +100,7 @@ enum Spoke {
 struct Accepted<A> {
     stack: Arc<InboundStack<A>>,
     info: Arc<PeerInfo>,
-    original: SocketAddr,
+    origin: Arc<Origin>,
     /// What is shared with the sweep of live connections, if the caller has an identity.
     live: Option<Arc<LiveConnection>>,
     series: Arc<Series>,
@@ -200,7 +201,7 @@ impl<A: App> InboundStack<A> {
     /// it may have.
     pub(super) async fn connection(
         self: Arc<Self>,
-        stream: Socket,
+        mut stream: Socket,
         from: SocketAddr,
         share: Option<Share>,
     ) {
@@ -212,10 +213,16 @@ impl<A: App> InboundStack<A> {
         let Ok(original) = stream.original_destination() else {
             return;
         };
-        let mut stream = stream;
         stream.shares(share.clone());
+        let mut ends = Ends::new(from, original);
+        if let Some(proxies) = &self.proxies {
+            let passing = Box::pin(self.passed_on(&mut stream, ends, proxies, &share));
+            let Some(named) = passing.await else { return };
+            ends = named;
+        }
+        let (from, origin) = (ends.source, Arc::new(Origin::new(ends, original)));
         if !self.strict {
-            match Box::pin(self.first_byte(stream, from, original)).await {
+            match Box::pin(self.first_byte(stream, &origin)).await {
                 First::Plain(arrived) => return Box::pin(self.plaintext(*arrived)).await,
                 First::Tls(back) => stream = back,
                 First::Nothing => return,
@@ -239,8 +246,7 @@ impl<A: App> InboundStack<A> {
         let now = shared.clock.now();
         let left = accepted.not_after.duration_since(now).unwrap_or_default();
         let arrived = Arrived {
-            from,
-            original,
+            origin,
             peer: accepted.peer.clone(),
             until: Some(Instant::now() + left),
             io: Io::Server(Box::new(accepted.stream)),
@@ -281,7 +287,7 @@ impl<A: App> InboundStack<A> {
 
     /// Records a connection of a caller that has as many as it may have: of its address, or of its ID
     /// once it has proven that.
-    fn crowded(&self, from: SocketAddr, id: Option<&SpiffeId>) {
+    pub(super) fn crowded(&self, from: SocketAddr, id: Option<&SpiffeId>) {
         let shared = &self.inbound.shared;
         let error = self.too_many(id);
         let reason = error.reason().as_str();
@@ -308,7 +314,7 @@ impl<A: App> InboundStack<A> {
 
     /// Looks whether a caller of a permissive listener begins with TLS. Where the application may
     /// speak first, one that says nothing for a moment may wait for that.
-    async fn first_byte(&self, stream: Socket, from: SocketAddr, original: SocketAddr) -> First {
+    async fn first_byte(&self, stream: Socket, origin: &Arc<Origin>) -> First {
         let limits = &self.inbound.shared.limits;
         let limit = match self.protocol.is_http() {
             true => limits.handshake,
@@ -322,8 +328,7 @@ impl<A: App> InboundStack<A> {
         let plain = |io, spoken| {
             First::Plain(Box::new(Arrived {
                 io,
-                from,
-                original,
+                origin: Arc::clone(origin),
                 peer: Peer::Unauthenticated,
                 until: None,
                 spoken,
@@ -334,7 +339,7 @@ impl<A: App> InboundStack<A> {
             Ok(Ok(1)) => plain(Io::Plain(stream), None),
             Ok(_) => First::Nothing,
             Err(_) if self.protocol.is_http() => plain(Io::Plain(stream), None),
-            Err(_) => match self.first_of_both(&stream, original).await {
+            Err(_) => match self.first_of_both(&stream, origin).await {
                 None => First::Nothing,
                 Some(Spoke::Application(spoken)) => plain(Io::Plain(stream), Some(spoken)),
                 Some(Spoke::Caller(TLS)) => First::Tls(stream),
@@ -345,12 +350,12 @@ impl<A: App> InboundStack<A> {
 
     /// Which side speaks first where the caller has not yet. The application is opened for that if
     /// policy permits the caller to be opaque; else the caller alone is waited for.
-    async fn first_of_both(&self, stream: &Socket, original: SocketAddr) -> Option<Spoke> {
+    async fn first_of_both(&self, stream: &Socket, origin: &Origin) -> Option<Spoke> {
         let limits = &self.inbound.shared.limits;
         let stranger = Peer::Unauthenticated;
         let permitted = self.inbound.permit(&stranger, RequestView::Tcp).await;
         let opened = match permitted {
-            Ok(_permit) => self.app.open(original).await.ok(),
+            Ok(_permit) => self.app.open(origin).await.ok(),
             Err(_) => None,
         };
         if let Some(mut app) = opened {
@@ -394,7 +399,7 @@ impl<A: App> InboundStack<A> {
         connection.mesh = arrived.peer.id().is_some();
         if arrived.crowded {
             // The answer to its first request says so, and then it ends.
-            self.crowded(arrived.from, arrived.peer.id());
+            self.crowded(arrived.origin.source(), arrived.peer.id());
             let end = Instant::now()
                 + if http2 {
                     Duration::ZERO
@@ -405,13 +410,13 @@ impl<A: App> InboundStack<A> {
             connection.answering.closing.store(true, Ordering::Relaxed);
         }
         let state = Arc::clone(&connection.state);
-        let (io, from) = (arrived.io, arrived.from);
+        let (io, from) = (arrived.io, arrived.origin.source());
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
         let caller = Arc::new(Accepted {
             stack: Arc::clone(&self),
             series: self.inbound.series(info.id()),
             info: Arc::clone(&info),
-            original: arrived.original,
+            origin: arrived.origin,
             live: io.live(),
             state: Arc::clone(&state),
             crowded: arrived.crowded,
@@ -485,7 +490,7 @@ impl<A: App> InboundStack<A> {
                 {
                     call.exchange.policy = Some(policy.key.clone());
                 }
-                let app = self.app.call(request, &caller.info, caller.original, call);
+                let app = self.app.call(request, &caller.info, &caller.origin, call);
                 let served = Upload::answering(upload, app).await;
                 taken.answered(&served, shared.upstreams.epoch);
                 served
@@ -542,13 +547,13 @@ impl<A: App> InboundStack<A> {
         let shared = &self.inbound.shared;
         let Arrived {
             mut io,
-            from,
+            origin,
             peer,
-            original,
             spoken,
             crowded,
             ..
         } = arrived;
+        let from = origin.source();
         let mut call = Call::opaque(Direction::Inbound, self.inbound.tls.local(), from);
         call.exchange.tls_peer = peer.id().cloned();
         let series = self.inbound.series(call.exchange.tls_peer.as_ref());
@@ -576,7 +581,7 @@ impl<A: App> InboundStack<A> {
                     biased;
                     () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
                     error = denied => Err(error),
-                    carried = self.carry(&mut io, original, spoken, &mut flow) => carried,
+                    carried = self.carry(&mut io, &origin, spoken, &mut flow) => carried,
                 };
                 counters.closed();
                 result
@@ -598,13 +603,13 @@ impl<A: App> InboundStack<A> {
     async fn carry(
         &self,
         io: &mut Io,
-        original: SocketAddr,
+        origin: &Origin,
         spoken: Option<Spoken>,
         flow: &mut Flow,
     ) -> Result<(), Error> {
         let (mut app, said) = match spoken {
             Some(spoken) => spoken,
-            None => (self.app.open(original).await?, Vec::new()),
+            None => (self.app.open(origin).await?, Vec::new()),
         };
         copy((io, &[]), (&mut app, &said), flow).await
     }

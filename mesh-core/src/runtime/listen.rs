@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::{AppProtocol, ServiceName};
+use crate::accept::proxy::TrustedProxies;
+use crate::model::{AppProtocol, ProxyVersion, ServiceName};
 
 /// A listener of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct OutboundListener {
     pub target: Target,
     /// What applications speak on it.
     pub protocol: AppProtocol,
+    /// The proxies in front of it, where each connection begins with a PROXY header.
+    pub proxies: Option<TrustedProxies>,
 }
 
 /// What leads from a connection to the Service that it is meant for.
@@ -50,6 +53,10 @@ pub struct InboundListener {
     pub strict: bool,
     /// Paths of which a GET is permitted to every client.
     pub probes: Vec<Arc<str>>,
+    /// The proxies in front of it, where each connection begins with a PROXY header.
+    pub proxies: Option<TrustedProxies>,
+    /// How each connection to the application begins with the address of its caller, if it does.
+    pub to_app: Option<ProxyVersion>,
 }
 
 /// Where an application listens, as a function of the address that its caller connected to.
@@ -98,27 +105,41 @@ impl OutboundListener {
     /// assert_eq!(listener.target, Target::Authority);
     /// ```
     pub fn by_authority(protocol: AppProtocol) -> Self {
-        let target = Target::Authority;
-        Self { target, protocol }
+        Self::leading(Target::Authority, protocol)
     }
 
     /// A listener whose connections go to the Service that has the address which the application
     /// connected to.
     pub fn by_original_address(protocol: AppProtocol) -> Self {
-        let target = Target::OriginalAddress;
-        Self { target, protocol }
+        Self::leading(Target::OriginalAddress, protocol)
     }
 
     /// A listener for one port of a Service.
     pub fn to(service: ServiceName, port: u16, protocol: AppProtocol) -> Self {
-        let target = Target::Service(service, port);
-        Self { target, protocol }
+        Self::leading(Target::Service(service, port), protocol)
+    }
+
+    /// The same listener behind proxies: each connection comes from one of them and begins with a PROXY
+    /// header. The address that this names is that of the caller; where it leads stays as it is.
+    #[must_use]
+    pub fn behind(mut self, proxies: TrustedProxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
+    fn leading(target: Target, protocol: AppProtocol) -> Self {
+        Self {
+            target,
+            protocol,
+            proxies: None,
+        }
     }
 }
 
 impl fmt::Display for OutboundListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.target, self.protocol)
+        write!(f, "{}, {}", self.target, self.protocol)?;
+        shown(f, self.proxies.as_ref())
     }
 }
 
@@ -127,7 +148,20 @@ impl fmt::Display for OutboundListener {
 impl fmt::Display for InboundListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peers = if self.strict { "strict" } else { "permissive" };
-        write!(f, "to {}, {}, {peers} peers", self.app, self.protocol)
+        write!(f, "to {}, {}, {peers} peers", self.app, self.protocol)?;
+        shown(f, self.proxies.as_ref())?;
+        match self.to_app {
+            Some(version) => write!(f, ", PROXY {version} to it"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The proxies in front of a listener.
+fn shown(f: &mut fmt::Formatter<'_>, proxies: Option<&TrustedProxies>) -> fmt::Result {
+    match proxies {
+        Some(proxies) => write!(f, ", PROXY headers from {proxies}"),
+        None => Ok(()),
     }
 }
 
@@ -146,6 +180,8 @@ impl InboundListener {
             protocol,
             strict: true,
             probes: Vec::new(),
+            proxies: None,
+            to_app: None,
         }
     }
 
@@ -153,6 +189,34 @@ impl InboundListener {
     #[must_use]
     pub fn permissive(mut self) -> Self {
         self.strict = false;
+        self
+    }
+
+    /// The same listener behind proxies: each connection comes from one of them and begins with a PROXY
+    /// header. The address that this names is that of the caller; its identity is proven by TLS, which
+    /// comes after the header.
+    ///
+    /// ```
+    /// use inmesh_core::accept::proxy::TrustedProxies;
+    /// use inmesh_core::model::AppProtocol;
+    /// use inmesh_core::runtime::InboundListener;
+    /// let app = std::net::SocketAddr::from(([127, 0, 0, 1], 8080));
+    /// let proxies = TrustedProxies::new(["10.0.0.0/8".parse()?])?;
+    /// let listener = InboundListener::new(app, AppProtocol::Http1).behind(proxies);
+    /// assert!(listener.to_string().ends_with(", PROXY headers from 10.0.0.0/8"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn behind(mut self, proxies: TrustedProxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
+    /// The same listener whose connections to the application begin with a PROXY header, which names the
+    /// caller. Each of them is for one connection of a caller.
+    #[must_use]
+    pub fn announcing(mut self, version: ProxyVersion) -> Self {
+        self.to_app = Some(version);
         self
     }
 

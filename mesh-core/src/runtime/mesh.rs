@@ -21,6 +21,7 @@ use super::listen::{InboundListener, OutboundListener};
 use super::outbound::Outbound;
 use super::shared::Shared;
 use super::status::{Status, not_ready};
+use crate::accept::proxy::TrustedProxies;
 use crate::authorize::{AuthorizeLayer, seen_probes};
 use crate::body::{Body, BoxError};
 use crate::connect::Kept;
@@ -149,14 +150,47 @@ impl Mesh {
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
+        self.serve_through(listener, None, app).await;
+    }
+
+    /// The same on a listener behind proxies: each connection comes from one of them and begins with a
+    /// PROXY header, which names the caller's address (`PeerInfo::address`).
+    pub async fn serve_proxied<S, R>(&self, listener: TcpListener, proxies: TrustedProxies, app: S)
+    where
+        S: Service<Request<Body>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        self.serve_through(listener, Some(proxies), app).await;
+    }
+
+    async fn serve_through<S, R>(
+        &self,
+        listener: TcpListener,
+        proxies: Option<TrustedProxies>,
+        app: S,
+    ) where
+        S: Service<Request<Body>, Response = Response<R>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let mut leads = "to this process, HTTP, strict peers".to_owned();
+        if let Some(proxies) = &proxies {
+            leads += &format!(", PROXY headers from {proxies}");
+        }
         let stack = InboundStack {
             inbound: Arc::clone(&self.stack.inbound),
             app: InProcess(app),
-            leads: "to this process, HTTP, strict peers".to_owned(),
+            leads,
             // Any version of it.
             protocol: AppProtocol::Http1,
             strict: true,
             probes: Arc::new([]),
+            proxies,
         };
         Arc::new(stack).listen(listener).await;
     }
@@ -179,6 +213,7 @@ impl Mesh {
             protocol: to.protocol,
             strict: to.strict,
             probes: seen_probes(shared.paths, to.probes.iter().map(|path| &**path)),
+            proxies: to.proxies,
         };
         Arc::new(stack).listen(listener).await;
     }

@@ -33,6 +33,7 @@ mod mirror;
 mod opaque;
 mod outbound;
 mod pace;
+mod proxied;
 mod repeat;
 mod sending;
 mod serve;

@@ -5,7 +5,6 @@
 //! caller is silent, the server may have the first word. It refuses bytes on a listener that names no
 //! Service.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,11 +13,11 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::first::{FirstWord, first_word};
 use super::listen::OutboundListener;
-use super::outbound::{Outbound, To};
+use super::outbound::{Arrival, Outbound, To};
 use super::upstream::Upstream;
 use crate::accept::{Detected, Hello, Socket, Taken, hello, peek};
 use crate::authorize::RequestView;
-use crate::connect::{Flow, Io, copy};
+use crate::connect::{Flow, Io, Origin, copy};
 use crate::error::{Error, Reason};
 use crate::plan::{Destination, plan};
 use crate::route::RoutedAs;
@@ -38,21 +37,20 @@ pub(super) struct Joined {
 
 impl Outbound {
     /// A caller that says nothing where nothing is declared: perhaps the server is to speak first.
-    pub(super) async fn silent(
-        self: Arc<Self>,
-        stream: Socket,
-        from: SocketAddr,
-        to: &Arc<OutboundListener>,
-    ) {
+    pub(super) async fn silent(self: Arc<Self>, stream: Socket, arrival: Arc<Arrival>) {
         let limits = &self.shared.limits;
+        let Arrival { to, origin } = &*arrival;
+        let from = origin.source();
         let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
-        let opened = match to.destination(to.original(&stream)) {
+        let opened = match to.destination(origin) {
             // Without a Service there is no server to ask.
             To::Authority => None,
-            leads => self.open(leads, &RequestView::Tcp, &mut call).await.ok(),
+            leads => { self.open(leads, &RequestView::Tcp, &mut call, origin) }
+                .await
+                .ok(),
         };
         let Some((mut endpoint, upstream)) = opened else {
-            return self.late(stream, from, to, Taken::Free).await;
+            return self.late(stream, arrival, Taken::Free).await;
         };
         match first_word(&stream, &mut endpoint, limits.idle).await {
             FirstWord::Server(said) => {
@@ -66,7 +64,7 @@ impl Outbound {
                 match peek(&stream, Taken::Free, deadline).await {
                     detected @ (Detected::Http1 | Detected::Http2) => {
                         drop((endpoint, upstream));
-                        self.detected(stream, from, to, detected).await;
+                        self.detected(stream, arrival, detected).await;
                     }
                     _ => {
                         let joined = Joined::new(endpoint, upstream, Vec::new());
@@ -80,38 +78,29 @@ impl Outbound {
                     FirstWord::Http => Taken::Http,
                     _ => Taken::Free,
                 };
-                self.late(stream, from, to, taken).await;
+                self.late(stream, arrival, taken).await;
             }
             FirstWord::Nothing => tracing::debug!(%from, "neither side has spoken"),
         }
     }
 
     /// Waits for a caller that has the first word.
-    async fn late(
-        self: Arc<Self>,
-        stream: Socket,
-        from: SocketAddr,
-        to: &Arc<OutboundListener>,
-        taken: Taken,
-    ) {
+    async fn late(self: Arc<Self>, stream: Socket, arrival: Arc<Arrival>, taken: Taken) {
+        let from = arrival.origin.source();
         match peek(&stream, taken, Instant::now() + self.shared.limits.idle).await {
             Detected::NeedMore => tracing::debug!(%from, "the caller has not spoken"),
-            detected => self.detected(stream, from, to, detected).await,
+            detected => self.detected(stream, arrival, detected).await,
         }
     }
 
     /// Forwards one opaque connection.
-    pub(super) async fn tcp(
-        self: Arc<Self>,
-        mut stream: Socket,
-        from: SocketAddr,
-        to: &OutboundListener,
-    ) {
-        let tls = self.led_to(&stream, to, |service, port| {
+    pub(super) async fn tcp(self: Arc<Self>, mut stream: Socket, arrival: Arc<Arrival>) {
+        let Arrival { to, origin } = &*arrival;
+        let tls = self.led_to(origin, to, |service, port| {
             service.routes.routed_as(port, self.namespace())
         });
         let Hello { bytes, said } = match tls {
-            None if self.is_outside(&stream, to) => {
+            None if self.is_outside(origin, to) => {
                 let deadline = Instant::now() + self.shared.limits.header;
                 Box::pin(hello(&mut stream, deadline)).await
             }
@@ -127,10 +116,10 @@ impl Outbound {
             },
             None => RequestView::Tcp,
         };
-        let mut call = Call::opaque(Direction::Outbound, self.tls.local(), from);
+        let mut call = Call::opaque(Direction::Outbound, self.tls.local(), origin.source());
         let recorder = &self.shared.recorder;
-        let to = to.destination(to.original(&stream));
-        let (endpoint, upstream) = match self.open(to, &view, &mut call).await {
+        let to = to.destination(origin);
+        let (endpoint, upstream) = match self.open(to, &view, &mut call, origin).await {
             Ok(opened) => opened,
             Err(error) => {
                 let reason = error.reason().as_str();
@@ -148,9 +137,9 @@ impl Outbound {
 
     /// Whether a caller has connected to an address that no Service has, so that a name in its handshake
     /// may lead on.
-    fn is_outside(&self, stream: &Socket, to: &OutboundListener) -> bool {
+    fn is_outside(&self, origin: &Origin, to: &OutboundListener) -> bool {
         let snapshot = self.shared.reader.peek();
-        match to.destination(to.original(stream)) {
+        match to.destination(origin) {
             To::Address(address) => {
                 snapshot.names_hosts() && snapshot.at_address(address.ip()).is_none()
             }
@@ -197,12 +186,13 @@ impl Outbound {
         to: To<'_>,
         view: &RequestView<'_>,
         call: &mut Call,
+        origin: &Origin,
     ) -> Result<(Io, Upstream), Error> {
         if matches!(to, To::Authority) {
             let detail = "opaque bytes on a listener that names no Service";
             return Err(Error::new(Reason::UnknownHost, detail));
         }
-        self.open_at(to.destination(""), view, call).await
+        self.open_at(to.destination(""), view, call, origin).await
     }
 
     /// The same to any destination.
@@ -211,6 +201,7 @@ impl Outbound {
         to: Destination<'_>,
         view: &RequestView<'_>,
         call: &mut Call,
+        origin: &Origin,
     ) -> Result<(Io, Upstream), Error> {
         let planned = {
             let snapshot = self.shared.reader.peek();
@@ -236,7 +227,7 @@ impl Outbound {
                 .await?;
         }
         let upstreams = &self.shared.upstreams;
-        upstreams.open(&self.tls, backend, call).await
+        upstreams.open(&self.tls, backend, call, origin).await
     }
 }
 

@@ -29,7 +29,7 @@ use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
-use crate::connect::{Kept, Switched, forward, protocol_of};
+use crate::connect::{Kept, Origin, Switched, forward, protocol_of};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, Namespace, ServiceName};
@@ -65,8 +65,14 @@ pub(super) enum To<'a> {
 /// The connection that a request came on.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
-    pub(super) address: SocketAddr,
+    pub(super) origin: &'a Arc<Origin>,
     pub(super) state: &'a Arc<ConnState>,
+}
+
+/// A connection to an outbound listener: what all its requests share.
+pub(super) struct Arrival {
+    pub(super) to: Arc<OutboundListener>,
+    pub(super) origin: Arc<Origin>,
 }
 
 /// The answer to a request.
@@ -119,13 +125,14 @@ impl Outbound {
         let (direction, series) = (Direction::Outbound, &self.without_service);
         let mut pending = admit::begin(direction, local, request, &shared.recorder, series, state);
         let call = pending.call();
-        call.exchange.caller = caller.map(|c| c.address);
+        call.exchange.caller = caller.map(|c| c.origin.source());
         call.upload = upload.clone();
         let admitted = admit::admit(&shared.limits, shared.paths, request, call);
         pending.begin();
         let result = match admitted {
             Ok(()) => {
-                let carried = self.carry(request, to, pending.call());
+                let origin = caller.map(|c| c.origin);
+                let carried = self.carry(request, to, pending.call(), origin);
                 Upload::answering(upload, carried).await
             }
             Err(error) => Err(error),
@@ -170,6 +177,7 @@ impl Outbound {
         request: &mut Request<Body>,
         to: &To<'_>,
         call: &mut Call,
+        origin: Option<&Arc<Origin>>,
     ) -> Result<Carried, Error> {
         let planned = self.plan_http(request, to, call)?;
         if let Some(injected) = planned.injected() {
@@ -192,7 +200,7 @@ impl Outbound {
         }
         if !planned.mirrors().is_empty() {
             cold_path();
-            mirror::begin(&self.shared, &self.tls, &planned, request, call);
+            mirror::begin(&self.shared, &self.tls, &planned, request, call, origin);
         }
         let hop = forward(request, planned.protocol(), &call.exchange.authority);
         planned.edit_request(request);
@@ -202,6 +210,7 @@ impl Outbound {
             timeouts: planned.timeouts().map(|t| t.value).unwrap_or_default(),
             retry: planned.retry().map(|retry| &*retry.value),
             version: hop.version(),
+            origin: origin.map(|origin| &**origin),
         };
         let upstreams = &self.shared.upstreams;
         let grpc = call.exchange.protocol == Protocol::Grpc;
@@ -331,11 +340,14 @@ impl Outbound {
 
     async fn connection(
         self: Arc<Self>,
-        stream: Socket,
+        mut stream: Socket,
         from: SocketAddr,
         to: &Arc<OutboundListener>,
     ) {
-        let declared = self.declared(&stream, to);
+        let Some(origin) = self.origin(&mut stream, from, to).await else {
+            return;
+        };
+        let declared = self.declared(&origin, to);
         let detected = match declared {
             AppProtocol::Tcp => Detected::Opaque,
             protocol => {
@@ -348,31 +360,32 @@ impl Outbound {
                 peek(&stream, taken, Instant::now() + limit).await
             }
         };
-        self.detected(stream, from, to, detected).await;
+        let (to, origin) = (Arc::clone(to), Arc::new(origin));
+        let arrival = Arc::new(Arrival { to, origin });
+        self.detected(stream, arrival, detected).await;
     }
 
     pub(super) async fn detected(
         self: Arc<Self>,
         stream: Socket,
-        from: SocketAddr,
-        to: &Arc<OutboundListener>,
+        arrival: Arc<Arrival>,
         detected: Detected,
     ) {
         match detected {
-            Detected::Http1 => Box::pin(self.http(stream, from, to, false)).await,
-            Detected::Http2 => Box::pin(self.http(stream, from, to, true)).await,
-            Detected::NeedMore => Box::pin(self.silent(stream, from, to)).await,
-            Detected::Opaque | Detected::Tls => Box::pin(self.tcp(stream, from, to)).await,
+            Detected::Http1 => Box::pin(self.http(stream, arrival, false)).await,
+            Detected::Http2 => Box::pin(self.http(stream, arrival, true)).await,
+            Detected::NeedMore => Box::pin(self.silent(stream, arrival)).await,
+            Detected::Opaque | Detected::Tls => Box::pin(self.tcp(stream, arrival)).await,
         }
     }
 
     /// What a caller of a listener speaks as far as it is declared: by the listener, or by the port
     /// that it leads to.
-    fn declared(&self, stream: &Socket, to: &OutboundListener) -> AppProtocol {
+    fn declared(&self, origin: &Origin, to: &OutboundListener) -> AppProtocol {
         if to.protocol != AppProtocol::Detect {
             return to.protocol;
         }
-        let declared = self.led_to(stream, to, |service, port| {
+        let declared = self.led_to(origin, to, |service, port| {
             if self.shared.server_first.has(&service.name, port) {
                 return Some(AppProtocol::Tcp);
             }
@@ -391,12 +404,12 @@ impl Outbound {
     /// it speaks.
     pub(super) fn led_to<T>(
         &self,
-        stream: &Socket,
+        origin: &Origin,
         to: &OutboundListener,
         ask: impl FnOnce(&ServiceView, u16) -> Option<T>,
     ) -> Option<T> {
         let snapshot = self.shared.reader.peek();
-        match to.destination(to.original(stream)) {
+        match to.destination(origin) {
             To::Authority => None,
             To::Address(address) => ask(snapshot.at_address(address.ip())?, address.port()),
             To::Service(name, port) => ask(snapshot.service(name)?, port),
@@ -407,30 +420,25 @@ impl Outbound {
         &self.tls.local().workload().namespace
     }
 
-    async fn http(
-        self: Arc<Self>,
-        stream: Socket,
-        from: SocketAddr,
-        to: &Arc<OutboundListener>,
-        http2: bool,
-    ) {
+    async fn http(self: Arc<Self>, stream: Socket, arrival: Arc<Arrival>, http2: bool) {
         let connection =
             Connection::new(&self.shared.limits, &self.shared.budget, &self.shared.drain);
-        let original = to.original(&stream);
         let state = Arc::clone(&connection.state);
-        let (this, to) = (Arc::clone(&self), Arc::clone(to));
+        let (this, from) = (Arc::clone(&self), arrival.origin.source());
         let conn_state = Arc::clone(&state);
         let service = move |mut request: Request<Body>| {
-            let (this, to, state) = (Arc::clone(&this), Arc::clone(&to), Arc::clone(&conn_state));
+            let (this, arrival) = (Arc::clone(&this), Arc::clone(&arrival));
+            let state = Arc::clone(&conn_state);
             async move {
+                let Arrival { to, origin } = &*arrival;
                 let caller = Caller {
-                    address: from,
+                    origin,
                     state: &state,
                 };
-                if asks_for_tunnel(&request, &to) {
+                if asks_for_tunnel(&request, to) {
                     return Box::pin(this.connect(&mut request, caller)).await;
                 }
-                this.handle(&mut request, &to.destination(original), Some(&caller))
+                this.handle(&mut request, &to.destination(origin), Some(&caller))
                     .await
             }
         };
@@ -502,12 +510,11 @@ impl OutboundListener {
         }
     }
 
-    pub(super) fn destination(&self, original: Option<SocketAddr>) -> To<'_> {
-        match (&self.target, original) {
-            (Target::Service(name, port), _) => To::Service(name, *port),
-            (Target::OriginalAddress, Some(address)) => To::Address(address),
-            // A socket without an address is closed already.
-            (Target::Authority | Target::OriginalAddress, _) => To::Authority,
+    pub(super) fn destination(&self, origin: &Origin) -> To<'_> {
+        match &self.target {
+            Target::Authority => To::Authority,
+            Target::OriginalAddress => To::Address(origin.reached()),
+            Target::Service(name, port) => To::Service(name, *port),
         }
     }
 }

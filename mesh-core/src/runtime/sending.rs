@@ -10,6 +10,7 @@ use super::call::Call;
 use super::repeat::count;
 use crate::balance::EndpointState;
 use crate::body::Body;
+use crate::connect::Origin;
 use crate::deadline;
 use crate::error::{Error, Reason};
 use crate::model::HttpVersion;
@@ -25,6 +26,8 @@ pub(super) struct Sending<'a> {
     pub(super) timeouts: Timeouts,
     pub(super) retry: Option<&'a RetryPolicy>,
     pub(super) version: HttpVersion,
+    /// The connection of the caller; `None` for this process itself.
+    pub(super) origin: Option<&'a Origin>,
 }
 
 /// The attempts of one request or connection that failed.

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 33] = [
+const REASONS: [Reason; 34] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -30,6 +30,7 @@ const REASONS: [Reason; 33] = [
     Reason::NoRoute,
     Reason::Overflow,
     Reason::Overload,
+    Reason::ProxyHeader,
     Reason::RateLimited,
     Reason::RequestTimeout,
     Reason::Reset,
@@ -291,8 +292,11 @@ mod whole {
         let two = connection().serve_h2(Io::Plain(b), answer);
         size("HTTP/2", size_of_val(&two), BOUND_H2);
         let state = Arc::<ConnState>::default();
+        let own = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let ends = crate::accept::proxy::Ends::new(own, own);
+        let origin = Arc::new(crate::connect::Origin::new(ends, own));
         let caller = Some(Caller {
-            address: ([127, 0, 0, 1], 1).into(),
+            origin: &origin,
             state: &state,
         });
         let mut request = http::Request::new(Body::empty());
@@ -305,6 +309,7 @@ mod whole {
             leads: String::new(),
             strict: true,
             probes: Arc::new([]),
+            proxies: None,
         });
         let accepted = stack.connection(tcp().await?, ([127, 0, 0, 1], 1).into(), None);
         size("accepted", size_of_val(&accepted), BOUND_ACCEPTED);

@@ -18,7 +18,7 @@ use super::opaque::Joined;
 use super::outbound::{Caller, Outbound};
 use super::upstream::Upstream;
 use crate::body::Body;
-use crate::connect::{Flow, Io, WayOut};
+use crate::connect::{Flow, Io, Origin, WayOut};
 use crate::error::{Error, Reason};
 use crate::head;
 use crate::plan::{Destination, tunnel};
@@ -47,14 +47,17 @@ impl Outbound {
         let (direction, series) = (Direction::Outbound, &self.without_service);
         let mut pending = admit::begin(direction, local, request, &shared.recorder, series, state);
         let call = pending.call();
-        call.exchange.caller = Some(caller.address);
+        call.exchange.caller = Some(caller.origin.source());
         let asked = asked(shared.limits.head(), request);
         if let Ok(authority) = &asked {
             call.exchange.authority = SharedText::from(&**authority);
         }
         pending.begin();
         let opened = match asked {
-            Ok(authority) => self.open_tunnel(&authority, pending.call()).await,
+            Ok(authority) => {
+                let call = pending.call();
+                self.open_tunnel(&authority, call, caller.origin).await
+            }
             Err(error) => Err(error),
         };
         match opened {
@@ -67,9 +70,14 @@ impl Outbound {
         }
     }
 
-    async fn open_tunnel(&self, authority: &str, call: &mut Call) -> Result<(Io, Upstream), Error> {
+    async fn open_tunnel(
+        &self,
+        authority: &str,
+        call: &mut Call,
+        origin: &Origin,
+    ) -> Result<(Io, Upstream), Error> {
         let view = tunnel(&self.shared.reader.peek(), self.tls.local(), authority)?;
-        self.open_at(Destination::Authority(authority), &view, call)
+        self.open_at(Destination::Authority(authority), &view, call, origin)
             .await
     }
 

@@ -22,7 +22,7 @@ use super::sending::{Sending, Tried};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
 use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
 use crate::body::Body;
-use crate::connect::{Connector, Io, Kept, Lease, SPARING, Sent, Unsent, Way};
+use crate::connect::{Connector, Io, Kept, Lease, Origin, SPARING, Sent, Unsent, Way};
 use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
@@ -97,6 +97,7 @@ impl Upstreams {
                 reuse: call.attempts.reuse(),
                 waits: Some(&waits),
                 now,
+                origin: sending.origin,
             };
             let attempt = self.connector.send(tls, picked.member(), request, way);
             // A block, so that the future holds no answer while it waits to send again.
@@ -166,13 +167,15 @@ impl Upstreams {
         tls: &Tls,
         to: PlannedBackend<'_>,
         call: &mut Call,
+        origin: &Origin,
     ) -> Result<(Io, Upstream), Error> {
         let mut tried = Tried::default();
         loop {
             let (service, mut picked) = self.choose(to, &mut tried, call, Instant::now())?;
             let kept = Kept::of(picked.member(), tls.local(), self.connector.idle_max);
-            let place = Some(kept.room_opaque()?);
-            let opening = { &self.connector }.open(tls, picked.member(), Inner::Tcp, place);
+            let (place, origin) = (Some(kept.room_opaque()?), Some(origin));
+            let connector = &self.connector;
+            let opening = connector.open(tls, picked.member(), Inner::Tcp, place, origin);
             let error = match opening.await {
                 Ok(opened) => {
                     picked.answered(|| self.now());
@@ -210,6 +213,7 @@ impl Upstreams {
         request: &mut Request<Body>,
         version: HttpVersion,
         call: &mut Call,
+        origin: &Origin,
     ) -> Result<(Response<Body>, Lease), Error> {
         let mut now = call.started;
         loop {
@@ -218,6 +222,7 @@ impl Upstreams {
                 reuse: call.attempts.reuse(),
                 waits: None,
                 now,
+                origin: Some(origin),
             };
             let sending = self.connector.send(tls, member, request, way);
             match sending.await {

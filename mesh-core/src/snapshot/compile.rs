@@ -140,6 +140,8 @@ fn built(
     endpoints: Vec<Endpoint>,
     before: Option<&EndpointSet>,
 ) -> EndpointSet {
+    let proxied = traffic.proxy_protocol.as_ref().map(|block| block.value);
+    let endpoints = { endpoints.into_iter() }.map(|one| one.with_proxy_protocol(proxied));
     EndpointSet::build(endpoints, before)
         .with_nearness(nearness(traffic), &settings.locality)
         .with_strategy(&traffic.strategy.value)
@@ -298,6 +300,7 @@ fn endpoints_of(
             addresses,
             transport: transport.clone(),
             conditions: host.conditions,
+            proxy_protocol: None,
             workload: Arc::default(),
             version: Arc::default(),
             locality: Arc::clone(&host.locality),

@@ -52,7 +52,8 @@ pub struct Exchange {
     pub authority: SharedText,
     /// The caller's user agent, cut at 256 bytes.
     pub user_agent: Option<header::HeaderValue>,
-    /// The address that the connection from the caller came from.
+    /// The address that the connection from the caller came from, or that its proxy named where the
+    /// listener trusts that.
     pub caller: Option<SocketAddr>,
     /// The TLS peer: inbound the caller, outbound the server; `None` without mutual TLS.
     pub tls_peer: Option<SpiffeId>,

@@ -161,7 +161,9 @@ impl Recorder {
     ) {
         self.metrics.connection_failed(direction.as_str(), reason);
         let context = TraceContext::new(rand::random(), rand::random(), false);
-        let http = error.reason().stage() == Stage::Accept;
+        // A connection without its PROXY header is closed without an answer.
+        let reason = error.reason();
+        let http = reason.stage() == Stage::Accept && reason != Reason::ProxyHeader;
         let protocol = if http { Protocol::Http1 } else { Protocol::Tcp };
         let mut exchange = Exchange::new(direction, protocol, context);
         exchange.workload.share(workload);
@@ -169,7 +171,7 @@ impl Recorder {
         exchange.tls_peer = peer.cloned();
         exchange.failed(error);
         if http {
-            exchange.status = error.reason().status().as_u16();
+            exchange.status = reason.status().as_u16();
         }
         self.publish(&exchange);
     }

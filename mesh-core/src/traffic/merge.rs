@@ -65,20 +65,20 @@ pub(crate) fn of_port(
             traffic.eject = Block { value, from };
         }
         if let Some(value) = blocks.check.clone() {
-            let from = from.clone();
-            traffic.check = Some(Block { value, from });
+            traffic.check = Some(Block::of(value, &policy.key));
         }
         if let Some(value) = blocks.budget {
             let from = from.clone();
             traffic.budget = Block { value, from };
         }
+        if let Some(value) = blocks.proxy_protocol {
+            traffic.proxy_protocol = Some(Block::of(value, &policy.key));
+        }
         if let Some(value) = blocks.timeouts {
-            let from = from.clone();
-            traffic.timeouts = Some(Block { value, from });
+            traffic.timeouts = Some(Block::of(value, &policy.key));
         }
         if let Some(value) = blocks.retry.clone() {
-            let from = from.clone();
-            traffic.retry = Some(Block { value, from });
+            traffic.retry = Some(Block::of(value, &policy.key));
             // Of the two the nearer one holds; what is not hedged is repeated as the other says.
             traffic.hedge = None;
         }
@@ -87,8 +87,7 @@ pub(crate) fn of_port(
             traffic.hedge = Some(Block { value, from });
         }
         if let Some(value) = blocks.session.clone() {
-            let from = from.clone();
-            traffic.session = Some(Block { value, from });
+            traffic.session = Some(Block::of(value, &policy.key));
         }
         if let Some(value) = blocks.fault.clone() {
             traffic.fault = Some(Block { value, from });

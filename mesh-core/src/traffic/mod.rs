@@ -29,7 +29,7 @@ pub(crate) use shown::{Part, block, part};
 pub use split::TrafficSplit;
 
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
-use crate::model::Block;
+use crate::model::{Block, ProxyVersion};
 use crate::origination::Origination;
 use crate::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -62,6 +62,8 @@ pub struct Traffic {
     pub fault: Option<Block<Arc<FaultInjection>>>,
     /// TLS that is spoken to its servers outside the mesh, whatever their own documents say.
     pub tls: Option<Block<Arc<Origination>>>,
+    /// How each connection begins with the address of the caller, if it does.
+    pub proxy_protocol: Option<Block<ProxyVersion>>,
     /// How clients stay with one endpoint, if they do.
     pub session: Option<Block<Arc<SessionPersistence>>>,
 }

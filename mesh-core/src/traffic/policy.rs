@@ -7,7 +7,7 @@ use super::session::SessionPersistence;
 use super::split::TrafficSplit;
 use crate::balance::{CheckPolicy, EjectPolicy, Nearness, RequestLimits, SlowStart, Strategy};
 use crate::limit::{AdaptiveConcurrency, RateLimit};
-use crate::model::{Kind, ObjectKey, ServiceName};
+use crate::model::{Kind, ObjectKey, ProxyVersion, ServiceName};
 use crate::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
 
@@ -56,6 +56,9 @@ pub struct Blocks {
     pub check: Option<Arc<CheckPolicy>>,
     /// How many repeats there may be of all requests to a Service together.
     pub budget: Option<BudgetPolicy>,
+    /// How each connection begins with the address of the caller (`proxyProtocol`); of Services that are
+    /// named, for as a default it would break each server that expects none, and no policy takes it back.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Time limits.
     pub timeouts: Option<Timeouts>,
     /// What is sent again.
@@ -110,7 +113,8 @@ impl TrafficPolicy {
     ///
     /// [`InvalidTraffic`] if a target is of another namespace or no route, if it has no block, both `retry`
     /// and `hedge`, or one that a target cannot have: how endpoints are chosen and ejected and what repeats may cost is a
-    /// Service's, how many requests are taken a workload's, a split a route's.
+    /// Service's, how many requests are taken a workload's, a split a route's, a PROXY header a named
+    /// Service's.
     pub fn new(
         key: ObjectKey,
         targets: Vec<Target>,
@@ -135,6 +139,7 @@ impl TrafficPolicy {
             ("outlierDetection", blocks.eject.is_some()),
             ("healthCheck", blocks.check.is_some()),
             ("retryConstraint", blocks.budget.is_some()),
+            ("proxyProtocol", blocks.proxy_protocol.is_some()),
         ];
         let limits = Blocks {
             rate_limit: blocks.rate_limit.clone(),
@@ -146,6 +151,9 @@ impl TrafficPolicy {
             return refuse(
                 "trafficSplit is of the rules of a route that `targetRefs` names".into(),
             );
+        }
+        if blocks.proxy_protocol.is_some() && targets.is_empty() {
+            return refuse("proxyProtocol is of the Services that `targetRefs` names".into());
         }
         for target in &targets {
             let namespace = match target {

@@ -16,7 +16,7 @@ use crate::balance::{
     CheckKind, CheckPolicy, ConsistentHash, EjectPolicy, HashKey, HashTable, Nearness,
     RequestLimits, SlowStart, Strategy, Volume,
 };
-use crate::model::{Block, ObjectKey};
+use crate::model::{Block, ObjectKey, ProxyVersion};
 use crate::origination::Origination;
 use crate::retry::{BudgetPolicy, HedgePolicy, RetryPolicy};
 use crate::route::Timeouts;
@@ -286,6 +286,12 @@ impl Shown for EjectPolicy {
     }
 }
 
+impl Shown for ProxyVersion {
+    fn fields(&self) -> Map<String, Value> {
+        fields([("version", self.to_string().into())])
+    }
+}
+
 impl Shown for FaultInjection {
     fn fields(&self) -> Map<String, Value> {
         let percentage = |of: Percentage| json!({ "value": of.get() });
@@ -351,6 +357,7 @@ impl Traffic {
             self.check.as_ref().map(|block| part("healthCheck", block)),
             Some(part("retryConstraint", &self.budget)),
             self.tls.as_ref().map(|block| part("tls", block)),
+            { self.proxy_protocol.as_ref() }.map(|block| part("proxyProtocol", block)),
         ];
         blocks.into_iter().flatten().collect()
     }
@@ -442,6 +449,7 @@ mod tests {
             retry: Some(Block::of(Arc::new(retry), &key)),
             timeouts: Some(Block::of(Timeouts::new(second, None).unwrap(), &key)),
             fault: Some(Block::of(Arc::new(fault), &key)),
+            proxy_protocol: Some(Block::of(ProxyVersion::V2, &key)),
             ..Traffic::default()
         };
         assert_eq!(
@@ -462,6 +470,7 @@ mod tests {
                     "budget": {"percent": 20, "interval": "10000ms"},
                     "minRetryRate": {"count": 10, "interval": "1000ms"},
                 },
+                "proxyProtocol": {"version": "V2", "from": "TrafficPolicy/shop/cart"},
                 "timeouts": {"request": "1000ms", "from": "TrafficPolicy/shop/cart"},
                 "retry": {
                     "attempts": 2, "codes": [503], "grpcCodes": [14], "backoff": "25ms",

@@ -25,6 +25,7 @@ mod mirrors;
 mod outcomes;
 mod outside;
 mod protocols;
+mod proxied;
 mod rates;
 mod repeats;
 mod retries;

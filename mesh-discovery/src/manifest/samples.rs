@@ -224,6 +224,7 @@ fn traffic() -> Json {
                 "httpCookie": {"name": "user", "path": "/", "ttl": "1h"},
                 "ringHash": {"minimumRingSize": 1_024},
             }},
+            "proxyProtocol": {"version": "V1"},
             "healthCheck": {
                 "http": {"path": "/", "expectedStatuses": [200]}, "interval": "10s", "timeout": "2s",
                 "unhealthyThreshold": 3, "healthyThreshold": 1,

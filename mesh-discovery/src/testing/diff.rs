@@ -178,6 +178,7 @@ fn block(name: &str) -> &'static str {
         "loadBalancer" => "loadBalancer",
         "locality" => "locality",
         "outlierDetection" => "outlierDetection",
+        "proxyProtocol" => "proxyProtocol",
         "retry" => "retry",
         "retryConstraint" => "retryConstraint",
         "sessionPersistence" => "sessionPersistence",

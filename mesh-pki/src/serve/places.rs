@@ -122,6 +122,18 @@ impl Place {
             None => false,
         }
     }
+
+    /// Makes it the place of `address`, for which a proxy has passed the connection on. Returns false
+    /// where that has its share already; the place stays the proxy's then.
+    pub fn pass_to(&mut self, address: IpAddr) -> bool {
+        match self.places.take(address) {
+            Some(place) => {
+                *self = place;
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 impl Drop for Place {
@@ -172,6 +184,23 @@ mod tests {
         let mut another = take("192.0.2.3").unwrap();
         assert!(another.prove(&cart));
         drop((all, again, other, another));
+        assert!(places.taken.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_proxy_gives_its_place_to_each_caller_that_it_names() {
+        let places = Places::new(8);
+        let [proxy, caller, other] = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
+        let passed: Vec<Place> = (0..4)
+            .map_while(|_| {
+                let mut place = places.take(proxy)?;
+                place.pass_to(caller).then_some(place)
+            })
+            .collect();
+        assert_eq!(passed.len(), 2, "a quarter for each caller");
+        let mut place = places.take(proxy).unwrap();
+        assert!(!place.pass_to(caller) && place.pass_to(other));
+        drop((passed, place));
         assert!(places.taken.lock().unwrap().is_empty());
     }
 

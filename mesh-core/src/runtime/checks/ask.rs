@@ -64,7 +64,7 @@ pub(super) async fn ask(
                 AppProtocol::Http1 => Inner::Http1,
                 AppProtocol::Detect | AppProtocol::Tcp => Inner::Tcp,
             };
-            let opened = connector.open(tls, &target.member, inner, None).await;
+            let opened = connector.open(tls, &target.member, inner, None, None).await;
             opened.map(drop).map_err(|e| e.to_string())
         }
     }
@@ -88,6 +88,7 @@ async fn send(
         reuse: Reuse::Allowed,
         waits: None,
         now: Instant::now(),
+        origin: None,
     };
     let sent = connector.send(tls, &target.member, &mut request, way).await;
     let sent = sent.map_err(|unsent| unsent.error.to_string())?;

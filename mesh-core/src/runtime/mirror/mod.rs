@@ -24,7 +24,7 @@ use super::sending::Sending;
 use super::shared::Shared;
 use super::upstream::Answered;
 use crate::body::Body;
-use crate::connect::forward;
+use crate::connect::{Origin, forward};
 use crate::fields::wishes;
 use crate::identify::Tls;
 use crate::model::Draw;
@@ -62,6 +62,8 @@ struct Copy {
     authority: SharedText,
     trace: TraceContext,
     draw: Draw,
+    /// The connection of the caller, where there is one.
+    origin: Option<Arc<Origin>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -72,6 +74,7 @@ pub(super) fn begin(
     planned: &Planned,
     request: &mut Request<Body>,
     call: &Call,
+    origin: Option<&Arc<Origin>>,
 ) {
     let count = |mirrored: Mirrored| shared.upstreams.metrics.mirrored(mirrored.as_str());
     let leaves = wishes(request);
@@ -93,6 +96,7 @@ pub(super) fn begin(
             authority: call.exchange.authority.clone(),
             trace: call.exchange.trace.child(rand::random()),
             draw: draw_of_copy(&call.draw, nth),
+            origin: origin.cloned(),
             _place: place,
         });
     }
@@ -197,6 +201,7 @@ impl Copy {
             timeouts: Timeouts::default(),
             retry: None,
             version: hop.version(),
+            origin: self.origin.as_deref(),
         };
         let upstreams = &self.shared.upstreams;
         let sent = upstreams.send(&self.tls, &sending, &mut request, &mut call);

@@ -10,6 +10,7 @@ mod grpc;
 mod opaque;
 mod others;
 mod partial;
+mod proxied;
 mod refused;
 mod scalars;
 mod service_entry;

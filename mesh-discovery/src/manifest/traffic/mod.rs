@@ -1,8 +1,8 @@
 //! `inmesh.dev/v1alpha1 TrafficPolicy`: what is asked of requests besides where they go.
 //!
 //! Its blocks have the words of those that users know: `retry` and `timeouts` of HTTPRoute,
-//! `retryConstraint` and `sessionPersistence` of XBackendTrafficPolicy (GEP-3388, GEP-1619), `loadBalancer`, `connectionPool` and
-//! `outlierDetection` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
+//! `retryConstraint` and `sessionPersistence` of XBackendTrafficPolicy (GEP-3388, GEP-1619), `loadBalancer`, `connectionPool`,
+//! `outlierDetection` and `proxyProtocol` of Istio's DestinationRule, `fault` of its VirtualService, `healthCheck` of Kuma's
 //! MeshHealthCheck, `hedge` of gRPC's hedgingPolicy (A6); `rateLimit`, `adaptiveConcurrency` and `trafficSplit` are ours, the last with the words of
 //! `consistentHash`. A kind of ours is strict: an unknown field refuses the policy, and so does one of theirs
 //! that is not evaluated.
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inmesh_core::balance::RequestLimits;
-use inmesh_core::model::{Kind, Namespace, ObjectKey};
+use inmesh_core::model::{Kind, Namespace, ObjectKey, ProxyVersion};
 use inmesh_core::retry::BudgetPolicy;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
 
@@ -125,6 +125,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     }
     let (check, fault) = (spec.get("healthCheck"), spec.get("fault"));
     let (rates, adaptive) = (spec.get("rateLimit"), spec.get("adaptiveConcurrency"));
+    let proxied = spec.get("proxyProtocol");
     let (split, persists) = (spec.get("trafficSplit"), spec.get("sessionPersistence"));
     // Each is read, for its problems.
     let balancer = balancer.map(|value| balancer::read(&value));
@@ -136,6 +137,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let again = again.map(|value| retry::with_grpc(&value));
     let hedge = hedge.map(|value| hedge::read(&value));
     let fault = fault.map(|value| fault::read(&value));
+    let proxied = proxied.map(|value| proxied_by(&value));
     let split = split.map(|value| balancer::traffic_split(&value));
     let persists = persists.map(|value| session::read(&value));
     let rates = rates.map(|value| rates::read(&value, defaults));
@@ -150,11 +152,22 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     blocks.retry = again.map_or(Some(None), |read| read.map(|retry| Some(Arc::new(retry))))?;
     blocks.hedge = hedge.map_or(Some(None), |read| read.map(|hedge| Some(Arc::new(hedge))))?;
     blocks.fault = fault.map_or(Some(None), |read| read.map(|fault| Some(Arc::new(fault))))?;
+    blocks.proxy_protocol = proxied.map_or(Some(None), |read| read.map(Some))?;
     blocks.split = split.map_or(Some(None), |read| read.map(|split| Some(Arc::new(split))))?;
     blocks.session = persists.map_or(Some(None), |read| read.map(|by| Some(Arc::new(by))))?;
     blocks.adaptive = adaptive.map_or(Some(None), |read| read.map(Some))?;
     blocks.rate_limit = rates.map_or(Some(None), |read| read.map(|rates| Some(Arc::new(rates))))?;
     Some(blocks)
+}
+
+/// `proxyProtocol` of Istio's TrafficPolicy.
+fn proxied_by(value: &Value<'_>) -> Option<ProxyVersion> {
+    value.object(
+        |fields| match fields.need("version")?.choice(&["V1", "V2"])? {
+            "V1" => Some(ProxyVersion::V1),
+            _ => Some(ProxyVersion::V2),
+        },
+    )
 }
 
 /// Istio's ConnectionPoolSettings, as far as they are done, and a limit for each endpoint.
