@@ -16,7 +16,9 @@ use crate::model::{AppProtocol, HttpVersion};
 
 /// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
 /// would see the requests inside.
-const PROTOCOLS: [&str; 1] = ["websocket"];
+const PROTOCOLS: [&str; 1] = [WEBSOCKET];
+/// WebSocket, as an upgrade and an extended CONNECT name it.
+pub(super) const WEBSOCKET: &str = "websocket";
 /// Fields that a caller may not have removed by naming them in `Connection`.
 const KEPT: [&str; 12] = [
     "host",

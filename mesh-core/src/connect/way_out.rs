@@ -8,18 +8,18 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use data_encoding::BASE64;
 use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::headers::WEBSOCKET;
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::http2::{Parked, StreamIo};
 
-/// The one protocol that an extended CONNECT may ask for, as an upgrade may (`PROTOCOLS` of `headers.rs`).
-const WEBSOCKET: &str = "websocket";
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
@@ -58,19 +58,10 @@ pub(crate) fn as_upgrade<B>(request: &mut Request<B>) {
     }
 }
 
-/// A nonce in base64 (RFC 6455 section 4.1): 21 characters of 6 bits, and one of the 2 that are left.
+/// A nonce in base64 (RFC 6455 section 4.1).
 fn key(nonce: u128) -> HeaderValue {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |at: u32| {
-        let six = match at {
-            21 => nonce << 4,
-            at => nonce >> (122 - 6 * at),
-        };
-        DIGITS[usize::try_from(six & 63).unwrap_or_default()]
-    };
-    let mut text: Vec<u8> = (0..22).map(digit).collect();
-    text.extend_from_slice(b"==");
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let text = BASE64.encode(&nonce.to_be_bytes());
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 // === impl WayOut ===
