@@ -130,7 +130,6 @@ fn place(
     draw: &mut Draw,
 ) -> Result<Picked, NoEndpoint> {
     if let Some(index) = due(set, now) {
-        cold_path();
         match Picked::new(set, index, true) {
             Some(picked) => return Ok(picked),
             // It waits for another request.

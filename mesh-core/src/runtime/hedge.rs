@@ -21,13 +21,12 @@ use inmesh_pki::clock::{Clock, SystemClock};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Call;
-use super::repeat::{count, said_by_agent, wish};
+use super::repeat::{count, outcome_of};
 use super::sending::{Sending, Tried};
 use super::upstream::{Answered, Upstreams, late_in_line};
 use crate::balance::{EndpointState, Member, Picked, pick_again};
 use crate::body::Body;
 use crate::connect::{Sent, Unsent, Way};
-use crate::deadline;
 use crate::error::{Error, Reason};
 use crate::identify::Tls;
 use crate::retry::{
@@ -35,7 +34,7 @@ use crate::retry::{
     Race, Step,
 };
 use crate::snapshot::ServiceView;
-use crate::telemetry::{Metrics, Protocol};
+use crate::telemetry::Metrics;
 
 /// A request that is hedged, while it has no answer.
 struct Racing<'a> {
@@ -255,21 +254,14 @@ impl<'a> Racing<'a> {
         }
     }
 
-    /// What an answer says, and what it means for the race: one of the endpoint's agent may say that no
-    /// application has answered.
+    /// What an answer says, and what it means for the race.
     fn outcome_of(&self, answered: &Answered) -> (Answer, AttemptOutcome) {
         let (response, member) = (&answered.response, answered.upstream.member());
         let headers: &HeaderMap = response.headers();
         let grpc = self.call.exchange.protocol.grpc_status(headers);
         let answer = Answer::new(response.status(), grpc);
-        let said = said_by_agent(headers, member);
-        let outcome = match said.filter(|_| self.kept.body() != BodySeen::Gone) {
-            Some(outcome) => outcome,
-            None => {
-                let hint = wish(headers, member, SystemClock.now());
-                AttemptOutcome::Answered(answer.with_hint(hint))
-            }
-        };
+        let kept = self.kept.body() != BodySeen::Gone;
+        let outcome = outcome_of(answer, headers, member, kept, || SystemClock.now());
         (answer, outcome)
     }
 
@@ -335,12 +327,7 @@ impl<'a> Racing<'a> {
         further: Further<'a>,
     ) {
         let (now, sending, call) = (Instant::now(), self.sending, &*self.call);
-        let until = sending.deadline(call, now);
-        if let Some((at, _)) = until {
-            let grpc = call.exchange.protocol == Protocol::Grpc;
-            let left = at.saturating_duration_since(now);
-            deadline::write(left, grpc, request.headers_mut());
-        }
+        let until = sending.limit(call, now, request.headers_mut());
         let member = endpoint.0.member().clone();
         self.tried.endpoints.push(Arc::clone(&member.state));
         let (connector, tls) = (&self.upstreams.connector, self.tls);

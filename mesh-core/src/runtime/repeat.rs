@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 use crate::balance::Member;
 use crate::error::{PUSHBACK, REASON, Reason};
 use crate::model::Transport;
-use crate::retry::{AttemptOutcome, Fault, Hint, NoRetry, Seen};
+use crate::retry::{Answer, AttemptOutcome, Fault, Hint, NoRetry, Seen};
 use crate::telemetry::Protocol;
 
 /// How Envoy says that it has too much to do; it repeats nothing that was answered so.
@@ -29,7 +29,7 @@ pub(super) fn count(before: usize, protocol: Protocol, headers: &mut HeaderMap) 
 
 /// What the agent of an endpoint says of the application behind it, where that has not answered and a
 /// repeat is not ruled out.
-pub(super) fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<AttemptOutcome> {
+fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<AttemptOutcome> {
     if !is_of_mesh(member) || NoRetry::is_in(headers) {
         return None;
     }
@@ -41,6 +41,21 @@ pub(super) fn said_by_agent(headers: &HeaderMap, member: &Member) -> Option<Atte
     is(&[Reason::Reset, Reason::Stale]).then_some(AttemptOutcome::Lost(Fault::Endpoint))
 }
 
+/// What an answer means for the attempts of its request, `kept` being whether that is there to be sent
+/// again: one of the endpoint's agent may say that no application has answered. The clock is read where
+/// none does.
+pub(super) fn outcome_of(
+    answer: Answer,
+    headers: &HeaderMap,
+    member: &Member,
+    kept: bool,
+    now: impl FnOnce() -> SystemTime,
+) -> AttemptOutcome {
+    let said = said_by_agent(headers, member);
+    said.filter(|_| kept)
+        .unwrap_or_else(|| AttemptOutcome::Answered(answer.with_hint(wish(headers, member, now()))))
+}
+
 /// Whether an endpoint is a workload of the mesh, which has proven that it is: others say nothing in the
 /// fields of the mesh.
 pub(super) fn is_of_mesh(member: &Member) -> bool {
@@ -49,7 +64,7 @@ pub(super) fn is_of_mesh(member: &Member) -> bool {
 
 /// What an endpoint asks of those that would repeat a request that it answered so: nothing if a hop below
 /// has done what may be done, or has too much to do; else what the server behind it asks for.
-pub(super) fn wish(headers: &HeaderMap, member: &Member, now: SystemTime) -> Hint {
+fn wish(headers: &HeaderMap, member: &Member, now: SystemTime) -> Hint {
     let spent = is_of_mesh(member) && NoRetry::is_in(headers);
     if spent || headers.contains_key(OVERLOADED) {
         return Hint::Never;

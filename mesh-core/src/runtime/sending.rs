@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderMap, Request};
 use tokio::time::Instant;
 
 use super::call::Call;
@@ -18,7 +18,7 @@ use crate::plan::PlannedBackend;
 use crate::retry::{KeptRequest, Repeat, RetryPolicy};
 use crate::route::Timeouts;
 use crate::snapshot::ServiceView;
-use crate::telemetry::Exchange;
+use crate::telemetry::{Exchange, Protocol};
 
 /// A request on its way to a backend.
 pub(super) struct Sending<'a> {
@@ -99,8 +99,17 @@ impl Sending<'_> {
         deadline::end(self.timeouts, call.started, call.deadline)
     }
 
-    /// When an attempt that begins now must have an answer, and the reason if it has none.
-    pub(super) fn deadline(&self, call: &Call, now: Instant) -> Option<(Instant, Reason)> {
-        deadline::of_attempt(self.timeouts, self.end(call), now)
+    /// When an attempt that begins now must have an answer, and the reason if it has none. How long that
+    /// is, is written into its head.
+    pub(super) fn limit(
+        &self,
+        call: &Call,
+        now: Instant,
+        headers: &mut HeaderMap,
+    ) -> Option<(Instant, Reason)> {
+        let until = deadline::of_attempt(self.timeouts, self.end(call), now)?;
+        let grpc = call.exchange.protocol == Protocol::Grpc;
+        deadline::write(until.0.saturating_duration_since(now), grpc, headers);
+        Some(until)
     }
 }

@@ -17,13 +17,12 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Call, End};
-use super::repeat::{asked, said_by_agent, wish};
+use super::repeat::{asked, outcome_of};
 use super::sending::{Sending, Tried};
 use crate::balance::verdict::{self, HeadSeen, Verdict};
 use crate::balance::{Ejection, Failure, Member, Picked, pick_again};
 use crate::body::Body;
 use crate::connect::{Connector, Io, Kept, Lease, Origin, SPARING, Sent, Unsent, Way};
-use crate::deadline;
 use crate::error::{Error, REASON, Reason};
 use crate::identify::{Inner, Tls};
 use crate::model::HttpVersion;
@@ -83,15 +82,7 @@ impl Upstreams {
             if sending.retry.is_some() && call.exchange.attempts.len() == 1 {
                 service.handle_request(sending.to.port, self.now());
             }
-            let until = sending.deadline(call, now);
-            if let Some((at, _)) = until {
-                let grpc = call.exchange.protocol == Protocol::Grpc;
-                deadline::write(
-                    at.saturating_duration_since(now),
-                    grpc,
-                    request.headers_mut(),
-                );
-            }
+            let until = sending.limit(call, now, request.headers_mut());
             let way = Way {
                 version: sending.version,
                 reuse: call.attempts.reuse(),
@@ -314,14 +305,8 @@ impl Upstreams {
     ) -> Option<Duration> {
         sending.retry?;
         let repeat = tried.repeat(sending, &upstream.service, self.now(), call)?;
-        let said = said_by_agent(headers, upstream.member());
-        let outcome = match said.filter(|_| repeat.kept) {
-            Some(outcome) => outcome,
-            None => {
-                let hint = wish(headers, upstream.member(), SystemClock.now());
-                AttemptOutcome::Answered(answer.with_hint(hint))
-            }
-        };
+        let now = || SystemClock.now();
+        let outcome = outcome_of(answer, headers, upstream.member(), repeat.kept, now);
         let Call { attempts, draw, .. } = &mut *call;
         let Next::Retry { avoid, wait } = attempts.handle_outcome(outcome, Some(&repeat), draw)
         else {
