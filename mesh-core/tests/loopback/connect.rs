@@ -1,26 +1,26 @@
 //! Tunnels that a caller of a listener by authority asks for with CONNECT, over both versions of HTTP.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
-use inmesh_core::authorize::{Action, DefaultAction, Policy, PolicyRule};
+use inmesh_core::authorize::{Action, Policy, PolicyRule};
 use inmesh_core::balance::RequestLimits;
 use inmesh_core::discover::pushed;
-use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{Backend, OpaqueRoute, Parent, ServerNames};
 use inmesh_core::runtime::{InboundListener, Limits, OutboundListener};
 use inmesh_core::snapshot::{Op, OutboundTrafficPolicy};
 use inmesh_core::telemetry::Protocol;
-use inmesh_core::testing::World;
 use inmesh_core::traffic::{Blocks, Target, TrafficPolicy};
-use inmesh_core::{Body, Local, Mesh, Reason};
+use inmesh_core::{Body, Mesh, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{
     Builder, Pair, Result, echo, in_flight, origin, push, raw, serve_outbound, soon, tell,
+    with_egress,
 };
 use crate::tunnels::listener_that_answers_at_the_end;
 
@@ -271,25 +271,8 @@ async fn other_listeners_and_programs_that_embed_the_mesh_have_no_tunnels() -> R
 
 #[tokio::test]
 async fn an_egress_policy_denies_tunnels() -> Result {
-    let world = World::new()?;
-    let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "out")?;
-    let deny = Policy::new(key, Action::Deny, vec![PolicyRule::new(vec![], vec![])]);
-    let web = Workload::new("shop", "web", "web")?;
-    let local =
-        Local::new(web, DefaultAction::Deny).with_egress(DefaultAction::Allow, [Arc::new(deny)])?;
-    let (_, reader) = world.identity("web")?;
-    let (pusher, source) = pushed("test");
-    let mesh = Mesh::builder()
-        .crypto(world.crypto().clone())
-        .identity(reader)
-        .local(local)
-        .source(source)
-        .start()?;
-    let endpoint = [echo().await?];
-    pusher
-        .push(world.service("cart", AppProtocol::Tcp, &endpoint)?)
-        .await?;
-    mesh.ready().await;
+    let all = PolicyRule::new(vec![], vec![]);
+    let (mesh, _pusher) = with_egress(all, AppProtocol::Tcp, echo().await?).await?;
     let by_authority = OutboundListener::by_authority(AppProtocol::Detect);
     let at = serve_outbound(&mesh, by_authority).await?;
     let (_, answer) = opened(at, "cart:80").await?;

@@ -6,22 +6,23 @@ use std::time::Duration;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use inmesh_core::authorize::{
-    Action, Answer, Asking, Authorizer, DefaultAction, Operation, Policy, PolicyRule, Provider,
-    Question, RequestView,
+    Action, Answer, Asking, Authorizer, Operation, Policy, PolicyRule, Provider, Question,
+    RequestView,
 };
 use inmesh_core::discover::pushed;
-use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName, Workload};
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
 use inmesh_core::route::{
     Backend, Cors, Filter, GrpcMatch, GrpcRoute, GrpcRule, HeaderChanges, InvalidRoute, Match,
     Outcome, Parent, PathMatch, PathRewrite, Redirect, Respond, Rewrite, Route, Rule, ValueMatch,
 };
 use inmesh_core::runtime::InboundListener;
 use inmesh_core::snapshot::Op;
-use inmesh_core::testing::World;
-use inmesh_core::{Body, Local, Mesh, Reason};
+use inmesh_core::{Body, Reason};
 use tokio::net::TcpListener;
 
-use crate::support::{Builder, Pair, Result, for_cart, get, h1, origin, origin_h2, tell, text};
+use crate::support::{
+    Builder, Pair, Result, for_cart, get, h1, origin, origin_h2, tell, text, with_egress,
+};
 
 fn service(name: &str) -> Result<ServiceName> {
     Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
@@ -141,26 +142,10 @@ async fn a_caller_gets_the_reason_as_a_type_or_as_an_error() -> Result {
 /// An egress policy stops a request before it leaves.
 #[tokio::test]
 async fn an_egress_policy_stops_requests_and_connections() -> Result {
-    let world = World::new()?;
-    let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "out")?;
     let post = Operation::builder().methods(["POST"]).build()?;
     let rule = PolicyRule::new(vec![], vec![post]);
-    let deny = Policy::new(key, Action::Deny, vec![rule]);
-    let web = Workload::new("shop", "web", "web")?;
-    let local =
-        Local::new(web, DefaultAction::Deny).with_egress(DefaultAction::Allow, [Arc::new(deny)])?;
-    let (_, reader) = world.identity("web")?;
-    let (pusher, source) = pushed("test");
-    let mesh = Mesh::builder()
-        .crypto(world.crypto().clone())
-        .identity(reader)
-        .local(local)
-        .source(source)
-        .start()?;
-    let nowhere = [([127, 0, 0, 1], 1).into()];
-    pusher
-        .push(world.service("cart", AppProtocol::Http1, &nowhere)?)
-        .await?;
+    let nowhere = ([127, 0, 0, 1], 1).into();
+    let (mesh, _pusher) = with_egress(rule, AppProtocol::Http1, nowhere).await?;
     let reason = async |method: Method| {
         let mut request = get("http://cart/");
         *request.method_mut() = method;

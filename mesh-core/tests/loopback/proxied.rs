@@ -38,6 +38,16 @@ fn proxies(block: &str) -> Result<TrustedProxies> {
     Ok(TrustedProxies::new([block.parse()?])?)
 }
 
+/// A pair whose inbound listener takes plaintext, from proxies of a block.
+async fn proxied(protocol: AppProtocol, block: &str) -> Result<Pair> {
+    let at = origin(tell).await?;
+    let listener = |to: &mut InboundListener| {
+        to.strict = false;
+        to.proxies = proxies(block).ok();
+    };
+    Pair::with(protocol, at, |b| b, listener).await
+}
+
 fn policy(blocks: Blocks) -> Result<Op> {
     let shop = Namespace::new("shop")?;
     let key = ObjectKey::new(Kind::TrafficPolicy, &shop, "cart")?;
@@ -131,16 +141,7 @@ fn was_refused(seen: &Exchange) -> bool {
 /// packet is the request.
 #[tokio::test]
 async fn an_inbound_listener_knows_callers_by_what_its_proxy_says() -> Result {
-    let pair = Pair::with(
-        AppProtocol::Detect,
-        origin(tell).await?,
-        |b| b,
-        |to| {
-            to.strict = false;
-            to.proxies = proxies("127.0.0.0/8").ok();
-        },
-    )
-    .await?;
+    let pair = proxied(AppProtocol::Detect, "127.0.0.0/8").await?;
     let v6 = "[2001:db8::7]:5000";
     for (header, named) in [
         (V1.to_vec(), NAMED),
@@ -174,16 +175,7 @@ async fn an_inbound_listener_knows_callers_by_what_its_proxy_says() -> Result {
 /// A proxy's own connections and those that it cannot name keep their address.
 #[tokio::test]
 async fn local_and_unknown_keep_the_real_address() -> Result {
-    let pair = Pair::with(
-        AppProtocol::Http1,
-        origin(tell).await?,
-        |b| b,
-        |to| {
-            to.strict = false;
-            to.proxies = proxies("127.0.0.1").ok();
-        },
-    )
-    .await?;
+    let pair = proxied(AppProtocol::Http1, "127.0.0.1").await?;
     let own = Ends::new(pair.inbound, pair.inbound);
     for header in [
         Header::Local.write(ProxyVersion::V2, own),
@@ -250,16 +242,7 @@ async fn a_header_changes_the_address_of_a_peer_and_not_its_identity() -> Result
 /// Whatever is no header closes the connection without a byte, is recorded and counted.
 #[tokio::test]
 async fn a_connection_without_its_header_is_closed() -> Result {
-    let pair = Pair::with(
-        AppProtocol::Detect,
-        origin(tell).await?,
-        |b| b,
-        |to| {
-            to.strict = false;
-            to.proxies = proxies("127.0.0.1").ok();
-        },
-    )
-    .await?;
+    let pair = proxied(AppProtocol::Detect, "127.0.0.1").await?;
     for sent in [
         ASK.to_vec(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
@@ -302,16 +285,7 @@ async fn a_connection_without_its_header_is_closed() -> Result {
 /// Of an address that is not listed nothing is read, however good its header is.
 #[tokio::test]
 async fn a_header_from_elsewhere_is_not_believed() -> Result {
-    let pair = Pair::with(
-        AppProtocol::Http1,
-        origin(tell).await?,
-        |b| b,
-        |to| {
-            to.strict = false;
-            to.proxies = proxies("192.0.2.0/24").ok();
-        },
-    )
-    .await?;
+    let pair = proxied(AppProtocol::Http1, "192.0.2.0/24").await?;
     let outside = OutboundListener::by_authority(AppProtocol::Http1).behind(proxies("::1")?);
     let outbound = serve_outbound(&pair.web, outside).await?;
     for (at, seen) in [(pair.inbound, &pair.in_seen), (outbound, &pair.out_seen)] {

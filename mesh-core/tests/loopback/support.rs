@@ -13,17 +13,18 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use inmesh_core::authorize::{Action, DefaultAction, Policy, PolicyRule};
 use inmesh_core::discover::{Pusher, pushed};
 use inmesh_core::model::{
     AppProtocol, Host, Kind, Namespace, ObjectKey, ServiceName, Slice, SliceHost, SlicePort,
-    Transport,
+    Transport, Workload,
 };
 use inmesh_core::pki::tls;
 use inmesh_core::runtime::{InboundListener, MeshBuilder, OutboundListener, WantsNothing};
 use inmesh_core::snapshot::Op;
 use inmesh_core::telemetry::{Exchange, ExchangeSink};
 use inmesh_core::testing::World;
-use inmesh_core::{Body, Mesh};
+use inmesh_core::{Body, Local, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -188,6 +189,34 @@ pub(crate) async fn plain_cart(pair: &Pair, at: SocketAddr) -> Result {
         soon(snapshot.changed()).await?;
     }
     Ok(())
+}
+
+/// A mesh of the workload `web` whose egress policy denies what a rule matches, with `cart` at an endpoint;
+/// and what tells it of Services.
+pub(crate) async fn with_egress(
+    denied: PolicyRule,
+    protocol: AppProtocol,
+    endpoint: SocketAddr,
+) -> Result<(Mesh, Pusher)> {
+    let world = World::new()?;
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, &Namespace::new("shop")?, "out")?;
+    let deny = Policy::new(key, Action::Deny, vec![denied]);
+    let web = Workload::new("shop", "web", "web")?;
+    let local =
+        Local::new(web, DefaultAction::Deny).with_egress(DefaultAction::Allow, [Arc::new(deny)])?;
+    let (_, reader) = world.identity("web")?;
+    let (pusher, source) = pushed("test");
+    let mesh = Mesh::builder()
+        .crypto(world.crypto().clone())
+        .identity(reader)
+        .local(local)
+        .source(source)
+        .start()?;
+    pusher
+        .push(world.service("cart", protocol, &[endpoint])?)
+        .await?;
+    mesh.ready().await;
+    Ok((mesh, pusher))
 }
 
 pub(crate) async fn serve_outbound(mesh: &Mesh, to: OutboundListener) -> Result<SocketAddr> {
