@@ -1,9 +1,13 @@
 //! The one body type that requests and responses carry through the mesh.
 
 use std::fmt;
+#[cfg(feature = "runtime")]
+use std::hint::cold_path;
 use std::pin::Pin;
 #[cfg(feature = "runtime")]
 use std::sync::Arc;
+#[cfg(feature = "runtime")]
+use std::task::Waker;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -55,6 +59,13 @@ enum BodyForm {
 struct Metered {
     inner: Body,
     meter: Meter,
+}
+
+/// A body of which a part was read.
+#[cfg(feature = "runtime")]
+struct Begun {
+    first: Option<Result<Frame<Bytes>, hyper::Error>>,
+    rest: Body,
 }
 
 /// A body of which nothing is sent, and that does not say so: the HTTP/1.1 library then writes the length
@@ -116,6 +127,33 @@ impl Body {
     #[cfg(feature = "runtime")]
     pub(crate) fn incoming(body: hyper::body::Incoming) -> Self {
         Self::of(BodyForm::Incoming(body))
+    }
+
+    /// A body of a connection, and whether more of it is to come after a part that was read here. Of a
+    /// small one the part that is there is read: mostly that is all of it.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn begun(mut incoming: hyper::body::Incoming) -> (Self, bool) {
+        if incoming.is_end_stream() {
+            return (Self::empty(), false);
+        }
+        let small = incoming.size_hint().exact();
+        if small.is_none_or(|n| n >= SMALL as u64) {
+            return (Self::incoming(incoming), false);
+        }
+        // No task is woken: the next reader polls again.
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(&mut incoming).poll_frame(&mut cx) {
+            Poll::Pending => (Self::incoming(incoming), false),
+            Poll::Ready(None) => (Self::empty(), false),
+            Poll::Ready(Some(Ok(frame))) if incoming.is_end_stream() && frame.is_data() => {
+                (frame.into_data().unwrap_or_default().into(), false)
+            }
+            Poll::Ready(Some(first)) => {
+                cold_path();
+                let (first, rest) = (Some(first), Self::incoming(incoming));
+                (Self::boxed(Box::new(Begun { first, rest })), true)
+            }
+        }
     }
 
     /// From now on its parts count in the budget until what it is written to has let go of them. Of what
@@ -233,6 +271,36 @@ impl Metered {
             self.meter.count(part);
         }
         polled
+    }
+}
+
+// === impl Begun ===
+
+#[cfg(feature = "runtime")]
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first.map_err(Into::into))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let before = match &self.first {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len) as u64,
+            _ => 0,
+        };
+        longer(&self.rest.size_hint(), before)
     }
 }
 

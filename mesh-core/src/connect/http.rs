@@ -4,7 +4,9 @@
 //! request itself with the reason why it was not answered. A request that meets a connection just
 //! closed comes back, if it may be sent again.
 
+use std::future::poll_fn;
 use std::hint::cold_path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
 use super::connector::Connector;
+use super::driven::Driven;
 use super::gate::{Asked, Place};
 use super::headers;
 use super::kept::Kept;
@@ -147,13 +150,18 @@ impl Connector {
                 early.say(head.status(), head.headers());
             });
         }
-        let sending = connection.sender.try_send_request(std::mem::take(request));
-        match sending.await {
+        let Connection { sender, driven, .. } = &mut *connection;
+        let mut drive = driven.drive();
+        let mut answer = pin!(sender.try_send_request(std::mem::take(request)));
+        let answered = poll_fn(|cx| drive.poll(answer.as_mut(), cx)).await;
+        match answered {
             Ok(response) if headers::is_coded(&response) => {
                 cold_path();
                 Err(Unsent::coded(to.member))
             }
             Ok(response) => {
+                let response = response.map(|body| drive.body(body));
+                drop(drive);
                 if !to.is_mesh() {
                     pool.rest().announced(response.headers());
                 }
@@ -163,7 +171,7 @@ impl Connector {
                     connection.refused.set();
                 }
                 Ok(Sent {
-                    response: response.map(Body::incoming),
+                    response,
                     peer: connection.peer.clone(),
                     lease: Lease(Leased::Http1(Arc::clone(pool), Some(connection))),
                     kept: to.kept,
@@ -171,6 +179,7 @@ impl Connector {
             }
             Err(e) => {
                 cold_path();
+                drop(drive);
                 let mut failure = Failure::of_http1(e, copy);
                 let refused = upload && !failure.is_unseen() && connection.refused.has_cut();
                 let met = Met { age, refused };
@@ -355,8 +364,10 @@ impl Connector {
         let mesh = to.is_mesh();
         let resting = Arc::<Resting>::default();
         let (at_rest, rest) = (Arc::clone(&resting), Arc::clone(to.kept.pool.rest()));
+        let driven = Driven::new(connection.with_upgrades());
+        let running = driven.run();
         tokio::spawn(async move {
-            if let Err(e) = connection.with_upgrades().await {
+            if let Err(e) = running.await {
                 tracing::debug!(error = %e, "a connection to an endpoint ended");
             }
             // An agent that goes down says nothing about how long it waits.
@@ -367,6 +378,7 @@ impl Connector {
         });
         let opened = Connection {
             sender,
+            driven,
             peer: opened.peer,
             since: Instant::now(),
             until: opened.until,

@@ -8,6 +8,7 @@
 
 mod by_local;
 mod connector;
+mod driven;
 mod forward;
 mod gate;
 mod headers;

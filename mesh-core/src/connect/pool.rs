@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::driven::Driven;
 use super::gate::{self, Gate, Place, Ticket};
 use super::line::Pooled;
 use super::read_on::Refused;
@@ -103,6 +104,8 @@ pub(super) struct Http1(Box<Connection>);
 
 pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<Body>,
+    /// What runs it, for the request that has taken it.
+    pub(super) driven: Arc<Driven>,
     pub(super) peer: Option<SpiffeId>,
     /// When it was last used, and when it may no longer be.
     pub(super) since: Instant,
@@ -494,10 +497,12 @@ mod tests {
     async fn connection() -> (Http1, tokio::io::DuplexStream) {
         let (near, far) = tokio::io::duplex(1024);
         let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.expect("made");
-        tokio::spawn(connection);
+        let driven = Driven::new(connection);
+        tokio::spawn(driven.run());
         sender.ready().await.expect("ready");
         let made = Connection {
             sender,
+            driven,
             peer: None,
             since: Instant::now(),
             until: None,
