@@ -303,6 +303,26 @@ fn documents_without_an_agent_are_a_warning() {
     assert_eq!(embedded.0, Some(0), "{embedded:?}");
 }
 
+/// A note on an object that stands among the findings is one finding.
+#[test]
+fn a_note_is_said_once() {
+    let home = Home::new();
+    let dir = home.path("documents");
+    std::fs::create_dir(&dir).expect("a folder");
+    let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, \
+                 spec: {parentRefs: [{group: '', kind: Service, name: app}], rules: [{}, \
+                 {backendRefs: [{group: acme.io, kind: Other, name: b, port: 80}]}]}}";
+    publish(&dir, "route.yaml", route);
+    let (code, said) = json(&dir, &["--embedded"]);
+    assert_eq!(code, Some(1), "{said}");
+    let rows = said["problems"].as_array().expect("a list").iter();
+    let notes: Vec<_> = rows
+        .filter(|row| row["problem"]["severity"] == "note")
+        .map(|row| row["object"].as_str())
+        .collect();
+    assert_eq!(notes, [Some("HTTPRoute/default/a")], "{said}");
+}
+
 /// What cannot be read is a finding beside all others.
 #[test]
 fn files_that_cannot_be_read_hide_no_other_finding() {

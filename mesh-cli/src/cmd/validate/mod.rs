@@ -177,11 +177,15 @@ impl Validate {
             }
         }
         let notes = merged.problems.iter();
+        // One on an object that was applied or refused stands there already.
+        let stands = |problem: &Problem| rows.iter().any(|row| row.problem == *problem);
         let notes = notes.filter(|problem| problem.severity == Severity::Note);
-        rows.extend(notes.map(|problem| Row {
+        let notes = notes.filter(|problem| !stands(problem)).map(|problem| Row {
             object: "note".into(),
             problem: problem.clone(),
-        }));
+        });
+        let notes: Vec<_> = notes.collect();
+        rows.extend(notes);
         let placed = start::roots(&merged).into_iter().chain(seen);
         rows.extend(placed.map(|(key, problem)| Row {
             object: key.to_string(),
