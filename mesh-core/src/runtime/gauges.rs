@@ -298,7 +298,7 @@ fn connections(snapshot: &Snapshot, samples: &mut Samples<'_>) {
 
 /// How many endpoints of each port can be chosen, and how many cannot.
 fn endpoints(snapshot: &Snapshot, samples: &mut Samples<'_>) {
-    let (mut counted, mut panics) = (Vec::new(), Vec::new());
+    let (mut counted, mut panics, mut unwell) = (Vec::new(), Vec::new(), Vec::new());
     for view in snapshot.services() {
         for port in &*view.ports {
             let Some(set) = view.endpoints(port.port) else {
@@ -307,6 +307,10 @@ fn endpoints(snapshot: &Snapshot, samples: &mut Samples<'_>) {
             let members = set.members();
             let ejected = set.ejected_len();
             panics.push((&*view.host, port.port.to_string(), set.is_panicking()));
+            if view.traffic(port.port).is_some_and(|t| t.check.is_some()) {
+                let out = members.iter().filter(|m| m.state.is_unwell()).count();
+                unwell.push((&*view.host, port.port.to_string(), out));
+            }
             let ready = set.ready_len().saturating_sub(ejected);
             let rest = members.len().saturating_sub(set.ready_len());
             for (state, n) in [("ready", ready), ("ejected", ejected), ("not_ready", rest)] {
@@ -331,5 +335,15 @@ fn endpoints(snapshot: &Snapshot, samples: &mut Samples<'_>) {
     });
     let name = "mesh_balancer_panic";
     let help = "1 where so many endpoints are ejected that all are used";
+    samples.gauges(name, help, values);
+    if unwell.is_empty() {
+        return;
+    }
+    let values = unwell.iter().map(|(service, port, out)| {
+        let labels = [("destination_service", *service), ("port", port.as_str())];
+        (labels, *out as u64)
+    });
+    let name = "mesh_balancer_unwell";
+    let help = "Endpoints of a port that fail their checks, where a policy has them checked";
     samples.gauges(name, help, values);
 }

@@ -42,6 +42,7 @@ struct MetricsInner {
 /// Families of events that are rare beside exchanges.
 #[derive(Debug, Default)]
 struct SmallFamilies {
+    checks: Counts<2>,
     connections_failed: Counts<2>,
     ejections: Counts<1>,
     hedges: Counts<1>,
@@ -93,6 +94,12 @@ impl<const N: usize> Default for Counts<N> {
 impl Collect for Arc<SmallFamilies> {
     fn collect(&self, samples: &mut Samples<'_>) {
         let (direction, reason) = ("direction", "reason");
+        self.checks.collect(
+            samples,
+            "mesh_endpoint_checks",
+            "Checks of endpoints, by what they came to",
+            ["destination_service", "result"],
+        );
         self.connections_failed.collect(
             samples,
             "mesh_connections_failed",
@@ -186,6 +193,11 @@ impl Metrics {
             Exposition::Classic => classic(&self.encode()),
             Exposition::OpenMetrics => self.encode(),
         }
+    }
+
+    /// Counts a check of an endpoint of a Service.
+    pub(crate) fn checked(&self, service: &str, result: &'static str) {
+        self.0.small.checks.count([service, result]);
     }
 
     /// Counts a connection that ended before it carried a request.

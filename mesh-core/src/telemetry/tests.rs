@@ -322,3 +322,28 @@ async fn a_full_disk_is_counted_and_the_next_line_is_whole() {
         "what was begun before has ended"
     );
 }
+
+#[test]
+fn checks_are_counted_by_service_and_result_and_the_sets_are_bounded() {
+    let metrics = Metrics::new();
+    for result in ["passed", "failed", "passed", "late"] {
+        metrics.checked("shelf.shop.svc.cluster.local", result);
+    }
+    let text = metrics.encode();
+    for (result, count) in [("passed", 2), ("failed", 1), ("late", 1)] {
+        let line = format!(
+            "mesh_endpoint_checks_total{{destination_service=\"shelf.shop.svc.cluster.local\",result=\"{result}\"}} {count}\n"
+        );
+        assert!(text.contains(&line), "{text}");
+    }
+    for n in 0..1_000 {
+        metrics.checked(&n.to_string(), "passed");
+    }
+    let text = metrics.encode();
+    let rows = text
+        .lines()
+        .filter(|l| l.starts_with("mesh_endpoint_checks_total{"));
+    assert_eq!(rows.count(), 1_001);
+    let rest = "{destination_service=\"overflow\",result=\"overflow\"} 3\n";
+    assert!(text.contains(rest), "{text}");
+}

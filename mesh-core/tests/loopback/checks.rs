@@ -27,6 +27,14 @@ type Ticks = mpsc::UnboundedReceiver<()>;
 
 /// A mesh whose Service `shelf` has plain endpoints that are checked many times in a second.
 async fn checked(protocol: AppProtocol, kind: CheckKind, at: &[SocketAddr]) -> Result<Pair> {
+    checked_by(protocol, CheckPolicy::new(kind), at).await
+}
+
+async fn checked_by(
+    protocol: AppProtocol,
+    mut policy: CheckPolicy,
+    at: &[SocketAddr],
+) -> Result<Pair> {
     let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
     let mut ops = pair.world.service("shelf", protocol, &[])?;
     let shop = Namespace::new("shop")?;
@@ -39,7 +47,6 @@ async fn checked(protocol: AppProtocol, kind: CheckKind, at: &[SocketAddr]) -> R
             Transport::Plain,
         )));
     }
-    let mut policy = CheckPolicy::new(kind);
     (policy.interval, policy.unhealthy, policy.healthy) = (Duration::from_millis(20), 2, 2);
     let mut blocks = Blocks::default();
     blocks.check = Some(policy.into());
@@ -122,6 +129,23 @@ async fn unwell(pair: &Pair, count: usize) -> Result {
     .await
 }
 
+/// What a metric of `shelf` is; `None` where there is none.
+fn metric(pair: &Pair, name: &str, label: &str) -> Option<u64> {
+    let begin = format!("{name}{{destination_service=\"shelf.shop.svc.cluster.local\",{label}}} ");
+    let metrics = pair.web.encode_metrics();
+    let value = metrics.lines().find_map(|l| l.strip_prefix(&begin))?;
+    value.parse().ok()
+}
+
+fn out(pair: &Pair) -> Option<u64> {
+    metric(pair, "mesh_balancer_unwell", "port=\"80\"")
+}
+
+fn counted(pair: &Pair, result: &str) -> Option<u64> {
+    let label = format!("result=\"{result}\"");
+    metric(pair, "mesh_endpoint_checks_total", &label)
+}
+
 #[tokio::test]
 async fn an_endpoint_that_fails_its_checks_gets_no_requests() -> Result {
     let (one, other) = (
@@ -140,9 +164,22 @@ async fn an_endpoint_that_fails_its_checks_gets_no_requests() -> Result {
         .and_then(|bad| bad.last_error.as_ref())
         .ok_or("no reason")?;
     assert_eq!(why.error, "health check: status 503");
+    assert_eq!(out(&pair), Some(1));
+    assert!(
+        counted(&pair, "failed") >= Some(3),
+        "{:?}",
+        counted(&pair, "failed")
+    );
+    assert_eq!(counted(&pair, "late"), None);
     other.store(true, Ordering::SeqCst);
     checks(&mut of_second, 4).await?;
     assert_eq!(reached(&pair).await?, "01");
+    assert_eq!(out(&pair), Some(0));
+    assert!(
+        counted(&pair, "passed") >= Some(3),
+        "{:?}",
+        counted(&pair, "passed")
+    );
     // Where none is well, all are used.
     one.store(false, Ordering::SeqCst);
     other.store(false, Ordering::SeqCst);
@@ -157,6 +194,29 @@ async fn an_endpoint_that_fails_its_checks_gets_no_requests() -> Result {
     pair.pusher.push(vec![Op::Remove(key)]).await?;
     unwell(&pair, 0).await?;
     assert_eq!(reached(&pair).await?, "01");
+    assert_eq!(out(&pair), None, "nothing is checked");
+    Ok(())
+}
+
+/// A server that takes a connection, and says nothing.
+#[tokio::test]
+async fn a_check_without_an_answer_is_counted_as_late() -> Result {
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let kind = CheckKind::Http("/healthz".into(), [200].into());
+    let mut policy = CheckPolicy::new(kind);
+    policy.timeout = Duration::from_millis(20);
+    let pair = checked_by(AppProtocol::Http1, policy, &[silent.local_addr()?]).await?;
+    unwell(&pair, 1).await?;
+    assert!(
+        counted(&pair, "late") >= Some(2),
+        "{:?}",
+        counted(&pair, "late")
+    );
+    assert_eq!(counted(&pair, "failed"), None);
+    assert_eq!(out(&pair), Some(1));
+    let shelf = shelf(&pair);
+    let why = shelf[0].last_error.as_ref().ok_or("no reason")?;
+    assert_eq!(why.error, "health check: no answer in time");
     Ok(())
 }
 

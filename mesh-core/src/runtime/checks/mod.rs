@@ -121,14 +121,18 @@ impl Checks {
         // Those of one Service do not come all at once.
         sleep(policy.interval.mul_f64(rand::random::<f64>())).await;
         loop {
-            let answer = {
+            let (result, answer) = {
                 let Ok(_place) = self.places.acquire().await else {
                     return;
                 };
                 let asked = ask(&self.upstreams.connector, &self.tls, &target);
-                let answer = timeout(policy.timeout, asked).await;
-                answer.unwrap_or_else(|_| Err("no answer in time".into()))
+                match timeout(policy.timeout, asked).await {
+                    Ok(Ok(())) => ("passed", Ok(())),
+                    Ok(Err(why)) => ("failed", Err(why)),
+                    Err(_) => ("late", Err("no answer in time".into())),
+                }
             };
+            self.upstreams.metrics.checked(&target.host, result);
             let change = checked.handle(answer.is_ok(), &policy);
             self.note((&target, &live), &answer, change);
             sleep(policy.interval).await;
