@@ -14,13 +14,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use crate::body::{Body, BoxError};
-use crate::fields;
+
 use crate::wake::{Noted, Task};
+use crate::{fields, leave};
 
 /// How long a server is waited for that was asked whether to go on; curl waits as long.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,10 +71,7 @@ struct Patience(Option<Pin<Box<Sleep>>>);
 
 /// Whether a caller waits for 100 before it sends a body.
 fn waits(request: &Request<Body>) -> bool {
-    let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    matches!(request.version(), Version::HTTP_11 | Version::HTTP_2)
-        && request.headers().get(header::EXPECT).is_some_and(expects)
-        && !request.body().is_end_stream()
+    leave::waits(request, || request.body().is_end_stream())
 }
 
 // === impl Early ===

@@ -48,6 +48,7 @@ pub mod identify;
     not(any(feature = "runtime", test)),
     expect(dead_code, reason = "the runtime takes requests")
 )]
+mod leave;
 pub mod limit;
 mod local;
 pub mod model;

@@ -3,6 +3,7 @@
 use std::hint::cold_path;
 
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 
 use super::headers;
@@ -11,6 +12,7 @@ use crate::body::Body;
 use crate::early::Early;
 use crate::error::{Error, Reason};
 use crate::fields::has_of_connection;
+use crate::leave::leaves;
 use crate::model::{AppProtocol, HttpVersion};
 
 /// A request that is ready for the next hop.
@@ -33,7 +35,8 @@ pub(crate) fn forward(
     authority: &str,
 ) -> Forward {
     Early::expect(request);
-    let upgrade = headers::upgrade(request).map(|to| (to, WayOut::of(request)));
+    let upgrade = leaves(request, || request.body().is_end_stream());
+    let upgrade = upgrade.map(|to| (to, WayOut::of(request)));
     let version = headers::next_version(protocol, request.version(), upgrade.is_some());
     headers::prepare(request, version, authority, upgrade.is_some());
     Forward { version, upgrade }
@@ -44,7 +47,7 @@ pub(crate) fn forward(
 pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
     // It is there where the HTTP library has met such a wish.
     let able = WayOut::is_there(request);
-    if able && headers::upgrade(request).is_some() {
+    if able && leaves(request, || request.body().is_end_stream()).is_some() {
         return true;
     }
     if able || has_of_connection(request.headers()) {

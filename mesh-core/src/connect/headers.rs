@@ -11,14 +11,10 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 use http_body::Body;
 
-use crate::fields::{OF_CONNECTION, is_of_connection, wishes};
+use crate::fields::{OF_CONNECTION, is_of_connection};
+use crate::leave::{options, the_protocol};
 use crate::model::{AppProtocol, HttpVersion};
 
-/// The protocols that a connection may switch to. HTTP itself and TLS are none of them: no policy
-/// would see the requests inside.
-const PROTOCOLS: [&str; 1] = [WEBSOCKET];
-/// WebSocket, as an upgrade and an extended CONNECT name it.
-pub(super) const WEBSOCKET: &str = "websocket";
 /// Fields that a caller may not have removed by naming them in `Connection`.
 const KEPT: [&str; 12] = [
     "host",
@@ -44,43 +40,9 @@ enum Length {
     Odd,
 }
 
-/// The protocol that a request asks for on its connection, if it may switch to it: a GET of
-/// HTTP/1.1 without a body (RFC 6455 section 4.1) with one `Upgrade` field that holds one readable
-/// name out of [`PROTOCOLS`]. Any other is a request as all are, and its wish is not passed on.
-pub(super) fn upgrade<B: Body>(request: &Request<B>) -> Option<&'static str> {
-    if !wishes(request) || !request.body().is_end_stream() {
-        return None;
-    }
-    let headers = request.headers();
-    let asked = options(headers, &CONNECTION).any(|o| o.eq_ignore_ascii_case("upgrade"));
-    the_protocol(headers).filter(|_| asked)
-}
-
-/// The one protocol of an `Upgrade` field, if it is one that may pass.
-fn the_protocol(headers: &HeaderMap) -> Option<&'static str> {
-    let mut fields = headers.get_all(UPGRADE).iter();
-    let (Some(one), None) = (fields.next(), fields.next()) else {
-        return None;
-    };
-    let name = one.as_bytes().trim_ascii();
-    PROTOCOLS
-        .into_iter()
-        .find(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-}
-
 /// Whether an answer switches to that protocol, and to no other.
 pub(super) fn is_switch(headers: &HeaderMap, protocol: &str) -> bool {
     the_protocol(headers) == Some(protocol)
-}
-
-/// The elements of a field that is a list.
-fn options<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
 }
 
 /// Makes an answer one of ours: fields of the connection to the server are removed, and an HTTP/1.0

@@ -15,10 +15,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::headers::WEBSOCKET;
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::http2::{Parked, StreamIo};
+use crate::leave::WEBSOCKET;
 
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");

@@ -8,7 +8,7 @@ use super::value::Verdict;
 use super::{Question, Scene, authority_of, with_authority};
 use crate::balance::foresee;
 use crate::error::{Error, Reason};
-use crate::fields::wishes;
+use crate::leave;
 use crate::local::Local;
 use crate::model::Draw;
 use crate::plan::{Planned, PlannedMirror, draw_of_copy};
@@ -36,7 +36,7 @@ pub(super) fn of(
         let missed = match copy {
             None if request.headers().contains_key(MIRRORED) => "the request is a copy itself",
             None => "it is not drawn",
-            Some(_) if wishes(request) => "the request may leave HTTP",
+            Some(_) if leave::Head::of(request).leaves => "the request may leave HTTP",
             Some(copy) => {
                 let copy = (copy, draw_of_copy(left, nth));
                 nth += 1;

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use http::header::EXPECT;
 use http::{HeaderName, HeaderValue, Request};
 
 use super::sent::{Deadline, Fault, Hedges, Limit, Repeats};
 use super::value::Verdict;
 use crate::deadline;
 use crate::error::{Error, Reason, grpc_kind, is_grpc};
-use crate::fields::wishes;
+use crate::leave::Head;
 use crate::plan::{Planned, PlannedBackend};
 use crate::retry::{HedgePolicy, Unhedged};
 use crate::snapshot::ServiceView;
@@ -141,7 +140,7 @@ pub(super) fn repeats(
             .map(|nth| millis(policy.longest_wait(nth)))
             .collect(),
         idempotent: request.method().is_idempotent(),
-        kept: !wishes(request) && !request.headers().contains_key(EXPECT),
+        kept: Head::of(request).kept,
         budget: service.retries.has_repeat(budget, now),
     })
 }
@@ -168,8 +167,8 @@ fn hedged<'p>(
     planned: &'p Planned,
     request: &Request<()>,
 ) -> Result<Option<&'p HedgePolicy>, Unhedged> {
-    let kept = || !wishes(request) && !request.headers().contains_key(EXPECT);
-    planned.hedged(request.method(), is_grpc(request.headers()), kept)
+    let races = || Head::of(request).races();
+    planned.hedged(request.method(), is_grpc(request.headers()), races)
 }
 
 fn millis(span: Duration) -> u64 {

@@ -112,7 +112,7 @@ pub struct Repeats {
     pub wait_millis: Vec<u64>,
     /// Whether its method is idempotent, so that a broken connection or a late answer is enough.
     pub idempotent: bool,
-    /// Whether it may be kept while it is sent; one that leaves HTTP is not.
+    /// Whether it may be kept while it is sent; one that waits to be asked for its body is not.
     pub kept: bool,
     /// Whether the budget has a repeat at the moment.
     pub budget: bool,

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::upgrade::OnUpgrade;
 
 use super::race::BodySeen;
 use crate::body::{Body, BoxError, longer};
@@ -59,12 +58,10 @@ struct Replay {
 // === impl KeptRequest ===
 
 impl KeptRequest {
-    /// Whether a request can be kept: its caller's connection is not part of it, as where it may leave
-    /// HTTP or waits to be asked for its body.
+    /// Whether a request can be kept: its caller does not wait to be asked for its body.
     pub(crate) fn may_be(request: &Request<Body>) -> bool {
-        let extensions = request.extensions();
-        extensions.get::<OnUpgrade>().is_none()
-            && extensions.get::<Early>().is_none_or(|early| !early.waits())
+        let early = request.extensions().get::<Early>();
+        early.is_none_or(|early| !early.waits())
     }
 
     /// Keeps a request that is about to be sent.

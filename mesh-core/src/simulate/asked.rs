@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use http::header::EXPECT;
-
 use super::record::End;
 use crate::error::is_grpc;
 use crate::explain::{Admitted, Outcome, Question, Scene, admit, explain};
-use crate::fields::wishes;
+use crate::leave::Head;
 use crate::model::ServiceName;
 use crate::plan::PlannedBackend;
 use crate::snapshot::Snapshot;
@@ -20,8 +18,8 @@ pub(super) struct Asked {
     pub(super) admitted: Result<Admitted, End>,
     /// Whether it is a call of gRPC.
     pub(super) grpc: bool,
-    /// Whether it can be kept while it is sent.
-    pub(super) kept: bool,
+    /// How it may be sent a second time.
+    pub(super) head: Head,
     pub(super) idempotent: bool,
     /// Whether the policies at the other side deny it, of backends where that is known.
     denied: Vec<(ServiceName, u16, bool)>,
@@ -36,7 +34,7 @@ impl Asked {
         let request = question.request();
         Self {
             grpc: is_grpc(request.headers()),
-            kept: !wishes(request) && !request.headers().contains_key(EXPECT),
+            head: Head::of(request),
             idempotent: request.method().is_idempotent(),
             denied: Vec::new(),
             admitted,

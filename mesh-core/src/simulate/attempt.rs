@@ -30,8 +30,8 @@ impl Run<'_> {
         };
         let asked = &self.loads[flight.asked.0].asked[flight.asked.1];
         let snapshot = &self.callers[flight.caller];
-        let (method, kept) = (asked.question.request().method(), asked.kept);
-        let hedged = flight.to.hedged(method, asked.grpc, kept).cloned();
+        let (method, kept) = (asked.question.request().method(), asked.head.kept);
+        let hedged = flight.to.hedged(method, asked.grpc, asked.head).cloned();
         let Flight {
             to, draw, tried, ..
         } = flight;
@@ -229,7 +229,7 @@ impl Run<'_> {
             return;
         };
         let asked = &self.loads[flight.asked.0].asked[flight.asked.1];
-        let (kept, idempotent, grpc) = (asked.kept, asked.idempotent, asked.grpc);
+        let (kept, idempotent, grpc) = (asked.head.kept, asked.idempotent, asked.grpc);
         let Some(mut last) = flight.take(attempt) else {
             return;
         };

@@ -10,6 +10,7 @@ use super::record::End;
 use super::server::moment;
 use crate::balance::{EndpointState, Picked};
 use crate::deadline;
+use crate::leave::Head;
 use crate::model::Draw;
 use crate::plan::{Planned, PlannedBackend};
 use crate::retry::{AttemptOutcome, Attempts, HedgePolicy, Next, Race, Repeat, RetryPolicy};
@@ -87,8 +88,8 @@ impl To {
     }
 
     /// What hedges the request, a copy never.
-    pub(super) fn hedged(&self, method: &Method, grpc: bool, kept: bool) -> Option<&HedgePolicy> {
-        let hedged = self.planned.hedged(method, grpc, || kept);
+    pub(super) fn hedged(&self, method: &Method, grpc: bool, head: Head) -> Option<&HedgePolicy> {
+        let hedged = self.planned.hedged(method, grpc, || head.races());
         hedged.ok().flatten().filter(|_| self.copy.is_none())
     }
 

@@ -46,7 +46,7 @@ impl Run<'_> {
                 to, draw, tried, ..
             } = flight;
             let method = asked.question.request().method();
-            let policy = to.hedged(method, asked.grpc, asked.kept);
+            let policy = to.hedged(method, asked.grpc, asked.head);
             let found = to
                 .backend()
                 .and_then(|to| Some((to, to.find(snapshot).ok()?)));
@@ -116,7 +116,7 @@ impl Run<'_> {
             return self.launch(place, endpoint, now);
         }
         let Flight { to, .. } = flight;
-        let policy = to.hedged(method, grpc, asked.kept);
+        let policy = to.hedged(method, grpc, asked.head);
         let (Some(policy), Some(backend), Some(mut race)) = (policy, to.backend(), flight.race)
         else {
             return self.finish(place, end, now);

@@ -400,6 +400,17 @@ async fn what_may_do_harm_twice_or_is_bound_to_an_endpoint_is_sent_once() -> Res
             .insert(name, HeaderValue::from_static(value));
     }
     check_alone((one, false), upgrade, |_| {}).await?;
+    // A wish that is not passed on does not bind the request to its connection.
+    let servers = Servers::new(1, Does::Hangs);
+    let other = pair(&servers, one, Behind::Nothing, 2).await?;
+    with(&other, hedged(hedge(2, DELAY)?)).await?;
+    let mut h2c = for_cart("/");
+    for (name, value) in [("connection", "upgrade"), ("upgrade", "h2c")] {
+        h2c.headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    let answer = send(&other, false, h2c).await?;
+    assert_eq!((answer.status(), servers.came()), (StatusCode::OK, 2));
     // Where a policy nearer than this one repeats, no other attempt begins beside the first.
     let servers = Servers::new(9, Does::Hangs);
     let pair = pair(&servers, one, Behind::Nothing, 2).await?;

@@ -1,10 +1,11 @@
 //! A WebSocket meets what every request meets, and after the switch nothing cuts or repeats it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::http::{HeaderValue, Request, Response, StatusCode, header};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
@@ -241,5 +242,72 @@ async fn the_workload_that_is_asked_judges_and_counts_it() -> Result {
     );
     echoes(&mut io).await?;
     assert_eq!(count.load(Ordering::SeqCst), 1);
+    Ok(())
+}
+
+/// A server that has too much to do at the first request of each path; later it switches where it is asked
+/// to, and else answers 200. It counts what reaches it.
+async fn busy_at_first(count: Arc<AtomicUsize>) -> Result<std::net::SocketAddr> {
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    origin(move |request: Request<Incoming>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let path = request.uri().path().to_owned();
+        let first = seen.lock().is_ok_and(|mut seen| seen.insert(path));
+        async move {
+            let mut response = Response::new(Body::empty());
+            let asked = request.headers().get(header::UPGRADE).cloned();
+            *response.status_mut() = match (first, &asked) {
+                (true, _) => StatusCode::SERVICE_UNAVAILABLE,
+                (false, None) => StatusCode::OK,
+                (false, Some(_)) => StatusCode::SWITCHING_PROTOCOLS,
+            };
+            if let (false, Some(asked)) = (first, asked) {
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, asked);
+            }
+            response
+        }
+    })
+    .await
+}
+
+/// A retry before the switch opens nothing twice. What is no wish for a WebSocket is a request as all are.
+#[tokio::test]
+async fn until_it_has_switched_it_is_repeated_and_a_wish_for_h2c_is_as_if_unsaid() -> Result {
+    let count = Arc::new(AtomicUsize::new(0));
+    let app = busy_at_first(Arc::clone(&count)).await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    push(&pair, vec![route()?]).await?;
+    let other = |method: Method, path: &str, body: &'static str| {
+        let mut request = websocket(path);
+        *request.method_mut() = method;
+        *request.body_mut() = Body::from(body);
+        let headers = request.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("h2c"));
+        request
+    };
+    for (request, status, reach) in [
+        (websocket("/chat"), 101, 2),
+        // Its copy comes too.
+        (other(Method::GET, "/get", ""), 200, 3),
+        (other(Method::POST, "/post", "hello"), 200, 3),
+    ] {
+        let path = request.uri().path().to_owned();
+        let before = count.load(Ordering::SeqCst);
+        let mut caller = h1(pair.outbound).await?;
+        let answer = soon(caller.send_request(request)).await??;
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        drop((answer, caller));
+        let record = pair.out_seen.one(|x| x.uri.path() == path).await?;
+        assert_eq!(record.attempts.len(), 2, "{path}");
+        soon(async {
+            while count.load(Ordering::SeqCst) < before + reach {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await?;
+        assert_eq!(count.load(Ordering::SeqCst), before + reach, "{path}");
+    }
     Ok(())
 }

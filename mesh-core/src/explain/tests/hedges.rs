@@ -26,7 +26,7 @@ fn hedges_are_shown_with_their_policy_or_why_there_are_none() -> Fallible {
         put("cart", to_cart, hedge)?,
     ])?;
     let get = ask(&snapshot, "GET http://cart/")?;
-    let hedges = get.hedges.ok_or("it is hedged")?;
+    let hedges = get.hedges.clone().ok_or("it is hedged")?;
     assert_eq!((hedges.attempts, hedges.delay_millis), (3, 50));
     assert_eq!(hedges.object.as_deref(), Some("TrafficPolicy/shop/cart"));
     assert!(hedges.budget && hedges.missed.is_none() && get.repeats.is_none());
@@ -37,23 +37,38 @@ fn hedges_are_shown_with_their_policy_or_why_there_are_none() -> Fallible {
     assert!(block("retry").is_some() && block("retryConstraint").is_some());
     // What is not hedged is repeated, as the farther policy says.
     let grpc = "content-type: application/grpc";
-    for (line, field, why) in [
-        ("POST http://cart/", None, "not idempotent"),
-        ("POST http://cart/", Some(grpc), "a call of gRPC"),
-        ("GET http://cart/", Some("upgrade: websocket"), "leave HTTP"),
-    ] {
+    let (asks, websocket) = ("connection: upgrade", "upgrade: websocket");
+    let with = |line: &str, fields: &[&str]| -> Fallible<Explanation> {
         let mut question = Question::parse(line)?.from(WEB.parse()?);
-        if let Some(field) = field {
+        for field in fields {
             question = question.header(field)?;
         }
-        let seen = explain(&Scene::new(&snapshot, &web()), &question);
+        Ok(explain(&Scene::new(&snapshot, &web()), &question))
+    };
+    for (line, fields, why, kept) in [
+        ("POST http://cart/", &[][..], "not idempotent", true),
+        ("POST http://cart/", &[grpc], "a call of gRPC", true),
+        // Nothing has switched when it is sent again.
+        ("GET http://cart/", &[asks, websocket], "leave HTTP", true),
+        (
+            "PUT http://cart/",
+            &["expect: 100-continue"],
+            "waits to be asked",
+            false,
+        ),
+    ] {
+        let seen = with(line, fields)?;
         let missed = seen.hedges.and_then(|hedges| hedges.missed);
         assert!(
             missed.as_ref().is_some_and(|m| m.contains(why)),
             "{missed:?}"
         );
-        assert_eq!(seen.repeats.map(|repeats| repeats.attempts), Some(3));
+        let repeats = seen.repeats.map(|r| (r.attempts, r.kept));
+        assert_eq!(repeats, Some((3, kept)), "{line} {fields:?}");
     }
+    // A wish that is not passed on is as if unsaid.
+    let other = with("GET http://cart/", &[asks, "upgrade: h2c"])?;
+    assert_eq!(other.hedges, Some(hedges));
     // A rule's own word is nearer.
     let rule = Rule::to(vec![To::new(service("cart"), 80, 1)?]);
     let rule = rule.with_retry(RetryPolicy::new(1));

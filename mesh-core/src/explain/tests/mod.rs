@@ -362,13 +362,18 @@ fn what_becomes_of_each_copy_is_said() -> Fallible {
             "cart.shop /new refused denied",
         ]
     );
-    for (field, why) in [
-        ("x-mesh-mirrored: 1", "the request is a copy itself"),
-        ("upgrade: websocket", "the request may leave HTTP"),
+    for (fields, why) in [
+        (&["x-mesh-mirrored: 1"][..], "the request is a copy itself"),
+        (
+            &["connection: upgrade", "upgrade: websocket"],
+            "the request may leave HTTP",
+        ),
     ] {
-        let all = becomes(&[field])?;
+        let all = becomes(fields)?;
         assert!(all[0].ends_with(why) && all[1].ends_with(why), "{all:?}");
     }
+    let other = becomes(&["connection: upgrade", "upgrade: h2c"])?;
+    assert_eq!(other, becomes(&[])?, "a request as all are");
     Ok(())
 }
 

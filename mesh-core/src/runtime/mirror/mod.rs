@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -25,8 +26,8 @@ use super::shared::Shared;
 use super::upstream::Answered;
 use crate::body::Body;
 use crate::connect::{Origin, forward};
-use crate::fields::wishes;
 use crate::identify::Tls;
+use crate::leave::leaves;
 use crate::model::Draw;
 use crate::plan::{Planned, PlannedMirror, draw_of_copy};
 use crate::route::Timeouts;
@@ -77,7 +78,7 @@ pub(super) fn begin(
     origin: Option<&Arc<Origin>>,
 ) {
     let count = |mirrored: Mirrored| shared.upstreams.metrics.mirrored(mirrored.as_str());
-    let leaves = wishes(request);
+    let leaves = leaves(request, || request.body().is_end_stream()).is_some();
     let mut copies = Vec::new();
     for (nth, mirror) in (0..).zip(planned.mirrors()) {
         if leaves {

@@ -1,6 +1,8 @@
 //! What is decided of a request, by the calls that the runtime makes: those that count, that edit the
 //! request that is sent, and that hand out turns.
 
+use http_body::Body as _;
+
 use super::super::*;
 use super::world::{Ask, CALLERS, NOW, World};
 use super::{Said, of_head, say};
@@ -10,8 +12,9 @@ use crate::body::Body;
 use crate::connect::forward;
 use crate::deadline;
 use crate::error::is_grpc;
-use crate::fields::wishes;
+use crate::leave::leaves;
 use crate::plan::{PlannedBackend, draw_of_copy, tunnel};
+use crate::retry::KeptRequest;
 
 /// A request as it was admitted.
 struct Admitted {
@@ -142,7 +145,14 @@ fn asked(ask: &Ask) -> Fallible<(Request<Body>, bool)> {
         let (name, value) = field.split_once(": ").ok_or("a field")?;
         request = request.header(name, value);
     }
-    Ok((request.body(Body::empty())?, ask.is_opaque()))
+    // What a caller asks whether to send is there.
+    let expects = ask.fields.iter().any(|field| field.starts_with("expect"));
+    let body = if expects {
+        Body::from("text")
+    } else {
+        Body::empty()
+    };
+    Ok((request.body(body)?, ask.is_opaque()))
 }
 
 fn caller(world: &World, ask: &Ask) -> Fallible<Local> {
@@ -197,7 +207,8 @@ fn repeats(
         .map(|(policy, traffic)| {
             let budget = service.retries.poll_repeat(&traffic.budget.value, NOW);
             let idempotent = admitted.request.method().is_idempotent();
-            format!("{} {idempotent} {budget}", policy.value.repeats())
+            let kept = KeptRequest::may_be(&admitted.request);
+            format!("{} {idempotent} {kept} {budget}", policy.value.repeats())
         });
     say(said, "repeats", repeats);
 }
@@ -227,11 +238,9 @@ fn copied(
     nth: usize,
     left: &Draw,
 ) -> Fallible<Option<Said>> {
-    let Some(copy) = planned
-        .mirrors()
-        .get(nth)
-        .filter(|_| !wishes(&admitted.request))
-    else {
+    let asked = &admitted.request;
+    let leaves = leaves(asked, || asked.body().is_end_stream()).is_some();
+    let Some(copy) = planned.mirrors().get(nth).filter(|_| !leaves) else {
         return Ok(None);
     };
     let to = copy.backend().ok_or("a mirror leads somewhere")?;

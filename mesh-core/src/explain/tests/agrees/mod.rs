@@ -95,7 +95,10 @@ fn explained(world: &World, ask: &Ask) -> Fallible<(Said, Vec<Said>)> {
     say(&mut said, "retry of", from("retry"));
     say(&mut said, "timeouts of", from("timeouts"));
     let repeats = seen.repeats.as_ref();
-    let repeats = repeats.map(|r| format!("{} {} {}", r.attempts, r.idempotent, r.budget));
+    let repeats = repeats.map(|r| {
+        let (attempts, kept) = (r.attempts, r.kept);
+        format!("{attempts} {} {kept} {}", r.idempotent, r.budget)
+    });
     say(&mut said, "repeats", repeats);
     let sent = seen.copies.iter().filter_map(|copy| {
         let mut said = Said::new();
