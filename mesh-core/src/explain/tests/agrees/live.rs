@@ -14,7 +14,9 @@ use crate::deadline;
 use crate::error::is_grpc;
 use crate::leave::leaves;
 use crate::plan::{PlannedBackend, draw_of_copy, tunnel};
-use crate::retry::KeptRequest;
+use crate::retry::{
+    BodySeen, BudgetPolicy, Chance, Due, HedgePolicy, KeptRequest, Race, RetryBudget,
+};
 
 /// A request as it was admitted.
 struct Admitted {
@@ -101,9 +103,9 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
     say(&mut said, "answer", Some(of_head(&fields)));
     let found = backend.find(&world.snapshot);
     if !opaque {
-        prepare(&planned, &mut admitted);
+        let leaves = prepare(&planned, &mut admitted);
         if let Ok((service, _)) = &found {
-            repeats(&planned, (backend, service), &admitted, &mut said);
+            repeats(&planned, (backend, service), (&admitted, leaves), &mut said);
         }
     }
     let set = match found {
@@ -171,10 +173,11 @@ fn view(request: &Request<Body>, opaque: bool) -> RequestView<'_> {
     }
 }
 
-/// Brings a request into the form of its next hop, with what is left of its time.
-fn prepare(planned: &Planned, admitted: &mut Admitted) {
+/// Brings a request into the form of its next hop, with what is left of its time. Returns whether it may
+/// leave HTTP.
+fn prepare(planned: &Planned, admitted: &mut Admitted) -> bool {
     let request = &mut admitted.request;
-    let _hop = forward(request, planned.protocol(), &admitted.authority);
+    let hop = forward(request, planned.protocol(), &admitted.authority);
     planned.edit_request(request);
     let limits = planned.timeouts().map(|limits| limits.value);
     let limits = limits.map(|limits| [limits.request, limits.backend_request]);
@@ -182,15 +185,38 @@ fn prepare(planned: &Planned, admitted: &mut Admitted) {
     if let Some(least) = all.min() {
         deadline::write(least, admitted.grpc, request.headers_mut());
     }
+    hop.may_leave()
 }
 
 fn repeats(
     planned: &Planned,
     (to, service): (PlannedBackend<'_>, &crate::snapshot::ServiceView),
-    admitted: &Admitted,
+    (admitted, leaves): (&Admitted, bool),
     said: &mut Said,
 ) {
-    let policy = planned.retry().filter(|policy| policy.value.repeats() > 0);
+    let (request, traffic) = (&admitted.request, service.traffic(to.port));
+    // It is asked once, since that counts.
+    let budget = traffic.map(|of| service.retries.poll_repeat(&of.budget.value, NOW));
+    let kept = KeptRequest::may_be(request);
+    let hedged = planned.hedged(request.method(), admitted.grpc, || !leaves && kept);
+    if let Some((block, budget)) = planned.hedge().zip(budget) {
+        let object = block.from.as_ref().map(ToString::to_string);
+        let (begun, missed) = (race(&block.value), hedged.as_ref().err());
+        say(
+            said,
+            "hedges",
+            Some(format!(
+                "{} {} {:?} {budget} {}",
+                begun.len(),
+                begun[1].as_millis(),
+                missed.map(ToString::to_string),
+                object.unwrap_or_default()
+            )),
+        );
+    }
+    // A request is hedged or repeated.
+    let policy = planned.retry().filter(|_| !matches!(hedged, Ok(Some(_))));
+    let policy = policy.filter(|policy| policy.value.repeats() > 0);
     let said_by = |from: &Option<ObjectKey>| from.as_ref().map(ToString::to_string);
     say(
         said,
@@ -202,15 +228,32 @@ fn repeats(
         "timeouts of",
         planned.timeouts().and_then(|limits| said_by(&limits.from)),
     );
-    let repeats = policy
-        .zip(service.traffic(to.port))
-        .map(|(policy, traffic)| {
-            let budget = service.retries.poll_repeat(&traffic.budget.value, NOW);
-            let idempotent = admitted.request.method().is_idempotent();
-            let kept = KeptRequest::may_be(&admitted.request);
-            format!("{} {idempotent} {kept} {budget}", policy.value.repeats())
-        });
+    let repeats = policy.zip(budget).map(|(policy, budget)| {
+        let idempotent = request.method().is_idempotent();
+        format!("{} {idempotent} {kept} {budget}", policy.value.repeats())
+    });
     say(said, "repeats", repeats);
+}
+
+/// When the attempts of a request begin that is hedged and never answered, from the first one on.
+fn race(policy: &HedgePolicy) -> Vec<Duration> {
+    let (mut race, budget) = (Race::new(policy, NOW), RetryBudget::default());
+    let mut begun = vec![Duration::ZERO];
+    while let Some(now) = race.due() {
+        let chance = Chance {
+            policy,
+            budget: (&budget, &BudgetPolicy::default()),
+            now,
+            left: Duration::MAX,
+            body: BodySeen::Whole,
+            overload: false,
+        };
+        match race.handle_due(&chance, || Some(())) {
+            Due::Begin(()) => begun.push(now - NOW),
+            other => panic!("{other:?}"),
+        }
+    }
+    begun
 }
 
 /// The authority, path and fields of a request in the form of its next hop.

@@ -100,6 +100,12 @@ fn explained(world: &World, ask: &Ask) -> Fallible<(Said, Vec<Said>)> {
         format!("{attempts} {} {kept} {}", r.idempotent, r.budget)
     });
     say(&mut said, "repeats", repeats);
+    let hedges = seen.hedges.as_ref().map(|h| {
+        let (attempts, delay, missed) = (h.attempts, h.delay_millis, &h.missed);
+        let object = h.object.as_deref().unwrap_or_default();
+        format!("{attempts} {delay} {missed:?} {} {object}", h.budget)
+    });
+    say(&mut said, "hedges", hedges);
     let sent = seen.copies.iter().filter_map(|copy| {
         let mut said = Said::new();
         of_verdict(&mut said, copy.verdict.as_ref()?);
@@ -154,6 +160,11 @@ fn check(seed: u64, seen: &mut BTreeMap<String, u32>) -> Fallible {
             (word, _) => word.unwrap_or_default(),
         };
         *seen.entry(word.to_owned()).or_default() += 1;
+        let missed = said.get("hedges").map(|hedges| hedges.contains("Some("));
+        if let Some(missed) = missed {
+            let word = if missed { "hedge missed" } else { "hedged" };
+            *seen.entry(word.to_owned()).or_default() += 1;
+        }
         let route = said.get("route").filter(|_| ask.is_opaque());
         if let Some((kind, _)) = route.and_then(|route| route.split_once('/')) {
             *seen.entry(kind.to_owned()).or_default() += 1;
@@ -191,6 +202,8 @@ fn an_explanation_says_what_is_decided() {
         ("answered", cases / 20),
         ("copies", cases / 20),
         ("denied", cases / 20),
+        ("hedge missed", cases / 20),
+        ("hedged", cases / 20),
         ("no-endpoint", cases / 20),
         ("sent", cases / 20),
         ("TCPRoute", cases / 300),

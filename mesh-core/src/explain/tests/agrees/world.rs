@@ -7,6 +7,7 @@ use crate::balance::{
     ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, Picked, RequestLimits, RingSize,
     SlowStart, Strategy, TableSize, pick,
 };
+use crate::retry::HedgePolicy;
 use crate::route::{GrpcMatch, GrpcRoute, GrpcRule, OpaqueRoute, Respond, ServerNames, ValueMatch};
 use crate::traffic::{Blocks, Target, TrafficPolicy};
 
@@ -333,6 +334,15 @@ fn retry(draw: &mut Draw) -> Option<RetryPolicy> {
     Some(policy.with_backoff(Duration::from_millis(draw.below(50))))
 }
 
+fn hedge(draw: &mut Draw) -> Option<HedgePolicy> {
+    let delay = Duration::from_millis(draw.below(100));
+    let policy = HedgePolicy::new(2 + number(draw, 4), delay).ok()?;
+    Some(match rarely(draw, 2) {
+        true => policy.with_grpc(),
+        false => policy,
+    })
+}
+
 fn rule(draw: &mut Draw) -> Option<Rule> {
     let when: Vec<_> = (0..draw.below(2))
         .map(|_| conditions(draw))
@@ -469,8 +479,10 @@ fn traffic(draw: &mut Draw, n: u64) -> Option<Op> {
     if rarely(draw, 2) {
         blocks.timeouts = Some(limits(draw)?);
     }
-    if rarely(draw, 2) {
-        blocks.retry = Some(retry(draw)?.into());
+    match draw.below(4) {
+        0 => blocks.hedge = Some(hedge(draw)?.into()),
+        1 | 2 => blocks.retry = Some(retry(draw)?.into()),
+        _ => {}
     }
     if !of_route {
         if !rarely(draw, 3) {
