@@ -81,6 +81,11 @@ impl Forward {
             (StatusCode::SWITCHING_PROTOCOLS, Some((to, caller)))
                 if headers::is_switch(response.headers(), to) =>
             {
+                if !caller.is_accepted(response.headers()) {
+                    let detail =
+                        "the server switched, and its Sec-WebSocket-Accept is not that of the key";
+                    return Err(Error::new(Reason::Reset, detail));
+                }
                 Some(Switched {
                     caller,
                     upstream: hyper::upgrade::on(&mut *response),

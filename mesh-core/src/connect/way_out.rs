@@ -10,9 +10,10 @@ use std::task::{Context, Poll};
 
 use data_encoding::BASE64;
 use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use sha1_smol::Sha1;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::body::Body;
@@ -27,7 +28,13 @@ const VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 /// What a caller gives up for bytes.
 pub(crate) enum WayOut {
     Http1(OnUpgrade),
-    Http2(Box<StreamIo>),
+    Http2(Box<Stream>),
+}
+
+/// A stream, and the key that was made in the place of its caller where it asks for a WebSocket.
+pub(crate) struct Stream {
+    io: StreamIo,
+    key: Option<HeaderValue>,
 }
 
 /// The same once it has left HTTP.
@@ -58,6 +65,13 @@ pub(crate) fn as_upgrade<B>(request: &mut Request<B>) {
     }
 }
 
+/// What a server answers that has understood the key of a WebSocket (RFC 6455 section 4.2.2).
+fn accept_of(key: &[u8]) -> String {
+    let mut hash = Sha1::from(key);
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64.encode(&hash.digest().bytes())
+}
+
 /// A nonce in base64 (RFC 6455 section 4.1).
 fn key(nonce: u128) -> HeaderValue {
     let text = BASE64.encode(&nonce.to_be_bytes());
@@ -70,7 +84,12 @@ impl WayOut {
     /// What a request gives up.
     pub(crate) fn of(request: &mut Request<Body>) -> Self {
         match request.extensions_mut().remove::<Parked>() {
-            Some(parked) => Self::Http2(Box::new(parked.open())),
+            Some(parked) => {
+                let made = parked.protocol() == Some(WEBSOCKET);
+                let key = request.headers().get(&KEY).filter(|_| made).cloned();
+                let io = parked.open();
+                Self::Http2(Box::new(Stream { io, key }))
+            }
             None => Self::Http1(hyper::upgrade::on(request)),
         }
     }
@@ -89,7 +108,22 @@ impl WayOut {
 
     /// Whether it is a stream, so that its connection serves others.
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(self, Self::Http2(_))
+        matches!(self, Self::Http2(..))
+    }
+
+    /// Whether the server that switches to a WebSocket has read the key that was made for it, and says so
+    /// once. A caller of HTTP/1.1 has made its own, and looks at it itself.
+    pub(super) fn is_accepted(&self, headers: &HeaderMap) -> bool {
+        let key = match self {
+            Self::Http1(_) => None,
+            Self::Http2(stream) => stream.key.as_ref(),
+        };
+        let Some(key) = key else {
+            return true;
+        };
+        let mut said = headers.get_all(&ACCEPT).iter();
+        let (one, more) = (said.next(), said.next());
+        more.is_none() && one.is_some_and(|said| *said == accept_of(key.as_bytes()))
     }
 
     /// Makes the answer that switches protocols one for this caller: over HTTP/2 it is a 200 whose body is
@@ -102,7 +136,7 @@ impl WayOut {
         for name in [CONNECTION, UPGRADE, ACCEPT] {
             response.headers_mut().remove(name);
         }
-        *response.body_mut() = stream.answer();
+        *response.body_mut() = stream.io.answer();
     }
 
     /// Waits until the caller has left HTTP.
@@ -112,7 +146,7 @@ impl WayOut {
                 let failed = |e| Error::new(Reason::Reset, "the upgrade failed").because(e);
                 Ok(Left::Http1(TokioIo::new(caller.await.map_err(failed)?)))
             }
-            Self::Http2(stream) => Ok(Left::Http2(stream)),
+            Self::Http2(stream) => Ok(Left::Http2(Box::new(stream.io))),
         }
     }
 }
@@ -167,5 +201,7 @@ mod tests {
         assert_eq!(key(nonce), "dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(key(0), "AAAAAAAAAAAAAAAAAAAAAA==");
         assert_eq!(key(u128::MAX), "/////////////////////w==");
+        let accept = accept_of(key(nonce).as_bytes());
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -1,6 +1,8 @@
 //! WebSockets of callers that speak HTTP/2 (RFC 8441): to the server they are those of HTTP/1.1.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use inmesh_core::Body;
 use inmesh_core::authorize::{Action, Operation, Policy, PolicyRule};
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
+use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::{Backend, Match, Outcome, Parent, PathMatch, Respond, Route, Rule};
 use inmesh_core::runtime::{InboundListener, Limits};
 use inmesh_core::snapshot::Op;
@@ -19,6 +22,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{Builder, Pair, Result, get, in_process, origin, peer, push, soon};
+
+/// What a server answers to the key of a caller (RFC 6455 section 4.2.2).
+fn accept_of(key: &[u8]) -> String {
+    let guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let hash = sha1_smol::Sha1::from([key, guid].concat());
+    data_encoding::BASE64.encode(&hash.digest().bytes())
+}
 
 /// A server that switches and says what it has heard once its caller has said all; it answers `/plain`
 /// with 200, and echoes the fields that it was asked with.
@@ -28,6 +38,17 @@ async fn answer<B: Send + 'static>(mut request: Request<B>) -> Response<Body> {
         return response;
     }
     let headers = request.headers();
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let accept = HeaderValue::try_from(accept_of(key.map_or(b"", HeaderValue::as_bytes)));
+    let accept = accept.unwrap_or_else(|_| HeaderValue::from_static("?"));
+    let other = HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let accepts = match request.uri().path() {
+        "/silent" => vec![],
+        "/wrong" => vec![other],
+        "/twice" => vec![accept.clone(), accept],
+        "/both" => vec![accept, other],
+        _ => vec![accept],
+    };
     let asked = format!(
         "{} {:?} {} {} {}",
         request.method(),
@@ -49,11 +70,15 @@ async fn answer<B: Send + 'static>(mut request: Request<B>) -> Response<Body> {
     for (name, value) in [
         (header::CONNECTION, "upgrade"),
         (header::UPGRADE, "websocket"),
-        (header::SEC_WEBSOCKET_ACCEPT, "as computed"),
         (header::SEC_WEBSOCKET_PROTOCOL, "chat"),
     ] {
         let value = HeaderValue::from_static(value);
         response.headers_mut().insert(name, value);
+    }
+    for value in accepts {
+        response
+            .headers_mut()
+            .append(header::SEC_WEBSOCKET_ACCEPT, value);
     }
     if let Ok(asked) = HeaderValue::try_from(asked) {
         response.headers_mut().insert("x-asked", asked);
@@ -201,6 +226,78 @@ async fn an_answer_that_does_not_switch_is_none_that_does() -> Result {
         assert_eq!(answer.headers()["x-mesh-reason"], reason, "{what}");
     }
     carried(&mut sender).await
+}
+
+/// The mesh is the client of a WebSocket that it asks for in the place of its caller: a server that has not
+/// read the key speaks none (RFC 6455 section 4.1). A caller of HTTP/1.1 looks at its own key.
+#[tokio::test]
+async fn a_server_that_does_not_accept_the_key_opens_nothing() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, server().await?).await?;
+    let service = tower::service_fn(|request: Request<Body>| async move {
+        Ok::<_, std::io::Error>(answer(request).await)
+    });
+    for in_this_process in [false, true] {
+        if in_this_process {
+            in_process(&pair, AppProtocol::Http1, service).await?;
+        }
+        let mut sender = connected(TcpStream::connect(pair.outbound).await?).await?;
+        for path in ["/silent", "/wrong", "/twice", "/both"] {
+            let (answer, _) = ask(&mut sender, websocket(path)?).await?;
+            assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{path}");
+            assert_eq!(answer.headers()["x-mesh-reason"], "reset", "{path}");
+            let record = pair.out_seen.one(|x| x.uri.path() == path).await?;
+            let detail = record.detail.unwrap_or_default();
+            assert!(detail.contains("Sec-WebSocket-Accept"), "{detail}");
+        }
+        carried(&mut sender).await?;
+        let mut ask = crate::support::for_cart("/wrong");
+        for (name, value) in [
+            (header::CONNECTION, "upgrade"),
+            (header::UPGRADE, "websocket"),
+            (header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+            (header::SEC_WEBSOCKET_VERSION, "13"),
+        ] {
+            ask.headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        let mut caller = crate::support::h1(pair.outbound).await?;
+        let answer = soon(caller.send_request(ask)).await??;
+        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    }
+    Ok(())
+}
+
+/// What a route repeats is repeated until a server has switched, and the key is the same.
+#[tokio::test]
+async fn a_websocket_over_http2_is_repeated_until_it_has_switched() -> Result {
+    let busy = Arc::new(AtomicUsize::new(1));
+    let count = Arc::clone(&busy);
+    let app = origin(move |request: Request<Incoming>| {
+        let left = { count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) };
+        let busy = left.is_ok() && request.uri().path() != "/plain";
+        async move {
+            if !busy {
+                return answer(request).await;
+            }
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }
+    });
+    let pair = Pair::new(AppProtocol::Http1, app.await?).await?;
+    let shop = Namespace::new("shop")?;
+    let cart = ServiceName::new(&shop, "cart")?;
+    let rule = Rule::to(vec![Backend::new(cart.clone(), 80, 1)?]);
+    let rule = rule.with_retry(RetryPolicy::new(1).on_status(503)?);
+    let key = ObjectKey::new(Kind::HttpRoute, &shop, "r")?;
+    let route = Route::new(key, vec![Parent::new(cart, None)], vec![rule])?;
+    push(&pair, vec![Op::put(route)]).await?;
+    let mut sender = connected(TcpStream::connect(pair.outbound).await?).await?;
+    busy.store(1, Ordering::SeqCst);
+    carried(&mut sender).await?;
+    let record = pair.out_seen.one(|x| x.uri.path() == "/chat").await?;
+    assert_eq!((record.status, record.attempts.len()), (200, 2));
+    Ok(())
 }
 
 /// A policy sees the request that asks, and is asked again while the stream is open.
