@@ -1,5 +1,6 @@
 //! The data plane over real sockets on loopback, one file for each area.
 
+mod announced;
 mod chains;
 mod checks;
 mod connect;

@@ -77,7 +77,7 @@ struct Server {
     headers: watch::Receiver<usize>,
 }
 
-async fn header_of(stream: &mut TcpStream) -> Result<Header> {
+pub(crate) async fn header_of(stream: &mut TcpStream) -> Result<Header> {
     let mut bytes = Vec::new();
     loop {
         bytes.push(soon(stream.read_u8()).await??);
