@@ -35,6 +35,7 @@ mod routes;
 mod sessions;
 mod sources;
 mod splits;
+mod stays;
 mod strategies;
 mod streams;
 mod support;
