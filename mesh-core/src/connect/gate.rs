@@ -3,10 +3,15 @@
 //! The [`Line`] decides; this counts the sockets that are open, wakes those that wait, and lets idle
 //! connections of other endpoints go while a request waits for room.
 //!
+//! Where servers are sent PROXY headers there is a pool for each caller, of which there may be thousands. So
+//! none is looked at each time: those that are gone are swept out once they may be half of all, and while
+//! requests wait a search for an idle connection begins where the last one has ended, since none is kept
+//! idle meanwhile.
+//!
 //! No wake-up is lost: a request is in line before it looks for an idle connection, and a connection that
 //! comes back asks [`is_waited`](Gate::is_waited) under the lock under which idle ones are looked for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -18,6 +23,9 @@ use crate::balance::{EndpointSet, PortState};
 use crate::error::{Error, Reason};
 use crate::local::Local;
 use crate::retry::Reuse;
+
+/// The fewest pools among which those that are gone are looked for.
+const SWEEP: usize = 16;
 
 /// Where the connections of a local workload to a port are counted.
 pub(crate) struct Gate {
@@ -40,10 +48,18 @@ pub(super) trait Idle: Send + Sync {
 #[derive(Default)]
 struct State {
     line: Line<oneshot::Sender<Place>>,
-    pools: HashMap<Pooled, Weak<dyn Idle>>,
+    /// By their numbers, which grow.
+    pools: BTreeMap<Pooled, Weak<dyn Idle>>,
     next: Pooled,
-    /// Whether no pool has had an idle connection since a request waits.
+    /// How many pools there are when those that are gone are next swept out.
+    sweep: usize,
+    /// The pools below have no idle connection since a request waits.
+    searched: Pooled,
+    /// Whether no pool has had one.
     barren: bool,
+    /// How many pools were looked at.
+    #[cfg(test)]
+    looked: usize,
 }
 
 /// A connection that is counted, as long as this is held: by its socket.
@@ -137,8 +153,7 @@ impl Gate {
     /// A pool is there.
     pub(super) fn join(&self, number: Pooled, pool: Weak<dyn Idle>) {
         let mut state = self.lock();
-        state.pools.retain(|_, pool| pool.strong_count() > 0);
-        state.pools.insert(number, pool);
+        state.join(number, pool);
     }
 
     /// Whether a request waits for room, so that no connection is kept idle. Asked under the lock of the
@@ -240,7 +255,7 @@ impl Gate {
             }
         }
         if state.line.pending() == 0 {
-            state.barren = false;
+            (state.barren, state.searched) = (false, 0);
             self.waited.store(false, Ordering::Relaxed);
         }
         state
@@ -259,21 +274,52 @@ impl std::fmt::Debug for Gate {
 // === impl State ===
 
 impl State {
+    /// A pool is there.
+    fn join(&mut self, number: Pooled, pool: Weak<dyn Idle>) {
+        if self.pools.len() >= self.sweep {
+            self.look(self.pools.len());
+            self.pools.retain(|_, pool| pool.strong_count() > 0);
+            self.sweep = (2 * self.pools.len()).max(SWEEP);
+        }
+        self.pools.insert(number, pool);
+    }
+
     /// Lets one idle connection go, so that a request for an endpoint may open one.
     fn let_go(&mut self, pool: Pooled, reuse: Reuse) {
-        let others = self.pools.iter().filter(|(number, _)| **number != pool);
-        for (_, other) in others {
-            if other.upgrade().is_some_and(|other| other.let_go()) {
-                return;
-            }
-        }
         let own = self.pools.get(&pool).and_then(Weak::upgrade);
-        let found = own.is_some_and(|own| match reuse {
-            // It is taken at once.
-            Reuse::Allowed => own.has_idle(),
-            Reuse::Forbidden => own.let_go(),
+        let keeps = own.as_ref().is_some_and(|own| own.has_idle());
+        let mut looked = 0;
+        let mut others = self.pools.range(self.searched..);
+        let found = others.find(|(number, other)| {
+            looked += 1;
+            let other = other.upgrade().filter(|_| **number != pool);
+            other.is_some_and(|other| other.let_go())
         });
+        let found = found.map(|(number, _)| *number);
+        self.look(looked);
+        // The one that was found may have more, and the request's own was passed over.
+        let end = found.unwrap_or_else(|| self.next.saturating_add(1));
+        self.searched = match keeps {
+            true => end.min(self.searched.max(pool)),
+            false => end,
+        };
+        if found.is_some() {
+            return;
+        }
+        let found = match reuse {
+            // It is taken at once.
+            Reuse::Allowed => keeps,
+            Reuse::Forbidden => own.is_some_and(|own| own.let_go()),
+        };
         self.barren = !found;
+    }
+
+    /// Counts pools that are looked at, for tests.
+    fn look(&mut self, _pools: usize) {
+        #[cfg(test)]
+        {
+            self.looked += _pools;
+        }
     }
 }
 
@@ -401,5 +447,74 @@ mod tests {
         assert!(pools[1].has_idle());
         let _fresh = waits(gate.ask(numbers[1], Reuse::Forbidden));
         assert!(!pools[1].has_idle());
+    }
+
+    /// As where each caller has a pool of its own.
+    fn joined(gate: &Gate, idle: u64) -> (Pooled, Arc<Rests>) {
+        let (number, pool) = (gate.next(), Arc::new(Rests(AtomicU64::new(idle))));
+        gate.join(number, Arc::downgrade(&pool) as Weak<dyn Idle>);
+        (number, pool)
+    }
+
+    #[test]
+    fn pools_that_come_and_go_cost_their_number_and_leave_nothing() {
+        const MANY: usize = 10_000;
+        let (gate, _set) = gate(1, 1);
+        let looked = || gate.lock().looked;
+        let pools: Vec<_> = (0..MANY).map(|_| joined(&gate, 0)).collect();
+        assert!(looked() <= 2 * MANY, "{}", looked());
+        assert_eq!(gate.lock().pools.len(), MANY, "all are there");
+        drop(pools);
+        // Each goes before the next comes.
+        let before = looked();
+        for _ in 0..4 * MANY {
+            joined(&gate, 0);
+        }
+        assert!(looked() - before <= 8 * MANY, "{}", looked() - before);
+        assert!(gate.lock().pools.len() <= SWEEP);
+    }
+
+    #[test]
+    fn requests_that_wait_look_at_each_pool_once() {
+        const MANY: usize = 1_000;
+        let (gate, _set) = gate(1, u32::MAX);
+        let own = joined(&gate, 0).0;
+        let pools: Vec<_> = (0..MANY).map(|_| joined(&gate, 0)).collect();
+        let busy = opened(gate.ask(own, Reuse::Allowed));
+        // The last three have two each.
+        let rests: Vec<_> = pools[MANY - 3..].iter().map(|(_, pool)| pool).collect();
+        for pool in &rests {
+            pool.0.store(2, Ordering::Relaxed);
+        }
+        let before = gate.lock().looked;
+        let left = || rests.iter().map(|pool| pool.0.load(Ordering::Relaxed));
+        let mut tickets = Vec::new();
+        for wanted in (0..6).rev() {
+            tickets.push(waits(gate.ask(own, Reuse::Allowed)));
+            assert_eq!(left().sum::<u64>(), wanted);
+        }
+        for _ in 0..MANY {
+            tickets.push(waits(gate.ask(own, Reuse::Allowed)));
+        }
+        let looked = gate.lock().looked - before;
+        assert!(looked <= MANY + 10, "{looked}");
+        // Once none waits it begins anew.
+        drop(tickets);
+        pools[0].1.0.store(1, Ordering::Relaxed);
+        let _ticket = waits(gate.ask(own, Reuse::Allowed));
+        assert!(!pools[0].1.has_idle());
+        drop(busy);
+    }
+
+    /// What is passed over since it is the request's own is found by the next of another.
+    #[test]
+    fn the_idle_connection_of_one_pool_is_let_go_for_another() {
+        let (gate, _set) = gate(2, 9);
+        let [one, two] = [joined(&gate, 1), joined(&gate, 0)];
+        let _busy = [one.0, two.0].map(|pool| opened(gate.ask(pool, Reuse::Allowed)));
+        let _first = waits(gate.ask(one.0, Reuse::Allowed));
+        assert!(one.1.has_idle(), "it takes its own");
+        let _second = waits(gate.ask(two.0, Reuse::Allowed));
+        assert!(!one.1.has_idle());
     }
 }
