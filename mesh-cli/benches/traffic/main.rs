@@ -131,7 +131,7 @@ async fn measure(
     } else {
         doors.load(RATE, WARM_UP).await?;
     }
-    let before = attempts(&backends)?;
+    let before = attempts(scenario, &backends)?;
     let samples = match scenario.event {
         Event::Overload => doors.load(CAPACITY * 3, lasts).await?,
         Event::Refuse | Event::Slow => doors.load(RATE, lasts).await?,
@@ -147,7 +147,7 @@ async fn measure(
             samples?
         }
     };
-    let mut seen = Seen::new(&samples, attempts(&backends)? - before);
+    let mut seen = Seen::new(&samples, attempts(scenario, &backends)? - before);
     seen.goodput = peak.map(|peak| [peak, goodput(&samples, lasts)]);
     Ok(seen)
 }
@@ -174,9 +174,13 @@ async fn restart(
     Ok(())
 }
 
-/// Requests that backends have got, and connections that were refused: the kernel counts the latter, on
+/// Requests that backends have got, and where they refuse connections, those: the kernel counts them, on
 /// the whole machine.
-fn attempts(backends: &[Backend]) -> Fallible<u64> {
+fn attempts(scenario: &Scenario, backends: &[Backend]) -> Fallible<u64> {
+    let begun = backends.iter().map(Backend::begun).sum();
+    if matches!(scenario.event, Event::Overload | Event::Slow) {
+        return Ok(begun);
+    }
     let counters = std::fs::read_to_string("/proc/net/snmp")?;
     let mut tcp = counters.lines().filter(|line| line.starts_with("Tcp:"));
     let (names, values) = (
@@ -186,5 +190,5 @@ fn attempts(backends: &[Backend]) -> Fallible<u64> {
     let mut both = names.split(' ').zip(values.split(' '));
     let refused = both.find(|(name, _)| *name == "AttemptFails");
     let refused: u64 = refused.ok_or("no AttemptFails")?.1.parse()?;
-    Ok(refused + backends.iter().map(Backend::begun).sum::<u64>())
+    Ok(refused + begun)
 }
