@@ -31,7 +31,7 @@ pub(crate) struct Backend {
 #[derive(Clone)]
 struct Work {
     takes: Duration,
-    /// How many it does at once; all, if there is none.
+    /// How many it does at once; without it, all.
     workers: Option<Arc<Semaphore>>,
     begun: Arc<AtomicU64>,
 }

@@ -129,7 +129,7 @@ async fn unwell(pair: &Pair, count: usize) -> Result {
     .await
 }
 
-/// What a metric of `shelf` is; `None` where there is none.
+/// The value of a metric of `shelf`, if it is written.
 fn metric(pair: &Pair, name: &str, label: &str) -> Option<u64> {
     let begin = format!("{name}{{destination_service=\"shelf.shop.svc.cluster.local\",{label}}} ");
     let metrics = pair.web.encode_metrics();
