@@ -1,11 +1,20 @@
-//! What is kept for each local workload. Most processes have one, so that a list is the fastest map.
+//! What is kept for each local workload. Most processes have one, so that a list is the fastest map. It is
+//! read for each request, and a reader writes nothing that other threads read.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
 
 use crate::local::Local;
 
 /// By local workload.
-pub(super) struct ByLocal<T>(RwLock<Vec<(Arc<Local>, Arc<T>)>>);
+pub(super) struct ByLocal<T> {
+    all: ArcSwap<List<T>>,
+    /// Held by what changes them.
+    changing: Mutex<()>,
+}
+
+type List<T> = Vec<(Arc<Local>, Arc<T>)>;
 
 // === impl ByLocal ===
 
@@ -15,37 +24,41 @@ impl<T> ByLocal<T> {
         local: &Arc<Local>,
         make: impl FnOnce() -> Arc<T>,
     ) -> Arc<T> {
-        let find = |all: &[(Arc<Local>, Arc<T>)]| {
+        let find = || {
+            let all = self.all.load();
             let found = all.iter().find(|(of, _)| Arc::ptr_eq(of, local));
             found.map(|(_, kept)| Arc::clone(kept))
         };
-        if let Some(kept) = find(&self.0.read().unwrap_or_else(PoisonError::into_inner)) {
-            return kept;
-        }
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        find(&all).unwrap_or_else(|| {
-            let kept = make();
-            all.push((Arc::clone(local), Arc::clone(&kept)));
-            kept
+        find().unwrap_or_else(|| {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            find().unwrap_or_else(|| {
+                let kept = make();
+                let mut all = self.all();
+                all.push((Arc::clone(local), Arc::clone(&kept)));
+                self.all.store(Arc::new(all));
+                kept
+            })
         })
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> Vec<(Arc<Local>, Arc<T>)> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub(super) fn all(&self) -> List<T> {
+        Vec::clone(&self.all.load())
     }
 
     pub(super) fn forget(&self, local: &Arc<Local>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all();
         all.retain(|(of, _)| !Arc::ptr_eq(of, local));
+        self.all.store(Arc::new(all));
     }
 }
 
 impl<T> Default for ByLocal<T> {
     fn default() -> Self {
-        Self(RwLock::default())
+        Self {
+            all: ArcSwap::default(),
+            changing: Mutex::default(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What every request goes through before it is decided on: bounds, one authority, one path.
 
 use std::cell::RefCell;
+use std::hint::cold_path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,8 @@ use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::exchange::Pending;
+use super::exchange::{Ledger, Pending};
 use super::limits::Limits;
-use crate::accept::ConnState;
 use crate::authorize::{Came, PathForm, canonicalize};
 use crate::body::Body;
 use crate::connect::{as_upgrade, protocol_of};
@@ -22,7 +22,7 @@ use crate::fields;
 use crate::head;
 use crate::local::Local;
 use crate::telemetry::trace::{self, TraceContext};
-use crate::telemetry::{Direction, Exchange, Protocol, Recorder, Series, SharedText};
+use crate::telemetry::{Direction, Exchange, Protocol, SharedText};
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The longest user agent that is kept for the log.
@@ -36,10 +36,9 @@ pub(super) fn begin(
     direction: Direction,
     local: &Local,
     request: &mut Request<Body>,
-    recorder: &Arc<Recorder>,
-    series: &Arc<Series>,
-    state: Option<&Arc<ConnState>>,
+    ledger: &Arc<Ledger>,
 ) -> Pending {
+    let recorder = &ledger.shared.recorder;
     let read = TraceContext::read(request.headers());
     if read.is_none() {
         // It belongs to a trace that ends here (W3C Trace Context, section 3.3).
@@ -61,18 +60,23 @@ pub(super) fn begin(
     };
     let protocol = Protocol::of(request.version(), headers);
     // Filled in its place, because it is large.
-    let (started, state) = (Instant::now(), state.cloned());
+    let started = Instant::now();
     let call = Call::new(Exchange::new(direction, protocol, context), started);
-    let mut pending = Pending::new(call, recorder, series, state);
-    let exchange = &mut pending.call().exchange;
-    exchange.workload.share(local.shown());
+    let mut pending = Pending::new(call, ledger);
+    let call = pending.call();
+    call.shown = recorder.is_watched();
+    let exchange = &mut call.exchange;
+    if call.shown {
+        cold_path();
+        exchange.workload.share(local.shown());
+        exchange.uri = request.uri().clone();
+        exchange.user_agent = headers
+            .get(USER_AGENT)
+            .filter(|a| a.len() <= AGENT)
+            .cloned();
+    }
     exchange.parent_span = above.map(|a| a.span_id);
     exchange.method = Some(request.method().clone());
-    exchange.uri = request.uri().clone();
-    exchange.user_agent = headers
-        .get(USER_AGENT)
-        .filter(|a| a.len() <= AGENT)
-        .cloned();
     exchange.request_bytes = request.body().size_hint().exact().unwrap_or_default();
     pending.count_body(request.body_mut());
     pending.heed_room(request);
@@ -112,9 +116,9 @@ pub(super) fn admit(
     call.deadline = asked.into_iter().chain(around).min();
     let came = canonicalize(paths, request)?;
     match came {
-        Came::Otherwise => call.exchange.uri = request.uri().clone(),
+        Came::Otherwise if call.shown => call.exchange.uri = request.uri().clone(),
         Came::Plain => call.plain = true,
-        Came::Canonical => {}
+        Came::Canonical | Came::Otherwise => {}
     }
     Ok(())
 }

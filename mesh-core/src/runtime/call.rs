@@ -19,6 +19,8 @@ use crate::telemetry::{Direction, Exchange, Protocol};
 /// A request under way: its record, and what steers it.
 pub(super) struct Call {
     pub(super) exchange: Exchange,
+    /// Whether sinks see the record. Where there are none as it begins, what only they read is left out.
+    pub(super) shown: bool,
     /// When the request was there; its deadlines begin here.
     pub(super) started: Instant,
     /// When its caller gives up, if it has said so.
@@ -55,6 +57,7 @@ impl Call {
             Direction::Outbound => Attempts::at_any(),
         };
         Self {
+            shown: true,
             started,
             deadline: None,
             upload: None,

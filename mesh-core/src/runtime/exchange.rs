@@ -13,13 +13,24 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::call::{Call, End};
+use super::shared::Shared;
 use super::upstream::Upstream;
 use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
-use crate::connect::{Flow, Lease, WayOut};
+use crate::connect::{Flow, Kept, Lease, WayOut};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::http2::{Room, TooLarge};
-use crate::telemetry::{Exchange, Protocol, Recorder, Series};
+use crate::telemetry::{Exchange, Protocol, Series};
+
+/// Where the requests of a connection, or those of this process itself, are written: what they share. One
+/// pointer to hold for each request, to something that other connections do not hold.
+pub(super) struct Ledger {
+    pub(super) shared: Arc<Shared>,
+    /// What a request is counted under as long as nothing better is known.
+    pub(super) series: Arc<Series>,
+    /// The state of the caller's connection.
+    pub(super) state: Option<Arc<ConnState>>,
+}
 
 /// A call before the head of its answer. It is made once, in the box that becomes the body of the
 /// answer, because it is large and would be moved with every future.
@@ -29,10 +40,11 @@ pub(super) struct Pending(Box<Recorded>);
 /// or when it is dropped before that, because then the caller has gone away.
 struct Recorded {
     call: Call,
-    recorder: Arc<Recorder>,
-    series: Arc<Series>,
-    /// The state of the caller's connection.
-    state: Option<Arc<ConnState>>,
+    ledger: Arc<Ledger>,
+    /// What it is counted under; `None` for what its endpoint has, else what the ledger has.
+    series: Option<Arc<Series>>,
+    /// Whether the caller's connection rests once it has ended.
+    rests: bool,
     request_bytes: Option<Arc<AtomicU64>>,
     /// What the caller takes of a header list, and what it speaks if that is gRPC.
     room: Option<Box<(Room, Option<HeaderValue>)>>,
@@ -70,17 +82,12 @@ struct CountedUpload {
 
 impl Pending {
     /// Begins a call.
-    pub(super) fn new(
-        call: Call,
-        recorder: &Arc<Recorder>,
-        series: &Arc<Series>,
-        state: Option<Arc<ConnState>>,
-    ) -> Self {
+    pub(super) fn new(call: Call, ledger: &Arc<Ledger>) -> Self {
         Self(Box::new(Recorded {
             call,
-            recorder: Arc::clone(recorder),
-            series: Arc::clone(series),
-            state,
+            ledger: Arc::clone(ledger),
+            series: None,
+            rests: true,
             request_bytes: None,
             room: None,
             held: Held::Nothing,
@@ -109,14 +116,18 @@ impl Pending {
         &mut self.0.call
     }
 
-    /// Shows the beginning of the exchange to the sinks.
+    /// Shows the beginning of the exchange to the sinks, if there are any.
     pub(super) fn begin(&self) {
-        self.0.recorder.begin(&self.0.call.exchange);
+        let Recorded { call, ledger, .. } = &*self.0;
+        if call.shown {
+            cold_path();
+            ledger.shared.recorder.begin(&call.exchange);
+        }
     }
 
-    /// Counts the exchange under another series, once that is known.
+    /// Counts the exchange under a series of its own.
     pub(super) fn count_under(&mut self, series: Arc<Series>) {
-        self.0.series = series;
+        self.0.series = Some(series);
     }
 
     /// Holds something until the answer is whole.
@@ -146,7 +157,8 @@ impl Pending {
         };
         let error = not_taken(error);
         // What follows the head is not read, and no sign of the endpoint's health.
-        self.0.let_go(End::Abandoned, Instant::now());
+        let kept = self.0.let_go(End::Abandoned, Instant::now());
+        self.0.series = kept.and_then(|kept| kept.series.get().map(Arc::clone));
         self.refuse(&error, grpc)
     }
 
@@ -194,7 +206,7 @@ impl Pending {
         let status = match caller.is_stream() {
             true => StatusCode::OK,
             false => {
-                record.state = None;
+                record.rests = false;
                 StatusCode::SWITCHING_PROTOCOLS
             }
         };
@@ -211,7 +223,8 @@ impl Pending {
     pub(super) fn left(mut self, caller: &WayOut) -> (Call, Option<Arc<ConnState>>) {
         let record = &mut *self.0;
         record.ended = true;
-        let state = record.state.take().filter(|_| caller.is_stream());
+        let state = record.ledger.state.as_ref();
+        let state = state.filter(|_| caller.is_stream()).map(Arc::clone);
         let exchange = &record.call.exchange;
         let none = Exchange::new(exchange.direction, exchange.protocol, exchange.trace);
         let none = Call::new(none, record.call.started);
@@ -243,21 +256,32 @@ impl Recorded {
         if let Some(counted) = &self.request_bytes {
             exchange.request_bytes = counted.load(Ordering::Relaxed);
         }
-        if let Some(state) = &self.state {
+        if let Some(state) = self.ledger.state.as_ref().filter(|_| self.rests) {
             state.idle();
         }
-        self.let_go(end, now);
-        self.recorder.record(&self.call.exchange, &self.series);
+        let kept = self.let_go(end, now);
+        let of_endpoint = || kept.as_ref()?.series.get();
+        let series = self.series.as_ref().or_else(of_endpoint);
+        let recorder = &self.ledger.shared.recorder;
+        recorder.count(&self.call.exchange, series.unwrap_or(&self.ledger.series));
+        if self.call.shown {
+            cold_path();
+            recorder.publish(&self.call.exchange);
+        }
     }
 
-    /// Gives back what is held.
+    /// Gives back what is held. Returns what is kept with the endpoint, if it had one.
     #[inline]
-    fn let_go(&mut self, end: End, now: Instant) {
+    fn let_go(&mut self, end: End, now: Instant) -> Option<Arc<Kept>> {
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Application(lease) if end == End::Whole => lease.release(now),
             Held::Application(_) | Held::Nothing => {}
-            Held::Endpoint(upstream) => upstream.finish(end, &self.call.exchange, now),
+            Held::Endpoint(upstream) => {
+                let upstreams = &self.ledger.shared.upstreams;
+                return Some(upstream.finish(upstreams, end, &self.call.exchange, now));
+            }
         }
+        None
     }
 
     /// The last part of an answer whose trailers the caller does not take.

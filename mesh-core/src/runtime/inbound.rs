@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::admit;
 use super::app::{App, Served};
 use super::call::Call;
-use super::exchange::{Held, Pending};
+use super::exchange::{Held, Ledger, Pending};
 use super::first::{FirstWord, first_word};
 use super::labels;
 use super::serve::{self, Connection};
@@ -29,7 +29,7 @@ use super::shared::Shared;
 use super::standing::{Asked, PolicyChanges};
 use super::taken::taken;
 use crate::accept::proxy::{Ends, TrustedProxies};
-use crate::accept::{ConnState, Detected, Listener, Share, Socket, Taken, Upload, peek};
+use crate::accept::{Detected, Listener, Share, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
 use crate::connect::{Flow, Io, Origin, copy};
@@ -103,8 +103,7 @@ struct Accepted<A> {
     origin: Arc<Origin>,
     /// What is shared with the sweep of live connections, if the caller has an identity.
     live: Option<Arc<LiveConnection>>,
-    series: Arc<Series>,
-    state: Arc<ConnState>,
+    ledger: Arc<Ledger>,
     crowded: bool,
 }
 
@@ -412,13 +411,17 @@ impl<A: App> InboundStack<A> {
         let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.origin.source());
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
+        let ledger = Arc::new(Ledger {
+            shared: Arc::clone(shared),
+            series: self.inbound.series(info.id()),
+            state: Some(Arc::clone(&state)),
+        });
         let caller = Arc::new(Accepted {
             stack: Arc::clone(&self),
-            series: self.inbound.series(info.id()),
+            ledger,
             info: Arc::clone(&info),
             origin: arrived.origin,
             live: io.live(),
-            state: Arc::clone(&state),
             crowded: arrived.crowded,
         });
         let service = move |mut request: Request<Body>| {
@@ -447,10 +450,8 @@ impl<A: App> InboundStack<A> {
     async fn handle(&self, request: &mut Request<Body>, caller: &Accepted<A>) -> Response<Body> {
         let shared = &self.inbound.shared;
         let (direction, local) = (Direction::Inbound, self.inbound.tls.local());
-        let (recorder, series) = (&shared.recorder, &caller.series);
-        let state = Some(&caller.state);
         let upload = Upload::time(request, shared.limits.body);
-        let mut pending = admit::begin(direction, local, request, recorder, series, state);
+        let mut pending = admit::begin(direction, local, request, &caller.ledger);
         let call = pending.call();
         call.exchange.caller = Some(caller.info.address);
         call.exchange.tls_peer = caller.info.id().cloned();
@@ -485,7 +486,7 @@ impl<A: App> InboundStack<A> {
         let served = match permitted {
             Ok(taken) => {
                 let call = pending.call();
-                if shared.recorder.is_watched()
+                if call.shown
                     && let PermitReason::Policy(policy) = taken.permit.reason()
                 {
                     call.exchange.policy = Some(policy.key.clone());

@@ -167,7 +167,7 @@ impl Outbound {
         } = joined;
         let series = self.series(upstream.kept(), upstream.service(), upstream.member());
         let mutual_tls = call.exchange.tls_peer.is_some();
-        let counters = recorder.metrics.tcp_opened(&series, mutual_tls);
+        let counters = recorder.metrics.tcp_opened(series, mutual_tls);
         let mut flow = Flow::new(counters.clone());
         let mut drain = self.shared.drain.clone();
         let result = tokio::select! {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::admit;
 use super::call::Call;
-use super::exchange::{Held, Pending};
+use super::exchange::{Held, Ledger, Pending};
 use super::inject::{inject, slow};
 use super::labels;
 use super::listen::{OutboundListener, Target};
@@ -47,8 +47,8 @@ pub(super) struct Outbound {
     pub(super) shared: Arc<Shared>,
     pub(super) tls: Arc<Tls>,
     principal: LabelText,
-    /// Counts what was for no known Service.
-    pub(super) without_service: Arc<Series>,
+    /// Of the requests of this process itself. Counts what was for no known Service.
+    ledger: Arc<Ledger>,
     /// Counts what was answered without an endpoint, by the Service that it was for.
     without_endpoint: Mutex<HashMap<Arc<str>, Arc<Series>>>,
 }
@@ -66,7 +66,7 @@ pub(super) enum To<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     pub(super) origin: &'a Arc<Origin>,
-    pub(super) state: &'a Arc<ConnState>,
+    pub(super) ledger: &'a Arc<Ledger>,
 }
 
 /// A connection to an outbound listener: what all its requests share.
@@ -88,11 +88,16 @@ enum Carried {
 impl Outbound {
     pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: LabelText) -> Self {
         let without_service = labels::without_service(tls.local().workload(), &principal);
+        let ledger = Arc::new(Ledger {
+            shared: Arc::clone(shared),
+            series: Arc::new(without_service),
+            state: None,
+        });
         Self {
             shared: Arc::clone(shared),
             tls,
             principal,
-            without_service: Arc::new(without_service),
+            ledger,
             without_endpoint: Mutex::default(),
         }
     }
@@ -120,10 +125,9 @@ impl Outbound {
         caller: Option<&Caller<'_>>,
     ) -> Result<Response<Body>, (Pending, Error)> {
         let shared = &self.shared;
-        let (local, state) = (self.tls.local(), caller.map(|c| c.state));
+        let (local, ledger) = (self.tls.local(), caller.map_or(&self.ledger, |c| c.ledger));
         let upload = caller.and_then(|_| Upload::time(request, shared.limits.body));
-        let (direction, series) = (Direction::Outbound, &self.without_service);
-        let mut pending = admit::begin(direction, local, request, &shared.recorder, series, state);
+        let mut pending = admit::begin(Direction::Outbound, local, request, ledger);
         let call = pending.call();
         call.exchange.caller = caller.map(|c| c.origin.source());
         call.upload = upload.clone();
@@ -144,11 +148,7 @@ impl Outbound {
                 Ok(pending.answer(response))
             }
             Ok(Carried::Endpoint(response, upstream, switched)) => {
-                pending.count_under(self.series(
-                    upstream.kept(),
-                    upstream.service(),
-                    upstream.member(),
-                ));
+                self.series(upstream.kept(), upstream.service(), upstream.member());
                 pending.hold(Held::Endpoint(upstream));
                 Ok(match switched {
                     None => pending.answer(response),
@@ -261,7 +261,12 @@ impl Outbound {
     ) -> Result<Planned, Error> {
         let view = RequestView::Http(HttpView::seen(request, call.plain));
         let snapshot = self.shared.reader.peek();
-        let Call { exchange, draw, .. } = call;
+        let Call {
+            exchange,
+            shown,
+            draw,
+            ..
+        } = call;
         let (local, to) = (self.tls.local(), to.destination(&exchange.authority));
         let mut planned = plan(&snapshot, local, to, &view, draw, &mut ());
         if planned.as_ref().is_ok_and(has_ended) {
@@ -279,22 +284,24 @@ impl Outbound {
             // HTTP/1.0 need not name a host; the next hop speaks HTTP/1.1 or later and must.
             exchange.authority = exchange.service.clone();
         }
-        exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
+        if *shown {
+            cold_path();
+            exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
+        }
         Ok(planned)
     }
 
     /// The metrics of an endpoint, made once and kept with it.
-    pub(super) fn series(
+    pub(super) fn series<'k>(
         &self,
-        kept: &Kept,
+        kept: &'k Kept,
         service: &ServiceView,
         member: &Member,
-    ) -> Arc<Series> {
-        let series = kept.series.get_or_init(|| {
+    ) -> &'k Arc<Series> {
+        kept.series.get_or_init(|| {
             let workload = self.tls.local().workload();
             Arc::new(labels::outbound(workload, &self.principal, service, member))
-        });
-        Arc::clone(series)
+        })
     }
 
     /// The metrics of an exchange that no endpoint has answered: those of the last endpoint that it
@@ -304,7 +311,7 @@ impl Outbound {
             let (service, member) = &**met;
             let idle_max = self.shared.upstreams.connector.idle_max;
             let kept = Kept::of(member, self.tls.local(), idle_max);
-            return self.series(&kept, service, member);
+            return Arc::clone(self.series(&kept, service, member));
         }
         let host = &call.exchange.service;
         let known = self.without_endpoint.lock();
@@ -313,7 +320,7 @@ impl Outbound {
             return Arc::clone(series);
         }
         if host.is_empty() || known.len() >= SERVICES {
-            return Arc::clone(&self.without_service);
+            return Arc::clone(&self.ledger.series);
         }
         let workload = self.tls.local().workload();
         let series = labels::without_endpoint(workload, &self.principal, host);
@@ -420,21 +427,29 @@ impl Outbound {
         &self.tls.local().workload().namespace
     }
 
+    /// Where the requests of a caller's connection are written.
+    pub(super) fn ledger_of(&self, state: &Arc<ConnState>) -> Arc<Ledger> {
+        Arc::new(Ledger {
+            shared: Arc::clone(&self.shared),
+            series: Arc::clone(&self.ledger.series),
+            state: Some(Arc::clone(state)),
+        })
+    }
+
     async fn http(self: Arc<Self>, stream: Socket, arrival: Arc<Arrival>, http2: bool) {
         let connection =
             Connection::new(&self.shared.limits, &self.shared.budget, &self.shared.drain);
         let state = Arc::clone(&connection.state);
-        let (this, from) = (Arc::clone(&self), arrival.origin.source());
-        let conn_state = Arc::clone(&state);
+        let from = arrival.origin.source();
+        let ledger = self.ledger_of(&state);
+        // One pointer for each request.
+        let all = Arc::new((Arc::clone(&self), arrival, ledger));
         let service = move |mut request: Request<Body>| {
-            let (this, arrival) = (Arc::clone(&this), Arc::clone(&arrival));
-            let state = Arc::clone(&conn_state);
+            let all = Arc::clone(&all);
             async move {
-                let Arrival { to, origin } = &*arrival;
-                let caller = Caller {
-                    origin,
-                    state: &state,
-                };
+                let (this, arrival, ledger) = &*all;
+                let Arrival { to, origin } = &**arrival;
+                let caller = Caller { origin, ledger };
                 if asks_for_tunnel(&request, to) {
                     return Box::pin(this.connect(&mut request, caller)).await;
                 }

@@ -297,7 +297,7 @@ mod whole {
         let origin = Arc::new(crate::connect::Origin::new(ends, own));
         let caller = Some(Caller {
             origin: &origin,
-            state: &state,
+            ledger: &outbound.ledger_of(&state),
         });
         let mut request = http::Request::new(Body::empty());
         let request = outbound.handle(&mut request, &To::Authority, caller.as_ref());

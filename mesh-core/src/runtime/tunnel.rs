@@ -43,9 +43,8 @@ impl Outbound {
         caller: Caller<'_>,
     ) -> Response<Body> {
         let shared = &self.shared;
-        let (local, state) = (self.tls.local(), Some(caller.state));
-        let (direction, series) = (Direction::Outbound, &self.without_service);
-        let mut pending = admit::begin(direction, local, request, &shared.recorder, series, state);
+        let (local, ledger) = (self.tls.local(), caller.ledger);
+        let mut pending = admit::begin(Direction::Outbound, local, request, ledger);
         let call = pending.call();
         call.exchange.caller = Some(caller.origin.source());
         let asked = asked(shared.limits.head(), request);

@@ -45,7 +45,6 @@ pub(super) struct Upstream {
     picked: Picked,
     lease: Option<Lease>,
     kept: Arc<Kept>,
-    upstreams: Arc<Upstreams>,
     service: Arc<ServiceView>,
     port: u16,
     judged: bool,
@@ -142,7 +141,6 @@ impl Upstreams {
                 picked,
                 lease: Some(sent.lease),
                 kept: sent.kept,
-                upstreams: Arc::clone(self),
                 service,
                 port: sending.to.port,
                 judged: false,
@@ -176,7 +174,6 @@ impl Upstreams {
                         kept,
                         picked,
                         lease: None,
-                        upstreams: Arc::clone(self),
                         service,
                         port: to.port,
                         judged: true,
@@ -250,13 +247,14 @@ impl Upstreams {
             upstream.picked.shed(None, self.now());
         }
         let pause = shed.then(|| asked(headers, SystemClock.now())).flatten();
-        upstream.judge_head(&HeadSeen {
+        let head = HeadSeen {
             status,
             grpc,
             of_grpc: protocol == Protocol::Grpc,
             spared,
             pause,
-        });
+        };
+        upstream.judge_head(self, &head);
         let answer = Answer::new(status, grpc);
         let wait = self.repeat(answer, headers, sending, tried, call, upstream);
         if wait.is_none() {
@@ -528,10 +526,9 @@ impl Upstream {
     }
 
     /// Judges the endpoint by the head of an answer.
-    fn judge_head(&mut self, head: &HeadSeen) {
-        let upstreams = &self.upstreams;
-        let verdict = verdict::of_head(&mut self.picked, head, || upstreams.now());
-        self.take(verdict, || match head.grpc {
+    fn judge_head(&mut self, by: &Upstreams, head: &HeadSeen) {
+        let verdict = verdict::of_head(&mut self.picked, head, || by.now());
+        self.take(by, verdict, || match head.grpc {
             Some(grpc) if !head.status.is_server_error() => grpc_failure(grpc),
             _ => format!("it answered {}", head.status),
         });
@@ -539,39 +536,42 @@ impl Upstream {
 
     /// Takes a verdict on the endpoint; `why` says why it failed.
     #[inline]
-    fn take(&mut self, verdict: Verdict, why: impl FnOnce() -> String) {
+    fn take(&mut self, by: &Upstreams, verdict: Verdict, why: impl FnOnce() -> String) {
         match verdict {
-            Verdict::Failed(failure) => self.failed(failure, &why()),
+            Verdict::Failed(failure) => self.failed(by, failure, &why()),
             Verdict::Open => {}
             Verdict::Spared => self.judged = true,
-            Verdict::Succeeded => self.succeeded(),
+            Verdict::Succeeded => {
+                self.judged = true;
+                by.succeeded(&mut self.picked, &self.service);
+            }
         }
     }
 
-    fn succeeded(&mut self) {
+    fn failed(&mut self, by: &Upstreams, failure: Failure, why: &dyn fmt::Display) {
         self.judged = true;
-        self.upstreams.succeeded(&mut self.picked, &self.service);
+        by.failed(&mut self.picked, &self.service, failure, why);
     }
 
-    fn failed(&mut self, failure: Failure, why: &dyn fmt::Display) {
-        self.judged = true;
-        self.upstreams
-            .failed(&mut self.picked, &self.service, failure, why);
-    }
-
-    /// The exchange has ended.
-    pub(super) fn finish(mut self, end: End, exchange: &Exchange, now: Instant) {
+    /// The exchange has ended. Returns what is kept with the endpoint.
+    pub(super) fn finish(
+        mut self,
+        by: &Upstreams,
+        end: End,
+        exchange: &Exchange,
+        now: Instant,
+    ) -> Arc<Kept> {
         match end {
             End::Broken => {
                 let reason = exchange.reason.map_or("reset", Reason::as_str);
                 let detail = exchange.detail.as_deref().unwrap_or_default();
-                self.failed(Failure::LocalOrigin, &format_args!("{reason}: {detail}"));
+                let why = format_args!("{reason}: {detail}");
+                self.failed(by, Failure::LocalOrigin, &why);
             }
             End::Whole if !self.judged => {
                 let grpc = exchange.grpc_status;
-                let upstreams = &self.upstreams;
-                let verdict = verdict::of_end(&mut self.picked, grpc, || upstreams.now());
-                self.take(verdict, || grpc_failure(grpc.unwrap_or_default()));
+                let verdict = verdict::of_end(&mut self.picked, grpc, || by.now());
+                self.take(by, verdict, || grpc_failure(grpc.unwrap_or_default()));
             }
             End::Abandoned | End::Whole => {}
         }
@@ -580,6 +580,7 @@ impl Upstream {
         {
             lease.release(now);
         }
+        self.kept
     }
 }
 

@@ -17,7 +17,8 @@ use super::series::Series;
 use super::trace::TraceContext;
 use crate::error::{Error, Reason, Stage};
 
-/// Observes exchanges: an access log, an exporter of spans, a live view, a test.
+/// Observes exchanges: an access log, an exporter of spans, a live view, a test. Where there is none as a
+/// request begins, it is counted and not recorded: one that is added while it runs does not see its end.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -130,8 +131,8 @@ impl fmt::Debug for SinkGuard {
 // === impl Recorder ===
 
 impl Recorder {
-    /// Counts an HTTP exchange that has ended, and shows it to the sinks.
-    pub(crate) fn record(&self, exchange: &Exchange, series: &Series) {
+    /// Counts an HTTP exchange that has ended.
+    pub(crate) fn count(&self, exchange: &Exchange, series: &Series) {
         let varying = Varying {
             protocol: exchange.protocol.label(),
             code: Code::of(exchange.status),
@@ -146,7 +147,6 @@ impl Recorder {
             exchange.request_bytes,
             exchange.response_bytes,
         );
-        self.publish(exchange);
     }
 
     /// A connection to a local workload has ended before it carried a request.
@@ -176,9 +176,9 @@ impl Recorder {
         self.publish(&exchange);
     }
 
-    /// Whether any sink sees exchanges.
+    /// Whether any sink sees exchanges, or the log at debug has them.
     pub(crate) fn is_watched(&self) -> bool {
-        !self.sinks.is_empty()
+        !self.sinks.is_empty() || tracing::enabled!(tracing::Level::DEBUG)
     }
 
     /// Shows the beginning of an exchange to the sinks.

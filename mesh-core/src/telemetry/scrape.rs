@@ -35,7 +35,7 @@ type TcpCount = fn(&TcpSeries) -> &AtomicU64;
 impl Collector for SeriesCollector {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let http = self.0.http.all();
-        let requests = http.iter().map(|s| (&s.labels, &s.requests));
+        let requests = http.iter().map(|s| (&s.labels, s.requests()));
         counters(&mut out, "istio_requests", "Requests", requests)?;
         for family in &families() {
             distributions(&mut out, family, &http)?;
@@ -64,7 +64,9 @@ impl Collector for SeriesCollector {
             ),
         ];
         for (name, help, count) in families {
-            let counts = tcp.iter().map(|s| (&s.labels, count(s)));
+            let counts = tcp
+                .iter()
+                .map(|s| (&s.labels, count(s).load(Ordering::Relaxed)));
             counters(&mut out, name, help, counts)?;
         }
         Ok(())
@@ -108,7 +110,7 @@ fn counters<'s>(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    counts: impl Iterator<Item = (&'s Labels, &'s AtomicU64)>,
+    counts: impl Iterator<Item = (&'s Labels, u64)>,
 ) -> fmt::Result {
     let mut counts = counts.peekable();
     if counts.peek().is_none() {
@@ -116,7 +118,7 @@ fn counters<'s>(
     }
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, count) in counts {
-        let count = ConstCounter::new(count.load(Ordering::Relaxed));
+        let count = ConstCounter::new(count);
         count.encode(family.encode_family(labels)?)?;
     }
     Ok(())
@@ -137,7 +139,7 @@ fn distributions(
     let (name, help, kind) = (family.name, family.help, MetricType::Histogram);
     let mut encoder = out.encode_descriptor(name, help, Some(&family.unit), kind)?;
     for (labels, all) in known {
-        let (counts, sum) = (family.read)(all);
+        let (counts, sum) = (family.read)(&all);
         let count = counts.iter().map(|(_, n)| n).sum();
         let mut one = encoder.encode_family(labels)?;
         one.encode_histogram::<NoLabelSet>(sum, count, &counts, None)?;

@@ -33,9 +33,13 @@ pub struct TrustDomain(Arc<str>);
 /// A SPIFFE ID, for example `spiffe://prod.example/ns/shop/sa/cart`; cheap to clone.
 ///
 /// An ID without a path names the trust domain itself, never a workload.
+// One counter to write to where it is cloned, since each request does so.
 #[derive(Clone)]
-pub struct SpiffeId {
-    text: Arc<str>,
+pub struct SpiffeId(Arc<Parts>);
+
+/// What a SPIFFE ID is made of.
+struct Parts {
+    text: Box<str>,
     trust_domain: TrustDomain,
 }
 
@@ -70,10 +74,7 @@ impl TrustDomain {
     /// The SPIFFE ID of the trust domain itself, which has no path.
     #[must_use]
     pub fn id(&self) -> SpiffeId {
-        SpiffeId {
-            text: format!("{SCHEME}{}", self.0).into(),
-            trust_domain: self.clone(),
-        }
+        SpiffeId::new(format!("{SCHEME}{}", self.0).into(), self.clone())
     }
 }
 
@@ -108,6 +109,11 @@ impl Borrow<str> for TrustDomain {
 // === impl SpiffeId ===
 
 impl SpiffeId {
+    /// `text` is known to be an ID of that domain.
+    fn new(text: Box<str>, trust_domain: TrustDomain) -> Self {
+        Self(Arc::new(Parts { text, trust_domain }))
+    }
+
     /// The ID of a Kubernetes workload in the shape that Istio uses, `/ns/<ns>/sa/<sa>`.
     ///
     /// # Errors
@@ -122,13 +128,13 @@ impl SpiffeId {
     /// The trust domain that is responsible for this ID.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// The path with its leading slash, or the empty string if there is none.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.text[SCHEME.len() + self.trust_domain.0.len()..]
+        &self.0.text[SCHEME.len() + self.0.trust_domain.0.len()..]
     }
 
     /// Namespace and service account, if the path has exactly the shape `/ns/<ns>/sa/<sa>`.
@@ -144,7 +150,7 @@ impl SpiffeId {
     /// The whole ID, with its scheme.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 }
 
@@ -171,16 +177,13 @@ impl FromStr for SpiffeId {
         if !path.is_empty() {
             check_path(path)?;
         }
-        Ok(Self {
-            text: text.into(),
-            trust_domain: TrustDomain(name.into()),
-        })
+        Ok(Self::new(text.into(), TrustDomain(name.into())))
     }
 }
 
 impl PartialEq for SpiffeId {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.0.text == other.0.text
     }
 }
 
@@ -194,31 +197,31 @@ impl PartialOrd for SpiffeId {
 
 impl Ord for SpiffeId {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.text.cmp(&other.text)
+        self.0.text.cmp(&other.0.text)
     }
 }
 
 impl std::hash::Hash for SpiffeId {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.0.text.hash(state);
     }
 }
 
 impl Borrow<str> for SpiffeId {
     fn borrow(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
 impl fmt::Debug for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SpiffeId({})", self.text)
+        write!(f, "SpiffeId({})", self.0.text)
     }
 }
 
@@ -239,7 +242,7 @@ impl<'de> serde::Deserialize<'de> for TrustDomain {
 
 impl serde::Serialize for SpiffeId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

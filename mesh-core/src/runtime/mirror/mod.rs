@@ -23,7 +23,7 @@ use self::tape::{KeptBody, Lost, Tape, tape};
 use super::call::{Call, End};
 use super::sending::Sending;
 use super::shared::Shared;
-use super::upstream::Answered;
+use super::upstream::{Answered, Upstreams};
 use crate::body::Body;
 use crate::connect::{Origin, forward};
 use crate::identify::Tls;
@@ -209,7 +209,7 @@ impl Copy {
         match timeout_at(deadline, sent).await {
             Ok(Ok(answered)) => {
                 // One that takes longer than it may is cut.
-                let _cut = timeout_at(deadline, discard(answered, call)).await;
+                let _cut = timeout_at(deadline, discard(upstreams, answered, call)).await;
                 Mirrored::Sent
             }
             Ok(Err(error)) => {
@@ -225,7 +225,7 @@ impl Copy {
 }
 
 /// Reads an answer to its end, unless that is far.
-async fn discard(answered: Answered, mut call: Call) {
+async fn discard(by: &Upstreams, answered: Answered, mut call: Call) {
     let Answered {
         response, upstream, ..
     } = answered;
@@ -249,5 +249,5 @@ async fn discard(answered: Answered, mut call: Call) {
             }
         }
     };
-    upstream.finish(end, exchange, Instant::now());
+    upstream.finish(by, end, exchange, Instant::now());
 }

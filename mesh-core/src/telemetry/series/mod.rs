@@ -8,10 +8,18 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use list::List;
+use numbers::Sharded;
+
 use super::label::{Labels, Varying, cost, overflowing, tcp_labels};
+
+mod list;
+mod numbers;
+
+pub(super) use numbers::Distributions;
 
 /// The text of all counters, and of all distributions, in bytes. Together with the rest a scrape
 /// stays at about 32 MiB, for which Prometheus needs below a second.
@@ -40,39 +48,22 @@ const TCP_LINES: usize = 4;
 /// The exchanges that share all labels but those of [`Varying`], with their cached handles.
 pub(crate) struct Series {
     labels: Labels,
-    http: RwLock<Vec<(Varying, Arc<HttpSeries>)>>,
-    tcp: RwLock<Option<TcpCounters>>,
+    http: List<(Varying, Arc<HttpSeries>)>,
+    tcp: OnceLock<TcpCounters>,
 }
 
 /// The numbers of HTTP exchanges with the same labels.
 pub(super) struct HttpSeries {
     pub(super) labels: Labels,
-    pub(super) requests: AtomicU64,
-    distributions: Where,
+    counts: Counts,
 }
 
-/// Where the distributions of a series are counted.
-enum Where {
-    /// With those of the series that find no room, for they would be too much text.
-    Elsewhere(Arc<HttpSeries>),
-    Here(Box<Distributions>),
-}
-
-/// How long exchanges took and how large they were.
-#[derive(Default)]
-pub(super) struct Distributions {
-    /// In microseconds.
-    pub(super) duration: Distribution<{ MILLISECONDS.len() }>,
-    pub(super) request_bytes: Distribution<{ BYTES.len() }>,
-    pub(super) response_bytes: Distribution<{ BYTES.len() }>,
-}
-
-/// Values counted between bounds.
-pub(super) struct Distribution<const N: usize> {
-    /// How many values lie below each bound and not below the one before.
-    counts: [AtomicU64; N],
-    above: AtomicU64,
-    sum: AtomicU64,
+/// Where a series is counted.
+enum Counts {
+    /// Its distributions would be too much text: they are counted with those of the series that find no
+    /// room.
+    Apart(AtomicU64, Arc<HttpSeries>),
+    Whole(Sharded),
 }
 
 /// The counters of opaque connections with the same labels.
@@ -100,81 +91,45 @@ pub(super) struct AllSeries {
 /// Series by their labels.
 pub(super) struct Table<S>(Mutex<HashMap<Labels, Arc<S>>>);
 
-// === impl Distribution ===
-
-impl<const N: usize> Distribution<N> {
-    /// Counts `value`, which is added to the sum as `parts`.
-    fn observe(&self, bounds: &[f64; N], value: f64, parts: u64) {
-        let at = bounds.partition_point(|bound| *bound < value);
-        let count = self.counts.get(at).unwrap_or(&self.above);
-        count.fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(parts, Ordering::Relaxed);
-    }
-
-    /// The counts with their upper bounds, the last of which is infinite, and the sum.
-    pub(super) fn read(&self, bounds: &[f64; N]) -> (Vec<(f64, u64)>, u64) {
-        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let counts = bounds.iter().copied().zip(self.counts.iter().map(load));
-        let counts = counts.chain([(f64::INFINITY, load(&self.above))]).collect();
-        (counts, load(&self.sum))
-    }
-}
-
-impl<const N: usize> Default for Distribution<N> {
-    fn default() -> Self {
-        Self {
-            counts: [const { AtomicU64::new(0) }; N],
-            above: AtomicU64::new(0),
-            sum: AtomicU64::new(0),
-        }
-    }
-}
-
 // === impl HttpSeries ===
 
 impl HttpSeries {
-    fn new(labels: Labels, distributions: Where) -> Self {
-        Self {
-            labels,
-            requests: AtomicU64::new(0),
-            distributions,
-        }
+    fn new(labels: Labels, counts: Counts) -> Self {
+        Self { labels, counts }
     }
 
     fn count(&self, took: Duration, request_bytes: u64, response_bytes: u64) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
         let mut at = self;
-        let distributions = loop {
-            match &at.distributions {
-                Where::Elsewhere(other) => at = other,
-                Where::Here(distributions) => break distributions,
+        loop {
+            match &at.counts {
+                Counts::Apart(requests, other) => {
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    at = other;
+                }
+                Counts::Whole(sharded) => {
+                    let shard = sharded.here();
+                    if std::ptr::eq(at, self) {
+                        shard.request();
+                    }
+                    return shard.observe(took, request_bytes, response_bytes);
+                }
             }
-        };
-        distributions.observe(took, request_bytes, response_bytes);
+        }
+    }
+
+    /// How many exchanges it has counted.
+    pub(super) fn requests(&self) -> u64 {
+        match &self.counts {
+            Counts::Apart(requests, _) => requests.load(Ordering::Relaxed),
+            Counts::Whole(sharded) => sharded.requests(),
+        }
     }
 
     /// Its distributions, if it has some of its own.
-    pub(super) fn distributions(&self) -> Option<&Distributions> {
-        match &self.distributions {
-            Where::Elsewhere(_) => None,
-            Where::Here(distributions) => Some(distributions),
-        }
-    }
-}
-
-// === impl Distributions ===
-
-impl Distributions {
-    fn observe(&self, took: Duration, request_bytes: u64, response_bytes: u64) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let millis = took.as_secs_f64() * 1_000.0;
-        self.duration.observe(&MILLISECONDS, millis, micros);
-        for (sizes, size) in [
-            (&self.request_bytes, request_bytes),
-            (&self.response_bytes, response_bytes),
-        ] {
-            #[expect(clippy::cast_precision_loss, reason = "a size beside bounds")]
-            sizes.observe(&BYTES, size as f64, size);
+    pub(super) fn distributions(&self) -> Option<Distributions> {
+        match &self.counts {
+            Counts::Apart(..) => None,
+            Counts::Whole(sharded) => Some(sharded.distributions()),
         }
     }
 }
@@ -218,8 +173,8 @@ impl Series {
     pub(crate) fn new(labels: Labels) -> Self {
         Self {
             labels,
-            http: RwLock::default(),
-            tcp: RwLock::default(),
+            http: List::default(),
+            tcp: OnceLock::new(),
         }
     }
 
@@ -277,18 +232,11 @@ impl AllSeries {
         request_bytes: u64,
         response_bytes: u64,
     ) {
-        {
-            let cached = series.http.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, numbers)) = cached.iter().find(|(of, _)| *of == varying) {
-                return numbers.count(took, request_bytes, response_bytes);
-            }
-        }
-        let numbers = self.http(&series.labels, varying);
+        let (_, numbers) = series.http.get_or_add(
+            |(of, _)| *of == varying,
+            || (varying, self.http(&series.labels, varying)),
+        );
         numbers.count(took, request_bytes, response_bytes);
-        let mut cached = series.http.write().unwrap_or_else(PoisonError::into_inner);
-        if !cached.iter().any(|(of, _)| *of == varying) {
-            cached.push((varying, numbers));
-        }
     }
 
     fn http(&self, base: &Labels, varying: Varying) -> Arc<HttpSeries> {
@@ -302,8 +250,8 @@ impl AllSeries {
         }
         let text = DISTRIBUTION_LINES * line;
         let at = match reserve(&self.distribution_text, text, DISTRIBUTION_TEXT) {
-            true => Where::Here(Box::default()),
-            false => Where::Elsewhere(self.overflow(base, varying)),
+            true => Counts::Whole(Sharded::default()),
+            false => Counts::Apart(AtomicU64::new(0), self.overflow(base, varying)),
         };
         self.http.get(labels, |labels| HttpSeries::new(labels, at))
     }
@@ -311,7 +259,7 @@ impl AllSeries {
     /// What stands for the series that find no room. There are few: one for each class of status.
     fn overflow(&self, base: &Labels, varying: Varying) -> Arc<HttpSeries> {
         let labels = varying.overflow().labels(&overflowing(base));
-        let own = |labels| HttpSeries::new(labels, Where::Here(Box::default()));
+        let own = |labels| HttpSeries::new(labels, Counts::Whole(Sharded::default()));
         self.http.get(labels, own)
     }
 
@@ -323,21 +271,18 @@ impl AllSeries {
     }
 
     fn tcp(&self, series: &Series, mutual_tls: bool) -> TcpCounters {
-        let cached = series.tcp.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counters) = &*cached {
-            return counters.clone();
-        }
-        drop(cached);
-        let mut labels = tcp_labels(&series.labels, mutual_tls);
-        let known = self.tcp.find(&labels);
-        let numbers = known.unwrap_or_else(|| {
-            if !reserve(&self.counter_text, TCP_LINES * cost(&labels), COUNTER_TEXT) {
-                labels = tcp_labels(&overflowing(&series.labels), mutual_tls);
-            }
-            self.tcp.get(labels, TcpSeries::new)
+        let counters = series.tcp.get_or_init(|| {
+            let mut labels = tcp_labels(&series.labels, mutual_tls);
+            let known = self.tcp.find(&labels);
+            let numbers = known.unwrap_or_else(|| {
+                if !reserve(&self.counter_text, TCP_LINES * cost(&labels), COUNTER_TEXT) {
+                    labels = tcp_labels(&overflowing(&series.labels), mutual_tls);
+                }
+                self.tcp.get(labels, TcpSeries::new)
+            });
+            TcpCounters(numbers)
         });
-        let mut cached = series.tcp.write().unwrap_or_else(PoisonError::into_inner);
-        cached.get_or_insert(TcpCounters(numbers)).clone()
+        counters.clone()
     }
 }
 

@@ -62,6 +62,37 @@ fn the_text_is_bounded_and_no_exchange_is_lost() {
     }
 }
 
+/// Threads share neither what they write nor what they find, and more of them than there are parts
+/// lose nothing.
+#[test]
+fn what_many_threads_count_at_once_is_summed() {
+    let metrics = Metrics::new();
+    let series = series("cart");
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                for code in (200..=206).cycle().take(700) {
+                    let took = Duration::from_millis(3);
+                    metrics.exchange(&series, varying(code), took, 10, 20);
+                }
+            });
+        }
+    });
+    let text = metrics.encode();
+    assert_eq!(sum(&text, "istio_requests_total"), 14_000);
+    let of = |name: &str, rest: &str, end: &str| {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        let mut lines = lines.filter(|line| line.contains(rest));
+        assert_eq!(lines.clone().count(), 7, "one for each status");
+        assert!(lines.all(|line| line.ends_with(end)), "{name}");
+    };
+    of("istio_requests_total", "", " 2000");
+    let below = "le=\"5.0\"";
+    of("istio_request_duration_milliseconds_bucket", below, " 2000");
+    of("istio_request_bytes_sum", "", " 20000.0");
+    of("istio_response_bytes_sum", "", " 40000.0");
+}
+
 #[test]
 fn an_application_cannot_make_more_kinds_than_there_are() {
     let metrics = Metrics::new();
