@@ -103,6 +103,10 @@ impl Collect for Counts {
 }
 
 impl ExchangeSink for Spans {
+    fn sees_begin(&self) -> bool {
+        false
+    }
+
     fn record(&self, exchange: &Exchange, at: SystemTime) {
         if exchange.trace.sampled && self.queue.try_send(span(exchange, at)).is_err() {
             self.counts.0.dropped.fetch_add(1, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use serde::ser::{SerializeMap, Serializer};
+use serde::Serialize;
 use serde_json::ser::Formatter;
 use time::OffsetDateTime;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -69,6 +69,10 @@ impl AccessLog {
 }
 
 impl ExchangeSink for AccessLog {
+    fn sees_begin(&self) -> bool {
+        false
+    }
+
     fn record(&self, exchange: &Exchange, at: SystemTime) {
         let keep = self.sample >= 1.0
             || exchange.reason.is_some()
@@ -217,64 +221,113 @@ fn rfc3339(at: SystemTime) -> [u8; 27] {
     text
 }
 
+/// A line in the making, which is an object of JSON. What needs no escape is copied: keys, and most values.
+struct Line<'o>(&'o mut Vec<u8>);
+
+// === impl Line ===
+
+impl Line<'_> {
+    fn key(&mut self, key: &'static str) {
+        let first = self.0.is_empty();
+        self.0
+            .extend_from_slice(if first { b"{\"" } else { b",\"" });
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, key: &'static str, text: &str) -> Result<(), serde_json::Error> {
+        self.key(key);
+        // All bytes are looked at, many at a time: most texts are plain.
+        let plain = text.bytes().fold(true, |plain, b| {
+            plain & matches!(b, b' '..=b'~') & (b != b'"') & (b != b'\\')
+        });
+        if !plain {
+            let mut json = serde_json::Serializer::with_formatter(&mut *self.0, Printable);
+            return text.serialize(&mut json);
+        }
+        self.0.push(b'"');
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'"');
+        Ok(())
+    }
+
+    /// Numbers, addresses and what else has no text of a caller.
+    fn value(
+        &mut self,
+        key: &'static str,
+        value: &impl Serialize,
+    ) -> Result<(), serde_json::Error> {
+        self.key(key);
+        serde_json::to_writer(&mut *self.0, value)
+    }
+
+    fn end(self) {
+        self.0.push(b'}');
+    }
+}
+
 fn write(
     out: &mut Vec<u8>,
     x: &Exchange,
     at: SystemTime,
     left_out: u64,
 ) -> Result<(), serde_json::Error> {
-    let mut json = serde_json::Serializer::with_formatter(out, Printable);
-    let mut map = json.serialize_map(None)?;
+    let mut line = Line(out);
     let timestamp = rfc3339(at);
-    map.serialize_entry("timestamp", &str::from_utf8(&timestamp).unwrap_or_default())?;
-    map.serialize_entry("direction", x.direction.as_str())?;
+    line.text("timestamp", str::from_utf8(&timestamp).unwrap_or_default())?;
+    line.text("direction", x.direction.as_str())?;
     if !x.workload.is_empty() {
-        map.serialize_entry("workload", &*x.workload)?;
+        line.text("workload", &x.workload)?;
     }
-    map.serialize_entry("protocol", &format_args!("{}", x.protocol))?;
+    line.text("protocol", x.protocol.as_str())?;
     if let Some(method) = &x.method {
-        map.serialize_entry("method", method.as_str())?;
-        map.serialize_entry("authority", &*x.authority)?;
-        map.serialize_entry("path", x.uri.path())?;
+        line.text("method", method.as_str())?;
+        line.text("authority", &x.authority)?;
+        line.text("path", x.uri.path())?;
     }
-    map.serialize_entry("status", &x.status)?;
+    line.value("status", &x.status)?;
     if let Some(grpc) = x.grpc_status {
-        map.serialize_entry("grpc_status", &grpc)?;
+        line.value("grpc_status", &grpc)?;
     }
-    map.serialize_entry("duration_ms", &(x.duration.as_secs_f64() * 1_000.0))?;
-    map.serialize_entry("request_bytes", &x.request_bytes)?;
-    map.serialize_entry("response_bytes", &x.response_bytes)?;
+    line.value("duration_ms", &(x.duration.as_secs_f64() * 1_000.0))?;
+    line.value("request_bytes", &x.request_bytes)?;
+    line.value("response_bytes", &x.response_bytes)?;
     if let Some(caller) = &x.caller {
-        map.serialize_entry("caller", caller)?;
+        line.value("caller", caller)?;
     }
-    map.serialize_entry("tls_peer", &x.tls_peer.as_ref().map(|id| id.as_str()))?;
+    match &x.tls_peer {
+        Some(id) => line.text("tls_peer", id.as_str())?,
+        None => line.value("tls_peer", &())?,
+    }
     if x.direction == Direction::Outbound {
-        map.serialize_entry("service", &*x.service)?;
+        line.text("service", &x.service)?;
         if let Some((route, rule)) = &x.route {
-            map.serialize_entry("route", &format_args!("{route}"))?;
-            map.serialize_entry("rule", rule)?;
+            line.text("route", &route.to_string())?;
+            line.value("rule", rule)?;
         }
-        map.serialize_entry("endpoint", &x.attempts.last())?;
-        map.serialize_entry("retries", &x.attempts.len().saturating_sub(1))?;
+        line.value("endpoint", &x.attempts.last())?;
+        line.value("retries", &x.attempts.len().saturating_sub(1))?;
         if x.attempts.len() > 1 {
-            map.serialize_entry("attempt_endpoints", &*x.attempts)?;
+            line.value("attempt_endpoints", &&*x.attempts)?;
         }
     }
     if let Some(reason) = x.reason {
-        map.serialize_entry("reason", reason.as_str())?;
+        line.text("reason", reason.as_str())?;
     }
     if let Some(detail) = &x.detail {
-        map.serialize_entry("detail", detail)?;
+        line.text("detail", detail)?;
     }
     if left_out > 0 {
-        map.serialize_entry("left_out", &left_out)?;
+        line.value("left_out", &left_out)?;
     }
     if let Some(policy) = &x.policy {
-        map.serialize_entry("policy", &format_args!("{policy}"))?;
+        line.text("policy", &policy.to_string())?;
     }
-    map.serialize_entry("trace_id", &format_args!("{:032x}", x.trace.trace_id))?;
+    let trace_id = x.trace.trace_id_text();
+    line.text("trace_id", str::from_utf8(&trace_id).unwrap_or_default())?;
     if let Some(agent) = x.user_agent.as_ref().and_then(|a| a.to_str().ok()) {
-        map.serialize_entry("user_agent", agent)?;
+        line.text("user_agent", agent)?;
     }
-    SerializeMap::end(map)
+    line.end();
+    Ok(())
 }

@@ -122,6 +122,16 @@ impl Protocol {
         }
     }
 
+    /// As records name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Tcp => "tcp",
+        }
+    }
+
     /// The value of Istio's `request_protocol` label.
     pub fn label(self) -> &'static str {
         match self {
@@ -134,12 +144,7 @@ impl Protocol {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Grpc => "grpc",
-            Self::Http1 => "HTTP/1.1",
-            Self::Http2 => "HTTP/2",
-            Self::Tcp => "tcp",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -41,6 +41,11 @@ pub trait ExchangeSink: Send + Sync + 'static {
     /// it must not block.
     fn begin(&self, _exchange: &Exchange, _at: SystemTime) {}
 
+    /// Whether it is shown beginnings. One that is not costs a request nothing as that begins.
+    fn sees_begin(&self) -> bool {
+        true
+    }
+
     /// The exchange has ended, at this time of the wall clock. Called on the request's path: it
     /// must not block.
     fn record(&self, exchange: &Exchange, at: SystemTime);
@@ -56,6 +61,8 @@ pub(crate) struct Sinks(Arc<SinkList>);
 struct SinkList {
     all: ArcSwap<Vec<Arc<dyn ExchangeSink>>>,
     any: AtomicBool,
+    /// Whether any of them sees beginnings.
+    any_begin: AtomicBool,
     /// Held by what changes them.
     changing: Mutex<()>,
 }
@@ -95,9 +102,10 @@ impl Sinks {
         let _changing = list.changing.lock();
         let mut all = Vec::clone(&list.all.load());
         change(&mut all);
-        let any = !all.is_empty();
+        let (any, begin) = (!all.is_empty(), all.iter().any(|sink| sink.sees_begin()));
         list.all.store(Arc::new(all));
         list.any.store(any, Ordering::Relaxed);
+        list.any_begin.store(begin, Ordering::Relaxed);
     }
 
     /// Adds a sink for as long as the guard lives.
@@ -186,7 +194,13 @@ impl Recorder {
         if tracing::enabled!(tracing::Level::DEBUG) {
             log(exchange, "exchange began");
         }
-        self.each(|sink, at| sink.begin(exchange, at));
+        if self.sinks.0.any_begin.load(Ordering::Relaxed) {
+            self.each(|sink, at| {
+                if sink.sees_begin() {
+                    sink.begin(exchange, at);
+                }
+            });
+        }
     }
 
     /// Shows the end of an exchange to the sinks.

@@ -230,6 +230,15 @@ fn no_caller_writes_into_the_log() {
     assert_eq!(read["authority"], "a\"\n{\"fake\":1}");
     assert_eq!(read["reason"], "invalid-request");
     assert!(line.contains(r"\u001b]0;x\u0007\u0085"), "{line}");
+    // Each byte alone in a text that is plain else.
+    for c in (0..=255_u8).map(char::from) {
+        let text = format!("a{c}b");
+        x.authority = text.as_str().into();
+        let line = String::from_utf8(AccessLog::line(&x, SystemTime::UNIX_EPOCH)).unwrap();
+        assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["authority"], text);
+    }
 }
 
 #[tokio::test]

@@ -109,11 +109,15 @@ impl<'h> Field<'h> {
         };
     }
 
-    fn text(self) -> Option<&'h str> {
+    fn bytes(self) -> Option<&'h [u8]> {
         match self {
-            Self::Once(value) => value.to_str().ok().map(str::trim),
+            Self::Once(value) => Some(value.as_bytes().trim_ascii()),
             Self::Absent | Self::Repeated => None,
         }
+    }
+
+    fn text(self) -> Option<&'h str> {
+        std::str::from_utf8(self.bytes()?).ok()
     }
 }
 
@@ -150,7 +154,7 @@ impl TraceContext {
             field.put(value);
         }
         if !matches!(w3c, Field::Absent) {
-            return Self::from_traceparent(w3c.text()?);
+            return Self::from_traceparent(w3c.bytes()?);
         }
         if matches!((b3, trace), (Field::Absent, Field::Absent)) {
             return None;
@@ -160,7 +164,7 @@ impl TraceContext {
             return Self::from_b3(single);
         }
         let trace_id = b3_trace(trace.text()?)?;
-        let span_id = hex_u64(span.text()?)?;
+        let span_id = b3_span(span.text()?)?;
         let sampled = matches!(sampled.text(), Some("1" | "true")) || flags.text() == Some("1");
         Some(Self {
             format: Format::B3Multi,
@@ -217,26 +221,31 @@ impl TraceContext {
     /// of numbers costs ten times as much.
     fn traceparent(&self) -> [u8; 55] {
         let mut out = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(&mut out[3..35], self.trace_id);
-        write_hex(&mut out[36..52], u128::from(self.span_id));
+        out[3..35].copy_from_slice(&self.trace_id_text());
+        out[36..52].copy_from_slice(&write_hex(self.span_id));
         out[54] = b'0' + (u8::from(self.sampled) | u8::from(self.random) << 1);
         out
     }
 
-    fn from_traceparent(text: &str) -> Option<Self> {
-        let bytes = text.as_bytes();
-        let version = hex(text.get(0..2)?)?;
-        let known = version == 0 && bytes.len() == 55;
+    /// The trace's ID in digits, as logs have it.
+    pub(super) fn trace_id_text(&self) -> [u8; 32] {
+        let halves = [(self.trace_id >> 64) as u64, self.trace_id as u64];
+        let [high, low] = halves.map(write_hex);
+        std::array::from_fn(|n| if n < 16 { high[n] } else { low[n - 16] })
+    }
+
+    fn from_traceparent(text: &[u8]) -> Option<Self> {
+        let version = hex_byte(text.get(0..2)?)?;
+        let known = version == 0 && text.len() == 55;
         // A later version may append fields after a dash.
-        let later = version > 0 && version < 0xff && matches!(bytes.get(55), None | Some(b'-'));
-        let dashes = [2, 35, 52].iter().all(|&n| bytes.get(n) == Some(&b'-'));
+        let later = version > 0 && version < 0xff && matches!(text.get(55), None | Some(b'-'));
+        let dashes = [2, 35, 52].iter().all(|&n| text.get(n) == Some(&b'-'));
         if !(known || later) || !dashes {
             return None;
         }
-        let trace_id =
-            u128::from(hex(text.get(3..19)?)?) << 64 | u128::from(hex(text.get(19..35)?)?);
-        let span_id = hex(text.get(36..52)?)?;
-        let flags = hex(text.get(53..55)?)?;
+        let trace_id = hex_u128(text.get(3..35)?)?;
+        let span_id = hex_u64(text.get(36..52)?)?;
+        let flags = hex_byte(text.get(53..55)?)?;
         (trace_id != 0 && span_id != 0).then(|| Self {
             random: flags & 2 == 2,
             ..Self::new(trace_id, span_id, flags & 1 == 1)
@@ -246,7 +255,7 @@ impl TraceContext {
     fn from_b3(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let trace_id = b3_trace(parts.next()?)?;
-        let span_id = hex_u64(parts.next()?)?;
+        let span_id = b3_span(parts.next()?)?;
         let sampled = matches!(parts.next(), Some("1" | "d"));
         Some(Self {
             format: Format::B3Single,
@@ -269,51 +278,120 @@ impl fmt::Debug for TraceContext {
     }
 }
 
-/// Fills `out` with the last digits of a number.
-fn write_hex(out: &mut [u8], mut value: u128) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
-        value >>= 4;
-    }
+/// `0x01` in each byte of a word.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// The digits of the values in the bytes of a word, each below 16: `0` and on, from 10 up `a` and on.
+fn digits_of(values: u64) -> u64 {
+    let letters = ((values + 6 * EACH) >> 4) & EACH;
+    values + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'9' - 1)
 }
 
-/// The value of each digit of lower case hexadecimal; of another byte it is not below 16.
-const DIGITS: [u8; 256] = {
-    let mut digits = [0xff; 256];
-    let mut value = 0;
-    while value < 16 {
-        digits[b"0123456789abcdef"[value as usize] as usize] = value;
-        value += 1;
-    }
-    digits
-};
+/// The sixteen digits of a number. Eight at a time: a loop over digits costs several times as much, and is
+/// written for every request.
+fn write_hex(number: u64) -> [u8; 16] {
+    let half = |number: u32| {
+        let mut values = u64::from(number);
+        values = (values | values << 16) & 0x0000_ffff_0000_ffff;
+        values = (values | values << 8) & 0x00ff_00ff_00ff_00ff;
+        values = (values | values << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        digits_of(values).to_be_bytes()
+    };
+    let [a, b] = [(number >> 32) as u32, number as u32].map(half);
+    std::array::from_fn(|n| if n < 8 { a[n] } else { b[n - 8] })
+}
 
-/// At most 16 digits of lower case hexadecimal, nothing else. Without a branch on a digit: those of
-/// an ID are random, and each one guessed wrong costs as much as all of this.
-fn hex(text: &str) -> Option<u64> {
-    if text.is_empty() || text.len() > 16 {
+/// The number of eight digits of lower case hexadecimal. Without a branch on a digit: those of an ID are
+/// random, and each one guessed wrong costs as much as all of this.
+fn hex_word(digits: &[u8; 8]) -> Option<u32> {
+    let digits = u64::from_be_bytes(*digits);
+    // Of a letter the sixth bit is set, and the low half counts from 1.
+    let letters = (digits >> 6) & EACH;
+    let mut values = (digits & (0x0f * EACH)) + letters * 9;
+    // A byte that is no digit has a value of 16 and above, or is the digit of none.
+    if values & (0xf0 * EACH) != 0 || digits_of(values) != digits {
         return None;
     }
-    let (value, all) = text.bytes().fold((0, 0), |(value, all), b| {
-        let digit = DIGITS[usize::from(b)];
-        (value << 4 | u64::from(digit & 0xf), all | digit)
-    });
-    (all < 16).then_some(value)
+    values = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    values = (values | values >> 8) & 0x0000_ffff_0000_ffff;
+    u32::try_from((values | values >> 16) & 0xffff_ffff).ok()
 }
 
-fn hex_u64(text: &str) -> Option<u64> {
-    (text.len() == 16)
-        .then(|| hex(text))
-        .flatten()
-        .filter(|id| *id != 0)
+/// Sixteen digits of lower case hexadecimal, nothing else.
+#[inline(never)]
+fn hex_u64(text: &[u8]) -> Option<u64> {
+    let (words, []) = text.as_chunks::<8>() else {
+        return None;
+    };
+    let [high, low] = words else { return None };
+    Some(u64::from(hex_word(high)?) << 32 | u64::from(hex_word(low)?))
+}
+
+fn hex_u128(text: &[u8]) -> Option<u128> {
+    let (high, low) = text.split_at_checked(16)?;
+    Some(u128::from(hex_u64(high)?) << 64 | u128::from(hex_u64(low)?))
+}
+
+/// Two digits.
+fn hex_byte(text: &[u8]) -> Option<u8> {
+    let digit = |b: &u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    let [high, low] = text else { return None };
+    Some(digit(high)? << 4 | digit(low)?)
 }
 
 /// B3 trace IDs have 64 or 128 bits.
 fn b3_trace(text: &str) -> Option<u128> {
+    let text = text.as_bytes();
     let id = match text.len() {
-        16 => u128::from(hex(text)?),
-        32 => u128::from(hex(text.get(..16)?)?) << 64 | u128::from(hex(text.get(16..)?)?),
-        _ => return None,
+        16 => u128::from(hex_u64(text)?),
+        _ => hex_u128(text)?,
     };
     (id != 0).then_some(id)
+}
+
+fn b3_span(text: &str) -> Option<u64> {
+    hex_u64(text.as_bytes()).filter(|id| *id != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_digits_of_lower_case_and_nothing_else_are_a_number() {
+        let text = *b"0123456789abcdef";
+        for at in 0..16 {
+            for byte in 0..=255 {
+                let mut text = text;
+                text[at] = byte;
+                let is_digit = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                let wanted = is_digit.then(|| {
+                    let text = std::str::from_utf8(&text).expect("digits");
+                    u64::from_str_radix(text, 16).expect("digits")
+                });
+                assert_eq!(hex_u64(&text), wanted, "{byte} at {at}");
+                assert_eq!(hex_byte(&[b'7', byte]).is_some(), is_digit);
+                assert_eq!(hex_byte(&[byte, b'7']).is_some(), is_digit);
+            }
+        }
+        assert_eq!(hex_byte(b"9f"), Some(0x9f));
+        for text in [&text[..15], b"", b"0123456789abcdef0"] {
+            assert_eq!(hex_u64(text), None);
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_it_is_read() {
+        let mut number = 1_u64;
+        for _ in 0..1_000 {
+            let text = write_hex(number);
+            assert_eq!(text[..], *format!("{number:016x}").as_bytes());
+            assert_eq!(hex_u64(&text), Some(number));
+            number = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7);
+        }
+    }
 }
