@@ -10,6 +10,7 @@
 
 mod admin;
 mod admit;
+mod again;
 mod app;
 mod aside;
 mod asked;

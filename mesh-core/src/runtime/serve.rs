@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use super::again::Again;
 use super::aside::Aside;
 use super::limits::Limits;
 use crate::accept::{ConnState, Lingering, Listener, Noticing, Socket, Timed};
@@ -206,7 +207,7 @@ impl Connection {
         let connection = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        let mut connection = pin!(connection);
+        let mut connection = pin!(Again::new(connection));
         let mut ending = ending(self.drain.clone(), self.until);
         let why = tokio::select! {
             biased;
@@ -221,7 +222,7 @@ impl Connection {
                 () = sleep(LAST_CALL) => {}
             }
         }
-        connection.as_mut().graceful_shutdown();
+        connection.as_mut().inner().graceful_shutdown();
         let mut drain = self.drain.clone();
         tokio::select! {
             ended = &mut connection => Ok(ended?),
