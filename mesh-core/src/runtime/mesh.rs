@@ -311,7 +311,8 @@ impl Mesh {
         self.inner.metrics.encode()
     }
 
-    /// Shows exchanges to `sink` from now on, their beginnings too, until the guard is dropped.
+    /// Shows exchanges to `sink` from now on, their beginnings too, until the guard is dropped. One that
+    /// has begun before may be left out.
     pub fn watch_exchanges(&self, sink: Arc<dyn ExchangeSink>) -> SinkGuard {
         self.inner.shared.recorder.sinks.add(sink)
     }
