@@ -38,7 +38,7 @@ pub(super) fn begin(
     request: &mut Request<Body>,
     ledger: &Arc<Ledger>,
 ) -> Pending {
-    let recorder = &ledger.shared.recorder;
+    let recorder = &ledger.recorder;
     let read = TraceContext::read(request.headers());
     if read.is_none() {
         // It belongs to a trace that ends here (W3C Trace Context, section 3.3).

@@ -13,19 +13,19 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::call::{Call, End};
-use super::shared::Shared;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, Upstreams};
 use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
 use crate::connect::{Flow, Kept, Lease, WayOut};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::http2::{Room, TooLarge};
-use crate::telemetry::{Exchange, Protocol, Series};
+use crate::telemetry::{Exchange, Protocol, Recorder, Series};
 
 /// Where the requests of a connection, or those of this process itself, are written: what they share. One
 /// pointer to hold for each request, to something that other connections do not hold.
 pub(super) struct Ledger {
-    pub(super) shared: Arc<Shared>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) upstreams: Arc<Upstreams>,
     /// What a request is counted under as long as nothing better is known.
     pub(super) series: Arc<Series>,
     /// The state of the caller's connection.
@@ -121,7 +121,7 @@ impl Pending {
         let Recorded { call, ledger, .. } = &*self.0;
         if call.shown {
             cold_path();
-            ledger.shared.recorder.begin(&call.exchange);
+            ledger.recorder.begin(&call.exchange);
         }
     }
 
@@ -262,7 +262,7 @@ impl Recorded {
         let kept = self.let_go(end, now);
         let of_endpoint = || kept.as_ref()?.series.get();
         let series = self.series.as_ref().or_else(of_endpoint);
-        let recorder = &self.ledger.shared.recorder;
+        let recorder = &self.ledger.recorder;
         recorder.count(&self.call.exchange, series.unwrap_or(&self.ledger.series));
         if self.call.shown {
             cold_path();
@@ -277,7 +277,7 @@ impl Recorded {
             Held::Application(lease) if end == End::Whole => lease.release(now),
             Held::Application(_) | Held::Nothing => {}
             Held::Endpoint(upstream) => {
-                let upstreams = &self.ledger.shared.upstreams;
+                let upstreams = &self.ledger.upstreams;
                 return Some(upstream.finish(upstreams, end, &self.call.exchange, now));
             }
         }

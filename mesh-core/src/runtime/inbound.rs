@@ -412,7 +412,8 @@ impl<A: App> InboundStack<A> {
         let (io, from) = (arrived.io, arrived.origin.source());
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
         let ledger = Arc::new(Ledger {
-            shared: Arc::clone(shared),
+            recorder: Arc::clone(&shared.recorder),
+            upstreams: Arc::clone(&shared.upstreams),
             series: self.inbound.series(info.id()),
             state: Some(Arc::clone(&state)),
         });

@@ -89,7 +89,8 @@ impl Outbound {
     pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: LabelText) -> Self {
         let without_service = labels::without_service(tls.local().workload(), &principal);
         let ledger = Arc::new(Ledger {
-            shared: Arc::clone(shared),
+            recorder: Arc::clone(&shared.recorder),
+            upstreams: Arc::clone(&shared.upstreams),
             series: Arc::new(without_service),
             state: None,
         });
@@ -430,7 +431,8 @@ impl Outbound {
     /// Where the requests of a caller's connection are written.
     pub(super) fn ledger_of(&self, state: &Arc<ConnState>) -> Arc<Ledger> {
         Arc::new(Ledger {
-            shared: Arc::clone(&self.shared),
+            recorder: Arc::clone(&self.shared.recorder),
+            upstreams: Arc::clone(&self.shared.upstreams),
             series: Arc::clone(&self.ledger.series),
             state: Some(Arc::clone(state)),
         })

@@ -19,27 +19,13 @@ use super::label::{Labels, Varying, cost, overflowing, tcp_labels};
 mod list;
 mod numbers;
 
-pub(super) use numbers::Distributions;
+pub(super) use numbers::{BYTES, Distributions, MILLISECONDS};
 
 /// The text of all counters, and of all distributions, in bytes. Together with the rest a scrape
 /// stays at about 32 MiB, for which Prometheus needs below a second.
 const COUNTER_TEXT: usize = 8 << 20;
 const DISTRIBUTION_TEXT: usize = 24 << 20;
 
-pub(super) const MILLISECONDS: [f64; 15] = [
-    0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
-    30_000.0,
-];
-pub(super) const BYTES: [f64; 8] = [
-    10.0,
-    100.0,
-    1_000.0,
-    10_000.0,
-    100_000.0,
-    1_000_000.0,
-    10_000_000.0,
-    100_000_000.0,
-];
 /// The lines of all distributions of a series: bounds, `+Inf`, sum and count.
 const DISTRIBUTION_LINES: usize = MILLISECONDS.len() + 2 * BYTES.len() + 3 * 3;
 /// The lines of the counters of opaque connections.

@@ -6,8 +6,20 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{BYTES, MILLISECONDS};
-
+pub(in crate::telemetry) const MILLISECONDS: [f64; 15] = [
+    0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
+    30_000.0,
+];
+pub(in crate::telemetry) const BYTES: [f64; 8] = [
+    10.0,
+    100.0,
+    1_000.0,
+    10_000.0,
+    100_000.0,
+    1_000_000.0,
+    10_000_000.0,
+    100_000_000.0,
+];
 /// In how many parts a number is kept. More threads than that share them.
 const SHARDS: usize = 8;
 
