@@ -38,7 +38,7 @@ use crate::telemetry::Metrics;
 
 /// A request that is hedged, while it has no answer.
 struct Racing<'a> {
-    upstreams: &'a Arc<Upstreams>,
+    upstreams: &'a Upstreams,
     tls: &'a Tls,
     sending: &'a Sending<'a>,
     policy: &'a HedgePolicy,
@@ -83,7 +83,7 @@ impl Upstreams {
     /// the other while none has answered.
     #[cold]
     pub(super) fn race<'a>(
-        self: &'a Arc<Self>,
+        &'a self,
         tls: &'a Tls,
         (sending, policy): (&'a Sending<'a>, &'a HedgePolicy),
         request: &'a mut Request<Body>,

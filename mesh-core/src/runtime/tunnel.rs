@@ -90,6 +90,8 @@ impl Outbound {
         let mut response = Response::new(Body::empty());
         caller.answer(&mut response);
         let (mut call, state) = pending.left(&caller);
+        // It may be long: sinks that are added meanwhile see its end.
+        call.exchange.workload.share(self.tls.local().shown());
         call.exchange.status = response.status().as_u16();
         let this = Arc::clone(self);
         self.shared.tracker.spawn(async move {

@@ -67,7 +67,7 @@ pub(super) type At<'a> = (&'a mut Picked, &'a Arc<ServiceView>);
 impl Upstreams {
     /// Sends a request, which it takes out of its place, to an endpoint of its backend.
     pub(super) async fn send(
-        self: &Arc<Self>,
+        &self,
         tls: &Tls,
         sending: &Sending<'_>,
         request: &mut Request<Body>,
@@ -130,7 +130,7 @@ impl Upstreams {
     /// The head of an answer, and what is held for its body.
     #[inline]
     pub(super) fn answered(
-        self: &Arc<Self>,
+        &self,
         sent: Sent,
         (picked, service): (Picked, Arc<ServiceView>),
         sending: &Sending<'_>,
@@ -152,7 +152,7 @@ impl Upstreams {
 
     /// Opens an opaque connection to an endpoint of its backend.
     pub(super) async fn open(
-        self: &Arc<Self>,
+        &self,
         tls: &Tls,
         to: PlannedBackend<'_>,
         call: &mut Call,

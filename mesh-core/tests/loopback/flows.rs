@@ -1,13 +1,19 @@
 //! Opaque connections count while they flow; sinks see beginnings, and come and go.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use http::{Request, Response};
+use inmesh_core::Body;
+use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Namespace, ServiceName};
 use inmesh_core::runtime::{Limits, OutboundListener};
 use inmesh_core::telemetry::{Exchange, ExchangeSink, Protocol};
+use inmesh_core::testing::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::support::{Builder, Pair, Result, echo, get, origin, serve_outbound, soon, tell, text};
 
@@ -130,6 +136,72 @@ async fn a_sink_may_come_and_go_while_the_mesh_runs() -> Result {
         .into_iter()
         .map(|(what, _, path, _)| (what, path));
     assert_eq!(seen.collect::<Vec<_>>(), [begin, end]);
+    Ok(())
+}
+
+/// What only sinks read is not kept where there are none; what is counted is.
+#[tokio::test]
+async fn a_request_that_began_without_a_sink_is_counted_and_not_shown() -> Result {
+    let world = World::new()?;
+    let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let app = {
+        let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
+        tower::service_fn(move |request: Request<Body>| {
+            let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
+            async move {
+                entered.notify_one();
+                go.notified().await;
+                Ok::<_, Infallible>(Response::new(request.into_body()))
+            }
+        })
+    };
+    let server = world.mesh("cart")?.start()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn({
+        let server = server.clone();
+        async move { server.serve(listener, app).await }
+    });
+    let (services, source) = pushed("services");
+    let web = world.mesh("web")?.source(source).start()?;
+    services
+        .push(world.service("cart", AppProtocol::Http1, &[address])?)
+        .await?;
+    web.ready().await;
+    let ask = |path: &str| {
+        let request = Request::post(format!("http://cart{path}"));
+        let request = request.body(Body::from("abc")).expect("a request");
+        let client = web.client();
+        tokio::spawn(async move { text(client.send(request).await).await })
+    };
+
+    let early = ask("/early");
+    soon(entered.notified()).await?;
+    let (caller, callee) = (Arc::new(Noted::default()), Arc::new(Noted::default()));
+    let _guards = (
+        web.watch_exchanges(Arc::clone(&caller) as _),
+        server.watch_exchanges(Arc::clone(&callee) as _),
+    );
+    go.notify_one();
+    assert_eq!(soon(early).await??.expect("an answer"), "abc");
+    let late = ask("/late");
+    soon(entered.notified()).await?;
+    go.notify_one();
+    assert_eq!(soon(late).await??.expect("an answer"), "abc");
+    // The server's record ends once its caller has all of the answer.
+    let both = async {
+        while counted(&server.encode_metrics(), "istio_requests_total") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(both).await?;
+    for (mesh, noted) in [(&web, &caller), (&server, &callee)] {
+        let all = mesh.encode_metrics();
+        assert_eq!(counted(&all, "istio_requests_total"), 2);
+        let seen = noted.take();
+        let of = |what| (what, Protocol::Http1, "/late".to_owned(), 3);
+        assert_eq!(seen, [of("begin"), of("end")]);
+    }
     Ok(())
 }
 
