@@ -157,8 +157,10 @@ impl Pending {
         };
         let error = not_taken(error);
         // What follows the head is not read, and no sign of the endpoint's health.
-        let kept = self.0.let_go(End::Abandoned, Instant::now());
-        self.0.series = kept.and_then(|kept| kept.series.get().map(Arc::clone));
+        // An answer of a route has no endpoint, and stays with the series that it has.
+        if let Some(kept) = self.0.let_go(End::Abandoned, Instant::now()) {
+            self.0.series = kept.series.get().map(Arc::clone);
+        }
         self.refuse(&error, grpc)
     }
 

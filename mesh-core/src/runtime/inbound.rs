@@ -411,12 +411,8 @@ impl<A: App> InboundStack<A> {
         let state = Arc::clone(&connection.state);
         let (io, from) = (arrived.io, arrived.origin.source());
         let info = Arc::new(PeerInfo::new(arrived.peer, from));
-        let ledger = Arc::new(Ledger {
-            recorder: Arc::clone(&shared.recorder),
-            upstreams: Arc::clone(&shared.upstreams),
-            series: self.inbound.series(info.id()),
-            state: Some(Arc::clone(&state)),
-        });
+        let series = self.inbound.series(info.id());
+        let ledger = shared.ledger(series, Some(Arc::clone(&state)));
         let caller = Arc::new(Accepted {
             stack: Arc::clone(&self),
             ledger,

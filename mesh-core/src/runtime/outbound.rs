@@ -88,12 +88,7 @@ enum Carried {
 impl Outbound {
     pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: LabelText) -> Self {
         let without_service = labels::without_service(tls.local().workload(), &principal);
-        let ledger = Arc::new(Ledger {
-            recorder: Arc::clone(&shared.recorder),
-            upstreams: Arc::clone(&shared.upstreams),
-            series: Arc::new(without_service),
-            state: None,
-        });
+        let ledger = shared.ledger(Arc::new(without_service), None);
         Self {
             shared: Arc::clone(shared),
             tls,
@@ -430,12 +425,8 @@ impl Outbound {
 
     /// Where the requests of a caller's connection are written.
     pub(super) fn ledger_of(&self, state: &Arc<ConnState>) -> Arc<Ledger> {
-        Arc::new(Ledger {
-            recorder: Arc::clone(&self.shared.recorder),
-            upstreams: Arc::clone(&self.shared.upstreams),
-            series: Arc::clone(&self.ledger.series),
-            state: Some(Arc::clone(state)),
-        })
+        let series = Arc::clone(&self.ledger.series);
+        self.shared.ledger(series, Some(Arc::clone(state)))
     }
 
     async fn http(self: Arc<Self>, stream: Socket, arrival: Arc<Arrival>, http2: bool) {

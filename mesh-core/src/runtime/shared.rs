@@ -12,14 +12,14 @@ use tokio_util::task::TaskTracker;
 
 use super::asked::AskedHosts;
 use super::call::Call;
-use super::exchange::Pending;
+use super::exchange::{Ledger, Pending};
 use super::first::ServerFirst;
 use super::limits::Limits;
 use super::listening::Listening;
 use super::mirror::places::Mirrors;
 use super::spent::Spent;
 use super::upstream::Upstreams;
-use crate::accept::Sockets;
+use crate::accept::{ConnState, Sockets};
 use crate::authorize::{Authorizers, PathForm};
 use crate::body::Body;
 use crate::budget::Budget;
@@ -31,7 +31,7 @@ use crate::identify::{Live, Tls};
 use crate::local::Local;
 use crate::retry::NoRetry;
 use crate::snapshot::SnapshotReader;
-use crate::telemetry::{LabelText, Recorder, Seldom};
+use crate::telemetry::{LabelText, Recorder, Seldom, Series};
 
 pub(super) struct Shared {
     pub(super) reader: SnapshotReader,
@@ -66,6 +66,16 @@ impl Shared {
     pub(super) fn tls(&self, local: &Arc<Local>) -> Arc<Tls> {
         let (identity, crypto) = (&self.identity, &self.crypto);
         Arc::new(Tls::new(local, identity, crypto, &self.clock, &self.live))
+    }
+
+    /// Where the requests of a connection, or those of this process itself, are written.
+    pub(super) fn ledger(&self, series: Arc<Series>, state: Option<Arc<ConnState>>) -> Arc<Ledger> {
+        Arc::new(Ledger {
+            recorder: Arc::clone(&self.recorder),
+            upstreams: Arc::clone(&self.upstreams),
+            series,
+            state,
+        })
     }
 
     /// An endpoint's answer has failed for good, if it has: it says so to the hop above if this hop or one

@@ -17,8 +17,8 @@ use super::series::Series;
 use super::trace::TraceContext;
 use crate::error::{Error, Reason, Stage};
 
-/// Observes exchanges: an access log, an exporter of spans, a live view, a test. Where there is none as a
-/// request begins, it is counted and not recorded: one that is added while it runs does not see its end.
+/// Observes exchanges: an access log, an exporter of spans, a live view, a test. A request that begins without
+/// any sink is counted and not recorded: a sink that is added while it runs does not see its end.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};

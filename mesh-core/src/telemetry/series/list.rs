@@ -13,7 +13,7 @@ struct Link<T> {
 // === impl List ===
 
 impl<T> List<T> {
-    /// The first value that is the one; added at the end if there is none.
+    /// The first value that `is` is true of; made and added at the end if it is absent.
     pub(super) fn get_or_add(&self, is: impl Fn(&T) -> bool, make: impl Fn() -> T) -> &T {
         let mut at = self;
         loop {
