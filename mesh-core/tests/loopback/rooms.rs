@@ -12,12 +12,16 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use inmesh_core::Body;
-use inmesh_core::model::AppProtocol;
+use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
+use inmesh_core::route::{Outcome, Parent, Redirect, Route, Rule};
+use inmesh_core::snapshot::Op;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::support::{Pair, Result, get, h2, origin, origin_h2, peer, plain_cart, soon, text};
+use crate::support::{
+    Pair, Result, get, h2, origin, origin_h2, peer, plain_cart, soon, tell, text,
+};
 
 /// What a caller or a server takes of a header list.
 const ROOM: u32 = 1_500;
@@ -155,6 +159,37 @@ async fn an_answer_that_its_caller_does_not_take_costs_one_stream() -> Result {
             assert!(answer.is_err(), "{answer:?}");
         }
     }
+    Ok(())
+}
+
+/// What a route itself answers is refused alike, and counted for its Service.
+#[tokio::test]
+async fn an_answer_of_a_route_that_its_caller_does_not_take_is_of_its_service() -> Result {
+    let pair = Pair::new(AppProtocol::Http1, origin(tell).await?).await?;
+    let shop = Namespace::new("shop")?;
+    let cart = Parent::new(ServiceName::new(&shop, "cart")?, None);
+    let moved = Outcome::Redirect(Redirect::new().with_host("moved.lab")?);
+    let key = ObjectKey::new(Kind::HttpRoute, &shop, "moved")?;
+    let route = Route::new(key, vec![cart], vec![Rule::with(moved)])?;
+    pair.pusher.push(vec![Op::put(route)]).await?;
+    let mut caller = caller(TcpStream::connect(pair.outbound).await?, ROOM).await?;
+    let answer = soon(caller.send_request(ask("/short", false))).await??;
+    assert_eq!(answer.headers()["location"], "http://moved.lab/short");
+    // The answer repeats the path.
+    let path = format!("/{}", "long".repeat(400));
+    let answer = soon(caller.send_request(ask(&path, false))).await??;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.headers()["x-mesh-reason"], "answer-too-large");
+    text(answer).await?;
+    pair.out_seen.one(|x| x.status == 502).await?;
+    let metrics = pair.web.encode_metrics();
+    let mut lines = metrics.lines();
+    let counted = lines.find(|line| {
+        line.starts_with("istio_requests_total{") && line.contains("response_code=\"502\"")
+    });
+    let counted = counted.ok_or("it is not counted")?;
+    let service = "destination_service=\"cart.shop.svc.cluster.local\"";
+    assert!(counted.contains(service), "{counted}");
     Ok(())
 }
 

@@ -1,13 +1,16 @@
 //! What is decided of a request, by the calls that the runtime makes: those that count, that edit the
 //! request that is sent, and that hand out turns.
 
+use std::time::UNIX_EPOCH;
+
+use http::header::SET_COOKIE;
 use http_body::Body as _;
 
 use super::super::*;
 use super::world::{Ask, CALLERS, NOW, World};
 use super::{Said, of_head, say};
 use crate::authorize::{HttpView, Verdict as Judged, decide};
-use crate::balance::pick;
+use crate::balance::{pick, pick_again};
 use crate::body::Body;
 use crate::connect::forward;
 use crate::deadline;
@@ -17,6 +20,9 @@ use crate::plan::{PlannedBackend, draw_of_copy, tunnel};
 use crate::retry::{
     BodySeen, BudgetPolicy, Chance, Due, HedgePolicy, KeptRequest, Race, RetryBudget,
 };
+
+/// The aspect under which is said what a session hands out, for the client's next request.
+pub(super) const TOKEN: &str = "token";
 
 /// A request as it was admitted.
 struct Admitted {
@@ -108,14 +114,25 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
             repeats(&planned, (backend, service), (&admitted, leaves), &mut said);
         }
     }
-    let set = match found {
-        Ok((_, set)) => set,
+    let (service, set) = match found {
+        Ok(found) => found,
         Err(error) => return refuse(said, &error),
     };
+    let traffic = service.traffic(backend.port);
+    let proxied = traffic.and_then(|of| of.proxy_protocol.as_ref());
+    let version = proxied.map(|block| block.value);
+    if { set.members().iter() }.any(|member| member.endpoint.proxy_protocol != version) {
+        return Err("an endpoint has another PROXY header than its Service".into());
+    }
+    let object = proxied.and_then(|block| block.from.as_ref());
+    say(&mut said, "proxy of", object.map(ToString::to_string));
     if !opaque {
         say(&mut said, "sent", Some(head_of(&admitted.request)));
     }
-    let picked = pick(set, backend.choice.of(ask.address), NOW, &[], &mut draw);
+    let chosen = (backend.choice.of(ask.address), backend.session);
+    let picked = pick_again(set, chosen, NOW, (&[], false), &mut draw);
+    let taken = picked.as_ref().ok().map(|picked| picked.member());
+    stays(&planned, taken, &mut said)?;
     let picked = match picked {
         Ok(picked) => picked,
         Err(none) => return refuse(said, &backend.without_endpoint(none)),
@@ -129,6 +146,36 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
         Err(error) => refused(&mut said, &error, grpc)?,
     }
     Ok(Some(said))
+}
+
+/// The session of a request that is led to an endpoint, if it has one, and what that hands out.
+fn stays(planned: &Planned, taken: Option<&Member>, said: &mut Said) -> Fallible {
+    let Some(session) = planned.session() else {
+        return Ok(());
+    };
+    let stays = taken.is_some_and(|taken| session.is_at(&taken.endpoint));
+    let object = session.policy().from.as_ref().map(ToString::to_string);
+    let (name, found) = (session.name(), session.endpoint().is_some());
+    say(
+        said,
+        "session",
+        Some(format!("{name} {found} {stays} {object:?}")),
+    );
+    let mut answer = HeaderMap::new();
+    if let Some(taken) = taken {
+        session.answered(&taken.endpoint, UNIX_EPOCH + NOW, &mut answer);
+    }
+    // As a client shows it with its next request.
+    if let Some((field, value)) = answer.iter().next() {
+        let value = value.to_str()?.split(';').next().unwrap_or_default();
+        let field = if *field == SET_COOKIE {
+            "cookie"
+        } else {
+            field.as_str()
+        };
+        say(said, TOKEN, Some(format!("{field}: {value}")));
+    }
+    Ok(())
 }
 
 /// How many copies are sent of a request.

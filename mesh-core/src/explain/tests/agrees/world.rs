@@ -7,9 +7,12 @@ use crate::balance::{
     ConsistentHash, EjectPolicy, HashCookie, HashKey, HashTable, Picked, RequestLimits, RingSize,
     SlowStart, Strategy, TableSize, pick,
 };
+use crate::model::ProxyVersion;
 use crate::retry::HedgePolicy;
 use crate::route::{GrpcMatch, GrpcRoute, GrpcRule, OpaqueRoute, Respond, ServerNames, ValueMatch};
-use crate::traffic::{Blocks, Target, TrafficPolicy};
+use crate::traffic::{
+    Blocks, CookieLifetime, SessionPersistence, SessionType, Target, TrafficPolicy,
+};
 
 /// Services there are, and one that there is not.
 const NAMES: [&str; 4] = ["cart", "v2", "db", "gone"];
@@ -145,6 +148,16 @@ impl Ask {
 }
 
 impl Ask {
+    /// Adds what an answer has handed out: a client has one field of cookies.
+    pub(super) fn show(&mut self, token: &str) {
+        let mut fields = self.fields.iter_mut();
+        let cookies = fields.find(|field| field.starts_with("cookie: "));
+        match (cookies, token.strip_prefix("cookie: ")) {
+            (Some(cookies), Some(cookie)) => *cookies = format!("{cookies}; {cookie}"),
+            _ => self.fields.push(token.to_owned()),
+        }
+    }
+
     pub(super) fn is_opaque(&self) -> bool {
         self.line.starts_with("tcp:") || self.is_tunnel()
     }
@@ -157,7 +170,8 @@ impl Ask {
 // === impl World ===
 
 impl World {
-    pub(super) fn drawn(draw: &mut Draw) -> Fallible<Self> {
+    /// The same objects each time; the later, the more has happened to their endpoints.
+    pub(super) fn drawn(draw: &mut Draw, later: u8) -> Fallible<Self> {
         let mut ops = Vec::new();
         for (nth, name) in (0..).zip(&NAMES[..3]) {
             let hosts = draw.below(6);
@@ -190,7 +204,8 @@ impl World {
         }
         let snapshot = Snapshot::new(Settings::of(local.clone()));
         let snapshot = snapshot.apply(Change::update(SourceId::new("t"), ops));
-        let held = stir(draw, &snapshot);
+        let stirred = (0..=later).flat_map(|_| stir(draw, &snapshot));
+        let held = stirred.collect();
         Ok(Self {
             snapshot,
             local,
@@ -343,6 +358,16 @@ fn hedge(draw: &mut Draw) -> Option<HedgePolicy> {
     })
 }
 
+fn session(draw: &mut Draw) -> Option<Arc<SessionPersistence>> {
+    let cookie = SessionType::Cookie(CookieLifetime::Session);
+    let session = SessionPersistence::new(one(draw, &[cookie, SessionType::Header]));
+    Some(Arc::new(match draw.below(2) {
+        0 => session,
+        // Of the name of a cookie that hashes, or of a field that matches.
+        _ => session.named(one(draw, &["stay", "x-user"])).ok()?,
+    }))
+}
+
 fn rule(draw: &mut Draw) -> Option<Rule> {
     let when: Vec<_> = (0..draw.below(2))
         .map(|_| conditions(draw))
@@ -484,7 +509,13 @@ fn traffic(draw: &mut Draw, n: u64) -> Option<Op> {
         1 | 2 => blocks.retry = Some(retry(draw)?.into()),
         _ => {}
     }
+    if rarely(draw, 3) {
+        blocks.session = Some(session(draw)?);
+    }
     if !of_route {
+        if !targets.is_empty() && rarely(draw, 4) {
+            blocks.proxy_protocol = Some(one(draw, &[ProxyVersion::V1, ProxyVersion::V2]));
+        }
         if !rarely(draw, 3) {
             blocks.strategy = Some(strategy(draw)?);
         }
