@@ -1,8 +1,12 @@
 //! What a pair of agents costs beside bare mutual TLS, for the same request: a POST of 1 KiB.
 //!
 //! The load runs in this process; the application, with and without TLS, and the agents are
-//! children, as they are in real life; counted is the CPU time of all. Blocks alternate between the ways, and each round gives one ratio for each way, so that a
-//! neighbour that is busy for a while disturbs all alike. Printed are medians and quartiles.
+//! children, as they are in real life; counted is the CPU time of all. Blocks alternate between the
+//! ways, and each round gives one ratio for each way, so that a neighbour that is busy for a while
+//! disturbs all alike. Printed are medians and quartiles.
+//!
+//! `--beside MESH` runs pairs of another build of `mesh` in the same rounds, and says how much more this
+//! one costs; `--rounds N` makes that more exact.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener as Reserve};
@@ -34,6 +38,8 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const ALPN: &[u8] = b"http/1.1";
 const BODY: Bytes = Bytes::from_static(&[b'x'; 1024]);
 const CONNECTIONS: usize = 16;
+/// This build of the agent.
+const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 /// Requests of a block; enough that the kernel's accounting of children is exact.
 const BLOCK: usize = 3_200;
 const ROUNDS: usize = 15;
@@ -50,7 +56,9 @@ struct Pair {
 
 /// One way to the application.
 struct Way {
-    name: &'static str,
+    name: String,
+    /// Its place in the report.
+    place: usize,
     pair: Option<Pair>,
     senders: Vec<SendRequest<Full<Bytes>>>,
     ratios: Vec<f64>,
@@ -85,8 +93,8 @@ impl Pair {
         home: &Path,
         name: &str,
         app: SocketAddr,
-        protocol: &str,
-        log: bool,
+        (protocol, log): (&str, bool),
+        mesh: &str,
     ) -> Fallible<Self> {
         let (door, agent) = (free()?, free()?);
         let service = format!(
@@ -140,7 +148,7 @@ loopbackEndpoints: allow
 "
                 ),
             )?;
-            let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            let child = Command::new(mesh)
                 .args(["proxy", "--log", "error", "--config"])
                 .arg(dir)
                 .stdin(Stdio::null())
@@ -243,13 +251,14 @@ fn identify(ca: &DevCa, account: &str) -> Fallible<IdentityReader> {
 }
 
 impl Way {
-    async fn through(name: &'static str, pair: Pair) -> Fallible<Self> {
+    async fn through(name: String, place: usize, pair: Pair) -> Fallible<Self> {
         let mut senders = Vec::new();
         for _ in 0..CONNECTIONS {
             senders.push(plain(pair.door).await?);
         }
         Ok(Self {
             name,
+            place,
             pair: Some(pair),
             senders,
             ratios: Vec::new(),
@@ -322,6 +331,7 @@ async fn main() -> Fallible<()> {
     {
         return application(Path::new(home)).await;
     }
+    let wanted = Wanted::read(&arguments)?;
     let home = tempfile::tempdir()?;
     let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
     let ca = DevCa::init(
@@ -346,7 +356,8 @@ async fn main() -> Fallible<()> {
     let client = tls::client_config(identify(&ca, "client")?, &crypto, &[ALPN]);
     let connector = TlsConnector::from(client);
     let mut bare = Way {
-        name: "bare",
+        name: "bare".to_owned(),
+        place: 0,
         pair: None,
         senders: Vec::new(),
         ratios: Vec::new(),
@@ -364,12 +375,22 @@ async fn main() -> Fallible<()> {
         ("L7 with access log", "http", true),
         ("L4", "tcp", false),
     ] {
-        let short = name.replace(' ', "-");
-        let pair = Pair::start(home.path(), &short, app, protocol, log).await?;
-        ways.push(Way::through(name, pair).await?);
+        let builds = [
+            ("", Some(MESH)),
+            (" of the other", wanted.beside.as_deref()),
+        ];
+        for (which, mesh) in builds {
+            let Some(mesh) = mesh else { continue };
+            let name = format!("{name}{which}");
+            let short = name.replace(' ', "-");
+            let pair = Pair::start(home.path(), &short, app, (protocol, log), mesh).await?;
+            ways.push(Way::through(name, ways.len(), pair).await?);
+        }
     }
-    for round in 0..WARM_UP + ROUNDS {
+    for round in 0..WARM_UP + wanted.rounds {
         let base = bare.block(&process).await?;
+        // What runs before a block is in the caches; so each way comes before and after each.
+        ways.reverse();
         for way in &mut ways {
             let cost = way.block(&process).await?;
             if round >= WARM_UP {
@@ -383,13 +404,74 @@ async fn main() -> Fallible<()> {
     }
     let [_, cost, _] = quartiles(bare.costs);
     println!("bare mutual TLS costs {cost:.1} us of CPU a request, client and server");
+    ways.sort_by_key(|way| way.place);
+    report(&ways, wanted.beside.is_some());
+    Ok(())
+}
+
+/// Prints what each way costs, and how this build compares with the other, whose ways come second.
+fn report(ways: &[Way], beside: bool) {
     for way in ways {
-        let [_, cost, _] = quartiles(way.costs);
-        let [low, median, high] = quartiles(way.ratios);
+        let [_, cost, _] = quartiles(way.costs.clone());
+        let [low, median, high] = quartiles(way.ratios.clone());
         println!(
-            "{:<20} {median:.2} x bare (quartiles {low:.2} to {high:.2}), {cost:.1} us",
+            "{:<31} {median:.2} x bare (quartiles {low:.2} to {high:.2}), {cost:.1} us",
             way.name
         );
     }
-    Ok(())
+    if beside {
+        for pair in ways.chunks_exact(2) {
+            let [this, other] = pair else { continue };
+            let (mean, error) = more(&this.costs, &other.costs);
+            println!(
+                "{} costs {mean:+.1} % of the other (standard error {error:.1})",
+                this.name
+            );
+        }
+    }
+}
+
+/// By how many percent the first costs more than the second on average, and the standard error of that.
+#[expect(clippy::cast_precision_loss, reason = "a small count")]
+fn more(this: &[f64], other: &[f64]) -> (f64, f64) {
+    let each = this.iter().zip(other).map(|(a, b)| (a / b - 1.0) * 100.0);
+    let each: Vec<_> = each.collect();
+    let count = each.len() as f64;
+    let mean = each.iter().sum::<f64>() / count;
+    let squares = each.iter().map(|of| (of - mean).powi(2)).sum::<f64>();
+    (mean, (squares / (count - 1.0) / count).sqrt())
+}
+
+/// What the command line asks for.
+struct Wanted {
+    rounds: usize,
+    beside: Option<String>,
+}
+
+impl Wanted {
+    fn read(arguments: &[String]) -> Fallible<Self> {
+        let mut wanted = Self {
+            rounds: ROUNDS,
+            beside: None,
+        };
+        let mut arguments = arguments.iter().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .ok_or_else(|| format!("{argument} has no value"))
+            };
+            match argument.as_str() {
+                // Of cargo.
+                "--bench" => {}
+                "--beside" => wanted.beside = Some(value()?.clone()),
+                "--rounds" => wanted.rounds = value()?.parse()?,
+                other => return Err(format!("{other} is not known").into()),
+            }
+        }
+        if wanted.rounds < 2 {
+            return Err("fewer than 2 rounds say nothing".into());
+        }
+        Ok(wanted)
+    }
 }

@@ -163,7 +163,7 @@ fn check(seed: u64, seen: &mut BTreeMap<String, u32>) -> Fallible {
 }
 
 /// Compares what is said of a request with what is decided, in a world that is made anew for each, because a
-/// decision counts. Returns the field by which its session goes on.
+/// decision counts. Returns the field that shows its session.
 fn compare(
     (seed, later): (u64, u8),
     ask: &Ask,
