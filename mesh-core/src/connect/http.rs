@@ -20,13 +20,15 @@ use inmesh_pki::clock::Span;
 use inmesh_pki::id::SpiffeId;
 use tokio::time::{Instant, timeout};
 
+use super::connection::{Connection, Http1, Http2};
 use super::connector::Connector;
 use super::driven::Driven;
 use super::gate::{Asked, Place};
 use super::headers;
 use super::kept::Kept;
+use super::lease::{Lease, Leased};
 use super::origin::Origin;
-use super::pool::{Connection, Http1, Http2, Lease, Leased, OPENINGS, Room, Turn};
+use super::pool::{OPENINGS, Room, Turn};
 use super::read_on::ReadOn;
 use super::rest::Resting;
 use super::unsent::{Age, Failure, Met, Unsent, copy_of};

@@ -7,6 +7,7 @@
 //! endpoint.
 
 mod by_local;
+mod connection;
 mod connector;
 mod driven;
 mod forward;
@@ -14,6 +15,7 @@ mod gate;
 mod headers;
 mod http;
 mod kept;
+mod lease;
 mod line;
 mod origin;
 mod outside;
@@ -30,9 +32,9 @@ pub(crate) use forward::{Switched, forward, may_switch};
 pub(crate) use gate::{Counted, Gate};
 pub(crate) use http::{Sent, Way};
 pub(crate) use kept::Kept;
+pub(crate) use lease::Lease;
 pub(crate) use origin::Origin;
 pub(crate) use outside::OutsideRoots;
-pub(crate) use pool::Lease;
 pub(crate) use tcp::Io;
 pub(crate) use tunnel::{Flow, copy, splice};
 pub(crate) use unsent::{SPARING, Unsent};

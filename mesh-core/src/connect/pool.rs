@@ -8,30 +8,21 @@
 
 use std::collections::VecDeque;
 use std::hint::cold_path;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::client::conn::http1;
-use inmesh_pki::id::SpiffeId;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::driven::Driven;
+use super::connection::{Http1, Http2};
 use super::gate::{self, Gate, Place, Ticket};
 use super::line::Pooled;
-use super::read_on::Refused;
-use super::rest::{Rest, Resting};
-use crate::body::Body;
+use super::rest::Rest;
 use crate::error::Reason;
-use crate::http2;
-use crate::identify::LiveConnection;
 use crate::retry::Reuse;
 
-/// Streams on one HTTP/2 connection before another is opened.
-const STREAMS: usize = 100;
 /// HTTP/2 connections to one endpoint. Above it, streams wait for others to end.
 const CONNECTIONS: usize = 16;
 /// HTTP/1.1 connections that are opened to one endpoint at once. Where handshakes are what keeps
@@ -96,41 +87,6 @@ pub(super) enum Room<'p> {
     Open(Option<SemaphorePermit<'p>>),
     /// A connection that was returned.
     Back(Http1),
-}
-
-/// A connection. It moves between the pool, a request and the record of its answer often, and is one
-/// pointer for that.
-pub(super) struct Http1(Box<Connection>);
-
-pub(super) struct Connection {
-    pub(super) sender: http1::SendRequest<Body>,
-    /// What runs it, for the request that has taken it.
-    pub(super) driven: Arc<Driven>,
-    pub(super) peer: Option<SpiffeId>,
-    /// When it was last used, and when it may no longer be.
-    pub(super) since: Instant,
-    pub(super) until: Option<Instant>,
-    pub(super) live: Option<Arc<LiveConnection>>,
-    /// Whether the server takes no more of the present request.
-    pub(super) refused: Arc<Refused>,
-    pub(super) resting: Arc<Resting>,
-    /// Whether it reads answers of more than 100 fields.
-    pub(super) many_fields: bool,
-}
-
-pub(super) struct Http2 {
-    pub(super) sender: http2::Sender,
-    pub(super) peer: Option<SpiffeId>,
-    pub(super) streams: AtomicUsize,
-    pub(super) until: Option<Instant>,
-}
-
-/// What an exchange holds of its connection until the answer is whole: all of it, or one stream.
-pub(crate) struct Lease(pub(super) Leased);
-
-pub(super) enum Leased {
-    Http1(Arc<Pool>, Option<Http1>),
-    Http2(Arc<Http2>),
 }
 
 // === impl Pool ===
@@ -198,7 +154,7 @@ impl Pool {
         self.h1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_h1(self: &Arc<Self>, mut connection: Http1, now: Instant) {
+    pub(super) fn give_h1(self: &Arc<Self>, mut connection: Http1, now: Instant) {
         let over = connection.sender.is_closed()
             || connection.refused.is_set()
             || (self.many_fields() && !connection.many_fields);
@@ -392,48 +348,6 @@ impl Idle {
     }
 }
 
-// === impl Http2 ===
-
-impl Http2 {
-    /// How many streams it takes: what the server says, up to [`STREAMS`].
-    fn most_streams(&self) -> usize {
-        self.sender.most_streams().min(STREAMS)
-    }
-}
-
-// === impl Http1 ===
-
-impl From<Connection> for Http1 {
-    fn from(connection: Connection) -> Self {
-        Self(Box::new(connection))
-    }
-}
-
-impl Deref for Http1 {
-    type Target = Connection;
-
-    #[inline]
-    fn deref(&self) -> &Connection {
-        &self.0
-    }
-}
-
-impl DerefMut for Http1 {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut Connection {
-        &mut self.0
-    }
-}
-
-// === impl Connection ===
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // It ends by our own will.
-        self.resting.end();
-    }
-}
-
 // === impl Slot ===
 
 impl Drop for Slot<'_> {
@@ -453,43 +367,17 @@ fn is_past(until: Option<Instant>, now: Instant) -> bool {
     until.is_some_and(|until| until <= now)
 }
 
-// === impl Lease ===
-
-impl Lease {
-    /// Its connection has left HTTP and serves no other request.
-    pub(crate) fn switched(self) {
-        if let Leased::Http1(_, Some(connection)) = &self.0
-            && let Some(live) = &connection.live
-        {
-            live.becomes_opaque();
-        }
-    }
-
-    /// The answer is whole: the connection may serve another request.
-    pub(crate) fn release(mut self, now: Instant) {
-        if let Leased::Http1(pool, connection) = &mut self.0
-            && let Some(connection) = connection.take()
-        {
-            pool.give_h1(connection, now);
-        }
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        if let Self::Http2(connection) = self {
-            connection.streams.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use hyper::client::conn::http1;
     use hyper_util::rt::TokioIo;
     use tokio_test::{assert_ready, task};
 
+    use super::super::connection::Connection;
+    use super::super::driven::Driven;
     use super::*;
+    use crate::body::Body;
 
     const IDLE: Duration = Duration::from_secs(60);
 

@@ -2,11 +2,10 @@
 //!
 //! accept -> identify (mutual TLS, or plaintext where permitted) -> authorize -> the application.
 
-use std::collections::HashMap;
 use std::hint::cold_path;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -23,10 +22,9 @@ use super::app::{App, Served};
 use super::call::Call;
 use super::exchange::{Held, Ledger, Pending};
 use super::first::{FirstWord, first_word};
-use super::labels;
+use super::permit::Inbound;
 use super::serve::{self, Connection};
-use super::shared::Shared;
-use super::standing::{Asked, PolicyChanges};
+use super::standing::Asked;
 use super::taken::taken;
 use crate::accept::proxy::{Ends, TrustedProxies};
 use crate::accept::{Detected, Listener, Share, Socket, Taken, Upload, peek};
@@ -35,14 +33,12 @@ use crate::body::Body;
 use crate::connect::{Flow, Io, Origin, copy};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::fields::wishes;
-use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, Tls, failure_reason};
+use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, failure_reason};
 use crate::model::AppProtocol;
-use crate::telemetry::{Direction, LabelText, Series};
+use crate::telemetry::Direction;
 
 /// The first byte of a TLS handshake (RFC 8446 section 5.1).
 const TLS: u8 = 0x16;
-/// The most callers whose metrics are kept apart; further ones share the labels `unknown`.
-const CALLERS: usize = 1_000;
 
 /// The inbound stack of one listener.
 pub(super) struct InboundStack<A> {
@@ -55,15 +51,6 @@ pub(super) struct InboundStack<A> {
     pub(super) probes: Arc<[Arc<str>]>,
     /// The proxies in front of it, where each connection begins with a PROXY header.
     pub(super) proxies: Option<TrustedProxies>,
-}
-
-/// What all inbound listeners of one local workload share.
-pub(super) struct Inbound {
-    pub(super) shared: Arc<Shared>,
-    pub(super) tls: Arc<Tls>,
-    principal: LabelText,
-    callers: Mutex<HashMap<Option<SpiffeId>, Arc<Series>>>,
-    policy: PolicyChanges,
 }
 
 /// A caller's connection after its handshake.
@@ -105,75 +92,6 @@ struct Accepted<A> {
     live: Option<Arc<LiveConnection>>,
     ledger: Arc<Ledger>,
     crowded: bool,
-}
-
-// === impl Inbound ===
-
-impl Inbound {
-    pub(super) fn new(shared: &Arc<Shared>, tls: Arc<Tls>, principal: LabelText) -> Self {
-        let local = Arc::clone(tls.local());
-        Self {
-            policy: PolicyChanges::follow(shared.reader.clone(), local),
-            shared: Arc::clone(shared),
-            tls,
-            principal,
-            callers: Mutex::default(),
-        }
-    }
-
-    /// Decides whether a request is permitted, as far as policy decides by itself.
-    fn decide(&self, peer: &Peer, view: &RequestView<'_>) -> Verdict {
-        let snapshot = self.shared.reader.peek();
-        snapshot.authorize(self.tls.local(), peer, view)
-    }
-
-    /// Decides whether a request is permitted, asking external authorizers if policy wants that.
-    async fn permit(&self, peer: &Peer, view: RequestView<'_>) -> Result<Permit, Error> {
-        let permitted = match self.decide(peer, &view) {
-            verdict @ Verdict::Ask(_) => {
-                let settling = self.shared.authorizers.settle(verdict, peer, view);
-                Box::pin(settling).await
-            }
-            verdict => verdict.permit(),
-        };
-        permitted.map_err(Error::from)
-    }
-
-    /// Ready once policy does no longer permit what stands open.
-    async fn denied(self: Arc<Self>, caller: Arc<PeerInfo>, asked: Asked) -> Error {
-        let mut policy = self.policy.clone();
-        loop {
-            policy.next().await;
-            if let Err(error) = self.permit(&caller.peer, asked.view()).await {
-                let (from, local) = (caller.address, self.tls.local());
-                let workload = &local.workload().name;
-                tracing::warn!(%from, %workload, "closing an open connection: {error}");
-                return error;
-            }
-        }
-    }
-
-    /// The metrics of a caller.
-    fn series(&self, caller: Option<&SpiffeId>) -> Arc<Series> {
-        let mut known = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = caller.cloned();
-        if let Some(series) = known.get(&key) {
-            return Arc::clone(series);
-        }
-        let key = key.filter(|_| known.len() < CALLERS);
-        let series = known.entry(key.clone()).or_insert_with(|| {
-            let workload = self.tls.local().workload();
-            let snapshot = self.shared.reader.peek();
-            let domain = &snapshot.settings().cluster_domain;
-            Arc::new(labels::inbound(
-                workload,
-                domain,
-                &self.principal,
-                key.as_ref(),
-            ))
-        });
-        Arc::clone(series)
-    }
 }
 
 // === impl InboundStack ===

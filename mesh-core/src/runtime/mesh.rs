@@ -15,10 +15,11 @@ use tower_service::Service;
 
 use super::app::{Behind, InProcess};
 use super::client::{Channel, Client};
-use super::inbound::{self, InboundStack};
+use super::inbound::InboundStack;
 use super::limits::Limits;
 use super::listen::{InboundListener, OutboundListener};
 use super::outbound::Outbound;
+use super::permit::Inbound;
 use super::shared::Shared;
 use super::status::{Status, not_ready};
 use crate::accept::proxy::TrustedProxies;
@@ -61,7 +62,7 @@ pub(super) struct MeshInner {
 pub(super) struct Stack {
     pub(super) local: Arc<Local>,
     pub(super) outbound: Arc<Outbound>,
-    pub(super) inbound: Arc<inbound::Inbound>,
+    pub(super) inbound: Arc<Inbound>,
 }
 
 // === impl Stack ===
@@ -71,7 +72,7 @@ impl Stack {
         let (tls, principal) = (shared.tls(&local), shared.principal(&local));
         Self {
             outbound: Arc::new(Outbound::new(shared, Arc::clone(&tls), principal.clone())),
-            inbound: Arc::new(inbound::Inbound::new(shared, tls, principal)),
+            inbound: Arc::new(Inbound::new(shared, tls, principal)),
             local,
         }
     }

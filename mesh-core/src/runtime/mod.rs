@@ -34,6 +34,7 @@ mod mirror;
 mod opaque;
 mod outbound;
 mod pace;
+mod permit;
 mod proxied;
 mod repeat;
 mod sending;

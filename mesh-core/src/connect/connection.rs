@@ -1,0 +1,88 @@
+//! The connections to an endpoint, as a pool keeps them and requests take them.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use hyper::client::conn::http1;
+use inmesh_pki::id::SpiffeId;
+use tokio::time::Instant;
+
+use super::driven::Driven;
+use super::read_on::Refused;
+use super::rest::Resting;
+use crate::body::Body;
+use crate::http2;
+use crate::identify::LiveConnection;
+
+/// Streams on one HTTP/2 connection before another is opened.
+const STREAMS: usize = 100;
+
+/// A connection. It moves between the pool, a request and the record of its answer often, and is one
+/// pointer for that.
+pub(super) struct Http1(Box<Connection>);
+
+pub(super) struct Connection {
+    pub(super) sender: http1::SendRequest<Body>,
+    /// What runs it, for the request that has taken it.
+    pub(super) driven: Arc<Driven>,
+    pub(super) peer: Option<SpiffeId>,
+    /// When it was last used, and when it may no longer be.
+    pub(super) since: Instant,
+    pub(super) until: Option<Instant>,
+    pub(super) live: Option<Arc<LiveConnection>>,
+    /// Whether the server takes no more of the present request.
+    pub(super) refused: Arc<Refused>,
+    pub(super) resting: Arc<Resting>,
+    /// Whether it reads answers of more than 100 fields.
+    pub(super) many_fields: bool,
+}
+
+pub(super) struct Http2 {
+    pub(super) sender: http2::Sender,
+    pub(super) peer: Option<SpiffeId>,
+    pub(super) streams: AtomicUsize,
+    pub(super) until: Option<Instant>,
+}
+
+// === impl Http2 ===
+
+impl Http2 {
+    /// How many streams it takes: what the server says, up to [`STREAMS`].
+    pub(super) fn most_streams(&self) -> usize {
+        self.sender.most_streams().min(STREAMS)
+    }
+}
+
+// === impl Http1 ===
+
+impl From<Connection> for Http1 {
+    fn from(connection: Connection) -> Self {
+        Self(Box::new(connection))
+    }
+}
+
+impl Deref for Http1 {
+    type Target = Connection;
+
+    #[inline]
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl DerefMut for Http1 {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
+}
+
+// === impl Connection ===
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // It ends by our own will.
+        self.resting.end();
+    }
+}
