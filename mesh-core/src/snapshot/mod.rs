@@ -15,6 +15,7 @@ mod index;
 mod limiters;
 mod originate;
 mod outside;
+mod policies;
 mod report;
 mod service;
 mod settings;
