@@ -57,8 +57,6 @@ struct Pair {
 /// One way to the application.
 struct Way {
     name: String,
-    /// Its place in the report.
-    place: usize,
     pair: Option<Pair>,
     senders: Vec<SendRequest<Full<Bytes>>>,
     ratios: Vec<f64>,
@@ -251,14 +249,13 @@ fn identify(ca: &DevCa, account: &str) -> Fallible<IdentityReader> {
 }
 
 impl Way {
-    async fn through(name: String, place: usize, pair: Pair) -> Fallible<Self> {
+    async fn through(name: String, pair: Pair) -> Fallible<Self> {
         let mut senders = Vec::new();
         for _ in 0..CONNECTIONS {
             senders.push(plain(pair.door).await?);
         }
         Ok(Self {
             name,
-            place,
             pair: Some(pair),
             senders,
             ratios: Vec::new(),
@@ -357,7 +354,6 @@ async fn main() -> Fallible<()> {
     let connector = TlsConnector::from(client);
     let mut bare = Way {
         name: "bare".to_owned(),
-        place: 0,
         pair: None,
         senders: Vec::new(),
         ratios: Vec::new(),
@@ -384,14 +380,15 @@ async fn main() -> Fallible<()> {
             let name = format!("{name}{which}");
             let short = name.replace(' ', "-");
             let pair = Pair::start(home.path(), &short, app, (protocol, log), mesh).await?;
-            ways.push(Way::through(name, ways.len(), pair).await?);
+            ways.push(Way::through(name, pair).await?);
         }
     }
     for round in 0..WARM_UP + wanted.rounds {
         let base = bare.block(&process).await?;
         // What runs before a block is in the caches; so each way comes before and after each.
-        ways.reverse();
-        for way in &mut ways {
+        let last = ways.len() - 1;
+        for nth in 0..=last {
+            let way = &mut ways[if round % 2 == 0 { nth } else { last - nth }];
             let cost = way.block(&process).await?;
             if round >= WARM_UP {
                 way.ratios.push(cost / base);
@@ -404,7 +401,6 @@ async fn main() -> Fallible<()> {
     }
     let [_, cost, _] = quartiles(bare.costs);
     println!("bare mutual TLS costs {cost:.1} us of CPU a request, client and server");
-    ways.sort_by_key(|way| way.place);
     report(&ways, wanted.beside.is_some());
     Ok(())
 }
@@ -424,7 +420,7 @@ fn report(ways: &[Way], beside: bool) {
             let [this, other] = pair else { continue };
             let (mean, error) = more(&this.costs, &other.costs);
             println!(
-                "{} costs {mean:+.1} % of the other (standard error {error:.1})",
+                "{} costs {mean:+.1} % against the other (standard error {error:.1})",
                 this.name
             );
         }

@@ -122,12 +122,10 @@ fn runtime(threads: Option<std::num::NonZeroUsize>) -> anyhow::Result<tokio::run
     let mut builder = match threads.map(std::num::NonZeroUsize::get) {
         // A scheduler that shares tasks between threads has nothing to share with one.
         Some(1) => tokio::runtime::Builder::new_current_thread(),
-        Some(threads) => {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            builder
-        }
-        None => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
     };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
     Ok(builder.enable_all().build()?)
 }
