@@ -129,29 +129,29 @@ impl Body {
         Self::of(BodyForm::Incoming(body))
     }
 
-    /// A body of a connection, and whether more of it is to come after a part that was read here. Of a
-    /// small one the part that is there is read: mostly that is all of it.
+    /// A body of a connection. Of a small one the part that is there is read: mostly that is all of it, and
+    /// it is in memory then.
     #[cfg(feature = "runtime")]
-    pub(crate) fn begun(mut incoming: hyper::body::Incoming) -> (Self, bool) {
+    pub(crate) fn begun(mut incoming: hyper::body::Incoming) -> Self {
         if incoming.is_end_stream() {
-            return (Self::empty(), false);
+            return Self::empty();
         }
         let small = incoming.size_hint().exact();
         if small.is_none_or(|n| n >= SMALL as u64) {
-            return (Self::incoming(incoming), false);
+            return Self::incoming(incoming);
         }
         // No task is woken: the next reader polls again.
         let mut cx = Context::from_waker(Waker::noop());
         match Pin::new(&mut incoming).poll_frame(&mut cx) {
-            Poll::Pending => (Self::incoming(incoming), false),
-            Poll::Ready(None) => (Self::empty(), false),
+            Poll::Pending => Self::incoming(incoming),
+            Poll::Ready(None) => Self::empty(),
             Poll::Ready(Some(Ok(frame))) if incoming.is_end_stream() && frame.is_data() => {
-                (frame.into_data().unwrap_or_default().into(), false)
+                frame.into_data().unwrap_or_default().into()
             }
             Poll::Ready(Some(first)) => {
                 cold_path();
                 let (first, rest) = (Some(first), Self::incoming(incoming));
-                (Self::boxed(Box::new(Begun { first, rest })), true)
+                Self::boxed(Box::new(Begun { first, rest }))
             }
         }
     }

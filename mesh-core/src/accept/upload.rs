@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::timed::Timer;
 use crate::body::{Body, BoxError, longer};
 use crate::error::{Error, Reason, is_grpc};
-use crate::wake::{Noted, Task};
+use crate::wake::{Noted, Task, held_back};
 
 const WAITING: u8 = 0;
 const ANSWERED: u8 = 1;
@@ -77,13 +77,19 @@ impl Upload {
         }
         // To ask for the body is to answer an Expect with 100, which is the server's to do.
         let asked = !request.headers().contains_key(header::EXPECT);
-        let mut first = asked.then(|| what_is_there(request.body_mut())).flatten();
+        let (mut first, held) = match asked {
+            true => held_back(|| what_is_there(request.body_mut())),
+            false => (None, None),
+        };
         if let Some(Some(Ok(frame))) = &mut first
             && let Some(whole) = frame.data_mut()
             && request.body().is_end_stream()
         {
             *request.body_mut() = Body::from(std::mem::take(whole));
             return None;
+        }
+        if let Some(held) = held {
+            held.wake();
         }
         let upload = Arc::new(Self {
             phase: AtomicU8::new(WAITING),

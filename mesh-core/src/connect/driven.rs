@@ -6,11 +6,9 @@
 //! wakes the connection wakes whichever of them that is, and what came while the request let go of it
 //! wakes the task.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::hint::cold_path;
 use std::pin::Pin;
-use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,16 +17,12 @@ use futures_util::task::AtomicWaker;
 use hyper::body::Incoming;
 
 use crate::body::Body;
+use crate::wake::{held_back, is_held_back};
 
 /// A request polls the connection; else its task does.
 const DRIVEN: u8 = 1;
 /// The connection was woken since the request began to poll it last.
 const WOKEN: u8 = 2;
-
-thread_local! {
-    /// The connection of which this thread reads a body now.
-    static READING: Cell<*const Wakes> = const { Cell::new(ptr::null()) };
-}
 
 /// What runs a connection until that ends.
 type Running = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -55,9 +49,6 @@ struct Wakes {
     request: AtomicWaker,
     task: AtomicWaker,
 }
-
-/// The time in which this thread reads a body.
-struct Reading;
 
 /// The task of a connection. Ready once that has ended.
 struct Task(Arc<Driven>);
@@ -150,28 +141,13 @@ impl Wake for Wakes {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if ptr::eq(READING.get(), &raw const **self) {
+        if is_held_back(self) {
             return;
         }
         match self.state.fetch_or(WOKEN, Ordering::AcqRel) & DRIVEN {
             0 => self.task.wake(),
             _ => self.request.wake(),
         }
-    }
-}
-
-// === impl Reading ===
-
-impl Reading {
-    fn of(wakes: &Wakes) -> Self {
-        READING.set(wakes);
-        Self
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        READING.set(ptr::null());
     }
 }
 
@@ -240,13 +216,10 @@ impl Drive<'_> {
         if self.left {
             return Body::incoming(incoming);
         }
-        let wakes = &*self.driven.wakes;
-        let reading = Reading::of(wakes);
-        let (body, more) = Body::begun(incoming);
-        drop(reading);
-        if more {
+        let (body, held) = held_back(|| Body::begun(incoming));
+        if let Some(held) = held.filter(|_| !body.is_in_memory()) {
             cold_path();
-            wakes.state.fetch_or(WOKEN, Ordering::AcqRel);
+            held.wake();
         }
         body
     }

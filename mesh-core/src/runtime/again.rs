@@ -1,8 +1,8 @@
 //! A future that is polled again at once where it has woken itself.
 //!
-//! A connection that serves HTTP/1.1 wakes itself for each request with a body: what answers the request is
-//! polled within it, and asks it for the body. Through the scheduler that costs more than the poll, because
-//! other workers are woken to take the task.
+//! A connection that serves HTTP/1.1 wakes itself for a request whose body does not come with its head:
+//! what answers the request is polled within it, and asks it for the body. Through the scheduler that
+//! costs more than the poll, because other workers are woken to take the task.
 
 use std::future::Future;
 use std::hint::cold_path;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use pin_project_lite::pin_project;
 
-use crate::wake::{Noted, Task};
+use crate::wake::{Noted, Task, is_held_back};
 
 /// It is polled now.
 const POLLED: u8 = 1;
@@ -93,6 +93,9 @@ impl Wake for Wakes {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        if is_held_back(self) {
+            return;
+        }
         // Whatever polls it sees the mark; where there is one already, its task is woken.
         if self.state.fetch_or(WOKEN, Ordering::SeqCst) == 0 {
             self.task.wake();
@@ -103,12 +106,23 @@ impl Wake for Wakes {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::convert::Infallible;
     use std::future::poll_fn;
+    use std::pin::pin;
     use std::rc::Rc;
+    use std::time::Duration;
 
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
+    use crate::accept::Upload;
+    use crate::body::Body;
 
     /// How often it was polled, in how many of those polls it wakes itself, and its waker.
     #[derive(Default)]
@@ -175,5 +189,35 @@ mod tests {
             Poll::Pending
         })));
         assert_eq!(assert_ready!(again.poll()), 7);
+    }
+
+    /// How often a connection is polled for a request that states a body of four bytes, of which `there` have
+    /// come, and that is not answered.
+    async fn polls_for(there: &str) -> usize {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
+        far.write_all(format!("{head}{there}").as_bytes())
+            .await
+            .expect("room");
+        let service = service_fn(|request: Request<Incoming>| async {
+            let mut request = request.map(Body::incoming);
+            let _upload = Upload::time(&mut request, Duration::from_secs(1));
+            std::future::pending::<Result<Response<Body>, Infallible>>().await
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(near), service);
+        let mut connection = pin!(connection);
+        let polls = Cell::new(0);
+        let mut again = task::spawn(Again::new(poll_fn(|cx| {
+            polls.set(polls.get() + 1);
+            connection.as_mut().poll(cx)
+        })));
+        assert!(again.poll().is_pending());
+        polls.get()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_came_with_its_head_costs_no_other_poll() {
+        assert_eq!(polls_for("abcd").await, 1);
+        assert_eq!(polls_for("ab").await, 2, "asked for the rest");
     }
 }
