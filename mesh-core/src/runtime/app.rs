@@ -67,7 +67,14 @@ pub(super) struct Behind {
     protocol: AppProtocol,
     /// How a connection begins with the address of the caller, if it does.
     announces: Option<ProxyVersion>,
-    members: Arc<Mutex<HashMap<Sharing, Member>>>,
+    members: Arc<Mutex<Members>>,
+}
+
+/// The applications that were called. Most listeners lead to one, which is found without a look-up.
+#[derive(Default)]
+struct Members {
+    last: Option<(Sharing, Member)>,
+    all: HashMap<Sharing, Member>,
 }
 
 /// What requests must have in common to share connections to an application. What one caller does to
@@ -202,18 +209,36 @@ impl Behind {
     fn member(&self, original: SocketAddr, caller: Option<Holder>) -> Member {
         let address = self.app.address(original);
         let key = Sharing { address, caller };
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(member) = members.get(&key) {
+        let members = self.members.lock();
+        let mut members = members.unwrap_or_else(PoisonError::into_inner);
+        if let Some((last, member)) = &members.last
+            && *last == key
+        {
             return member.clone();
         }
-        let endpoint = Endpoint::new(address, Transport::Plain);
-        let member = Member::new(endpoint.with_proxy_protocol(self.announces));
-        if members.len() >= APPLICATIONS {
-            // Any one makes room: what it has at rest is closed, what it has in use ends by itself.
-            let one = members.keys().next().cloned();
-            one.and_then(|key| members.remove(&key));
+        let member = members.find(&key, || {
+            let endpoint = Endpoint::new(address, Transport::Plain);
+            Member::new(endpoint.with_proxy_protocol(self.announces))
+        });
+        members.last = Some((key, member.clone()));
+        member
+    }
+}
+
+// === impl Members ===
+
+impl Members {
+    fn find(&mut self, key: &Sharing, make: impl FnOnce() -> Member) -> Member {
+        if let Some(member) = self.all.get(key) {
+            return member.clone();
         }
-        members.insert(key, member.clone());
+        let member = make();
+        if self.all.len() >= APPLICATIONS {
+            // Any one makes room: what it has at rest is closed, what it has in use ends by itself.
+            let one = self.all.keys().next().cloned();
+            one.and_then(|key| self.all.remove(&key));
+        }
+        self.all.insert(key.clone(), member.clone());
         member
     }
 }
