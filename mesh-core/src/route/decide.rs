@@ -100,7 +100,7 @@ fn grpc_side<'a>(
     if caller != own && of.attached(caller, Some(port)).is_some() {
         return Some((of, caller));
     }
-    let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
+    let here = |entry: &Entry| entry.is_at(port);
     let mut consumers = table.http.consumers.iter();
     if consumers.any(|(from, entry)| from == caller && here(entry)) {
         return None;
@@ -255,30 +255,23 @@ fn http_route(
     trace: &mut impl Trace,
 ) -> Result<Option<Matched>, NoRoute> {
     let of = &table.http;
-    let here = |entry: &Entry| entry.port.is_none_or(|p| p == port);
-    let (mut attached, mut found) = (false, None);
     let path = http.spelling();
     let mut knock = Knock::at(&of.fields, &path, http.headers);
-    let mut meets = |entry| meets(of, entry, &mut knock, (http, &path), trace);
+    let (mut attached, mut found) = (false, None);
     for (n, (from, entry)) in of.consumers.iter().enumerate() {
-        if from == caller && here(entry) {
+        if from == caller && entry.is_at(port) {
             attached = true;
-            if meets(entry) {
+            if meets((of, port), entry, &mut knock, (http, &path), trace) {
                 found = Some((Place::Consumer(n), entry));
                 break;
             }
         }
     }
     // Producer routes are for callers without consumer routes.
-    let producers = if attached { &[] } else { &*of.producers };
-    for (n, entry) in producers.iter().enumerate() {
-        if here(entry) {
-            attached = true;
-            if meets(entry) {
-                found = Some((Place::Producer(n), entry));
-                break;
-            }
-        }
+    if !attached {
+        let first = first_met((of, port), &mut knock, (http, &path), trace);
+        found = first.map(|(n, entry)| (Place::Producer(n), entry));
+        attached = found.is_some() || of.producers.iter().any(|entry| entry.is_at(port));
     }
     let (place, entry) = match found {
         Some(found) => found,
@@ -334,10 +327,23 @@ fn drawn(of_rule: &[Filter], of_target: &[Filter], draw: &mut Draw) -> u32 {
     })
 }
 
-/// Whether a request meets an entry.
+/// The first of the producers' entries that a request to a port meets, with its place. Apart, so that the
+/// walk over many entries keeps what it needs in registers.
+#[inline(never)]
+fn first_met<'t, T: Trace>(
+    (table, port): (&'t HttpTable, u16),
+    knock: &mut Knock<'_>,
+    (http, path): (&HttpView<'_>, &str),
+    trace: &mut T,
+) -> Option<(usize, &'t Entry)> {
+    let mut entries = table.producers.iter().enumerate();
+    entries.find(|(_, entry)| meets((table, port), entry, knock, (http, path), trace))
+}
+
+/// Whether a request to a port meets an entry. Its gate comes first: most are shut.
 #[inline]
 fn meets<T: Trace>(
-    table: &HttpTable,
+    (table, port): (&HttpTable, u16),
     entry: &Entry,
     knock: &mut Knock<'_>,
     (http, path): (&HttpView<'_>, &str),
@@ -345,6 +351,9 @@ fn meets<T: Trace>(
 ) -> bool {
     let shut = knock.is_shut(&entry.gate);
     if shut && !T::WATCHES {
+        return false;
+    }
+    if !entry.is_at(port) {
         return false;
     }
     let when = table.when(entry);

@@ -11,10 +11,16 @@ use crate::route::matching::{Match, PathMatch, ValueMatch};
 
 /// The headers of a table that gates are about; a further one has none.
 const FIELDS: usize = 8;
+/// The place of no header, which is uncertain in every request and every gate.
+const NO_FIELD: u8 = 8;
 /// A header that is not there.
 const ABSENT: u64 = 0xfe;
+/// The first byte of a header that says nothing: it was not looked up yet, or may have any value.
+const UNKNOWN: u64 = 0xff;
 /// A header that may have any value: it is there more than once, or is no text.
-const UNCERTAIN: u64 = 0xff;
+const UNCERTAIN: u64 = UNKNOWN;
+/// A header that was not looked up yet.
+const UNASKED: u64 = 1 << 8 | UNKNOWN;
 /// The longest value that a word tells from longer ones, in bytes.
 const LENGTH: u8 = 0xfd;
 
@@ -26,7 +32,7 @@ pub(in crate::route) struct Gate {
     mask: u64,
     /// The first header with a value of its own.
     value: u64,
-    /// The place of that header; none if it is out of range.
+    /// The place of that header, or [`NO_FIELD`].
     field: u8,
 }
 
@@ -35,8 +41,16 @@ pub(in crate::route) struct Knock<'a> {
     names: &'a [HeaderName],
     headers: &'a HeaderMap,
     path: u64,
-    seen: [Option<u64>; FIELDS],
+    /// A power of two of them, so that none is out of range.
+    seen: [u64; FIELDS * 2],
 }
+
+/// What is seen of a request before it is asked.
+const UNSEEN: [u64; FIELDS * 2] = {
+    let mut seen = [UNASKED; FIELDS * 2];
+    seen[NO_FIELD as usize] = UNCERTAIN;
+    seen
+};
 
 /// The first eight bytes; those that are missing are 0, which is in no path.
 fn word(text: &[u8]) -> u64 {
@@ -55,7 +69,6 @@ fn value(text: &[u8]) -> u64 {
 }
 
 /// What a request says in a header.
-#[inline(never)]
 fn look(headers: &HeaderMap, name: &HeaderName) -> u64 {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -74,8 +87,8 @@ impl Gate {
         let open = Self {
             path: 0,
             mask: 0,
-            value: 0,
-            field: u8::MAX,
+            value: UNCERTAIN,
+            field: NO_FIELD,
         };
         let Some(when) = when else { return open };
         let (path, mask) = match &when.path {
@@ -107,7 +120,7 @@ impl Gate {
             path,
             mask,
             value,
-            field: u8::try_from(field).unwrap_or(u8::MAX),
+            field: u8::try_from(field).unwrap_or(NO_FIELD),
         }
     }
 }
@@ -125,7 +138,7 @@ impl<'a> Knock<'a> {
             names,
             headers,
             path: word(path.as_bytes()),
-            seen: [None; FIELDS],
+            seen: UNSEEN,
         }
     }
 
@@ -135,16 +148,27 @@ impl<'a> Knock<'a> {
         if self.path & gate.mask != gate.path {
             return true;
         }
-        let Some(seen) = self.seen.get_mut(usize::from(gate.field)) else {
+        let seen = self.seen[usize::from(gate.field) % (FIELDS * 2)];
+        if seen == gate.value {
+            return false;
+        }
+        match seen & 0xff {
+            UNKNOWN => self.is_shut_to(gate),
+            _ => true,
+        }
+    }
+
+    /// The same where the header was not looked up yet, or may have any value.
+    #[inline(never)]
+    fn is_shut_to(&mut self, gate: &Gate) -> bool {
+        let place = usize::from(gate.field);
+        let Some(seen) = self.seen.get_mut(place) else {
             return false;
         };
-        let seen = match *seen {
-            Some(seen) => seen,
-            None => {
-                let name = self.names.get(usize::from(gate.field));
-                *seen.insert(name.map_or(UNCERTAIN, |name| look(self.headers, name)))
-            }
-        };
-        seen != gate.value && seen != UNCERTAIN
+        if *seen == UNASKED {
+            let name = self.names.get(place);
+            *seen = name.map_or(UNCERTAIN, |name| look(self.headers, name));
+        }
+        *seen != gate.value && *seen != UNCERTAIN
     }
 }

@@ -191,6 +191,16 @@ impl HttpTable {
     }
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// Whether its route is attached to a port.
+    #[inline]
+    pub(in crate::route) fn is_at(&self, port: u16) -> bool {
+        self.port.is_none_or(|own| own == port)
+    }
+}
+
 // === impl RuleView ===
 
 impl RuleView {
