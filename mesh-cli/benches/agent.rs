@@ -427,15 +427,17 @@ fn report(ways: &[Way], beside: bool) {
     }
 }
 
-/// By how many percent the first costs more than the second on average, and the standard error of that.
+/// By how many percent the first costs more than the second on average, and the standard error of that. The
+/// mean is of logarithms: that of ratios which scatter is above what they scatter around.
 #[expect(clippy::cast_precision_loss, reason = "a small count")]
 fn more(this: &[f64], other: &[f64]) -> (f64, f64) {
-    let each = this.iter().zip(other).map(|(a, b)| (a / b - 1.0) * 100.0);
+    let each = this.iter().zip(other).map(|(a, b)| (a / b).ln());
     let each: Vec<_> = each.collect();
     let count = each.len() as f64;
     let mean = each.iter().sum::<f64>() / count;
     let squares = each.iter().map(|of| (of - mean).powi(2)).sum::<f64>();
-    (mean, (squares / (count - 1.0) / count).sqrt())
+    let error = (squares / (count - 1.0) / count).sqrt();
+    (mean.exp_m1() * 100.0, error * 100.0)
 }
 
 /// What the command line asks for.

@@ -4,8 +4,8 @@
 //! not change notes it once and from then on only compares.
 //!
 //! And the wake that is held back. The HTTP library wakes a connection of HTTP/1.1 whenever a part of a
-//! body is taken off it, because there is room for another; mostly there is none, and the connection
-//! would be polled once more for nothing.
+//! body is taken off it, because there is room for another part; mostly no other is to come, and the
+//! connection would be polled once more for nothing.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,14 +40,12 @@ struct Hold;
 /// value the wake of that connection, to be passed on unless all of the body has been taken.
 pub(crate) fn held_back<T>(read: impl FnOnce() -> T) -> (T, Option<Waker>) {
     HOLDING.set(Holding::Open);
-    let hold = Hold;
+    let _hold = Hold;
     let value = read();
-    let waker = match HOLDING.take() {
-        Holding::One(waker) => Some(waker),
-        Holding::No | Holding::Open => None,
-    };
-    drop(hold);
-    (value, waker)
+    match HOLDING.take() {
+        Holding::One(waker) => (value, Some(waker)),
+        Holding::No | Holding::Open => (value, None),
+    }
 }
 
 /// Whether the wake of `woken` is held back: the first that comes while this thread does so.

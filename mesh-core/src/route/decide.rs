@@ -100,9 +100,8 @@ fn grpc_side<'a>(
     if caller != own && of.attached(caller, Some(port)).is_some() {
         return Some((of, caller));
     }
-    let here = |entry: &Entry| entry.is_at(port);
     let mut consumers = table.http.consumers.iter();
-    if consumers.any(|(from, entry)| from == caller && here(entry)) {
+    if consumers.any(|(from, entry)| from == caller && entry.is_at(port)) {
         return None;
     }
     of.attached(own, Some(port)).map(|_| (of, own))
