@@ -497,6 +497,33 @@ listeners: [{{bind: \"{door}\", outbound: {{appProtocol: http}}}}]
     assert!(ended.success(), "{ended:?}\n{}", agent.log());
 }
 
+/// An agent that starts while its callers send answers none of them that a Service does not exist which
+/// stands in a document that it has not read yet.
+#[tokio::test]
+async fn the_first_answer_is_one_of_the_documents() {
+    let home = Home::new();
+    let app = app(Router::new().fallback(on_get(async || "answer"))).await;
+    let door = free();
+    let listener = format!(
+        "defaultAction: deny
+peers: strict
+listeners: [{{bind: '{door}', outbound: {{appProtocol: http}}}}]
+"
+    );
+    // Many, so that reading them takes a while.
+    let mut documents = service("app", app, PLAIN);
+    for nth in 0..400 {
+        documents += "---\n";
+        documents += &service(&format!("other-{nth}"), app, PLAIN);
+    }
+    let agent = home.unready("web", &listener, &[("all.yaml", &documents)]);
+    let first = eventually("it answers", async || {
+        try_send(door, Method::GET, "/", &[("host", "app")]).await
+    })
+    .await;
+    assert_eq!(first.body, "answer", "{}", agent.log());
+}
+
 #[tokio::test]
 async fn each_change_that_took_effect_is_a_line_of_the_log() {
     let home = Home::new();

@@ -1,8 +1,8 @@
 //! `mesh proxy`: the agent.
 //!
 //! All sockets are bound before anything is spawned, so that what is wrong shows at start. The pages
-//! are served at once, the listeners once there is an identity. It runs until a signal: the first
-//! drains, a second ends at once.
+//! are served at once, the listeners once there is an identity and the documents are read. It runs
+//! until a signal: the first drains, a second ends at once.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -127,7 +127,12 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         () = signals.end(&reopen) => None,
         () = drain.closed() => None,
     };
-    let Some(api) = identified else {
+    let synced = tokio::select! {
+        () = mesh.synced() => true,
+        () = signals.end(&reopen) => false,
+        () = drain.closed() => false,
+    };
+    let (Some(api), true) = (identified, synced) else {
         tracing::info!("ended before anything was served");
         return Ok(());
     };

@@ -279,6 +279,17 @@ impl Mesh {
         }
     }
 
+    /// Waits until every group of sources has one that has synced. Before that a Service that exists is not
+    /// known, and a request for it would be refused for good.
+    pub async fn synced(&self) {
+        let mut sources = self.inner.sources.clone();
+        let synced = sources.wait_for(|sources| sources.waiting().next().is_none());
+        if synced.await.is_err() {
+            // The runtime has ended: they never will.
+            std::future::pending().await
+        }
+    }
+
     /// Why it does not take traffic; empty if it does.
     pub(super) fn not_ready(&self) -> Vec<String> {
         not_ready(

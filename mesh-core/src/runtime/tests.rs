@@ -229,9 +229,12 @@ mod whole {
                 assert!(!waiting.is_finished());
                 pusher.push(Vec::new()).await?;
             } else {
+                let syncing = mesh.clone();
+                let syncing = tokio::spawn(async move { syncing.synced().await });
+                tokio::task::yield_now().await;
+                assert!(!syncing.is_finished());
                 pusher.push(Vec::new()).await?;
-                let mut sources = mesh.inner.sources.clone();
-                sources.wait_for(|s| s.waiting().next().is_none()).await?;
+                syncing.await?;
                 tokio::task::yield_now().await;
                 assert!(!waiting.is_finished());
                 identify();
