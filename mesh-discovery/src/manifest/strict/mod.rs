@@ -248,9 +248,6 @@ impl Document {
             fields.ignore(&["apiVersion", "kind"]);
             read(fields)
         });
-        if value.is_none() && !report.refused.get() {
-            self.value(report).refuse("it cannot be read");
-        }
         let refused = report.refused.get();
         let (notes, problems) = report.take();
         match value {

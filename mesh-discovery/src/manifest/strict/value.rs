@@ -168,7 +168,7 @@ impl<'t> Value<'t> {
             self.refuse(format_args!("{number} is not within {least} and {most}"));
             return None;
         }
-        T::try_from(number).ok()
+        self.integer()
     }
 
     /// A number, whole or with a fraction.
@@ -286,7 +286,8 @@ impl<'t> Value<'t> {
     }
 
     /// Reads a mapping with known fields. Those that `read` did not ask for are reported as unknown,
-    /// so it asks for all of them before it gives up.
+    /// so it asks for all of them before it gives up. Where `read` returns `None` and reported no problem,
+    /// this reports one: a part that its reader leaves out never vanishes from a document that is applied.
     pub fn object<T>(&self, read: impl FnOnce(&mut Fields<'t>) -> Option<T>) -> Option<T> {
         let Data::Map(entries) = &self.node.data else {
             self.refuse(format_args!("is {}, not a mapping", self.what()));
@@ -298,6 +299,9 @@ impl<'t> Value<'t> {
         };
         let value = read(&mut fields);
         fields.report_unknown();
+        if value.is_none() && !self.report.refused.get() {
+            self.refuse("says nothing that can be applied");
+        }
         value
     }
 
@@ -356,9 +360,12 @@ impl<'t> Fields<'t> {
         value
     }
 
-    /// Whether it has no field at all.
+    /// Whether it has no field at all, but such as are null where that is as good as absent.
     pub(in crate::manifest) fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+        match &self.value.node.data {
+            Data::Map(entries) => entries.iter().all(|(name, _)| !self.has(name)),
+            _ => true,
+        }
     }
 
     /// Whether the field is there; null is, where it is not as good as absent.
