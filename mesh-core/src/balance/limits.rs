@@ -2,8 +2,10 @@
 
 use std::any::Any;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::strategy::InvalidStrategy;
 
@@ -14,16 +16,21 @@ const REQUESTS: u32 = 1_024;
 const CONNECTIONS: u32 = 8_192;
 /// Requests that wait for one of them by default, as in Envoy's clusters.
 const PENDING: u32 = 1_024;
+/// The longest time that a connection may take or rest.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many requests and opaque connections may be in flight at once, and how many connections open
-/// (`connectionPool` of a DestinationRule). What is above a limit is refused at once; only for a connection
-/// of HTTP/1.1 a bounded number of requests wait.
+/// How many requests and opaque connections may be in flight at once, how many connections open, and how
+/// long one may take to be there and may rest (`connectionPool` of a DestinationRule). What is above a limit
+/// is refused at once; only for a connection of HTTP/1.1 a bounded number of requests wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
     endpoint: u32,
     service: Option<u32>,
     connections: u32,
     pending: u32,
+    /// In milliseconds.
+    connect: Option<NonZeroU32>,
+    idle: Option<NonZeroU32>,
 }
 
 /// What bounds the connections to the endpoints of a port, and what is kept to count them by. All sets
@@ -31,6 +38,9 @@ pub struct RequestLimits {
 pub(crate) struct PortState {
     connections: AtomicU32,
     pending: AtomicU32,
+    /// In milliseconds; 0 is not said.
+    connect: AtomicU32,
+    idle: AtomicU32,
     #[cfg_attr(not(feature = "runtime"), expect(dead_code, reason = "of the runtime"))]
     slot: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -114,6 +124,46 @@ impl RequestLimits {
         Ok(self)
     }
 
+    /// The same where a TCP connection to an endpoint may take so long (`connectTimeout`), and rest so long
+    /// between two requests to be used again (`idleTimeout`); `None` is as long as the process says.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use inmesh_core::balance::RequestLimits;
+    /// let second = Some(Duration::from_secs(1));
+    /// let limits = RequestLimits::default().with_times(second, None)?;
+    /// assert_eq!((limits.connect_timeout(), limits.idle_timeout()), (second, None));
+    /// # Ok::<(), inmesh_core::balance::InvalidStrategy>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStrategy`] for a time below a millisecond or above a day.
+    pub fn with_times(
+        mut self,
+        connect: Option<Duration>,
+        idle: Option<Duration>,
+    ) -> Result<Self, InvalidStrategy> {
+        let millis = |time: Duration| {
+            let whole = u32::try_from(time.as_millis()).ok();
+            let whole = whole.filter(|_| time <= LONGEST).and_then(NonZeroU32::new);
+            whole.ok_or_else(|| InvalidStrategy::new("a time is 1 ms to 24 h".into()))
+        };
+        self.connect = connect.map(millis).transpose()?;
+        self.idle = idle.map(millis).transpose()?;
+        Ok(self)
+    }
+
+    /// How long a TCP connection may take, where it is said.
+    pub fn connect_timeout(&self) -> Option<Duration> {
+        self.connect.map(of_millis)
+    }
+
+    /// How long a connection may rest and be used again, where it is said.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.idle.map(of_millis)
+    }
+
     /// How many to one endpoint.
     pub fn endpoint(&self) -> u32 {
         self.endpoint
@@ -143,8 +193,14 @@ impl Default for RequestLimits {
             service: None,
             connections: CONNECTIONS,
             pending: PENDING,
+            connect: None,
+            idle: None,
         }
     }
+}
+
+fn of_millis(time: NonZeroU32) -> Duration {
+    Duration::from_millis(time.get().into())
 }
 
 // === impl PortState ===
@@ -155,6 +211,9 @@ impl PortState {
         self.connections
             .store(limits.connections, Ordering::Relaxed);
         self.pending.store(limits.pending, Ordering::Relaxed);
+        for (time, said) in [(&self.connect, limits.connect), (&self.idle, limits.idle)] {
+            time.store(said.map_or(0, NonZeroU32::get), Ordering::Relaxed);
+        }
     }
 
     /// How many connections there may be, and how many requests that wait for one.
@@ -162,6 +221,18 @@ impl PortState {
     pub(crate) fn limits(&self) -> (u32, u32) {
         let of = |limit: &AtomicU32| limit.load(Ordering::Relaxed);
         (of(&self.connections), of(&self.pending))
+    }
+
+    /// How long a TCP connection may take, where it is said.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+        NonZeroU32::new(self.connect.load(Ordering::Relaxed)).map(of_millis)
+    }
+
+    /// How long a connection may rest and be used again, where it is said.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
+        NonZeroU32::new(self.idle.load(Ordering::Relaxed)).map(of_millis)
     }
 
     /// What `connect` keeps for the port: made at first use, dropped with it.
@@ -183,6 +254,8 @@ impl Default for PortState {
         Self {
             connections: AtomicU32::new(u32::MAX),
             pending: AtomicU32::new(u32::MAX),
+            connect: AtomicU32::new(0),
+            idle: AtomicU32::new(0),
             slot: OnceLock::new(),
         }
     }

@@ -1,8 +1,9 @@
 //! The connections to an endpoint, as a pool keeps them and requests take them.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use hyper::client::conn::http1;
 use inmesh_pki::id::SpiffeId;
@@ -43,6 +44,8 @@ pub(super) struct Http2 {
     pub(super) peer: Option<SpiffeId>,
     pub(super) streams: AtomicUsize,
     pub(super) until: Option<Instant>,
+    /// Since when it has no stream; there once a request asks how long it has rested.
+    pub(super) rests: OnceLock<Resting>,
 }
 
 // === impl Http2 ===
@@ -51,6 +54,22 @@ impl Http2 {
     /// How many streams it takes: what the server says, up to [`STREAMS`].
     pub(super) fn most_streams(&self) -> usize {
         self.sender.most_streams().min(STREAMS)
+    }
+
+    /// How long it has had no stream; nothing while it has one, or if that is asked for the first time.
+    pub(super) fn rested(&self, now: Instant) -> Option<Duration> {
+        let rested = self.rests.get_or_init(Resting::default).rested(now);
+        rested.filter(|_| self.streams.load(Ordering::Relaxed) == 0)
+    }
+
+    /// A stream has ended.
+    pub(super) fn leave(&self) {
+        let last = self.streams.fetch_sub(1, Ordering::Relaxed) == 1;
+        if let Some(rests) = self.rests.get()
+            && last
+        {
+            rests.begin(Instant::now());
+        }
     }
 }
 

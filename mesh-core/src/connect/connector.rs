@@ -32,10 +32,10 @@ pub(crate) struct Connector {
     pub(crate) sockets: Arc<Sockets>,
     /// What bodies may hold.
     pub(crate) budget: Arc<Budget>,
-    /// The limit of a TCP connect and, apart, of the TLS handshake.
+    /// The limit of a TCP connect where no policy says it and, apart, of the TLS handshake.
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
-    /// How long an idle connection is kept.
+    /// How long an idle connection is kept where no policy says it.
     pub(crate) idle: Duration,
     /// How many idle connections are kept for each endpoint.
     pub(crate) idle_max: usize,
@@ -55,6 +55,12 @@ pub(crate) struct Opened {
 // === impl Connector ===
 
 impl Connector {
+    /// How long a TCP connect to an endpoint may take.
+    pub(super) fn connect_limit(&self, member: &Member) -> Duration {
+        let said = member.state.port().connect_timeout();
+        said.unwrap_or(self.connect_timeout)
+    }
+
     /// Opens a connection for an inner protocol, which holds its place where it is counted. Where the
     /// endpoint is to know the caller's connection, `origin`, a PROXY header comes before all else; without
     /// one it is for this process itself.
@@ -67,7 +73,8 @@ impl Connector {
         origin: Option<&Origin>,
     ) -> Result<Opened, Error> {
         let endpoint = &member.endpoint;
-        let connecting = tcp::connect(&endpoint.addresses, self.connect_timeout, &self.sockets);
+        let limit = self.connect_limit(member);
+        let connecting = tcp::connect(&endpoint.addresses, limit, &self.sockets);
         let mut stream = connecting.await?;
         if let Some(place) = place {
             stream.holds(Box::new(place));

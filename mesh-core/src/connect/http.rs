@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::hint::cold_path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -89,6 +89,11 @@ impl Hop<'_> {
     /// Whether the endpoint is of the mesh.
     fn is_mesh(&self) -> bool {
         matches!(self.member.endpoint.transport, Transport::Mesh { .. })
+    }
+
+    /// How long a connection may rest and be used again, where a policy says it.
+    fn idle_timeout(&self) -> Option<Duration> {
+        self.member.state.port().idle_timeout()
     }
 }
 
@@ -208,7 +213,7 @@ impl Connector {
         request: &mut Request<Body>,
         way: Way<'_>,
     ) -> Result<Sent, Unsent> {
-        let (connection, age) = match to.kept.pool.take_h2(way.now) {
+        let (connection, age) = match to.kept.pool.take_h2(to.idle_timeout(), way.now) {
             Some(connection) => (connection, Age::Used),
             None => match Box::pin(self.shared_h2(&to)).await {
                 Ok(Some(connection)) => (connection, Age::New),
@@ -268,7 +273,7 @@ impl Connector {
         }
         let failed = pool.failed.load(Ordering::Relaxed);
         let mut opening = pool.opening.lock().await;
-        if let Some(connection) = pool.take_h2(Instant::now()) {
+        if let Some(connection) = pool.take_h2(to.idle_timeout(), Instant::now()) {
             return Ok(Some(connection));
         }
         if pool.is_http1() {
@@ -279,7 +284,7 @@ impl Connector {
         {
             return Err(Error::new(*reason, detail.clone()));
         }
-        let opened = match pool.room_h2(Instant::now()) {
+        let opened = match pool.room_h2(to.idle_timeout(), Instant::now()) {
             Ok(place) => self.open_h2(to, place).await,
             Err(shared) => return Ok(Some(shared)),
         };
@@ -292,8 +297,12 @@ impl Connector {
 
     /// How long a connection to an endpoint may have rested and be used again.
     fn rest(&self, to: &Hop<'_>) -> Duration {
-        let unknown = if to.is_mesh() { self.idle } else { REST };
-        to.kept.pool.rest().limit(self.idle, unknown)
+        let (most, unknown) = match to.idle_timeout() {
+            Some(said) => (said, said),
+            None if to.is_mesh() => (self.idle, self.idle),
+            None => (self.idle, REST),
+        };
+        to.kept.pool.rest().limit(most, unknown)
     }
 
     /// A new HTTP/1.1 connection, or one that came back before there was room to open it.
@@ -304,7 +313,7 @@ impl Connector {
             Turn::Open(place) => place,
         };
         // As long as one takes to open, at most.
-        let limit = self.connect_timeout + self.handshake_timeout;
+        let limit = self.connect_limit(to.member) + self.handshake_timeout;
         match timeout(limit, pool.room(self.rest(to), way.reuse)).await {
             Ok(Room::Back(connection)) => Ok((connection, Age::Used)),
             Ok(Room::Open(_held)) => {
@@ -420,6 +429,7 @@ impl Connector {
             peer: opened.peer,
             streams: AtomicUsize::new(1),
             until: opened.until,
+            rests: OnceLock::new(),
         });
         let mut known = to
             .kept

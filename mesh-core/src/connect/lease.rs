@@ -1,7 +1,6 @@
 //! What an exchange holds of its connection, until it is given back to its pool.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -41,7 +40,7 @@ impl Lease {
 impl Drop for Leased {
     fn drop(&mut self) {
         if let Self::Http2(connection) = self {
-            connection.streams.fetch_sub(1, Ordering::Relaxed);
+            connection.leave();
         }
     }
 }

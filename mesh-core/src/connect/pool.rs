@@ -272,25 +272,33 @@ impl Pool {
         })
     }
 
-    /// A connection with a stream to spare or, where no other may be opened, the one with the fewest.
-    pub(super) fn take_h2(&self, now: Instant) -> Option<Arc<Http2>> {
-        self.take_h2_of(CONNECTIONS, now)
+    /// A connection with a stream to spare or, where no other may be opened, the one with the fewest. One that
+    /// has rested for longer than `idle`, where that is said, is let go.
+    pub(super) fn take_h2(&self, idle: Option<Duration>, now: Instant) -> Option<Arc<Http2>> {
+        self.take_h2_of(CONNECTIONS, idle, now)
     }
 
     /// Room for a connection of HTTP/2, or one to share.
-    pub(super) fn room_h2(&self, now: Instant) -> Result<Place, Arc<Http2>> {
+    pub(super) fn room_h2(
+        &self,
+        idle: Option<Duration>,
+        now: Instant,
+    ) -> Result<Place, Arc<Http2>> {
         if let Some(place) = self.gate.ask_shared(self.number) {
             return Ok(place);
         }
-        match self.take_h2_of(1, now) {
+        match self.take_h2_of(1, idle, now) {
             Some(shared) => Err(shared),
             None => Ok(self.gate.ask_needed(self.number)),
         }
     }
 
-    fn take_h2_of(&self, most: usize, now: Instant) -> Option<Arc<Http2>> {
+    fn take_h2_of(&self, most: usize, idle: Option<Duration>, now: Instant) -> Option<Arc<Http2>> {
         let mut known = self.h2.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|c| !c.sender.is_closed() && !is_past(c.until, now));
+        if let Some(idle) = idle {
+            known.retain(|c| c.rested(now).is_none_or(|rested| rested <= idle));
+        }
         let streams = |c: &Arc<Http2>| c.streams.load(Ordering::Relaxed);
         // A connection without streams takes one, whatever its server says.
         let is_free = |c: &&Arc<Http2>| streams(c) == 0 || streams(c) < c.most_streams();

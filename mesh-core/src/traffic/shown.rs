@@ -247,10 +247,19 @@ impl Shown for RequestLimits {
             ("maxRequestsPerEndpoint", self.endpoint().into()),
             ("http1MaxPendingRequests", self.pending().into()),
         ]);
-        let tcp = json!({ "maxConnections": self.connections() });
+        let mut tcp = fields([("maxConnections", self.connections().into())]);
         let all = self.service();
         http.extend(all.map(|most| ("http2MaxRequests".to_owned(), most.into())));
-        fields([("http", Value::Object(http)), ("tcp", tcp)])
+        let time = |time: Duration| millis(time);
+        http.extend(
+            self.idle_timeout()
+                .map(|t| ("idleTimeout".to_owned(), time(t))),
+        );
+        tcp.extend(
+            self.connect_timeout()
+                .map(|t| ("connectTimeout".to_owned(), time(t))),
+        );
+        fields([("http", http.into()), ("tcp", tcp.into())])
     }
 }
 

@@ -39,6 +39,7 @@ mod stays;
 mod strategies;
 mod streams;
 mod support;
+mod times;
 mod tunnels;
 mod upgrades;
 mod whole;

@@ -230,10 +230,10 @@ fn traffic() -> Json {
                 "unhealthyThreshold": 3, "healthyThreshold": 1,
             },
             "connectionPool": {
-                "tcp": {"maxConnections": 100},
+                "tcp": {"maxConnections": 100, "connectTimeout": "500ms"},
                 "http": {
                     "http1MaxPendingRequests": 10, "http2MaxRequests": 100,
-                    "maxRequestsPerEndpoint": 10,
+                    "maxRequestsPerEndpoint": 10, "idleTimeout": "30s",
                 },
             },
             "outlierDetection": {

@@ -109,10 +109,15 @@ fn the_connections_to_a_set_are_limited_that_sessions_alone_meet() {
     drop(led(&old, id(&old, 0), &[], 1).unwrap());
     assert_eq!(old.port().limits(), (8_192, 1_024));
     let limits = RequestLimits::default().with_connections(2, 3).unwrap();
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let limits = limits.with_times(Some(second), Some(minute)).unwrap();
     let endpoints = old.members().iter().map(|member| member.endpoint.clone());
     let set = Arc::new(EndpointSet::build(endpoints, Some(&old)).with_limits(limits));
     let picked = led(&set, id(&set, 0), &[], 1).unwrap();
     assert_eq!(picked.member().endpoint.session_id(), id(&set, 0));
     assert_eq!(set.port().limits(), (2, 3));
-    assert_eq!(picked.member().state.port().limits(), (2, 3));
+    let port = picked.member().state.port();
+    assert_eq!(port.limits(), (2, 3));
+    assert_eq!(port.connect_timeout(), Some(second));
+    assert_eq!(port.idle_timeout(), Some(minute));
 }

@@ -47,8 +47,8 @@ retryConstraint:
   minRetryRate: {count: 3, interval: 2s}
 loadBalancer: {consistentHash: {httpHeaderName: X-User}}
 connectionPool:
-  tcp: {maxConnections: 50}
-  http: {http1MaxPendingRequests: 5, http2MaxRequests: 500, maxRequestsPerEndpoint: 100}
+  tcp: {maxConnections: 50, connectTimeout: 1s}
+  http: {http1MaxPendingRequests: 5, http2MaxRequests: 500, maxRequestsPerEndpoint: 100, idleTimeout: 2s}
 outlierDetection:
   consecutive5xxErrors: 7
   consecutiveGatewayErrors: 3
@@ -78,7 +78,9 @@ outlierDetection:
     let by_user = ConsistentHash::by(HashKey::Header(user));
     assert_eq!(blocks.strategy, Some(Strategy::ConsistentHash(by_user)));
     let limits = RequestLimits::new(100, Some(500)).unwrap();
-    assert_eq!(blocks.limits, limits.with_connections(50, 5).ok());
+    let limits = limits.with_connections(50, 5).unwrap();
+    let times = limits.with_times(Some(SECOND), Some(2 * SECOND));
+    assert_eq!(blocks.limits, times.ok());
     let mut eject = EjectPolicy::default();
     (eject.consecutive, eject.gateway, eject.local) = (7, 3, Some(2));
     (eject.percent, eject.panic_percent, eject.interval) = (50, 40, 5 * SECOND);
@@ -273,6 +275,18 @@ fn what_is_left_out_of_outlier_detection_has_its_default() {
     assert_eq!(
         limits("http1MaxPendingRequests: 7"),
         RequestLimits::default().with_connections(8_192, 7).ok()
+    );
+    assert_eq!(
+        limits("idleTimeout: 7s"),
+        RequestLimits::default()
+            .with_times(None, Some(7 * SECOND))
+            .ok()
+    );
+    let policy = accepted("connectionPool: {tcp: {connectTimeout: 100ms}}");
+    let tenth = Some(SECOND / 10);
+    assert_eq!(
+        policy.blocks.limits,
+        RequestLimits::default().with_times(tenth, None).ok()
     );
     let policy = accepted("connectionPool: {tcp: {maxConnections: 7}}");
     assert_eq!(
@@ -687,8 +701,8 @@ fn what_cannot_be_is_refused_with_its_place() {
         ),
         (
             "connectionPool: {tcp: {}}",
-            "spec.connectionPool.tcp.maxConnections",
-            "is missing",
+            "spec.connectionPool.tcp",
+            "has one of connectTimeout and maxConnections",
         ),
         (
             "connectionPool: {tcp: {maxConnections: 0}}",
@@ -711,9 +725,19 @@ fn what_cannot_be_is_refused_with_its_place() {
             "not within",
         ),
         (
-            "connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}}",
-            "spec.connectionPool.tcp.connectTimeout",
+            "connectionPool: {tcp: {maxConnections: 1, idleTimeout: 1s}}",
+            "spec.connectionPool.tcp.idleTimeout",
             "not evaluated here",
+        ),
+        (
+            "connectionPool: {tcp: {connectTimeout: 0s}}",
+            "spec.connectionPool",
+            "1 ms to 24 h",
+        ),
+        (
+            "connectionPool: {http: {idleTimeout: 25h}}",
+            "spec.connectionPool",
+            "1 ms to 24 h",
         ),
         (
             "connectionPool: {http: {http2MaxRequests: 1, maxRetries: 3}}",

@@ -34,19 +34,13 @@ const MOST: i64 = u32::MAX as i64;
 /// Why a field of another program's resource is refused.
 const UNUSED: &str = "is not evaluated here";
 /// Settings of `connectionPool.tcp` that are not evaluated.
-const TCP: &[&str] = &[
-    "connectTimeout",
-    "idleTimeout",
-    "maxConnectionDuration",
-    "tcpKeepalive",
-];
+const TCP: &[&str] = &["idleTimeout", "maxConnectionDuration", "tcpKeepalive"];
 /// Settings of `connectionPool.http` whose place is taken by others of ours.
 const HTTP: &[(&str, &str)] = &[
     (
         "h2UpgradePolicy",
         "is not evaluated here: `appProtocol` of the Service's port says it",
     ),
-    ("idleTimeout", UNUSED),
     (
         "maxConcurrentStreams",
         "is not evaluated here: what the server takes is heeded",
@@ -176,6 +170,10 @@ fn limits(value: &Value<'_>) -> Option<RequestLimits> {
         Some(value) => value.integer_in(1, MOST).map(Some),
         None => Some(None),
     };
+    let time = |value: Option<Value<'_>>| match value {
+        Some(value) => value.check(text::duration(value.text()?)).map(Some),
+        None => Some(None),
+    };
     value.object(|pool| {
         let (tcp, http) = (pool.get("tcp"), pool.get("http"));
         if tcp.is_none() && http.is_none() {
@@ -184,7 +182,13 @@ fn limits(value: &Value<'_>) -> Option<RequestLimits> {
         let connections = tcp.map(|tcp| {
             tcp.object(|tcp| {
                 tcp.refuse_all(TCP, UNUSED);
-                tcp.need("maxConnections")?.integer_in(1, MOST)
+                let (most_of, connect) = (tcp.get("maxConnections"), tcp.get("connectTimeout"));
+                if most_of.is_none() && connect.is_none() {
+                    let one = "has one of connectTimeout and maxConnections, or both";
+                    tcp.whole().refuse(one);
+                }
+                let (most_of, connect) = (most(most_of), time(connect));
+                Some((most_of?, connect?))
             })
         });
         let requests = http.map(|http| {
@@ -196,24 +200,30 @@ fn limits(value: &Value<'_>) -> Option<RequestLimits> {
                     http.get("http2MaxRequests"),
                     http.get("maxRequestsPerEndpoint"),
                 );
-                let pending = http.get("http1MaxPendingRequests");
-                if all.is_none() && each.is_none() && pending.is_none() {
+                let (pending, idle) =
+                    (http.get("http1MaxPendingRequests"), http.get("idleTimeout"));
+                if [&all, &each, &pending, &idle]
+                    .iter()
+                    .all(|field| field.is_none())
+                {
                     http.whole().refuse(
-                        "has one of http1MaxPendingRequests, http2MaxRequests and \
+                        "has one of http1MaxPendingRequests, http2MaxRequests, idleTimeout and \
                          maxRequestsPerEndpoint, or more",
                     );
                 }
-                let (all, each, pending) = (most(all), most(each), most(pending));
-                Some((all?, each?, pending?))
+                let (all, each) = (most(all), most(each));
+                let (pending, idle) = (most(pending), time(idle));
+                Some((all?, each?, pending?, idle?))
             })
         });
-        let connections = connections.map_or(Some(None), |read| read.map(Some))?;
-        let (all, each, pending) = requests.unwrap_or(Some((None, None, None)))?;
+        let (connections, connect) = connections.unwrap_or(Some((None, None)))?;
+        let (all, each, pending, idle) = requests.unwrap_or(Some((None, None, None, None)))?;
         let unsaid = RequestLimits::default();
         let limits = RequestLimits::new(each.unwrap_or_else(|| unsaid.endpoint()), all);
         let connections = connections.unwrap_or_else(|| unsaid.connections());
         let pending = pending.unwrap_or_else(|| unsaid.pending());
-        value.check(limits.and_then(|limits| limits.with_connections(connections, pending)))
+        let limits = limits.and_then(|limits| limits.with_connections(connections, pending));
+        value.check(limits.and_then(|limits| limits.with_times(connect, idle)))
     })
 }
 
