@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -166,9 +167,14 @@ impl Connection {
         )
         .within(&self.answering.budget);
         let (state, answering) = (Arc::clone(&self.state), Arc::clone(&self.answering));
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             state.busy();
             let old = request.version() == Version::HTTP_10;
+            if old {
+                // Such a caller waits for no 100 (RFC 9110 section 10.1.1).
+                cold_path();
+                request.headers_mut().remove(header::EXPECT);
+            }
             let tunnel = *request.method() == Method::CONNECT;
             let answering = Arc::clone(&answering);
             // Not an async block, which would hold the future twice: as captured, and as awaited.
@@ -180,6 +186,10 @@ impl Connection {
                 // An answer to HTTP/1.0 whose length is not known ends with its connection.
                 let last = old && response.body().size_hint().exact().is_none();
                 let closing = answering.closing.load(Ordering::Relaxed);
+                if last {
+                    // The library says `keep-alive` beside it in an answer of HTTP/1.1.
+                    *response.version_mut() = Version::HTTP_10;
+                }
                 if late || last || (closing && !switched) {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);

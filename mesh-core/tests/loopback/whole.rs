@@ -206,6 +206,24 @@ async fn the_length_of_an_answer_is_a_plain_number_and_has_no_lookalike() -> Res
     Ok(())
 }
 
+/// A length beside the coding is not believed, nor passed on: a body would be cut there, or waited for.
+#[tokio::test]
+async fn the_coding_of_an_answer_frames_it_whatever_length_is_stated() -> Result {
+    for agents in [true, false] {
+        for fields in [
+            "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "transfer-encoding: chunked\r\ncontent-length: 10\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "transfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ] {
+            let answer = asked(fields, agents).await?;
+            let whole = answer.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+                || answer.contains("content-length: 5\r\n") && answer.ends_with("\r\n\r\nhello");
+            assert!(whole, "{fields}: {answer}");
+        }
+    }
+    Ok(())
+}
+
 /// Trailers come after the decision: none of them names the peer.
 #[tokio::test]
 async fn trailers_pass_both_hops_without_claims() -> Result {
@@ -465,15 +483,29 @@ async fn an_answer_to_http10_says_how_its_connection_goes_on() -> Result {
             answer.push(soon(stream.read_u8()).await??);
         }
         let answer = String::from_utf8(answer)?.to_ascii_lowercase();
-        assert_eq!(
-            answer.contains("connection: keep-alive"),
-            goes_on,
-            "{answer}"
-        );
+        assert_eq!(answer.contains("keep-alive"), goes_on, "{answer}");
         stream.write_all(head.as_bytes()).await?;
         let more = soon(stream.read_u8()).await?;
         assert_eq!(more.is_ok(), goes_on, "{answer}");
     }
+    Ok(())
+}
+
+/// A caller of HTTP/1.0 waits for no 100, whatever it says (RFC 9110 section 10.1.1), and nor does the server.
+#[tokio::test]
+async fn what_a_caller_of_http10_expects_is_ignored() -> Result {
+    let app = origin(async |request: Request<Incoming>| {
+        let expects = request.headers().contains_key(header::EXPECT);
+        let body = request.into_body().collect().await.map(|b| b.to_bytes());
+        Response::new(Body::from(format!("{expects} {:?}", body.ok())))
+    })
+    .await?;
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let request =
+        b"POST / HTTP/1.0\r\nhost: cart\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nhi";
+    let answer = raw(pair.outbound, request).await?;
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    assert!(answer.ends_with("false Some(b\"hi\")"), "{answer}");
     Ok(())
 }
 
