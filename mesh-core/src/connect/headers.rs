@@ -71,12 +71,13 @@ pub(super) fn is_coded<B: Body>(response: &Response<B>) -> bool {
 
 /// A coding frames a body whatever length is stated beside it, which is not passed on (RFC 9112 section 6.3):
 /// the next hop would cut the body there.
-pub(super) fn drop_length_beside_coding<B: Body>(response: &mut Response<B>) {
+pub(super) fn framed<B: Body>(mut response: Response<B>) -> Response<B> {
     let unknown = response.body().size_hint().exact().is_none();
     if unknown && response.headers().contains_key(TRANSFER_ENCODING) {
         cold_path();
         response.headers_mut().remove(CONTENT_LENGTH);
     }
+    response
 }
 
 /// Removes what belongs to one connection. An upgrade keeps the fields that it is made of. Returns

@@ -166,9 +166,8 @@ impl Connector {
                 cold_path();
                 Err(Unsent::coded(to.member))
             }
-            Ok(mut response) => {
-                headers::drop_length_beside_coding(&mut response);
-                let response = response.map(|body| drive.body(body));
+            Ok(response) => {
+                let response = headers::framed(response).map(|body| drive.body(body));
                 drop(drive);
                 if !to.is_mesh() {
                     pool.rest().announced(response.headers());

@@ -131,6 +131,23 @@ fn leaves_http(status: StatusCode, tunnel: bool) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || (tunnel && status.is_success())
 }
 
+/// Says that the connection ends with an answer, where it `closes` or the answer makes it. `old` is an answer
+/// to HTTP/1.0.
+fn end_with(response: &mut Response<Body>, old: bool, closes: bool) {
+    // Half a request is in the way of the next one (RFC 9110, section 15.5.9).
+    let late = response.status() == StatusCode::REQUEST_TIMEOUT;
+    // An answer to HTTP/1.0 whose length is not known ends with its connection.
+    let last = old && response.body().size_hint().exact().is_none();
+    if last {
+        // The library says `keep-alive` beside it in an answer of HTTP/1.1.
+        *response.version_mut() = Version::HTTP_10;
+    }
+    if late || last || closes {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+}
+
 // === impl Connection ===
 
 impl Connection {
@@ -180,20 +197,8 @@ impl Connection {
             // Not an async block, which would hold the future twice: as captured, and as awaited.
             service(request.map(Body::incoming)).map(move |mut response| {
                 let status = response.status();
-                let switched = leaves_http(status, tunnel);
-                // Half a request is in the way of the next one (RFC 9110, section 15.5.9).
-                let late = status == StatusCode::REQUEST_TIMEOUT;
-                // An answer to HTTP/1.0 whose length is not known ends with its connection.
-                let last = old && response.body().size_hint().exact().is_none();
                 let closing = answering.closing.load(Ordering::Relaxed);
-                if last {
-                    // The library says `keep-alive` beside it in an answer of HTTP/1.1.
-                    *response.version_mut() = Version::HTTP_10;
-                }
-                if late || last || (closing && !switched) {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
-                }
+                end_with(&mut response, old, closing && !leaves_http(status, tunnel));
                 if states_length_only(&response) {
                     response.body_mut().hide_end();
                 } else {
