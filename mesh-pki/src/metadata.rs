@@ -9,5 +9,8 @@ pub(crate) const GENERATION: &str = "x-inmesh-generation";
 /// The ID that is asked for, where a proof would do for several.
 pub(crate) const ID: &str = "x-inmesh-id";
 
+/// In a refusal: since when the certificate that the caller presents is revoked, in seconds since 1970.
+pub(crate) const REVOKED: &str = "x-inmesh-revoked";
+
 /// When to come back, in milliseconds.
 pub(crate) const RETRY_AFTER: &str = "retry-after-ms";

@@ -531,6 +531,13 @@ mod tests {
         assert!(why().contains("revoked"), "{}", why());
         writer.update(|state| state.replace_revoked_ids(RevokedIds::default()));
         assert_eq!(why(), "");
+        // Its CA says that it has revoked it, until another is there.
+        let svid = Arc::clone(reader.load().default_svid().ok_or("none")?);
+        writer.update(|state| state.revoke_svid(svid.id(), svid.serial(), noon()));
+        assert!(why().contains("revoked since"), "{}", why());
+        writer.remove_svid(svid.id());
+        writer.update(|state| state.share_svid(svid));
+        assert_eq!(why(), "");
         // Its root is distrusted.
         let roots = foreign.bundle().roots().iter();
         let keys: Vec<_> = roots.map(|root| root.key_id().to_owned()).collect();

@@ -19,7 +19,7 @@ use crate::id::SpiffeId;
 use crate::issue::{CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::{IdentityState, IdentityWriter};
-use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate};
+use crate::svid::{PrivateKey, Rejected, SvidError, Usage, X509Svid, validate, validate_own};
 use crate::task::until;
 
 /// How often the clock is looked at while nothing is due.
@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How far wall clock and timer may drift apart between two looks before it counts as a jump.
 const JUMP: Duration = Duration::from_secs(1);
 
-/// How long after its issuance an SVID whose root is not trusted is not renewed again.
+/// How long after its issuance an SVID that no peer accepts is not renewed again.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// The least time between two renewals.
@@ -221,7 +221,7 @@ impl<I: Issuer> Rotation<I> {
     }
 
     /// Sleeps in short steps until the clock says `due`, or until no peer would accept the SVID: the
-    /// clock is set back to before its time, or the bundle has lost the root that it leads to.
+    /// clock is set back to before its time, it is revoked, or the bundle has lost the root that it leads to.
     async fn wait_until_due(
         &mut self,
         due: SystemTime,
@@ -241,8 +241,8 @@ impl<I: Issuer> Rotation<I> {
             // An issuer that answers from a root that is gone is not asked in a loop.
             let settled = issued_at + SETTLE <= now;
             let changed = settled && seen.replace(state.epoch()) != Some(state.epoch());
-            if changed && self.is_orphan(&state, now) {
-                tracing::warn!(id = %self.id, "the root of the SVID is not trusted any more");
+            if let Some(reason) = changed.then(|| self.lost(&state, now)).flatten() {
+                tracing::warn!(id = %self.id, %reason, "no peer accepts the SVID, a new one is asked for");
                 return;
             }
             drop(state);
@@ -250,13 +250,14 @@ impl<I: Issuer> Rotation<I> {
         }
     }
 
-    fn is_orphan(&self, state: &IdentityState, now: SystemTime) -> bool {
-        state.svid(&self.id).is_some_and(|svid| {
-            matches!(
-                validate(svid.chain(), state, now, Usage::Server, &self.crypto),
-                Err(Rejected::UnknownIssuer { .. } | Rejected::Distrusted { .. })
-            )
-        })
+    /// Why a new SVID is worth asking for before this one is due.
+    fn lost(&self, state: &IdentityState, now: SystemTime) -> Option<Rejected> {
+        let reason = validate_own(state.svid(&self.id)?, state, now, &self.crypto).err()?;
+        let lost = matches!(
+            reason,
+            Rejected::UnknownIssuer { .. } | Rejected::Distrusted { .. } | Rejected::Revoked { .. }
+        );
+        lost.then_some(reason)
     }
 
     /// Tries until it succeeds.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -51,6 +52,8 @@ pub struct IdentityState {
     crls: CrlSet,
     /// What the CA of our own trust domain says of whole IDs.
     revoked_ids: Arc<RevokedIds>,
+    /// SVIDs of ours that the CA has revoked, by their serial number, and since when.
+    revoked_svids: BTreeMap<SpiffeId, (Arc<str>, SystemTime)>,
     epoch: u64,
 }
 
@@ -162,6 +165,22 @@ impl IdentityState {
         &self.revoked_ids
     }
 
+    /// Since when `svid`, which is ours, is revoked, if the CA has said so to us.
+    #[must_use]
+    pub fn revoked_since(&self, svid: &X509Svid) -> Option<SystemTime> {
+        let (serial, since) = self.revoked_svids.get(svid.id())?;
+        (**serial == *svid.serial()).then_some(*since)
+    }
+
+    /// Notes that the CA says of the SVID of `id` that it is revoked; one with another serial number is
+    /// not meant, and nothing is noted where there is none.
+    pub fn revoke_svid(&mut self, id: &SpiffeId, serial: &str, since: SystemTime) {
+        if self.svid(id).is_some_and(|svid| svid.serial() == serial) {
+            let revoked = (serial.into(), since);
+            self.revoked_svids.insert(id.clone(), revoked);
+        }
+    }
+
     /// How many writes came before this state; it never goes back.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -170,15 +189,16 @@ impl IdentityState {
 
     /// Puts `svid` in place of the one with the same ID; the first one becomes the default.
     pub fn insert_svid(&mut self, svid: X509Svid) {
-        let id = svid.id().clone();
-        self.default.get_or_insert_with(|| id.clone());
-        self.svids.insert(id, Arc::new(svid));
+        self.share_svid(Arc::new(svid));
     }
 
     /// The same for an SVID that is shared.
     pub fn share_svid(&mut self, svid: Arc<X509Svid>) {
         let id = svid.id().clone();
         self.default.get_or_insert_with(|| id.clone());
+        if self.revoked_since(&svid).is_none() {
+            self.revoked_svids.remove(&id);
+        }
         self.svids.insert(id, svid);
     }
 
@@ -187,12 +207,14 @@ impl IdentityState {
         if self.default.as_ref() == Some(id) {
             self.default = None;
         }
+        self.revoked_svids.remove(id);
         self.svids.remove(id)
     }
 
     /// Replaces all SVIDs; the first becomes the default.
     pub fn replace_svids(&mut self, svids: Vec<X509Svid>) {
         self.svids.clear();
+        self.revoked_svids.clear();
         self.default = None;
         for svid in svids {
             self.insert_svid(svid);

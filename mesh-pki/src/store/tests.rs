@@ -51,6 +51,26 @@ fn the_default_is_the_first_until_it_is_taken_out() {
     assert!(state.svid(&id("spiffe://td/a")).is_some());
 }
 
+/// What the CA says of an SVID holds for that one, until another takes its place.
+#[test]
+fn a_revocation_is_of_one_svid() {
+    let ca = Ca::new("root");
+    let mut state = state(&ca);
+    let svid = Arc::clone(state.default_svid().unwrap());
+    state.revoke_svid(svid.id(), "another", crate::testing::noon());
+    state.revoke_svid(&id("spiffe://td/b"), svid.serial(), crate::testing::noon());
+    assert_eq!(state.revoked_since(&svid), None);
+    state.revoke_svid(svid.id(), svid.serial(), crate::testing::noon());
+    state.share_svid(Arc::clone(&svid));
+    assert_eq!(state.revoked_since(&svid), Some(crate::testing::noon()));
+    let next = leaf(CART).svid(&ca);
+    assert_ne!(next.serial(), svid.serial());
+    state.insert_svid(next);
+    assert_eq!(state.revoked_since(&svid), None);
+    state.revoke_svid(svid.id(), svid.serial(), crate::testing::noon());
+    assert_eq!(state.revoked_since(&svid), None, "it is not there any more");
+}
+
 #[tokio::test]
 async fn readers_wait_for_news_each_on_its_own() {
     let ca = Ca::new("root");

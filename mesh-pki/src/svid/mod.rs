@@ -30,6 +30,8 @@ pub(crate) use inspect::has_uri;
 pub use key::PrivateKey;
 pub use narrow::MAX_PATH_LEN;
 pub use rejected::{Place, Rejected};
+#[cfg(all(feature = "ca-client", any(feature = "aws-lc-rs", feature = "ring")))]
+pub(crate) use validate::validate_own_as;
 pub use validate::{MAX_PRESENTED_BYTES, validate, validate_own};
 
 /// An X.509-SVID: our ID, and the key that proves it.

@@ -90,7 +90,7 @@ pub fn validate(
 }
 
 /// Decides whether peers that trust what `state` trusts accept `svid`, which is ours, at the moment `now`:
-/// as a server and as a client.
+/// as a server and as a client. One that its CA has revoked is refused, also before a list names it.
 ///
 /// # Errors
 ///
@@ -102,9 +102,30 @@ pub fn validate_own(
     crypto: &Crypto,
 ) -> Result<(), Rejected> {
     for usage in [Usage::Client, Usage::Server] {
-        validate(svid.chain(), state, now, usage, crypto)?;
+        validate_own_as(usage, svid, state, now, crypto)?;
     }
     Ok(())
+}
+
+/// The same in one role.
+pub(crate) fn validate_own_as(
+    usage: Usage,
+    svid: &X509Svid,
+    state: &IdentityState,
+    now: SystemTime,
+    crypto: &Crypto,
+) -> Result<(), Rejected> {
+    validate(svid.chain(), state, now, usage, crypto)?;
+    match state.revoked_since(svid) {
+        None => Ok(()),
+        Some(since) => Err(Rejected::Revoked {
+            id: svid.id().clone(),
+            place: Place::Leaf,
+            serial: svid.serial().to_owned(),
+            since,
+            reason: None,
+        }),
+    }
 }
 
 /// Step 3: the bundle of the ID's own trust domain.

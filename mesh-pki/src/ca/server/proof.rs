@@ -13,6 +13,8 @@ use crate::ca::store::Store;
 use crate::ca::{Ca, CaError};
 use crate::issue::policy::Attested;
 use crate::jwt::MAX_TOKEN_LEN;
+use crate::metadata::REVOKED;
+use crate::time::to_unix;
 
 /// What a caller has proven; a join token is spent only when everything else is in order.
 #[derive(Clone)]
@@ -78,9 +80,13 @@ fn verdict<S: Store>(shared: &CaShared<S>, caller: &CallerConnection, now: Syste
 
 impl Unproven {
     fn by_certificate(reason: Reason) -> Self {
+        let mut status = Status::unauthenticated(reason.said);
+        if let Some(since) = reason.revoked {
+            say_revoked(&mut status, since);
+        }
         Self {
             method: Method::Certificate,
-            status: Status::unauthenticated(reason.said),
+            status,
             why: format!("the client's certificate: {}", reason.name),
         }
     }
@@ -160,6 +166,11 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
         ));
     }
     Ok(token.trim())
+}
+
+/// Says that the certificate which the caller presents is revoked.
+pub(super) fn say_revoked(status: &mut Status, since: SystemTime) {
+    status.metadata_mut().insert(REVOKED, to_unix(since).into());
 }
 
 /// What a failure of the CA means to a caller; what is the CA's own business stays here.

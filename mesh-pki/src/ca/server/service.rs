@@ -12,6 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::CaShared;
+use super::proof::say_revoked;
 use super::proof::{Proof, status_of};
 use crate::ca::attest::Method;
 use crate::ca::members::MAX_INSTANCE;
@@ -195,7 +196,8 @@ impl<S: Store> Watcher<S> {
         self.first = false;
         // One that is revoked hears the reason instead.
         if self.is_revoked() {
-            let status = Status::permission_denied("the certificate is revoked");
+            let mut status = Status::permission_denied("the certificate is revoked");
+            say_revoked(&mut status, self.shared.ca.clock().now());
             return Some((Err(status), self));
         }
         let published = self.published.borrow_and_update().clone();

@@ -27,12 +27,13 @@ use crate::crypto::{Crypto, CryptoError};
 use crate::error::chain_of;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::issue::{Csr, IssueError, IssuedChain, Issuer};
-use crate::metadata::{GENERATION, ID, INSTANCE, RETRY_AFTER};
+use crate::metadata::{GENERATION, ID, INSTANCE, RETRY_AFTER, REVOKED};
 use crate::pem;
 use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use crate::store::{IdentityReader, IdentityState};
-use crate::svid::{Place, Rejected, Usage, validate};
+use crate::svid::{Place, Rejected, Usage, validate_own_as};
+use crate::time;
 use crate::tls::HandshakeError;
 
 #[cfg(doc)]
@@ -192,16 +193,15 @@ impl ClientInner {
     ///
     /// 1. An SVID that a peer would accept now is presented, under the bundle in use.
     /// 2. A token goes with the call, if there is one, and no certificate.
-    /// 3. An expired SVID is presented, which a CA accepts in a recovery window.
+    /// 3. An expired SVID is presented, which a CA accepts in a recovery window; so is one that is
+    ///    revoked, for the CA may take that back.
     /// 4. While no SVID is alive, the CA is verified against the operator's bundle, as at a start; a
     ///    root that was ever distrusted counts in neither.
     pub(super) fn approaches(&self) -> Result<Vec<Approach>, IssueError> {
         let (state, now) = (self.reader.load(), self.clock.now());
         let svid = state.svid(&self.id);
-        let verdict = svid.map(|svid| {
-            let usage = Usage::Client;
-            validate(svid.chain(), &state, now, usage, &self.crypto).map(drop)
-        });
+        let verdict =
+            svid.map(|svid| validate_own_as(Usage::Client, svid, &state, now, &self.crypto));
         let in_use = state.bundles().get(self.trust_domain()).cloned();
         let alive = svid.is_some_and(|svid| now <= svid.not_after());
         let bundle = match in_use {
@@ -234,19 +234,22 @@ impl ClientInner {
             let second = token.ok().flatten().map(|token| bearing(Some(token)));
             return Ok([presenting()].into_iter().chain(second).collect());
         }
-        let expired = matches!(
+        let last = matches!(
             verdict,
             Some(Err(Rejected::Expired {
+                place: Place::Leaf,
+                ..
+            } | Rejected::Revoked {
                 place: Place::Leaf,
                 ..
             }))
         );
         match token {
             Ok(Some(token)) => {
-                let second = expired.then(presenting);
+                let second = last.then(presenting);
                 Ok([bearing(Some(token))].into_iter().chain(second).collect())
             }
-            Ok(None) | Err(_) if expired => Ok(vec![presenting()]),
+            Ok(None) | Err(_) if last => Ok(vec![presenting()]),
             Ok(None) => Ok(vec![bearing(None)]),
             Err(reason) => Err(unavailable(reason, None)),
         }
@@ -297,7 +300,9 @@ impl ClientInner {
         for approach in self.approaches()? {
             match self.create_by(approach, id, csr).await {
                 Ok(issued) => return Ok(issued),
-                Err(Unproven { error, next: true }) => first = first.or(Some(error)),
+                Err(Unproven {
+                    error, next: true, ..
+                }) => first = first.or(Some(error)),
                 // The CA asks for a pause, which counts for all.
                 Err(Unproven {
                     error:
@@ -376,6 +381,8 @@ pub(super) struct Unproven {
     pub(super) error: IssueError,
     /// Whether another proof may earn more: this one was refused, and not the call.
     pub(super) next: bool,
+    /// Since when the certificate that was presented is revoked, if the CA says that.
+    pub(super) revoked: Option<SystemTime>,
 }
 
 impl Unproven {
@@ -390,6 +397,15 @@ impl Unproven {
                 }
             ),
             error: unavailable(chain_of(error), None),
+            revoked: None,
+        }
+    }
+
+    /// A stream that was open ends: no other proof earns more.
+    pub(super) fn of_end(id: &SpiffeId, status: &Status, presents: bool) -> Self {
+        Self {
+            next: false,
+            ..Self::of_status(id, status, presents)
         }
     }
 
@@ -404,13 +420,18 @@ impl Unproven {
         Self {
             next: refused || broken,
             error: error_of(id, status),
+            revoked: presents.then(|| revoked_since(status)).flatten(),
         }
     }
 }
 
 impl From<IssueError> for Unproven {
     fn from(error: IssueError) -> Self {
-        Self { error, next: false }
+        Self {
+            error,
+            next: false,
+            revoked: None,
+        }
     }
 }
 
@@ -490,6 +511,12 @@ pub(super) fn error_of(id: &SpiffeId, status: &Status) -> IssueError {
             )
         }
     }
+}
+
+/// Since when the certificate that was presented is revoked, as a refusal says.
+fn revoked_since(status: &Status) -> Option<SystemTime> {
+    let since = status.metadata().get(REVOKED)?.to_str().ok()?;
+    Some(time::from_unix(since.parse().ok()?))
 }
 
 /// The name in the calls; no host name plays a part.

@@ -5,15 +5,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::client::{
-    Approach, CALL, CaClient, ClientInner, Unproven, error_of, origin, unavailable,
-};
+use super::client::{Approach, CALL, CaClient, ClientInner, Unproven, origin, unavailable};
 use crate::bundle::TrustBundle;
 use crate::crl::{Crl, MAX_REVOKED_IDS, RevokedIds};
 use crate::error::chain_of;
@@ -24,6 +22,7 @@ use crate::proto::inmesh_ca::{RevokedId, WatchRequest};
 use crate::rotate::schedule;
 use crate::status::{StatusReader, StatusWriter, status};
 use crate::store::IdentityWriter;
+use crate::svid::X509Svid;
 use crate::task::until;
 use crate::time;
 
@@ -115,13 +114,31 @@ impl ClientInner {
     ) -> Result<(), IssueError> {
         let mut first = None;
         for approach in self.approaches()? {
-            match self.listen_by(approach, writer, watched).await {
-                Ok(()) => return Ok(()),
-                Err(Unproven { error, next: true }) => first = first.or(Some(error)),
-                Err(Unproven { error, .. }) => return Err(first.unwrap_or(error)),
+            let presented = approach.state.default_svid().cloned();
+            let Err(refused) = self.listen_by(approach, writer, watched).await else {
+                return Ok(());
+            };
+            if let (Some(since), Some(svid)) = (refused.revoked, presented) {
+                self.hear_revoked(&svid, since, writer);
+            }
+            match refused {
+                Unproven {
+                    error, next: true, ..
+                } => first = first.or(Some(error)),
+                Unproven { error, .. } => return Err(first.unwrap_or(error)),
             }
         }
         first.map_or(Ok(()), Err)
+    }
+
+    /// Notes that the CA has revoked the SVID that was presented: peers refuse it, or will.
+    fn hear_revoked(&self, svid: &X509Svid, since: SystemTime, writer: &IdentityWriter) {
+        let (id, serial) = (svid.id(), svid.serial());
+        if writer.load().revoked_since(svid).is_some() {
+            return;
+        }
+        tracing::warn!(%id, serial, "the CA has revoked the SVID");
+        writer.update(|state| state.revoke_svid(id, serial, since));
     }
 
     /// One stream with one proof. A join token is refused here, and is not spent by it.
@@ -152,7 +169,8 @@ impl ClientInner {
         watched.update(|status| status.connected = true);
         loop {
             let update = updates.message().await;
-            let Some(update) = update.map_err(|status| error_of(&self.id, &status))? else {
+            let refused = |status| Unproven::of_end(&self.id, &status, presents);
+            let Some(update) = update.map_err(refused)? else {
                 return Ok(());
             };
             let trust_domain = self.trust_domain().clone();

@@ -71,6 +71,8 @@ const ISSUED_FILE: &str = "issued-at";
 
 /// IDs whose leaves are revoked, and up to which moment, a line each; empty if there are none.
 const REVOKED_IDS_FILE: &str = "revoked-ids";
+/// Since when the SVID itself is revoked, in seconds since 1970; empty if it is not.
+const REVOKED_FILE: &str = "revoked";
 
 /// The key ids of roots that were ever distrusted, a line each. It stands beside the set, and counts
 /// whatever becomes of the SVID.
@@ -198,6 +200,8 @@ struct KeptSvid {
     bundle: TrustBundle,
     crls: Vec<Crl>,
     revoked_ids: RevokedIds,
+    /// Since when the SVID is revoked.
+    revoked: Option<SystemTime>,
 }
 
 impl Keep {
@@ -223,7 +227,8 @@ impl Keep {
     /// 2. Certificate and key are an SVID, of this ID, and the moment of issuance is in its life.
     /// 3. It is valid at `now`, in both roles, under the bundle that was kept with it.
     ///
-    /// The revocation lists come back to judge peers; the SVID itself is not judged by them.
+    /// The revocation lists come back to judge peers; the SVID itself is not judged by them. That the CA
+    /// has revoked it comes back with it ([`IdentityState::revoked_since`]).
     ///
     /// # Errors
     ///
@@ -284,10 +289,24 @@ impl Keep {
                 ids.ok_or_else(|| KeepError::RevokedIds { dir: dir.clone() })?
             }
         };
+        let revoked = match public(REVOKED_FILE) {
+            Err(error) if error.is_missing() => None,
+            text => match text? {
+                text if text.is_empty() => None,
+                text => {
+                    let since = moment(&text);
+                    Some(since.ok_or_else(|| KeepError::Moment { dir: dir.clone() })?)
+                }
+            },
+        };
         let mut state = IdentityState::new(svid, bundle.into());
         state.distrust(trust_domain, self.load_distrusted()?);
         let svid = state.default_svid().expect("a state is made with one");
         validate_own(svid, &state, now, crypto)?;
+        if let Some(since) = revoked {
+            let svid = Arc::clone(svid);
+            state.revoke_svid(svid.id(), svid.serial(), since);
+        }
         state.replace_crls(set);
         state.replace_revoked_ids(revoked_ids);
         Ok(state)
@@ -390,8 +409,10 @@ impl Keep {
         let bundle = state.bundles().get(trust_domain)?;
         // A distrusted domain has no root that could vouch for it when it comes back.
         (!bundle.is_distrusted()).then_some(())?;
+        let svid = state.svid(&self.id)?;
         Some(KeptSvid {
-            svid: Arc::clone(state.svid(&self.id)?),
+            svid: Arc::clone(svid),
+            revoked: state.revoked_since(svid),
             bundle: bundle.clone(),
             crls: state.crls().get(trust_domain).to_vec(),
             revoked_ids: state.revoked_ids().clone(),
@@ -411,6 +432,7 @@ impl PartialEq for KeptSvid {
             && self.bundle == other.bundle
             && self.crls == other.crls
             && self.revoked_ids == other.revoked_ids
+            && self.revoked == other.revoked
     }
 }
 
@@ -429,6 +451,8 @@ fn write(dir: &Path, kept: &KeptSvid) -> Result<(), KeepError> {
         .map(|(id, before)| format!("{id} {}\n", time::to_unix(before)))
         .collect();
     let issued_at = time::to_unix(kept.svid.issued_at()).to_string();
+    let revoked = kept.revoked.map(|since| time::to_unix(since).to_string());
+    let revoked = revoked.unwrap_or_default();
     let published = files::publish_set(
         dir,
         kept.svid.serial(),
@@ -438,6 +462,7 @@ fn write(dir: &Path, kept: &KeptSvid) -> Result<(), KeepError> {
             (BUNDLE_FILE, bundle.as_bytes(), Mode::Public),
             (CRL_FILE, crls.as_bytes(), Mode::Public),
             (REVOKED_IDS_FILE, revoked_ids.as_bytes(), Mode::Public),
+            (REVOKED_FILE, revoked.as_bytes(), Mode::Public),
             (ISSUED_FILE, issued_at.as_bytes(), Mode::Public),
         ],
     );

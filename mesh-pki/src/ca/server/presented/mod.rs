@@ -58,6 +58,8 @@ pub(super) struct Reason {
     pub(super) name: &'static str,
     /// For the client.
     pub(super) said: String,
+    /// Since when the certificate is revoked, where that is the reason.
+    pub(super) revoked: Option<SystemTime>,
 }
 
 /// A refusal of [`validate`], which says the same again in the same second and the same state.
@@ -104,11 +106,19 @@ impl Presented {
         let reason = Reason {
             name: rejected.as_str(),
             said: rejected.to_string().chars().take(MAX_SAID).collect(),
+            revoked: match rejected {
+                Rejected::Revoked {
+                    place: Place::Leaf,
+                    since,
+                    ..
+                } => Some(since),
+                _ => None,
+            },
         };
         if denies(&rejected) {
             return Verdict::Denied(reason);
         }
-        let denial = revoked(first, judge.revoked).or_else(|| self.distrusted(judge.state));
+        let denial = revoked(first, judge).or_else(|| self.distrusted(judge.state));
         denial.map_or(Verdict::Unproven(reason), Verdict::Denied)
     }
 
@@ -153,20 +163,23 @@ impl Presented {
         Some(Reason {
             name: "distrusted",
             said: format!("the certificate is under the key {key}, which is distrusted"),
+            revoked: None,
         })
     }
 }
 
 /// What this CA has revoked; a leaf that has ended is not looked up in the lists.
-fn revoked(leaf: &CertificateDer<'_>, revocations: &Revocations) -> Option<Reason> {
+fn revoked(leaf: &CertificateDer<'_>, judge: &Judge<'_>) -> Option<Reason> {
     // A leaf that breaks a rule of SPIFFE's was not issued here.
     let leaf = inspect::leaf(leaf).ok()?;
     let (id, serial) = (leaf.id, leaf.serial);
-    revocations
+    judge
+        .revoked
         .covers(&id, &serial, leaf.not_before)
         .then(|| Reason {
             name: "revoked",
             said: Refused::Revoked { id, serial }.to_string(),
+            revoked: Some(judge.now),
         })
 }
 

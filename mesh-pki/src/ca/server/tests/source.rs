@@ -4,6 +4,7 @@ use super::*;
 use crate::source::ca::{CaSource, CaSourceError};
 use crate::source::keep::Keep;
 use crate::store::SourceEnded;
+use crate::svid::validate_own;
 
 fn from(world: &World, address: String) -> CaSource {
     CaSource::new(id(CART), address, id(OWN))
@@ -50,6 +51,91 @@ async fn an_identity_is_obtained_follows_the_bundle_and_is_kept() {
     let state = again.unwrap().reader.ready().await.unwrap();
     assert_eq!(state.default_svid().unwrap().serial(), serial);
     assert_eq!(roots(&state), 2);
+}
+
+/// A member that the CA has revoked hears of it, knows it after a restart although no CA answers, and asks
+/// with a new token before its SVID is due.
+#[tokio::test]
+async fn a_revoked_member_knows_it_and_a_new_token_is_tried_at_once() {
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, token) = (dir.path().join("identity"), dir.path().join("token"));
+    std::fs::write(&token, world.join_token().await.as_bytes()).unwrap();
+    let source = |address| from(&world, address).token(&token).keep(&kept);
+    let own = |state: &IdentityState| {
+        let svid = state.default_svid().unwrap();
+        validate_own(svid, state, world.clock.now(), &crypto())
+    };
+    let starting = source(world.address.to_string());
+    let mut keeping = starting.keep_status().unwrap();
+    let identity = starting.start(&crypto()).await.unwrap();
+    let task = tokio::spawn(identity.task);
+    let first = identity.reader.ready().await.unwrap();
+    let serial = first.default_svid().unwrap().serial().to_owned();
+    assert_eq!(own(&first), Ok(()));
+    // Once the stream is there.
+    world.ca.prepare(None).await.unwrap();
+    let mut reader = identity.reader.clone();
+    let roots = |state: &IdentityState| state.bundles().get(&domain("td")).unwrap().roots().len();
+    while roots(&reader.latest()) < 2 {
+        reader.changed().await.unwrap();
+    }
+    world.ca.revoke(&serial).await.unwrap();
+    while own(&reader.latest()).is_ok() {
+        reader.changed().await.unwrap();
+    }
+    let why = own(&reader.load()).unwrap_err();
+    assert!(matches!(why, Rejected::Revoked { .. }), "{why}");
+    let keep = Keep::new(id(CART), &kept);
+    while keep
+        .load(world.clock.now(), &crypto())
+        .is_ok_and(|kept| own(&kept).is_ok())
+    {
+        keeping.changed().await.unwrap();
+    }
+    task.abort();
+    let _ = task.await;
+
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    let again = source(address).start(&crypto()).await.unwrap();
+    let why = own(&again.reader.load()).unwrap_err();
+    assert!(matches!(why, Rejected::Revoked { .. }), "{why}");
+
+    world.clock.advance(secs(10));
+    std::fs::write(&token, world.join_token().await.as_bytes()).unwrap();
+    let again = source(world.address.to_string());
+    let again = again.start(&crypto()).await.unwrap();
+    let mut reader = again.reader.clone();
+    let task = tokio::spawn(again.task);
+    while own(&reader.latest()).is_err() {
+        reader.changed().await.unwrap();
+    }
+    assert_ne!(reader.load().default_svid().unwrap().serial(), serial);
+    task.abort();
+}
+
+/// One that was away while the CA revoked it hears that when it comes back.
+#[tokio::test]
+async fn a_member_that_was_away_hears_that_it_is_revoked() {
+    let world = world().await;
+    let (client, writer) = world.client(Token::Text(world.join_token().await));
+    let (svid, bundle) = world.obtain(&client).await.unwrap();
+    let serial = svid.serial().to_owned();
+    writer.set(svid, bundle.into());
+    world.ca.revoke(&serial).await.unwrap();
+    let mut reader = writer.reader();
+    let (_status, watch) = client.watch(Arc::clone(&writer), || 0.5, std::future::pending());
+    let task = tokio::spawn(watch);
+    let heard = |state: &IdentityState| {
+        let svid = state.default_svid().unwrap();
+        state.revoked_since(svid).is_some()
+    };
+    while !heard(&reader.latest()) {
+        reader.changed().await.unwrap();
+    }
+    task.abort();
 }
 
 #[tokio::test]
