@@ -10,6 +10,7 @@ use inmesh_core::telemetry::{Collect, Metrics, Samples};
 use inmesh_pki::bundle::federate::RelationshipStatus;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::status::StatusReader;
+use inmesh_pki::tls::words_of;
 use inmesh_pki::workload_api::server::ServerStatus;
 use serde_json::{Value, json};
 
@@ -271,11 +272,11 @@ fn age(status: &RelationshipStatus, now: SystemTime) -> Option<Duration> {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = words_of(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        line += &format!(": {error}");
+        line += &format!(": {}", words_of(error));
         cause = error.source();
     }
     line

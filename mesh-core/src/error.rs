@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use inmesh_pki::tls::words_of;
 
 use crate::Body;
 use crate::body::BoxError;
@@ -570,7 +571,7 @@ impl fmt::Display for Error {
         write!(f, "{}: {}", self.reason(), self.detail())?;
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
-            write!(f, ": {cause}")?;
+            write!(f, ": {}", words_of(cause))?;
             source = cause.source();
         }
         Ok(())

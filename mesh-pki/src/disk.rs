@@ -257,7 +257,7 @@ fn judge(_: &Path, _: &Metadata, _: Guard) -> Result<(), DiskError> {
 }
 
 /// Judges owner and mode of what a link leads to; a file that only a test's disk has is not judged.
-#[cfg(all(feature = "ca", unix))]
+#[cfg(unix)]
 pub(crate) fn check_target(path: &Path, guard: Guard) -> Result<(), DiskError> {
     match path.metadata() {
         Ok(found) => judge(path, &found, guard),
@@ -266,7 +266,7 @@ pub(crate) fn check_target(path: &Path, guard: Guard) -> Result<(), DiskError> {
 }
 
 /// Nothing where files have no mode.
-#[cfg(all(feature = "ca", not(unix)))]
+#[cfg(not(unix))]
 pub(crate) fn check_target(_: &Path, _: Guard) -> Result<(), DiskError> {
     Ok(())
 }

@@ -53,10 +53,12 @@ fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<Inbou
         let path = |v: &Value<'_>| {
             let path = v.text()?;
             let seen = v.check(canonical_path(path))?;
-            if seen == path && !path.contains(['?', '#']) {
+            if seen == path && path.starts_with('/') && !path.contains(['?', '#']) {
                 return Some(path.into());
             }
-            v.refuse("no request has this path: its form is canonical, without a query");
+            v.refuse(
+                "no GET has this path: it begins with '/', its form is canonical, without a query",
+            );
             None
         };
         v.list()?.iter().map(path).collect::<Option<Vec<_>>>()

@@ -526,6 +526,11 @@ fn everything_else_is_refused_with_its_place() {
         ),
         (
             "appProtocol: http}\n- bind: 127.0.0.1:8081",
+            "appProtocol: http, probes: ['*']}\n- bind: 127.0.0.1:8081",
+            "13: listeners[0].inbound.probes[0]: ",
+        ),
+        (
+            "appProtocol: http}\n- bind: 127.0.0.1:8081",
             "appProtocol: http, probes: [/a/../b]}\n- bind: 127.0.0.1:8081",
             "13: listeners[0].inbound.probes[0]: ",
         ),

@@ -113,7 +113,9 @@ pub(crate) fn seen_probes<'a>(
     paths: impl IntoIterator<Item = &'a str>,
 ) -> Arc<[Arc<str>]> {
     let seen = |path: &'a str| match form.canonical(path) {
-        Ok(seen) if !seen.contains(['?', '#']) => Some(seen.as_ref().into()),
+        Ok(seen) if seen.starts_with('/') && !seen.contains(['?', '#']) => {
+            Some(seen.as_ref().into())
+        }
         _ => {
             tracing::warn!(path, "a probe path that no request can have is left out");
             None

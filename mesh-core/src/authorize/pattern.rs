@@ -260,9 +260,24 @@ fn never_a_trust_domain(pattern: &Matcher) -> Option<String> {
             "{named:?}: write the trust domain without its scheme"
         ));
     }
-    let whole = if text.is_empty() { "x" } else { text };
-    let e = whole.parse::<TrustDomain>().err()?;
-    Some(format!("{named:?} can never match: {e}"))
+    // What stands in for the `*` makes a whole name of it.
+    let whole = match open {
+        (false, true) => format!("{text}x"),
+        (true, _) => format!("x{text}"),
+        (false, false) => text.to_owned(),
+    };
+    if let Err(e) = whole.parse::<TrustDomain>() {
+        return Some(format!("{named:?} can never match: {e}"));
+    }
+    if open.1 {
+        return Some(format!(
+            "{named:?} also means other trust domains, as \"{text}.other\"; name each, or write \"*.\" and \
+             what they end with"
+        ));
+    }
+    (open.0 && !text.starts_with('.')).then(|| {
+        format!("{named:?} also means other trust domains, as \"other{text}\"; write \"*.{text}\"")
+    })
 }
 
 fn never_a_principal(pattern: &Matcher) -> Option<String> {

@@ -423,6 +423,35 @@ fn what_could_never_match_is_refused() {
                 .is_err()
         );
     }
+    for domain in [
+        "td.test*",
+        "td*",
+        "*td.test",
+        "*test",
+        "spiffe://td.test",
+        "TD",
+        "*-",
+        "a/*",
+    ] {
+        let built = PolicySource::builder().trust_domains([domain]).build();
+        assert!(built.is_err(), "{domain}");
+        let built = PolicySource::builder().not_trust_domains([domain]).build();
+        assert!(built.is_err(), "{domain}");
+    }
+    let wide = PolicySource::builder()
+        .trust_domains(["td.test*"])
+        .build()
+        .unwrap_err();
+    assert!(wide.message.contains("td.test.other"), "{}", wide.message);
+    for domain in ["td.test", "*.test", "*"] {
+        assert!(
+            PolicySource::builder()
+                .trust_domains([domain])
+                .build()
+                .is_ok(),
+            "{domain}"
+        );
+    }
     for (methods, paths) in [
         (&["get"][..], &[][..]),
         (&[""], &[]),
@@ -670,7 +699,7 @@ async fn the_layer_permits_a_probe_that_asks_for_nothing_else() -> Result {
     settings.paths = PathForm::default().merge_slashes(true);
     let (_writer, reader) = snapshot(Snapshot::new(settings));
     // What no request has is no probe; what requests are changed to, is.
-    let probes = ["/healthz", "/a/../up//now", "/x?y", "bare", "/%"];
+    let probes = ["/healthz", "/a/../up//now", "/x?y", "bare", "/%", "*"];
     let layer = AuthorizeLayer::new(reader).probes(probes);
     let app = service_fn(async |_: Request<Body>| {
         Ok::<_, std::io::Error>(Response::new(Body::from("app")))

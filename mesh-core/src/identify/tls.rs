@@ -274,3 +274,44 @@ pub(crate) fn failure_reason(error: &HandshakeError) -> &'static str {
         _ => "tls",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The page names each reason of a connection that has failed, and no other.
+    #[test]
+    fn the_page_lists_why_connections_fail() {
+        const PAGE: &str = include_str!("../../../mesh-cli/docs/status-and-errors.md");
+        const REJECTED: &str = include_str!("../../../mesh-pki/src/svid/rejected.rs");
+        let row = PAGE
+            .lines()
+            .find(|line| line.starts_with("| `mesh_connections_failed`"));
+        let row = row.expect("the metric is on the page");
+        let quoted = |text: &'static str, mark| text.split(mark).skip(1).step_by(2);
+        let listed: BTreeSet<_> = quoted(row, '`')
+            .filter(|name| !["mesh_connections_failed", "direction", "reason"].contains(name))
+            .collect();
+        // The texts of a function, from its name to its end.
+        let texts = |source: &'static str, function: &str, end: &str| {
+            let (_, body) = source.split_once(function).expect("the function is there");
+            let (body, _) = body.split_once(end).expect("it ends");
+            quoted(body, '"')
+        };
+        let own = include_str!("tls.rs");
+        let handshake = texts(own, "pub(crate) fn failure_reason", "\n}\n");
+        let rejected = texts(REJECTED, "pub fn as_str", "\n    }\n");
+        let proxied = include_str!("../runtime/proxied.rs");
+        let proxied =
+            quoted(proxied, '"').filter(|text| text.starts_with("proxy-") && !text.contains(' '));
+        let inbound = quoted(include_str!("../runtime/inbound.rs"), '"');
+        let inbound = inbound.filter(|text| *text == "handshake-timeout");
+        let made: BTreeSet<_> = handshake
+            .chain(rejected)
+            .chain(proxied)
+            .chain(inbound)
+            .collect();
+        assert!(made.len() > 30, "{made:?}");
+        assert_eq!(listed, made);
+    }
+}

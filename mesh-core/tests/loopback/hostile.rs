@@ -295,7 +295,11 @@ async fn garbage_is_answered_where_http_is_declared_and_named_where_tls_is() -> 
     let _reset = soon(stream.read_to_end(&mut alert)).await?;
     assert_eq!(alert.first(), Some(&21), "{alert:?}");
     let record = pair.in_seen.one(|x| x.reason.is_some()).await?;
-    assert!(record.detail.is_some_and(|d| d.contains("corrupt message")));
+    assert!(
+        record
+            .detail
+            .is_some_and(|d| d.contains("a TLS message is malformed"))
+    );
     let metrics = pair.cart.encode_metrics();
     assert!(metrics.contains("reason=\"tls\"} 1"), "{metrics}");
     others_are_well(&pair).await?;

@@ -434,3 +434,35 @@ async fn a_source_mints_its_own_identity_and_those_beside_it() {
     );
     assert!(refused, "{error}");
 }
+
+/// A folder or a root that another user may write gives no CA: what stands there could be that user's.
+#[test]
+fn a_development_ca_that_others_may_write_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, shared) = (home.path().join("ca"), home.path().join("shared"));
+    let mode = |path: &std::path::Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let is_loose = |error: DevCaError| {
+        let loose = matches!(&error, DevCaError::Disk(DiskError::Loose { .. }));
+        assert!(loose, "{error:?}");
+    };
+    dev(&dir).unwrap();
+    let open = || DevCa::open(&dir, &crypto(), ManualClock::new(noon()).shared());
+    open().unwrap();
+    let root = dir.join(ROOT_FILE);
+    for (path, loose, tight) in [
+        (&dir, 0o777, 0o755),
+        (&dir, 0o775, 0o700),
+        (&root, 0o666, 0o644),
+    ] {
+        mode(path, loose);
+        is_loose(open().unwrap_err());
+        mode(path, tight);
+        open().unwrap();
+    }
+    std::fs::create_dir(&shared).unwrap();
+    mode(&shared, 0o777);
+    is_loose(dev(&shared).unwrap_err());
+    assert_eq!(std::fs::read_dir(&shared).unwrap().count(), 0);
+}

@@ -38,7 +38,7 @@ impl Shared {
         now.last_error = None;
     }
 
-    pub(super) fn failed(&self, error: &dyn Error) {
+    pub(super) fn failed(&self, error: &(dyn Error + 'static)) {
         let error = chain_of(error);
         let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         now.failures += 1;

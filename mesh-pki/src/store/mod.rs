@@ -396,7 +396,7 @@ impl IdentityWriter {
     }
 
     /// Notes that the source has failed to give one.
-    pub fn renewal_failed(&self, error: &dyn Error) {
+    pub fn renewal_failed(&self, error: &(dyn Error + 'static)) {
         self.health.failed(error);
     }
 

@@ -10,6 +10,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
+use super::words::{alert, words_of};
 use crate::svid::Rejected;
 
 tokio::task_local! {
@@ -33,8 +34,8 @@ pub enum HandshakeError {
     #[error("the peer's certificate was refused")]
     Rejected(#[source] Rejected),
     /// Any other fault of the TLS protocol.
-    #[error("the TLS handshake failed")]
-    Tls(#[source] Error),
+    #[error("the TLS handshake failed: {}", words_of(.0))]
+    Tls(Error),
 }
 
 /// Runs a handshake (`acceptor.accept(io)`, `connector.connect(name, io)`) and types its failure.
@@ -120,22 +121,4 @@ impl From<io::Error> for HandshakeError {
             None => Self::Io(error),
         }
     }
-}
-
-/// The name of an alert as its standard writes it (RFC 8446, section 6), e.g. `certificate_expired`.
-fn alert(alert: AlertDescription) -> String {
-    let number = u8::from(alert);
-    let Some(name) = alert.as_str() else {
-        return number.to_string();
-    };
-    let mut text = String::new();
-    let mut small = false;
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && small {
-            text.push('_');
-        }
-        small = c.is_ascii_lowercase();
-        text.push(c.to_ascii_lowercase());
-    }
-    text
 }

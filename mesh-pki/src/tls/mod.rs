@@ -25,6 +25,7 @@ mod alternative;
 mod handshake;
 mod resolver;
 mod verifier;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use alternative::AltName;
 pub use handshake::{HandshakeError, accept, handshake, rejection};
 pub use resolver::Present;
 pub use verifier::alert_of;
+pub use words::words_of;
 
 /// Whether a server asks its client for a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::bundle::TrustBundle;
 use crate::clock::Clock;
 use crate::crypto::Crypto;
-use crate::disk::{self, DiskError, Mode};
+use crate::disk::{self, DiskError, Guard, Mode};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::{KeySet, LocalJwtIssuer};
 use crate::pem::{self, PemError};
@@ -114,7 +114,8 @@ impl DevCa {
     ///
     /// # Errors
     ///
-    /// [`DevCaError::Exists`] if one of the files is there; it is left as it is.
+    /// [`DevCaError::Exists`] if one of the files is there; it is left as it is. [`DevCaError::Disk`] if other
+    /// users may write the folder.
     pub fn init(
         dir: &Path,
         trust_domain: TrustDomain,
@@ -127,7 +128,8 @@ impl DevCa {
                 return Err(DevCaError::Exists { path: path.clone() });
             }
         }
-        std::fs::create_dir_all(dir).map_err(DiskError::io(dir))?;
+        disk::make_dir(dir).map_err(DiskError::io(dir))?;
+        disk::check_target(dir, Guard::FOLDER)?;
         let ca = LocalCa::create(trust_domain, ROOT_LIFETIME, crypto, Arc::clone(&clock)).map_err(
             |source| DevCaError::Ca {
                 dir: dir.to_owned(),
@@ -151,7 +153,7 @@ impl DevCa {
     /// # Errors
     ///
     /// [`DevCaError`] if a file is missing, broken, or not the other's match, or if other users may use the
-    /// key.
+    /// key, or write the folder or the root.
     pub fn open(dir: &Path, crypto: &Crypto, clock: Arc<dyn Clock>) -> Result<Self, DevCaError> {
         Self::open_with(dir, DEFAULT_LEAF_LIFETIME, crypto, clock)
     }
@@ -169,12 +171,12 @@ impl DevCa {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, DevCaError> {
         let (root_path, key_path) = (dir.join(ROOT_FILE), dir.join(KEY_FILE));
-        let read = |path: &Path| disk::read(path).map_err(DiskError::io(path));
+        disk::check_target(dir, Guard::FOLDER)?;
         let bad_pem = |path: &Path, source| DevCaError::Pem {
             path: path.to_owned(),
             source,
         };
-        let root = pem::one_certificate(&read(&root_path)?)
+        let root = pem::one_certificate(&disk::read_guarded(&root_path, Guard::PUBLIC)?)
             .map_err(|source| bad_pem(&root_path, source))?;
         let key = disk::read_secret(&key_path)?;
         let key = PrivateKey::from_pem(&key).map_err(|source| bad_pem(&key_path, source))?;

@@ -74,8 +74,8 @@ fn what_is_kept_comes_back_with_its_moment_of_issuance() {
     let serial = |state: &IdentityState| state.default_svid().unwrap().serial().to_owned();
     assert_eq!(serial(&back), serial(&next));
     assert!(back.crls().is_empty());
-    // Six names, the link, one folder behind it, and the list of distrusted keys.
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 9);
+    // Seven names, the link, one folder behind it, and the list of distrusted keys.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 10);
 
     let mode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().mode() & 0o777;
     assert_eq!((mode(""), mode(KEY_FILE)), (0o700, 0o600));
