@@ -5,7 +5,7 @@
 use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -49,6 +49,8 @@ pub(super) struct InboundStack<A> {
     /// Where it leads, for a person.
     pub(super) leads: String,
     pub(super) probes: Arc<[Arc<str>]>,
+    /// Whether the application was seen to speak first.
+    pub(super) speaks_first: Arc<AtomicBool>,
     /// The proxies in front of it, where each connection begins with a PROXY header.
     pub(super) proxies: Option<TrustedProxies>,
 }
@@ -105,7 +107,8 @@ impl<A: App> InboundStack<A> {
         let of_all = shared.peers.clone();
         let (workload, leads) = (self.inbound.tls.local().workload(), self.leads.clone());
         let listening = &shared.listening;
-        let _listed = listening.list(&listener, Direction::Inbound, workload.to_string(), leads);
+        let (workload, first) = (workload.to_string(), Arc::clone(&self.speaks_first));
+        let _listed = listening.list(&listener, Direction::Inbound, workload, leads, first);
         let (drain, tracker) = (shared.drain.clone(), shared.tracker.clone());
         serve::accept(listener, drain, tracker, move |stream, from| {
             let share = Share::of(from.ip(), [&places, &of_all]);
@@ -277,7 +280,10 @@ impl<A: App> InboundStack<A> {
         };
         if let Some(mut app) = opened {
             match first_word(stream, &mut app, limits.idle).await {
-                FirstWord::Server(word) => return Some(Spoke::Application((app, word))),
+                FirstWord::Server(word) => {
+                    self.note_first(origin);
+                    return Some(Spoke::Application((app, word)));
+                }
                 FirstWord::Caller | FirstWord::Http | FirstWord::ServerGone => {}
                 FirstWord::Nothing => return None,
             }
@@ -286,6 +292,19 @@ impl<A: App> InboundStack<A> {
         match timeout(limits.idle, stream.peek(&mut first)).await {
             Ok(Ok(1)) => Some(Spoke::Caller(first[0])),
             _ => None,
+        }
+    }
+
+    /// Notes that the application speaks first, and says at the first time what would spare its callers
+    /// the wait.
+    fn note_first(&self, origin: &Origin) {
+        if !self.speaks_first.swap(true, Ordering::Relaxed) {
+            let address = origin.reached();
+            tracing::info!(
+                %address,
+                "the application speaks first, which had to be found out; declare it at the listener: \
+                 appProtocol: tcp"
+            );
         }
     }
 

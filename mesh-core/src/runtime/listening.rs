@@ -1,7 +1,7 @@
 //! The listeners of a runtime while they are served: for status and metrics.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -21,6 +21,9 @@ pub struct ListenerStatus {
     pub workload: String,
     /// Where its connections lead and what they speak, for a person.
     pub leads: String,
+    /// Whether nothing is declared for it, and its application was seen to speak first: callers need not
+    /// be waited for if it is declared.
+    pub server_first: bool,
     /// Connections that are open.
     pub connections: usize,
 }
@@ -29,8 +32,8 @@ pub struct ListenerStatus {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Listening(Arc<Mutex<Vec<Served>>>);
 
-/// A listener, and how many of its connections are open.
-type Served = (ListenerStatus, Arc<AtomicUsize>);
+/// A listener, how many of its connections are open, and whether its application speaks first.
+type Served = (ListenerStatus, Arc<AtomicUsize>, Arc<AtomicBool>);
 
 /// A listener is served until this is dropped.
 #[must_use]
@@ -50,6 +53,7 @@ impl Listening {
         direction: Direction,
         workload: String,
         leads: String,
+        first: Arc<AtomicBool>,
     ) -> Option<Listed> {
         let open = listener.open();
         let status = ListenerStatus {
@@ -57,9 +61,10 @@ impl Listening {
             direction: direction.as_str(),
             workload,
             leads,
+            server_first: false,
             connections: 0,
         };
-        self.all().push((status, Arc::clone(&open)));
+        self.all().push((status, Arc::clone(&open), first));
         Some(Listed {
             all: self.clone(),
             open,
@@ -69,7 +74,7 @@ impl Listening {
     /// Whether one may be what listens at an address.
     pub(super) fn may_be_at(&self, address: SocketAddr) -> bool {
         let all = self.all();
-        let mut all = all.iter().map(|(status, _)| status.address);
+        let mut all = all.iter().map(|(status, ..)| status.address);
         all.any(|at| {
             at.port() == address.port() && (at.ip() == address.ip() || at.ip().is_unspecified())
         })
@@ -78,8 +83,9 @@ impl Listening {
     /// All that are served, in the order in which they came.
     pub(super) fn status(&self) -> Vec<ListenerStatus> {
         let all = self.all();
-        let now = all.iter().map(|(status, open)| ListenerStatus {
+        let now = all.iter().map(|(status, open, first)| ListenerStatus {
             connections: open.load(Ordering::Relaxed),
+            server_first: first.load(Ordering::Relaxed),
             ..status.clone()
         });
         now.collect()
@@ -94,6 +100,6 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.all
             .all()
-            .retain(|(_, open)| !Arc::ptr_eq(open, &self.open));
+            .retain(|(_, open, _)| !Arc::ptr_eq(open, &self.open));
     }
 }

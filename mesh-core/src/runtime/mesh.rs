@@ -191,6 +191,7 @@ impl Mesh {
             protocol: AppProtocol::Http1,
             strict: true,
             probes: Arc::new([]),
+            speaks_first: Arc::default(),
             proxies,
         };
         Arc::new(stack).listen(listener).await;
@@ -214,6 +215,7 @@ impl Mesh {
             protocol: to.protocol,
             strict: to.strict,
             probes: seen_probes(shared.paths, to.probes.iter().map(|path| &**path)),
+            speaks_first: Arc::default(),
             proxies: to.proxies,
         };
         Arc::new(stack).listen(listener).await;

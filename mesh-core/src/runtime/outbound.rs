@@ -331,7 +331,8 @@ impl Outbound {
         let listener = Listener::new(listener, limit).within(&self.shared.sockets);
         let (workload, leads) = (self.tls.local().workload(), to.to_string());
         let listening = &self.shared.listening;
-        let _listed = listening.list(&listener, Direction::Outbound, workload.to_string(), leads);
+        let (workload, first) = (workload.to_string(), Arc::default());
+        let _listed = listening.list(&listener, Direction::Outbound, workload, leads, first);
         let to = Arc::new(to);
         let (drain, tracker) = (self.shared.drain.clone(), self.shared.tracker.clone());
         serve::accept(listener, drain, tracker, move |stream, from| {

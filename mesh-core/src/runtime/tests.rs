@@ -312,6 +312,7 @@ mod whole {
             leads: String::new(),
             strict: true,
             probes: Arc::new([]),
+            speaks_first: Arc::default(),
             proxies: None,
         });
         let accepted = stack.connection(tcp().await?, ([127, 0, 0, 1], 1).into(), None);

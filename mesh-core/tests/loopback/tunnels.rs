@@ -424,7 +424,13 @@ async fn a_server_that_speaks_first_is_opaque_wherever_nothing_is_declared() -> 
     assert_eq!(port(&pair), [true]);
     // Known from then on, and without an identity too.
     greeted(door).await?;
+    let listener = |pair: &Pair| {
+        let listeners = pair.cart.status().listeners;
+        listeners.iter().map(|l| l.server_first).collect::<Vec<_>>()
+    };
+    assert_eq!(listener(&pair), [false]);
     greeted(pair.inbound).await?;
+    assert_eq!(listener(&pair), [true]);
     Ok(())
 }
 

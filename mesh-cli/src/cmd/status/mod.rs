@@ -582,12 +582,27 @@ mod tests {
                 "server_first": first, "endpoints": [],
             })
         };
-        let status = serde_json::json!({ "services": [port(3306, true), port(80, false)] });
+        let listener = |port: u16, first: bool| {
+            serde_json::json!({
+                "address": format!("127.0.0.1:{port}"), "direction": "inbound",
+                "workload": "shop/db", "leads": "to 127.0.0.1:25", "server_first": first,
+                "connections": 0,
+            })
+        };
+        let status = serde_json::json!({
+            "services": [port(3306, true), port(80, false)],
+            "listeners": [listener(8025, true), listener(8080, false)],
+        });
         let lines: Vec<_> = notes::server_first(&status).collect();
         assert_eq!(
             lines,
-            ["db.shop:3306 speaks first; write `appProtocol: tcp` at the Service's port"]
+            [
+                "db.shop:3306 speaks first; write `appProtocol: tcp` at the Service's port",
+                "the application behind 127.0.0.1:8025 speaks first; write `appProtocol: tcp` at the \
+                 listener's `inbound`",
+            ]
         );
-        assert!(page(&status).contains(&lines[0]));
+        let page = page(&status);
+        assert!(lines.iter().all(|line| page.contains(line)), "{page}");
     }
 }

@@ -45,10 +45,18 @@ pub(super) fn endpoint_errors(status: &Value) -> impl Iterator<Item = String> {
 /// The ports whose servers were found out to speak first, with the line that declares them.
 pub(super) fn server_first(status: &Value) -> impl Iterator<Item = String> {
     let ports = each(&status["services"]).filter(|s| s["server_first"] == true);
-    ports.map(|s| {
+    let ports = ports.map(|s| {
         let (service, port) = (text(&s["service"]), &s["port"]);
         format!("{service}:{port} speaks first; write `appProtocol: tcp` at the Service's port")
-    })
+    });
+    let listeners = each(&status["listeners"]).filter(|l| l["server_first"] == true);
+    ports.chain(listeners.map(|l| {
+        let address = text(&l["address"]);
+        format!(
+            "the application behind {address} speaks first; write `appProtocol: tcp` at the listener's \
+             `inbound`"
+        )
+    }))
 }
 
 /// The ports to whose endpoints requests wait for a connection, or were refused one.

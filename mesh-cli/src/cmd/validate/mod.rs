@@ -132,11 +132,14 @@ impl Validate {
                 problem,
             });
         };
+        let mut running = None;
         // Without an agent's file the documents are read as the strictest agent would.
         let (settings, defaults, agent) = match agent::find(dir)? {
             agent::Found::Agent(agent) if !self.embedded => {
                 start::problems(&agent)?.into_iter().for_each(&mut say);
-                (world::settings(&agent), agent.defaults(), true)
+                let read = (world::settings(&agent), agent.defaults(), true);
+                running = Some(agent);
+                read
             }
             agent::Found::Refused(refused) if !self.embedded => {
                 refused.into_iter().for_each(&mut say);
@@ -151,10 +154,15 @@ impl Validate {
         let merged = FileSource::read_once(dir, &defaults)
             .with_context(|| format!("reading {}", dir.display()))?;
         let snapshot = Snapshot::new(settings).apply(merged.change.clone());
-        let seen = match &self.admin {
-            Some(agent) => seen::first_speakers(&status_of(agent)?, &merged),
-            None => Vec::new(),
-        };
+        let mut seen = Vec::new();
+        if let Some(admin) = &self.admin {
+            let status = status_of(admin)?;
+            seen = seen::first_speakers(&status, &merged);
+            let agent = running.iter();
+            agent
+                .flat_map(|agent| seen::first_listeners(&status, agent))
+                .for_each(&mut say);
+        }
         let status = snapshot.status();
         // A route for gateways is read, and left to them with a note.
         let nothing = status.is_empty() && merged.problems.is_empty();
