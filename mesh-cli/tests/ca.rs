@@ -372,7 +372,25 @@ async fn an_operator_answers_a_compromise_and_recovers() {
     assert_ne!(status["authorities"][0]["keyId"], old);
 
     bad(&["recover"], "say what to do");
+    // What is beyond a bound is refused, and not cut.
+    bad(&["recover", "--window", "721h"], "30 days");
+    bad(
+        &["recover", "--window", "1h", "--expired", "9000h"],
+        "30 days",
+    );
     let id = "spiffe://test.local/ns/shop/sa/cart";
+    for lifetime in ["721h", "0s"] {
+        let why = if lifetime == "0s" {
+            "a second at least"
+        } else {
+            "30 days"
+        };
+        bad(
+            &["token", "create", "--id", id, "--lifetime", lifetime],
+            why,
+        );
+    }
+    assert!(ca.status()["recovery"].is_null());
     let tokens = good(&[
         "recover",
         "--id",

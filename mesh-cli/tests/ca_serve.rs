@@ -16,7 +16,7 @@ use inmesh_pki::svid::{Usage, validate};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::ca::{Ca, Member};
-use support::{eventually, free, get, publish, stderr, stdout, try_send};
+use support::{eventually, free, get, publish, said, stderr, stdout, try_send};
 use tempfile::TempDir;
 use tokio_rustls::rustls::SignatureScheme;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -192,6 +192,16 @@ async fn pages_are_for_reading_and_for_this_host() {
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{method} {path} for {host}");
     }
+    let head = said(pages, "HEAD /metrics HTTP/1.1\r\nHost: localhost").await;
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    let post = said(pages, "POST /livez HTTP/1.1\r\nHost: localhost").await;
+    assert!(post.contains("allow: GET, HEAD\r\n"), "{post}");
+    let absolute = "GET http://evil.example/readyz HTTP/1.1\r\nHost: localhost";
+    let absolute = said(pages, absolute).await;
+    assert!(absolute.starts_with("HTTP/1.1 403 "), "{absolute}");
     for field in [
         ("origin", "https://site.example"),
         ("sec-fetch-site", "same-site"),

@@ -18,7 +18,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
 use support::{
-    Agent, Home, PLAIN, Pair, app, eventually, free, get, mesh, service, stdout, try_send,
+    Agent, Home, PLAIN, Pair, app, eventually, free, get, mesh, said, service, stdout, try_send,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -233,6 +233,27 @@ async fn the_admin_surface_answers_local_hosts_only() {
         agent.get("/drain").await.status,
         StatusCode::METHOD_NOT_ALLOWED
     );
+    // The authority of a target in absolute form counts, and what a page takes is said.
+    let raw = async |head: &str| said(agent.admin, head).await;
+    let absolute = raw("GET http://attacker.example/readyz HTTP/1.1\r\nHost: localhost").await;
+    assert!(absolute.starts_with("HTTP/1.1 403 "), "{absolute}");
+    let own = raw("GET http://localhost/readyz HTTP/1.1\r\nHost: localhost").await;
+    assert!(own.starts_with("HTTP/1.1 200 "), "{own}");
+    for page in ["/livez", "/readyz", "/metrics"] {
+        let head = raw(&format!("HEAD {page} HTTP/1.1\r\nHost: localhost")).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let (_, body) = head.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(body, "", "{page}");
+        assert!(!head.contains("content-length: 0"), "{head}");
+    }
+    for (method, page, allowed) in [("POST", "/livez", "GET, HEAD"), ("HEAD", "/drain", "POST")] {
+        let refused = raw(&format!("{method} {page} HTTP/1.1\r\nHost: localhost")).await;
+        assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
+        assert!(
+            refused.contains(&format!("allow: {allowed}\r\n")),
+            "{refused}"
+        );
+    }
     assert_eq!(agent.get("/nothing").await.status, StatusCode::NOT_FOUND);
     assert_eq!(agent.get("/livez").await.status, StatusCode::OK);
     let dump = agent.get("/config_dump").await.body;

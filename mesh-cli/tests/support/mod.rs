@@ -25,6 +25,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
@@ -388,6 +389,24 @@ pub(crate) async fn app(router: Router) -> SocketAddr {
     let address = socket.local_addr().expect("its address");
     tokio::spawn(async move { axum::serve(socket, router).await });
     address
+}
+
+/// What a server says to a request of HTTP/1.1 that is written as it is, head and body.
+pub(crate) async fn said(to: SocketAddr, head: &str) -> String {
+    let talk = async {
+        let mut stream = TcpStream::connect(to).await.expect("it listens");
+        let request = format!("{head}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("it is sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("it is read");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    tokio::time::timeout(PATIENCE, talk)
+        .await
+        .expect("an answer in time")
 }
 
 pub(crate) async fn try_send(

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -210,11 +211,9 @@ impl Admin {
                 text(StatusCode::ACCEPTED, "draining\n")
             }
             (_, "/metrics" | "/livez" | "/readyz" | "/status" | "/config_dump") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n")
+                not_allowed("GET, HEAD")
             }
-            (_, "/explain" | "/log" | "/drain") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n")
-            }
+            (_, "/explain" | "/log" | "/drain") => not_allowed("POST"),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "GET /metrics /livez /readyz /status /config_dump; \
@@ -260,7 +259,7 @@ impl std::fmt::Debug for Admin {
 
 /// Serves pages over HTTP/1.1, for operators and scrapers; it never ends.
 ///
-/// `answer` gets the head of each request; a body is not read. A request that a web page may have sent
+/// `answer` gets the head of each request; a body is not read, and HEAD comes to it as GET. A request that a web page may have sent
 /// ([`is_for_us`]) is answered with 403 before `answer` sees it. There are at most 256
 /// connections at once, each of which may rest for 5 s, or as long as `limits` says if that is less;
 /// a header may take as long as they say, and an answer 10 s to be read. Whether one rests is looked at when its last header was
@@ -299,8 +298,9 @@ where
             state.busy();
             let fields = request.headers().iter();
             let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-            let response = match is_for_us(fields) {
-                Ok(()) => answer(request.map(drop)).await,
+            let authority = request.uri().authority().map(Authority::as_str);
+            let response = match is_for_us(authority, fields) {
+                Ok(()) => answer(as_get(request.map(drop))).await,
                 Err(reason) => text(StatusCode::FORBIDDEN, &format!("{reason}\n")),
             };
             state.idle();
@@ -315,6 +315,24 @@ where
     if let Err(e) = served {
         tracing::debug!(error = %e, "an admin connection broke off");
     }
+}
+
+/// The same request as a GET, where it is a HEAD: the library sends the answer's head alone then (RFC 9110
+/// section 9.3.2).
+fn as_get(mut request: Request<()>) -> Request<()> {
+    if request.method() == Method::HEAD {
+        *request.method_mut() = Method::GET;
+    }
+    request
+}
+
+/// 405 for a page that is there, with the methods that it takes (RFC 9110 section 15.5.6).
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let method = allowed.split(',').next().unwrap_or_default();
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, &format!("use {method}\n"));
+    let allowed = HeaderValue::from_static(allowed);
+    response.headers_mut().insert(header::ALLOW, allowed);
+    response
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Body> {
@@ -343,7 +361,7 @@ async fn aside(
         _place: place,
     };
     let mut response = Response::new(Body::from(Bytes::from_owner(page)));
-    let kind = header::HeaderValue::from_static(content_type);
+    let kind = HeaderValue::from_static(content_type);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }

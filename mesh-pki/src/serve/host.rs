@@ -14,9 +14,11 @@ pub enum NotForUs {
     Origin,
 }
 
-/// Checks the fields of a request for pages that ask for no identity.
+/// Checks the fields of a request for pages that ask for no identity, and the authority of its target where
+/// that is in absolute form (`GET http://site.example/livez`), which counts in place of `Host` (RFC 9112
+/// section 3.2.2).
 ///
-/// 1. The one `Host` must be an address or `localhost`: a browser that a foreign name leads to this
+/// 1. The one `Host`, and the authority, must be an address or `localhost`: a browser that a foreign name leads to this
 ///    process (DNS rebinding) sends that name.
 /// 2. An `Origin` must be that of the Host, and a `Sec-Fetch-Site` must be `same-origin` or `none`
 ///    (the operator has typed the address): a browser sends them with what a web page asks for, and
@@ -30,11 +32,13 @@ pub enum NotForUs {
 /// use inmesh_pki::serve::{NotForUs, is_for_us};
 ///
 /// let curl: [(&str, &[u8]); 1] = [("host", b"127.0.0.1:15000")];
-/// assert_eq!(is_for_us(curl), Ok(()));
+/// assert_eq!(is_for_us(None, curl), Ok(()));
+/// assert_eq!(is_for_us(Some("site.example"), curl), Err(NotForUs::Host));
 /// let page: [(&str, &[u8]); 2] = [("host", b"localhost"), ("origin", b"https://site.example")];
-/// assert_eq!(is_for_us(page), Err(NotForUs::Origin));
+/// assert_eq!(is_for_us(None, page), Err(NotForUs::Origin));
 /// ```
 pub fn is_for_us<'h>(
+    authority: Option<&str>,
     fields: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> Result<(), NotForUs> {
     let (mut host, mut origins, mut from_page) = (None, Vec::new(), false);
@@ -49,6 +53,10 @@ pub fn is_for_us<'h>(
     }
     let host = host.and_then(|host| std::str::from_utf8(host).ok());
     let host = host.filter(|host| is_local(host)).ok_or(NotForUs::Host)?;
+    if authority.is_some_and(|authority| !is_local(authority)) {
+        return Err(NotForUs::Host);
+    }
+    let host = authority.unwrap_or(host);
     let own = format!("http://{host}");
     let foreign = |origin: &[u8]| !origin.eq_ignore_ascii_case(own.as_bytes());
     if from_page || origins.into_iter().any(foreign) {
@@ -79,7 +87,12 @@ mod tests {
                 let (name, value) = field.split_once(": ").unwrap_or((field, ""));
                 (name, value.as_bytes())
             });
-            assert_eq!(is_for_us(split), expected, "{fields:?}");
+            assert_eq!(is_for_us(None, split.clone()), expected, "{fields:?}");
+            // The authority of a target is no way past them.
+            if expected.is_err() && !fields.iter().any(|field| field.starts_with("origin")) {
+                assert_eq!(is_for_us(Some("localhost"), split.clone()), expected);
+            }
+            assert!(is_for_us(Some("site.example"), split).is_err());
         };
         for host in ["localhost", "LOCALHOST:1", "[::1]:15000", "10.0.0.7:80"] {
             check(&[&format!("host: {host}")], Ok(()));
@@ -105,6 +118,25 @@ mod tests {
         ] {
             check(&[OWN, &format!("origin: {origin}")], Err(Origin));
         }
+        let absolute = |authority, fields: &[(&'static str, &'static [u8])]| {
+            is_for_us(Some(authority), fields.iter().copied())
+        };
+        let host: (&str, &[u8]) = ("host", b"127.0.0.1:15000");
+        for good in ["localhost", "127.0.0.1:15000", "[::1]"] {
+            assert_eq!(absolute(good, &[host]), Ok(()), "{good}");
+        }
+        for bad in [
+            "site.example",
+            "site.example:80",
+            "u@localhost",
+            "localhost.site.example",
+        ] {
+            assert_eq!(absolute(bad, &[host]), Err(Host), "{bad}");
+        }
+        // The origin is compared with what counts.
+        let origin: (&str, &[u8]) = ("origin", b"http://127.0.0.1:15000");
+        assert_eq!(absolute("localhost", &[host, origin]), Err(Origin));
+        assert_eq!(absolute("127.0.0.1:15000", &[host, origin]), Ok(()));
         let own = "origin: http://127.0.0.1:15000";
         check(&[OWN, own, "origin: http://site.example"], Err(Origin));
         for site in ["none", "same-origin"] {

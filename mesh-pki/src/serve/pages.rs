@@ -4,7 +4,8 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::net::TcpListener;
 
@@ -15,7 +16,8 @@ const MAX_PAGES: usize = 256;
 
 /// Serves pages about this process over HTTP/1.1, for people and scrapers; it never ends.
 ///
-/// `answer` gets the head of each request; a body is not read. A request that a web page may have sent
+/// `answer` gets the head of each request; a body is not read. HEAD comes to it as GET, and the body of its
+/// answer is not sent. A request that a web page may have sent
 /// through a browser ([`is_for_us`]) is answered with 403 before `answer` sees it. At most 256 connections are open at once, each idle for 5 s at most. Bind it to
 /// loopback: it asks for no identity.
 ///
@@ -43,12 +45,18 @@ where
             async move {
                 let fields = request.headers().iter();
                 let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-                if let Err(reason) = is_for_us(fields) {
+                let authority = request.uri().authority().map(Authority::as_str);
+                if let Err(reason) = is_for_us(authority, fields) {
                     let mut refusal = Response::new(Full::from(format!("{reason}\n")));
                     *refusal.status_mut() = StatusCode::FORBIDDEN;
                     return refusal;
                 }
-                answer(request.map(drop)).await.map(Full::new)
+                let mut request = request.map(drop);
+                if request.method() == Method::HEAD {
+                    // The library sends the head of the answer alone (RFC 9110 section 9.3.2).
+                    *request.method_mut() = Method::GET;
+                }
+                answer(request).await.map(Full::new)
             }
         }))
     };

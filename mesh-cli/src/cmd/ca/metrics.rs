@@ -85,7 +85,10 @@ impl Pages {
                 }
             }
             (_, "/livez" | "/metrics" | "/readyz") => {
-                page(StatusCode::METHOD_NOT_ALLOWED, "use GET\n")
+                let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+                let allowed = HeaderValue::from_static("GET, HEAD");
+                refusal.headers_mut().insert(header::ALLOW, allowed);
+                refusal
             }
             _ => page(StatusCode::NOT_FOUND, "GET /metrics /livez /readyz\n"),
         }

@@ -10,6 +10,7 @@ use inmesh_pki::ca::state::Step;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::disk;
 use inmesh_pki::id::SpiffeId;
+use inmesh_pki::issue::policy::LONGEST_WINDOW;
 use serde_json::{Value, json};
 
 use super::serve::read_secret;
@@ -114,14 +115,14 @@ pub(crate) struct Recover {
     /// An ID that gets a join token; may be repeated.
     #[arg(long, value_name = "SPIFFE-ID")]
     id: Vec<SpiffeId>,
-    /// How long the tokens serve.
-    #[arg(long, default_value = "1h", value_parser = duration)]
+    /// How long the tokens serve, 720h at most.
+    #[arg(long, default_value = "1h", value_parser = bounded)]
     lifetime: Duration,
-    /// For how long certificates that have expired may be renewed; 0s closes the window.
-    #[arg(long, value_parser = duration)]
+    /// For how long certificates that have expired may be renewed, 720h at most; 0s closes the window.
+    #[arg(long, value_parser = bounded)]
     window: Option<Duration>,
-    /// Only those that expired at most this long ago.
-    #[arg(long, default_value = "24h", value_parser = duration, requires = "window")]
+    /// Only those that expired at most this long ago, 720h at most.
+    #[arg(long, default_value = "24h", value_parser = bounded, requires = "window")]
     expired: Duration,
 }
 
@@ -141,12 +142,21 @@ pub(crate) struct Create {
     /// The ID.
     #[arg(long, value_name = "SPIFFE-ID")]
     id: SpiffeId,
-    /// How long it serves.
-    #[arg(long, default_value = "1h", value_parser = duration)]
+    /// How long it serves, 720h at most.
+    #[arg(long, default_value = "1h", value_parser = bounded)]
     lifetime: Duration,
     /// Write it to this file, which only its owner may read, instead of printing it.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+/// A duration within the bound that a CA has for tokens and for its recovery window.
+fn bounded(text: &str) -> Result<Duration, String> {
+    let asked = duration(text)?;
+    if asked > LONGEST_WINDOW {
+        return Err("720h (30 days) at most".to_owned());
+    }
+    Ok(asked)
 }
 
 impl At {

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use inmesh_core::model::{AppProtocol, ObjectKey};
+use inmesh_core::runtime::Listen;
 use inmesh_core::snapshot::{Object, Op, Problem};
 use inmesh_discovery::manifest::Merged;
 use serde_json::Value;
 
-use crate::agent::{Agent, Listen, Listener};
+use crate::agent::{Agent, Listener};
 
 /// A warning for each undeclared port whose server has spoken first.
 pub(super) fn first_speakers(status: &Value, merged: &Merged) -> Vec<(ObjectKey, Problem)> {

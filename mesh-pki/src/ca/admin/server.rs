@@ -22,8 +22,9 @@ use crate::ca::plan::Wait;
 use crate::ca::state::Step;
 use crate::ca::store::Store;
 use crate::ca::{Ca, CaError, NewAuthority};
+use crate::clock::Span;
 use crate::error::chain_of;
-use crate::issue::policy::Window;
+use crate::issue::policy::{LONGEST_WINDOW, Window};
 use crate::serve;
 use crate::time::utc;
 
@@ -122,13 +123,16 @@ async fn read(request: Request<Incoming>) -> Result<Command, CommandError> {
 }
 
 async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, CommandError> {
-    let (now, seconds) = (ca.clock().now(), Duration::from_secs);
+    let now = ca.clock().now();
     match command {
         Command::CreateToken {
             id,
             lifetime_seconds,
         } => {
-            let lifetime = seconds(lifetime_seconds.max(1)).min(LONGEST);
+            let lifetime = within("a token lasts", lifetime_seconds, LONGEST)?;
+            if lifetime.is_zero() {
+                return Err(invalid("a token lasts a second at least"));
+            }
             let token = ca.open_token(&id, now + lifetime).await?;
             return Ok(json!({ "token": *token }));
         }
@@ -140,8 +144,9 @@ async fn carry_out<S: Store>(ca: &Ca<S>, command: Command) -> Result<Value, Comm
             window_seconds,
             expired_seconds,
         } => {
-            let window = (window_seconds > 0)
-                .then(|| Window::new(now, seconds(window_seconds), seconds(expired_seconds)));
+            let open = within("a window is open for", window_seconds, LONGEST_WINDOW)?;
+            let expired = within("a window reaches back", expired_seconds, LONGEST_WINDOW)?;
+            let window = (!open.is_zero()).then(|| Window::new(now, open, expired));
             ca.recover(window).await?;
             match window {
                 Some(Window {
@@ -205,6 +210,16 @@ async fn rotate<S: Store>(
             Ok(Step::Prepare)
         }
     }
+}
+
+/// What an operator asks for is done or refused, never cut.
+fn within(what: &str, seconds: u64, most: Duration) -> Result<Duration, CommandError> {
+    let asked = Duration::from_secs(seconds);
+    if asked > most {
+        let (asked, most) = (Span(asked), Span(most));
+        return Err(invalid(format!("{what} {most} at most, not {asked}")));
+    }
+    Ok(asked)
 }
 
 fn invalid(reason: impl Into<String>) -> CommandError {
