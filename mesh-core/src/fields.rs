@@ -16,6 +16,9 @@ pub(crate) const NO_RETRY: &str = "x-mesh-no-retry";
 /// A proxy's statement about its peer. The mesh writes none, so one that comes is forged.
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
+/// Marks a copy of a request, so that none is made of it again, whatever way it takes.
+pub(crate) const MIRRORED: &str = "x-mesh-mirrored";
+
 /// Fields that frame or route a message. Under their right name the HTTP library has read them; a
 /// lookalike is for a reader behind it.
 const FRAMING: [&str; 7] = [
@@ -101,6 +104,52 @@ const NEVER_TRAILING: [&str; 22] = [
     "x-forwarded-host",
     "x-forwarded-proto",
 ];
+
+/// Further fields that the mesh writes for each connection, and no configuration may.
+const OF_HOP: [&str; 3] = ["proxy-connection", "te", "trailer"];
+
+/// Further fields with a meaning of their own, which a second value would change or void.
+const MEANT: [&str; 12] = [
+    "age",
+    "allow",
+    "content-language",
+    "content-location",
+    "date",
+    "etag",
+    "expires",
+    "grpc-message",
+    "grpc-status",
+    "last-modified",
+    "location",
+    "vary",
+];
+
+/// What a configuration does with a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It removes it.
+    Removed,
+    /// It writes a value of its author's.
+    Set,
+    /// It writes a value that only the mesh reads, beside what else has the name.
+    Token,
+}
+
+/// Why a configuration may not write, or remove, a field.
+pub(crate) fn reserved(name: &str, how: Written) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    let listed = |list: &[&str]| list.iter().any(|field| is(&lower, field));
+    if listed(&FRAMING) || listed(&OF_HOP) {
+        return Some("is set by the proxy itself");
+    }
+    // A caller's claim is removed anyway, and to say so once more harms nothing.
+    if listed(&[MIRRORED, NO_RETRY, REASON]) || (is(&lower, CLIENT_CERT) && how != Written::Removed)
+    {
+        return Some("is what only the mesh says");
+    }
+    let taken = how == Written::Token && (listed(&NEVER_TRAILING) || listed(&MEANT));
+    taken.then_some("has a meaning of its own")
+}
 
 /// Removes from a request's header what a caller may not say.
 pub(crate) fn sanitize(headers: &mut HeaderMap) {
@@ -213,6 +262,35 @@ mod tests {
         ]);
         sanitize_answer(&mut answer);
         assert_eq!(names(&answer), ["content-length", "x_a"]);
+    }
+
+    #[test]
+    fn a_configuration_writes_no_field_that_is_the_meshs() {
+        use Written::{Removed, Set, Token};
+        // By the name: what may not be removed, not set, and not be given a token.
+        let cases = [
+            ("x-user", [true, true, true]),
+            ("Set-Cookie", [true, true, false]),
+            ("content-type", [true, true, false]),
+            ("grpc-status", [true, true, false]),
+            ("X-Forwarded-Client-Cert", [true, false, false]),
+            ("x_forwarded_client_cert", [true, false, false]),
+            ("x-mesh-reason", [false; 3]),
+            ("X_Mesh-Reason", [false; 3]),
+            ("x-mesh-no-retry", [false; 3]),
+            ("x-mesh-mirrored", [false; 3]),
+            ("host", [false; 3]),
+            ("Transfer-Encoding", [false; 3]),
+            ("content_length", [false; 3]),
+            ("trailer", [false; 3]),
+        ];
+        for (name, free) in cases {
+            let of = [Removed, Set, Token].map(|how| reserved(name, how).is_none());
+            assert_eq!(of, free, "{name}");
+        }
+        for name in &OF_CONNECTION {
+            assert!(reserved(name.as_str(), Removed).is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::strategy::InvalidStrategy;
+use crate::model::parts;
 
 /// What an endpoint takes that has too much to do: a tenth.
 const SHED: u64 = Share::WHOLE / 10;
@@ -46,7 +47,7 @@ impl SlowStart {
     /// # Errors
     ///
     /// [`InvalidStrategy`] if the time is 0 or above a day, the percentage not 1 to 100, or the
-    /// aggression not 0.1 to 100.
+    /// aggression not 0.1 to 100 or between two thousandths.
     pub fn new(
         window: Duration,
         minimum_percent: u8,
@@ -62,12 +63,11 @@ impl SlowStart {
         if !(0.1..=100.0).contains(&aggression) {
             return refuse(format!("an aggression of {aggression} is not 0.1 to 100"));
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "it is 100 to 100,000"
-        )]
-        let aggression = (aggression * 1_000.0).round() as u32;
+        let Some(aggression) = parts(aggression, 1_000) else {
+            return refuse(format!(
+                "an aggression has three digits after the point, not {aggression}"
+            ));
+        };
         Ok(Self {
             window,
             percent: minimum_percent,

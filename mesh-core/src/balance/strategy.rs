@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::COOKIE;
+use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::model::{Draw, mix_bytes};
@@ -62,7 +62,7 @@ pub struct ConsistentHash {
 pub enum HashKey {
     /// The value of a cookie (`httpCookie`).
     Cookie(HashCookie),
-    /// The value of a header field (`httpHeaderName`).
+    /// The value of a header field (`httpHeaderName`); [`HashKey::header`] checks it.
     Header(HeaderName),
     /// The first value of a query parameter, as it is written (`httpQueryParameterName`).
     QueryParameter(Arc<str>),
@@ -239,6 +239,20 @@ impl fmt::Display for ConsistentHash {
 // === impl HashKey ===
 
 impl HashKey {
+    /// The value of a header field.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidStrategy`] for `host`: over HTTP/2 it is the authority of a request, and no field.
+    pub fn header(name: HeaderName) -> Result<Self, InvalidStrategy> {
+        match name == HOST {
+            true => Err(InvalidStrategy(
+                "the host is no header field over HTTP/2, and tells no users apart".into(),
+            )),
+            false => Ok(Self::Header(name)),
+        }
+    }
+
     /// The field `Set-Cookie` that hands out a value.
     pub(crate) fn set_cookie(&self, issued: Issued) -> Option<HeaderValue> {
         match self {

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::policy::InvalidLimit;
-use crate::model::Block;
+use crate::model::{Block, parts};
 #[cfg(feature = "runtime")]
 use crate::{Error, Reason};
 
@@ -90,7 +90,7 @@ impl AdaptiveConcurrency {
     /// # Errors
     ///
     /// [`InvalidLimit`] if `least` is 0 or above `most`, `most` above 100,000, or the tolerance not 1.1 to
-    /// 10.
+    /// 10 or between two thousandths.
     pub fn new(least: u32, most: u32, tolerance: f64) -> Result<Self, InvalidLimit> {
         if least == 0 || least > most || most > MOST {
             let bounds = format!("{least} to {most} is not within 1 to {MOST}");
@@ -100,12 +100,10 @@ impl AdaptiveConcurrency {
             let message = format!("a tolerance is 1.1 to 10, not {tolerance}");
             return Err(InvalidLimit::new(message));
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at most ten thousand"
-        )]
-        let tolerance = (tolerance * 1_000.0).round() as u32;
+        let Some(tolerance) = parts(tolerance, 1_000) else {
+            let message = format!("a tolerance has three digits after the point, not {tolerance}");
+            return Err(InvalidLimit::new(message));
+        };
         Ok(Self {
             least,
             most,

@@ -1,6 +1,7 @@
 //! The vocabulary that all stages share: names, endpoints, protocols, draws. It knows no stage.
 
 mod block;
+mod decimal;
 mod draw;
 mod endpoint;
 mod few;
@@ -14,6 +15,7 @@ mod slice_host;
 mod text;
 
 pub use block::Block;
+pub(crate) use decimal::parts;
 pub use draw::Draw;
 pub(crate) use draw::{mix, mix_bytes};
 pub use endpoint::{Conditions, Endpoint, Host, HostAddress, IdSet, PemRoots, Roots, Transport};

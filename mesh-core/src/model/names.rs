@@ -194,6 +194,42 @@ impl ServiceName {
         }
     }
 
+    /// A reference to an object that is no Service, such as a ServiceImport. No Service has this name, so that
+    /// a backend of it is one that does not exist.
+    ///
+    /// ```
+    /// use inmesh_core::model::{Namespace, ServiceName};
+    /// let shop = Namespace::new("shop")?;
+    /// let store = ServiceName::foreign(&shop, "multicluster.x-k8s.io", "ServiceImport", "store");
+    /// assert_eq!(store.to_string(), "ServiceImport.multicluster.x-k8s.io/store.shop");
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    pub fn foreign(namespace: &Namespace, group: &str, kind: &str, name: &str) -> Self {
+        let dot = if group.is_empty() { "" } else { "." };
+        // The slash is what no name of a Service has.
+        let name = format!("{kind}{dot}{group}/{name}")
+            .escape_debug()
+            .to_string();
+        Self {
+            namespace: namespace.clone(),
+            hash: Self::hash_of(namespace.as_str(), &name),
+            name: name.into(),
+        }
+    }
+
+    /// Whether it refers to an object that is no Service.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.name.contains('/')
+    }
+
+    /// That there is no Service of the name.
+    pub(crate) fn absent(&self) -> String {
+        match self.is_foreign() {
+            true => format!("{self} is no Service"),
+            false => format!("Service {self} does not exist"),
+        }
+    }
+
     /// Its namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace

@@ -403,7 +403,7 @@ impl PlannedBackend<'_> {
         let (name, port) = (self.service, self.port);
         let service = snapshot
             .service(name)
-            .ok_or_else(|| missing(format!("Service {name} does not exist")))?;
+            .ok_or_else(|| missing(name.absent()))?;
         if let Some(asked) = self.asked {
             let set = service.asked(asked).map(|set| &set.endpoints);
             let set = set.ok_or_else(|| {

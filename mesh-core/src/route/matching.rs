@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, Method};
 
 use super::invalid::InvalidRoute;
@@ -36,7 +37,7 @@ pub enum PathMatch {
     Regex(Regex),
 }
 
-/// How a header's or query parameter's value is compared.
+/// How a header's or query parameter's value is compared: by its bytes, which an expression reads as UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ValueMatch {
@@ -60,6 +61,21 @@ pub struct Match {
     pub query: Vec<(Arc<str>, ValueMatch)>,
 }
 
+/// Refuses a condition on a field by which requests of one version of HTTP would match and others not.
+///
+/// # Errors
+///
+/// [`InvalidRoute`] for `host`: over HTTP/2 it is the authority of a request, and no field.
+pub fn check_header(name: &HeaderName) -> Result<(), InvalidRoute> {
+    match *name == HOST {
+        true => Err(InvalidRoute::new(
+            "the host is no header field over HTTP/2: it leads a request to its Service, whose routes are for \
+             all its hosts (and hostnames for gateways)",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The first of the fields that is not there with a value that matches.
 pub(super) fn missing_field<'m>(
     wanted: &'m [(HeaderName, ValueMatch)],
@@ -67,7 +83,7 @@ pub(super) fn missing_field<'m>(
 ) -> Option<&'m HeaderName> {
     let missing = wanted.iter().find(|(name, wanted)| {
         let mut values = headers.get_all(name).iter();
-        !values.any(|value| value.to_str().is_ok_and(|value| wanted.matches(value)))
+        !values.any(|value| wanted.matches_bytes(value.as_bytes()))
     });
     missing.map(|(name, _)| name)
 }
@@ -229,6 +245,14 @@ impl ValueMatch {
         match self {
             Self::Exact(exact) => **exact == *value,
             Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+
+    /// The same of a value that may be no text: an expression sees U+FFFD for what is not UTF-8.
+    pub(super) fn matches_bytes(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_bytes() == value,
+            Self::Regex(regex) => regex.is_match(&String::from_utf8_lossy(value)),
         }
     }
 

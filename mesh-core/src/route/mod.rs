@@ -30,7 +30,7 @@ pub use grpc::{GrpcMatch, GrpcRoute, GrpcRule};
 pub use invalid::InvalidRoute;
 pub use matched::Matched;
 pub(crate) use matched::MirrorPlace;
-pub use matching::{Match, PathMatch, Regex, ValueMatch};
+pub use matching::{Match, PathMatch, Regex, ValueMatch, check_header};
 pub use opaque::{OpaqueRoute, ServerNames};
 pub use rule::{Backend, Inherited, Outcome, Parent, Route, Rule, Timeouts};
 pub use shown::RuleOf;

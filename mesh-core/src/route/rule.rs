@@ -10,7 +10,7 @@ use inmesh_pki::clock::Span;
 
 use super::filter::{FILTERS, Filter, Mirror, Redirect, Respond};
 use super::invalid::InvalidRoute;
-use super::matching::{Match, PathMatch};
+use super::matching::{Match, PathMatch, check_header};
 use crate::authorize::PathForm;
 use crate::model::{Block, ObjectKey, ServiceName, ServicePort};
 use crate::retry::{HedgePolicy, RetryPolicy};
@@ -356,8 +356,8 @@ impl Route {
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if it has no parent, a rule replaces a prefix and matches by something else, or
-    /// a rule or backend has more than 16 filters.
+    /// [`InvalidRoute`] if it has no parent, a rule replaces a prefix and matches by something else or
+    /// matches by a field that [`check_header`] refuses, or a rule or backend has more than 16 filters.
     pub fn new(
         key: ObjectKey,
         parents: Vec<Parent>,
@@ -369,6 +369,9 @@ impl Route {
             ));
         }
         for (n, rule) in rules.iter().enumerate() {
+            for (name, _) in rule.matches.iter().flat_map(|m| &m.headers) {
+                check_header(name)?;
+            }
             let of_backends = rule.backends().iter().map(|backend| &backend.filters);
             if of_backends
                 .chain([&rule.filters])

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::authorize::{DefaultAction, HttpView, RequestView, Step, Trace};
+use crate::balance::HashKey;
 use crate::local::Local;
 use crate::model::{
     AppProtocol, Draw, Kind, Namespace, ObjectKey, Service, ServiceName, ServicePort, SourceId,
@@ -14,6 +15,7 @@ use crate::model::{
 };
 use crate::plan::{Destination, Planned, Refusal, plan};
 use crate::snapshot::{Change, Op, Settings, Snapshot};
+use crate::traffic::TrafficSplit;
 
 fn namespace(name: &str) -> Namespace {
     Namespace::new(name).unwrap()
@@ -397,6 +399,33 @@ fn without_routes_the_service_itself_answers() {
         ),
         (Some((&service("cart"), 80)), None)
     );
+}
+
+/// Over HTTP/2 it is the authority, so that such a condition would hold for one version and not the other.
+#[test]
+fn no_condition_is_on_the_field_host() {
+    for (text, fits) in [("host", false), ("HOST", false), ("x-host", true)] {
+        let name = name(text);
+        let met = prefix("/").header(name.clone(), value("cart"));
+        let rule = Rule::to(Vec::new()).when(vec![met]);
+        let key = || ObjectKey::new(Kind::HttpRoute, &namespace("shop"), "x").unwrap();
+        let parents = || vec![Parent::new(service("cart"), None)];
+        assert_eq!(
+            Route::new(key(), parents(), vec![rule]).is_ok(),
+            fits,
+            "{name}"
+        );
+        let calls = GrpcMatch::new().header(name.clone(), value("cart"));
+        let rule = GrpcRule::to(Vec::new()).when(vec![calls]);
+        assert_eq!(
+            GrpcRoute::new(key(), parents(), vec![rule]).is_ok(),
+            fits,
+            "{name}"
+        );
+        assert_eq!(HashKey::header(name.clone()).is_ok(), fits, "{name}");
+        let split = TrafficSplit::by(HashKey::Header(name.clone()));
+        assert_eq!(split.is_ok(), fits, "{name}");
+    }
 }
 
 #[test]

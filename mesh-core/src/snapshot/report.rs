@@ -57,6 +57,9 @@ impl Snapshot {
     fn status_of(&self, key: &ObjectKey, versions: &[Version], nth: usize) -> ObjectStatus {
         let version = &versions[nth];
         let mut problems = version.problems.clone();
+        if version.serving() == Serving::LastGood {
+            fall_back(&mut problems);
+        }
         problems.extend(self.dangling(version));
         if nth > 0 {
             let first = &versions[0].source;
@@ -71,15 +74,21 @@ impl Snapshot {
         }
     }
 
-    /// What there is not of a port of a Service.
+    /// What there is not of a port of a Service, and the condition of its route.
     fn lacks(&self, service: &ServiceName, port: u16) -> Option<String> {
-        match self.service(service) {
-            None => Some(format!("Service {service} does not exist")),
+        let lacks = match self.service(service) {
+            None => service.absent(),
             Some(view) if view.port(port).is_none() => {
-                Some(format!("Service {service} has no port {port}"))
+                format!("Service {service} has no port {port}")
             }
-            Some(_) => None,
-        }
+            Some(_) => return None,
+        };
+        let reason = if service.is_foreign() {
+            ", InvalidKind"
+        } else {
+            ""
+        };
+        Some(format!("{lacks} (ResolvedRefs False{reason})"))
     }
 
     /// Whether a Service serves in place of the ServiceEntry of its name.
@@ -191,15 +200,14 @@ impl Snapshot {
                         .enumerate()
                         .filter_map(move |(b, backend)| {
                             let lacks = self.lacks(&backend.service, backend.port)?;
-                            let message =
-                                format!("{lacks} (ResolvedRefs False); its share is {answer}");
+                            let message = format!("{lacks}; its share is {answer}");
                             Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
                         })
                 });
                 let mirrors = route.rules().into_iter().enumerate().flat_map(|(r, rule)| {
                     rule.mirrors().filter_map(move |(backend, n, mirror)| {
                         let lacks = self.lacks(mirror.service(), mirror.port())?;
-                        let message = format!("{lacks} (ResolvedRefs False); nothing is mirrored");
+                        let message = format!("{lacks}; nothing is mirrored");
                         let at = backend.map_or(String::new(), |b| format!(".backendRefs[{b}]"));
                         let at = format!("spec.rules[{r}]{at}.filters[{n}].requestMirror");
                         Some(warn(format!("{at}.backendRef"), message))
@@ -234,5 +242,16 @@ impl Snapshot {
             )],
             _ => Vec::new(),
         }
+    }
+}
+
+/// Names the condition of a route that is refused for some of its rules, while the version before it serves.
+fn fall_back(problems: &mut [Problem]) {
+    let partial = |problem: &&mut Problem| {
+        problem.severity == Severity::Note && problem.field.ends_with("spec.rules")
+    };
+    for problem in problems.iter_mut().filter(partial) {
+        problem.message +=
+            ": Fall Back to the version before it, which serves (PartiallyInvalid True)";
     }
 }

@@ -342,6 +342,34 @@ fn of_two_sources_the_first_serves_and_a_good_version_before_a_refused_one() {
     assert_eq!(ports(&none), None);
 }
 
+/// The condition of a route that is refused for some of its rules is that of what serves.
+#[test]
+fn a_route_falls_back_to_a_version_that_was_applied() {
+    let refuse = || {
+        let note = Problem::note("spec.rules", "other rules are valid");
+        let key = key(Kind::HttpRoute, "cart");
+        Op::Refuse(
+            key,
+            Fallback::Absent,
+            vec![Problem::refused("", "bad"), note],
+        )
+    };
+    let said = |snapshot: &Snapshot| {
+        let problems = snapshot.status().into_iter().flat_map(|one| one.problems);
+        let mut messages = problems.map(|problem| problem.message);
+        messages.find(|message| message.starts_with("other rules"))
+    };
+    let never = empty().apply(update(vec![service("cart", &[80]), refuse()]));
+    assert_eq!(said(&never).as_deref(), Some("other rules are valid"));
+    let before = update(vec![service("cart", &[80]), route("cart", "cart")]);
+    let after = empty().apply(before).apply(update(vec![refuse()]));
+    let said = said(&after).unwrap();
+    assert!(
+        said.contains("Fall Back") && said.contains("(PartiallyInvalid True)"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_slice_may_move_to_another_service_and_a_service_come_after_its_slices() {
     let one = empty().apply(update(vec![

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::bandwidth::Bandwidth;
 use super::invalid::InvalidFault;
 use crate::error::{Error, Reason};
-use crate::model::Draw;
+use crate::model::{Draw, parts};
 
 /// A share is counted in parts of so many.
 const PARTS: u32 = 1_000_000;
@@ -60,23 +60,21 @@ impl Percentage {
     /// ```
     /// use inmesh_core::traffic::Percentage;
     /// assert_eq!(Percentage::new(100.0)?, Percentage::ALL);
-    /// assert!(Percentage::new(100.1).is_err());
+    /// assert!(Percentage::new(100.1).is_err() && Percentage::new(0.00001).is_err());
     /// # Ok::<(), inmesh_core::traffic::InvalidFault>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`InvalidFault`] if it is not 0 to 100.
+    /// [`InvalidFault`] if it is not 0 to 100, or has more digits.
     pub fn new(percent: f64) -> Result<Self, InvalidFault> {
         if !(0.0..=100.0).contains(&percent) {
             return Err(InvalidFault::new(format!("{percent} is not 0 to 100")));
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at most a million"
-        )]
-        let parts = (percent * f64::from(PARTS / 100)).round() as u32;
+        let Some(parts) = parts(percent, PARTS / 100) else {
+            let message = format!("{percent} has more than four digits after the point");
+            return Err(InvalidFault::new(message));
+        };
         Ok(Self(parts))
     }
 

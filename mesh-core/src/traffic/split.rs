@@ -24,12 +24,14 @@ impl TrafficSplit {
     ///
     /// # Errors
     ///
-    /// [`InvalidStrategy`] for the caller's address: an agent's callers are all the workload beside it.
+    /// [`InvalidStrategy`] for the caller's address: an agent's callers are all the workload beside it. For
+    /// what [`HashKey::header`] refuses, too.
     pub fn by(key: HashKey) -> Result<Self, InvalidStrategy> {
         match key {
             HashKey::SourceIp => Err(InvalidStrategy::new(
                 "the caller's address tells no users apart: it is that of the workload".into(),
             )),
+            HashKey::Header(name) => HashKey::header(name).map(|key| Self { key }),
             key => Ok(Self { key }),
         }
     }

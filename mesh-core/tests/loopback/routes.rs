@@ -1,5 +1,6 @@
 //! What routes, backends and policies make of a request.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,13 +10,18 @@ use hyper::body::Incoming;
 use inmesh_core::authorize::{Action, Operation, PathForm, Policy, PolicyRule};
 use inmesh_core::discover::pushed;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey, ServiceName};
-use inmesh_core::route::{Backend, Filter, HeaderChanges, Parent, Route, Rule, Timeouts};
+use inmesh_core::route::{
+    Backend, Filter, HeaderChanges, Match, Mirror, Parent, PathMatch, Regex, Route, Rule, Timeouts,
+    ValueMatch,
+};
 use inmesh_core::snapshot::Op;
 use inmesh_core::{Body, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Pair, Result, get, in_flight, origin, push, raw, soon, tell, text, whole};
+use crate::support::{
+    Pair, Result, get, h1, h2, in_flight, origin, origin_h2, push, raw, soon, tell, text, whole,
+};
 
 fn service(name: &str) -> Result<ServiceName> {
     Ok(ServiceName::new(&Namespace::new("shop")?, name)?)
@@ -89,6 +95,102 @@ async fn a_dangling_backend_answers_500_for_its_share() -> Result {
         }
     }
     assert!(good > 60 && bad > 60, "{good} {bad}");
+    Ok(())
+}
+
+/// A plain server of that version.
+async fn server(version: AppProtocol) -> Result<SocketAddr> {
+    match version {
+        AppProtocol::Http2 => origin_h2(tell).await,
+        _ => origin(tell).await,
+    }
+}
+
+/// The Gateway API, HTTPBackendRef: what is sent to a kind that is not known is answered with 500. A mirror
+/// to one is left out alone.
+#[tokio::test]
+async fn a_backend_of_another_kind_answers_500_for_its_share() -> Result {
+    let import = ServiceName::foreign(&Namespace::new("shop")?, "x.io", "ServiceImport", "cart");
+    for version in [AppProtocol::Http1, AppProtocol::Http2] {
+        let pair = Pair::new(version, server(version).await?).await?;
+        let split = vec![
+            Backend::new(service("cart")?, 80, 1)?,
+            Backend::new(import.clone(), 0, 1)?,
+        ];
+        let mirror = Filter::Mirror(Mirror::new(import.clone(), 0));
+        let copied = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
+        let copied = copied.with_filters(vec![mirror]);
+        let copied = copied.when(vec![Match::path(PathMatch::literal("/copied", true)?)]);
+        push(&pair, vec![route(vec![Rule::to(split), copied])?]).await?;
+        let client = pair.web.client();
+        let (mut good, mut bad) = (0, 0);
+        for _ in 0..200 {
+            let answer = client.send(get("http://cart/")).await;
+            match answer.status().as_u16() {
+                200 => good += 1,
+                500 if answer.headers()["x-mesh-reason"] == "backend-missing" => bad += 1,
+                other => return Err(format!("{other}").into()),
+            }
+        }
+        assert!(good > 60 && bad > 60, "{version:?}: {good} {bad}");
+        for _ in 0..10 {
+            let answer = client.send(get("http://cart/copied")).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+    }
+    Ok(())
+}
+
+/// Values with bytes beyond ASCII, whether they are UTF-8 or not, are compared as they came.
+#[tokio::test]
+async fn a_header_value_beyond_ascii_is_compared() -> Result {
+    for version in [AppProtocol::Http1, AppProtocol::Http2] {
+        let pair = Pair::new(version, server(version).await?).await?;
+        let when = |path: &str, wanted: ValueMatch| -> Result<Rule> {
+            let to = Rule::to(vec![Backend::new(service("cart")?, 80, 1)?]);
+            let path = Match::path(PathMatch::literal(path, true)?);
+            Ok(to.when(vec![path.header("x-city".parse()?, wanted)]))
+        };
+        let rules = vec![
+            when("/exact", ValueMatch::Exact("Zürich".into()))?,
+            when("/any", ValueMatch::Regex(Regex::new(".*")?))?,
+            when("/text", ValueMatch::Regex(Regex::new("Z.rich")?))?,
+        ];
+        push(&pair, vec![route(rules)?]).await?;
+        let (client, mut one, mut two) = (
+            pair.web.client(),
+            h1(pair.outbound).await?,
+            h2(pair.outbound).await?,
+        );
+        for (path, value, status) in [
+            ("/exact", "Zürich".as_bytes(), 200),
+            ("/exact", b"Z\xfcrich", 404),
+            ("/exact", b"Zurich", 404),
+            ("/any", "Zürich".as_bytes(), 200),
+            ("/any", b"Z\xfcrich", 200),
+            ("/text", "Zürich".as_bytes(), 200),
+            ("/text", b"Z\xfcrich", 200),
+            ("/text", "Züürich".as_bytes(), 404),
+        ] {
+            let value = HeaderValue::from_bytes(value)?;
+            let request = |target: &str| {
+                let mut request = get(target);
+                request.headers_mut().insert("x-city", value.clone());
+                request
+            };
+            let target = format!("http://cart{path}");
+            let embedded = client.send(request(&target)).await;
+            let mut of_one = request(path);
+            let host = HeaderValue::from_static("cart");
+            of_one.headers_mut().insert(header::HOST, host);
+            let of_one = soon(one.send_request(of_one)).await??;
+            let of_one = (of_one.status(), text(of_one).await?).0;
+            let of_two = soon(two.send_request(request(&target))).await??;
+            for answered in [embedded.status(), of_one, of_two.status()] {
+                assert_eq!(answered, status, "{version:?} {path} {value:?}");
+            }
+        }
+    }
     Ok(())
 }
 
@@ -385,7 +487,7 @@ async fn a_refused_endpoint_costs_no_request() -> Result {
 
 /// A server that closes each connection after it has read a request on it, the first `good` ones
 /// answered.
-async fn closing(good: usize, seen: Arc<AtomicUsize>) -> Result<std::net::SocketAddr> {
+async fn closing(good: usize, seen: Arc<AtomicUsize>) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {

@@ -109,7 +109,7 @@ fn validation_of(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<Valid
             None
         }
     };
-    let hostname = hostname.and_then(|name| name.check(text::host_name(name.text()?)));
+    let hostname = hostname.and_then(|name| host_name(&name));
     let names = match &names {
         Some(list) => {
             let items = list.list_of_or_empty(NAMES)?;
@@ -165,17 +165,19 @@ fn alt_name(value: &Value<'_>) -> Option<AltName> {
             fields.missing(kind, "is missing: the type says it");
             return None;
         };
-        let text = named.text()?;
         match kind {
-            "hostname" => {
-                let name = named.check(text::host_name(text))?;
-                named.check(AltName::dns(&name))
-            }
+            "hostname" => named.check(AltName::dns(&host_name(named)?)),
             _ => named
-                .check(check_uri(text))
+                .check(check_uri(named.text()?))
                 .map(|uri| AltName::Uri(uri.into())),
         }
     })
+}
+
+/// A host name in lower case without a dot at its end, as the Gateway API's schema wants it.
+fn host_name(value: &Value<'_>) -> Option<String> {
+    let text = value.check(text::subdomain(value.text()?))?;
+    value.check(text::host_name(text))
 }
 
 /// A URI with a scheme and an authority, as the Gateway API's schema wants it.

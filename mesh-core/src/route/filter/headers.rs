@@ -2,23 +2,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::fields::{Written, reserved};
 use crate::route::invalid::InvalidRoute;
 
-/// Fields that frame a message or name its connection. The proxy sets them itself; a route that
-/// could would let the two sides see different messages.
-const FRAMING: [&str; 9] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Changes to header fields, applied in the order set, add, remove.
+/// Changes to header fields: one for a name (Gateway API, HTTPHeaderFilter), so that no order counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
     pub(in crate::route) set: Vec<(HeaderName, HeaderValue)>,
@@ -51,9 +38,11 @@ impl HeaderChanges {
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if the field frames a message or names its connection.
+    /// [`InvalidRoute`] if the field frames a message, names its connection or is what only the mesh says,
+    /// and for a second change of one field.
     pub fn set(mut self, name: HeaderName, value: HeaderValue) -> Result<Self, InvalidRoute> {
-        self.set.push((editable(name)?, value));
+        let name = self.free(name, Written::Set)?;
+        self.set.push((name, value));
         Ok(self)
     }
 
@@ -61,9 +50,11 @@ impl HeaderChanges {
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if the field frames a message or names its connection.
+    /// [`InvalidRoute`] if the field frames a message, names its connection or is what only the mesh says,
+    /// and for a second change of one field.
     pub fn add(mut self, name: HeaderName, value: HeaderValue) -> Result<Self, InvalidRoute> {
-        self.add.push((editable(name)?, value));
+        let name = self.free(name, Written::Set)?;
+        self.add.push((name, value));
         Ok(self)
     }
 
@@ -71,9 +62,11 @@ impl HeaderChanges {
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if the field frames a message or names its connection.
+    /// [`InvalidRoute`] if the field frames a message, names its connection or is what only the mesh says,
+    /// and for a second change of one field.
     pub fn remove(mut self, name: HeaderName) -> Result<Self, InvalidRoute> {
-        self.remove.push(editable(name)?);
+        let name = self.free(name, Written::Removed)?;
+        self.remove.push(name);
         Ok(self)
     }
 
@@ -94,13 +87,17 @@ impl HeaderChanges {
             headers.remove(name);
         }
     }
-}
 
-fn editable(name: HeaderName) -> Result<HeaderName, InvalidRoute> {
-    if FRAMING.contains(&name.as_str()) {
-        return Err(InvalidRoute::new(format!(
-            "{name} is set by the proxy itself"
-        )));
+    /// A name that may be changed so, and is not changed yet.
+    fn free(&self, name: HeaderName, how: Written) -> Result<HeaderName, InvalidRoute> {
+        if let Some(why) = reserved(name.as_str(), how) {
+            return Err(InvalidRoute::new(format!("{name} {why}")));
+        }
+        let mut changed = self.set.iter().chain(&self.add).map(|(name, _)| name);
+        if changed.any(|other| *other == name) || self.remove.contains(&name) {
+            let why = "has a change already, and is allowed one of set, add and remove";
+            return Err(InvalidRoute::new(format!("{name} {why}")));
+        }
+        Ok(name)
     }
-    Ok(name)
 }

@@ -2,11 +2,12 @@
 
 use http::HeaderName;
 
+use crate::fields;
 use crate::model::{Draw, ServiceName};
 use crate::route::invalid::InvalidRoute;
 
 /// Marks a copy, so that none is made of it again, whatever way it takes.
-pub(crate) const MIRRORED: HeaderName = HeaderName::from_static("x-mesh-mirrored");
+pub(crate) const MIRRORED: HeaderName = HeaderName::from_static(fields::MIRRORED);
 
 /// Sends copies of a share of requests to a port of a Service. Their answers are discarded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -129,6 +129,9 @@ fn fields_that_frame_a_message_are_the_proxys_own() {
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "x-mesh-mirrored",
+        "x-mesh-no-retry",
+        "x-mesh-reason",
     ] {
         let name = http::HeaderName::from_static(name);
         let value = HeaderValue::from_static("1");
@@ -139,6 +142,27 @@ fn fields_that_frame_a_message_are_the_proxys_own() {
         );
         assert!(changes().add(name.clone(), value).is_err(), "{name}");
         assert!(changes().remove(name.clone()).is_err(), "{name}");
+    }
+}
+
+/// The Gateway API, HTTPHeaderFilter.
+#[test]
+fn a_field_is_changed_once() {
+    type Changed = std::result::Result<HeaderChanges, crate::route::InvalidRoute>;
+    type Change = fn(HeaderChanges, http::HeaderName) -> Changed;
+    let all: [Change; 3] = [
+        |changes, name| changes.set(name, HeaderValue::from_static("1")),
+        |changes, name| changes.add(name, HeaderValue::from_static("2")),
+        HeaderChanges::remove,
+    ];
+    let name = |name: &str| name.parse::<http::HeaderName>().expect("a name");
+    for first in all {
+        for second in all {
+            let one = first(HeaderChanges::new(), name("x-a")).expect("free");
+            assert!(second(one.clone(), name("x-b")).is_ok());
+            let again = second(one, name("X-A")).expect_err("it is changed");
+            assert!(again.to_string().contains("x-a"), "{again}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::filter::Filter;
 use super::invalid::InvalidRoute;
-use super::matching::{ValueMatch, missing_field};
+use super::matching::{ValueMatch, check_header, missing_field};
 use super::missed::Condition;
 use super::rule::{Backend, Outcome, Parent, Route, Rule};
 use crate::model::ObjectKey;
@@ -159,14 +159,17 @@ impl GrpcRoute {
     ///
     /// # Errors
     ///
-    /// [`InvalidRoute`] if it has no parent, a rule does not forward, or a filter neither changes header
-    /// fields nor mirrors.
+    /// [`InvalidRoute`] if it has no parent, a rule does not forward or matches by a field that
+    /// [`check_header`] refuses, or a filter neither changes header fields nor mirrors.
     pub fn new(
         key: ObjectKey,
         parents: Vec<Parent>,
         rules: Vec<GrpcRule>,
     ) -> Result<Self, InvalidRoute> {
-        for (n, GrpcRule { rule, .. }) in rules.iter().enumerate() {
+        for (n, GrpcRule { rule, matches }) in rules.iter().enumerate() {
+            for (name, _) in matches.iter().flat_map(|m| &m.headers) {
+                check_header(name)?;
+            }
             let of_backends = rule.backends().iter().flat_map(|backend| &backend.filters);
             let fits = |filter: &Filter| {
                 matches!(

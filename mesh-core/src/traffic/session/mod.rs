@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
 use crate::balance::{cookies, is_cookie_name};
+use crate::fields::{Written, reserved};
 use crate::model::{ObjectKey, ServiceName, mix, mix_bytes};
 
 /// The longest name (GEP-1619).
@@ -120,7 +121,8 @@ impl SessionPersistence {
     ///
     /// # Errors
     ///
-    /// [`InvalidSession`] if it is longer than 128 bytes or names no cookie or header field.
+    /// [`InvalidSession`] if it is longer than 128 bytes or names no cookie or header field, and for a field
+    /// that frames a message, is what only the mesh says or has a meaning of its own.
     pub fn named(mut self, name: &str) -> Result<Self, InvalidSession> {
         let fits = match self.by {
             SessionType::Cookie(_) => is_cookie_name(name),
@@ -133,6 +135,11 @@ impl SessionPersistence {
             };
             let why = format!("{name:?} names no {what} of up to {NAME_BYTES} bytes");
             return Err(InvalidSession(why));
+        }
+        if self.by == SessionType::Header
+            && let Some(why) = reserved(name, Written::Token)
+        {
+            return Err(InvalidSession(format!("{name} {why}: it holds no session")));
         }
         self.name = Some(name.into());
         Ok(self)

@@ -188,6 +188,11 @@ fn what_cannot_be_is_refused() {
         assert!(cookie().named(name).is_err(), "{name:?}");
         assert!(header().named(name).is_err(), "{name:?}");
     }
+    // A cookie has its own room of names.
+    for name in ["host", "content-length", "Set-Cookie", "x-mesh-reason"] {
+        assert!(cookie().named(name).is_ok(), "{name}");
+        assert!(header().named(name).is_err(), "{name}");
+    }
     let second = Duration::from_secs(1);
     for limit in [
         Duration::ZERO,

@@ -6,7 +6,7 @@ use inmesh_core::route::Parent;
 use super::super::meta::{self, Meta};
 use super::super::strict::{Fields, Value};
 use super::super::{Defaults, text};
-use super::reference::{Within, service};
+use super::reference::{self, Within, checked, service};
 
 /// A route that is attached to Services.
 pub(super) struct Attached<'t, R> {
@@ -128,20 +128,25 @@ fn one_parent<'t>(
     parent: &mut Fields<'t>,
     namespace: &Namespace,
 ) -> Option<(Option<Parent>, Named<'t>)> {
-    let mut text = |name: &str, otherwise: &'static str| match parent.get(name) {
-        Some(value) => value.text(),
-        None => Some(otherwise),
-    };
     let (group, kind) = (
-        text("group", "gateway.networking.k8s.io"),
-        text("kind", "Gateway"),
+        checked(
+            parent.get("group"),
+            "gateway.networking.k8s.io",
+            reference::group,
+        ),
+        checked(parent.get("kind"), "Gateway", reference::kind),
     );
-    let (of, section) = (text("namespace", ""), text("sectionName", ""));
+    let of = checked(parent.get("namespace"), "", |name| {
+        Namespace::new(name).map(drop).map_err(text::invalid_name)
+    });
+    let section = checked(parent.get("sectionName"), "", |name| {
+        text::subdomain(name).map(drop)
+    });
     let port = parent.get("port");
     let name = parent.need("name")?;
     let (group, kind, section) = (group?, kind?, section?);
     let named = Named {
-        parent: [group, kind, of?, name.text()?],
+        parent: [group, kind, of?, reference::name(&name)?],
         section: Some(section).filter(|section| !section.is_empty()),
     };
     let port = match port {

@@ -1,7 +1,7 @@
 //! Filters: what a rule, or one of its backends, does to requests and answers on their way.
 //!
-//! Bounds and combinations are those of the API's schema. Fields that frame a message or name its
-//! connection are refused by [`HeaderChanges`].
+//! Bounds and combinations are those of the API's schema. Fields that frame a message, name its
+//! connection or are what only the mesh says are refused by [`HeaderChanges`].
 
 use std::sync::Arc;
 
@@ -262,8 +262,8 @@ fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
             (fields.get("add"), HeaderChanges::add),
         ];
         let removed = fields.get("remove");
+        let mut seen = Vec::new();
         for (list, change) in pairs {
-            let mut seen = Vec::new();
             for pair in list.map_or(Some(Vec::new()), |list| list.list_of_or_empty(16))? {
                 let (at, text, value) = pair.object(|pair| {
                     let (name, value) = (pair.need("name"), pair.need("value"));
@@ -273,27 +273,38 @@ fn changes(value: &Value<'_>) -> Option<HeaderChanges> {
                     let of = value.check(HeaderValue::from_str(of))?;
                     Some((name, text?, of))
                 })?;
-                if seen.contains(&text) {
-                    pair.refuse(format_args!("the name {text:?} stands twice"));
-                }
-                seen.push(text);
                 let name = at.check(HeaderName::from_bytes(text.as_bytes()))?;
-                changes = at.check(change(changes, name, value))?;
+                if is_first(&mut seen, &name, &at) {
+                    changes = at.check(change(changes, name, value))?;
+                }
             }
         }
-        let mut seen = Vec::new();
-        for name in removed.map_or(Some(Vec::new()), |list| list.list_of_or_empty(16))? {
-            let text = name.text()?;
-            if seen.contains(&text) {
-                name.refuse(format_args!("{text:?} stands twice"));
+        for at in removed.map_or(Some(Vec::new()), |list| list.list_of_or_empty(16))? {
+            let name = at.check(HeaderName::from_bytes(at.text()?.as_bytes()))?;
+            if is_first(&mut seen, &name, &at) {
+                changes = at.check(changes.remove(name))?;
             }
-            seen.push(text);
-            let header = name.check(HeaderName::from_bytes(text.as_bytes()))?;
-            changes = name.check(changes.remove(header))?;
         }
         if changes.is_empty() {
             value.warn("changes nothing");
         }
         Some(changes)
     })
+}
+
+/// Whether no other change of a list is of that name; else both places are named.
+fn is_first<'t>(
+    seen: &mut Vec<(HeaderName, Value<'t>)>,
+    name: &HeaderName,
+    at: &Value<'t>,
+) -> bool {
+    if let Some((_, other)) = seen.iter().find(|(other, _)| other == name) {
+        at.refuse(format_args!(
+            "{name} stands twice, also in {}: a name has one of set, add and remove",
+            other.path()
+        ));
+        return false;
+    }
+    seen.push((name.clone(), at.clone()));
+    true
 }

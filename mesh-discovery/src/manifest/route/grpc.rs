@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 use inmesh_core::model::Kind;
-use inmesh_core::route::{GrpcMatch, GrpcRoute, GrpcRule, Regex, ValueMatch};
+use inmesh_core::route::{GrpcMatch, GrpcRoute, GrpcRule, Regex, ValueMatch, check_header};
 
 use super::super::Defaults;
 use super::super::strict::{Fields, Value};
@@ -68,6 +68,7 @@ fn one_match(value: &Value<'_>) -> Option<GrpcMatch> {
         };
         for (value, name, wanted) in each_named(headers, HEADER_CHARS)? {
             let name = value.check(HeaderName::from_bytes(name.as_bytes()))?;
+            value.check(check_header(&name))?;
             if read.headers.iter().any(|(n, _)| *n == name) {
                 value.warn(format_args!(
                     "has no effect: of conditions on one header the first counts ({name})"

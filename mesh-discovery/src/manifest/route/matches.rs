@@ -2,7 +2,7 @@
 
 use http::{HeaderName, Method};
 use inmesh_core::authorize::PathForm;
-use inmesh_core::route::{Match, PathMatch, Regex, ValueMatch};
+use inmesh_core::route::{Match, PathMatch, Regex, ValueMatch, check_header};
 
 use super::super::strict::Value;
 
@@ -40,6 +40,7 @@ pub(super) fn read(value: &Value<'_>, form: PathForm) -> Option<Match> {
         }
         for (value, name, wanted) in each_named(headers, HEADER_CHARS)? {
             let name = value.check(HeaderName::from_bytes(name.as_bytes()))?;
+            value.check(check_header(&name))?;
             if read.headers.iter().any(|(n, _)| *n == name) {
                 value.warn(format_args!(
                     "has no effect: of conditions on one header the first counts ({name})"

@@ -31,7 +31,7 @@ fn a_policy_says_what_a_server_proves() {
         "targetRefs:
 - {group: '', kind: Service, name: pay, sectionName: https}
 validation:
-  hostname: Pay.Example.com
+  hostname: pay.example.com
   caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]
   subjectAltNames:
   - {type: Hostname, hostname: pay.test}
@@ -92,6 +92,22 @@ fn what_is_not_evaluated_refuses_the_policy_and_its_targets() {
                 "{TARGET}\nvalidation: {{hostname: 10.0.0.1, wellKnownCACertificates: System}}"
             ),
             "spec.validation.hostname",
+        ),
+        (
+            format!(
+                "{TARGET}\nvalidation: {{hostname: Pay.Example.COM, wellKnownCACertificates: System}}"
+            ),
+            "spec.validation.hostname",
+        ),
+        (
+            format!("{TARGET}\nvalidation: {{hostname: a.b., wellKnownCACertificates: System}}"),
+            "spec.validation.hostname",
+        ),
+        (
+            format!(
+                "{TARGET}\nvalidation: {{hostname: a.b, wellKnownCACertificates: System, subjectAltNames: [{{type: Hostname, hostname: A.b}}]}}"
+            ),
+            "spec.validation.subjectAltNames[0].hostname",
         ),
         (
             format!("{TARGET}\nvalidation: {{hostname: '*.b', wellKnownCACertificates: System}}"),

@@ -396,9 +396,9 @@ fn mirrors_are_refused() {
             "not within",
         ),
         (
-            "backendRef: {kind: Pod, name: a, port: 80}".into(),
-            ".backendRef",
-            "a backend is of kind Service",
+            "backendRef: {kind: Pod_, name: a, port: 80}".into(),
+            ".backendRef.kind",
+            "is no kind",
         ),
         (
             "backendRef: {name: a, port: 80, weight: 1}".into(),

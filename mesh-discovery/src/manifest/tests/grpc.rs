@@ -163,6 +163,11 @@ fn grpc_routes_are_refused() {
             "is not one of",
         ),
         (
+            "rules: [{matches: [{headers: [{name: host, value: a.b}]}]}]".into(),
+            "rules[0].matches[0].headers[0]",
+            "no header field over HTTP/2",
+        ),
+        (
             "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: cart, port: 80}}}]}]".into(),
             "rules[0].filters[0].requestMirror.backendRef",
             "not mirrored to itself",

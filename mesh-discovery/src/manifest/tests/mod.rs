@@ -7,6 +7,7 @@ mod fields;
 mod filters;
 mod folder;
 mod grpc;
+mod kinds;
 mod nulls;
 mod opaque;
 mod others;

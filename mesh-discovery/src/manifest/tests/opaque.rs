@@ -149,9 +149,9 @@ fn routes_of_connections_are_refused() {
             "",
         ),
         (
-            with("{name: cart, port: 1, kind: Bucket, group: a.b}"),
-            backend,
-            "kind Service",
+            with("{name: cart, port: 1, kind: Bucket, group: a.B}"),
+            &format!("{backend}.group"),
+            "is no group",
         ),
         (
             with("{name: cart, port: 1, filters: []}"),

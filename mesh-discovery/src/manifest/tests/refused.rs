@@ -79,6 +79,36 @@ fn routes_are_refused() {
             "stands twice",
         ),
         (
+            "parentRefs: [{group: '', kind: Service, name: a, sectionName: /a_B}]",
+            5,
+            "spec.parentRefs[0].sectionName",
+            "not a DNS subdomain",
+        ),
+        (
+            "parentRefs:\n- {group: '', kind: Service, name: a}\n- {name: gw, sectionName: A}",
+            7,
+            "spec.parentRefs[1].sectionName",
+            "not a DNS subdomain",
+        ),
+        (
+            "parentRefs:\n- {group: '', kind: Service, name: a}\n- {name: gw, namespace: A}",
+            7,
+            "spec.parentRefs[1].namespace",
+            "lower case",
+        ),
+        (
+            "parentRefs:\n- {group: '', kind: Service, name: a}\n- {name: gw, group: a_b}",
+            7,
+            "spec.parentRefs[1].group",
+            "is no group",
+        ),
+        (
+            "parentRefs:\n- {group: '', kind: Service, name: a}\n- {name: gw, kind: 1a}",
+            7,
+            "spec.parentRefs[1].kind",
+            "is no kind",
+        ),
+        (
             "parentRefs: [{group: '', kind: Service, name: a, prot: 80}]",
             5,
             "spec.parentRefs[0].prot",
@@ -178,8 +208,38 @@ fn routes_are_refused() {
         (
             "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: a, value: c}]}}]",
             7,
-            "spec.rules[0].filters[0].requestHeaderModifier.set[1]",
-            "stands twice",
+            "spec.rules[0].filters[0].requestHeaderModifier.set[1].name",
+            "a stands twice, also in spec.rules[0].filters[0].requestHeaderModifier.set[0].name",
+        ),
+        (
+            "rules:\n- filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {\n    set: [{name: X-A, value: b}],\n    add: [{name: x-a, value: c}]}}]",
+            9,
+            "spec.rules[0].filters[0].responseHeaderModifier.add[0].name",
+            "x-a stands twice, also in spec.rules[0].filters[0].responseHeaderModifier.set[0].name",
+        ),
+        (
+            "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {\n    remove: [X-A],\n    add: [{name: x-a, value: c}]}}]",
+            8,
+            "spec.rules[0].filters[0].requestHeaderModifier.remove[0]",
+            "one of set, add and remove",
+        ),
+        (
+            "rules:\n- filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Mesh-Reason, value: b}]}}]",
+            7,
+            "spec.rules[0].filters[0].responseHeaderModifier.set[0].name",
+            "x-mesh-reason is what only the mesh says",
+        ),
+        (
+            "rules:\n- backendRefs:\n  - {name: a, port: 1, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-mesh-no-retry]}}]}",
+            8,
+            "spec.rules[0].backendRefs[0].filters[0].responseHeaderModifier.remove[0]",
+            "x-mesh-no-retry is what only the mesh says",
+        ),
+        (
+            "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x_forwarded_client_cert, value: b}]}}]",
+            7,
+            "spec.rules[0].filters[0].requestHeaderModifier.add[0].name",
+            "is what only the mesh says",
         ),
         (
             "rules:\n- filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: ''}]}}]",
@@ -198,6 +258,12 @@ fn routes_are_refused() {
             10,
             "spec.rules[0].matches[0].headers[1]",
             "stands twice",
+        ),
+        (
+            "rules:\n- matches:\n  - headers: [{name: Host, value: a.b}]",
+            8,
+            "spec.rules[0].matches[0].headers[0]",
+            "no header field over HTTP/2",
         ),
         (
             "rules:\n- matches:\n  - headers: [{name: a, value: true}]",
@@ -254,10 +320,10 @@ fn routes_are_refused() {
             "is a text, not a whole number",
         ),
         (
-            "rules:\n- backendRefs: [{group: x.io, kind: Bucket, name: a}]",
+            "rules:\n- backendRefs: [{group: x.io, kind: Bucket, name: ''}]",
             7,
-            "spec.rules[0].backendRefs[0]",
-            "a backend is of kind Service",
+            "spec.rules[0].backendRefs[0].name",
+            "has 0 characters",
         ),
         (
             "rules:\n- timeouts: {request: 1.5s}",

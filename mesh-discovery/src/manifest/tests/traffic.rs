@@ -909,6 +909,41 @@ rateLimit: {total: {requests: 1}}",
             "not 0 to 100",
         ),
         (
+            "fault: {delay: {percentage: {value: 0.12345}, fixedDelay: 1s}}",
+            "spec.fault.delay.percentage.value",
+            "0.12345 has more than four digits",
+        ),
+        (
+            "fault: {abort: {percentage: {value: 0.00001}, httpStatus: 500}}",
+            "spec.fault.abort.percentage.value",
+            "0.00001 has more than four digits",
+        ),
+        (
+            "fault: {responseBandwidth: {percentage: {value: 99.99999}, limit: 5kbps}}",
+            "spec.fault.responseBandwidth.percentage.value",
+            "more than four digits",
+        ),
+        (
+            "loadBalancer: {warmup: {duration: 1m, aggression: 1.0001}}",
+            "spec.loadBalancer.warmup",
+            "three digits after the point, not 1.0001",
+        ),
+        (
+            "adaptiveConcurrency: {latencyTolerance: 1.50001}",
+            "spec.adaptiveConcurrency",
+            "three digits after the point, not 1.50001",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpHeaderName: Host}}",
+            "spec.loadBalancer.consistentHash.httpHeaderName",
+            "no header field over HTTP/2",
+        ),
+        (
+            &format!("{to_route}\ntrafficSplit: {{consistentHash: {{httpHeaderName: host}}}}"),
+            "spec.trafficSplit.consistentHash.httpHeaderName",
+            "no header field over HTTP/2",
+        ),
+        (
             "fault: {delay: {percentage: {value: ten}, fixedDelay: 1s}}",
             "spec.fault.delay.percentage.value",
             "not a number",
@@ -977,6 +1012,21 @@ rateLimit: {total: {requests: 1}}",
             "sessionPersistence: {type: Header, sessionName: 'a:b'}",
             "spec.sessionPersistence.sessionName",
             "names no header field",
+        ),
+        (
+            "sessionPersistence: {type: Header, sessionName: Transfer-Encoding}",
+            "spec.sessionPersistence.sessionName",
+            "set by the proxy itself",
+        ),
+        (
+            "sessionPersistence: {type: Header, sessionName: x-mesh-reason}",
+            "spec.sessionPersistence.sessionName",
+            "what only the mesh says",
+        ),
+        (
+            "sessionPersistence: {type: Header, sessionName: Set-Cookie}",
+            "spec.sessionPersistence.sessionName",
+            "a meaning of its own",
         ),
         (
             "sessionPersistence: {type: Url}",

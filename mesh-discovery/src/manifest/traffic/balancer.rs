@@ -139,7 +139,7 @@ fn key(name: &str, value: &Value<'_>) -> Option<HashKey> {
         "httpCookie" => cookie(value).map(HashKey::Cookie),
         "httpHeaderName" => {
             let name = HeaderName::from_bytes(value.text()?.as_bytes());
-            value.check(name).map(HashKey::Header)
+            value.check(HashKey::header(value.check(name)?))
         }
         "httpQueryParameterName" => match value.text()? {
             "" => {
