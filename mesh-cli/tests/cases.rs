@@ -54,6 +54,54 @@ fn its_code_and_reports_say_what_failed() {
     );
 }
 
+/// A gate is not passed by an edit that an agent would refuse, whatever still serves.
+#[test]
+fn a_refused_edit_is_no_change_and_no_success() {
+    let dir = TempDir::new().expect("a folder");
+    let [old, new] = ["old", "new"].map(|name| dir.path().join(name));
+    for (folder, port) in [(&old, "80"), (&new, "eighty")] {
+        std::fs::create_dir(folder).expect("a folder");
+        publish(
+            folder,
+            "cart.yaml",
+            &CART.replace("port: 80", &format!("port: {port}")),
+        );
+    }
+    let out = mesh(["diff"], &[&old, &new]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let said = "REFUSED  Service/default/cart (its last good version serves until a restart)";
+    assert!(stdout(&out).contains(said), "{out:?}");
+    assert!(stdout(&out).contains("0 differ"), "{out:?}");
+    let out = mesh(["diff", "--json"], &[&old, &new]);
+    let json: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(json["verdicts_change"], false);
+    assert_eq!(json["refused"][0]["object"], "Service/default/cart");
+    assert_eq!(mesh(["diff"], &[&old, &old]).status.code(), Some(0));
+}
+
+/// A file that tests nothing is a mistake, and no failed case.
+#[test]
+fn a_file_without_a_case_cannot_be_run() {
+    let (dir, file) = folder("{status: 503}");
+    let good = std::fs::read_to_string(&file).expect("the cases");
+    let cases = good.find("cases:").expect("it has cases");
+    for text in [
+        format!("{}cases: []\n", &good[..cases]),
+        String::new(),
+        "# none\n".into(),
+    ] {
+        publish(dir.path(), "none.yaml", &text);
+        let none = dir.path().join("none.yaml").display().to_string();
+        for command in ["test", "simulate"] {
+            let out = mesh([command, &none], &[]);
+            assert_eq!(out.status.code(), Some(2), "{command} {text:?}: {out:?}");
+        }
+        let deploy = dir.path().join("deploy").display().to_string();
+        let out = mesh(["diff", &deploy, &deploy, "--requests", &none], &[]);
+        assert_eq!(out.status.code(), Some(2), "{text:?}: {out:?}");
+    }
+}
+
 /// The folder of examples is that of the page.
 #[test]
 fn the_example_passes() {

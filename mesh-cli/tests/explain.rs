@@ -123,6 +123,82 @@ fn it_names_file_and_line_and_what_is_refused() {
     );
 }
 
+/// Only the file of the agent, and what it names, say which trust domain it is of: endpoints of others do
+/// not.
+#[test]
+fn the_caller_is_of_the_trust_domain_of_its_agent() {
+    let dir = folder();
+    let all = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: reads, namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  rules:
+  - from: [{source: {namespaces: [shop]}}]
+";
+    publish(dir.path(), "reads.yaml", all);
+    let at = "10.0.0.9:8443".parse().expect("an address");
+    let ids = "inmesh.dev/ids: spiffe://aaa.test/ns/shop/sa/aaa";
+    publish(dir.path(), "aaa.yaml", &service("aaa", at, ids));
+    let ask = |args: &[&str]| {
+        explain(
+            dir.path(),
+            &[&["http://cart.shop/items"][..], args].concat(),
+        )
+    };
+    // Without an agent's file it is not known.
+    let out = ask(&[]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let said = "the caller's trust domain is not known";
+    assert!(stderr(&out).contains(said), "{out:?}");
+    assert!(stdout(&out).contains("without an identity"), "{out:?}");
+
+    let ca = dir.path().join("ca");
+    let path = ca.to_str().expect("UTF-8");
+    let out = mesh(
+        ["ca", "init", "--dir", path, "--trust-domain", "td.test"],
+        &[],
+    );
+    assert!(out.status.success(), "{out:?}");
+    let web = "spiffe://td.test/ns/shop/sa/web";
+    let out = mesh(["ca", "issue", "--dir", path, "--out", path, web], &[]);
+    assert!(out.status.success(), "{out:?}");
+    let files = "files: {certificate: ca/cert.pem, key: ca/key.pem, bundle: ca/bundle.pem}";
+    for (identity, known) in [
+        ("developmentCA: {dir: ca}", true),
+        (files, true),
+        (
+            "ca: {address: 'ca:1', caId: spiffe://td.test/ca, trustBundle: ca/ca.pem}",
+            true,
+        ),
+        ("workloadApi: {socket: /run/api.sock}", false),
+        ("developmentCA: {dir: gone}", false),
+    ] {
+        let agent = format!(
+            "apiVersion: inmesh.dev/v1alpha1\nkind: Agent\nworkload: {{namespace: shop, name: web, \
+             serviceAccount: web}}\ndefaultAction: deny\npeers: strict\nidentity: {{{identity}}}\n"
+        );
+        publish(dir.path(), "agent.yaml", &agent);
+        let out = ask(&[]);
+        let (from, code) = match known {
+            true => (web, 0),
+            false => ("without an identity", 1),
+        };
+        assert!(stdout(&out).contains(from), "{identity}: {out:?}");
+        assert_eq!(out.status.code(), Some(code), "{identity}: {out:?}");
+        assert_eq!(stderr(&out).contains(said), !known, "{identity}: {out:?}");
+        let said = ask(&["--trust-domain", "td.test"]);
+        assert_eq!(said.status.code(), Some(0), "{identity}: {said:?}");
+        let other = ask(&["--trust-domain", "aaa.test"]);
+        // What contradicts the agent's file is refused.
+        assert_eq!(
+            other.status.code(),
+            Some(1 + i32::from(known)),
+            "{identity}: {other:?}"
+        );
+    }
+}
+
 /// What a route asks of a request besides where it goes.
 #[test]
 fn limits_repeats_filters_and_copies_are_printed() {

@@ -44,14 +44,11 @@ mod head;
 #[cfg(feature = "runtime")]
 mod http2;
 pub mod identify;
-#[cfg_attr(
-    not(any(feature = "runtime", test)),
-    expect(dead_code, reason = "the runtime takes requests")
-)]
 mod leave;
 pub mod limit;
 mod local;
 pub mod model;
+mod next_hop;
 pub mod origination;
 pub mod plan;
 pub mod retry;

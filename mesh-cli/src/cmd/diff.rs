@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use inmesh_discovery::testing::{Changed, Diff, Requests, World, diff};
+use inmesh_pki::TrustDomain;
 use serde_json::{Value, json};
 
 use crate::term::{self, Colour};
@@ -18,9 +19,10 @@ const SHOWN: usize = 200;
 ///
 /// The requests are those of a file (an access log of an agent, or cases of `mesh test`); without one, those
 /// that the documents themselves speak of: each port of each Service, asked by each identity that is named
-/// and by one that is not, with the paths, methods and header fields of routes and policies. Exits 0 if no
-/// verdict differs, 1 if one does (a request is sent, answered or refused otherwise), 2 if something
-/// cannot be read.
+/// and by one that is not, with the paths, methods and header fields of routes and policies. NEW is what
+/// an agent has that runs with OLD, once it is edited: the last good version of what is refused serves on.
+/// Exits 0 if no verdict differs, 1 if one does (a request is sent, answered or refused otherwise) or a document
+/// is refused that was not, 2 if something cannot be read.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mesh diff deployed proposed
@@ -34,6 +36,9 @@ pub(crate) struct DiffFolders {
     /// The requests: an access log, or a file of cases.
     #[arg(long, value_name = "FILE")]
     requests: Option<PathBuf>,
+    /// The trust domain of the folder's workload, where its agent's file does not say it.
+    #[arg(long, value_name = "TRUST-DOMAIN")]
+    trust_domain: Option<TrustDomain>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -42,8 +47,8 @@ pub(crate) struct DiffFolders {
 impl DiffFolders {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.diff() {
-            Ok(diff) if diff.changes_verdicts() => Ok(ExitCode::from(1)),
-            Ok(_) => Ok(ExitCode::SUCCESS),
+            Ok(diff) if diff.passes() => Ok(ExitCode::SUCCESS),
+            Ok(_) => Ok(ExitCode::from(1)),
             Err(error) => {
                 term::error(&error);
                 Ok(ExitCode::from(2))
@@ -52,7 +57,11 @@ impl DiffFolders {
     }
 
     fn diff(&self) -> anyhow::Result<Diff> {
-        let (old, new) = (world::read(&self.old)?, world::read(&self.new)?);
+        let own = self.trust_domain.as_ref();
+        let (old, new) = (
+            world::read(&self.old, own)?,
+            world::read_edit(&self.old, &self.new, own)?,
+        );
         for problem in new.problems() {
             term::warn(&problem.to_string());
         }
@@ -79,7 +88,18 @@ impl DiffFolders {
         let own = own
             .as_ref()
             .map(inmesh_core::pki::id::SpiffeId::trust_domain);
-        Requests::parse(&name, &text, own).map_err(anyhow::Error::msg)
+        let requests = Requests::parse(&name, &text, own).map_err(anyhow::Error::msg)?;
+        if let (1.., Err(why)) = (requests.anonymous, old.trust_domain()) {
+            let lines = requests.anonymous;
+            term::warn(&format!(
+                "the callers of {lines} outbound lines are not known, and policies see callers without an \
+                 identity: {why}; say --trust-domain"
+            ));
+        }
+        if requests.each().next().is_none() {
+            bail!("{name} holds no request");
+        }
+        Ok(requests)
     }
 }
 
@@ -92,6 +112,12 @@ fn callers(change: &Changed) -> Vec<&str> {
 }
 
 fn print(diff: &Diff, skipped: u64) {
+    for refused in &diff.refused {
+        term::print(&format!(
+            "{}  {refused}",
+            term::paint(Colour::Red, "REFUSED")
+        ));
+    }
     for change in diff.changes.iter().take(SHOWN) {
         let mark = match change.verdict {
             true => term::paint(Colour::Red, "VERDICT"),
@@ -129,9 +155,13 @@ fn print(diff: &Diff, skipped: u64) {
         0 => String::new(),
         lines => format!("; {lines} lines without a request"),
     };
+    let refused = match diff.refused.len() {
+        0 => String::new(),
+        documents => format!("; {documents} refused of the new documents"),
+    };
     let requests = diff.requests;
     term::print(&format!(
-        "{requests} requests, {differ} differ, {verdicts} of them in their verdict{skipped}"
+        "{requests} requests, {differ} differ, {verdicts} of them in their verdict{skipped}{refused}"
     ));
 }
 
@@ -149,6 +179,13 @@ fn shown(diff: &Diff, skipped: u64) -> Value {
             "differs": aspects.collect::<Vec<_>>(),
         })
     });
+    let refused = diff.refused.iter().map(|refused| {
+        json!({
+            "object": refused.object,
+            "last_good": refused.last_good,
+            "problem": refused.problem,
+        })
+    });
     let counts = |by: std::collections::BTreeMap<&str, (u64, u64)>| -> Value {
         let each = by.into_iter().map(|(name, (all, verdicts))| {
             (
@@ -162,6 +199,7 @@ fn shown(diff: &Diff, skipped: u64) -> Value {
         "requests": diff.requests,
         "skipped": skipped,
         "verdicts_change": diff.changes_verdicts(),
+        "refused": refused.collect::<Vec<_>>(),
         "changes": changes.collect::<Vec<_>>(),
         "by_route": counts(diff.count(routes)),
         "by_caller": counts(diff.count(callers)),

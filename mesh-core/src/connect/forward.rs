@@ -14,6 +14,7 @@ use crate::error::{Error, Reason};
 use crate::fields::has_of_connection;
 use crate::leave::leaves;
 use crate::model::{AppProtocol, HttpVersion};
+use crate::next_hop;
 
 /// A request that is ready for the next hop.
 pub(crate) struct Forward {
@@ -37,7 +38,7 @@ pub(crate) fn forward(
     Early::expect(request);
     let upgrade = leaves(request, || request.body().is_end_stream());
     let upgrade = upgrade.map(|to| (to, WayOut::of(request)));
-    let version = headers::next_version(protocol, request.version(), upgrade.is_some());
+    let version = next_hop::next_version(protocol, request.version(), upgrade.is_some());
     headers::prepare(request, version, authority, upgrade.is_some());
     Forward { version, upgrade }
 }
@@ -52,7 +53,7 @@ pub(crate) fn may_switch(request: &mut Request<Body>) -> bool {
     }
     if able || has_of_connection(request.headers()) {
         cold_path();
-        headers::strip(request.headers_mut(), false);
+        next_hop::strip(request.headers_mut(), false);
     }
     if able {
         cold_path();

@@ -5,7 +5,7 @@ use http::Request;
 use super::inbound;
 use super::sent::Copied;
 use super::value::Verdict;
-use super::{Question, Scene, authority_of, with_authority};
+use super::{Question, Scene, authority_of, sent_on, with_authority};
 use crate::balance::foresee;
 use crate::error::{Error, Reason};
 use crate::leave;
@@ -67,7 +67,9 @@ fn send(
 ) -> Result<Verdict, Error> {
     let mut request = request.clone();
     with_authority(&mut request, authority);
+    let trace = sent_on(question, copy.protocol(), &mut request);
     copy.edit(&mut request);
+    trace.write(request.headers_mut());
     let authority = authority_of(&request).unwrap_or_else(|| authority.to_owned());
     seen.sent = Some(question.head(&request, &authority));
     copy.permit(local, &request)?;

@@ -53,9 +53,11 @@ pub struct Explanation {
     pub hedges: Option<Hedges>,
     /// How it is sent again.
     pub repeats: Option<Repeats>,
-    /// The request as it is sent.
+    /// The request as it is sent, without what belongs to the connection. Its place in a trace is the
+    /// agent's own.
     pub sent: Option<Head>,
-    /// What the route adds to the answer, or answers.
+    /// What the route adds to the answer of a server, or answers. What the mesh answers in place of a
+    /// server has none of it.
     #[serde(skip_serializing_if = "Fields::is_empty")]
     pub response: Fields,
     /// The endpoints of the backend.

@@ -15,6 +15,7 @@ mod question;
 mod seen;
 mod sent;
 mod settings;
+mod trace;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,12 +39,15 @@ use crate::balance::{EndpointSet, Member, Shown, foresee, foresee_kept};
 use crate::error::{Error, Reason};
 use crate::head::{self, Bounds};
 use crate::identify::Peer;
+use crate::leave;
 use crate::local::Local;
-use crate::model::{Asked, Draw, Roots, ServiceName, SourceId, Transport, Workload};
+use crate::model::{AppProtocol, Asked, Draw, Roots, ServiceName, SourceId, Transport, Workload};
+use crate::next_hop;
 use crate::plan::{Destination, Planned, Refusal, plan, tunnel};
 use crate::snapshot::Snapshot;
 use limits::Waits;
 use seen::Seen;
+use trace::Trace;
 
 /// Where a question is asked: what the mesh knows, and as which workload.
 #[derive(Debug, Clone, Copy)]
@@ -267,15 +271,12 @@ fn walk(
     let mut request = question.request.clone();
     let (authority, waits) = admitted(scene, question, &mut request)?;
     let (mut draw, mut seen) = (Draw::new(question.draw), Seen::default());
-    let mut head = question.head(&request, &authority);
     let view = view(snapshot, local, question, (&request, &authority));
-    if question.tunnel {
-        head.method = Method::CONNECT.to_string();
-    }
-    if let Ok(RequestView::Tls { server }) = &view {
-        head.sni = Some(server.unwrap_or_default().to_owned());
-    }
-    out.request = Some(head);
+    out.request = Some(seen_as(
+        question,
+        question.head(&request, &authority),
+        &view,
+    ));
     let view = view?;
     let to = Destination::Authority(&authority);
     let planned = plan(snapshot, local, to, &view, &mut draw, &mut seen);
@@ -295,14 +296,18 @@ fn walk(
     out.rules = seen.into_rules();
     let planned = planned?;
     routed(&planned, &request, out);
+    let (fields, origin) = answers(&planned, &request);
     out.fault = limits::fault(&planned);
     if out.fault.is_some() {
         out.settings = settings::of(&planned, None, question.opaque);
     }
     if let Some(verdict) = limits::kept(&planned, &waits, &request)? {
+        // An answer that is made on purpose is one of the route.
+        (out.response, out.origin) = (fields, origin);
         return Ok(verdict);
     }
     let Some(backend) = planned.backend() else {
+        out.origin = origin;
         return Ok(answered(&planned, &authority, &view, out));
     };
     let choice = backend.choice.of(question.address);
@@ -313,8 +318,10 @@ fn walk(
     let traffic = service.traffic(backend.port);
     out.settings = settings::of(&planned, traffic, question.opaque);
     with_authority(&mut request, &authority);
+    let trace = sent_on(question, planned.protocol(), &mut request);
     planned.edit_request(&mut request);
     if !question.opaque {
+        trace.write(request.headers_mut());
         out.deadline = limits::deadline(&planned, &waits, &mut request);
         out.hedges = limits::hedges(&planned, (backend, service), &request, scene.now);
         out.repeats = limits::repeats(&planned, (backend, service), &request, scene.now);
@@ -329,8 +336,21 @@ fn walk(
     out.sent = Some(question.head(&request, &authority));
     let taken = taken?;
     vouched(taken)?;
+    // A server answers, or its agent does; what this agent answers in its place is not of the route.
+    (out.response, out.origin) = (fields, origin);
     let judged = (backend, &**set, taken);
     inbound::judge(scene, question, judged, &mut request, &mut out.inbound)
+}
+
+/// The head of a request with what is seen of a tunnel, or of TLS that is passed on.
+fn seen_as(question: &Question, mut head: Head, view: &Result<RequestView<'_>, Error>) -> Head {
+    if question.tunnel {
+        head.method = Method::CONNECT.to_string();
+    }
+    if let Ok(RequestView::Tls { server }) = view {
+        head.sni = Some(server.unwrap_or_default().to_owned());
+    }
+    head
 }
 
 /// Refuses an endpoint that no connection is made to, since no root vouches for it.
@@ -358,15 +378,31 @@ fn routed(planned: &Planned, request: &Request<()>, out: &mut Explanation) {
     out.split_by = SplitBy::of(planned, shown);
     let edit = |(filter, of_backend)| Edit { filter, of_backend };
     out.edits = planned.filters().into_iter().map(edit).collect();
+}
+
+/// What the route has each answer say that comes from a server, and whether the origin that the request
+/// comes from may read it.
+fn answers(planned: &Planned, request: &Request<()>) -> (Fields, Option<Origin>) {
     let mut fields = HeaderMap::new();
     planned.edit_response(&mut fields);
-    out.response = Fields(fields);
-    if let (Some(cors), Some(origin)) = (planned.cors(), request.headers().get(ORIGIN)) {
-        out.origin = Some(Origin {
-            origin: String::from_utf8_lossy(origin.as_bytes()).into_owned(),
-            allowed: origin.to_str().is_ok_and(|origin| cors.allows(origin)),
-        });
+    let origin = planned.cors().zip(request.headers().get(ORIGIN));
+    let origin = origin.map(|(cors, origin)| Origin {
+        origin: String::from_utf8_lossy(origin.as_bytes()).into_owned(),
+        allowed: origin.to_str().is_ok_and(|origin| cors.allows(origin)),
+    });
+    (Fields(fields), origin)
+}
+
+/// Brings a request into the form of its next hop, as the runtime does. Returns what it writes once filters
+/// have edited the rest.
+fn sent_on(question: &Question, protocol: AppProtocol, request: &mut Request<()>) -> Trace {
+    let trace = Trace::of(request.headers_mut());
+    if !question.opaque {
+        let leaves = leave::Head::of(request).leaves;
+        let version = next_hop::next_version(protocol, request.version(), leaves);
+        next_hop::prepare(request.headers_mut(), version, leaves);
     }
+    trace
 }
 
 /// Brings a request into its canonical form, as every request is; returns its authority, and how long

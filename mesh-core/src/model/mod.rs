@@ -28,7 +28,6 @@ pub use names::{
 };
 pub use outside::{Asked, HostPattern, Outside, OutsidePort, Resolution};
 pub use protocol::AppProtocol;
-#[cfg(feature = "runtime")]
 pub(crate) use protocol::HttpVersion;
 pub use proxied::{InvalidIpBlock, IpBlock, ProxyVersion};
 pub use service::{Distribution, Labels, Service, ServicePort, Slice, SlicePort, Subset};

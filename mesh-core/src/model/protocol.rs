@@ -61,7 +61,6 @@ impl fmt::Display for AppProtocol {
 }
 
 /// A version of HTTP on a connection.
-#[cfg(feature = "runtime")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum HttpVersion {
     Http1,

@@ -114,6 +114,18 @@ impl FileSource {
     pub fn read_once(dir: &Path, defaults: &Defaults) -> io::Result<Merged> {
         Ok(Folder::new(id(dir), defaults.clone()).merge(contents(dir)?))
     }
+
+    /// Reads a folder, and then another as an edit of it: what has been refused in the other is what it
+    /// was before. It blocks.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps one of them from being listed.
+    pub fn read_edit(before: &Path, after: &Path, defaults: &Defaults) -> io::Result<[Merged; 2]> {
+        let mut folder = Folder::new(id(before), defaults.clone());
+        let before = folder.merge(contents(before)?);
+        Ok([before, folder.merge(contents(after)?)])
+    }
 }
 
 /// The files of a folder that a [`FileSource`] reads, by path, in order. It blocks.

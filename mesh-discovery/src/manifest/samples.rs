@@ -92,7 +92,7 @@ fn rewritten(to: &str) -> Json {
 
 /// Filters that requests of any protocol may meet.
 fn filters() -> Vec<Json> {
-    let changes = json!({"set": [{"name": "a", "value": "b"}], "add": [], "remove": ["c"]});
+    let changes = json!({"set": [{"name": "a", "value": "b"}], "add": [{"name": "d", "value": "e"}], "remove": ["c"]});
     vec![
         json!({"type": "RequestHeaderModifier", "requestHeaderModifier": changes}),
         json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": changes}),

@@ -2,9 +2,11 @@
 
 use inmesh_core::explain::{InvalidQuestion, Outcome, Question};
 use inmesh_core::model::Namespace;
-use inmesh_core::pki::id::SpiffeId;
+use inmesh_core::pki::id::{SpiffeId, TrustDomain};
 use inmesh_core::snapshot::{Location, Problem};
 
+use super::World;
+use crate::manifest::Defaults;
 use crate::manifest::strict::{Document, Fields, Unknown, Value, documents};
 
 /// The apiVersion and kind of a document of cases.
@@ -27,6 +29,8 @@ const PARTS: usize = 100;
 pub struct Suite {
     /// The documents that are asked.
     pub documents: Documents,
+    /// The trust domain of the local workload, where no agent's file says it.
+    pub trust_domain: Option<TrustDomain>,
     /// The cases, in their order.
     pub cases: Vec<Case>,
 }
@@ -105,6 +109,30 @@ pub struct Shares {
     pub within: u32,
 }
 
+// === impl Documents ===
+
+impl Documents {
+    /// What they say, as a workload of that trust domain reads them. `read` reads a folder.
+    pub(super) fn world(
+        &self,
+        own: Option<&TrustDomain>,
+        read: impl FnOnce(&str) -> Result<World, String>,
+    ) -> Result<World, String> {
+        let world = match self {
+            Self::Folder(folder) => read(folder)?,
+            Self::Inline(text, namespace) => {
+                let defaults = Defaults::new(namespace.clone()).loopback(true);
+                World::from_documents([("inline", &**text)], &defaults)
+                    .map_err(|error| error.to_string())?
+            }
+        };
+        match own {
+            None => Ok(world),
+            Some(own) => world.said_to_be_of(own),
+        }
+    }
+}
+
 // === impl Suite ===
 
 impl Suite {
@@ -130,6 +158,19 @@ impl Suite {
     }
 }
 
+// === impl Expect ===
+
+impl Expect {
+    /// Whether it expects what the policy of a server decides.
+    pub(super) fn judges(&self) -> bool {
+        self.verdict.is_some()
+            || self.status.is_some()
+            || self.reason.is_some()
+            || self.policy.is_some()
+            || !self.response_headers.is_empty()
+    }
+}
+
 fn read(document: &Document) -> Result<Suite, Vec<Problem>> {
     if document.kind() != Some(KIND) || document.api_version() != Some(API_VERSION) {
         let message = format!("is no document of kind {KIND} ({API_VERSION})");
@@ -140,18 +181,25 @@ fn read(document: &Document) -> Result<Suite, Vec<Problem>> {
         let of = of.and_then(|of| of.object(of_documents));
         let list = cases?.list_of(CASES)?;
         let cases: Vec<_> = list.iter().map(|value| case(value, document)).collect();
+        let (documents, trust_domain) = of?;
         Some(Suite {
-            documents: of?,
+            documents,
+            trust_domain,
             cases: cases.into_iter().collect::<Option<_>>()?,
         })
     });
     read.map(|read| read.value)
 }
 
-pub(super) fn of_documents(fields: &mut Fields<'_>) -> Option<Documents> {
+/// The documents, and the trust domain of the workload that asks.
+pub(super) fn of_documents(fields: &mut Fields<'_>) -> Option<(Documents, Option<TrustDomain>)> {
     let (folder, inline) = (fields.get("folder"), fields.get("inline"));
-    let namespace = fields.get("namespace");
-    match (folder, inline) {
+    let (namespace, own) = (fields.get("namespace"), fields.get("trustDomain"));
+    let own = match own {
+        Some(own) => Some(own.parsed::<TrustDomain>()?),
+        None => None,
+    };
+    let documents = match (folder, inline) {
         (Some(folder), None) => {
             if let Some(namespace) = &namespace {
                 namespace.refuse("is of inline documents; a folder has its own agent's");
@@ -170,7 +218,8 @@ pub(super) fn of_documents(fields: &mut Fields<'_>) -> Option<Documents> {
             fields.whole().refuse("needs one of folder and inline");
             None
         }
-    }
+    };
+    Some((documents?, own))
 }
 
 fn case(value: &Value<'_>, document: &Document) -> Option<Case> {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use inmesh_core::explain::{Explanation, Head, Outcome, Question, Scene, seeds};
+use inmesh_core::snapshot::{Problem, Serving, Severity};
 
 use super::World;
 use super::requests::Requests;
@@ -22,6 +23,20 @@ pub struct Diff {
     pub requests: u64,
     /// What differs, those first whose verdict does.
     pub changes: Vec<Changed>,
+    /// What is refused of the new documents, and was not before.
+    pub refused: Vec<Refused>,
+}
+
+/// A document that is refused by an edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// `Kind/namespace/name`, or the file that cannot be read.
+    pub object: String,
+    /// Whether its last good version serves on until a restart.
+    pub last_good: bool,
+    /// Why, and where.
+    pub problem: Problem,
 }
 
 /// A request that the two decide otherwise.
@@ -77,7 +92,44 @@ pub fn diff(old: &World, new: &World, requests: &Requests) -> Diff {
         });
     }
     out.changes.sort_by_key(|change| !change.verdict);
+    out.refused = refused(old, new);
     out
+}
+
+/// What is refused of the new world and not of the old one, for the same reason.
+fn refused(old: &World, new: &World) -> Vec<Refused> {
+    let of = |world: &World| -> Vec<Refused> {
+        let status = world.snapshot().status();
+        let each = status.into_iter().flat_map(|status| {
+            let (object, last_good) = (status.object, status.serving == Serving::LastGood);
+            let problems = status.problems.into_iter();
+            let problems = problems.filter(|problem| problem.severity == Severity::Refused);
+            problems.map(move |problem| Refused {
+                object: object.clone(),
+                last_good,
+                problem,
+            })
+        });
+        each.collect()
+    };
+    let before = of(old);
+    let known = |new: &Refused| {
+        before.iter().any(|old| {
+            let (was, is) = (&old.problem, &new.problem);
+            old.object == new.object && was.field == is.field && was.message == is.message
+        })
+    };
+    // All that an unreadable file said before is kept, under the names of its objects.
+    let stays = |one: &Refused| {
+        let at = one.problem.location.as_ref();
+        one.object.starts_with("File/") && at.is_some_and(|at| old.reads(&at.file))
+    };
+    let new = of(new).into_iter().filter(|one| !known(one));
+    new.map(|one| Refused {
+        last_good: one.last_good || stays(&one),
+        ..one
+    })
+    .collect()
 }
 
 const ROUTE: &str = "route";
@@ -148,6 +200,7 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
     if !fields.is_empty() {
         out.push(("answer's header", fields.join(", ")));
     }
+    out.extend(ports(seen).map(|ports| ("endpoint ports", ports)));
     if let Some(fault) = &seen.fault {
         let wait = fault.delay_millis.map(|ms| format!("waits {ms} ms"));
         let abort = fault.aborted.then(|| "aborted".to_owned());
@@ -167,6 +220,17 @@ fn aspects(seen: &Explanation) -> Vec<(&'static str, String)> {
         out.push((block(&setting.name), setting.value.to_string()));
     }
     out
+}
+
+/// The ports of the endpoints: addresses come and go, and a port is configured.
+fn ports(seen: &Explanation) -> Option<String> {
+    let ports = seen.endpoints.iter().filter_map(|endpoint| {
+        let (_, port) = endpoint.address.rsplit_once(':')?;
+        port.parse::<u16>().ok()
+    });
+    let ports: BTreeSet<u16> = ports.collect();
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+    (!ports.is_empty()).then(|| ports.join(", "))
 }
 
 /// The aspect that a block of settings is.
@@ -229,6 +293,12 @@ impl Diff {
         self.changes.iter().any(|change| change.verdict)
     }
 
+    /// Whether a gate lets it pass: no verdict differs, and nothing is refused that was not.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        !self.changes_verdicts() && self.refused.is_empty()
+    }
+
     /// How many requests differ by what `of` says of a change, and of how many the verdict does.
     #[must_use]
     pub fn count<'d>(
@@ -244,6 +314,16 @@ impl Diff {
             }
         }
         counts
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let serves = match self.last_good {
+            true => "its last good version serves until a restart",
+            false => "nothing of it serves",
+        };
+        write!(f, "{} ({serves})\n    {}", self.object, self.problem)
     }
 }
 

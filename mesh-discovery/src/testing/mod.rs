@@ -31,7 +31,7 @@ mod simulation;
 mod world;
 
 pub use cases::{API_VERSION, Case, Documents, Expect, KIND, Shares, Suite};
-pub use diff::{Changed, Diff, diff};
+pub use diff::{Changed, Diff, Refused, diff};
 pub use requests::Requests;
 pub use run::{CaseReport, Report};
 #[cfg(feature = "simulate")]
@@ -51,14 +51,7 @@ impl Suite {
     /// Why the documents cannot be read. Documents that are refused are left out, as an agent leaves
     /// them out.
     pub fn run(&self, read: impl FnOnce(&str) -> Result<World, String>) -> Result<Report, String> {
-        let world = match &self.documents {
-            Documents::Folder(folder) => read(folder)?,
-            Documents::Inline(text, namespace) => {
-                let defaults = Defaults::new(namespace.clone()).loopback(true);
-                World::from_documents([("inline", &**text)], &defaults)
-                    .map_err(|error| error.to_string())?
-            }
-        };
+        let world = self.documents.world(self.trust_domain.as_ref(), read)?;
         let cases = self.cases.iter().map(|case| world.run(case));
         Ok(Report {
             cases: cases.collect(),

@@ -21,6 +21,8 @@ pub struct Requests {
     each: BTreeMap<String, (Question, u64)>,
     /// Lines that hold no request: of opaque connections, and of requests without a method.
     pub skipped: u64,
+    /// Lines of an outbound log whose caller is not known, since no trust domain is.
+    pub anonymous: u64,
 }
 
 // === impl Requests ===
@@ -29,7 +31,7 @@ impl Requests {
     /// The requests of a file: one of cases, or an access log of an agent.
     ///
     /// A line of an inbound log has its caller. In one of an outbound log the caller is taken to be the
-    /// workload under a service account of its name, in the trust domain of the server or `own`.
+    /// workload under a service account of its name, in the trust domain `own`; without one it is not known.
     ///
     /// # Errors
     ///
@@ -58,7 +60,12 @@ impl Requests {
             let refuse = |why: &dyn std::fmt::Display| format!("{file}:{}: {why}", n + 1);
             let line: Value = serde_json::from_str(line).map_err(|e| refuse(&e))?;
             match of_line(&line, own) {
-                Some(question) => requests.add(question.map_err(|e| refuse(&e))?),
+                Some(question) => {
+                    let question = question.map_err(|e| refuse(&e))?;
+                    let of_own = own.is_none() && line["direction"] == "outbound";
+                    requests.anonymous += u64::from(of_own);
+                    requests.add(question);
+                }
                 None => requests.skipped += 1,
             }
         }
@@ -75,9 +82,9 @@ impl Requests {
         for world in worlds {
             operations.add_policies(world, &mut callers);
         }
-        let stranger = callers
-            .first()
-            .and_then(|id| SpiffeId::for_workload(id.trust_domain(), "unknown", "unknown").ok());
+        let known = worlds.iter().find_map(|world| world.trust_domain().ok());
+        let domain = known.or_else(|| callers.first().map(SpiffeId::trust_domain));
+        let stranger = domain.and_then(|td| SpiffeId::for_workload(td, "unknown", "unknown").ok());
         let mut callers: Vec<_> = callers.into_iter().map(Some).collect();
         callers.push(stranger);
         for world in worlds {
@@ -171,8 +178,7 @@ fn of_line(
     let peer: Option<SpiffeId> = text("tls_peer").and_then(|id| id.parse().ok());
     let from = if text("direction") == Some("outbound") {
         let (namespace, name) = text("workload")?.split_once('/')?;
-        let domain = peer.as_ref().map(SpiffeId::trust_domain).or(own);
-        domain.and_then(|domain| SpiffeId::for_workload(domain, namespace, name).ok())
+        own.and_then(|domain| SpiffeId::for_workload(domain, namespace, name).ok())
     } else {
         peer
     };

@@ -42,6 +42,11 @@ impl World {
         let seen = self.ask(&question);
         let mut failures = compare(&case.expect, &seen);
         failures.extend(compare_sent(&case.expect, &seen));
+        if case.expect.judges()
+            && let Some(why) = self.anonymous(&seen)
+        {
+            failures.push(format!("from: {why}; say from, or documents.trustDomain"));
+        }
         if let Some(shares) = &case.expect.shares {
             failures.extend(self.compare_shares(shares, &question));
         }

@@ -2,7 +2,8 @@
 
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::explain::Question;
-use inmesh_core::model::{Locality, SourceId, Workload};
+use inmesh_core::model::{Locality, Namespace, SourceId, Workload};
+use inmesh_core::pki::id::TrustDomain;
 use inmesh_core::snapshot::Settings;
 use serde_json::json;
 
@@ -283,7 +284,7 @@ fn a_file_with_a_folder_beside_it_runs() -> Result<(), Box<dyn std::error::Error
       {name: a, request: GET http://cart/, expect: {status: 503}},
       {name: b, request: GET http://cart/, expect: {status: 404}}]}";
     std::fs::write(dir.path().join("cases.yaml"), cases)?;
-    let shop = inmesh_core::model::Namespace::new("shop")?;
+    let shop = Namespace::new("shop")?;
     let report = run_file(dir.path().join("cases.yaml"), &Defaults::new(shop))?;
     assert_eq!(
         (report.cases.len(), report.failed(), report.is_good()),
@@ -300,7 +301,7 @@ fn a_file_with_a_folder_beside_it_runs() -> Result<(), Box<dyn std::error::Error
 /// The documents above, changed.
 fn world(change: impl Fn(&str) -> String) -> World {
     let text = documents(change);
-    let defaults = Defaults::new(inmesh_core::model::Namespace::new("default").expect("a name"));
+    let defaults = Defaults::new(Namespace::new("default").expect("a name"));
     let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
     assert_eq!(world.problems(), [], "{text}");
     world
@@ -464,7 +465,7 @@ spec:
     ] {
         let policy = policy.replace("CA", ca);
         let text = documents(|text| format!("{text}{policy}"));
-        let namespace = inmesh_core::model::Namespace::new("default").expect("a name");
+        let namespace = Namespace::new("default").expect("a name");
         let defaults = Defaults::new(namespace);
         let world = World::from_documents([("t.yaml", &*text)], &defaults).expect("a workload");
         assert_eq!(world.problems().is_empty(), reason.is_none(), "{ca}");
@@ -490,7 +491,7 @@ fn what_is_near_is_explained() {
             .replace("weight: 1}", "weight: 0}")
     };
     let documents = documents(near);
-    let defaults = Defaults::new(inmesh_core::model::Namespace::new("default").expect("a name"));
+    let defaults = Defaults::new(Namespace::new("default").expect("a name"));
     let mut folder = Folder::new(SourceId::new("documents"), defaults);
     let merged = folder.merge([("t.yaml".into(), Content::Text(documents.into()))]);
     let web = Workload::new("shop", "web", "web").expect("a workload");
@@ -579,7 +580,7 @@ fn a_change_is_found_without_a_request_that_is_given() {
                     .expect("they are inline");
                 let text = text.lines().map(|l| l.strip_prefix("    ").unwrap_or(l));
                 let text = text.collect::<Vec<_>>().join("\n").replace(from, to);
-                let own = inmesh_core::model::Namespace::new("default").expect("a name");
+                let own = Namespace::new("default").expect("a name");
                 World::from_documents([("t.yaml", &*text)], &Defaults::new(own))
                     .expect("it is read")
             }
@@ -646,7 +647,7 @@ spec:
     let requests = suite(&even, "u1", "cart.shop");
     let requests = Requests::parse("t.yaml", &requests, None).expect("it is read");
     let world = |documents: &str| {
-        let own = inmesh_core::model::Namespace::new("default").expect("a name");
+        let own = Namespace::new("default").expect("a name");
         World::from_documents([("t.yaml", documents)], &Defaults::new(own)).expect("it is read")
     };
     let diff = diff(&world(&with(1, 0)), &world(&with(0, 1)), &requests);
@@ -691,4 +692,148 @@ fn a_log_is_read_line_by_line() {
     let text = format!("{}\nno JSON\n", line("inbound", ""));
     let error = Requests::parse("log", &text, None).expect_err("it is refused");
     assert!(error.starts_with("log:2: "), "{error}");
+}
+
+/// The identities that endpoints have say nothing of the caller: all may be a partner's.
+#[test]
+fn the_trust_domain_of_the_caller_is_said_and_not_guessed() {
+    let permits = DOCUMENTS.replace("principals: [td.test/ns/shop/sa/web]", "namespaces: [shop]");
+    let file = |own: &str| {
+        format!(
+            "apiVersion: inmesh.dev/v1alpha1\nkind: Test\ndocuments:{own}\n  namespace: shop{permits}cases:\n\
+             - {{name: it, request: GET http://cart.shop:80/items, expect: {{verdict: sent}}}}\n\
+             - {{name: route, request: GET http://cart.shop/items, expect: {{rule: 0}}}}\n"
+        )
+        .replace("weight: 1}", "weight: 0}")
+    };
+    let failures = |own: &str| -> Vec<Vec<String>> {
+        let suites = Suite::parse("t.yaml", &file(own)).expect("it is read");
+        let report = suites[0].run(|_| Err("no folder".into())).expect("it runs");
+        report.cases.into_iter().map(|case| case.failures).collect()
+    };
+    let unknown = failures("");
+    let said = "from: the caller's trust domain is not known";
+    assert!(
+        unknown[0].iter().any(|line| line.starts_with(said)),
+        "{unknown:?}"
+    );
+    assert_eq!(unknown[1], [""; 0], "where it goes is asked alone");
+    assert_eq!(failures("\n  trustDomain: td.test"), [[""; 0]; 2]);
+    let other = failures("\n  trustDomain: partner.test");
+    assert!(
+        other[0][0].starts_with("verdict: expected sent, got refused"),
+        "{other:?}"
+    );
+
+    let defaults = Defaults::new(Namespace::new("shop").expect("a name"));
+    let world = World::from_documents([], &defaults).expect("a workload");
+    assert!(world.trust_domain().is_err() && world.identity().is_none());
+    let [own, other] = ["td.test", "other.test"].map(|td| td.parse::<TrustDomain>().expect("one"));
+    let world = world.of_trust_domain(Ok(own.clone()));
+    assert!(world.clone().said_to_be_of(&other).is_err());
+    let world = world.said_to_be_of(&own).expect("it is the same");
+    assert_eq!(
+        world.identity().map(|id| id.to_string()).as_deref(),
+        Some("spiffe://td.test/ns/shop/sa/default")
+    );
+}
+
+/// A name is connected to at the port that its document says, and a changed one is a difference.
+#[test]
+fn a_name_has_the_port_that_its_document_says() {
+    let file = |port: u16| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: ext, namespace: shop, annotations: {{inmesh.dev/transport: plain}}}}
+spec: {{type: ExternalName, externalName: db.example, ports: [{{port: {port}, appProtocol: http}}]}}
+---
+apiVersion: inmesh.dev/v1alpha1
+kind: ServiceEntry
+metadata: {{name: pay, namespace: shop, annotations: {{inmesh.dev/transport: plain}}}}
+spec:
+  hosts: [pay.example]
+  resolution: DNS
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {port}}}]
+---
+apiVersion: inmesh.dev/v1alpha1
+kind: ServiceEntry
+metadata: {{name: any, namespace: shop, annotations: {{inmesh.dev/transport: plain}}}}
+spec:
+  hosts: ['*.any.example']
+  resolution: DYNAMIC_DNS
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {port}}}]
+"
+        )
+    };
+    let defaults = Defaults::new(Namespace::new("shop").expect("a name"));
+    let [old, new] = [8080, 9090].map(|port| {
+        World::from_documents([("t.yaml", &*file(port))], &defaults).expect("a workload")
+    });
+    for at in ["ext:8080", "pay.example", "x.any.example"] {
+        let question = Question::parse(&format!("GET http://{at}/")).expect("a request");
+        let to = old.ask(&question).verdict.endpoint.expect("it is sent");
+        assert!(to.ends_with(":8080"), "{at}: {to}");
+    }
+    let cases = "apiVersion: inmesh.dev/v1alpha1\nkind: Test\ndocuments: {folder: x}\ncases:\n\
+                 - {name: a, request: GET http://pay.example/, expect: {verdict: sent}}\n";
+    let requests = Requests::parse("cases.yaml", cases, None).expect("they are read");
+    let aspects = &diff(&old, &new, &requests).changes[0].aspects;
+    assert_eq!(
+        aspects[..],
+        [("endpoint ports", "8080".to_owned(), "9090".to_owned())]
+    );
+}
+
+/// An agent that runs keeps the last good version of what an edit breaks, and a gate is not passed.
+#[test]
+fn a_refused_edit_is_a_difference_and_the_last_good_version_serves() {
+    let text = DOCUMENTS.replace("\n    ", "\n").replace("  inline: |", "");
+    let shop = Namespace::new("shop").expect("a name");
+    let defaults = Defaults::new(shop.clone());
+    let caller = Workload::new("shop", "caller", "default").expect("names");
+    let settings = Settings::new(caller, DefaultAction::Deny);
+    let worlds = |edit: &dyn Fn(&str) -> String| {
+        let mut folder = Folder::new(SourceId::new("documents"), defaults.clone());
+        let mut merge = |text: &str| folder.merge([("t.yaml".into(), Content::Text(text.into()))]);
+        let (before, after) = (merge(&text), merge(&edit(&text)));
+        let old = World::new(&before, settings.clone());
+        (old, World::edited(&before, &after, settings.clone()))
+    };
+    let compare = |edit: &dyn Fn(&str) -> String| {
+        let (old, new) = worlds(edit);
+        diff(&old, &new, &Requests::of_documents(&[&old, &new]))
+    };
+    for (from, to, object) in [
+        ("weight: 9}", "weight: nine}", "HTTPRoute/shop/cart"),
+        (
+            "methods: [GET]",
+            "methods: [get]",
+            "AuthorizationPolicy/shop/reads",
+        ),
+        ("kind: HTTPRoute", "kind: [", "File/shop/"),
+    ] {
+        let diff = compare(&|text| text.replace(from, to));
+        assert_eq!(diff.changes, [], "{to}: the last good version serves");
+        let [refused] = &diff.refused[..] else {
+            panic!("{to}: {:?}", diff.refused);
+        };
+        assert!(refused.object.starts_with(object), "{to}: {refused}");
+        assert!(refused.last_good && !diff.passes(), "{to}: {refused}");
+        assert!(refused.problem.location.is_some(), "{to}: {refused}");
+    }
+    // One that never was good has no last good version.
+    let broken = "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: new}\nspec: {parentRefs: [{group: '', kind: Service, name: cart}], rules: 1}\n";
+    let new = compare(&|text| format!("{text}{broken}"));
+    assert!(
+        !new.refused.is_empty() && !new.refused[0].last_good,
+        "{:?}",
+        new.refused
+    );
+    let same = compare(&|text| text.to_owned());
+    assert!(
+        same.passes() && same.changes.is_empty() && same.refused.is_empty(),
+        "{same:?}"
+    );
 }

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use inmesh_core::Local;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::explain::{Explanation, Question, Scene, explain};
-use inmesh_core::model::{
-    Host, HostAddress, InvalidName, ObjectKey, SourceId, Transport, Workload,
-};
-use inmesh_core::pki::id::SpiffeId;
+use inmesh_core::model::{Host, HostAddress, InvalidName, ObjectKey, SourceId, Workload};
+use inmesh_core::pki::id::{SpiffeId, TrustDomain};
 use inmesh_core::snapshot::{Change, Location, Op, Problem, Settings, Severity, Snapshot};
 
 use crate::manifest::{Content, Defaults, Folder, Merged};
@@ -55,10 +53,12 @@ pub struct World {
     snapshot: Snapshot,
     /// What made it.
     settings: Settings,
-    changes: [Change; 2],
+    changes: Vec<Change>,
     problems: Vec<Problem>,
     places: BTreeMap<String, Location>,
     stand_ins: Vec<(Host, IpAddr)>,
+    /// That of the local workload, or why it is not known.
+    trust_domain: Result<TrustDomain, String>,
 }
 
 // === impl World ===
@@ -102,24 +102,37 @@ impl World {
     /// What was read of a folder, as a process with such settings knows it.
     #[must_use]
     pub fn new(merged: &Merged, settings: Settings) -> Self {
-        let snapshot = Snapshot::new(settings.clone()).apply(merged.change.clone());
+        Self::of(&[], merged, settings)
+    }
+
+    /// The same of a folder that has been edited while the process ran: of what is refused the last good
+    /// version serves on. Both are of one [`Folder`].
+    #[must_use]
+    pub fn edited(before: &Merged, after: &Merged, settings: Settings) -> Self {
+        Self::of(std::slice::from_ref(before), after, settings)
+    }
+
+    fn of(before: &[Merged], merged: &Merged, settings: Settings) -> Self {
+        let mut changes: Vec<_> = before.iter().map(|merged| merged.change.clone()).collect();
+        changes.push(merged.change.clone());
+        let snapshot = Snapshot::new(settings.clone());
+        let snapshot = changes
+            .iter()
+            .fold(snapshot, |s, change| s.apply(change.clone()));
         let unresolved = snapshot.resolutions().filter(|(_, found)| found.is_none());
         let mut names: Vec<Host> = unresolved.map(|(host, _)| host.clone()).collect();
         names.sort();
         let stands = |(n, host): (usize, Host)| {
             let nth = u32::try_from(n).unwrap_or(STAND_INS).min(STAND_INS);
-            (host, stand_in(nth).ip)
+            (host, stand_in(nth))
         };
         let stand_ins: Vec<_> = names.into_iter().enumerate().map(stands).collect();
         let resolved = stand_ins.iter().map(|(host, address)| {
-            Op::Resolve(
-                host.clone(),
-                Arc::from([HostAddress::new(*address).at_port(443)]),
-            )
+            Op::Resolve(host.clone(), Arc::from([standing(host, *address)]))
         });
         let change = Change::update(SourceId::new("stand-ins"), resolved.collect());
-        let changes = [merged.change.clone(), change];
-        let snapshot = snapshot.apply(changes[1].clone());
+        let snapshot = snapshot.apply(change.clone());
+        changes.push(change);
         let place = |(key, at): (&ObjectKey, &Location)| (key.to_string(), at.clone());
         Self {
             problems: problems(&snapshot, merged),
@@ -128,7 +141,39 @@ impl World {
             changes,
             places: merged.places.iter().map(place).collect(),
             stand_ins,
+            trust_domain: Err("no agent's file is there to say it".into()),
         }
+    }
+
+    /// The same whose local workload is of a trust domain, or `Err` with why that is not known. Other
+    /// documents do not say it: the identities that endpoints have may all be a partner's.
+    #[must_use]
+    pub fn of_trust_domain(mut self, known: Result<TrustDomain, String>) -> Self {
+        self.trust_domain = known;
+        self
+    }
+
+    /// The same with a trust domain that is said beside the documents.
+    ///
+    /// # Errors
+    ///
+    /// If the agent's file says another.
+    pub fn said_to_be_of(self, said: &TrustDomain) -> Result<Self, String> {
+        match &self.trust_domain {
+            Ok(known) if known != said => Err(format!(
+                "the caller is said to be of {said}, and by its agent's file it is of {known}"
+            )),
+            _ => Ok(self.of_trust_domain(Ok(said.clone()))),
+        }
+    }
+
+    /// The trust domain of the local workload.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not known. Without it the local workload asks as a caller without an identity.
+    pub fn trust_domain(&self) -> Result<&TrustDomain, &str> {
+        self.trust_domain.as_ref().map_err(|why| &**why)
     }
 
     /// Asks what would become of a request, as the workload that the settings name or as the caller
@@ -138,7 +183,8 @@ impl World {
         let mut snapshot = self.snapshot.clone();
         // A name that is found out once it is asked for has an address that stands for it, too.
         if let Some((service, asked)) = Scene::new(&snapshot, self.local()).asked(question) {
-            let resolved = Op::Resolve(asked.host.clone(), Arc::from([stand_in(STAND_INS)]));
+            let address = standing(&asked.host, stand_in(STAND_INS));
+            let resolved = Op::Resolve(asked.host.clone(), Arc::from([address]));
             let ops = vec![Op::Ask(service, asked), resolved];
             snapshot = snapshot.apply(Change::update(SourceId::new("stand-ins"), ops));
         }
@@ -152,6 +198,21 @@ impl World {
             (None, Some(own)) => question.clone().from(own),
             _ => question.clone(),
         }
+    }
+
+    /// Why an explanation is of a caller without an identity although its question means the local
+    /// workload, where a policy has judged it as that; `None` if it is not so.
+    #[must_use]
+    pub fn anonymous(&self, seen: &Explanation) -> Option<String> {
+        let of_copies = seen.copies.iter().flat_map(|copy| &copy.inbound);
+        let judged = seen.inbound.iter().chain(of_copies).next().is_some();
+        let why = self
+            .trust_domain()
+            .err()
+            .filter(|_| judged && seen.from.is_none())?;
+        Some(format!(
+            "the caller's trust domain is not known, and policies see a caller without an identity: {why}"
+        ))
     }
 
     /// What is refused, or warned of.
@@ -187,35 +248,38 @@ impl World {
         self.places.get(object)
     }
 
+    /// Whether an object stands in a file of that name.
+    pub(super) fn reads(&self, file: &str) -> bool {
+        self.places.values().any(|at| &*at.file == file)
+    }
+
     /// Names, which are not resolved here, with the addresses that stand for them.
     #[must_use]
     pub fn stand_ins(&self) -> &[(Host, IpAddr)] {
         &self.stand_ins
     }
 
-    /// The identity of the local workload in the trust domain that the documents' endpoints are of,
-    /// if they have one.
+    /// The identity of the local workload, if its trust domain is known.
     #[must_use]
     pub fn identity(&self) -> Option<SpiffeId> {
-        let mut services: Vec<_> = self.snapshot.services().collect();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
-        let sets = services.iter().flat_map(|service| {
-            let ports = service.ports.iter();
-            ports.filter_map(|port| service.endpoints(port.port))
-        });
-        let mut members = sets.flat_map(|set| set.members());
-        let id = members.find_map(|member| match &member.endpoint.transport {
-            Transport::Mesh { ids } => ids.iter().next(),
-            _ => None,
-        })?;
-        self.local().workload().spiffe_id(id.trust_domain()).ok()
+        let trust_domain = self.trust_domain().ok()?;
+        self.local().workload().spiffe_id(trust_domain).ok()
     }
 }
 
 /// The address that stands for a name, by its place among them.
-fn stand_in(nth: u32) -> HostAddress {
-    let address = Ipv4Addr::from_bits(STAND_IN.to_bits() + nth);
-    HostAddress::new(address.into()).at_port(443)
+fn stand_in(nth: u32) -> IpAddr {
+    Ipv4Addr::from_bits(STAND_IN.to_bits() + nth).into()
+}
+
+/// What stands for the answer of a name server. Only an SRV record has a port of its own; any other name
+/// is connected to at the port that its documents say.
+fn standing(host: &Host, address: IpAddr) -> HostAddress {
+    let address = HostAddress::new(address);
+    match host {
+        Host::Name { srv: Some(_), .. } => address.at_port(443),
+        _ => address,
+    }
 }
 
 /// All that is wrong with documents: what was found while they were read, and what they refer to that

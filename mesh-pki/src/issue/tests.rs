@@ -324,6 +324,8 @@ fn a_broken_folder_says_what_is_wrong() {
     );
     dev(dir.path()).unwrap();
     std::fs::write(dir.path().join(KEY_FILE), "").unwrap();
+    // Its name needs no key.
+    assert_eq!(DevCa::trust_domain_in(dir.path()).unwrap().as_str(), "td");
     assert!(matches!(open(dir.path()), DevCaError::Pem { path, .. } if path.ends_with(KEY_FILE)));
     let other = ca().0.secret_key().to_secret_pem();
     std::fs::write(dir.path().join(KEY_FILE), &*other).unwrap();

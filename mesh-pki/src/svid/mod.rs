@@ -266,6 +266,18 @@ pub fn read_unverified(leaf: &CertificateDer<'_>) -> Result<Peer, Rejected> {
     })
 }
 
+/// The SPIFFE ID of the first certificate of a PEM text, read as [`read_unverified`] reads it: for a file
+/// of which only the name is needed, and not the key.
+///
+/// # Errors
+///
+/// [`SvidError`] if the text cannot be read, or its first certificate is no SVID.
+pub fn id_in_pem(pem: &[u8]) -> Result<SpiffeId, SvidError> {
+    let chain = pem::certificates(pem)?;
+    let leaf = chain.first().ok_or(Rejected::NoCertificate)?;
+    Ok(read_unverified(leaf)?.id)
+}
+
 /// The trust domain that a CA certificate names as its one URI, as a SPIFFE signing certificate does.
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub(crate) fn trust_domain_of_ca(ca: &CertificateDer<'_>) -> Option<crate::id::TrustDomain> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use inmesh_core::explain::{Explanation, Outcome, Question};
-use inmesh_core::pki::id::SpiffeId;
+use inmesh_core::pki::id::{SpiffeId, TrustDomain};
 use inmesh_discovery::testing::World;
 use serde_json::{Value, json};
 
@@ -55,6 +55,9 @@ pub(crate) struct Explain {
     /// The SPIFFE ID of the caller; without it, that of the agent.
     #[arg(long, value_name = "SPIFFE-ID")]
     from: Option<SpiffeId>,
+    /// The trust domain of the folder's workload, where its agent's file does not say it.
+    #[arg(long, value_name = "TRUST-DOMAIN", conflicts_with = "admin")]
+    trust_domain: Option<TrustDomain>,
     /// The address that the caller connects from, where a hash of it leads to the endpoint; without it,
     /// the caller is a program that embeds the mesh.
     #[arg(long, value_name = "IP")]
@@ -96,9 +99,13 @@ impl Explain {
             bail!("a folder and an agent are given; ask one of them");
         }
         let question = self.question(line)?;
-        let world = dir.map(world::read).transpose()?;
+        let own = self.trust_domain.as_ref();
+        if dir.is_none() && own.is_some() {
+            bail!("--trust-domain is of a folder; an agent knows its own");
+        }
+        let world = dir.map(|dir| world::read(dir, own)).transpose()?;
         let explanation = match &world {
-            Some(world) => in_folder(world, question)?,
+            Some(world) => in_folder(world, &question)?,
             None => self.at_agent(&question)?,
         };
         if self.json {
@@ -145,19 +152,15 @@ impl Explain {
     }
 }
 
-fn in_folder(world: &World, question: Question) -> anyhow::Result<Explanation> {
+fn in_folder(world: &World, question: &Question) -> anyhow::Result<Explanation> {
     for problem in world.problems() {
         term::warn(&problem.to_string());
     }
-    let own = || world.identity();
-    let question = match question.caller() {
-        Some(_) => question,
-        None => match own() {
-            Some(id) => question.from(id),
-            None => question,
-        },
-    };
-    Ok(world.ask(&question))
+    let seen = world.ask(&world.asked(question));
+    if let Some(why) = world.anonymous(&seen) {
+        term::warn(&format!("{why}; say --from, or --trust-domain"));
+    }
+    Ok(seen)
 }
 
 /// The explanation with the places of the objects that it names.

@@ -119,6 +119,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<Simulation>> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {name}"))?;
     match Simulation::parse(&name, &text) {
+        Ok(found) if found.is_empty() => bail!("{name} holds no simulation"),
         Ok(found) => Ok(found),
         Err(problems) => {
             for problem in &problems {
@@ -132,7 +133,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<Simulation>> {
 fn ran(file: &Path, simulation: &Simulation) -> anyhow::Result<Ran> {
     let read = |folder: &str| {
         let dir = file.parent().unwrap_or_else(|| Path::new("")).join(folder);
-        world::read(&dir).map_err(|error| format!("{error:#}"))
+        world::read(&dir, None).map_err(|error| format!("{error:#}"))
     };
     let name = file.display().to_string();
     let report = simulation.run(read).map_err(anyhow::Error::msg);

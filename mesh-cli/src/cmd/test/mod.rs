@@ -22,7 +22,7 @@ use crate::world;
 ///
 /// A case has a name, a request, its caller, and what is expected: verdict, status, route, backend, shares
 /// over many draws, header fields. Exits 0 if all came out as expected, 1 if one did not, 2 if a file or
-/// its documents cannot be read.
+/// its documents cannot be read, or a file has no case.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mesh test cases.yaml
@@ -101,11 +101,14 @@ fn ran(file: &Path) -> anyhow::Result<Ran> {
             bail!("{name} is refused");
         }
     };
+    if suites.is_empty() {
+        bail!("{name} holds no case");
+    }
     let (mut report, start) = (Report::default(), Instant::now());
     for suite in suites {
         let read = |folder: &str| {
             let dir = file.parent().unwrap_or_else(|| Path::new("")).join(folder);
-            world::read(&dir).map_err(|error| format!("{error:#}"))
+            world::read(&dir, None).map_err(|error| format!("{error:#}"))
         };
         let ran = suite.run(read).map_err(anyhow::Error::msg);
         report.add(ran.with_context(|| name.clone())?);

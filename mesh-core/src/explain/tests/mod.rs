@@ -3,6 +3,8 @@
 #[cfg(feature = "runtime")]
 mod agrees;
 #[cfg(feature = "runtime")]
+mod heads;
+#[cfg(feature = "runtime")]
 mod hedges;
 mod sessions;
 mod splits;

@@ -6,7 +6,7 @@ use inmesh_core::route::Parent;
 use super::super::meta::{self, Meta};
 use super::super::strict::{Fields, Value};
 use super::super::{Defaults, text};
-use super::reference::{self, Within, checked, service};
+use super::reference::{self, LATER, Within, checked, service};
 
 /// A route that is attached to Services.
 pub(super) struct Attached<'t, R> {
@@ -51,6 +51,8 @@ pub(super) fn attached<'t, R>(
             at.note("names no Service, so the route is for gateways and is skipped");
             return Some(None);
         }
+        // Experimental, and of gateways.
+        spec.refuse_all(&["useDefaultGateways"], LATER);
         if let Some(hostnames) = hostnames.as_ref().filter(|_| kind != Kind::TlsRoute) {
             read_hostnames(hostnames);
         }

@@ -36,6 +36,10 @@ pub(super) const HTTP: &[&str] = &[
     "ExternalAuth",
 ];
 
+const REDIRECT: &str = "RequestRedirect";
+/// Why a backend has no redirect.
+const NO_REDIRECT: &str = "a rule redirects, a backend does not: requests are sent to it";
+
 /// The filters of a rule or backend.
 #[derive(Default)]
 pub(super) struct Filters<'t> {
@@ -51,13 +55,40 @@ pub(super) struct Filters<'t> {
 
 /// Reads the field `filters` of a rule or backend.
 pub(super) fn read<'t>(of: &mut Fields<'t>, within: Within<'_>) -> Option<Filters<'t>> {
+    read_each(of, within, |_, _| {})
+}
+
+/// The same of a backend, which does not redirect.
+pub(super) fn read_of_backend<'t>(of: &mut Fields<'t>, within: Within<'_>) -> Option<Filters<'t>> {
+    let redirects = within.filters.contains(&REDIRECT);
+    let filters = read_each(of, within, |fields, kind| {
+        // One of that kind is refused as a whole.
+        if redirects && kind != REDIRECT {
+            fields.refuse_all(&["requestRedirect"], NO_REDIRECT);
+        }
+    })?;
+    if let Some((at, _)) = &filters.redirect {
+        at.refuse(NO_REDIRECT);
+    }
+    Some(filters)
+}
+
+fn read_each<'t>(
+    of: &mut Fields<'t>,
+    within: Within<'_>,
+    also: impl Fn(&mut Fields<'t>, &str),
+) -> Option<Filters<'t>> {
     let mut read = Filters::default();
     let Some(list) = of.get("filters") else {
         return Some(read);
     };
     let mut seen = Vec::new();
     for filter in list.list_of_or_empty(16)? {
-        let kind = filter.object(|fields| one(fields, &filter, within, &mut read))?;
+        let kind = filter.object(|fields| {
+            let kind = one(fields, &filter, within, &mut read)?;
+            also(fields, kind);
+            Some(kind)
+        })?;
         if seen.contains(&kind) && kind != "RequestMirror" {
             filter.refuse(format_args!("a second {kind} in one list is not allowed"));
         }
@@ -124,6 +155,14 @@ fn one<'t>(
             fields.ignore_all();
             at.refuse(format_args!("the filter {kind} {LATER}"));
             return None;
+        }
+    }
+    for (of, field) in [
+        ("ExtensionRef", "extensionRef"),
+        ("ExternalAuth", "externalAuth"),
+    ] {
+        if within.filters.contains(&of) {
+            fields.refuse_all(&[field], LATER);
         }
     }
     Some(kind)

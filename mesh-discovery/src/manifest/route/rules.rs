@@ -87,12 +87,9 @@ fn backend<'t>(value: &Value<'t>, within: Within<'_>) -> Option<(Backend, Option
     value.object(|backend| {
         let weight = backend.get("weight");
         let target = target(backend, within.namespace);
-        let filters = filters::read(backend, within);
+        let filters = filters::read_of_backend(backend, within);
         let read = weighted(backend, target, weight);
         let filters = filters?;
-        if let Some((at, _)) = filters.redirect {
-            at.refuse("a rule redirects, a backend does not: requests are sent to it");
-        }
         Some((read?.with_filters(filters.edits), filters.prefix))
     })
 }

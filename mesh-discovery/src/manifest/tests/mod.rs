@@ -2,6 +2,7 @@
 
 mod accepted;
 mod backend_tls;
+mod crds;
 mod examples;
 mod fields;
 mod filters;

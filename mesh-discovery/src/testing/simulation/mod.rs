@@ -28,6 +28,7 @@ mod expect;
 mod read;
 mod select;
 
+use inmesh_core::pki::id::TrustDomain;
 use inmesh_core::simulate::{Outcome, Scenario, endpoints, run};
 use inmesh_core::snapshot::Problem;
 
@@ -37,13 +38,14 @@ pub use read::SIMULATION;
 
 use super::cases::Documents;
 use super::world::World;
-use crate::manifest::Defaults;
 
 /// One document of kind Simulation.
 #[derive(Debug, Clone)]
 pub struct Simulation {
     /// The documents under load.
     documents: Documents,
+    /// The trust domain of the local workload, where no agent's file says it.
+    trust_domain: Option<TrustDomain>,
     draft: Draft,
 }
 
@@ -73,7 +75,11 @@ impl Simulation {
     pub fn parse(file: &str, text: &str) -> Result<Vec<Self>, Vec<Problem>> {
         let read = read::parse(file, text)?.into_iter();
         Ok(read
-            .map(|(documents, draft)| Self { documents, draft })
+            .map(|((documents, trust_domain), draft)| Self {
+                documents,
+                trust_domain,
+                draft,
+            })
             .collect())
     }
 
@@ -93,14 +99,7 @@ impl Simulation {
         &self,
         read: impl FnOnce(&str) -> Result<World, String>,
     ) -> Result<SimulationReport, String> {
-        let world = match &self.documents {
-            Documents::Folder(folder) => read(folder)?,
-            Documents::Inline(text, namespace) => {
-                let defaults = Defaults::new(namespace.clone()).loopback(true);
-                World::from_documents([("inline", &**text)], &defaults)
-                    .map_err(|error| error.to_string())?
-            }
-        };
+        let world = self.documents.world(self.trust_domain.as_ref(), read)?;
         self.run_in(&world)
     }
 
@@ -121,10 +120,12 @@ impl Simulation {
             };
             met.extend(expected.compare(tally, world, &known)?);
         }
+        let mut problems = world.problems().to_vec();
+        problems.extend(anonymous(world, &scenario));
         Ok(SimulationReport {
             met,
             refused,
-            problems: world.problems().to_vec(),
+            problems,
             outcome,
         })
     }
@@ -141,6 +142,15 @@ fn refused(world: &World, scenario: &Scenario) -> Vec<(String, String)> {
         Some((question.line(), why))
     });
     refused.collect()
+}
+
+/// A warning if requests are those of the local workload, whose identity is not known.
+fn anonymous(world: &World, scenario: &Scenario) -> Option<Problem> {
+    let asked = scenario.loads.iter().flat_map(|load| &load.questions);
+    let mut asked = asked.filter(|question| question.caller().is_none());
+    let why = asked.find_map(|question| world.anonymous(&world.ask(question)))?;
+    let message = format!("{why}; say from, or documents.trustDomain");
+    Some(Problem::warning("documents", message))
 }
 
 // === impl SimulationReport ===

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use inmesh_core::explain::Question;
-use inmesh_core::pki::id::SpiffeId;
+use inmesh_core::pki::clock::Span;
+use inmesh_core::pki::id::{SpiffeId, TrustDomain};
 use inmesh_core::simulate::{Fault, Latency, Load, Reached, Room};
 use inmesh_core::snapshot::Problem;
 
@@ -29,8 +30,11 @@ const ROOM: i64 = 1_000_000;
 /// What stands for the number of a user.
 const USER: &str = "{user}";
 
+/// Documents, and the trust domain of the workload that asks.
+type Of = (Documents, Option<TrustDomain>);
+
 /// Reads the simulations of a file.
-pub(super) fn parse(file: &str, text: &str) -> Result<Vec<(Documents, Draft)>, Vec<Problem>> {
+pub(super) fn parse(file: &str, text: &str) -> Result<Vec<(Of, Draft)>, Vec<Problem>> {
     let documents = documents(file, text).map_err(|error| vec![error.problem()])?;
     let (mut read, mut problems) = (Vec::new(), Vec::new());
     for document in &documents {
@@ -45,7 +49,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Vec<(Documents, Draft)>, V
     }
 }
 
-fn simulation(document: &Document) -> Result<(Documents, Draft), Vec<Problem>> {
+fn simulation(document: &Document) -> Result<(Of, Draft), Vec<Problem>> {
     if document.kind() != Some(SIMULATION) || document.api_version() != Some(API_VERSION) {
         let message = format!("is no document of kind {SIMULATION} ({API_VERSION})");
         return Err(vec![Problem::refused("", message).at(document.place(""))]);
@@ -59,13 +63,12 @@ fn simulation(document: &Document) -> Result<(Documents, Draft), Vec<Problem>> {
         let lasts = lasts.and_then(|value| time(&value));
         let seed = or(seed, 0, |value| value.integer::<u32>().map(u64::from));
         let discovery = or(discovery, Duration::ZERO, time);
-        let loads = requests.and_then(|list| list_of(&list, load));
+        let loads = requests.and_then(|list| distinct(&list, list_of(&list, load)?));
         let endpoints = or(endpoints, Vec::new(), |list| list_of(list, behaviour));
-        let loads = loads?;
+        let (loads, lasts) = (loads?, lasts?);
         let events = or(events, Vec::new(), |list| {
-            list_of(list, |event| change(event, &loads))
+            list_of(list, |event| change(event, &loads, lasts))
         });
-        let lasts = lasts?;
         let expected = or(expect, Vec::new(), |list| {
             list_of(list, |value| expected(value, lasts))
         });
@@ -81,6 +84,23 @@ fn simulation(document: &Document) -> Result<(Documents, Draft), Vec<Problem>> {
         Some((of?, draft))
     });
     read.map(|read| read.value)
+}
+
+/// Refuses requests of one name: an event that names them would be of the first alone.
+fn distinct(list: &Value<'_>, loads: Vec<Load>) -> Option<Vec<Load>> {
+    let items = list.list_of(PARTS)?;
+    let mut good = true;
+    for (nth, (value, load)) in items.iter().zip(&loads).enumerate() {
+        let first = loads.iter().position(|other| other.name == load.name);
+        if let Some(first) = first.filter(|first| *first < nth) {
+            let (name, path) = (&load.name, items[first].path());
+            value.refuse(format_args!(
+                "has the name {name:?}, as {path} has: give each a name of its own"
+            ));
+            good = false;
+        }
+    }
+    good.then_some(loads)
 }
 
 /// What a field says, or what holds without it.
@@ -289,7 +309,7 @@ fn fault(fields: &mut Fields<'_>) -> Option<Fault> {
     Some(fault)
 }
 
-fn change(value: &Value<'_>, loads: &[Load]) -> Option<Change> {
+fn change(value: &Value<'_>, loads: &[Load], ends: Duration) -> Option<Change> {
     value.object(|fields| {
         let (at, lasts) = (fields.need("at"), fields.get("for"));
         let (of, every) = (fields.get("endpoints"), fields.get("every"));
@@ -297,7 +317,7 @@ fn change(value: &Value<'_>, loads: &[Load]) -> Option<Change> {
         let (rate, requests) = (fields.get("rate"), fields.get("requests"));
         let how = how(fields)?;
         let whole = fields.whole();
-        let at = time(&at?)?;
+        let at = begins(&at?, ends)?;
         let many = every.is_some() || of.is_some();
         let mut found = Vec::new();
         if let Some(how) = how {
@@ -343,6 +363,19 @@ fn change(value: &Value<'_>, loads: &[Load]) -> Option<Change> {
             what,
         })
     })
+}
+
+/// When an event begins; one that begins at the end, or later, would never be.
+fn begins(value: &Value<'_>, ends: Duration) -> Option<Duration> {
+    let at = time(value)?;
+    if at >= ends {
+        value.refuse(format_args!(
+            "is not within the duration, which is {}",
+            Span(ends)
+        ));
+        return None;
+    }
+    Some(at)
 }
 
 /// The place of the load that is named, or of the only one.

@@ -151,6 +151,14 @@ fn what_a_file_cannot_say_is_refused_with_its_place() {
     for (more, said) in [
         ("durations: 5s", "durations"),
         ("events: [{at: 1s}]", "needs one of restart"),
+        (
+            "events: [{at: 20s, leave: true}]",
+            "events[0].at: is not within the duration",
+        ),
+        (
+            "events: [{at: 1s, rate: 5}, {at: 1m, rate: 5}]",
+            "events[1].at: is not within",
+        ),
         ("events: [{at: 1s, leave: false}]", "is true, or absent"),
         ("events: [{at: 1s, rate: 5, leave: true}]", "needs one of"),
         (
@@ -228,6 +236,11 @@ fn what_a_file_cannot_say_is_refused_with_its_place() {
         ),
         ("cart.shop/'", "cart.shop/{user}'", "needs users"),
         ("GET http://cart.shop/", "tcp://cart.shop:80", "opaque"),
+        (
+            "requests:\n",
+            "requests:\n- {request: 'GET http://cart.shop/', rate: 1, name: it}\n- {request: 'GET http://cart.shop/a', rate: 1, name: it}\n",
+            "requests[1]: has the name \"it\", as requests[0] has",
+        ),
         ("duration: 20s", "duration: 48h", "up to 24h"),
         ("duration: 20s", "duration: 0s", "more than 0s"),
     ] {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
 use super::ca::{DEFAULT_LEAF_LIFETIME, LocalCa, LocalCaError};
 use super::{Csr, CsrError, IssueError, IssuedChain, Issuer, csr};
 use crate::bundle::TrustBundle;
@@ -172,24 +174,30 @@ impl DevCa {
     ) -> Result<Self, DevCaError> {
         let (root_path, key_path) = (dir.join(ROOT_FILE), dir.join(KEY_FILE));
         disk::check_target(dir, Guard::FOLDER)?;
-        let bad_pem = |path: &Path, source| DevCaError::Pem {
-            path: path.to_owned(),
-            source,
-        };
-        let root = pem::one_certificate(&disk::read_guarded(&root_path, Guard::PUBLIC)?)
-            .map_err(|source| bad_pem(&root_path, source))?;
+        let text = disk::read_guarded(&root_path, Guard::PUBLIC)?;
+        let (root, trust_domain) = root_of(root_path, &text)?;
         let key = disk::read_secret(&key_path)?;
-        let key = PrivateKey::from_pem(&key).map_err(|source| bad_pem(&key_path, source))?;
-        let trust_domain =
-            crate::svid::trust_domain_of_ca(&root).ok_or_else(|| DevCaError::NoTrustDomain {
-                path: root_path.clone(),
-            })?;
+        let key = PrivateKey::from_pem(&key).map_err(|source| DevCaError::Pem {
+            path: key_path,
+            source,
+        })?;
         let ca = LocalCa::from_parts(trust_domain, root, &key, crypto, Arc::clone(&clock))
             .map_err(|source| DevCaError::Ca {
                 dir: dir.to_owned(),
                 source,
             })?;
         Self::with_tokens(ca.with_leaf_lifetime(leaf_lifetime), crypto, clock)
+    }
+
+    /// The trust domain of the CA in `dir`, by its root certificate alone: its key is not read.
+    ///
+    /// # Errors
+    ///
+    /// [`DevCaError`] if the certificate is missing, broken, or names no trust domain.
+    pub fn trust_domain_in(dir: &Path) -> Result<TrustDomain, DevCaError> {
+        let path = dir.join(ROOT_FILE);
+        let text = disk::read(&path).map_err(DiskError::io(&path))?;
+        Ok(root_of(path, &text)?.1)
     }
 
     /// Joins the CA with the issuer of tokens that its key makes.
@@ -294,6 +302,20 @@ impl fmt::Debug for WorkloadIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WorkloadIssuer({})", self.id)
     }
+}
+
+/// The root certificate of a file, and the trust domain that it names.
+fn root_of(
+    path: PathBuf,
+    text: &[u8],
+) -> Result<(CertificateDer<'static>, TrustDomain), DevCaError> {
+    let root = pem::one_certificate(text).map_err(|source| DevCaError::Pem {
+        path: path.clone(),
+        source,
+    })?;
+    let named = crate::svid::trust_domain_of_ca(&root);
+    let trust_domain = named.ok_or(DevCaError::NoTrustDomain { path })?;
+    Ok((root, trust_domain))
 }
 
 fn publish(path: &Path, content: &[u8], mode: Mode) -> Result<(), DevCaError> {

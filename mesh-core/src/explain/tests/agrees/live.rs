@@ -20,6 +20,7 @@ use crate::plan::{PlannedBackend, draw_of_copy, tunnel};
 use crate::retry::{
     BodySeen, BudgetPolicy, Chance, Due, HedgePolicy, KeptRequest, Race, RetryBudget,
 };
+use crate::telemetry::trace::TraceContext;
 
 /// The aspect under which is said what a session hands out, for the client's next request.
 pub(super) const TOKEN: &str = "token";
@@ -36,8 +37,9 @@ struct Admitted {
 /// Decides as a fresh world does; `copy` asks for that copy of the request instead, `None` if it is not
 /// sent.
 pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible<Option<Said>> {
-    let mut said = Said::new();
+    let mut said = Said::from([("answer", String::new())]);
     let (mut request, opaque) = asked(ask)?;
+    let trace = begun(&mut request);
     let grpc = !opaque && is_grpc(request.headers());
     let refuse = |mut said: Said, error: &Error| -> Fallible<Option<Said>> {
         refused(&mut said, error, grpc)?;
@@ -102,14 +104,11 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
         return Ok(Some(said).filter(|_| copy.is_none()));
     };
     if let Some(nth) = copy {
-        return copied(world, ask, (&admitted, &planned), nth, &draw);
+        return copied(world, ask, (&admitted, &planned, trace), nth, &draw);
     }
-    let mut fields = HeaderMap::new();
-    planned.edit_response(&mut fields);
-    say(&mut said, "answer", Some(of_head(&fields)));
     let found = backend.find(&world.snapshot);
     if !opaque {
-        let leaves = prepare(&planned, &mut admitted);
+        let leaves = prepare(&planned, &mut admitted, trace);
         if let Ok((service, _)) = &found {
             repeats(&planned, (backend, service), (&admitted, leaves), &mut said);
         }
@@ -137,6 +136,10 @@ pub(super) fn decided(world: &World, ask: &Ask, copy: Option<usize>) -> Fallible
         Ok(picked) => picked,
         Err(none) => return refuse(said, &backend.without_endpoint(none)),
     };
+    // From here on a server answers, or its agent does.
+    let mut fields = HeaderMap::new();
+    planned.edit_response(&mut fields);
+    say(&mut said, "answer", Some(of_head(&fields)));
     match judged(world, ask, (&mut admitted.request, opaque), picked.member())? {
         Ok(()) => say(
             &mut said,
@@ -204,6 +207,15 @@ fn asked(ask: &Ask) -> Fallible<(Request<Body>, bool)> {
     Ok((request.body(body)?, ask.is_opaque()))
 }
 
+/// The place in a trace that a request has, or begins with.
+fn begun(request: &mut Request<Body>) -> TraceContext {
+    let read = TraceContext::read(request.headers());
+    if read.is_none() {
+        request.headers_mut().remove("tracestate");
+    }
+    read.map_or_else(|| TraceContext::new(1, 2, false), |above| above.child(3))
+}
+
 fn caller(world: &World, ask: &Ask) -> Fallible<Local> {
     if ask.caller == CALLERS[0] {
         return Ok(world.local.clone());
@@ -222,10 +234,11 @@ fn view(request: &Request<Body>, opaque: bool) -> RequestView<'_> {
 
 /// Brings a request into the form of its next hop, with what is left of its time. Returns whether it may
 /// leave HTTP.
-fn prepare(planned: &Planned, admitted: &mut Admitted) -> bool {
+fn prepare(planned: &Planned, admitted: &mut Admitted, trace: TraceContext) -> bool {
     let request = &mut admitted.request;
     let hop = forward(request, planned.protocol(), &admitted.authority);
     planned.edit_request(request);
+    trace.write(request.headers_mut());
     let limits = planned.timeouts().map(|limits| limits.value);
     let limits = limits.map(|limits| [limits.request, limits.backend_request]);
     let all = limits.into_iter().flatten().flatten().chain(admitted.waits);
@@ -324,7 +337,7 @@ fn head_of(request: &Request<Body>) -> String {
 fn copied(
     world: &World,
     ask: &Ask,
-    (admitted, planned): (&Admitted, &Planned),
+    (admitted, planned, trace): (&Admitted, &Planned, TraceContext),
     nth: usize,
     left: &Draw,
 ) -> Fallible<Option<Said>> {
@@ -345,6 +358,7 @@ fn copied(
     request.headers_mut().clone_from(admitted.request.headers());
     let _hop = forward(&mut request, copy.protocol(), &admitted.authority);
     copy.edit(&mut request);
+    trace.write(request.headers_mut());
     say(&mut said, "sent", Some(head_of(&request)));
     if let Err(denied) = copy.permit(&caller(world, ask)?, &request) {
         return refuse(said, &denied.into());

@@ -26,21 +26,14 @@ fn say(said: &mut Said, aspect: &'static str, text: Option<String>) {
     }
 }
 
-/// Fields without those of a connection, and those that the runtime adds.
+/// Fields without the host, which stands in the target too, and without the IDs of spans.
 fn of_head(headers: &HeaderMap) -> String {
-    let of_hop = [
-        "connection",
-        "expect",
-        "host",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let fields = headers
-        .iter()
-        .filter(|(name, _)| !of_hop.contains(&name.as_str()));
+    let fields = headers.iter().filter(|(name, _)| *name != HOST);
     let mut fields: Vec<_> = fields
-        .map(|(name, value)| format!("{name}: {value:?}"))
+        .map(|(name, value)| match name.as_str() {
+            "traceparent" | "b3" => format!("{name}: ..."),
+            _ => format!("{name}: {value:?}"),
+        })
         .collect();
     fields.sort();
     fields.join(", ")
@@ -79,12 +72,7 @@ fn explained(world: &World, ask: &Ask) -> Fallible<(Said, Vec<Said>)> {
             .map(|r| format!("{} {}", r.object, r.rule)),
     );
     of_verdict(&mut said, &seen.verdict);
-    let planned = seen.backend.is_some() || seen.verdict.outcome == Outcome::Answered;
-    say(
-        &mut said,
-        "answer",
-        planned.then(|| of_head(&seen.response.0)),
-    );
+    say(&mut said, "answer", Some(of_head(&seen.response.0)));
     let opaque = ask.is_opaque();
     let sent = seen.sent.as_ref().filter(|_| !opaque);
     say(&mut said, "sent", sent.map(of_sent));

@@ -115,6 +115,15 @@ impl Ask {
             "upgrade: websocket",
             "upgrade: h2c",
             "expect: 100-continue",
+            "connection: close, x-hop, cookie",
+            "x-hop: 1",
+            "keep-alive: timeout=5",
+            "te: trailers",
+            "te: gzip, trailers;q=0.5",
+            "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "traceparent: none",
+            "tracestate: a=b",
+            "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1",
             "host: other",
             "transfer-encoding: gzip",
         ];
@@ -283,6 +292,12 @@ fn filters(draw: &mut Draw, grpc: bool, prefix: bool) -> Option<Vec<Filter>> {
             .set(header("x-tier"), text("gold"))
             .ok()?;
         let changes = changes.remove(header("x-a")).ok()?;
+        let changes = match draw.below(4) {
+            0 => changes.set(header("traceparent"), text("x")).ok()?,
+            1 => changes.remove(header("traceparent")).ok()?,
+            2 => changes.set(header("b3"), text("0")).ok()?,
+            _ => changes,
+        };
         all.push(Filter::RequestHeaders(changes));
     }
     for _ in 0..draw.below(3) {
