@@ -158,10 +158,10 @@ impl Validate {
         if let Some(admin) = &self.admin {
             let status = status_of(admin)?;
             seen = seen::first_speakers(&status, &merged);
-            let agent = running.iter();
-            agent
-                .flat_map(|agent| seen::first_listeners(&status, agent))
-                .for_each(&mut say);
+            let listeners = running
+                .iter()
+                .flat_map(|of| seen::first_listeners(&status, of));
+            listeners.for_each(&mut say);
         }
         let status = snapshot.status();
         // A route for gateways is read, and left to them with a note.

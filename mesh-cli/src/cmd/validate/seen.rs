@@ -53,7 +53,7 @@ pub(super) fn first_listeners(status: &Value, agent: &Agent) -> Vec<Problem> {
     let listeners = agent.listeners.iter().enumerate();
     let undeclared = listeners.filter(|(_, listener)| match &listener.listen {
         Listen::Inbound(to) => to.protocol == AppProtocol::Detect && has_spoken(listener.bind),
-        Listen::Outbound(_) => false,
+        _ => false,
     });
     let warning = |(n, listener): (usize, &Listener)| {
         let field = format!("listeners[{n}].inbound");
