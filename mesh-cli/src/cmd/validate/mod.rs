@@ -165,9 +165,11 @@ impl Validate {
         }
         let status = snapshot.status();
         // A route for gateways is read, and left to them with a note.
-        let nothing = status.is_empty() && merged.problems.is_empty();
         if !agent {
-            say(without(dir, nothing));
+            say(without(
+                dir,
+                status.is_empty() && merged.problems.is_empty(),
+            ));
         }
         for object in &status {
             // What dangles is found in the snapshot, which knows no lines.
