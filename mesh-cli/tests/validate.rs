@@ -311,7 +311,7 @@ fn a_note_is_said_once() {
     std::fs::create_dir(&dir).expect("a folder");
     let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, \
                  spec: {parentRefs: [{group: '', kind: Service, name: app}], rules: [{}, \
-                 {backendRefs: [{group: acme.io, kind: Other, name: b, port: 80}]}]}}";
+                 {timeouts: {request: never}}]}}";
     publish(&dir, "route.yaml", route);
     let (code, said) = json(&dir, &["--embedded"]);
     assert_eq!(code, Some(1), "{said}");

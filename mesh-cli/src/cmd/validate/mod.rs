@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use inmesh_core::authorize::DefaultAction;
-use inmesh_core::model::{Namespace, Workload};
+use inmesh_core::model::{Namespace, ObjectKey, Workload};
 use inmesh_core::snapshot::{Location, Problem, Settings, Severity, Snapshot};
 use inmesh_discovery::file::FileSource;
 use inmesh_discovery::manifest::{Defaults, Merged};
@@ -17,6 +17,7 @@ use inmesh_pki::TrustDomain;
 use serde_json::{Value, json};
 
 use super::status::problem_line;
+use crate::agent::Agent;
 use crate::fetch::AdminAddress;
 use crate::{agent, fetch, term, world};
 
@@ -154,15 +155,8 @@ impl Validate {
         let merged = FileSource::read_once(dir, &defaults)
             .with_context(|| format!("reading {}", dir.display()))?;
         let snapshot = Snapshot::new(settings).apply(merged.change.clone());
-        let mut seen = Vec::new();
-        if let Some(admin) = &self.admin {
-            let status = status_of(admin)?;
-            seen = seen::first_speakers(&status, &merged);
-            let listeners = running
-                .iter()
-                .flat_map(|of| seen::first_listeners(&status, of));
-            listeners.for_each(&mut say);
-        }
+        let (seen, spoken) = self.seen(&merged, running.as_deref())?;
+        spoken.into_iter().for_each(&mut say);
         let status = snapshot.status();
         // A route for gateways is read, and left to them with a note.
         if !agent {
@@ -206,6 +200,21 @@ impl Validate {
             objects: status.len(),
             merged,
         })
+    }
+
+    /// What a running agent has seen: of objects, and of its own listeners.
+    fn seen(
+        &self,
+        merged: &Merged,
+        running: Option<&Agent>,
+    ) -> anyhow::Result<(Vec<(ObjectKey, Problem)>, Vec<Problem>)> {
+        let Some(admin) = &self.admin else {
+            return Ok(Default::default());
+        };
+        let status = status_of(admin)?;
+        let listeners = running.map(|agent| seen::first_listeners(&status, agent));
+        let ports = seen::first_speakers(&status, merged);
+        Ok((ports, listeners.unwrap_or_default()))
     }
 
     fn without_agent(&self) -> anyhow::Result<(Settings, Defaults)> {
