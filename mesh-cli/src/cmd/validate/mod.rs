@@ -203,11 +203,7 @@ impl Validate {
     }
 
     /// What a running agent has seen: of objects, and of its own listeners.
-    fn seen(
-        &self,
-        merged: &Merged,
-        running: Option<&Agent>,
-    ) -> anyhow::Result<(Vec<(ObjectKey, Problem)>, Vec<Problem>)> {
+    fn seen(&self, merged: &Merged, running: Option<&Agent>) -> anyhow::Result<Seen> {
         let Some(admin) = &self.admin else {
             return Ok(Default::default());
         };
@@ -228,6 +224,9 @@ impl Validate {
         Ok((Settings::new(workload, DefaultAction::Deny), defaults))
     }
 }
+
+/// Problems of objects, and of the agent's own listeners.
+type Seen = (Vec<(ObjectKey, Problem)>, Vec<Problem>);
 
 /// That a folder has no Agent: a folder with other documents may be one that lost it.
 fn without(dir: &Path, nothing: bool) -> Problem {
