@@ -250,15 +250,10 @@ impl Shown for RequestLimits {
         let mut tcp = fields([("maxConnections", self.connections().into())]);
         let all = self.service();
         http.extend(all.map(|most| ("http2MaxRequests".to_owned(), most.into())));
-        let time = |time: Duration| millis(time);
-        http.extend(
-            self.idle_timeout()
-                .map(|t| ("idleTimeout".to_owned(), time(t))),
-        );
-        tcp.extend(
-            self.connect_timeout()
-                .map(|t| ("connectTimeout".to_owned(), time(t))),
-        );
+        let idle = self.idle_timeout().map(millis);
+        http.extend(idle.map(|time| ("idleTimeout".to_owned(), time)));
+        let connect = self.connect_timeout().map(millis);
+        tcp.extend(connect.map(|time| ("connectTimeout".to_owned(), time)));
         fields([("http", http.into()), ("tcp", tcp.into())])
     }
 }

@@ -172,8 +172,8 @@ impl IdentityState {
         (**serial == *svid.serial()).then_some(*since)
     }
 
-    /// Notes that the CA says of the SVID of `id` that it is revoked; one with another serial number is
-    /// not meant, and nothing is noted where there is none.
+    /// Notes that the CA says of the SVID of `id` that it is revoked. It changes nothing if there is no SVID
+    /// of that ID, or one with another serial number.
     pub fn revoke_svid(&mut self, id: &SpiffeId, serial: &str, since: SystemTime) {
         if self.svid(id).is_some_and(|svid| svid.serial() == serial) {
             let revoked = (serial.into(), since);

@@ -12,8 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::CaShared;
-use super::proof::say_revoked;
-use super::proof::{Proof, status_of};
+use super::proof::{Proof, say_revoked, status_of};
 use crate::ca::attest::Method;
 use crate::ca::members::MAX_INSTANCE;
 use crate::ca::store::Store;
