@@ -2,15 +2,20 @@
 //!
 //! A socket that is closed with bytes unread resets the connection, and the reset takes back what the
 //! caller has not read yet: mostly the very answer that says why (RFC 9112 section 9.6). So what
-//! comes after our end is read and dropped for a while.
+//! comes after our end is read and dropped for a while. An answer whose end is that of the connection, and
+//! that is cut before it, ends with a connection that broke off.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use inmesh_pki::serve::read_on;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
+
+use super::breaking::{Breaking, Wire, break_off};
+use super::timed::ConnState;
 
 /// A connection that may notice that its peer has reset it, without reading.
 pub(crate) trait Noticing {
@@ -23,19 +28,24 @@ pub(crate) trait Noticing {
 /// The HTTP library does not read while a request is answered, so that an end of the caller's side
 /// alone, which may be all that it has to say, costs no answer. What it does each time that it looks
 /// at the connection is to flush: a reset is noticed there, and ends the request.
-pub(crate) struct Lingering<T: AsyncRead + Unpin + Send + 'static> {
+pub(crate) struct Lingering<T: Breaking + Send + 'static> {
     inner: Option<T>,
-    /// Whether our side has ended and the caller's has not.
-    open: bool,
+    state: Arc<ConnState>,
+    /// Whether our side has ended.
+    ended: bool,
+    /// And the caller's.
+    heard: bool,
 }
 
 // === impl Lingering ===
 
-impl<T: AsyncRead + Unpin + Send + 'static> Lingering<T> {
-    pub(crate) fn new(inner: T) -> Self {
+impl<T: Breaking + Send + 'static> Lingering<T> {
+    pub(crate) fn new(inner: T, state: &Arc<ConnState>) -> Self {
         Self {
             inner: Some(inner),
-            open: false,
+            state: Arc::clone(state),
+            ended: false,
+            heard: false,
         }
     }
 
@@ -45,19 +55,32 @@ impl<T: AsyncRead + Unpin + Send + 'static> Lingering<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin + Send + 'static> Drop for Lingering<T> {
+impl<T: Breaking + Send + 'static> Drop for Lingering<T> {
     fn drop(&mut self) {
+        let cut = !self.ended && self.state.ends_an_answer();
+        let unheard = self.ended && !self.heard;
         // Without a runtime there is no task to read on in.
-        if self.open
+        if (cut || unheard)
             && let Some(mut inner) = self.inner.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(async move { read_on(&mut inner).await });
+            runtime.spawn(async move {
+                match cut {
+                    true => break_off(&mut inner).await,
+                    false => read_on(&mut inner).await,
+                }
+            });
         }
     }
 }
 
-impl<T: AsyncRead + Unpin + Send + 'static> AsyncRead for Lingering<T> {
+impl<T: Breaking + Noticing + Send + 'static> Breaking for Lingering<T> {
+    fn wire(&mut self) -> Wire<'_> {
+        self.inner.as_mut().map_or(Wire::Noticed, T::wire)
+    }
+}
+
+impl<T: Breaking + Send + 'static> AsyncRead for Lingering<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -66,13 +89,13 @@ impl<T: AsyncRead + Unpin + Send + 'static> AsyncRead for Lingering<T> {
         let before = buf.filled().len();
         let read = ready!(self.io()?.poll_read(cx, buf));
         if read.is_err() || buf.filled().len() == before {
-            self.open = false;
+            self.heard = true;
         }
         Poll::Ready(read)
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Noticing + Unpin + Send + 'static> AsyncWrite for Lingering<T> {
+impl<T: Breaking + Noticing + Send + 'static> AsyncWrite for Lingering<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -90,7 +113,7 @@ impl<T: AsyncRead + AsyncWrite + Noticing + Unpin + Send + 'static> AsyncWrite f
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.io()?.poll_shutdown(cx))?;
-        self.open = true;
+        self.ended = true;
         Poll::Ready(Ok(()))
     }
 

@@ -4,6 +4,8 @@
 //! declared. [`detect`] is pure over those bytes. It refuses to wait for ever, and to guess a
 //! protocol that a listener has declared.
 
+#[cfg(feature = "runtime")]
+mod breaking;
 mod detect;
 #[cfg(feature = "runtime")]
 mod hello;
@@ -23,6 +25,8 @@ mod timed;
 #[cfg(feature = "runtime")]
 mod upload;
 
+#[cfg(feature = "runtime")]
+pub(crate) use breaking::{Breaking, Wire, break_off};
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
 pub(crate) use detect::{is_text, may_be_http2};

@@ -10,16 +10,21 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::ops::Deref;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Noticing;
+use super::breaking::{Breaking, Wire};
+use super::linger::Noticing;
 use super::place::{Place, Share};
 
 /// Slices that together are at most this long are copied into one.
@@ -88,6 +93,11 @@ impl Socket {
         self.counted = Some(place);
     }
 
+    /// Whether all that was written has left this machine, as far as that is known.
+    pub(super) fn has_sent_all(&self) -> bool {
+        sent_all(&self.stream)
+    }
+
     /// The address that the caller connected to: the one before a redirection by netfilter if there
     /// was one, else the local one, which is the original too under TPROXY or `sk_lookup`.
     pub(crate) fn original_destination(&self) -> io::Result<SocketAddr> {
@@ -125,6 +135,21 @@ fn unanswered(_: &SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// A socket of which nothing may wait to be sent takes more once nothing does.
+#[cfg(target_os = "linux")]
+fn sent_all(stream: &TcpStream) -> bool {
+    let socket = SockRef::from(stream);
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    socket.set_tcp_notsent_lowat(1).is_err()
+        || poll(&mut asked, PollTimeout::ZERO).is_err()
+        || asked[0].any() == Some(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sent_all(_: &TcpStream) -> bool {
+    true
+}
+
 /// `SO_ORIGINAL_DST`, which fails if no redirection is known.
 #[cfg(target_os = "linux")]
 fn redirected_from(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
@@ -152,6 +177,12 @@ impl From<TcpStream> for Socket {
             share: None,
             counted: None,
         }
+    }
+}
+
+impl Breaking for Socket {
+    fn wire(&mut self) -> Wire<'_> {
+        Wire::Plain(self)
     }
 }
 

@@ -9,13 +9,14 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::breaking::{Breaking, Wire};
 use crate::budget::Budget;
 use crate::error::{REASON, Reason};
 
@@ -49,6 +50,8 @@ pub(crate) struct ConnState {
     /// The reason for which the library has answered by itself, as its place in [`UNREAD`] and one
     /// more; 0 if it has not.
     unread: AtomicU8,
+    /// Whether the end of the connection is that of an answer.
+    ends_an_answer: AtomicBool,
     /// Requests under way, and all that ever were.
     running: AtomicU32,
     served: AtomicU32,
@@ -159,6 +162,16 @@ impl ConnState {
     /// Whether part of a request has come, and none is under way.
     fn reads_header(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == HEADER && self.running.load(Ordering::Relaxed) == 0
+    }
+
+    /// The answer that is given has no other end than that of the connection.
+    pub(crate) fn end_an_answer(&self) {
+        self.ends_an_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is so.
+    pub(super) fn ends_an_answer(&self) -> bool {
+        self.ends_an_answer.load(Ordering::Relaxed)
     }
 
     /// Waits until there was no request for at least `idle`, and for less than twice as long.
@@ -355,6 +368,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Timed<T> {
                 self.waiting = None;
             }
         }
+    }
+}
+
+impl<T: Breaking> Breaking for Timed<T> {
+    fn wire(&mut self) -> Wire<'_> {
+        self.inner.wire()
     }
 }
 

@@ -36,6 +36,6 @@ pub(crate) use lease::Lease;
 pub(crate) use origin::Origin;
 pub(crate) use outside::OutsideRoots;
 pub(crate) use tcp::Io;
-pub(crate) use tunnel::{Flow, copy, splice};
+pub(crate) use tunnel::{Flow, copy, drained, splice};
 pub(crate) use unsent::{SPARING, Unsent};
 pub(crate) use way_out::{WayOut, as_upgrade, protocol_of};

@@ -125,6 +125,11 @@ impl<T> ReadOn<T> {
         (this, refused)
     }
 
+    /// The connection as it is.
+    pub(super) fn into_inner(self) -> T {
+        self.inner
+    }
+
     fn written(
         &mut self,
         written: io::Result<usize>,

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{client, server};
 
-use crate::accept::{Noticing, Socket, Sockets};
+use crate::accept::{Breaking, Noticing, Socket, Sockets, Wire};
 use crate::error::{Error, Reason};
 use crate::identify::{Guarded, LiveConnection};
 
@@ -144,6 +144,17 @@ macro_rules! each {
             Io::Server($stream) => $call,
         }
     };
+}
+
+impl Breaking for Io {
+    fn wire(&mut self) -> Wire<'_> {
+        match self {
+            Self::Client(stream) => Wire::Tls(stream.inner().get_mut().0),
+            Self::Outside(stream) => Wire::Tls(stream.get_mut().0),
+            Self::Plain(stream) => Wire::Plain(stream),
+            Self::Server(stream) => Wire::Tls(stream.inner().get_mut().0),
+        }
+    }
 }
 
 impl Noticing for Io {

@@ -2,18 +2,20 @@
 //!
 //! Each way ends by itself: an end of one side is passed on as an end, and what a side still says is
 //! carried on although the other one takes nothing more. A server that answers and closes while
-//! its caller still sends has been heard so.
+//! its caller still sends has been heard so. A side that breaks off, and a connection that is cut, is passed
+//! on as one that broke off: what it has said would look whole otherwise.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use hyper_util::rt::TokioIo;
 use inmesh_pki::serve::read_on;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::forward::Switched;
+use super::way_out::Left;
+use crate::accept::{Breaking, break_off};
 use crate::drain::Drain;
 use crate::error::{Error, Reason};
 use crate::telemetry::TcpCounters;
@@ -42,6 +44,8 @@ struct Way {
     failed: Option<io::Error>,
     /// Whether the side that is read from broke off.
     broken: bool,
+    /// Whether that was met in writing to it: what it said before can be read still, and then an end.
+    reset: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,27 +63,37 @@ enum Failed {
     Write(io::Error),
 }
 
-/// Copies both ways until both sides have ended, first to each what was read of the other one already.
-/// `flow` has what was copied, also after an error and if the future is dropped.
+/// Ready once the drain cuts what is left.
+pub(crate) async fn drained(mut drain: Drain) -> Error {
+    drain.closed().await;
+    Error::new(Reason::Reset, "drained")
+}
+
+/// Copies both ways until both sides have ended or `cut` says that they must, first to each what was
+/// read of the other one already. `flow` has what was copied, also after an error and if the future is
+/// dropped.
 ///
 /// # Errors
 ///
-/// [`Reason::Reset`] if one of the connections breaks off. What the other side said before is
-/// delivered all the same.
+/// [`Reason::Reset`] if one of the connections breaks off, and then the other one does: first it gets what
+/// was said before. What `cut` says, after which both break off.
 pub(crate) async fn copy<A, B>(
     (caller, heard): (&mut A, &[u8]),
     (other, said): (&mut B, &[u8]),
+    cut: impl Future<Output = Error>,
     flow: &mut Flow,
 ) -> Result<(), Error>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: Breaking,
+    B: Breaking,
 {
     let (mut there, mut back) = (Way::new(heard), Way::new(said));
     flow.add(heard.len(), 0);
-    poll_fn(|cx| {
+    let joined = poll_fn(|cx| {
         let one = there.poll(caller, other, cx, &mut |read, _| flow.add(read, 0));
+        back.reset |= there.is_reset();
         let two = back.poll(other, caller, cx, &mut |_, written| flow.add(0, written));
+        there.reset |= back.is_reset();
         // A side that has broken off, other than one that has ended, takes nothing more either.
         let (one, two) = (
             one.is_ready() || back.broken,
@@ -89,37 +103,51 @@ where
             return Poll::Ready(());
         }
         Poll::Pending
-    })
-    .await;
-    if there.failed.is_some() && back.failed.is_none() {
-        read_on(caller).await;
-    }
-    match there.failed.or(back.failed) {
-        None => Ok(()),
-        Some(e) => Err(Error::new(Reason::Reset, "the connection broke off").because(e)),
-    }
+    });
+    let cut = tokio::select! {
+        biased;
+        error = cut => Some(error),
+        () = joined => None,
+    };
+    let (caller_breaks, other_breaks) = match cut {
+        Some(_) => (true, true),
+        None => (back.broken, there.broken),
+    };
+    let heard = there.failed.is_some() && back.failed.is_none();
+    let callers_end = async {
+        match caller_breaks {
+            true => break_off(caller).await,
+            false if heard => read_on(caller).await,
+            false => {}
+        }
+    };
+    let others_end = async {
+        if other_breaks {
+            break_off(other).await;
+        }
+    };
+    tokio::join!(callers_end, others_end);
+    let broke = |e| Error::new(Reason::Reset, "the connection broke off").because(e);
+    let failed = cut.or_else(|| there.failed.or(back.failed).map(broke));
+    failed.map_or(Ok(()), Err)
 }
 
 /// Joins two connections that have both left HTTP (RFC 9110 section 7.8) until both have ended or
-/// the drain cuts them.
+/// `cut` says that they must.
 pub(crate) async fn splice(
     switched: Switched,
-    mut drain: Drain,
+    cut: impl Future<Output = Error>,
     flow: &mut Flow,
 ) -> Result<(), Error> {
-    let joined = async {
-        let failed = |e| Error::new(Reason::Reset, "the upgrade failed").because(e);
-        let upstream = async { switched.upstream.await.map_err(failed) };
-        let (mut caller, upstream) = tokio::try_join!(switched.caller.open(), upstream)?;
-        let mut upstream = TokioIo::new(upstream);
-        copy((&mut caller, &[]), (&mut upstream, &[]), flow).await
-    };
-    tokio::select! {
+    let mut cut = pin!(cut);
+    let ((mut caller, heard), (mut upstream, said)) = tokio::select! {
         biased;
-        // What is cut fails too, and would hide why.
-        () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
-        copied = joined => copied,
-    }
+        error = &mut cut => return Err(error),
+        both = async {
+            tokio::try_join!(switched.caller.open(), Left::of(switched.upstream))
+        } => both?,
+    };
+    copy((&mut caller, &heard), (&mut upstream, &said), cut, flow).await
 }
 
 // === impl Flow ===
@@ -160,6 +188,7 @@ impl Way {
             unflushed: false,
             failed: None,
             broken: false,
+            reset: false,
         }
     }
 
@@ -196,10 +225,9 @@ impl Way {
             };
             let failed = match stepped {
                 Ok(()) => continue,
-                // The writer gets an end.
                 Err(Failed::Read(e)) => {
                     self.broken = true;
-                    self.phase = Phase::Ending;
+                    self.phase = Phase::Over;
                     e
                 }
                 Err(Failed::Write(e)) => {
@@ -221,9 +249,18 @@ impl Way {
         ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
         (self.from, self.to) = (0, buffer.filled().len());
         if self.to == 0 {
+            if self.reset {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             self.phase = Phase::Ending;
         }
         Poll::Ready(Ok(self.to))
+    }
+
+    /// Whether the side that is written to has reset its connection, and not ended before.
+    fn is_reset(&self) -> bool {
+        let kind = self.failed.as_ref().map(io::Error::kind);
+        self.phase == Phase::Over && !self.broken && kind == Some(io::ErrorKind::ConnectionReset)
     }
 
     fn poll_write<W: AsyncWrite + Unpin>(

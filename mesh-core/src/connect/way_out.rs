@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use data_encoding::BASE64;
 use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -16,6 +17,9 @@ use hyper_util::rt::TokioIo;
 use sha1_smol::Sha1;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::read_on::ReadOn;
+use super::tcp::Io;
+use crate::accept::{Breaking, Lingering, Timed, Wire};
 use crate::body::Body;
 use crate::error::{Error, Reason};
 use crate::http2::{Parked, StreamIo};
@@ -37,10 +41,15 @@ pub(crate) struct Stream {
     key: Option<HeaderValue>,
 }
 
-/// The same once it has left HTTP.
+/// One side of what has left HTTP.
 pub(crate) enum Left {
-    Http1(TokioIo<Upgraded>),
-    Http2(Box<StreamIo>),
+    /// Of a caller's connection.
+    Caller(Box<Timed<Lingering<Io>>>),
+    /// Of a connection to an endpoint.
+    Endpoint(Io),
+    Stream(Box<StreamIo>),
+    /// Of a connection that an embedding program, or its HTTP library, has made.
+    Foreign(TokioIo<Upgraded>),
 }
 
 /// What an extended CONNECT asks for; `None` of any other request, a plain CONNECT included.
@@ -139,14 +148,11 @@ impl WayOut {
         *response.body_mut() = stream.io.answer();
     }
 
-    /// Waits until the caller has left HTTP.
-    pub(crate) async fn open(self) -> Result<Left, Error> {
+    /// Waits until the caller has left HTTP. With it comes what was read of it already.
+    pub(crate) async fn open(self) -> Result<(Left, Bytes), Error> {
         match self {
-            Self::Http1(caller) => {
-                let failed = |e| Error::new(Reason::Reset, "the upgrade failed").because(e);
-                Ok(Left::Http1(TokioIo::new(caller.await.map_err(failed)?)))
-            }
-            Self::Http2(stream) => Ok(Left::Http2(Box::new(stream.io))),
+            Self::Http1(caller) => Left::of(caller).await,
+            Self::Http2(stream) => Ok((Left::Stream(Box::new(stream.io)), Bytes::new())),
         }
     }
 }
@@ -156,10 +162,44 @@ impl WayOut {
 macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self.get_mut() {
-            Left::Http1($io) => $call,
-            Left::Http2($io) => $call,
+            Left::Caller($io) => $call,
+            Left::Endpoint($io) => $call,
+            Left::Stream($io) => $call,
+            Left::Foreign($io) => $call,
         }
     };
+}
+
+impl Left {
+    /// Waits until a connection of HTTP/1.1 has left it. With it comes what was read of it already.
+    pub(super) async fn of(connection: OnUpgrade) -> Result<(Self, Bytes), Error> {
+        let failed = |e| Error::new(Reason::Reset, "the upgrade failed").because(e);
+        let upgraded = connection.await.map_err(failed)?;
+        let upgraded = match upgraded.downcast::<TokioIo<Timed<Lingering<Io>>>>() {
+            Ok(parts) => {
+                let caller = Self::Caller(Box::new(parts.io.into_inner()));
+                return Ok((caller, parts.read_buf));
+            }
+            Err(upgraded) => upgraded,
+        };
+        Ok(match upgraded.downcast::<TokioIo<ReadOn<Io>>>() {
+            Ok(parts) => {
+                let endpoint = parts.io.into_inner().into_inner();
+                (Self::Endpoint(endpoint), parts.read_buf)
+            }
+            Err(upgraded) => (Self::Foreign(TokioIo::new(upgraded)), Bytes::new()),
+        })
+    }
+}
+
+impl Breaking for Left {
+    fn wire(&mut self) -> Wire<'_> {
+        match self {
+            Self::Caller(io) => io.wire(),
+            Self::Endpoint(io) => io.wire(),
+            Self::Stream(_) | Self::Foreign(_) => Wire::Noticed,
+        }
+    }
 }
 
 impl AsyncRead for Left {

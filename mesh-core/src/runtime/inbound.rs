@@ -4,6 +4,7 @@
 
 use std::hint::cold_path;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::accept::proxy::{Ends, TrustedProxies};
 use crate::accept::{Detected, Listener, Share, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
-use crate::connect::{Flow, Io, Origin, copy};
+use crate::connect::{Flow, Io, Origin, copy, drained};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::fields::wishes;
 use crate::identify::{Inner, LiveConnection, Peer, PeerInfo, failure_reason};
@@ -509,15 +510,17 @@ impl<A: App> InboundStack<A> {
                     .tcp_opened(&series, call.exchange.tls_peer.is_some());
                 flow = Flow::new(counters.clone());
                 shared.recorder.begin(&call.exchange);
-                let mut drain = shared.drain.clone();
+                let drain = shared.drain.clone();
                 let caller = Arc::new(PeerInfo::new(peer, from));
                 let denied = Arc::clone(&self.inbound).denied(caller, Asked::Opaque);
-                let result = tokio::select! {
-                    biased;
-                    () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
-                    error = denied => Err(error),
-                    carried = self.carry(&mut io, &origin, spoken, &mut flow) => carried,
+                let cut = async {
+                    tokio::select! {
+                        biased;
+                        error = drained(drain) => error,
+                        error = denied => error,
+                    }
                 };
+                let result = self.carry(&mut io, &origin, spoken, cut, &mut flow).await;
                 counters.closed();
                 result
             }
@@ -540,12 +543,18 @@ impl<A: App> InboundStack<A> {
         io: &mut Io,
         origin: &Origin,
         spoken: Option<Spoken>,
+        cut: impl Future<Output = Error>,
         flow: &mut Flow,
     ) -> Result<(), Error> {
+        let mut cut = pin!(cut);
         let (mut app, said) = match spoken {
             Some(spoken) => spoken,
-            None => (self.app.open(origin).await?, Vec::new()),
+            None => tokio::select! {
+                biased;
+                error = &mut cut => return Err(error),
+                opened = self.app.open(origin) => (opened?, Vec::new()),
+            },
         };
-        copy((io, &[]), (&mut app, &said), flow).await
+        copy((io, &[]), (&mut app, &said), cut, flow).await
     }
 }

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::call::Call;
@@ -15,9 +14,9 @@ use super::first::{FirstWord, first_word};
 use super::listen::OutboundListener;
 use super::outbound::{Arrival, Outbound, To};
 use super::upstream::Upstream;
-use crate::accept::{Detected, Hello, Socket, Taken, hello, peek};
+use crate::accept::{Breaking, Detected, Hello, Socket, Taken, hello, peek};
 use crate::authorize::RequestView;
-use crate::connect::{Flow, Io, Origin, copy};
+use crate::connect::{Flow, Io, Origin, copy, drained};
 use crate::error::{Error, Reason};
 use crate::plan::{Destination, plan};
 use crate::route::RoutedAs;
@@ -128,10 +127,7 @@ impl Outbound {
                 return recorder.publish(&call.exchange);
             }
         };
-        let joined = Joined {
-            heard: bytes,
-            ..Joined::new(endpoint, upstream, Vec::new())
-        };
+        let joined = Joined::new(endpoint, upstream, Vec::new()).heard(bytes);
         self.join(stream, call, joined).await;
     }
 
@@ -156,7 +152,7 @@ impl Outbound {
     /// Has bytes flow between both sides until they have ended. The record has begun.
     pub(super) async fn flow<T>(&self, mut stream: T, mut call: Call, joined: Joined)
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: Breaking,
     {
         let recorder = &self.shared.recorder;
         let Joined {
@@ -169,12 +165,9 @@ impl Outbound {
         let mutual_tls = call.exchange.tls_peer.is_some();
         let counters = recorder.metrics.tcp_opened(series, mutual_tls);
         let mut flow = Flow::new(counters.clone());
-        let mut drain = self.shared.drain.clone();
-        let result = tokio::select! {
-            biased;
-            () = drain.closed() => Err(Error::new(Reason::Reset, "drained")),
-            copied = copy((&mut stream, &heard), (&mut endpoint, &said), &mut flow) => copied,
-        };
+        let drain = self.shared.drain.clone();
+        let (caller, server) = ((&mut stream, &*heard), (&mut endpoint, &*said));
+        let result = copy(caller, server, drained(drain), &mut flow).await;
         counters.closed();
         call.close(&flow, result.as_ref().err());
         recorder.publish(&call.exchange);
@@ -241,5 +234,11 @@ impl Joined {
             said,
             heard: Vec::new(),
         }
+    }
+
+    /// With what the caller has said already.
+    pub(super) fn heard(mut self, heard: Vec<u8>) -> Self {
+        self.heard = heard;
+        self
     }
 }

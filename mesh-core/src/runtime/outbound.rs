@@ -29,7 +29,7 @@ use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
-use crate::connect::{Kept, Origin, Switched, forward, protocol_of};
+use crate::connect::{Io, Kept, Origin, Switched, forward, protocol_of};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, Namespace, ServiceName};
@@ -454,7 +454,7 @@ impl Outbound {
         let ended = if http2 {
             connection.serve_h2(stream, service).await
         } else {
-            connection.serve_h1(stream, service).await
+            connection.serve_h1(Io::Plain(stream), service).await
         };
         let recorder = &self.shared.recorder;
         let (direction, workload) = (Direction::Outbound, self.tls.local().shown());

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::again::Again;
 use super::aside::Aside;
 use super::limits::Limits;
-use crate::accept::{ConnState, Lingering, Listener, Noticing, Socket, Timed};
+use crate::accept::{Breaking, ConnState, Lingering, Listener, Noticing, Socket, Timed};
 use crate::body::{Body, BoxError};
 use crate::budget::Budget;
 use crate::drain::Drain;
@@ -59,6 +59,7 @@ pub(super) struct Connection {
 pub(super) struct Answering {
     /// Set once the connection is to end.
     pub(super) closing: AtomicBool,
+    state: Arc<ConnState>,
     /// What bodies may hold.
     budget: Arc<Budget>,
 }
@@ -132,8 +133,8 @@ fn leaves_http(status: StatusCode, tunnel: bool) -> bool {
 }
 
 /// Says that the connection ends with an answer, where it `closes` or the answer makes it. `old` is an answer
-/// to HTTP/1.0.
-fn end_with(response: &mut Response<Body>, old: bool, closes: bool) {
+/// to HTTP/1.0. Returns whether it has no other end than that.
+fn end_with(response: &mut Response<Body>, old: bool, closes: bool) -> bool {
     // Half a request is in the way of the next one (RFC 9110, section 15.5.9).
     let late = response.status() == StatusCode::REQUEST_TIMEOUT;
     // An answer to HTTP/1.0 whose length is not known ends with its connection.
@@ -146,20 +147,23 @@ fn end_with(response: &mut Response<Body>, old: bool, closes: bool) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
+    last
 }
 
 // === impl Connection ===
 
 impl Connection {
     pub(super) fn new(limits: &Arc<Limits>, budget: &Arc<Budget>, drain: &Drain) -> Self {
+        let state = Arc::<ConnState>::default();
         Self {
             limits: Arc::clone(limits),
             drain: drain.clone(),
             until: None,
             mesh: false,
-            state: Arc::default(),
+            state: Arc::clone(&state),
             answering: Arc::new(Answering {
                 closing: AtomicBool::new(false),
+                state,
                 budget: Arc::clone(budget),
             }),
         }
@@ -169,12 +173,12 @@ impl Connection {
     /// rests is closed a moment later, so that a request on its way is not lost.
     pub(super) async fn serve_h1<T, F, R>(self, io: T, service: F) -> Result<(), BoxError>
     where
-        T: AsyncRead + AsyncWrite + Noticing + Unpin + Send + 'static,
+        T: Breaking + Noticing + Send + 'static,
         F: Fn(Request<Body>) -> R,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let limits = &self.limits;
-        let io = Lingering::new(io);
+        let io = Lingering::new(io, &self.state);
         let io = Timed::http1(
             io,
             Arc::clone(&self.state),
@@ -183,9 +187,9 @@ impl Connection {
             limits.unread,
         )
         .within(&self.answering.budget);
-        let (state, answering) = (Arc::clone(&self.state), Arc::clone(&self.answering));
+        let answering = Arc::clone(&self.answering);
         let service = service_fn(move |mut request: Request<Incoming>| {
-            state.busy();
+            answering.state.busy();
             let old = request.version() == Version::HTTP_10;
             if old {
                 // Such a caller waits for no 100 (RFC 9110 section 10.1.1).
@@ -198,7 +202,9 @@ impl Connection {
             service(request.map(Body::incoming)).map(move |mut response| {
                 let status = response.status();
                 let closing = answering.closing.load(Ordering::Relaxed);
-                end_with(&mut response, old, closing && !leaves_http(status, tunnel));
+                if end_with(&mut response, old, closing && !leaves_http(status, tunnel)) {
+                    answering.state.end_an_answer();
+                }
                 if states_length_only(&response) {
                     response.body_mut().hide_end();
                 } else {

@@ -23,7 +23,7 @@ use crate::accept::{ConnState, Sockets};
 use crate::authorize::{Authorizers, PathForm};
 use crate::body::Body;
 use crate::budget::Budget;
-use crate::connect::{Flow, Switched, splice};
+use crate::connect::{Flow, Switched, drained, splice};
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::fields::NO_RETRY;
@@ -141,10 +141,15 @@ impl Shared {
         let drain = self.drain.clone();
         self.tracker.spawn(async move {
             let mut flow = Flow::default();
-            let result = tokio::select! {
-                spliced = splice(switched, drain, &mut flow) => spliced,
-                error = denied => Err(error),
+            let cut = async {
+                tokio::select! {
+                    biased;
+                    // What is cut fails too, and would hide why.
+                    error = drained(drain) => error,
+                    error = denied => error,
+                }
             };
+            let result = splice(switched, cut, &mut flow).await;
             pending.joined(&flow, result);
         });
     }

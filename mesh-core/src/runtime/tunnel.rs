@@ -96,8 +96,8 @@ impl Outbound {
         let this = Arc::clone(self);
         self.shared.tracker.spawn(async move {
             match caller.open().await {
-                Ok(caller) => {
-                    let joined = Joined::new(endpoint, upstream, Vec::new());
+                Ok((caller, heard)) => {
+                    let joined = Joined::new(endpoint, upstream, Vec::new()).heard(heard.into());
                     this.flow(caller, call, joined).await;
                 }
                 Err(error) => {

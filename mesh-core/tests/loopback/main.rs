@@ -1,6 +1,7 @@
 //! The data plane over real sockets on loopback, one file for each area.
 
 mod announced;
+mod breaks;
 mod chains;
 mod checks;
 mod connect;

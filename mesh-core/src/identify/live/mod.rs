@@ -358,6 +358,11 @@ impl<T> Guarded<T> {
         &self.entry
     }
 
+    /// The connection, past the sweep.
+    pub(crate) fn inner(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
     /// Has the sweep wake this task, if it must.
     fn watch(&mut self, cx: &Context<'_>) {
         self.noted.note(cx, &self.entry.task);
