@@ -47,6 +47,16 @@ pub(crate) fn is_text(bytes: &[u8]) -> bool {
     request || bytes.iter().all(|b| space(b) || matches!(b, b' '..=b'~'))
 }
 
+/// Whether a server's first word is one of HTTP: the SETTINGS that some servers of HTTP/2 send before
+/// the preface has come (RFC 9113 section 3.4), or an answer to a request that did not come in time.
+#[cfg(feature = "runtime")]
+pub(crate) fn speaks_http(word: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    const CONNECTION: [u8; 4] = [0; 4];
+    let settings = word.get(3) == Some(&SETTINGS) && word.get(5..9) == Some(&CONNECTION);
+    settings || word.starts_with(b"HTTP/")
+}
+
 /// Looks at the first bytes of a connection. Whatever is not surely HTTP or TLS is opaque; the
 /// answer never changes once it is not [`Detected::NeedMore`], however many bytes follow.
 ///

@@ -17,6 +17,8 @@ mod listener;
 mod place;
 pub mod proxy;
 #[cfg(feature = "runtime")]
+mod request_line;
+#[cfg(feature = "runtime")]
 mod socket;
 #[cfg(feature = "runtime")]
 mod sockets;
@@ -29,7 +31,7 @@ mod upload;
 pub(crate) use breaking::{Breaking, Wire, break_off};
 pub use detect::{Detected, detect};
 #[cfg(feature = "runtime")]
-pub(crate) use detect::{is_text, may_be_http2};
+pub(crate) use detect::{is_text, may_be_http2, speaks_http};
 #[cfg(feature = "runtime")]
 pub(crate) use hello::{Hello, hello};
 #[cfg(feature = "runtime")]
@@ -38,6 +40,8 @@ pub(crate) use linger::{Lingering, Noticing};
 pub(crate) use listener::{Listener, Taken, peek};
 #[cfg(feature = "runtime")]
 pub(crate) use place::Share;
+#[cfg(feature = "runtime")]
+pub(crate) use request_line::NoRequest;
 #[cfg(feature = "runtime")]
 pub(crate) use socket::Socket;
 #[cfg(feature = "runtime")]

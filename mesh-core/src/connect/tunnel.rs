@@ -127,7 +127,11 @@ where
         }
     };
     tokio::join!(callers_end, others_end);
-    let broke = |e| Error::new(Reason::Reset, "the connection broke off").because(e);
+    // What reads may have refused what came.
+    let broke = |e: io::Error| match e.downcast::<Error>() {
+        Ok(refused) => refused,
+        Err(e) => Error::new(Reason::Reset, "the connection broke off").because(e),
+    };
     let failed = cut.or_else(|| there.failed.or(back.failed).map(broke));
     failed.map_or(Ok(()), Err)
 }

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::accept::speaks_http;
 use crate::connect::Io;
 use crate::model::ServiceName;
 
@@ -48,7 +49,7 @@ pub(super) async fn first_word(caller: &TcpStream, server: &mut Io, limit: Durat
         tokio::select! {
             biased;
             said = server.read(&mut word) => match said {
-                Ok(length @ 1..) if is_http(&word[..length]) => FirstWord::Http,
+                Ok(length @ 1..) if speaks_http(&word[..length]) => FirstWord::Http,
                 Ok(length @ 1..) => FirstWord::Server(word[..length].to_vec()),
                 Ok(_) | Err(_) => FirstWord::ServerGone,
             },
@@ -59,15 +60,6 @@ pub(super) async fn first_word(caller: &TcpStream, server: &mut Io, limit: Durat
         }
     };
     timeout(limit, heard).await.unwrap_or(FirstWord::Nothing)
-}
-
-/// Whether a server's first word is one of HTTP: the SETTINGS that some servers of HTTP/2 send before
-/// the preface has come (RFC 9113 section 3.4), or an answer to a request that did not come in time.
-fn is_http(word: &[u8]) -> bool {
-    const SETTINGS: u8 = 4;
-    const CONNECTION: [u8; 4] = [0; 4];
-    let settings = word.get(3) == Some(&SETTINGS) && word.get(5..9) == Some(&CONNECTION);
-    settings || word.starts_with(b"HTTP/")
 }
 
 // === impl ServerFirst ===

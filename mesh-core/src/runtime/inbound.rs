@@ -28,7 +28,7 @@ use super::serve::{self, Connection};
 use super::standing::Asked;
 use super::taken::taken;
 use crate::accept::proxy::{Ends, TrustedProxies};
-use crate::accept::{Detected, Listener, Share, Socket, Taken, Upload, peek};
+use crate::accept::{Detected, Listener, NoRequest, Share, Socket, Taken, Upload, peek};
 use crate::authorize::{Denied, HttpView, Permit, PermitReason, RequestView, Verdict};
 use crate::body::Body;
 use crate::connect::{Flow, Io, Origin, copy, drained};
@@ -555,6 +555,10 @@ impl<A: App> InboundStack<A> {
                 opened = self.app.open(origin) => (opened?, Vec::new()),
             },
         };
-        copy((io, &[]), (&mut app, &said), cut, flow).await
+        let app = (&mut app, &*said);
+        match self.protocol {
+            AppProtocol::Detect => copy((&mut NoRequest::new(io), &[]), app, cut, flow).await,
+            _ => copy((io, &[]), app, cut, flow).await,
+        }
     }
 }

@@ -573,3 +573,41 @@ async fn a_stranger_does_not_choose_to_be_opaque() -> Result {
     assert_eq!(records.iter().filter(tcp).count(), 0, "{records:?}");
     Ok(())
 }
+
+/// What no text begins is opaque, and a peer of the mesh may say that anything is; a request is refused there.
+#[tokio::test]
+async fn no_request_comes_in_opaque_bytes_where_nothing_is_declared() -> Result {
+    for (declared, refused) in [(AppProtocol::Detect, true), (AppProtocol::Tcp, false)] {
+        for stranger in [true, false] {
+            let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let app = listener.local_addr()?;
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let mut all = Vec::new();
+                    let _broke = stream.read_to_end(&mut all).await;
+                    let _test_has_ended = heard.send(String::from_utf8_lossy(&all).into_owned());
+                }
+            });
+            let permissive = |to: &mut InboundListener| to.strict = false;
+            let pair = Pair::with(declared, app, |b| b, permissive).await?;
+            let door = match stranger {
+                true => pair.inbound,
+                false => tcp_listener(&pair).await?,
+            };
+            let mut stream = TcpStream::connect(door).await?;
+            let request = "\u{feff}GET / HTTP/1.1\r\nx-forwarded-client-cert: a\r\n\r\n";
+            stream.write_all(request.as_bytes()).await?;
+            stream.shutdown().await?;
+            let said = soon(hears.recv())
+                .await?
+                .ok_or("the application has heard")?;
+            let wanted = if refused { "" } else { request };
+            assert_eq!(said, wanted, "{declared:?} {stranger}");
+            let record = pair.in_seen.one(|_| true).await?;
+            let reason = refused.then_some("invalid-request");
+            assert_eq!(record.reason.map(|r| r.as_str()), reason);
+        }
+    }
+    Ok(())
+}
