@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Socket;
+use super::socket::Socket;
 
 /// How long a peer that does not read what was said is waited for; the kernel waits as long.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -35,6 +35,12 @@ pub(crate) enum Wire<'a> {
 pub(crate) trait Breaking: AsyncRead + AsyncWrite + Unpin {
     /// What it runs over.
     fn wire(&mut self) -> Wire<'_>;
+}
+
+impl Breaking for Socket {
+    fn wire(&mut self) -> Wire<'_> {
+        Wire::Plain(self)
+    }
 }
 
 /// Has the peer notice that the connection broke off, once it has got what was said before: 30 s at most.

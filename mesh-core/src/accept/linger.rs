@@ -15,13 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 
 use super::breaking::{Breaking, Wire, break_off};
+use super::socket::Noticing;
 use super::timed::ConnState;
-
-/// A connection that may notice that its peer has reset it, without reading.
-pub(crate) trait Noticing {
-    /// Whether it is reset; if not, the task is woken once it may be.
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
-}
 
 /// The connection. It is `None` only while it is dropped.
 ///

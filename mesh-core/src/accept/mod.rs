@@ -35,7 +35,7 @@ pub(crate) use detect::{is_text, may_be_http2, speaks_http};
 #[cfg(feature = "runtime")]
 pub(crate) use hello::{Hello, hello};
 #[cfg(feature = "runtime")]
-pub(crate) use linger::{Lingering, Noticing};
+pub(crate) use linger::Lingering;
 #[cfg(feature = "runtime")]
 pub(crate) use listener::{Listener, Taken, peek};
 #[cfg(feature = "runtime")]
@@ -43,7 +43,7 @@ pub(crate) use place::Share;
 #[cfg(feature = "runtime")]
 pub(crate) use request_line::NoRequest;
 #[cfg(feature = "runtime")]
-pub(crate) use socket::Socket;
+pub(crate) use socket::{Noticing, Socket};
 #[cfg(feature = "runtime")]
 pub(crate) use sockets::{Half, Sockets};
 #[cfg(feature = "runtime")]

@@ -1,7 +1,7 @@
 //! A request of HTTP in bytes that are said to be opaque.
 //!
 //! Where an inbound listener declares nothing, its peer says what it speaks, or it is seen by the first
-//! bytes. A server may take for a request what is none to us, or what its peer calls opaque; nothing would be
+//! bytes. A server may take for a request what is not one to us, or what its peer calls opaque; nothing would be
 //! decided on it then, and its fields would name whatever identity its sender likes. All that servers
 //! take begins with a line that ends with a version of HTTP, after any empty ones, or with one of HTTP/0.9. So
 //! the first line is looked at as it passes. Pure but for the connection around it.

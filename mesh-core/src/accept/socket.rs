@@ -23,8 +23,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::breaking::{Breaking, Wire};
-use super::linger::Noticing;
 use super::place::{Place, Share};
 
 /// Slices that together are at most this long are copied into one.
@@ -47,6 +45,12 @@ pub(crate) struct Socket {
     share: Option<Share>,
     /// What else it holds, where it is counted with others to its endpoint's port.
     counted: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// A connection that may notice that its peer has reset it, without reading.
+pub(crate) trait Noticing {
+    /// Whether it is reset; if not, the task is woken once it may be.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 }
 
 /// What a connection holds as long as it is open.
@@ -177,12 +181,6 @@ impl From<TcpStream> for Socket {
             share: None,
             counted: None,
         }
-    }
-}
-
-impl Breaking for Socket {
-    fn wire(&mut self) -> Wire<'_> {
-        Wire::Plain(self)
     }
 }
 
