@@ -51,6 +51,8 @@ const READ_BUFFER: usize = 16 * 1024;
 /// The fields of an answer that are read from a server which has shown that it sends more than 100:
 /// up to those hyper needs no memory of its own, above it allocates kilobytes for each answer.
 const MANY_FIELDS: usize = 256;
+/// And those that an agent before adds, such as `date`.
+const ADDED_FIELDS: usize = 8;
 /// How often an HTTP/2 connection to a mesh peer is asked whether it lives.
 const PING: Duration = Duration::from_secs(10);
 
@@ -366,7 +368,8 @@ impl Connector {
         builder.max_buf_size(READ_BUFFER);
         let many_fields = to.kept.pool.many_fields();
         if many_fields {
-            builder.max_headers(MANY_FIELDS);
+            let added = if to.is_mesh() { ADDED_FIELDS } else { 0 };
+            builder.max_headers(MANY_FIELDS + added);
         }
         let (sender, connection) = builder
             .handshake(TokioIo::new(io))

@@ -4,6 +4,8 @@
 //! request if a server surely has not looked at it or it may be repeated. It refuses to repeat a body
 //! that is not in memory.
 
+use std::io::{self, ErrorKind};
+
 use http::Request;
 use hyper::client::conn::TrySendError;
 
@@ -131,9 +133,18 @@ impl Unsent {
     ) -> Self {
         let address = member.endpoint.address();
         if failure.callers {
-            let detail = "the request broke off before it was whole";
+            let (reason, detail) = match failure.is_unreadable() {
+                true => (
+                    Reason::InvalidRequest,
+                    "the chunks of the request are malformed",
+                ),
+                false => (
+                    Reason::CallerGone,
+                    "the request broke off before it was whole",
+                ),
+            };
             return Self {
-                error: Error::new(Reason::CallerGone, detail).because(failure.cause),
+                error: Error::new(reason, detail).because(failure.cause),
                 outcome: AttemptOutcome::Lost(Fault::Caller),
             };
         }
@@ -250,9 +261,15 @@ impl Failure {
         self.cut
     }
 
+    /// Whether what came of the caller's body is no chunk (RFC 9112 section 7.1).
+    fn is_unreadable(&self) -> bool {
+        let io = find::<io::Error>(self.cause.as_ref()).map(io::Error::kind);
+        matches!(io, Some(ErrorKind::InvalidInput | ErrorKind::InvalidData))
+    }
+
     fn refused_by_peer(&self) -> bool {
         let cause = self.cause.as_ref();
-        let io = find::<std::io::Error>(cause)
+        let io = find::<io::Error>(cause)
             .or_else(|| find::<h2::Error>(cause).and_then(h2::Error::get_io));
         let tls = io.and_then(|io| io.get_ref()?.downcast_ref());
         matches!(tls, Some(rustls::Error::AlertReceived(_)))

@@ -116,6 +116,22 @@ async fn framing_that_means_two_things_is_a_400() -> Result {
     Ok(())
 }
 
+/// A caller that is there, and not one that has gone.
+#[tokio::test]
+async fn a_body_whose_chunks_are_malformed_is_a_400() -> Result {
+    for chunks in ["zz\r\n", "\r\n", "3\r\nabcx\r\n0\r\n\r\n", "-1\r\nabc"] {
+        for inbound in [false, true] {
+            let pair = pair(false).await?;
+            let address = if inbound { pair.inbound } else { pair.outbound };
+            let head = "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n";
+            let answer = raw(address, format!("{head}{chunks}").as_bytes()).await?;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{chunks:?}: {answer}");
+            recorded(&pair, address, 400, "invalid-request").await?;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_header_block_beyond_the_limits_is_a_431() -> Result {
     for (fields, size, reason) in [

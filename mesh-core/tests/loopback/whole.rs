@@ -13,7 +13,7 @@ use inmesh_core::Body;
 use inmesh_core::model::AppProtocol;
 use inmesh_core::runtime::{InboundListener, OutboundListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// A body of one part whose length is not known.
 fn unknown(text: &'static str) -> Body {
@@ -135,7 +135,7 @@ async fn a_coding_around_the_body_is_a_501() -> Result {
 
 /// An application that answers whatever it is asked with these fields and this body, and closes.
 async fn answering(fields: &'static str) -> Result<std::net::SocketAddr> {
-    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let app = TcpListener::bind("127.0.0.1:0").await?;
     let address = app.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = app.accept().await {
@@ -352,7 +352,7 @@ async fn an_answer_of_the_library_itself_has_a_reason_and_a_record() -> Result {
 
 /// Answers as soon as it has the head, and closes with the body unread; or closes without an answer.
 async fn refusing(answer: &'static [u8]) -> Result<std::net::SocketAddr> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -429,7 +429,7 @@ async fn an_upload_that_is_cut_without_an_answer_is_no_failure_of_the_endpoint()
     let app = refusing(b"").await?;
     let pair = Pair::new(AppProtocol::Http1, app).await?;
     // Two endpoints, because the only one would not be ejected anyway.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
     let both = [pair.inbound, listener.local_addr()?];
     let cart = pair.cart.clone();
     let to = InboundListener::new(app, AppProtocol::Http1);
@@ -513,7 +513,7 @@ async fn what_a_caller_of_http10_expects_is_ignored() -> Result {
 /// connection serves the next request.
 #[tokio::test]
 async fn the_length_of_a_body_that_is_not_sent_stays() -> Result {
-    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let app = TcpListener::bind("127.0.0.1:0").await?;
     let address = app.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = app.accept().await {
@@ -555,6 +555,35 @@ async fn the_length_of_a_body_that_is_not_sent_stays() -> Result {
     for record in [pair.out_seen.all(), pair.in_seen.all()].concat() {
         assert_eq!(record.reason, None, "{record:?}");
     }
+    Ok(())
+}
+
+/// What the agents add to an answer is not too many for those before them.
+#[tokio::test]
+async fn as_many_fields_as_a_server_may_answer_with_pass_both_hops() -> Result {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let app = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut asked = Vec::new();
+                while stream.read_buf(&mut asked).await? > 0 {
+                    if asked.ends_with(b"\r\n\r\n") {
+                        asked.clear();
+                        let fields = "x-field: v\r\n".repeat(255);
+                        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{fields}\r\n");
+                        stream.write_all(head.as_bytes()).await?;
+                    }
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    let pair = Pair::new(AppProtocol::Http1, app).await?;
+    let answer = pair.web.client().send(get("http://cart/")).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers().get_all("x-field").iter().count(), 255);
+    assert!(answer.headers().contains_key("date"));
     Ok(())
 }
 
