@@ -40,6 +40,29 @@ fn explain(dir: &Path, args: &[&str]) -> Output {
     mesh(["explain", dir].iter().chain(args).copied(), &[])
 }
 
+/// A backend of another kind names a port or does not.
+#[test]
+fn a_backend_that_is_no_service_is_shown_with_the_port_that_it_names() {
+    let dir = folder();
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: cart}]
+  rules:
+  - backendRefs:
+    - {name: cart, port: 80}
+    - {name: one, kind: Bucket, group: a.b}
+    - {name: two, kind: Bucket, group: a.b, port: 7}
+";
+    publish(dir.path(), "route.yaml", route);
+    let out = explain(dir.path(), &["GET http://cart/", "--from", WEB]);
+    let page = stdout(&out);
+    for shown in ["Bucket.a.b/one.shop  ", "Bucket.a.b/two.shop:7  "] {
+        assert!(page.contains(shown), "{page}");
+    }
+}
+
 #[test]
 fn its_code_says_whether_the_request_would_be_served() {
     let dir = folder();

@@ -159,7 +159,7 @@ pub struct RuleSeen {
 pub struct Share {
     /// The Service.
     pub service: String,
-    /// The port.
+    /// The port; 0 of a backend that is no Service and names none.
     pub port: u16,
     /// Its weight.
     pub weight: u32,
@@ -204,7 +204,7 @@ pub struct SessionSeen {
 pub struct Backend {
     /// The Service.
     pub service: String,
-    /// The port.
+    /// The port; 0 of a backend that is no Service and names none.
     pub port: u16,
     /// What it speaks.
     pub protocol: String,

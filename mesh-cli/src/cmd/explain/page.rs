@@ -213,7 +213,7 @@ fn route(seen: &Explanation, at: &impl Fn(&str) -> String) -> Vec<String> {
         let rows = seen.split.iter().map(|share| {
             let percent = u64::from(share.weight) * 100 / total.max(1);
             vec![
-                format!("{}:{}", share.service, share.port),
+                at_port(&share.service, share.port),
                 share.weight.to_string(),
                 format!("{percent}%"),
                 if share.drawn { "<- drawn" } else { "" }.into(),
@@ -244,8 +244,8 @@ fn route(seen: &Explanation, at: &impl Fn(&str) -> String) -> Vec<String> {
     }
     if let Some(to) = &seen.backend {
         let key = if to.by_key { ", by its key" } else { "" };
-        let (service, port, protocol) = (&to.service, to.port, &to.protocol);
-        out.push(format!("backend   {service}:{port} ({protocol}){key}"));
+        let (at, protocol) = (at_port(&to.service, to.port), &to.protocol);
+        out.push(format!("backend   {at} ({protocol}){key}"));
     }
     out
 }
@@ -366,14 +366,22 @@ fn limits(seen: &Explanation) -> Vec<String> {
     out
 }
 
+/// A backend and its port, which one that is no Service need not have.
+fn at_port(service: &str, port: u16) -> String {
+    match port {
+        0 => service.to_owned(),
+        port => format!("{service}:{port}"),
+    }
+}
+
 fn copied(copy: &Copied, at: &impl Fn(&str) -> String) -> Vec<String> {
-    let (service, port) = (&copy.service, copy.port);
+    let to = at_port(&copy.service, copy.port);
     let share = format!("{} of {}", copy.numerator, copy.denominator);
     let becomes = match (&copy.verdict, &copy.missed) {
         (Some(seen), _) => verdict(seen, at),
         (None, missed) => format!("none: {}", missed.as_deref().unwrap_or_default()),
     };
-    let mut out = vec![format!("copy      {service}:{port} ({share}): {becomes}")];
+    let mut out = vec![format!("copy      {to} ({share}): {becomes}")];
     if let Some(sent) = &copy.sent {
         out.push(format!("          sent as {}", line(sent)));
     }
