@@ -63,6 +63,36 @@ spec:
     }
 }
 
+/// HTTPRoute has no match for a field that is absent: the rule that needs the field wins where it is there.
+#[test]
+fn a_rule_is_for_requests_without_a_field_where_another_is_for_those_with_it() {
+    let dir = folder();
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: cart}]
+  rules:
+  - name: without
+    backendRefs: [{name: cart, port: 80}]
+  - name: with
+    matches: [{headers: [{name: x-user, type: RegularExpression, value: '.*'}]}]
+    filters: [{type: RequestRedirect, requestRedirect: {hostname: other}}]
+";
+    publish(dir.path(), "route.yaml", route);
+    for (field, code, said) in [
+        (None, 0, "SENT to"),
+        (Some("x-user: 7"), 0, "ANSWERED by the route with 302"),
+        (Some("x-user:"), 0, "ANSWERED by the route with 302"),
+    ] {
+        let mut args = vec!["GET http://cart/", "--from", WEB];
+        args.extend(field.into_iter().flat_map(|field| ["-H", field]));
+        let out = explain(dir.path(), &args);
+        assert_eq!(out.status.code(), Some(code), "{out:?}");
+        assert!(stdout(&out).starts_with(said), "{field:?}: {out:?}");
+    }
+}
+
 #[test]
 fn its_code_says_whether_the_request_would_be_served() {
     let dir = folder();

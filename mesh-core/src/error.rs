@@ -110,6 +110,8 @@ pub enum Reason {
     /// A connection that had been kept was closed under a request that may not be repeated, as may
     /// happen at any time: 502. It is no sign of the server's health.
     Stale,
+    /// No byte of the request or of its answer has come for as long as `streamIdle`: 504.
+    StreamIdle,
     /// The path and query are longer than the limit: 414.
     TargetTooLong,
     /// The TLS handshake failed: 503.
@@ -184,6 +186,7 @@ impl Reason {
             Self::RequestTimeout => "request-timeout",
             Self::Reset => "reset",
             Self::Stale => "stale",
+            Self::StreamIdle => "stream-idle",
             Self::TargetTooLong => "target-too-long",
             Self::TlsFailed => "tls-failed",
             Self::TooManyFields => "too-many-fields",
@@ -216,6 +219,7 @@ impl Reason {
             | Self::NoBackend
             | Self::NoRoute
             | Self::RequestTimeout
+            | Self::StreamIdle
             | Self::UnknownHost => Stage::Route,
             Self::BackendMissing | Self::NoEndpoint | Self::Overflow => Stage::Balance,
             Self::TlsFailed | Self::WrongServer => Stage::Identify,
@@ -266,6 +270,7 @@ impl Reason {
             | Self::RequestTimeout
             | Self::Reset
             | Self::Stale
+            | Self::StreamIdle
             | Self::TlsFailed
             | Self::UploadCut
             | Self::WrongServer => Blame::Endpoint,
@@ -276,9 +281,10 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::BackendMissing | Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::BackendTimeout | Self::ConnectTimeout | Self::RequestTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::BackendTimeout
+            | Self::ConnectTimeout
+            | Self::RequestTimeout
+            | Self::StreamIdle => StatusCode::GATEWAY_TIMEOUT,
             Self::CallerGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::ConnectFailed
             | Self::ConnectionOverflow
@@ -315,7 +321,8 @@ impl Reason {
             Self::BackendTimeout
             | Self::BodyTimeout
             | Self::HeaderTimeout
-            | Self::RequestTimeout => 4,
+            | Self::RequestTimeout
+            | Self::StreamIdle => 4,
             Self::Denied => 7,
             Self::ConnectionOverflow
             | Self::Crowded
@@ -366,7 +373,7 @@ impl Reason {
     pub fn flags(self) -> &'static str {
         match self {
             Self::BackendTimeout | Self::RequestTimeout => "UT",
-            Self::BodyTimeout => "SI",
+            Self::BodyTimeout | Self::StreamIdle => "SI",
             Self::CallerGone => "DC",
             Self::ConnectFailed | Self::ConnectTimeout => "CONNECT",
             Self::ConnectionOverflow
@@ -417,6 +424,7 @@ impl Error {
                 | Reason::RequestTimeout
                 | Reason::Reset
                 | Reason::Stale
+                | Reason::StreamIdle
                 | Reason::UploadCut
         );
         Self(Box::new(ErrorInner {

@@ -28,7 +28,7 @@ mod unsent;
 mod way_out;
 
 pub(crate) use connector::Connector;
-pub(crate) use forward::{Switched, forward, may_switch};
+pub(crate) use forward::{Forward, Switched, forward, may_switch};
 pub(crate) use gate::{Counted, Gate};
 pub(crate) use http::{Sent, Way};
 pub(crate) use kept::Kept;

@@ -3,14 +3,25 @@
 use std::sync::Arc;
 
 use super::value::Setting;
+use crate::model::Block;
 use crate::plan::Planned;
+use crate::route::Timeouts;
 use crate::traffic::{Part, Traffic, part};
 
 /// What applies to a planned request, or connection of opaque bytes, to a port with such settings.
 pub(super) fn of(planned: &Planned, traffic: Option<&Arc<Traffic>>, opaque: bool) -> Vec<Setting> {
     let (timeouts, retry) = (planned.timeouts(), planned.retry());
+    // What the rule itself cannot say.
+    let idle = planned.timeouts_of_policy().filter(|block| {
+        block.value.stream_idle.is_some() && timeouts.is_none_or(|own| own.from != block.from)
+    });
+    let idle = idle.map(|block| Block {
+        value: Timeouts::default().with_stream_idle(block.value.stream_idle),
+        from: block.from.clone(),
+    });
     let of_request = [
         timeouts.map(|block| part("timeouts", block)),
+        idle.as_ref().map(|block| part("timeouts", block)),
         retry.map(|block| part("retry", block)),
         planned.hedge().map(|block| part("hedge", block)),
         planned.fault().map(|block| part("fault", block)),

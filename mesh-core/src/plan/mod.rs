@@ -16,6 +16,7 @@ mod tunnel;
 
 use std::hint::cold_path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE};
 use http::{Request, Response, StatusCode};
@@ -320,6 +321,18 @@ impl Planned {
         let table = &self.asked.service.routes;
         let of_rule = self.matched.and_then(|matched| matched.timeouts(table));
         of_rule.or_else(|| self.traffic.as_ref()?.timeouts.as_ref())
+    }
+
+    /// The limits of which [`Timeouts::stream_idle`] is taken: of a policy for the rule, or one for the backend.
+    pub(crate) fn timeouts_of_policy(&self) -> Option<&Block<Timeouts>> {
+        let table = &self.asked.service.routes;
+        let of_rule = { self.matched }.and_then(|matched| matched.timeouts_of_policy(table));
+        of_rule.or_else(|| self.traffic.as_ref()?.timeouts.as_ref())
+    }
+
+    /// How long no byte may come.
+    pub fn stream_idle(&self) -> Option<Duration> {
+        self.timeouts_of_policy()?.value.stream_idle
     }
 
     /// The same of what is sent again although a server has seen it.

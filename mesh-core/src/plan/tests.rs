@@ -399,7 +399,7 @@ fn a_consistent_hash_takes_its_key_from_the_request() -> Fallible {
 /// The cookie of an answer leads where the request went; an answer of the route itself sets none.
 #[test]
 fn a_cookie_is_handed_out_with_the_answer_of_an_endpoint() -> Fallible {
-    let hour = Some(std::time::Duration::from_secs(3_600));
+    let hour = Some(Duration::from_secs(3_600));
     let cookie = HashCookie::new("stay", Some("/"), hour)?;
     let mut settings = Settings::of(web());
     let strategy = Strategy::ConsistentHash(ConsistentHash::by(HashKey::Cookie(cookie)));

@@ -98,6 +98,11 @@ impl Matched {
         self.rule(table)?.timeouts.as_ref()
     }
 
+    /// Those of a policy for the rule, of which it cannot say all.
+    pub(crate) fn timeouts_of_policy(self, table: &RouteTable) -> Option<&Block<Timeouts>> {
+        self.rule(table)?.of_policy.as_deref()
+    }
+
     /// What is sent again, if the rule or a policy for it says so.
     pub fn retry(self, table: &RouteTable) -> Option<&Block<Arc<RetryPolicy>>> {
         self.rule(table)?.retry.as_ref()

@@ -54,6 +54,9 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// The same for one attempt.
     pub backend_request: Option<Duration>,
+    /// How long no byte of the request or of its answer may come, from the first attempt to the end of the
+    /// answer. A rule cannot say it: it is that of the policies that reach it.
+    pub stream_idle: Option<Duration>,
 }
 
 /// One rule: conditions, edits and an outcome.
@@ -192,8 +195,16 @@ impl Timeouts {
             _ => Ok(Self {
                 request,
                 backend_request,
+                stream_idle: None,
             }),
         }
+    }
+
+    /// The same with a limit on a stream at rest; zero is no limit.
+    #[must_use]
+    pub fn with_stream_idle(mut self, limit: Option<Duration>) -> Self {
+        self.stream_idle = limit.filter(|limit| !limit.is_zero());
+        self
     }
 }
 

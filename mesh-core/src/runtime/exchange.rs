@@ -17,7 +17,7 @@ use super::upstream::{Upstream, Upstreams};
 use crate::accept::ConnState;
 use crate::body::{Body, BoxError};
 use crate::connect::{Flow, Kept, Lease, WayOut};
-use crate::error::{Error, Reason, grpc_kind};
+use crate::error::{Error, Reason, find, grpc_kind};
 use crate::http2::{Room, TooLarge};
 use crate::telemetry::{Exchange, Protocol, Recorder, Series};
 
@@ -364,11 +364,16 @@ impl http_body::Body for Recorded {
             }
             Some(Err(e)) => {
                 cold_path();
+                let (end, reason) = match find::<Error>(&**e).map(Error::reason) {
+                    // Silence may be of either side.
+                    Some(idle @ Reason::StreamIdle) => (End::Abandoned, idle),
+                    _ => (End::Broken, Reason::Reset),
+                };
                 let detail = format!("the answer broke off: {e}");
-                this.cut(End::Broken, Reason::Reset, detail);
+                this.cut(end, reason, detail);
                 if this.call.exchange.protocol == Protocol::Grpc {
                     // A reset would be read as INTERNAL, which is not tried again.
-                    let trailers = Error::new(Reason::Reset, "the answer broke off").trailers();
+                    let trailers = Error::new(reason, "the answer broke off").trailers();
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
             }

@@ -22,6 +22,7 @@ mod exchange;
 mod first;
 mod gauges;
 mod hedge;
+mod idle;
 mod inbound;
 mod inject;
 mod labels;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::admit;
 use super::call::Call;
 use super::exchange::{Held, Ledger, Pending};
+use super::idle::{self, Moves};
 use super::inject::{inject, slow};
 use super::labels;
 use super::listen::{OutboundListener, Target};
@@ -24,12 +25,12 @@ use super::repeat::is_of_mesh;
 use super::sending::Sending;
 use super::serve::{self, Connection};
 use super::shared::Shared;
-use super::upstream::Upstream;
+use super::upstream::{Answered, Upstream};
 use crate::accept::{ConnState, Detected, Listener, Socket, Taken, Upload, peek};
 use crate::authorize::{HttpView, RequestView};
 use crate::balance::Member;
 use crate::body::Body;
-use crate::connect::{Io, Kept, Origin, Switched, forward, protocol_of};
+use crate::connect::{Forward, Io, Kept, Origin, Switched, forward, protocol_of};
 use crate::error::{Error, Reason, grpc_kind};
 use crate::identify::Tls;
 use crate::model::{AppProtocol, Namespace, ServiceName};
@@ -201,26 +202,53 @@ impl Outbound {
         let hop = forward(request, planned.protocol(), &call.exchange.authority);
         planned.edit_request(request);
         call.exchange.trace.write(request.headers_mut());
+        let moves = planned
+            .stream_idle()
+            .map(|limit| idle::watch(request, limit));
         let mut sending = Sending {
             to: backend,
             timeouts: planned.timeouts().map(|t| t.value).unwrap_or_default(),
             retry: planned.retry().map(|retry| &*retry.value),
             version: hop.version(),
+            moves: moves.as_deref(),
             origin: origin.map(|origin| &**origin),
         };
         let upstreams = &self.shared.upstreams;
         let grpc = call.exchange.protocol == Protocol::Grpc;
         let kept = || !hop.may_leave() && KeptRequest::may_be(request);
-        let mut answered = match planned.hedged(request.method(), grpc, kept) {
-            Ok(Some(policy)) => {
+        let answered = match (planned.hedged(request.method(), grpc, kept), &moves) {
+            (Ok(Some(policy)), None) => {
                 // A request is hedged or repeated.
                 sending.retry = None;
-                upstreams
-                    .race(&self.tls, (&sending, policy), request, call)
-                    .await?
+                let racing = upstreams.race(&self.tls, (&sending, policy), request, call);
+                racing.await?
             }
-            _ => upstreams.send(&self.tls, &sending, request, call).await?,
+            (Ok(Some(policy)), Some(moves)) => {
+                cold_path();
+                sending.retry = None;
+                let racing = upstreams.race(&self.tls, (&sending, policy), request, call);
+                Box::pin(moves.within(racing)).await?
+            }
+            (_, None) => upstreams.send(&self.tls, &sending, request, call).await?,
+            (_, Some(moves)) => {
+                cold_path();
+                let sent = upstreams.send(&self.tls, &sending, request, call);
+                Box::pin(moves.within(sent)).await?
+            }
         };
+        self.bring_back(&planned, hop, answered, moves, call)
+    }
+
+    /// The answer of an endpoint, as its caller gets it.
+    #[inline]
+    fn bring_back(
+        &self,
+        planned: &Planned,
+        hop: Forward,
+        mut answered: Answered,
+        moves: Option<Arc<Moves>>,
+        call: &mut Call,
+    ) -> Result<Carried, Error> {
         call.exchange.tls_peer = answered.peer;
         let response = &mut answered.response;
         let switched = hop.answered(response)?;
@@ -240,6 +268,10 @@ impl Outbound {
         if let Some(bandwidth) = planned.injected().and_then(|made| made.bandwidth) {
             cold_path();
             slow(response, bandwidth);
+        }
+        if let Some(moves) = moves.filter(|_| switched.is_none()) {
+            cold_path();
+            idle::answer(response, moves);
         }
         Ok(Carried::Endpoint(
             answered.response,

@@ -7,6 +7,7 @@ use http::{HeaderMap, Request};
 use tokio::time::Instant;
 
 use super::call::Call;
+use super::idle::Moves;
 use super::repeat::count;
 use crate::balance::EndpointState;
 use crate::body::Body;
@@ -26,6 +27,8 @@ pub(super) struct Sending<'a> {
     pub(super) timeouts: Timeouts,
     pub(super) retry: Option<&'a RetryPolicy>,
     pub(super) version: HttpVersion,
+    /// What ends the request where nothing comes.
+    pub(super) moves: Option<&'a Moves>,
     /// The connection of the caller; `None` for this process itself.
     pub(super) origin: Option<&'a Origin>,
 }
@@ -107,6 +110,9 @@ impl Sending<'_> {
         now: Instant,
         headers: &mut HeaderMap,
     ) -> Option<(Instant, Reason)> {
+        if let Some(moves) = self.moves {
+            moves.note(now);
+        }
         let until = deadline::of_attempt(self.timeouts, self.end(call), now)?;
         let grpc = call.exchange.protocol == Protocol::Grpc;
         deadline::write(until.0.saturating_duration_since(now), grpc, headers);

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::drain::{Phase, drain};
 use crate::error::{Blame, Error, Reason, Stage};
 
-const REASONS: [Reason; 34] = [
+const REASONS: [Reason; 35] = [
     Reason::AnswerCoding,
     Reason::AnswerTooLarge,
     Reason::BackendMissing,
@@ -35,6 +35,7 @@ const REASONS: [Reason; 34] = [
     Reason::RequestTimeout,
     Reason::Reset,
     Reason::Stale,
+    Reason::StreamIdle,
     Reason::TargetTooLong,
     Reason::TlsFailed,
     Reason::TooManyFields,
@@ -138,6 +139,7 @@ fn an_error_says_whether_a_server_may_have_seen_the_request() {
                 | Reason::RequestTimeout
                 | Reason::Reset
                 | Reason::Stale
+                | Reason::StreamIdle
                 | Reason::UploadCut
         );
         assert_eq!(Error::new(reason, "").is_never_sent(), !seen, "{reason}");

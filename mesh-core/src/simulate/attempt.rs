@@ -85,6 +85,8 @@ impl Run<'_> {
         let backend = to.backend().filter(|_| !copy);
         let denied = backend.is_some_and(|to| asked.is_denied(snapshot, to, flight.seed, at));
         let until = deadline::of_attempt(to.limits(), end, at);
+        let idle = to.idles(at).map(|end| (end, Reason::StreamIdle));
+        let until = until.into_iter().chain(idle).min_by_key(|(end, _)| *end);
         let server = self.servers.at(picked.member().endpoint.address());
         self.record.attempt(now, server, first, copy);
         self.attempts += 1;
@@ -154,8 +156,9 @@ impl Run<'_> {
         let own = flight.to.limits().request;
         let own = own.map(|limit| moment(flight.started).saturating_add(limit));
         let callers = flight.gives_up.filter(|at| own.is_none_or(|own| *at < own));
-        if late == Reason::RequestTimeout && callers.is_some() {
-            // A caller in a hurry says nothing of the endpoint.
+        let idle = late == Reason::StreamIdle;
+        if idle || late == Reason::RequestTimeout && callers.is_some() {
+            // A caller in a hurry says nothing of the endpoint, and silence may be of either side.
             let outcome = AttemptOutcome::Lost(Fault::Caller);
             return self.follow(at, outcome, (End::Mesh(late), false), now);
         }

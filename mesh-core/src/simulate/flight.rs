@@ -97,6 +97,12 @@ impl To {
         let block = self.planned.timeouts().filter(|_| self.copy.is_none());
         block.map(|block| block.value).unwrap_or_default()
     }
+
+    /// When a stream on which nothing comes from `at` on is ended.
+    pub(super) fn idles(&self, at: Duration) -> Option<Duration> {
+        let limit = self.planned.stream_idle().filter(|_| self.copy.is_none());
+        limit.map(|limit| at.saturating_add(limit))
+    }
 }
 
 // === impl Flight ===

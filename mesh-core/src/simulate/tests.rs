@@ -227,6 +227,16 @@ fn a_slow_one_gets_few_and_a_hung_one_is_late() {
     let failed = outcome.whole.requests - outcome.whole.succeeded;
     assert_eq!(outcome.whole.ends.get("504 backend-timeout"), Some(&failed));
     assert!(failed > 0 && outcome.whole.ejections >= 4);
+
+    // Silence is not held against it.
+    let policy = Blocks {
+        timeouts: Some(Timeouts::default().with_stream_idle(Some(Duration::from_millis(100)))),
+        ..Blocks::default()
+    };
+    let outcome = run_of(&hung, &policy);
+    let failed = outcome.whole.requests - outcome.whole.succeeded;
+    assert_eq!(outcome.whole.ends.get("504 stream-idle"), Some(&failed));
+    assert!(failed > 0 && outcome.whole.ejections == 0);
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Shown for Timeouts {
         let limits = [
             ("request", self.request),
             ("backendRequest", self.backend_request),
+            ("streamIdle", self.stream_idle),
         ];
         let written = limits
             .into_iter()

@@ -1,8 +1,13 @@
 //! How long callers wait, across hops.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Request, Response};
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use inmesh_core::Body;
 use inmesh_core::model::{AppProtocol, Kind, Namespace, ObjectKey};
@@ -11,7 +16,7 @@ use inmesh_core::snapshot::Op;
 use inmesh_core::traffic::{Blocks, TrafficPolicy};
 use tokio::sync::mpsc;
 
-use crate::support::{Pair, Result, get, in_process, origin, origin_h2, soon};
+use crate::support::{Pair, Result, get, in_process, origin, origin_h2, push, soon, text};
 
 const GRPC: &str = "grpc-timeout";
 const HTTP: &str = "x-envoy-expected-rq-timeout-ms";
@@ -86,6 +91,47 @@ async fn a_server_hears_how_long_it_has() -> Result {
     assert_eq!(answer.headers()["x-mesh-reason"], "backend-timeout");
     let left = millis(&soon(seen.recv()).await?.ok_or("seen")?, HTTP).ok_or("a number")?;
     assert!((1..=500).contains(&left), "{left}");
+    Ok(())
+}
+
+/// Silence ends a stream, before its answer and within it, and is no fault of the endpoint.
+#[tokio::test]
+async fn a_stream_on_which_nothing_comes_ends() -> Result {
+    let (never, _seen) = hangs(AppProtocol::Http1).await?;
+    let half = origin(async |_: Request<Incoming>| {
+        let part = Ok::<_, Infallible>(Frame::data(Bytes::from("half")));
+        let parts = futures_util::stream::iter([part]);
+        let parts = parts.chain(futures_util::stream::pending());
+        Response::new(Body::new(StreamBody::new(parts)))
+    })
+    .await?;
+    let half = Pair::new(AppProtocol::Http1, half).await?;
+    for (pair, answers) in [(never, false), (half, true)] {
+        let mut blocks = Blocks::default();
+        blocks.timeouts =
+            Some(Timeouts::default().with_stream_idle(Some(Duration::from_millis(50))));
+        let key = ObjectKey::new(Kind::TrafficPolicy, &Namespace::new("shop")?, "all")?;
+        push(
+            &pair,
+            vec![Op::put(TrafficPolicy::new(key, Vec::new(), blocks)?)],
+        )
+        .await?;
+        let answer = soon(pair.web.client().send(get("http://cart/"))).await?;
+        if answers {
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert!(soon(text(answer)).await?.is_err(), "it has no end");
+        } else {
+            assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+            assert_eq!(answer.headers()["x-mesh-reason"], "stream-idle");
+            let said = text(answer).await?;
+            assert!(said.contains("nothing came either way"), "{said}");
+        }
+        let record = pair.out_seen.one(|_| true).await?;
+        assert_eq!(record.reason.map(|r| r.as_str()), Some("stream-idle"));
+        let status = pair.web.status();
+        let mut endpoints = status.services.iter().flat_map(|s| &s.endpoints);
+        assert!(endpoints.all(|e| e.last_error.is_none()), "{answers}");
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `retry` and `timeouts`, as the rules of routes and our own policies have them.
 
+use std::time::Duration;
+
 use inmesh_core::retry::RetryPolicy;
 use inmesh_core::route::Timeouts;
 
@@ -98,12 +100,26 @@ fn http(retry: &mut Fields<'_>) -> Option<RetryPolicy> {
 
 /// `HTTPRouteTimeouts` of the Gateway API.
 pub(super) fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
+    value.object(|fields| limits(value, fields))
+}
+
+/// The same with `streamIdle`.
+pub(super) fn with_idle(value: &Value<'_>) -> Option<Timeouts> {
     value.object(|fields| {
-        let mut limit = |name| match fields.get(name) {
-            Some(value) => value.check(text::duration(value.text()?)).map(Some),
-            None => Some(None),
-        };
-        let (request, backend) = (limit("request"), limit("backendRequest"));
-        value.check(Timeouts::new(request?, backend?))
+        let idle = limit(fields, "streamIdle");
+        Some(limits(value, fields)?.with_stream_idle(idle?))
     })
+}
+
+fn limits(value: &Value<'_>, fields: &mut Fields<'_>) -> Option<Timeouts> {
+    let request = limit(fields, "request");
+    let backend = limit(fields, "backendRequest");
+    value.check(Timeouts::new(request?, backend?))
+}
+
+fn limit(fields: &mut Fields<'_>, name: &'static str) -> Option<Option<Duration>> {
+    match fields.get(name) {
+        Some(value) => value.check(text::duration(value.text()?)).map(Some),
+        None => Some(None),
+    }
 }

@@ -207,7 +207,7 @@ fn traffic() -> Json {
         "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
         "spec": {
             "targetRefs": [{"group": "", "kind": "Service", "name": "x", "sectionName": "a"}],
-            "timeouts": {"request": "2s", "backendRequest": "1s"},
+            "timeouts": {"request": "2s", "backendRequest": "1s", "streamIdle": "1s"},
             "retry": {
                 "attempts": 1, "backoff": "1s", "codes": [503], "grpcCodes": ["UNAVAILABLE"],
             },

@@ -68,6 +68,8 @@ pub(in crate::route) struct RuleView {
     pub(in crate::route) index: usize,
     /// Its own, or those of the policies for it.
     pub(in crate::route) timeouts: Option<Block<Timeouts>>,
+    /// Those of the policies, of which a rule cannot say all.
+    pub(in crate::route) of_policy: Option<Box<Block<Timeouts>>>,
     pub(in crate::route) retry: Option<Block<Arc<RetryPolicy>>>,
     pub(in crate::route) hedge: Option<Box<Block<Arc<HedgePolicy>>>>,
     pub(in crate::route) fault: Option<Block<Arc<FaultInjection>>>,
@@ -217,6 +219,7 @@ impl RuleView {
         Self {
             route: route.clone(),
             index,
+            of_policy: inherited.timeouts.clone().map(Box::new),
             timeouts: timeouts.or(inherited.timeouts),
             // What a rule says itself comes before what policies say of it.
             hedge: inherited.hedge.filter(|_| retry.is_none()),

@@ -200,6 +200,7 @@ impl Copy {
         let sending = Sending {
             to,
             timeouts: Timeouts::default(),
+            moves: None,
             retry: None,
             version: hop.version(),
             origin: self.origin.as_deref(),

@@ -40,7 +40,7 @@ fn every_block_is_read() {
     let policy = accepted(
         "targetRefs:
 - {group: \"\", kind: Service, name: cart, sectionName: http}
-timeouts: {request: 10s, backendRequest: 2s}
+timeouts: {request: 10s, backendRequest: 2s, streamIdle: 5m}
 retry: {attempts: 2, backoff: 50ms, codes: [503], grpcCodes: [UNAVAILABLE, CANCELLED]}
 retryConstraint:
   budget: {percent: 30, interval: 20s}
@@ -67,6 +67,7 @@ outlierDetection:
     assert_eq!(policy.targets, [Target::Service(cart, Some("http".into()))]);
     let blocks = &policy.blocks;
     let times = Timeouts::new(Some(10 * SECOND), Some(2 * SECOND)).unwrap();
+    let times = times.with_stream_idle(Some(300 * SECOND));
     assert_eq!(blocks.timeouts, Some(times));
     let retry = RetryPolicy::new(2).with_backoff(SECOND / 20);
     let retry = retry.on_status(503).unwrap();

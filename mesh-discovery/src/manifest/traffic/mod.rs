@@ -127,7 +127,7 @@ fn blocks(spec: &mut Fields<'_>, defaults: &Defaults) -> Option<Blocks> {
     let limits = pool.map(|value| limits(&value));
     let check = check.map(|value| check::read(&value));
     let budget = constraint.map(|value| budget(&value));
-    let timeouts = timeouts.map(|value| retry::timeouts(&value));
+    let timeouts = timeouts.map(|value| retry::with_idle(&value));
     let again = again.map(|value| retry::with_grpc(&value));
     let hedge = hedge.map(|value| hedge::read(&value));
     let fault = fault.map(|value| fault::read(&value));
