@@ -63,8 +63,7 @@ pub enum Reason {
     BackendMissing,
     /// An attempt took longer than `backendRequest`: 504.
     BackendTimeout,
-    /// The body stopped to arrive before the answer had begun, or was not whole within the timeouts
-    /// of the route: 408.
+    /// The body stalled before the answer had begun, or was not whole within the route's timeouts: 408.
     BodyTimeout,
     /// The caller went away, or broke its request off: 499, as nginx has it.
     CallerGone,
@@ -483,8 +482,7 @@ impl Error {
         self
     }
 
-    /// Why the hop above is not to repeat the request, if that is so: its answer says it in the field
-    /// `x-mesh-no-retry`.
+    /// Why the hop above is not to repeat the request, if so: the answer says it in `x-mesh-no-retry`.
     pub fn no_retry(&self) -> Option<NoRetry> {
         self.0.no_retry
     }
