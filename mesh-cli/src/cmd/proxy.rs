@@ -178,7 +178,11 @@ async fn down(mesh: &Mesh, mut signals: Signals, reopen: &impl AsyncFn()) {
     tracing::info!("draining; a second signal ends at once");
     tokio::select! {
         () = mesh.drain() => tracing::info!("drained"),
-        () = signals.end(reopen) => tracing::warn!("ended by a second signal"),
+        () = signals.end(reopen) => {
+            tracing::warn!("ended by a second signal");
+            // What is open is cut.
+            mesh.drain().await;
+        }
     }
 }
 

@@ -46,6 +46,7 @@ impl Breaking for Socket {
 /// Has the peer notice that the connection broke off, once it has got what was said before: 30 s at most.
 /// What is left to do is to let the connection go.
 pub(crate) async fn break_off<T: Breaking>(peer: &mut T) {
+    break_at_end(peer);
     let ended = async {
         let flushed = poll_fn(|cx| Pin::new(&mut *peer).poll_flush(cx));
         if flushed.await.is_ok()
@@ -59,6 +60,10 @@ pub(crate) async fn break_off<T: Breaking>(peer: &mut T) {
         }
     };
     let _late = timeout(LIMIT, ended).await;
+}
+
+/// Has a connection break off once it is let go, which a process that ends meanwhile does too.
+pub(super) fn break_at_end<T: Breaking>(peer: &mut T) {
     if let Wire::Plain(socket) = peer.wire() {
         let _gone = SockRef::from(&**socket).set_linger(Some(Duration::ZERO));
     }

@@ -3,13 +3,13 @@
 /// The connection preface of HTTP/2 (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest method that is taken for HTTP/1.
-const METHOD: usize = 16;
+const METHOD: usize = 24;
 
 /// What the first bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Detected {
-    /// HTTP/1: a method of upper case letters, a space, and a target that begins like one.
+    /// HTTP/1: a method of upper case letters, perhaps with hyphens, a space, and a target that begins like one.
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
@@ -82,13 +82,15 @@ pub fn detect(bytes: &[u8]) -> Detected {
             Detected::NeedMore
         };
     }
-    let letters = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
+    let of_method = |b: &&u8| b.is_ascii_uppercase() || **b == b'-';
+    let letters = bytes.iter().take_while(of_method).count();
+    let hyphen = bytes[..letters].contains(&b'-');
     match (bytes.get(letters), bytes.get(letters + 1)) {
-        _ if letters == 0 || letters > METHOD => Detected::Opaque,
+        _ if letters == 0 || letters > METHOD || bytes[0] == b'-' => Detected::Opaque,
         (None, _) | (Some(b' '), None) => Detected::NeedMore,
         // origin-form, absolute-form, authority-form or asterisk-form (RFC 9112 section 3.2).
         (Some(b' '), Some(b'/' | b'*' | b'[')) => Detected::Http1,
-        (Some(b' '), Some(b)) if b.is_ascii_alphanumeric() => Detected::Http1,
+        (Some(b' '), Some(b)) if b.is_ascii_alphanumeric() && !hyphen => Detected::Http1,
         _ => Detected::Opaque,
     }
 }

@@ -14,7 +14,7 @@ use inmesh_pki::serve::read_on;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 
-use super::breaking::{Breaking, Wire, break_off};
+use super::breaking::{Breaking, Wire, break_at_end, break_off};
 use super::socket::Noticing;
 use super::timed::ConnState;
 
@@ -59,6 +59,9 @@ impl<T: Breaking + Send + 'static> Drop for Lingering<T> {
             && let Some(mut inner) = self.inner.take()
             && let Ok(runtime) = Handle::try_current()
         {
+            if cut {
+                break_at_end(&mut inner);
+            }
             runtime.spawn(async move {
                 match cut {
                     true => break_off(&mut inner).await,

@@ -117,12 +117,17 @@ pub(crate) enum Taken {
     Text,
 }
 
+/// How much longer a method or preface may take that has begun.
+const BEGUN: Duration = Duration::from_secs(1);
+
 /// What the connection speaks, by a look at its first bytes, which stay in the socket. What is
 /// undecided at the deadline is opaque, if it may be; [`Detected::NeedMore`] is the answer where not
 /// one byte has come. A connection that ends early is opaque.
 pub(crate) async fn peek(stream: &TcpStream, taken: Taken, deadline: Instant) -> Detected {
     let mut bytes = [0; 32];
     let mut seen = 0;
+    // A caller that has begun a method or a preface is heard a little longer.
+    let (mut deadline, mut longer) = (deadline, taken == Taken::Free);
     let detected = loop {
         match timeout_at(deadline, stream.peek(&mut bytes)).await {
             Ok(Ok(len)) if len > 0 => {
@@ -138,7 +143,10 @@ pub(crate) async fn peek(stream: &TcpStream, taken: Taken, deadline: Instant) ->
                     // Nothing new: peeking again would spin.
                     let pause = sleep(Duration::from_millis(2));
                     if timeout_at(deadline, pause).await.is_err() {
-                        break Detected::Opaque;
+                        if !std::mem::take(&mut longer) {
+                            break Detected::Opaque;
+                        }
+                        deadline = Instant::now() + BEGUN;
                     }
                 }
                 seen = len;

@@ -54,12 +54,19 @@ impl FirstLine {
         for byte in bytes {
             self.seen += 1;
             match byte {
-                // At which of these a line ends depends on the language of the server.
-                b'\n'..=b'\r' | 0x1c..=0x1e | 0x85 if self.words > 0 => {
+                b'\n' if self.words > 0 => {
                     self.over = true;
-                    return self.is_version() || (self.gets && self.words == 2);
+                    return self.is_whole();
                 }
-                b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0 => self.end_word(),
+                // Whether a line ends at these, or a word, depends on the language of the server.
+                b'\n'..=b'\r' | 0x1c..=0x1e | 0x85 => {
+                    if self.is_whole() {
+                        self.over = true;
+                        return true;
+                    }
+                    self.end_word();
+                }
+                b'\t' | 0x1f | b' ' | 0xa0 => self.end_word(),
                 _ => self.add(*byte),
             }
             if self.seen == LINE {
@@ -90,6 +97,11 @@ impl FirstLine {
 
     fn said(&self) -> &[u8] {
         self.word.get(..self.length).unwrap_or_default()
+    }
+
+    /// Whether it is a request line if it ends here.
+    fn is_whole(&self) -> bool {
+        self.is_version() || (self.gets && self.words == 2)
     }
 
     fn is_version(&self) -> bool {
@@ -165,7 +177,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for NoRequest<'_, T> {
 mod tests {
     use super::*;
 
-    const REQUESTS: [&[u8]; 12] = [
+    const REQUESTS: [&[u8]; 19] = [
         b"GET / HTTP/1.1\r\n",
         b"get / HTTP/1.1\n",
         b"\r\n\n \r\nGET / HTTP/1.0\r\n",
@@ -178,6 +190,13 @@ mod tests {
         b"\x00\x00\xa0/\xa0HTTP/1.1\x85",
         b"GET /\r\n",
         b" GET\t/ \n",
+        b"GET\x0b/ HTTP/1.1\r\n",
+        b"GET\x0c/ HTTP/1.1\r\n",
+        b"GET\r/ HTTP/1.1\r\n",
+        b"GET\x1c/\x1dHTTP/1.1\x1e\r\n",
+        b"GET\x85/\x85HTTP/1.1\r\n",
+        b"\x0c\r\nget\x0c/ HTTP/1.1\r\n",
+        b"GET\x1f/ HTTP/1.1 \x0b\n",
     ];
 
     const OTHERS: [&[u8]; 10] = [

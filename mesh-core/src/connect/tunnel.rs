@@ -109,9 +109,17 @@ where
         error = cut => Some(error),
         () = joined => None,
     };
+    // What was refused is to be no end in order to the side that said it either.
+    let is_refused = |way: &Way| {
+        let why = way.failed.as_ref().and_then(io::Error::get_ref);
+        why.is_some_and(|why| why.is::<Error>())
+    };
     let (caller_breaks, other_breaks) = match cut {
         Some(_) => (true, true),
-        None => (back.broken, there.broken),
+        None => (
+            back.broken || is_refused(&there),
+            there.broken || is_refused(&back),
+        ),
     };
     let heard = there.failed.is_some() && back.failed.is_none();
     let callers_end = async {

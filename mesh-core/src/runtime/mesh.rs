@@ -35,6 +35,8 @@ use crate::model::AppProtocol;
 use crate::snapshot::SnapshotReader;
 use crate::telemetry::{ExchangeSink, Metrics, SinkGuard};
 
+/// How long what the drain cuts may take to break off.
+const CUT: Duration = Duration::from_millis(500);
 /// How long the last lines of the logs may take to be written on the way down.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -349,6 +351,8 @@ impl Mesh {
         let trigger = &self.inner.trigger;
         if self.watch_drain().phase() != Phase::Serving {
             trigger.advance(Phase::Closed);
+            self.inner.shared.tracker.close();
+            let _in_time = timeout(CUT, self.inner.shared.tracker.wait()).await;
             return;
         }
         trigger.advance(Phase::NotReady);
@@ -365,6 +369,8 @@ impl Mesh {
             () = watch.closed() => {}
         }
         trigger.advance(Phase::Closed);
+        // What is cut is to be seen as that by its peers.
+        let _in_time = timeout(CUT, tracker.wait()).await;
         // A disk that hangs must not keep the process.
         let _in_time = timeout(LAST_LINES, self.inner.writers.wait()).await;
     }

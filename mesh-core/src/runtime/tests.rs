@@ -258,7 +258,12 @@ mod whole {
             .spawn(std::future::pending::<()>());
         let start = Instant::now();
         mesh.drain().await;
-        assert_eq!(start.elapsed(), limits.drain_lead + limits.drain_deadline);
+        // What is cut has a moment to break off; this does not even notice.
+        let cut = Duration::from_millis(500);
+        assert_eq!(
+            start.elapsed(),
+            limits.drain_lead + limits.drain_deadline + cut
+        );
         Ok(())
     }
 
