@@ -18,13 +18,30 @@ pub(crate) enum Format {
     Text,
 }
 
+/// Reads a filter. A word without `=` is a level: the library takes any other for a target.
+fn read(filter: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let mut words = filter
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty());
+    if let Some(word) = words.find(|word| !word.contains(['=', '[']) && !is_level(word)) {
+        let levels = LEVELS.join(", ");
+        return Err(format!(
+            "`{word}` is not a level ({levels}), nor TARGET=LEVEL"
+        ));
+    }
+    EnvFilter::try_new(filter).map_err(|e| e.to_string())
+}
+
 /// Sets the process's subscriber; returns how to change its filter. The log goes to stderr.
 ///
 /// # Errors
 ///
 /// If `filter` is invalid (see tracing-subscriber's `EnvFilter`).
 pub(crate) fn init(filter: &str, format: Format) -> anyhow::Result<LogLevel> {
-    let filter = EnvFilter::try_new(filter)?;
+    let filter = read(filter).map_err(anyhow::Error::msg)?;
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
@@ -40,7 +57,27 @@ pub(crate) fn init(filter: &str, format: Format) -> anyhow::Result<LogLevel> {
             .try_init()?,
     }
     Ok(Arc::new(move |level: &str| {
-        let filter = EnvFilter::try_new(level).map_err(|e| e.to_string())?;
-        handle.reload(filter).map_err(|e| e.to_string())
+        handle.reload(read(level)?).map_err(|e| e.to_string())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for good in [
+            "info",
+            "Debug",
+            "warn,hyper=debug",
+            "inmesh_core=trace",
+            "off, h2=info",
+        ] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for bad in ["debgu", "info,hyper", "hyper=loud"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
 }
