@@ -47,6 +47,8 @@ pub(super) struct Failure {
     callers: bool,
     /// Whether the server surely has not looked at it.
     unseen: bool,
+    /// Whether it says so itself.
+    declined: bool,
     /// Whether the server answered this one request, if only by breaking it off.
     reset: bool,
     /// Whether the server broke it off before all of it was sent, as one in good health may.
@@ -188,6 +190,11 @@ impl Unsent {
                 } else {
                     Seen::Maybe
                 };
+                let fault = if failure.declined {
+                    Fault::Declined
+                } else {
+                    fault
+                };
                 AttemptOutcome::Unanswered(fault, seen)
             }
             None => AttemptOutcome::Lost(fault),
@@ -213,6 +220,7 @@ impl Failure {
         Self {
             callers: cause.is_user(),
             unseen: unsent.is_some(),
+            declined: false,
             reset: cause.is_parse(),
             cut: false,
             too_large: cause.is_parse_too_large(),
@@ -229,7 +237,7 @@ impl Failure {
             Cause::Library(e) => Some(e),
             _ => None,
         };
-        let unseen = library.is_some_and(|e| {
+        let declined = library.is_some_and(|e| {
             e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
         });
         // One that refuses the rest of an upload resets its stream so, or closes (RFC 9113 section 8.1).
@@ -240,9 +248,10 @@ impl Failure {
             _ => e.is_io(),
         });
         Self {
-            cut: broken.cut && refusal && !unseen,
+            cut: broken.cut && refusal && !declined,
             callers: matches!(broken.cause, Cause::Body(_)),
-            unseen: broken.unsent || unseen,
+            unseen: broken.unsent || declined,
+            declined,
             reset: library.is_some_and(h2::Error::is_reset),
             too_large: false,
             again: false,

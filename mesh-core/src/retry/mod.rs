@@ -46,6 +46,7 @@ pub struct Attempts {
     limit: usize,
     failed: usize,
     stale: usize,
+    declined: usize,
     reuse: Reuse,
     /// What a failed answer says to the hop above.
     no_retry: Option<NoRetry>,
@@ -126,6 +127,7 @@ impl Attempts {
             limit,
             failed: 0,
             stale: 0,
+            declined: 0,
             reuse: Reuse::Allowed,
             no_retry: None,
         }
@@ -161,7 +163,7 @@ impl Attempts {
     /// Takes the outcome of an attempt and says what follows.
     ///
     /// 1. What surely no server has looked at is sent to another endpoint, what met a closed connection
-    ///    to any, if it may be repeated.
+    ///    to any, if it may be repeated. A server that declines it is asked three times in all.
     /// 2. All else is repeated as a policy says: after an answer that it covers; after a broken
     ///    connection or a late answer, if the method is idempotent or the policy covers 502 or 504.
     ///    The budget must pay, and the server not ask otherwise.
@@ -193,12 +195,16 @@ impl Attempts {
                 }
                 false
             }
+            Fault::Declined => {
+                self.declined += 1;
+                false
+            }
             Fault::Crowd | Fault::Endpoint => {
                 self.failed += 1;
                 true
             }
         };
-        if self.failed >= limit || self.stale >= STALE {
+        if self.failed >= limit || self.stale >= STALE || self.declined >= FAILED {
             return Next::Finish;
         }
         let nth = u32::try_from(self.failed).unwrap_or(u32::MAX);

@@ -60,6 +60,8 @@ pub enum Fault {
     Connection,
     /// None: there was no room to open another connection to the endpoint.
     Crowd,
+    /// None: the server says that it has not looked at it (RFC 9113 section 8.7).
+    Declined,
     /// The endpoint's.
     Endpoint,
 }

@@ -81,6 +81,18 @@ fn an_application_alone_is_tried_again_after_stale_connections_only() {
     assert_eq!(after(&mut attempts, UNSEEN), Next::Finish);
 }
 
+/// Whatever has a server decline a request, it is not asked for ever.
+#[test]
+fn a_server_that_declines_is_asked_three_times() {
+    let declined = AttemptOutcome::Unanswered(Fault::Declined, Seen::Never);
+    for mut attempts in [Attempts::at_one(), Attempts::at_any()] {
+        assert_eq!(after(&mut attempts, declined), again(false));
+        assert_eq!(after(&mut attempts, UNSEEN), again(false));
+        assert_eq!(after(&mut attempts, declined), again(false));
+        assert_eq!(after(&mut attempts, declined), Next::Finish);
+    }
+}
+
 proptest! {
     #[test]
     fn attempts_end(faults in proptest::collection::vec((0_u8..3, any::<bool>()), 64)) {
