@@ -72,7 +72,7 @@ mod tests {
             "Debug",
             "warn,hyper=debug",
             "inmesh_core=trace",
-            "off, h2=info",
+            "off,h2=info",
         ] {
             assert!(read(good).is_ok(), "{good}");
         }
