@@ -108,8 +108,7 @@ async fn a_stream_on_which_nothing_comes_ends() -> Result {
     let half = Pair::new(AppProtocol::Http1, half).await?;
     for (pair, answers) in [(never, false), (half, true)] {
         let mut blocks = Blocks::default();
-        blocks.timeouts =
-            Some(Timeouts::default().with_stream_idle(Some(Duration::from_millis(50))));
+        blocks.timeouts = Some(Timeouts::default().with_stream_idle(Some(Duration::from_secs(1))));
         let key = ObjectKey::new(Kind::TrafficPolicy, &Namespace::new("shop")?, "all")?;
         push(
             &pair,
