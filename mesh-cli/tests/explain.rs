@@ -35,6 +35,22 @@ spec:
     dir
 }
 
+/// The same with a route for `cart` of these rules.
+fn folder_with(rules: &str) -> TempDir {
+    let dir = folder();
+    let route = format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: split, namespace: shop}}
+spec:
+  parentRefs: [{{kind: Service, group: '', name: cart}}]
+  rules:
+{rules}"
+    );
+    publish(dir.path(), "route.yaml", &route);
+    dir
+}
+
 fn explain(dir: &Path, args: &[&str]) -> Output {
     let dir = dir.to_str().expect("UTF-8");
     mesh(["explain", dir].iter().chain(args).copied(), &[])
@@ -43,19 +59,13 @@ fn explain(dir: &Path, args: &[&str]) -> Output {
 /// A backend of another kind names a port or does not.
 #[test]
 fn a_backend_that_is_no_service_is_shown_with_the_port_that_it_names() {
-    let dir = folder();
-    let route = "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: split, namespace: shop}
-spec:
-  parentRefs: [{kind: Service, group: '', name: cart}]
-  rules:
-  - backendRefs:
+    let dir = folder_with(
+        "  - backendRefs:
     - {name: cart, port: 80}
     - {name: one, kind: Bucket, group: a.b}
     - {name: two, kind: Bucket, group: a.b, port: 7}
-";
-    publish(dir.path(), "route.yaml", route);
+",
+    );
     let out = explain(dir.path(), &["GET http://cart/", "--from", WEB]);
     let page = stdout(&out);
     for shown in ["Bucket.a.b/one.shop  ", "Bucket.a.b/two.shop:7  "] {
@@ -66,20 +76,14 @@ spec:
 /// HTTPRoute has no match for a field that is absent: the rule that needs the field wins where it is there.
 #[test]
 fn a_rule_is_for_requests_without_a_field_where_another_is_for_those_with_it() {
-    let dir = folder();
-    let route = "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: split, namespace: shop}
-spec:
-  parentRefs: [{kind: Service, group: '', name: cart}]
-  rules:
-  - name: without
+    let dir = folder_with(
+        "  - name: without
     backendRefs: [{name: cart, port: 80}]
   - name: with
     matches: [{headers: [{name: x-user, type: RegularExpression, value: '.*'}]}]
     filters: [{type: RequestRedirect, requestRedirect: {hostname: other}}]
-";
-    publish(dir.path(), "route.yaml", route);
+",
+    );
     for (field, code, said) in [
         (None, 0, "SENT to"),
         (Some("x-user: 7"), 0, "ANSWERED by the route with 302"),
