@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
+use http::header::UPGRADE;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -138,13 +139,15 @@ fn send_all(copies: Vec<Copy>, body: &KeptBody) {
     }
 }
 
-/// The head without what belongs to the caller's connection.
+/// The head without the wish to leave HTTP, which is the caller's alone: a request that has announced a body
+/// and has none would have it fulfilled for its copy.
 fn head_of(request: &Request<Body>) -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();
     *head.version_mut() = request.version();
     *head.headers_mut() = request.headers().clone();
+    head.headers_mut().remove(UPGRADE);
     head
 }
 
