@@ -23,7 +23,7 @@ mod tests;
 pub use file::FileStore;
 
 /// The largest state that is kept, in bytes; what is written is never more than can be read.
-pub(crate) const MAX_STATE: usize = 16 * 1024 * 1024;
+pub const MAX_STATE: usize = 16 * 1024 * 1024;
 
 /// Names one written state; a later one is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,6 +112,14 @@ pub enum StoreError {
         got: usize,
         /// How many it may have.
         max: usize,
+    },
+    /// A store that is not on this machine does not answer, or refuses.
+    #[error("{what}: {reason}")]
+    Unavailable {
+        /// What was asked for.
+        what: String,
+        /// Why there is no answer.
+        reason: String,
     },
     /// There is no such key.
     #[error("the key {key_id} is missing")]
