@@ -179,10 +179,14 @@ impl Sink {
 
 // === impl Applied ===
 
-#[cfg(feature = "runtime")]
 impl Applied {
     /// A change that serves as it was pushed.
-    pub(crate) fn at(generation: u64) -> Self {
+    ///
+    /// ```
+    /// use inmesh_core::discover::Applied;
+    /// assert!(Applied::at(7).problems.is_empty());
+    /// ```
+    pub fn at(generation: u64) -> Self {
         Self {
             generation,
             problems: Vec::new(),

@@ -8,6 +8,7 @@ mod few;
 mod locality;
 mod names;
 mod outside;
+mod pod;
 mod protocol;
 mod proxied;
 mod service;
@@ -23,13 +24,14 @@ pub use few::Few;
 pub use locality::Locality;
 pub(crate) use names::is_subdomain;
 pub use names::{
-    ClusterName, InvalidName, KeyParts, Kind, Namespace, ObjectKey, ServiceName, SourceId,
+    ClusterName, InvalidName, KeyParts, Kind, Labels, Namespace, ObjectKey, ServiceName, SourceId,
     Workload, check_label,
 };
 pub use outside::{Asked, HostPattern, Outside, OutsidePort, Resolution};
+pub use pod::{MeshNamespace, Node, Pod, PodRef, Reached};
 pub use protocol::AppProtocol;
 pub(crate) use protocol::HttpVersion;
 pub use proxied::{InvalidIpBlock, IpBlock, ProxyVersion};
-pub use service::{Distribution, Labels, Service, ServicePort, Slice, SlicePort, Subset};
+pub use service::{Distribution, Service, ServicePort, Slice, SlicePort, Subset};
 pub use slice_host::SliceHost;
 pub use text::Text;

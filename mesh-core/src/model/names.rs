@@ -22,6 +22,9 @@ pub struct InvalidName {
     pub why: &'static str,
 }
 
+/// Labels by their keys.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
 /// A Kubernetes namespace: a DNS label of at most 63 characters.
 ///
 /// ```
@@ -58,8 +61,14 @@ pub enum Kind {
     GrpcRoute,
     /// `gateway.networking.k8s.io/v1 HTTPRoute`.
     HttpRoute,
+    /// `v1 Namespace`.
+    Namespace,
+    /// `v1 Node`.
+    Node,
     /// A kind that is only reported, never applied.
     Other(Arc<str>),
+    /// `v1 Pod`.
+    Pod,
     /// `v1 Service`.
     Service,
     /// `inmesh.dev/v1alpha1 ServiceEntry`.
@@ -96,7 +105,7 @@ pub struct ObjectKey(Arc<KeyParts>);
 pub struct KeyParts {
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// Its namespace; that of an object of the whole cluster has an empty name.
     pub namespace: Namespace,
     /// Its name in the namespace.
     pub name: Arc<str>,
@@ -300,7 +309,10 @@ impl fmt::Display for Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::GrpcRoute => "GRPCRoute",
             Self::HttpRoute => "HTTPRoute",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
             Self::Other(kind) => kind,
+            Self::Pod => "Pod",
             Self::Service => "Service",
             Self::ServiceEntry => "ServiceEntry",
             Self::TcpRoute => "TCPRoute",
@@ -321,6 +333,16 @@ impl ObjectKey {
     pub fn new(kind: Kind, namespace: &Namespace, name: &str) -> Result<Self, InvalidName> {
         check("object", name, 253, true)?;
         Ok(Self::of(kind, namespace.clone(), name.into()))
+    }
+
+    /// Names an object of the whole cluster, which is in no namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn cluster_wide(kind: Kind, name: &str) -> Result<Self, InvalidName> {
+        check("object", name, 253, true)?;
+        Ok(Self::of(kind, Namespace(Arc::default()), name.into()))
     }
 
     /// The key of a Service.
@@ -375,10 +397,14 @@ impl fmt::Debug for ObjectKey {
     }
 }
 
-/// `Kind/namespace/name`, with `@cluster` after it for another cluster's.
+/// `Kind/namespace/name`, or `Kind/name` of the whole cluster's, with `@cluster` after it for another
+/// cluster's.
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)?;
+        match self.namespace.as_str() {
+            "" => write!(f, "{}/{}", self.kind, self.name)?,
+            namespace => write!(f, "{}/{namespace}/{}", self.kind, self.name)?,
+        }
         match &self.cluster {
             Some(cluster) => write!(f, "@{cluster}"),
             None => Ok(()),

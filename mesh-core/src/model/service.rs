@@ -1,11 +1,11 @@
 //! Services: a name, its ports, and the slices of endpoints that stand behind it.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    AppProtocol, ClusterName, Host, Kind, ObjectKey, Outside, ServiceName, SliceHost, Transport,
+    AppProtocol, ClusterName, Host, Kind, Labels, ObjectKey, Outside, ServiceName, SliceHost,
+    Transport,
 };
 
 /// One port of a Service.
@@ -60,9 +60,6 @@ pub struct Subset {
     pub labels: Labels,
 }
 
-/// Labels by their keys.
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
-
 /// Which endpoints a Service prefers (`trafficDistribution`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -116,6 +113,8 @@ pub struct Slice {
     pub hosts: Vec<SliceHost>,
     /// How bytes travel to each of them.
     pub transport: Transport,
+    /// Whether a host that is a Pod is reached as its Pod says instead, once that is known.
+    pub as_pods_say: bool,
     /// The workload behind it, for metrics; may be empty.
     pub workload: Arc<str>,
     /// Its version label, for metrics; may be empty.
@@ -278,10 +277,19 @@ impl Slice {
             ports,
             hosts,
             transport,
+            as_pods_say: false,
             workload: "".into(),
             version: "".into(),
             labels: Labels::new(),
         }
+    }
+
+    /// The same slice where Pods say how their hosts are reached. A host whose Pod is not known takes
+    /// no request.
+    #[must_use]
+    pub fn as_pods_say(mut self) -> Self {
+        self.as_pods_say = true;
+        self
     }
 
     /// The same slice with labels.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Conditions, Host, Locality};
+use super::{Conditions, Host, Locality, PodRef};
 
 /// One host of a slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct SliceHost {
     pub conditions: Conditions,
     /// Where it is.
     pub locality: Arc<Locality>,
+    /// The Pod that it is, where that is known.
+    pub pod: Option<PodRef>,
     /// Its share of requests relative to the other hosts of its tier; 0 takes none.
     pub weight: u32,
     /// Its tier: a higher number is used only while all lower ones have no endpoint to offer.
@@ -35,6 +37,7 @@ impl SliceHost {
             host,
             conditions: Conditions::default(),
             locality: Locality::unknown(),
+            pod: None,
             weight: 1,
             priority: 0,
         }
@@ -51,6 +54,13 @@ impl SliceHost {
     #[must_use]
     pub fn with_locality(mut self, locality: Arc<Locality>) -> Self {
         self.locality = locality;
+        self
+    }
+
+    /// The same host, which is a Pod.
+    #[must_use]
+    pub fn with_pod(mut self, pod: PodRef) -> Self {
+        self.pod = Some(pod);
         self
     }
 

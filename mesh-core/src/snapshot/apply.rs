@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{Change, Fallback, Object, Op};
-use super::compile;
+use super::compile::{self, Beside};
+use super::pods::Places;
 use super::service::ServiceView;
 use super::state::{Parts, Reach, Snapshot, Version};
 use super::status::Problem;
@@ -226,11 +227,14 @@ impl Snapshot {
             }
         }
         // A slice is mostly replaced by another of its Service.
-        let of = |version: &Option<Version>| match version.as_ref()?.good.as_ref()? {
-            Object::Slice(slice) => Some(slice.service.clone()),
+        let slice = |version: &Option<Version>| match version.as_ref()?.good.as_ref()? {
+            Object::Slice(slice) => Some(Arc::clone(slice)),
             _ => None,
         };
-        let stays = of(&old).is_some() && of(&old) == of(&new);
+        let (was, is) = (slice(&old), slice(&new));
+        let of = |slice: &Option<Arc<Slice>>| slice.as_ref().map(|slice| slice.service.clone());
+        let stays = was.is_some() && of(&was) == of(&is);
+        self.follow_pods(key, was.as_deref(), is.as_deref());
         for (version, present) in [(&old, false), (&new, true)] {
             if let Some(version) = version {
                 self.originates(key, version, present, &mut touched.services);
@@ -254,6 +258,9 @@ impl Snapshot {
                         self.part(&slice.service, |p| set(&mut p.slices, key, present));
                     }
                     touched.endpoints.insert(slice.service.clone());
+                }
+                Some(object @ (Object::Namespace(_) | Object::Node(_) | Object::Pod(_))) => {
+                    touched.endpoints.extend(self.follow(object, present));
                 }
                 // Routes, like policies, govern their own cluster.
                 Some(
@@ -410,7 +417,7 @@ impl Snapshot {
             && let Some(of) = self.parts.get(&subset.of)
         {
             let others = of.slices.iter().filter_map(good);
-            slices.extend(others.filter(|slice| subset.selects(&slice.labels)));
+            slices.extend(others.filter_map(|slice| self.selected(&slice, subset)));
         }
         slices
     }
@@ -432,17 +439,21 @@ impl Snapshot {
         let Some(service) = service else {
             return self.services.remove(name);
         };
-        let addresses = |host: &Host| self.names.get(host)?.addresses.clone();
+        let places = Places::default();
+        let beside = Beside {
+            addresses: &|host| self.names.get(host)?.addresses.clone(),
+            member: &|slice, host| self.member(slice, host, &places),
+        };
         let tls = self.tls_policies(name);
         let view = match before {
             // What is spoken to endpoints by a policy depends on all of them, and hosts that are asked for
             // have endpoints of their own.
             Some(before) if endpoints && tls.is_empty() && service.outside.is_none() => {
-                compile::moved(&self.settings, (&service, &slices), &addresses, &before)
+                compile::moved(&self.settings, (&service, &slices), &beside, &before)
             }
             before => {
                 let of = (&service, &*slices, &asked);
-                self.compile_whole(of, (&parts, &tls), &addresses, before)
+                self.compile_whole(of, (&parts, &tls), &beside, before)
             }
         };
         self.services.insert(Arc::new(view));
@@ -452,7 +463,7 @@ impl Snapshot {
         &self,
         (service, slices, asked): (&Arc<Service>, &[Arc<Slice>], &BTreeSet<Asked>),
         (parts, tls): (&Parts, &[Arc<BackendTlsPolicy>]),
-        addresses: &impl Fn(&Host) -> Option<compile::Addresses>,
+        beside: &Beside<'_>,
         before: Option<Arc<ServiceView>>,
     ) -> ServiceView {
         let (mut routes, mut grpc_routes, mut opaque_routes) = (vec![], vec![], vec![]);
@@ -475,7 +486,7 @@ impl Snapshot {
             tls,
             roots: &|key| self.roots_at(key),
         };
-        compile::view(&self.settings, &input, addresses, before.as_deref())
+        compile::view(&self.settings, &input, beside, before.as_deref())
     }
 
     /// Keeps the index of the host names that Services need.

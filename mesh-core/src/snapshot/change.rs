@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::status::Problem;
 use crate::authorize::{Policy, Selects};
-use crate::model::{Asked, Host, HostAddress, ObjectKey, Service, ServiceName, Slice, SourceId};
+use crate::model::{
+    Asked, Host, HostAddress, MeshNamespace, Node, ObjectKey, Pod, Service, ServiceName, Slice,
+    SourceId,
+};
 use crate::origination::{BackendTlsPolicy, CaConfigMap};
 use crate::route::{GrpcRoute, OpaqueRoute, Parent, Route, Rule};
 use crate::traffic::TrafficPolicy;
@@ -19,8 +22,14 @@ pub enum Object {
     CaConfigMap(Arc<CaConfigMap>),
     /// A GRPCRoute.
     GrpcRoute(Arc<GrpcRoute>),
+    /// A Namespace.
+    Namespace(Arc<MeshNamespace>),
+    /// A Node.
+    Node(Arc<Node>),
     /// A TLSRoute or TCPRoute.
     OpaqueRoute(Arc<OpaqueRoute>),
+    /// A Pod.
+    Pod(Arc<Pod>),
     /// An AuthorizationPolicy.
     Policy(Arc<Policy>),
     /// An HTTPRoute.
@@ -87,7 +96,10 @@ impl Object {
             Self::BackendTls(policy) => policy.key.clone(),
             Self::CaConfigMap(roots) => roots.key.clone(),
             Self::GrpcRoute(route) => route.key.clone(),
+            Self::Namespace(namespace) => namespace.key.clone(),
+            Self::Node(node) => node.key.clone(),
             Self::OpaqueRoute(route) => route.key.clone(),
+            Self::Pod(pod) => pod.key.clone(),
             Self::Policy(policy) => policy.key.clone(),
             Self::Route(route) => route.key.clone(),
             Self::Service(service) => service.key(),
@@ -137,12 +149,20 @@ macro_rules! from {
 from!(
     CaConfigMap,
     GrpcRoute,
+    Node,
     OpaqueRoute,
+    Pod,
     Policy,
     Route,
     Service,
     Slice
 );
+
+impl From<MeshNamespace> for Object {
+    fn from(namespace: MeshNamespace) -> Self {
+        Self::Namespace(Arc::new(namespace))
+    }
+}
 
 impl From<BackendTlsPolicy> for Object {
     fn from(policy: BackendTlsPolicy) -> Self {

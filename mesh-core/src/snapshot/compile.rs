@@ -10,8 +10,8 @@ use super::settings::Settings;
 use crate::authorize::PathForm;
 use crate::balance::{EndpointSet, Nearness};
 use crate::model::{
-    Asked, Endpoint, Few, Host, HostAddress, ObjectKey, Resolution, Service, ServicePort, Slice,
-    SliceHost, Transport,
+    Asked, Endpoint, Few, Host, HostAddress, Locality, ObjectKey, Resolution, Service, ServicePort,
+    Slice, SliceHost, Transport,
 };
 use crate::origination::{self, BackendTlsPolicy, RootsAt};
 use crate::route::{GrpcRoute, OpaqueRoute, Route, RouteTable};
@@ -31,6 +31,22 @@ pub(super) struct CompileInput<'a> {
     /// Those that say what its servers outside the mesh prove, and the roots that these refer to.
     pub(super) tls: &'a [Arc<BackendTlsPolicy>],
     pub(super) roots: RootsAt<'a>,
+}
+
+/// What stands beside the documents of a Service.
+pub(super) struct Beside<'a> {
+    /// The addresses of a name, where a resolver has found them.
+    pub(super) addresses: &'a dyn Fn(&Host) -> Option<Addresses>,
+    /// What a host of a slice is; `None` where only its Pod could say it, which is not known.
+    pub(super) member: &'a dyn Fn(&Slice, &SliceHost) -> Option<Member>,
+}
+
+/// What a host of a slice is.
+pub(super) struct Member {
+    pub(super) transport: Transport,
+    pub(super) workload: Arc<str>,
+    pub(super) version: Arc<str>,
+    pub(super) locality: Arc<Locality>,
 }
 
 /// What a resolver found for a name.
@@ -67,14 +83,14 @@ pub(super) fn hosts(
 pub(super) fn view(
     settings: &Settings,
     parts: &CompileInput<'_>,
-    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    beside: &Beside<'_>,
     before: Option<&ServiceView>,
 ) -> ServiceView {
     let service = parts.service;
     let endpoints = service.ports.iter().map(|port| {
         let mut traffic =
             traffic::of_port(parts.traffic, (service, &*port.name), &settings.traffic);
-        let mut endpoints = endpoints(service, port, parts.slices, addresses);
+        let mut endpoints = endpoints(service, port, parts.slices, beside);
         originate(parts, port, &mut endpoints, &mut traffic);
         let before = before.and_then(|b| b.endpoints(port.port)).map(|s| &**s);
         port_view(settings, port, endpoints, traffic, before)
@@ -87,7 +103,7 @@ pub(super) fn view(
         ports: service.ports.as_slice().into(),
         routes: routes(settings, parts),
         retries: before.map_or_else(Arc::default, |before| Arc::clone(&before.retries)),
-        outside: outside(settings, parts, &endpoints, addresses, before),
+        outside: outside(settings, parts, &endpoints, beside, before),
         endpoints,
     }
 }
@@ -97,12 +113,12 @@ pub(super) fn view(
 pub(super) fn moved(
     settings: &Settings,
     (service, slices): (&Service, &[Arc<Slice>]),
-    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    beside: &Beside<'_>,
     before: &ServiceView,
 ) -> ServiceView {
     let ports = before.ports.iter().zip(before.endpoints.iter());
     let ports = ports.map(|(port, before)| {
-        let endpoints = endpoints(service, port, slices, addresses);
+        let endpoints = endpoints(service, port, slices, beside);
         let traffic = Arc::clone(&before.traffic);
         port_view(settings, port, endpoints, traffic, Some(&*before.endpoints))
     });
@@ -156,7 +172,7 @@ fn outside(
     settings: &Settings,
     parts: &CompileInput<'_>,
     ports: &Few<PortView>,
-    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    beside: &Beside<'_>,
     before: Option<&ServiceView>,
 ) -> Option<Box<OutsideView>> {
     let outside = parts.service.outside.as_ref()?;
@@ -168,7 +184,7 @@ fn outside(
             None => named(transport, &asked.host),
         };
         let host = SliceHost::new(asked.host.clone());
-        let endpoints = endpoints_of(&host, asked.target, &transport, addresses);
+        let endpoints = endpoints_of(&host, asked.target, &transport, beside);
         let known = before.and_then(|before| before.asked(asked));
         let set = built(
             settings,
@@ -253,7 +269,7 @@ fn endpoints(
     service: &Service,
     port: &ServicePort,
     slices: &[Arc<Slice>],
-    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    beside: &Beside<'_>,
 ) -> Vec<Endpoint> {
     let mut out = Vec::new();
     if let Some(outside) = &service.outside
@@ -262,12 +278,12 @@ fn endpoints(
     {
         for host in hosts {
             let transport = named(&of.transport, &host.host);
-            out.extend(endpoints_of(host, of.target, &transport, addresses));
+            out.extend(endpoints_of(host, of.target, &transport, beside));
         }
     }
     if let Some((host, transport)) = &service.external {
         let host = SliceHost::new(host.clone());
-        out.extend(endpoints_of(&host, port.port, transport, addresses));
+        out.extend(endpoints_of(&host, port.port, transport, beside));
     }
     for slice in slices {
         // A nameless port stands for the only port of its Service.
@@ -275,10 +291,14 @@ fn endpoints(
             continue;
         };
         for host in &slice.hosts {
-            for endpoint in endpoints_of(host, target.port, &slice.transport, addresses) {
+            let Some(member) = (beside.member)(slice, host) else {
+                continue;
+            };
+            for endpoint in endpoints_of(host, target.port, &member.transport, beside) {
                 out.push(Endpoint {
-                    workload: Arc::clone(&slice.workload),
-                    version: Arc::clone(&slice.version),
+                    workload: Arc::clone(&member.workload),
+                    version: Arc::clone(&member.version),
+                    locality: Arc::clone(&member.locality),
                     ..endpoint
                 });
             }
@@ -292,9 +312,9 @@ fn endpoints_of(
     host: &SliceHost,
     port: u16,
     transport: &Transport,
-    addresses: &impl Fn(&Host) -> Option<Addresses>,
+    beside: &Beside<'_>,
 ) -> Vec<Endpoint> {
-    places(&host.host, port, addresses)
+    places(&host.host, port, beside)
         .into_iter()
         .map(|(addresses, weight)| Endpoint {
             addresses,
@@ -313,14 +333,10 @@ fn endpoints_of(
 /// The addresses of each endpoint of a host, with the weight of the first of them. A name with addresses of both families gives pairs of them
 /// (IPv6 first), so that each endpoint can be reached in either (RFC 8305); the shorter family is
 /// used again from its start.
-fn places(
-    host: &Host,
-    port: u16,
-    addresses: &impl Fn(&Host) -> Option<Addresses>,
-) -> Vec<(Few<SocketAddr>, u32)> {
+fn places(host: &Host, port: u16, beside: &Beside<'_>) -> Vec<(Few<SocketAddr>, u32)> {
     let found = match host {
         Host::Address(ip) => return vec![(SocketAddr::new(*ip, port).into(), 1)],
-        Host::Name { .. } => addresses(host).unwrap_or_else(|| Arc::new([])),
+        Host::Name { .. } => (beside.addresses)(host).unwrap_or_else(|| Arc::new([])),
     };
     let family = |v6: bool| -> Vec<(SocketAddr, u32)> {
         let family = found.iter().filter(|found| found.ip.is_ipv6() == v6);

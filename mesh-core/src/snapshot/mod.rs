@@ -15,6 +15,7 @@ mod index;
 mod limiters;
 mod originate;
 mod outside;
+mod pods;
 mod policies;
 mod report;
 mod service;
@@ -33,7 +34,7 @@ pub(crate) use service::PortView;
 pub use service::ServiceView;
 pub use settings::{OutboundTrafficPolicy, Settings};
 pub use state::{Resolved, Snapshot};
-pub use status::{Location, ObjectStatus, Problem, Serving, Severity};
+pub use status::{Condition, ConditionKind, Location, ObjectStatus, Problem, Serving, Severity};
 pub use store::{Pinned, SnapshotReader, SnapshotWriter, snapshot};
 
 #[cfg(test)]

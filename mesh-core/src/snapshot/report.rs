@@ -2,7 +2,7 @@
 
 use super::change::Object;
 use super::state::{Snapshot, Version};
-use super::status::{ObjectStatus, Problem, Serving, Severity};
+use super::status::{Condition, ConditionKind, ObjectStatus, Problem, Serving, Severity};
 use crate::model::{ObjectKey, ServiceName, SourceId, Subset};
 use crate::traffic::{Target, TrafficPolicy};
 
@@ -75,7 +75,7 @@ impl Snapshot {
     }
 
     /// What there is not of a port of a Service, and the condition of its route.
-    fn lacks(&self, service: &ServiceName, port: u16) -> Option<String> {
+    fn lacks(&self, service: &ServiceName, port: u16) -> Option<(String, Condition)> {
         let lacks = match self.service(service) {
             None => service.absent(),
             Some(view) if view.port(port).is_none() => {
@@ -83,12 +83,12 @@ impl Snapshot {
             }
             Some(_) => return None,
         };
-        let reason = if service.is_foreign() {
-            ", InvalidKind"
-        } else {
-            ""
+        let reason = match service.is_foreign() {
+            true => "InvalidKind",
+            false => "BackendNotFound",
         };
-        Some(format!("{lacks} (ResolvedRefs False{reason})"))
+        let condition = Condition::not(ConditionKind::ResolvedRefs, reason);
+        Some((format!("{lacks} (ResolvedRefs False, {reason})"), condition))
     }
 
     /// Whether a Service serves in place of the ServiceEntry of its name.
@@ -109,8 +109,8 @@ impl Snapshot {
             Object::Slice(slice) => Some(slice),
             _ => None,
         });
-        let none = !slices.any(|slice| subset.selects(&slice.labels));
-        none.then(|| format!("no EndpointSlice of Service {of} has the labels of the selector"))
+        let none = !slices.any(|slice| self.selected(slice, subset).is_some());
+        none.then(|| format!("no endpoint of Service {of} has the labels of the selector"))
     }
 
     /// The parents at which another route takes effect in the place of this one.
@@ -129,7 +129,9 @@ impl Snapshot {
                     "has no effect at port {port}: {other} is attached there (Accepted False, \
                      Conflicted)"
                 );
-                Some(Problem::warning(format!("spec.parentRefs[{n}]"), message))
+                let condition = Condition::not(ConditionKind::Accepted, "Conflicted");
+                let problem = Problem::warning(format!("spec.parentRefs[{n}]"), message);
+                Some(problem.means(condition))
             }))
         });
         conflicts.flatten().collect()
@@ -163,17 +165,15 @@ impl Snapshot {
         let lacking = targets.filter_map(|(n, target)| Some((n, lacks(target)?)));
         let warn = |(n, lacks)| {
             let message = format!("{lacks} (Accepted False, TargetNotFound)");
-            Problem::warning(format!("spec.targetRefs[{n}]"), message)
+            let condition = Condition::not(ConditionKind::Accepted, "TargetNotFound");
+            Problem::warning(format!("spec.targetRefs[{n}]"), message).means(condition)
         };
         lacking.map(warn).collect()
     }
 
     /// What a version refers to that is not there.
     fn dangling(&self, version: &Version) -> Vec<Problem> {
-        let warn = |field: String, message: String| Problem {
-            severity: Severity::Warning,
-            ..Problem::refused(field, message)
-        };
+        let warn = |field: String, message: String| Problem::warning(field, message);
         match &version.good {
             Some(Object::BackendTls(policy)) => self.unoriginated(policy),
             Some(route @ (Object::GrpcRoute(_) | Object::OpaqueRoute(_) | Object::Route(_))) => {
@@ -185,9 +185,15 @@ impl Snapshot {
                         (Some(view), Some(port)) if !view.ports.iter().any(|p| p.name == *port) => {
                             format!("Service {name} has no port named {port:?}")
                         }
-                        (Some(_), _) => return None,
+                        (Some(view), _) => match parent.port {
+                            Some(port) if view.port(port).is_none() => {
+                                format!("Service {name} has no port {port}")
+                            }
+                            _ => return None,
+                        },
                     };
-                    Some(warn(format!("spec.parentRefs[{n}]"), message))
+                    let condition = Condition::not(ConditionKind::Accepted, "NoMatchingParent");
+                    Some(warn(format!("spec.parentRefs[{n}]"), message).means(condition))
                 });
                 let answer = match route {
                     Object::GrpcRoute(_) => "answered with UNAVAILABLE",
@@ -199,18 +205,19 @@ impl Snapshot {
                         .iter()
                         .enumerate()
                         .filter_map(move |(b, backend)| {
-                            let lacks = self.lacks(&backend.service, backend.port)?;
+                            let (lacks, condition) = self.lacks(&backend.service, backend.port)?;
                             let message = format!("{lacks}; its share is {answer}");
-                            Some(warn(format!("spec.rules[{r}].backendRefs[{b}]"), message))
+                            let at = format!("spec.rules[{r}].backendRefs[{b}]");
+                            Some(warn(at, message).means(condition))
                         })
                 });
                 let mirrors = route.rules().into_iter().enumerate().flat_map(|(r, rule)| {
                     rule.mirrors().filter_map(move |(backend, n, mirror)| {
-                        let lacks = self.lacks(mirror.service(), mirror.port())?;
+                        let (lacks, condition) = self.lacks(mirror.service(), mirror.port())?;
                         let message = format!("{lacks}; nothing is mirrored");
                         let at = backend.map_or(String::new(), |b| format!(".backendRefs[{b}]"));
                         let at = format!("spec.rules[{r}]{at}.filters[{n}].requestMirror");
-                        Some(warn(format!("{at}.backendRef"), message))
+                        Some(warn(format!("{at}.backendRef"), message).means(condition))
                     })
                 });
                 let all = parents.chain(backends).chain(mirrors);
@@ -240,6 +247,7 @@ impl Snapshot {
                 "metadata.labels[kubernetes.io/service-name]".into(),
                 format!("Service {} does not exist", slice.service),
             )],
+            Some(Object::Slice(slice)) => self.without_pods(slice).into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -253,5 +261,7 @@ fn fall_back(problems: &mut [Problem]) {
     for problem in problems.iter_mut().filter(partial) {
         problem.message +=
             ": Fall Back to the version before it, which serves (PartiallyInvalid True)";
+        let condition = Condition::holds(ConditionKind::PartiallyInvalid, "UnsupportedValue");
+        problem.conditions.push(condition);
     }
 }

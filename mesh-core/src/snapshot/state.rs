@@ -18,7 +18,7 @@ use crate::authorize::{Denied, PathForm, Policy, RequestView, Verdict, WorkloadP
 use crate::identify::Peer;
 use crate::limit::{Adaptive, Limiter};
 use crate::local::Local;
-use crate::model::{Asked, Host, Namespace, ObjectKey, ServiceName, SourceId};
+use crate::model::{Asked, Host, Namespace, Node, ObjectKey, ServiceName, SourceId};
 
 /// A port of a Service that a name or an address leads to.
 #[derive(Debug, Clone)]
@@ -43,6 +43,12 @@ pub struct Snapshot {
     pub(super) services: Index,
     pub(super) addresses: HashTrieMapSync<IpAddr, BTreeSet<ServiceName>>,
     pub(super) names: HashTrieMapSync<Host, Name>,
+    /// The slices that have a Pod among their hosts.
+    pub(super) pods: HashTrieMapSync<ObjectKey, BTreeSet<ObjectKey>>,
+    /// The namespaces that are known, and whether their Pods are in the mesh.
+    pub(super) namespaces: HashTrieMapSync<Arc<str>, bool>,
+    /// Nodes by their names.
+    pub(super) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
     /// The Services that hosts outside the mesh lead to, by their patterns.
     pub(super) hosts: HashTrieMapSync<Arc<str>, BTreeSet<ServiceName>>,
     /// The hosts that were asked for and no document lists.
@@ -153,6 +159,9 @@ impl Snapshot {
             services: Index::default(),
             addresses: HashTrieMapSync::new_sync(),
             names: HashTrieMapSync::new_sync(),
+            pods: HashTrieMapSync::new_sync(),
+            namespaces: HashTrieMapSync::new_sync(),
+            nodes: HashTrieMapSync::new_sync(),
             hosts: HashTrieMapSync::new_sync(),
             asked: HashTrieMapSync::new_sync(),
             policies: HashTrieSetSync::new_sync(),

@@ -50,6 +50,41 @@ pub struct Problem {
     pub field: String,
     /// What is wrong and what to do.
     pub message: String,
+    /// The conditions of the object that it makes, as the Gateway API names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition of an object of the Gateway API (GEP-1364).
+///
+/// ```
+/// use inmesh_core::snapshot::{Condition, ConditionKind, Problem};
+/// let lost = Problem::warning("spec.parentRefs[0]", "Service a.b does not exist")
+///     .means(Condition::not(ConditionKind::Accepted, "NoMatchingParent"));
+/// assert_eq!(lost.conditions[0].reason, "NoMatchingParent");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Condition {
+    /// Which of them.
+    #[serde(rename = "type")]
+    pub kind: ConditionKind,
+    /// Whether it holds.
+    pub status: bool,
+    /// Why, as one word.
+    pub reason: &'static str,
+}
+
+/// The kinds of conditions that routes and policies have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
+pub enum ConditionKind {
+    /// The object has an effect where it is attached.
+    Accepted,
+    /// A part of it cannot be applied.
+    PartiallyInvalid,
+    /// What it refers to is there.
+    ResolvedRefs,
 }
 
 /// What serves of an object.
@@ -102,6 +137,39 @@ impl fmt::Display for Location {
     }
 }
 
+// === impl Condition ===
+
+impl Condition {
+    /// It holds.
+    pub const fn holds(kind: ConditionKind, reason: &'static str) -> Self {
+        Self {
+            kind,
+            status: true,
+            reason,
+        }
+    }
+
+    /// It does not hold.
+    pub const fn not(kind: ConditionKind, reason: &'static str) -> Self {
+        Self {
+            kind,
+            status: false,
+            reason,
+        }
+    }
+}
+
+impl ConditionKind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::PartiallyInvalid => "PartiallyInvalid",
+            Self::ResolvedRefs => "ResolvedRefs",
+        }
+    }
+}
+
 // === impl Problem ===
 
 impl Problem {
@@ -112,6 +180,7 @@ impl Problem {
             location: None,
             field: field.into(),
             message: message.into(),
+            conditions: Vec::new(),
         }
     }
 
@@ -129,6 +198,13 @@ impl Problem {
             severity: Severity::Note,
             ..Self::refused(field, message)
         }
+    }
+
+    /// The same problem, which makes a condition.
+    #[must_use]
+    pub fn means(mut self, condition: Condition) -> Self {
+        self.conditions.push(condition);
+        self
     }
 
     /// The same problem at a place.

@@ -797,7 +797,15 @@ proptest! {
                 opaque_routes: &[],
             };
             let snapshot = empty();
-            Arc::new(compile::view(snapshot.settings(), &parts, &|_| None, None))
+            Arc::new(compile::view(
+                snapshot.settings(),
+                &parts,
+                &compile::Beside {
+                    addresses: &|_| None,
+                    member: &|slice, host| snapshot.member(slice, host, &pods::Places::default()),
+                },
+                None,
+            ))
         };
         let mut index = index::Index::default();
         let mut plain = std::collections::BTreeMap::new();

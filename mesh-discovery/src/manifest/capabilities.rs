@@ -9,7 +9,8 @@ use super::kind::versions;
 use super::samples::samples;
 use super::strict::{Asked, documents};
 use super::{
-    Defaults, backend_tls, config_map, policy, route, service, service_entry, slice, traffic,
+    Defaults, backend_tls, config_map, namespace, node, pod, policy, route, service, service_entry,
+    slice, traffic,
 };
 
 /// A kind of document that is read.
@@ -108,6 +109,9 @@ fn asked(text: &str, kind: &str, defaults: &Defaults) -> Vec<(String, String, As
     match kind {
         "BackendTLSPolicy" => document.asked(|f| backend_tls::read(f, defaults)),
         "ConfigMap" => document.asked(|f| config_map::read(f, defaults)),
+        "Namespace" => document.asked(|f| namespace::read(f, defaults)),
+        "Node" => document.asked(|f| node::read(f, defaults)),
+        "Pod" => document.asked(|f| pod::read(f, defaults)),
         "Service" => document.asked(|f| service::read(f, FILE, defaults)),
         "ServiceEntry" => document.asked(|f| service_entry::read(f, FILE, defaults)),
         "EndpointSlice" => document.asked(|f| slice::read(f, FILE, defaults)),

@@ -13,8 +13,8 @@ use inmesh_core::snapshot::{Fallback, Object, Op, Problem, Severity};
 use super::kind::{Whose, whose};
 use super::strict::{Document, Read, Unknown};
 use super::{
-    Defaults, Entry, Parsed, StandsFor, backend_tls, config_map, meta, policy, route, service,
-    service_entry, slice, text, traffic,
+    Defaults, Entry, Parsed, StandsFor, backend_tls, config_map, meta, namespace, node, pod,
+    policy, route, service, service_entry, slice, text, traffic,
 };
 
 /// Reads a document; a list gives its items, what is for other programs nothing but its count.
@@ -112,6 +112,9 @@ fn read_known(
             document.read_object(Unknown::Refuse, |f| route::read(f, defaults)),
             notes,
         ),
+        Kind::Namespace | Kind::Node | Kind::Pod => {
+            read_of_cluster(document, defaults, &kind, notes)
+        }
         Kind::ServiceEntry => put(
             document.read_object(Unknown::Refuse, |f| {
                 service_entry::read(f, file, defaults).map(Some)
@@ -136,6 +139,24 @@ fn read_known(
         }),
         Err(problems) => Some(refused(document, defaults, kind, problems)),
     }
+}
+
+/// Reads what a cluster says of the processes behind endpoints.
+fn read_of_cluster(
+    document: &Document,
+    defaults: &Defaults,
+    kind: &Kind,
+    notes: &mut Vec<Problem>,
+) -> Result<Option<(ObjectKey, Op)>, Vec<Problem>> {
+    let read = document.read_object(Unknown::Warn, |f| {
+        let object: Object = match kind {
+            Kind::Namespace => namespace::read(f, defaults)?.into(),
+            Kind::Node => node::read(f, defaults)?.into(),
+            _ => pod::read(f, defaults)?.into(),
+        };
+        Some(Some(object))
+    });
+    put(read, notes)
 }
 
 /// The operation of what was read, with the key of its object; the inner `None` is one that is not
@@ -211,7 +232,7 @@ fn refused(
     let namespace = meta::namespace(document, defaults);
     let key = namespace.as_ref().and_then(|namespace| {
         let name = meta::name(document)?;
-        ObjectKey::new(kind.clone(), namespace, name).ok()
+        meta::key(kind.clone(), namespace, name).ok()
     });
     let unread = matches!(kind, Kind::Other(_));
     let stands_for = match &key {

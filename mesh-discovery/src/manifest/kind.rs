@@ -31,11 +31,8 @@ const CORE: &[&str] = &[
     "Endpoints",
     "Event",
     "LimitRange",
-    "Namespace",
-    "Node",
     "PersistentVolume",
     "PersistentVolumeClaim",
-    "Pod",
     "PodTemplate",
     "ReplicationController",
     "ResourceQuota",
@@ -65,7 +62,8 @@ pub(super) const READ: &[&str] = &[
     "TrafficPolicy",
 ];
 /// The same whose names are near those of kinds that are not read.
-pub(super) const READ_EXACTLY: &[&str] = &["BackendTLSPolicy", "ConfigMap"];
+pub(super) const READ_EXACTLY: &[&str] =
+    &["BackendTLSPolicy", "ConfigMap", "Namespace", "Node", "Pod"];
 /// The most edits between a name and what it was meant as.
 const EDITS: usize = 3;
 /// Kinds of Istio's policies that are known and not evaluated.
@@ -130,6 +128,9 @@ pub(super) fn versions(first: &str, kind: &str) -> Vec<String> {
 fn read_kind(group: Option<&str>, kind: Option<&str>) -> Option<(Kind, &'static [&'static str])> {
     match (group, kind) {
         (Some("") | None, Some("Service")) => Some((Kind::Service, &["v1"][..])),
+        (Some("") | None, Some("Namespace")) => Some((Kind::Namespace, &["v1"][..])),
+        (Some("") | None, Some("Node")) => Some((Kind::Node, &["v1"][..])),
+        (Some("") | None, Some("Pod")) => Some((Kind::Pod, &["v1"][..])),
         (Some("") | None, Some("ConfigMap")) => Some((Kind::ConfigMap, &["v1"][..])),
         (Some("gateway.networking.k8s.io") | None, Some("BackendTLSPolicy")) => {
             Some((Kind::BackendTlsPolicy, &["v1", "v1alpha3"][..]))

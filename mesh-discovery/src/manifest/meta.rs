@@ -18,11 +18,11 @@ const IGNORED: &[(&str, Shape)] = &[
     ("generateName", Shape::Text),
     ("generation", Shape::Integer),
     ("managedFields", Shape::List),
-    ("ownerReferences", Shape::List),
     ("resourceVersion", Shape::Text),
     ("selfLink", Shape::Text),
-    ("uid", Shape::Text),
 ];
+/// The same, but for Pods.
+const OF_PODS: &[(&str, Shape)] = &[("ownerReferences", Shape::List), ("uid", Shape::Text)];
 
 /// What `metadata` says.
 #[derive(Debug)]
@@ -45,8 +45,19 @@ pub(super) fn read<'t>(
     kind: Kind,
     defaults: &Defaults,
 ) -> Option<Meta<'t>> {
+    read_with(fields, kind, defaults, |meta| meta.ignore_typed(OF_PODS))
+}
+
+/// The same; `more` reads what else the kind has there.
+pub(super) fn read_with<'t>(
+    fields: &mut Fields<'t>,
+    kind: Kind,
+    defaults: &Defaults,
+    more: impl FnOnce(&mut Fields<'t>),
+) -> Option<Meta<'t>> {
     fields.need("metadata")?.object(|meta| {
         meta.ignore_typed(IGNORED);
+        more(meta);
         let texts = |value: Option<Value<'t>>| match value {
             Some(value) => value.texts().map(Texts),
             None => Some(Texts::default()),
@@ -64,7 +75,7 @@ pub(super) fn read<'t>(
         };
         let name = meta.need("name");
         let (name, namespace) = (name?, namespace?);
-        let key = ObjectKey::new(kind, &namespace, name.text()?).map_err(text::invalid_name);
+        let key = key(kind, &namespace, name.text()?).map_err(text::invalid_name);
         Some(Meta {
             key: name.check(key)?,
             created,
@@ -73,6 +84,14 @@ pub(super) fn read<'t>(
             name,
         })
     })
+}
+
+/// The key of an object; that of the whole cluster has no namespace.
+pub(super) fn key(kind: Kind, namespace: &Namespace, name: &str) -> Result<ObjectKey, InvalidName> {
+    match kind {
+        Kind::Namespace | Kind::Node => ObjectKey::cluster_wide(kind, name),
+        kind => ObjectKey::new(kind, namespace, name),
+    }
 }
 
 /// The namespace of a document, where it can be read.

@@ -11,14 +11,14 @@ use inmesh_core::snapshot::Object;
 
 /// Which Services are mirrored to which.
 #[derive(Debug, Default)]
-pub(super) struct Mirrors(BTreeMap<ServiceName, BTreeSet<ServiceName>>);
+pub(crate) struct Mirrors(BTreeMap<ServiceName, BTreeSet<ServiceName>>);
 
 /// A mirror that would close a cycle.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cycle {
+pub(crate) struct Cycle {
     /// Where it stands in its route.
-    pub(super) field: String,
-    pub(super) message: String,
+    pub(crate) field: String,
+    pub(crate) message: String,
 }
 
 // === impl Mirrors ===
@@ -29,7 +29,7 @@ impl Mirrors {
     /// # Errors
     ///
     /// The first that would close a cycle.
-    pub(super) fn add(&mut self, route: &Object) -> Result<(), Cycle> {
+    pub(crate) fn add(&mut self, route: &Object) -> Result<(), Cycle> {
         let mut more = Vec::new();
         for (r, rule) in route.rules().into_iter().enumerate() {
             if !matches!(rule.outcome, Outcome::Forward(_)) {

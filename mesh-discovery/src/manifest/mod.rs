@@ -16,6 +16,9 @@
 //! | `v1 ConfigMap` with `ca.crt` | [`Object::CaConfigMap`](inmesh_core::snapshot::Object::CaConfigMap) |
 //! | `inmesh.dev/v1alpha1 ServiceEntry` | [`Object::Service`](inmesh_core::snapshot::Object::Service) with hosts outside the mesh |
 //! | `inmesh.dev/v1alpha1 TrafficPolicy` | [`Object::Traffic`](inmesh_core::snapshot::Object::Traffic) |
+//! | `v1 Pod` | [`Object::Pod`](inmesh_core::snapshot::Object::Pod) |
+//! | `v1 Namespace` | [`Object::Namespace`](inmesh_core::snapshot::Object::Namespace) |
+//! | `v1 Node` | [`Object::Node`](inmesh_core::snapshot::Object::Node) |
 //! | `v1 List`, `ServiceList` and other lists | their items |
 //! | kinds of groups that are others', whatever their names | nothing but a count |
 //! | a kind of the Gateway API that is not known | a note and a count |
@@ -24,12 +27,16 @@
 mod backend_tls;
 mod capabilities;
 mod config_map;
+mod definitions;
 mod document;
 mod endpoints;
 mod folder;
 mod kind;
 mod meta;
-mod mirrors;
+pub(crate) mod mirrors;
+mod namespace;
+mod node;
+mod pod;
 mod policy;
 mod retry;
 mod route;
@@ -50,8 +57,10 @@ use std::sync::Arc;
 use inmesh_core::authorize::PathForm;
 use inmesh_core::model::{Kind, Namespace, ObjectKey};
 use inmesh_core::snapshot::{Op, Problem};
+use inmesh_pki::id::TrustDomain;
 
 pub use capabilities::{Capability, FieldUse, Use, capabilities};
+pub use definitions::definitions;
 #[cfg(feature = "dns")]
 pub(crate) use endpoints::forbidden;
 pub use folder::{Content, Folder, Merged};
@@ -85,6 +94,20 @@ pub struct Defaults {
     pub may_federate: bool,
     /// What the process changes in the paths of requests, before policies and routes see them.
     pub paths: PathForm,
+    /// The trust domain of service accounts, by which Pods answer.
+    pub trust_domain: Option<TrustDomain>,
+    /// How endpoints are reached of which neither a document nor a Pod says it.
+    pub unsaid: Unsaid,
+}
+
+/// How endpoints are reached of which neither an annotation nor a Pod says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unsaid {
+    /// Their document is refused: it has to say it.
+    Refused,
+    /// In plaintext, as it is on Kubernetes for what is no Pod of it.
+    Plain,
 }
 
 /// What one file says.
@@ -145,6 +168,18 @@ pub fn parse(file: &str, text: &str, defaults: &Defaults) -> Result<Parsed, File
     Ok(parsed)
 }
 
+/// Reads an object of an API server as the document that it is. `name` is what it is called in problems.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn parse_json(
+    name: &str,
+    object: &serde_json::Value,
+    defaults: &Defaults,
+) -> Result<Parsed, FileError> {
+    let mut parsed = Parsed::default();
+    document::read(&strict::of_json(name, object)?, defaults, &mut parsed);
+    Ok(parsed)
+}
+
 // === impl Parsed ===
 
 impl Parsed {
@@ -168,6 +203,8 @@ impl Defaults {
             federated: Vec::new(),
             may_federate: false,
             paths: PathForm::default(),
+            trust_domain: None,
+            unsaid: Unsaid::Refused,
         }
     }
 
@@ -196,6 +233,20 @@ impl Defaults {
     #[must_use]
     pub fn paths(mut self, form: PathForm) -> Self {
         self.paths = form;
+        self
+    }
+
+    /// The same where service accounts are of a trust domain.
+    #[must_use]
+    pub fn trust_domain(mut self, domain: TrustDomain) -> Self {
+        self.trust_domain = Some(domain);
+        self
+    }
+
+    /// The same where endpoints of which nothing is said are reached as `unsaid` says.
+    #[must_use]
+    pub fn unsaid(mut self, unsaid: Unsaid) -> Self {
+        self.unsaid = unsaid;
         self
     }
 

@@ -29,10 +29,15 @@ pub(super) fn samples() -> Vec<Json> {
         service_entry(),
         backend_tls(),
         config_map(),
+        pod(),
+        of_cluster("Namespace"),
+        of_cluster("Node"),
         traffic(),
         balanced(&json!({"consistentHash": {
             "useSourceIp": true, "maglev": {"tableSize": 65_537},
         }})),
+        balanced(&json!({"consistentHash": {"httpHeaderName": "a"}})),
+        balanced(&json!({"consistentHash": {"httpQueryParameterName": "a"}})),
         balanced(&json!({
             "simple": "ROUND_ROBIN",
             "warmup": {"duration": "60s", "minimumPercent": 10, "aggression": 1.5},
@@ -45,6 +50,11 @@ pub(super) fn samples() -> Vec<Json> {
         balanced(&json!({
             "zoneAwareLbSetting": {"enabled": true, "minClusterSize": 6, "callers": {"a": 1}},
         })),
+        of_traffic(&json!({"fault": {
+            "abort": {"percentage": {"value": 1}, "grpcStatus": "UNAVAILABLE"},
+        }})),
+        split_by(&json!({"httpHeaderName": "a"})),
+        split_by(&json!({"httpQueryParameterName": "a"})),
         limited(),
         split(),
         hedged(),
@@ -81,9 +91,25 @@ fn slice() -> Json {
         "endpoints": [{
             "addresses": ["10.0.0.1"], "zone": "z", "nodeName": "n",
             "hints": {"forZones": [{"name": "z"}], "forNodes": []},
+            "targetRef": {"kind": "Pod", "namespace": "shop", "name": "x", "uid": "u"},
             "conditions": {"ready": true, "serving": true, "terminating": false},
         }],
     })
+}
+
+fn pod() -> Json {
+    let mut meta = meta();
+    meta["uid"] = json!("u");
+    meta["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "x-1"}]);
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": meta,
+        "spec": {"serviceAccountName": "x", "hostNetwork": false},
+    })
+}
+
+/// A kind of the whole cluster of which the labels are read.
+fn of_cluster(kind: &str) -> Json {
+    json!({"apiVersion": "v1", "kind": kind, "metadata": meta()})
 }
 
 fn rewritten(to: &str) -> Json {
@@ -287,10 +313,19 @@ fn config_map() -> Json {
 }
 
 fn checked(by: &Json) -> Json {
+    of_traffic(&json!({ "healthCheck": by }))
+}
+
+fn of_traffic(spec: &Json) -> Json {
     json!({
         "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
-        "spec": {"healthCheck": by},
+        "spec": spec,
     })
+}
+
+fn split_by(hash: &Json) -> Json {
+    let route = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "x"});
+    of_traffic(&json!({"targetRefs": [route], "trafficSplit": {"consistentHash": hash}}))
 }
 
 fn limited() -> Json {
@@ -305,8 +340,8 @@ fn limited() -> Json {
             "rateLimit": {
                 "total": rate, "perIdentity": rate,
                 "rules": [{
-                    "from": [{"source": {"principals": ["*"]}}],
-                    "to": [{"operation": {"methods": ["GET"]}}],
+                    "from": [{"source": source()}],
+                    "to": [{"operation": operation()}],
                     "total": rate, "perIdentity": rate,
                 }],
             },
@@ -341,10 +376,21 @@ fn split() -> Json {
 }
 
 fn balanced(by: &Json) -> Json {
+    of_traffic(&json!({ "loadBalancer": by }))
+}
+
+/// Callers, by all that says which are meant.
+fn source() -> Json {
     json!({
-        "apiVersion": "inmesh.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": bare(),
-        "spec": {"loadBalancer": by},
+        "principals": ["lab.example/ns/shop/sa/a"], "notPrincipals": ["lab.example/ns/shop/sa/b"],
+        "namespaces": ["shop"], "notNamespaces": ["other"],
+        "trustDomains": ["lab.example"], "notTrustDomains": ["other.example"],
     })
+}
+
+/// Requests, by all that says which are meant.
+fn operation() -> Json {
+    json!({"methods": ["GET"], "notMethods": ["PUT"], "paths": ["/a"], "notPaths": ["/b"]})
 }
 
 fn policy() -> Json {
@@ -353,8 +399,8 @@ fn policy() -> Json {
         "spec": {
             "action": "ALLOW", "selector": {"matchLabels": {"app": "x"}},
             "rules": [{
-                "from": [{"source": {"principals": ["*"]}}],
-                "to": [{"operation": {"methods": ["GET"]}}],
+                "from": [{"source": source()}],
+                "to": [{"operation": operation()}],
             }],
         },
     })

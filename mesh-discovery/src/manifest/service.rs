@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are reported and not refused: a Service is written for others too.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use inmesh_core::model::{
@@ -16,8 +17,6 @@ use super::{Defaults, endpoints, meta, text};
 /// Fields of `spec` that are known and of no meaning here.
 const IGNORED: &[(&str, Shape)] = &[
     ("allocateLoadBalancerNodePorts", Shape::Boolean),
-    ("clusterIP", Shape::Text),
-    ("clusterIPs", Shape::Texts),
     ("externalIPs", Shape::Texts),
     ("externalTrafficPolicy", Shape::Text),
     ("healthCheckNodePort", Shape::Integer),
@@ -57,6 +56,8 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         spec.ignore_typed(IGNORED);
         let (ports, kind) = (spec.nullable("ports"), spec.get("type"));
         let external_name = spec.get("externalName");
+        let (address, all) = (spec.nullable("clusterIP"), spec.nullable("clusterIPs"));
+        let addresses = addresses(address.as_ref(), all.as_ref(), defaults);
         let distribution = spec.get("trafficDistribution");
         let selector = match spec.nullable("selector") {
             Some(selector) => selector.texts().map(Some),
@@ -96,7 +97,7 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
             let mut service = Service::new(name, ports);
             service.distribution = distribution.and_then(|(distribution, _)| distribution);
             service.subset = subset;
-            return Some(service);
+            return Some(service.with_addresses(addresses?));
         }
         if let Some((_, value)) = distribution {
             value.warn("has no effect with type ExternalName, whose host has no place");
@@ -109,7 +110,12 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         let host = host.check(host_name(host.text()?))?;
         let names: Vec<&str> = ports.iter().map(|(port, _)| &*port.name).collect();
         let srv = endpoints::srv(&meta.annotations, &names);
-        let transport = transport::read(&meta.annotations, spec.whole(), file, Some(&host))?;
+        let transport = transport::read(
+            &meta.annotations,
+            spec.whole(),
+            (file, defaults.unsaid),
+            Some(&host),
+        )?;
         let host = Host::Name {
             name: host.into(),
             srv: srv?,
@@ -117,6 +123,35 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         let ports = ports.into_iter().map(|(port, _)| port).collect();
         Some(Service::new(name, ports).external(host, transport))
     })
+}
+
+/// Virtual addresses; `None` (as a text) and the empty text are none.
+fn addresses(
+    first: Option<&Value<'_>>,
+    all: Option<&Value<'_>>,
+    defaults: &Defaults,
+) -> Option<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    let all = match all {
+        Some(all) => all.list_of_or_empty(2)?,
+        None => Vec::new(),
+    };
+    for value in first.into_iter().chain(&all) {
+        let text = value.text()?;
+        if matches!(text, "" | "None") {
+            continue;
+        }
+        let address = text.parse::<IpAddr>();
+        let address = value.check(address.map_err(|_| format!("{text:?} is no address")))?;
+        if let Some(why) = endpoints::forbidden(address, defaults.allow_loopback) {
+            value.refuse(format_args!("{address} {why}"));
+            return None;
+        }
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Some(found)
 }
 
 /// The endpoints of another Service that the selector selects, if one is named.

@@ -12,7 +12,7 @@ use inmesh_core::model::{
 use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
 use super::transport::{self, ANNOTATIONS, DNS};
-use super::{Defaults, endpoints, meta, text};
+use super::{Defaults, Unsaid, endpoints, meta, text};
 
 /// The most hosts, addresses, ports and endpoints (Istio's schema has 256 hosts and endpoints).
 const HOSTS: usize = 256;
@@ -242,7 +242,12 @@ fn transports(
                 return None;
             }
             let asked = only.or_else(|| dynamic.then_some(""));
-            Some(transport::read(annotations, at, file, asked)?)
+            Some(transport::read(
+                annotations,
+                at,
+                (file, Unsaid::Refused),
+                asked,
+            )?)
         }
         None => {
             let keys = [transport::IDS, transport::CA, transport::SERVER_NAME];

@@ -7,20 +7,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use inmesh_core::model::{
-    Conditions, Host, Kind, Locality, ServiceName, Slice, SliceHost, SlicePort, check_label,
+    Conditions, Host, IdSet, Kind, Locality, Namespace, ObjectKey, PodRef, ServiceName, Slice,
+    SliceHost, SlicePort, Transport, check_label,
 };
 
 use super::strict::{Fields, Shape, Value};
 use super::text::{host_name, port_name};
 use super::transport::{self, ANNOTATIONS};
-use super::{Defaults, endpoints, meta, service, text};
+use super::{Defaults, Unsaid, endpoints, meta, service, text};
 
 /// The label that names the Service.
 const SERVICE: &str = "kubernetes.io/service-name";
 /// Labels that name the workload, first come first served.
-const WORKLOAD: &[&str] = &["app.kubernetes.io/name", "app"];
+pub(super) const WORKLOAD: &[&str] = &["app.kubernetes.io/name", "app"];
 /// Labels that name its version.
-const VERSION: &[&str] = &["app.kubernetes.io/version", "version"];
+pub(super) const VERSION: &[&str] = &["app.kubernetes.io/version", "version"];
 /// The region of all endpoints of a slice, which Kubernetes does not write into it.
 const REGION: &str = "inmesh.dev/region";
 /// The most zones that an endpoint is meant for, as Kubernetes has it.
@@ -31,7 +32,6 @@ const PORTS: usize = 1_000;
 const IGNORED: &[(&str, Shape)] = &[
     ("deprecatedTopology", Shape::TextMap),
     ("hostname", Shape::Text),
-    ("targetRef", Shape::Map),
 ];
 
 pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> Option<Slice> {
@@ -74,7 +74,8 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
     };
     let hosts = match list {
         Some(list) => {
-            let mut read = |value: &Value<'_>| endpoint(value, &host, &mut places);
+            let namespace = meta.key.namespace.clone();
+            let mut read = |value: &Value<'_>| endpoint(value, &host, &mut places, &namespace);
             list.list_of_or_empty(1_000)?
                 .iter()
                 .filter_map(&mut read)
@@ -83,14 +84,28 @@ pub(super) fn read(fields: &mut Fields<'_>, file: &str, defaults: &Defaults) -> 
         }
         None => Vec::new(),
     };
-    let transport = transport::read(&meta.annotations, fields.whole(), file, only_name(&hosts));
+    let hosts: Vec<SliceHost> = hosts;
+    let pods = !transport::is_said(&meta.annotations) && hosts.iter().any(|h| h.pod.is_some());
+    let transport = match (pods, defaults.unsaid) {
+        // Hosts that are no Pods answer by no identity.
+        (true, Unsaid::Refused) => Some(Transport::Mesh {
+            ids: IdSet::new([]),
+        }),
+        _ => transport::read(
+            &meta.annotations,
+            fields.whole(),
+            (file, defaults.unsaid),
+            only_name(&hosts),
+        ),
+    };
     let service = service_name(fields, &meta);
     let workload = meta.labels.first(WORKLOAD)?;
     let version = meta.labels.first(VERSION)?;
     srv?;
     let labels = meta.labels.all();
     let slice = Slice::new(meta.key, service?, ports, hosts, transport?);
-    Some(slice.workload(workload, version).with_labels(labels))
+    let slice = slice.workload(workload, version).with_labels(labels);
+    Some(if pods { slice.as_pods_say() } else { slice })
 }
 
 fn service_name(fields: &Fields<'_>, meta: &meta::Meta<'_>) -> Option<ServiceName> {
@@ -157,9 +172,14 @@ fn endpoint(
     value: &Value<'_>,
     host: &impl Fn(&Value<'_>) -> Option<Host>,
     places: &mut Places,
+    namespace: &Namespace,
 ) -> Option<Vec<SliceHost>> {
     value.object(|endpoint| {
         endpoint.ignore_typed(IGNORED);
+        let pod = match endpoint.nullable("targetRef") {
+            Some(target) => pod(&target, namespace),
+            None => Some(None),
+        };
         let conditions = match endpoint.nullable("conditions") {
             Some(value) => conditions(&value),
             None => Some(Conditions::default()),
@@ -177,12 +197,38 @@ fn endpoint(
         let (conditions, locality) = (conditions?, places.at(zone?, node?, hints?));
         let addresses = addresses?.list_of(100)?;
         let hosts = addresses.iter().filter_map(host);
+        let pod = pod?;
         let made = |host| {
-            SliceHost::new(host)
+            let mut made = SliceHost::new(host)
                 .with_conditions(conditions)
-                .with_locality(Arc::clone(&locality))
+                .with_locality(Arc::clone(&locality));
+            made.pod.clone_from(&pod);
+            made
         };
         Some(hosts.map(made).collect())
+    })
+}
+
+/// The Pod that an endpoint is; the inner `None` is something else.
+fn pod(value: &Value<'_>, namespace: &Namespace) -> Option<Option<PodRef>> {
+    value.object(|target| {
+        target.ignore_typed(&[
+            ("apiVersion", Shape::Text),
+            ("fieldPath", Shape::Text),
+            ("resourceVersion", Shape::Text),
+        ]);
+        let mut text = |name| match target.nullable(name) {
+            Some(value) => Some((value.text()?, Some(value))),
+            None => Some(("", None)),
+        };
+        let (kind, of, uid, name) = (text("kind"), text("namespace"), text("uid"), text("name"));
+        let ((kind, _), (of, _), (uid, _), (name, at)) = (kind?, of?, uid?, name?);
+        let here = of.is_empty() || of == namespace.as_str();
+        let Some(at) = at.filter(|_| kind == "Pod" && here && !name.is_empty()) else {
+            return Some(None);
+        };
+        let key = ObjectKey::new(Kind::Pod, namespace, name).map_err(text::invalid_name);
+        Some(Some(PodRef::new(at.check(key)?, uid)))
     })
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use inmesh_core::model::{IdSet, Roots, Transport};
 use inmesh_pki::id::SpiffeId;
 
+use super::Unsaid;
 use super::meta::Texts;
 use super::strict::Value;
 use super::text::host_name;
@@ -26,6 +27,8 @@ pub(super) const SERVER_NAME: &str = "inmesh.dev/server-name";
 /// What to ask DNS for.
 pub(super) const DNS: &str = "inmesh.dev/dns";
 
+/// Those that say how endpoints are reached.
+const SAYS: &[&str] = &[TRANSPORT, IDS, CA, SERVER_NAME];
 /// All annotations of endpoints.
 pub(super) const ANNOTATIONS: &[&str] = &[TRANSPORT, IDS, CA, SERVER_NAME, DNS];
 
@@ -33,17 +36,23 @@ const MEND_IDS: &str = "no server may answer for these endpoints: write the anno
     inmesh.dev/ids: \"spiffe://<trust domain>/ns/<ns>/sa/<service account>\", or inmesh.dev/transport \
     for a server outside the mesh";
 
+/// Whether annotations say how endpoints are reached.
+pub(super) fn is_said(annotations: &Texts<'_>) -> bool {
+    SAYS.iter().any(|key| annotations.find(key).is_some())
+}
+
 /// Reads the transport. `at` is where a missing annotation is reported, `file` the document's
 /// file, `host` the one host name behind the endpoints, where there is one.
 pub(super) fn read(
     annotations: &Texts<'_>,
     at: &Value<'_>,
-    file: &str,
+    (file, unsaid): (&str, Unsaid),
     host: Option<&str>,
 ) -> Option<Transport> {
-    let name = match annotations.find(TRANSPORT) {
-        Some(value) => value.choice(&["mesh", "plain", "tls"])?,
-        None => "mesh",
+    let name = match (annotations.find(TRANSPORT), unsaid) {
+        (Some(value), _) => value.choice(&["mesh", "plain", "tls"])?,
+        (None, Unsaid::Plain) if !is_said(annotations) => "plain",
+        (None, _) => "mesh",
     };
     let useless = |keys: &[&str]| {
         for value in keys.iter().filter_map(|key| annotations.find(key)) {
@@ -69,7 +78,7 @@ pub(super) fn read(
     }
 }
 
-fn ids(annotations: &Texts<'_>, at: &Value<'_>) -> Option<IdSet> {
+pub(super) fn ids(annotations: &Texts<'_>, at: &Value<'_>) -> Option<IdSet> {
     let Some(value) = annotations.find(IDS) else {
         at.refuse(MEND_IDS);
         return None;

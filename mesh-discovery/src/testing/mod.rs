@@ -39,6 +39,7 @@ pub use run::{CaseReport, Report};
 pub use simulation::{Expected, Met, SIMULATION, Simulation, SimulationReport};
 pub use world::World;
 
+#[cfg(feature = "file")]
 use crate::manifest::Defaults;
 
 // === impl Suite ===

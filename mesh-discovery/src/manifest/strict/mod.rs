@@ -141,6 +141,25 @@ pub fn documents(file: &str, text: &str) -> Result<Vec<Document>, FileError> {
     Ok(roots.into_iter().map(document).collect())
 }
 
+/// Reads an object of an API server. `name` is what it is called in problems.
+///
+/// # Errors
+///
+/// [`FileError`] if it is nested deeper than 64 levels or has more than 200,000 values.
+#[cfg(feature = "kubernetes")]
+pub(super) fn of_json(name: &str, value: &serde_json::Value) -> Result<Document, FileError> {
+    let file: Arc<str> = name.into();
+    match tree::of_json(value) {
+        Ok(root) => Ok(Document {
+            file,
+            path: String::new(),
+            root,
+            typed: None,
+        }),
+        Err((line, message)) => Err(FileError::new(&file, line, message)),
+    }
+}
+
 // === impl FileError ===
 
 impl FileError {

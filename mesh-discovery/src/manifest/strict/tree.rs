@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+#[cfg(feature = "kubernetes")]
+use serde_json::Value as Json;
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 
 use super::scalar::{self, Scalar};
@@ -187,6 +189,43 @@ fn json_object(text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// A value of JSON as a tree, within the same bounds; all of it is on the first line.
+#[cfg(feature = "kubernetes")]
+pub(super) fn of_json(value: &Json) -> Result<Node, Fault> {
+    let mut left = NODES;
+    json_node(value, DEPTH, &mut left)
+}
+
+#[cfg(feature = "kubernetes")]
+fn json_node(value: &Json, depth: usize, left: &mut usize) -> Result<Node, Fault> {
+    let fault = |message: String| Err((1, message));
+    let Some(depth) = depth.checked_sub(1) else {
+        return fault(format!("it is nested deeper than {DEPTH} levels"));
+    };
+    *left = match left.checked_sub(1) {
+        Some(left) => left,
+        None => return fault(format!("it holds more than {NODES} values")),
+    };
+    let data = match value {
+        Json::Null => Data::Null,
+        Json::Bool(boolean) => Data::Plain(if *boolean { "true" } else { "false" }.into()),
+        Json::Number(number) => Data::Plain(number.to_string().into()),
+        Json::String(text) => Data::Text(text.as_str().into()),
+        Json::Array(items) => {
+            let items = items.iter().map(|item| json_node(item, depth, left));
+            Data::List(items.collect::<Result<Vec<_>, _>>()?.into())
+        }
+        Json::Object(fields) => {
+            let field = |(name, value): (&String, &Json)| {
+                Ok((name.as_str().into(), json_node(value, depth, left)?))
+            };
+            let fields: Result<Vec<_>, Fault> = fields.iter().map(field).collect();
+            Data::Map(fields?.into())
+        }
+    };
+    Ok(Node::new(1, data))
 }
 
 fn line(line: usize) -> u32 {

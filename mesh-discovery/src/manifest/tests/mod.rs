@@ -13,6 +13,7 @@ mod nulls;
 mod opaque;
 mod others;
 mod partial;
+mod pods;
 mod proxied;
 mod refused;
 mod scalars;

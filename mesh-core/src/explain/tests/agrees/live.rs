@@ -3,7 +3,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use http::header::SET_COOKIE;
+use http::header::{SET_COOKIE, UPGRADE};
 use http_body::Body as _;
 
 use super::super::*;
@@ -356,6 +356,8 @@ fn copied(
     request.method_mut().clone_from(admitted.request.method());
     request.uri_mut().clone_from(admitted.request.uri());
     request.headers_mut().clone_from(admitted.request.headers());
+    // As the runtime has it: a copy never leaves HTTP.
+    request.headers_mut().remove(UPGRADE);
     let _hop = forward(&mut request, copy.protocol(), &admitted.authority);
     copy.edit(&mut request);
     trace.write(request.headers_mut());

@@ -207,6 +207,14 @@ fn kinds<'s>(said: &'s Said, ask: &Ask) -> Vec<&'s str> {
     kinds
 }
 
+/// A request that waits for 100 and wishes for a WebSocket has copies, which do not wish for one.
+#[test]
+fn a_copy_never_leaves_http() {
+    let seen = &mut BTreeMap::new();
+    check(2_155_236_573_960_079_561, seen).expect("it is explained as it is decided");
+    assert!(seen.contains_key("copies"));
+}
+
 #[test]
 fn an_explanation_says_what_is_decided() {
     let mut config = ProptestConfig::default();
