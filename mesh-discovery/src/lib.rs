@@ -28,5 +28,7 @@
 pub mod dns;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "kubernetes")]
+pub mod kube;
 pub mod manifest;
 pub mod testing;
