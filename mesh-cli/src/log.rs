@@ -18,6 +18,10 @@ pub(crate) enum Format {
     Text,
 }
 
+/// What is left out unless a filter names it: each refusal of an API server as an error, which the state
+/// of its source says once.
+const QUIET: &str = "kube_client=off";
+
 /// Reads a filter. A word without `=` is a level: the library takes any other for a target.
 fn read(filter: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -32,7 +36,7 @@ fn read(filter: &str) -> Result<EnvFilter, String> {
             "`{word}` is not a level ({levels}), nor TARGET=LEVEL"
         ));
     }
-    EnvFilter::try_new(filter).map_err(|e| e.to_string())
+    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|e| e.to_string())
 }
 
 /// Sets the process's subscriber; returns how to change its filter. The log goes to stderr.
@@ -63,6 +67,8 @@ pub(crate) fn init(filter: &str, format: Format) -> anyhow::Result<LogLevel> {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::filter::LevelFilter;
+
     use super::*;
 
     #[test]
@@ -78,6 +84,18 @@ mod tests {
         }
         for bad in ["debgu", "info,hyper", "hyper=loud"] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_quiet_speaks_where_a_filter_names_it() {
+        for (filter, most) in [
+            ("off", LevelFilter::OFF),
+            ("info", LevelFilter::INFO),
+            ("off,kube_client=trace", LevelFilter::TRACE),
+        ] {
+            let read = read(filter).expect("it is a filter");
+            assert_eq!(read.max_level_hint(), Some(most), "{filter}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! file, line and field. It refuses unknown fields and hidden defaults: `defaultAction` and
 //! `peers` must be written.
 
+mod kubernetes;
 mod listener;
 mod optional;
 mod read;
@@ -28,6 +29,7 @@ use inmesh_pki::workload_api::Endpoint;
 use crate::federation::FederationConfig;
 use crate::workload_api::WorkloadApiConfig;
 
+pub(crate) use kubernetes::{KubernetesConfig, cluster};
 pub(crate) use read::duration;
 pub(crate) use write::document;
 
@@ -55,12 +57,13 @@ pub(crate) struct Agent {
     pub(crate) limits: Limits,
     pub(crate) eject: EjectPolicy,
     pub(crate) locality: Locality,
-    /// How long the folder and the name servers may be out of sync before they are stale.
+    /// How long the folder, the name servers and the API server may be out of sync before they are stale.
     pub(crate) stale_after: StaleAfter,
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) workload_api: Option<WorkloadApiConfig>,
     pub(crate) federation: Option<FederationConfig>,
+    pub(crate) kubernetes: Option<KubernetesConfig>,
 }
 
 /// How long each source may be out of sync before it is stale; [`Duration::MAX`] is for ever.
@@ -68,6 +71,7 @@ pub(crate) struct Agent {
 pub(crate) struct StaleAfter {
     pub(crate) documents: Duration,
     pub(crate) dns: Duration,
+    pub(crate) kubernetes: Duration,
 }
 
 /// Where the agent's identity comes from.
@@ -146,6 +150,7 @@ impl Default for StaleAfter {
         Self {
             documents: five,
             dns: five,
+            kubernetes: five,
         }
     }
 }

@@ -16,6 +16,7 @@ use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
+use super::kubernetes::kubernetes;
 use super::listener::listener;
 use super::optional::optional;
 use super::{AccessLogTo, Agent, Identity, LogTo, StaleAfter, Tracing};
@@ -73,6 +74,9 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             v.object(|api| workload_api(api, dir))
         });
         let federation = optional(agent, "federation", |v| v.object(|f| federation(f, dir)));
+        let cluster = optional(agent, "kubernetes", |v| {
+            v.object(|k| kubernetes(k, dir, identity.as_ref()))
+        });
         Some(Agent {
             document: document.clone(),
             workload: workload?,
@@ -96,6 +100,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             tracing: tracing?,
             workload_api: workload_api?,
             federation: federation?,
+            kubernetes: cluster?,
         })
     })?;
     Ok(read.value)
@@ -397,8 +402,10 @@ fn sources(fields: &mut Fields<'_>) -> Option<StaleAfter> {
     };
     let documents = optional(fields, "documents", limit);
     let dns = optional(fields, "dns", limit);
+    let kubernetes = optional(fields, "kubernetes", limit);
     out.documents = documents?.unwrap_or(out.documents);
     out.dns = dns?.unwrap_or(out.dns);
+    out.kubernetes = kubernetes?.unwrap_or(out.kubernetes);
     Some(out)
 }
 

@@ -471,6 +471,16 @@ fn everything_else_is_refused_with_its_place() {
         ),
         (
             "peers: strict",
+            "peers: strict\nkubernetes: {}",
+            "9: kubernetes.trustDomain: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\nkubernetes: {context: a, trustDomain: b}",
+            "9: kubernetes.kubeconfig: ",
+        ),
+        (
+            "peers: strict",
             "peers: strict\nlimits: {headerBytes: 0}",
             "9: limits.headerBytes: ",
         ),
@@ -688,7 +698,8 @@ listeners:
 admin: {bind: '127.0.0.1:15000'}
 loopbackEndpoints: allow
 locality: {region: north, zone: north-1, node: n7}
-sources: {documents: {staleAfter: 1m30s}, dns: {staleAfter: never}}
+sources: {documents: {staleAfter: 1m30s}, dns: {staleAfter: never}, kubernetes: {staleAfter: 2m}}
+kubernetes: {kubeconfig: kube.yaml, context: east, trustDomain: lab.example}
 paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,

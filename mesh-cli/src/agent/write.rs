@@ -18,7 +18,7 @@ use inmesh_core::snapshot::OutboundTrafficPolicy;
 use inmesh_pki::workload_api::server::Entry;
 use serde_json::{Map, Value, json};
 
-use super::{API_VERSION, Agent, Identity, KIND, Listener, LogTo, StaleAfter};
+use super::{API_VERSION, Agent, Identity, KIND, KubernetesConfig, Listener, LogTo, StaleAfter};
 use crate::federation::{Endpoint, FederationConfig, Foreign};
 
 /// The document of kind `Agent` with every setting.
@@ -66,15 +66,7 @@ pub(crate) fn document(agent: &Agent) -> Value {
     put("limits", limits(&agent.limits));
     put("outlierDetection", eject(&agent.eject));
     put("locality", locality(&agent.locality));
-    let stale_after = |limit: Duration| match limit {
-        Duration::MAX => json!({ "staleAfter": "never" }),
-        limit => json!({ "staleAfter": time(limit) }),
-    };
-    let StaleAfter { documents, dns } = agent.stale_after;
-    put(
-        "sources",
-        json!({ "documents": stale_after(documents), "dns": stale_after(dns) }),
-    );
+    put("sources", sources(agent.stale_after));
     let log = agent.access_log.as_ref().map(|log| {
         let to = match &log.to {
             LogTo::File(file) => path(file),
@@ -96,7 +88,36 @@ pub(crate) fn document(agent: &Agent) -> Value {
         "federation",
         agent.federation.as_ref().map(federation).into(),
     );
+    put(
+        "kubernetes",
+        agent.kubernetes.as_ref().map(kubernetes).into(),
+    );
     Value::Object(out)
+}
+
+fn sources(
+    StaleAfter {
+        documents,
+        dns,
+        kubernetes,
+    }: StaleAfter,
+) -> Value {
+    let stale_after = |limit: Duration| match limit {
+        Duration::MAX => json!({ "staleAfter": "never" }),
+        limit => json!({ "staleAfter": time(limit) }),
+    };
+    json!({
+        "documents": stale_after(documents), "dns": stale_after(dns),
+        "kubernetes": stale_after(kubernetes),
+    })
+}
+
+fn kubernetes(cluster: &KubernetesConfig) -> Value {
+    object([
+        ("kubeconfig", cluster.kubeconfig.as_deref().map(path).into()),
+        ("context", cluster.context.clone().into()),
+        ("trustDomain", cluster.trust_domain.to_string().into()),
+    ])
 }
 
 fn peers(strict: bool) -> &'static str {

@@ -6,6 +6,7 @@ mod cert;
 mod check_kernel;
 mod completions;
 mod config;
+mod crds;
 mod demo;
 mod diff;
 mod drain;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Completions(completions::Completions),
     /// Show all settings of an agent, with their defaults.
     Config(config::Config),
+    /// Print the CustomResourceDefinitions of our own kinds.
+    Crds(crds::Crds),
     /// Show the mesh at work: a whole small one, on this machine, for under a minute.
     Demo(demo::Demo),
     /// Say what a change of documents would do to requests.
@@ -74,6 +77,7 @@ impl Command {
             Self::Cert(cert) => cert.run(),
             Self::Completions(completions) => completions.run(),
             Self::Config(config) => config.run(),
+            Self::Crds(crds) => crds.run(),
             Self::Demo(demo) => demo.run(),
             Self::Diff(diff) => diff.run(),
             Self::Drain(drain) => drain.run(),

@@ -245,6 +245,15 @@ impl Started {
     }
 }
 
+/// The roots of the operating system that can be read.
+fn system_roots() -> Vec<CertificateDer<'static>> {
+    let roots = rustls_native_certs::load_native_certs();
+    for error in roots.errors {
+        tracing::debug!(%error, "a root of the operating system cannot be read");
+    }
+    roots.certs
+}
+
 /// Starts the mesh that the agent's file describes. It may have no identity yet.
 pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started> {
     let beside = Beside::new(agent.federation.is_some(), agent.workload_api.is_some());
@@ -263,10 +272,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         ..
     } = identify(agent, &crypto).await?;
     tokio::spawn(task);
-    let roots = rustls_native_certs::load_native_certs();
-    for error in roots.errors {
-        tracing::debug!(%error, "a root of the operating system cannot be read");
-    }
+    let roots = system_roots();
     let waiting = Waiting {
         crypto: crypto.clone(),
         identity: reader.clone(),
@@ -274,13 +280,13 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         jwt,
         api,
         federation,
-        web_roots: roots.certs.clone(),
+        web_roots: roots.clone(),
     };
     let mut builder = Mesh::builder()
         .crypto(crypto)
         .limits(agent.limits.clone())
         .eject(agent.eject)
-        .system_roots(roots.certs)
+        .system_roots(roots)
         .identity(reader)
         .workload(agent.workload.clone(), agent.default_action)
         .paths(agent.paths)
@@ -290,6 +296,12 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         .source(file::FileSource::new(dir, agent.defaults()))
         .stale_after(agent.stale_after.dns)
         .source(DnsSource::new().loopback(agent.loopback_endpoints));
+    if let Some(cluster) = &agent.kubernetes {
+        let source = cluster.source(agent.defaults()).await?;
+        builder = builder
+            .stale_after(agent.stale_after.kubernetes)
+            .source(source);
+    }
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use inmesh_discovery::kube::TokenReviews;
 use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
 use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::metrics::Pages;
-use crate::agent::duration;
+use crate::agent::{self, duration};
 use crate::log;
 use crate::signals::Signals;
 
@@ -84,6 +85,13 @@ pub(crate) struct Serve {
         default_value = "https://kubernetes.default.svc.cluster.local"
     )]
     kubernetes_issuer: String,
+    /// Ask the API server of a cluster to which service account a token belongs: it also knows whether
+    /// account and Pod still exist. It is found as kubectl finds it.
+    #[arg(long, requires = "audience")]
+    kubernetes_review: bool,
+    /// How that API server is reached, instead.
+    #[arg(long, value_name = "FILE", requires = "kubernetes_review")]
+    kubeconfig: Option<PathBuf>,
     /// The audience that tokens must be meant for.
     #[arg(long)]
     audience: Option<String>,
@@ -116,7 +124,11 @@ impl Serve {
     async fn serve(self) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
-        let (config, key_files) = self.config()?;
+        let (mut config, key_files) = self.config()?;
+        if let Some(reviews) = self.reviews().await? {
+            let audience = self.audience.clone().unwrap_or_default();
+            config.attestors = config.attestors.with_review(audience, reviews);
+        }
         let lifetimes = Lifetimes {
             root: at_least_a_second("root", self.root_lifetime)?,
             issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
@@ -188,6 +200,20 @@ impl Serve {
         Ok(())
     }
 
+    /// Reviews of tokens by a cluster, where they are asked for.
+    async fn reviews(&self) -> anyhow::Result<Option<TokenReviews>> {
+        if !self.kubernetes_review {
+            return Ok(None);
+        }
+        let cluster = agent::cluster(self.kubeconfig.as_deref(), None).await;
+        let cluster = cluster.context("--kubernetes-review")?;
+        tracing::info!(
+            server = cluster.server(),
+            "tokens are reviewed by a cluster"
+        );
+        Ok(Some(TokenReviews::of(&cluster)))
+    }
+
     /// The root that an operator brings, with its key.
     fn first_root(
         &self,
@@ -223,6 +249,9 @@ impl Serve {
             anyhow::Ok(keys)
         };
         let audience = self.audience.clone().unwrap_or_default();
+        if self.kubernetes_review {
+            rules = rules.with_kubernetes();
+        }
         if let Some(path) = &self.kubernetes_jwks {
             rules = rules.with_kubernetes();
             attestors = attestors.with_kubernetes(TokenIssuer {
