@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::hash::HashAlgorithm;
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
@@ -118,6 +119,28 @@ impl Crypto {
         &self,
     ) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
         self.0.signature_verification_algorithms.all
+    }
+
+    /// The first 16 bytes of the SHA-256 of `bytes`, by which content is distinguished; of another hash where the
+    /// provider has no cipher suite with SHA-256.
+    ///
+    /// ```
+    /// # #[cfg(feature = "aws-lc-rs")] {
+    /// let crypto = inmesh_pki::Crypto::aws_lc_rs();
+    /// assert_eq!(crypto.fingerprint(b"")[..4], [0xe3, 0xb0, 0xc4, 0x42]);
+    /// # }
+    /// ```
+    pub fn fingerprint(&self, bytes: &[u8]) -> [u8; 16] {
+        let suites = self.0.cipher_suites.iter();
+        let mut suites = suites.filter_map(SupportedCipherSuite::tls13);
+        let sha256 = suites.find(|s| s.common.hash_provider.algorithm() == HashAlgorithm::SHA256);
+        let hash = match sha256 {
+            Some(suite) => suite.common.hash_provider.hash(bytes).as_ref().to_vec(),
+            None => self.digest(bytes),
+        };
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash[..16]);
+        first
     }
 
     /// The hash of `bytes`, of at least 32 bytes: that of the first cipher suite.

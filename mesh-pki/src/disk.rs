@@ -116,10 +116,18 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 /// Reads a small file that is within `guard`. Judged is the file that is read, whatever stands in its
 /// place meanwhile.
 pub(crate) fn read_guarded(path: &Path, guard: Guard) -> Result<Zeroizing<Vec<u8>>, DiskError> {
+    read_guarded_within(path, guard, MAX_FILE)
+}
+
+fn read_guarded_within(
+    path: &Path,
+    guard: Guard,
+    max: u64,
+) -> Result<Zeroizing<Vec<u8>>, DiskError> {
     let failed = DiskError::io(path);
     let file = File::open(path).map_err(&failed)?;
     judge(path, &file.metadata().map_err(&failed)?, guard)?;
-    read_opened(file, MAX_FILE).map_err(failed)
+    read_opened(file, max).map_err(failed)
 }
 
 /// Reads a small file that holds a key or a token, and is its owner's alone: this process's user's or
@@ -134,6 +142,25 @@ pub(crate) fn read_guarded(path: &Path, guard: Guard) -> Result<Zeroizing<Vec<u8
 /// [`DiskError`]: the mode or owner that lets others use it, or the system's error.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, DiskError> {
     read_guarded(path, Guard::SECRET)
+}
+
+/// The same for what a program has kept for itself, of at most `max` bytes; `None` if there is no such
+/// file. It blocks.
+///
+/// ```
+/// assert!(inmesh_pki::disk::read_kept("missing.state".as_ref(), 4096)?.is_none());
+/// # Ok::<(), inmesh_pki::disk::DiskError>(())
+/// ```
+///
+/// # Errors
+///
+/// As [`read_secret`]; a larger file is one of the system's.
+pub fn read_kept(path: &Path, max: u64) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
+    match read_guarded_within(path, Guard::SECRET, max) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes a secret in place of `path` in one step, for its owner alone (0600). It blocks.

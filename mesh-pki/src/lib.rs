@@ -58,6 +58,8 @@
 pub mod bundle;
 #[cfg(all(feature = "ca", any(feature = "aws-lc-rs", feature = "ring")))]
 pub mod ca;
+#[cfg(feature = "channel")]
+pub mod channel;
 pub mod clock;
 pub mod crl;
 pub mod crypto;

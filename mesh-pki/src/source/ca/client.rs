@@ -15,13 +15,13 @@ use std::time::{Duration, SystemTime};
 use data_encoding::HEXLOWER;
 use http::Uri;
 use tokio::time::timeout;
+use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use super::channel::{self, ConnectError};
-use super::h2::H2;
 use crate::bundle::TrustBundle;
+use crate::channel::{self, Channel, ConnectError};
 use crate::clock::Clock;
 use crate::crypto::{Crypto, CryptoError};
 use crate::error::chain_of;
@@ -255,16 +255,12 @@ impl ClientInner {
         }
     }
 
-    pub(super) async fn connect(&self, state: IdentityState) -> Result<H2, ConnectError> {
-        let (crypto, clock) = (&self.crypto, Arc::clone(&self.clock));
-        let connection =
-            channel::connect(&self.address, &self.ca, state, b"h2", crypto, clock).await?;
-        H2::over(connection)
-            .await
-            .map_err(|source| ConnectError::Connect {
-                address: self.address.clone(),
-                source: std::io::Error::other(source),
-            })
+    pub(super) async fn connect(
+        &self,
+        state: IdentityState,
+    ) -> Result<Channel<Body>, ConnectError> {
+        let clock = Arc::clone(&self.clock);
+        channel::connect(&self.address, &self.ca, state, &self.crypto, clock).await
     }
 
     /// A request that names our ID and instance, with a token if there is one.

@@ -21,9 +21,7 @@ use crate::source::keep::{Keep, KeepError, KeepStatus};
 use crate::status::StatusReader;
 use crate::store::{IdentityState, identity};
 
-mod channel;
 mod client;
-mod h2;
 mod watch;
 
 pub use client::{Bootstrap, CaClient, CaClientConfig, Token};

@@ -1,9 +1,11 @@
-//! A server's SPIFFE ID and what is trusted in, a connection over mutual TLS out: the one way in which
-//! clients of a CA or a control plane reach it.
+//! A server's SPIFFE ID and what is trusted in, gRPC over mutual TLS out: the one way in which clients of a
+//! CA or a control plane reach it.
 //!
 //! The server is verified by its SPIFFE ID, against the bundle of that ID's own trust domain; no
 //! host name plays a part. Every step has a deadline. Nothing is kept: a connection is made with
 //! the SVID and bundles of its moment.
+
+mod h2;
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+pub use self::h2::{Channel, ChannelBody, ChannelError};
 
 use crate::clock::Clock;
 use crate::crypto::Crypto;
@@ -25,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+#[non_exhaustive]
+pub enum ConnectError {
     /// No server can be reached there.
     #[error("{address} cannot be reached")]
     Connect {
@@ -67,18 +72,54 @@ pub(super) enum ConnectError {
     },
 }
 
-/// Connects to `expected` at `address` (`host:port`) with the SVID and bundles of `state`.
+/// Connects to `expected` at `address` (`host:port`) with the SVID and bundles of `state`, and speaks HTTP/2.
 ///
 /// Without a default SVID no certificate is presented. Dropping the future gives up.
+///
+/// ```
+/// # async fn doc(reader: inmesh_pki::IdentityReader, crypto: inmesh_pki::Crypto)
+/// #   -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_pki::channel::{Channel, connect};
+/// use inmesh_pki::clock::SystemClock;
+///
+/// let server = "spiffe://prod.example/ns/mesh-system/sa/control".parse()?;
+/// let state = (*reader.load()).clone();
+/// let clock = SystemClock::shared();
+/// // A tower service for a generated gRPC client, here with bodies of its own.
+/// let channel: Channel<String> = connect("control:15010", &server, state, &crypto, clock).await?;
+/// # drop(channel);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
 /// [`ConnectError`]; not a byte of a request has been sent.
-pub(super) async fn connect(
+pub async fn connect<B>(
     address: &str,
     expected: &SpiffeId,
     state: IdentityState,
-    alpn: &[u8],
+    crypto: &Crypto,
+    clock: Arc<dyn Clock>,
+) -> Result<Channel<B>, ConnectError>
+where
+    B: http_body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let connection = tls(address, expected, state, crypto, clock).await?;
+    Channel::over(connection)
+        .await
+        .map_err(|source| ConnectError::Connect {
+            address: address.to_owned(),
+            source: io::Error::other(source),
+        })
+}
+
+async fn tls(
+    address: &str,
+    expected: &SpiffeId,
+    state: IdentityState,
     crypto: &Crypto,
     clock: Arc<dyn Clock>,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
@@ -95,7 +136,7 @@ pub(super) async fn connect(
     // Small messages that wait for an answer; one that cannot be set is only slower.
     let _ = stream.set_nodelay(true);
     let (_writer, reader) = identity(state);
-    let config = tls::client_config_at(reader, crypto, &[alpn], clock);
+    let config = tls::client_config_at(reader, crypto, &[b"h2"], clock);
     let connecting = TlsConnector::from(config).connect(tls::server_name(), stream);
     let stream = timeout(PATIENCE, tls::handshake(connecting))
         .await
