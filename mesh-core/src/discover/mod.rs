@@ -5,9 +5,14 @@
 //! source that falls behind waits; nothing is dropped. Once it has ended, what it pushed last
 //! serves.
 
+mod demand;
 mod pushed;
 mod state;
 
+pub(crate) use demand::Demand;
+#[cfg(feature = "runtime")]
+pub(crate) use demand::Heard;
+pub use demand::{Demands, Wanted};
 pub use pushed::{Pushed, Pusher, pushed};
 pub use state::SourceState;
 #[cfg(feature = "runtime")]
@@ -64,6 +69,7 @@ pub struct Sink {
     id: SourceId,
     queue: mpsc::Sender<Message>,
     snapshot: SnapshotReader,
+    demand: Demand,
 }
 
 /// What became of a change.
@@ -101,6 +107,7 @@ pub struct Inbox {
     sender: Option<mpsc::Sender<Message>>,
     queue: mpsc::Receiver<Message>,
     snapshot: SnapshotReader,
+    demand: Demand,
 }
 
 /// The runtime has ended, and so does the source.
@@ -168,6 +175,12 @@ impl Sink {
         &self.snapshot
     }
 
+    /// What requests ask for and no source has pushed, for a source that knows more than it pushes. It
+    /// answers for as long as it holds this; requests wait for it.
+    pub fn demands(&self) -> Demands {
+        Demands::of(&self.demand)
+    }
+
     async fn state(&self, state: SourceState) -> Result<(), Gone> {
         self.send(Message::State(self.id.clone(), state)).await
     }
@@ -230,6 +243,7 @@ impl Inbox {
             sender: Some(sender),
             queue,
             snapshot,
+            demand: Demand::default(),
         }
     }
 
@@ -240,6 +254,7 @@ impl Inbox {
             id,
             queue,
             snapshot: self.snapshot.clone(),
+            demand: self.demand.clone(),
         }
     }
 
@@ -247,6 +262,12 @@ impl Inbox {
     pub async fn next(&mut self) -> Option<Message> {
         self.sender = None;
         self.queue.recv().await
+    }
+
+    /// What requests ask for and no source has pushed.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// A handle to add and retire local workloads with.

@@ -22,6 +22,9 @@ pub struct InvalidName {
     pub why: &'static str,
 }
 
+/// The name of the Service that stands for all hosts.
+const PASSTHROUGH: &str = "PassthroughCluster";
+
 /// Labels by their keys.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
@@ -195,12 +198,17 @@ impl ServiceName {
     /// The Service that stands for all hosts that no document names, as Istio calls it in metrics. No
     /// document has such a name.
     pub(crate) fn passthrough(namespace: &Namespace) -> Self {
-        const NAME: &str = "PassthroughCluster";
         Self {
             namespace: namespace.clone(),
-            name: NAME.into(),
-            hash: Self::hash_of(namespace.as_str(), NAME),
+            name: PASSTHROUGH.into(),
+            hash: Self::hash_of(namespace.as_str(), PASSTHROUGH),
         }
+    }
+
+    /// Whether it is that one.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn is_passthrough(&self) -> bool {
+        *self.name == *PASSTHROUGH
     }
 
     /// A reference to an object that is no Service, such as a ServiceImport. No Service has this name, so that

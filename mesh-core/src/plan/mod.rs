@@ -237,6 +237,14 @@ impl Planned {
         &self.asked.service
     }
 
+    /// Whether it goes to a host of which nothing is known but that all are reached.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn is_passthrough(&self) -> bool {
+        // Few requests are for a host that no document lists.
+        let asked = self.rare.as_ref().is_some_and(|rare| rare.asked.is_some());
+        asked && self.service().name.is_passthrough()
+    }
+
     /// Why the request is permitted.
     pub fn permit(&self) -> &Permit {
         &self.permit

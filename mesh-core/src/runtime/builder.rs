@@ -33,7 +33,7 @@ use crate::authorize::{Authorizer, Authorizers, DefaultAction, PathForm};
 use crate::balance::{EjectPolicy, Strategy};
 use crate::budget::Budget;
 use crate::connect::{Connector, OutsideRoots};
-use crate::discover::{Gone, Inbox, STALE_AFTER, Sink, Source, Sources};
+use crate::discover::{Demand, Gone, Inbox, STALE_AFTER, Sink, Source, Sources};
 use crate::drain::{Drain, drain};
 use crate::identify::Live;
 use crate::local::Local;
@@ -87,6 +87,8 @@ struct BuilderParts {
     stale_after: Duration,
     roots: Arc<[CertificateDer<'static>]>,
     trace_sample: f64,
+    /// Whether endpoints are checked where a policy asks for it.
+    checks: bool,
 }
 
 /// The runtime cannot start.
@@ -265,7 +267,14 @@ impl MeshBuilder<WantsNothing> {
             most: parts.limits.outside_hosts,
             listening: Listening::default(),
         };
-        let shared = Arc::new(parts.shared(identity, crypto, reader, paths, asked, &watch));
+        let shared = Arc::new(parts.shared(
+            identity,
+            crypto,
+            reader,
+            paths,
+            (asked, inbox.demand()),
+            &watch,
+        ));
         let sources = Sources::new(parts.groups);
         let (states, sources) = watch::channel(sources);
         run_sources(parts.sources, &inbox, &watch);
@@ -290,15 +299,12 @@ impl MeshBuilder<WantsNothing> {
                 shared,
             }),
         };
-        let (upstreams, tls) = (&mesh.inner.shared.upstreams, &mesh.stack.outbound.tls);
-        let reader = mesh.inner.shared.reader.clone();
-        let checks = checks::run(
-            Arc::clone(upstreams),
-            Arc::clone(tls),
-            reader,
-            watch.clone(),
-        );
-        tokio::spawn(checks);
+        if parts.checks {
+            let (upstreams, tls) = (&mesh.inner.shared.upstreams, &mesh.stack.outbound.tls);
+            let reader = mesh.inner.shared.reader.clone();
+            let (upstreams, tls) = (Arc::clone(upstreams), Arc::clone(tls));
+            tokio::spawn(checks::run(upstreams, tls, reader, watch.clone()));
+        }
         mesh.watch_identity(watch);
         Ok(mesh)
     }
@@ -326,7 +332,7 @@ impl BuilderParts {
         crypto: Crypto,
         reader: SnapshotReader,
         paths: PathForm,
-        asked: AskedHosts,
+        (asked, demand): (AskedHosts, &Demand),
         watch: &Drain,
     ) -> Shared {
         let limits = Arc::new(self.limits.clone());
@@ -381,6 +387,7 @@ impl BuilderParts {
             listening: asked.listening.clone(),
             mirrors: Mirrors::new(self.limits.mirrors),
             asked,
+            demand: demand.clone(),
             strangers: Seldom::default(),
         }
     }
@@ -402,6 +409,7 @@ impl Default for BuilderParts {
             stale_after: STALE_AFTER,
             roots: Arc::new([]),
             trace_sample: 0.0,
+            checks: true,
         }
     }
 }
@@ -428,6 +436,13 @@ impl<S> MeshBuilder<S> {
     /// When endpoints are ejected.
     pub fn eject(mut self, policy: EjectPolicy) -> Self {
         self.parts.traffic.eject = Block::built(policy);
+        self
+    }
+
+    /// Checks no endpoint, whatever policies say: for a process that follows configuration and hands it on,
+    /// but sends nothing to what it knows of.
+    pub fn without_checks(mut self) -> Self {
+        self.parts.checks = false;
         self
     }
 

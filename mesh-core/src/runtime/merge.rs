@@ -133,6 +133,6 @@ fn key(op: &Op) -> Option<ObjectKey> {
     match op {
         Op::Put(object, _) => Some(object.key()),
         Op::Keep(key) | Op::Refuse(key, ..) => Some(key.clone()),
-        Op::Ask(..) | Op::Forget(..) | Op::Remove(_) | Op::Resolve(..) => None,
+        Op::Ask(..) | Op::Document(..) | Op::Forget(..) | Op::Remove(_) | Op::Resolve(..) => None,
     }
 }

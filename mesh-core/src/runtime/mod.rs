@@ -26,6 +26,7 @@ mod idle;
 mod inbound;
 mod inject;
 mod labels;
+mod learn;
 mod limits;
 mod listen;
 mod listening;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::first::{FirstWord, first_word};
+use super::learn;
 use super::listen::OutboundListener;
 use super::outbound::{Arrival, Outbound, To};
 use super::upstream::Upstream;
@@ -18,7 +19,7 @@ use crate::accept::{Breaking, Detected, Hello, Socket, Taken, hello, peek};
 use crate::authorize::RequestView;
 use crate::connect::{Flow, Io, Origin, copy, drained};
 use crate::error::{Error, Reason};
-use crate::plan::{Destination, plan};
+use crate::plan::{Destination, Planned, plan};
 use crate::route::RoutedAs;
 use crate::telemetry::Direction;
 
@@ -188,6 +189,26 @@ impl Outbound {
         self.open_at(to.destination(""), view, call, origin).await
     }
 
+    /// Plans an opaque connection and notes in its record what was decided.
+    fn plan_opaque(
+        &self,
+        to: Destination<'_>,
+        view: &RequestView<'_>,
+        call: &mut Call,
+    ) -> Result<Planned, Error> {
+        let snapshot = self.shared.reader.peek();
+        let (local, draw) = (self.tls.local(), &mut call.draw);
+        let planned = plan(&snapshot, local, to, view, draw, &mut ());
+        let planned = planned.inspect_err(|refused| {
+            if let Some(service) = &refused.service {
+                call.exchange.service.share(&service.host);
+            }
+        })?;
+        call.exchange.service.share(&planned.service().host);
+        call.exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
+        Ok(planned)
+    }
+
     /// The same to any destination.
     pub(super) async fn open_at(
         &self,
@@ -196,19 +217,13 @@ impl Outbound {
         call: &mut Call,
         origin: &Origin,
     ) -> Result<(Io, Upstream), Error> {
-        let planned = {
-            let snapshot = self.shared.reader.peek();
-            let (local, draw) = (self.tls.local(), &mut call.draw);
-            let planned = plan(&snapshot, local, to, view, draw, &mut ());
-            let planned = planned.inspect_err(|refused| {
-                if let Some(service) = &refused.service {
-                    call.exchange.service.share(&service.host);
-                }
-            })?;
-            call.exchange.service.share(&planned.service().host);
-            call.exchange.route = planned.route().map(|(key, rule)| (key.clone(), rule));
-            planned
-        };
+        let mut planned = self.plan_opaque(to, view, call);
+        if learn::is_unknown(planned.as_ref())
+            && Box::pin(learn::learn(&self.shared, self.namespace(), to, None)).await?
+        {
+            planned = self.plan_opaque(to, view, call);
+        }
+        let planned = planned?;
         let Some(backend) = planned.backend() else {
             let detail = "the route answers HTTP alone";
             return Err(Error::new(Reason::NoRoute, detail));

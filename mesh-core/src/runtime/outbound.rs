@@ -19,6 +19,7 @@ use super::exchange::{Held, Ledger, Pending};
 use super::idle::{self, Moves};
 use super::inject::{inject, slow};
 use super::labels;
+use super::learn;
 use super::listen::{OutboundListener, Target};
 use super::mirror;
 use super::repeat::is_of_mesh;
@@ -176,7 +177,16 @@ impl Outbound {
         call: &mut Call,
         origin: Option<&Arc<Origin>>,
     ) -> Result<Carried, Error> {
-        let planned = self.plan_http(request, to, call)?;
+        let mut planned = self.plan_http(request, to, call);
+        if learn::is_unknown(planned.as_ref()) {
+            cold_path();
+            let destination = to.destination(&call.exchange.authority);
+            let (namespace, until) = (self.namespace(), call.deadline);
+            if Box::pin(learn::learn(&self.shared, namespace, destination, until)).await? {
+                planned = self.plan_http(request, to, call);
+            }
+        }
+        let planned = planned?;
         if let Some(injected) = planned.injected() {
             cold_path();
             let made = inject(injected, &planned, request.headers(), call);
@@ -383,6 +393,10 @@ impl Outbound {
         let Some(origin) = self.origin(&mut stream, from, to).await else {
             return;
         };
+        if let To::Address(address) = to.destination(&origin) {
+            // What it speaks is a matter of the port that it has reached.
+            learn::learn_address(&self.shared, address.ip()).await;
+        }
         let declared = self.declared(&origin, to);
         let detected = match declared {
             AppProtocol::Tcp => Detected::Opaque,

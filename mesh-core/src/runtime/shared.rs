@@ -24,6 +24,7 @@ use crate::authorize::{Authorizers, PathForm};
 use crate::body::Body;
 use crate::budget::Budget;
 use crate::connect::{Flow, Switched, drained, splice};
+use crate::discover::Demand;
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::fields::NO_RETRY;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) listening: Listening,
     pub(super) mirrors: Mirrors,
     pub(super) asked: AskedHosts,
+    /// What no source has pushed.
+    pub(super) demand: Demand,
     /// Lines of the log about callers that have no identity.
     pub(super) strangers: Seldom,
 }

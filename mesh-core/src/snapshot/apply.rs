@@ -16,19 +16,39 @@ use super::pods::Places;
 use super::service::ServiceView;
 use super::state::{Parts, Reach, Snapshot, Version};
 use super::status::Problem;
-use crate::model::{Asked, Host, Kind, ObjectKey, Service, ServiceName, Slice, SourceId, Subset};
+use crate::model::{
+    Asked, Host, Kind, Namespace, ObjectKey, Service, ServiceName, Slice, SourceId, Subset,
+};
 use crate::origination::BackendTlsPolicy;
 use crate::traffic::{Target, TrafficPolicy};
 
-/// What a change has touched so far.
-#[derive(Default)]
-struct Touched {
-    services: BTreeSet<ServiceName>,
+/// What a change has touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Touched {
+    /// Services that were compiled again.
+    pub services: BTreeSet<ServiceName>,
     /// Services of which nothing but the endpoints has changed, unless they are among the others too.
-    endpoints: BTreeSet<ServiceName>,
+    pub endpoints: BTreeSet<ServiceName>,
+    /// The namespaces with policies that have changed: authorization, and how many requests workloads take.
+    pub governed: BTreeSet<Namespace>,
+    /// Whether any policy of authorization has changed.
     policies: bool,
+    /// Whether any limit of what workloads take has changed.
     limits: bool,
     any: bool,
+}
+
+impl Touched {
+    /// What another change has touched as well.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.services.extend(other.services.iter().cloned());
+        self.endpoints.extend(other.endpoints.iter().cloned());
+        self.governed.extend(other.governed.iter().cloned());
+        self.policies |= other.policies;
+        self.limits |= other.limits;
+        self.any |= other.any;
+    }
 }
 
 impl Snapshot {
@@ -50,6 +70,12 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn apply(&self, change: Change) -> Self {
+        self.apply_noting(change).0
+    }
+
+    /// The same, with what the change has touched: for a control plane, which hands on no more than that.
+    #[must_use]
+    pub fn apply_noting(&self, change: Change) -> (Self, Touched) {
         let mut next = self.clone();
         let mut touched = Touched::default();
         let mut gone = if change.replace {
@@ -90,7 +116,7 @@ impl Snapshot {
             next.compile_limiters();
         }
         next.generation += u64::from(touched.any);
-        next
+        (next, touched)
     }
 
     /// Performs one operation; returns the key of its object.
@@ -103,6 +129,10 @@ impl Snapshot {
             Op::Forget(service, asked) => {
                 self.ask(&service, asked, false, &mut touched.services);
                 return None;
+            }
+            Op::Document(key, text) => {
+                self.document(source, &key, text);
+                return Some(key);
             }
             Op::Keep(key) => return Some(key),
             Op::Put(object, problems) => (object, problems),
@@ -125,10 +155,24 @@ impl Snapshot {
             good: Some(object),
             fallback: Fallback::Absent,
             refused: false,
+            document: None,
             problems,
         };
         self.put(&key, version, touched);
         Some(key)
+    }
+
+    /// Notes the document of an object; that of a good version stays while a newer one is refused.
+    fn document(&mut self, source: &SourceId, key: &ObjectKey, text: Arc<str>) {
+        let Some(versions) = self.objects.get(key) else {
+            return;
+        };
+        let mut versions = (**versions).clone();
+        let own = versions.0.iter_mut().find(|v| v.source == *source);
+        if let Some(own) = own.filter(|own| !own.refused || own.good.is_none()) {
+            own.document = Some(text);
+            self.objects.insert_mut(key.clone(), Arc::new(versions));
+        }
     }
 
     fn refuse(
@@ -149,6 +193,9 @@ impl Snapshot {
         let version = Version {
             source: source.clone(),
             good: before.and_then(|v| v.good.clone()),
+            document: before
+                .filter(|v| v.good.is_some())
+                .and_then(|v| v.document.clone()),
             fallback,
             refused: true,
             problems,
@@ -206,8 +253,7 @@ impl Snapshot {
         new: Option<Version>,
         touched: &mut Touched,
     ) {
-        // What is left out has no effect, like what is not there: the configuration that serves
-        // does not change by it.
+        // What is left out has no effect, like what is not there.
         let effect = |v: &Option<Version>| match v {
             Some(v) if v.good.is_some() => Some((v.good.clone(), None)),
             Some(v) if v.fallback != Fallback::Absent => Some((None, Some(v.fallback.clone()))),
@@ -220,6 +266,7 @@ impl Snapshot {
         touched.any = true;
         if key.kind == Kind::AuthorizationPolicy {
             touched.policies = true;
+            touched.governed.insert(key.namespace.clone());
             if new_effect.is_some() {
                 self.policies.insert_mut(key.clone());
             } else {
@@ -248,8 +295,9 @@ impl Snapshot {
                     if let Some(outside) = &service.outside {
                         self.leads(&outside.hosts, &service.name, present);
                     }
-                    if let Some(subset) = &service.subset {
-                        self.part(&subset.of, |p| set(&mut p.subsets, key, present));
+                    if let Some(Subset { of, .. }) = &service.subset {
+                        self.part(of, |p| set(&mut p.subsets, key, present));
+                        touched.endpoints.insert(of.clone());
                     }
                     touched.services.insert(service.name.clone());
                 }
@@ -283,6 +331,7 @@ impl Snapshot {
     fn reaches(&mut self, policy: &TrafficPolicy, present: bool, touched: &mut Touched) {
         if policy.blocks.limits_workloads() {
             touched.limits = true;
+            touched.governed.insert(policy.key.namespace.clone());
             match present {
                 true => self.limits.insert_mut(policy.key.clone()),
                 false => {

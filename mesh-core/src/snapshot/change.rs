@@ -60,6 +60,9 @@ pub enum Fallback {
 pub enum Op {
     /// A host outside the mesh is asked for that no document lists: its endpoints are needed.
     Ask(ServiceName, Asked),
+    /// The text of the document that an object was read from, after the operation that puts or refuses
+    /// it: for a control plane, which hands it on. What serves does not change with it.
+    Document(ObjectKey, Arc<str>),
     /// Such a host is needed no longer.
     Forget(ServiceName, Asked),
     /// The object stays as it is, although its newest version could not be read.

@@ -48,7 +48,7 @@ impl Mentioned {
                 Op::Refuse(key, ..) | Op::Remove(key) => keys.push(key.clone()),
                 Op::Resolve(host, _) => hosts.push(host.clone()),
                 // It stays as it is.
-                Op::Ask(..) | Op::Forget(..) | Op::Keep(_) => {}
+                Op::Ask(..) | Op::Document(..) | Op::Forget(..) | Op::Keep(_) => {}
             }
         }
         if change.replace

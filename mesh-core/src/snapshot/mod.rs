@@ -4,6 +4,7 @@
 //! shared with the one before, so a change costs what changed. What cannot be built is refused for
 //! its object alone: the last good one serves, and the reason is kept in the object's status.
 
+mod about;
 mod apply;
 mod asked;
 mod change;
@@ -25,6 +26,8 @@ mod state;
 mod status;
 mod store;
 
+pub use about::{About, Handed};
+pub use apply::Touched;
 pub use change::{Change, Fallback, Object, Op};
 #[cfg(any(feature = "runtime", feature = "simulate"))]
 pub(crate) use checked::Checkable;
@@ -35,7 +38,7 @@ pub use service::ServiceView;
 pub use settings::{OutboundTrafficPolicy, Settings};
 pub use state::{Resolved, Snapshot};
 pub use status::{Condition, ConditionKind, Location, ObjectStatus, Problem, Serving, Severity};
-pub use store::{Pinned, SnapshotReader, SnapshotWriter, snapshot};
+pub use store::{Followed, Pinned, SnapshotReader, SnapshotWriter, snapshot};
 
 #[cfg(test)]
 mod tests;

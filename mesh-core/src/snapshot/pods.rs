@@ -9,8 +9,8 @@ use super::compile::Member;
 use super::state::Snapshot;
 use super::status::Problem;
 use crate::model::{
-    Locality, MeshNamespace, Node, ObjectKey, Pod, Reached, ServiceName, Slice, SliceHost, Subset,
-    Transport,
+    Labels, Locality, MeshNamespace, Node, ObjectKey, Pod, Reached, ServiceName, Slice, SliceHost,
+    Subset, Transport,
 };
 
 /// The places that were made, so that endpoints at one place share it.
@@ -211,6 +211,11 @@ impl Snapshot {
             more => format!("{pod} and {more} more are not known, so they take no request"),
         };
         Some(Problem::warning("endpoints", message))
+    }
+
+    /// The labels by which a subset selects a host: of its Pod, where that is known.
+    pub(super) fn labels_of<'a>(&'a self, slice: &'a Slice, host: &SliceHost) -> &'a Labels {
+        self.pod_of(host).map_or(&slice.labels, |pod| &pod.labels)
     }
 
     fn good_slice(&self, key: &ObjectKey) -> Option<&Arc<Slice>> {

@@ -84,6 +84,9 @@ pub(super) struct Version {
     pub(super) fallback: Fallback,
     /// Whether the newest version was refused, so that `good` is an older one.
     pub(super) refused: bool,
+    /// The document that `good` was read from, or the refused one if there is no good one; where its
+    /// source hands documents on.
+    pub(super) document: Option<Arc<str>>,
     pub(super) problems: Vec<Problem>,
 }
 

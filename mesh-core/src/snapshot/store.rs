@@ -5,12 +5,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
 
+use super::apply::Touched;
 use super::change::Change;
 use super::state::Snapshot;
 use crate::local::Local;
 
+/// How many changes may wait for one that follows them.
+const FOLLOWED: usize = 256;
 /// How many snapshots of the past wait to be dropped by the writer, so that no request pays for it.
 const RETIRED: usize = 16;
 
@@ -19,6 +23,7 @@ const RETIRED: usize = 16;
 pub struct SnapshotWriter {
     shared: Arc<ArcSwap<Snapshot>>,
     notify: watch::Sender<u64>,
+    touched: broadcast::Sender<Arc<Touched>>,
     retired: VecDeque<Arc<Snapshot>>,
 }
 
@@ -27,6 +32,14 @@ pub struct SnapshotWriter {
 pub struct SnapshotReader {
     shared: Arc<ArcSwap<Snapshot>>,
     notify: watch::Receiver<u64>,
+    touched: broadcast::WeakSender<Arc<Touched>>,
+}
+
+/// Hears what each change touches.
+#[derive(Debug)]
+pub struct Followed {
+    shared: Arc<ArcSwap<Snapshot>>,
+    touched: Option<broadcast::Receiver<Arc<Touched>>>,
 }
 
 /// A snapshot for a moment: do not hold it over an `await`.
@@ -48,14 +61,17 @@ pub struct Pinned(arc_swap::Guard<Arc<Snapshot>>);
 pub fn snapshot(initial: Snapshot) -> (SnapshotWriter, SnapshotReader) {
     let shared = Arc::new(ArcSwap::from_pointee(initial));
     let (sender, receiver) = watch::channel(0);
-    let writer = SnapshotWriter {
-        shared: Arc::clone(&shared),
-        notify: sender,
-        retired: VecDeque::new(),
-    };
+    let touched = broadcast::Sender::new(FOLLOWED);
     let reader = SnapshotReader {
-        shared,
+        shared: Arc::clone(&shared),
         notify: receiver,
+        touched: touched.downgrade(),
+    };
+    let writer = SnapshotWriter {
+        shared,
+        notify: sender,
+        touched,
+        retired: VecDeque::new(),
     };
     (writer, reader)
 }
@@ -70,8 +86,13 @@ impl SnapshotWriter {
 
     /// Applies a change and swaps the snapshot once. Returns the new one.
     pub fn apply(&mut self, change: Change) -> Arc<Snapshot> {
-        let next = self.shared.load().apply(change);
-        self.swap(next)
+        let (next, touched) = self.shared.load().apply_noting(change);
+        let next = self.swap(next);
+        if self.touched.receiver_count() > 0 {
+            // The last that followed may have gone by now.
+            let _followed = self.touched.send(Arc::new(touched));
+        }
+        next
     }
 
     /// Serves another local workload from now on.
@@ -115,6 +136,61 @@ impl SnapshotReader {
     /// made). Returns `false` once the writer is gone.
     pub async fn changed(&mut self) -> bool {
         self.notify.changed().await.is_ok()
+    }
+
+    /// Follows the changes from here on, with what each of them touches.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use inmesh_core::authorize::DefaultAction;
+    /// use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort, SourceId, Workload};
+    /// use inmesh_core::snapshot::{Change, Op, Settings, Snapshot, snapshot};
+    /// let settings = Settings::new(Workload::new("shop", "web", "web")?, DefaultAction::Deny);
+    /// let (mut writer, reader) = snapshot(Snapshot::new(settings));
+    /// let mut followed = reader.follow();
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// let service = Service::new(cart.clone(), vec![ServicePort::new("", 80, AppProtocol::Http1)]);
+    /// writer.apply(Change::update(SourceId::new("me"), vec![Op::put(service)]));
+    /// let (snapshot, touched) = followed.next().await.expect("the writer is there");
+    /// assert!(touched.expect("it kept up").services.contains(&cart) && snapshot.service(&cart).is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn follow(&self) -> Followed {
+        let touched = self.touched.upgrade();
+        Followed {
+            shared: Arc::clone(&self.shared),
+            touched: touched.map(|touched| touched.subscribe()),
+        }
+    }
+}
+
+// === impl Followed ===
+
+impl Followed {
+    /// Waits for the next change. Returns the newest snapshot, and what all changes have touched that it
+    /// has and were not returned before: `None` where they were too many to be kept, so that anything may
+    /// have changed. Returns `None` once the writer is gone.
+    pub async fn next(&mut self) -> Option<(Arc<Snapshot>, Option<Touched>)> {
+        let changes = self.touched.as_mut()?;
+        let mut all = match changes.recv().await {
+            Ok(first) => Some(Touched::clone(&first)),
+            Err(RecvError::Lagged(_)) => None,
+            Err(RecvError::Closed) => return None,
+        };
+        loop {
+            match changes.try_recv() {
+                Ok(more) => {
+                    if let Some(all) = &mut all {
+                        all.add(&more);
+                    }
+                }
+                Err(TryRecvError::Lagged(_)) => all = None,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        Some((self.shared.load_full(), all))
     }
 }
 
