@@ -24,6 +24,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "control")]
+pub mod control;
 #[cfg(feature = "dns")]
 pub mod dns;
 #[cfg(feature = "file")]

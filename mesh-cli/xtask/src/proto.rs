@@ -1,5 +1,5 @@
-//! `proto` turns mesh-pki/proto/*.proto into mesh-pki/src/proto/*.rs, which are committed, so that
-//! building the crates needs neither a protobuf compiler nor a build script.
+//! `proto` turns the definitions of crates (`mesh-pki/proto/*.proto`) into code (`mesh-pki/src/proto/*.rs`),
+//! which is committed, so that building the crates needs neither a protobuf compiler nor a build script.
 //!
 //! In: the definitions; out: one Rust file for each, client and server of its services in it. With
 //! `--check` nothing is written, and a file that differs from its definition fails the run. The
@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// Where the definitions and the code stand, below the workspace's root.
-const DEFINITIONS: &str = "mesh-pki/proto";
-const CODE: &str = "mesh-pki/src/proto";
+const PLACES: &[(&str, &str)] = &[
+    ("mesh-discovery/proto", "mesh-discovery/src/control/proto"),
+    ("mesh-pki/proto", "mesh-pki/src/proto"),
+];
 
 /// Messages that carry a key or a token, or hold one that does: they have no `Debug`.
 const SECRET: [&str; 5] = [
@@ -53,27 +55,30 @@ pub(crate) fn run(mode: Mode) -> ExitCode {
 
 /// The files that differ from their definition; none are left after [`Mode::Write`].
 fn generate_all(root: &Path, mode: Mode) -> Result<Vec<String>, String> {
-    let mut definitions = Vec::new();
-    for entry in fs::read_dir(root.join(DEFINITIONS)).map_err(|e| format!("{DEFINITIONS}: {e}"))? {
-        let name = entry.map_err(|e| e.to_string())?.file_name();
-        let name = name.into_string().map_err(|name| format!("{name:?}"))?;
-        definitions.extend(name.strip_suffix(".proto").map(str::to_owned));
-    }
-    definitions.sort();
-
     let mut stale = Vec::new();
-    for name in definitions {
-        let code = generate(root, &name)?;
-        let path = format!("{CODE}/{name}.rs");
-        let committed = fs::read_to_string(root.join(&path)).unwrap_or_default();
-        if committed == code {
-            continue;
+    for (definitions, code) in PLACES {
+        let mut names = Vec::new();
+        for entry in
+            fs::read_dir(root.join(definitions)).map_err(|e| format!("{definitions}: {e}"))?
+        {
+            let name = entry.map_err(|e| e.to_string())?.file_name();
+            let name = name.into_string().map_err(|name| format!("{name:?}"))?;
+            names.extend(name.strip_suffix(".proto").map(str::to_owned));
         }
-        match mode {
-            Mode::Check => stale.push(path),
-            Mode::Write => {
-                fs::write(root.join(&path), code).map_err(|e| format!("{path}: {e}"))?;
-                println!("{path}");
+        names.sort();
+        for name in names {
+            let text = generate(root, definitions, &name)?;
+            let path = format!("{code}/{name}.rs");
+            let committed = fs::read_to_string(root.join(&path)).unwrap_or_default();
+            if committed == text {
+                continue;
+            }
+            match mode {
+                Mode::Check => stale.push(path),
+                Mode::Write => {
+                    fs::write(root.join(&path), text).map_err(|e| format!("{path}: {e}"))?;
+                    println!("{path}");
+                }
             }
         }
     }
@@ -81,14 +86,18 @@ fn generate_all(root: &Path, mode: Mode) -> Result<Vec<String>, String> {
 }
 
 /// The formatted code of one definition.
-fn generate(root: &Path, name: &str) -> Result<String, String> {
+fn generate(root: &Path, definitions: &str, name: &str) -> Result<String, String> {
     let file = format!("{name}.proto");
     let set =
-        protox::compile([&file], [root.join(DEFINITIONS)]).map_err(|e| format!("{file}: {e}"))?;
+        protox::compile([&file], [root.join(definitions)]).map_err(|e| format!("{file}: {e}"))?;
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
     tonic_prost_build::configure()
         // Channels are made by our own connectors, never from an address.
         .build_transport(false)
+        // What is sent to many is shared.
+        .bytes(".envoy.service.discovery.v3.Any")
+        // Versions are hashes of what is encoded: maps have an order.
+        .btree_map(".inmesh.control.v1")
         .skip_debug(SECRET)
         .emit_rerun_if_changed(false)
         .out_dir(scratch.path())
@@ -103,7 +112,7 @@ fn generate(root: &Path, name: &str) -> Result<String, String> {
     let path = only.map_err(|e| e.to_string())?.path();
     let body = fs::read_to_string(&path).map_err(|e| e.to_string())?;
     let header = format!(
-        "// @generated from mesh-pki/proto/{file} by `cargo run -p xtask -- proto`; do not edit.\n"
+        "// @generated from {definitions}/{file} by `cargo run -p xtask -- proto`; do not edit.\n"
     );
     // What rustfmt says of it is part of the file, or `cargo fmt --all --check` would differ.
     fs::write(&path, header + &body).map_err(|e| e.to_string())?;

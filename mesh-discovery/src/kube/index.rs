@@ -80,6 +80,8 @@ struct Known {
     version: Option<u64>,
     key: ObjectKey,
     op: Op,
+    /// Its text, where it is handed on.
+    document: Option<Arc<str>>,
     /// What the API server has of it, where its status is written.
     written: Option<Box<Written>>,
 }
@@ -202,13 +204,18 @@ impl Index {
             .iter()
             .filter_map(|objects| objects.by_name.get(&name));
         let mut all = all.filter(|known| known.key == *key);
-        let first = match all.next() {
-            Some(known) => known.op.clone(),
-            None => Op::Remove(key.clone()),
-        };
+        let mut first = Vec::with_capacity(2);
+        match all.next() {
+            Some(known) => {
+                first.push(known.op.clone());
+                let document = known.document.iter().cloned();
+                first.extend(document.map(|text| Op::Document(key.clone(), text)));
+            }
+            None => first.push(Op::Remove(key.clone())),
+        }
         // Most kinds have one group.
         let Some(again) = has_twin(key).then(|| again(key)).flatten() else {
-            return vec![first];
+            return first;
         };
         let second = match all.next() {
             Some(_) => {
@@ -218,7 +225,8 @@ impl Index {
             }
             None => Op::Remove(again),
         };
-        vec![first, second]
+        first.push(second);
+        first
     }
 
     /// Which object it is, unless it is an old version of it, or has ended.
@@ -240,10 +248,16 @@ impl Index {
         let called = format!("{}/{}", identity.name.0, identity.name.1);
         let parsed = parse_json(&called, &object, &self.defaults);
         let entry = match parsed {
-            Ok(mut parsed) => parsed.entries.pop().map(|entry| (entry.key, entry.op)),
-            Err(e) => unreadable(kind, &identity.name, e.problem()),
+            Ok(mut parsed) => {
+                let entry = parsed.entries.pop();
+                entry.map(|entry| (entry.key, entry.op, entry.document))
+            }
+            Err(e) => {
+                let refused = unreadable(kind, &identity.name, e.problem());
+                refused.map(|(key, op)| (key, op, None))
+            }
         };
-        let Some((key, op)) = entry else {
+        let Some((key, op, document)) = entry else {
             // It says nothing to the mesh, or does so no longer.
             self.forget(kind, &identity.name);
             return;
@@ -255,6 +269,7 @@ impl Index {
             version: identity.version,
             key: key.clone(),
             op,
+            document,
             written,
         };
         if let Some(before) = self.kinds[kind].by_name.insert(identity.name, known)

@@ -16,7 +16,7 @@ mod kinds;
 mod lease;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 mod write;
 

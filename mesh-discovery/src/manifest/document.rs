@@ -132,13 +132,23 @@ fn read_known(
     };
     match op {
         Ok(put) => put.map(|(key, op)| Entry {
-            key,
             line: document.line(),
             stands_for: StandsFor::Itself,
+            document: handed_on(document, defaults, &key),
+            key,
             op,
         }),
         Err(problems) => Some(refused(document, defaults, kind, problems)),
     }
+}
+
+/// The text of a document, where its kind is handed on as it is.
+fn handed_on(document: &Document, defaults: &Defaults, key: &ObjectKey) -> Option<Arc<str>> {
+    let otherwise = [Kind::EndpointSlice, Kind::Namespace, Kind::Node, Kind::Pod];
+    if !defaults.documents || otherwise.contains(&key.kind) {
+        return None;
+    }
+    Some(document.text_in(&key.namespace)?.into())
 }
 
 /// Reads what a cluster says of the processes behind endpoints.
@@ -241,6 +251,7 @@ fn refused(
         None if unread => StandsFor::Any,
         None => StandsFor::Kind(kind.clone()),
     };
+    let named = stands_for == StandsFor::Itself;
     let namespace = namespace.unwrap_or_else(|| defaults.namespace.clone());
     let key = key.unwrap_or_else(|| unnamed(document, kind, &namespace));
     let fallback = match key.kind {
@@ -253,6 +264,8 @@ fn refused(
         line: document.line(),
         stands_for,
         op: Op::Refuse(key.clone(), fallback, problems),
+        // Of what has no name of its own there is nothing to hand on.
+        document: named.then(|| handed_on(document, defaults, &key)).flatten(),
         key,
     }
 }

@@ -303,6 +303,9 @@ impl Sum {
         }
         self.problems.extend(problems(&entry.op).iter().cloned());
         self.ops.push(entry.op.clone());
+        let document = entry.document.iter().cloned();
+        self.ops
+            .extend(document.map(|text| Op::Document(entry.key.clone(), text)));
     }
 
     fn keep(&mut self, file: &Arc<str>, key: &ObjectKey, line: u32) {

@@ -61,7 +61,7 @@ use inmesh_pki::id::TrustDomain;
 
 pub use capabilities::{Capability, FieldUse, Use, capabilities};
 pub use definitions::definitions;
-#[cfg(feature = "dns")]
+#[cfg(any(feature = "control", feature = "dns"))]
 pub(crate) use endpoints::forbidden;
 pub use folder::{Content, Folder, Merged};
 pub use strict::FileError;
@@ -98,6 +98,8 @@ pub struct Defaults {
     pub trust_domain: Option<TrustDomain>,
     /// How endpoints are reached of which neither a document nor a Pod says it.
     pub unsaid: Unsaid,
+    /// Whether objects come with the documents that they were read from, to be handed on.
+    pub documents: bool,
 }
 
 /// How endpoints are reached of which neither an annotation nor a Pod says it.
@@ -134,6 +136,8 @@ pub struct Entry {
     pub stands_for: StandsFor,
     /// The operation.
     pub op: Op,
+    /// Its text, where it is to be handed on and its kind is.
+    pub document: Option<Arc<str>>,
 }
 
 /// Which earlier object of its file a document may be an edit of. The folder keeps such objects.
@@ -205,6 +209,7 @@ impl Defaults {
             paths: PathForm::default(),
             trust_domain: None,
             unsaid: Unsaid::Refused,
+            documents: false,
         }
     }
 
@@ -247,6 +252,13 @@ impl Defaults {
     #[must_use]
     pub fn unsaid(mut self, unsaid: Unsaid) -> Self {
         self.unsaid = unsaid;
+        self
+    }
+
+    /// The same for a control plane: objects come with their documents.
+    #[must_use]
+    pub fn documents(mut self) -> Self {
+        self.documents = true;
         self
     }
 

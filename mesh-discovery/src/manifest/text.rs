@@ -11,7 +11,7 @@ use inmesh_core::model::InvalidName;
 const LABEL: usize = 63;
 
 /// A host name in lower case and without a trailing dot.
-pub(super) fn host_name(text: &str) -> Result<String, String> {
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let label = |label: &str| label.len() <= LABEL && is_label(label);
     if name.parse::<std::net::IpAddr>().is_ok() {

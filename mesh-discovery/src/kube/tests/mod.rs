@@ -1,7 +1,7 @@
 //! Events of an API server in, a snapshot out.
 
 mod faults;
-mod same;
+pub(crate) mod same;
 mod scripted;
 mod statuses;
 
@@ -14,17 +14,17 @@ use super::index::{Event, Index};
 use super::kinds::KINDS;
 use crate::manifest::{Defaults, Unsaid};
 
-fn defaults() -> Defaults {
+pub(crate) fn defaults() -> Defaults {
     Defaults::new(Namespace::new("shop").expect("a name"))
         .trust_domain("lab.example".parse().expect("a trust domain"))
         .unsaid(Unsaid::Plain)
 }
 
-fn source() -> SourceId {
+pub(crate) fn source() -> SourceId {
     SourceId::new("kubernetes")
 }
 
-fn empty() -> Snapshot {
+pub(crate) fn empty() -> Snapshot {
     let web = Workload::new("shop", "web", "web").expect("a name");
     Snapshot::new(Settings::new(web.label("app", "web"), DefaultAction::Allow))
 }
@@ -48,7 +48,7 @@ fn listed() -> Index {
 }
 
 /// An object as an API server has it.
-fn object(kind: usize, name: &str, uid: &str, version: u64, rest: &Json) -> Json {
+pub(crate) fn object(kind: usize, name: &str, uid: &str, version: u64, rest: &Json) -> Json {
     let watched = &KINDS[kind];
     let mut object = json!({
         "apiVersion": watched.api_version(watched.versions[0]), "kind": watched.kind,

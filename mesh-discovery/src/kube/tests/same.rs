@@ -1,8 +1,9 @@
 //! The same documents from a folder and from an API server give the same snapshot.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use inmesh_core::snapshot::Snapshot;
+use inmesh_core::snapshot::{ServiceView, Snapshot};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -12,7 +13,7 @@ use crate::manifest::{Content, Folder};
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// What tests choose from: kinds, and what their objects say.
-fn says(what: u8, which: u8, how: u8) -> (usize, String, Json) {
+pub(crate) fn says(what: u8, which: u8, how: u8) -> (usize, String, Json) {
     let (a, b) = (format!("s{which}"), format!("s{}", how % 3));
     let pod = format!("p{which}");
     match what {
@@ -140,18 +141,40 @@ fn says(what: u8, which: u8, how: u8) -> (usize, String, Json) {
     }
 }
 
+/// All that a request could meet of a Service. Its endpoints are in no order.
+pub(crate) fn of_service(view: &ServiceView) -> Vec<String> {
+    let ports = view.ports.iter().map(|port| {
+        let endpoints = view.endpoints(port.port).expect("of its port").members();
+        let endpoints = endpoints
+            .iter()
+            .map(|member| format!("{:?}", member.endpoint));
+        let mut endpoints: Vec<_> = endpoints.collect();
+        endpoints.sort();
+        let traffic = view.traffic(port.port);
+        format!("{} {port:?} {endpoints:?} {traffic:?}", view.name)
+    });
+    let routes = format!("{} {:?}", view.name, view.routes);
+    ports.chain([routes]).collect()
+}
+
+/// The files of a folder with the objects of a cluster, in the order of their keys.
+pub(crate) fn files(
+    objects: &BTreeMap<(usize, String), Json>,
+) -> impl Iterator<Item = (Arc<str>, Content)> {
+    objects.iter().map(|((kind, name), object)| {
+        let place = if [11, 14].contains(kind) { 0 } else { *kind };
+        let order = KINDS[*kind].kind;
+        let file = format!("{order}.{name}.{place:02}.{kind:02}.json");
+        (file.into(), Content::Text(object.to_string().into()))
+    })
+}
+
 /// All that a request could meet of a snapshot, and what its author is shown.
 fn shown(snapshot: &Snapshot) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for view in snapshot.services() {
-        for port in view.ports.iter() {
-            let endpoints = view.endpoints(port.port).expect("of its port").members();
-            let endpoints: Vec<_> = endpoints.iter().map(|member| &member.endpoint).collect();
-            let traffic = view.traffic(port.port);
-            all.push(format!("{} {port:?} {endpoints:?} {traffic:?}", view.name));
-        }
-        all.push(format!("{} {:?}", view.name, view.routes));
-    }
+    let mut all: Vec<String> = snapshot
+        .services()
+        .flat_map(|view| of_service(view))
+        .collect();
     all.push(format!("{:?}", snapshot.policy()));
     for status in snapshot.status() {
         let problems = status.problems.iter().map(|problem| {
@@ -182,13 +205,7 @@ fn of_folder(versions: &[BTreeMap<(usize, String), Json>]) -> Snapshot {
     let mut folder = Folder::new(source(), defaults());
     let mut snapshot = empty();
     for objects in versions {
-        let files = objects.iter().map(|((kind, name), object)| {
-            let place = if [11, 14].contains(kind) { 0 } else { *kind };
-            let order = KINDS[*kind].kind;
-            let file = format!("{order}.{name}.{place:02}.{kind:02}.json");
-            (file.into(), Content::Text(object.to_string().into()))
-        });
-        snapshot = snapshot.apply(folder.merge(files).change);
+        snapshot = snapshot.apply(folder.merge(files(objects)).change);
     }
     snapshot
 }

@@ -33,6 +33,7 @@
 mod scalar;
 mod tree;
 mod value;
+mod write;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -1,0 +1,362 @@
+//! What one subscriber asks for and has in, what it is sent next out. Pure.
+//!
+//! 1. It is sent what leads to the Services that it subscribes to, and the policies that govern its
+//!    namespace: each resource whose version it does not have, and the names of those that it has to forget.
+//! 2. One response is on its way at a time; what changes meanwhile is in the next. So a slow subscriber is
+//!    sent less often, and all of a response is of one snapshot.
+//! 3. A subscription is answered once: by a resource that names it, or as a name that leads to nothing. It
+//!    is answered again when that changes.
+//! 4. What a subscriber refuses is remembered, and not sent again before it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use inmesh_core::discover::Wanted;
+use inmesh_core::model::{Namespace, ServiceName};
+use prost::Message;
+
+use super::super::names::{REFUSAL, Subscription, TYPE};
+use super::super::proto::delta::{
+    Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response,
+    Resource as WireResource, Status,
+};
+use super::super::proto::objects::Refusal;
+use super::super::resource::Resource;
+use super::catalogue::Catalogue;
+
+/// The most subscriptions of a subscriber.
+const SUBSCRIPTIONS: usize = 8_192;
+/// The most names of resources that it may know before.
+const KNOWN: usize = 200_000;
+/// The longest name.
+const NAME: usize = 512;
+/// The most that is kept of what it refuses, and of the problems of each, and the longest.
+const REFUSED: (usize, usize, usize) = (256, 8, 512);
+
+/// One subscriber.
+#[derive(Debug)]
+pub(in crate::control) struct Session {
+    /// That of its workload, which it has proven.
+    namespace: Namespace,
+    subscriptions: BTreeMap<Subscription, Answer>,
+    /// Names that it subscribes to and that mean nothing here.
+    unknown: Vec<String>,
+    /// The versions that it has, or that are on their way to it.
+    has: BTreeMap<Arc<str>, Arc<str>>,
+    refused: BTreeMap<Arc<str>, Refused>,
+    waiting: Option<Sent>,
+    /// The newest generation of which it has all.
+    generation: u64,
+    nonce: u64,
+    begun: bool,
+    /// The Services by whose changes it is sent something.
+    covered: BTreeSet<ServiceName>,
+}
+
+/// What was answered to a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Absent,
+    LeadsTo(ServiceName),
+    Unanswered,
+}
+
+/// Which subscriptions are to be answered.
+#[derive(Debug, Default)]
+struct Answers {
+    /// By the names of the resources that answer them.
+    by: BTreeMap<Arc<str>, Vec<String>>,
+    /// Those that lead to nothing.
+    absent: Vec<String>,
+}
+
+/// A response that is not acknowledged yet.
+#[derive(Debug)]
+struct Sent {
+    nonce: String,
+    generation: u64,
+    names: Vec<Arc<str>>,
+}
+
+/// A resource that a subscriber does not apply.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The version of it.
+    pub version: String,
+    /// Why.
+    pub problems: Vec<String>,
+}
+
+/// A request that no subscriber sends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::control) struct Fault(pub(super) String);
+
+// === impl Session ===
+
+impl Session {
+    pub(in crate::control) fn new(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            subscriptions: BTreeMap::new(),
+            unknown: Vec::new(),
+            has: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            waiting: None,
+            generation: 0,
+            nonce: 0,
+            begun: false,
+            covered: BTreeSet::new(),
+        }
+    }
+
+    /// Notes a request.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] ends its stream.
+    pub(in crate::control) fn handle(&mut self, request: Request) -> Result<(), Fault> {
+        if request.type_url != TYPE {
+            let shown: String = request.type_url.chars().take(128).collect();
+            return Err(Fault(format!(
+                "{shown:?} is no type of resources here, which is {TYPE}"
+            )));
+        }
+        let known = request.initial_resource_versions;
+        if !known.is_empty() {
+            if self.begun || !self.has.is_empty() {
+                return Err(Fault("what is known is said first".into()));
+            }
+            if known.len() > KNOWN {
+                return Err(Fault(format!("more than {KNOWN} resources are known")));
+            }
+            self.has = known
+                .into_iter()
+                .map(|(name, version)| (name.into(), version.into()))
+                .collect();
+        }
+        if !request.response_nonce.is_empty() {
+            self.acknowledged(&request.response_nonce, request.error_detail);
+        }
+        for name in request.resource_names_unsubscribe {
+            if let Ok(subscription) = Subscription::parse(&name) {
+                self.subscriptions.remove(&subscription);
+            }
+        }
+        for name in request.resource_names_subscribe {
+            if self.subscriptions.len() + self.unknown.len() >= SUBSCRIPTIONS || name.len() > NAME {
+                let most =
+                    format!("a stream has {SUBSCRIPTIONS} subscriptions, of {NAME} bytes each");
+                return Err(Fault(most));
+            }
+            match Subscription::parse(&name) {
+                // Asked for again, it is answered again.
+                Ok(subscription) => {
+                    drop(self.subscriptions.insert(subscription, Answer::Unanswered))
+                }
+                Err(_) => self.unknown.push(name),
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, nonce: &str, error: Option<Status>) {
+        let Some(sent) = self.waiting.take_if(|sent| sent.nonce == nonce) else {
+            // Of another stream, or of a response that was acknowledged already.
+            return;
+        };
+        self.generation = sent.generation;
+        for name in &sent.names {
+            self.refused.remove(name);
+        }
+        let (most, problems, chars) = REFUSED;
+        let details = error.into_iter().flat_map(|error| error.details);
+        let refusals = details.filter(|detail| detail.type_url == REFUSAL);
+        for refusal in refusals.filter_map(|detail| Refusal::decode(detail.value).ok()) {
+            let name = sent.names.iter().find(|name| ***name == *refusal.name);
+            if let Some(name) = name.filter(|_| self.refused.len() < most) {
+                let why = refusal.problems.into_iter().take(problems);
+                let refused = Refused {
+                    version: refusal.version.chars().take(64).collect(),
+                    problems: why.map(|why| why.chars().take(chars).collect()).collect(),
+                };
+                self.refused.insert(Arc::clone(name), refused);
+            }
+        }
+    }
+
+    /// What is to be sent now, if anything is.
+    pub(in crate::control) fn poll(&mut self, catalogue: &mut Catalogue) -> Option<Response> {
+        if self.waiting.is_some() {
+            return None;
+        }
+        let (direct, mut answers) = self.answer(catalogue);
+        let wanted = self.wanted(direct, catalogue);
+        let (mut resources, mut names): (Vec<WireResource>, Vec<Arc<str>>) = (vec![], vec![]);
+        for (name, resource) in &wanted {
+            let has = self.has.get(name) == Some(&resource.version);
+            let aliases = answers.by.remove(name).unwrap_or_default();
+            if has && aliases.is_empty() {
+                continue;
+            }
+            resources.push(WireResource {
+                version: resource.version.to_string(),
+                resource: (!has).then(|| Any {
+                    type_url: TYPE.to_owned(),
+                    value: Bytes::clone(&resource.body),
+                }),
+                name: name.to_string(),
+                aliases,
+            });
+            if !has {
+                self.has
+                    .insert(Arc::clone(name), Arc::clone(&resource.version));
+                names.push(Arc::clone(name));
+            }
+        }
+        let mut removed: Vec<String> = Vec::new();
+        self.has.retain(|name, _| {
+            let stays = wanted.contains_key(name);
+            if !stays {
+                removed.push(name.to_string());
+            }
+            stays
+        });
+        self.refused.retain(|name, _| wanted.contains_key(name));
+        removed.append(&mut answers.absent);
+        removed.append(&mut self.unknown);
+        if resources.is_empty() && removed.is_empty() && self.begun {
+            self.generation = catalogue.generation();
+            return None;
+        }
+        self.begun = true;
+        self.nonce += 1;
+        let nonce = self.nonce.to_string();
+        self.waiting = Some(Sent {
+            nonce: nonce.clone(),
+            generation: catalogue.generation(),
+            names,
+        });
+        Some(Response {
+            system_version_info: catalogue.generation().to_string(),
+            resources,
+            type_url: TYPE.to_owned(),
+            nonce,
+            removed_resources: removed,
+            control_plane: None,
+        })
+    }
+
+    /// The Services that subscriptions lead to, and which of these are to be answered.
+    fn answer(&mut self, catalogue: &mut Catalogue) -> (BTreeSet<ServiceName>, Answers) {
+        let (mut direct, mut answers) = (BTreeSet::new(), Answers::default());
+        for (subscription, answer) in &mut self.subscriptions {
+            let Subscription::One(wanted) = subscription else {
+                direct.extend(catalogue.all());
+                continue;
+            };
+            let service = catalogue.leads_to(wanted, &self.namespace);
+            // By a name it may be said that it comes later.
+            direct.extend(service.clone());
+            let of = service.and_then(|name| Some((catalogue.of_service(&name)?, name)));
+            let (now, by) = match of {
+                Some((of, name)) => (Answer::LeadsTo(name), Some(Arc::clone(&of.itself.name))),
+                None => (Answer::Absent, None),
+            };
+            if *answer != now {
+                let said = match by {
+                    Some(by) => answers.by.entry(by).or_default(),
+                    None => &mut answers.absent,
+                };
+                said.push(subscription.to_string());
+                *answer = now;
+            }
+        }
+        (direct, answers)
+    }
+
+    /// All that it is to have; notes by the changes of which Services that changes.
+    fn wanted(
+        &mut self,
+        direct: BTreeSet<ServiceName>,
+        catalogue: &mut Catalogue,
+    ) -> BTreeMap<Arc<str>, Arc<Resource>> {
+        let mut wanted = BTreeMap::new();
+        let mut put = |resource: &Arc<Resource>| {
+            wanted.insert(Arc::clone(&resource.name), Arc::clone(resource));
+        };
+        catalogue
+            .governing(&self.namespace)
+            .iter()
+            .for_each(&mut put);
+        let mut behind = BTreeSet::new();
+        for service in &direct {
+            let Some(of) = catalogue.of_service(service) else {
+                continue;
+            };
+            put(&of.itself);
+            of.others.iter().for_each(&mut put);
+            behind.extend(of.subset_of.clone());
+            let own = |route: &Namespace| route == service.namespace() || *route == self.namespace;
+            for route in of.routes.iter().filter(|route| own(&route.namespace)) {
+                put(&route.resource);
+                behind.extend(route.leads_to.iter().cloned());
+            }
+        }
+        self.covered = direct;
+        // A subset may be behind a route, and the Service behind it is no subset.
+        while let Some(service) = behind.pop_first() {
+            if !self.covered.insert(service.clone()) {
+                continue;
+            }
+            if let Some(of) = catalogue.of_service(&service) {
+                put(&of.itself);
+                of.others.iter().for_each(&mut put);
+                behind.extend(of.subset_of.clone());
+            }
+        }
+        wanted
+    }
+
+    /// The Services by whose changes it is sent something.
+    pub(in crate::control) fn covered(&self) -> &BTreeSet<ServiceName> {
+        &self.covered
+    }
+
+    /// Whether a Service that comes or goes may change what its subscriptions lead to.
+    pub(in crate::control) fn looks_up(&self) -> bool {
+        let by_name = |of: &Subscription| matches!(of, Subscription::One(Wanted::Service(_)));
+        self.subscriptions.keys().any(|of| !by_name(of))
+    }
+
+    pub(in crate::control) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// How many subscriptions it has.
+    pub(in crate::control) fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// How many resources it has.
+    pub(in crate::control) fn resources(&self) -> usize {
+        self.has.len()
+    }
+
+    /// Whether a response is on its way.
+    pub(in crate::control) fn waits(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// The newest generation of which it has all that concerns it.
+    pub(in crate::control) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What it does not apply.
+    pub(in crate::control) fn refused(&self) -> &BTreeMap<Arc<str>, Refused> {
+        &self.refused
+    }
+}

@@ -1,0 +1,132 @@
+//! A tree as text again, for those that it is handed on to. Reading that text gives the same values.
+//!
+//! It is JSON, but for numbers that only YAML has (`0x1f`), which are written as they were. What an API
+//! server keeps for itself is left out.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use inmesh_core::model::Namespace;
+
+use super::Document;
+use super::scalar::Scalar;
+use super::tree::{Data, Node};
+
+/// Fields of an object that are an API server's own.
+const OF_SERVER: &[&str] = &["apiVersion", "kind", "metadata", "status"];
+/// Those of its `metadata`. `namespace` is written first.
+const OF_METADATA: &[&str] = &[
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+/// The annotation in which kubectl keeps the whole document again.
+const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+impl Document {
+    /// Its text, as an object of a namespace; `None` where it is no mapping.
+    pub(in crate::manifest) fn text_in(&self, namespace: &Namespace) -> Option<String> {
+        let Data::Map(fields) = &self.root.data else {
+            return None;
+        };
+        let (version, kind) = (self.api_version()?, self.kind()?);
+        let mut out = String::new();
+        out.push_str("{\"apiVersion\":");
+        text(version, &mut out);
+        out.push_str(",\"kind\":");
+        text(kind, &mut out);
+        out.push_str(",\"metadata\":{\"namespace\":");
+        text(namespace.as_str(), &mut out);
+        if let Some(Data::Map(metadata)) = self.root.field("metadata").map(|node| &node.data) {
+            for (name, node) in &**metadata {
+                if OF_METADATA.contains(&&**name) {
+                    continue;
+                }
+                out.push(',');
+                field(name, &mut out);
+                match &node.data {
+                    Data::Map(all) if **name == *"annotations" => {
+                        map(all.iter().filter(|(name, _)| **name != *APPLIED), &mut out);
+                    }
+                    _ => write_node(node, &mut out),
+                }
+            }
+        }
+        out.push('}');
+        for (name, node) in fields
+            .iter()
+            .filter(|(name, _)| !OF_SERVER.contains(&&**name))
+        {
+            out.push(',');
+            field(name, &mut out);
+            write_node(node, &mut out);
+        }
+        out.push('}');
+        Some(out)
+    }
+}
+
+fn write_node(node: &Node, out: &mut String) {
+    match &node.data {
+        Data::List(items) => {
+            out.push('[');
+            for (nth, item) in items.iter().enumerate() {
+                if nth > 0 {
+                    out.push(',');
+                }
+                write_node(item, out);
+            }
+            out.push(']');
+        }
+        Data::Map(fields) => map(fields.iter(), out),
+        Data::Null => out.push_str("null"),
+        Data::Plain(plain) if Scalar::of(plain) == Scalar::Text => text(plain, out),
+        Data::Plain(plain) => out.push_str(plain),
+        Data::Text(quoted) => text(quoted, out),
+    }
+}
+
+fn map<'n>(fields: impl Iterator<Item = &'n (Arc<str>, Node)>, out: &mut String) {
+    out.push('{');
+    for (nth, (name, node)) in fields.enumerate() {
+        if nth > 0 {
+            out.push(',');
+        }
+        field(name, out);
+        write_node(node, out);
+    }
+    out.push('}');
+}
+
+fn field(name: &str, out: &mut String) {
+    text(name, out);
+    out.push(':');
+}
+
+/// A text in quotes. All characters that YAML does not take as they are escaped.
+fn text(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            ' '..='~' => out.push(c),
+            c => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    let _ok = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.push('"');
+}
