@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use inmesh_core::runtime::Admin;
 use inmesh_core::telemetry::{Collect, Metrics, Samples};
+use inmesh_discovery::control::ControlPlane;
 use inmesh_pki::bundle::federate::RelationshipStatus;
 use inmesh_pki::clock::{Clock, SystemClock};
 use inmesh_pki::status::StatusReader;
@@ -20,6 +21,7 @@ use crate::seconds::seconds;
 /// What runs beside the mesh, as far as an agent's file asks for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Beside {
+    pub(crate) control_plane: Later<ControlPlane>,
     pub(crate) federation: Later<RunningFederation>,
     pub(crate) workload_api: Later<RunningWorkloadApi>,
 }
@@ -75,8 +77,9 @@ impl<T> Clone for Later<T> {
 
 impl Beside {
     /// Nothing runs yet.
-    pub(crate) fn new(federation: bool, workload_api: bool) -> Self {
+    pub(crate) fn new(control_plane: bool, federation: bool, workload_api: bool) -> Self {
         Self {
+            control_plane: Later::new(control_plane),
             federation: Later::new(federation),
             workload_api: Later::new(workload_api),
         }
@@ -84,6 +87,11 @@ impl Beside {
 
     /// Adds what is asked for to the status; what does not run yet is null.
     pub(crate) fn sections(&self, mut admin: Admin) -> Admin {
+        if self.control_plane.wanted {
+            let plane = self.control_plane.clone();
+            let read = move || plane.get().map(|plane| json!(plane.status()));
+            admin = admin.section("control_plane", read);
+        }
         if self.federation.wanted {
             let federation = self.federation.clone();
             let read = move || federation.get().map(|f| f.section(SystemClock.now()));
@@ -106,12 +114,66 @@ impl Beside {
 
 impl Collect for Beside {
     fn collect(&self, samples: &mut Samples<'_>) {
+        if let Some(plane) = self.control_plane.get() {
+            control_plane(plane, samples);
+        }
         if let Some(federation) = self.federation.get() {
             federation.collect(samples);
         }
         if let Some(api) = self.workload_api.get() {
             api.collect(samples);
         }
+    }
+}
+
+fn control_plane(plane: &ControlPlane, samples: &mut Samples<'_>) {
+    let status = plane.status();
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let subscribers = [
+        ([("state", "converged")], count(status.converged)),
+        ([("state", "behind")], count(status.behind)),
+    ];
+    let help = "Subscribers of the control plane: those that have all that concerns them, and those that do not";
+    samples.gauges("mesh_control_subscribers", help, subscribers);
+    for (name, help, value) in [
+        (
+            "mesh_control_behind_milliseconds",
+            "For how long the subscriber has been behind that has been for longest; 0 if none is",
+            status.behind_for,
+        ),
+        (
+            "mesh_control_generation",
+            "The generation of the configuration that is handed on",
+            status.generation,
+        ),
+    ] {
+        samples.gauge(name, help, value);
+    }
+    let refused = status
+        .subscribers
+        .iter()
+        .map(|s| count(s.refused.len()))
+        .sum();
+    let help = "Resources that subscribers do not apply now";
+    samples.gauge("mesh_control_refused_resources", help, refused);
+    for (name, help, value) in [
+        (
+            "mesh_control_responses",
+            "Responses sent to subscribers",
+            status.responses,
+        ),
+        (
+            "mesh_control_response_bytes",
+            "Bytes of the responses sent to subscribers",
+            status.bytes,
+        ),
+        (
+            "mesh_control_refusals",
+            "Resources that subscribers did not apply",
+            status.refusals,
+        ),
+    ] {
+        samples.counter(name, help, value);
     }
 }
 

@@ -4,6 +4,7 @@
 //! file, line and field. It refuses unknown fields and hidden defaults: `defaultAction` and
 //! `peers` must be written.
 
+mod control;
 mod kubernetes;
 mod listener;
 mod optional;
@@ -29,6 +30,7 @@ use inmesh_pki::workload_api::Endpoint;
 use crate::federation::FederationConfig;
 use crate::workload_api::WorkloadApiConfig;
 
+pub(crate) use control::{ControlConfig, ControlPlaneConfig};
 pub(crate) use kubernetes::{KubernetesConfig, cluster};
 pub(crate) use read::duration;
 pub(crate) use write::document;
@@ -57,13 +59,22 @@ pub(crate) struct Agent {
     pub(crate) limits: Limits,
     pub(crate) eject: EjectPolicy,
     pub(crate) locality: Locality,
-    /// How long the folder, the name servers and the API server may be out of sync before they are stale.
+    /// How long the folder, the name servers, the API server and the control plane may be out of sync before
+    /// they are stale.
     pub(crate) stale_after: StaleAfter,
     pub(crate) access_log: Option<AccessLogTo>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) workload_api: Option<WorkloadApiConfig>,
     pub(crate) federation: Option<FederationConfig>,
+    pub(crate) followed: Followed,
+}
+
+/// What is followed beside the folder, and handed on.
+#[derive(Debug)]
+pub(crate) struct Followed {
     pub(crate) kubernetes: Option<KubernetesConfig>,
+    pub(crate) control: Option<ControlConfig>,
+    pub(crate) control_plane: Option<ControlPlaneConfig>,
 }
 
 /// How long each source may be out of sync before it is stale; [`Duration::MAX`] is for ever.
@@ -72,6 +83,7 @@ pub(crate) struct StaleAfter {
     pub(crate) documents: Duration,
     pub(crate) dns: Duration,
     pub(crate) kubernetes: Duration,
+    pub(crate) control: Duration,
 }
 
 /// Where the agent's identity comes from.
@@ -151,6 +163,7 @@ impl Default for StaleAfter {
             documents: five,
             dns: five,
             kubernetes: five,
+            control: five,
         }
     }
 }
@@ -174,6 +187,11 @@ impl Agent {
         // It gives what its own server federates with; no other source brings foreign bundles.
         let defaults = defaults.may_federate(matches!(self.identity, Identity::WorkloadApi(_)));
         let defaults = defaults.paths(self.paths);
+        let defaults = match self.followed.control_plane {
+            // What is read is handed on.
+            Some(_) => defaults.documents(),
+            None => defaults,
+        };
         let others = self.federation.iter().flat_map(|f| &f.relationships);
         others.fold(defaults, |defaults, other| {
             defaults.federate(other.trust_domain.as_str())

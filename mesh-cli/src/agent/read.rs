@@ -16,10 +16,11 @@ use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
 
+use super::control::{control, control_plane, host_and_port};
 use super::kubernetes::kubernetes;
 use super::listener::listener;
 use super::optional::optional;
-use super::{AccessLogTo, Agent, Identity, LogTo, StaleAfter, Tracing};
+use super::{AccessLogTo, Agent, Followed, Identity, LogTo, StaleAfter, Tracing};
 use crate::federation::{Endpoint as BundleEndpoint, FederationConfig, Foreign, Spiffe, WebFiles};
 use crate::workload_api::WorkloadApiConfig;
 
@@ -74,9 +75,7 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             v.object(|api| workload_api(api, dir))
         });
         let federation = optional(agent, "federation", |v| v.object(|f| federation(f, dir)));
-        let cluster = optional(agent, "kubernetes", |v| {
-            v.object(|k| kubernetes(k, dir, identity.as_ref()))
-        });
+        let followed = followed(agent, dir, identity.as_ref(), own.as_ref());
         Some(Agent {
             document: document.clone(),
             workload: workload?,
@@ -100,10 +99,32 @@ pub(super) fn agent(document: &Document, dir: &Path) -> Result<Agent, Vec<Proble
             tracing: tracing?,
             workload_api: workload_api?,
             federation: federation?,
-            kubernetes: cluster?,
+            followed: followed?,
         })
     })?;
     Ok(read.value)
+}
+
+/// Reads what is followed beside the folder, and handed on.
+fn followed(
+    agent: &mut Fields<'_>,
+    dir: &Path,
+    identity: Option<&Identity>,
+    own: Option<&Namespace>,
+) -> Option<Followed> {
+    let cluster = optional(agent, "kubernetes", |v| {
+        v.object(|k| kubernetes(k, dir, identity))
+    });
+    let control = optional(agent, "control", |v| v.object(|c| control(c, dir, own)));
+    let clustered = !matches!(cluster, Some(None));
+    let plane = optional(agent, "controlPlane", |v| {
+        v.object(|c| control_plane(c, clustered))
+    });
+    Some(Followed {
+        kubernetes: cluster?,
+        control: control?,
+        control_plane: plane?,
+    })
 }
 
 fn workload(fields: &mut Fields<'_>) -> Option<Workload> {
@@ -133,15 +154,7 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
     let path = |v: Value<'_>| v.text().map(|p| dir.join(p));
     let served = optional(fields, "ca", |v| {
         v.object(|ca| {
-            let address = ca.need("address").and_then(|v| {
-                let text = v.text()?;
-                let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-                if matches!(port, Some(Ok(_))) {
-                    return Some(text.to_owned());
-                }
-                v.refuse("write host:port");
-                None
-            });
+            let address = ca.need("address").and_then(|v| host_and_port(&v));
             let id = ca.need("caId").and_then(|v| v.parsed::<SpiffeId>());
             let bundle = ca.need("trustBundle").and_then(path);
             let token = optional(ca, "tokenFile", path);
@@ -403,9 +416,11 @@ fn sources(fields: &mut Fields<'_>) -> Option<StaleAfter> {
     let documents = optional(fields, "documents", limit);
     let dns = optional(fields, "dns", limit);
     let kubernetes = optional(fields, "kubernetes", limit);
+    let control = optional(fields, "control", limit);
     out.documents = documents?.unwrap_or(out.documents);
     out.dns = dns?.unwrap_or(out.dns);
     out.kubernetes = kubernetes?.unwrap_or(out.kubernetes);
+    out.control = control?.unwrap_or(out.control);
     Some(out)
 }
 

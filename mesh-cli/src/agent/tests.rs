@@ -481,6 +481,31 @@ fn everything_else_is_refused_with_its_place() {
         ),
         (
             "peers: strict",
+            "peers: strict\ncontrol: {addresses: [], controlId: 'spiffe://a/b'}",
+            "9: control.addresses: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\ncontrol: {addresses: [control], controlId: 'spiffe://a/b'}",
+            "9: control.addresses[0]: write host:port",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\ncontrol: {addresses: ['c:1'], controlId: 'spiffe://a/b', follow: all, services: [cart]}",
+            "9: control: services are ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\ncontrol: {addresses: ['c:1'], controlId: 'spiffe://a/b', services: [Cart]}",
+            "9: control.services[0]: ",
+        ),
+        (
+            "peers: strict",
+            "peers: strict\ncontrolPlane: {bind: '0.0.0.0:15010', writeStatus: true}",
+            "9: controlPlane.writeStatus: statuses are those of a cluster",
+        ),
+        (
+            "peers: strict",
             "peers: strict\nlimits: {headerBytes: 0}",
             "9: limits.headerBytes: ",
         ),
@@ -698,8 +723,10 @@ listeners:
 admin: {bind: '127.0.0.1:15000'}
 loopbackEndpoints: allow
 locality: {region: north, zone: north-1, node: n7}
-sources: {documents: {staleAfter: 1m30s}, dns: {staleAfter: never}, kubernetes: {staleAfter: 2m}}
+sources: {documents: {staleAfter: 1m30s}, dns: {staleAfter: never}, kubernetes: {staleAfter: 2m}, control: {staleAfter: 3m}}
 kubernetes: {kubeconfig: kube.yaml, context: east, trustDomain: lab.example}
+control: {addresses: ['a:15010', 'b:15010'], controlId: 'spiffe://lab.example/ns/mesh/sa/control', services: [cart, pay.till], keep: control.state}
+controlPlane: {bind: '127.0.0.1:15010', writeStatus: false}
 paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,
@@ -790,7 +817,9 @@ fn every_field_of_a_full_file_is_shown() {
     assert!(words.count() > 100);
     let missing: Vec<_> = written.filter(|name| !shown.contains(*name)).collect();
     // Parts of values with a colon.
-    let values = ["127", "0", "http", "https", "spiffe", "ca", "main"];
+    let values = [
+        "127", "0", "http", "https", "spiffe", "ca", "main", "a", "b",
+    ];
     let missing: Vec<_> = missing
         .iter()
         .filter(|name| !values.contains(name))

@@ -15,10 +15,14 @@ use inmesh_core::runtime::{
     Application, InboundListener, Limits, Listen, OutboundListener, Target,
 };
 use inmesh_core::snapshot::OutboundTrafficPolicy;
+use inmesh_discovery::control::Follow;
 use inmesh_pki::workload_api::server::Entry;
 use serde_json::{Map, Value, json};
 
-use super::{API_VERSION, Agent, Identity, KIND, KubernetesConfig, Listener, LogTo, StaleAfter};
+use super::{
+    API_VERSION, Agent, ControlConfig, Identity, KIND, KubernetesConfig, Listener, LogTo,
+    StaleAfter,
+};
 use crate::federation::{Endpoint, FederationConfig, Foreign};
 
 /// The document of kind `Agent` with every setting.
@@ -90,9 +94,41 @@ pub(crate) fn document(agent: &Agent) -> Value {
     );
     put(
         "kubernetes",
-        agent.kubernetes.as_ref().map(kubernetes).into(),
+        agent.followed.kubernetes.as_ref().map(kubernetes).into(),
     );
+    put(
+        "control",
+        agent.followed.control.as_ref().map(control).into(),
+    );
+    let plane = agent.followed.control_plane.as_ref();
+    let plane = plane.map(|plane| json!({ "bind": plane.bind, "writeStatus": plane.write_status }));
+    put("controlPlane", plane.into());
     Value::Object(out)
+}
+
+fn control(of: &ControlConfig) -> Value {
+    let (follow, services) = match &of.follow {
+        Follow::All => ("all", Vec::new()),
+        Follow::Asked(services) => (
+            "asked",
+            services
+                .iter()
+                .map(|s| Value::from(format!("{}.{}", s.name(), s.namespace())))
+                .collect(),
+        ),
+        // No other was read.
+        _ => ("", Vec::new()),
+    };
+    object([
+        (
+            "addresses",
+            of.addresses.iter().cloned().map(Value::from).collect(),
+        ),
+        ("controlId", of.id.to_string().into()),
+        ("follow", follow.into()),
+        ("services", services.into()),
+        ("keep", of.keep.as_deref().map(path).into()),
+    ])
 }
 
 fn sources(
@@ -100,6 +136,7 @@ fn sources(
         documents,
         dns,
         kubernetes,
+        control,
     }: StaleAfter,
 ) -> Value {
     let stale_after = |limit: Duration| match limit {
@@ -108,7 +145,7 @@ fn sources(
     };
     json!({
         "documents": stale_after(documents), "dns": stale_after(dns),
-        "kubernetes": stale_after(kubernetes),
+        "kubernetes": stale_after(kubernetes), "control": stale_after(control),
     })
 }
 

@@ -6,6 +6,7 @@ mod cert;
 mod check_kernel;
 mod completions;
 mod config;
+mod control;
 mod crds;
 mod demo;
 mod diff;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Completions(completions::Completions),
     /// Show all settings of an agent, with their defaults.
     Config(config::Config),
+    /// Run the control plane: hand on what a cluster and a folder say, to agents and libraries.
+    Control(control::Control),
     /// Print the CustomResourceDefinitions of our own kinds.
     Crds(crds::Crds),
     /// Show the mesh at work: a whole small one, on this machine, for under a minute.
@@ -77,6 +80,7 @@ impl Command {
             Self::Cert(cert) => cert.run(),
             Self::Completions(completions) => completions.run(),
             Self::Config(config) => config.run(),
+            Self::Control(control) => control.run(),
             Self::Crds(crds) => crds.run(),
             Self::Demo(demo) => demo.run(),
             Self::Diff(diff) => diff.run(),

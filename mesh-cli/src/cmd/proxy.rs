@@ -5,15 +5,16 @@
 //! until a signal: the first drains, a second ends at once.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use inmesh_core::Mesh;
 use inmesh_core::model::Workload;
-use inmesh_core::runtime::{Admin, Limits, Listen, LogLevel};
+use inmesh_core::runtime::{Admin, Limits, Listen, LogLevel, MeshBuilder, WantsNothing};
+use inmesh_discovery::control::ControlPlane;
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file;
 use inmesh_pki::clock::SystemClock;
@@ -43,6 +44,13 @@ use crate::{descriptors, log, log_file, otlp};
   mesh proxy --dir /etc/mesh/web
   mesh proxy --dir /etc/mesh/web --log inmesh_core=debug,info --log-format json")]
 pub(crate) struct Proxy {
+    #[command(flatten)]
+    run: Run,
+}
+
+/// What runs, and how.
+#[derive(Debug, Args)]
+pub(super) struct Run {
     /// The folder with the agent's file and the documents; it is watched.
     #[arg(long, value_name = "DIR", alias = "config")]
     dir: PathBuf,
@@ -66,7 +74,22 @@ fn half_the_cores() -> NonZeroUsize {
 
 impl Proxy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut agent = super::agent_of(&self.dir)?;
+        let agent = super::agent_of(&self.run.dir)?;
+        if agent.followed.control_plane.is_some() {
+            bail!("the agent's file says controlPlane: run `mesh control`");
+        }
+        self.run.agent(agent)
+    }
+}
+
+impl Run {
+    /// The folder with the agent's file.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs an agent until it is ended.
+    pub(super) fn agent(self, mut agent: Agent) -> anyhow::Result<ExitCode> {
         let level = log::init(&self.log, self.log_format)?;
         keep_within(&mut agent.limits);
         let workers = self.workers.unwrap_or_else(half_the_cores);
@@ -96,6 +119,10 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    let control = match &agent.followed.control_plane {
+        Some(plane) => Some(bind(plane.bind).await?),
+        None => None,
+    };
     let started = tokio::select! {
         started = start(&agent, dir) => started?,
         // There is no log yet that could be opened anew.
@@ -115,6 +142,7 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
             tracing::info!("ready");
         }
     });
+    let plane = started.plane.clone();
     let log = started.access_log.clone();
     let reopen = async || {
         if let Some(log) = &log {
@@ -140,6 +168,11 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         let (mesh, address) = (mesh.clone(), socket.local_addr()?);
         tracing::info!(%address, %listen, "listening");
         tokio::spawn(serve(mesh, socket, listen));
+    }
+    if let (Some(plane), Some(socket)) = (plane, control) {
+        let (mesh, address) = (mesh.clone(), socket.local_addr()?);
+        tracing::info!(%address, "the control plane is served");
+        tokio::spawn(async move { mesh.serve(socket, plane.service()).await });
     }
     down(&mesh, signals, &reopen).await;
     if let Some(api) = api {
@@ -196,6 +229,8 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 pub(super) struct Started {
     pub(super) mesh: Mesh,
     beside: Beside,
+    /// What this agent hands on, where it is a control plane.
+    plane: Option<ControlPlane>,
     /// Opens the access log anew, where it is a file.
     access_log: Option<Reopen>,
     waiting: Waiting,
@@ -254,9 +289,70 @@ fn system_roots() -> Vec<CertificateDer<'static>> {
     roots.certs
 }
 
+/// Adds the access log, and returns how it is opened anew where it is a file.
+async fn access_log(
+    mut builder: MeshBuilder<WantsNothing>,
+    agent: &Agent,
+) -> anyhow::Result<(MeshBuilder<WantsNothing>, Option<Reopen>)> {
+    let mut access_log = None;
+    if let Some(AccessLogTo { to, sample }) = &agent.access_log {
+        builder = match to {
+            LogTo::Stderr => builder.access_log(tokio::io::stderr(), *sample),
+            LogTo::Stdout => builder.access_log(tokio::io::stdout(), *sample),
+            LogTo::File(path) => {
+                let opened = log_file::open(path).await;
+                let (file, reopen) =
+                    opened.with_context(|| format!("opening the access log {}", path.display()))?;
+                access_log = Some(reopen);
+                builder.access_log(file, *sample)
+            }
+        };
+    }
+    Ok((builder, access_log))
+}
+
+/// Adds what is followed beside the folder.
+async fn followed(
+    mut builder: MeshBuilder<WantsNothing>,
+    agent: &Agent,
+    identity: &IdentityReader,
+    crypto: &Crypto,
+) -> anyhow::Result<MeshBuilder<WantsNothing>> {
+    builder = match &agent.followed.control_plane {
+        // It sends nothing to what it knows of.
+        Some(_) => builder.without_checks(),
+        None => builder
+            .stale_after(agent.stale_after.dns)
+            .source(DnsSource::new().loopback(agent.loopback_endpoints)),
+    };
+    if let Some(cluster) = &agent.followed.kubernetes {
+        let source = cluster.source(agent.defaults()).await?;
+        let plane = agent.followed.control_plane.as_ref();
+        let lease = plane.and_then(|plane| plane.lease(&agent.workload.namespace));
+        let source = match lease {
+            Some(lease) => source.write_status(lease),
+            None => source,
+        };
+        builder = builder
+            .stale_after(agent.stale_after.kubernetes)
+            .source(source);
+    }
+    if let Some(control) = &agent.followed.control {
+        let source = control.source(identity, crypto, agent.defaults());
+        builder = builder
+            .stale_after(agent.stale_after.control)
+            .source(source);
+    }
+    Ok(builder)
+}
+
 /// Starts the mesh that the agent's file describes. It may have no identity yet.
 pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started> {
-    let beside = Beside::new(agent.federation.is_some(), agent.workload_api.is_some());
+    let beside = Beside::new(
+        agent.followed.control_plane.is_some(),
+        agent.federation.is_some(),
+        agent.workload_api.is_some(),
+    );
     let crypto = Crypto::aws_lc_rs();
     let api = agent.workload_api.as_ref();
     let api = api.map(WorkloadApiConfig::bind).transpose()?;
@@ -283,42 +379,22 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         web_roots: roots.clone(),
     };
     let mut builder = Mesh::builder()
-        .crypto(crypto)
+        .crypto(crypto.clone())
         .limits(agent.limits.clone())
         .eject(agent.eject)
         .system_roots(roots)
-        .identity(reader)
+        .identity(reader.clone())
         .workload(agent.workload.clone(), agent.default_action)
         .paths(agent.paths)
         .outbound_traffic_policy(agent.outbound)
         .locality(agent.locality.clone())
         .stale_after(agent.stale_after.documents)
-        .source(file::FileSource::new(dir, agent.defaults()))
-        .stale_after(agent.stale_after.dns)
-        .source(DnsSource::new().loopback(agent.loopback_endpoints));
-    if let Some(cluster) = &agent.kubernetes {
-        let source = cluster.source(agent.defaults()).await?;
-        builder = builder
-            .stale_after(agent.stale_after.kubernetes)
-            .source(source);
-    }
+        .source(file::FileSource::new(dir, agent.defaults()));
+    builder = followed(builder, agent, &reader, &crypto).await?;
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());
     }
-    let mut access_log = None;
-    if let Some(AccessLogTo { to, sample }) = &agent.access_log {
-        builder = match to {
-            LogTo::Stderr => builder.access_log(tokio::io::stderr(), *sample),
-            LogTo::Stdout => builder.access_log(tokio::io::stdout(), *sample),
-            LogTo::File(path) => {
-                let opened = log_file::open(path).await;
-                let (file, reopen) =
-                    opened.with_context(|| format!("opening the access log {}", path.display()))?;
-                access_log = Some(reopen);
-                builder.access_log(file, *sample)
-            }
-        };
-    }
+    let (mut builder, access_log) = access_log(builder, agent).await?;
     if let Some(tracing) = &agent.tracing {
         let sink = otlp::Spans::new(&tracing.otlp, &agent.workload)?;
         builder.metrics().collect(sink.counts());
@@ -327,9 +403,16 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
             .trace_sample(tracing.sample);
     }
     beside.register(builder.metrics());
+    let mesh = builder.start()?;
+    let plane = agent.followed.control_plane.as_ref();
+    let plane = plane.map(|_| ControlPlane::new(&mesh, crypto));
+    if let Some(plane) = &plane {
+        beside.control_plane.set(Arc::new(plane.clone()));
+    }
     Ok(Started {
-        mesh: builder.start()?,
+        mesh,
         beside,
+        plane,
         access_log,
         waiting,
     })

@@ -136,6 +136,35 @@ impl Home {
         agent
     }
 
+    /// Starts the agent of a folder that another had, once that has ended, and waits until it is ready.
+    pub(crate) async fn again(&self, mut before: Agent) -> Agent {
+        let _gone = before.child.kill();
+        before.ended().await;
+        let text = std::fs::read_to_string(before.dir.join("agent.yaml")).expect("its file");
+        let runs = match text.contains("controlPlane:") {
+            true => "control",
+            false => "proxy",
+        };
+        let log = before.dir.with_extension("again.log");
+        let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args([runs, "--dir"])
+            .arg(&before.dir)
+            .env_remove("MESH_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the binary starts");
+        let (admin, dir) = (before.admin, before.dir.clone());
+        let agent = Agent {
+            child,
+            admin,
+            dir,
+            log,
+        };
+        self.started(agent).await
+    }
+
     /// Starts an agent without waiting.
     pub(crate) fn unready(&self, name: &str, more: &str, documents: &[(&str, &str)]) -> Agent {
         self.spawn(name, more, documents, &[], None)
@@ -165,8 +194,12 @@ impl Home {
                 shell
             }
         };
+        let runs = match more.contains("controlPlane:") {
+            true => "control",
+            false => "proxy",
+        };
         let child = command
-            .args(["proxy", "--dir"])
+            .args([runs, "--dir"])
             .arg(&dir)
             .env_remove("MESH_LOG")
             .envs(environment.iter().copied())

@@ -1,6 +1,7 @@
 //! `mesh status`: what a running agent knows and how it is.
 
 mod notes;
+mod subscribers;
 mod trust;
 
 use std::process::ExitCode;
@@ -192,6 +193,7 @@ fn page(status: &Value) -> String {
         listeners,
     ));
     out.extend(policy(&status["policy"]));
+    out.extend(subscribers::lines(&status["control_plane"]));
     out.extend(trust::federation(&status["federation"]));
     out.extend(trust::workload_api(&status["workload_api"]));
     out.push(String::new());
