@@ -9,6 +9,9 @@ use inmesh_core::model::{InvalidName, Kind, Namespace, ObjectKey, ServiceName};
 pub(super) const TYPE: &str = "type.googleapis.com/inmesh.control.v1.Object";
 /// The type of what an acknowledgement refuses.
 pub(super) const REFUSAL: &str = "type.googleapis.com/inmesh.control.v1.Refusal";
+/// What stands as the version of a subscription among what is known: how it was answered on an earlier stream.
+pub(super) const FOUND: &str = "found";
+pub(super) const ABSENT: &str = "absent";
 /// The subscription to every Service.
 const ALL: &str = "*";
 

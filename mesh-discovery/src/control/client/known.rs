@@ -13,7 +13,7 @@ use inmesh_core::model::{Kind, ObjectKey};
 use inmesh_core::snapshot::{Fallback, Op, Problem, Serving, Severity};
 use prost::Message;
 
-use super::super::names::{self, REFUSAL, Subscription, TYPE};
+use super::super::names::{self, ABSENT, FOUND, REFUSAL, Subscription, TYPE};
 use super::super::proto::delta::{
     Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response, Resource, Status,
 };
@@ -33,6 +33,8 @@ const MAGIC: &[u8] = b"inmesh control state 1\n";
 pub(in crate::control) struct Known {
     defaults: Defaults,
     held: BTreeMap<Arc<str>, Held>,
+    /// Whether what was subscribed to leads to a Service, as far as that was answered.
+    answered: BTreeMap<String, bool>,
 }
 
 /// A resource that was taken.
@@ -76,14 +78,20 @@ impl Known {
         Self {
             defaults,
             held: BTreeMap::new(),
+            answered: BTreeMap::new(),
         }
     }
 
-    /// The versions by names, for a control plane that knows nothing of this process.
+    /// The versions by names, and how subscriptions were answered, for a control plane that knows nothing
+    /// of this process.
     pub(in crate::control) fn versions(&self) -> HashMap<String, String> {
         let held = self.held.iter();
-        held.map(|(name, held)| (name.to_string(), held.version.to_string()))
-            .collect()
+        let held = held.map(|(name, held)| (name.to_string(), held.version.to_string()));
+        let answered = self.answered.iter().map(|(name, found)| {
+            let how = if *found { FOUND } else { ABSENT };
+            (name.clone(), how.to_owned())
+        });
+        held.chain(answered).collect()
     }
 
     /// Takes a response. Its operations are to be applied before it is acknowledged.
@@ -93,14 +101,19 @@ impl Known {
             ..Taken::default()
         };
         for resource in response.resources {
-            let wanted = resource.aliases.iter().filter_map(|name| wanted(name));
-            taken.found.extend(wanted);
+            for name in &resource.aliases {
+                if let Some(wanted) = wanted(name) {
+                    self.answered.insert(name.clone(), true);
+                    taken.found.push(wanted);
+                }
+            }
             if resource.resource.is_some() {
                 self.put(resource, &mut taken);
             }
         }
         for name in response.removed_resources {
             if let Some(wanted) = wanted(&name) {
+                self.answered.insert(name.clone(), false);
                 taken.absent.push(wanted);
             }
             if let Some(held) = self.held.remove(&*name) {
@@ -159,6 +172,13 @@ impl Known {
             keys,
         };
         self.held.insert(name.into(), held);
+    }
+
+    /// What is subscribed to no longer.
+    pub(in crate::control) fn forget(&mut self, subscriptions: &[String]) {
+        for name in subscriptions {
+            self.answered.remove(name);
+        }
     }
 
     // === over a restart ===

@@ -323,10 +323,12 @@ impl Following {
                     Err(status) => return Ok(Ended::Lost(shown(&status))),
                 },
                 () = asked(self.demands.as_mut()) => {
-                    if let Some(request) = stream.subscribe(&self.source.follow, self.demands.as_mut())
-                        && stream.requests.send(request).await.is_err()
-                    {
-                        return Ok(Ended::Lost("the stream has ended".into()));
+                    let more = stream.subscribe(&self.source.follow, self.demands.as_mut());
+                    if let Some(request) = more {
+                        self.known.forget(&request.resource_names_unsubscribe);
+                        if stream.requests.send(request).await.is_err() {
+                            return Ok(Ended::Lost("the stream has ended".into()));
+                        }
                     }
                 }
                 changed = identity.changed(), if lives => match changed {

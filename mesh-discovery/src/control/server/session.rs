@@ -16,7 +16,7 @@ use inmesh_core::discover::Wanted;
 use inmesh_core::model::{Namespace, ServiceName};
 use prost::Message;
 
-use super::super::names::{REFUSAL, Subscription, TYPE};
+use super::super::names::{ABSENT, FOUND, REFUSAL, Subscription, TYPE};
 use super::super::proto::delta::{
     Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response,
     Resource as WireResource, Status,
@@ -40,6 +40,8 @@ pub(in crate::control) struct Session {
     /// That of its workload, which it has proven.
     namespace: Namespace,
     subscriptions: BTreeMap<Subscription, Answer>,
+    /// How those were answered on an earlier stream that it has not subscribed to on this.
+    answered: BTreeMap<Subscription, Answer>,
     /// Names that it subscribes to and that mean nothing here.
     unknown: Vec<String>,
     /// The versions that it has, or that are on their way to it.
@@ -58,6 +60,8 @@ pub(in crate::control) struct Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
     Absent,
+    /// On an earlier stream, by this or another replica.
+    Found,
     LeadsTo(ServiceName),
     Unanswered,
 }
@@ -101,6 +105,7 @@ impl Session {
         Self {
             namespace,
             subscriptions: BTreeMap::new(),
+            answered: BTreeMap::new(),
             unknown: Vec::new(),
             has: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -132,10 +137,7 @@ impl Session {
             if known.len() > KNOWN {
                 return Err(Fault(format!("more than {KNOWN} resources are known")));
             }
-            self.has = known
-                .into_iter()
-                .map(|(name, version)| (name.into(), version.into()))
-                .collect();
+            self.knows(known);
         }
         if !request.response_nonce.is_empty() {
             self.acknowledged(&request.response_nonce, request.error_detail);
@@ -154,12 +156,31 @@ impl Session {
             match Subscription::parse(&name) {
                 // Asked for again, it is answered again.
                 Ok(subscription) => {
-                    drop(self.subscriptions.insert(subscription, Answer::Unanswered))
+                    let answer = self.answered.remove(&subscription);
+                    let answer = answer.unwrap_or(Answer::Unanswered);
+                    self.subscriptions.insert(subscription, answer);
                 }
                 Err(_) => self.unknown.push(name),
             }
         }
         Ok(())
+    }
+
+    /// Notes what it has from an earlier stream, and how its subscriptions were answered there.
+    fn knows(&mut self, known: impl IntoIterator<Item = (String, String)>) {
+        for (name, version) in known {
+            match (Subscription::parse(&name), version.as_str()) {
+                (Ok(subscription), FOUND) => {
+                    self.answered.insert(subscription, Answer::Found);
+                }
+                (Ok(subscription), ABSENT) => {
+                    self.answered.insert(subscription, Answer::Absent);
+                }
+                _ => {
+                    self.has.insert(name.into(), version.into());
+                }
+            }
+        }
     }
 
     fn acknowledged(&mut self, nonce: &str, error: Option<Status>) {
@@ -265,14 +286,16 @@ impl Session {
                 Some((of, name)) => (Answer::LeadsTo(name), Some(Arc::clone(&of.itself.name))),
                 None => (Answer::Absent, None),
             };
-            if *answer != now {
+            // A subscriber that was answered has no use for which Service it is.
+            let known = *answer == Answer::Found && now != Answer::Absent;
+            if *answer != now && !known {
                 let said = match by {
                     Some(by) => answers.by.entry(by).or_default(),
                     None => &mut answers.absent,
                 };
                 said.push(subscription.to_string());
-                *answer = now;
             }
+            *answer = now;
         }
         (direct, answers)
     }
