@@ -28,6 +28,8 @@
 pub mod control;
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(feature = "embed")]
+pub mod embed;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(feature = "kubernetes")]

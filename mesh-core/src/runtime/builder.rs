@@ -168,6 +168,16 @@ impl MeshBuilder<WantsWorkload> {
 }
 
 impl MeshBuilder<WantsNothing> {
+    /// The identities that were given, for a source that connects as this process.
+    pub fn identities(&self) -> &IdentityReader {
+        &self.state.0
+    }
+
+    /// The workload that was given.
+    pub fn workload_of(&self) -> &Workload {
+        self.state.1.local.workload()
+    }
+
     /// The namespace whose policies govern all namespaces.
     pub fn mesh_namespace(mut self, namespace: Namespace) -> Self {
         self.state.1.mesh_namespace = Some(namespace);
@@ -419,6 +429,11 @@ impl<S> MeshBuilder<S> {
     pub fn crypto(mut self, crypto: Crypto) -> Self {
         self.parts.crypto = Some(crypto);
         self
+    }
+
+    /// The cryptography that was given, or that of the enabled feature; `None` if there is neither.
+    pub fn cryptography(&self) -> Option<&Crypto> {
+        self.parts.crypto.as_ref()
     }
 
     /// The bounds of the data path.
