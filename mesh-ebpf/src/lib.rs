@@ -1,7 +1,7 @@
 //! The kernel side of the inmesh service mesh.
 //!
-//! For now this crate answers one question, [`probe()`]: which of the features that a kernel
-//! datapath builds on does this machine offer, and what follows where one is missing?
+//! [`redirect`] has the kernel hand a Pod's connections to its sidecar. [`probe()`] answers which of the
+//! features that a kernel datapath builds on this machine offers, and what follows where one is missing.
 //!
 //! ```
 //! let report = inmesh_ebpf::probe();
@@ -13,11 +13,12 @@
 //! }
 //! ```
 //!
-//! Nothing is attached, pinned or left behind: each probe loads the smallest program or map of its
+//! A probe attaches, pins and leaves behind nothing: it loads the smallest program or map of each
 //! kind and closes it at once. It needs no privilege; what it cannot find out without one is
 //! [`Status::Unknown`] and says which.
 
 mod probe;
+pub mod redirect;
 #[cfg(target_os = "linux")]
 mod sys;
 
