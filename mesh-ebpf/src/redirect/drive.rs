@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::RedirectError;
 use super::answer::{Answer, answers, attribute, text};
+use super::applied::Applied;
+use super::error::RedirectError;
 use super::message::{self, BEGIN, Batch, NEW_RULE};
 
 /// A kernel that loads its modules first answers in a second or so; nothing waits for ever.
@@ -38,8 +39,8 @@ pub(super) fn send(batch: Batch) -> Result<(), RedirectError> {
     }
 }
 
-/// The chain and the expressions of each rule of a table, if there is one.
-pub(super) fn read(table: &str) -> Result<Option<Vec<(String, Vec<u8>)>>, RedirectError> {
+/// The rules of a table, if there is one.
+pub(super) fn read(table: &str) -> Result<Option<Applied>, RedirectError> {
     let socket = open()?;
     write(&socket, &message::get_table(table))?;
     let bytes = read_once(&socket)?;
@@ -56,7 +57,7 @@ pub(super) fn read(table: &str) -> Result<Option<Vec<(String, Vec<u8>)>>, Redire
         }
     }
     write(&socket, &message::get_rules(table))?;
-    let mut rules = Vec::new();
+    let mut rules = Applied::default();
     loop {
         let bytes = read_once(&socket)?;
         for answer in answers(&bytes).ok_or_else(malformed)? {
@@ -76,7 +77,7 @@ pub(super) fn read(table: &str) -> Result<Option<Vec<(String, Vec<u8>)>>, Redire
                     }
                     let chain = attribute(attributes, 2).map(text).unwrap_or_default();
                     let expressions = attribute(attributes, 4).unwrap_or_default();
-                    rules.push((chain, expressions.to_vec()));
+                    rules.push(chain, expressions);
                 }
                 _ => {}
             }
@@ -126,7 +127,7 @@ fn malformed() -> RedirectError {
 }
 
 /// What an `errno` means, by the message that it answers.
-fn refused(sequence: u32, what: String, errno: i32) -> RedirectError {
+pub(super) fn refused(sequence: u32, what: String, errno: i32) -> RedirectError {
     let source = io::Error::from_raw_os_error(errno);
     match errno {
         libc::EPERM | libc::EACCES => RedirectError::Denied,

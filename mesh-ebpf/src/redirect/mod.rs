@@ -26,6 +26,7 @@
 
 #[cfg(target_os = "linux")]
 mod answer;
+mod applied;
 #[cfg(target_os = "linux")]
 mod drive;
 mod error;
@@ -35,36 +36,11 @@ mod options;
 mod plan;
 
 #[cfg(target_os = "linux")]
-use plan::chains;
+use plan::{TABLE, chains};
 
+pub use applied::Applied;
 pub use error::RedirectError;
 pub use options::{Invalid, Network, Options, Redirect};
-
-/// The table, which holds these rules and nothing else.
-const TABLE: &str = "inmesh";
-
-/// The rules that the kernel has, as it shows them: two that are equal have the same effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
-    /// Each rule: its chain, and its expressions as the kernel writes them.
-    rules: Vec<(String, Vec<u8>)>,
-}
-
-// === impl Applied ===
-
-impl Applied {
-    /// How many rules there are.
-    ///
-    /// ```no_run
-    /// let applied = inmesh_ebpf::redirect::applied()?;
-    /// println!("{} rules", applied.map_or(0, |applied| applied.rules()));
-    /// # Ok::<(), inmesh_ebpf::redirect::RedirectError>(())
-    /// ```
-    #[must_use]
-    pub fn rules(&self) -> usize {
-        self.rules.len()
-    }
-}
 
 /// Has the kernel redirect, in the network namespace of this thread.
 ///
@@ -129,7 +105,7 @@ pub fn remove() -> Result<(), RedirectError> {
 pub fn applied() -> Result<Option<Applied>, RedirectError> {
     #[cfg(target_os = "linux")]
     {
-        drive::read(TABLE).map(|rules| rules.map(|rules| Applied { rules }))
+        drive::read(TABLE)
     }
     #[cfg(not(target_os = "linux"))]
     {

@@ -27,9 +27,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::TABLE;
 use super::options::{Network, Redirect};
 
+/// The table, which holds these rules and nothing else.
+pub(super) const TABLE: &str = "inmesh";
 /// The interface by which a process reaches the addresses of its own network namespace.
 pub(super) const LOOPBACK: &str = "lo";
 /// Before a packet's way is chosen: that of other NAT of destinations (`NF_IP_PRI_NAT_DST`).

@@ -133,6 +133,7 @@ mod bytes {
     use std::fmt::Write as _;
 
     use super::super::answer::{Answer, answers, attribute, text};
+    use super::super::drive::refused;
     use super::super::message;
     use super::super::plan::chains;
     use super::*;
@@ -331,6 +332,25 @@ mod bytes {
         });
         let bytes = message::replace(TABLE, &chains(&redirect)).bytes.len();
         assert!((60_000..200_000).contains(&bytes), "{bytes}");
+    }
+
+    /// An `errno` means what the message that it answers was about.
+    #[test]
+    fn a_refusal_says_what_is_missing() {
+        let cases = [
+            (0, libc::EPERM, "CAP_NET_ADMIN"),
+            (5, libc::EPERM, "CAP_NET_ADMIN"),
+            (0, libc::EOPNOTSUPP, "this kernel has no nf_tables"),
+            (0, libc::EINVAL, "this kernel has no nf_tables"),
+            (5, libc::ENOENT, "lacks a part of nf_tables, for a rule"),
+            (5, libc::EOPNOTSUPP, "lacks a part of nf_tables, for a rule"),
+            (5, libc::EINVAL, "the kernel refused a rule"),
+            (5, libc::ENOMEM, "the kernel refused a rule"),
+        ];
+        for (sequence, errno, said) in cases {
+            let refused = refused(sequence, "a rule".to_owned(), errno);
+            assert!(refused.to_string().contains(said), "{errno}: {refused}");
+        }
     }
 
     #[test]

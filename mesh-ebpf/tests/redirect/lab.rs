@@ -181,7 +181,7 @@ impl Arrived {
 /// A connection that a process of this user has opened.
 pub(crate) fn connect(user: u32, to: &str) -> Socket {
     let to: SocketAddr = to.parse().expect("an address");
-    // The user of this thread alone: a socket belongs to whoever made it.
+    // The user of this thread alone: a socket is of the user that made it.
     let before = setfsuid(Uid::from_raw(user));
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None);
     setfsuid(before);
