@@ -23,6 +23,7 @@ use super::app::{App, Served};
 use super::call::Call;
 use super::exchange::{Held, Ledger, Pending};
 use super::first::{FirstWord, first_word};
+use super::own::Own;
 use super::permit::Inbound;
 use super::serve::{self, Connection};
 use super::standing::Asked;
@@ -54,6 +55,8 @@ pub(super) struct InboundStack<A> {
     pub(super) speaks_first: Arc<AtomicBool>,
     /// The proxies in front of it, where each connection begins with a PROXY header.
     pub(super) proxies: Option<TrustedProxies>,
+    /// What callers may not choose, where they choose a port.
+    pub(super) own: Option<Own>,
 }
 
 /// A caller's connection after its handshake.
@@ -134,6 +137,9 @@ impl<A: App> InboundStack<A> {
         let Ok(original) = stream.original_destination() else {
             return;
         };
+        if let Some(port) = self.own.as_ref().and_then(|own| own.port(original)) {
+            return self.led_back(from, port);
+        }
         stream.shares(share.clone());
         let mut ends = Ends::new(from, original);
         if let Some(proxies) = &self.proxies {
@@ -218,6 +224,21 @@ impl<A: App> InboundStack<A> {
         let workload = self.inbound.tls.local().shown();
         let recorder = &shared.recorder;
         recorder.refused(Direction::Inbound, workload, from, id, reason, &error);
+    }
+
+    /// Records a connection that leads to this process itself.
+    #[cold]
+    fn led_back(&self, from: SocketAddr, port: u16) {
+        let shared = &self.inbound.shared;
+        let detail = format!("port {port} is the agent's own: no application is looked for there");
+        let error = Error::new(Reason::NoRoute, detail);
+        let reason = error.reason().as_str();
+        if let Some(left_out) = shared.strangers.admit(reason, shared.clock.now()) {
+            tracing::warn!(%from, reason, left_out, "connection refused: {error}");
+        }
+        let workload = self.inbound.tls.local().shown();
+        let recorder = &shared.recorder;
+        recorder.refused(Direction::Inbound, workload, from, None, reason, &error);
     }
 
     fn too_many(&self, id: Option<&SpiffeId>) -> Error {

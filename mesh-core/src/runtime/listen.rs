@@ -57,6 +57,9 @@ pub struct InboundListener {
     pub proxies: Option<TrustedProxies>,
     /// How each connection to the application begins with the address of its caller, if it does.
     pub to_app: Option<ProxyVersion>,
+    /// Ports of this process itself, at which no application is looked for where the caller's port says
+    /// where it is.
+    pub own_ports: Vec<u16>,
 }
 
 /// Where an application listens, as a function of the address that its caller connected to.
@@ -65,7 +68,8 @@ pub struct InboundListener {
 pub enum Application {
     /// Always at this address.
     At(SocketAddr),
-    /// At this IP address, at the port that the caller connected to.
+    /// At this IP address, at the port that the caller connected to, which is the one before a redirection
+    /// (`mesh capture`). A caller that would be led back to the listener is refused.
     SamePort(IpAddr),
 }
 
@@ -182,7 +186,25 @@ impl InboundListener {
             probes: Vec::new(),
             proxies: None,
             to_app: None,
+            own_ports: Vec::new(),
         }
+    }
+
+    /// The same listener that knows the ports of this process itself: a caller that connected to one of
+    /// them is refused where its port says where the application is ([`Application::SamePort`]), since what
+    /// listens there on loopback is meant for this host alone.
+    ///
+    /// ```
+    /// use inmesh_core::model::AppProtocol;
+    /// use inmesh_core::runtime::{Application, InboundListener};
+    /// let app = Application::SamePort(std::net::Ipv4Addr::LOCALHOST.into());
+    /// let listener = InboundListener::new(app, AppProtocol::Detect).beside([15_000]);
+    /// assert_eq!(listener.own_ports, [15_000]);
+    /// ```
+    #[must_use]
+    pub fn beside(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.own_ports = ports.into_iter().collect();
+        self
     }
 
     /// The same listener that serves plaintext peers too, without an identity.

@@ -19,6 +19,7 @@ use super::inbound::InboundStack;
 use super::limits::Limits;
 use super::listen::{InboundListener, OutboundListener};
 use super::outbound::Outbound;
+use super::own::Own;
 use super::permit::Inbound;
 use super::shared::Shared;
 use super::status::{Status, not_ready};
@@ -195,6 +196,7 @@ impl Mesh {
             probes: Arc::new([]),
             speaks_first: Arc::default(),
             proxies,
+            own: None,
         };
         Arc::new(stack).listen(listener).await;
     }
@@ -218,6 +220,7 @@ impl Mesh {
             strict: to.strict,
             probes: seen_probes(shared.paths, to.probes.iter().map(|path| &**path)),
             speaks_first: Arc::default(),
+            own: Own::of(&to, listener.local_addr().ok()),
             proxies: to.proxies,
         };
         Arc::new(stack).listen(listener).await;

@@ -35,6 +35,7 @@ mod mesh;
 mod mirror;
 mod opaque;
 mod outbound;
+mod own;
 mod pace;
 mod permit;
 mod proxied;

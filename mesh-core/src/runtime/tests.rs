@@ -321,6 +321,7 @@ mod whole {
             probes: Arc::new([]),
             speaks_first: Arc::default(),
             proxies: None,
+            own: None,
         });
         let accepted = stack.connection(tcp().await?, ([127, 0, 0, 1], 1).into(), None);
         size("accepted", size_of_val(&accepted), BOUND_ACCEPTED);

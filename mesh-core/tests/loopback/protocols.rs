@@ -1,6 +1,7 @@
 //! The declared protocol holds, whatever a peer offers; and where a connection was meant to go.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ::http::{Request, Response, StatusCode};
 use inmesh_core::Body;
@@ -15,7 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsConnector, client};
 use tower::service_fn;
 
-use crate::support::{Pair, Result, for_cart, get, h1, origin, serve_outbound, soon, tell, text};
+use crate::support::{
+    Pair, Result, Seen, for_cart, get, h1, origin, serve_outbound, soon, tell, text,
+};
 
 /// A connection of `web` to an inbound listener, with an ALPN of its choice.
 async fn offer(
@@ -216,5 +219,35 @@ async fn an_application_is_found_by_the_port_that_was_asked_for() -> Result {
     web.ready().await;
     let answer = web.client().send(get("http://cart/x")).await;
     assert_eq!(text(answer).await?, "GET /x HTTP/1.1 0");
+    Ok(())
+}
+
+/// A caller whose port would lead back to the listener, or to another port of this process, is refused
+/// before its handshake, and the application sees no byte.
+#[tokio::test]
+async fn no_caller_is_led_to_a_port_of_the_process_itself() -> Result {
+    let world = World::new()?;
+    for (app, beside) in [("127.0.0.1", false), ("127.0.0.3", true)] {
+        let seen = Seen::new();
+        let exchanges = Arc::clone(&seen) as _;
+        let cart = world.mesh("cart")?.exchanges(exchanges).start()?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let inbound = listener.local_addr()?;
+        let app = Application::SamePort(app.parse()?);
+        let own = beside.then_some(inbound.port());
+        let to = InboundListener::new(app, AppProtocol::Http1)
+            .permissive()
+            .beside(own);
+        tokio::spawn(async move { cart.serve_behind(listener, to).await });
+        let mut stream = TcpStream::connect(inbound).await?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n")
+            .await?;
+        let mut rest = Vec::new();
+        let _reset = soon(stream.read_to_end(&mut rest)).await?;
+        assert!(rest.is_empty(), "{rest:?}");
+        let record = seen.one(|x| x.reason.is_some()).await?;
+        assert_eq!(record.reason, Some(inmesh_core::Reason::NoRoute));
+    }
     Ok(())
 }
