@@ -1,11 +1,11 @@
 //! The listeners of the agent's file.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use inmesh_core::accept::proxy::TrustedProxies;
 use inmesh_core::authorize::canonical_path;
 use inmesh_core::model::{AppProtocol, IpBlock, Namespace, ProxyVersion, ServiceName};
-use inmesh_core::runtime::{InboundListener, Listen, OutboundListener};
+use inmesh_core::runtime::{Application, InboundListener, Listen, OutboundListener, Target};
 use inmesh_discovery::manifest::strict::{Fields, Value};
 
 use super::Listener;
@@ -38,14 +38,22 @@ pub(super) fn listener(
             return None;
         }
     };
-    Some(Listener {
-        bind: bind?,
-        listen,
-    })
+    let bind = bind?;
+    if let Listen::Outbound(to) = &listen
+        && to.target == Target::OriginalAddress
+        && !bind.ip().is_loopback()
+    {
+        whole.refuse(
+            "a captured listener is bound to 127.0.0.1 or ::1, where redirected connections arrive: any \
+             other address would serve clients outside this host",
+        );
+        return None;
+    }
+    Some(Listener { bind, listen })
 }
 
 fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<InboundListener> {
-    let app = fields.need("app").and_then(|v| v.parsed::<SocketAddr>());
+    let app = fields.need("app").and_then(|v| application(&v));
     let protocol = protocol(fields);
     let own = optional(fields, "peers", |v| v.choice(&["strict", "permissive"]));
     let proxied = optional(fields, "proxyProtocol", |v| proxied(&v, true));
@@ -71,6 +79,21 @@ fn inbound(fields: &mut Fields<'_>, peers: Option<&'static str>) -> Option<Inbou
     Some(inbound)
 }
 
+/// An address and port, or a loopback address alone: the application is at the port of its caller.
+fn application(value: &Value<'_>) -> Option<Application> {
+    let Ok(ip) = value.text()?.parse::<IpAddr>() else {
+        return Some(Application::At(value.parsed::<SocketAddr>()?));
+    };
+    if ip.to_canonical().is_loopback() {
+        return Some(Application::SamePort(ip));
+    }
+    value.refuse(
+        "an address without a port is 127.0.0.1 or ::1: a connection to an address of this host is \
+         redirected to the listener again",
+    );
+    None
+}
+
 fn outbound(fields: &mut Fields<'_>, own: Option<&Namespace>) -> Option<OutboundListener> {
     let whole = fields.whole().clone();
     let protocol = protocol(fields);
@@ -88,14 +111,22 @@ fn outbound(fields: &mut Fields<'_>, own: Option<&Namespace>) -> Option<Outbound
             ))
         })
     });
+    let captured = optional(fields, "captured", |v| v.boolean());
     let protocol = protocol?;
-    let mut outbound = match service? {
-        Some((service, port)) => OutboundListener::to(service, port, protocol),
-        None if protocol == AppProtocol::Tcp => {
-            whole.refuse("a listener of opaque bytes must name its service");
+    let mut outbound = match (service?, captured?.unwrap_or(false)) {
+        (Some(_), true) => {
+            whole.refuse(
+                "has one of service and captured: a captured connection says where it goes",
+            );
             return None;
         }
-        None => OutboundListener::by_authority(protocol),
+        (Some((service, port)), false) => OutboundListener::to(service, port, protocol),
+        (None, true) => OutboundListener::by_original_address(protocol),
+        (None, false) if protocol == AppProtocol::Tcp => {
+            whole.refuse("a listener of opaque bytes must name its service, or be captured");
+            return None;
+        }
+        (None, false) => OutboundListener::by_authority(protocol),
     };
     outbound.proxies = proxied?.and_then(|proxied| proxied.proxies);
     Some(outbound)

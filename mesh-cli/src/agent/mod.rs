@@ -171,6 +171,19 @@ impl Default for StaleAfter {
 // === impl Agent ===
 
 impl Agent {
+    /// The ports that it binds itself.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let listeners = self.listeners.iter().map(|listener| listener.bind);
+        let bundles = self.federation.iter().filter_map(|f| f.endpoint.as_ref());
+        let plane = self.followed.control_plane.iter().map(|plane| plane.bind);
+        let pages = self.admin.into_iter().chain(bundles.map(|e| e.bind));
+        listeners
+            .chain(pages)
+            .chain(plane)
+            .map(|at| at.port())
+            .collect()
+    }
+
     /// The trust domain that it will be of, where its file says so; else its source of identity does.
     pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
         match &self.identity {

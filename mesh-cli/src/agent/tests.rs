@@ -582,6 +582,26 @@ fn everything_else_is_refused_with_its_place() {
         ),
         (
             "outbound: {appProtocol: http}",
+            "outbound: {captured: true, service: {name: cart, port: 80}}",
+            "15: listeners[1].outbound: has one of service and captured",
+        ),
+        (
+            "bind: 127.0.0.1:8081\n  outbound: {appProtocol: http}",
+            "bind: 0.0.0.0:8081\n  outbound: {captured: true}",
+            "14: listeners[1]: a captured listener is bound to 127.0.0.1 or ::1",
+        ),
+        (
+            "'127.0.0.1:9090'",
+            "10.1.0.2",
+            "13: listeners[0].inbound.app: an address without a port is 127.0.0.1 or ::1",
+        ),
+        (
+            "'127.0.0.1:9090'",
+            "0.0.0.0",
+            "13: listeners[0].inbound.app: an address without a port is 127.0.0.1 or ::1",
+        ),
+        (
+            "outbound: {appProtocol: http}",
             "outbound: {service: {name: cart}}",
             "15: listeners[1].outbound.service.port: ",
         ),
@@ -619,6 +639,42 @@ fn everything_else_is_refused_with_its_place() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Where a captured connection leads is what it was opened to, either way.
+#[test]
+fn listeners_of_captured_connections_are_led_by_their_address() {
+    for (app, shown) in [
+        ("127.0.0.1", "inbound to 127.0.0.1 at the same port"),
+        ("'::1'", "inbound to ::1 at the same port"),
+    ] {
+        let text = GOOD.replace("'127.0.0.1:9090'", app).replace(
+            "outbound: {appProtocol: http}",
+            "outbound: {captured: true, appProtocol: tcp}",
+        );
+        let agent = good(&text);
+        let leads: Vec<_> = agent
+            .listeners
+            .iter()
+            .map(|l| l.listen.to_string())
+            .collect();
+        assert!(leads[0].starts_with(shown), "{leads:?}");
+        assert_eq!(leads[1], "outbound by original address, tcp");
+        // No caller chooses these.
+        assert_eq!(agent.ports(), [8_080, 8_081, 15_000]);
+        let settings = document(&agent);
+        assert_eq!(
+            settings["listeners"][0]["inbound"]["app"],
+            app.trim_matches('\'')
+        );
+        assert_eq!(settings["listeners"][1]["outbound"]["captured"], true);
+    }
+    let text = GOOD.replace(
+        "outbound: {appProtocol: http}",
+        "outbound: {captured: false}",
+    );
+    let leads = good(&text).listeners.swap_remove(1).listen.to_string();
+    assert_eq!(leads, "outbound by authority, detect");
 }
 
 #[test]

@@ -243,6 +243,7 @@ fn protocol(protocol: AppProtocol) -> Value {
 fn inbound(to: &InboundListener) -> Value {
     let app = match to.app {
         Application::At(address) => json!(address),
+        Application::SamePort(ip) => json!(ip),
         // The agent's file has no other.
         _ => Value::Null,
     };
@@ -278,8 +279,13 @@ fn outbound(to: &OutboundListener) -> Value {
         }),
         _ => Value::Null,
     };
+    let captured = match to.target {
+        Target::OriginalAddress => true.into(),
+        _ => Value::Null,
+    };
     object([
         ("appProtocol", protocol(to.protocol)),
+        ("captured", captured),
         ("service", service),
         ("proxyProtocol", proxied(to.proxies.as_ref(), None)),
     ])

@@ -112,8 +112,13 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
     let mut signals = Signals::new()?;
     tokio::spawn(agent::watch(dir.clone(), agent::text(&dir)));
     let mut sockets = Vec::new();
+    let own = agent.ports();
     for listener in &agent.listeners {
-        sockets.push((bind(listener.bind).await?, listener.listen.clone()));
+        let listen = match listener.listen.clone() {
+            Listen::Inbound(to) => Listen::Inbound(to.beside(own.iter().copied())),
+            listen => listen,
+        };
+        sockets.push((bind(listener.bind).await?, listen));
     }
     let admin = match agent.admin {
         Some(address) => Some(bind(address).await?),
