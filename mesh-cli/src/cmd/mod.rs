@@ -2,6 +2,7 @@
 
 mod ca;
 mod capabilities;
+mod capture;
 mod cert;
 mod check_kernel;
 mod completions;
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Ca(ca::Ca),
     /// Say what becomes of each field of each kind of document.
     Capabilities(capabilities::Capabilities),
+    Capture(capture::Capture),
     #[command(subcommand)]
     Cert(cert::Cert),
     /// Print a completion script for a shell.
@@ -77,6 +79,7 @@ impl Command {
         match self {
             Self::Ca(ca) => ca.run(),
             Self::Capabilities(capabilities) => capabilities.run(),
+            Self::Capture(capture) => capture.run(),
             Self::Cert(cert) => cert.run(),
             Self::Completions(completions) => completions.run(),
             Self::Config(config) => config.run(),
