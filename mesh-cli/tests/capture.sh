@@ -14,7 +14,8 @@ fails() { ! "$@"; }
 step 'two Pods with a link between them'
 unshare -n sleep 600 & cart=$!
 in_cart() { nsenter -t "$cart" -n "$@"; }
-until [[ $(readlink "/proc/$cart/ns/net") != $(readlink /proc/self/ns/net) ]]; do :; done
+here=$(readlink /proc/self/ns/net)
+until there=$(readlink "/proc/$cart/ns/net") && [[ $there != "$here" ]]; do :; done
 ip link add eth0 type veth peer name eth0 netns "$cart"
 pod() { # number, how
     local n=$1

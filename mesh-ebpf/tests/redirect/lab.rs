@@ -20,7 +20,8 @@ pub(crate) struct Peer {
     work: mpsc::Sender<Box<dyn FnOnce() + Send>>,
 }
 
-/// A listener for both families.
+/// A listener. Each port has one for a whole test: after it is closed, a process that another test is about
+/// to start may hold it for a moment.
 pub(crate) struct Listener(Socket);
 
 /// A connection that has arrived.
@@ -132,8 +133,6 @@ impl Listener {
             let both = address.ip() == Ipv6Addr::UNSPECIFIED;
             socket.set_only_v6(!both).expect("an option");
         }
-        // What was accepted before may rest in TIME-WAIT.
-        socket.set_reuse_address(true).expect("an option");
         socket.bind(&address.into()).expect("a free address");
         socket.listen(16).expect("it listens");
         socket.set_read_timeout(Some(PATIENCE)).expect("an option");

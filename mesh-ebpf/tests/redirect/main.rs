@@ -61,6 +61,8 @@ fn what_applications_open_arrives_at_the_outbound_port() {
 fn what_is_excluded_goes_straight() {
     in_pod(|peer| {
         apply(&redirect()).expect("it is applied");
+        let listeners = [80, 5_432, 15_001];
+        let listeners = peer.run(move || listeners.map(|port| (port, Listener::on(port))));
         for (user, to) in [
             (SIDECAR, "10.96.0.10:80"),
             (SIDECAR, "[fd96::10]:80"),
@@ -72,8 +74,9 @@ fn what_is_excluded_goes_straight() {
             (APP, "[fd09:7fff::1]:80"),
         ] {
             let to = address(to);
-            let listener = peer.run(move || Listener::on(to.port()));
             let client = connect(user, &to.to_string());
+            let of_port = listeners.iter().find(|(port, _)| *port == to.port());
+            let (_, listener) = of_port.expect("a listener of this port");
             let arrived = listener.accept().of(&client);
             assert_eq!((arrived.local, arrived.original), (to, None), "{user}");
         }
@@ -139,6 +142,7 @@ fn what_arrives_from_outside_arrives_at_the_inbound_port() {
             assert_eq!(arrived.original, Some(address(to)));
         }
         // Ports that are excluded, and those of the listeners.
+        let (probes, outbound) = (Listener::on(15_020), Listener::on(15_001));
         for to in [
             "10.1.0.2:15020",
             "[fd01::2]:15020",
@@ -146,9 +150,13 @@ fn what_arrives_from_outside_arrives_at_the_inbound_port() {
             "10.1.0.2:15006",
         ] {
             let to = address(to);
-            let own = (to.port() != 15_006).then(|| Listener::on(to.port()));
             let client = peer.run(move || connect(ROOT, &to.to_string()));
-            let arrived = own.as_ref().unwrap_or(&inbound).accept().of(&client);
+            let listener = match to.port() {
+                15_001 => &outbound,
+                15_020 => &probes,
+                _ => &inbound,
+            };
+            let arrived = listener.accept().of(&client);
             assert_eq!((arrived.local, arrived.original), (to, None));
         }
     });
@@ -158,14 +166,11 @@ fn what_arrives_from_outside_arrives_at_the_inbound_port() {
 fn udp_is_not_redirected() {
     in_pod(|peer| {
         apply(&redirect()).expect("it is applied");
-        for (at, to) in [
-            ("0.0.0.0:53", "10.96.0.10:53"),
-            ("[::]:53", "[fd96::10]:53"),
-        ] {
-            let server = peer.run(move || UdpSocket::bind(at).expect("a free port"));
-            let patience = Some(Duration::from_secs(20));
-            server.set_read_timeout(patience).expect("an option");
-            let client = UdpSocket::bind(at.replace(":53", ":0")).expect("a free port");
+        let server = peer.run(|| UdpSocket::bind("[::]:53").expect("a free port"));
+        let patience = Some(Duration::from_secs(20));
+        server.set_read_timeout(patience).expect("an option");
+        for (from, to) in [("0.0.0.0:0", "10.96.0.10:53"), ("[::]:0", "[fd96::10]:53")] {
+            let client = UdpSocket::bind(from).expect("a free port");
             client.send_to(b"query", to).expect("it is sent");
             let mut heard = [0; 16];
             assert_eq!(server.recv(&mut heard).expect(to), 5);
