@@ -32,6 +32,7 @@ pub mod dns;
 pub mod embed;
 #[cfg(feature = "file")]
 pub mod file;
+pub mod inject;
 #[cfg(feature = "kubernetes")]
 pub mod kube;
 pub mod manifest;

@@ -13,6 +13,7 @@ mod demo;
 mod diff;
 mod drain;
 mod explain;
+mod inject;
 mod log;
 mod man;
 mod proxy;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Drain(drain::Drain),
     /// Say what would become of a request, and why.
     Explain(explain::Explain),
+    /// Put the mesh beside the Pods of documents.
+    Inject(inject::Inject),
     /// Say what this kernel offers to the datapath that is to come.
     Kernel(check_kernel::Kernel),
     /// Set what a running agent logs.
@@ -89,6 +92,7 @@ impl Command {
             Self::Diff(diff) => diff.run(),
             Self::Drain(drain) => drain.run(),
             Self::Explain(explain) => explain.run(),
+            Self::Inject(inject) => inject.run(),
             Self::Kernel(kernel) => kernel.run(),
             Self::Log(log) => log.run(),
             Self::Man(man) => man.run(),

@@ -61,6 +61,9 @@ pub(crate) struct Status {
     /// Wait until the agent is ready, for this long at most, e.g. 30s.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
+    /// Print nothing, and exit 0 if the agent is ready, 1 if not: for a probe.
+    #[arg(long, conflicts_with_all = ["json", "wait", "watch"])]
+    ready: bool,
     /// Print it again every 2 s, until it is interrupted.
     #[arg(long, conflicts_with = "wait")]
     watch: bool,
@@ -69,6 +72,13 @@ pub(crate) struct Status {
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         super::runtime(None)?.block_on(async {
+            if self.ready {
+                let ready = self.ask().await?["ready"] == true;
+                return Ok(match ready {
+                    true => ExitCode::SUCCESS,
+                    false => ExitCode::FAILURE,
+                });
+            }
             if self.watch {
                 let ask = async || self.ask().await;
                 return Err(watch(ask, |answer| self.show(answer)).await);

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use inmesh_core::model::Namespace;
+use serde_json::Value as Json;
 
 use super::Document;
 use super::scalar::Scalar;
@@ -129,4 +130,33 @@ fn text(text: &str, out: &mut String) {
         }
     }
     out.push('"');
+}
+
+impl Document {
+    /// What it says, as an API server has it; a number that JSON has no form for is null.
+    #[must_use]
+    pub fn to_value(&self) -> Json {
+        value_of(&self.root)
+    }
+}
+
+fn value_of(node: &Node) -> Json {
+    match &node.data {
+        Data::List(items) => items.iter().map(value_of).collect(),
+        Data::Map(fields) => {
+            let fields = fields
+                .iter()
+                .map(|(name, node)| (name.to_string(), value_of(node)));
+            Json::Object(fields.collect())
+        }
+        Data::Null => Json::Null,
+        Data::Text(text) => Json::from(&**text),
+        Data::Plain(plain) => match Scalar::of(plain) {
+            Scalar::Boolean(boolean) => boolean.into(),
+            Scalar::Float(float) => float.into(),
+            Scalar::Integer(integer) => integer.into(),
+            Scalar::Null => Json::Null,
+            Scalar::Text => Json::from(&**plain),
+        },
+    }
 }
