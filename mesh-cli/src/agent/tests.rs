@@ -969,3 +969,27 @@ fn proxy_headers_from_nowhere_or_of_no_use_are_refused() {
         assert!(found, "{said}: {problems:#?}");
     }
 }
+
+/// The file that is put beside a Pod is one that its agent reads.
+#[test]
+fn the_agent_beside_a_pod_reads_its_file() {
+    use inmesh_discovery::inject::{Injected, Sidecar, inject};
+
+    let sidecar = Sidecar::new("mesh:dev", "cluster.local".parse().expect("a trust domain"));
+    let mut pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "cart-1", "namespace": "shop", "labels": {"app": "cart"}},
+        "spec": {"serviceAccountName": "cart", "containers": [{
+            "name": "app", "image": "cart", "readinessProbe": {"httpGet": {"path": "/healthz", "port": 80}},
+        }]},
+    });
+    let namespace = Namespace::new("default").expect("a name");
+    assert_eq!(inject(&mut pod, &sidecar, &namespace), Ok(Injected::Added));
+    let file = pod["metadata"]["annotations"]["inmesh.dev/agent"]
+        .as_str()
+        .expect("a text");
+    let agent = good(file);
+    assert_eq!(agent.workload.to_string(), "shop/cart");
+    assert_eq!(agent.listeners.len(), 3);
+    assert!(agent.followed.control.is_some() && agent.followed.kubernetes.is_none());
+}

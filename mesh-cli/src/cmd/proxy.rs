@@ -4,6 +4,7 @@
 //! are served at once, the listeners once there is an identity and the documents are read. It runs
 //! until a signal: the first drains, a second ends at once.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use inmesh_core::Mesh;
 use inmesh_core::model::Workload;
-use inmesh_core::runtime::{Admin, Limits, Listen, LogLevel, MeshBuilder, WantsNothing};
+use inmesh_core::runtime::{Admin, Limits, Listen, LogLevel, MeshBuilder, Target, WantsNothing};
 use inmesh_discovery::control::ControlPlane;
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file;
@@ -30,7 +31,7 @@ use inmesh_pki::workload_api::server::Socket;
 use inmesh_pki::{CertificateDer, Crypto};
 use tokio::net::TcpListener;
 
-use crate::agent::{self, AccessLogTo, Agent, Identity, LogTo};
+use crate::agent::{self, AccessLogTo, Agent, Identity, Listener, LogTo};
 use crate::beside::Beside;
 use crate::federation::Opened;
 use crate::log_file::Reopen;
@@ -111,15 +112,7 @@ fn keep_within(limits: &mut Limits) {
 async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tokio::spawn(agent::watch(dir.clone(), agent::text(&dir)));
-    let mut sockets = Vec::new();
-    let own = agent.ports();
-    for listener in &agent.listeners {
-        let listen = match listener.listen.clone() {
-            Listen::Inbound(to) => Listen::Inbound(to.beside(own.iter().copied())),
-            listen => listen,
-        };
-        sockets.push((bind(listener.bind).await?, listen));
-    }
+    let sockets = bind_all(&agent).await?;
     let admin = match agent.admin {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -222,6 +215,40 @@ async fn down(mesh: &Mesh, mut signals: Signals, reopen: &impl AsyncFn()) {
             mesh.drain().await;
         }
     }
+}
+
+/// Binds the listeners of an agent.
+async fn bind_all(agent: &Agent) -> anyhow::Result<Vec<(TcpListener, Listen)>> {
+    let mut sockets = Vec::new();
+    let own = agent.ports();
+    for listener in &agent.listeners {
+        let listen = match listener.listen.clone() {
+            Listen::Inbound(to) => Listen::Inbound(to.beside(own.iter().copied())),
+            listen => listen,
+        };
+        match bind(listener.bind).await {
+            Ok(socket) => sockets.push((socket, listen)),
+            Err(error) if is_of_no_use(listener, &error) => {
+                tracing::info!(address = %listener.bind, "this host has no IPv6: nothing is captured there");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
+/// Whether a listener of captured connections has no address here: a Pod may be without IPv6, and its file is
+/// written before that is known.
+fn is_of_no_use(listener: &Listener, error: &anyhow::Error) -> bool {
+    let captured =
+        matches!(&listener.listen, Listen::Outbound(to) if to.target == Target::OriginalAddress);
+    let no_family = error.downcast_ref::<io::Error>().is_some_and(|error| {
+        let without = [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL];
+        error
+            .raw_os_error()
+            .is_some_and(|code| without.contains(&code))
+    });
+    captured && listener.bind.is_ipv6() && no_family
 }
 
 async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

@@ -51,7 +51,9 @@ pub fn inject(
             .map_err(|e| InjectError::new("metadata.namespace", e.to_string()))?,
         None => namespace.clone(),
     };
-    let name = meta["name"].as_str().or(meta["generateName"].as_str());
+    let name = meta["name"]
+        .as_str()
+        .or_else(|| meta["generateName"].as_str());
     let name = name.unwrap_or_default().trim_end_matches('-').to_owned();
     let mut at = &mut *document;
     for field in path {

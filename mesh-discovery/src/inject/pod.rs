@@ -194,7 +194,7 @@ impl Template {
         let spec = &pod["spec"];
         let account = spec["serviceAccountName"]
             .as_str()
-            .or(spec["serviceAccount"].as_str());
+            .or_else(|| spec["serviceAccount"].as_str());
         let labels = pod["metadata"]["labels"]
             .as_object()
             .cloned()
