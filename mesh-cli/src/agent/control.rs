@@ -2,19 +2,32 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use inmesh_core::model::{Namespace, ServiceName};
 use inmesh_discovery::control::{ControlSource, Follow};
+use inmesh_discovery::inject::{Sidecar, review};
 use inmesh_discovery::kube::Lease;
 use inmesh_discovery::manifest::Defaults;
 use inmesh_discovery::manifest::strict::{Fields, Value};
+use inmesh_pki::bundle::federate::{WebCertificate, serve_https};
+use inmesh_pki::clock::SystemClock;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::{Crypto, SpiffeId};
+use tokio::net::TcpListener;
 
+use super::kubernetes::KubernetesConfig;
 use super::optional::optional;
 
 /// The most replicas and Services that are named.
 const MAX: usize = 1_000;
+/// The largest review that is read: an object has 1.5 MiB at most, and a review two of them.
+const MAX_REVIEW: usize = 8 * 1024 * 1024;
 /// The Lease of those that write statuses.
 const LEASE: &str = "mesh-control";
 
@@ -35,6 +48,17 @@ pub(crate) struct ControlPlaneConfig {
     pub(crate) bind: SocketAddr,
     /// Whether what becomes of routes is written into their status.
     pub(crate) write_status: bool,
+    pub(crate) inject: Option<InjectConfig>,
+}
+
+/// A webhook that puts the mesh beside Pods as they are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InjectConfig {
+    pub(crate) bind: SocketAddr,
+    /// What an API server verifies it by.
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) sidecar: Sidecar,
 }
 
 /// Reads `host:port`.
@@ -101,18 +125,65 @@ fn service(v: &Value<'_>, own: Option<&Namespace>) -> Option<ServiceName> {
 }
 
 /// Reads `controlPlane`.
-pub(super) fn control_plane(fields: &mut Fields<'_>, cluster: bool) -> Option<ControlPlaneConfig> {
+pub(super) fn control_plane(
+    fields: &mut Fields<'_>,
+    dir: &Path,
+    cluster: Option<&KubernetesConfig>,
+    own: Option<&Namespace>,
+) -> Option<ControlPlaneConfig> {
     let bind = fields.need("bind").and_then(|v| v.parsed());
     let write_status = optional(fields, "writeStatus", |v| {
         let write = v.boolean()?;
-        if write && !cluster {
+        if write && cluster.is_none() {
             v.refuse("statuses are those of a cluster, and kubernetes is not written");
         }
         Some(write)
     });
+    let inject = optional(fields, "inject", |v| {
+        let Some(cluster) = cluster else {
+            v.refuse("Pods are those of a cluster, and kubernetes is not written");
+            return None;
+        };
+        v.object(|inject| read_inject(inject, dir, cluster, own))
+    });
     Some(ControlPlaneConfig {
         bind: bind?,
-        write_status: write_status?.unwrap_or(cluster),
+        write_status: write_status?.unwrap_or_else(|| cluster.is_some()),
+        inject: inject?,
+    })
+}
+
+fn read_inject(
+    fields: &mut Fields<'_>,
+    dir: &Path,
+    cluster: &KubernetesConfig,
+    own: Option<&Namespace>,
+) -> Option<InjectConfig> {
+    let bind = fields.need("bind").and_then(|v| v.parsed());
+    let mut file = |name: &str| {
+        fields
+            .need(name)
+            .and_then(|v| v.text().map(|path| dir.join(path)))
+    };
+    let (certificate, key) = (file("certificate"), file("key"));
+    let image = fields
+        .need("image")
+        .and_then(|v| v.text().map(str::to_owned));
+    let pull = optional(fields, "imagePullPolicy", |v| {
+        v.choice(&["Always", "IfNotPresent", "Never"])
+    });
+    let peers = optional(fields, "peers", |v| v.choice(&["strict", "permissive"]));
+    let mut sidecar = Sidecar::new(&image?, cluster.trust_domain.clone());
+    sidecar.system = own?.to_string();
+    sidecar.strict = peers? == Some("strict");
+    if let Some(pull) = pull? {
+        pull.clone_into(&mut sidecar.pull);
+    }
+    Some(InjectConfig {
+        bind: bind?,
+        certificate: certificate?,
+        key: key?,
+        sidecar,
     })
 }
 
@@ -147,6 +218,49 @@ impl ControlConfig {
 fn instance() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     name.to_string_lossy().into_owned()
+}
+
+// === impl InjectConfig ===
+
+impl InjectConfig {
+    /// The certificate that it serves with.
+    pub(crate) fn open(&self, crypto: &Crypto) -> anyhow::Result<WebCertificate> {
+        let web = WebCertificate::open(&self.certificate, &self.key, crypto);
+        web.context("controlPlane.inject of the agent's file")
+    }
+
+    /// Serves reviews at `/inject` for as long as the process runs.
+    pub(crate) async fn serve(self, listener: TcpListener, web: WebCertificate, crypto: Crypto) {
+        let sidecar = Arc::new(self.sidecar);
+        let answer = move |request: Request<Bytes>| {
+            let sidecar = Arc::clone(&sidecar);
+            async move { answer(&request, &sidecar) }
+        };
+        let clock = SystemClock::shared();
+        let for_ever = std::future::pending();
+        serve_https(listener, web, &crypto, clock, MAX_REVIEW, answer, for_ever).await;
+    }
+}
+
+/// The answer to one review.
+fn answer(request: &Request<Bytes>, sidecar: &Sidecar) -> Response<Bytes> {
+    let plain = |status: StatusCode, text: String| {
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = status;
+        response
+    };
+    if request.uri().path() != "/inject" || *request.method() != Method::POST {
+        return plain(StatusCode::NOT_FOUND, String::new());
+    }
+    match review(request.body(), sidecar) {
+        Ok(answer) => {
+            let mut response = plain(StatusCode::OK, answer.to_string());
+            let kind = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => plain(StatusCode::BAD_REQUEST, error.to_string()),
+    }
 }
 
 // === impl ControlPlaneConfig ===

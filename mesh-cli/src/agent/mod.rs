@@ -175,7 +175,10 @@ impl Agent {
     pub(crate) fn ports(&self) -> Vec<u16> {
         let listeners = self.listeners.iter().map(|listener| listener.bind);
         let bundles = self.federation.iter().filter_map(|f| f.endpoint.as_ref());
-        let plane = self.followed.control_plane.iter().map(|plane| plane.bind);
+        let plane = self.followed.control_plane.iter().flat_map(|plane| {
+            let inject = plane.inject.iter().map(|inject| inject.bind);
+            std::iter::once(plane.bind).chain(inject)
+        });
         let pages = self.admin.into_iter().chain(bundles.map(|e| e.bind));
         listeners
             .chain(pages)

@@ -116,9 +116,9 @@ fn followed(
         v.object(|k| kubernetes(k, dir, identity))
     });
     let control = optional(agent, "control", |v| v.object(|c| control(c, dir, own)));
-    let clustered = !matches!(cluster, Some(None));
+    let of = cluster.as_ref().and_then(Option::as_ref);
     let plane = optional(agent, "controlPlane", |v| {
-        v.object(|c| control_plane(c, clustered))
+        v.object(|c| control_plane(c, dir, of, own))
     });
     Some(Followed {
         kubernetes: cluster?,

@@ -506,6 +506,11 @@ fn everything_else_is_refused_with_its_place() {
         ),
         (
             "peers: strict",
+            "peers: strict\ncontrolPlane: {bind: '0.0.0.0:15010', inject: {}}",
+            "9: controlPlane.inject: Pods are those of a cluster",
+        ),
+        (
+            "peers: strict",
             "peers: strict\nlimits: {headerBytes: 0}",
             "9: limits.headerBytes: ",
         ),
@@ -782,7 +787,8 @@ locality: {region: north, zone: north-1, node: n7}
 sources: {documents: {staleAfter: 1m30s}, dns: {staleAfter: never}, kubernetes: {staleAfter: 2m}, control: {staleAfter: 3m}}
 kubernetes: {kubeconfig: kube.yaml, context: east, trustDomain: lab.example}
 control: {addresses: ['a:15010', 'b:15010'], controlId: 'spiffe://lab.example/ns/mesh/sa/control', services: [cart, pay.till], keep: control.state}
-controlPlane: {bind: '127.0.0.1:15010', writeStatus: false}
+controlPlane: {bind: '127.0.0.1:15010', writeStatus: false,
+  inject: {bind: '127.0.0.1:15017', certificate: c.pem, key: k.pem, image: 'mesh:1', imagePullPolicy: Never, peers: strict}}
 paths: {mergeSlashes: true, decodeSlashes: true}
 limits: {handshakeTimeout: 1s, headerTimeout: 2s, bodyTimeout: 3s, unreadTimeout: 4s, idleTimeout: 5s,
   detectTimeout: 6ms, connectTimeout: 7s, endpointHandshakeTimeout: 8s, poolIdleTimeout: 1m30s,

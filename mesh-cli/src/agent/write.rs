@@ -20,8 +20,8 @@ use inmesh_pki::workload_api::server::Entry;
 use serde_json::{Map, Value, json};
 
 use super::{
-    API_VERSION, Agent, ControlConfig, Identity, KIND, KubernetesConfig, Listener, LogTo,
-    StaleAfter,
+    API_VERSION, Agent, ControlConfig, ControlPlaneConfig, Identity, KIND, KubernetesConfig,
+    Listener, LogTo, StaleAfter,
 };
 use crate::federation::{Endpoint, FederationConfig, Foreign};
 
@@ -101,9 +101,24 @@ pub(crate) fn document(agent: &Agent) -> Value {
         agent.followed.control.as_ref().map(control).into(),
     );
     let plane = agent.followed.control_plane.as_ref();
-    let plane = plane.map(|plane| json!({ "bind": plane.bind, "writeStatus": plane.write_status }));
+    let plane = plane.map(control_plane);
     put("controlPlane", plane.into());
     Value::Object(out)
+}
+
+fn control_plane(of: &ControlPlaneConfig) -> Value {
+    let inject = of.inject.as_ref().map(|inject| {
+        json!({
+            "bind": inject.bind, "certificate": path(&inject.certificate), "key": path(&inject.key),
+            "image": inject.sidecar.image, "imagePullPolicy": inject.sidecar.pull,
+            "peers": peers(inject.sidecar.strict),
+        })
+    });
+    object([
+        ("bind", of.bind.to_string().into()),
+        ("writeStatus", of.write_status.into()),
+        ("inject", inject.into()),
+    ])
 }
 
 fn control(of: &ControlConfig) -> Value {

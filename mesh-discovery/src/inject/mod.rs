@@ -6,6 +6,7 @@
 //!
 //! What cannot work as it is written is refused, with the field and what to do.
 
+mod admission;
 mod agent;
 mod fields;
 mod pod;
@@ -16,6 +17,7 @@ mod tests;
 use inmesh_core::model::Namespace;
 use serde_json::Value as Json;
 
+pub use self::admission::{InvalidReview, review};
 use self::pod::Template;
 pub use self::sidecar::{INJECT, InjectError, Injected, Sidecar};
 

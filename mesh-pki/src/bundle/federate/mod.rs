@@ -23,6 +23,7 @@ mod address;
 mod driver;
 pub mod endpoint;
 mod fetch;
+mod https;
 mod keep;
 mod url;
 mod web;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
+pub use https::serve_https;
 pub use keep::BundleKeepError;
 pub use url::{BundleUrl, UrlError};
 pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};
