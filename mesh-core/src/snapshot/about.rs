@@ -61,7 +61,8 @@ struct Alike<'a> {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// What concerns a Service; `None` if there is none of that name.
+    /// What concerns a Service; `None` if nothing is of that name. There may be endpoints without the Service:
+    /// a subset has them all the same.
     ///
     /// ```
     /// use inmesh_core::authorize::DefaultAction;
@@ -80,7 +81,6 @@ impl Snapshot {
     /// # Ok::<(), inmesh_core::model::InvalidName>(())
     /// ```
     pub fn about(&self, service: &ServiceName) -> Option<About> {
-        self.service(service)?;
         let parts = self.parts.get(service)?;
         let mut keys: BTreeSet<ObjectKey> = parts.services.clone();
         let namespace = service.namespace();

@@ -52,7 +52,8 @@ impl Resource {
     pub(super) fn of_object(handed: &Handed, crypto: &Crypto) -> Option<Self> {
         let what = match (&handed.document, &handed.fallback, &handed.object) {
             (_, Fallback::Deny(selects), None) => wire::object::What::Denial(denial(selects)),
-            (Some(text), _, _) => wire::object::What::Document(text.to_string()),
+            (Some(text), _, None) => wire::object::What::Refused(text.to_string()),
+            (Some(text), _, Some(_)) => wire::object::What::Document(text.to_string()),
             (None, ..) => return None,
         };
         Some(Self::new(&handed.key, what, crypto))
@@ -218,7 +219,17 @@ pub(super) fn read(
             }
             let problem = refused(denial.why.chars().take(512).collect());
             let deny = Fallback::Deny(read_selects(denial.selects));
-            Ok((vec![Op::Refuse(key, deny, vec![problem])], true))
+            // What it was before this does not serve on: it is another object by now.
+            let ops = vec![
+                Op::Remove(key.clone()),
+                Op::Refuse(key, deny, vec![problem]),
+            ];
+            Ok((ops, true))
+        }
+        Some(wire::object::What::Refused(text)) => {
+            let mut ops = vec![Op::Remove(key.clone())];
+            ops.extend(read_document(name, &key, &text, defaults)?);
+            Ok((ops, true))
         }
         // One of a later version.
         None => Err(refused("it is of a kind that is not known here".into())),

@@ -558,6 +558,62 @@ fn a_policy_that_cannot_be_read_denies_wherever_that_is_found_out() {
     assert!(!denies(&process.snapshot));
 }
 
+/// Its endpoints are those of a name, whether a Service has that or not.
+#[test]
+fn a_subset_has_its_endpoints_without_the_service_that_they_are_of() {
+    let next = CART.replace(
+        "name: cart, namespace: shop}",
+        "name: next, namespace: shop, annotations: {inmesh.dev/subset-of: cart}}",
+    );
+    let next = next.replace("spec: {", "spec: {selector: {app: cart}, ");
+    let mut plane = Plane::new();
+    plane.texts(&[&next, SLICE, POD]);
+    let mut process = Process::new("shop", &["service/shop/next", "service/shop/cart"]);
+    process.talk(&mut plane);
+    let of = [service("next")];
+    let shall = Process::shown(&plane.snapshot, &of);
+    assert!(
+        shall.iter().any(|line| line.contains("10.0.0.1:8080")),
+        "{shall:?}"
+    );
+    assert_eq!(Process::shown(&process.snapshot, &of), shall);
+    assert!(process.absent.contains("service/shop/cart"));
+}
+
+/// Between two responses an object has gone, and another of its name has come that cannot be read: what the
+/// first said serves no longer.
+#[test]
+fn what_can_never_be_read_has_no_earlier_version() {
+    let policy = |spec: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: shop}}, spec: {spec}}}"
+        )
+    };
+    let tls = |hostname: &str| {
+        format!("{{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {{name: t, namespace: shop}},
+        spec: {{targetRefs: [{{group: '', kind: Service, name: cart}}], validation: {{hostname: {hostname}, wellKnownCACertificates: System}}}}}}")
+    };
+    for (good, broken) in [
+        (policy("{rules: [{}]}"), policy("{action: WHAT}")),
+        (tls("cart.example"), tls("'not a name'")),
+    ] {
+        let mut plane = Plane::new();
+        plane.texts(&[CART, SLICE, POD, &good]);
+        let mut process = Process::new("shop", &["service/shop/cart"]);
+        process.talk(&mut plane);
+        plane.texts(&[CART, SLICE, POD]);
+        plane.texts(&[CART, SLICE, POD, &broken]);
+        process.talk(&mut plane);
+        let of = [service("cart")];
+        let (has, shall) = (
+            Process::shown(&process.snapshot, &of),
+            Process::shown(&plane.snapshot, &of),
+        );
+        assert_eq!(has, shall, "{broken}");
+        assert!(process.refused.is_empty());
+    }
+}
+
 #[test]
 fn what_is_refused_is_known_until_it_changes() {
     let mut plane = Plane::new();

@@ -3,7 +3,7 @@
 /// One resource, named Kind/namespace/name.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Object {
-    #[prost(oneof = "object::What", tags = "1, 2, 3")]
+    #[prost(oneof = "object::What", tags = "1, 2, 3, 4")]
     pub what: ::core::option::Option<object::What>,
 }
 /// Nested message and enum types in `Object`.
@@ -17,6 +17,10 @@ pub mod object {
         Endpoints(super::Endpoints),
         #[prost(message, tag = "3")]
         Denial(super::Denial),
+        /// A document that the control plane cannot apply and never could: what there was of its object before is
+        /// gone, and what stands for such a one takes its place.
+        #[prost(string, tag = "4")]
+        Refused(::prost::alloc::string::String),
     }
 }
 /// An EndpointSlice, with what Pods and Nodes say of its hosts.

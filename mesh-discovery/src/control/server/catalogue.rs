@@ -17,7 +17,7 @@ use super::super::resource::Resource;
 pub(in crate::control) struct Catalogue {
     snapshot: Arc<Snapshot>,
     crypto: Crypto,
-    /// `None` is a Service that does not exist.
+    /// `None` is a name of which there is nothing.
     services: HashMap<ServiceName, Option<Arc<OfService>>>,
     governed: HashMap<Namespace, Arc<[Arc<Resource>]>>,
 }
@@ -25,8 +25,9 @@ pub(in crate::control) struct Catalogue {
 /// What concerns a Service.
 #[derive(Debug)]
 pub(in crate::control) struct OfService {
-    /// The Service itself; it stands for all of it where a subscription is answered.
-    pub(in crate::control) itself: Arc<Resource>,
+    /// The Service itself, which stands for all of it where a subscription is answered; `None` where there
+    /// are endpoints of its name and no Service.
+    pub(in crate::control) itself: Option<Arc<Resource>>,
     /// Policies, what they refer to, endpoints.
     pub(in crate::control) others: Vec<Arc<Resource>>,
     pub(in crate::control) routes: Vec<OfRoute>,
@@ -104,7 +105,7 @@ impl Catalogue {
         }
     }
 
-    /// What concerns a Service; `None` if there is none of that name.
+    /// What concerns a Service; `None` if nothing is of that name.
     pub(in crate::control) fn of_service(
         &mut self,
         service: &ServiceName,
@@ -142,7 +143,7 @@ impl Catalogue {
             })
         });
         Some(OfService {
-            itself: itself?,
+            itself,
             others,
             routes: routes.collect(),
             subset_of: about.subset_of,

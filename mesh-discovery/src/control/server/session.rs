@@ -281,9 +281,12 @@ impl Session {
             let service = catalogue.leads_to(wanted, &self.namespace);
             // By a name it may be said that it comes later.
             direct.extend(service.clone());
-            let of = service.and_then(|name| Some((catalogue.of_service(&name)?, name)));
+            let of = service.and_then(|name| {
+                let of = catalogue.of_service(&name)?;
+                Some((Arc::clone(&of.itself.as_ref()?.name), name))
+            });
             let (now, by) = match of {
-                Some((of, name)) => (Answer::LeadsTo(name), Some(Arc::clone(&of.itself.name))),
+                Some((itself, name)) => (Answer::LeadsTo(name), Some(itself)),
                 None => (Answer::Absent, None),
             };
             // A subscriber that was answered has no use for which Service it is.
@@ -319,8 +322,7 @@ impl Session {
             let Some(of) = catalogue.of_service(service) else {
                 continue;
             };
-            put(&of.itself);
-            of.others.iter().for_each(&mut put);
+            of.itself.iter().chain(&of.others).for_each(&mut put);
             behind.extend(of.subset_of.clone());
             let own = |route: &Namespace| route == service.namespace() || *route == self.namespace;
             for route in of.routes.iter().filter(|route| own(&route.namespace)) {
@@ -335,8 +337,7 @@ impl Session {
                 continue;
             }
             if let Some(of) = catalogue.of_service(&service) {
-                put(&of.itself);
-                of.others.iter().for_each(&mut put);
+                of.itself.iter().chain(&of.others).for_each(&mut put);
                 behind.extend(of.subset_of.clone());
             }
         }
