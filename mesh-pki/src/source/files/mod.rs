@@ -32,7 +32,7 @@ mod tests;
 pub(crate) use look::Contents;
 pub use publish::{BUNDLE_FILE, CERT_FILE, KEY_FILE, publish};
 #[cfg(unix)]
-pub(super) use publish::{current_set, publish_set};
+pub(super) use publish::{publish_set, read_set};
 
 /// How often the files are looked at, unless [`FileSource::with_interval`] says otherwise.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);

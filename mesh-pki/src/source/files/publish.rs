@@ -28,6 +28,10 @@ const CURRENT: &str = "..data";
 /// What folders with files are called, followed by the serial number of the leaf.
 const VERSION: &str = "..svid-";
 
+/// How often a set is read that is replaced meanwhile.
+#[cfg(unix)]
+const READS: usize = 16;
+
 /// Writes an SVID and its bundle into `dir` as `cert.pem`, `key.pem` and `bundle.pem`.
 ///
 /// 1. A new folder with all three files, synced.
@@ -121,6 +125,31 @@ pub(in crate::source) fn current_set(dir: &Path) -> io::Result<PathBuf> {
     Ok(dir.join(version))
 }
 
+/// What `read` makes of the folder with the current set, all of it of one set: what it found is dropped, and
+/// it reads again, where another set has taken the place of the one that it was given, whose files may be
+/// gone meanwhile.
+///
+/// # Errors
+///
+/// That of [`current_set`], or `ResourceBusy` if the set is another one after each of a few turns.
+#[cfg(unix)]
+pub(in crate::source) fn read_set<T>(
+    dir: &Path,
+    mut read: impl FnMut(&Path) -> T,
+) -> io::Result<T> {
+    let mut folder = current_set(dir)?;
+    for _ in 0..READS {
+        let found = read(&folder);
+        let now = current_set(dir)?;
+        if now == folder {
+            return Ok(found);
+        }
+        folder = now;
+    }
+    let message = "another set takes its place again and again";
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
+}
+
 /// Not supported here: there is no way to replace three files in one step.
 ///
 /// # Errors
@@ -131,15 +160,23 @@ pub fn publish(_: &Path, _: &X509Svid, _: &TrustBundle) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Makes a folder that is called after `serial`, and counted if that name is taken: the same SVID
-/// may be published again with another bundle, or after a crash that left half a folder.
+/// Makes a folder that is called after `serial`, and counted on from the current one, since the same SVID
+/// may be published again with another bundle, and past those of a crash that left half a folder. So no
+/// name comes back while readers compare it.
 #[cfg(unix)]
 fn free_version(dir: &Path, serial: &str) -> io::Result<String> {
-    let mut count = 0_u32;
+    let current = current_set(dir).ok();
+    let current = current.as_deref().and_then(Path::file_name);
+    let counted = current.and_then(|name| name.to_str()?.strip_prefix(VERSION)?.rsplit_once('.'));
+    let last = counted.filter(|(of, _)| *of == serial);
+    let last = last.and_then(|(_, count)| count.parse::<u32>().ok());
+    let mut count = last.map_or(0, |last| last.wrapping_add(1));
     loop {
         let version = format!("{VERSION}{serial}.{count}");
         match fs::create_dir(dir.join(&version)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => count += 1,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                count = count.wrapping_add(1);
+            }
             made => return made.map(|()| version),
         }
     }

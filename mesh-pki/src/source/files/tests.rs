@@ -272,6 +272,33 @@ fn a_reader_never_sees_half_of_what_is_published() {
     assert_ne!(state.svid(&id(CART)).unwrap().serial(), first.serial());
 }
 
+/// A reader that is slower than a writer begins again, and no folder has the name of an earlier one.
+#[cfg(unix)]
+#[test]
+fn a_set_that_is_replaced_while_it_is_read_is_read_again() {
+    let (dir, ca) = (Dir::new(), Ca::new("root"));
+    let (path, svid) = (dir.0.path(), leaf(CART).svid(&ca));
+    let publish = || publish(path, &svid, &ca.bundle("td")).unwrap();
+    let missing = read_set(path, |_| ()).unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    publish();
+    let mut seen = Vec::new();
+    let found = read_set(path, |folder| {
+        seen.push(folder.to_owned());
+        if seen.len() <= 3 {
+            publish();
+        }
+        std::fs::read(folder.join(CERT_FILE)).map_err(|error| error.kind())
+    });
+    assert_eq!(found.unwrap().unwrap(), svid.chain_pem().as_bytes());
+    assert_eq!(seen.len(), 4);
+    let names: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert_eq!(names.len(), 4, "{seen:?}");
+    // There is an end to it.
+    let busy = read_set(path, |_| publish()).unwrap_err();
+    assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+}
+
 #[cfg(unix)]
 #[test]
 fn the_same_svid_is_published_once_more_after_a_crash() {

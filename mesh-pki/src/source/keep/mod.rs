@@ -230,20 +230,31 @@ impl Keep {
     /// The revocation lists come back to judge peers; the SVID itself is not judged by them. That the CA
     /// has revoked it comes back with it ([`IdentityState::revoked_since`]).
     ///
+    /// A set that another process replaces meanwhile is read again, so nothing comes of two of them.
+    ///
     /// # Errors
     ///
     /// [`KeepError`] for the first of these that fails.
     pub fn load(&self, now: SystemTime, crypto: &Crypto) -> Result<IdentityState, KeepError> {
+        match files::read_set(&self.dir, |folder| self.load_set(folder, now, crypto)) {
+            Ok(loaded) => loaded,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(KeepError::Empty {
+                dir: self.dir.clone(),
+            }),
+            Err(source) => Err(DiskError::io(&self.dir)(source).into()),
+        }
+    }
+
+    /// What one set has, unless another one takes its place meanwhile.
+    fn load_set(
+        &self,
+        folder: &Path,
+        now: SystemTime,
+        crypto: &Crypto,
+    ) -> Result<IdentityState, KeepError> {
         let dir = &self.dir;
-        let folder = match files::current_set(dir) {
-            Ok(folder) => folder,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(KeepError::Empty { dir: dir.clone() });
-            }
-            Err(source) => return Err(DiskError::io(dir)(source).into()),
-        };
         disk::check(dir, Guard::FOLDER)?;
-        disk::check(&folder, Guard::FOLDER)?;
+        disk::check(folder, Guard::FOLDER)?;
         let public = |name| disk::read_guarded(&folder.join(name), Guard::PUBLIC);
 
         let cert = public(CERT_FILE)?;

@@ -87,9 +87,9 @@ async fn a_revoked_member_knows_it_and_a_new_token_is_tried_at_once() {
     let why = own(&reader.load()).unwrap_err();
     assert!(matches!(why, Rejected::Revoked { .. }), "{why}");
     let keep = Keep::new(id(CART), &kept);
-    while keep
+    while !keep
         .load(world.clock.now(), &crypto())
-        .is_ok_and(|kept| own(&kept).is_ok())
+        .is_ok_and(|kept| own(&kept).is_err())
     {
         keeping.changed().await.unwrap();
     }
