@@ -6,6 +6,9 @@
 //! the leaf came with the bundle of its moment, so the next leaf is its acknowledgement, and one
 //! that never comes back drops out when its leaf expires. So every wait ends with a leaf's life.
 //!
+//! Where several processes issue from one store, none of them has the table of all: the state says until
+//! when leaves may be alive that came with an older bundle, and that alone ends a wait.
+//!
 //! The table is in memory; a process that ends in order leaves it to the next one. What a process
 //! issued that died is not in it; until the moment that the state has written down for that
 //! (`leaf_until`), unknown members count as missing. The table is bounded; a member that does not fit counts
@@ -44,6 +47,8 @@ pub(crate) struct Members {
     /// Leaves that did not fit into the table: the generation that came with them, and when the last
     /// of each ends.
     overflow: BTreeMap<u64, SystemTime>,
+    /// Other processes issue at the same time, so the table is never that of all.
+    partial: bool,
 }
 
 /// What names a member. An instance counts only together with its ID, so that no member can
@@ -132,7 +137,23 @@ impl Members {
             known: BTreeMap::new(),
             unknown_until,
             overflow: BTreeMap::new(),
+            partial: false,
         }
+    }
+
+    /// The same where other processes issue at the same time.
+    #[must_use]
+    pub(crate) fn of_one_of_several(self) -> Self {
+        Self {
+            partial: true,
+            ..self
+        }
+    }
+
+    /// Whether other processes issue at the same time.
+    #[must_use]
+    pub(crate) fn is_partial(&self) -> bool {
+        self.partial
     }
 
     /// Another process may have issued leaves that live until `until`.
@@ -274,6 +295,7 @@ impl Members {
             known,
             unknown_until,
             overflow: BTreeMap::new(),
+            partial: false,
         }
     }
 

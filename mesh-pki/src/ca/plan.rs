@@ -4,6 +4,8 @@
 //! 1. Nothing is under way: nothing to wait for; [`due`] says whether it is time to begin.
 //! 2. A root is published: it is activated once every live member has the generation that has it.
 //!    A member that is silent drops out when its leaf expires, so this takes a leaf's life at most.
+//!    Where other processes issue too, their members are not known: it takes until the moment that the
+//!    state has, after which no leaf is alive that came with an older bundle.
 //! 3. A root is retiring: it is taken out once no leaf under it can be alive. What may be alive is
 //!    written in the state, so this holds for leaves of earlier processes too.
 //!
@@ -78,7 +80,11 @@ pub(crate) fn gate(state: &CaState, members: &Members, now: SystemTime) -> Optio
         Step::Activate => {
             let generation = state.at(Stage::Published)?.published_in();
             let missing = members.without(generation, now);
-            let unknown = members.unknown_without(generation, now);
+            let unknown = match members.is_partial() {
+                // Acknowledgements to other processes are not known: no such leaf may be alive.
+                true => state.unseen_until().filter(|until| *until >= now),
+                false => members.unknown_without(generation, now),
+            };
             let until = missing.iter().map(|m| m.until).max().max(unknown);
             Some(until.map_or(go, |until| {
                 Gate::Wait(Wait {

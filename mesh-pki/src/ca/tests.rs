@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::plan::Wait;
 use super::state::{KeyPlace, Stage, Step, StepError, TokenError};
 use super::store::memory::{Fault, MemoryDisk};
-use super::store::{FileStore, Store};
+use super::store::{FileStore, Store, StoreError};
 use super::*;
 use crate::bundle::TrustBundle;
 use crate::clock::{Clock, ManualClock};
@@ -824,6 +824,204 @@ async fn a_second_writer_is_noticed_before_anything_is_signed_past_it() {
         one.status().await.unknown_until.is_none(),
         "the other issued nothing"
     );
+}
+
+// === several processes ===
+
+/// Two processes with one store, of which the first made the CA.
+async fn both() -> (Ca<FileStore>, Ca<FileStore>, MemoryDisk, ManualClock) {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let one = opened(disk.shared_store(), &clock).await.unwrap();
+    let two = opened(disk.shared_store(), &clock).await.unwrap();
+    (one, two, disk, clock)
+}
+
+/// What one writes the other takes over without writing, and publishes it.
+#[tokio::test]
+async fn what_another_process_has_written_is_taken_over() {
+    let (one, two, disk, clock) = both().await;
+    let leaf = two.issue(&grant(CART), &request(), &ours("b", 0)).await;
+    let leaf = leaf.unwrap();
+    one.tick().await.unwrap();
+    let (mut published, mut revoked) = (two.published(), two.revocations());
+    published.borrow_and_update();
+    revoked.borrow_and_update();
+
+    one.prepare(None).await.unwrap();
+    one.revoke(&leaf.serial).await.unwrap();
+    one.revoke_id(&id(CART)).await.unwrap();
+    let window = Window::new(noon(), secs(60), secs(10));
+    one.recover(Some(window)).await.unwrap();
+    assert!(!published.has_changed().unwrap());
+    two.tick().await.unwrap();
+    assert!(published.has_changed().unwrap() && revoked.has_changed().unwrap());
+    let (theirs, ours) = (one.published(), published.borrow().clone());
+    assert_eq!(ours.generation, FIRST + 1);
+    assert_eq!(key_ids(&ours.bundle), key_ids(&theirs.borrow().bundle));
+    assert_eq!(ours.crls[0].len(), 1);
+    assert_eq!(ours.revoked_ids, theirs.borrow().revoked_ids);
+    assert_eq!(**revoked.borrow(), **one.revocations().borrow());
+    assert_eq!(*two.window().borrow(), Some(window));
+
+    let gone = one.published().borrow().active.clone();
+    one.distrust(&gone, None).await.unwrap();
+    two.tick().await.unwrap();
+    assert!(!key_ids(&two.published().borrow().bundle).contains(&gone));
+    // The keys that the state names are there, whichever process has forgotten others.
+    for ca in [&one, &two] {
+        ca.tick().await.unwrap();
+        let issued = ca.issue(&grant(CART), &request(), &Asker::default()).await;
+        let issued = issued.unwrap();
+        for bundle in [&one, &two].map(|ca| ca.published().borrow().bundle.clone()) {
+            clock.set(noon() + secs(2));
+            assert!(verifies(&issued, &bundle, clock.now()));
+        }
+    }
+    assert!(opened(disk.shared_store(), &clock).await.is_ok());
+}
+
+/// A member that has acknowledged nothing to another process holds a rotation off, although this one
+/// does not know it; what is issued meanwhile prolongs nothing.
+#[tokio::test]
+async fn members_of_another_process_are_waited_for() {
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Other {
+        Dies,
+        Leaves,
+        Stays,
+    }
+    for other in [Other::Dies, Other::Leaves, Other::Stays] {
+        let (one, two, _disk, clock) = both().await;
+        // The first leaf writes the mark, under which the other's needs no write: that one is not seen.
+        let leaf = one.issue(&grant(CART), &request(), &ours("a", FIRST)).await;
+        leaf.unwrap();
+        two.tick().await.unwrap();
+        let silent = two.issue(&grant(CART), &request(), &ours("b", 0)).await;
+        let silent = silent.unwrap();
+        let second = one.prepare(None).await.unwrap();
+        // It has not heard of the new root, and may issue what the mark allows.
+        let stale = two.issue(&grant(CART), &request(), &ours("c", 0)).await;
+        let stale = stale.unwrap();
+        assert_eq!(stale.published.generation, FIRST);
+        match other {
+            Other::Dies => drop(two),
+            Other::Leaves => {
+                two.leave().await.unwrap();
+                drop(two);
+            }
+            Other::Stays => {}
+        }
+        one.acknowledge(&id(CART), "a", FIRST + 1).await;
+        let until = silent.not_after.max(stale.not_after);
+        while clock.now() <= until {
+            let tick = one.tick().await.unwrap();
+            assert!(
+                matches!(&tick, Tick::Waits(wait) if wait.unknown),
+                "{tick:?}"
+            );
+            let next = one
+                .issue(&grant(CART), &request(), &ours("a", FIRST + 1))
+                .await
+                .unwrap();
+            assert!(verifies(&next, &silent.published.bundle, clock.now()));
+            clock.advance(secs(1));
+        }
+        // An eighth of a leaf's life, in which it is written ahead, and the second of rounding.
+        clock.advance(secs(5 + 1));
+        assert_eq!(
+            one.tick().await.unwrap(),
+            Tick::Stepped(Step::Activate),
+            "{other:?}"
+        );
+        assert_eq!(one.published().borrow().active, second);
+    }
+}
+
+/// Where nothing was issued before, there is no member to wait for.
+#[tokio::test]
+async fn a_root_that_no_leaf_preceded_is_activated_at_once() {
+    let (one, two, _disk, _clock) = both().await;
+    one.prepare(None).await.unwrap();
+    let leaf = two.issue(&grant(CART), &request(), &ours("b", 0)).await;
+    assert_eq!(leaf.unwrap().published.generation, FIRST + 1);
+    assert_eq!(one.tick().await.unwrap(), Tick::Stepped(Step::Activate));
+    two.tick().await.unwrap();
+    assert_eq!(
+        two.published().borrow().active,
+        one.published().borrow().active
+    );
+}
+
+/// The step that an operator forces is the one that was looked at, not the one after it.
+#[tokio::test]
+async fn a_step_that_another_process_has_taken_is_not_followed_by_the_next() {
+    for (asked, force) in [
+        (None, true),
+        (None, false),
+        (Some(Step::Activate), true),
+        (Some(Step::Activate), false),
+    ] {
+        let (one, two, _disk, clock) = both().await;
+        let leaf = one.issue(&grant(CART), &request(), &ours("a", FIRST)).await;
+        let leaf = leaf.unwrap();
+        one.prepare(None).await.unwrap();
+        two.tick().await.unwrap();
+        one.advance(asked, true).await.unwrap();
+        // So that it is ready, if it waits for that.
+        clock.advance(secs(47));
+        let late = two.advance(asked, force).await.unwrap_err();
+        assert!(
+            matches!(
+                late,
+                CaError::Step(StepError::NotItsTurn {
+                    asked: Step::Activate,
+                    next: Some(Step::Retire)
+                })
+            ),
+            "{asked:?} {force}: {late}"
+        );
+        let bundle = two.published().borrow().bundle.clone();
+        assert!(verifies(&leaf, &bundle, noon() + secs(1)));
+    }
+}
+
+/// What a store has that was brought back from a copy is not taken over by a process that has seen more.
+#[tokio::test]
+async fn a_state_that_goes_back_is_not_taken_over() {
+    let (one, _two, disk, clock) = both().await;
+    one.prepare(None).await.unwrap();
+    let generation = one.published().borrow().generation;
+    let other = MemoryDisk::default();
+    opened(other.shared_store(), &clock).await.unwrap();
+    let older = other.shared_store().load().await.unwrap().unwrap().0;
+    disk.write_state(&[b"inmesh-ca-state 1\n", &older[..]].concat());
+    let refused = one.tick().await.unwrap_err();
+    assert!(
+        matches!(refused, CaError::Store(StoreError::WentBack { .. })),
+        "{refused}"
+    );
+    assert_eq!(one.published().borrow().generation, generation);
+    let refused = one.prepare(None).await.unwrap_err();
+    assert!(matches!(refused, CaError::Step(_)), "{refused}");
+    let refused = one.revoke("01").await.unwrap_err();
+    assert!(
+        matches!(refused, CaError::Store(StoreError::WentBack { .. })),
+        "{refused}"
+    );
+}
+
+/// Of processes that begin at once one makes the CA, and the others are the same.
+#[tokio::test]
+async fn of_several_that_begin_at_once_one_makes_the_ca() {
+    let (disk, clock) = (MemoryDisk::default(), ManualClock::new(noon()));
+    let begin = || opened(disk.shared_store(), &clock);
+    let (a, b, c) = tokio::join!(begin(), begin(), begin());
+    let actives = [a, b, c].map(|ca| ca.unwrap().published().borrow().active.clone());
+    assert!(
+        actives.iter().all(|active| *active == actives[0]),
+        "{actives:?}"
+    );
+    assert_eq!(disk.names().len(), 3, "{:?}", disk.names());
 }
 
 // === crashes ===

@@ -22,7 +22,7 @@ use crate::ca::plan::{Due, Gate, due, gate};
 use crate::ca::report::{Asker, AuthorityStatus, CaStatus, Issued, Published, Tick};
 use crate::ca::state::{CaState, Stage, Step, StepError};
 use crate::ca::step::Go;
-use crate::ca::store::{Store, StoreError, Version};
+use crate::ca::store::{Store, Version};
 use crate::clock::Clock;
 use crate::crypto::Crypto;
 use crate::id::{SpiffeId, TrustDomain};
@@ -30,10 +30,12 @@ use crate::issue::Csr;
 use crate::issue::policy::{Grant, Revocations, Window};
 
 mod effects;
+mod open;
 mod tokens;
 mod write;
 
-use effects::{crls_of, keep_keys, publication, signer_of};
+use effects::{crls_of, publication, signer_of};
+use open::{Opening, state_in, warn_of_orphans};
 
 /// How often a write is tried while another process writes too.
 const TURNS: usize = 64;
@@ -92,6 +94,9 @@ impl<S: Store> Ca<S> {
     /// 4. Members are those that an earlier process has left ([`leave`](Self::leave)). If it died,
     ///    its leaves may be alive until the moment that the state names; until then, unknown members
     ///    count as missing.
+    /// 5. Where the store is [shared](Store::shared), other processes issue too, and what members acknowledge
+    ///    to them is not known here. There a root is activated once no leaf can be alive that came with
+    ///    a bundle without it, which the state knows of all processes: a leaf's life, and an eighth of it.
     ///
     /// # Errors
     ///
@@ -104,29 +109,14 @@ impl<S: Store> Ca<S> {
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let (state, version) = match store.load().await? {
-            Some(_) if first.is_some() => return Err(OpenError::Exists),
-            Some((bytes, version)) => {
-                store.finish().await?;
-                (CaState::from_bytes(&bytes)?, version)
-            }
-            None => {
-                let unfinished = unfinished(&store).await?;
-                let now = clock.now();
-                let new = match first {
-                    Some(new) => new,
-                    None => NewAuthority::create(trust_domain, lifetimes, now, crypto)?,
-                };
-                let authority = &new.authority;
-                let own = [authority.key_id(), authority.issuer_key_id()].map(str::to_owned);
-                store.begin([&unfinished[..], &own].concat()).await?;
-                keep_keys(&store, &new).await?;
-                let state = CaState::new(trust_domain.clone(), new.authority, now);
-                let version = store.swap(None, state.to_bytes()).await?;
-                store.finish().await?;
-                (state, version)
-            }
+        let opening = Opening {
+            trust_domain,
+            first,
+            lifetimes,
+            crypto,
+            now: clock.now(),
         };
+        let (state, version) = state_in(&store, &opening).await?;
         if state.trust_domain() != trust_domain {
             return Err(OpenError::WrongTrustDomain {
                 expected: trust_domain.clone(),
@@ -152,6 +142,10 @@ impl<S: Store> Ca<S> {
             }),
         })?;
         let published = publication(&state, crls, clock.now()).map_err(AuthorityError::from)?;
+        let members = match store.shared() {
+            true => state.members().of_one_of_several(),
+            false => state.members(),
+        };
         Ok(Self {
             store,
             crypto: crypto.clone(),
@@ -161,7 +155,7 @@ impl<S: Store> Ca<S> {
             window: watch::Sender::new(state.window()),
             revocations: watch::Sender::new(Arc::new(state.revocations())),
             inner: Mutex::new(CaInner {
-                members: state.members(),
+                members,
                 state,
                 version,
                 signer,
@@ -356,6 +350,11 @@ impl<S: Store> Ca<S> {
         };
         let now = self.clock.now();
         let decide = |state: &CaState, members: &Members| match gate(state, members, now) {
+            // Another process has taken it meanwhile: the one after it was not asked for.
+            _ if state.next_step() != Some(step) => Err(CaError::Step(StepError::NotItsTurn {
+                asked: step,
+                next: state.next_step(),
+            })),
             _ if force => Go::force(state).ok_or_else(|| CaError::Step(turn.clone())),
             Some(Gate::Go(go)) => Ok(go),
             Some(Gate::Wait(wait)) => Err(CaError::NotYet(wait)),
@@ -369,12 +368,14 @@ impl<S: Store> Ca<S> {
     }
 
     /// Does what is due by itself: steps of a running rotation, a new issuing CA, a
-    /// new root. A driver calls it every second or so.
+    /// new root. A driver calls it every second or so. Where other processes use the store too, it first
+    /// takes over what they have written.
     ///
     /// # Errors
     ///
     /// [`CaError`]; the next call tries again.
     pub async fn tick(&self) -> Result<Tick, CaError> {
+        self.follow().await?;
         let mut inner = self.current().await?;
         let now = self.clock.now();
         inner.members.prune(now);
@@ -407,7 +408,8 @@ impl<S: Store> Ca<S> {
 
     async fn renew_issuer(&self, inner: &mut CaInner) -> Result<(), CaError> {
         let active = inner.state.active();
-        let root_key = self.store.key(active.key_id()).await?;
+        let above = active.key_id().to_owned();
+        let root_key = self.store.key(&above).await?;
         let (trust_domain, root) = (inner.state.trust_domain(), active.root_certificate());
         let (now, lifetimes) = (self.clock.now(), self.lifetimes);
         let (issuer, key) =
@@ -416,7 +418,11 @@ impl<S: Store> Ca<S> {
         let kept = self.store.keep_key(&issuer.key_id, &key).await;
         inner.written(kept)?;
         let key_id = issuer.key_id.clone();
-        let replace = |state: &CaState| Ok((state.replace_issuer(issuer.clone())?, ()));
+        let replace = |state: &CaState| match state.active().key_id() == above {
+            true => Ok((state.replace_issuer(issuer.clone())?, ())),
+            // Another process has replaced the root meanwhile, which has not signed this one.
+            false => Err(StepError::Stale.into()),
+        };
         self.change(inner, None, replace).await?;
         tracing::info!(%key_id, "a new issuing CA is in use");
         Ok(())
@@ -484,12 +490,15 @@ impl<S: Store> Ca<S> {
     /// Writes down the members, for the process that comes next: then a rotation that is running
     /// waits there for those that are missing, and not for every leaf to end. To be called
     /// last; a leaf that is issued all the same takes the table out again. Beyond
-    /// 20,000 leaves nothing is written.
+    /// 20,000 leaves nothing is written, nor where other processes issue too: the table is not theirs.
     ///
     /// # Errors
     ///
     /// [`CaError::Store`]; then the next process waits as after a crash.
     pub async fn leave(&self) -> Result<(), CaError> {
+        if self.store.shared() {
+            return Ok(());
+        }
         let mut inner = self.current().await?;
         inner.members.prune(self.clock.now());
         self.change_knowing(&mut inner, None, |state, members| {
@@ -555,31 +564,6 @@ impl<S: Store> Ca<S> {
     pub fn crypto(&self) -> &Crypto {
         &self.crypto
     }
-}
-
-/// The keys in a store without a state, all of which are of a CA that was never finished.
-async fn unfinished(store: &impl Store) -> Result<Vec<String>, OpenError> {
-    let (key_ids, begun) = (store.key_ids().await?, store.begun().await?);
-    if key_ids.iter().any(|key_id| !begun.contains(key_id)) {
-        return Err(OpenError::KeysWithoutState { key_ids });
-    }
-    if !key_ids.is_empty() {
-        tracing::warn!("the CA was not made to the end the last time; it is made anew");
-    }
-    Ok(key_ids)
-}
-
-/// Says which keys no state names: a crash left them, or the state is older than they are.
-async fn warn_of_orphans(store: &impl Store, state: &CaState) -> Result<(), StoreError> {
-    let mut orphans = store.key_ids().await?;
-    orphans.retain(|key_id| state.held_keys().all(|held| held != key_id));
-    if !orphans.is_empty() {
-        tracing::warn!(
-            orphans = orphans.join(", "),
-            "the CA's state does not name these keys; none is removed"
-        );
-    }
-    Ok(())
 }
 
 impl<S> fmt::Debug for Ca<S> {

@@ -66,8 +66,39 @@ impl<S: Store> Ca<S> {
         Ok(inner)
     }
 
+    /// Takes over what another process has written since, where others may write. The lock is not held
+    /// while the store is asked, so an outage of it holds up no leaf.
+    pub(super) async fn follow(&self) -> Result<(), CaError> {
+        if !self.store.shared() {
+            return Ok(());
+        }
+        let seen = self.inner.lock().await.version;
+        let found = self.store.latest().await?;
+        if found == Some(seen) {
+            return Ok(());
+        }
+        if found.is_none_or(|found| found < seen) {
+            return Err(went_back(found, seen).into());
+        }
+        let mut inner = self.inner.lock().await;
+        // This process may have read or written it meanwhile.
+        if found > Some(inner.version) {
+            self.reload(&mut inner).await?;
+            tracing::info!(
+                generation = inner.state.generation(),
+                "what another process has written is taken over"
+            );
+        }
+        Ok(())
+    }
+
     pub(super) async fn reload(&self, inner: &mut CaInner) -> Result<(), CaError> {
-        let (bytes, version) = self.store.load().await?.ok_or(StoreError::Conflict)?;
+        let seen = inner.version;
+        let loaded = self.store.load().await?;
+        let found = loaded.as_ref().map(|(_, version)| *version);
+        let (bytes, version) = loaded
+            .filter(|(_, version)| *version >= seen)
+            .ok_or_else(|| went_back(found, seen))?;
         let state = CaState::from_bytes(&bytes)?;
         let signer = signer_of(&self.store, &state).await?;
         // Its writer may have issued under it.
@@ -180,6 +211,14 @@ impl<S: Store> Ca<S> {
             // Every certificate in a state was read as a CA's.
             Err(error) => tracing::error!(%error, "the bundle cannot be made"),
         }
+    }
+}
+
+/// What members have heard is not taken back because a store was brought back from a copy.
+fn went_back(found: Option<Version>, seen: Version) -> StoreError {
+    StoreError::WentBack {
+        found: found.map(|version| version.0),
+        seen: seen.0,
     }
 }
 

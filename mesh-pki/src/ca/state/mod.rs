@@ -79,6 +79,9 @@ pub(crate) struct Authority {
     stage: Stage,
     published_in: u64,
     leaf_until: Option<SystemTime>,
+    /// While it is published: no leaf that came with a bundle without its root is valid after this
+    /// moment, whichever process issued it.
+    unseen_until: Option<SystemTime>,
 }
 
 /// A certificate that may sign, with what is read of it most.
@@ -205,6 +208,18 @@ impl CaState {
         if fits { with } else { without }
     }
 
+    /// After this moment every live leaf came with a bundle that has the published root, whichever
+    /// process issued it; `None` if no root is published.
+    ///
+    /// A process that has not seen that state issues leaves that the state before allows, and writes
+    /// before it issues others: there it meets the new state. So what the state before allows is the bound.
+    #[must_use]
+    pub(crate) fn unseen_until(&self) -> Option<SystemTime> {
+        let published = self.at(Stage::Published)?;
+        // A state of an earlier version does not say it: then no leaf may be alive.
+        published.unseen_until.or_else(|| self.leaf_until())
+    }
+
     /// The members as a process starts with them: those that were left to it, else none, with
     /// unknown ones until the last leaf that may have been issued expires.
     #[must_use]
@@ -258,6 +273,7 @@ impl Authority {
             stage: Stage::Published,
             published_in: 0,
             leaf_until: None,
+            unseen_until: None,
         }
     }
 

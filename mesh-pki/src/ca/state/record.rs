@@ -106,6 +106,12 @@ struct AuthorityRecord {
     root_key: KeyPlace,
     #[serde(with = "crate::time::unix_option")]
     leaf_until: Option<SystemTime>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::time::unix_option"
+    )]
+    unseen_until: Option<SystemTime>,
     root: String,
     issuer: String,
 }
@@ -127,6 +133,7 @@ impl CaState {
                     published_in: a.published_in,
                     root_key: a.root_key,
                     leaf_until: a.leaf_until,
+                    unseen_until: a.unseen_until,
                     root: text(&a.root),
                     issuer: text(&a.issuer),
                 })
@@ -178,6 +185,7 @@ impl CaState {
                     stage: a.stage,
                     published_in: a.published_in,
                     leaf_until: a.leaf_until,
+                    unseen_until: a.unseen_until,
                 })
             })
             .collect::<Result<Vec<_>, StateError>>()?;

@@ -118,6 +118,7 @@ impl CaState {
             Step::Prepare => return Err(StepError::Stale),
             Step::Activate => {
                 for authority in &mut next.authorities {
+                    authority.unseen_until = None;
                     authority.stage = match authority.stage {
                         Stage::Published => Stage::Active,
                         Stage::Active | Stage::Retiring => Stage::Retiring,
@@ -172,7 +173,10 @@ impl CaState {
                 .iter_mut()
                 .find(|a| a.stage == Stage::Published);
             match (published, successor) {
-                (Some(published), _) => published.stage = Stage::Active,
+                (Some(published), _) => {
+                    published.stage = Stage::Active;
+                    published.unseen_until = None;
+                }
                 (None, Some(new)) => return next.publish(new, Stage::Active),
                 (None, None) => {
                     return Err(StepError::ActiveDistrusted {
@@ -266,6 +270,9 @@ impl CaState {
         next.generation += 1;
         new.stage = stage;
         new.published_in = next.generation;
+        if stage == Stage::Published {
+            new.unseen_until = Some(self.leaf_until().unwrap_or(SystemTime::UNIX_EPOCH));
+        }
         next.authorities.push(new);
         Ok(next)
     }

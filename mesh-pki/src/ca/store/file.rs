@@ -42,6 +42,8 @@ struct FolderInner {
     turn: Mutex<()>,
     /// Dropping it lets the folder go.
     _lock: Option<File>,
+    /// Whether others use it too, which only a model of a shared store in tests allows.
+    shared: bool,
 }
 
 impl FileStore {
@@ -82,6 +84,19 @@ impl FileStore {
             disk,
             turn: Mutex::new(()),
             _lock: lock,
+            shared: false,
+        }))
+    }
+
+    /// The same where several processes use the folder.
+    #[cfg(test)]
+    pub(super) fn shared_on(dir: &Path, disk: Box<dyn Disk>) -> Self {
+        Self(Arc::new(FolderInner {
+            dir: dir.to_owned(),
+            disk,
+            turn: Mutex::new(()),
+            _lock: None,
+            shared: true,
         }))
     }
 
@@ -107,6 +122,10 @@ impl FileStore {
 }
 
 impl Store for FileStore {
+    fn shared(&self) -> bool {
+        self.0.shared
+    }
+
     async fn load(&self) -> Result<Option<(Vec<u8>, Version)>, StoreError> {
         self.blocking(FolderInner::load).await
     }

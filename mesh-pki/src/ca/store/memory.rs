@@ -42,6 +42,17 @@ impl MemoryDisk {
         FileStore::on(Path::new("/ca"), Box::new(self.clone()), None)
     }
 
+    /// A store that several processes use at once.
+    pub(crate) fn shared_store(&self) -> FileStore {
+        FileStore::shared_on(Path::new("/ca"), Box::new(self.clone()))
+    }
+
+    /// Puts a state in the place of the one that is there, as a copy that is brought back.
+    pub(crate) fn write_state(&self, content: &[u8]) {
+        let path = Path::new("/ca/state.json").to_owned();
+        self.0.lock().unwrap().seen.insert(path, content.to_vec());
+    }
+
     pub(crate) fn fail(&self, fault: Fault) {
         let mut model = self.0.lock().unwrap();
         model.done = 0;

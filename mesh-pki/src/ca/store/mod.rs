@@ -37,6 +37,18 @@ pub trait Store: Send + Sync + 'static {
     /// The state that was written last, if there is any.
     fn load(&self) -> impl Future<Output = Result<Option<(Vec<u8>, Version)>, StoreError>> + Send;
 
+    /// The version of the state that was written last. A CA whose store is [`shared`](Store::shared) asks
+    /// every second, so it should cost less than a load.
+    fn latest(&self) -> impl Future<Output = Result<Option<Version>, StoreError>> + Send {
+        async { Ok(self.load().await?.map(|(_, version)| version)) }
+    }
+
+    /// Whether several processes may issue from it at once. Then none of them knows all members, and a
+    /// CA goes by what its state says of them. Only a store that keeps others away says no.
+    fn shared(&self) -> bool {
+        true
+    }
+
     /// Writes a state in place of the one named by `expected`; `None` where there must be none.
     fn swap(
         &self,
@@ -120,6 +132,17 @@ pub enum StoreError {
         what: String,
         /// Why there is no answer.
         reason: String,
+    },
+    /// The state in the store is not the one that was read or written last, but one before it, or is gone.
+    #[error(
+        "the CA's state is {}, and this process has seen version {seen}: it does not go back",
+        found.map_or("gone".to_owned(), |found| format!("of version {found}"))
+    )]
+    WentBack {
+        /// The version that the store has, if it has any.
+        found: Option<u64>,
+        /// The version that was seen before.
+        seen: u64,
     },
     /// There is no such key.
     #[error("the key {key_id} is missing")]
