@@ -215,7 +215,7 @@ impl ControlConfig {
 }
 
 /// The name of this process among others: that of its host, which in a Pod is that of the Pod.
-fn instance() -> String {
+pub(crate) fn instance() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }

@@ -41,10 +41,10 @@ use crate::manifest::Defaults;
     feature = "kubernetes-ca",
     any(feature = "aws-lc-rs", feature = "ring")
 ))]
-pub use ca::{SecretStore, TokenReviews};
+pub use ca::{RootPublisher, SecretStore, TokenReviews};
 use index::{Event, Index};
 use kinds::KINDS;
-use watch::{Said, watch};
+use watch::{Followed, Said, watch};
 pub use write::Lease;
 use write::{Writing, elect};
 
@@ -217,8 +217,10 @@ impl Source for KubeSource {
         let (said, mut heard) = mpsc::channel(QUEUE);
         // They end with this function.
         let mut tasks = JoinSet::new();
-        for kind in 0..KINDS.len() {
-            tasks.spawn(watch(self.cluster.client.clone(), kind, said.clone()));
+        for (kind, watched) in KINDS.iter().enumerate() {
+            let followed = Followed::all(watched);
+            let (client, said) = (self.cluster.client.clone(), said.clone());
+            tasks.spawn(watch(client, kind, followed, said));
         }
         drop(said);
         let mut election = JoinSet::new();

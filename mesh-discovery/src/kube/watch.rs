@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::index::Event;
-use super::kinds::{KINDS, Watched};
+use super::kinds::Watched;
 
 /// Objects of a page.
 const PAGE: u32 = 500;
@@ -54,18 +54,33 @@ pub(super) enum Verdict {
     NoStreams,
 }
 
-/// Watches a kind until nothing listens.
-pub(super) async fn watch(client: Client, kind: usize, said: mpsc::Sender<(usize, Said)>) {
-    let watched = &KINDS[kind];
+/// Which objects a watch follows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Followed {
+    pub(super) kind: &'static Watched,
+    /// Those with labels that a selector permits, or all.
+    pub(super) labels: Option<&'static str>,
+    /// Those with fields that a selector permits, or all.
+    pub(super) fields: Option<&'static str>,
+}
+
+/// Watches objects until nothing listens; `place` names the watch to its listener.
+pub(super) async fn watch(
+    client: Client,
+    place: usize,
+    followed: Followed,
+    said: mpsc::Sender<(usize, Said)>,
+) {
     let mut one = Watch {
         client,
         said,
-        kind,
+        place,
+        followed,
         streams: true,
         failures: 0,
     };
     // Gone once nothing listens.
-    let _gone = one.run(watched).await;
+    let _gone = one.run(followed.kind).await;
 }
 
 /// Nothing listens any longer.
@@ -74,11 +89,25 @@ struct Deaf;
 struct Watch {
     client: Client,
     said: mpsc::Sender<(usize, Said)>,
-    kind: usize,
+    place: usize,
+    followed: Followed,
     /// Whether lists may come as streams.
     streams: bool,
     /// Since it was last live.
     failures: u32,
+}
+
+// === impl Followed ===
+
+impl Followed {
+    /// All objects of a kind.
+    pub(super) const fn all(kind: &'static Watched) -> Self {
+        Self {
+            kind,
+            labels: None,
+            fields: None,
+        }
+    }
 }
 
 // === impl Watch ===
@@ -184,6 +213,8 @@ impl Watch {
     async fn list(&mut self, path: &Request) -> Result<kube::Result<String>, Deaf> {
         self.say(Said::Of(Event::ListBegun)).await?;
         let mut params = ListParams::default().limit(PAGE);
+        params.label_selector = self.followed.labels.map(str::to_owned);
+        params.field_selector = self.followed.fields.map(str::to_owned);
         loop {
             let request = path.list(&params).map_err(kube::Error::BuildRequest);
             let page: ObjectList<Json> = match request {
@@ -215,6 +246,8 @@ impl Watch {
     ) -> Result<kube::Result<()>, Deaf> {
         let mut params = WatchParams::default().timeout(WATCH);
         params.send_initial_events = list;
+        params.label_selector = self.followed.labels.map(str::to_owned);
+        params.field_selector = self.followed.fields.map(str::to_owned);
         let request = path
             .watch(&params, &from)
             .map_err(kube::Error::BuildRequest);
@@ -285,7 +318,8 @@ impl Watch {
             Verdict::Later(asked) => asked,
             _ => None,
         };
-        self.say(Said::Failed(reason(&KINDS[self.kind], e))).await?;
+        self.say(Said::Failed(reason(self.followed.kind, e)))
+            .await?;
         let wait = WAITS
             .0
             .saturating_mul(1 << self.failures.min(8))
@@ -299,7 +333,7 @@ impl Watch {
     }
 
     async fn say(&self, said: Said) -> Result<(), Deaf> {
-        self.said.send((self.kind, said)).await.map_err(|_| Deaf)
+        self.said.send((self.place, said)).await.map_err(|_| Deaf)
     }
 }
 

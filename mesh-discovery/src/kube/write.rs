@@ -29,7 +29,7 @@ const TIME: Duration = Duration::from_secs(10);
 /// The first wait after a write that was refused, and the longest.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// The Lease that one of several processes holds, which writes the status of objects for all.
+/// The Lease that one of several processes holds, which writes for all.
 ///
 /// ```
 /// use inmesh_core::model::Namespace;
@@ -113,7 +113,7 @@ pub(super) async fn elect(
                 tracing::info!(
                     lease = lease.name,
                     leads,
-                    "this process writes the status of routes, or does so no longer"
+                    "this process holds the Lease, or does so no longer"
                 );
             }
             std::mem::replace(known, until) != until
@@ -174,7 +174,7 @@ async fn leave(client: &Client, one: &str, candidate: &mut Candidate) -> kube::R
     }
 }
 
-async fn get(client: &Client, path: &str) -> kube::Result<Json> {
+pub(super) async fn get(client: &Client, path: &str) -> kube::Result<Json> {
     let request = http::Request::get(path).body(Vec::new());
     client
         .request(request.map_err(kube::Error::HttpError)?)
@@ -194,7 +194,7 @@ async fn put(client: &Client, path: &str, there: Option<Json>, spec: Json) -> ku
     .await
 }
 
-async fn send(
+pub(super) async fn send(
     client: &Client,
     request: http::request::Builder,
     kind: &str,

@@ -28,11 +28,17 @@ pub(crate) struct ApiServer {
     etcd: Child,
     server: Option<Child>,
     ports: [u16; 3],
+    flags: &'static [&'static str],
 }
 
 impl ApiServer {
     /// Starts an API server; `None` where `KUBEBUILDER_ASSETS` names none, which it prints.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn start_with(flags: &'static [&'static str]) -> Option<Self> {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let assets = assets.filter(|dir| dir.join("kube-apiserver").is_file());
         let Some(assets) = assets else {
@@ -84,6 +90,7 @@ impl ApiServer {
             etcd,
             server: None,
             ports,
+            flags,
         };
         started.begin();
         Some(started)
@@ -118,7 +125,7 @@ impl ApiServer {
             "--disable-admission-plugins=ServiceAccount".into(),
         ];
         let mut start = Command::new(self.assets.join("kube-apiserver"));
-        start.args(flags);
+        start.args(flags).args(self.flags);
         let server =
             spawn(start, &self.dir.path().join("server.log")).expect("the API server starts");
         self.server = Some(server);

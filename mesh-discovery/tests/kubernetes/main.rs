@@ -3,6 +3,7 @@
 #![cfg(feature = "kubernetes-ca")]
 
 mod api_server;
+mod ca;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use inmesh_core::telemetry::{Collect, Exposition, Metrics, Samples};
 use inmesh_pki::ca::server::{CaCounts, Refusal};
 use inmesh_pki::ca::state::Step;
-use inmesh_pki::ca::store::FileStore;
+use inmesh_pki::ca::store::Store;
 use inmesh_pki::ca::{Ca, CaStatus, attest};
 use inmesh_pki::crl::Crl;
 use inmesh_pki::id::SpiffeId;
@@ -26,9 +26,8 @@ use tokio::net::TcpListener;
 use crate::seconds::seconds;
 
 /// Where the pages get what they show.
-#[derive(Clone)]
-pub(super) struct Pages {
-    pub(super) ca: Arc<Ca<FileStore>>,
+pub(super) struct Pages<S> {
+    pub(super) ca: Arc<Ca<S>>,
     pub(super) own: SpiffeId,
     pub(super) counts: StatusReader<CaCounts>,
     pub(super) identity: IdentityReader,
@@ -54,11 +53,12 @@ enum Stage {
 
 // === impl Pages ===
 
-impl Pages {
+impl<S: Store> Pages<S> {
     /// Serves until dropped.
     pub(super) fn serve(self, listener: TcpListener) -> impl Future<Output = ()> {
+        let shared = Arc::new(self);
         pages(listener, move |request: Request<()>| {
-            let pages = self.clone();
+            let pages = Arc::clone(&shared);
             async move { pages.answer(&request).await }
         })
     }

@@ -1,5 +1,5 @@
-//! `mesh ca serve`: the CA of a mesh. Its state, keys and the operator's socket lie in one folder;
-//! it runs until a signal.
+//! `mesh ca serve`: the CA of a mesh. Its state, keys and the operator's socket lie in one folder, or the
+//! first two in Secrets of a cluster; it runs until a signal.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
-use clap::Args;
-use inmesh_discovery::kube::TokenReviews;
+use clap::{ArgAction, ArgGroup, Args};
+use inmesh_core::drain::{Drain, Phase, drain};
+use inmesh_core::model::{InvalidName, Namespace};
+use inmesh_discovery::kube::{Cluster, Lease, RootPublisher, SecretStore, TokenReviews};
 use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
 use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
-use inmesh_pki::ca::store::FileStore;
+use inmesh_pki::ca::store::{FileStore, Store};
 use inmesh_pki::ca::{Ca, Lifetimes, NewAuthority, Published};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::disk;
@@ -24,6 +26,7 @@ use inmesh_pki::issue::policy::{OidcRule, Rules};
 use inmesh_pki::source::keys::KeyFile;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::metrics::Pages;
@@ -34,13 +37,22 @@ use crate::signals::Signals;
 /// The CA's own ID below its trust domain, unless another one is given.
 const OWN_PATH: &str = "/inmesh/ca";
 
+/// What its Secrets are called, or begin with.
+const SECRETS: &str = "mesh-ca";
+/// The Lease of the replica that publishes the roots.
+const LEASE: &str = "mesh-root";
+
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("cluster").multiple(true)))]
 #[command(after_help = "Examples:
   mesh ca serve --dir /var/lib/mesh-ca --trust-domain prod.example
   mesh ca serve --dir /var/lib/mesh-ca --trust-domain prod.example --metrics 127.0.0.1:15014 \\
-    --kubernetes-jwks jwks.json --audience inmesh-ca")]
+    --kubernetes-jwks jwks.json --audience inmesh-ca
+  mesh ca serve --dir /run/mesh-ca --trust-domain prod.example --kubernetes-secrets mesh-system \\
+    --kubernetes-review --audience inmesh-ca")]
 pub(crate) struct Serve {
-    /// The CA's folder; made if needed, for its owner alone.
+    /// The CA's folder; made if needed, for its owner alone. With --kubernetes-secrets it has the
+    /// operator's socket and the bundle alone.
     #[arg(long)]
     dir: PathBuf,
     /// The trust domain.
@@ -87,10 +99,24 @@ pub(crate) struct Serve {
     kubernetes_issuer: String,
     /// Ask the API server of a cluster to which service account a token belongs: it also knows whether
     /// account and Pod still exist. It is found as kubectl finds it.
-    #[arg(long, requires = "audience")]
+    #[arg(long, requires = "audience", group = "cluster")]
     kubernetes_review: bool,
+    /// Keep state and keys in Secrets of this namespace, instead of in the folder. Any number of
+    /// processes may serve from them at once. The API server is found as kubectl finds it.
+    #[arg(long, value_name = "NAMESPACE", group = "cluster", value_parser = namespace)]
+    kubernetes_secrets: Option<Namespace>,
+    /// Whether the roots are published in the cluster too: as the ConfigMap mesh-root there and in each
+    /// Namespace with the label inmesh.dev/inject: enabled, and as a ClusterTrustBundle.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        action = ArgAction::Set,
+        requires = "kubernetes_secrets"
+    )]
+    kubernetes_publish: bool,
     /// How that API server is reached, instead.
-    #[arg(long, value_name = "FILE", requires = "kubernetes_review")]
+    #[arg(long, value_name = "FILE", requires = "cluster")]
     kubeconfig: Option<PathBuf>,
     /// The audience that tokens must be meant for.
     #[arg(long)]
@@ -114,6 +140,15 @@ pub(crate) struct Serve {
     log_format: log::Format,
 }
 
+/// What is ready before the state is read.
+struct Prepared {
+    signals: Signals,
+    config: ServerConfigOf,
+    key_files: Vec<KeyFile>,
+    listener: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let _level = log::init(&self.log, self.log_format)?;
@@ -122,31 +157,54 @@ impl Serve {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
-        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+        let signals = Signals::new()?;
         let (mut config, key_files) = self.config()?;
-        if let Some(reviews) = self.reviews().await? {
+        let cluster = self.cluster().await?;
+        if let Some(cluster) = cluster.as_ref().filter(|_| self.kubernetes_review) {
             let audience = self.audience.clone().unwrap_or_default();
+            let reviews = TokenReviews::of(cluster);
             config.attestors = config.attestors.with_review(audience, reviews);
         }
-        let lifetimes = Lifetimes {
-            root: at_least_a_second("root", self.root_lifetime)?,
-            issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
-            leaf: at_least_a_second("leaf", self.leaf_lifetime)?,
+        let prepared = Prepared {
+            signals,
+            config,
+            key_files,
+            listener: listen(self.listen).await?,
+            metrics: match self.metrics {
+                None => None,
+                Some(address) => Some(listen(address).await?),
+            },
         };
-        let listener = listen(self.listen).await?;
-        let metrics = match self.metrics {
-            None => None,
-            Some(address) => Some(listen(address).await?),
-        };
-        let store = FileStore::open(&self.dir)
-            .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
-        let first = self.first_root(lifetimes, clock.now(), &crypto)?;
-        let domain = &self.trust_domain;
-        let ca = Ca::open(store, domain, first, lifetimes, &crypto, clock)
-            .await
-            .with_context(|| format!("opening the CA in {}", self.dir.display()))?;
-        let ca = Arc::new(ca);
+        match (&self.kubernetes_secrets, cluster) {
+            (Some(namespace), Some(cluster)) => {
+                make_folder(&self.dir)?;
+                let store = SecretStore::of(&cluster, namespace, SECRETS)?;
+                let publisher = self.publisher(namespace, &cluster);
+                self.run_in(store, prepared, publisher).await
+            }
+            _ => {
+                let store = FileStore::open(&self.dir)
+                    .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
+                self.run_in(store, prepared, None).await
+            }
+        }
+    }
+
+    /// Serves a CA whose state and keys are in `store`.
+    async fn run_in<S: Store>(
+        self,
+        store: S,
+        prepared: Prepared,
+        publisher: Option<RootPublisher>,
+    ) -> anyhow::Result<()> {
+        let Prepared {
+            mut signals,
+            config,
+            key_files,
+            listener,
+            metrics,
+        } = prepared;
+        let ca = Arc::new(self.open(store).await?);
         let socket = AdminSocket::bind(&self.dir)
             .with_context(|| format!("listening in {}", self.dir.display()))?;
         let own = config.rules.own().clone();
@@ -157,7 +215,7 @@ impl Serve {
             .unwrap_or_else(|| self.dir.join("bundle.pem"));
         write_bundle(&bundle, &ca.published().borrow())?;
         let address = listener.local_addr()?;
-        tracing::info!(%address, trust_domain = %domain, "the CA serves");
+        tracing::info!(%address, trust_domain = %self.trust_domain, "the CA serves");
 
         if let Some(listener) = metrics {
             warn_if_open(listener.local_addr()?);
@@ -180,6 +238,8 @@ impl Serve {
         let mut serving = tokio::spawn(server.serve(listener, until(stopped.clone())));
         let operating = tokio::spawn(socket.serve(Arc::clone(&ca), until(stopped.clone())));
         let writing = tokio::spawn(keep_bundle(bundle, ca.published()));
+        let (ended, until_ended) = drain();
+        let publishing = publish(publisher, ca.published(), until_ended);
         tokio::select! {
             // It has no log file: the log goes to standard error.
             () = signals.end(async || {}) => {}
@@ -190,9 +250,11 @@ impl Serve {
         }
         tracing::info!("ended by a signal");
         let _gone = stop.send(true);
+        ended.advance(Phase::Closed);
         writing.abort();
         serving.await?;
         operating.await?;
+        publishing.await?;
         // Without it the next start waits for leaves to end, as after a crash.
         if let Err(error) = ca.leave().await {
             tracing::warn!(%error, "the members are not written down");
@@ -200,18 +262,47 @@ impl Serve {
         Ok(())
     }
 
-    /// Reviews of tokens by a cluster, where they are asked for.
-    async fn reviews(&self) -> anyhow::Result<Option<TokenReviews>> {
-        if !self.kubernetes_review {
-            return Ok(None);
-        }
+    async fn open<S: Store>(&self, store: S) -> anyhow::Result<Ca<S>> {
+        let (crypto, clock) = (Crypto::aws_lc_rs(), SystemClock::shared());
+        let lifetimes = Lifetimes {
+            root: at_least_a_second("root", self.root_lifetime)?,
+            issuer: at_least_a_second("issuer", self.issuer_lifetime)?,
+            leaf: at_least_a_second("leaf", self.leaf_lifetime)?,
+        };
+        let first = self.first_root(lifetimes, clock.now(), &crypto)?;
+        let ca = Ca::open(store, &self.trust_domain, first, lifetimes, &crypto, clock);
+        ca.await.with_context(|| match &self.kubernetes_secrets {
+            Some(namespace) => format!("opening the CA in the Secrets {SECRETS} of {namespace}"),
+            None => format!("opening the CA in {}", self.dir.display()),
+        })
+    }
+
+    /// The cluster, where one is asked for.
+    async fn cluster(&self) -> anyhow::Result<Option<Cluster>> {
+        let flag = match (&self.kubernetes_secrets, self.kubernetes_review) {
+            (None, false) => return Ok(None),
+            (Some(_), _) => "--kubernetes-secrets",
+            (None, true) => "--kubernetes-review",
+        };
         let cluster = agent::cluster(self.kubeconfig.as_deref(), None).await;
-        let cluster = cluster.context("--kubernetes-review")?;
-        tracing::info!(
-            server = cluster.server(),
-            "tokens are reviewed by a cluster"
-        );
-        Ok(Some(TokenReviews::of(&cluster)))
+        let cluster = cluster.context(flag)?;
+        let server = cluster.server();
+        if self.kubernetes_review {
+            tracing::info!(server, "tokens are reviewed by a cluster");
+        }
+        if let Some(namespace) = &self.kubernetes_secrets {
+            tracing::info!(server, %namespace, "state and keys are in Secrets");
+        }
+        Ok(Some(cluster))
+    }
+
+    fn publisher(&self, namespace: &Namespace, cluster: &Cluster) -> Option<RootPublisher> {
+        if !self.kubernetes_publish {
+            return None;
+        }
+        let holder = format!("{}-{}", agent::instance(), std::process::id());
+        let lease = Lease::new(namespace.clone(), LEASE, &holder);
+        Some(RootPublisher::new(cluster, lease))
     }
 
     /// The root that an operator brings, with its key.
@@ -333,6 +424,40 @@ fn take(fields: &mut BTreeMap<String, String>, flag: &str, name: &str) -> anyhow
 /// Reads a file that holds a key, which no other user may use.
 pub(super) fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     disk::read_secret(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn namespace(text: &str) -> Result<Namespace, InvalidName> {
+    Namespace::new(text)
+}
+
+/// Makes the folder of the socket, or refuses one that other users may use: what comes in there is obeyed.
+fn make_folder(dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+
+    let mut builder = std::fs::DirBuilder::new();
+    let found = builder.recursive(true).mode(0o700).create(dir);
+    let found = found.and_then(|()| dir.metadata());
+    let found = found.with_context(|| format!("making the folder {}", dir.display()))?;
+    if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0 {
+        bail!(
+            "other users may use {}: name a folder below it, which is made",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// Publishes the roots in a cluster, where that is asked for.
+fn publish(
+    publisher: Option<RootPublisher>,
+    published: watch::Receiver<Arc<Published>>,
+    until: Drain,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Some(publisher) = publisher {
+            publisher.run(published, until).await;
+        }
+    })
 }
 
 /// Writes the bundle whenever it changes.

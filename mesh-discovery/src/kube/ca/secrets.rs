@@ -32,6 +32,10 @@ const PART: usize = 512 * 1024;
 const READS: usize = 5;
 /// The label of a key, with the name of its CA.
 const KEY_OF: &str = "inmesh.dev/ca-key-of";
+/// The annotation of a state with its version, which is read without the state.
+const VERSION: &str = "inmesh.dev/ca-version";
+/// How an API server is asked for the metadata of an object alone.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// Keys of a page.
 const PAGE: usize = 500;
 
@@ -120,6 +124,17 @@ impl SecretStore {
         path: &str,
         body: &Json,
     ) -> Result<Option<Json>, StoreError> {
+        self.ask_for("application/json", method, path, body).await
+    }
+
+    /// The same in another form.
+    async fn ask_for(
+        &self,
+        form: &'static str,
+        method: http::Method,
+        path: &str,
+        body: &Json,
+    ) -> Result<Option<Json>, StoreError> {
         let failed = |reason: String| StoreError::Unavailable {
             what: path.to_owned(),
             reason,
@@ -131,6 +146,7 @@ impl SecretStore {
         };
         let request = http::Request::builder().method(method).uri(path);
         let request = request.header(http::header::CONTENT_TYPE, "application/json");
+        let request = request.header(http::header::ACCEPT, form);
         let request = request.body(body.as_bytes().to_vec());
         let request = request.map_err(|e| failed(e.to_string()))?;
         match timeout(TIME, self.client.request::<Json>(request)).await {
@@ -304,6 +320,20 @@ impl Store for SecretStore {
         Err(self.malformed(&self.name))
     }
 
+    async fn latest(&self) -> Result<Option<Version>, StoreError> {
+        let path = self.path(&self.name);
+        let found = self.ask_for(METADATA, http::Method::GET, &path, &Json::Null);
+        let Some(found) = found.await? else {
+            return Ok(None);
+        };
+        let written = found["metadata"]["annotations"][VERSION].as_str();
+        match written.and_then(|version| version.parse().ok()) {
+            Some(version) => Ok(Some(Version(version))),
+            // An earlier version of this program wrote it.
+            None => Ok(self.head().await?.map(|head| head.version)),
+        }
+    }
+
     async fn swap(&self, expected: Option<Version>, state: Vec<u8>) -> Result<Version, StoreError> {
         let (got, max) = (state.len(), MAX_STATE);
         if got > max {
@@ -334,6 +364,7 @@ impl Store for SecretStore {
             }
         }
         let mut secret = self.secret(&self.name, &json!({}), &data);
+        secret["metadata"]["annotations"] = json!({ VERSION: next.0.to_string() });
         let swapped = match &before {
             None => self.create(&secret).await,
             Some(head) => {

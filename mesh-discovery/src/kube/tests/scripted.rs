@@ -15,8 +15,8 @@ use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::watch::{Said, watch};
-use super::{Event, place};
+use super::super::watch::{Followed, Said, watch};
+use super::{Event, KINDS, place};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -93,7 +93,7 @@ async fn watched_of(
     });
     let (said, mut heard) = mpsc::channel(64);
     let client = Client::new(service, "default");
-    let task = tokio::spawn(watch(client, kind, said));
+    let task = tokio::spawn(watch(client, kind, Followed::all(&KINDS[kind]), said));
     let (mut all, mut left) = (Vec::new(), lives);
     while left > 0
         && let Some((_, said)) = heard.recv().await

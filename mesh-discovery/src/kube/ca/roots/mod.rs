@@ -1,0 +1,506 @@
+//! Publishes the roots of a CA in its cluster, for those that join, while this process holds the Lease.
+//!
+//! What is to be done is decided by [`plan`]. Two watches bring the Namespaces with the label and the
+//! ConfigMaps of the one name, as another writer leaves them too; the ClusterTrustBundle is one object,
+//! which is looked at from time to time. What was asked for is not asked for again before a watch has shown
+//! that it has changed, and what was refused is tried again after a pause that grows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use inmesh_core::drain::Drain;
+use inmesh_pki::ca::Published;
+use inmesh_pki::clock::SystemClock;
+use kube::Client;
+use serde_json::{Value as Json, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::plan::{Act, Found, NAME, Place, Seen, Wanted, plan};
+use crate::kube::Cluster;
+use crate::kube::index::Event;
+use crate::kube::kinds::Watched;
+use crate::kube::watch::{Followed, Said, root, watch as follow};
+use crate::kube::write::{Leads, Lease, elect, get, send};
+
+mod plan;
+
+/// How many requests are on their way at once.
+const AT_ONCE: usize = 8;
+/// How long one may take.
+const TIME: Duration = Duration::from_secs(10);
+/// The first wait after a request that was refused, and the longest.
+const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a watch has to show what was written.
+const SHOWN: Duration = Duration::from_secs(30);
+/// How often the ClusterTrustBundle is looked at, and all is looked at again.
+const LOOK: Duration = Duration::from_secs(30);
+/// How often it is said again why something is not as it should be.
+const REMIND: Duration = Duration::from_secs(60 * 60);
+/// What may wait of what watches say.
+const QUEUE: usize = 256;
+/// Of which writer the fields are.
+const MANAGER: &str = "inmesh-ca";
+/// Where bundles of a cluster are, before the version.
+const CERTIFICATES: &str = "/apis/certificates.k8s.io";
+/// The versions of that kind, the preferred first.
+const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
+static NAMESPACES: Watched = Watched {
+    kind: "Namespace",
+    group: "",
+    versions: &["v1"],
+    plural: "namespaces",
+    built_in: true,
+};
+static CONFIG_MAPS: Watched = Watched {
+    kind: "ConfigMap",
+    group: "",
+    versions: &["v1"],
+    plural: "configmaps",
+    built_in: true,
+};
+
+/// What is watched; a role may name the ConfigMap, since its name is in the selector.
+const FOLLOWED: [Followed; 2] = [
+    Followed {
+        kind: &NAMESPACES,
+        labels: Some("inmesh.dev/inject=enabled"),
+        fields: None,
+    },
+    Followed {
+        kind: &CONFIG_MAPS,
+        labels: None,
+        fields: Some("metadata.name=mesh-root"),
+    },
+];
+
+/// Publishes the roots of a CA in its cluster: as `ca.crt` of a ConfigMap `mesh-root` in the Namespace of
+/// its Lease and in each one with the label `inmesh.dev/inject: enabled`, and as a ClusterTrustBundle of the
+/// signer `inmesh.dev/ca` where the API server has that kind.
+///
+/// Of several processes the one that holds the Lease writes, by server-side apply. It follows Namespaces,
+/// the bundle, and what others do to its objects. An object of that name that is not labelled
+/// `app.kubernetes.io/managed-by: inmesh`, or is of another trust domain, is left as it is.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use inmesh_pki::ca::{Ca, store::FileStore};
+/// # async fn doc(ca: Arc<Ca<FileStore>>) -> Result<(), Box<dyn std::error::Error>> {
+/// use inmesh_core::drain::drain;
+/// use inmesh_core::model::Namespace;
+/// use inmesh_discovery::kube::{Cluster, Lease, RootPublisher};
+///
+/// let lease = Lease::new(Namespace::new("mesh-system")?, "mesh-root", "ca-7f9c-x2x4z");
+/// let (_end, until) = drain();
+/// RootPublisher::new(&Cluster::infer().await?, lease).run(ca.published(), until).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct RootPublisher {
+    cluster: Cluster,
+    lease: Lease,
+}
+
+/// What is known and on its way.
+struct Publishing {
+    client: Client,
+    leads: Leads,
+    wanted: Wanted,
+    found: Found,
+    /// The names on each list that is being read, and whether a whole one was there.
+    listing: [Option<HashSet<String>>; 2],
+    listed: [bool; 2],
+    bundles: Bundles,
+    on_their_way: JoinSet<(Place, Done)>,
+    /// What was asked for: the version that was seen then, the generation, and how long that counts.
+    asked: HashMap<Place, (Option<String>, u64, Instant)>,
+    /// What was refused: when it is tried again, and how often it was.
+    refused: HashMap<Place, (Instant, u32)>,
+    /// When it was said last that something is not as it should be.
+    said: HashMap<Place, Instant>,
+    /// The same of each watch.
+    failed: [Option<Instant>; 2],
+}
+
+/// The ClusterTrustBundle.
+struct Bundles {
+    /// The version of its kind that the API server has.
+    version: Option<&'static str>,
+    look_at: Instant,
+    absence_said: bool,
+}
+
+/// What has come back.
+enum Done {
+    /// A request.
+    Asked(kube::Result<()>),
+    /// What there is of a ClusterTrustBundle, and in which version.
+    Looked(kube::Result<Option<(&'static str, Option<Seen>)>>),
+}
+
+// === impl RootPublisher ===
+
+impl RootPublisher {
+    /// A publisher in a cluster; `lease` is in the CA's own Namespace.
+    #[must_use]
+    pub fn new(cluster: &Cluster, lease: Lease) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            lease,
+        }
+    }
+
+    /// Publishes what `published` has, until the drain has closed or there is no CA any longer.
+    pub async fn run(self, mut published: watch::Receiver<Arc<Published>>, mut drain: Drain) {
+        let client = self.cluster.client;
+        let (said, mut heard) = mpsc::channel(QUEUE);
+        // They end with this function.
+        let mut tasks = JoinSet::new();
+        for (place, followed) in FOLLOWED.into_iter().enumerate() {
+            tasks.spawn(follow(client.clone(), place, followed, said.clone()));
+        }
+        drop(said);
+        let (leads, led) = watch::channel(None);
+        let wanted = wanted(&self.lease, &published.borrow_and_update());
+        let (clock, ended) = (SystemClock::shared(), drain.clone());
+        let mut election = JoinSet::new();
+        election.spawn(elect(
+            client.clone(),
+            self.lease.clone(),
+            clock,
+            leads,
+            ended,
+        ));
+        let mut publishing = Publishing::new(client, led, wanted);
+        let mut batch = Vec::new();
+        loop {
+            let wake = publishing.look();
+            tokio::select! {
+                biased;
+                () = drain.closed() => {
+                    // The Lease is left to others.
+                    while election.join_next().await.is_some() {}
+                    return;
+                }
+                _any = heard.recv_many(&mut batch, QUEUE) => {}
+                changed = published.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    publishing.wanted = wanted_of(&self.lease, &mut published);
+                }
+                changed = publishing.leads.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                Some(Ok((place, done))) = publishing.on_their_way.join_next() => {
+                    publishing.came_back(place, done);
+                }
+                () = sleep_until(wake) => {}
+            }
+            for (place, said) in batch.drain(..) {
+                publishing.hear(place, said);
+            }
+        }
+    }
+}
+
+fn wanted_of(lease: &Lease, published: &mut watch::Receiver<Arc<Published>>) -> Wanted {
+    wanted(lease, &published.borrow_and_update())
+}
+
+fn wanted(lease: &Lease, published: &Published) -> Wanted {
+    Wanted {
+        own: lease.namespace.as_str().to_owned(),
+        trust_domain: published.bundle.trust_domain().to_string(),
+        generation: published.generation,
+        roots: published.bundle.to_pem(),
+    }
+}
+
+// === impl Publishing ===
+
+impl Publishing {
+    fn new(client: Client, leads: Leads, wanted: Wanted) -> Self {
+        Self {
+            client,
+            leads,
+            wanted,
+            found: Found::default(),
+            listing: [None, None],
+            listed: [false; 2],
+            bundles: Bundles {
+                version: None,
+                look_at: Instant::now(),
+                absence_said: false,
+            },
+            on_their_way: JoinSet::new(),
+            asked: HashMap::new(),
+            refused: HashMap::new(),
+            said: HashMap::new(),
+            failed: [None; 2],
+        }
+    }
+
+    /// Notes what a watch says.
+    fn hear(&mut self, place: usize, said: Said) {
+        let event = match said {
+            Said::Of(event) => event,
+            Said::Live => return,
+            Said::Failed(why) => {
+                let now = Instant::now();
+                if self.failed[place].is_none_or(|last| now - last >= REMIND) {
+                    self.failed[place] = Some(now);
+                    tracing::warn!(
+                        why,
+                        "Namespaces and ConfigMaps are not followed: the roots stay as they are"
+                    );
+                }
+                return;
+            }
+        };
+        let name = |object: &Json| {
+            let metadata = &object["metadata"];
+            let name = match place {
+                0 => &metadata["name"],
+                _ => &metadata["namespace"],
+            };
+            name.as_str().unwrap_or_default().to_owned()
+        };
+        match event {
+            Event::Absent => {}
+            Event::ListBegun => self.listing[place] = Some(HashSet::new()),
+            Event::Listed(object) => {
+                let name = name(&object);
+                if let Some(listing) = &mut self.listing[place] {
+                    listing.insert(name.clone());
+                }
+                self.put(place, name, &object);
+            }
+            Event::ListDone => {
+                let listing = self.listing[place].take().unwrap_or_default();
+                match place {
+                    0 => self
+                        .found
+                        .namespaces
+                        .retain(|name, _| listing.contains(name)),
+                    _ => self.found.maps.retain(|name, _| listing.contains(name)),
+                }
+                self.listed[place] = true;
+            }
+            Event::Applied(object) => self.put(place, name(&object), &object),
+            Event::Deleted(object) => {
+                let name = name(&object);
+                match place {
+                    0 => drop(self.found.namespaces.remove(&name)),
+                    _ => drop(self.found.maps.remove(&name)),
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, place: usize, name: String, object: &Json) {
+        // The API server may send more of a selector's objects than that has.
+        let metadata = &object["metadata"];
+        match place {
+            0 => {
+                let stays = metadata["deletionTimestamp"].is_null();
+                self.found.namespaces.insert(name, stays);
+            }
+            _ if metadata["name"] == NAME => {
+                self.found.maps.insert(name, Seen::read(object));
+            }
+            _ => {}
+        }
+    }
+
+    fn came_back(&mut self, place: Place, done: Done) {
+        let error = match done {
+            Done::Asked(Ok(())) => {
+                self.refused.remove(&place);
+                if place == Place::Cluster {
+                    self.bundles.look_at = Instant::now();
+                }
+                return;
+            }
+            Done::Looked(Ok(found)) => {
+                self.refused.remove(&place);
+                if found.is_none() && !self.bundles.absence_said {
+                    self.bundles.absence_said = true;
+                    tracing::info!(
+                        "the API server has no ClusterTrustBundle: the roots are in ConfigMaps alone"
+                    );
+                }
+                self.bundles.version = found.as_ref().map(|(version, _)| *version);
+                self.found.bundle = found.map(|(_, seen)| seen);
+                return;
+            }
+            Done::Asked(Err(error)) | Done::Looked(Err(error)) => error,
+        };
+        let now = Instant::now();
+        let times = self.refused.get(&place).map_or(0, |(_, times)| *times);
+        let wait = WAITS.0.saturating_mul(1 << times.min(8)).min(WAITS.1);
+        self.asked.remove(&place);
+        if place == Place::Cluster {
+            self.bundles.look_at = now + wait;
+        }
+        // What another has written or removed comes by the watch.
+        let expected =
+            matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409));
+        if (!expected || times > 2) && self.is_to_be_said(&place, now) {
+            let why = root(&error);
+            tracing::warn!(object = %place, why, "the roots cannot be published here yet");
+        }
+        self.refused.insert(place, (now + wait, times + 1));
+    }
+
+    fn is_to_be_said(&mut self, place: &Place, now: Instant) -> bool {
+        let again = self
+            .said
+            .get(place)
+            .is_none_or(|last| now - *last >= REMIND);
+        if again {
+            self.said.insert(place.clone(), now);
+        }
+        again
+    }
+
+    /// Does what is to be done, and says when to look again.
+    fn look(&mut self) -> Instant {
+        let now = Instant::now();
+        let again = now + LOOK;
+        let leads = *self.leads.borrow_and_update();
+        if leads.is_none_or(|until| now >= until) || !self.listed.iter().all(|listed| *listed) {
+            return again;
+        }
+        if self.bundles.look_at <= now {
+            self.bundles.look_at = again;
+            let (client, name) = (self.client.clone(), self.wanted.bundle_name());
+            self.on_their_way.spawn(async move {
+                let looked = timeout(TIME, look_at_bundle(&client, &name));
+                let looked = looked.await.unwrap_or_else(|_| Err(no_answer()));
+                (Place::Cluster, Done::Looked(looked))
+            });
+        }
+        let acts: BTreeMap<_, _> = plan(&self.found, &self.wanted).into_iter().collect();
+        self.asked.retain(|place, _| acts.contains_key(place));
+        self.said
+            .retain(|place, _| acts.contains_key(place) || *place == Place::Cluster);
+        self.refused
+            .retain(|place, _| acts.contains_key(place) || *place == Place::Cluster);
+        let mut next = again.min(self.bundles.look_at);
+        for (place, act) in acts {
+            if act == Act::Leave {
+                if self.is_to_be_said(&place, now) {
+                    tracing::warn!(
+                        object = %place,
+                        "the roots are not published here: what stands there is another's"
+                    );
+                }
+                continue;
+            }
+            if let Some((until, _)) = self.refused.get(&place).filter(|(until, _)| *until > now) {
+                next = next.min(*until);
+                continue;
+            }
+            let seen = self.seen(&place);
+            let version = seen.map(|seen| seen.version.clone());
+            let generation = self.wanted.generation;
+            let asked = self.asked.get(&place);
+            let waits =
+                asked.filter(|(at, of, until)| *at == version && *of == generation && *until > now);
+            if let Some((_, _, until)) = waits {
+                next = next.min(*until);
+                continue;
+            }
+            if self.on_their_way.len() >= AT_ONCE {
+                // What comes back wakes.
+                break;
+            }
+            let request = self.request(&place, &act);
+            self.asked
+                .insert(place.clone(), (version, generation, now + SHOWN));
+            let client = self.client.clone();
+            self.on_their_way.spawn(async move {
+                let (request, kind, body) = request;
+                let sent = timeout(TIME, send(&client, request, kind, &body)).await;
+                (
+                    place,
+                    Done::Asked(sent.unwrap_or_else(|_| Err(no_answer()))),
+                )
+            });
+        }
+        next
+    }
+
+    fn seen(&self, place: &Place) -> Option<&Seen> {
+        match place {
+            Place::Cluster => self.found.bundle.as_ref()?.as_ref(),
+            Place::Namespace(name) => self.found.maps.get(name),
+        }
+    }
+
+    fn request(&self, place: &Place, act: &Act) -> (http::request::Builder, &'static str, Json) {
+        let version = self.bundles.version.unwrap_or(VERSIONS[0]);
+        let path = match place {
+            Place::Cluster => bundle_path(version, &self.wanted.bundle_name()),
+            Place::Namespace(name) => format!("/api/v1/namespaces/{name}/configmaps/{NAME}"),
+        };
+        match (act, self.seen(place)) {
+            (Act::Remove, Some(seen)) => {
+                let preconditions = json!({"uid": seen.uid, "resourceVersion": seen.version});
+                let options = json!({
+                    "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions,
+                });
+                (http::Request::delete(path), "application/json", options)
+            }
+            (act, _) => {
+                let force = *act == Act::Apply { ours: true };
+                let path = format!("{path}?fieldManager={MANAGER}&force={force}");
+                let object = self.wanted.object(place, version);
+                (
+                    http::Request::patch(path),
+                    "application/apply-patch+yaml",
+                    object,
+                )
+            }
+        }
+    }
+}
+
+fn bundle_path(version: &str, name: &str) -> String {
+    format!("{CERTIFICATES}/{version}/clustertrustbundles/{name}")
+}
+
+fn no_answer() -> kube::Error {
+    kube::Error::Service("no answer".into())
+}
+
+/// Looks whether the API server has the kind, and then at the one object.
+async fn look_at_bundle(
+    client: &Client,
+    name: &str,
+) -> kube::Result<Option<(&'static str, Option<Seen>)>> {
+    let found = |answer: kube::Result<Json>| match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    };
+    for version in VERSIONS {
+        let group = found(get(client, &format!("{CERTIFICATES}/{version}")).await)?;
+        let resources = group
+            .as_ref()
+            .and_then(|group| group["resources"].as_array());
+        let mut names = resources.into_iter().flatten().map(|one| &one["name"]);
+        if names.any(|name| name == "clustertrustbundles") {
+            let object = found(get(client, &bundle_path(version, name)).await)?;
+            return Ok(Some((version, object.as_ref().map(Seen::read))));
+        }
+    }
+    Ok(None)
+}
