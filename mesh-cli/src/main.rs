@@ -16,6 +16,7 @@ mod otlp;
 mod seconds;
 mod signals;
 mod term;
+mod webhook;
 mod workload_api;
 mod world;
 mod yaml;

@@ -2,10 +2,15 @@
 
 mod support;
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
+use support::ca::Ca;
 use support::{Home, agent_file, eventually, free, stderr, stdout};
 
 const POD: &str = "apiVersion: v1
@@ -70,6 +75,74 @@ fn documents_are_injected_or_printed_as_they_are() {
     );
 }
 
+/// Without files the webhook serves with its SVID, whose host name the CA was given.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhook_proves_itself_by_the_host_name_in_its_svid() {
+    let home = Home::new();
+    let (ca_at, admin, control, webhook) = (free(), free(), free(), free());
+    let own = "spiffe://test.local/ns/shop/sa/control";
+    let name = "mesh-control.mesh-system.svc";
+    let named = format!("{own}={name}");
+    let ca = Ca::start(&home.path("."), ca_at, &["--host-name-of", &named]).await;
+    let bundle = ca.dir.join("bundle.pem");
+    let more = format!(
+        "defaultAction: allow
+peers: strict
+identity: {{ca: {{address: \"{ca_at}\", caId: 'spiffe://test.local/inmesh/ca', trustBundle: {}, tokenFile: token}}}}
+kubernetes: {{kubeconfig: kube.yaml, trustDomain: test.local}}
+controlPlane:
+  bind: \"{control}\"
+  inject: {{bind: \"{webhook}\", image: 'mesh:dev'}}
+",
+        bundle.display()
+    );
+    let dir = home.folder("control", admin, &more);
+    std::fs::write(dir.join("token"), ca.token(own)).expect("written");
+    std::fs::set_permissions(dir.join("token"), Permissions::from_mode(0o600)).expect("a file");
+    std::fs::write(dir.join("kube.yaml"), kubeconfig(free())).expect("written");
+    let mut child = plane(&dir);
+    let ask = |host: &str| {
+        let url = format!("https://{host}:{}/inject", webhook.port());
+        let resolve = format!("{host}:{}:127.0.0.1", webhook.port());
+        let answer = Command::new("curl")
+            .args(["-sS", "--max-time", "10", "--resolve", &resolve, "--cacert"])
+            .arg(&bundle)
+            .args(["-w", "%{http_code}", "-d", "{}", &url])
+            .output();
+        answer.expect("curl is installed")
+    };
+    eventually("the webhook answers", async || {
+        stdout(&ask(name)).ends_with("400").then_some(())
+    })
+    .await;
+    // It is verified by that name and no other.
+    let other = ask("mesh-ca.mesh-system.svc");
+    assert_eq!(other.status.code(), Some(60), "{}", stderr(&other));
+    child.kill().and_then(|()| child.wait()).expect("it ran");
+}
+
+fn kubeconfig(at: SocketAddr) -> String {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{at}")}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    });
+    config.to_string()
+}
+
+/// A control plane with the agent's file of a folder.
+fn plane(dir: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(["control", "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts")
+}
+
 #[tokio::test]
 async fn an_api_server_has_pods_injected_by_the_webhook() {
     let home = Home::new();
@@ -87,24 +160,10 @@ controlPlane:
     let dir = home.folder("control", admin, &more);
     std::fs::write(dir.join("agent.yaml"), agent_file("control", admin, &more)).expect("written");
     // It injects while no API server answers: the one that asks may be starting itself.
-    let nowhere = free();
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{nowhere}")}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
-    });
-    std::fs::write(dir.join("kube.yaml"), kubeconfig.to_string()).expect("written");
+    std::fs::write(dir.join("kube.yaml"), kubeconfig(free())).expect("written");
     std::fs::write(dir.join("tls.crt"), key.cert.pem()).expect("written");
     std::fs::write(dir.join("tls.key"), key.signing_key.serialize_pem()).expect("written");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
-        .args(["control", "--dir"])
-        .arg(&dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary starts");
+    let mut child = plane(&dir);
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "cart-"},
         "spec": {"containers": [{"name": "app", "image": "cart"}]},

@@ -2,32 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use anyhow::Context;
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use inmesh_core::model::{Namespace, ServiceName};
 use inmesh_discovery::control::{ControlSource, Follow};
-use inmesh_discovery::inject::{Sidecar, review};
+use inmesh_discovery::inject::Sidecar;
 use inmesh_discovery::kube::Lease;
 use inmesh_discovery::manifest::Defaults;
 use inmesh_discovery::manifest::strict::{Fields, Value};
-use inmesh_pki::bundle::federate::{WebCertificate, serve_https};
-use inmesh_pki::clock::SystemClock;
 use inmesh_pki::store::IdentityReader;
 use inmesh_pki::{Crypto, SpiffeId};
-use tokio::net::TcpListener;
 
 use super::kubernetes::KubernetesConfig;
 use super::optional::optional;
 
 /// The most replicas and Services that are named.
 const MAX: usize = 1_000;
-/// The largest review that is read: an object has 1.5 MiB at most, and a review two of them.
-const MAX_REVIEW: usize = 8 * 1024 * 1024;
 /// The Lease of those that write statuses.
 const LEASE: &str = "mesh-control";
 
@@ -55,9 +44,8 @@ pub(crate) struct ControlPlaneConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InjectConfig {
     pub(crate) bind: SocketAddr,
-    /// What an API server verifies it by.
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+    /// The files of what an API server verifies it by, a certificate and its key; else its own SVID.
+    pub(crate) files: Option<[PathBuf; 2]>,
     pub(crate) sidecar: Sidecar,
 }
 
@@ -160,12 +148,19 @@ fn read_inject(
     own: Option<&Namespace>,
 ) -> Option<InjectConfig> {
     let bind = fields.need("bind").and_then(|v| v.parsed());
-    let mut file = |name: &str| {
-        fields
-            .need(name)
-            .and_then(|v| v.text().map(|path| dir.join(path)))
+    let whole = fields.whole().clone();
+    let mut file = |name| optional(fields, name, |v| v.text().map(|path| dir.join(path)));
+    let files = match (file("certificate"), file("key")) {
+        (Some(Some(certificate)), Some(Some(key))) => Some(Some([certificate, key])),
+        (Some(None), Some(None)) => Some(None),
+        (None, _) | (_, None) => None,
+        _ => {
+            whole.refuse(
+                "certificate and key are written both, or neither: then its own SVID serves",
+            );
+            None
+        }
     };
-    let (certificate, key) = (file("certificate"), file("key"));
     let image = fields
         .need("image")
         .and_then(|v| v.text().map(str::to_owned));
@@ -181,8 +176,7 @@ fn read_inject(
     }
     Some(InjectConfig {
         bind: bind?,
-        certificate: certificate?,
-        key: key?,
+        files: files?,
         sidecar,
     })
 }
@@ -218,49 +212,6 @@ impl ControlConfig {
 pub(crate) fn instance() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     name.to_string_lossy().into_owned()
-}
-
-// === impl InjectConfig ===
-
-impl InjectConfig {
-    /// The certificate that it serves with.
-    pub(crate) fn open(&self, crypto: &Crypto) -> anyhow::Result<WebCertificate> {
-        let web = WebCertificate::open(&self.certificate, &self.key, crypto);
-        web.context("controlPlane.inject of the agent's file")
-    }
-
-    /// Serves reviews at `/inject` for as long as the process runs.
-    pub(crate) async fn serve(self, listener: TcpListener, web: WebCertificate, crypto: Crypto) {
-        let sidecar = Arc::new(self.sidecar);
-        let answer = move |request: Request<Bytes>| {
-            let sidecar = Arc::clone(&sidecar);
-            async move { answer(&request, &sidecar) }
-        };
-        let clock = SystemClock::shared();
-        let for_ever = std::future::pending();
-        serve_https(listener, web, &crypto, clock, MAX_REVIEW, answer, for_ever).await;
-    }
-}
-
-/// The answer to one review.
-fn answer(request: &Request<Bytes>, sidecar: &Sidecar) -> Response<Bytes> {
-    let plain = |status: StatusCode, text: String| {
-        let mut response = Response::new(Bytes::from(text));
-        *response.status_mut() = status;
-        response
-    };
-    if request.uri().path() != "/inject" || *request.method() != Method::POST {
-        return plain(StatusCode::NOT_FOUND, String::new());
-    }
-    match review(request.body(), sidecar) {
-        Ok(answer) => {
-            let mut response = plain(StatusCode::OK, answer.to_string());
-            let kind = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-            response
-        }
-        Err(error) => plain(StatusCode::BAD_REQUEST, error.to_string()),
-    }
 }
 
 // === impl ControlPlaneConfig ===

@@ -108,11 +108,18 @@ pub(crate) fn document(agent: &Agent) -> Value {
 
 fn control_plane(of: &ControlPlaneConfig) -> Value {
     let inject = of.inject.as_ref().map(|inject| {
-        json!({
-            "bind": inject.bind, "certificate": path(&inject.certificate), "key": path(&inject.key),
-            "image": inject.sidecar.image, "imagePullPolicy": inject.sidecar.pull,
-            "peers": peers(inject.sidecar.strict),
-        })
+        let [certificate, key] = match &inject.files {
+            Some(files) => files.each_ref().map(|file| path(file)),
+            None => [Value::Null, Value::Null],
+        };
+        object([
+            ("bind", inject.bind.to_string().into()),
+            ("certificate", certificate),
+            ("key", key),
+            ("image", inject.sidecar.image.as_str().into()),
+            ("imagePullPolicy", inject.sidecar.pull.as_str().into()),
+            ("peers", peers(inject.sidecar.strict).into()),
+        ])
     });
     object([
         ("bind", of.bind.to_string().into()),

@@ -36,6 +36,7 @@ use crate::beside::Beside;
 use crate::federation::Opened;
 use crate::log_file::Reopen;
 use crate::signals::Signals;
+use crate::webhook::Webhook;
 use crate::workload_api::{ServingApi, WorkloadApiConfig};
 use crate::{descriptors, log, log_file, otlp};
 
@@ -117,7 +118,7 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    serve_inject(&agent).await?;
+    let webhook = Webhook::bind(&agent).await?;
     let control = match &agent.followed.control_plane {
         Some(plane) => Some(bind(plane.bind).await?),
         None => None,
@@ -128,6 +129,9 @@ async fn run(agent: Agent, dir: PathBuf, level: LogLevel) -> anyhow::Result<()> 
         () = signals.end(async || {}) => return Ok(()),
     };
     let mesh = started.mesh.clone();
+    if let Some(webhook) = webhook {
+        webhook.serve(started.waiting.identity.clone());
+    }
     if let Some(socket) = admin {
         let settings = agent::document(&agent);
         let admin = Admin::with_log_level(level).section("agent", move || settings.clone());
@@ -216,21 +220,6 @@ async fn down(mesh: &Mesh, mut signals: Signals, reopen: &impl AsyncFn()) {
             mesh.drain().await;
         }
     }
-}
-
-/// Serves the webhook that puts the mesh beside Pods, where the agent is a control plane with one. It needs
-/// nothing that a source brings.
-async fn serve_inject(agent: &Agent) -> anyhow::Result<()> {
-    let plane = agent.followed.control_plane.as_ref();
-    let Some(inject) = plane.and_then(|plane| plane.inject.clone()) else {
-        return Ok(());
-    };
-    let socket = bind(inject.bind).await?;
-    let crypto = Crypto::aws_lc_rs();
-    let web = inject.open(&crypto)?;
-    tracing::info!(address = %inject.bind, "Pods are injected by reviews at /inject");
-    tokio::spawn(inject.serve(socket, web, crypto));
-    Ok(())
 }
 
 /// Binds the listeners of an agent.

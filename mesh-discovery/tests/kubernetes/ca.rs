@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::BASE64;
 use inmesh_core::drain::{DrainTrigger, Phase, drain};
 use inmesh_core::model::Namespace;
 use inmesh_discovery::kube::{Cluster, Lease, RootPublisher, SecretStore};
@@ -31,6 +32,26 @@ const NAMESPACE: &str = "mesh-system";
 const DOMAIN: &str = "prod.example";
 const CART: &str = "spiffe://prod.example/ns/shop/sa/cart";
 const BUNDLES: &str = "clustertrustbundles.v1beta1.certificates.k8s.io";
+
+/// A webhook as an installation makes it, without the roots.
+const WEBHOOK: &str = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata:
+  name: inmesh
+  labels: {app.kubernetes.io/managed-by: inmesh}
+  annotations: {inmesh.dev/trust-domain: prod.example}
+webhooks:
+- name: one.inmesh.dev
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  clientConfig: {service: {namespace: mesh-system, name: mesh-control, path: /inject}}
+- name: two.inmesh.dev
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Ignore
+  clientConfig: {service: {namespace: mesh-system, name: mesh-control, path: /inject}}
+";
 
 /// The role of the documentation, and the kubeconfig file of its account.
 async fn cluster(server: &ApiServer) -> Cluster {
@@ -254,6 +275,7 @@ impl Publisher {
     fn begin(cluster: &Cluster, ca: &Ca<SecretStore>, holder: &str) -> Self {
         let namespace = Namespace::new(NAMESPACE).expect("a name");
         let publisher = RootPublisher::new(cluster, Lease::new(namespace, "mesh-root", holder));
+        let publisher = publisher.webhook("inmesh");
         let (end, until) = drain();
         let task = tokio::spawn(publisher.run(ca.published(), until));
         Self { task, end }
@@ -307,6 +329,7 @@ async fn the_roots_are_where_they_are_wanted() {
         foreign.to_owned(),
     ];
     server.apply(&parts.concat());
+    server.apply(WEBHOOK);
     let ca = open(&cluster).await;
     let one = Publisher::begin(&cluster, &ca, "one");
     let bundle = || Some(ca.published().borrow().bundle.to_pem());
@@ -324,6 +347,20 @@ async fn the_roots_are_where_they_are_wanted() {
         trusted(".spec.signerName").as_deref(),
         Some("inmesh.dev/ca")
     );
+
+    let webhook = ["mutatingwebhookconfiguration", "inmesh"];
+    let in_webhook = |nth: u8| {
+        let path = format!(".webhooks[{nth}].clientConfig.caBundle");
+        let written = get(&server, &webhook, &path)?;
+        String::from_utf8(BASE64.decode(written.as_bytes()).ok()?).ok()
+    };
+    let verified = || in_webhook(0) == bundle() && in_webhook(1) == bundle();
+    until("the webhook", verified).await;
+    // What an operator wrote is still there, and stays over another application of it.
+    let policy = || get(&server, &webhook, ".webhooks[1].failurePolicy");
+    assert_eq!(policy().as_deref(), Some("Ignore"));
+    server.apply(WEBHOOK);
+    assert!(verified());
 
     // Other hands.
     let delete = ["-n", "shop", "delete", "configmap", "mesh-root"];
@@ -351,7 +388,8 @@ async fn the_roots_are_where_they_are_wanted() {
     let before = bundle();
     ca.prepare(None).await.expect("it begins");
     assert_ne!(bundle(), before);
-    let everywhere = || has("shop") && has(NAMESPACE) && trusted(".spec.trustBundle") == bundle();
+    let everywhere =
+        || has("shop") && has(NAMESPACE) && verified() && trusted(".spec.trustBundle") == bundle();
     until("the new bundle", everywhere).await;
     assert_eq!(holder().as_deref(), Some("two"));
     assert_eq!(

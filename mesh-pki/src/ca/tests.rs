@@ -2,6 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use x509_parser::extensions::GeneralName;
+
 use super::plan::Wait;
 use super::state::{KeyPlace, Stage, Step, StepError, TokenError};
 use super::store::memory::{Fault, MemoryDisk};
@@ -122,6 +124,29 @@ async fn a_leaf_has_the_granted_id_and_a_chain_to_the_bundle() {
     // Its own leaf makes it no member.
     ca.issue_own(&id(OWN), &[], &request()).await.unwrap();
     assert_eq!(ca.status().await.members, 1);
+}
+
+/// The host names of a grant are beside its ID, and a peer of the mesh still goes by the ID alone.
+#[tokio::test]
+async fn a_leaf_has_the_host_names_that_were_granted() {
+    let (ca, _, clock) = ca().await;
+    let rules = Rules::new(domain("td"), id(OWN));
+    let rules = rules.with_host_name(id(CART), "cart.shop.svc").unwrap();
+    let proof = Attested::JoinToken { id: id(CART) };
+    let none = Revocations::none();
+    let grant = may_issue(&proof, None, &rules, None, &none, noon()).unwrap();
+    let issued = ca.issue(&grant, &request(), &Asker::default()).await;
+    let issued = issued.unwrap();
+    let (_, leaf) = x509_parser::parse_x509_certificate(&issued.chain[0]).unwrap();
+    let names = leaf.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(
+        names.value.general_names,
+        [
+            GeneralName::URI(CART),
+            GeneralName::DNSName("cart.shop.svc")
+        ]
+    );
+    assert!(verifies(&issued, &issued.published.bundle, clock.now()));
 }
 
 /// What a request may say of names and extensions changes nothing in the leaf (C9).

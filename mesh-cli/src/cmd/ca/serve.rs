@@ -67,6 +67,10 @@ pub(crate) struct Serve {
     /// A host name in the CA's own certificate, for clients that verify one; may be repeated.
     #[arg(long, value_name = "NAME")]
     host_name: Vec<String>,
+    /// A host name in the leaves of another ID, for clients that verify one, as an API server does a webhook:
+    /// ID=NAME; may be repeated.
+    #[arg(long, value_name = "ID=NAME")]
+    host_name_of: Vec<String>,
     /// The first root, as PEM with its key, or with an issuing CA and that one's key where the
     /// root stays offline; without it, one is made.
     #[arg(long, value_name = "FILE")]
@@ -115,6 +119,10 @@ pub(crate) struct Serve {
         requires = "kubernetes_secrets"
     )]
     kubernetes_publish: bool,
+    /// The MutatingWebhookConfiguration that has the roots as its caBundle too, where it is labelled
+    /// app.kubernetes.io/managed-by: inmesh.
+    #[arg(long, value_name = "NAME", requires = "kubernetes_secrets")]
+    kubernetes_webhook: Option<String>,
     /// How that API server is reached, instead.
     #[arg(long, value_name = "FILE", requires = "cluster")]
     kubeconfig: Option<PathBuf>,
@@ -302,7 +310,11 @@ impl Serve {
         }
         let holder = format!("{}-{}", agent::instance(), std::process::id());
         let lease = Lease::new(namespace.clone(), LEASE, &holder);
-        Some(RootPublisher::new(cluster, lease))
+        let publisher = RootPublisher::new(cluster, lease);
+        Some(match &self.kubernetes_webhook {
+            Some(name) => publisher.webhook(name),
+            None => publisher,
+        })
     }
 
     /// The root that an operator brings, with its key.
@@ -371,6 +383,15 @@ impl Serve {
                 id: id.parse().with_context(|| format!("--oidc-grant: {id}"))?,
                 claims: fields,
             })?;
+        }
+        for text in &self.host_name_of {
+            let (id, name) = text
+                .split_once('=')
+                .with_context(|| format!("--host-name-of: {text:?} is not ID=NAME"))?;
+            let id: SpiffeId = id
+                .parse()
+                .with_context(|| format!("--host-name-of: {id}"))?;
+            rules = rules.with_host_name(id, name).context("--host-name-of")?;
         }
         let mut config = ServerConfigOf::new(rules);
         config.attestors = attestors;

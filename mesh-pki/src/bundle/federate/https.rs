@@ -1,5 +1,5 @@
-//! Requests over HTTPS with a certificate of the web in, answers of the caller out: for servers that programs
-//! outside the mesh call, as an API server calls a webhook.
+//! Requests over HTTPS in, answers of the caller out: for servers that programs outside the mesh call, as an
+//! API server calls a webhook.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use super::web::WebCertificate;
 use crate::clock::Clock;
 use crate::crypto::Crypto;
 use crate::serve;
+use crate::store::IdentityReader;
 use crate::task::until;
-use crate::tls;
+use crate::tls::{self, ClientAuth};
 
 /// The most connections at once; one that comes then is closed.
 const MAX_CONNECTIONS: usize = 256;
@@ -26,8 +27,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What is spoken inside TLS.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
 
-/// Serves HTTPS with `web`, whose files are followed, until `shutdown` is ready. A request whose body is
-/// larger than `max_body` bytes is answered with 413 before `answer` sees it; clients prove nothing.
+/// What a server of HTTPS proves itself with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HttpsCertificate {
+    /// A certificate in files, which are followed.
+    Web(WebCertificate),
+    /// The default SVID of the moment; its CA wrote the host names into it by which clients verify it
+    /// ([`Rules::with_host_name`](crate::issue::policy::Rules::with_host_name)). While there is none, handshakes are
+    /// refused.
+    Svid(IdentityReader),
+}
+
+/// Serves HTTPS until `shutdown` is ready. A request whose body is larger than `max_body` bytes is answered
+/// with 413 before `answer` sees it; clients prove nothing.
 ///
 /// ```no_run
 /// # async fn doc(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
@@ -40,12 +53,12 @@ const ALPN: &[&[u8]] = &[b"http/1.1"];
 /// let web = WebCertificate::open("tls.crt", "tls.key", &crypto)?;
 /// let answer = async |request: Request<bytes::Bytes>| Response::new(request.into_body());
 /// let clock = SystemClock::shared();
-/// serve_https(listener, web, &crypto, clock, 1024, answer, std::future::pending()).await;
+/// serve_https(listener, web.into(), &crypto, clock, 1024, answer, std::future::pending()).await;
 /// # Ok(()) }
 /// ```
 pub async fn serve_https<F, R>(
     listener: TcpListener,
-    mut web: WebCertificate,
+    certificate: HttpsCertificate,
     crypto: &Crypto,
     clock: Arc<dyn Clock>,
     max_body: usize,
@@ -55,11 +68,25 @@ pub async fn serve_https<F, R>(
     F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Bytes>> + Send,
 {
-    let tls = tls::web_server_config_at(web.current(), crypto, ALPN, clock);
+    let (tls, web) = match certificate {
+        HttpsCertificate::Web(web) => {
+            let tls = tls::web_server_config_at(web.current(), crypto, ALPN, clock);
+            (tls, Some(web))
+        }
+        HttpsCertificate::Svid(reader) => {
+            let auth = ClientAuth::Optional;
+            (
+                tls::server_config_at(reader, crypto, ALPN, auth, clock),
+                None,
+            )
+        }
+    };
     let acceptor = TlsAcceptor::from(tls);
     let answer = Arc::new(answer);
     let follow = async {
-        web.follow().await;
+        if let Some(mut web) = web {
+            web.follow().await;
+        }
         std::future::pending::<()>().await;
     };
     let serve = |stream, open| {
@@ -81,6 +108,12 @@ pub async fn serve_https<F, R>(
     };
     let end = until(shutdown, follow);
     serve::accept(&listener, "HTTPS", usize::MAX, serve, end).await;
+}
+
+impl From<WebCertificate> for HttpsCertificate {
+    fn from(web: WebCertificate) -> Self {
+        Self::Web(web)
+    }
 }
 
 /// Reads a request whole and has it answered.

@@ -33,7 +33,7 @@ mod tests;
 
 pub use driver::{Federation, FederationError, FederationStatus, RelationshipStatus};
 pub use fetch::FetchError;
-pub use https::serve_https;
+pub use https::{HttpsCertificate, serve_https};
 pub use keep::BundleKeepError;
 pub use url::{BundleUrl, UrlError};
 pub use web::{WebCertificate, WebCertificateError, WebCertificateStatus};

@@ -191,8 +191,8 @@ impl<S: Store> Ca<S> {
     /// [`CaError`]; then no leaf has gone out.
     pub async fn issue(&self, grant: &Grant, csr: &Csr, asker: &Asker) -> Result<Issued, CaError> {
         let mut inner = self.current().await?;
-        self.sign(&mut inner, (grant.id(), &[]), csr, Some(asker))
-            .await
+        let names = (grant.id(), grant.host_names());
+        self.sign(&mut inner, names, csr, Some(asker)).await
     }
 
     /// Signs a leaf for the CA's own ID, which is never granted. The CA needs no acknowledgement

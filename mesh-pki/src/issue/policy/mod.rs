@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::DnsName;
 use serde::{Deserialize, Serialize};
 
 use crate::crl::RevokedIds;
@@ -110,6 +111,7 @@ pub struct Rules {
     own: SpiffeId,
     kubernetes: bool,
     oidc: Vec<OidcRule>,
+    host_names: BTreeMap<SpiffeId, Vec<String>>,
 }
 
 /// The bearer of a token of `issuer` with all of these claims gets `id`.
@@ -140,6 +142,9 @@ pub struct Window {
 /// have ended which it admits. So a revocation is remembered for twice this after its leaf has ended.
 pub const LONGEST_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// The most host names of an ID.
+const MAX_HOST_NAMES: usize = 16;
+
 /// What is revoked: single leaves, and all leaves of an ID that were issued before a moment.
 ///
 /// ```
@@ -166,6 +171,7 @@ pub struct Revocations {
 pub struct Grant {
     id: SpiffeId,
     by: Attestor,
+    host_names: Vec<String>,
 }
 
 /// Why no ID is granted.
@@ -243,6 +249,16 @@ pub enum Refused {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
+    /// A leaf cannot have this host name, or has too many.
+    #[error("{name:?} is no host name for the leaves of {id}: {reason}")]
+    HostName {
+        /// The ID.
+        id: SpiffeId,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Its ID may never be granted.
     #[error(transparent)]
     Id(#[from] Refused),
@@ -327,7 +343,8 @@ pub fn may_issue(
         });
     }
     rules.check(&id)?;
-    Ok(Grant { id, by })
+    let host_names = rules.host_names.get(&id).cloned().unwrap_or_default();
+    Ok(Grant { id, by, host_names })
 }
 
 // === impl Grant ===
@@ -337,6 +354,12 @@ impl Grant {
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// The host names beside it, by which clients verify it that know no SPIFFE IDs.
+    #[must_use]
+    pub fn host_names(&self) -> &[String] {
+        &self.host_names
     }
 
     /// By which kind of proof.
@@ -414,6 +437,7 @@ impl Rules {
             own,
             kubernetes: false,
             oidc: Vec::new(),
+            host_names: BTreeMap::new(),
         }
     }
 
@@ -439,6 +463,48 @@ impl Rules {
         }
         self.oidc.push(rule);
         Ok(self)
+    }
+
+    /// The same, with a host name beside `id` in each of its leaves, as an operator wrote it: for clients that
+    /// know no SPIFFE IDs, as an API server that calls a webhook. 16 for one ID at most.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use inmesh_pki::issue::policy::Rules;
+    ///
+    /// let rules = Rules::new("prod.example".parse()?, "spiffe://prod.example/inmesh/ca".parse()?);
+    /// let control: inmesh_pki::SpiffeId = "spiffe://prod.example/ns/mesh-system/sa/mesh-control".parse()?;
+    /// let rules = rules.with_host_name(control.clone(), "mesh-control.mesh-system.svc")?;
+    /// assert!(rules.with_host_name(control, "*.svc").is_err());
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`RuleError`] if the ID is never granted, or the name is no whole name of DNS (RFC 6125, section 6.4.3:
+    /// a wildcard is for none).
+    pub fn with_host_name(mut self, id: SpiffeId, name: &str) -> Result<Self, RuleError> {
+        self.check(&id)?;
+        let names = self.host_names.entry(id.clone()).or_default();
+        let valid = DnsName::try_from(name).is_ok() && !name.ends_with('.');
+        let reason = match (valid, names.len() < MAX_HOST_NAMES) {
+            (false, _) => "write a name of DNS, without a wildcard or a dot at its end",
+            (true, false) => "16 are the most",
+            (true, true) => {
+                let name = name.to_ascii_lowercase();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+                return Ok(self);
+            }
+        };
+        Err(RuleError::HostName {
+            id,
+            name: name.to_owned(),
+            reason,
+        })
     }
 
     /// The trust domain of the CA.

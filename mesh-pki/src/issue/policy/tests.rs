@@ -381,3 +381,46 @@ fn a_rule_that_can_grant_nothing_or_everything_is_refused() {
         }
     );
 }
+
+#[test]
+fn host_names_are_what_an_operator_wrote_for_an_id() {
+    let names = |rules: &Rules, attested: &Attested| {
+        let none = Revocations::none();
+        let grant = may_issue(attested, None, rules, None, &none, noon()).unwrap();
+        grant.host_names().to_vec()
+    };
+    let mut rules = rules().with_kubernetes();
+    for name in ["cart.shop.svc", "Cart.Shop.svc", "cart"] {
+        rules = rules.with_host_name(id(CART), name).unwrap();
+    }
+    // However the ID is proven.
+    for proof in [
+        token(CART),
+        account("shop", "cart"),
+        svid(CART, noon() + secs(9)),
+    ] {
+        assert_eq!(names(&rules, &proof), ["cart.shop.svc", "cart"]);
+    }
+    assert!(names(&rules, &token(ADMIN)).is_empty());
+
+    let own = id("spiffe://td/inmesh/ca");
+    let refused = |of: SpiffeId, name: &str| rules.clone().with_host_name(of, name).unwrap_err();
+    for name in [
+        "",
+        "*.shop.svc",
+        "cart.",
+        "a b",
+        "cart/..",
+        "spiffe://td",
+        "b\u{fc}cher",
+    ] {
+        let error = refused(id(CART), name);
+        assert!(matches!(error, RuleError::HostName { .. }), "{name}");
+    }
+    assert!(matches!(refused(own, "a"), RuleError::Id(_)));
+    let mut many = rules.clone();
+    for nth in 2..MAX_HOST_NAMES {
+        many = many.with_host_name(id(CART), &format!("n{nth}")).unwrap();
+    }
+    assert!(many.with_host_name(id(CART), "one-more").is_err());
+}

@@ -1,8 +1,8 @@
 //! Publishes the roots of a CA in its cluster, for those that join, while this process holds the Lease.
 //!
 //! What is to be done is decided by [`plan`]. Two watches bring the Namespaces with the label and the
-//! ConfigMaps of the one name, as another writer leaves them too; the ClusterTrustBundle is one object,
-//! which is looked at from time to time. What was asked for is not asked for again before a watch has shown
+//! ConfigMaps of the one name, as another writer leaves them too; the ClusterTrustBundle is one object, and so
+//! is a webhook, which are looked at from time to time. What was asked for is not asked for again before a watch has shown
 //! that it has changed, and what was refused is tried again after a pause that grows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,7 +35,7 @@ const TIME: Duration = Duration::from_secs(10);
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a watch has to show what was written.
 const SHOWN: Duration = Duration::from_secs(30);
-/// How often the ClusterTrustBundle is looked at, and all is looked at again.
+/// How often the ClusterTrustBundle and the webhook are looked at, and all is looked at again.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often it is said again why something is not as it should be.
 const REMIND: Duration = Duration::from_secs(60 * 60);
@@ -79,7 +79,8 @@ const FOLLOWED: [Followed; 2] = [
 
 /// Publishes the roots of a CA in its cluster: as `ca.crt` of a ConfigMap `mesh-root` in the Namespace of
 /// its Lease and in each one with the label `inmesh.dev/inject: enabled`, and as a ClusterTrustBundle of the
-/// signer `inmesh.dev/ca` where the API server has that kind.
+/// signer `inmesh.dev/ca` where the API server has that kind; and in a [webhook](Self::webhook) that is verified
+/// by them.
 ///
 /// Of several processes the one that holds the Lease writes, by server-side apply. It follows Namespaces,
 /// the bundle, and what others do to its objects. An object of that name that is not labelled
@@ -103,6 +104,7 @@ const FOLLOWED: [Followed; 2] = [
 pub struct RootPublisher {
     cluster: Cluster,
     lease: Lease,
+    webhook: Option<String>,
 }
 
 /// What is known and on its way.
@@ -115,6 +117,8 @@ struct Publishing {
     listing: [Option<HashSet<String>>; 2],
     listed: [bool; 2],
     bundles: Bundles,
+    /// When the webhook is looked at next.
+    webhook_at: Instant,
     on_their_way: JoinSet<(Place, Done)>,
     /// What was asked for: the version that was seen then, the generation, and how long that counts.
     asked: HashMap<Place, (Option<String>, u64, Instant)>,
@@ -140,6 +144,8 @@ enum Done {
     Asked(kube::Result<()>),
     /// What there is of a ClusterTrustBundle, and in which version.
     Looked(kube::Result<Option<(&'static str, Option<Seen>)>>),
+    /// The webhook.
+    Webhook(kube::Result<Option<Seen>>),
 }
 
 // === impl RootPublisher ===
@@ -151,7 +157,17 @@ impl RootPublisher {
         Self {
             cluster: cluster.clone(),
             lease,
+            webhook: None,
         }
+    }
+
+    /// The same, with the roots as `caBundle` of each entry of the MutatingWebhookConfiguration of this name. It
+    /// is neither made nor removed, and is written only with the label of ours and an annotation
+    /// `inmesh.dev/trust-domain` with that of the CA.
+    #[must_use]
+    pub fn webhook(mut self, name: &str) -> Self {
+        self.webhook = Some(name.to_owned());
+        self
     }
 
     /// Publishes what `published` has, until the drain has closed or there is no CA any longer.
@@ -165,7 +181,14 @@ impl RootPublisher {
         }
         drop(said);
         let (leads, led) = watch::channel(None);
-        let wanted = wanted(&self.lease, &published.borrow_and_update());
+        let wanted = |published: &Published| Wanted {
+            own: self.lease.namespace.as_str().to_owned(),
+            trust_domain: published.bundle.trust_domain().to_string(),
+            generation: published.generation,
+            roots: published.bundle.to_pem(),
+            webhook: self.webhook.clone(),
+        };
+        let first = wanted(&published.borrow_and_update());
         let (clock, ended) = (SystemClock::shared(), drain.clone());
         let mut election = JoinSet::new();
         election.spawn(elect(
@@ -175,7 +198,7 @@ impl RootPublisher {
             leads,
             ended,
         ));
-        let mut publishing = Publishing::new(client, led, wanted);
+        let mut publishing = Publishing::new(client, led, first);
         let mut batch = Vec::new();
         loop {
             let wake = publishing.look();
@@ -191,7 +214,7 @@ impl RootPublisher {
                     if changed.is_err() {
                         return;
                     }
-                    publishing.wanted = wanted_of(&self.lease, &mut published);
+                    publishing.wanted = wanted(&published.borrow_and_update());
                 }
                 changed = publishing.leads.changed() => {
                     if changed.is_err() {
@@ -207,19 +230,6 @@ impl RootPublisher {
                 publishing.hear(place, said);
             }
         }
-    }
-}
-
-fn wanted_of(lease: &Lease, published: &mut watch::Receiver<Arc<Published>>) -> Wanted {
-    wanted(lease, &published.borrow_and_update())
-}
-
-fn wanted(lease: &Lease, published: &Published) -> Wanted {
-    Wanted {
-        own: lease.namespace.as_str().to_owned(),
-        trust_domain: published.bundle.trust_domain().to_string(),
-        generation: published.generation,
-        roots: published.bundle.to_pem(),
     }
 }
 
@@ -239,6 +249,7 @@ impl Publishing {
                 look_at: Instant::now(),
                 absence_said: false,
             },
+            webhook_at: Instant::now(),
             on_their_way: JoinSet::new(),
             asked: HashMap::new(),
             refused: HashMap::new(),
@@ -323,9 +334,16 @@ impl Publishing {
         let error = match done {
             Done::Asked(Ok(())) => {
                 self.refused.remove(&place);
-                if place == Place::Cluster {
-                    self.bundles.look_at = Instant::now();
+                match place {
+                    Place::Cluster => self.bundles.look_at = Instant::now(),
+                    Place::Webhook => self.webhook_at = Instant::now(),
+                    Place::Namespace(_) => {}
                 }
+                return;
+            }
+            Done::Webhook(Ok(found)) => {
+                self.refused.remove(&place);
+                self.found.webhook = found;
                 return;
             }
             Done::Looked(Ok(found)) => {
@@ -340,14 +358,16 @@ impl Publishing {
                 self.found.bundle = found.map(|(_, seen)| seen);
                 return;
             }
-            Done::Asked(Err(error)) | Done::Looked(Err(error)) => error,
+            Done::Asked(Err(error)) | Done::Looked(Err(error)) | Done::Webhook(Err(error)) => error,
         };
         let now = Instant::now();
         let times = self.refused.get(&place).map_or(0, |(_, times)| *times);
         let wait = WAITS.0.saturating_mul(1 << times.min(8)).min(WAITS.1);
         self.asked.remove(&place);
-        if place == Place::Cluster {
-            self.bundles.look_at = now + wait;
+        match place {
+            Place::Cluster => self.bundles.look_at = now + wait,
+            Place::Webhook => self.webhook_at = now + wait,
+            Place::Namespace(_) => {}
         }
         // What another has written or removed comes by the watch.
         let expected =
@@ -378,22 +398,18 @@ impl Publishing {
         if leads.is_none_or(|until| now >= until) || !self.listed.iter().all(|listed| *listed) {
             return again;
         }
-        if self.bundles.look_at <= now {
-            self.bundles.look_at = again;
-            let (client, name) = (self.client.clone(), self.wanted.bundle_name());
-            self.on_their_way.spawn(async move {
-                let looked = timeout(TIME, look_at_bundle(&client, &name));
-                let looked = looked.await.unwrap_or_else(|_| Err(no_answer()));
-                (Place::Cluster, Done::Looked(looked))
-            });
-        }
+        self.look_at_objects(now);
         let acts: BTreeMap<_, _> = plan(&self.found, &self.wanted).into_iter().collect();
         self.asked.retain(|place, _| acts.contains_key(place));
-        self.said
-            .retain(|place, _| acts.contains_key(place) || *place == Place::Cluster);
-        self.refused
-            .retain(|place, _| acts.contains_key(place) || *place == Place::Cluster);
+        // Looking at one object may fail where there is nothing to do.
+        let stays =
+            |place: &Place| acts.contains_key(place) || !matches!(place, Place::Namespace(_));
+        self.said.retain(|place, _| stays(place));
+        self.refused.retain(|place, _| stays(place));
         let mut next = again.min(self.bundles.look_at);
+        if self.wanted.webhook.is_some() {
+            next = next.min(self.webhook_at);
+        }
         for (place, act) in acts {
             if act == Act::Leave {
                 if self.is_to_be_said(&place, now) {
@@ -438,10 +454,39 @@ impl Publishing {
         next
     }
 
+    /// Looks at the objects that no watch follows, where it is time to.
+    fn look_at_objects(&mut self, now: Instant) {
+        let again = now + LOOK;
+        if self.bundles.look_at <= now {
+            self.bundles.look_at = again;
+            let (client, name) = (self.client.clone(), self.wanted.bundle_name());
+            self.on_their_way.spawn(async move {
+                let looked = timeout(TIME, look_at_bundle(&client, &name));
+                let looked = looked.await.unwrap_or_else(|_| Err(no_answer()));
+                (Place::Cluster, Done::Looked(looked))
+            });
+        }
+        if let Some(name) = self
+            .wanted
+            .webhook
+            .clone()
+            .filter(|_| self.webhook_at <= now)
+        {
+            self.webhook_at = again;
+            let client = self.client.clone();
+            self.on_their_way.spawn(async move {
+                let looked = timeout(TIME, look_at_webhook(&client, &name)).await;
+                let looked = looked.unwrap_or_else(|_| Err(no_answer()));
+                (Place::Webhook, Done::Webhook(looked))
+            });
+        }
+    }
+
     fn seen(&self, place: &Place) -> Option<&Seen> {
         match place {
             Place::Cluster => self.found.bundle.as_ref()?.as_ref(),
             Place::Namespace(name) => self.found.maps.get(name),
+            Place::Webhook => self.found.webhook.as_ref(),
         }
     }
 
@@ -450,6 +495,7 @@ impl Publishing {
         let path = match place {
             Place::Cluster => bundle_path(version, &self.wanted.bundle_name()),
             Place::Namespace(name) => format!("/api/v1/namespaces/{name}/configmaps/{NAME}"),
+            Place::Webhook => webhook_path(self.wanted.webhook.as_deref().unwrap_or_default()),
         };
         match (act, self.seen(place)) {
             (Act::Remove, Some(seen)) => {
@@ -459,10 +505,10 @@ impl Publishing {
                 });
                 (http::Request::delete(path), "application/json", options)
             }
-            (act, _) => {
+            (act, seen) => {
                 let force = *act == Act::Apply { ours: true };
                 let path = format!("{path}?fieldManager={MANAGER}&force={force}");
-                let object = self.wanted.object(place, version);
+                let object = self.wanted.object(place, seen, version);
                 (
                     http::Request::patch(path),
                     "application/apply-patch+yaml",
@@ -477,8 +523,20 @@ fn bundle_path(version: &str, name: &str) -> String {
     format!("{CERTIFICATES}/{version}/clustertrustbundles/{name}")
 }
 
+fn webhook_path(name: &str) -> String {
+    format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}")
+}
+
 fn no_answer() -> kube::Error {
     kube::Error::Service("no answer".into())
+}
+
+async fn look_at_webhook(client: &Client, name: &str) -> kube::Result<Option<Seen>> {
+    match get(client, &webhook_path(name)).await {
+        Ok(object) => Ok(Some(Seen::read(&object))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Looks whether the API server has the kind, and then at the one object.

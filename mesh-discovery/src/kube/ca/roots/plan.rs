@@ -6,9 +6,12 @@
 //! 3. A newer generation than ours stands: another process of the CA wrote it, and is ahead.
 //! 4. The ClusterTrustBundle is one object of the cluster with the same rules; where the API server has no
 //!    such kind there is none.
+//! 5. A webhook of the mesh is verified by the roots: they are written into each entry of one that is there
+//!    and is ours by the same rules. It is never made or removed here.
 
 use std::collections::BTreeMap;
 
+use data_encoding::BASE64;
 use serde_json::{Value as Json, json};
 
 /// The name of each ConfigMap.
@@ -33,6 +36,8 @@ pub(super) struct Wanted {
     pub(super) generation: u64,
     /// The roots as PEM.
     pub(super) roots: String,
+    /// The MutatingWebhookConfiguration that is verified by them.
+    pub(super) webhook: Option<String>,
 }
 
 /// One object, as it was seen.
@@ -44,6 +49,8 @@ pub(super) struct Seen {
     trust_domain: Option<String>,
     generation: Option<u64>,
     roots: Option<String>,
+    /// The entries of a webhook.
+    entries: Vec<String>,
 }
 
 /// What is there.
@@ -55,6 +62,8 @@ pub(super) struct Found {
     pub(super) maps: BTreeMap<String, Seen>,
     /// The ClusterTrustBundle, where the API server has the kind.
     pub(super) bundle: Option<Option<Seen>>,
+    /// The MutatingWebhookConfiguration, where there is one.
+    pub(super) webhook: Option<Seen>,
 }
 
 /// Where roots are.
@@ -64,6 +73,8 @@ pub(super) enum Place {
     Cluster,
     /// The ConfigMap of a Namespace.
     Namespace(String),
+    /// The MutatingWebhookConfiguration.
+    Webhook,
 }
 
 /// What is to be done.
@@ -106,6 +117,11 @@ pub(super) fn plan(found: &Found, wanted: &Wanted) -> Vec<(Place, Act)> {
     {
         acts.push((Place::Cluster, act));
     }
+    if let Some(webhook) = &found.webhook
+        && let Some(act) = wanted.act(Some(webhook))
+    {
+        acts.push((Place::Webhook, act));
+    }
     acts
 }
 
@@ -116,6 +132,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::Cluster => f.write_str("ClusterTrustBundle"),
             Self::Namespace(name) => write!(f, "ConfigMap {name}/{NAME}"),
+            Self::Webhook => f.write_str("MutatingWebhookConfiguration"),
         }
     }
 }
@@ -136,8 +153,8 @@ impl Wanted {
         (!newer && !same).then_some(Act::Apply { ours: true })
     }
 
-    /// What is to stand in a place; `version` is that of the kind of bundles.
-    pub(super) fn object(&self, place: &Place, version: &str) -> Json {
+    /// What is to stand in a place that was `seen`; `version` is that of the kind of bundles.
+    pub(super) fn object(&self, place: &Place, seen: Option<&Seen>, version: &str) -> Json {
         let metadata = json!({
             "name": NAME,
             "labels": {MANAGED.0: MANAGED.1},
@@ -151,11 +168,23 @@ impl Wanted {
                 "apiVersion": format!("certificates.k8s.io/{version}"), "kind": "ClusterTrustBundle",
                 "spec": {"signerName": SIGNER, "trustBundle": self.roots},
             }),
+            Place::Webhook => {
+                let roots = BASE64.encode(self.roots.as_bytes());
+                let entries = seen.into_iter().flat_map(|seen| &seen.entries);
+                let entries =
+                    entries.map(|name| json!({"name": name, "clientConfig": {"caBundle": roots}}));
+                json!({
+                    "apiVersion": "admissionregistration.k8s.io/v1",
+                    "kind": "MutatingWebhookConfiguration",
+                    "webhooks": entries.collect::<Vec<_>>(),
+                })
+            }
         };
         object["metadata"] = metadata;
         match place {
             Place::Namespace(name) => object["metadata"]["namespace"] = name.as_str().into(),
             Place::Cluster => object["metadata"]["name"] = self.bundle_name().into(),
+            Place::Webhook => object["metadata"]["name"] = self.webhook.as_deref().into(),
         }
         object
     }
@@ -177,13 +206,26 @@ impl Seen {
         let text = |value: &Json| value.as_str().map(str::to_owned);
         let annotations = &metadata["annotations"];
         let generation = annotations[GENERATION].as_str();
+        let entries = object["webhooks"].as_array();
+        let entries = || entries.into_iter().flatten();
+        let bundles = entries().map(|entry| text(&entry["clientConfig"]["caBundle"]));
+        let mut bundles: Vec<_> = bundles.collect();
+        bundles.dedup();
+        // Of entries with other roots than the rest it is not one that has them.
+        let of_webhook = || {
+            let bundle = bundles.pop().flatten().filter(|_| bundles.is_empty())?;
+            String::from_utf8(BASE64.decode(bundle.as_bytes()).ok()?).ok()
+        };
         Self {
             uid: text(&metadata["uid"]).unwrap_or_default(),
             version: text(&metadata["resourceVersion"]).unwrap_or_default(),
             managed: metadata["labels"][MANAGED.0] == MANAGED.1,
             trust_domain: text(&annotations[DOMAIN]),
             generation: generation.and_then(|generation| generation.parse().ok()),
-            roots: text(&object["data"][DATA]).or_else(|| text(&object["spec"]["trustBundle"])),
+            roots: text(&object["data"][DATA])
+                .or_else(|| text(&object["spec"]["trustBundle"]))
+                .or_else(of_webhook),
+            entries: entries().filter_map(|entry| text(&entry["name"])).collect(),
         }
     }
 
@@ -203,12 +245,13 @@ mod tests {
             trust_domain: "a.b_c".into(),
             generation: 7,
             roots: "PEM".into(),
+            webhook: Some("inmesh".into()),
         }
     }
 
     /// What an object is that was applied and then edited.
     fn seen(edit: impl FnOnce(&mut Json)) -> Seen {
-        let mut object = wanted().object(&Place::Namespace("shop".into()), "");
+        let mut object = wanted().object(&Place::Namespace("shop".into()), None, "");
         edit(&mut object);
         Seen::read(&object)
     }
@@ -283,7 +326,7 @@ mod tests {
             let found = Found {
                 namespaces: namespaces.iter().map(|(n, s)| ((*n).into(), *s)).collect(),
                 maps: maps.iter().map(|name| ((*name).into(), whole())).collect(),
-                bundle: None,
+                ..Found::default()
             };
             assert_eq!(plan(&found, &wanted()), acts, "{namespaces:?} {maps:?}");
         };
@@ -318,7 +361,7 @@ mod tests {
             of(Some(None)),
             [(place.clone(), Act::Apply { ours: false })]
         );
-        let object = wanted().object(&place, "v1beta1");
+        let object = wanted().object(&place, None, "v1beta1");
         assert_eq!(object["apiVersion"], "certificates.k8s.io/v1beta1");
         assert_eq!(object["metadata"]["name"], "inmesh.dev:ca:a-b-c");
         assert_eq!(object["spec"]["signerName"], "inmesh.dev/ca");
@@ -331,5 +374,36 @@ mod tests {
         other["metadata"]["labels"] = Json::Null;
         let other = of(Some(Some(Seen::read(&other))));
         assert_eq!(other, [(place, Act::Leave)]);
+    }
+
+    #[test]
+    fn the_webhook_that_is_there_gets_the_roots_in_each_entry() {
+        let place = Place::Webhook;
+        let of = |webhook: &Json| {
+            let found = Found {
+                maps: [("mesh".into(), seen(|_| {}))].into(),
+                webhook: Some(Seen::read(webhook)),
+                ..Found::default()
+            };
+            plan(&found, &wanted())
+        };
+        let apply = [(place.clone(), Act::Apply { ours: true })];
+        let installed = json!({
+            "metadata": {
+                "labels": {MANAGED.0: MANAGED.1}, "annotations": {DOMAIN: "a.b_c"}, "uid": "u",
+            },
+            "webhooks": [{"name": "one", "clientConfig": {}}, {"name": "two"}],
+        });
+        assert_eq!(of(&installed), apply);
+        let seen = Seen::read(&installed);
+        let mut written = wanted().object(&place, Some(&seen), "");
+        assert_eq!(written["metadata"]["name"], "inmesh");
+        assert_eq!(written["webhooks"][1]["name"], "two");
+        assert_eq!(written["webhooks"][1]["clientConfig"]["caBundle"], "UEVN");
+        assert_eq!(of(&written), []);
+        written["webhooks"][0]["clientConfig"]["caBundle"] = "b3RoZXI=".into();
+        assert_eq!(of(&written), apply);
+        written["metadata"]["annotations"][DOMAIN] = "other".into();
+        assert_eq!(of(&written), [(place, Act::Leave)]);
     }
 }
