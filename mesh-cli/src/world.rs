@@ -105,7 +105,10 @@ fn of_agent(agent: &Agent) -> Result<TrustDomain, String> {
         Identity::DevelopmentCa { dir, .. } => {
             DevCa::trust_domain_in(dir).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
         }
-        Identity::Files { certificate, .. } => {
+        Identity::Files { certificate, .. }
+        | Identity::PodCertificate {
+            chain: certificate, ..
+        } => {
             let read = || -> anyhow::Result<_> {
                 let text = std::fs::read(certificate)?;
                 Ok(id_in_pem(&text)?.trust_domain().clone())

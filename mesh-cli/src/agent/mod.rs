@@ -107,6 +107,12 @@ pub(crate) enum Identity {
         bundle: PathBuf,
         revocation_lists: Option<PathBuf>,
     },
+    /// The Pod certificate that the kubelet keeps in a volume; key and chain may stand in one file.
+    PodCertificate {
+        chain: PathBuf,
+        key: PathBuf,
+        bundle: PathBuf,
+    },
     /// The Workload API of another agent: SPIRE's, or one of ours.
     WorkloadApi(Endpoint),
 }
@@ -191,9 +197,10 @@ impl Agent {
     pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
         match &self.identity {
             Identity::Ca { ca, .. } => Some(ca.trust_domain()),
-            Identity::DevelopmentCa { .. } | Identity::Files { .. } | Identity::WorkloadApi(_) => {
-                None
-            }
+            Identity::DevelopmentCa { .. }
+            | Identity::Files { .. }
+            | Identity::PodCertificate { .. }
+            | Identity::WorkloadApi(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@ use inmesh_core::snapshot::{OutboundTrafficPolicy, Problem};
 use inmesh_discovery::manifest::outlier_detection;
 use inmesh_discovery::manifest::strict::{Document, Fields, Unknown, Value};
 use inmesh_pki::bundle::federate::BundleUrl;
+use inmesh_pki::source::pod_certificate::{CREDENTIALS_FILE, MOUNTED, ROOTS_FILE};
 use inmesh_pki::workload_api::Endpoint;
 use inmesh_pki::workload_api::server::{Entry, Selector};
 use inmesh_pki::{SpiffeId, TrustDomain};
@@ -191,6 +192,9 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             })
         })
     });
+    let pod = optional(fields, "podCertificate", |v| {
+        v.object(|pod| pod_certificate(pod, dir))
+    });
     let agent = optional(fields, "workloadApi", |v| {
         v.object(|agent| {
             let address = agent.need("socket")?;
@@ -204,15 +208,44 @@ fn identity(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
             Some(Identity::WorkloadApi(endpoint))
         })
     });
-    let mut named = [served?, ca?, files?, agent?].into_iter().flatten();
+    let mut named = [served?, ca?, files?, pod?, agent?].into_iter().flatten();
     match (named.next(), named.next()) {
         (Some(one), None) => Some(one),
         _ => {
             let whole = fields.whole();
-            whole.refuse("name exactly one source: ca, developmentCA, files or workloadApi");
+            whole.refuse(
+                "name exactly one source: ca, developmentCA, files, podCertificate or workloadApi",
+            );
             None
         }
     }
+}
+
+/// Where the files of a Pod certificate are: one of both, or one of each.
+fn pod_certificate(fields: &mut Fields<'_>, dir: &Path) -> Option<Identity> {
+    let mounted = Path::new(MOUNTED);
+    let path = |v: Value<'_>| v.text().map(|p| dir.join(p));
+    let credentials = optional(fields, "credentials", path)?;
+    let key = optional(fields, "key", path)?;
+    let chain = optional(fields, "certificateChain", path)?;
+    let bundle = optional(fields, "bundle", path)?;
+    let (chain, key) = match (credentials, chain, key) {
+        (None, Some(chain), Some(key)) => (chain, key),
+        (both, None, None) => {
+            let both = both.unwrap_or_else(|| mounted.join(CREDENTIALS_FILE));
+            (both.clone(), both)
+        }
+        _ => {
+            let whole = fields.whole();
+            whole.refuse("name credentials, or key and certificateChain");
+            return None;
+        }
+    };
+    Some(Identity::PodCertificate {
+        chain,
+        key,
+        bundle: bundle.unwrap_or_else(|| mounted.join(ROOTS_FILE)),
+    })
 }
 
 fn workload_api(fields: &mut Fields<'_>, dir: &Path) -> Option<WorkloadApiConfig> {

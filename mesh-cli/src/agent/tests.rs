@@ -209,6 +209,37 @@ fn files_may_come_with_revocation_lists() {
 }
 
 #[test]
+fn a_pod_certificate_is_in_one_file_or_in_two() {
+    let source = "developmentCA: {dir: ca, lifetime: 20s}";
+    let read = |fields: &str| {
+        let pod = format!("podCertificate: {{{fields}}}");
+        let agent = good(&GOOD.replace(source, &pod));
+        let Identity::PodCertificate { chain, key, bundle } = agent.identity else {
+            panic!("{:?}", agent.identity);
+        };
+        [chain, key, bundle].map(|path| path.display().to_string())
+    };
+    let mounted = "/var/run/secrets/inmesh.dev";
+    let both = format!("{mounted}/credentials.pem");
+    let roots = format!("{mounted}/ca.crt");
+    assert_eq!(read(""), [both.clone(), both, roots.clone()]);
+    let one = "credentials: /a/b.pem, bundle: /r.pem";
+    assert_eq!(read(one), ["/a/b.pem", "/a/b.pem", "/r.pem"]);
+    let two = "key: /k.pem, certificateChain: /c.pem";
+    assert_eq!(read(two), ["/c.pem", "/k.pem", roots.as_str()]);
+    for fields in [
+        "key: /k.pem",
+        "certificateChain: /c.pem",
+        "credentials: /a, key: /k.pem",
+    ] {
+        let pod = format!("podCertificate: {{{fields}}}");
+        let said = refused(source, &pod).concat();
+        let why = "identity.podCertificate: name credentials, or key and certificateChain";
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn the_workload_api_is_asked_and_served() {
     let text = GOOD.replace(
         "  developmentCA: {dir: ca, lifetime: 20s}",

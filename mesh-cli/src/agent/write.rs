@@ -238,6 +238,17 @@ fn identity(identity: &Identity) -> Value {
             ];
             json!({ "files": object(fields) })
         }
+        Identity::PodCertificate { chain, key, bundle } => {
+            let one = chain == key;
+            let is = |there: bool, file| if there { path(file) } else { Value::Null };
+            let fields = [
+                ("credentials", is(one, chain)),
+                ("key", is(!one, key)),
+                ("certificateChain", is(!one, chain)),
+                ("bundle", path(bundle)),
+            ];
+            json!({ "podCertificate": object(fields) })
+        }
         Identity::WorkloadApi(endpoint) => {
             json!({ "workloadApi": { "socket": path(endpoint.path()) } })
         }

@@ -25,6 +25,7 @@ use inmesh_pki::source;
 use inmesh_pki::source::ca::CaSource;
 use inmesh_pki::source::dev::DevSource;
 use inmesh_pki::source::files::FileSource;
+use inmesh_pki::source::pod_certificate;
 use inmesh_pki::source::workload_api::WorkloadApiSource;
 use inmesh_pki::store::{IdentityReader, IdentityWriter};
 use inmesh_pki::workload_api::server::Socket;
@@ -494,6 +495,12 @@ pub(super) async fn identify(agent: &Agent, crypto: &Crypto) -> anyhow::Result<s
             }
             let started = source.start().await;
             started.context("reading the identity's files")?
+        }
+        Identity::PodCertificate { chain, key, bundle } => {
+            let files = pod_certificate().key_and_chain(key, chain).roots(bundle);
+            let source = files.source(crypto).with_id_path(id_path(&agent.workload));
+            let started = source.start().await;
+            started.context("reading the Pod certificate")?
         }
         Identity::WorkloadApi(endpoint) => {
             let source = WorkloadApiSource::new(endpoint.clone());

@@ -8,15 +8,17 @@ use data_encoding::BASE64URL_NOPAD;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::model::{InvalidName, Namespace, Workload};
 use inmesh_core::runtime::{MeshBuilder, WantsIdentity, WantsNothing};
+use inmesh_pki::Crypto;
 use inmesh_pki::id::{IdError, SpiffeId, TrustDomain};
+use inmesh_pki::source::Identity;
 use inmesh_pki::source::ca::{CaSource, CaSourceError};
+use inmesh_pki::source::files::FileError;
+use inmesh_pki::source::pod_certificate::{MOUNTED, PodCertificate, ROOTS_FILE};
 use serde_json::Value as Json;
 
 use crate::control::ControlSource;
 use crate::manifest::Defaults;
 
-/// Where a Pod of the mesh has its token, its roots and its labels.
-const MOUNTED: &str = "/var/run/secrets/inmesh.dev";
 /// The namespace of the CA and the control plane.
 const SYSTEM: &str = "mesh-system";
 /// Their ports.
@@ -31,6 +33,10 @@ const MAX: usize = 1 << 20;
 /// (a `projected` volume, `serviceAccountToken`); `ca.crt`, the roots of the CA (the ConfigMap `mesh-root`); and
 /// `labels`, the labels of the Pod (`downwardAPI`), by which policies select it. Namespace and service
 /// account are those of the token.
+///
+/// Where the kubelet keeps a Pod certificate there too, in the file `credentials.pem` (`podCertificate` with the
+/// signer `inmesh.dev/ca`), that is the identity, which says trust domain, namespace and service account, and
+/// `token` is not looked at. It needs no [`keep`](Self::keep), and no CA to answer at a start.
 ///
 /// ```
 /// use inmesh_discovery::embed::Pod;
@@ -68,6 +74,17 @@ pub enum PodError {
     /// No cryptography was given, and no feature brings one.
     #[error("no crypto provider: call crypto() or enable the feature aws-lc-rs or ring")]
     NoCrypto,
+    /// The Pod certificate is of another workload or trust domain than was given.
+    #[error("the Pod certificate is of {got}, which is not {what}")]
+    Certificate {
+        /// The ID in it.
+        got: SpiffeId,
+        /// What it should be.
+        what: String,
+    },
+    /// The files of the Pod certificate cannot be used.
+    #[error("the Pod certificate cannot be used")]
+    Files(#[from] FileError),
     /// A file that a Pod of the mesh has mounted cannot be read.
     #[error("{} cannot be read: is it mounted? ({what})", path.display())]
     NotMounted {
@@ -89,6 +106,8 @@ pub enum PodError {
     },
 }
 
+/// The token's file.
+const TOKEN_FILE: &str = "token";
 /// What the token is.
 const TOKEN: &str = "a service-account token for the CA";
 /// What the roots are.
@@ -191,50 +210,47 @@ impl Pod {
         builder: MeshBuilder<WantsIdentity>,
     ) -> Result<MeshBuilder<WantsNothing>, PodError> {
         let crypto = builder.cryptography().ok_or(PodError::NoCrypto)?.clone();
-        let (token, roots) = (self.mounted.join("token"), self.mounted.join("ca.crt"));
-        let text = read(&token, TOKEN)?;
-        let (namespace, account) = match self.account {
-            Some(account) => account,
-            None => account_of(&text).ok_or_else(|| PodError::Garbled {
-                path: token.clone(),
-                what: TOKEN,
-            })?,
+        let certificate = PodCertificate::mounted_in(&self.mounted);
+        let own = match certificate.is_mounted() {
+            true => self.by_certificate(&certificate, &crypto).await?,
+            false => self.by_token()?,
         };
-        let _there = read(&roots, ROOTS)?;
-        let labels = match self.labels {
-            Some(labels) => labels,
+        let (domain, account) = (&own.domain, &own.account);
+        let labels = match &self.labels {
+            Some(labels) => labels.clone(),
             None => {
                 let path = self.mounted.join("labels");
                 let text = read(&path, LABELS)?;
                 labels_of(&text).ok_or(PodError::Garbled { path, what: LABELS })?
             }
         };
-        let domain = match self.trust_domain {
-            Some(domain) => domain,
-            None => "cluster.local".parse()?,
-        };
-        let name = self.name.as_deref().unwrap_or(&account);
-        let workload = Workload::new(&namespace, name, &account)?;
+        let name = self.name.as_deref().unwrap_or(account);
+        let workload = Workload::new(&own.namespace, name, account)?;
         let workload = labels
             .iter()
             .fold(workload, |w, (key, value)| w.label(key, value));
         let system = Namespace::new(&self.system)?;
-        let (id, ca) = (workload.spiffe_id(&domain)?, ca_id(&domain)?);
-        let control = SpiffeId::for_workload(&domain, &self.system, "mesh-control")?;
+        let control = SpiffeId::for_workload(domain, &self.system, "mesh-control")?;
         let at = |name: &str, port: u16| format!("{name}.{system}.svc:{port}");
         let ca_at = self.ca.unwrap_or_else(|| at("mesh-ca", CA_PORT));
         let control_at = self
             .control
             .unwrap_or_else(|| at("mesh-control", CONTROL_PORT));
-        let source = CaSource::new(id, ca_at, ca)
-            .trust_bundle(roots)
-            .token(token);
-        let source = match &self.keep {
-            #[cfg(unix)]
-            Some(dir) => source.keep(dir.join("identity")),
-            _ => source,
+        let identity = match own.identity {
+            Some(identity) => identity,
+            None => {
+                let id = workload.spiffe_id(domain)?;
+                let source = CaSource::new(id, ca_at, ca_id(domain)?)
+                    .trust_bundle(self.mounted.join(ROOTS_FILE))
+                    .token(self.mounted.join(TOKEN_FILE));
+                let source = match &self.keep {
+                    #[cfg(unix)]
+                    Some(dir) => source.keep(dir.join("identity")),
+                    _ => source,
+                };
+                source.start(&crypto).await?
+            }
         };
-        let identity = source.start(&crypto).await?;
         tokio::spawn(identity.task);
         let defaults = Defaults::new(workload.namespace.clone());
         let reader = identity.reader.clone();
@@ -248,6 +264,93 @@ impl Pod {
         let builder = builder.workload(workload, self.default_action);
         Ok(builder.mesh_namespace(system).source(control))
     }
+
+    /// What the token says; its identity is asked for later.
+    fn by_token(&self) -> Result<Own, PodError> {
+        let token = self.mounted.join(TOKEN_FILE);
+        let text = read(&token, TOKEN)?;
+        let (namespace, account) = match &self.account {
+            Some(account) => account.clone(),
+            None => account_of(&text).ok_or_else(|| PodError::Garbled {
+                path: token.clone(),
+                what: TOKEN,
+            })?,
+        };
+        let _there = read(&self.mounted.join(ROOTS_FILE), ROOTS)?;
+        let domain = match &self.trust_domain {
+            Some(domain) => domain.clone(),
+            None => "cluster.local".parse()?,
+        };
+        Ok(Own {
+            domain,
+            namespace,
+            account,
+            identity: None,
+        })
+    }
+
+    /// The Pod certificate, and what it says. It may be replaced by one of the same ID alone.
+    async fn by_certificate(
+        &self,
+        certificate: &PodCertificate,
+        crypto: &Crypto,
+    ) -> Result<Own, PodError> {
+        // It is loaded once for its ID, and again to be followed.
+        let source = certificate.source(crypto);
+        let first = tokio::task::spawn_blocking(move || source.load());
+        let first = first
+            .await
+            .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+        let svid = first.default_svid().map(|svid| svid.id().clone());
+        let Some(id) = svid else {
+            unreachable!("what is loaded has an SVID");
+        };
+        let not = |what: String| PodError::Certificate {
+            got: id.clone(),
+            what,
+        };
+        let account = account_in(id.path());
+        let Some((namespace, account)) = account else {
+            return Err(not("that of a service account".into()));
+        };
+        if let Some((namespace, account)) = self
+            .account
+            .as_ref()
+            .filter(|given| (given.0.as_str(), given.1.as_str()) != (namespace, account))
+        {
+            return Err(not(format!("of {namespace}/{account}")));
+        }
+        if let Some(domain) = self
+            .trust_domain
+            .as_ref()
+            .filter(|domain| *domain != id.trust_domain())
+        {
+            return Err(not(format!("of the trust domain {domain}")));
+        }
+        let source = certificate.source(crypto).with_id_path(id.path());
+        Ok(Own {
+            domain: id.trust_domain().clone(),
+            namespace: namespace.to_owned(),
+            account: account.to_owned(),
+            identity: Some(source.start().await?),
+        })
+    }
+}
+
+/// What a Pod is, by what is mounted.
+struct Own {
+    domain: TrustDomain,
+    namespace: String,
+    account: String,
+    /// Its identity, where that is mounted itself.
+    identity: Option<Identity>,
+}
+
+/// The namespace and the service account in the path of an ID.
+fn account_in(path: &str) -> Option<(&str, &str)> {
+    let (namespace, account) = path.strip_prefix("/ns/")?.split_once("/sa/")?;
+    let whole = !namespace.contains('/') && !account.contains('/');
+    whole.then_some((namespace, account))
 }
 
 /// The ID of the CA of a trust domain, as `mesh ca serve` has it.

@@ -16,14 +16,15 @@ use inmesh_core::Mesh;
 use inmesh_core::authorize::DefaultAction;
 use inmesh_core::model::{Namespace, Workload};
 use inmesh_discovery::control::ControlPlane;
-use inmesh_discovery::embed::{Embed, FollowControlPlane, Pod};
+use inmesh_discovery::embed::{Embed, FollowControlPlane, Pod, PodError};
 use inmesh_discovery::file::FileSource;
 use inmesh_discovery::manifest::Defaults;
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
 use inmesh_pki::ca::store::FileStore;
-use inmesh_pki::ca::{Ca, Lifetimes};
+use inmesh_pki::ca::{Asker, Ca, Lifetimes};
 use inmesh_pki::clock::{Clock, SystemClock};
-use inmesh_pki::issue::policy::Rules;
+use inmesh_pki::issue::csr;
+use inmesh_pki::issue::policy::{Attested, Revocations, Rules, may_issue};
 use inmesh_pki::source::ca::CaSource;
 use inmesh_pki::{Crypto, SpiffeId};
 use tempfile::TempDir;
@@ -167,6 +168,75 @@ async fn two_programs_are_members_in_two_lines() -> Result<()> {
     assert_eq!(get(&web, "cart").await?, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(get(&web, "next").await?, StatusCode::NOT_FOUND);
 
+    Ok(())
+}
+
+/// A Pod certificate, as a kubelet has it signed and written.
+async fn certify(issuing: &Issuing, mounted: &Path, of: &SpiffeId) -> Result<String> {
+    let (key, csr) = csr::generate(of, &crypto())?;
+    let rules = Rules::new(
+        of.trust_domain().clone(),
+        "spiffe://cluster.local/inmesh/ca".parse()?,
+    );
+    let proven = Attested::JoinToken { id: of.clone() };
+    let (none, now) = (Revocations::none(), SystemClock.now());
+    let grant = may_issue(&proven, None, &rules, None, &none, now)?;
+    let issued = issuing.ca.issue(&grant, &csr, &Asker::default()).await?;
+    let credentials = [key.to_secret_pem().as_str(), &issued.chain_pem()].concat();
+    let temporary = mounted.join("..new");
+    fs::write(&temporary, credentials)?;
+    fs::rename(temporary, mounted.join("credentials.pem"))?;
+    Ok(issued.serial)
+}
+
+#[tokio::test]
+async fn a_pod_certificate_needs_no_token_and_no_ca() -> Result<()> {
+    let issuing = Issuing::begin().await?;
+    let documents = TempDir::new()?;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {ports: [{port: 80}]}}";
+    fs::write(documents.path().join("all.yaml"), service)?;
+    let control = control_plane(&issuing, documents.path()).await?;
+    let mounted = issuing.mounted("shop", "web").await?;
+    fs::remove_file(mounted.join("token"))?;
+    let web = id("shop", "web")?;
+    let first = certify(&issuing, &mounted, &web).await?;
+    let pod = || {
+        let pod = Pod::new().mounted_in(&mounted).ca("127.0.0.1:1");
+        pod.control_plane(&control.to_string())
+    };
+    let mesh = Mesh::builder().kubernetes(pod()).await?.start()?;
+    timeout(LIMIT, mesh.ready()).await?;
+    assert_eq!(mesh.local().workload().to_string(), "shop/web");
+    assert_eq!(get(&mesh, "cart").await?, StatusCode::SERVICE_UNAVAILABLE);
+
+    let renewals = async |wanted: u64| {
+        while mesh.status().renewal.renewals != wanted {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LIMIT, renewals(1)).await?;
+    let renewed = certify(&issuing, &mounted, &web).await?;
+    assert_ne!(first, renewed);
+    timeout(LIMIT, renewals(2)).await?;
+
+    // It is what was meant, or nothing.
+    let domain = "prod.example".parse()?;
+    for (pod, why) in [
+        (pod().trust_domain(domain), "trust domain prod.example"),
+        (pod().account("shop", "cart"), "of shop/cart"),
+    ] {
+        let refused = Mesh::builder().kubernetes(pod).await;
+        let said = refused.err().ok_or("it is refused")?.to_string();
+        assert!(said.contains(why), "{said}");
+    }
+    let odd = "spiffe://cluster.local/ns/shop/sa/web/more".parse()?;
+    certify(&issuing, &mounted, &odd).await?;
+    let refused = Mesh::builder().kubernetes(pod()).await.err();
+    let said = refused.ok_or("it is refused")?.to_string();
+    assert!(said.contains("that of a service account"), "{said}");
+    fs::write(mounted.join("credentials.pem"), "")?;
+    let refused = Mesh::builder().kubernetes(pod()).await.err();
+    assert!(matches!(refused, Some(PodError::Files(_))), "{refused:?}");
     Ok(())
 }
 

@@ -303,6 +303,7 @@ pub(super) struct LeafLife {
 pub(super) struct SignedLeaf {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) serial: String,
+    pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
 
@@ -355,6 +356,7 @@ impl Signer {
         Ok(SignedLeaf {
             chain: vec![leaf.der().clone(), self.cert.clone()],
             serial: name,
+            not_before: life.0,
             not_after: life.1,
         })
     }

@@ -12,6 +12,7 @@ use crate::bundle::TrustBundle;
 use crate::crl::{Crl, RevokedIds};
 use crate::id::TrustDomain;
 use crate::issue::policy::Window;
+use crate::pem;
 use crate::rotate::expiry::{CertificateKind, Expiry, Urgency};
 
 /// The bundle of one generation, as members get it.
@@ -56,6 +57,8 @@ pub struct Issued {
     pub published: Arc<Published>,
     /// When the leaf was issued.
     pub issued_at: SystemTime,
+    /// When it begins to be valid, which may be before that.
+    pub not_before: SystemTime,
     /// When it ends.
     pub not_after: SystemTime,
 }
@@ -134,6 +137,14 @@ pub struct AuthorityStatus {
     pub leaf_until: Option<SystemTime>,
     /// Whether the root ends soon enough to warn, as [`Urgency`] counts.
     pub ends_soon: bool,
+}
+
+impl Issued {
+    /// The certificates as PEM text, leaf first, without the root.
+    #[must_use]
+    pub fn chain_pem(&self) -> String {
+        pem::encode_certificates(&self.chain)
+    }
 }
 
 impl AuthorityStatus {

@@ -78,6 +78,16 @@ impl Csr {
         })
     }
 
+    /// The same of PEM text with exactly one request.
+    ///
+    /// # Errors
+    ///
+    /// [`CsrError`]; text that is no such PEM is [`CsrError::Malformed`].
+    pub fn from_pem(text: &[u8], crypto: &Crypto) -> Result<Self, CsrError> {
+        let der = pem::certificate_request(text).map_err(|_| CsrError::Malformed)?;
+        Self::from_der(&der, crypto)
+    }
+
     /// The request as DER.
     #[must_use]
     pub fn der(&self) -> &[u8] {

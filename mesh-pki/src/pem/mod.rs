@@ -210,7 +210,6 @@ pub(crate) fn one_certificate(pem: &[u8]) -> Result<CertificateDer<'static>, Pem
 }
 
 /// The one signing request in `pem`.
-#[cfg(all(feature = "ca-server", any(feature = "aws-lc-rs", feature = "ring")))]
 pub(crate) fn certificate_request(pem: &[u8]) -> Result<Vec<u8>, PemError> {
     match &only(pem, Kind::Request, |_| false, PemError::NoRequest)?[..] {
         [one] => Ok(one.to_vec()),

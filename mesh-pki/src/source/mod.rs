@@ -1,5 +1,5 @@
-//! Where identity comes from: our own CA (`ca`), PEM files ([`files`]), a SPIFFE Workload API
-//! (`workload_api`) or a development CA (`dev`). Each `start` returns an [`Identity`]: a reader for
+//! Where identity comes from: our own CA (`ca`), PEM files ([`files`]), a Pod certificate of
+//! Kubernetes ([`mod@pod_certificate`]), a SPIFFE Workload API (`workload_api`) or a development CA (`dev`). Each `start` returns an [`Identity`]: a reader for
 //! whatever needs SVIDs and bundles, and a task that keeps them fresh. Nothing is spawned: the
 //! caller runs the task.
 //!
@@ -16,6 +16,8 @@ use std::task::{Context, Poll};
 use crate::jwt::DynJwtIssuer;
 use crate::store::{IdentityReader, IdentityWriter};
 
+pub use pod_certificate::pod_certificate;
+
 #[cfg(all(feature = "ca-client", any(feature = "aws-lc-rs", feature = "ring")))]
 pub mod ca;
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
@@ -24,6 +26,7 @@ pub mod files;
 #[cfg(unix)]
 pub mod keep;
 pub mod keys;
+pub mod pod_certificate;
 #[cfg(feature = "workload-api")]
 pub mod workload_api;
 

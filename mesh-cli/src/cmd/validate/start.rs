@@ -55,6 +55,7 @@ fn identity(agent: &Agent) -> anyhow::Result<(Vec<Problem>, Option<TrustDomain>)
         Identity::Ca { .. } => "identity.ca",
         Identity::DevelopmentCa { .. } => "identity.developmentCA",
         Identity::Files { .. } => "identity.files",
+        Identity::PodCertificate { .. } => "identity.podCertificate",
         Identity::WorkloadApi(_) => "identity.workloadApi",
     };
     // Its task is not run, so that no CA and no Workload API is asked.
@@ -76,7 +77,9 @@ fn identity(agent: &Agent) -> anyhow::Result<(Vec<Problem>, Option<TrustDomain>)
         }
     };
     match &agent.identity {
-        Identity::Files { .. } | Identity::DevelopmentCa { .. } => {}
+        Identity::Files { .. }
+        | Identity::DevelopmentCa { .. }
+        | Identity::PodCertificate { .. } => {}
         Identity::Ca {
             ca,
             trust_bundle,
@@ -141,6 +144,9 @@ fn loose(agent: &Agent) -> Vec<Problem> {
             secrets.extend(kept.map(|path| ("identity.ca.keep", "kept key", path)));
         }
         Identity::Files { key, .. } => secrets.push(("identity.files.key", "key", key.clone())),
+        Identity::PodCertificate { key, .. } => {
+            secrets.push(("identity.podCertificate", "key", key.clone()));
+        }
         // A key that was made here is refused, and a Workload API gives none in a file.
         Identity::DevelopmentCa { .. } | Identity::WorkloadApi(_) => {}
     }

@@ -272,6 +272,7 @@ impl<S: Store> Ca<S> {
             root: authority.root().clone(),
             published,
             issued_at: now,
+            not_before: signed.not_before,
             not_after: signed.not_after,
         })
     }
