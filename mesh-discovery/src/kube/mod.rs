@@ -41,7 +41,7 @@ use crate::manifest::Defaults;
     feature = "kubernetes-ca",
     any(feature = "aws-lc-rs", feature = "ring")
 ))]
-pub use ca::{RootPublisher, SecretStore, TokenReviews};
+pub use ca::{CertificateSigner, RootPublisher, SecretStore, TokenReviews};
 use index::{Event, Index};
 use kinds::KINDS;
 use watch::{Followed, Said, watch};

@@ -28,7 +28,7 @@ use crate::api_server::ApiServer;
 
 /// How long a leaf lives: a rotation waits for as long.
 const LEAF: Duration = Duration::from_secs(4);
-const NAMESPACE: &str = "mesh-system";
+pub(crate) const NAMESPACE: &str = "mesh-system";
 const DOMAIN: &str = "prod.example";
 const CART: &str = "spiffe://prod.example/ns/shop/sa/cart";
 const BUNDLES: &str = "clustertrustbundles.v1beta1.certificates.k8s.io";
@@ -54,17 +54,19 @@ webhooks:
 ";
 
 /// The role of the documentation, and the kubeconfig file of its account.
-async fn cluster(server: &ApiServer) -> Cluster {
+pub(crate) async fn cluster(server: &ApiServer) -> Cluster {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../mesh-cli/docs/ca.md");
     let page = std::fs::read_to_string(page).expect("it is there");
-    let (_, role) = page
-        .split_once("The role that this needs")
-        .expect("it has a role");
-    let (_, role) = role.split_once("```yaml\n").expect("it is YAML");
-    let (role, _) = role.split_once("```").expect("it ends");
+    let role = |before: &str| {
+        let (_, role) = page.split_once(before).expect("it has a role");
+        let (_, role) = role.split_once("```yaml\n").expect("it is YAML");
+        let (role, _) = role.split_once("```").expect("it ends");
+        role
+    };
     let namespace =
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n---\n");
-    server.apply(&[&namespace, role].concat());
+    server.apply(&[&namespace, role("The role that this needs")].concat());
+    server.apply(role("The role that signing needs besides"));
     let token = ["-n", NAMESPACE, "create", "token", "mesh-ca"];
     let token = server.kubectl(&token, "").expect("a token");
     server.write_kubeconfig("ca", token.trim());
@@ -78,11 +80,16 @@ fn store(cluster: &Cluster) -> SecretStore {
 }
 
 async fn open(cluster: &Cluster) -> Arc<Ca<SecretStore>> {
+    open_with(cluster, LEAF).await
+}
+
+/// The same with another life of leaves.
+pub(crate) async fn open_with(cluster: &Cluster, leaf: Duration) -> Arc<Ca<SecretStore>> {
     let hour = Duration::from_secs(3_600);
     let lifetimes = Lifetimes {
         root: 24 * hour,
         issuer: 12 * hour,
-        leaf: LEAF,
+        leaf,
     };
     let (domain, crypto) = (DOMAIN.parse().expect("a domain"), Crypto::aws_lc_rs());
     let clock = SystemClock::shared();
@@ -101,7 +108,7 @@ fn keep(ca: &Arc<Ca<SecretStore>>) -> JoinHandle<()> {
     })
 }
 
-fn rules() -> Rules {
+pub(crate) fn rules() -> Rules {
     let own = format!("spiffe://{DOMAIN}/inmesh/ca");
     Rules::new(
         DOMAIN.parse().expect("a domain"),
@@ -141,13 +148,13 @@ fn verifies(issued: &Issued, bundle: &TrustBundle) -> bool {
     .is_ok()
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let found = timeout(LIMIT, future).await;
     found.unwrap_or_else(|_| panic!("{what}: not within {} s", LIMIT.as_secs()))
 }
 
 /// Looks until something holds.
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let begin = Instant::now();
     while !holds() {
         assert!(begin.elapsed() < LIMIT, "{what}");
@@ -288,7 +295,7 @@ impl Publisher {
     }
 }
 
-fn get(server: &ApiServer, what: &[&str], path: &str) -> Option<String> {
+pub(crate) fn get(server: &ApiServer, what: &[&str], path: &str) -> Option<String> {
     let path = format!("jsonpath={{{path}}}");
     let args = [&["get"], what, &["-o", &path]].concat();
     server.kubectl(&args, "").ok()

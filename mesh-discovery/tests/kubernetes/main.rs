@@ -4,6 +4,7 @@
 
 mod api_server;
 mod ca;
+mod signer;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -12,7 +12,9 @@ use anyhow::{Context, anyhow, bail};
 use clap::{ArgAction, ArgGroup, Args};
 use inmesh_core::drain::{Drain, Phase, drain};
 use inmesh_core::model::{InvalidName, Namespace};
-use inmesh_discovery::kube::{Cluster, Lease, RootPublisher, SecretStore, TokenReviews};
+use inmesh_discovery::kube::{
+    CertificateSigner, Cluster, Lease, RootPublisher, SecretStore, TokenReviews,
+};
 use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
 use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
@@ -41,6 +43,8 @@ const OWN_PATH: &str = "/inmesh/ca";
 const SECRETS: &str = "mesh-ca";
 /// The Lease of the replica that publishes the roots.
 const LEASE: &str = "mesh-root";
+/// The Lease of the replica that signs what the cluster asks for.
+const SIGNER_LEASE: &str = "mesh-signer";
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("cluster").multiple(true)))]
@@ -123,6 +127,16 @@ pub(crate) struct Serve {
     /// app.kubernetes.io/managed-by: inmesh.
     #[arg(long, value_name = "NAME", requires = "kubernetes_secrets")]
     kubernetes_webhook: Option<String>,
+    /// Whether PodCertificateRequests and CertificateSigningRequests of that cluster are signed, for the
+    /// signer inmesh.dev/ca: each service account gets its own ID.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = false,
+        action = ArgAction::Set,
+        requires = "kubernetes_secrets"
+    )]
+    kubernetes_sign: bool,
     /// How that API server is reached, instead.
     #[arg(long, value_name = "FILE", requires = "cluster")]
     kubeconfig: Option<PathBuf>,
@@ -188,22 +202,34 @@ impl Serve {
                 make_folder(&self.dir)?;
                 let store = SecretStore::of(&cluster, namespace, SECRETS)?;
                 let publisher = self.publisher(namespace, &cluster);
-                self.run_in(store, prepared, publisher).await
+                let signer = self.kubernetes_sign.then(|| {
+                    let lease = lease(namespace, SIGNER_LEASE);
+                    let rules = prepared.config.rules.clone();
+                    move |ca, until| CertificateSigner::new(&cluster, lease, ca, rules).run(until)
+                });
+                self.run_in(store, prepared, publisher, signer).await
             }
             _ => {
                 let store = FileStore::open(&self.dir)
                     .with_context(|| format!("opening the CA's folder {}", self.dir.display()))?;
-                self.run_in(store, prepared, None).await
+                self.run_in(
+                    store,
+                    prepared,
+                    None,
+                    None::<fn(_, _) -> std::future::Ready<()>>,
+                )
+                .await
             }
         }
     }
 
     /// Serves a CA whose state and keys are in `store`.
-    async fn run_in<S: Store>(
+    async fn run_in<S: Store, F: Future<Output = ()> + Send + 'static>(
         self,
         store: S,
         prepared: Prepared,
         publisher: Option<RootPublisher>,
+        signer: Option<impl FnOnce(Arc<Ca<S>>, Drain) -> F>,
     ) -> anyhow::Result<()> {
         let Prepared {
             mut signals,
@@ -247,6 +273,7 @@ impl Serve {
         let operating = tokio::spawn(socket.serve(Arc::clone(&ca), until(stopped.clone())));
         let writing = tokio::spawn(keep_bundle(bundle, ca.published()));
         let (ended, until_ended) = drain();
+        let signing = signer.map(|run| tokio::spawn(run(Arc::clone(&ca), until_ended.clone())));
         let publishing = publish(publisher, ca.published(), until_ended);
         tokio::select! {
             // It has no log file: the log goes to standard error.
@@ -263,6 +290,9 @@ impl Serve {
         serving.await?;
         operating.await?;
         publishing.await?;
+        if let Some(signing) = signing {
+            signing.await?;
+        }
         // Without it the next start waits for leaves to end, as after a crash.
         if let Err(error) = ca.leave().await {
             tracing::warn!(%error, "the members are not written down");
@@ -308,9 +338,7 @@ impl Serve {
         if !self.kubernetes_publish {
             return None;
         }
-        let holder = format!("{}-{}", agent::instance(), std::process::id());
-        let lease = Lease::new(namespace.clone(), LEASE, &holder);
-        let publisher = RootPublisher::new(cluster, lease);
+        let publisher = RootPublisher::new(cluster, lease(namespace, LEASE));
         Some(match &self.kubernetes_webhook {
             Some(name) => publisher.webhook(name),
             None => publisher,
@@ -352,7 +380,7 @@ impl Serve {
             anyhow::Ok(keys)
         };
         let audience = self.audience.clone().unwrap_or_default();
-        if self.kubernetes_review {
+        if self.kubernetes_review || self.kubernetes_sign {
             rules = rules.with_kubernetes();
         }
         if let Some(path) = &self.kubernetes_jwks {
@@ -399,6 +427,12 @@ impl Serve {
         config.host_names.clone_from(&self.host_name);
         Ok((config, files))
     }
+}
+
+/// A Lease that this process may hold.
+fn lease(namespace: &Namespace, name: &str) -> Lease {
+    let holder = format!("{}-{}", agent::instance(), std::process::id());
+    Lease::new(namespace.clone(), name, &holder)
 }
 
 /// Says where the pages are, and that they ask for no identity.

@@ -45,7 +45,7 @@ const QUEUE: usize = 256;
 const MANAGER: &str = "inmesh-ca";
 /// Where bundles of a cluster are, before the version.
 const CERTIFICATES: &str = "/apis/certificates.k8s.io";
-/// The versions of that kind, the preferred first.
+/// The versions of that group, the preferred first.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
 static NAMESPACES: Watched = Watched {
@@ -544,21 +544,34 @@ async fn look_at_bundle(
     client: &Client,
     name: &str,
 ) -> kube::Result<Option<(&'static str, Option<Seen>)>> {
-    let found = |answer: kube::Result<Json>| match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(error),
-    };
+    match served(client, "clustertrustbundles").await? {
+        None => Ok(None),
+        Some(version) => {
+            let object = found(get(client, &bundle_path(version, name)).await)?;
+            Ok(Some((version, object.as_ref().map(Seen::read))))
+        }
+    }
+}
+
+/// The version in which the API server has a kind of this group, if it has it.
+pub(super) async fn served(client: &Client, plural: &str) -> kube::Result<Option<&'static str>> {
     for version in VERSIONS {
         let group = found(get(client, &format!("{CERTIFICATES}/{version}")).await)?;
         let resources = group
             .as_ref()
             .and_then(|group| group["resources"].as_array());
         let mut names = resources.into_iter().flatten().map(|one| &one["name"]);
-        if names.any(|name| name == "clustertrustbundles") {
-            let object = found(get(client, &bundle_path(version, name)).await)?;
-            return Ok(Some((version, object.as_ref().map(Seen::read))));
+        if names.any(|name| name == plural) {
+            return Ok(Some(version));
         }
     }
     Ok(None)
+}
+
+fn found(answer: kube::Result<Json>) -> kube::Result<Option<Json>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
 }
