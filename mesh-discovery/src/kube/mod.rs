@@ -14,6 +14,7 @@ mod ca;
 mod index;
 mod kinds;
 mod lease;
+mod pauses;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::index::Event;
 use super::kinds::Watched;
+use super::write::get_if_there;
 
 /// Objects of a page.
 const PAGE: u32 = 500;
@@ -83,6 +84,24 @@ pub(super) async fn watch(
     let _gone = one.run(followed.kind).await;
 }
 
+/// The version in which an API server has a kind, if it has it.
+pub(super) async fn served(
+    client: &Client,
+    watched: &Watched,
+) -> kube::Result<Option<&'static str>> {
+    for version in watched.versions {
+        let found = get_if_there(client, &watched.discovery_path(version)).await?;
+        let resources = found
+            .as_ref()
+            .and_then(|found| found["resources"].as_array());
+        let named = |one: &Json| one["name"] == watched.plural;
+        if resources.is_some_and(|all| all.iter().any(named)) {
+            return Ok(Some(version));
+        }
+    }
+    Ok(None)
+}
+
 /// Nothing listens any longer.
 struct Deaf;
 
@@ -134,7 +153,7 @@ impl Watch {
         }
         let mut ready = false;
         loop {
-            match self.look(watched).await {
+            match served(&self.client, watched).await {
                 Ok(None) if !ready => match self.ready().await {
                     Ok(()) => ready = true,
                     Err(e) => self.fail(&e).await?,
@@ -148,32 +167,11 @@ impl Watch {
         }
     }
 
-    async fn look(&self, watched: &Watched) -> kube::Result<Option<&'static str>> {
-        for version in watched.versions {
-            match self.has(watched, version).await {
-                Ok(true) => return Ok(Some(version)),
-                Ok(false) => {}
-                Err(e) if judge(&e, false) == Verdict::Absent => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(None)
-    }
-
     /// Whether the server has begun in all.
     async fn ready(&self) -> kube::Result<()> {
         let request = http::Request::get("/readyz").body(Vec::new());
         let request = request.map_err(kube::Error::HttpError)?;
         self.client.request_text(request).await.map(drop)
-    }
-
-    async fn has(&self, watched: &Watched, version: &str) -> kube::Result<bool> {
-        let request = http::Request::get(watched.discovery_path(version));
-        let request = request.body(Vec::new()).map_err(kube::Error::HttpError)?;
-        let found: Json = self.client.request(request).await?;
-        let resources = found.get("resources").and_then(Json::as_array);
-        let named = |one: &Json| one.get("name").and_then(Json::as_str) == Some(watched.plural);
-        Ok(resources.is_some_and(|all| all.iter().any(named)))
     }
 
     /// Lists and follows the objects until the kind is absent.

@@ -21,13 +21,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::index::Index;
 use super::lease::{Candidate, LOOK, Write};
+use super::pauses::Pauses;
 
 /// How many writes are on their way at once.
 const AT_ONCE: usize = 8;
 /// How long one may take.
 const TIME: Duration = Duration::from_secs(10);
-/// The first wait after a write that was refused, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The Lease that one of several processes holds, which writes for all.
 ///
@@ -61,8 +60,7 @@ pub(super) struct Writing {
     on_their_way: JoinSet<(ObjectKey, Result<(), kube::Error>)>,
     /// The versions of which a change is on its way, or was made and has not come back.
     asked: HashMap<ObjectKey, String>,
-    /// What was refused: when it is tried again, and how often it was.
-    refused: HashMap<ObjectKey, (Instant, u32)>,
+    refused: Pauses<ObjectKey>,
 }
 
 // === impl Lease ===
@@ -139,11 +137,7 @@ async fn look(
     now: Duration,
     clock: &dyn Clock,
 ) -> kube::Result<()> {
-    let there = match get(client, one).await {
-        Ok(there) => Some(there),
-        Err(kube::Error::Api(status)) if status.code == 404 => None,
-        Err(e) => return Err(e),
-    };
+    let there = get_if_there(client, one).await?;
     let wall = micros(clock);
     match candidate.look(there.as_ref().map(|lease| &lease["spec"]), now, &wall) {
         None => return Ok(()),
@@ -179,6 +173,21 @@ pub(super) async fn get(client: &Client, path: &str) -> kube::Result<Json> {
     client
         .request(request.map_err(kube::Error::HttpError)?)
         .await
+}
+
+/// The same of what may be absent.
+pub(super) async fn get_if_there(client: &Client, path: &str) -> kube::Result<Option<Json>> {
+    match get(client, path).await {
+        Ok(there) => Ok(Some(there)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a request brings, within the time that one may take.
+pub(super) async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let no_answer = |_| Err(kube::Error::Service("no answer".into()));
+    timeout(TIME, request).await.unwrap_or_else(no_answer)
 }
 
 /// Puts a `spec` in the place of that of an object, if it is still the version that was seen.
@@ -238,7 +247,7 @@ impl Writing {
             clock,
             on_their_way: JoinSet::new(),
             asked: HashMap::new(),
-            refused: HashMap::new(),
+            refused: Pauses::new(),
         }
     }
 
@@ -259,16 +268,14 @@ impl Writing {
     fn came_back(&mut self, key: ObjectKey, result: Result<(), kube::Error>) {
         match result {
             Ok(()) => {
-                self.refused.remove(&key);
+                self.refused.end(&key);
             }
             // What another has written comes by the watch.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(e) => {
-                let times = self.refused.get(&key).map_or(0, |(_, times)| *times);
-                let wait = WAITS.0.saturating_mul(1 << times.min(8)).min(WAITS.1);
                 tracing::warn!(object = %key, error = %e, "its status cannot be written");
                 self.asked.remove(&key);
-                self.refused.insert(key, (Instant::now() + wait, times + 1));
+                self.refused.refused(key, Instant::now());
             }
         }
     }
@@ -286,7 +293,7 @@ impl Writing {
         let written: BTreeMap<_, _> = index.written().collect();
         self.asked
             .retain(|key, version| { written.get(key) }.is_some_and(|one| one.version == *version));
-        self.refused.retain(|key, _| written.contains_key(key));
+        self.refused.retain(|key| written.contains_key(key));
         let keys = written.keys().copied();
         let status = snapshot.problems(&self.source, keys);
         let status: BTreeMap<_, _> = status
@@ -295,7 +302,7 @@ impl Writing {
             .collect();
         let time = seconds(&*self.clock);
         for (key, one) in written {
-            let waits = self.refused.get(key).is_some_and(|(until, _)| now < *until);
+            let waits = self.refused.until(key, now).is_some();
             if self.on_their_way.len() >= AT_ONCE || waits || self.asked.contains_key(key) {
                 continue;
             }
@@ -304,7 +311,7 @@ impl Writing {
                 Ok(None) => continue,
                 Err(why) => {
                     tracing::warn!(object = %key, why, "its status is not written");
-                    self.refused.insert(key.clone(), (now + WAITS.1, 0));
+                    self.refused.longest(key.clone(), now);
                     continue;
                 }
             };
@@ -319,12 +326,8 @@ impl Writing {
             );
             self.on_their_way.spawn(async move {
                 let kind = "application/merge-patch+json";
-                let sent = timeout(
-                    TIME,
-                    send(&client, http::Request::patch(path), kind, &patch),
-                );
-                let timed_out = |_| Err(kube::Error::Service("no answer".into()));
-                (key, sent.await.unwrap_or_else(timed_out))
+                let sent = send(&client, http::Request::patch(path), kind, &patch);
+                (key, in_time(sent).await)
             });
         }
     }

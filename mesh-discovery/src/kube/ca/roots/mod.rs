@@ -2,8 +2,8 @@
 //!
 //! What is to be done is decided by [`plan`]. Two watches bring the Namespaces with the label and the
 //! ConfigMaps of the one name, as another writer leaves them too; the ClusterTrustBundle is one object, and so
-//! is a webhook, which are looked at from time to time. What was asked for is not asked for again before a watch has shown
-//! that it has changed, and what was refused is tried again after a pause that grows.
+//! is a webhook, which are looked at from time to time. What was asked for is not asked for again before a
+//! watch has shown that it has changed, and what was refused is tried again after a pause that grows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -16,25 +16,20 @@ use kube::Client;
 use serde_json::{Value as Json, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use self::plan::{Act, Found, NAME, Place, Seen, Wanted, plan};
 use crate::kube::Cluster;
 use crate::kube::index::Event;
 use crate::kube::kinds::Watched;
-use crate::kube::watch::{Followed, Said, root, watch as follow};
-use crate::kube::write::{Leads, Lease, elect, get, send};
+use crate::kube::pauses::{Asked, Pauses};
+use crate::kube::watch::{Followed, Said, root, served, watch as follow};
+use crate::kube::write::{Leads, Lease, elect, get_if_there, in_time, send};
 
 mod plan;
 
 /// How many requests are on their way at once.
 const AT_ONCE: usize = 8;
-/// How long one may take.
-const TIME: Duration = Duration::from_secs(10);
-/// The first wait after a request that was refused, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// How long a watch has to show what was written.
-const SHOWN: Duration = Duration::from_secs(30);
 /// How often the ClusterTrustBundle and the webhook are looked at, and all is looked at again.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often it is said again why something is not as it should be.
@@ -43,10 +38,6 @@ const REMIND: Duration = Duration::from_secs(60 * 60);
 const QUEUE: usize = 256;
 /// Of which writer the fields are.
 const MANAGER: &str = "inmesh-ca";
-/// Where bundles of a cluster are, before the version.
-const CERTIFICATES: &str = "/apis/certificates.k8s.io";
-/// The versions of that group, the preferred first.
-const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
 static NAMESPACES: Watched = Watched {
     kind: "Namespace",
@@ -61,6 +52,13 @@ static CONFIG_MAPS: Watched = Watched {
     versions: &["v1"],
     plural: "configmaps",
     built_in: true,
+};
+static BUNDLES: Watched = Watched {
+    kind: "ClusterTrustBundle",
+    group: "certificates.k8s.io",
+    versions: &["v1", "v1beta1"],
+    plural: "clustertrustbundles",
+    built_in: false,
 };
 
 /// What is watched; a role may name the ConfigMap, since its name is in the selector.
@@ -120,10 +118,9 @@ struct Publishing {
     /// When the webhook is looked at next.
     webhook_at: Instant,
     on_their_way: JoinSet<(Place, Done)>,
-    /// What was asked for: the version that was seen then, the generation, and how long that counts.
-    asked: HashMap<Place, (Option<String>, u64, Instant)>,
-    /// What was refused: when it is tried again, and how often it was.
-    refused: HashMap<Place, (Instant, u32)>,
+    /// What was asked for: of the version that was seen then, and the generation.
+    asked: Asked<Place, (Option<String>, u64)>,
+    refused: Pauses<Place>,
     /// When it was said last that something is not as it should be.
     said: HashMap<Place, Instant>,
     /// The same of each watch.
@@ -251,8 +248,8 @@ impl Publishing {
             },
             webhook_at: Instant::now(),
             on_their_way: JoinSet::new(),
-            asked: HashMap::new(),
-            refused: HashMap::new(),
+            asked: Asked::new(),
+            refused: Pauses::new(),
             said: HashMap::new(),
             failed: [None; 2],
         }
@@ -333,7 +330,7 @@ impl Publishing {
     fn came_back(&mut self, place: Place, done: Done) {
         let error = match done {
             Done::Asked(Ok(())) => {
-                self.refused.remove(&place);
+                self.refused.end(&place);
                 match place {
                     Place::Cluster => self.bundles.look_at = Instant::now(),
                     Place::Webhook => self.webhook_at = Instant::now(),
@@ -342,12 +339,12 @@ impl Publishing {
                 return;
             }
             Done::Webhook(Ok(found)) => {
-                self.refused.remove(&place);
+                self.refused.end(&place);
                 self.found.webhook = found;
                 return;
             }
             Done::Looked(Ok(found)) => {
-                self.refused.remove(&place);
+                self.refused.end(&place);
                 if found.is_none() && !self.bundles.absence_said {
                     self.bundles.absence_said = true;
                     tracing::info!(
@@ -361,9 +358,8 @@ impl Publishing {
             Done::Asked(Err(error)) | Done::Looked(Err(error)) | Done::Webhook(Err(error)) => error,
         };
         let now = Instant::now();
-        let times = self.refused.get(&place).map_or(0, |(_, times)| *times);
-        let wait = WAITS.0.saturating_mul(1 << times.min(8)).min(WAITS.1);
-        self.asked.remove(&place);
+        let (wait, times) = self.refused.refused(place.clone(), now);
+        self.asked.end(&place);
         match place {
             Place::Cluster => self.bundles.look_at = now + wait,
             Place::Webhook => self.webhook_at = now + wait,
@@ -376,7 +372,6 @@ impl Publishing {
             let why = root(&error);
             tracing::warn!(object = %place, why, "the roots cannot be published here yet");
         }
-        self.refused.insert(place, (now + wait, times + 1));
     }
 
     fn is_to_be_said(&mut self, place: &Place, now: Instant) -> bool {
@@ -400,12 +395,12 @@ impl Publishing {
         }
         self.look_at_objects(now);
         let acts: BTreeMap<_, _> = plan(&self.found, &self.wanted).into_iter().collect();
-        self.asked.retain(|place, _| acts.contains_key(place));
+        self.asked.retain(|place| acts.contains_key(place));
         // Looking at one object may fail where there is nothing to do.
         let stays =
             |place: &Place| acts.contains_key(place) || !matches!(place, Place::Namespace(_));
         self.said.retain(|place, _| stays(place));
-        self.refused.retain(|place, _| stays(place));
+        self.refused.retain(stays);
         let mut next = again.min(self.bundles.look_at);
         if self.wanted.webhook.is_some() {
             next = next.min(self.webhook_at);
@@ -420,18 +415,11 @@ impl Publishing {
                 }
                 continue;
             }
-            if let Some((until, _)) = self.refused.get(&place).filter(|(until, _)| *until > now) {
-                next = next.min(*until);
-                continue;
-            }
-            let seen = self.seen(&place);
-            let version = seen.map(|seen| seen.version.clone());
-            let generation = self.wanted.generation;
-            let asked = self.asked.get(&place);
-            let waits =
-                asked.filter(|(at, of, until)| *at == version && *of == generation && *until > now);
-            if let Some((_, _, until)) = waits {
-                next = next.min(*until);
+            let version = self.seen(&place).map(|seen| seen.version.clone());
+            let of = (version, self.wanted.generation);
+            let waits = self.refused.until(&place, now);
+            if let Some(until) = waits.or_else(|| self.asked.until(&place, &of, now)) {
+                next = next.min(until);
                 continue;
             }
             if self.on_their_way.len() >= AT_ONCE {
@@ -439,16 +427,12 @@ impl Publishing {
                 break;
             }
             let request = self.request(&place, &act);
-            self.asked
-                .insert(place.clone(), (version, generation, now + SHOWN));
+            self.asked.ask(place.clone(), of, now);
             let client = self.client.clone();
             self.on_their_way.spawn(async move {
                 let (request, kind, body) = request;
-                let sent = timeout(TIME, send(&client, request, kind, &body)).await;
-                (
-                    place,
-                    Done::Asked(sent.unwrap_or_else(|_| Err(no_answer()))),
-                )
+                let sent = in_time(send(&client, request, kind, &body)).await;
+                (place, Done::Asked(sent))
             });
         }
         next
@@ -461,8 +445,7 @@ impl Publishing {
             self.bundles.look_at = again;
             let (client, name) = (self.client.clone(), self.wanted.bundle_name());
             self.on_their_way.spawn(async move {
-                let looked = timeout(TIME, look_at_bundle(&client, &name));
-                let looked = looked.await.unwrap_or_else(|_| Err(no_answer()));
+                let looked = in_time(look_at_bundle(&client, &name)).await;
                 (Place::Cluster, Done::Looked(looked))
             });
         }
@@ -475,9 +458,10 @@ impl Publishing {
             self.webhook_at = again;
             let client = self.client.clone();
             self.on_their_way.spawn(async move {
-                let looked = timeout(TIME, look_at_webhook(&client, &name)).await;
-                let looked = looked.unwrap_or_else(|_| Err(no_answer()));
-                (Place::Webhook, Done::Webhook(looked))
+                let path = webhook_path(&name);
+                let looked = in_time(get_if_there(&client, &path)).await;
+                let seen = looked.map(|object| object.as_ref().map(Seen::read));
+                (Place::Webhook, Done::Webhook(seen))
             });
         }
     }
@@ -491,7 +475,7 @@ impl Publishing {
     }
 
     fn request(&self, place: &Place, act: &Act) -> (http::request::Builder, &'static str, Json) {
-        let version = self.bundles.version.unwrap_or(VERSIONS[0]);
+        let version = self.bundles.version.unwrap_or(BUNDLES.versions[0]);
         let path = match place {
             Place::Cluster => bundle_path(version, &self.wanted.bundle_name()),
             Place::Namespace(name) => format!("/api/v1/namespaces/{name}/configmaps/{NAME}"),
@@ -520,23 +504,11 @@ impl Publishing {
 }
 
 fn bundle_path(version: &str, name: &str) -> String {
-    format!("{CERTIFICATES}/{version}/clustertrustbundles/{name}")
+    format!("{}/{name}", BUNDLES.path(version))
 }
 
 fn webhook_path(name: &str) -> String {
     format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}")
-}
-
-fn no_answer() -> kube::Error {
-    kube::Error::Service("no answer".into())
-}
-
-async fn look_at_webhook(client: &Client, name: &str) -> kube::Result<Option<Seen>> {
-    match get(client, &webhook_path(name)).await {
-        Ok(object) => Ok(Some(Seen::read(&object))),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Looks whether the API server has the kind, and then at the one object.
@@ -544,34 +516,11 @@ async fn look_at_bundle(
     client: &Client,
     name: &str,
 ) -> kube::Result<Option<(&'static str, Option<Seen>)>> {
-    match served(client, "clustertrustbundles").await? {
+    match served(client, &BUNDLES).await? {
         None => Ok(None),
         Some(version) => {
-            let object = found(get(client, &bundle_path(version, name)).await)?;
+            let object = get_if_there(client, &bundle_path(version, name)).await?;
             Ok(Some((version, object.as_ref().map(Seen::read))))
         }
-    }
-}
-
-/// The version in which the API server has a kind of this group, if it has it.
-pub(super) async fn served(client: &Client, plural: &str) -> kube::Result<Option<&'static str>> {
-    for version in VERSIONS {
-        let group = found(get(client, &format!("{CERTIFICATES}/{version}")).await)?;
-        let resources = group
-            .as_ref()
-            .and_then(|group| group["resources"].as_array());
-        let mut names = resources.into_iter().flatten().map(|one| &one["name"]);
-        if names.any(|name| name == plural) {
-            return Ok(Some(version));
-        }
-    }
-    Ok(None)
-}
-
-fn found(answer: kube::Result<Json>) -> kube::Result<Option<Json>> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -4,8 +4,8 @@
 //! 2. What has the label of ours and the trust domain of this CA is ours: it is kept as it is to be, and is
 //!    removed where it is not wanted any longer. What is another's is neither written nor removed.
 //! 3. A newer generation than ours stands: another process of the CA wrote it, and is ahead.
-//! 4. The ClusterTrustBundle is one object of the cluster with the same rules; where the API server has no
-//!    such kind there is none.
+//! 4. The ClusterTrustBundle is one object of the cluster with the same rules; an API server without the kind
+//!    gets no such object.
 //! 5. A webhook of the mesh is verified by the roots: they are written into each entry of one that is there
 //!    and is ours by the same rules. It is never made or removed here.
 

@@ -5,7 +5,7 @@
 //! it wrote, and the request is judged again. What fails is tried again after a pause that grows, and
 //! nothing is written of it: a Pod whose request is denied or failed gets no other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::judge::{Kind, Known, Policy, SHORTEST, Sign, Verdict, Why, conditions, issued, judge};
 use super::SecretStore;
-use super::roots::served;
 use crate::kube::Cluster;
 use crate::kube::index::Event;
 use crate::kube::kinds::Watched;
-use crate::kube::watch::{Followed, Said, root, watch as follow};
-use crate::kube::write::{Leads, Lease, elect, send};
+use crate::kube::pauses::{Asked, Pauses};
+use crate::kube::watch::{Followed, Said, root, served, watch as follow};
+use crate::kube::write::{Leads, Lease, elect, in_time, send};
 
 mod judge;
 #[cfg(test)]
@@ -35,12 +35,8 @@ mod tests;
 
 /// How many requests are answered at once.
 const AT_ONCE: usize = 8;
-/// How long one write may take.
-const TIME: Duration = Duration::from_secs(10);
-/// The first wait after an answer that failed, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// How long a watch has to show what was written.
-const SHOWN: Duration = Duration::from_secs(30);
+/// How long one answer may take: one write, and what comes before it.
+const TIME: Duration = Duration::from_secs(20);
 /// How often all is looked at again.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often it is said again why requests are not followed or not answered.
@@ -129,10 +125,9 @@ struct Signing {
     /// The names on each list that is being read.
     listing: [Option<HashSet<Name>>; 2],
     on_their_way: JoinSet<(Name, Result<(), Failed>)>,
-    /// What was answered: the version that was judged, and how long that counts.
-    asked: HashMap<Name, (String, Instant)>,
-    /// What failed: when it is tried again, and how often it did.
-    refused: HashMap<Name, (Instant, u32)>,
+    /// What was answered, of the version that was judged.
+    asked: Asked<Name, String>,
+    refused: Pauses<Name>,
     /// When it was said last that a watch, or an answer, fails.
     failed: [Option<Instant>; 2],
     said: Option<Instant>,
@@ -240,8 +235,8 @@ impl Signing {
             open: BTreeMap::new(),
             listing: [None, None],
             on_their_way: JoinSet::new(),
-            asked: HashMap::new(),
-            refused: HashMap::new(),
+            asked: Asked::new(),
+            refused: Pauses::new(),
             failed: [None; 2],
             said: None,
             absence_said: false,
@@ -307,13 +302,12 @@ impl Signing {
 
     fn came_back(&mut self, name: Name, done: Result<(), Failed>) {
         let Err(error) = done else {
-            self.refused.remove(&name);
+            self.refused.end(&name);
             return;
         };
         let now = Instant::now();
-        let times = self.refused.get(&name).map_or(0, |(_, times)| *times);
-        let wait = WAITS.0.saturating_mul(1 << times.min(8)).min(WAITS.1);
-        self.asked.remove(&name);
+        let (_, times) = self.refused.refused(name.clone(), now);
+        self.asked.end(&name);
         // What another has written or removed comes by the watch.
         let expected = matches!(
             &error,
@@ -325,7 +319,6 @@ impl Signing {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(namespace, request, error, "a certificate is not issued yet");
         }
-        self.refused.insert(name, (now + wait, times + 1));
     }
 
     /// Answers what is open, and says when to look again.
@@ -333,32 +326,27 @@ impl Signing {
         let now = Instant::now();
         let mut next = now + LOOK;
         let leads = *self.leads.borrow_and_update();
-        self.asked.retain(|name, _| self.open.contains_key(name));
-        self.refused.retain(|name, _| self.open.contains_key(name));
+        self.asked.retain(|name| self.open.contains_key(name));
+        self.refused.retain(|name| self.open.contains_key(name));
         if leads.is_none_or(|until| now >= until) {
             return next;
         }
         for (name, object) in &self.open {
-            if let Some((until, _)) = self.refused.get(name).filter(|(until, _)| *until > now) {
-                next = next.min(*until);
-                continue;
-            }
             let version = object["metadata"]["resourceVersion"].as_str();
-            let version = version.unwrap_or_default();
-            let asked = self.asked.get(name);
-            if let Some((_, until)) = asked.filter(|(of, until)| of == version && *until > now) {
-                next = next.min(*until);
+            let version = version.unwrap_or_default().to_owned();
+            let waits = self.refused.until(name, now);
+            if let Some(until) = waits.or_else(|| self.asked.until(name, &version, now)) {
+                next = next.min(until);
                 continue;
             }
             if self.on_their_way.len() >= AT_ONCE {
                 // What comes back wakes.
                 break;
             }
-            self.asked
-                .insert(name.clone(), (version.to_owned(), now + SHOWN));
+            self.asked.ask(name.clone(), version, now);
             let (answerer, name, object) = (self.answerer.clone(), name.clone(), object.clone());
             self.on_their_way.spawn(async move {
-                let answered = timeout(2 * TIME, answerer.answer(&name, &object)).await;
+                let answered = timeout(TIME, answerer.answer(&name, &object)).await;
                 let no_answer = || Err(Failed::Kube(kube::Error::Service("no answer".into())));
                 (name, answered.unwrap_or_else(|_| no_answer()))
             });
@@ -417,16 +405,14 @@ impl Answerer {
             Verdict::Sign(sign) => match self.sign(kind, &sign).await {
                 Ok(status) => self.write(name, object, "status", status).await,
                 // Some keys are known to the provider, and certified by no CA of it.
-                Err(Failed::Ca(CaError::Issue(IssueError::Key { .. }))) => match kind {
-                    Kind::Pod => {
-                        let status = said("Denied", &Why::key());
-                        self.write(name, object, "status", status).await
-                    }
-                    Kind::Csr => {
-                        let status = said("Failed", &Why::key());
-                        self.write(name, object, "status", status).await
-                    }
-                },
+                Err(Failed::Ca(CaError::Issue(IssueError::Key { .. }))) => {
+                    let condition = match kind {
+                        Kind::Pod => "Denied",
+                        Kind::Csr => "Failed",
+                    };
+                    let status = said(condition, &Why::key());
+                    self.write(name, object, "status", status).await
+                }
                 Err(error) => Err(error),
             },
         }
@@ -456,7 +442,7 @@ impl Answerer {
         let path = match kind {
             Kind::Csr => format!("{}/{name}/{part}", CSRS.path("v1")),
             Kind::Pod => {
-                let version = served(&self.client, PODS.plural).await?;
+                let version = served(&self.client, &PODS).await?;
                 let (before, after) = PODS.path_in(version.ok_or(Failed::Absent)?);
                 format!("{before}/{namespace}/{after}/{name}/{part}")
             }
@@ -465,9 +451,7 @@ impl Answerer {
         let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
         let request = http::Request::patch(path);
         let kind = "application/merge-patch+json";
-        let sent = timeout(TIME, send(&self.client, request, kind, &patch)).await;
-        let no_answer = |_| Err(kube::Error::Service("no answer".into()));
-        Ok(sent.unwrap_or_else(no_answer)?)
+        Ok(in_time(send(&self.client, request, kind, &patch)).await?)
     }
 }
 
