@@ -309,8 +309,7 @@ impl Pod {
             got: id.clone(),
             what,
         };
-        let account = account_in(id.path());
-        let Some((namespace, account)) = account else {
+        let Some((namespace, account)) = id.workload() else {
             return Err(not("that of a service account".into()));
         };
         if let Some((namespace, account)) = self
@@ -344,13 +343,6 @@ struct Own {
     account: String,
     /// Its identity, where that is mounted itself.
     identity: Option<Identity>,
-}
-
-/// The namespace and the service account in the path of an ID.
-fn account_in(path: &str) -> Option<(&str, &str)> {
-    let (namespace, account) = path.strip_prefix("/ns/")?.split_once("/sa/")?;
-    let whole = !namespace.contains('/') && !account.contains('/');
-    whole.then_some((namespace, account))
 }
 
 /// The ID of the CA of a trust domain, as `mesh ca serve` has it.

@@ -131,17 +131,10 @@ fn proven(peer: &PeerInfo) -> Result<(SpiffeId, Namespace), Status> {
         let why = "a workload of the trust domain of this control plane is expected";
         return Err(Status::permission_denied(why));
     };
-    let namespace = namespace_of(id);
+    let namespace = id.workload();
+    let namespace = namespace.and_then(|(namespace, _)| Namespace::new(namespace).ok());
     let why = || Status::permission_denied(format!("{id} is of no namespace"));
     Ok((id.clone(), namespace.ok_or_else(why)?))
-}
-
-/// The namespace of an ID of the form `/ns/<namespace>/sa/<service account>`.
-fn namespace_of(id: &SpiffeId) -> Option<Namespace> {
-    let mut parts = id.path().strip_prefix('/')?.split('/');
-    let (ns, namespace, sa) = (parts.next()?, parts.next()?, parts.next()?);
-    let of = ns == "ns" && sa == "sa" && parts.next().is_some() && parts.next().is_none();
-    of.then(|| Namespace::new(namespace).ok()).flatten()
 }
 
 fn subscriber(id: SpiffeId, peer: &PeerInfo, node: Option<&Node>) -> Subscriber {
