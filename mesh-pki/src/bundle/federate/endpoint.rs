@@ -43,14 +43,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{DEFAULT_REFRESH, WebCertificate};
+use super::{DEFAULT_REFRESH, HttpsCertificate, WebCertificate};
 use crate::clock::Clock;
 use crate::crypto::Crypto;
 use crate::id::TrustDomain;
 use crate::serve;
 use crate::store::IdentityReader;
 use crate::task::until;
-use crate::tls::{self, ClientAuth};
+use crate::tls;
 
 /// How many connections there may be at a time.
 const MAX_CONNECTIONS: usize = 256;
@@ -58,13 +58,12 @@ const MAX_CONNECTIONS: usize = 256;
 /// How long a whole exchange may take, handshake included.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is spoken inside TLS.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
-
 /// Serves the bundle of one trust domain.
 pub struct BundleEndpoint {
-    shared: EndpointShared,
-    web: Option<WebCertificate>,
+    reader: IdentityReader,
+    trust_domain: TrustDomain,
+    path: String,
+    certificate: HttpsCertificate,
     crypto: Crypto,
     clock: Arc<dyn Clock>,
 }
@@ -87,16 +86,11 @@ impl BundleEndpoint {
         crypto: &Crypto,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (auth, at) = (ClientAuth::Optional, Arc::clone(&clock));
-        let tls = tls::server_config_at(reader.clone(), crypto, ALPN, auth, at);
         Self {
-            shared: EndpointShared {
-                reader,
-                trust_domain,
-                path: path.into(),
-                tls,
-            },
-            web: None,
+            certificate: HttpsCertificate::Svid(reader.clone()),
+            reader,
+            trust_domain,
+            path: path.into(),
             crypto: crypto.clone(),
             clock,
         }
@@ -107,22 +101,19 @@ impl BundleEndpoint {
     /// While it serves, the files of `web` are followed: new handshakes get the new certificate.
     #[must_use]
     pub fn with_web_certificate(mut self, web: WebCertificate) -> Self {
-        let clock = Arc::clone(&self.clock);
-        self.shared.tls = tls::web_server_config_at(web.current(), &self.crypto, ALPN, clock);
-        self.web = Some(web);
+        self.certificate = web.into();
         self
     }
 
     /// Serves until `shutdown` is ready; what is being served then is cut.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let (shared, web) = (Arc::new(self.shared), self.web);
-        let follow = async {
-            if let Some(mut web) = web {
-                web.follow().await;
-            }
-            std::future::pending::<()>().await;
-        };
-        let end = until(shutdown, follow);
+        let shared = Arc::new(EndpointShared {
+            tls: self.certificate.server_config(&self.crypto, self.clock),
+            reader: self.reader,
+            trust_domain: self.trust_domain,
+            path: self.path,
+        });
+        let end = until(shutdown, self.certificate.follow());
         // A connection that comes while all places are taken is closed at once.
         let serve = |stream, open| {
             let shared = Arc::clone(&shared);
@@ -186,9 +177,9 @@ impl EndpointShared {
 impl fmt::Debug for BundleEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BundleEndpoint")
-            .field("trust_domain", &self.shared.trust_domain.as_str())
-            .field("path", &self.shared.path)
-            .field("web", &self.web)
+            .field("trust_domain", &self.trust_domain.as_str())
+            .field("path", &self.path)
+            .field("certificate", &self.certificate)
             .finish_non_exhaustive()
     }
 }

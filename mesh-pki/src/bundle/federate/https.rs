@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -34,7 +35,7 @@ pub enum HttpsCertificate {
     /// A certificate in files, which are followed.
     Web(WebCertificate),
     /// The default SVID of the moment; its CA wrote the host names into it by which clients verify it
-    /// ([`Rules::with_host_name`](crate::issue::policy::Rules::with_host_name)). While there is none, handshakes are
+    /// ([`Rules::with_host_name`](crate::issue::policy::Rules::with_host_name)). Without an SVID, handshakes are
     /// refused.
     Svid(IdentityReader),
 }
@@ -68,27 +69,8 @@ pub async fn serve_https<F, R>(
     F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Bytes>> + Send,
 {
-    let (tls, web) = match certificate {
-        HttpsCertificate::Web(web) => {
-            let tls = tls::web_server_config_at(web.current(), crypto, ALPN, clock);
-            (tls, Some(web))
-        }
-        HttpsCertificate::Svid(reader) => {
-            let auth = ClientAuth::Optional;
-            (
-                tls::server_config_at(reader, crypto, ALPN, auth, clock),
-                None,
-            )
-        }
-    };
-    let acceptor = TlsAcceptor::from(tls);
+    let acceptor = TlsAcceptor::from(certificate.server_config(crypto, clock));
     let answer = Arc::new(answer);
-    let follow = async {
-        if let Some(mut web) = web {
-            web.follow().await;
-        }
-        std::future::pending::<()>().await;
-    };
     let serve = |stream, open| {
         let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
         let serving = async move {
@@ -106,8 +88,35 @@ pub async fn serve_https<F, R>(
             let _done = timeout(PATIENCE, serving).await;
         })
     };
-    let end = until(shutdown, follow);
+    let end = until(shutdown, certificate.follow());
     serve::accept(&listener, "HTTPS", usize::MAX, serve, end).await;
+}
+
+// === impl HttpsCertificate ===
+
+impl HttpsCertificate {
+    /// The server's side of TLS with it.
+    pub(super) fn server_config(
+        &self,
+        crypto: &Crypto,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<ServerConfig> {
+        match self {
+            Self::Web(web) => tls::web_server_config_at(web.current(), crypto, ALPN, clock),
+            Self::Svid(reader) => {
+                let (reader, auth) = (reader.clone(), ClientAuth::Optional);
+                tls::server_config_at(reader, crypto, ALPN, auth, clock)
+            }
+        }
+    }
+
+    /// Follows its files, if it has some, for as long as it is polled.
+    pub(super) async fn follow(self) {
+        if let Self::Web(mut web) = self {
+            web.follow().await;
+        }
+        std::future::pending().await
+    }
 }
 
 impl From<WebCertificate> for HttpsCertificate {
