@@ -55,17 +55,19 @@ async fn written_or_made(
         }
         None => {
             let unfinished = unfinished(store).await?;
-            let made = match &opening.first {
-                Some(_) => None,
-                None => Some(NewAuthority::create(
-                    opening.trust_domain,
-                    opening.lifetimes,
-                    opening.now,
-                    opening.crypto,
-                )?),
+            let made;
+            let new = match &opening.first {
+                Some(brought) => brought,
+                None => {
+                    made = NewAuthority::create(
+                        opening.trust_domain,
+                        opening.lifetimes,
+                        opening.now,
+                        opening.crypto,
+                    )?;
+                    &made
+                }
             };
-            let new = made.as_ref().or(opening.first.as_ref());
-            let new = new.expect("it is made where none is given");
             let authority = &new.authority;
             let own = [authority.key_id(), authority.issuer_key_id()].map(str::to_owned);
             store.begin([&unfinished[..], &own].concat()).await?;
@@ -74,7 +76,7 @@ async fn written_or_made(
             let version = match store.swap(None, state.to_bytes()).await {
                 Err(StoreError::Conflict) => {
                     // Another process was first. A root that was brought may be its root too.
-                    if made.is_some() {
+                    if opening.first.is_none() {
                         store.forget_keys(own.to_vec()).await?;
                     }
                     return Err(StoreError::Conflict.into());
