@@ -150,17 +150,7 @@ fn read_inject(
     let bind = fields.need("bind").and_then(|v| v.parsed());
     let whole = fields.whole().clone();
     let mut file = |name| optional(fields, name, |v| v.text().map(|path| dir.join(path)));
-    let files = match (file("certificate"), file("key")) {
-        (Some(Some(certificate)), Some(Some(key))) => Some(Some([certificate, key])),
-        (Some(None), Some(None)) => Some(None),
-        (None, _) | (_, None) => None,
-        _ => {
-            whole.refuse(
-                "certificate and key are written both, or neither: then its own SVID serves",
-            );
-            None
-        }
-    };
+    let (certificate, key) = (file("certificate"), file("key"));
     let image = fields
         .need("image")
         .and_then(|v| v.text().map(str::to_owned));
@@ -168,6 +158,16 @@ fn read_inject(
         v.choice(&["Always", "IfNotPresent", "Never"])
     });
     let peers = optional(fields, "peers", |v| v.choice(&["strict", "permissive"]));
+    let files = match (certificate?, key?) {
+        (Some(certificate), Some(key)) => Some([certificate, key]),
+        (None, None) => None,
+        _ => {
+            whole.refuse(
+                "certificate and key are written both, or neither: then its own SVID serves",
+            );
+            return None;
+        }
+    };
     let mut sidecar = Sidecar::new(&image?, cluster.trust_domain.clone());
     sidecar.system = own?.to_string();
     sidecar.strict = peers? == Some("strict");
@@ -176,7 +176,7 @@ fn read_inject(
     }
     Some(InjectConfig {
         bind: bind?,
-        files: files?,
+        files,
         sidecar,
     })
 }
@@ -209,9 +209,15 @@ impl ControlConfig {
 }
 
 /// The name of this process among others: that of its host, which in a Pod is that of the Pod.
-pub(crate) fn instance() -> String {
+fn instance() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     name.to_string_lossy().into_owned()
+}
+
+/// A Lease that this process may hold.
+pub(crate) fn lease(namespace: &Namespace, name: &str) -> Lease {
+    let holder = format!("{}-{}", instance(), std::process::id());
+    Lease::new(namespace.clone(), name, &holder)
 }
 
 // === impl ControlPlaneConfig ===
@@ -219,8 +225,6 @@ pub(crate) fn instance() -> String {
 impl ControlPlaneConfig {
     /// The Lease that the replica holds which writes statuses.
     pub(crate) fn lease(&self, namespace: &Namespace) -> Option<Lease> {
-        let holder = format!("{}-{}", instance(), std::process::id());
-        self.write_status
-            .then(|| Lease::new(namespace.clone(), LEASE, &holder))
+        self.write_status.then(|| lease(namespace, LEASE))
     }
 }

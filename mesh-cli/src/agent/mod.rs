@@ -30,7 +30,7 @@ use inmesh_pki::workload_api::Endpoint;
 use crate::federation::FederationConfig;
 use crate::workload_api::WorkloadApiConfig;
 
-pub(crate) use control::{ControlConfig, ControlPlaneConfig, instance};
+pub(crate) use control::{ControlConfig, ControlPlaneConfig, lease};
 pub(crate) use kubernetes::{KubernetesConfig, cluster};
 pub(crate) use read::duration;
 pub(crate) use write::document;

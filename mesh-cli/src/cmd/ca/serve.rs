@@ -13,7 +13,7 @@ use clap::{ArgAction, ArgGroup, Args};
 use inmesh_core::drain::{Drain, Phase, drain};
 use inmesh_core::model::{InvalidName, Namespace};
 use inmesh_discovery::kube::{
-    CertificateSigner, Cluster, Lease, RootPublisher, SecretStore, TokenReviews,
+    CertificateSigner, Cluster, RootPublisher, SecretStore, TokenReviews,
 };
 use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
@@ -28,7 +28,6 @@ use inmesh_pki::issue::policy::{OidcRule, Rules};
 use inmesh_pki::source::keys::KeyFile;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::metrics::Pages;
@@ -203,7 +202,7 @@ impl Serve {
                 let store = SecretStore::of(&cluster, namespace, SECRETS)?;
                 let publisher = self.publisher(namespace, &cluster);
                 let signer = self.kubernetes_sign.then(|| {
-                    let lease = lease(namespace, SIGNER_LEASE);
+                    let lease = agent::lease(namespace, SIGNER_LEASE);
                     let rules = prepared.config.rules.clone();
                     move |ca, until| CertificateSigner::new(&cluster, lease, ca, rules).run(until)
                 });
@@ -274,7 +273,7 @@ impl Serve {
         let writing = tokio::spawn(keep_bundle(bundle, ca.published()));
         let (ended, until_ended) = drain();
         let signing = signer.map(|run| tokio::spawn(run(Arc::clone(&ca), until_ended.clone())));
-        let publishing = publish(publisher, ca.published(), until_ended);
+        let publishing = publisher.map(|it| tokio::spawn(it.run(ca.published(), until_ended)));
         tokio::select! {
             // It has no log file: the log goes to standard error.
             () = signals.end(async || {}) => {}
@@ -289,9 +288,8 @@ impl Serve {
         writing.abort();
         serving.await?;
         operating.await?;
-        publishing.await?;
-        if let Some(signing) = signing {
-            signing.await?;
+        for task in [publishing, signing].into_iter().flatten() {
+            task.await?;
         }
         // Without it the next start waits for leaves to end, as after a crash.
         if let Err(error) = ca.leave().await {
@@ -338,7 +336,7 @@ impl Serve {
         if !self.kubernetes_publish {
             return None;
         }
-        let publisher = RootPublisher::new(cluster, lease(namespace, LEASE));
+        let publisher = RootPublisher::new(cluster, agent::lease(namespace, LEASE));
         Some(match &self.kubernetes_webhook {
             Some(name) => publisher.webhook(name),
             None => publisher,
@@ -429,12 +427,6 @@ impl Serve {
     }
 }
 
-/// A Lease that this process may hold.
-fn lease(namespace: &Namespace, name: &str) -> Lease {
-    let holder = format!("{}-{}", agent::instance(), std::process::id());
-    Lease::new(namespace.clone(), name, &holder)
-}
-
 /// Says where the pages are, and that they ask for no identity.
 fn warn_if_open(address: SocketAddr) {
     tracing::info!(%address, "metrics");
@@ -500,19 +492,6 @@ fn make_folder(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Publishes the roots in a cluster, where that is asked for.
-fn publish(
-    publisher: Option<RootPublisher>,
-    published: watch::Receiver<Arc<Published>>,
-    until: Drain,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        if let Some(publisher) = publisher {
-            publisher.run(published, until).await;
-        }
-    })
 }
 
 /// Writes the bundle whenever it changes.
