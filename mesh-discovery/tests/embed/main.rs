@@ -171,6 +171,15 @@ async fn two_programs_are_members_in_two_lines() -> Result<()> {
     Ok(())
 }
 
+/// A control plane that knows the Service `cart` alone; its folder is followed.
+async fn control_of_cart(issuing: &Issuing) -> Result<(TempDir, SocketAddr)> {
+    let documents = TempDir::new()?;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {ports: [{port: 80}]}}";
+    fs::write(documents.path().join("all.yaml"), service)?;
+    let control = control_plane(issuing, documents.path()).await?;
+    Ok((documents, control))
+}
+
 /// A Pod certificate, as a kubelet has it signed and written.
 async fn certify(issuing: &Issuing, mounted: &Path, of: &SpiffeId) -> Result<String> {
     let (key, csr) = csr::generate(of, &crypto())?;
@@ -192,10 +201,7 @@ async fn certify(issuing: &Issuing, mounted: &Path, of: &SpiffeId) -> Result<Str
 #[tokio::test]
 async fn a_pod_certificate_needs_no_token_and_no_ca() -> Result<()> {
     let issuing = Issuing::begin().await?;
-    let documents = TempDir::new()?;
-    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {ports: [{port: 80}]}}";
-    fs::write(documents.path().join("all.yaml"), service)?;
-    let control = control_plane(&issuing, documents.path()).await?;
+    let (_documents, control) = control_of_cart(&issuing).await?;
     let mounted = issuing.mounted("shop", "web").await?;
     fs::remove_file(mounted.join("token"))?;
     let web = id("shop", "web")?;
@@ -243,10 +249,7 @@ async fn a_pod_certificate_needs_no_token_and_no_ca() -> Result<()> {
 #[tokio::test]
 async fn a_program_outside_follows_a_control_plane() -> Result<()> {
     let issuing = Issuing::begin().await?;
-    let documents = TempDir::new()?;
-    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {ports: [{port: 80}]}}";
-    fs::write(documents.path().join("all.yaml"), service)?;
-    let control = control_plane(&issuing, documents.path()).await?;
+    let (_documents, control) = control_of_cart(&issuing).await?;
     let mounted = issuing.mounted("shop", "web").await?;
     let source = CaSource::new(
         id("shop", "web")?,
