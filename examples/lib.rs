@@ -9,6 +9,7 @@
 //! | `ab.rs` | How does each user stay in one version of an A/B test, while the test grows? |
 //! | `blue_green.rs` | How does all traffic change to another version at once, and back? |
 //! | `production.rs` | How does a service embed the mesh in production, with the CA, documents and policy? |
+//! | `in_pod.rs` | How does an axum service in a Pod become a member of the mesh? |
 //! | `mtls_pair.rs` | Which peer gets a connection, and what does a server learn of one that it refuses? |
 //!
 //! `cargo run -p inmesh-examples --example embed_client` runs one, `cargo test -p inmesh-examples`
