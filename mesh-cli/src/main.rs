@@ -19,7 +19,6 @@ mod term;
 mod webhook;
 mod workload_api;
 mod world;
-mod yaml;
 
 use std::process::ExitCode;
 

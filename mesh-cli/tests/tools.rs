@@ -640,3 +640,148 @@ fn capabilities_name_each_field_of_a_kind() {
     assert_eq!(none.status.code(), Some(1), "{none:?}");
     assert!(stderr(&none).contains("HTTPRoute"), "{none:?}");
 }
+
+/// The sum of a file, as an image names it.
+fn sum(file: &Path) -> String {
+    let summed = std::process::Command::new("sha256sum").arg(file).output();
+    let summed = String::from_utf8(summed.expect("it runs").stdout).expect("a sum");
+    summed.split(' ').next().expect("a sum").to_owned()
+}
+
+#[test]
+fn an_image_of_one_static_binary_is_whole_and_the_same_each_time() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let at = |name: &str| dir.path().join(name);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/image.sh");
+    let make = |binary: &Path, out: &str| {
+        let mut sh = std::process::Command::new("sh");
+        sh.arg(&script).arg(binary).arg("example/mesh:1.0");
+        let made = sh.arg(at(out)).arg(at("roots")).output();
+        made.expect("it runs")
+    };
+    std::fs::write(at("mesh"), "not linked with anything").expect("it is written");
+    std::fs::write(at("roots"), "roots").expect("it is written");
+    for out in ["one.tar", "two.tar"] {
+        let made = make(&at("mesh"), out);
+        assert!(made.status.success(), "{made:?}");
+    }
+    assert_eq!(sum(&at("one.tar")), sum(&at("two.tar")));
+    let opened = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(dir.path())
+        .arg("-xf")
+        .arg(at("one.tar"))
+        .status();
+    assert!(opened.expect("it runs").success());
+    // Each part is found by the sum in the one above it.
+    let read = |digest: &Value, size: &Value| {
+        let hex = digest
+            .as_str()
+            .and_then(|text| text.strip_prefix("sha256:"))
+            .expect("a digest");
+        let blob = at("blobs/sha256").join(hex);
+        assert_eq!(sum(&blob), hex);
+        assert_eq!(
+            Some(blob.metadata().expect("it is there").len()),
+            size.as_u64()
+        );
+        blob
+    };
+    let json = |path: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(path).expect("it is there")).expect("JSON")
+    };
+    let index = json(&at("index.json"));
+    let of = &index["manifests"][0];
+    assert_eq!(
+        of["annotations"]["io.containerd.image.name"],
+        "example/mesh:1.0"
+    );
+    let manifest = json(&read(&of["digest"], &of["size"]));
+    let config = json(&read(
+        &manifest["config"]["digest"],
+        &manifest["config"]["size"],
+    ));
+    assert_eq!(config["config"]["Entrypoint"][0], "/usr/local/bin/mesh");
+    let layer = &manifest["layers"][0];
+    assert_eq!(config["rootfs"]["diff_ids"][0], layer["digest"]);
+    let layer = read(&layer["digest"], &layer["size"]);
+    let listed = std::process::Command::new("tar")
+        .arg("-tf")
+        .arg(layer)
+        .output()
+        .expect("it runs");
+    let listed = String::from_utf8(listed.stdout).expect("names");
+    for file in [
+        "./usr/local/bin/mesh",
+        "./etc/ssl/certs/ca-certificates.crt",
+        "./tmp/",
+    ] {
+        assert!(listed.lines().any(|line| line == file), "{file}: {listed}");
+    }
+    // One that is linked with libraries would not run.
+    let linked = make(Path::new(env!("CARGO_BIN_EXE_mesh")), "three.tar");
+    assert_eq!(linked.status.code(), Some(1), "{linked:?}");
+    assert!(stderr(&linked).contains("link it statically"), "{linked:?}");
+}
+
+#[test]
+fn what_is_installed_is_printed_or_a_chart() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let chart = dir.path().join("chart");
+    let install = |more: &[&str]| {
+        let flags = [
+            "install",
+            "--image",
+            "example/mesh:1.0",
+            "--trust-domain",
+            "prod.example",
+        ];
+        mesh([&flags[..], more].concat(), &[])
+    };
+    let printed = stdout(&install(&[]));
+    let documents = inmesh_discovery::manifest::strict::documents("it", &printed);
+    let documents = documents.expect("it is YAML").len();
+    let list = stdout(&install(&["--json"]));
+    let list: Value = serde_json::from_str(&list).expect("it is JSON");
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(documents));
+    assert!(printed.contains("--trust-domain=prod.example"), "{printed}");
+    let signer = stdout(&install(&["--pod-certificates"]));
+    assert!(
+        signer.contains("--kubernetes-sign=true") && !printed.contains("--kubernetes-sign=true")
+    );
+
+    let path = chart.to_str().expect("it is UTF-8");
+    let written = install(&["--chart", path, "--replicas", "3"]);
+    assert!(written.status.success(), "{written:?}");
+    let values = std::fs::read_to_string(chart.join("values.yaml")).expect("it is there");
+    assert!(values.contains("\nreplicas: 3\n"), "{values}");
+    // It is written over, and nothing else is.
+    assert!(install(&["--chart", path]).status.success());
+    std::fs::remove_file(chart.join("Chart.yaml")).expect("it is there");
+    let other = install(&["--chart", path]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("is not empty"), "{other:?}");
+    for wrong in [
+        ["--replicas", "0"],
+        ["--system-namespace", "A_b"],
+        ["--trust-domain", "A b"],
+    ] {
+        assert!(!install(&wrong).status.success(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn an_uninstallation_without_a_cluster_says_which() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let config = dir.path().join("config");
+    let text = format!(
+        "{{apiVersion: v1, kind: Config, current-context: c, users: [], \
+         clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}], \
+         contexts: [{{name: c, context: {{cluster: c}}}}]}}",
+        free()
+    );
+    std::fs::write(&config, text).expect("it is written");
+    let gone = mesh(["uninstall", "--yes", "--kubeconfig"], &[&config]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(stderr(&gone).contains("http://127.0.0.1:"), "{gone:?}");
+}

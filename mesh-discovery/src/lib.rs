@@ -33,7 +33,9 @@ pub mod embed;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod inject;
+pub mod install;
 #[cfg(feature = "kubernetes")]
 pub mod kube;
+pub mod layout;
 pub mod manifest;
 pub mod testing;

@@ -7,6 +7,7 @@ use inmesh_core::model::{Namespace, ServiceName};
 use inmesh_discovery::control::{ControlSource, Follow};
 use inmesh_discovery::inject::Sidecar;
 use inmesh_discovery::kube::Lease;
+use inmesh_discovery::layout;
 use inmesh_discovery::manifest::Defaults;
 use inmesh_discovery::manifest::strict::{Fields, Value};
 use inmesh_pki::store::IdentityReader;
@@ -17,8 +18,6 @@ use super::optional::optional;
 
 /// The most replicas and Services that are named.
 const MAX: usize = 1_000;
-/// The Lease of those that write statuses.
-const LEASE: &str = "mesh-control";
 
 /// A control plane that an agent follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,6 +224,6 @@ pub(crate) fn lease(namespace: &Namespace, name: &str) -> Lease {
 impl ControlPlaneConfig {
     /// The Lease that the replica holds which writes statuses.
     pub(crate) fn lease(&self, namespace: &Namespace) -> Option<Lease> {
-        self.write_status.then(|| lease(namespace, LEASE))
+        self.write_status.then(|| lease(namespace, layout::CONTROL))
     }
 }

@@ -876,7 +876,10 @@ fn the_settings_are_written_as_the_file_that_says_them_all() {
     for text in texts {
         let agent = good(&text);
         let document = document(&agent);
-        for again in [crate::yaml::text(&document), document.to_string()] {
+        for again in [
+            inmesh_discovery::manifest::to_yaml(&document),
+            document.to_string(),
+        ] {
             let again = good(&again);
             assert_eq!(super::document(&again), document);
         }

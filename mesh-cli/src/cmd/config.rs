@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use inmesh_discovery::manifest::to_yaml;
 use serde_json::Value;
 
 use super::status::At;
-use crate::{agent, fetch, term, yaml};
+use crate::{agent, fetch, term};
 
 /// Of a folder, as an agent would start with it, or of a running agent, as it has started.
 ///
@@ -43,7 +44,7 @@ impl Config {
         if self.json {
             term::print(&serde_json::to_string_pretty(&settings)?);
         } else {
-            term::print(yaml::text(&settings).trim_end());
+            term::print(to_yaml(&settings).trim_end());
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use inmesh_discovery::manifest::definitions;
+use inmesh_discovery::manifest::{definitions, to_yaml};
 use serde_json::json;
 
-use crate::{term, yaml};
+use crate::term;
 
 /// Prints the CustomResourceDefinitions of AuthorizationPolicy, ServiceEntry and TrafficPolicy of inmesh.dev.
 ///
@@ -29,7 +29,7 @@ impl Crds {
             term::print(&serde_json::to_string_pretty(&list)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let texts: Vec<_> = all.iter().map(yaml::text).collect();
+        let texts: Vec<_> = all.iter().map(to_yaml).collect();
         term::print(texts.join("---\n").trim_end());
         Ok(ExitCode::SUCCESS)
     }

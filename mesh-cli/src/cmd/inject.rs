@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use inmesh_core::model::Namespace;
-use inmesh_discovery::inject::{Injected, Sidecar, inject};
+use inmesh_discovery::inject::{Injected, inject};
 use inmesh_discovery::manifest::strict::documents;
-use inmesh_pki::TrustDomain;
+use inmesh_discovery::manifest::to_yaml;
 
-use crate::{term, yaml};
+use super::beside::Beside;
+use crate::term;
 
 /// The most bytes that are read of a file, or of standard input: that of the reader of documents.
 const MAX: u64 = inmesh_discovery::manifest::strict::FILE_BYTES as u64;
@@ -28,52 +29,17 @@ pub(crate) struct Inject {
     /// A file with documents; may be repeated. `-` is standard input.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// The image of the agent, with the binary at /usr/local/bin/mesh.
-    #[arg(long)]
-    image: String,
-    /// When the image is pulled.
-    #[arg(long, value_enum, default_value = "if-not-present")]
-    image_pull_policy: Pull,
     /// The namespace of documents that name none.
     #[arg(short = 'n', long, default_value = "default")]
     namespace: String,
-    /// The namespace of the CA and the control plane.
-    #[arg(long, value_name = "NAMESPACE", default_value = "mesh-system")]
-    system_namespace: String,
-    /// The trust domain of service accounts.
-    #[arg(long, default_value = "cluster.local")]
-    trust_domain: TrustDomain,
-    /// Whether plaintext is refused where a Pod does not say it (annotation `inmesh.dev/peers`).
-    #[arg(long, value_enum, default_value = "permissive")]
-    peers: Peers,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pull {
-    Always,
-    IfNotPresent,
-    Never,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Peers {
-    Permissive,
-    Strict,
+    #[command(flatten)]
+    sidecar: Beside,
 }
 
 impl Inject {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let namespace = Namespace::new(&self.namespace).context("--namespace")?;
-        Namespace::new(&self.system_namespace).context("--system-namespace")?;
-        let mut sidecar = Sidecar::new(&self.image, self.trust_domain.clone());
-        sidecar.system.clone_from(&self.system_namespace);
-        sidecar.strict = self.peers == Peers::Strict;
-        sidecar.pull = match self.image_pull_policy {
-            Pull::Always => "Always",
-            Pull::IfNotPresent => "IfNotPresent",
-            Pull::Never => "Never",
-        }
-        .to_owned();
+        let sidecar = self.sidecar.sidecar()?;
         let mut texts = Vec::new();
         let mut refused = false;
         for file in &self.files {
@@ -91,7 +57,7 @@ impl Inject {
                         refused = true;
                     }
                 }
-                texts.push(yaml::text(&value));
+                texts.push(to_yaml(&value));
             }
         }
         if refused {

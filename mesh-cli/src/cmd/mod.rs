@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod beside;
 mod ca;
 mod capabilities;
 mod capture;
@@ -14,12 +15,14 @@ mod diff;
 mod drain;
 mod explain;
 mod inject;
+mod install;
 mod log;
 mod man;
 mod proxy;
 mod simulate;
 mod status;
 mod test;
+mod uninstall;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -59,6 +62,8 @@ pub(crate) enum Command {
     Explain(explain::Explain),
     /// Put the mesh beside the Pods of documents.
     Inject(inject::Inject),
+    /// Print what a cluster needs to have a mesh, or a Helm chart of it.
+    Install(install::Install),
     /// Say what this kernel offers to the datapath that is to come.
     Kernel(check_kernel::Kernel),
     /// Set what a running agent logs.
@@ -73,6 +78,8 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Run cases of requests against documents, without a socket.
     Test(test::Test),
+    /// Take a mesh out of its cluster.
+    Uninstall(uninstall::Uninstall),
     /// Check a folder of documents without running anything.
     Validate(validate::Validate),
 }
@@ -93,6 +100,7 @@ impl Command {
             Self::Drain(drain) => drain.run(),
             Self::Explain(explain) => explain.run(),
             Self::Inject(inject) => inject.run(),
+            Self::Install(install) => install.run(),
             Self::Kernel(kernel) => kernel.run(),
             Self::Log(log) => log.run(),
             Self::Man(man) => man.run(),
@@ -100,6 +108,7 @@ impl Command {
             Self::Simulate(simulate) => simulate.run(),
             Self::Status(status) => status.run(),
             Self::Test(test) => test.run(),
+            Self::Uninstall(uninstall) => uninstall.run(),
             Self::Validate(validate) => validate.run(),
         }
     }

@@ -17,13 +17,9 @@ use inmesh_pki::source::pod_certificate::{MOUNTED, PodCertificate, ROOTS_FILE};
 use serde_json::Value as Json;
 
 use crate::control::ControlSource;
+use crate::layout::{CA, CA_PORT, CONTROL, CONTROL_PORT, SYSTEM};
 use crate::manifest::Defaults;
 
-/// The namespace of the CA and the control plane.
-const SYSTEM: &str = "mesh-system";
-/// Their ports.
-const CA_PORT: u16 = 15_012;
-const CONTROL_PORT: u16 = 15_010;
 /// The most bytes that are read of a mounted file.
 const MAX: usize = 1 << 20;
 
@@ -230,12 +226,10 @@ impl Pod {
             .iter()
             .fold(workload, |w, (key, value)| w.label(key, value));
         let system = Namespace::new(&self.system)?;
-        let control = SpiffeId::for_workload(domain, &self.system, "mesh-control")?;
+        let control = SpiffeId::for_workload(domain, &self.system, CONTROL)?;
         let at = |name: &str, port: u16| format!("{name}.{system}.svc:{port}");
-        let ca_at = self.ca.unwrap_or_else(|| at("mesh-ca", CA_PORT));
-        let control_at = self
-            .control
-            .unwrap_or_else(|| at("mesh-control", CONTROL_PORT));
+        let ca_at = self.ca.unwrap_or_else(|| at(CA, CA_PORT));
+        let control_at = self.control.unwrap_or_else(|| at(CONTROL, CONTROL_PORT));
         let identity = match own.identity {
             Some(identity) => identity,
             None => {

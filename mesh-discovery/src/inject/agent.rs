@@ -3,19 +3,11 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::sidecar::Sidecar;
+use crate::layout::{CA, CA_PORT, CONTROL, CONTROL_PORT, MOUNTED, ROOTS_KEY, STATE};
 
-/// Where things are in the containers.
-pub(super) const CONFIG: &str = "/etc/inmesh";
-pub(super) const MOUNTED: &str = "/var/run/secrets/inmesh.dev";
-pub(super) const STATE: &str = "/var/lib/inmesh";
-/// What tokens for the CA are meant for.
-pub(super) const AUDIENCE: &str = "inmesh-ca";
 /// The ports that connections are redirected to, those of `mesh capture`.
 const OUTBOUND: u16 = 15_001;
 const INBOUND: u16 = 15_006;
-/// The ports of the CA and the control plane.
-const CA: u16 = 15_012;
-const CONTROL: u16 = 15_010;
 
 /// What a Pod is.
 pub(super) struct Own {
@@ -47,15 +39,15 @@ pub(super) fn file(own: &Own, sidecar: &Sidecar) -> Json {
         "peers": if own.strict { "strict" } else { "permissive" },
         "meshNamespace": system,
         "identity": {"ca": {
-            "address": at("mesh-ca", CA),
+            "address": at(CA, CA_PORT),
             "caId": format!("spiffe://{domain}/inmesh/ca"),
-            "trustBundle": format!("{MOUNTED}/ca.crt"),
+            "trustBundle": format!("{MOUNTED}/{ROOTS_KEY}"),
             "tokenFile": format!("{MOUNTED}/token"),
             "keep": format!("{STATE}/identity"),
         }},
         "control": {
-            "addresses": [at("mesh-control", CONTROL)],
-            "controlId": format!("spiffe://{domain}/ns/{system}/sa/mesh-control"),
+            "addresses": [at(CONTROL, CONTROL_PORT)],
+            "controlId": format!("spiffe://{domain}/ns/{system}/sa/{CONTROL}"),
             "keep": format!("{STATE}/control.state"),
         },
         "listeners": [

@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 
 pub use self::admission::{InvalidReview, review};
 use self::pod::Template;
-pub use self::sidecar::{INJECT, InjectError, Injected, Sidecar};
+pub use self::sidecar::{InjectError, Injected, Sidecar};
 
 /// Puts the mesh beside the Pods of a document: a Pod, or what has a template of one. A list is done item
 /// by item. `namespace` is that of documents which name none.

@@ -3,14 +3,11 @@
 use inmesh_core::model::Namespace;
 use serde_json::{Value as Json, json};
 
-use super::agent::{self, CONFIG, MOUNTED, Own, STATE};
+use super::agent::{self, Own};
 use super::fields::{list, mapping};
-use super::sidecar::{INJECT, InjectError, Injected, Sidecar};
+use super::sidecar::{InjectError, Injected, Sidecar};
+use crate::layout::{AGENT, AUDIENCE, BINARY, CONFIG, INJECT, MOUNTED, ROOTS, ROOTS_KEY, STATE};
 
-/// Where the binary is in the image.
-const BINARY: &str = "/usr/local/bin/mesh";
-/// The agent's file, as an annotation of a Pod.
-pub(super) const AGENT: &str = "inmesh.dev/agent";
 /// The user that the agent runs as: its connections are not redirected.
 const USER: u32 = 1_337;
 /// The containers and volumes that are added.
@@ -283,8 +280,8 @@ fn added_volumes() -> [Json; 3] {
             "items": [{"path": "agent.yaml", "fieldRef": {"fieldPath": agent}}],
         }}),
         json!({"name": VOLUMES[1], "projected": {"sources": [
-            {"serviceAccountToken": {"path": "token", "audience": agent::AUDIENCE, "expirationSeconds": 3_600}},
-            {"configMap": {"name": "mesh-root", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"serviceAccountToken": {"path": "token", "audience": AUDIENCE, "expirationSeconds": 3_600}},
+            {"configMap": {"name": ROOTS, "items": [{"key": ROOTS_KEY, "path": ROOTS_KEY}]}},
         ]}}),
         json!({"name": VOLUMES[2], "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}),
     ]

@@ -2,8 +2,8 @@
 
 use inmesh_pki::id::TrustDomain;
 
-/// Whether a Pod, or all of a Namespace, are injected: `enabled` or `disabled`.
-pub const INJECT: &str = "inmesh.dev/inject";
+use crate::layout;
+
 /// What is put beside a Pod.
 ///
 /// ```
@@ -69,7 +69,7 @@ impl Sidecar {
         Self {
             image: image.to_owned(),
             trust_domain,
-            system: "mesh-system".to_owned(),
+            system: layout::SYSTEM.to_owned(),
             strict: false,
             pull: "IfNotPresent".to_owned(),
         }

@@ -1,7 +1,7 @@
 use serde_json::json;
 
-use super::pod::AGENT;
 use super::*;
+use crate::layout::AGENT;
 
 fn sidecar() -> Sidecar {
     Sidecar::new("mesh:dev", "cluster.local".parse().expect("a trust domain"))

@@ -42,7 +42,8 @@ const fn custom(
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const ISTIO: &str = "security.istio.io";
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
-const OURS: &str = "inmesh.dev";
+/// That of our own kinds.
+pub(super) const OURS: &str = "inmesh.dev";
 
 /// All of them. Of two kinds that stand for one (policies of two groups), the first here has
 /// precedence.

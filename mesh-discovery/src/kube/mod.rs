@@ -18,6 +18,7 @@ mod pauses;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
+mod uninstall;
 mod watch;
 mod write;
 
@@ -45,6 +46,7 @@ use crate::manifest::Defaults;
 pub use ca::{CertificateSigner, RootPublisher, SecretStore, TokenReviews};
 use index::{Event, Index};
 use kinds::KINDS;
+pub use uninstall::{Removal, RemovalError, Removed};
 use watch::{Followed, Said, watch};
 pub use write::Lease;
 use write::{Writing, elect};

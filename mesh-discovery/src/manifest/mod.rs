@@ -50,6 +50,7 @@ mod target;
 pub(crate) mod text;
 mod traffic;
 mod transport;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub(crate) use endpoints::forbidden;
 pub use folder::{Content, Folder, Merged};
 pub use strict::FileError;
 pub use traffic::outlier_detection;
+pub use yaml::to_yaml;
 
 /// What documents leave unsaid, and what the process allows.
 ///

@@ -2,9 +2,9 @@
 
 use inmesh_core::model::{Kind, MeshNamespace};
 
-use super::pod::INJECT;
 use super::strict::Fields;
 use super::{Defaults, meta};
+use crate::layout::INJECT;
 
 pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<MeshNamespace> {
     fields.ignore(&["spec", "status"]);

@@ -11,9 +11,8 @@ use inmesh_pki::id::SpiffeId;
 use super::strict::{Fields, Value};
 use super::transport::{self, IDS, TRANSPORT};
 use super::{Defaults, meta, slice};
+use crate::layout::INJECT;
 
-/// The label of a Pod or a Namespace that says whether Pods are injected.
-pub(super) const INJECT: &str = "inmesh.dev/inject";
 /// The service account of a Pod that names none.
 const ACCOUNT: &str = "default";
 /// The label that a Deployment gives to the Pods of one of its ReplicaSets.

@@ -1,5 +1,5 @@
-//! A CA of several processes in a cluster, and the roots that it publishes there, with the role that the
-//! documentation names and no more.
+//! A CA of several processes in a cluster, and the roots that it publishes there, with the role that is
+//! installed and no more.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use inmesh_pki::svid::{Usage, validate};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::LIMIT;
 use crate::api_server::ApiServer;
+use crate::{LIMIT, install};
 
 /// How long a leaf lives: a rotation waits for as long.
 const LEAF: Duration = Duration::from_secs(4);
 pub(crate) const NAMESPACE: &str = "mesh-system";
-const DOMAIN: &str = "prod.example";
+pub(crate) const DOMAIN: &str = "prod.example";
 const CART: &str = "spiffe://prod.example/ns/shop/sa/cart";
 const BUNDLES: &str = "clustertrustbundles.v1beta1.certificates.k8s.io";
 
@@ -39,7 +39,7 @@ apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingWebhookConfiguration
 metadata:
   name: inmesh
-  labels: {app.kubernetes.io/managed-by: inmesh}
+  labels: {app.kubernetes.io/part-of: inmesh}
   annotations: {inmesh.dev/trust-domain: prod.example}
 webhooks:
 - name: one.inmesh.dev
@@ -53,24 +53,13 @@ webhooks:
   clientConfig: {service: {namespace: mesh-system, name: mesh-control, path: /inject}}
 ";
 
-/// The role of the documentation, and the kubeconfig file of its account.
+/// The CA's account as it is installed, with its role and no more: the cluster as it asks it.
 pub(crate) async fn cluster(server: &ApiServer) -> Cluster {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../mesh-cli/docs/ca.md");
-    let page = std::fs::read_to_string(page).expect("it is there");
-    let role = |before: &str| {
-        let (_, role) = page.split_once(before).expect("it has a role");
-        let (_, role) = role.split_once("```yaml\n").expect("it is YAML");
-        let (role, _) = role.split_once("```").expect("it ends");
-        role
-    };
-    let namespace =
-        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n---\n");
-    server.apply(&[&namespace, role("The role that this needs")].concat());
-    server.apply(role("The role that signing needs besides"));
-    let token = ["-n", NAMESPACE, "create", "token", "mesh-ca"];
-    let token = server.kubectl(&token, "").expect("a token");
-    server.write_kubeconfig("ca", token.trim());
-    let cluster = Cluster::kubeconfig(&server.kubeconfig("ca"), None).await;
+    server.apply(&install::documents(&|kind| {
+        kind == "Namespace" || kind.contains("Role") || kind == "ServiceAccount"
+    }));
+    let config = install::account(server, "mesh-ca");
+    let cluster = Cluster::kubeconfig(&config, None).await;
     cluster.expect("it is a cluster")
 }
 
@@ -79,7 +68,7 @@ fn store(cluster: &Cluster) -> SecretStore {
     SecretStore::of(cluster, &namespace, "mesh-ca").expect("a name")
 }
 
-async fn open(cluster: &Cluster) -> Arc<Ca<SecretStore>> {
+pub(crate) async fn open(cluster: &Cluster) -> Arc<Ca<SecretStore>> {
     open_with(cluster, LEAF).await
 }
 
@@ -273,13 +262,13 @@ async fn a_copy_is_not_taken_over(server: &ApiServer, cluster: &Cluster, ca: &Ca
 }
 
 /// A process that publishes.
-struct Publisher {
+pub(crate) struct Publisher {
     task: JoinHandle<()>,
     end: DrainTrigger,
 }
 
 impl Publisher {
-    fn begin(cluster: &Cluster, ca: &Ca<SecretStore>, holder: &str) -> Self {
+    pub(crate) fn begin(cluster: &Cluster, ca: &Ca<SecretStore>, holder: &str) -> Self {
         let namespace = Namespace::new(NAMESPACE).expect("a name");
         let publisher = RootPublisher::new(cluster, Lease::new(namespace, "mesh-root", holder));
         let publisher = publisher.webhook("inmesh");
@@ -289,7 +278,7 @@ impl Publisher {
     }
 
     /// Ends it in order.
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.end.advance(Phase::Closed);
         within("ended", self.task).await.expect("it ends");
     }
@@ -302,7 +291,7 @@ pub(crate) fn get(server: &ApiServer, what: &[&str], path: &str) -> Option<Strin
 }
 
 /// The roots in a Namespace.
-fn map(server: &ApiServer, namespace: &str) -> Option<String> {
+pub(crate) fn map(server: &ApiServer, namespace: &str) -> Option<String> {
     get(
         server,
         &["-n", namespace, "configmap", "mesh-root"],
@@ -310,7 +299,7 @@ fn map(server: &ApiServer, namespace: &str) -> Option<String> {
     )
 }
 
-fn namespace(name: &str, inject: &str) -> String {
+pub(crate) fn namespace(name: &str, inject: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{inmesh.dev/inject: {inject}}}}}\n---\n"
     )

@@ -4,6 +4,7 @@
 
 mod api_server;
 mod ca;
+mod install;
 mod signer;
 
 use std::collections::BTreeSet;
@@ -48,8 +49,8 @@ impl Followed {
         Self::of(kubeconfig, None).await
     }
 
-    /// The same; with a name of the holder of a Lease it writes statuses while it holds that.
-    async fn of(kubeconfig: &Path, holder: Option<&str>) -> Self {
+    /// The same; with a Lease it writes statuses while it holds that.
+    async fn of(kubeconfig: &Path, lease: Option<Lease>) -> Self {
         let cluster = Cluster::kubeconfig(kubeconfig, None)
             .await
             .expect("it is a cluster");
@@ -57,9 +58,8 @@ impl Followed {
             .trust_domain("lab.example".parse().expect("a trust domain"))
             .unsaid(Unsaid::Plain);
         let source = KubeSource::new(cluster, defaults);
-        let namespace = Namespace::new("default").expect("a name");
-        let source = match holder {
-            Some(holder) => source.write_status(Lease::new(namespace, "status", holder)),
+        let source = match lease {
+            Some(lease) => source.write_status(lease),
             None => source,
         };
         let web = Workload::new("default", "web", "web").expect("a name");
@@ -111,6 +111,15 @@ impl Followed {
             Message::State(_, state) => self.state = state,
             _ => {}
         }
+    }
+
+    /// Ends it in order.
+    async fn end(self) {
+        self.drain.advance(Phase::Closed);
+        timeout(LIMIT, self.source)
+            .await
+            .expect("it ends")
+            .expect("it ends in order");
     }
 
     /// Handles what there is to handle for a moment.
@@ -509,10 +518,14 @@ async fn one_writes_the_status_of_routes_and_another_takes_over() {
     server.kubectl(&patch, "").expect("it is valid");
 
     let admin = server.kubeconfig("admin");
-    let mut a = Followed::of(&admin, Some("a")).await;
+    let lease = |holder| {
+        let namespace = Namespace::new("default").expect("a name");
+        Lease::new(namespace, "status", holder)
+    };
+    let mut a = Followed::of(&admin, Some(lease("a"))).await;
     a.synced().await;
     let first = until_status(&server, &mut [&mut a], &[OTHER, DANGLING]).await;
-    let mut b = Followed::of(&admin, Some("b")).await;
+    let mut b = Followed::of(&admin, Some(lease("b"))).await;
     b.synced().await;
     // What changes nothing of it is not written, by either.
     server.apply(
@@ -540,8 +553,7 @@ async fn one_writes_the_status_of_routes_and_another_takes_over() {
         server.kubectl(&spec, "").expect("it is there")
     };
     assert_eq!(holder(), "a");
-    a.drain.advance(Phase::Closed);
-    a.source.await.expect("it ends");
+    a.end().await;
     assert_eq!(holder(), "");
     server.apply(&route("{name: gone, port: 80}"));
     until_status(&server, &mut [&mut b], &[OTHER, DANGLING]).await;

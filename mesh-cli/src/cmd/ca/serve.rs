@@ -15,6 +15,7 @@ use inmesh_core::model::{InvalidName, Namespace};
 use inmesh_discovery::kube::{
     CertificateSigner, Cluster, RootPublisher, SecretStore, TokenReviews,
 };
+use inmesh_discovery::layout;
 use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
 use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
@@ -37,13 +38,6 @@ use crate::signals::Signals;
 
 /// The CA's own ID below its trust domain, unless another one is given.
 const OWN_PATH: &str = "/inmesh/ca";
-
-/// What its Secrets are called, or begin with.
-const SECRETS: &str = "mesh-ca";
-/// The Lease of the replica that publishes the roots.
-const LEASE: &str = "mesh-root";
-/// The Lease of the replica that signs what the cluster asks for.
-const SIGNER_LEASE: &str = "mesh-signer";
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("cluster").multiple(true)))]
@@ -123,7 +117,7 @@ pub(crate) struct Serve {
     )]
     kubernetes_publish: bool,
     /// The MutatingWebhookConfiguration that has the roots as its caBundle too, where it is labelled
-    /// app.kubernetes.io/managed-by: inmesh.
+    /// app.kubernetes.io/part-of: inmesh.
     #[arg(long, value_name = "NAME", requires = "kubernetes_secrets")]
     kubernetes_webhook: Option<String>,
     /// Whether PodCertificateRequests and CertificateSigningRequests of that cluster are signed, for the
@@ -199,10 +193,10 @@ impl Serve {
         match (&self.kubernetes_secrets, cluster) {
             (Some(namespace), Some(cluster)) => {
                 make_folder(&self.dir)?;
-                let store = SecretStore::of(&cluster, namespace, SECRETS)?;
+                let store = SecretStore::of(&cluster, namespace, layout::CA)?;
                 let publisher = self.publisher(namespace, &cluster);
                 let signer = self.kubernetes_sign.then(|| {
-                    let lease = agent::lease(namespace, SIGNER_LEASE);
+                    let lease = agent::lease(namespace, layout::SIGNER_LEASE);
                     let rules = prepared.config.rules.clone();
                     move |ca, until| CertificateSigner::new(&cluster, lease, ca, rules).run(until)
                 });
@@ -308,7 +302,10 @@ impl Serve {
         let first = self.first_root(lifetimes, clock.now(), &crypto)?;
         let ca = Ca::open(store, &self.trust_domain, first, lifetimes, &crypto, clock);
         ca.await.with_context(|| match &self.kubernetes_secrets {
-            Some(namespace) => format!("opening the CA in the Secrets {SECRETS} of {namespace}"),
+            Some(namespace) => format!(
+                "opening the CA in the Secrets {} of {namespace}",
+                layout::CA
+            ),
             None => format!("opening the CA in {}", self.dir.display()),
         })
     }
@@ -336,7 +333,7 @@ impl Serve {
         if !self.kubernetes_publish {
             return None;
         }
-        let publisher = RootPublisher::new(cluster, agent::lease(namespace, LEASE));
+        let publisher = RootPublisher::new(cluster, agent::lease(namespace, layout::ROOTS));
         Some(match &self.kubernetes_webhook {
             Some(name) => publisher.webhook(name),
             None => publisher,

@@ -18,13 +18,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use self::plan::{Act, Found, NAME, Place, Seen, Wanted, plan};
+use self::plan::{Act, Found, Place, Seen, Wanted, plan};
 use crate::kube::Cluster;
 use crate::kube::index::Event;
 use crate::kube::kinds::Watched;
 use crate::kube::pauses::{Asked, Pauses};
 use crate::kube::watch::{Followed, Said, root, served, watch as follow};
 use crate::kube::write::{Leads, Lease, elect, get_if_there, in_time, send};
+use crate::layout::ROOTS;
 
 mod plan;
 
@@ -82,7 +83,7 @@ const FOLLOWED: [Followed; 2] = [
 ///
 /// Of several processes the one that holds the Lease writes, by server-side apply. It follows Namespaces,
 /// the bundle, and what others do to its objects. An object of that name that is not labelled
-/// `app.kubernetes.io/managed-by: inmesh`, or is of another trust domain, is left as it is.
+/// `app.kubernetes.io/part-of: inmesh`, or is of another trust domain, is left as it is.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -320,7 +321,7 @@ impl Publishing {
                 let stays = metadata["deletionTimestamp"].is_null();
                 self.found.namespaces.insert(name, stays);
             }
-            _ if metadata["name"] == NAME => {
+            _ if metadata["name"] == ROOTS => {
                 self.found.maps.insert(name, Seen::read(object));
             }
             _ => {}
@@ -478,7 +479,7 @@ impl Publishing {
         let version = self.bundles.version.unwrap_or(BUNDLES.versions[0]);
         let path = match place {
             Place::Cluster => bundle_path(version, &self.wanted.bundle_name()),
-            Place::Namespace(name) => format!("/api/v1/namespaces/{name}/configmaps/{NAME}"),
+            Place::Namespace(name) => format!("/api/v1/namespaces/{name}/configmaps/{ROOTS}"),
             Place::Webhook => webhook_path(self.wanted.webhook.as_deref().unwrap_or_default()),
         };
         match (act, self.seen(place)) {

@@ -14,18 +14,10 @@ use std::collections::BTreeMap;
 use data_encoding::BASE64;
 use serde_json::{Value as Json, json};
 
-/// The name of each ConfigMap.
-pub(super) const NAME: &str = "mesh-root";
-/// Where the roots are in it, as in `kube-root-ca.crt`.
-const DATA: &str = "ca.crt";
-/// The label of what is ours, and its value.
-const MANAGED: (&str, &str) = ("app.kubernetes.io/managed-by", "inmesh");
-/// The annotation with the trust domain, which a label has no room for.
-const DOMAIN: &str = "inmesh.dev/trust-domain";
+use crate::layout::{OURS, ROOTS, ROOTS_KEY, SIGNER, TRUST_DOMAIN, trust_bundle};
+
 /// The annotation with the generation of the bundle.
 const GENERATION: &str = "inmesh.dev/generation";
-/// The signer that a ClusterTrustBundle names.
-const SIGNER: &str = "inmesh.dev/ca";
 
 /// What is to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +123,7 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cluster => f.write_str("ClusterTrustBundle"),
-            Self::Namespace(name) => write!(f, "ConfigMap {name}/{NAME}"),
+            Self::Namespace(name) => write!(f, "ConfigMap {name}/{ROOTS}"),
             Self::Webhook => f.write_str("MutatingWebhookConfiguration"),
         }
     }
@@ -156,13 +148,13 @@ impl Wanted {
     /// What is to stand in a place that was `seen`; `version` is that of the kind of bundles.
     pub(super) fn object(&self, place: &Place, seen: Option<&Seen>, version: &str) -> Json {
         let metadata = json!({
-            "name": NAME,
-            "labels": {MANAGED.0: MANAGED.1},
-            "annotations": {DOMAIN: self.trust_domain, GENERATION: self.generation.to_string()},
+            "name": ROOTS,
+            "labels": {OURS.0: OURS.1},
+            "annotations": {TRUST_DOMAIN: self.trust_domain, GENERATION: self.generation.to_string()},
         });
         let mut object = match place {
             Place::Namespace(_) => json!({
-                "apiVersion": "v1", "kind": "ConfigMap", "data": {DATA: self.roots},
+                "apiVersion": "v1", "kind": "ConfigMap", "data": {ROOTS_KEY: self.roots},
             }),
             Place::Cluster => json!({
                 "apiVersion": format!("certificates.k8s.io/{version}"), "kind": "ClusterTrustBundle",
@@ -189,11 +181,9 @@ impl Wanted {
         object
     }
 
-    /// The name of the ClusterTrustBundle: the API server asks for that of the signer in front, and a name
-    /// of DNS behind it.
+    /// The name of the ClusterTrustBundle.
     pub(super) fn bundle_name(&self) -> String {
-        let domain = self.trust_domain.replace(['.', '_'], "-");
-        format!("{}:{domain}", SIGNER.replace('/', ":"))
+        trust_bundle(&self.trust_domain)
     }
 }
 
@@ -219,10 +209,10 @@ impl Seen {
         Self {
             uid: text(&metadata["uid"]).unwrap_or_default(),
             version: text(&metadata["resourceVersion"]).unwrap_or_default(),
-            managed: metadata["labels"][MANAGED.0] == MANAGED.1,
-            trust_domain: text(&annotations[DOMAIN]),
+            managed: metadata["labels"][OURS.0] == OURS.1,
+            trust_domain: text(&annotations[TRUST_DOMAIN]),
             generation: generation.and_then(|generation| generation.parse().ok()),
-            roots: text(&object["data"][DATA])
+            roots: text(&object["data"][ROOTS_KEY])
                 .or_else(|| text(&object["spec"]["trustBundle"]))
                 .or_else(of_webhook),
             entries: entries().filter_map(|entry| text(&entry["name"])).collect(),
@@ -264,7 +254,7 @@ mod tests {
             ("as it was applied", |_| {}, None),
             (
                 "other roots",
-                |o| o["data"][DATA] = "old".into(),
+                |o| o["data"][ROOTS_KEY] = "old".into(),
                 apply.clone(),
             ),
             ("none", |o| o["data"] = Json::Null, apply.clone()),
@@ -282,7 +272,7 @@ mod tests {
                 "a newer one",
                 |o| {
                     o["metadata"]["annotations"][GENERATION] = "8".into();
-                    o["data"][DATA] = "new".into();
+                    o["data"][ROOTS_KEY] = "new".into();
                 },
                 None,
             ),
@@ -293,12 +283,12 @@ mod tests {
             ),
             (
                 "the label of another",
-                |o| o["metadata"]["labels"][MANAGED.0] = "Helm".into(),
+                |o| o["metadata"]["labels"][OURS.0] = "Helm".into(),
                 Some(Act::Leave),
             ),
             (
                 "the roots of another mesh",
-                |o| o["metadata"]["annotations"][DOMAIN] = "other".into(),
+                |o| o["metadata"]["annotations"][TRUST_DOMAIN] = "other".into(),
                 Some(Act::Leave),
             ),
         ];
@@ -390,7 +380,7 @@ mod tests {
         let apply = [(place.clone(), Act::Apply { ours: true })];
         let installed = json!({
             "metadata": {
-                "labels": {MANAGED.0: MANAGED.1}, "annotations": {DOMAIN: "a.b_c"}, "uid": "u",
+                "labels": {OURS.0: OURS.1}, "annotations": {TRUST_DOMAIN: "a.b_c"}, "uid": "u",
             },
             "webhooks": [{"name": "one", "clientConfig": {}}, {"name": "two"}],
         });
@@ -403,7 +393,7 @@ mod tests {
         assert_eq!(of(&written), []);
         written["webhooks"][0]["clientConfig"]["caBundle"] = "b3RoZXI=".into();
         assert_eq!(of(&written), apply);
-        written["metadata"]["annotations"][DOMAIN] = "other".into();
+        written["metadata"]["annotations"][TRUST_DOMAIN] = "other".into();
         assert_eq!(of(&written), [(place, Act::Leave)]);
     }
 }

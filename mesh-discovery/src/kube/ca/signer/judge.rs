@@ -15,8 +15,8 @@ use inmesh_pki::issue::{Csr, CsrError};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value as Json, json};
 
-/// The signer that we are.
-pub(super) const SIGNER: &str = "inmesh.dev/ca";
+use crate::layout::SIGNER;
+
 /// How the name of a service account begins.
 const ACCOUNT: &str = "system:serviceaccount:";
 /// A certificate of a Pod lives for as long at least, from its beginning to its end: the API server

@@ -7,8 +7,15 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// The YAML of a value.
-pub(crate) fn text(value: &Value) -> String {
+/// The YAML of a value, in blocks.
+///
+/// ```
+/// use inmesh_discovery::manifest::to_yaml;
+/// use serde_json::json;
+/// assert_eq!(to_yaml(&json!({"name": "web", "share": "10%"})), "name: web\nshare: \"10%\"\n");
+/// ```
+#[must_use]
+pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
     block(value, 0, &mut out);
     out
@@ -37,7 +44,8 @@ fn block(value: &Value, indent: usize, out: &mut String) {
             }
         }
         value => {
-            let _ = writeln!(out, "{:indent$}{}", "", scalar(value));
+            let _ = write!(out, "{:indent$}", "");
+            line(value, indent, out);
         }
     }
 }
@@ -53,8 +61,38 @@ fn inner(value: &Value, indent: usize, out: &mut String) {
         out.push('\n');
         block(value, indent, out);
     } else {
-        let _ = writeln!(out, " {}", scalar(value));
+        out.push(' ');
+        line(value, indent, out);
     }
+}
+
+/// A scalar up to the end of its line, or a text of several lines as it is, each of them indented.
+fn line(value: &Value, indent: usize, out: &mut String) {
+    let Some(text) = value.as_str().filter(|text| is_literal(text)) else {
+        let _ = writeln!(out, "{}", scalar(value));
+        return;
+    };
+    out.push_str(if text.ends_with('\n') { "|\n" } else { "|-\n" });
+    for line in text.lines() {
+        match line {
+            "" => out.push('\n'),
+            line => {
+                let _ = writeln!(out, "{:indent$}{line}", "");
+            }
+        }
+    }
+}
+
+/// Whether a text has several lines that mean the same as they are: nothing that a reader takes for
+/// indentation, for the end of a line, or that it may not contain.
+fn is_literal(text: &str) -> bool {
+    let odd = |c: char| c != '\n' && (c.is_control() || "\u{2028}\u{2029}\u{feff}".contains(c));
+    let blank = |line: &str| !line.is_empty() && line.trim().is_empty();
+    text.trim_end_matches('\n').contains('\n')
+        && !text.starts_with(char::is_whitespace)
+        && !text.ends_with("\n\n")
+        && !text.contains(odd)
+        && !text.lines().any(blank)
 }
 
 fn scalar(value: &Value) -> String {
@@ -79,6 +117,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::manifest::strict::documents;
 
     #[test]
     fn a_value_is_written_in_blocks() {
@@ -90,6 +129,8 @@ mod tests {
                 {"bind": "[::1]:80"},
             ],
             "nested": [["a"], [{"b": [1, 2]}]],
+            "text": "{\n  \"a\": 1\n\n}\n", "texts": ["a\n b", {"c": "d\ne"}],
+            "quoted": ["a\n", " a\nb\n", "a\nb\n\n", "a\n  \nb", "a\r\nb"],
         });
         let expected = "empty: {}
 labels:
@@ -110,8 +151,28 @@ nested:
         - 2
 none: null
 port: 80
+quoted:
+  - \"a\\n\"
+  - \" a\\nb\\n\"
+  - \"a\\nb\\n\\n\"
+  - \"a\\n  \\nb\"
+  - \"a\\r\\nb\"
 share: \"10%\"
+text: |
+  {
+    \"a\": 1
+
+  }
+texts:
+  - |-
+    a
+     b
+  - c: |-
+      d
+      e
 ";
-        assert_eq!(text(&value), expected);
+        assert_eq!(to_yaml(&value), expected);
+        let read = documents("it", expected).expect("it is YAML");
+        assert_eq!(read[0].to_value(), value);
     }
 }
