@@ -16,7 +16,7 @@ use inmesh_pki::svid::{Usage, validate};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::ca::{Ca, Member};
-use support::{eventually, free, get, publish, said, stderr, stdout, try_send};
+use support::{eventually, free, get, no_cluster, publish, said, stderr, stdout, try_send};
 use tempfile::TempDir;
 use tokio_rustls::rustls::SignatureScheme;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -489,4 +489,26 @@ async fn members_follow_a_ca_that_is_rebuilt_from_nothing_once_told_by_the_opera
         .await
         .expect_err("an impostor would look the same");
     assert_eq!(trusted(&lives), before[0]);
+}
+
+/// An orchestrator would start it ever later.
+#[tokio::test]
+async fn a_ca_waits_until_its_cluster_answers() {
+    let home = TempDir::new().expect("a temporary folder");
+    let config = no_cluster(home.path());
+    let config = config.to_str().expect("it is UTF-8");
+    let flags = [
+        "--kubernetes-secrets",
+        "mesh-system",
+        "--kubeconfig",
+        config,
+    ];
+    let mut ca = Ca::launch(home.path(), free(), &flags);
+    eventually("it says that it waits", async || {
+        let log = std::fs::read_to_string(&ca.log).ok()?;
+        let twice = log.matches("it is tried again").count() >= 2;
+        twice.then_some(())
+    })
+    .await;
+    ca.stop();
 }

@@ -10,7 +10,7 @@ use inmesh_pki::Crypto;
 use inmesh_pki::clock::{ManualClock, SystemClock};
 use inmesh_pki::issue::dev::DevCa;
 use serde_json::Value;
-use support::{Home, PLAIN, free, mesh, publish, route, service, stderr, stdout};
+use support::{Home, PLAIN, free, mesh, no_cluster, publish, route, service, stderr, stdout};
 use tempfile::TempDir;
 
 const AGENT: &str = "defaultAction: deny\npeers: strict\n";
@@ -773,14 +773,7 @@ fn what_is_installed_is_printed_or_a_chart() {
 #[test]
 fn an_uninstallation_without_a_cluster_says_which() {
     let dir = TempDir::new().expect("a temporary folder");
-    let config = dir.path().join("config");
-    let text = format!(
-        "{{apiVersion: v1, kind: Config, current-context: c, users: [], \
-         clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}], \
-         contexts: [{{name: c, context: {{cluster: c}}}}]}}",
-        free()
-    );
-    std::fs::write(&config, text).expect("it is written");
+    let config = no_cluster(dir.path());
     let gone = mesh(["uninstall", "--yes", "--kubeconfig"], &[&config]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(stderr(&gone).contains("http://127.0.0.1:"), "{gone:?}");

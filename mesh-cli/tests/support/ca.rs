@@ -30,6 +30,18 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) async fn start(home: &Path, address: SocketAddr, more: &[&str]) -> Self {
+        let ca = Self::launch(home, address, more);
+        eventually("the CA serves", async || {
+            let admin = AdminClient::connect(&ca.dir).await.ok()?;
+            admin.status().await.ok()?;
+            TcpStream::connect(address).await.ok()
+        })
+        .await;
+        ca
+    }
+
+    /// The same without the wait.
+    pub(crate) fn launch(home: &Path, address: SocketAddr, more: &[&str]) -> Self {
         let (dir, log) = (home.join("ca"), home.join("ca.log"));
         let log_file = File::options().create(true).append(true).open(&log);
         let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
@@ -43,14 +55,7 @@ impl Ca {
             .stderr(log_file.expect("a log"))
             .spawn()
             .expect("the binary starts");
-        let ca = Self { child, dir, log };
-        eventually("the CA serves", async || {
-            let admin = AdminClient::connect(&ca.dir).await.ok()?;
-            admin.status().await.ok()?;
-            TcpStream::connect(address).await.ok()
-        })
-        .await;
-        ca
+        Self { child, dir, log }
     }
 
     /// Runs a command of the operator.

@@ -309,6 +309,19 @@ impl Drop for Agent {
     }
 }
 
+/// The kubeconfig file of an API server that is away.
+pub(crate) fn no_cluster(dir: &Path) -> PathBuf {
+    let config = dir.join("config");
+    let text = format!(
+        "{{apiVersion: v1, kind: Config, current-context: c, users: [], \
+         clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}], \
+         contexts: [{{name: c, context: {{cluster: c}}}}]}}",
+        free()
+    );
+    std::fs::write(&config, text).expect("it is written");
+    config
+}
+
 /// Runs the binary to its end.
 pub(crate) fn mesh<'a>(args: impl IntoIterator<Item = &'a str>, paths: &[&Path]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mesh"))

@@ -198,7 +198,7 @@ fn probe(arguments: &[&str]) -> Json {
         .into_iter()
         .chain(arguments.iter().copied())
         .collect();
-    json!({"exec": {"command": command}, "periodSeconds": 2, "timeoutSeconds": 5})
+    json!({"exec": {"command": command}, "periodSeconds": 1, "timeoutSeconds": 5})
 }
 
 fn service(words: &Words, name: &str, ports: &[Port]) -> Json {

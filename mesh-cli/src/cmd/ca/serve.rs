@@ -20,7 +20,7 @@ use inmesh_pki::Crypto;
 use inmesh_pki::ca::admin::AdminSocket;
 use inmesh_pki::ca::attest::{Attestors, TokenIssuer};
 use inmesh_pki::ca::server::{CaServer, ServerConfigOf};
-use inmesh_pki::ca::store::{FileStore, Store};
+use inmesh_pki::ca::store::{FileStore, Store, StoreError};
 use inmesh_pki::ca::{Ca, Lifetimes, NewAuthority, Published};
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::disk;
@@ -38,6 +38,9 @@ use crate::signals::Signals;
 
 /// The CA's own ID below its trust domain, unless another one is given.
 const OWN_PATH: &str = "/inmesh/ca";
+
+/// The first pause before a store is asked again that does not answer, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("cluster").multiple(true)))]
@@ -180,7 +183,7 @@ impl Serve {
             let reviews = TokenReviews::of(cluster);
             config.attestors = config.attestors.with_review(audience, reviews);
         }
-        let prepared = Prepared {
+        let mut prepared = Prepared {
             signals,
             config,
             key_files,
@@ -194,6 +197,9 @@ impl Serve {
             (Some(namespace), Some(cluster)) => {
                 make_folder(&self.dir)?;
                 let store = SecretStore::of(&cluster, namespace, layout::CA)?;
+                if !answers(&store, &mut prepared.signals).await {
+                    return Ok(());
+                }
                 let publisher = self.publisher(namespace, &cluster);
                 let signer = self.kubernetes_sign.then(|| {
                     let lease = agent::lease(namespace, layout::SIGNER_LEASE);
@@ -422,6 +428,21 @@ impl Serve {
         config.host_names.clone_from(&self.host_name);
         Ok((config, files))
     }
+}
+
+/// Waits until a store answers, and says why it does not; `false` is to end meanwhile. An orchestrator starts a
+/// process that ends ever later, and the CA would be away for minutes after an API server is back.
+async fn answers(store: &impl Store, signals: &mut Signals) -> bool {
+    let mut pause = RETRY.0;
+    // What does not pass is said, with its context, by the one that opens it.
+    while let Err(error @ StoreError::Unavailable { passes: true, .. }) = store.latest().await {
+        tracing::warn!(%error, "the state of the CA cannot be read; it is tried again");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
+            () = signals.end(async || {}) => return false,
+        }
+    }
+    true
 }
 
 /// Says where the pages are, and that they ask for no identity.

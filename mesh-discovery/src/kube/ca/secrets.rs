@@ -135,9 +135,10 @@ impl SecretStore {
         path: &str,
         body: &Json,
     ) -> Result<Option<Json>, StoreError> {
-        let failed = |reason: String| StoreError::Unavailable {
+        let failed = |reason: String, passes: bool| StoreError::Unavailable {
             what: path.to_owned(),
             reason,
+            passes,
         };
         // It may hold a key.
         let body = match body {
@@ -148,16 +149,22 @@ impl SecretStore {
         let request = request.header(http::header::CONTENT_TYPE, "application/json");
         let request = request.header(http::header::ACCEPT, form);
         let request = request.body(body.as_bytes().to_vec());
-        let request = request.map_err(|e| failed(e.to_string()))?;
+        let request = request.map_err(|e| failed(e.to_string(), false))?;
         match timeout(TIME, self.client.request::<Json>(request)).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(kube::Error::Api(status))) => match status.code {
                 404 => Ok(None),
                 409 => Err(StoreError::Conflict),
-                code => Err(failed(format!("{} ({code})", status.message))),
+                code => {
+                    let passes = code == 429 || code >= 500;
+                    Err(failed(format!("{} ({code})", status.message), passes))
+                }
             },
-            Ok(Err(e)) => Err(failed(crate::kube::watch::root(&e))),
-            Err(_) => Err(failed(format!("no answer within {} s", TIME.as_secs()))),
+            Ok(Err(e)) => Err(failed(crate::kube::watch::root(&e), true)),
+            Err(_) => {
+                let reason = format!("no answer within {} s", TIME.as_secs());
+                Err(failed(reason, true))
+            }
         }
     }
 
@@ -195,6 +202,7 @@ impl SecretStore {
         StoreError::Unavailable {
             what: self.path(name),
             reason: "it is not there".to_owned(),
+            passes: false,
         }
     }
 

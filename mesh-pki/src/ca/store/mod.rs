@@ -132,6 +132,8 @@ pub enum StoreError {
         what: String,
         /// Why there is no answer.
         reason: String,
+        /// Whether that may pass by itself: it is not there, too slow, or busy.
+        passes: bool,
     },
     /// The state in the store is not the one that was read or written last, but one before it, or is gone.
     #[error(
