@@ -39,6 +39,13 @@ pub const INJECT: &str = "inmesh.dev/inject";
 /// The annotation of a Pod with the file of its agent, which is mounted from there.
 pub const AGENT: &str = "inmesh.dev/agent";
 
+/// The annotation of an object with what is staged in its place (`mesh apply`).
+pub const STAGE: &str = "inmesh.dev/canary";
+/// The annotation with the `spec` that an object had before the last promotion, for `mesh rollback`.
+pub const PREVIOUS: &str = "inmesh.dev/previous";
+/// The Lease on which the replicas of the control plane tell each other how requests fare.
+pub const TALLIES: &str = "mesh-canary";
+
 /// Where the binary is in the image.
 pub const BINARY: &str = "/usr/local/bin/mesh";
 /// Where a container has its configuration,

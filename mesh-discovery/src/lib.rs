@@ -38,4 +38,6 @@ pub mod install;
 pub mod kube;
 pub mod layout;
 pub mod manifest;
+#[cfg(any(feature = "control-server", feature = "kubernetes"))]
+pub mod stage;
 pub mod testing;

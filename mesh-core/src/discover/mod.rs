@@ -27,6 +27,8 @@ use crate::drain::Drain;
 use crate::local::Local;
 use crate::model::SourceId;
 use crate::snapshot::{Change, ObjectStatus, SnapshotReader};
+#[cfg(feature = "runtime")]
+use crate::telemetry::{ExchangeSink, SinkGuard, Sinks};
 
 /// Messages that may wait for the merge task before their senders do.
 const QUEUE: usize = 64;
@@ -70,6 +72,8 @@ pub struct Sink {
     queue: mpsc::Sender<Message>,
     snapshot: SnapshotReader,
     demand: Demand,
+    #[cfg(feature = "runtime")]
+    exchanges: Sinks,
 }
 
 /// What became of a change.
@@ -108,6 +112,8 @@ pub struct Inbox {
     queue: mpsc::Receiver<Message>,
     snapshot: SnapshotReader,
     demand: Demand,
+    #[cfg(feature = "runtime")]
+    exchanges: Sinks,
 }
 
 /// The runtime has ended, and so does the source.
@@ -181,6 +187,14 @@ impl Sink {
         Demands::of(&self.demand)
     }
 
+    /// Shows every exchange of the runtime to `sink` from now on, for as long as what is returned lives: for a
+    /// source that is asked how requests fare by what it has pushed. Where no runtime is behind this, there is
+    /// nothing to see.
+    #[cfg(feature = "runtime")]
+    pub fn watch_exchanges(&self, sink: Arc<dyn ExchangeSink>) -> SinkGuard {
+        self.exchanges.add(sink)
+    }
+
     async fn state(&self, state: SourceState) -> Result<(), Gone> {
         self.send(Message::State(self.id.clone(), state)).await
     }
@@ -244,6 +258,8 @@ impl Inbox {
             queue,
             snapshot,
             demand: Demand::default(),
+            #[cfg(feature = "runtime")]
+            exchanges: Sinks::default(),
         }
     }
 
@@ -255,6 +271,8 @@ impl Inbox {
             queue,
             snapshot: self.snapshot.clone(),
             demand: self.demand.clone(),
+            #[cfg(feature = "runtime")]
+            exchanges: self.exchanges.clone(),
         }
     }
 
@@ -268,6 +286,14 @@ impl Inbox {
     #[cfg(feature = "runtime")]
     pub(crate) fn demand(&self) -> &Demand {
         &self.demand
+    }
+
+    /// The same whose sources may watch the exchanges of a runtime.
+    #[cfg(feature = "runtime")]
+    #[must_use]
+    pub(crate) fn with_exchanges(mut self, exchanges: Sinks) -> Self {
+        self.exchanges = exchanges;
+        self
     }
 
     /// A handle to add and retire local workloads with.

@@ -269,7 +269,8 @@ impl MeshBuilder<WantsNothing> {
         let settings = snapshot.settings();
         let (local, paths) = (Arc::clone(&settings.local), settings.paths);
         let (trigger, watch) = drain();
-        let inbox = Inbox::new(reader.clone());
+        let sinks = Sinks::new(parts.sinks.clone());
+        let inbox = Inbox::new(reader.clone()).with_exchanges(sinks.clone());
         let workloads = inbox.workloads();
         let asked = AskedHosts {
             queue: workloads.clone(),
@@ -283,6 +284,7 @@ impl MeshBuilder<WantsNothing> {
             reader,
             paths,
             (asked, inbox.demand()),
+            sinks,
             &watch,
         ));
         let sources = Sources::new(parts.groups);
@@ -343,6 +345,7 @@ impl BuilderParts {
         reader: SnapshotReader,
         paths: PathForm,
         (asked, demand): (AskedHosts, &Demand),
+        sinks: Sinks,
         watch: &Drain,
     ) -> Shared {
         let limits = Arc::new(self.limits.clone());
@@ -372,7 +375,7 @@ impl BuilderParts {
         });
         let recorder = Arc::new(Recorder {
             metrics: self.metrics.clone(),
-            sinks: Sinks::new(self.sinks.clone()),
+            sinks,
             clock: Arc::clone(&self.clock),
             trace_sample: self.trace_sample,
         });

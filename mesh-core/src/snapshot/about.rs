@@ -107,7 +107,10 @@ impl Snapshot {
         }
         let routes = self.handed(&parts.routes);
         let routes = routes.into_iter().map(|route| {
-            let mut leads_to = leads(&route);
+            let mut leads_to = route
+                .object
+                .as_ref()
+                .map_or_else(BTreeSet::new, Object::leads_to);
             leads_to.remove(service);
             (route, leads_to)
         });
@@ -236,21 +239,4 @@ fn hand(key: &ObjectKey, version: &Version) -> Handed {
         fallback: version.fallback.clone(),
         document: version.document.clone(),
     }
-}
-
-/// The Services that a route leads to.
-fn leads(route: &Handed) -> BTreeSet<ServiceName> {
-    let mut to = BTreeSet::new();
-    for rule in route.object.iter().flat_map(Object::rules) {
-        to.extend(
-            rule.backends()
-                .iter()
-                .map(|backend| backend.service.clone()),
-        );
-        to.extend(
-            rule.mirrors()
-                .map(|(_, _, mirror)| mirror.service().clone()),
-        );
-    }
-    to
 }

@@ -1,5 +1,6 @@
 //! What a source pushes: an atomic batch of operations on its objects.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::status::Problem;
@@ -129,6 +130,29 @@ impl Object {
             Self::Route(route) => route.rules.iter().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// The Services that it sends requests or copies of them to, if it is a route.
+    ///
+    /// ```
+    /// use inmesh_core::model::{AppProtocol, Namespace, Service, ServiceName, ServicePort};
+    /// use inmesh_core::snapshot::Object;
+    /// let cart = ServiceName::new(&Namespace::new("shop")?, "cart")?;
+    /// let service = Service::new(cart, vec![ServicePort::new("", 80, AppProtocol::Http1)]);
+    /// assert!(Object::from(service).leads_to().is_empty());
+    /// # Ok::<(), inmesh_core::model::InvalidName>(())
+    /// ```
+    pub fn leads_to(&self) -> BTreeSet<ServiceName> {
+        let mut to = BTreeSet::new();
+        for rule in self.rules() {
+            let backends = rule.backends().iter();
+            to.extend(backends.map(|backend| backend.service.clone()));
+            to.extend(
+                rule.mirrors()
+                    .map(|(_, _, mirror)| mirror.service().clone()),
+            );
+        }
+        to
     }
 }
 

@@ -130,6 +130,14 @@ impl Drop for SinkGuard {
     }
 }
 
+impl fmt::Debug for Sinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sinks")
+            .field(&self.0.all.load().len())
+            .finish()
+    }
+}
+
 impl fmt::Debug for SinkGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SinkGuard")

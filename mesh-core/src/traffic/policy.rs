@@ -86,7 +86,11 @@ pub struct InvalidTraffic(String);
 
 impl Blocks {
     /// Whether they say what workloads take.
-    pub(crate) fn limits_workloads(&self) -> bool {
+    ///
+    /// ```
+    /// assert!(!inmesh_core::traffic::Blocks::default().limits_workloads());
+    /// ```
+    pub fn limits_workloads(&self) -> bool {
         self.rate_limit.is_some() || self.adaptive.is_some()
     }
 }

@@ -59,6 +59,11 @@ impl Resource {
         Some(Self::new(&handed.key, what, crypto))
     }
 
+    /// A document that is staged in the place of an object.
+    pub(super) fn of_document(key: &ObjectKey, text: &str, crypto: &Crypto) -> Self {
+        Self::new(key, wire::object::What::Document(text.to_owned()), crypto)
+    }
+
     /// The endpoints of an EndpointSlice, in slices without Pods.
     pub(super) fn of_slices(key: &ObjectKey, slices: &[Slice], crypto: &Crypto) -> Option<Self> {
         let endpoints = endpoints(slices)?;

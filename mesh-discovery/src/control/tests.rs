@@ -97,7 +97,7 @@ impl Process {
             known: Known::new(defaults()),
             snapshot: empty(),
             subscribed: subscribed.iter().map(ToString::to_string).collect(),
-            session: Session::new(namespace(of)),
+            session: Session::new(namespace(of), of, ""),
             next: None,
             absent: BTreeSet::new(),
             found: BTreeSet::new(),
@@ -110,7 +110,7 @@ impl Process {
 
     /// Opens a stream, to this control plane or another replica of it.
     fn connect(&mut self, of: &str) {
-        self.session = Session::new(namespace(of));
+        self.session = Session::new(namespace(of), of, "");
         self.next = Some(Request {
             type_url: TYPE.into(),
             resource_names_subscribe: self.subscribed.iter().cloned().collect(),
@@ -146,7 +146,7 @@ impl Process {
     /// Sends what there is to send, until both have nothing more to say.
     fn talk(&mut self, plane: &mut Plane) {
         self.flush();
-        while let Some(response) = self.session.poll(&mut plane.catalogue) {
+        while let Some(response) = self.session.poll(&mut plane.catalogue, None) {
             let acknowledgement = self.take(response);
             self.session
                 .handle(acknowledgement)
@@ -321,7 +321,7 @@ fn a_stream_goes_on_where_another_has_ended() {
     // Nothing has changed: nothing is sent, and the process hears so.
     process.connect("shop");
     process.flush();
-    let first = process.session.poll(&mut plane.catalogue);
+    let first = process.session.poll(&mut plane.catalogue, None);
     let first = first.expect("a first response");
     assert!(first.resources.is_empty() && first.removed_resources.is_empty());
     // While it was away, a slice has changed and another has come.
@@ -376,11 +376,11 @@ fn one_response_is_on_its_way_at_a_time() {
     process.flush();
     let first = process
         .session
-        .poll(&mut plane.catalogue)
+        .poll(&mut plane.catalogue, None)
         .expect("it is new");
     for port in ["8081", "8082", "8083"] {
         plane.texts(&[CART, &SLICE.replace("8080", port), POD]);
-        assert_eq!(process.session.poll(&mut plane.catalogue), None);
+        assert_eq!(process.session.poll(&mut plane.catalogue, None), None);
     }
     let acknowledgement = process.take(first);
     process
@@ -389,7 +389,7 @@ fn one_response_is_on_its_way_at_a_time() {
         .expect("it is in order");
     let second = process
         .session
-        .poll(&mut plane.catalogue)
+        .poll(&mut plane.catalogue, None)
         .expect("it has changed");
     assert_eq!(second.resources.len(), 1, "all three changes at once");
     // It is not acknowledged by that of another response.
@@ -622,7 +622,7 @@ fn what_is_refused_is_known_until_it_changes() {
     process.flush();
     let mut first = process
         .session
-        .poll(&mut plane.catalogue)
+        .poll(&mut plane.catalogue, None)
         .expect("it is new");
     // On its way it becomes something that this process does not take.
     let body = wire::Object {
@@ -644,7 +644,7 @@ fn what_is_refused_is_known_until_it_changes() {
     );
     assert!(refused.values().all(|refused| refused.problems.len() == 1));
     assert_eq!(
-        process.session.poll(&mut plane.catalogue),
+        process.session.poll(&mut plane.catalogue, None),
         None,
         "it is not sent again"
     );
@@ -689,9 +689,9 @@ fn a_stream_that_is_out_of_order_ends() {
             }),
         ),
     ] {
-        let mut session = Session::new(namespace("shop"));
+        let mut session = Session::new(namespace("shop"), "web", "");
         session.handle(before).expect("it is in order");
-        drop(session.poll(&mut plane.catalogue));
+        drop(session.poll(&mut plane.catalogue, None));
         assert!(session.handle(then).is_err());
     }
 }

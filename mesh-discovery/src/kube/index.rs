@@ -18,7 +18,9 @@ use inmesh_core::snapshot::{Change, Fallback, Object, Op, Problem};
 use serde_json::Value as Json;
 
 use super::kinds::KINDS;
+use super::staged::{Stable, Staged};
 use super::status::Written;
+use crate::layout;
 use crate::manifest::mirrors::Mirrors;
 use crate::manifest::{Defaults, parse_json};
 
@@ -51,6 +53,10 @@ pub(super) struct Index {
     /// Routes with mirrors, and which of them are refused for a cycle.
     mirrored: BTreeMap<ObjectKey, Object>,
     cycles: BTreeMap<ObjectKey, Problem>,
+    /// What is staged in the place of objects, by these and the places of their kinds; and how often that has
+    /// changed.
+    staged: BTreeMap<(ObjectKey, usize), Staged>,
+    stagings: u64,
     /// Whether a mirror has changed since cycles were looked for.
     look_for_cycles: bool,
     /// Keys that are to be said anew.
@@ -103,6 +109,8 @@ impl Index {
             kinds: KINDS.iter().map(|_| Objects::default()).collect(),
             mirrored: BTreeMap::new(),
             cycles: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            stagings: 0,
             look_for_cycles: false,
             touched: HashSet::new(),
             begun: false,
@@ -168,6 +176,16 @@ impl Index {
             .iter()
             .flat_map(|objects| objects.by_name.values());
         all.filter_map(|known| Some((&known.key, known.written.as_deref()?)))
+    }
+
+    /// The objects in whose place something is staged.
+    pub(super) fn staged(&self) -> impl Iterator<Item = (&ObjectKey, &Staged)> {
+        self.staged.iter().map(|((key, _), staged)| (key, staged))
+    }
+
+    /// How often these have changed.
+    pub(super) fn stagings(&self) -> u64 {
+        self.stagings
     }
 
     /// What has changed since it was asked for the last time, if anything has and all kinds are settled.
@@ -262,7 +280,8 @@ impl Index {
             self.forget(kind, &identity.name);
             return;
         };
-        let op = without_places(op);
+        let mut op = without_places(op);
+        self.stage(kind, &object, (&called, &key, document.as_ref()), &mut op);
         self.mirrors(&key, Some(&op));
         let known = Known {
             uid: identity.uid,
@@ -275,9 +294,57 @@ impl Index {
         if let Some(before) = self.kinds[kind].by_name.insert(identity.name, known)
             && before.key != key
         {
+            let staged = self.staged.remove(&(before.key.clone(), kind));
+            self.stagings += u64::from(staged.is_some());
             self.touched.insert(before.key);
         }
         self.touched.insert(key);
+    }
+
+    /// Notes what is staged in the place of an object, of which `op` puts what it is; an annotation without an
+    /// effect is a problem of that.
+    fn stage(
+        &mut self,
+        kind: usize,
+        object: &Json,
+        (called, key, document): (&str, &ObjectKey, Option<&Arc<str>>),
+        op: &mut Op,
+    ) {
+        let stable = Stable {
+            called,
+            op,
+            document,
+        };
+        let refuses = |staged: &Op| {
+            let Op::Put(route, _) = staged else {
+                return None;
+            };
+            let mut mirrors = Mirrors::default();
+            let others = self.mirrored.iter().filter(|(of, _)| *of != key);
+            for (_, other) in others {
+                // One that closes a cycle is refused already.
+                let _refused = mirrors.add(other);
+            }
+            let cycle = mirrors.add(route).err()?;
+            Some(format!("{}: {}", cycle.field, cycle.message))
+        };
+        let staged = Staged::of(&KINDS[kind], object, &stable, &self.defaults, refuses);
+        let staged = staged.unwrap_or_else(|why| {
+            if let Op::Put(_, problems) | Op::Refuse(_, _, problems) = op {
+                let at = format!("metadata.annotations[{}]", layout::STAGE);
+                problems.push(Problem::warning(at, format!("has no effect: {why}")));
+            }
+            None
+        });
+        let at = (key.clone(), kind);
+        let before = match staged {
+            Some(staged) => {
+                self.stagings += 1;
+                self.staged.insert(at, staged)
+            }
+            None => self.staged.remove(&at),
+        };
+        self.stagings += u64::from(before.is_some());
     }
 
     fn end(&mut self, kind: usize, object: &Json) {
@@ -304,6 +371,8 @@ impl Index {
     fn forget(&mut self, kind: usize, name: &Name) {
         if let Some(known) = self.kinds[kind].by_name.remove(name) {
             self.mirrors(&known.key, None);
+            let staged = self.staged.remove(&(known.key.clone(), kind));
+            self.stagings += u64::from(staged.is_some());
             self.touched.insert(known.key);
         }
     }

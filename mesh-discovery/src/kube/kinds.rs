@@ -39,7 +39,7 @@ const fn custom(
     }
 }
 
-const GATEWAY: &str = "gateway.networking.k8s.io";
+pub(super) const GATEWAY: &str = "gateway.networking.k8s.io";
 const ISTIO: &str = "security.istio.io";
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
 /// That of our own kinds.

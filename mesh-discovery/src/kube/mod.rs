@@ -15,7 +15,10 @@ mod index;
 mod kinds;
 mod lease;
 mod pauses;
+mod staged;
+mod staging;
 mod status;
+mod tallies;
 #[cfg(test)]
 pub(crate) mod tests;
 mod uninstall;
@@ -39,6 +42,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::manifest::Defaults;
+use crate::stage::Stages;
 #[cfg(all(
     feature = "kubernetes-ca",
     any(feature = "aws-lc-rs", feature = "ring")
@@ -46,6 +50,7 @@ use crate::manifest::Defaults;
 pub use ca::{CertificateSigner, RootPublisher, SecretStore, TokenReviews};
 use index::{Event, Index};
 use kinds::KINDS;
+use staging::Staging;
 pub use uninstall::{Removal, RemovalError, Removed};
 use watch::{Followed, Said, watch};
 pub use write::Lease;
@@ -115,6 +120,7 @@ pub struct KubeSource {
     id: SourceId,
     defaults: Defaults,
     lease: Option<Lease>,
+    stages: Option<(Stages, inmesh_pki::Crypto)>,
 }
 
 /// How the watches are, as the state of the source says it.
@@ -192,6 +198,7 @@ impl KubeSource {
             id: SourceId::new("kubernetes"),
             defaults,
             lease: None,
+            stages: None,
         }
     }
 
@@ -200,6 +207,16 @@ impl KubeSource {
     #[must_use]
     pub fn write_status(mut self, lease: Lease) -> Self {
         self.lease = Some(lease);
+        self
+    }
+
+    /// The same for a control plane that hands on what is staged (`mesh apply`): the replica that holds the Lease
+    /// of [`write_status`](Self::write_status), without which nothing is staged, promotes it or takes it back. Its
+    /// role needs `patch` on the kinds that can be staged, and `get` and `update` on the Lease `mesh-canary`, beside
+    /// what that needs.
+    #[must_use]
+    pub fn stages(mut self, stages: &Stages, crypto: inmesh_pki::Crypto) -> Self {
+        self.stages = Some((stages.clone(), crypto));
         self
     }
 
@@ -227,9 +244,15 @@ impl Source for KubeSource {
         }
         drop(said);
         let mut election = JoinSet::new();
+        let mut staging = None;
         let mut writing = self.lease.map(|lease| {
             let (client, clock) = (self.cluster.client, SystemClock::shared());
             let (leads, led) = tokio::sync::watch::channel(None);
+            if let Some((stages, crypto)) = self.stages {
+                let (client, led, clock) = (client.clone(), led.clone(), Arc::clone(&clock));
+                let of = (stages, &crypto);
+                staging = Some(Staging::new(client, &lease, led, clock, of));
+            }
             let writing = Writing::new(client.clone(), self.id.clone(), led, Arc::clone(&clock));
             election.spawn(elect(client, lease, clock, leads, drain.clone()));
             writing
@@ -238,7 +261,7 @@ impl Source for KubeSource {
         let mut index = Index::new(self.id, self.defaults);
         let mut health = Health::default();
         let mut batch = Vec::new();
-        let mut look = None;
+        let (mut look, mut stage, mut stagings) = (None, None, 0);
         loop {
             tokio::select! {
                 biased;
@@ -251,6 +274,7 @@ impl Source for KubeSource {
                         look = Some(Instant::now() + LOOK_AGAIN);
                     }
                 }
+                () = look_at(stage) => stage = staging.as_mut().and_then(|staging| staging.look(&index)),
                 _any = heard.recv_many(&mut batch, BATCH) => look = soon(look),
                 () = changed(writing.as_mut()) => look = soon(look),
                 true = snapshot.changed(), if writing.is_some() => look = soon(look),
@@ -267,6 +291,12 @@ impl Source for KubeSource {
                     Some(_) => drop(sink.apply(change).await?),
                     None => sink.push(change).await?,
                 }
+            }
+            if let Some(staging) = &mut staging
+                && index.stagings() != stagings
+            {
+                stagings = index.stagings();
+                stage = staging.look(&index);
             }
             let waits = index.waits_for().next().is_some();
             match health.next(waits) {

@@ -6,9 +6,13 @@ use inmesh_core::model::{InvalidName, Kind, Namespace, ObjectKey};
 
 use super::strict::{Document, Fields, Peek, Shape, Value};
 use super::{Defaults, text};
+use crate::layout::{PREVIOUS, STAGE};
 
 /// Our annotations; one that its reader does not know is refused.
 const OURS: &str = "inmesh.dev/";
+/// Those of objects that can be staged. They are no part of what the object says: a control plane reads them by
+/// itself.
+pub(super) const OF_STAGES: &[&str] = &[STAGE, PREVIOUS];
 
 /// Fields of `metadata` that are known and of no meaning here.
 const IGNORED: &[(&str, Shape)] = &[

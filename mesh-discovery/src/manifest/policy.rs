@@ -28,7 +28,7 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Polic
         None => (Vec::new(), Action::Allow, Vec::new()),
     };
     let meta = meta?;
-    meta.annotations.refuse_ours_but(&[]);
+    meta.annotations.refuse_ours_but(meta::OF_STAGES);
     let policy = Policy::new(meta.key, action, rules);
     Some(
         selector

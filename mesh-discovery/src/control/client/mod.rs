@@ -2,6 +2,7 @@
 //!
 //! `known` is pure; here are the connection, what requests ask for, and what is kept over a restart.
 
+mod counts;
 mod keep;
 pub(super) mod known;
 mod words;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Streaming;
 use tonic::body::Body;
 
+use self::counts::Counting;
 use self::keep::Keep;
 use self::known::Known;
 use self::words::{chain_of, shown};
@@ -104,6 +106,8 @@ struct Following {
     pushed: bool,
     /// What was said last of the source: synced, or why it is lost.
     said: Option<Result<(), String>>,
+    /// How requests fare, where that is asked for: also from one stream to the next.
+    counting: Option<Counting>,
 }
 
 /// A stream that is open.
@@ -212,6 +216,7 @@ impl Source for ControlSource {
             drain: drain.clone(),
             pushed: false,
             said: None,
+            counting: None,
         };
         let mut drain = drain;
         tokio::select! {
@@ -340,9 +345,23 @@ impl Following {
                     Err(_) => lives = false,
                 },
                 () = at(self.keep.as_ref().and_then(Keep::due)) => self.write_kept(own).await,
+                () = at(self.counting.as_ref().map(Counting::due)) => {
+                    if stream.requests.send(self.report()).await.is_err() {
+                        return Ok(Ended::Lost("the stream has ended".into()));
+                    }
+                }
                 () = at(renew) => return Ok(Ended::Renewed),
                 () = at(first) => return Ok(Ended::Lost(format!("no response within {FIRST_WORD:?}"))),
             }
+        }
+    }
+
+    /// How requests have fared that the control plane has asked for.
+    fn report(&mut self) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            type_url: TYPE.to_owned(),
+            report: self.counting.as_mut().map(Counting::report),
+            ..DeltaDiscoveryRequest::default()
         }
     }
 
@@ -386,9 +405,10 @@ impl Following {
     /// Applies a response and acknowledges it; the inner error ends the stream.
     async fn take(
         &mut self,
-        response: DeltaDiscoveryResponse,
+        mut response: DeltaDiscoveryResponse,
         stream: &Stream,
     ) -> Result<Result<(), String>, Gone> {
+        let watch = response.watch.take();
         let mut taken = self.known.take(response);
         let ops = std::mem::take(&mut taken.ops);
         let id = self.source.id.clone();
@@ -398,6 +418,8 @@ impl Following {
             false => Change::replace(id, ops),
         };
         let applied = self.sink.apply(change).await?;
+        // Requests count from here on, by what has just been applied.
+        counts::follow(&mut self.counting, watch, &self.sink);
         if let Some(demands) = &self.demands {
             taken.found.iter().for_each(|wanted| demands.found(wanted));
             taken

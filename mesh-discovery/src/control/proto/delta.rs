@@ -21,6 +21,9 @@ pub struct DeltaDiscoveryRequest {
     /// What is refused of that response. Resources that its details do not name are applied.
     #[prost(message, optional, tag = "7")]
     pub error_detail: ::core::option::Option<Status>,
+    /// Ours: how requests fared that the control plane has asked for. It acknowledges nothing.
+    #[prost(message, optional, tag = "1000")]
+    pub report: ::core::option::Option<Report>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeltaDiscoveryResponse {
@@ -37,6 +40,38 @@ pub struct DeltaDiscoveryResponse {
     pub removed_resources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "7")]
     pub control_plane: ::core::option::Option<ControlPlane>,
+    /// Ours: what is to be reported on from now on; absent is nothing.
+    #[prost(message, optional, tag = "1000")]
+    pub watch: ::core::option::Option<Watch>,
+}
+/// Requests that a control plane asks for: those of one stage of a canary.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Watch {
+    /// Another one than before begins the count anew.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Requests to these Services ("cart.shop") are counted; where there are none, all requests.
+    #[prost(string, repeated, tag = "2")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The object by which requests may be routed that are counted as well ("HTTPRoute/shop/cart").
+    #[prost(string, tag = "3")]
+    pub object: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub every_millis: u32,
+}
+/// How requests fared since a Watch has begun.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Report {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub requests: u64,
+    #[prost(uint64, tag = "3")]
+    pub failed: u64,
+    /// Those that took no longer than 1, 2, 4 ms and so on, each up to twice the one before; the last has no
+    /// bound.
+    #[prost(uint64, repeated, tag = "4")]
+    pub took: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resource {

@@ -21,6 +21,8 @@ use super::super::proto::delta::{
 };
 use super::catalogue::Catalogue;
 use super::session::{Fault, Refused, Session};
+use super::staged::Staged;
+use crate::stage::{Offer, Tally};
 
 /// The most subscribers at once.
 const SUBSCRIBERS: usize = 16_384;
@@ -30,6 +32,7 @@ const SWEEP: u64 = 256;
 /// What all streams share.
 pub(super) struct Hub {
     state: Mutex<State>,
+    crypto: Crypto,
     counts: Counts,
 }
 
@@ -43,6 +46,8 @@ struct Counts {
 
 struct State {
     catalogue: Catalogue,
+    /// What is staged for some of the members.
+    staged: Option<Staged>,
     sessions: HashMap<u64, Entry>,
     by_service: HashMap<ServiceName, BTreeSet<u64>>,
     by_namespace: HashMap<Namespace, BTreeSet<u64>>,
@@ -136,12 +141,14 @@ impl Hub {
     pub(super) fn new(snapshot: Arc<Snapshot>, crypto: Crypto) -> Self {
         Self {
             state: Mutex::new(State {
-                catalogue: Catalogue::new(snapshot, crypto),
+                catalogue: Catalogue::new(snapshot, crypto.clone()),
+                staged: None,
                 sessions: HashMap::new(),
                 by_service: HashMap::new(),
                 by_namespace: HashMap::new(),
                 next: 0,
             }),
+            crypto,
             counts: Counts::default(),
         }
     }
@@ -182,6 +189,36 @@ impl Hub {
         }
     }
 
+    /// Stages a document in the place of the one before, and wakes all: each may be on either side of it.
+    pub(super) fn stage(&self, offer: Option<Arc<Offer>>) {
+        let staged = offer.map(|offer| Staged::new(offer, self.crypto.clone()));
+        let mut state = self.state();
+        state.staged = staged;
+        let now = Instant::now();
+        for entry in state.sessions.values_mut() {
+            entry.touch(now);
+        }
+    }
+
+    /// How requests fare by the members that report on the stage of that name.
+    pub(super) fn tally(&self, id: &str) -> Tally {
+        let state = self.state();
+        let mut tally = Tally::default();
+        let Some(staged) = state.staged.as_ref().filter(|staged| staged.is_of(id)) else {
+            return tally;
+        };
+        for entry in state.sessions.values() {
+            let session = &entry.session;
+            let refused = session.refused().get(staged.name());
+            let refused = refused.filter(|refused| refused.version == *staged.resource().version);
+            let why = refused.map(|refused| refused.problems.join("; "));
+            if let Some(said) = session.said() {
+                staged.add(&said, why.as_deref(), &mut tally);
+            }
+        }
+        tally
+    }
+
     /// A place for a stream of a workload of a namespace.
     pub(super) fn enter(
         self: &Arc<Self>,
@@ -198,7 +235,7 @@ impl Hub {
         let of = state.by_namespace.entry(namespace.clone()).or_default();
         of.insert(id);
         let entry = Entry {
-            session: Session::new(namespace),
+            session: Session::new(namespace, subscriber.id.as_str(), &subscriber.instance),
             subscriber,
             wake: Arc::clone(&wake),
             behind: Some(Instant::now()),
@@ -242,11 +279,16 @@ impl Hub {
 
 impl Place {
     /// Notes a request of the stream.
-    pub(super) fn handle(&self, request: Request) -> Result<(), Fault> {
+    pub(super) fn handle(&self, mut request: Request) -> Result<(), Fault> {
         let mut state = self.hub.state();
         let Some(entry) = state.sessions.get_mut(&self.id) else {
             return Ok(());
         };
+        if let Some(report) = request.report.take() {
+            // It comes alone, and changes nothing of what is to be sent.
+            entry.session.report(report);
+            return Ok(());
+        }
         let before = entry.session.refused().len();
         entry.session.handle(request)?;
         let refused = entry.session.refused().len().saturating_sub(before);
@@ -262,12 +304,14 @@ impl Place {
     pub(super) fn poll(&self) -> Option<Response> {
         let mut state = self.hub.state();
         let state = &mut *state;
+        let members = state.sessions.len();
         let entry = state.sessions.get_mut(&self.id)?;
         if !entry.dirty || entry.session.waits() {
             return None;
         }
         let before = entry.session.covered().clone();
-        let response = entry.session.poll(&mut state.catalogue);
+        let staged = state.staged.as_ref().map(|staged| (staged, members));
+        let response = entry.session.poll(&mut state.catalogue, staged);
         entry.dirty = false;
         if response.is_none() {
             entry.behind = None;

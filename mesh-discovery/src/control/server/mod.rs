@@ -2,18 +2,19 @@
 //!
 //! The mesh of the process has the sources and compiles once; a control plane hands on what its snapshot
 //! has. It keeps nothing of its own: a subscriber says what it knows, so any replica continues where another
-//! has ended. `catalogue` and `session` are pure, `hub` wakes, `stream` has the connections.
+//! has ended. `catalogue`, `session` and `staged` are pure, `hub` wakes, `stream` has the connections.
 
 pub(super) mod catalogue;
 mod hub;
 pub(super) mod session;
+pub(super) mod staged;
 mod stream;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -27,6 +28,7 @@ pub use session::Refused;
 use self::hub::Hub;
 use self::stream::Streams;
 use super::proto::delta::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use crate::stage::{Stages, Tally};
 
 /// The largest request that is read: the names and versions of what a subscriber knows.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
@@ -85,6 +87,34 @@ impl ControlPlane {
             hub,
             mesh: mesh.clone(),
         }
+    }
+
+    /// The same, which hands what is staged on to a share of its subscribers, and counts how requests fare by
+    /// them.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, as every spawn does.
+    #[must_use]
+    pub fn stages(self, stages: &Stages) -> Self {
+        let mut followed = stages.follow();
+        followed.mark_changed();
+        let weak = Arc::downgrade(&self.hub);
+        let counts = Weak::clone(&weak);
+        stages.counted_by(move |id| {
+            let hub = counts.upgrade();
+            hub.map_or_else(Tally::default, |hub| hub.tally(id))
+        });
+        tokio::spawn(async move {
+            while followed.changed().await.is_ok() {
+                let offer = followed.borrow_and_update().clone();
+                let Some(hub) = weak.upgrade() else {
+                    return;
+                };
+                hub.stage(offer);
+            }
+        });
+        self
     }
 
     /// The service that streams are opened at.

@@ -7,6 +7,8 @@
 //! 3. A subscription is answered once: by a resource that names it, or as a name that leads to nothing. It
 //!    is answered again when that changes.
 //! 4. What a subscriber refuses is remembered, and not sent again before it changes.
+//! 5. Where a document is staged, it is sent to those on the side of the canary in the place of its object's, and
+//!    all that are sent that object are asked how requests fare. What they report acknowledges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,12 +20,13 @@ use prost::Message;
 
 use super::super::names::{ABSENT, FOUND, REFUSAL, Subscription, TYPE};
 use super::super::proto::delta::{
-    Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response,
-    Resource as WireResource, Status,
+    Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response, Report,
+    Resource as WireResource, Status, Watch,
 };
 use super::super::proto::objects::Refusal;
 use super::super::resource::Resource;
 use super::catalogue::Catalogue;
+use super::staged::{Said, Side, Staged};
 
 /// The most subscriptions of a subscriber.
 const SUBSCRIPTIONS: usize = 8_192;
@@ -31,6 +34,8 @@ const SUBSCRIPTIONS: usize = 8_192;
 const KNOWN: usize = 200_000;
 /// The longest name.
 const NAME: usize = 512;
+/// The most bounds of a report.
+const BOUNDS: usize = 64;
 /// The most that is kept of what it refuses, and of the problems of each, and the longest.
 const REFUSED: (usize, usize, usize) = (256, 8, 512);
 
@@ -39,6 +44,8 @@ const REFUSED: (usize, usize, usize) = (256, 8, 512);
 pub(in crate::control) struct Session {
     /// That of its workload, which it has proven.
     namespace: Namespace,
+    /// Its SPIFFE ID and the name of its process.
+    called: (Arc<str>, Arc<str>),
     subscriptions: BTreeMap<Subscription, Answer>,
     /// How those were answered on an earlier stream that it has not subscribed to on this.
     answered: BTreeMap<Subscription, Answer>,
@@ -54,6 +61,10 @@ pub(in crate::control) struct Session {
     begun: bool,
     /// The Services by whose changes it is sent something.
     covered: BTreeSet<ServiceName>,
+    /// Its mark for what is staged, and the name of what it is asked to count.
+    watched: Option<(u64, String)>,
+    /// What it has counted of that.
+    report: Option<Report>,
 }
 
 /// What was answered to a subscription.
@@ -101,9 +112,11 @@ pub(in crate::control) struct Fault(pub(super) String);
 // === impl Session ===
 
 impl Session {
-    pub(in crate::control) fn new(namespace: Namespace) -> Self {
+    /// A session of a workload of a namespace, with its SPIFFE ID and the name of its process.
+    pub(in crate::control) fn new(namespace: Namespace, id: &str, instance: &str) -> Self {
         Self {
             namespace,
+            called: (id.into(), instance.into()),
             subscriptions: BTreeMap::new(),
             answered: BTreeMap::new(),
             unknown: Vec::new(),
@@ -114,6 +127,8 @@ impl Session {
             nonce: 0,
             begun: false,
             covered: BTreeSet::new(),
+            watched: None,
+            report: None,
         }
     }
 
@@ -208,13 +223,26 @@ impl Session {
         }
     }
 
-    /// What is to be sent now, if anything is.
-    pub(in crate::control) fn poll(&mut self, catalogue: &mut Catalogue) -> Option<Response> {
+    /// What is to be sent now, if anything is; with what is staged, and how many members there are.
+    pub(in crate::control) fn poll(
+        &mut self,
+        catalogue: &mut Catalogue,
+        staged: Option<(&Staged, usize)>,
+    ) -> Option<Response> {
         if self.waiting.is_some() {
             return None;
         }
+        let side = staged.map(|(staged, _)| {
+            let mark = staged.mark(&self.called.0, &self.called.1);
+            (mark, staged.side(mark))
+        });
         let (direct, mut answers) = self.answer(catalogue);
-        let wanted = self.wanted(direct, catalogue);
+        let has_it = staged.filter(|_| side.is_some_and(|(_, side)| side == Side::Canary));
+        let wanted = self.wanted(direct, catalogue, has_it.map(|(staged, _)| staged));
+        let watch = staged
+            .zip(side)
+            .filter(|((staged, _), _)| wanted.contains_key(staged.name()));
+        let watch = watch.map(|((staged, all), (mark, side))| (mark, staged.watch(side, all)));
         let (mut resources, mut names): (Vec<WireResource>, Vec<Arc<str>>) = (vec![], vec![]);
         for (name, resource) in &wanted {
             let has = self.has.get(name) == Some(&resource.version);
@@ -248,7 +276,8 @@ impl Session {
         self.refused.retain(|name, _| wanted.contains_key(name));
         removed.append(&mut answers.absent);
         removed.append(&mut self.unknown);
-        if resources.is_empty() && removed.is_empty() && self.begun {
+        let counts = self.count(watch.as_ref());
+        if resources.is_empty() && removed.is_empty() && !counts && self.begun {
             self.generation = catalogue.generation();
             return None;
         }
@@ -267,6 +296,38 @@ impl Session {
             nonce,
             removed_resources: removed,
             control_plane: None,
+            watch: watch.map(|(_, watch)| watch),
+        })
+    }
+
+    /// Notes what it is asked to count; whether that is another thing than before.
+    fn count(&mut self, watch: Option<&(u64, Watch)>) -> bool {
+        let watched = watch.map(|(mark, watch)| (*mark, watch.id.clone()));
+        if watched == self.watched {
+            return false;
+        }
+        self.watched = watched;
+        self.report = None;
+        true
+    }
+
+    /// Notes how requests fare by it, where that is what it is asked for.
+    pub(in crate::control) fn report(&mut self, mut report: Report) {
+        let asked = self
+            .watched
+            .as_ref()
+            .is_some_and(|(_, id)| *id == report.id);
+        if asked {
+            report.took.truncate(BOUNDS);
+            self.report = Some(report);
+        }
+    }
+
+    /// How requests fare by it.
+    pub(in crate::control) fn said(&self) -> Option<Said> {
+        Some(Said {
+            mark: self.watched.as_ref()?.0,
+            report: self.report.clone()?,
         })
     }
 
@@ -303,32 +364,39 @@ impl Session {
         (direct, answers)
     }
 
-    /// All that it is to have; notes by the changes of which Services that changes.
+    /// All that it is to have, with what is staged where it has that; notes by the changes of which Services
+    /// that changes.
     fn wanted(
         &mut self,
         direct: BTreeSet<ServiceName>,
         catalogue: &mut Catalogue,
+        staged: Option<&Staged>,
     ) -> BTreeMap<Arc<str>, Arc<Resource>> {
         let mut wanted = BTreeMap::new();
-        let mut put = |resource: &Arc<Resource>| {
+        let put = |wanted: &mut BTreeMap<_, _>, resource: &Arc<Resource>| {
             wanted.insert(Arc::clone(&resource.name), Arc::clone(resource));
         };
-        catalogue
-            .governing(&self.namespace)
-            .iter()
-            .for_each(&mut put);
+        for policy in &*catalogue.governing(&self.namespace) {
+            put(&mut wanted, policy);
+        }
         let mut behind = BTreeSet::new();
         for service in &direct {
             let Some(of) = catalogue.of_service(service) else {
                 continue;
             };
-            of.itself.iter().chain(&of.others).for_each(&mut put);
+            for resource in of.itself.iter().chain(&of.others) {
+                put(&mut wanted, resource);
+            }
             behind.extend(of.subset_of.clone());
             let own = |route: &Namespace| route == service.namespace() || *route == self.namespace;
             for route in of.routes.iter().filter(|route| own(&route.namespace)) {
-                put(&route.resource);
+                put(&mut wanted, &route.resource);
                 behind.extend(route.leads_to.iter().cloned());
             }
+        }
+        if let Some(staged) = staged.filter(|staged| wanted.contains_key(staged.name())) {
+            put(&mut wanted, staged.resource());
+            behind.extend(staged.leads_to().iter().cloned());
         }
         self.covered = direct;
         // A subset may be behind a route, and the Service behind it is no subset.
@@ -337,7 +405,9 @@ impl Session {
                 continue;
             }
             if let Some(of) = catalogue.of_service(&service) {
-                of.itself.iter().chain(&of.others).for_each(&mut put);
+                for resource in of.itself.iter().chain(&of.others) {
+                    put(&mut wanted, resource);
+                }
                 behind.extend(of.subset_of.clone());
             }
         }

@@ -68,7 +68,7 @@ pub(super) fn attached<'t, R>(
         return Some(None);
     };
     let meta = meta?;
-    meta.annotations.refuse_ours_but(&[]);
+    meta.annotations.refuse_ours_but(meta::OF_STAGES);
     Some(Some(Attached {
         meta,
         at,

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use super::Document;
 use super::scalar::Scalar;
 use super::tree::{Data, Node};
+use crate::layout::{PREVIOUS, STAGE};
 
 /// Fields of an object that are an API server's own.
 const OF_SERVER: &[&str] = &["apiVersion", "kind", "metadata", "status"];
@@ -29,8 +30,13 @@ const OF_METADATA: &[&str] = &[
     "selfLink",
     "uid",
 ];
-/// The annotation in which kubectl keeps the whole document again.
-const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Annotations that say nothing of the object itself: that in which kubectl keeps the whole document again, and
+/// what is staged in its place, of which those that have the object as it is are to see no change.
+const LEFT_OUT: &[&str] = &[
+    "kubectl.kubernetes.io/last-applied-configuration",
+    STAGE,
+    PREVIOUS,
+];
 
 impl Document {
     /// Its text, as an object of a namespace; `None` where it is no mapping.
@@ -51,13 +57,20 @@ impl Document {
                 if OF_METADATA.contains(&&**name) {
                     continue;
                 }
-                out.push(',');
-                field(name, &mut out);
+                let is_kept = |(name, _): &&(Arc<str>, Node)| !LEFT_OUT.contains(&&**name);
                 match &node.data {
                     Data::Map(all) if **name == *"annotations" => {
-                        map(all.iter().filter(|(name, _)| **name != *APPLIED), &mut out);
+                        // Where none is left it is as if there had never been one.
+                        if all.iter().any(|one| is_kept(&one)) {
+                            out.push_str(",\"annotations\":");
+                            map(all.iter().filter(is_kept), &mut out);
+                        }
                     }
-                    _ => write_node(node, &mut out),
+                    _ => {
+                        out.push(',');
+                        field(name, &mut out);
+                        write_node(node, &mut out);
+                    }
                 }
             }
         }

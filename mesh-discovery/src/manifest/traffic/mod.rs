@@ -78,7 +78,7 @@ pub(super) fn read(fields: &mut Fields<'_>, defaults: &Defaults) -> Option<Traff
         Some((spec.whole().clone(), targets?, blocks?))
     })?;
     let meta = meta?;
-    meta.annotations.refuse_ours_but(&[]);
+    meta.annotations.refuse_ours_but(meta::OF_STAGES);
     let policy = at.check(TrafficPolicy::new(meta.key, targets, blocks))?;
     Some(policy.with_created(meta.created))
 }

@@ -1,0 +1,249 @@
+//! Carries a stage through: hands it to the control plane, tells the other replicas how requests fare, and
+//! writes its next step while this process holds the Lease.
+//!
+//! What is next is decided by [`plan`](crate::stage::plan), of what [`tallies`](super::tallies) have. All state is
+//! in the object's annotation, so that a replica which takes over continues.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use inmesh_core::model::ObjectKey;
+use inmesh_pki::Crypto;
+use inmesh_pki::clock::Clock;
+use kube::Client;
+use serde_json::Value as Json;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::index::Index;
+use super::staged::Staged;
+use super::tallies::Tallies;
+use super::write::{Leads, Lease, get_if_there, in_time, send};
+use crate::layout;
+use crate::stage::plan::{Known, Step, step};
+use crate::stage::{Stages, State, Tally};
+
+/// How often it is looked at while something is staged.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often replicas tell each other.
+const TELL: Duration = Duration::from_secs(1);
+/// How long after a write that failed it is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Carries stages through.
+pub(super) struct Staging {
+    client: Client,
+    home: String,
+    leads: Leads,
+    clock: Arc<dyn Clock>,
+    stages: Stages,
+    begin: Instant,
+    /// Since when stages are known, by their names, and the annotations as they are.
+    since: HashMap<String, (Instant, Noted)>,
+    tallies: Tallies,
+    telling: JoinSet<kube::Result<Option<Json>>>,
+    told: Option<Instant>,
+    writing: JoinSet<(ObjectKey, kube::Result<()>)>,
+    written: HashMap<ObjectKey, Written>,
+}
+
+/// A version of an object, and since when it is that.
+type Noted = (String, Instant);
+
+/// A write of an object.
+struct Written {
+    /// The version of which a change is on its way, or was made and has not come back.
+    version: String,
+    at: Instant,
+    failed: Option<String>,
+}
+
+// === impl Staging ===
+
+impl Staging {
+    pub(super) fn new(
+        client: Client,
+        lease: &Lease,
+        leads: Leads,
+        clock: Arc<dyn Clock>,
+        (stages, crypto): (Stages, &Crypto),
+    ) -> Self {
+        Self {
+            client,
+            home: lease.namespace.to_string(),
+            leads,
+            clock,
+            stages,
+            begin: Instant::now(),
+            since: HashMap::new(),
+            tallies: Tallies::new(&lease.holder, crypto),
+            telling: JoinSet::new(),
+            told: None,
+            writing: JoinSet::new(),
+            written: HashMap::new(),
+        }
+    }
+
+    /// Does what is next; returns when to look again, if something is staged.
+    pub(super) fn look(&mut self, index: &Index) -> Option<Instant> {
+        let now = Instant::now();
+        let mut staged: Vec<_> = index.staged().collect();
+        // The same at each replica: the one that runs, else the first by its name.
+        staged.sort_by_key(|(key, one)| (one.stage.state != State::Running, (*key).clone()));
+        let first = staged.first().copied();
+        let offer = first.and_then(|(_, one)| one.offer.as_ref().ok());
+        self.stages.set(offer.cloned());
+        self.since
+            .retain(|id, _| staged.iter().any(|(_, one)| one.stage.id == *id));
+        let versions = |key: &ObjectKey| {
+            let one = staged.iter().find(|(of, _)| *of == key);
+            one.map(|(_, one)| &*one.version)
+        };
+        self.written
+            .retain(|key, written| versions(key) == Some(&*written.version));
+        self.came_back(now);
+        let (first_key, first) = first?;
+        let id = &first.stage.id;
+        let own = self.stages.tally(id);
+        self.tell(id, &own, now);
+        let leads = self.leads.borrow().is_some_and(|until| now < until);
+        for (key, one) in &staged {
+            let noted = (one.version.clone(), now);
+            let since = self.since.entry(one.stage.id.clone());
+            let (since, of) = since.or_insert_with(|| (now, noted.clone()));
+            if of.0 != noted.0 {
+                *of = noted;
+            }
+            let (seen_for, noted_for) = (now - *since, now - of.1);
+            if leads {
+                let other = (*key != first_key).then(|| first_key.to_string());
+                let tally = match &other {
+                    None => self.tallies.sum(&own, id, now - self.begin),
+                    Some(_) => Tally::default(),
+                };
+                self.write(key, one, (other.as_deref(), &tally), [seen_for, noted_for]);
+            }
+        }
+        Some(now + LOOK)
+    }
+
+    /// Notes what has come of requests that are done.
+    fn came_back(&mut self, now: Instant) {
+        while let Some(done) = self.telling.try_join_next() {
+            match done {
+                Ok(Ok(Some(lease))) => {
+                    // Of the stage that is told next.
+                    let id = self
+                        .stages
+                        .follow()
+                        .borrow()
+                        .as_ref()
+                        .map(|offer| offer.id.clone());
+                    if let Some(id) = id {
+                        self.tallies.hear(&lease, &id, now - self.begin);
+                    }
+                }
+                Ok(Err(e)) => tracing::debug!(error = %e, "the other replicas are not told"),
+                Ok(Ok(None)) | Err(_) => {}
+            }
+        }
+        while let Some(Ok((key, result))) = self.writing.try_join_next() {
+            let Err(e) = result else {
+                continue;
+            };
+            // What another has written comes by the watch.
+            if let kube::Error::Api(status) = &e
+                && matches!(status.code, 404 | 409)
+            {
+                continue;
+            }
+            tracing::warn!(object = %key, error = %e, "its stage cannot be written");
+            if let Some(written) = self.written.get_mut(&key) {
+                written.failed = Some(e.to_string());
+            }
+        }
+    }
+
+    /// Tells the other replicas how requests fare here, and asks what they say.
+    fn tell(&mut self, id: &str, own: &Tally, now: Instant) {
+        let due = self.told.is_none_or(|at| now >= at + TELL);
+        if !due || !self.telling.is_empty() {
+            return;
+        }
+        self.told = Some(now);
+        let (client, home) = (self.client.clone(), self.home.clone());
+        let (id, own) = (id.to_owned(), own.clone());
+        let teller = self.tallies.teller();
+        self.telling.spawn(async move {
+            let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{home}/leases");
+            let one = format!("{leases}/{}", layout::TALLIES);
+            in_time(async {
+                let there = get_if_there(&client, &one).await?;
+                let lease = teller.told(there.clone(), &home, &id, &own);
+                let request = match there {
+                    Some(_) => http::Request::put(one),
+                    None => http::Request::post(leases),
+                };
+                send(&client, request, "application/json", &lease).await?;
+                Ok(there)
+            })
+            .await
+        });
+    }
+
+    /// Writes the next step of a stage, if there is one.
+    fn write(
+        &mut self,
+        key: &ObjectKey,
+        one: &Staged,
+        (other, tally): (Option<&str>, &Tally),
+        [seen_for, noted_for]: [Duration; 2],
+    ) {
+        let now = Instant::now();
+        let unix = self.clock.now().duration_since(UNIX_EPOCH);
+        let known = Known {
+            stage: &one.stage,
+            generation: one.generation,
+            unfit: one.offer.as_ref().err().map(String::as_str),
+            other,
+            tally,
+            seen_for,
+            noted_for,
+            now: unix.map_or(0, |unix| {
+                u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
+            }),
+        };
+        let mut next = step(&known);
+        if let Some(written) = self.written.get(key) {
+            match (&written.failed, &next) {
+                // The API server does not take it.
+                (Some(why), Step::Promote(stage)) => {
+                    let why = format!("it cannot be written: {why}");
+                    next = Step::Note(stage.clone().ended(State::Reverted, &why));
+                }
+                (Some(_), _) if now >= written.at + AGAIN => {}
+                _ => return,
+            }
+        }
+        let Some(patch) = one.patch(&next) else {
+            return;
+        };
+        if let Step::Note(stage) | Step::Promote(stage) = &next {
+            let (state, why) = (stage.state, &*stage.why);
+            tracing::info!(object = %key, stage = stage.id, ?state, why, "a step of what is staged");
+        }
+        let written = Written {
+            version: one.version.clone(),
+            at: now,
+            failed: None,
+        };
+        self.written.insert(key.clone(), written);
+        let (client, key, path) = (self.client.clone(), key.clone(), one.path.clone());
+        self.writing.spawn(async move {
+            let kind = "application/json-patch+json";
+            let sent = send(&client, http::Request::patch(path), kind, &patch);
+            (key, in_time(sent).await)
+        });
+    }
+}
