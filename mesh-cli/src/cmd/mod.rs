@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod apply;
 mod beside;
 mod ca;
 mod capabilities;
@@ -36,6 +37,8 @@ use crate::term;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Give a document to a share of the members first, and to all if requests fare well by it.
+    Apply(apply::Apply),
     /// Make, run and operate certificate authorities.
     #[command(subcommand)]
     Ca(ca::Ca),
@@ -72,6 +75,8 @@ pub(crate) enum Command {
     Man(man::Man),
     /// Run the agent with a folder of documents.
     Proxy(proxy::Proxy),
+    /// Stop what is staged of an object, or put back what it said before its last promotion.
+    Rollback(apply::Rollback),
     /// Put documents under simulated load while endpoints fail, slow, come and go.
     Simulate(simulate::Simulate),
     /// Show what a running agent knows and how it is.
@@ -87,6 +92,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Apply(apply) => apply.run(),
             Self::Ca(ca) => ca.run(),
             Self::Capabilities(capabilities) => capabilities.run(),
             Self::Capture(capture) => capture.run(),
@@ -105,6 +111,7 @@ impl Command {
             Self::Log(log) => log.run(),
             Self::Man(man) => man.run(),
             Self::Proxy(proxy) => proxy.run(),
+            Self::Rollback(rollback) => rollback.run(),
             Self::Simulate(simulate) => simulate.run(),
             Self::Status(status) => status.run(),
             Self::Test(test) => test.run(),

@@ -18,6 +18,7 @@ use inmesh_core::runtime::{Admin, Limits, Listen, LogLevel, MeshBuilder, Target,
 use inmesh_discovery::control::ControlPlane;
 use inmesh_discovery::dns::DnsSource;
 use inmesh_discovery::file;
+use inmesh_discovery::stage::Stages;
 use inmesh_pki::clock::SystemClock;
 use inmesh_pki::issue::dev::DevCa;
 use inmesh_pki::jwt::DynJwtIssuer;
@@ -355,6 +356,7 @@ async fn followed(
     agent: &Agent,
     identity: &IdentityReader,
     crypto: &Crypto,
+    stages: &Stages,
 ) -> anyhow::Result<MeshBuilder<WantsNothing>> {
     builder = match &agent.followed.control_plane {
         // It sends nothing to what it knows of.
@@ -368,7 +370,7 @@ async fn followed(
         let plane = agent.followed.control_plane.as_ref();
         let lease = plane.and_then(|plane| plane.lease(&agent.workload.namespace));
         let source = match lease {
-            Some(lease) => source.write_status(lease),
+            Some(lease) => source.write_status(lease).stages(stages, crypto.clone()),
             None => source,
         };
         builder = builder
@@ -428,7 +430,8 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
         .locality(agent.locality.clone())
         .stale_after(agent.stale_after.documents)
         .source(file::FileSource::new(dir, agent.defaults()));
-    builder = followed(builder, agent, &reader, &crypto).await?;
+    let stages = Stages::new();
+    builder = followed(builder, agent, &reader, &crypto, &stages).await?;
     if let Some(namespace) = &agent.mesh_namespace {
         builder = builder.mesh_namespace(namespace.clone());
     }
@@ -443,7 +446,7 @@ pub(super) async fn start(agent: &Agent, dir: PathBuf) -> anyhow::Result<Started
     beside.register(builder.metrics());
     let mesh = builder.start()?;
     let plane = agent.followed.control_plane.as_ref();
-    let plane = plane.map(|_| ControlPlane::new(&mesh, crypto));
+    let plane = plane.map(|_| ControlPlane::new(&mesh, crypto).stages(&stages));
     if let Some(plane) = &plane {
         beside.control_plane.set(Arc::new(plane.clone()));
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::Words;
-use crate::layout::{CA, CONTROL, ROOTS, SIGNER, SIGNER_LEASE, WEBHOOK};
+use crate::layout::{CA, CONTROL, ROOTS, SIGNER, SIGNER_LEASE, TALLIES, WEBHOOK};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 const GATEWAY: &str = "gateway.networking.k8s.io";
@@ -18,7 +18,7 @@ fn named(group: &str, resources: &[&str], names: &[&str], verbs: &[&str]) -> Jso
     json!({"apiGroups": [group], "resources": resources, "resourceNames": names, "verbs": verbs})
 }
 
-/// What the control plane reads, in all namespaces, and writes: statuses.
+/// What the control plane reads, in all namespaces, and writes: statuses, and what is staged.
 fn control() -> Vec<Json> {
     let routes = ["grpcroutes", "httproutes", "tcproutes", "tlsroutes"];
     let statuses = routes.map(|route| format!("{route}/status"));
@@ -36,7 +36,14 @@ fn control() -> Vec<Json> {
         rule("discovery.k8s.io", &["endpointslices"], &READ),
         rule(GATEWAY, &of_gateway, &READ),
         rule(GATEWAY, &statuses, &["patch"]),
+        // What is staged of them is promoted, or taken back.
+        rule(GATEWAY, &["grpcroutes", "httproutes"], &["patch"]),
         rule("inmesh.dev", &ours, &READ),
+        rule(
+            "inmesh.dev",
+            &["authorizationpolicies", "trafficpolicies"],
+            &["patch"],
+        ),
         rule("security.istio.io", &istio, &READ),
         rule(
             "multicluster.x-k8s.io",
@@ -111,7 +118,7 @@ pub(super) fn objects(words: &Words) -> Vec<Json> {
         account(words, CONTROL),
         role(words, CA, &ca_at_home()),
         binding(words, CA),
-        role(words, CONTROL, &leases(&[CONTROL])),
+        role(words, CONTROL, &leases(&[CONTROL, TALLIES])),
         binding(words, CONTROL),
         cluster_role(words, CA, CA, &ca(&words.trust_bundle)),
         cluster_binding(words, CA, CA),

@@ -18,6 +18,7 @@ mod pauses;
 mod staged;
 mod staging;
 mod status;
+mod subject;
 mod tallies;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -51,6 +52,7 @@ pub use ca::{CertificateSigner, RootPublisher, SecretStore, TokenReviews};
 use index::{Event, Index};
 use kinds::KINDS;
 use staging::Staging;
+pub use subject::{Seen, Subject, SubjectError};
 pub use uninstall::{Removal, RemovalError, Removed};
 use watch::{Followed, Said, watch};
 pub use write::Lease;

@@ -19,7 +19,7 @@ const STAGED: &[(&str, &str)] = &[
     (OURS, "TrafficPolicy"),
 ];
 /// The longest `spec` that is kept for a rollback, in bytes: both annotations have room beside each other.
-const LONGEST: usize = 96 * 1_024;
+pub(super) const LONGEST: usize = 96 * 1_024;
 
 /// An object with something staged in its place.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::index::Index;
 use super::staged::Staged;
-use super::tallies::Tallies;
+use super::tallies::{Tallies, Teller};
 use super::write::{Leads, Lease, get_if_there, in_time, send};
 use crate::layout;
 use crate::stage::plan::{Known, Step, step};
@@ -28,6 +28,8 @@ use crate::stage::{Stages, State, Tally};
 const LOOK: Duration = Duration::from_millis(500);
 /// How often replicas tell each other.
 const TELL: Duration = Duration::from_secs(1);
+/// How often it is tried where another replica tells at the same moment.
+const ATTEMPTS: u32 = 4;
 /// How long after a write that failed it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,23 @@ struct Written {
     version: String,
     at: Instant,
     failed: Option<String>,
+}
+
+/// Tells once; returns the Lease as it was found.
+async fn tell(
+    client: &Client,
+    [leases, one]: [&str; 2],
+    teller: &Teller,
+    (home, id, own): (&str, &str, &Tally),
+) -> kube::Result<Option<Json>> {
+    let there = get_if_there(client, one).await?;
+    let lease = teller.told(there.clone(), home, id, own);
+    let request = match there {
+        Some(_) => http::Request::put(one),
+        None => http::Request::post(leases),
+    };
+    send(client, request, "application/json", &lease).await?;
+    Ok(there)
 }
 
 // === impl Staging ===
@@ -179,14 +198,14 @@ impl Staging {
             let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{home}/leases");
             let one = format!("{leases}/{}", layout::TALLIES);
             in_time(async {
-                let there = get_if_there(&client, &one).await?;
-                let lease = teller.told(there.clone(), &home, &id, &own);
-                let request = match there {
-                    Some(_) => http::Request::put(one),
-                    None => http::Request::post(leases),
-                };
-                send(&client, request, "application/json", &lease).await?;
-                Ok(there)
+                for _attempt in 1..ATTEMPTS {
+                    match tell(&client, [&leases, &one], &teller, (&home, &id, &own)).await {
+                        // Another replica has told meanwhile.
+                        Err(kube::Error::Api(status)) if status.code == 409 => {}
+                        told => return told,
+                    }
+                }
+                tell(&client, [&leases, &one], &teller, (&home, &id, &own)).await
             })
             .await
         });

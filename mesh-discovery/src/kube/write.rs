@@ -209,12 +209,21 @@ pub(super) async fn send(
     kind: &str,
     body: &Json,
 ) -> kube::Result<()> {
+    ask(client, request, kind, body).await.map(drop)
+}
+
+/// The same; returns what is answered.
+pub(super) async fn ask(
+    client: &Client,
+    request: http::request::Builder,
+    kind: &str,
+    body: &Json,
+) -> kube::Result<Json> {
     let request = request.header(http::header::CONTENT_TYPE, kind);
     let request = request.body(body.to_string().into_bytes());
-    let _answer: Json = client
+    client
         .request(request.map_err(kube::Error::HttpError)?)
-        .await?;
-    Ok(())
+        .await
 }
 
 fn now_of(clock: &dyn Clock) -> Timestamp {

@@ -198,7 +198,11 @@ mod tests {
     #[test]
     fn what_cannot_take_its_place_is_not_staged() {
         let traffic = |spec: &str| ours("TrafficPolicy", spec);
-        let on = "targetRefs: [{kind: Service, name: cart}]";
+        let on = "targetRefs: [{group: '', kind: Service, name: cart}]";
+        let (one, two) = ("timeouts: {request: 1s}", "timeouts: {request: 2s}");
+        let limited = "rateLimit: {total: {requests: 5}}";
+        let service =
+            "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}";
         let policy = |spec: &str| ours("AuthorizationPolicy", spec);
         for (now, staged, why) in [
             (route("cart", "{}"), route("next", "{}"), "other parentRefs"),
@@ -214,21 +218,16 @@ mod tests {
             ),
             (route("cart", "{}"), policy("{}"), "in the place of"),
             (
-                traffic(&format!("{{{on}}}")),
-                traffic("{targetRefs: [{kind: Service, name: next}]}"),
+                traffic(&format!("{{{on}, {one}}}")),
+                traffic(&format!("{{{}, {one}}}", on.replace("cart", "next"))),
                 "other targets",
             ),
             (
-                ours(
-                    "ServiceEntry",
-                    "{hosts: [a.example], ports: [{number: 80, name: a, protocol: HTTP}], resolution: DNS}",
-                ),
-                ours(
-                    "ServiceEntry",
-                    "{hosts: [b.example], ports: [{number: 80, name: a, protocol: HTTP}], resolution: DNS}",
-                ),
-                "no object of its kind",
+                traffic(&format!("{{{one}}}")),
+                traffic(&format!("{{{one}, {limited}}}")),
+                "limits what workloads take",
             ),
+            (service.into(), service.into(), "no object of its kind"),
         ] {
             let found = offered(&now, &staged);
             assert!(
@@ -237,8 +236,8 @@ mod tests {
             );
         }
         let found = offered(
-            &traffic(&format!("{{{on}}}")),
-            &traffic(&format!("{{{on}, timeouts: {{request: 2s}}}}")),
+            &traffic(&format!("{{{on}, {one}}}")),
+            &traffic(&format!("{{{on}, {two}}}")),
         );
         assert_eq!(found.expect("it can be staged").services.len(), 1);
         let found = offered(&policy("{}"), &policy("{rules: [{}]}"));

@@ -6,6 +6,7 @@ mod api_server;
 mod ca;
 mod install;
 mod signer;
+mod staged;
 
 use std::collections::BTreeSet;
 use std::path::Path;

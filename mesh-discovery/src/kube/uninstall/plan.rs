@@ -9,7 +9,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::kube::status::CONTROLLER;
-use crate::layout::{CA, CONTROL, OURS, ROOTS, SIGNER_LEASE};
+use crate::layout::{CA, CONTROL, OURS, ROOTS, SIGNER_LEASE, TALLIES};
 
 /// Where objects of ours are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub(super) fn selector() -> String {
 pub(super) fn is_ours_by_name(kind: &str, name: &str) -> bool {
     match kind {
         "Secret" => name == CA || name.starts_with(&format!("{CA}-key-")),
-        _ => [CONTROL, ROOTS, SIGNER_LEASE].contains(&name),
+        _ => [CONTROL, ROOTS, SIGNER_LEASE, TALLIES].contains(&name),
     }
 }
 
@@ -179,6 +179,7 @@ mod tests {
             ("Lease", "mesh-control", true),
             ("Lease", "mesh-root", true),
             ("Lease", "mesh-signer", true),
+            ("Lease", "mesh-canary", true),
             ("Lease", "mesh-ca", false),
         ] {
             assert_eq!(is_ours_by_name(kind, name), ours, "{kind} {name}");
