@@ -25,7 +25,10 @@ pub struct Offer {
     pub id: String,
     /// The object in whose place it is.
     pub key: ObjectKey,
-    /// Its text, as it is handed on.
+    /// The text of the object, as it is handed on: where a member is sent another (of a source with precedence, or
+    /// since it was changed), nothing takes its place.
+    pub stable: Arc<str>,
+    /// What takes its place.
     pub document: Arc<str>,
     /// Other Services that it leads to.
     pub leads_to: BTreeSet<ServiceName>,
@@ -45,12 +48,13 @@ pub(crate) struct Offered<'a> {
 // === impl Offer ===
 
 impl Offer {
-    /// A document that is staged in the place of an object, of no use beside other Services than the object is.
+    /// A document that is staged in the place of an object whose text is `stable`. All requests are counted.
     #[must_use]
-    pub fn new(id: &str, key: ObjectKey, document: &str) -> Self {
+    pub fn new(id: &str, key: ObjectKey, stable: &str, document: &str) -> Self {
         Self {
             id: id.into(),
             key,
+            stable: stable.into(),
             document: document.into(),
             leads_to: BTreeSet::new(),
             services: BTreeSet::new(),
@@ -87,6 +91,7 @@ impl Offer {
 /// Why it cannot be staged.
 #[cfg(feature = "kubernetes")]
 pub(crate) fn offer(id: &str, now: &Offered<'_>, staged: &Offered<'_>) -> Result<Offer, String> {
+    let stable = now.document;
     let Op::Put(now, _) = now.op else {
         return Err("the object itself is refused".into());
     };
@@ -102,9 +107,9 @@ pub(crate) fn offer(id: &str, now: &Offered<'_>, staged: &Offered<'_>) -> Result
     if key != now.key() {
         return Err(format!("it is {key} in the place of {}", now.key()));
     }
-    let document = staged.document.ok_or("it is not handed on")?;
+    let (stable, document) = stable.zip(staged.document).ok_or("it is not handed on")?;
     let services = counted(now, object)?;
-    let offer = Offer::new(id, key, document).leads_to(object.leads_to());
+    let offer = Offer::new(id, key, stable, document).leads_to(object.leads_to());
     Ok(match services.len() {
         0..=SERVICES => offer.counts(services),
         // All requests have those among them.

@@ -237,11 +237,8 @@ impl Session {
             (mark, staged.side(mark))
         });
         let (direct, mut answers) = self.answer(catalogue);
-        let has_it = staged.filter(|_| side.is_some_and(|(_, side)| side == Side::Canary));
-        let wanted = self.wanted(direct, catalogue, has_it.map(|(staged, _)| staged));
-        let watch = staged
-            .zip(side)
-            .filter(|((staged, _), _)| wanted.contains_key(staged.name()));
+        let (wanted, replaces) = self.wanted(direct, catalogue, staged.map(|(of, _)| of).zip(side));
+        let watch = staged.zip(side).filter(|_| replaces);
         let watch = watch.map(|((staged, all), (mark, side))| (mark, staged.watch(side, all)));
         let (mut resources, mut names): (Vec<WireResource>, Vec<Arc<str>>) = (vec![], vec![]);
         for (name, resource) in &wanted {
@@ -364,14 +361,14 @@ impl Session {
         (direct, answers)
     }
 
-    /// All that it is to have, with what is staged where it has that; notes by the changes of which Services
-    /// that changes.
+    /// All that it is to have, with what is staged where it is on that side, and whether it has the object of
+    /// that at all; notes by the changes of which Services that changes.
     fn wanted(
         &mut self,
         direct: BTreeSet<ServiceName>,
         catalogue: &mut Catalogue,
-        staged: Option<&Staged>,
-    ) -> BTreeMap<Arc<str>, Arc<Resource>> {
+        staged: Option<(&Staged, (u64, Side))>,
+    ) -> (BTreeMap<Arc<str>, Arc<Resource>>, bool) {
         let mut wanted = BTreeMap::new();
         let put = |wanted: &mut BTreeMap<_, _>, resource: &Arc<Resource>| {
             wanted.insert(Arc::clone(&resource.name), Arc::clone(resource));
@@ -394,7 +391,8 @@ impl Session {
                 behind.extend(route.leads_to.iter().cloned());
             }
         }
-        if let Some(staged) = staged.filter(|staged| wanted.contains_key(staged.name())) {
+        let staged = staged.filter(|(staged, _)| staged.replaces(&wanted));
+        if let Some((staged, (_, Side::Canary))) = staged {
             put(&mut wanted, staged.resource());
             behind.extend(staged.leads_to().iter().cloned());
         }
@@ -411,7 +409,7 @@ impl Session {
                 behind.extend(of.subset_of.clone());
             }
         }
-        wanted
+        (wanted, staged.is_some())
     }
 
     /// The Services by whose changes it is sent something.

@@ -1,6 +1,6 @@
 //! A document that is staged, for sessions: which of them have it, and what they are asked to count. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use inmesh_core::model::ServiceName;
@@ -18,6 +18,8 @@ const EVERY: u32 = 1_000;
 pub(in crate::control) struct Staged {
     offer: Arc<Offer>,
     resource: Arc<Resource>,
+    /// The version of the object in whose place it is.
+    stable: Arc<str>,
     crypto: Crypto,
 }
 
@@ -43,9 +45,11 @@ pub(in crate::control) struct Said {
 
 impl Staged {
     pub(in crate::control) fn new(offer: Arc<Offer>, crypto: Crypto) -> Self {
-        let resource = Resource::of_document(&offer.key, &offer.document, &crypto);
+        let of = |text: &str| Resource::of_document(&offer.key, text, &crypto);
+        let (resource, stable) = (of(&offer.document), of(&offer.stable).version);
         Self {
             resource: resource.into(),
+            stable,
             offer,
             crypto,
         }
@@ -54,6 +58,12 @@ impl Staged {
     /// The name of its object, as that is handed on.
     pub(in crate::control) fn name(&self) -> &Arc<str> {
         &self.resource.name
+    }
+
+    /// Whether it takes the place of something that a member is to have.
+    pub(in crate::control) fn replaces(&self, wanted: &BTreeMap<Arc<str>, Arc<Resource>>) -> bool {
+        let of = wanted.get(self.name());
+        of.is_some_and(|of| of.version == self.stable)
     }
 
     /// What is handed on in its place.

@@ -1,5 +1,7 @@
 //! A control plane and what follows it, without a connection between them.
 
+mod staged;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -14,11 +16,12 @@ use serde_json::Value as Json;
 use super::client::known::Known;
 use super::names::{REFUSAL, TYPE};
 use super::proto::delta::{
-    Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response, Resource,
+    Any, DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response, Resource, Watch,
 };
 use super::proto::objects as wire;
 use super::server::catalogue::Catalogue;
 use super::server::session::Session;
+use super::server::staged::Staged;
 use crate::kube::tests::same::{files, of_service, says};
 use crate::kube::tests::{defaults, empty, object, source};
 use crate::manifest::{Content, Folder};
@@ -61,6 +64,8 @@ struct Process {
     brought: Vec<String>,
     /// What it refused, as it said so.
     refused: Vec<String>,
+    /// What it was asked to count last.
+    watch: Option<Watch>,
 }
 
 impl Plane {
@@ -103,6 +108,7 @@ impl Process {
             found: BTreeSet::new(),
             brought: Vec::new(),
             refused: Vec::new(),
+            watch: None,
         };
         process.connect(of);
         process
@@ -145,8 +151,14 @@ impl Process {
 
     /// Sends what there is to send, until both have nothing more to say.
     fn talk(&mut self, plane: &mut Plane) {
+        self.talk_of(plane, None);
+    }
+
+    /// The same while something is staged.
+    fn talk_of(&mut self, plane: &mut Plane, staged: Option<&Staged>) {
         self.flush();
-        while let Some(response) = self.session.poll(&mut plane.catalogue, None) {
+        while let Some(response) = self.session.poll(&mut plane.catalogue, staged.zip(Some(2))) {
+            self.watch.clone_from(&response.watch);
             let acknowledgement = self.take(response);
             self.session
                 .handle(acknowledgement)
