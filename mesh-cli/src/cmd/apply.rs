@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -12,6 +12,7 @@ use inmesh_discovery::kube::{Cluster, Seen, Subject, SubjectError};
 use inmesh_discovery::manifest::{Defaults, Unsaid, parse, strict};
 use inmesh_discovery::stage::{Stage, State};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use crate::term::{self, Colour};
 use crate::{agent, cmd};
@@ -20,7 +21,7 @@ use crate::{agent, cmd};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a control plane has to choose members; a replica that takes over needs 17 s of these.
 const TAKEN: Duration = Duration::from_secs(60);
-/// How much longer than it is compared a stage may last, before it is said that none carries it through.
+/// How much longer than it is compared a stage may last, before it is said that none drives it to its end.
 const LATE: Duration = Duration::from_secs(120);
 
 /// How often it is staged anew where the object is changed at the same moment.
@@ -158,7 +159,7 @@ impl Apply {
         let begin = Instant::now();
         let (mut said, mut answered) = (String::new(), begin);
         loop {
-            tokio::time::sleep(LOOK).await;
+            sleep(LOOK).await;
             let seen = match subject.look().await {
                 Ok(seen) => seen,
                 // An API server may be away for a while.
@@ -184,7 +185,7 @@ impl Apply {
         }
     }
 
-    /// Ends where no control plane takes it, or none carries it through.
+    /// Ends where no control plane takes it, or none drives it to its end.
     async fn give_up(
         &self,
         subject: &Subject,
@@ -308,12 +309,12 @@ fn progress(stage: &Stage) -> String {
 
 /// What became of it.
 fn summary(object: &str, stage: &Stage) -> String {
-    let (colour, word) = match stage.state {
-        State::Promoted => (Colour::Green, "promoted"),
-        State::Stopped => (Colour::Red, "stopped"),
-        _ => (Colour::Red, "reverted"),
+    let colour = match stage.state {
+        State::Promoted => Colour::Green,
+        _ => Colour::Red,
     };
-    let mut text = format!("{object}: {}: {}", term::paint(colour, word), stage.why);
+    let state = term::paint(colour, &stage.state.to_string());
+    let mut text = format!("{object}: {state}: {}", stage.why);
     if let Some(running) = stage.running {
         let (canary, rest) = (stage.canary, stage.rest);
         let all = canary.requests.saturating_add(rest.requests);

@@ -283,8 +283,7 @@ impl MeshBuilder<WantsNothing> {
             crypto,
             reader,
             paths,
-            (asked, inbox.demand()),
-            sinks,
+            (asked, inbox.demand(), sinks),
             &watch,
         ));
         let sources = Sources::new(parts.groups);
@@ -344,8 +343,7 @@ impl BuilderParts {
         crypto: Crypto,
         reader: SnapshotReader,
         paths: PathForm,
-        (asked, demand): (AskedHosts, &Demand),
-        sinks: Sinks,
+        (asked, demand, sinks): (AskedHosts, &Demand, Sinks),
         watch: &Drain,
     ) -> Shared {
         let limits = Arc::new(self.limits.clone());

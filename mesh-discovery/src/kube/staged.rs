@@ -98,7 +98,7 @@ impl Staged {
         }))
     }
 
-    /// The change of the object that a step is, as a JSON patch; `None` where it is none.
+    /// The change of the object that a step is, as a JSON patch, if it is one.
     pub(super) fn patch(&self, step: &Step) -> Option<Json> {
         let (stage, promotes) = match step {
             Step::Note(stage) => (stage, false),

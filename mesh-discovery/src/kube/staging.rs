@@ -1,4 +1,4 @@
-//! Carries a stage through: hands it to the control plane, tells the other replicas how requests fare, and
+//! Drives a stage to its end: hands it to the control plane, publishes to the other replicas how requests fare, and
 //! writes its next step while this process holds the Lease.
 //!
 //! What is next is decided by [`plan`](crate::stage::plan), of what [`tallies`](super::tallies) have. All state is
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::index::Index;
 use super::staged::Staged;
-use super::tallies::{Tallies, Teller};
+use super::tallies::{Publisher, Tallies};
 use super::write::{Leads, Lease, get_if_there, in_time, send};
 use crate::layout;
 use crate::stage::plan::{Known, Step, step};
@@ -26,14 +26,14 @@ use crate::stage::{Stages, State, Tally};
 
 /// How often it is looked at while something is staged.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often replicas tell each other.
-const TELL: Duration = Duration::from_secs(1);
-/// How often it is tried where another replica tells at the same moment.
+/// How often replicas publish how requests fare.
+const PUBLISH: Duration = Duration::from_secs(1);
+/// How often it is tried where another replica publishes at the same moment.
 const ATTEMPTS: u32 = 4;
 /// How long after a write that failed it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Carries stages through.
+/// Drives stages to their ends.
 pub(super) struct Staging {
     client: Client,
     home: String,
@@ -44,8 +44,8 @@ pub(super) struct Staging {
     /// Since when stages are known, by their names, and the annotations as they are.
     since: HashMap<String, (Instant, Noted)>,
     tallies: Tallies,
-    telling: JoinSet<kube::Result<Option<Json>>>,
-    told: Option<Instant>,
+    publishing: JoinSet<kube::Result<Option<Json>>>,
+    published: Option<Instant>,
     writing: JoinSet<(ObjectKey, kube::Result<()>)>,
     written: HashMap<ObjectKey, Written>,
 }
@@ -61,15 +61,15 @@ struct Written {
     failed: Option<String>,
 }
 
-/// Tells once; returns the Lease as it was found.
-async fn tell(
+/// Publishes once; returns the Lease as it was found.
+async fn publish(
     client: &Client,
     [leases, one]: [&str; 2],
-    teller: &Teller,
+    publisher: &Publisher,
     (home, id, own): (&str, &str, &Tally),
 ) -> kube::Result<Option<Json>> {
     let there = get_if_there(client, one).await?;
-    let lease = teller.told(there.clone(), home, id, own);
+    let lease = publisher.lease(there.clone(), home, id, own);
     let request = match there {
         Some(_) => http::Request::put(one),
         None => http::Request::post(leases),
@@ -97,8 +97,8 @@ impl Staging {
             begin: Instant::now(),
             since: HashMap::new(),
             tallies: Tallies::new(&lease.holder, crypto),
-            telling: JoinSet::new(),
-            told: None,
+            publishing: JoinSet::new(),
+            published: None,
             writing: JoinSet::new(),
             written: HashMap::new(),
         }
@@ -125,7 +125,7 @@ impl Staging {
         let (first_key, first) = first?;
         let id = &first.stage.id;
         let own = self.stages.tally(id);
-        self.tell(id, &own, now);
+        self.publish(id, &own, now);
         let leads = self.leads.borrow().is_some_and(|until| now < until);
         for (key, one) in &staged {
             let noted = (one.version.clone(), now);
@@ -149,10 +149,10 @@ impl Staging {
 
     /// Notes what has come of requests that are done.
     fn came_back(&mut self, now: Instant) {
-        while let Some(done) = self.telling.try_join_next() {
+        while let Some(done) = self.publishing.try_join_next() {
             match done {
                 Ok(Ok(Some(lease))) => {
-                    // Of the stage that is told next.
+                    // Of the stage that is published next.
                     let id = self
                         .stages
                         .follow()
@@ -163,7 +163,7 @@ impl Staging {
                         self.tallies.hear(&lease, &id, now - self.begin);
                     }
                 }
-                Ok(Err(e)) => tracing::debug!(error = %e, "the other replicas are not told"),
+                Ok(Err(e)) => tracing::debug!(error = %e, "the other replicas are not reached"),
                 Ok(Ok(None)) | Err(_) => {}
             }
         }
@@ -184,28 +184,28 @@ impl Staging {
         }
     }
 
-    /// Tells the other replicas how requests fare here, and asks what they say.
-    fn tell(&mut self, id: &str, own: &Tally, now: Instant) {
-        let due = self.told.is_none_or(|at| now >= at + TELL);
-        if !due || !self.telling.is_empty() {
+    /// Publishes how requests fare here, and asks what the other replicas say.
+    fn publish(&mut self, id: &str, own: &Tally, now: Instant) {
+        let due = self.published.is_none_or(|at| now >= at + PUBLISH);
+        if !due || !self.publishing.is_empty() {
             return;
         }
-        self.told = Some(now);
+        self.published = Some(now);
         let (client, home) = (self.client.clone(), self.home.clone());
         let (id, own) = (id.to_owned(), own.clone());
-        let teller = self.tallies.teller();
-        self.telling.spawn(async move {
+        let publisher = self.tallies.publisher();
+        self.publishing.spawn(async move {
             let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{home}/leases");
             let one = format!("{leases}/{}", layout::TALLIES);
             in_time(async {
                 for _attempt in 1..ATTEMPTS {
-                    match tell(&client, [&leases, &one], &teller, (&home, &id, &own)).await {
-                        // Another replica has told meanwhile.
+                    match publish(&client, [&leases, &one], &publisher, (&home, &id, &own)).await {
+                        // Another replica has published meanwhile.
                         Err(kube::Error::Api(status)) if status.code == 409 => {}
-                        told => return told,
+                        published => return published,
                     }
                 }
-                tell(&client, [&leases, &one], &teller, (&home, &id, &own)).await
+                publish(&client, [&leases, &one], &publisher, (&home, &id, &own)).await
             })
             .await
         });
@@ -250,7 +250,7 @@ impl Staging {
         };
         if let Step::Note(stage) | Step::Promote(stage) = &next {
             let (state, why) = (stage.state, &*stage.why);
-            tracing::info!(object = %key, stage = stage.id, ?state, why, "a step of what is staged");
+            tracing::info!(object = %key, stage = stage.id, %state, why, "a step of what is staged");
         }
         let written = Written {
             version: one.version.clone(),

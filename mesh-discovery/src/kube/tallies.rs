@@ -1,9 +1,9 @@
-//! What the replicas of a control plane tell each other of a stage: annotations of one Lease, which each replica
+//! What the replicas of a control plane say to each other of a stage: annotations of one Lease, which each replica
 //! writes its own of. Pure.
 //!
 //! 1. What a replica says counts once it has been seen to change, and for as long as it changes: what one has
 //!    left that is gone is never added to what its members say elsewhere.
-//! 2. Of another stage nothing counts, and who writes next takes it away.
+//! 2. Of another stage nothing counts, and the replica that writes next takes it away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const REPLICAS: usize = 24;
 
 /// What a replica says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Told {
+struct Published {
     stage: String,
     /// Another one each time.
     nth: u64,
@@ -35,13 +35,13 @@ struct Told {
 /// What all replicas say of a stage. Times are of one clock, from any begin.
 #[derive(Debug)]
 pub(super) struct Tallies {
-    own: Teller,
+    own: Publisher,
     others: BTreeMap<String, Other>,
 }
 
 /// Writes what a replica says.
 #[derive(Debug, Clone)]
-pub(super) struct Teller {
+pub(super) struct Publisher {
     /// The name of its annotation.
     name: String,
     nth: u64,
@@ -50,7 +50,7 @@ pub(super) struct Teller {
 /// What another replica says.
 #[derive(Debug)]
 struct Other {
-    told: Told,
+    published: Published,
     /// When that has changed; `None` before it has.
     changed: Option<Duration>,
 }
@@ -61,7 +61,7 @@ impl Tallies {
     pub(super) fn new(holder: &str, crypto: &Crypto) -> Self {
         let hash = crypto.fingerprint(holder.as_bytes());
         Self {
-            own: Teller {
+            own: Publisher {
                 name: format!("{PREFIX}{}", HEXLOWER.encode(&hash)),
                 nth: 0,
             },
@@ -70,7 +70,7 @@ impl Tallies {
     }
 
     /// What writes next what this replica says.
-    pub(super) fn teller(&mut self) -> Teller {
+    pub(super) fn publisher(&mut self) -> Publisher {
         self.own.nth += 1;
         self.own.clone()
     }
@@ -79,17 +79,17 @@ impl Tallies {
     pub(super) fn hear(&mut self, lease: &Json, stage: &str, now: Duration) {
         let all = lease["metadata"]["annotations"].as_object();
         let all = all.into_iter().flatten();
-        let told = all.filter_map(|(name, value)| Some((name, read(value)?)));
+        let published = all.filter_map(|(name, value)| Some((name, read(value)?)));
         let mut heard = BTreeMap::new();
-        for (name, told) in
-            told.filter(|(name, told)| **name != self.own.name && told.stage == stage)
+        for (name, published) in published
+            .filter(|(name, published)| **name != self.own.name && published.stage == stage)
         {
             let changed = match self.others.remove(name) {
-                Some(before) if before.told == told => before.changed,
+                Some(before) if before.published == published => before.changed,
                 Some(_) => Some(now),
                 None => None,
             };
-            heard.insert(name.clone(), Other { told, changed });
+            heard.insert(name.clone(), Other { published, changed });
         }
         self.others = heard;
     }
@@ -101,27 +101,27 @@ impl Tallies {
             let fresh = other
                 .changed
                 .is_some_and(|at| now.saturating_sub(at) < FRESH);
-            if fresh && other.told.stage == stage {
-                sum.add(&other.told.tally);
+            if fresh && other.published.stage == stage {
+                sum.add(&other.published.tally);
             }
         }
         sum
     }
 }
 
-// === impl Teller ===
+// === impl Publisher ===
 
-impl Teller {
+impl Publisher {
     /// The Lease with what this replica says in the place of what it said: of the one that is there, if there is
     /// one.
-    pub(super) fn told(&self, there: Option<Json>, home: &str, stage: &str, own: &Tally) -> Json {
+    pub(super) fn lease(&self, there: Option<Json>, home: &str, stage: &str, own: &Tally) -> Json {
         let mut lease = there.unwrap_or_else(|| {
             json!({
                 "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                 "metadata": {"name": layout::TALLIES, "namespace": home}, "spec": {},
             })
         });
-        let told = Told {
+        let published = Published {
             stage: stage.to_owned(),
             nth: self.nth,
             tally: own.clone(),
@@ -132,12 +132,13 @@ impl Teller {
         }
         if let Some(all) = annotations.as_object_mut() {
             let is_old = |name: &str, value: &Json| {
-                name.starts_with(PREFIX) && read(value).is_none_or(|told| told.stage != stage)
+                name.starts_with(PREFIX)
+                    && read(value).is_none_or(|published| published.stage != stage)
             };
             all.retain(|name, value| !is_old(name, value));
             if all.contains_key(&self.name) || all.len() < REPLICAS {
                 // Of numbers and texts there is always a text.
-                let text = serde_json::to_string(&told).unwrap_or_default();
+                let text = serde_json::to_string(&published).unwrap_or_default();
                 all.insert(self.name.clone(), text.into());
             }
         }
@@ -145,7 +146,7 @@ impl Teller {
     }
 }
 
-fn read(value: &Json) -> Option<Told> {
+fn read(value: &Json) -> Option<Published> {
     serde_json::from_str(value.as_str()?).ok()
 }
 
@@ -173,11 +174,13 @@ mod tests {
     #[test]
     fn what_is_said_counts_while_it_changes() {
         let (mut a, mut b) = (Tallies::new("a", &crypto()), Tallies::new("b", &crypto()));
-        let lease = a.teller().told(None, "mesh-system", "one", &of(3));
+        let lease = a.publisher().lease(None, "mesh-system", "one", &of(3));
         let sum = |b: &Tallies, at: u64| b.sum(&of(2), "one", s(at)).members;
         b.hear(&lease, "one", s(0));
         assert_eq!(sum(&b, 0), 2, "it may be of one that is gone");
-        let lease = a.teller().told(Some(lease), "mesh-system", "one", &of(3));
+        let lease = a
+            .publisher()
+            .lease(Some(lease), "mesh-system", "one", &of(3));
         b.hear(&lease, "one", s(1));
         assert_eq!(sum(&b, 1), 5);
         b.hear(&lease, "one", s(5));
@@ -186,7 +189,9 @@ mod tests {
             (5, 2),
             "it says nothing new any more"
         );
-        let lease = b.teller().told(Some(lease), "mesh-system", "one", &of(2));
+        let lease = b
+            .publisher()
+            .lease(Some(lease), "mesh-system", "one", &of(2));
         assert_eq!(
             lease["metadata"]["annotations"]
                 .as_object()
@@ -200,7 +205,9 @@ mod tests {
         // What is of another stage goes, and what is no replica's stays.
         let mut lease = lease;
         lease["metadata"]["annotations"]["example.com/a"] = "b".into();
-        let lease = a.teller().told(Some(lease), "mesh-system", "two", &of(1));
+        let lease = a
+            .publisher()
+            .lease(Some(lease), "mesh-system", "two", &of(1));
         let left: Vec<_> = lease["metadata"]["annotations"]
             .as_object()
             .expect("some")
@@ -219,9 +226,9 @@ mod tests {
         let mut lease = None;
         for replica in 0..99 {
             let mut one = Tallies::new(&format!("control-{replica}"), &crypto());
-            lease = Some(one.teller().told(lease, "mesh-system", "one", &tally));
+            lease = Some(one.publisher().lease(lease, "mesh-system", "one", &tally));
         }
-        let lease = lease.expect("they have told");
+        let lease = lease.expect("they have published");
         let all = lease["metadata"]["annotations"].as_object().expect("some");
         let bytes: usize = all
             .iter()

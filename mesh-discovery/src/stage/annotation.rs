@@ -1,5 +1,7 @@
 //! The annotations of an object that is staged: words in, words out. Pure.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -122,7 +124,7 @@ impl Stage {
     ///
     /// # Errors
     ///
-    /// [`InvalidStage`] if it is none, or one of another version.
+    /// [`InvalidStage`] if it is invalid, or one of another version.
     pub fn read(text: &str) -> Result<Self, InvalidStage> {
         if text.len() > LONGEST {
             return Err(InvalidStage(format!("is longer than {LONGEST} bytes")));
@@ -170,6 +172,20 @@ impl Stage {
         self.spec = None;
         self.why = why.chars().take(WHY).collect();
         self
+    }
+}
+
+// === impl State ===
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Staged => "staged",
+            Self::Running => "running",
+            Self::Promoted => "promoted",
+            Self::Reverted => "reverted",
+            Self::Stopped => "stopped",
+        })
     }
 }
 

@@ -5,7 +5,7 @@
 //!    once in 30,000 (the z-test of two proportions, at [`SIGMAS`]), by one request in 100 at least, and with
 //!    [`FEWEST`] that failed.
 //! 3. So does time: the same rule over requests that took more than twice as long as 99 of 100 do without it.
-//! 4. Otherwise it is for all, once its time is over, every member of the canary still reports and each side has
+//! 4. Otherwise it is for all, once its time has passed, every member of the canary still reports and each side has
 //!    had [`ENOUGH`] requests: of so many, one failure in 20 would have shown. Where that is not so within
 //!    [`GRACE`], it is taken back: nothing is for all that was not seen.
 
@@ -136,7 +136,7 @@ fn more(canary: &Counted, bad: u64, rest: &Counted, bad_without: u64) -> bool {
     let difference = float(bad) / of - float(bad_without) / without;
     let both = (float(bad) + float(bad_without)) / (of + without);
     let error = (both * (1.0 - both) * (1.0 / of + 1.0 / without)).sqrt();
-    // All of both are bad: the error is none, and so is the difference.
+    // All of both are bad: there is no error, and no difference.
     difference >= LEAST && difference >= SIGMAS * error
 }
 
@@ -152,7 +152,7 @@ fn slow(canary: &Counted, rest: &Counted) -> Option<(u64, u64, u64)> {
         within = within.saturating_add(*count);
         within >= all - all / 100
     })?;
-    // The last bound is none.
+    // The last has no bound.
     let twice = nth + 1;
     if all == 0 || twice + 1 >= BOUNDS {
         return None;

@@ -213,7 +213,7 @@ fn nothing_takes_the_place_of_another_version() {
         process.talk_of(&mut plane, Some(&runs));
         assert!(process.brought.is_empty() && process.watch.is_none());
     }
-    // And of a member without the object it is none either.
+    // And a member without the object has nothing of it.
     let mut apart = Process::new("shop", &["service/shop/next"]);
     apart.talk_of(&mut plane, Some(&runs));
     assert_eq!((apart.brought.len(), apart.watch), (1, None));

@@ -3,6 +3,7 @@
 mod faults;
 pub(crate) mod same;
 mod scripted;
+mod staged;
 mod statuses;
 
 use inmesh_core::authorize::DefaultAction;
