@@ -6,8 +6,9 @@
 //!    [`FEWEST`] that failed.
 //! 3. So does time: the same rule over requests that took more than twice as long as 99 of 100 do without it.
 //! 4. Otherwise it is for all, once its time has passed, every member of the canary still reports and each side has
-//!    had [`ENOUGH`] requests: of so many, one failure in 20 would have shown. Where that is not so within
-//!    [`GRACE`], it is taken back: nothing is for all that was not seen.
+//!    had [`ENOUGH`] requests: of so many, one failure in 20 would have shown (5 or more of 250 in 199 cases of 200,
+//!    which are more than 4 errors beside 1,000 without). Where that is not so within [`GRACE`], it is taken back:
+//!    nothing is for all that was not seen.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ const LEAST: f64 = 0.01;
 const FEWEST: u64 = 5;
 /// The fewest requests of a side that are compared.
 const SOME: u64 = 20;
-/// The fewest requests of each side before it is for all.
-const ENOUGH: u64 = 250;
+/// The fewest requests with it and without, before it is for all.
+const ENOUGH: (u64, u64) = (250, 1_000);
 /// How much longer these are waited for.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -113,10 +114,10 @@ pub fn judge(of: &Evidence<'_>) -> Verdict {
             "{gone} of {} members that have it report no longer",
             of.chosen
         )
-    } else if canary.requests.min(rest.requests) < ENOUGH {
+    } else if canary.requests < ENOUGH.0 || rest.requests < ENOUGH.1 {
         format!(
-            "too few requests to tell: {} with it and {} without, of {ENOUGH} each",
-            canary.requests, rest.requests
+            "too few requests to tell: {} with it and {} without, of {} and {}",
+            canary.requests, rest.requests, ENOUGH.0, ENOUGH.1
         )
     } else {
         return Verdict::Promote(compared("failed", canary.failed, rest.failed, of));
@@ -221,18 +222,18 @@ mod tests {
             (5, (200, 4), (1_800, 0), "wait"),
             (5, (200, 7), (1_800, 40), "wait"),
             // As much as the rest, or less.
-            (29, (500, 500), (500, 500), "wait"),
-            (30, (500, 500), (500, 500), "promote"),
-            (30, (500, 0), (500, 100), "promote"),
+            (29, (500, 500), (1_000, 1_000), "wait"),
+            (30, (500, 500), (1_000, 1_000), "promote"),
+            (30, (500, 0), (1_000, 200), "promote"),
             // Significant, and less than one in 100.
             (30, (100_000, 900), (100_000, 100), "promote"),
             (30, (100_000, 1_200), (100_000, 100), "revert"),
             // Too few to tell.
             (30, (249, 0), (9_000, 0), "wait"),
-            (49, (9_000, 0), (249, 0), "wait"),
+            (49, (9_000, 0), (999, 0), "wait"),
             (50, (249, 0), (9_000, 0), "revert"),
             (50, (0, 0), (0, 0), "revert"),
-            (50, (250, 0), (250, 0), "promote"),
+            (50, (250, 0), (1_000, 0), "promote"),
         ] {
             let (canary, rest) = (side(canary.0, canary.1), side(rest.0, rest.1));
             let verdict = after(secs, &canary, &rest);
@@ -304,7 +305,7 @@ mod tests {
         #[test]
         fn alike_is_for_all(both in counted(), secs in 0..100_u64) {
             let verdict = after(secs, &both, &both);
-            let enough = both.requests >= ENOUGH;
+            let enough = both.requests >= ENOUGH.1;
             let expected = match secs {
                 0..30 => "wait",
                 _ if enough => "promote",
@@ -319,7 +320,7 @@ mod tests {
         fn nothing_follows_from_too_little(canary in counted(), rest in counted(), secs in 0..100_u64) {
             match after(secs, &canary, &rest) {
                 Verdict::Promote(_) => {
-                    prop_assert!(secs >= 30 && canary.requests.min(rest.requests) >= ENOUGH);
+                    prop_assert!(secs >= 30 && canary.requests >= ENOUGH.0 && rest.requests >= ENOUGH.1);
                 }
                 Verdict::Revert(_) => {
                     prop_assert!(secs >= 50 || canary.requests.min(rest.requests) >= SOME);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use inmesh_core::discover::Sink;
-use inmesh_core::model::ObjectKey;
+use inmesh_core::model::{Kind, ObjectKey};
 use inmesh_core::telemetry::{Direction, Exchange, ExchangeSink, SinkGuard};
 use tokio::time::Instant;
 
@@ -39,6 +39,8 @@ pub(super) struct Counts {
     services: Vec<String>,
     /// Requests that this has routed are counted as well.
     object: Option<ObjectKey>,
+    /// Whether that is a policy, of what workloads take and send.
+    of_policy: bool,
     requests: AtomicU64,
     failed: AtomicU64,
     took: [AtomicU64; BOUNDS],
@@ -86,9 +88,11 @@ impl Counting {
 
 impl Counts {
     fn of(watch: &Watch) -> Self {
+        let object = names::key(&watch.object).ok();
         Self {
             services: watch.services.iter().take(SERVICES).cloned().collect(),
-            object: names::key(&watch.object).ok(),
+            of_policy: { object.as_ref() }.is_some_and(|key| key.kind == Kind::AuthorizationPolicy),
+            object,
             ..Self::default()
         }
     }
@@ -103,6 +107,17 @@ impl Counts {
             took: self.took.iter().map(load).collect(),
             requests: load(&self.requests),
         }
+    }
+
+    /// Whether it has failed, as far as what is staged could be why. What a caller has done wrong counts too: it
+    /// does so on both sides alike.
+    fn has_failed(&self, exchange: &Exchange) -> bool {
+        let failed = (400..600).contains(&exchange.status)
+            || exchange.is_failure()
+            || exchange.grpc_status.is_some_and(|code| code != 0);
+        // Of a policy this workload's own has refused it: that of a server, which is on any side, says so there.
+        let own = !self.of_policy || exchange.direction == Direction::Inbound;
+        failed && (own || exchange.policy.is_some())
     }
 
     fn is_counted(&self, exchange: &Exchange) -> bool {
@@ -137,9 +152,7 @@ impl ExchangeSink for Counts {
             count.fetch_add(1, Ordering::Relaxed);
         };
         add(&self.requests);
-        // What a caller has done wrong counts too: it does so on both sides alike.
-        let refused = (400..600).contains(&exchange.status);
-        if refused || exchange.is_failure() || exchange.grpc_status.is_some_and(|code| code != 0) {
+        if self.has_failed(exchange) {
             add(&self.failed);
         }
         if let Some(bound) = self.took.get(bound_of(exchange.duration)) {
@@ -221,6 +234,27 @@ mod tests {
         // Where no Service is named, all are.
         let all = [inbound, exchange("", 404), exchange("other.shop", 200)];
         assert_eq!(counted(&Watch::default(), &all), (3, 2));
+    }
+
+    #[test]
+    fn a_policy_fails_what_its_own_workload_refuses() {
+        let watch = Watch {
+            object: "AuthorizationPolicy/shop/cart".into(),
+            ..Watch::default()
+        };
+        let mut inbound = exchange("", 403);
+        inbound.direction = Direction::Inbound;
+        let mut own = exchange("cart.shop", 403);
+        own.policy = names::key("AuthorizationPolicy/shop/cart").ok();
+        // A server has refused it, on whichever side that is.
+        let other = exchange("cart.shop", 403);
+        for (one, expected) in [(inbound, (1, 1)), (own, (1, 1)), (other, (1, 0))] {
+            assert_eq!(
+                counted(&watch, std::slice::from_ref(&one)),
+                expected,
+                "{one:?}"
+            );
+        }
     }
 
     #[test]
