@@ -47,14 +47,17 @@ struct At {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mesh apply --canary 10% -f route.yaml
-  mesh apply --canary 25% --for 5m -n shop -f policy.yaml --json")]
+  mesh apply --canary-namespace staging --for 5m -n shop -f policy.yaml --json")]
 pub(crate) struct Apply {
     /// The file with the document: an HTTPRoute, a GRPCRoute, an AuthorizationPolicy or a TrafficPolicy of ours.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
-    /// The share of the members that have it first, 1% to 90%.
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
-    canary: u8,
+    /// The share of the members that have it first, 1% to 90%; up to 100% of those of a namespace.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, required_unless_present = "canary_namespace")]
+    canary: Option<u8>,
+    /// The namespace whose members have it first: all of them, or the share.
+    #[arg(long, value_name = "NAMESPACE")]
+    canary_namespace: Option<String>,
     /// For how long it is compared, 10s to 24h.
     #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = lasts)]
     lasts: Duration,
@@ -129,10 +132,15 @@ impl Apply {
         let subject = Subject::of(&cluster, &kind, &namespace, &name).await?;
         let id = format!("{:016x}", rand::random::<u64>());
         let seconds = u32::try_from(self.lasts.as_secs()).context("--for")?;
+        let (share, of) = self.canary()?;
         let mut attempts = 1..ATTEMPTS;
         loop {
             let seen = subject.look().await?;
-            let stage = Stage::new(&id, self.canary, seconds, seen.generation, spec.clone());
+            let stage = Stage::new(&id, share, seconds, seen.generation, spec.clone());
+            let stage = match &of {
+                Some(namespace) => stage.of_namespace(namespace.as_str()),
+                None => stage,
+            };
             match subject.stage(&seen, &stage).await {
                 // Its status was written, say.
                 Err(SubjectError::Changed(_)) if attempts.next().is_some() => {}
@@ -140,9 +148,9 @@ impl Apply {
             }
         }
         self.say(&format!(
-            "{subject}: staged for {} % of the members, for {seconds} s; `mesh rollback {}/{name} -n {namespace}` \
-             stops it",
-            self.canary,
+            "{subject}: staged for {share} % of the members{}, for {seconds} s; `mesh rollback {}/{name} -n \
+             {namespace}` stops it",
+            of.map(|of| format!(" in {of}")).unwrap_or_default(),
             subject.kind()
         ));
         let ended = self.watch(&subject, &id).await?;
@@ -152,6 +160,21 @@ impl Apply {
             term::print(&summary(&subject.to_string(), &ended));
         }
         Ok(ended.state)
+    }
+
+    /// The share of the members that have it first, and of which namespace.
+    fn canary(&self) -> anyhow::Result<(u8, Option<Namespace>)> {
+        let of = self.canary_namespace.as_deref();
+        let of = of.map(Namespace::new).transpose();
+        let of = of.context("--canary-namespace")?;
+        match (self.canary, of) {
+            (Some(share @ 91..), None) => {
+                bail!(
+                    "{share} % leave too few to compare with: 90 % is the most, but of a --canary-namespace"
+                )
+            }
+            (share, of) => Ok((share.unwrap_or(100), of)),
+        }
     }
 
     /// Follows the stage until it has ended.
@@ -342,7 +365,7 @@ fn share(part: u64, of: u64) -> String {
 /// Reads a share: `10%`, or `10`.
 fn percent(text: &str) -> Result<u8, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse();
-    let share = number.ok().filter(|percent| (1..=90).contains(percent));
+    let share = number.ok().filter(|percent| (1..=100).contains(percent));
     share.ok_or_else(|| format!("{text:?} is no share: write 1% to 90%"))
 }
 
@@ -368,9 +391,9 @@ mod tests {
         for (text, expected) in [
             ("10%", Some(10)),
             ("1", Some(1)),
-            ("90%", Some(90)),
+            ("100%", Some(100)),
             ("0%", None),
-            ("91%", None),
+            ("101%", None),
             ("ten", None),
             ("10%%", None),
             ("-1", None),

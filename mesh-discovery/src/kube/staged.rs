@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use inmesh_core::model::Namespace;
 use inmesh_core::snapshot::Op;
 use serde_json::{Value as Json, json};
 
@@ -83,6 +84,12 @@ impl Staged {
         let mut offer = offered(object, spec, stable, &stage.id, defaults, refuses);
         if now.to_string().len() > LONGEST {
             offer = Err(format!("its spec is larger than {LONGEST} bytes"));
+        }
+        if let (Some(name), Ok(of)) = (&stage.namespace, &mut offer) {
+            match Namespace::new(name) {
+                Ok(namespace) => of.namespace = Some(namespace),
+                Err(e) => offer = Err(format!("its namespace: {e}")),
+            }
         }
         let bound = stage.running.map(|running| running.bound);
         Ok(Some(Self {

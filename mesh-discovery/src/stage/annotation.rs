@@ -29,6 +29,9 @@ pub struct Stage {
     pub state: State,
     /// The share of the members that has it, in percent.
     pub percent: u8,
+    /// The namespace whose members these are; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// For how long it is compared, in seconds.
     pub seconds: u32,
     /// The generation of the object that it was staged on.
@@ -110,6 +113,7 @@ impl Stage {
             id: id.into(),
             state: State::Staged,
             percent,
+            namespace: None,
             seconds,
             generation,
             spec: Some(spec),
@@ -118,6 +122,13 @@ impl Stage {
             rest: Sided::default(),
             why: String::new(),
         }
+    }
+
+    /// The same for members of a namespace alone.
+    #[must_use]
+    pub fn of_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.into());
+        self
     }
 
     /// Reads the annotation.
@@ -135,8 +146,10 @@ impl Stage {
         if !named {
             return Err(InvalidStage("its id is no name of a stage".into()));
         }
-        if !(1..=90).contains(&stage.percent) {
-            return Err(InvalidStage("its share is 1 to 90 %".into()));
+        // All of a namespace leave others to compare with.
+        let most = if stage.namespace.is_some() { 100 } else { 90 };
+        if !(1..=most).contains(&stage.percent) {
+            return Err(InvalidStage(format!("its share is 1 to {most} %")));
         }
         if stage.lives() && stage.spec.is_none() {
             return Err(InvalidStage("it has no spec".into()));
@@ -221,7 +234,7 @@ mod tests {
         };
         assert_eq!(with(&|_| {}), Ok(stage.clone()));
         type Edit<'a> = &'a dyn Fn(&mut Json);
-        let table: [(&str, Edit<'_>); 6] = [
+        let table: [(&str, Edit<'_>); 7] = [
             ("no spec", &|v| {
                 drop(v.as_object_mut().expect("an object").remove("spec"))
             }),
@@ -229,6 +242,9 @@ mod tests {
             ("no name", &|v| v["id"] = "a b".into()),
             ("1 to 90 %", &|v| v["percent"] = 0.into()),
             ("1 to 90 %", &|v| v["percent"] = 91.into()),
+            ("1 to 100 %", &|v| {
+                (v["percent"], v["namespace"]) = (101.into(), "shop".into());
+            }),
             ("unknown field", &|v| v["later"] = 1.into()),
         ];
         for (why, edit) in table {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use inmesh_core::model::{ObjectKey, ServiceName};
+use inmesh_core::model::{Namespace, ObjectKey, ServiceName};
 #[cfg(feature = "kubernetes")]
 use inmesh_core::snapshot::{Object, Op};
 #[cfg(feature = "kubernetes")]
@@ -34,6 +34,8 @@ pub struct Offer {
     pub leads_to: BTreeSet<ServiceName>,
     /// The Services whose requests are counted; where there are none, all requests are.
     pub services: BTreeSet<ServiceName>,
+    /// The namespace whose members can be chosen; `None` is all.
+    pub namespace: Option<Namespace>,
     /// The largest mark of the members that have it; `None` before they are chosen.
     pub bound: Option<u64>,
 }
@@ -58,6 +60,7 @@ impl Offer {
             document: document.into(),
             leads_to: BTreeSet::new(),
             services: BTreeSet::new(),
+            namespace: None,
             bound: None,
         }
     }
@@ -73,6 +76,13 @@ impl Offer {
     #[must_use]
     pub fn counts(mut self, services: impl IntoIterator<Item = ServiceName>) -> Self {
         self.services.extend(services);
+        self
+    }
+
+    /// The same for members of a namespace alone.
+    #[must_use]
+    pub fn of_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = Some(namespace);
         self
     }
 
@@ -152,8 +162,6 @@ fn counted(now: &Object, staged: &Object) -> Result<BTreeSet<ServiceName>, Strin
 
 #[cfg(all(test, feature = "kubernetes"))]
 mod tests {
-    use inmesh_core::model::Namespace;
-
     use super::*;
     use crate::manifest::{Defaults, Entry, parse};
 

@@ -72,16 +72,19 @@ pub(crate) fn step(of: &Known<'_>) -> Step {
         if of.seen_for < SETTLE {
             return Step::Wait;
         }
-        let members = of.tally.members;
-        return match choose(members, &of.tally.lowest, stage.percent) {
+        let (members, others) = (of.tally.members, of.tally.others);
+        return match choose((members, others), &of.tally.lowest, stage.percent) {
             Some(chosen) => {
                 next.state = State::Running;
-                next.running = Some(Running::new(chosen.bound, of.now, members, chosen.chosen));
+                let all = members.saturating_add(others);
+                next.running = Some(Running::new(chosen.bound, of.now, all, chosen.chosen));
                 Step::Note(next)
             }
             None if of.seen_for < MEMBERS => Step::Wait,
             None => {
-                let why = format!("{members} members that have the object answer, of two at least");
+                let why = format!(
+                    "too few members have the object and answer: {members} that can be chosen, {others} that cannot"
+                );
                 revert(next, &why)
             }
         };
@@ -172,7 +175,7 @@ mod tests {
         assert_eq!(step(&known(&stage, &one, 29)), Step::Wait);
         let reverted = step(&known(&stage, &one, 30));
         assert!(
-            word(&reverted).starts_with("Reverted 1 members"),
+            word(&reverted).starts_with("Reverted too few members"),
             "{reverted:?}"
         );
     }

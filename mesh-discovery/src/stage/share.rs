@@ -40,20 +40,28 @@ pub fn mark(crypto: &Crypto, stage: &str, id: &str, instance: &str) -> u64 {
         .fold(0, |mark, byte| (mark << 8) | u64::from(*byte))
 }
 
-/// Chooses `percent` of `members`, rounded up, one at least, and leaves one at least. `lowest` are the lowest
-/// of their marks, in order: all of them, or [`LOWEST`] at least. `None` where there is nothing to compare with.
+/// Chooses `percent` of `members`, rounded up, one at least, and leaves one at least where there are no `others`, which
+/// cannot be chosen. `lowest` are the lowest of their marks, in order: all of them, or [`LOWEST`] at least. `None`
+/// where there is nothing to choose or to compare with.
 ///
 /// ```
 /// use inmesh_discovery::stage::choose;
 /// let marks: Vec<u64> = (1..=10).collect();
-/// let chosen = choose(10, &marks, 10).expect("there are others");
+/// let chosen = choose((10, 0), &marks, 10).expect("there are others");
 /// assert_eq!((chosen.chosen, chosen.bound), (1, 1));
-/// assert_eq!(choose(1, &[7], 10), None);
+/// assert_eq!(choose((1, 0), &[7], 10), None);
+/// assert!(choose((1, 9), &[7], 10).is_some());
 /// ```
 #[must_use]
-pub fn choose(members: u64, lowest: &[u64], percent: u8) -> Option<Chosen> {
-    let most = members.checked_sub(1).filter(|most| *most > 0)?;
-    let chosen = (members * u64::from(percent)).div_ceil(100).clamp(1, most);
+pub fn choose((members, others): (u64, u64), lowest: &[u64], percent: u8) -> Option<Chosen> {
+    let most = members.checked_sub(u64::from(others == 0))?;
+    if most == 0 {
+        return None;
+    }
+    let chosen = members
+        .saturating_mul(percent.into())
+        .div_ceil(100)
+        .clamp(1, most);
     let nth = usize::try_from(chosen - 1).ok()?;
     let bound = match lowest.get(nth) {
         Some(mark) => *mark,
@@ -75,7 +83,7 @@ mod tests {
         fn a_share_is_exact(marks in proptest::collection::btree_set(any::<u64>(), 0..400), percent in 1_u8..=90) {
             let members = u64::try_from(marks.len()).expect("few");
             let lowest: Vec<u64> = marks.iter().copied().take(LOWEST).collect();
-            let Some(found) = choose(members, &lowest, percent) else {
+            let Some(found) = choose((members, 0), &lowest, percent) else {
                 prop_assert!(members < 2);
                 return Ok(());
             };
@@ -91,8 +99,25 @@ mod tests {
     }
 
     #[test]
+    fn all_of_some_leave_others() {
+        for (members, others, percent, expected) in [
+            (3, 7, 100, Some((3, 3))),
+            (3, 7, 10, Some((1, 1))),
+            (3, 0, 100, Some((2, 2))),
+            (0, 7, 100, None),
+            (1, 0, 100, None),
+            (0, 0, 10, None),
+        ] {
+            let marks: Vec<u64> = (1..=members).collect();
+            let found = choose((members, others), &marks, percent);
+            let found = found.map(|found| (found.chosen, found.bound));
+            assert_eq!(found, expected, "{members} {others} {percent}");
+        }
+    }
+
+    #[test]
     fn of_very_many_the_share_is_near() {
-        let chosen = choose(10_000, &[1; LOWEST], 10).expect("there are others");
+        let chosen = choose((10_000, 0), &[1; LOWEST], 10).expect("there are others");
         assert_eq!(chosen.chosen, 1_000);
         let share = chosen.bound / (u64::MAX / 1_000);
         assert!((99..=100).contains(&share), "{share} of 1000");

@@ -32,8 +32,10 @@ pub struct Counted {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Tally {
-    /// Members that have answered, whichever side they are on.
+    /// Members that have answered and can be chosen, whichever side they are on.
     pub members: u64,
+    /// Those that cannot.
+    pub others: u64,
     /// The lowest of their marks, in order.
     pub lowest: Vec<u64>,
     /// Members that have what is staged.
@@ -115,6 +117,7 @@ impl Tally {
     /// Adds that of another replica.
     pub fn add(&mut self, other: &Self) {
         self.members = self.members.saturating_add(other.members);
+        self.others = self.others.saturating_add(other.others);
         self.lowest.extend(&other.lowest);
         self.lowest.sort_unstable();
         self.lowest.truncate(LOWEST);

@@ -62,7 +62,7 @@ pub(in crate::control) struct Session {
     /// The Services by whose changes it is sent something.
     covered: BTreeSet<ServiceName>,
     /// Its mark for what is staged, and the name of what it is asked to count.
-    watched: Option<(u64, String)>,
+    watched: Option<(Option<u64>, String)>,
     /// What it has counted of that.
     report: Option<Report>,
 }
@@ -233,7 +233,7 @@ impl Session {
             return None;
         }
         let side = staged.map(|(staged, _)| {
-            let mark = staged.mark(&self.called.0, &self.called.1);
+            let mark = staged.mark(&self.namespace, &self.called.0, &self.called.1);
             (mark, staged.side(mark))
         });
         let (direct, mut answers) = self.answer(catalogue);
@@ -298,7 +298,7 @@ impl Session {
     }
 
     /// Notes what it is asked to count; whether that is another thing than before.
-    fn count(&mut self, watch: Option<&(u64, Watch)>) -> bool {
+    fn count(&mut self, watch: Option<&(Option<u64>, Watch)>) -> bool {
         let watched = watch.map(|(mark, watch)| (*mark, watch.id.clone()));
         if watched == self.watched {
             return false;
@@ -367,7 +367,7 @@ impl Session {
         &mut self,
         direct: BTreeSet<ServiceName>,
         catalogue: &mut Catalogue,
-        staged: Option<(&Staged, (u64, Side))>,
+        staged: Option<(&Staged, (Option<u64>, Side))>,
     ) -> (BTreeMap<Arc<str>, Arc<Resource>>, bool) {
         let mut wanted = BTreeMap::new();
         let put = |wanted: &mut BTreeMap<_, _>, resource: &Arc<Resource>| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use inmesh_core::model::ServiceName;
+use inmesh_core::model::{Namespace, ServiceName};
 use inmesh_pki::Crypto;
 
 use super::super::proto::delta::{Report, Watch};
@@ -37,7 +37,8 @@ pub(in crate::control) enum Side {
 /// What a member has said.
 #[derive(Debug, Clone)]
 pub(in crate::control) struct Said {
-    pub(in crate::control) mark: u64,
+    /// `None` cannot be chosen.
+    pub(in crate::control) mark: Option<u64>,
     pub(in crate::control) report: Report,
 }
 
@@ -80,16 +81,23 @@ impl Staged {
         self.offer.id == id
     }
 
-    /// The mark of a member.
-    pub(in crate::control) fn mark(&self, id: &str, instance: &str) -> u64 {
-        mark(&self.crypto, &self.offer.id, id, instance)
+    /// The mark of a member of a namespace; `None` where it cannot be chosen.
+    pub(in crate::control) fn mark(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        instance: &str,
+    ) -> Option<u64> {
+        let of = self.offer.namespace.as_ref();
+        let can_be = of.is_none_or(|of| of == namespace);
+        can_be.then(|| mark(&self.crypto, &self.offer.id, id, instance))
     }
 
-    pub(in crate::control) fn side(&self, mark: u64) -> Side {
-        match self.offer.bound {
-            None => Side::Open,
-            Some(bound) if mark <= bound => Side::Canary,
-            Some(_) => Side::Rest,
+    pub(in crate::control) fn side(&self, mark: Option<u64>) -> Side {
+        match (self.offer.bound, mark) {
+            (None, _) => Side::Open,
+            (Some(bound), Some(mark)) if mark <= bound => Side::Canary,
+            (Some(_), _) => Side::Rest,
         }
     }
 
@@ -132,7 +140,10 @@ impl Staged {
             took,
             ..
         } = &said.report;
-        tally.member(said.mark);
+        match said.mark {
+            Some(mark) => tally.member(mark),
+            None => tally.others += 1,
+        }
         let counted = Counted::of_one(*requests, *failed, took);
         match side {
             Side::Canary => tally.canary.add(&counted),

@@ -116,7 +116,11 @@ impl Process {
 
     /// Opens a stream, to this control plane or another replica of it.
     fn connect(&mut self, of: &str) {
-        self.session = Session::new(namespace(of), of, "");
+        self.open(Session::new(namespace(of), of, ""));
+    }
+
+    fn open(&mut self, session: Session) {
+        self.session = session;
         self.next = Some(Request {
             type_url: TYPE.into(),
             resource_names_subscribe: self.subscribed.iter().cloned().collect(),

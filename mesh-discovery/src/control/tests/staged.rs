@@ -62,11 +62,8 @@ fn plane(route: &str) -> Plane {
 fn members(plane: &mut Plane) -> [Process; 2] {
     NAMES.map(|name| {
         let mut process = Process::new("shop", &["service/shop/cart"]);
-        process.session = Session::new(
-            namespace("shop"),
-            "spiffe://lab.example/ns/shop/sa/web",
-            name,
-        );
+        let id = "spiffe://lab.example/ns/shop/sa/web";
+        process.open(Session::new(namespace("shop"), id, name));
         process.talk(plane);
         process.brought.clear();
         process
@@ -133,7 +130,8 @@ fn those_that_are_chosen_have_what_is_staged_and_the_others_see_no_change() {
         (2, 0, 0)
     );
     // Half of them, of whatever order.
-    let chosen = choose(found.members, &found.lowest, 50).expect("there are others");
+    let chosen =
+        choose((found.members, found.others), &found.lowest, 50).expect("there are others");
     let runs = staged(&offer("a1").to(chosen.bound));
     both.sort_by_key(|process| process.session.said().expect("it has reported").mark);
     for process in &mut both {
@@ -186,6 +184,33 @@ fn those_that_are_chosen_have_what_is_staged_and_the_others_see_no_change() {
         both[1].brought,
         ["HTTPRoute/shop/cart", "Service/shop/next"]
     );
+}
+
+#[test]
+fn members_of_one_namespace_can_be_chosen_alone() {
+    let mut plane = plane(&route("one"));
+    let [shop, mut till] = members(&mut plane);
+    let id = "spiffe://lab.example/ns/till/sa/web";
+    till.open(Session::new(namespace("till"), id, "web-2"));
+    till.talk(&mut plane);
+    let mut both = [shop, till];
+    let of_shop = offer("a1").of_namespace(namespace("shop"));
+    let open = staged(&of_shop);
+    for process in &mut both {
+        process.talk_of(&mut plane, Some(&open));
+        report(process, 1, 0);
+    }
+    let found = tally(&open, &both);
+    assert_eq!((found.members, found.others), (1, 1));
+    let chosen = choose((found.members, found.others), &found.lowest, 100);
+    let runs = staged(&of_shop.to(chosen.expect("there are others").bound));
+    for (process, to) in both.iter_mut().zip(["next", "one"]) {
+        process.talk_of(&mut plane, Some(&runs));
+        assert_eq!(leads_to(process), [service(to)]);
+        report(process, 1, 0);
+    }
+    let found = tally(&runs, &both);
+    assert_eq!((found.canary.members, found.rest.members), (1, 1));
 }
 
 #[test]
