@@ -6,6 +6,8 @@
     feature = "file"
 ))]
 
+mod staged;
+
 use std::convert::Infallible;
 use std::fs;
 use std::net::SocketAddr;
