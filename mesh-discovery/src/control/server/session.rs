@@ -25,7 +25,7 @@ use super::super::proto::delta::{
 };
 use super::super::proto::objects::Refusal;
 use super::super::resource::Resource;
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, OfService};
 use super::staged::{Said, Side, Staged};
 
 /// The most subscriptions of a subscriber.
@@ -84,6 +84,14 @@ struct Answers {
     by: BTreeMap<Arc<str>, Vec<String>>,
     /// Those that lead to nothing.
     absent: Vec<String>,
+}
+
+/// What a subscriber is to have.
+#[derive(Debug, Default)]
+struct Wants {
+    resources: BTreeMap<Arc<str>, Arc<Resource>>,
+    /// Services behind those that it has, which it has not yet.
+    behind: BTreeSet<ServiceName>,
 }
 
 /// A response that is not acknowledged yet.
@@ -369,47 +377,31 @@ impl Session {
         catalogue: &mut Catalogue,
         staged: Option<(&Staged, (Option<u64>, Side))>,
     ) -> (BTreeMap<Arc<str>, Arc<Resource>>, bool) {
-        let mut wanted = BTreeMap::new();
-        let put = |wanted: &mut BTreeMap<_, _>, resource: &Arc<Resource>| {
-            wanted.insert(Arc::clone(&resource.name), Arc::clone(resource));
-        };
+        let mut wanted = Wants::default();
         for policy in &*catalogue.governing(&self.namespace) {
-            put(&mut wanted, policy);
+            wanted.put(policy);
         }
-        let mut behind = BTreeSet::new();
         for service in &direct {
             let Some(of) = catalogue.of_service(service) else {
                 continue;
             };
-            for resource in of.itself.iter().chain(&of.others) {
-                put(&mut wanted, resource);
-            }
-            behind.extend(of.subset_of.clone());
+            wanted.put_all(&of);
             let own = |route: &Namespace| route == service.namespace() || *route == self.namespace;
             for route in of.routes.iter().filter(|route| own(&route.namespace)) {
-                put(&mut wanted, &route.resource);
-                behind.extend(route.leads_to.iter().cloned());
+                wanted.put(&route.resource);
+                wanted.behind.extend(route.leads_to.iter().cloned());
             }
-        }
-        let staged = staged.filter(|(staged, _)| staged.replaces(&wanted));
-        if let Some((staged, (_, Side::Canary))) = staged {
-            put(&mut wanted, staged.resource());
-            behind.extend(staged.leads_to().iter().cloned());
         }
         self.covered = direct;
-        // A subset may be behind a route, and the Service behind it is no subset.
-        while let Some(service) = behind.pop_first() {
-            if !self.covered.insert(service.clone()) {
-                continue;
-            }
-            if let Some(of) = catalogue.of_service(&service) {
-                for resource in of.itself.iter().chain(&of.others) {
-                    put(&mut wanted, resource);
-                }
-                behind.extend(of.subset_of.clone());
-            }
+        wanted.cover(&mut self.covered, catalogue);
+        let staged = staged.filter(|(staged, _)| staged.replaces(&wanted.resources));
+        if let Some((staged, (_, Side::Canary))) = staged {
+            wanted.behind.extend(staged.leads_to().iter().cloned());
+            wanted.cover(&mut self.covered, catalogue);
+            // Last, since what it leads to may bring its object again.
+            wanted.put(staged.resource());
         }
-        (wanted, staged.is_some())
+        (wanted.resources, staged.is_some())
     }
 
     /// The Services by whose changes it is sent something.
@@ -450,5 +442,34 @@ impl Session {
     /// What it does not apply.
     pub(in crate::control) fn refused(&self) -> &BTreeMap<Arc<str>, Refused> {
         &self.refused
+    }
+}
+
+// === impl Wants ===
+
+impl Wants {
+    fn put(&mut self, resource: &Arc<Resource>) {
+        let name = Arc::clone(&resource.name);
+        self.resources.insert(name, Arc::clone(resource));
+    }
+
+    /// What concerns a Service, without its routes.
+    fn put_all(&mut self, of: &OfService) {
+        for resource in of.itself.iter().chain(&of.others) {
+            self.put(resource);
+        }
+        self.behind.extend(of.subset_of.clone());
+    }
+
+    /// Covers what is behind, and what is behind that: a subset may be behind a route, and the Service behind it
+    /// is no subset.
+    fn cover(&mut self, covered: &mut BTreeSet<ServiceName>, catalogue: &mut Catalogue) {
+        while let Some(service) = self.behind.pop_first() {
+            if covered.insert(service.clone())
+                && let Some(of) = catalogue.of_service(&service)
+            {
+                self.put_all(&of);
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use inmesh_core::model::ServiceName;
+use inmesh_core::model::{Kind, ServiceName};
 
 use super::super::names;
 use super::super::proto::delta::{DeltaDiscoveryRequest as Request, Report};
@@ -211,6 +211,49 @@ fn members_of_one_namespace_can_be_chosen_alone() {
     }
     let found = tally(&runs, &both);
     assert_eq!((found.canary.members, found.rest.members), (1, 1));
+}
+
+/// Of a Service that a member has because a route leads there, and of all of a namespace.
+#[test]
+fn what_is_for_a_service_behind_a_route_is_staged_too() {
+    let traffic = |timeout: &str, targets: &str| {
+        format!(
+            "{{apiVersion: inmesh.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: t, namespace: shop}}, \
+             spec: {{{targets}timeouts: {{request: {timeout}}}}}}}"
+        )
+    };
+    for targets in ["targetRefs: [{group: '', kind: Service, name: one}], ", ""] {
+        let mut plane = Plane::new();
+        let (now, then) = (traffic("1s", targets), traffic("2s", targets));
+        plane.texts(&[
+            CART,
+            &route("one"),
+            &now,
+            &other("one", "10.96.0.8"),
+            &other("next", "10.96.0.9"),
+        ]);
+        let [mut process, _] = members(&mut plane);
+        let key = names::key("TrafficPolicy/shop/t").expect("a name");
+        // As if it led to a Service that has the policy as well.
+        let offer = Offer::new("a1", key, &text(&now), &text(&then)).leads_to([service("next")]);
+        let runs = staged(&offer.to(u64::MAX));
+        process.talk_of(&mut plane, Some(&runs));
+        assert_eq!(
+            process.brought,
+            ["Service/shop/next", "TrafficPolicy/shop/t"],
+            "{targets}"
+        );
+        let about = process
+            .snapshot
+            .about(&service("one"))
+            .expect("it is there");
+        let of = about
+            .objects
+            .iter()
+            .find(|of| of.key.kind == Kind::TrafficPolicy);
+        let shown = format!("{:?}", of.expect("the policy").object);
+        assert!(shown.contains("2s"), "{shown}");
+    }
 }
 
 #[test]
