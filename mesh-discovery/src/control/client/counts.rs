@@ -37,7 +37,7 @@ pub(super) struct Counting {
 pub(super) struct Counts {
     /// Names of Services ("cart.shop"); where there are none, all requests are counted.
     services: Vec<String>,
-    /// Requests that this has routed are counted as well.
+    /// Requests that this has routed or answered are counted as well.
     object: Option<ObjectKey>,
     /// Whether that is a policy, of what workloads take and send.
     of_policy: bool,
@@ -131,7 +131,9 @@ impl Counts {
             return false;
         }
         let route = exchange.route.as_ref().map(|(key, _)| key);
-        (route.is_some() && route == self.object.as_ref())
+        // A fault, say, is of a policy for a Service that is not chosen by then.
+        let mut by = route.into_iter().chain(&exchange.policy);
+        by.any(|by| self.object.as_ref() == Some(by))
             || self
                 .services
                 .iter()
@@ -209,6 +211,8 @@ mod tests {
         let mut routed = exchange("other.shop.svc.cluster.local", 404);
         let key = names::key("HTTPRoute/shop/cart").expect("a name");
         routed.route = Some((key, 0));
+        let mut decided = exchange("other.shop.svc.cluster.local", 503);
+        decided.policy = names::key("HTTPRoute/shop/cart").ok();
         let mut inbound = exchange("cart.shop.svc.cluster.local", 500);
         inbound.direction = Direction::Inbound;
         let mut grpc = exchange("cart.shop.svc.cluster.local", 200);
@@ -222,6 +226,7 @@ mod tests {
             (exchange("cart.shopping.svc.cluster.local", 200), (0, 0)),
             (exchange("", 404), (0, 0)),
             (routed, (1, 1)),
+            (decided, (1, 1)),
             (inbound.clone(), (0, 0)),
             (grpc, (1, 1)),
         ] {

@@ -53,7 +53,7 @@ pub struct Watch {
     /// Requests to these Services ("cart.shop") are counted; where there are none, all requests.
     #[prost(string, repeated, tag = "2")]
     pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The object by which requests may be routed that are counted as well ("HTTPRoute/shop/cart").
+    /// The object by which requests may be routed or answered that are counted as well ("HTTPRoute/shop/cart").
     #[prost(string, tag = "3")]
     pub object: ::prost::alloc::string::String,
     #[prost(uint32, tag = "4")]
