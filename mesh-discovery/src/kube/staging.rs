@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::index::Index;
 use super::staged::Staged;
 use super::tallies::{Publisher, Tallies};
-use super::write::{Leads, Lease, get_if_there, in_time, send};
+use super::write::{Leads, Lease, get_if_there, in_time, is_conflict, send};
 use crate::layout;
 use crate::stage::plan::{Known, Step, step};
 use crate::stage::{Stages, State, Tally};
@@ -41,8 +41,8 @@ pub(super) struct Staging {
     clock: Arc<dyn Clock>,
     stages: Stages,
     begin: Instant,
-    /// Since when stages are known, by their names, and the annotations as they are.
-    since: HashMap<String, (Instant, Noted)>,
+    /// Since when stages are as they are, by their names.
+    since: HashMap<String, Since>,
     tallies: Tallies,
     publishing: JoinSet<kube::Result<Option<Json>>>,
     published: Option<Instant>,
@@ -50,15 +50,30 @@ pub(super) struct Staging {
     written: HashMap<ObjectKey, Written>,
 }
 
-/// A version of an object, and since when it is that.
-type Noted = (String, Instant);
+/// Since when a stage is as it is.
+struct Since {
+    /// Since when it is known.
+    seen: Instant,
+    /// The version of its object, and since when it is that.
+    version: (String, Instant),
+    /// How many members have answered, and since when it is as many.
+    members: (u64, Instant),
+}
 
 /// A write of an object.
 struct Written {
     /// The version of which a change is on its way, or was made and has not come back.
     version: String,
     at: Instant,
-    failed: Option<String>,
+    failed: Option<Failed>,
+}
+
+/// How a write has failed.
+enum Failed {
+    /// The API server does not take it, and why.
+    Refused(String),
+    /// It may take it later.
+    Unanswered,
 }
 
 /// Publishes once; returns the Lease as it was found.
@@ -76,6 +91,28 @@ async fn publish(
     };
     send(client, request, "application/json", &lease).await?;
     Ok(there)
+}
+
+// === impl Since ===
+
+impl Since {
+    fn new(one: &Staged, tally: &Tally, now: Instant) -> Self {
+        Self {
+            seen: now,
+            version: (one.version.clone(), now),
+            members: (tally.members.saturating_add(tally.others), now),
+        }
+    }
+
+    fn note(&mut self, one: &Staged, tally: &Tally, now: Instant) {
+        let next = Self::new(one, tally, now);
+        if self.version.0 != next.version.0 {
+            self.version = next.version;
+        }
+        if self.members.0 != next.members.0 {
+            self.members = next.members;
+        }
+    }
 }
 
 // === impl Staging ===
@@ -128,20 +165,17 @@ impl Staging {
         self.publish(id, &own, now);
         let leads = self.leads.borrow().is_some_and(|until| now < until);
         for (key, one) in &staged {
-            let noted = (one.version.clone(), now);
+            let other = (*key != first_key).then(|| first_key.to_string());
+            let tally = match &other {
+                None => self.tallies.sum(&own, id, now - self.begin),
+                Some(_) => Tally::default(),
+            };
             let since = self.since.entry(one.stage.id.clone());
-            let (since, of) = since.or_insert_with(|| (now, noted.clone()));
-            if of.0 != noted.0 {
-                *of = noted;
-            }
-            let (seen_for, noted_for) = (now - *since, now - of.1);
+            let since = since.or_insert_with(|| Since::new(one, &tally, now));
+            since.note(one, &tally, now);
+            let lasts = [since.seen, since.version.1, since.members.1].map(|at| now - at);
             if leads {
-                let other = (*key != first_key).then(|| first_key.to_string());
-                let tally = match &other {
-                    None => self.tallies.sum(&own, id, now - self.begin),
-                    Some(_) => Tally::default(),
-                };
-                self.write(key, one, (other.as_deref(), &tally), [seen_for, noted_for]);
+                self.write(key, one, (other.as_deref(), &tally), lasts);
             }
         }
         Some(now + LOOK)
@@ -171,15 +205,22 @@ impl Staging {
             let Err(e) = result else {
                 continue;
             };
+            let (gone, refused) = match &e {
+                kube::Error::Api(status) => {
+                    (status.code == 404, matches!(status.code, 400 | 403 | 422))
+                }
+                _ => (false, false),
+            };
             // What another has written comes by the watch.
-            if let kube::Error::Api(status) = &e
-                && matches!(status.code, 404 | 409)
-            {
+            if gone || is_conflict(&e) {
                 continue;
             }
             tracing::warn!(object = %key, error = %e, "its stage cannot be written");
             if let Some(written) = self.written.get_mut(&key) {
-                written.failed = Some(e.to_string());
+                written.failed = Some(match refused {
+                    true => Failed::Refused(e.to_string()),
+                    false => Failed::Unanswered,
+                });
             }
         }
     }
@@ -217,7 +258,7 @@ impl Staging {
         key: &ObjectKey,
         one: &Staged,
         (other, tally): (Option<&str>, &Tally),
-        [seen_for, noted_for]: [Duration; 2],
+        [seen_for, noted_for, steady_for]: [Duration; 3],
     ) {
         let now = Instant::now();
         let unix = self.clock.now().duration_since(UNIX_EPOCH);
@@ -229,20 +270,20 @@ impl Staging {
             tally,
             seen_for,
             noted_for,
+            steady_for,
             now: unix.map_or(0, |unix| {
                 u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
             }),
         };
         let mut next = step(&known);
         if let Some(written) = self.written.get(key) {
-            match (&written.failed, &next) {
-                // The API server does not take it.
-                (Some(why), Step::Promote(stage)) => {
-                    let why = format!("it cannot be written: {why}");
-                    next = Step::Note(stage.clone().ended(State::Reverted, &why));
-                }
-                (Some(_), _) if now >= written.at + AGAIN => {}
-                _ => return,
+            let Some(failed) = { written.failed.as_ref() }.filter(|_| now >= written.at + AGAIN)
+            else {
+                return;
+            };
+            if let (Failed::Refused(why), Step::Promote(stage)) = (failed, &next) {
+                let why = format!("it cannot be written: {why}");
+                next = Step::Note(stage.clone().ended(State::Reverted, &why));
             }
         }
         let Some(patch) = one.patch(&next) else {

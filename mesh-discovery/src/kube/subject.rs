@@ -5,14 +5,13 @@ use std::fmt;
 
 use inmesh_core::model::Namespace;
 use kube::Client;
-use kube::core::Status;
 use serde_json::{Value as Json, json};
 
 use super::Cluster;
 use super::kinds::{KINDS, Watched};
 use super::staged::{LONGEST, is_staged};
 use super::watch::served;
-use super::write::{ask, get_if_there, in_time};
+use super::write::{ask, get_if_there, in_time, is_conflict};
 use crate::layout::{PREVIOUS, STAGE};
 use crate::stage::{Stage, State};
 
@@ -209,9 +208,7 @@ impl Subject {
     }
 
     fn api(&self, why: kube::Error) -> SubjectError {
-        if let kube::Error::Api(status) = &why
-            && (status.code == 409 || (status.code == 422 && is_of_patch(status)))
-        {
+        if is_conflict(&why) {
             return SubjectError::Changed(self.called.clone());
         }
         SubjectError::Api {
@@ -289,12 +286,6 @@ impl Seen {
         patch.push(add(&pointer(STAGE), text.into()));
         patch
     }
-}
-
-/// Whether it is the patch that does not go with the object, and not the object that it would make.
-fn is_of_patch(status: &Status) -> bool {
-    let details = status.details.as_ref();
-    details.is_none_or(|details| details.causes.is_empty() && details.name.is_empty())
 }
 
 fn add(path: &str, value: Json) -> Json {

@@ -226,6 +226,18 @@ pub(super) async fn ask(
         .await
 }
 
+/// Whether an object was changed at the same moment: it is the change that does not go with it, as the test of a
+/// JSON patch has found, and not the object that it would make.
+pub(super) fn is_conflict(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let details = status.details.as_ref();
+    let of_patch =
+        details.is_none_or(|details| details.causes.is_empty() && details.name.is_empty());
+    status.code == 409 || (status.code == 422 && of_patch)
+}
+
 fn now_of(clock: &dyn Clock) -> Timestamp {
     Timestamp::try_from(clock.now()).unwrap_or_default()
 }

@@ -4,7 +4,7 @@
 //! ([`Stage`]). A control plane hands that on to a share of the members that are sent the object, compares how
 //! requests fare there and with the rest, and puts it in the place of the object's own, or takes it back.
 //!
-//! [`judge`] says which, [`share`] which members have it, `plan` what the replica does next that leads; all of
+//! [`judge`] says which, [`choose`] which members have it, `plan` what the replica does next that leads; all of
 //! them are pure. [`Stages`] is between the source that reads the annotations and the control plane.
 //!
 //! | where | what |
@@ -44,6 +44,7 @@ type Counts = Box<dyn Fn(&str) -> Tally + Send + Sync>;
 /// what that counts, back. Cheap to clone.
 ///
 /// ```no_run
+/// # #[cfg(feature = "control-server")]
 /// # fn doc(mesh: &inmesh_core::Mesh, crypto: inmesh_pki::Crypto) {
 /// use inmesh_discovery::control::ControlPlane;
 /// use inmesh_discovery::stage::Stages;

@@ -9,7 +9,9 @@ use super::tally::Tally;
 
 /// How long it is waited for members to answer: a few reports of each, and of each replica.
 const SETTLE: Duration = Duration::from_secs(5);
-/// How long where too few have.
+/// How long there have to be as many of them.
+const STEADY: Duration = Duration::from_secs(2);
+/// How long it is waited where too few have answered, or others still do.
 const MEMBERS: Duration = Duration::from_secs(30);
 
 /// How often it is written how requests fare.
@@ -31,6 +33,8 @@ pub(crate) struct Known<'a> {
     pub(crate) seen_for: Duration,
     /// For how long its annotation has been as it is.
     pub(crate) noted_for: Duration,
+    /// For how long as many members have answered.
+    pub(crate) steady_for: Duration,
     /// Milliseconds since 1970.
     pub(crate) now: u64,
 }
@@ -69,7 +73,8 @@ pub(crate) fn step(of: &Known<'_>) -> Step {
         );
     }
     let Some(running) = &stage.running else {
-        if of.seen_for < SETTLE {
+        let is_steady = of.steady_for >= STEADY || of.seen_for >= MEMBERS;
+        if of.seen_for < SETTLE || !is_steady {
             return Step::Wait;
         }
         let (members, others) = (of.tally.members, of.tally.others);
@@ -150,6 +155,7 @@ mod tests {
             tally,
             seen_for: Duration::from_secs(secs),
             noted_for: Duration::ZERO,
+            steady_for: STEADY,
             now: BEGAN + secs * 1_000,
         }
     }
@@ -172,6 +178,12 @@ mod tests {
         assert_eq!(next.state, State::Running);
         assert_eq!(next.running, Some(Running::new(1, BEGAN + 5_000, 10, 1)));
         assert_eq!(next.spec, stage.spec);
+        // While others still answer it is waited for them, and not for ever.
+        for (secs, waits) in [(5, true), (29, true), (30, false)] {
+            let mut of = known(&stage, &ten, secs);
+            of.steady_for = Duration::from_secs(1);
+            assert_eq!(step(&of) == Step::Wait, waits, "{secs}");
+        }
         assert_eq!(step(&known(&stage, &one, 29)), Step::Wait);
         let reverted = step(&known(&stage, &one, 30));
         assert!(

@@ -18,7 +18,7 @@ use inmesh_core::testing::World;
 use inmesh_core::{Body, Mesh};
 use inmesh_discovery::control::{ControlPlane, ControlSource, Follow};
 use inmesh_discovery::file::FileSource;
-use inmesh_discovery::kube::{Cluster, KubeSource, Lease, Seen, Subject};
+use inmesh_discovery::kube::{Cluster, KubeSource, Lease, Seen, Subject, SubjectError};
 use inmesh_discovery::manifest::{Defaults, Unsaid};
 use inmesh_discovery::stage::{Stage, Stages, State};
 use serde_json::{Value as Json, json};
@@ -527,7 +527,7 @@ async fn a_good_document_is_everywhere_at_the_end() -> Result<()> {
     all_are_answered_by(&members, "cart").await;
 
     let since = now(&members);
-    lab.stage("b2", 10, &good()).await?;
+    lab.stage("b2", 20, &good()).await?;
     until(&lab.subject, "members are chosen", is(State::Running)).await;
     one.kill();
     let seen = until(&lab.subject, "it has ended", |stage| !stage.lives()).await;
@@ -551,5 +551,98 @@ async fn a_good_document_is_everywhere_at_the_end() -> Result<()> {
     for member in members {
         member.end().await;
     }
+    Ok(())
+}
+
+/// What an operator does, without a control plane: what does not go with the object says so.
+#[tokio::test]
+async fn an_operator_is_held_to_what_was_seen() -> Result<()> {
+    let Some(server) = ApiServer::start() else {
+        return Ok(());
+    };
+    if !install_http_routes(&server) {
+        return Ok(());
+    }
+    let operator = Cluster::kubeconfig(&server.kubeconfig("admin"), None).await?;
+    let namespace = Namespace::new("default")?;
+    let subject = Subject::of(&operator, "HTTPRoute", &namespace, "cart").await?;
+    assert!(
+        subject
+            .look()
+            .await
+            .is_err_and(|e| e.to_string().contains("is not there"))
+    );
+    let apply = |backend: &str| {
+        let route = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "cart"},
+            "spec": spec(&json!([{"name": backend, "port": 80}])),
+        });
+        let force = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        server
+            .kubectl(&force, &route.to_string())
+            .expect("it is valid");
+    };
+    apply("cart");
+    let first = subject.look().await?;
+    let says = |result: std::result::Result<(), SubjectError>, why: &str| {
+        let said = result.err().map(|e| e.to_string());
+        assert!(
+            said.as_ref().is_some_and(|said| said.contains(why)),
+            "{why}: {said:?}"
+        );
+    };
+    says(subject.stop(&first, "").await, "nothing is staged");
+    says(
+        subject.roll_back(&first, true).await,
+        "nothing was promoted",
+    );
+    let next = spec(&json!([{"name": "next", "port": 80}]));
+    let stage = Stage::new("c1", 10, 30, first.generation, next.clone());
+    subject.stage(&first, &stage).await?;
+    let staged = subject.look().await?;
+    assert!(staged.lives() && staged.spec == first.spec && staged.generation == first.generation);
+    says(
+        subject.stage(&staged, &stage).await,
+        "staged in its place already",
+    );
+    says(
+        subject.stage(&first, &stage).await,
+        "changed at the same moment",
+    );
+    subject.stop(&staged, "enough").await?;
+    let stopped = subject.look().await?;
+    assert_eq!(
+        (stage_of(&stopped).state, stage_of(&stopped).spec),
+        (State::Stopped, None)
+    );
+    // As a control plane leaves it behind.
+    let promoted = Stage::new("c2", 10, 30, stopped.generation, next).ended(State::Promoted, "");
+    apply("next");
+    let annotate = |name: &str, value: &str| format!("inmesh.dev/{name}={value}");
+    let (stage, previous) = (promoted.write()?, first.spec.to_string());
+    let annotations = [annotate("canary", &stage), annotate("previous", &previous)];
+    let annotated = [
+        "annotate",
+        "--overwrite",
+        "httproute",
+        "cart",
+        &annotations[0],
+        &annotations[1],
+    ];
+    server.kubectl(&annotated, "")?;
+    let seen = subject.look().await?;
+    apply("other");
+    says(
+        subject.roll_back(&seen, false).await,
+        "changed at the same moment",
+    );
+    let changed = subject.look().await?;
+    says(
+        subject.roll_back(&changed, false).await,
+        "changed since its promotion",
+    );
+    subject.roll_back(&changed, true).await?;
+    let back = subject.look().await?;
+    assert_eq!((&back.spec, &back.previous), (&first.spec, &None));
     Ok(())
 }

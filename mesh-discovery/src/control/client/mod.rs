@@ -386,6 +386,7 @@ impl Following {
             }),
             type_url: TYPE.to_owned(),
             initial_resource_versions: self.known.versions(),
+            counts: true,
             ..subscribe(&mut stream.1, &source.follow, self.demands.as_mut()).unwrap_or_default()
         };
         // There is place for it.

@@ -24,6 +24,9 @@ pub struct DeltaDiscoveryRequest {
     /// Ours: how requests fared that the control plane has asked for. It acknowledges nothing.
     #[prost(message, optional, tag = "1000")]
     pub report: ::core::option::Option<Report>,
+    /// Ours: whether this process counts what a response asks for. On the first request alone.
+    #[prost(bool, tag = "1001")]
+    pub counts: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeltaDiscoveryResponse {

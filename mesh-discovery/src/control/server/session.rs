@@ -61,6 +61,8 @@ pub(in crate::control) struct Session {
     begun: bool,
     /// The Services by whose changes it is sent something.
     covered: BTreeSet<ServiceName>,
+    /// Whether it counts what it is asked to; one of an earlier version does not, and is on no side.
+    counts: bool,
     /// Its mark for what is staged, and the name of what it is asked to count.
     watched: Option<(Option<u64>, String)>,
     /// What it has counted of that.
@@ -135,6 +137,7 @@ impl Session {
             nonce: 0,
             begun: false,
             covered: BTreeSet::new(),
+            counts: false,
             watched: None,
             report: None,
         }
@@ -162,6 +165,7 @@ impl Session {
             }
             self.knows(known);
         }
+        self.counts |= request.counts;
         if !request.response_nonce.is_empty() {
             self.acknowledged(&request.response_nonce, request.error_detail);
         }
@@ -240,6 +244,7 @@ impl Session {
         if self.waiting.is_some() {
             return None;
         }
+        let staged = staged.filter(|_| self.counts);
         let side = staged.map(|(staged, _)| {
             let mark = staged.mark(&self.namespace, &self.called.0, &self.called.1);
             (mark, staged.side(mark))

@@ -125,6 +125,7 @@ impl Process {
             type_url: TYPE.into(),
             resource_names_subscribe: self.subscribed.iter().cloned().collect(),
             initial_resource_versions: self.known.versions(),
+            counts: true,
             ..Request::default()
         });
     }

@@ -288,6 +288,17 @@ fn nothing_takes_the_place_of_another_version() {
 }
 
 #[test]
+fn a_member_that_does_not_count_is_on_no_side() {
+    let mut plane = plane(&route("one"));
+    let mut early = Process::new("shop", &["service/shop/cart"]);
+    early.next.as_mut().expect("its first request").counts = false;
+    let runs = staged(&offer("a1").to(u64::MAX));
+    early.talk_of(&mut plane, Some(&runs));
+    assert_eq!(leads_to(&early), [service("one")]);
+    assert_eq!(early.watch, None);
+}
+
+#[test]
 fn a_report_acknowledges_nothing() {
     let mut plane = plane(&route("one"));
     let [mut process, _] = members(&mut plane);
