@@ -126,7 +126,7 @@ impl Uninstall {
 
 fn line(object: &Removed) -> String {
     if object.stays() {
-        format!("{object}: the entries of ours in its status go")
+        format!("{object}: what the mesh wrote there goes")
     } else {
         format!("{object} goes")
     }

@@ -134,6 +134,10 @@ async fn an_installation_serves_and_leaves_nothing() {
         followed.go_on().await;
     }
     followed.end().await;
+    if has_routes {
+        let staged = ["annotate", "httproute", "cart", "inmesh.dev/previous={}"];
+        server.kubectl(&staged, "").expect("it is there");
+    }
     server.apply(OURS);
 
     let admin = Cluster::kubeconfig(&server.kubeconfig("admin"), None).await;
@@ -160,6 +164,8 @@ async fn an_installation_serves_and_leaves_nothing() {
     if has_routes {
         let status = ca::get(&server, &["httproute", "cart"], ".status");
         assert_eq!(status.as_deref(), Some(""));
+        let annotations = ca::get(&server, &["httproute", "cart"], ".metadata.annotations");
+        assert_eq!(annotations.as_deref(), Some(""));
     }
     let ending = ca::get(
         &server,
@@ -187,6 +193,10 @@ async fn what_is_another_s_stays() {
                containers: [{name: a, image: b, securityContext: {allowPrivilegeEscalation: false, \
                capabilities: {drop: [ALL]}}}]}\n";
     server.apply(pod);
+    server.apply(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: dashboards, namespace: default, \
+         labels: {app.kubernetes.io/part-of: inmesh}}\n",
+    );
     let secret = ["-n", NAMESPACE, "create", "secret", "generic", "mesh-cable"];
     server.kubectl(&secret, "").expect("it is made");
     let release = [
@@ -216,6 +226,8 @@ async fn what_is_another_s_stays() {
         removal.left().await.expect("it answers"),
         Vec::<String>::new()
     );
+    let kept = ca::get(&server, &["configmap", "dashboards"], ".metadata.name");
+    assert_eq!(kept.as_deref(), Some("dashboards"));
     let one: Json = serde_json::from_str(
         &server
             .kubectl(&["get", "namespace", NAMESPACE, "-o", "json"], "")

@@ -11,10 +11,9 @@ use kube::api::{
 };
 use kube::core::PartialObjectMeta;
 use kube::{Client, Resource, ResourceExt};
-use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
-use self::plan::{KINDS, Kind, Where, is_ours_by_name, selector, without_ours};
+use self::plan::{Change, KINDS, Kind, Where, changes, is_ours_by_name, selector};
 use super::Cluster;
 use super::kinds::{KINDS as WATCHED, OURS, Watched};
 use super::watch::served;
@@ -59,15 +58,15 @@ pub struct Removal {
     home: Namespace,
 }
 
-/// An object that goes, or a route that stays without the entries of ours in its status.
+/// An object that goes, or a route that stays without what we wrote there: entries in its status, annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
     of: ApiResource,
     namespace: Option<String>,
     name: String,
     uid: Option<String>,
-    /// What is changed, where it stays.
-    change: Option<Json>,
+    /// What is changed, where it stays: its status or itself.
+    change: Option<Change>,
 }
 
 /// A kind: its group, its versions, its name and that of its collection.
@@ -137,7 +136,7 @@ impl Removal {
             .await?;
         for one in found {
             let (name, namespace) = (one.name_any(), one.namespace());
-            if kind.at == Where::HomeByName && !is_ours_by_name(kind.kind, &name) {
+            if !is_ours_by_name(kind, &name) {
                 continue;
             }
             if kind.kind == "Namespace" && (name != self.home.as_str() || self.stays.is_some()) {
@@ -195,7 +194,7 @@ impl Removal {
                 let list = list.map_err(|e| RemovalError::of("listing", &of.plural, e))?;
                 for route in list.items {
                     let whole = serde_json::to_value(&route).unwrap_or_default();
-                    if let Some(change) = without_ours(&whole) {
+                    for change in changes(&whole) {
                         self.objects.push(Removed {
                             of: of.clone(),
                             namespace: route.namespace(),
@@ -310,9 +309,9 @@ impl Removal {
         let removed = match &object.change {
             Some(change) => {
                 let all = DynamicObject::url_path(of, object.namespace.as_deref());
-                let request = http::Request::patch(format!("{all}/{name}/status"));
+                let request = http::Request::patch(format!("{all}/{name}{}", change.at));
                 let kind = "application/json-patch+json";
-                in_time(send(&self.cluster.client, request, kind, change)).await
+                in_time(send(&self.cluster.client, request, kind, &change.patch)).await
             }
             None => {
                 let mut how = DeleteParams::background();
@@ -373,7 +372,7 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
 // === impl Removed ===
 
 impl Removed {
-    /// Whether the object stays, without the entries of ours in its status.
+    /// Whether the object stays, without what we wrote there.
     #[must_use]
     pub fn stays(&self) -> bool {
         self.change.is_some()

@@ -2,14 +2,14 @@
 //!
 //! 1. The webhook is first: no Pod can be made in a Namespace of the mesh while it is there and nothing answers.
 //! 2. CA and control plane are next: they would write again what is removed after them.
-//! 3. Entries of ours in the statuses of routes go; those of other controllers stay.
+//! 3. Entries of ours in the statuses of routes go, and our annotations; those of others stay.
 //! 4. Definitions go with all objects of their kinds.
 //! 5. The Namespace is last. It stays where it was not installed, or has a Pod of another.
 
 use serde_json::{Value as Json, json};
 
 use crate::kube::status::CONTROLLER;
-use crate::layout::{CA, CONTROL, OURS, ROOTS, SIGNER_LEASE, TALLIES};
+use crate::layout::{CA, CONTROL, OURS, PREVIOUS, ROOTS, SIGNER_LEASE, STAGE, TALLIES};
 
 /// Where objects of ours are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,16 +104,38 @@ pub(super) fn selector() -> String {
     format!("{}={}", OURS.0, OURS.1)
 }
 
-/// Whether a Secret or a Lease in the Namespace of the mesh is one of ours.
-pub(super) fn is_ours_by_name(kind: &str, name: &str) -> bool {
-    match kind {
+/// Whether an object that was listed is one of ours by its name too. Operators group what they add to a mesh by
+/// the same label: in other namespaces the roots alone are ours.
+pub(super) fn is_ours_by_name(kind: &Kind, name: &str) -> bool {
+    match kind.kind {
+        "ConfigMap" => name == ROOTS,
+        _ if kind.at != Where::HomeByName => true,
         "Secret" => name == CA || name.starts_with(&format!("{CA}-key-")),
         _ => [CONTROL, ROOTS, SIGNER_LEASE, TALLIES].contains(&name),
     }
 }
 
-/// The change that takes entries of ours out of the status of a route; `None` where there are none.
-pub(super) fn without_ours(route: &Json) -> Option<Json> {
+/// A change of a route that stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Behind its path: of its status, or of itself.
+    pub(super) at: &'static str,
+    /// A JSON patch.
+    pub(super) patch: Json,
+}
+
+/// The changes that take what we wrote off a route: entries in its status, and what was staged in its place.
+pub(super) fn changes(route: &Json) -> Vec<Change> {
+    let status = without_entries(route).map(|patch| Change {
+        at: "/status",
+        patch,
+    });
+    let annotations = without_annotations(route).map(|patch| Change { at: "", patch });
+    // The version that the first is made of is another after the second.
+    status.into_iter().chain(annotations).collect()
+}
+
+fn without_entries(route: &Json) -> Option<Json> {
     let parents = route["status"]["parents"].as_array()?;
     let others: Vec<_> = parents
         .iter()
@@ -130,6 +152,19 @@ pub(super) fn without_ours(route: &Json) -> Option<Json> {
         json!({"op": "replace", "path": "/status/parents", "value": others})
     };
     Some(json!([seen, change]))
+}
+
+fn without_annotations(route: &Json) -> Option<Json> {
+    let ours = [STAGE, PREVIOUS].into_iter().filter(|name| {
+        let annotations = &route["metadata"]["annotations"];
+        annotations[*name].is_string()
+    });
+    let remove = ours.map(|name| {
+        let path = format!("/metadata/annotations/{}", name.replace('/', "~1"));
+        json!({"op": "remove", "path": path})
+    });
+    let patch: Vec<Json> = remove.collect();
+    (!patch.is_empty()).then(|| patch.into())
 }
 
 #[cfg(test)]
@@ -172,6 +207,9 @@ mod tests {
     #[test]
     fn names_of_ours_are_known_and_no_others() {
         for (kind, name, ours) in [
+            ("ConfigMap", "mesh-root", true),
+            ("ConfigMap", "dashboards", false),
+            ("Deployment", "mesh-ca", true),
             ("Secret", "mesh-ca", true),
             ("Secret", "mesh-ca-key-0a1b", true),
             ("Secret", "mesh-cable", false),
@@ -182,7 +220,11 @@ mod tests {
             ("Lease", "mesh-canary", true),
             ("Lease", "mesh-ca", false),
         ] {
-            assert_eq!(is_ours_by_name(kind, name), ours, "{kind} {name}");
+            let of = KINDS
+                .iter()
+                .find(|one| one.kind == kind)
+                .expect("it is known");
+            assert_eq!(is_ours_by_name(of, name), ours, "{kind} {name}");
         }
     }
 
@@ -197,17 +239,40 @@ mod tests {
                 "status": {"parents": parents.collect::<Vec<_>>()},
             })
         };
-        assert_eq!(without_ours(&json!({"metadata": {}})), None);
-        assert_eq!(without_ours(&route(&[])), None);
-        assert_eq!(without_ours(&route(&["other"])), None);
+        assert_eq!(without_entries(&json!({"metadata": {}})), None);
+        assert_eq!(without_entries(&route(&[])), None);
+        assert_eq!(without_entries(&route(&["other"])), None);
         let seen = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"});
-        let alone = without_ours(&route(&["inmesh.dev/mesh"])).expect("a change");
+        let alone = without_entries(&route(&["inmesh.dev/mesh"])).expect("a change");
         assert_eq!(alone, json!([seen, {"op": "remove", "path": "/status"}]));
-        let among = without_ours(&route(&["a", "inmesh.dev/mesh", "b"])).expect("a change");
+        let among = without_entries(&route(&["a", "inmesh.dev/mesh", "b"])).expect("a change");
         let left = json!([{"controllerName": "a"}, {"controllerName": "b"}]);
         assert_eq!(
             among,
             json!([seen, {"op": "replace", "path": "/status/parents", "value": left}])
+        );
+    }
+
+    #[test]
+    fn what_was_staged_of_a_route_goes() {
+        let route = json!({
+            "metadata": {"resourceVersion": "7", "annotations": {"a": "b", STAGE: "{}", PREVIOUS: "{}"}},
+            "status": {"parents": [{"controllerName": CONTROLLER}]},
+        });
+        let all = changes(&route);
+        assert_eq!(
+            all.iter().map(|one| one.at).collect::<Vec<_>>(),
+            ["/status", ""]
+        );
+        let remove = |path: &str| json!({"op": "remove", "path": path});
+        let expected = [
+            remove("/metadata/annotations/inmesh.dev~1canary"),
+            remove("/metadata/annotations/inmesh.dev~1previous"),
+        ];
+        assert_eq!(all[1].patch, Json::from(expected.to_vec()));
+        assert_eq!(
+            changes(&json!({"metadata": {"annotations": {"a": "b"}}})),
+            []
         );
     }
 }
