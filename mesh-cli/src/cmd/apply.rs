@@ -121,6 +121,7 @@ impl Apply {
     }
 
     async fn apply(&self) -> anyhow::Result<State> {
+        let (share, of) = self.canary()?;
         let document = read(&self.file, &self.namespace)?;
         let cluster = self.at.cluster().await?;
         let Document {
@@ -132,7 +133,6 @@ impl Apply {
         let subject = Subject::of(&cluster, &kind, &namespace, &name).await?;
         let id = format!("{:016x}", rand::random::<u64>());
         let seconds = u32::try_from(self.lasts.as_secs()).context("--for")?;
-        let (share, of) = self.canary()?;
         let mut attempts = 1..ATTEMPTS;
         loop {
             let seen = subject.look().await?;
@@ -253,20 +253,26 @@ impl Rollback {
         let namespace = Namespace::new(&self.namespace).context("--namespace")?;
         let (kind, name) = { self.object.split_once('/') }.context("write KIND/NAME")?;
         let subject = Subject::of(&self.at.cluster().await?, kind, &namespace, name).await?;
-        let seen = subject.look().await?;
-        if seen.lives() {
-            subject
-                .stop(&seen, "it was stopped by mesh rollback")
-                .await?;
-            term::print(&format!(
-                "{subject}: what was staged is taken back; the object is as it was"
-            ));
-        } else {
-            subject.roll_back(&seen, self.force).await?;
-            term::print(&format!(
-                "{subject}: it says again what it did before its promotion"
-            ));
-        }
+        let mut attempts = 1..ATTEMPTS;
+        let done = loop {
+            let seen = subject.look().await?;
+            let (done, says) = if seen.lives() {
+                let stopped = subject.stop(&seen, "it was stopped by mesh rollback");
+                (
+                    stopped.await,
+                    "what was staged is taken back; the object is as it was",
+                )
+            } else {
+                let back = subject.roll_back(&seen, self.force);
+                (back.await, "it says again what it did before its promotion")
+            };
+            match done {
+                // It may have been promoted at the same moment: then that is taken back.
+                Err(SubjectError::Changed(_)) if attempts.next().is_some() => {}
+                done => break done.map(|()| says),
+            }
+        };
+        term::print(&format!("{subject}: {}", done?));
         Ok(ExitCode::SUCCESS)
     }
 }
