@@ -55,6 +55,12 @@ pub const MOUNTED: &str = "/var/run/secrets/inmesh.dev";
 /// and what it keeps.
 pub const STATE: &str = "/var/lib/inmesh";
 
+/// Where an annotation is in its object, as a JSON patch says it (RFC 6901).
+#[cfg(feature = "kubernetes")]
+pub(crate) fn pointer(annotation: &str) -> String {
+    format!("/metadata/annotations/{}", annotation.replace('/', "~1"))
+}
+
 /// The name of the ClusterTrustBundle of a trust domain: an API server asks for that of the signer in front,
 /// and a name of DNS behind it.
 #[must_use]

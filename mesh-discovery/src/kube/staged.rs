@@ -7,7 +7,7 @@ use inmesh_core::snapshot::Op;
 use serde_json::{Value as Json, json};
 
 use super::kinds::{GATEWAY, OURS, Watched};
-use crate::layout::{PREVIOUS, STAGE};
+use crate::layout::{PREVIOUS, STAGE, pointer};
 use crate::manifest::{Defaults, parse_json};
 use crate::stage::plan::Step;
 use crate::stage::{Offer, Offered, Stage, offer};
@@ -112,14 +112,13 @@ impl Staged {
             Step::Promote(stage) => (stage, true),
             Step::Wait => return None,
         };
-        let annotation = |name: &str| format!("/metadata/annotations/{}", name.replace('/', "~1"));
         let add = |path: &str, value: Json| json!({"op": "add", "path": path, "value": value});
         let seen =
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": self.version});
         let text = stage.write().ok()?;
-        let mut patch = vec![seen, add(&annotation(STAGE), text.into())];
+        let mut patch = vec![seen, add(&pointer(STAGE), text.into())];
         if promotes {
-            patch.push(add(&annotation(PREVIOUS), self.spec.to_string().into()));
+            patch.push(add(&pointer(PREVIOUS), self.spec.to_string().into()));
             patch.push(add("/spec", self.stage.spec.clone()?));
         }
         Some(patch.into())

@@ -12,7 +12,7 @@ use super::kinds::{KINDS, Watched};
 use super::staged::{LONGEST, is_staged};
 use super::watch::served;
 use super::write::{ask, get_if_there, in_time, is_conflict};
-use crate::layout::{PREVIOUS, STAGE};
+use crate::layout::{PREVIOUS, STAGE, pointer};
 use crate::stage::{Stage, State};
 
 /// An object of which a document can be staged: an HTTPRoute, a GRPCRoute, an AuthorizationPolicy or a TrafficPolicy
@@ -290,11 +290,6 @@ impl Seen {
 
 fn add(path: &str, value: Json) -> Json {
     json!({"op": "add", "path": path, "value": value})
-}
-
-/// Where an annotation is in its object.
-fn pointer(annotation: &str) -> String {
-    format!("/metadata/annotations/{}", annotation.replace('/', "~1"))
 }
 
 fn kind_of(name: &str) -> Result<&'static Watched, SubjectError> {

@@ -9,7 +9,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::kube::status::CONTROLLER;
-use crate::layout::{CA, CONTROL, OURS, PREVIOUS, ROOTS, SIGNER_LEASE, STAGE, TALLIES};
+use crate::layout::{CA, CONTROL, OURS, PREVIOUS, ROOTS, SIGNER_LEASE, STAGE, TALLIES, pointer};
 
 /// Where objects of ours are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,10 +159,7 @@ fn without_annotations(route: &Json) -> Option<Json> {
         let annotations = &route["metadata"]["annotations"];
         annotations[*name].is_string()
     });
-    let remove = ours.map(|name| {
-        let path = format!("/metadata/annotations/{}", name.replace('/', "~1"));
-        json!({"op": "remove", "path": path})
-    });
+    let remove = ours.map(|name| json!({"op": "remove", "path": pointer(name)}));
     let patch: Vec<Json> = remove.collect();
     (!patch.is_empty()).then(|| patch.into())
 }
